@@ -1,0 +1,1 @@
+"""sciinf: from a simulator and an observation to calibrated parameters."""

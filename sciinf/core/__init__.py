@@ -1,0 +1,39 @@
+"""The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
+
+from sciinf.core.component import Component
+from sciinf.core.estimator import Batch, Density, DensityUnavailable, Estimator
+from sciinf.core.fit import Fit, load_fit, save_fit
+from sciinf.core.laws import Truncated
+from sciinf.core.observation import as_observation, read_observation
+from sciinf.core.posterior import Posterior
+from sciinf.core.prior import Prior
+from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
+from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, load_simulator, source_hash
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "Calibration",
+    "Component",
+    "Density",
+    "DensityUnavailable",
+    "Draws",
+    "Estimate",
+    "Estimator",
+    "Fit",
+    "Observable",
+    "Outcome",
+    "Posterior",
+    "Prior",
+    "Simulator",
+    "Status",
+    "Truncated",
+    "Trust",
+    "X",
+    "as_observation",
+    "load_fit",
+    "load_simulator",
+    "read_observation",
+    "save_fit",
+    "source_hash",
+]

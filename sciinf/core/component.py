@@ -1,0 +1,97 @@
+"""Components remember the constructor call that made them, so that a fit is rebuilt from JSON, never from a pickle."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sciinf.core.prior import Prior
+from sciinf.core.simulator import Observable
+
+
+class Component(ABC):
+    """Base of everything a fit is built from (estimators, flows, summaries).
+
+    Arguments must be plain values (None, bool, int, float, str, lists and mappings of them), priors, observables or
+    other components; that is checked when the fit is saved.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        try:
+            call = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:
+            return self  # a copy (its state follows), or a wrong call, which __init__ reports itself
+        call.apply_defaults()
+        object.__setattr__(self, "_call", dict(list(call.arguments.items())[1:]))
+        return self
+
+
+def to_json(value: Any) -> Any:
+    """Components, priors, observables and plain values as plain JSON values.
+
+    Raises:
+        TypeError: If a value has no plain description; the message says where it stands.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Prior):
+        return {"$prior": value.to_json()}
+    if isinstance(value, Observable):
+        return {"$observable": value.to_json()}
+    if isinstance(value, Component):
+        kind = type(value)
+        call = getattr(value, "_call")  # noqa: B009  (set by __new__, invisible to type checkers)
+        try:
+            arguments = {name: to_json(argument) for name, argument in call.items()}
+        except TypeError as error:
+            raise TypeError(f"in {kind.__name__}: {error}") from error
+        return {"$class": f"{kind.__module__}.{kind.__qualname__}", "arguments": arguments}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [to_json(v) for v in value]
+    raise TypeError(f"{value!r} cannot be saved; pass numbers, strings, lists, priors, observables or components")
+
+
+def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
+    """The value that `to_json` wrote.
+
+    Args:
+        data: Plain JSON values.
+        trust: Names of modules outside sciinf whose components may be built.
+
+    Raises:
+        ValueError: If a class outside sciinf and the trusted modules is named, or one that is no component.
+    """
+    if isinstance(data, list):
+        return [from_json(v, trust=trust) for v in data]
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"$prior"}:
+        return Prior.from_json(data["$prior"])
+    if set(data) == {"$observable"}:
+        return Observable.from_json(data["$observable"])
+    if "$class" in data:
+        kind = _component_class(str(data["$class"]), trust)
+        return kind(**{str(k): from_json(v, trust=trust) for k, v in data["arguments"].items()})
+    return {k: from_json(v, trust=trust) for k, v in data.items()}
+
+
+def _component_class(path: str, trust: Sequence[str]) -> type[Component]:
+    module, _, name = path.rpartition(".")
+    if module.split(".")[0] != "sciinf" and module not in trust:
+        raise ValueError(
+            f"the file names the class {path!r}, which is outside sciinf; if you trust the module {module!r}, "
+            f"load it with trust=({module!r},)"
+        )
+    try:
+        kind = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the file names the class {path!r}, whose module does not exist here: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Component)):
+        raise ValueError(f"the file names {path!r}, which is not a component of sciinf")
+    return kind

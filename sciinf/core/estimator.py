@@ -1,0 +1,78 @@
+"""Estimators and what they are asked for: batches in, densities out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sciinf.core.component import Component
+from sciinf.core.prior import Prior
+from sciinf.core.simulator import Observable, X
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Simulations side by side: theta (batch, D), and x as observable name -> (batch, *event)."""
+
+    theta: Tensor
+    x: X
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def to(self, device: str | torch.device) -> Batch:
+        return Batch(self.theta.to(device), {k: v.to(device) for k, v in self.x.items()})
+
+    def rows(self, index: Tensor | slice) -> Batch:
+        return Batch(self.theta[index], {k: v[index] for k, v in self.x.items()})
+
+
+class DensityUnavailable(RuntimeError):
+    """The method has no tractable log density; the message says what to use instead."""
+
+
+class Density(ABC):
+    """A conditional density of theta, for a batch of observations embedded once.
+
+    `batch` below is the number of observations the density was conditioned on.
+    """
+
+    @abstractmethod
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """n draws for each observation, strictly inside the prior's support."""
+
+    @abstractmethod
+    def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        """Normalised log density in the parameters' own units; -inf outside the prior's support.
+
+        Raises:
+            DensityUnavailable: If the method has none.
+        """
+
+
+class Estimator(nn.Module, Component, ABC):
+    """What is learned, one paper, one file. Built from a prior and the observables' specification."""
+
+    prior: Prior
+    observables: Mapping[str, Observable]
+
+    @abstractmethod
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Set the standardisation buffers from passes over the training rows (each call of `batches` is one pass)."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """Training loss per row."""
+
+    @abstractmethod
+    def condition(self, x: X) -> Density:
+        """The density of theta given observations x, name -> (batch, *event); x is embedded here, once."""
+
+    @abstractmethod
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        """The learned summary of x, which the check of an observation looks at."""

@@ -1,0 +1,74 @@
+"""Files written whole or not at all, and what a result must say about where it came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "astropy", "h5py")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file durably: temporary name, fsync, rename, fsync of the folder. A full disk leaves the old file.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full; nothing half-written stays behind.
+    """
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write strict JSON durably; numbers that are not finite become null."""
+    write_bytes(path, (json.dumps(_finite(data), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: If the file is not JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value

@@ -1,0 +1,96 @@
+"""A trained estimator on disk: `fit.json` (how to rebuild it) and `model.safetensors` (its weights). No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sciinf.core.component import from_json, to_json
+from sciinf.core.estimator import Estimator
+from sciinf.core.files import read_json, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained estimator with its provenance.
+
+    Args:
+        estimator: The trained network, in evaluation mode.
+        digest: SHA-256 of its weights and of how it is built.
+        simulator: Name and source hash of the simulator it was trained on.
+        record: Everything else `fit.json` says: recipe, seed, store digest, history, versions, seconds.
+        folder: Where it lies.
+    """
+
+    estimator: Estimator
+    digest: str
+    simulator: Mapping[str, str]
+    record: Mapping[str, Any]
+    folder: Path
+
+
+def save_fit(
+    folder: Path, estimator: Estimator, *, simulator: Mapping[str, str], record: Mapping[str, Any]
+) -> Fit:
+    """Write a trained estimator; the folder is complete once `fit.json` is there."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in estimator.state_dict().items()}
+    weights = save(state)
+    built = to_json(estimator)
+    digest = _digest(weights, built)
+    (folder / "model.safetensors").write_bytes(weights)
+    write_json(
+        folder / "fit.json",
+        {"schema": SCHEMA, "digest": digest, "estimator": built, "simulator": dict(simulator), **record},
+    )
+    return Fit(estimator.eval(), digest, dict(simulator), dict(record), folder)
+
+
+def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Fit:
+    """Read a fit onto a device.
+
+    Args:
+        folder: What `train` wrote.
+        device: Where the weights go, whatever device they were trained on.
+        trust: Modules outside sciinf whose components may be built.
+
+    Raises:
+        FileNotFoundError: If the folder holds no finished fit.
+        ValueError: If a newer version wrote it, a class outside sciinf is named, or the weights are damaged.
+    """
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    if not (folder / "fit.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no finished fit (no fit.json); train one with `sciinf train`")
+    data = read_json(folder / "fit.json")
+    if data.get("schema") != SCHEMA:
+        version = data.get("versions", {}).get("sciinf", "unknown")
+        raise ValueError(
+            f"{folder / 'fit.json'} has format {data.get('schema')!r}, written by sciinf {version}; this version reads "
+            f"format {SCHEMA}: update sciinf or train again"
+        )
+    weights = (folder / "model.safetensors").read_bytes()
+    if _digest(weights, data["estimator"]) != data["digest"]:
+        raise ValueError(f"{folder} is damaged: model.safetensors and fit.json do not belong together; train again")
+    estimator = from_json(data["estimator"], trust=trust)
+    if not isinstance(estimator, Estimator):
+        raise ValueError(f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is no estimator")
+    estimator.load_state_dict(load(weights))
+    known = ("schema", "digest", "estimator", "simulator")
+    record = {k: v for k, v in data.items() if k not in known}
+    return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)
+
+
+def _digest(weights: bytes, built: Any) -> str:
+    return hashlib.sha256(weights + json.dumps(built, sort_keys=True).encode()).hexdigest()

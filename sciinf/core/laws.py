@@ -1,0 +1,288 @@
+r"""Laws of one parameter: truncation, a map to the standard normal, JSON.
+
+A law with a tractable distribution function F is carried to the standard normal by
+
+    z = Phi^{-1}(F(theta)),      d z / d theta = p(theta) / N(z; 0, 1),
+
+which is exact for every prior mass, right to the edge of a bounded support, and makes the prior itself
+N(0, 1) in the unbounded space. Both tails are computed from the smaller of F and 1 - F, so that neither loses
+its digits. A law without a distribution function (Gamma, Beta, StudentT, ...) is carried by the smooth map of
+its support that `torch.distributions.biject_to` knows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+_EDGE = 1e-15  # smallest tail probability told apart from the edge: |z| <= 7.9
+
+
+class Truncated(td.Distribution):
+    """A law restricted to [low, high] and renormalised.
+
+    Args:
+        base: A univariate law with `cdf` and `icdf` (Normal, LogNormal, Cauchy, Laplace, Exponential, ...).
+        low: Lower bound, or None for none.
+        high: Upper bound, or None for none.
+
+    Raises:
+        TypeError: If `base` is not a univariate torch law with a distribution function.
+        ValueError: If the bounds are out of order or leave no mass.
+
+    Example:
+        >>> Truncated(td.Normal(1.0, 0.5), low=0.0).support.check(torch.tensor(-0.1)).item()
+        False
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    has_rsample = False
+
+    def __init__(self, base: td.Distribution, low: float | None = None, high: float | None = None) -> None:
+        if not isinstance(base, td.Distribution) or base.batch_shape or base.event_shape:
+            raise TypeError(f"Truncated takes a univariate law of torch.distributions, got {base!r}")
+        self.base, self.low, self.high = base, low, high
+        lower = -math.inf if low is None else float(low)
+        upper = math.inf if high is None else float(high)
+        if not lower < upper:
+            raise ValueError(f"Truncated needs low < high, got low={low} and high={high}")
+        try:
+            base.icdf(torch.tensor(0.5))
+            self._below = _cdf(base, lower)
+            self._above = _sf(base, upper)
+        except NotImplementedError as error:
+            raise TypeError(f"{type(base).__name__} has no cdf/icdf, so it cannot be truncated") from error
+        self._mass = _cdf(base, upper) - self._below if lower < _median(base) else _sf(base, lower) - self._above
+        if not self._mass > 0:
+            raise ValueError(f"{base!r} has no mass between low={low} and high={high}")
+        super().__init__(validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        if self.low is not None and self.high is not None:
+            return constraints.interval(self.low, self.high)
+        if self.low is not None:
+            return constraints.greater_than_eq(self.low)
+        if self.high is not None:
+            return constraints.less_than(self.high)
+        return constraints.real
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inside = self.support.check(value) & _check(self.base.support, value)
+        safe = torch.where(inside, value, _inside_point(self, value))
+        return torch.where(inside, self.base.log_prob(safe) - math.log(self._mass), -math.inf)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return ((_cdf_tensor(self.base, value) - self._below) / self._mass).clamp(0, 1)
+
+    def sf(self, value: Tensor) -> Tensor:
+        """1 - cdf, with its digits kept in the upper tail."""
+        return ((_sf_tensor(self.base, value) - self._above) / self._mass).clamp(0, 1)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return _quantile(self.base, self._below + value * self._mass, self._above + (1 - value) * self._mass)
+
+    def isf(self, value: Tensor) -> Tensor:
+        """Quantile at 1 - value, with its digits kept in the upper tail."""
+        return _quantile(self.base, self._below + (1 - value) * self._mass, self._above + value * self._mass)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return self.icdf(torch.rand(sample_shape, dtype=torch.float64)).to(torch.get_default_dtype())
+
+    def __repr__(self) -> str:
+        return f"Truncated({self.base!r}, low={self.low}, high={self.high})"
+
+
+def is_normalisable(law: td.Distribution) -> bool:
+    """Whether the law has a distribution function and its inverse."""
+    half = torch.tensor(0.5, dtype=torch.float64)
+    try:
+        law.cdf(law.icdf(half))
+    except NotImplementedError:
+        return False
+    return True
+
+
+def to_normal(law: td.Distribution, theta: Tensor) -> Tensor:
+    """theta ~ law carried to z ~ N(0, 1); float64, any shape. Values beyond the edge are read as the edge."""
+    theta = theta.to(torch.float64)
+    if type(law) is td.Normal:
+        return (theta - law.loc) / law.scale
+    if type(law) is td.LogNormal:
+        return (theta.clamp_min(1e-300).log() - law.loc) / law.scale
+    lower = _cdf_tensor(law, theta).clamp_min(_EDGE)
+    upper = _sf_tensor(law, theta).clamp_min(_EDGE)
+    return torch.where(lower < upper, torch.special.ndtri(lower.clamp_max(0.5)), -torch.special.ndtri(upper.clamp_max(0.5)))
+
+
+def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
+    """z ~ N(0, 1) carried to theta ~ law; float64, any shape."""
+    z = z.to(torch.float64)
+    if type(law) is td.Normal:
+        return law.loc + law.scale * z
+    if type(law) is td.LogNormal:
+        return (law.loc + law.scale * z).exp()
+    return _quantile(law, torch.special.ndtr(z), torch.special.ndtr(-z))
+
+
+def inside(law: td.Distribution, theta: Tensor) -> Tensor:
+    """theta moved, where rounding put it on or beyond the edge, to the nearest value of its dtype inside."""
+    low, high = bounds(law)
+    if low is not None:
+        edge = torch.tensor(low, dtype=theta.dtype, device=theta.device)
+        theta = torch.maximum(theta, torch.nextafter(edge, edge + 1))
+    if high is not None:
+        edge = torch.tensor(high, dtype=theta.dtype, device=theta.device)
+        theta = torch.minimum(theta, torch.nextafter(edge, edge - 1))
+    return theta
+
+
+def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
+    """Finite lower and upper bound of a univariate law's support, None where there is none."""
+    if isinstance(law, Truncated):
+        low, high = bounds(law.base)
+        lows = [b for b in (low, law.low) if b is not None]
+        highs = [b for b in (high, law.high) if b is not None]
+        return max(lows, default=None), min(highs, default=None)
+    support = law.support
+    low = getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
+    return (None if low is None else float(low)), (None if high is None else float(high))
+
+
+# --- distribution functions with both tails exact -------------------------------------------------------------
+
+
+def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
+    if type(law) is td.Uniform:
+        return ((value - law.low) / (law.high - law.low)).clamp(0, 1)
+    if type(law) is td.Normal:
+        return torch.special.ndtr((value - law.loc) / law.scale)
+    if type(law) is td.LogNormal:
+        return torch.special.ndtr((value.clamp_min(0).log() - law.loc) / law.scale)
+    if type(law) is td.HalfNormal:
+        return torch.special.erf(value.clamp_min(0) / law.scale / math.sqrt(2))
+    if type(law) is td.Exponential:
+        return -torch.special.expm1(-law.rate * value.clamp_min(0))
+    safe = torch.where(_check(law.support, value), value, _inside_point(law, value))
+    return torch.where(_check(law.support, value), law.cdf(safe), (value > safe).to(value.dtype))
+
+
+def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
+    if isinstance(law, Truncated):
+        return law.sf(value)
+    if type(law) is td.Uniform:
+        return ((law.high - value) / (law.high - law.low)).clamp(0, 1)
+    if type(law) is td.Normal:
+        return torch.special.ndtr((law.loc - value) / law.scale)
+    if type(law) is td.LogNormal:
+        return torch.special.ndtr((law.loc - value.clamp_min(0).log()) / law.scale)
+    if type(law) is td.HalfNormal:
+        return torch.special.erfc(value.clamp_min(0) / law.scale / math.sqrt(2))
+    if type(law) is td.Exponential:
+        return torch.exp(-law.rate * value.clamp_min(0))
+    return 1 - _cdf_tensor(law, value)
+
+
+def _quantile(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
+    """The value with probability `lower` below and `upper` above; the smaller of the two is the exact one."""
+    if isinstance(law, Truncated):
+        return torch.where(lower < upper, law.icdf(lower.clamp_max(0.5)), law.isf(upper.clamp_max(0.5)))
+    if type(law) is td.Uniform:
+        return torch.where(
+            lower < upper, law.low + (law.high - law.low) * lower, law.high - (law.high - law.low) * upper
+        )
+    if type(law) in (td.Normal, td.LogNormal):
+        z = torch.where(lower < upper, torch.special.ndtri(lower), -torch.special.ndtri(upper))
+        value = law.loc + law.scale * z
+        return value.exp() if type(law) is td.LogNormal else value
+    if type(law) is td.HalfNormal:
+        return -law.scale * torch.special.ndtri(upper / 2)
+    if type(law) is td.Exponential:
+        return torch.where(lower < upper, -torch.log1p(-lower), -upper.log()) / law.rate
+    return law.icdf(lower.clamp(_EDGE, 1 - 1.2e-16))
+
+
+def _cdf(law: td.Distribution, value: float) -> float:
+    if math.isinf(value):
+        return float(value > 0)
+    return float(_cdf_tensor(law, torch.tensor(value, dtype=torch.float64)))
+
+
+def _sf(law: td.Distribution, value: float) -> float:
+    if math.isinf(value):
+        return float(value < 0)
+    return float(_sf_tensor(law, torch.tensor(value, dtype=torch.float64)))
+
+
+def _median(law: td.Distribution) -> float:
+    return float(law.icdf(torch.tensor(0.5)))
+
+
+def _check(support: constraints.Constraint, value: Tensor) -> Tensor:
+    return support.check(value) & value.isfinite()
+
+
+def _inside_point(law: td.Distribution, like: Tensor) -> Tensor:
+    return law.icdf(torch.tensor(0.5, dtype=torch.float64)).to(like.dtype)
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------
+
+
+def law_to_json(law: td.Distribution) -> dict[str, Any]:
+    """A law as plain JSON values: its class name in torch.distributions (or Truncated) and its arguments.
+
+    Raises:
+        TypeError: If the law is built from something that has no plain description (a transform with a network).
+    """
+    if isinstance(law, Truncated):
+        return {"law": "Truncated", "base": law_to_json(law.base), "low": law.low, "high": law.high}
+    if isinstance(law, td.Independent):
+        return {"law": "Independent", "base": law_to_json(law.base_dist), "ndims": law.reinterpreted_batch_ndims}
+    if isinstance(law, td.MixtureSameFamily):
+        return {
+            "law": "MixtureSameFamily",
+            "mixture": law_to_json(law.mixture_distribution),
+            "components": law_to_json(law.component_distribution),
+        }
+    if getattr(td, type(law).__name__, None) is not type(law) or type(law) is td.TransformedDistribution:
+        raise TypeError(
+            f"the law {law!r} cannot be written down; use a law of torch.distributions, Truncated, Independent or "
+            "MixtureSameFamily"
+        )
+    return {"law": type(law).__name__, "arguments": {k: v.tolist() for k, v in _arguments(law).items()}}
+
+
+def law_from_json(data: Mapping[str, Any]) -> td.Distribution:
+    """The law that `law_to_json` wrote."""
+    name = data["law"]
+    if name == "Truncated":
+        return Truncated(law_from_json(data["base"]), data["low"], data["high"])
+    if name == "Independent":
+        return td.Independent(law_from_json(data["base"]), data["ndims"])
+    if name == "MixtureSameFamily":
+        mixture = law_from_json(data["mixture"])
+        if not isinstance(mixture, td.Categorical):
+            raise ValueError(f"the mixture of a MixtureSameFamily must be Categorical, the file says {mixture!r}")
+        return td.MixtureSameFamily(mixture, law_from_json(data["components"]))
+    kind = getattr(td, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, td.Distribution)):
+        raise ValueError(f"the file names the law {name!r}, which torch.distributions does not have")
+    return kind(**{k: torch.tensor(v) for k, v in data["arguments"].items()})
+
+
+def _arguments(law: td.Distribution) -> dict[str, Tensor]:
+    names = [n for n in inspect.signature(type(law).__init__).parameters if n in law.arg_constraints]
+    if "scale_tril" in names:
+        names = ["loc", "scale_tril"]
+    if "logits" in names:
+        names = [n for n in names if n != "probs"]
+    return {n: torch.as_tensor(getattr(law, n)) for n in names}

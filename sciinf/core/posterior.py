@@ -1,0 +1,83 @@
+"""The contract of a posterior; it reads as users of sbi know it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciinf.core.observation import as_observation
+from sciinf.core.prior import Prior
+from sciinf.core.results import Draws
+from sciinf.core.simulator import Observable, X
+
+
+class Posterior(ABC):
+    """p(theta | x) for any x, from something that was learned.
+
+    A subclass defines `name`, `digest`, `prior`, `observables`, `draw_batched`, `log_prob_batched` and `draw`.
+    """
+
+    name: str
+    digest: str
+    prior: Prior
+    observables: Mapping[str, Observable]
+
+    @abstractmethod
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        """At least n draws for one observation x, name -> (1, *event), weighted where the method weights."""
+
+    @abstractmethod
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Tensor:
+        """n unweighted draws for each of a batch of observations, name -> (batch, *event): (n, batch, D)."""
+
+    @abstractmethod
+    def log_prob_batched(self, theta: Tensor, x: X) -> Tensor:
+        """Log density of theta (n, batch, D) given each of a batch of observations: (n, batch)."""
+
+    def sample(
+        self, n: int | tuple[int, ...] = 1, x: Any = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Unweighted draws for one observation.
+
+        Args:
+            n: How many, or a shape.
+            x: One observation: a mapping of named arrays, or a bare array where there is one observable.
+            generator: Source of randomness; fresh entropy when left out.
+
+        Returns:
+            (*n, D).
+
+        Raises:
+            ValueError: If x has another shape than the simulator's observables, or is not finite.
+        """
+        shape = (n,) if isinstance(n, int) else tuple(n)
+        count = int(torch.Size(shape).numel())
+        generator = generator if generator is not None else fresh_generator()
+        draws = self.draw(as_observation(self.observables, x), count, generator=generator)
+        return draws.resample(count, generator=generator).reshape(*shape, len(self.prior))
+
+    def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
+        """Log density of theta (*batch, D) given one observation: (*batch,)."""
+        flat = theta.reshape(-1, 1, theta.shape[-1])
+        return self.log_prob_batched(flat, as_observation(self.observables, x)).reshape(theta.shape[:-1])
+
+    def sample_batched(
+        self, n: int | tuple[int, ...], x: Any, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Unweighted draws for a batch of observations, name -> (batch, *event): (*n, batch, D)."""
+        shape = (n,) if isinstance(n, int) else tuple(n)
+        generator = generator if generator is not None else fresh_generator()
+        values = as_observation(self.observables, x, batched=True)
+        draws = self.draw_batched(values, int(torch.Size(shape).numel()), generator=generator)
+        return draws.reshape(*shape, *draws.shape[1:])
+
+
+def fresh_generator() -> torch.Generator:
+    """A CPU generator with fresh entropy, leaving the global one alone."""
+    generator = torch.Generator()
+    generator.seed()
+    return generator

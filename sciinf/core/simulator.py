@@ -1,0 +1,197 @@
+"""Simulators: what a scientist's program looks like from the inside, and how its file is loaded by path."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sciinf.core.prior import Prior, check_unit
+
+X = Mapping[str, Tensor]
+"""Named data: observable name -> tensor (batch, *event)."""
+
+Theta = Tensor
+
+
+class Status(enum.IntEnum):
+    """What became of one simulation. Failures are rows too: kept, counted, left out of training and calibration."""
+
+    OK = 0
+    NON_FINITE = 1
+    RAISED = 2
+    TIMED_OUT = 3
+
+
+@dataclass(frozen=True)
+class Observable:
+    """What one named output of a simulator looks like.
+
+    Args:
+        shape: Event shape of one simulation; () for a number.
+        unit: Any unit astropy reads; "" for dimensionless.
+        dims: One name per axis, from which summary networks choose: "time" marks a series, "item" an exchangeable
+            set, two of "y", "x", "row", "column" an image, anything else ("channel", "species", ...) features.
+        dtype: "float32", "float64", "int64" or "bool".
+        scale: "log" for positive values that span decades (summarised and drawn in logs), else "linear".
+
+    Raises:
+        ValueError: If dims do not match the shape, or the unit, dtype or scale is unknown.
+    """
+
+    shape: tuple[int, ...] = ()
+    unit: str = ""
+    dims: tuple[str, ...] = ()
+    dtype: str = "float32"
+    scale: Literal["linear", "log"] = "linear"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "dims", tuple(self.dims))
+        if self.dims and len(self.dims) != len(self.shape):
+            raise ValueError(f"dims {self.dims} do not match the shape {self.shape}: give one name per axis")
+        if self.dtype not in ("float32", "float64", "int64", "bool"):
+            raise ValueError(f"an observable's dtype is float32, float64, int64 or bool, got {self.dtype!r}")
+        if self.scale not in ("linear", "log"):
+            raise ValueError(f"an observable's scale is 'linear' or 'log', got {self.scale!r}")
+        check_unit(self.unit, "an observable")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shape": list(self.shape),
+            "unit": self.unit,
+            "dims": list(self.dims),
+            "dtype": self.dtype,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Observable:
+        return cls(tuple(data["shape"]), data["unit"], tuple(data["dims"]), data["dtype"], data["scale"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A batch of simulations with what became of each.
+
+    Args:
+        x: Observable name -> tensor (batch, *event); rows that failed hold anything.
+        status: `Status` per row, uint8 (batch,); None when the simulator itself knows of no failure.
+        messages: Row -> why it failed, for rows that did.
+    """
+
+    x: X
+    status: Tensor | None = None
+    messages: Mapping[int, str] = field(default_factory=dict)
+
+
+class Simulator(ABC):
+    """A program that turns parameters into data, a batch at a time.
+
+    A subclass sets `name`, `prior` and `observables` and defines `__call__`. It may set `block` (rows simulated in
+    one batch, recorded in every store) and define what it can of `log_likelihood`, `reference` and `observe`.
+
+    `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
+    one, repeated) -> (batch,).
+    `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
+    """
+
+    name: str
+    prior: Prior
+    observables: Mapping[str, Observable]
+    block: int = 4096
+    source: Path | None = None
+    log_likelihood: Callable[[Tensor, X], Tensor] | None = None
+    reference: Callable[[X, int, torch.Generator], Tensor] | None = None
+
+    @abstractmethod
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome | X:
+        """Simulate a batch.
+
+        Args:
+            theta: Parameters, (batch, D), in the prior's order and units.
+            generator: The only source of randomness, on theta's device.
+
+        Returns:
+            Observable name -> (batch, *event), or an `Outcome` with a status per row.
+        """
+
+    def observe(self, *paths: str | Path) -> dict[str, Tensor]:
+        """Real data from files, as one observation: observable name -> tensor (*event).
+
+        This reads columns named like the observables (`sciinf.core.observation`); a simulator whose data come in
+        another form defines its own.
+        """
+        from sciinf.core.observation import read_observation
+
+        return read_observation(self.observables, *paths)
+
+
+def load_simulator(path: str | Path) -> Simulator:
+    """The simulator in a file, or in a folder with `__init__.py`: whatever it names `simulator`.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        TypeError: If it defines no `simulator`, or one that is not a `Simulator`.
+    """
+    path = Path(path).resolve()
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no simulator at {path}: expected a Python file, or a folder with __init__.py")
+    module = load_module(file)
+    simulator = getattr(module, "simulator", None)
+    if not isinstance(simulator, Simulator):
+        found = f"it is {type(simulator).__name__}" if simulator is not None else "it defines none"
+        raise TypeError(f"{path} must define `simulator`, an instance of sciinf's Simulator or of a wrapper; {found}")
+    simulator.source = path
+    return simulator
+
+
+def load_module(file: Path) -> Any:
+    """The module in a file, run anew under a name of its own; a package's submodules import relatively."""
+    name = f"sciinf_file_{file.stem.strip('_')}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    package = file.name == "__init__.py"
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(file.parent)] if package else None
+    )
+    if spec is None or spec.loader is None:
+        raise TypeError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    for stale in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
+        del sys.modules[stale]
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def source_hash(simulator: Simulator) -> str:
+    """SHA-256 of the simulator's file, or of all files of its folder; "" for one defined outside a file."""
+    if simulator.source is None:
+        return ""
+    digest = hashlib.sha256()
+    source = simulator.source
+    files: Sequence[Path] = [source]
+    if source.is_dir():
+        files = sorted(f for f in source.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
+    for file in files:
+        digest.update(str(file.relative_to(source)).encode() + b"\0" if source.is_dir() else b"")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def event_of(observables: Mapping[str, Observable]) -> str:
+    """The observables in words, for error messages."""
+    return ", ".join(f"{n!r} {o.shape}" + (f" [{o.unit}]" if o.unit else "") for n, o in observables.items())
