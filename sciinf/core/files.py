@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: If the folder cannot be written or the disk is full; nothing half-written stays behind.
     """
+    write_through(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_through(path: Path, write: Callable[[Path], object]) -> None:
+    """The same for a library that writes a file itself: `write` is given the temporary path.
+
+    Raises:
+        OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
+    """
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        write(temporary)
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

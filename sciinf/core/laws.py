@@ -48,11 +48,13 @@ class Truncated(td.Distribution):
     def __init__(self, base: td.Distribution, low: float | None = None, high: float | None = None) -> None:
         if not isinstance(base, td.Distribution) or base.batch_shape or base.event_shape:
             raise TypeError(f"Truncated takes a univariate law of torch.distributions, got {base!r}")
-        self.base, self.low, self.high = base, low, high
         lower = -math.inf if low is None else float(low)
         upper = math.inf if high is None else float(high)
         if not lower < upper:
             raise ValueError(f"Truncated needs low < high, got low={low} and high={high}")
+        self.base = base
+        self.low = None if lower == -math.inf else lower
+        self.high = None if upper == math.inf else upper
         try:
             base.icdf(torch.tensor(0.5))
             self._below = _cdf(base, lower)
@@ -129,7 +131,7 @@ def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
         return law.loc + law.scale * z
     if type(law) is td.LogNormal:
         return (law.loc + law.scale * z).exp()
-    return _quantile(law, torch.special.ndtr(z), torch.special.ndtr(-z))
+    return _quantile(law, _phi(z), _phi(-z))
 
 
 def inside(law: td.Distribution, theta: Tensor) -> Tensor:
@@ -137,10 +139,10 @@ def inside(law: td.Distribution, theta: Tensor) -> Tensor:
     low, high = bounds(law)
     if low is not None:
         edge = torch.tensor(low, dtype=theta.dtype, device=theta.device)
-        theta = torch.maximum(theta, torch.nextafter(edge, edge + 1))
+        theta = torch.maximum(theta, torch.nextafter(edge, torch.full_like(edge, math.inf)))
     if high is not None:
         edge = torch.tensor(high, dtype=theta.dtype, device=theta.device)
-        theta = torch.minimum(theta, torch.nextafter(edge, edge - 1))
+        theta = torch.minimum(theta, torch.nextafter(edge, torch.full_like(edge, -math.inf)))
     return theta
 
 
@@ -160,13 +162,18 @@ def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
 # --- distribution functions with both tails exact -------------------------------------------------------------
 
 
+def _phi(z: Tensor) -> Tensor:
+    """Standard normal distribution function; torch's ndtr, 1 + erf, is rounding error alone below z = -8."""
+    return 0.5 * torch.special.erfc(z * -math.sqrt(0.5))
+
+
 def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
     if type(law) is td.Uniform:
         return ((value - law.low) / (law.high - law.low)).clamp(0, 1)
     if type(law) is td.Normal:
-        return torch.special.ndtr((value - law.loc) / law.scale)
+        return _phi((value - law.loc) / law.scale)
     if type(law) is td.LogNormal:
-        return torch.special.ndtr((value.clamp_min(0).log() - law.loc) / law.scale)
+        return _phi((value.clamp_min(0).log() - law.loc) / law.scale)
     if type(law) is td.HalfNormal:
         return torch.special.erf(value.clamp_min(0) / law.scale / math.sqrt(2))
     if type(law) is td.Exponential:
@@ -181,9 +188,9 @@ def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
     if type(law) is td.Uniform:
         return ((law.high - value) / (law.high - law.low)).clamp(0, 1)
     if type(law) is td.Normal:
-        return torch.special.ndtr((law.loc - value) / law.scale)
+        return _phi((law.loc - value) / law.scale)
     if type(law) is td.LogNormal:
-        return torch.special.ndtr((law.loc - value.clamp_min(0).log()) / law.scale)
+        return _phi((law.loc - value.clamp_min(0).log()) / law.scale)
     if type(law) is td.HalfNormal:
         return torch.special.erfc(value.clamp_min(0) / law.scale / math.sqrt(2))
     if type(law) is td.Exponential:

@@ -18,13 +18,15 @@ from sciinf.core.simulator import Observable, X
 class Posterior(ABC):
     """p(theta | x) for any x, from something that was learned.
 
-    A subclass defines `name`, `digest`, `prior`, `observables`, `draw_batched`, `log_prob_batched` and `draw`.
+    A subclass sets `name`, `digest` (of what was learned), `prior`, `observables` and `trained_on` (digests of the stores
+    behind it), and defines the abstract methods.
     """
 
     name: str
     digest: str
     prior: Prior
     observables: Mapping[str, Observable]
+    trained_on: frozenset[str]
 
     @abstractmethod
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
@@ -37,6 +39,10 @@ class Posterior(ABC):
     @abstractmethod
     def log_prob_batched(self, theta: Tensor, x: X) -> Tensor:
         """Log density of theta (n, batch, D) given each of a batch of observations: (n, batch)."""
+
+    @abstractmethod
+    def features(self, x: X) -> Tensor:
+        """The learned summary of each of a batch of observations, (batch, F), for the check of an observation."""
 
     def sample(
         self, n: int | tuple[int, ...] = 1, x: Any = None, *, generator: torch.Generator | None = None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,22 @@ from torch import distributions as td
 
 from sciinf.core.laws import bounds, from_normal, inside, is_normalisable, law_from_json, law_to_json, to_normal
 
-_GLOBAL_RNG = threading.Lock()
+_GLOBAL_RNG = threading.RLock()
+
+
+@contextmanager
+def global_seed(generator: torch.Generator) -> Iterator[int]:
+    """torch's global random state seeded from `generator`, for code that knows no other source; put back afterwards.
+
+    One thread at a time. Yields the seed, in 0..2**62 - 1.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    devices = [] if generator.device.type == "cpu" else [generator.device]
+    with _GLOBAL_RNG, torch.random.fork_rng(devices=devices, device_type=generator.device.type):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.get_device_module(generator.device).manual_seed(seed)
+        yield seed
 
 
 class Prior:
@@ -104,9 +120,7 @@ class Prior:
                 z = torch.randn(n, generator=generator, dtype=torch.float64)
                 columns.append(inside(law, from_normal(law, z).float())[:, None])
             else:
-                seed = int(torch.randint(2**62, (), generator=generator))
-                with _GLOBAL_RNG, torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
+                with global_seed(generator):
                     columns.append(law.sample((n,)).float().reshape(n, -1))
         return torch.cat(columns, dim=1)
 
@@ -143,6 +157,7 @@ class Bijection:
 
     def __init__(self, laws: tuple[td.Distribution, ...]) -> None:
         self.laws = laws
+        self._normal = tuple(not law.event_shape and is_normalisable(law) for law in laws)
 
     def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
         """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one."""
@@ -160,8 +175,8 @@ class Bijection:
     def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """theta in the support -> z in R^D, in theta's dtype."""
         columns = []
-        for law, part in self.parts(theta.to(torch.float64)):
-            if not law.event_shape and is_normalisable(law):
+        for (law, part), normal in zip(self.parts(theta.to(torch.float64)), self._normal, strict=True):
+            if normal:
                 columns.append(to_normal(law, part)[..., None])
             else:
                 z = td.biject_to(law.support).inv(part)
@@ -171,10 +186,10 @@ class Bijection:
     def inverse(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """z in R^D -> theta strictly inside the support, in z's dtype."""
         columns = []
-        for law, part in self.parts(z.to(torch.float64)):
+        for (law, part), normal in zip(self.parts(z.to(torch.float64)), self._normal, strict=True):
             if law.event_shape:
                 columns.append(td.biject_to(law.support)(part).to(z.dtype))
-            elif is_normalisable(law):
+            elif normal:
                 columns.append(inside(law, from_normal(law, part).to(z.dtype))[..., None])
             else:
                 columns.append(inside(law, td.biject_to(law.support)(part).to(z.dtype))[..., None])
@@ -183,8 +198,8 @@ class Bijection:
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
         """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this."""
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
-        for law, part in self.parts(theta.to(torch.float64)):
-            if not law.event_shape and is_normalisable(law):
+        for (law, part), normal in zip(self.parts(theta.to(torch.float64)), self._normal, strict=True):
+            if normal:
                 z = to_normal(law, part)
                 total = total + _unchecked(law, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
             else:

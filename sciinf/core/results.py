@@ -99,6 +99,8 @@ class Calibration:
         failed_rows: Simulations left out because they failed.
         passed: The verdict.
         reasons: The verdict in words.
+        reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
+            beside the JSON, in `reference.safetensors`.
     """
 
     names: tuple[str, ...]
@@ -115,21 +117,23 @@ class Calibration:
     failed_rows: int
     passed: bool
     reasons: tuple[str, ...]
+    reference: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rows(self) -> int:
         return len(self.ranks)
 
     def to_json(self) -> dict[str, Any]:
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reference"}
         arrays = {k: v.tolist() for k, v in data.items() if isinstance(v, np.ndarray)}
         return {**data, **arrays, "names": list(self.names), "reasons": list(self.reasons)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
-        known = {k: data[k] for k in cls.__dataclass_fields__}
+    def from_json(cls, data: Mapping[str, Any], reference: Mapping[str, Tensor] | None = None) -> Calibration:
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k != "reference"}
         arrays = {k: np.asarray(known[k]) for k in ("ranks", "levels", "coverage", "tarp")}
-        return cls(**{**known, **arrays, "names": tuple(known["names"]), "reasons": tuple(known["reasons"])})
+        words = {k: tuple(known[k]) for k in ("names", "reasons")}
+        return cls(**{**known, **arrays, **words}, reference=reference or {})
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,13 @@ class Estimate:
     level: float
     unit: str
 
+    def to_json(self) -> dict[str, Any]:
+        return {**{k: getattr(self, k) for k in self.__dataclass_fields__}, "interval": list(self.interval)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Estimate:
+        return cls(**{**data, "interval": tuple(data["interval"])})
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -173,6 +184,7 @@ class Answer:
         trust: Whether the observation looks like the simulations.
         observation: Observable name -> array (*event), what was asked about.
         predictive: Observable name -> array (m, *event), data simulated from the posterior; empty without a simulator.
+        amortised: The estimates before correction by the likelihood; empty when there was no correction.
     """
 
     parameters: Mapping[str, Estimate]
@@ -181,23 +193,14 @@ class Answer:
     trust: Trust
     observation: Mapping[str, np.ndarray] = field(default_factory=dict)
     predictive: Mapping[str, np.ndarray] = field(default_factory=dict)
+    amortised: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""
         passed = self.calibration.passed if self.calibration else False
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
         return {
-            "parameters": {
-                name: {
-                    "mean": e.mean,
-                    "sd": e.sd,
-                    "median": e.median,
-                    "interval": list(e.interval),
-                    "level": e.level,
-                    "unit": e.unit,
-                }
-                for name, e in self.parameters.items()
-            },
+            "parameters": {name: e.to_json() for name, e in self.parameters.items()},
             "draws": len(self.draws),
             "ess": self.draws.ess,
             "log_evidence": self.draws.log_evidence,
@@ -205,22 +208,26 @@ class Answer:
             "pareto_k": self.draws.pareto_k,
             "calibration": {"passed": passed, "reasons": list(reasons)},
             "trust": {"p_value": self.trust.p_value, "verdict": self.trust.verdict},
+            "amortised": {name: e.to_json() for name, e in self.amortised.items()},
         }
 
     def table(self) -> str:
         """The answer as lines of text: one per parameter with its unit, then both verdicts."""
         level = next(iter(self.parameters.values())).level
-        rows = [("parameter", "unit", "mean", "sd", f"{level:.0%} interval")]
+        rows = [["parameter", "unit", "mean", "sd", f"{level:.0%} interval"]]
+        rows[0] += ["amortised mean", "sd"] if self.amortised else []
         for name, e in self.parameters.items():
             low, high = _digits(e.interval[0], e.sd), _digits(e.interval[1], e.sd)
-            rows.append((name, e.unit or "-", _digits(e.mean, e.sd), _digits(e.sd, e.sd), f"[{low}, {high}]"))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+            rows.append([name, e.unit or "-", _digits(e.mean, e.sd), _digits(e.sd, e.sd), f"[{low}, {high}]"])
+            if self.amortised:
+                raw = self.amortised[name]
+                rows[-1] += [_digits(raw.mean, raw.sd), _digits(raw.sd, raw.sd)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "-" * max(len(line) for line in lines))
-        lines.append("")
-        lines.append(f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}")
+        lines += ["", f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"]
         if self.draws.log_evidence is not None:
-            lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error:.2f}")
+            lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error or 0.0:.2f}")
         passed = self.calibration is not None and self.calibration.passed
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
         lines.append(f"calibration  {'passed' if passed else 'NOT PASSED'}: {'; '.join(reasons)}")

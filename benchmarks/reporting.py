@@ -1,0 +1,57 @@
+"""What every benchmark prints and writes: rows, checks, machine, versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sciinf.core.files import versions
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with the options all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="minutes on two cores")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
+    default = Path(os.environ.get("SCIINF_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=default, help="folder with reference posteriors")
+    return parser
+
+
+def check(name: str, value: float, bound: float) -> dict[str, Any]:
+    """A figure that must not exceed its bound."""
+    return {"name": name, "value": value, "bound": bound, "passed": bool(value <= bound)}
+
+
+def finish(rows: list[dict[str, Any]], checks: list[dict[str, Any]], file: Path | None) -> None:
+    """Print the table and the checks, write the JSON, and exit non-zero when a check fails."""
+    print(table(rows))
+    for item in checks:
+        mark = "passed" if item["passed"] else "FAILED"
+        print(f"{mark}  {item['name']}: {item['value']:.4g} (bound {item['bound']:.4g})")
+    machine = {"platform": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if file is not None:
+        data = {"rows": rows, "checks": checks, "machine": machine, "versions": versions()}
+        file.write_text(json.dumps(data, indent=1) + "\n")
+    raise SystemExit(0 if all(item["passed"] for item in checks) else 1)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as aligned text, columns in the order of the first row."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [names] + [[_cell(row.get(name)) for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

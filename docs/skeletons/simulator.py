@@ -1,0 +1,17 @@
+# A simulator in one file. Copy it, change the four parts, then: sciinf check simulator.py
+import numpy as np
+from torch.distributions import LogNormal
+
+from sciinf import wrappers
+from sciinf.core import Observable, Prior
+
+prior = Prior(rate=(LogNormal(0.0, 0.5), "1/h"), amplitude=(LogNormal(1.0, 0.3), "mV"))  # 1. what you want to know
+t = np.linspace(0, 5, 50)
+
+
+def voltage(rate, amplitude, rng):  # 2. one simulation; the names are the prior's, all randomness comes from rng
+    return {"v": amplitude * np.exp(-rate * t) + 0.1 * rng.normal(size=50)}
+
+
+observables = {"v": Observable((50,), "mV", dims=("time",))}  # 3. shape, unit and axes of what it returns
+simulator = wrappers.numpy(voltage, prior, observables)  # 4. the file must define `simulator`

@@ -1,0 +1,181 @@
+"""query: Posterior + observation + Calibration -> Answer. No bare number leaves the library."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core import (
+    Answer,
+    Calibration,
+    Draws,
+    Estimate,
+    Observable,
+    Posterior,
+    Simulator,
+    as_observation,
+)
+from sciinf.core.draws_file import read_draws_h5, write_draws_h5
+from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.inference.reweighted import Reweighted
+from sciinf.trust.ood import check_observation
+
+_PREDICTIVE = 400
+
+
+def query(
+    posterior: Posterior,
+    x: Any,
+    calibration: Calibration | None = None,
+    *,
+    simulator: Simulator | None = None,
+    out: str | Path | None = None,
+    level: float = 0.9,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Answer:
+    """Ask for the parameters behind one observation.
+
+    Args:
+        posterior: Amortised, reweighted, an ensemble.
+        x: One observation: observable name -> array or astropy quantity of its event shape.
+        calibration: What `calibrate` said of this posterior, or of the one it corrects.
+        simulator: If given, data are simulated from the posterior, for the predictive check in the report.
+        out: Run folder for `answer.json`, `draws.h5` and `predictive.h5`; the answer to the same question found there is read back.
+        level: Credible level of the central intervals.
+        draws: Posterior draws, at least.
+        seed: Seeds the draws.
+
+    Returns:
+        Estimates with units, draws, calibration and the verdict on the observation.
+
+    Raises:
+        ValueError: If x does not fit the observables or is not finite, or the calibration is of another fit.
+
+    Warns:
+        UserWarning: If the observation is unlike the simulations.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability between 0 and 1, got {level}")
+    observation = as_observation(posterior.observables, x)
+    raw = posterior.proposal if isinstance(posterior, Reweighted) else None
+    if calibration is not None and calibration.fit not in (posterior.digest, raw.digest if raw else ""):
+        raise ValueError("the calibration is of another fit; run calibrate on this posterior")
+    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, simulator is not None))
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / "answer.json").is_file():
+        if read_json(folder / "answer.json").get("inputs") == inputs:
+            return load_answer(folder, calibration)
+    started = time.monotonic()
+    trust = check_observation(calibration.reference if calibration else {}, posterior, observation)
+    if trust.alarm:
+        warnings.warn(trust.verdict, stacklevel=2)
+    generator = torch.Generator().manual_seed(seed)
+    found = posterior.draw(observation, draws, generator=generator)
+    plain = raw.draw(observation, draws, generator=generator) if raw else None
+    answer = Answer(
+        parameters=_estimates(found, level),
+        draws=found,
+        calibration=calibration,
+        trust=trust,
+        observation={name: value[0].numpy() for name, value in observation.items()},
+        predictive=_predict(simulator, found, generator) if simulator else {},
+        amortised=_estimates(plain, level) if plain else {},
+    )
+    if folder is not None:
+        about = {"inputs": inputs, "posterior": posterior.name, "seconds": time.monotonic() - started}
+        save_answer(answer, folder, posterior.observables, about)
+    return answer
+
+
+def save_answer(
+    answer: Answer, folder: str | Path, observables: Mapping[str, Observable], about: Mapping[str, Any] | None = None
+) -> None:
+    """Write `draws.h5`, `predictive.h5` and `answer.json` (last: the answer is complete once it is there)."""
+    import h5py
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_draws_h5(answer.draws, folder / "draws.h5")
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        for group, values in (("observation", answer.observation), ("predictive", answer.predictive)):
+            for name, value in values.items():
+                item = file.create_dataset(f"{group}/{name}", data=np.asarray(value))
+                spec = observables[name]
+                item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
+    write_bytes(folder / "predictive.h5", image.getvalue())
+    write_json(folder / "answer.json", {**answer.to_json(), **(about or {})})
+
+
+def load_answer(folder: str | Path, calibration: Calibration | None = None) -> Answer:
+    """Read an answer back from its run folder.
+
+    Args:
+        folder: The run folder.
+        calibration: The calibration it was given with (`load_calibration`).
+
+    Raises:
+        FileNotFoundError: If the folder holds no answer.
+    """
+    import h5py
+
+    from sciinf.core import Trust
+
+    folder = Path(folder)
+    if not (folder / "answer.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no answer; ask with `sciinf query {folder} --observation FILE`")
+    data = read_json(folder / "answer.json")
+    with h5py.File(folder / "predictive.h5", "r") as file:
+        kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file}
+    return Answer(
+        parameters={n: Estimate.from_json(e) for n, e in data["parameters"].items()},
+        draws=read_draws_h5(folder / "draws.h5"),
+        calibration=calibration,
+        trust=Trust(**data["trust"]),
+        observation=kept.get("observation", {}),
+        predictive=kept.get("predictive", {}),
+        amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
+    )
+
+
+def _estimates(draws: Draws, level: float) -> dict[str, Estimate]:
+    mean, sd, median = draws.mean(), draws.sd(), draws.quantile(0.5)
+    low, high = draws.quantile((1 - level) / 2), draws.quantile((1 + level) / 2)
+    return {
+        name: Estimate(
+            float(mean[d]), float(sd[d]), float(median[d]), (float(low[d]), float(high[d])), level, draws.units[d]
+        )
+        for d, name in enumerate(draws.names)
+    }
+
+
+def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:
+    """Data simulated from the posterior; rows that fail are left out."""
+    theta = draws.resample(min(_PREDICTIVE, simulator.block), generator=generator)
+    result = simulator(theta, generator=generator)
+    x, status = (result.x, result.status) if not isinstance(result, Mapping) else (result, None)
+    good = torch.ones(len(theta), dtype=torch.bool) if status is None else status.cpu() == 0
+    for value in x.values():
+        if value.is_floating_point():
+            good &= torch.isfinite(value.reshape(len(theta), -1)).all(dim=1).cpu()
+    return {name: value.cpu()[good].numpy() for name, value in x.items()}
+
+
+def _inputs_digest(
+    posterior: Posterior, observation: Mapping[str, Tensor], calibration: Calibration | None, settings: tuple[Any, ...]
+) -> str:
+    digest = hashlib.sha256(f"{posterior.digest} {settings}".encode())
+    digest.update(calibration.simulations.encode() if calibration else b"")
+    for name, value in observation.items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,201 @@
+r"""calibrate: Posterior + fresh Store -> Calibration. Is the posterior right, on simulations it has never seen?
+
+For fresh pairs (theta*, x) of prior and simulator and draws theta_1..L of the posterior given x, three numbers are uniform
+on [0, 1] for every function of theta when the posterior is exact:
+
+- SBC: the rank of theta*_d among the draws' theta_d, for each parameter d;
+- HPD: the fraction of draws with a higher posterior density than theta*, whose distribution function is the expected
+  coverage of highest-density regions;
+- TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
+
+A parameter's rank distribution is the coverage of its one-sided credible bounds, so `gaps` measures every test in
+coverage: the largest distance between found and nominal. The posterior fails when a test's p-value (Kolmogorov-Smirnov,
+Holm-corrected) is below 0.01 **and** its gap is above three points: with many rows the first alone would condemn
+errors too small to matter.
+
+sbi's `run_sbc`, `run_tarp` and `check_sbc` compute the same from a posterior object, observation by observation or with
+rejection against the prior; here thousands of observations go through the network at once. They are the reference
+in the tests.
+
+References:
+    | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018),
+      https://arxiv.org/abs/1804.06788
+    | A trust crisis in simulation-based inference? Your posterior approximations can be unfaithful
+      (Hermans et al., 2022), https://arxiv.org/abs/2110.06581
+    | Sampling-based accuracy testing of posterior estimators for general inference (Lemos et al., 2023),
+      https://arxiv.org/abs/2302.03026
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
+from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.store import Store
+from sciinf.trust.ood import make_reference
+
+LEVELS = np.linspace(0.05, 0.95, 19)
+_PAIRS = 65_536  # (observation, draw) pairs in one pass
+_SIGNIFICANT = 0.01
+_TOLERANCE = 0.03
+
+
+def calibrate(
+    posterior: Posterior, store: Store, out: str | Path | None = None, *, rows: int = 5_000, draws: int = 127, seed: int = 0
+) -> Calibration:
+    """Check a posterior on fresh simulations.
+
+    Args:
+        posterior: The posterior to check, usually the amortised one (a reweighted one is exact up to its weights, but
+            takes as long per row as a query).
+        store: Simulations that were not trained on; rows that failed are left out.
+        out: Run folder for `calibration.json` and `reference.safetensors`; a calibration of the same posterior and
+            simulations found there is read back.
+        rows: Largest number of simulations to use for ranks and coverage; the check of observations uses up to 20,000.
+        draws: Posterior draws per simulation.
+        seed: Seeds the draws.
+
+    Returns:
+        Ranks, coverage, p-values and the verdict with its reasons.
+
+    Raises:
+        ValueError: If the store has other parameters or observables, or fewer than 100 usable rows.
+    """
+    if posterior.prior.to_json() != store.prior.to_json() or dict(posterior.observables) != dict(store.observables):
+        raise ValueError(f"{store.path} holds simulations of {store.prior}, the posterior is of {posterior.prior}")
+    if store.digest in posterior.trained_on:
+        raise ValueError(f"{store.path} is what the network was trained on; calibrate on simulations with another seed")
+    inputs = hashlib.sha256(f"{posterior.digest} {store.digest} {rows} {draws} {seed}".encode()).hexdigest()
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / "calibration.json").is_file():
+        if read_json(folder / "calibration.json").get("inputs") == inputs:
+            return load_calibration(folder)
+    started = time.monotonic()
+    fresh = store.load(slice(0, min(len(store), rows)))
+    if len(fresh) < 100:
+        raise ValueError(f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100")
+    generator = torch.Generator().manual_seed(seed)
+    values = _statistics(posterior, fresh, draws, generator)
+    p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
+    passed, reasons = _verdict(p_values, gaps, len(fresh))
+    calibration = Calibration(
+        names=posterior.prior.names,
+        ranks=values["ranks"].numpy(),
+        draws=draws,
+        levels=LEVELS,
+        coverage=_coverage(values.get("hpd")),
+        tarp=_coverage(values["tarp"]),
+        p_values=p_values,
+        gaps=gaps,
+        of=posterior.name,
+        fit=posterior.digest,
+        simulations=store.digest,
+        failed_rows=sum(count for status, count in store.counts.items() if status != 0),
+        passed=passed,
+        reasons=reasons,
+        reference=make_reference(posterior, store),
+    )
+    if folder is not None:
+        _save(calibration, folder, inputs, time.monotonic() - started)
+    return calibration
+
+
+def load_calibration(folder: str | Path) -> Calibration:
+    """Read what `calibrate` wrote into a run folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged.
+    """
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    if not (folder / "calibration.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no calibration; run `sciinf calibrate SIM.py {folder}`")
+    data = read_json(folder / "calibration.json")
+    raw = (folder / "reference.safetensors").read_bytes() if (folder / "reference.safetensors").is_file() else b""
+    if hashlib.sha256(raw).hexdigest() != data["reference_sha256"]:
+        raise ValueError(f"{folder / 'reference.safetensors'} is damaged or missing; run `sciinf calibrate` again")
+    return Calibration.from_json(data, load(raw))
+
+
+def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -> None:
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = save(dict(calibration.reference))
+    write_bytes(folder / "reference.safetensors", raw)
+    about = {"inputs": inputs, "seconds": seconds, "reference_sha256": hashlib.sha256(raw).hexdigest()}
+    write_json(folder / "calibration.json", {**calibration.to_json(), **about})
+
+
+def _statistics(posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Per row: ranks (rows, D), and in [0, 1] the HPD and TARP fractions (rows,)."""
+    prior = posterior.prior
+    references = prior.bijection.forward(prior.sample(len(fresh), generator=generator))
+    chunk = max(1, _PAIRS // draws)
+    parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": []}
+    for start in range(0, len(fresh), chunk):
+        batch = fresh.rows(slice(start, start + chunk))
+        sample = posterior.draw_batched(batch.x, draws, generator=generator)
+        parts["ranks"].append((sample < batch.theta).sum(dim=0))
+        reference = references[start : start + chunk]
+        far = (prior.bijection.forward(sample) - reference).norm(dim=-1)
+        true_far = (prior.bijection.forward(batch.theta) - reference).norm(dim=-1)
+        parts["tarp"].append((far < true_far).double().mean(dim=0))
+        try:
+            both = torch.cat([sample, batch.theta[None]])
+            density = posterior.log_prob_batched(both, batch.x)
+            parts["hpd"].append((density[:-1] > density[-1]).double().mean(dim=0))
+        except DensityUnavailable:
+            continue
+    return {name: torch.cat(values) for name, values in parts.items() if values}
+
+
+def _tests(
+    values: Mapping[str, Tensor], names: tuple[str, ...], draws: int, generator: torch.Generator
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Uniformity of every statistic: KS p-values and coverage gaps, by test name."""
+    from scipy.stats import kstest
+
+    counts = {f"rank of {name}": values["ranks"][:, d].double() for d, name in enumerate(names)}
+    counts |= {label: values[key] * draws for key, label in (("hpd", "coverage"), ("tarp", "TARP")) if key in values}
+    p_values, gaps = {}, {}
+    for name, count in counts.items():
+        # A rank takes draws + 1 values; spread uniformly over its cell it is uniform on [0, 1].
+        u = (count + torch.rand(len(count), generator=generator, dtype=torch.float64)) / (draws + 1)
+        p_values[name] = float(kstest(u.numpy(), "uniform").pvalue)
+        found = np.searchsorted(np.sort(u.numpy()), LEVELS, side="right") / len(u)
+        gaps[name] = float(np.abs(found - LEVELS).max())
+    return p_values, gaps
+
+
+def _verdict(p_values: Mapping[str, float], gaps: Mapping[str, float], rows: int) -> tuple[bool, tuple[str, ...]]:
+    corrected, running = {}, 0.0
+    for i, name in enumerate(sorted(p_values, key=lambda k: p_values[k])):
+        running = max(running, min(1.0, (len(p_values) - i) * p_values[name]))
+        corrected[name] = running
+    bad = [n for n in p_values if corrected[n] < _SIGNIFICANT and gaps[n] > _TOLERANCE]
+    if bad:
+        worst = sorted(bad, key=lambda n: -gaps[n])
+        return False, tuple(f"{n} is off by {gaps[n]:.1%} (p = {corrected[n]:.1g} on {rows:,} simulations)" for n in worst)
+    name = max(gaps, key=lambda n: gaps[n])
+    return True, (f"ranks, coverage and TARP agree with {rows:,} fresh simulations; largest gap {gaps[name]:.1%} ({name})",)
+
+
+def _coverage(fraction: Tensor | None) -> np.ndarray:
+    """Fraction of rows whose truth lies within the region of each level."""
+    if fraction is None:
+        return np.array([])
+    return np.searchsorted(np.sort(fraction.numpy()), LEVELS, side="right") / len(fraction)
+
+
+__all__ = ["LEVELS", "calibrate", "load_calibration"]

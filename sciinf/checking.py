@@ -1,0 +1,289 @@
+"""Look for faults before they cost a campaign: a simulator's shapes, seeds, batches and speed; a store's damage."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core.simulator import Outcome, Simulator, Status
+from sciinf.engine.block import Attempt, generator_for, one_thread
+from sciinf.engine.probe import memory_in_use
+from sciinf.storage.outcome import normalise
+from sciinf.store import Damage, Store
+
+SIZES = (1, 2, 17)
+FALSE_ALARM = 1e-4
+_ALONE = 64
+_MOST, _SECONDS = 256, 3.0
+_FEATURES = 32
+
+
+@dataclass(frozen=True)
+class SimulatorReport:
+    """What a dry run of a simulator shows.
+
+    Args:
+        name: The simulator's.
+        rows: Rows simulated for the figures below.
+        shapes: Observable name -> event shape.
+        finite: Fraction of rows that were finite and did not fail.
+        reproducible: Whether the same parameters and seed gave the same bits.
+        random: Whether another seed gave other data.
+        rows_per_second: On one thread, in one batch.
+        bytes_per_row: Growth of the peak memory per row, at least the size of the data itself.
+        notes: What is worth knowing, in sentences.
+        problems: What must be mended, in sentences; none when all is well.
+    """
+
+    name: str
+    rows: int
+    shapes: Mapping[str, tuple[int, ...]]
+    finite: float
+    reproducible: bool
+    random: bool
+    rows_per_second: float
+    bytes_per_row: float
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        shapes = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
+        lines = [
+            f"simulator       {self.name}",
+            f"observables     {shapes}",
+            f"usable rows     {self.finite:.1%} of {self.rows:,}",
+            f"reproducible    {'yes, bit for bit' if self.reproducible else 'NO'}",
+            f"speed           {self.rows_per_second:,.3g} rows per second on one thread",
+            f"memory          about {self.bytes_per_row:,.0f} bytes per row",
+        ]
+        lines += [f"note            {note}" for note in self.notes]
+        lines += [f"PROBLEM         {problem}" for problem in self.problems]
+        return [*lines, "no problem found" if self.ok else f"{len(self.problems)} problems found"]
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """The state of a store: rows there and asked for, what became of them, and damaged and missing blocks."""
+
+    rows: int
+    wanted: int
+    counts: Mapping[Status, int]
+    damaged: tuple[Damage, ...]
+    missing: tuple[int, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.damaged
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in self.counts.items() if n)
+        lines = [f"{self.rows:,} of {self.wanted:,} simulations ({counts or 'none yet'})"]
+        lines += [f"damaged: block {d.block}, {d.file}: {d.reason}" for d in self.damaged]
+        if self.missing:
+            lines.append(f"still to be simulated: {len(self.missing)} blocks")
+        return [*lines, "no damage" if self.ok else f"{len(self.damaged)} blocks are damaged"]
+
+
+def check_store(store: Store) -> StoreReport:
+    """Read every file of a store and compare it with what was committed."""
+    damaged = tuple(store.damaged())
+    return StoreReport(len(store), store.rows, store.counts, damaged, tuple(store.missing()))
+
+
+def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int = 0) -> SimulatorReport:
+    """Run a simulator a little and look for faults.
+
+    Checked are names, shapes and dtypes for batches of 1, 2, 17 and `rows`; that the same parameters and seed give
+    the same bits; that all randomness comes from the generator passed; that parameters are left as they were; and
+    that a row does not depend on the rows beside it: data simulated one row at a time and in one batch are compared
+    by Kolmogorov-Smirnov tests (a sound simulator is blamed with probability 1e-4), or number by number where the
+    simulator is deterministic.
+
+    Args:
+        simulator: What to check.
+        rows: Rows of the largest batch; as many as take a few seconds, 17 to 256, when left out.
+        seed: Seed of the check.
+
+    Raises:
+        TypeError: If it is no simulator.
+        ValueError: If rows is below 2.
+    """
+    if not isinstance(simulator, Simulator):
+        raise TypeError(f"check_simulator takes a Simulator, got {type(simulator).__name__}")
+    if rows is not None and rows < 2:
+        raise ValueError(f"the check takes at least 2 rows, got {rows}")
+    with one_thread():
+        return _Check(simulator, rows or _affordable(simulator, seed), seed).report()
+
+
+class _Check:
+    """One dry run, and what it has found so far."""
+
+    def __init__(self, simulator: Simulator, rows: int, seed: int) -> None:
+        self.simulator, self.rows, self.seed = simulator, rows, seed
+        self.notes: list[str] = []
+        self.problems: list[str] = []
+
+    def report(self) -> SimulatorReport:
+        shapes = {name: spec.shape for name, spec in self.simulator.observables.items()}
+        theta = self._theta(self.rows)
+        before, states = memory_in_use("cpu"), _global_states()
+        started = time.perf_counter()
+        first = self._outcome(theta, 0)
+        speed = self.rows / max(time.perf_counter() - started, 1e-9)
+        self._globals(states)
+        if first is None:
+            return SimulatorReport(
+                self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, (), tuple(self.problems)
+            )
+        size = max(memory_in_use("cpu") - before, sum(v.nbytes for v in first.x.values()))
+        finite = self._usable(first)
+        again, other = self._outcome(theta, 0), self._outcome(theta, 1)
+        same = again is not None and _equal(first, again)
+        noisy = other is not None and not _equal(first, other)
+        if not same:
+            self.problems.append(
+                "the same parameters and seed gave other data: draw all random numbers from the generator passed"
+            )
+        elif not noisy:
+            self.notes.append("another seed gave the same data: the simulator has no noise")
+        self._sizes()
+        self._beside(theta[:_ALONE], noisy)
+        return SimulatorReport(
+            self.simulator.name,
+            self.rows,
+            shapes,
+            finite,
+            same,
+            noisy,
+            speed,
+            size / self.rows,
+            tuple(self.notes),
+            tuple(self.problems),
+        )
+
+    def _theta(self, n: int) -> Tensor:
+        theta = self.simulator.prior.sample(n, generator=generator_for(self.seed, n))
+        outside = int((~torch.isfinite(self.simulator.prior.log_prob(theta))).sum())
+        if outside:
+            self.problems.append(f"{outside} of {n} draws of the prior have no finite density under it")
+        return theta
+
+    def _outcome(self, theta: Tensor, stream: int) -> Outcome | None:
+        """A batch as a campaign would run it; None and a problem if it cannot."""
+        kept = theta.clone()
+        try:
+            outcome = Attempt(self.simulator, theta, self.seed, stream, torch.device("cpu")).outcome()
+        except (ValueError, TypeError, MemoryError) as error:
+            self._problem(str(error.__cause__ or error))
+            return None
+        if not torch.equal(theta, kept):
+            self._problem("the simulator changes the parameters it is given; let it work on a copy")
+        return outcome
+
+    def _problem(self, text: str) -> None:
+        if text not in self.problems:
+            self.problems.append(text)
+
+    def _usable(self, outcome: Outcome) -> float:
+        assert outcome.status is not None
+        good = int((outcome.status == Status.OK).sum())
+        if good == self.rows:
+            return 1.0
+        message, times = Counter(outcome.messages.values()).most_common(1)[0]
+        text = f"{self.rows - good} of {self.rows} rows failed; most often ({times} times): {message}"
+        (self.problems if 2 * good < self.rows else self.notes).append(text)
+        return good / self.rows
+
+    def _sizes(self) -> None:
+        for size in SIZES:
+            theta = self._theta(size)
+            given, kept = theta.clone(), theta.clone()
+            try:
+                result = self.simulator(given, generator=generator_for(self.seed, size, 1))
+                normalise(result, self.simulator.observables, size, where=f"a batch of {size}")
+            except (Exception, SystemExit) as error:
+                self._problem(f"a batch of {size} rows: {type(error).__name__}: {error}")
+                continue
+            if not torch.equal(given, kept):
+                self._problem("the simulator changes the parameters it is given; let it work on a copy")
+
+    def _beside(self, theta: Tensor, noisy: bool) -> None:
+        """Whether rows depend on the rows beside them."""
+        together = self._outcome(theta, 2)
+        alone = [self._outcome(row[None], 3 + i) for i, row in enumerate(theta)]
+        parts = [part for part in alone if part is not None]
+        if together is None or len(parts) < len(theta):
+            return
+        apart = {name: torch.cat([part.x[name] for part in parts]) for name in together.x}
+        flags = torch.cat([part.status for part in parts if part.status is not None])
+        assert together.status is not None
+        keep = (flags == Status.OK) & (together.status == Status.OK)
+        if int(keep.sum()) < 8:
+            return
+        for name, spec in self.simulator.observables.items():
+            if _differ(together.x[name][keep], apart[name][keep], noisy, len(self.simulator.observables)):
+                self._problem(
+                    f"{name!r} {spec.shape} comes out otherwise one row at a time than in a batch of {len(theta)}: "
+                    "rows must not depend on the rows beside them (a mean or a scale taken over the batch?)"
+                )
+
+    def _globals(self, before: tuple[bytes, ...]) -> None:
+        names = ("torch's", "numpy's", "Python's")
+        for name, old, new in zip(names, before, _global_states(), strict=True):
+            if old != new:
+                self._problem(f"the simulator draws from {name} global random state; draw from the generator passed")
+
+
+def _affordable(simulator: Simulator, seed: int) -> int:
+    """Rows that take a few seconds, judged by two batches of which the first may be slow for once."""
+    n = SIZES[-1]
+    theta = simulator.prior.sample(n, generator=generator_for(seed, n))
+    seconds = float("inf")
+    for stream in range(2):
+        started = time.perf_counter()
+        with suppress(Exception, SystemExit):
+            simulator(theta.clone(), generator=generator_for(seed, stream))
+        seconds = min(seconds, time.perf_counter() - started)
+    return max(n, min(_MOST, round(n * _SECONDS / max(seconds, 1e-9))))
+
+
+def _equal(a: Outcome, b: Outcome) -> bool:
+    assert a.status is not None
+    assert b.status is not None
+    same = [np.array_equal(a.x[n].numpy(), b.x[n].numpy(), equal_nan=a.x[n].is_floating_point()) for n in a.x]
+    return torch.equal(a.status, b.status) and all(same)
+
+
+def _differ(together: Tensor, apart: Tensor, noisy: bool, observables: int) -> bool:
+    a, b = together.flatten(1).double() if together.ndim > 1 else together[:, None].double(), apart.double()
+    b = b.flatten(1) if b.ndim > 1 else b[:, None]
+    if not noisy:
+        return not torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(a.abs().max().clamp_min(1e-30)))
+    from scipy import stats
+
+    columns = np.unique(np.linspace(0, a.shape[1] - 1, _FEATURES).astype(int)) if a.shape[1] else np.zeros(0, int)
+    limit = FALSE_ALARM / max(1, len(columns) * observables)
+    tests: list[Any] = [stats.ks_2samp(a[:, c].numpy(), b[:, c].numpy()) for c in columns]
+    return any(float(test.pvalue) < limit for test in tests)
+
+
+def _global_states() -> tuple[bytes, ...]:
+    legacy: Any = np.random.get_state()  # noqa: NPY002  (looked at, never drawn from)
+    numbers = legacy[1].tobytes() + repr(legacy[2:]).encode()
+    return torch.get_rng_state().numpy().tobytes(), numbers, repr(random.getstate()).encode()

@@ -1,0 +1,413 @@
+"""The verbs as commands; the only place where strings become objects."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sciinf.core import Answer, Estimator, Fit, Posterior, Simulator
+
+BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
+
+
+class _FilesCommand(click.Command):
+    """A command whose --observation takes all the files that follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        open_ended = False
+        for token in args:
+            if token.startswith("-"):
+                open_ended = token == "--observation"
+                spread.append(token)
+            elif open_ended and spread[-1] != "--observation":
+                spread += ["--observation", token]
+            else:
+                spread.append(token)
+        return click.Command.parse_args(self, ctx, spread)
+
+
+_observation = click.option(
+    "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
+)
+_seed = click.option("--seed", type=int, default=0, show_default=True, help="Seeds everything.")
+_workers = click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate.")
+_device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
+_level = click.option("--level", type=float, default=0.9, show_default=True, help="Level of the credible intervals.")
+_estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sciinf")
+def cli() -> None:
+    """From a simulator and an observation to calibrated parameters.
+
+    Start with `sciinf check SIM.py`, then `sciinf infer SIM.py --observation DATA --out RUN -n 20000`.
+    """
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("pipeline", metavar="PIPELINE.py")
+@click.option("--out", required=True, metavar="DIR", help="Run folder.")
+@_seed
+@click.pass_context
+def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
+    """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
+    from sciinf.core.simulator import load_module
+
+    path = Path(pipeline).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no pipeline at {path}")
+    function = getattr(load_module(path), "run", None)
+    if not callable(function):
+        raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
+    keywords = _keywords(function, ctx.args, path)
+    folder = _run_folder(out)
+    started = time.time()
+    _finish(folder, function(folder, seed=seed, **keywords), seed=seed, started=started)
+
+
+@cli.command(cls=_FilesCommand)
+@click.argument("simulator", metavar="SIM.py")
+@_observation
+@click.option("--out", required=True, metavar="DIR", help="Run folder.")
+@click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
+@click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
+@click.option("--ess", type=float, default=2_000, show_default=True, help="Effective sample size where corrected.")
+@_seed
+@_workers
+@_device
+@_estimator
+@_level
+def infer(
+    simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **options: Any
+) -> None:
+    """The whole default workflow: simulate, train, calibrate, answer, report."""
+    from sciinf import build_posterior, calibrate, load_simulator, query, simulate
+
+    sim = load_simulator(simulator)
+    data = sim.observe(*observation)
+    folder, started, seed = _run_folder(out), time.time(), options["seed"]
+    how: dict[str, Any] = {"workers": options["workers"], "device": options["device"]}
+    store = simulate(sim, folder / "simulations", n, seed=seed, **how)
+    fit = _train(_build(options["estimator"], sim, seed), store, folder, options["device"], seed)
+    fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
+    checked = calibrate(build_posterior(fit), fresh, folder)
+    posterior = build_posterior(fit, sim, ess=options["ess"])
+    answer = query(posterior, data, checked, simulator=sim, out=folder, level=options["level"], seed=seed)
+    _finish(folder, answer, seed=seed, started=started)
+
+
+@cli.command()
+@click.argument("simulator", metavar="SIM.py")
+@click.option("-n", "n", type=click.IntRange(1), required=True, help="Simulations wanted in all.")
+@click.option("--out", required=True, metavar="STORE", help="Folder of the store; an unfinished one goes on.")
+@_seed
+@_workers
+@_device
+@click.option("--block", default=None, metavar="N|auto", help="Rows per batch; auto measures.")
+@click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
+def simulate(simulator: str, n: int, out: str, block: str | None, **options: Any) -> None:
+    """Run a simulator on draws of its prior, into a store."""
+    from sciinf import load_simulator
+    from sciinf import simulate as run_campaign
+
+    if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
+        raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
+    size: Any = int(block) if block is not None and block.isdigit() else block
+    store = run_campaign(load_simulator(simulator), Path(out), n, block=size, **options)
+    click.echo(f"{len(store):,} simulations in {store.path}")
+    for status, count in store.counts.items():
+        if status != 0 and count:
+            click.echo(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})")
+    click.echo(f"digest {store.digest}")
+
+
+@cli.command()
+@click.argument("simulator", metavar="SIM.py")
+@click.argument("store", metavar="STORE")
+@click.option("--out", required=True, metavar="DIR", help="Run folder; the fit goes into DIR/fit.")
+@_estimator
+@_device
+@_seed
+def train(simulator: str, store: str, out: str, estimator: str, device: str, seed: int) -> None:
+    """Train an estimator on a store."""
+    from sciinf import Store, load_simulator
+
+    sim, opened = load_simulator(simulator), Store(store)
+    _same_simulator(sim, opened.simulator, f"the store {store}")
+    fit = _train(_build(estimator, sim, seed), opened, _run_folder(out), device, seed)
+    click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
+
+
+@cli.command()
+@click.argument("simulator", metavar="SIM.py")
+@click.argument("folder", metavar="DIR")
+@click.option("-n", "n", type=click.IntRange(100), default=10_000, show_default=True, help="Fresh simulations.")
+@_workers
+@_device
+def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) -> None:
+    """Check a fit on fresh simulations; the verdict then goes with every answer."""
+    from sciinf import build_posterior, load_simulator
+    from sciinf import calibrate as check
+    from sciinf import simulate as run_campaign
+
+    sim, fit = load_simulator(simulator), _load_fit(folder, device)
+    _same_simulator(sim, fit.simulator, f"the fit in {folder}")
+    seed = int(fit.record["store"]["seed"]) + 1
+    where = Path(folder) / "calibration_simulations"
+    fresh = run_campaign(sim, where, n, seed=seed, workers=workers, device=device)
+    result = check(build_posterior(fit), fresh, folder)
+    click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
+
+
+@cli.command(cls=_FilesCommand)
+@click.argument("folder", metavar="DIR")
+@_observation
+@click.option("--simulator", default=None, metavar="SIM.py", help="For its observe, likelihood and predictive draws.")
+@_level
+@click.option("--ess", type=float, default=2_000, show_default=True, help="Effective sample size where corrected.")
+@click.option("--json", "as_json", is_flag=True, help="Print answer.json instead of the table.")
+@click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
+@_seed
+@_device
+def query(folder: str, observation: Sequence[str], simulator: str | None, **options: Any) -> None:
+    """Ask a fitted run for the parameters behind an observation."""
+    from sciinf import load_simulator
+    from sciinf import query as ask
+    from sciinf.calibration import load_calibration
+    from sciinf.core import read_observation
+
+    fit = _load_fit(folder, options["device"])
+    sim = None if simulator is None else load_simulator(simulator)
+    if sim is not None:
+        _same_simulator(sim, fit.simulator, f"the fit in {folder}")
+    data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
+    checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
+    posterior = _posterior(fit, sim, options["ess"])
+    level, seed = options["level"], options["seed"]
+    answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
+    if options["draws"]:
+        from sciinf.exports.plain import write_draws
+
+        write_draws(answer.draws, Path(options["draws"]))
+    click.echo(json.dumps(answer.to_json(), indent=1) if options["as_json"] else answer.table())
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR")
+def report(folder: str) -> None:
+    """Write the run's report.html: one page, no network."""
+    from sciinf import write_report
+
+    click.echo(str(write_report(folder)))
+
+
+@cli.command()
+@click.argument("path", metavar="SIM.py|STORE")
+@click.option("--repair", default=None, metavar="SIM.py", help="Simulate a store's damaged blocks again.")
+@_device
+def check(path: str, repair: str | None, device: str) -> None:
+    """Look for faults: a simulator's shapes, seeds and speed, or a store's damage."""
+    if (Path(path) / "store.json").is_file():
+        _check_store(path, repair, device)
+        return
+    from sciinf import check_simulator, load_simulator
+
+    found = check_simulator(load_simulator(path))
+    click.echo("\n".join(found.lines()))
+    if not found.ok:
+        raise SystemExit(FAILED_CHECK)
+
+
+def main() -> None:
+    """Entry point: errors of the user become one clear line and exit status 2."""
+    warnings.showwarning = _show_warning
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on where it was", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
+        if "--traceback" in sys.argv or not str(error):
+            raise
+        click.echo(f"sciinf: error: {error}", err=True)
+        raise SystemExit(BAD_INPUT) from None
+
+
+def _check_store(path: str, repair: str | None, device: str) -> None:
+    from sciinf import Store, load_simulator
+    from sciinf import repair as run_again
+
+    store = Store(path)
+    damaged = store.damaged()
+    for item in damaged:
+        click.echo(f"damaged: block {item.block}, {item.file}: {item.reason}")
+    missing = store.missing()
+    if missing:
+        click.echo(f"missing: {len(missing)} of {len(missing) + len(store) // max(store.block, 1)} blocks")
+    if repair is not None:
+        again = run_again(store, load_simulator(repair), device=device)
+        click.echo(f"simulated {len(again)} blocks again")
+        damaged = Store(path).damaged()
+    if damaged:
+        raise SystemExit(FAILED_CHECK)
+    counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in Store(path).counts.items() if n)
+    click.echo(f"no damage: {len(Store(path)):,} rows ({counts}); digest {Store(path).digest}")
+
+
+def _run_folder(out: str) -> Path:
+    """The run folder, made if need be.
+
+    Raises:
+        OSError: If it cannot be made or written.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out") from error
+    return folder
+
+
+def _build(name: str, simulator: Simulator, seed: int) -> Estimator:
+    """The estimator in `sciinf/estimators/NAME.py`, with its defaults."""
+    import importlib
+    import pkgutil
+
+    import sciinf.estimators
+
+    known = [module.name for module in pkgutil.iter_modules(sciinf.estimators.__path__)]
+    if name not in known:
+        raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
+    return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
+
+
+def _train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:
+    from sciinf import Recipe
+    from sciinf import train as fit
+
+    return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed)
+
+
+def _load_fit(folder: str, device: str) -> Fit:
+    from sciinf import load_fit
+
+    inner = Path(folder) / "fit"
+    return load_fit(inner if inner.is_dir() else folder, device=device)
+
+
+def _posterior(fit: Fit, simulator: Simulator | None, ess: float) -> Posterior:
+    from sciinf import build_posterior
+
+    return build_posterior(fit, simulator, ess=ess)
+
+
+def _same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
+    from sciinf.core import source_hash
+
+    if simulator.name != recorded["name"] or source_hash(simulator) != recorded["source"]:
+        raise ValueError(
+            f"{what} is of the simulator {recorded['name']!r} with source {recorded['source'][:12]}, "
+            f"{simulator.source} is {simulator.name!r} with source {source_hash(simulator)[:12]}; give the file it was made "
+            "with, or run again"
+        )
+
+
+def _keywords(function: Any, tokens: Sequence[str], path: Path) -> dict[str, Any]:
+    """`--name value` pairs as keywords of a pipeline's run, each of its default's type."""
+    parameters = {
+        name: p
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "seed"
+    }
+    found: dict[str, Any] = {}
+    rest = list(tokens)
+    while rest:
+        option, _, value = rest.pop(0).partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in parameters:
+            known = ", ".join(f"--{n.replace('_', '-')}" for n in parameters) or "none"
+            raise ValueError(f"{path.name} has no option {option!r}; it has {known}")
+        if not value:
+            if not rest:
+                raise ValueError(f"the option {option} needs a value")
+            value = rest.pop(0)
+        found[name] = _typed(option, value, parameters[name])
+    return found
+
+
+def _typed(option: str, value: str, parameter: inspect.Parameter) -> Any:
+    default = parameter.default
+    kind = type(default) if default not in (None, inspect.Parameter.empty) else None
+    if kind is None:
+        named = {"int": int, "float": float, "bool": bool, "Path": Path}
+        kind = next((k for n, k in named.items() if n in str(parameter.annotation)), str)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+        return kind(float(value)) if kind is int and "e" in value.lower() else kind(value)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"the option {option} takes a {kind.__name__}, got {value!r}") from error
+
+
+def _finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
+    """Provenance, report, and the answer on the screen."""
+    from sciinf import write_report
+    from sciinf.core.files import write_json
+
+    write_json(folder / "provenance.json", _provenance(folder, seed, started))
+    page = write_report(folder)
+    click.echo(answer.table())
+    click.echo(f"\nreport       {page}")
+
+
+def _provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
+    from sciinf import Store
+    from sciinf.core.files import read_json, versions
+
+    data: dict[str, Any] = {
+        "versions": versions(),
+        "command": " ".join(["sciinf", *sys.argv[1:]]),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "seeds": {},
+        "digests": {},
+        "seconds": {"total": time.time() - started},
+    }
+    for name in ("simulations", "calibration_simulations"):
+        if (folder / name / "store.json").is_file():
+            store = Store(folder / name)
+            data["digests"][name], data["seeds"][name] = store.digest, store.seed
+            data["seconds"][name] = store.seconds
+    for name, file in (("fit", "fit/fit.json"), ("calibration", "calibration.json"), ("answer", "answer.json")):
+        if (folder / file).is_file():
+            found = read_json(folder / file)
+            data["seconds"][name] = found.get("seconds")
+            data["digests"][name] = found.get("digest") or found.get("inputs")
+    return data
+
+
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    if issubclass(category, UserWarning):
+        click.echo(f"warning: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Draws on disk: `draws.h5`, one dataset per parameter with its unit, and `log_weight`.
+
+The root carries `format`, `schema` and `names` (the parameters' order), and `log_evidence`, `log_evidence_error` and
+`pareto_k` where they are known. Each parameter is a dataset (n,) of its name with the attribute `unit` ("" for
+dimensionless). A name with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciinf.core.files import write_bytes
+from sciinf.core.results import Draws
+
+FORMAT = "sciinf draws"
+SCHEMA = 1
+_SCALARS = ("log_evidence", "log_evidence_error", "pareto_k")
+
+
+def write_draws_h5(draws: Draws, path: str | Path) -> Path:
+    """Write draws durably, in the dtype they have.
+
+    Args:
+        draws: Names, units, theta (n, D) and log_weight (n,).
+        path: The file; it is replaced whole or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If a parameter's name cannot name a dataset beside the others.
+        OSError: If the file cannot be written; an older one stays as it was.
+    """
+    import h5py
+
+    path = Path(path)
+    image = io.BytesIO()
+    theta = draws.theta.detach().cpu().numpy()
+    with h5py.File(image, "w") as file:
+        file.attrs.update({"format": FORMAT, "schema": SCHEMA})
+        file.attrs.create("names", list(draws.names), dtype=h5py.string_dtype())
+        for name in _SCALARS:
+            value = getattr(draws, name)
+            if value is not None:
+                file.attrs[name] = float(value)
+        file["log_weight"] = draws.log_weight.detach().cpu().numpy()
+        for column, (name, unit) in enumerate(zip(draws.names, draws.units, strict=True)):
+            try:
+                file[name] = theta[:, column]
+            except (ValueError, OSError, RuntimeError) as error:
+                raise ValueError(
+                    f"the parameter name {name!r} cannot name a dataset beside 'log_weight' and {draws.names}; "
+                    f"rename it in the prior ({error})"
+                ) from error
+            file[name].attrs["unit"] = unit
+    write_bytes(path, image.getvalue())
+    return path
+
+
+def read_draws_h5(path: str | Path) -> Draws:
+    """Read what `write_draws_h5` wrote, bit for bit.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, holds no draws, or a newer version wrote it.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no draws at {path}")
+    try:
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
+            if file.attrs.get("format") != FORMAT:
+                raise ValueError(f"{path} holds no draws of sciinf (its attribute `format` is not {FORMAT!r})")
+            if file.attrs.get("schema") != SCHEMA:
+                found = file.attrs.get("schema")
+                raise ValueError(f"{path} has format {found}, this version reads format {SCHEMA}: update sciinf")
+            names = tuple(str(name) for name in file.attrs["names"])
+            scalars = {name: float(file.attrs[name]) for name in _SCALARS if name in file.attrs}
+            theta = np.stack([file[name][()] for name in names], axis=1)
+            units = tuple(str(file[name].attrs["unit"]) for name in names)
+            log_weight = torch.from_numpy(file["log_weight"][()])
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, or not an HDF5 file of draws: {error}") from error
+    return Draws(names, units, torch.from_numpy(theta), log_weight, **scalars)

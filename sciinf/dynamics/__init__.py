@@ -1,0 +1,1 @@
+"""Integrators of differential equations, batched, in torch."""

@@ -1,0 +1,1 @@
+"""How blocks of simulations are run: seeds, retries, worker processes, progress."""

@@ -1,0 +1,137 @@
+r"""One block: its seeds, its draws from the prior, a batch through the simulator, and what becomes of rows that raise.
+
+Block k takes theta from the generator of (seed, k, 0) and noise from that of (seed, k, 1), whatever was simulated
+before. torch's CPU generator keeps only 32 bits of the seed it is given, so that among 100,000 blocks a few would share
+their noise; its whole state is set here instead.
+
+When the batch raises, its rows are tried again in halves, down to the rows that raise alone; rows [a, b) then take
+their noise from (seed, k, 1, a, b). If the simulator fails by chance given theta, the rows that are kept are draws of
+x given theta and success, as they would be without retries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core.simulator import Outcome, Simulator, Status
+from sciinf.storage.journal import Entry
+from sciinf.storage.outcome import failed_outcome, join, normalise
+from sciinf.store import Store
+
+_THETA, _NOISE = 0, 1
+_WORDS = 624
+_HEAD = 24  # bytes of the state before the words: seed (8), left (4), seeded (4), next (8)
+
+
+def generator_for(seed: int, *key: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """The generator of a counter: streams of different (seed, key) are independent, and none is drawn from another."""
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
+    number = int(sequence.generate_state(1, np.uint64)[0])
+    generator = torch.Generator(device)
+    generator.manual_seed(number)
+    if generator.device.type != "cpu":
+        return generator
+    state = generator.get_state().numpy()
+    words = sequence.generate_state(2 + _WORDS, np.uint32)[2:]
+    words[0] |= 0x80000000  # the all-zero state never occurs
+    state[_HEAD : _HEAD + 8 * _WORDS].view(np.uint64)[:] = words
+    generator.set_state(torch.from_numpy(state))
+    return generator
+
+
+def draw_theta(store: Store, index: int) -> Tensor:
+    """Parameters of a block, (rows, D), float32, on the CPU."""
+    generator = generator_for(store.seed, index, _THETA)
+    return store.prior.sample(store.rows_of(index), generator=generator)
+
+
+def run_block(simulator: Simulator, store: Store, index: int, *, device: str | torch.device = "cpu") -> Entry:
+    """Simulate one block and commit it.
+
+    Raises:
+        ValueError, TypeError: If the simulator does not return what its observables promise.
+        MemoryError: If the batch does not fit in memory.
+        OSError: If the store cannot be written.
+    """
+    started = time.perf_counter()
+    theta = draw_theta(store, index)
+    outcome = Attempt(simulator, theta, store.seed, index, torch.device(device)).outcome()
+    return store.commit(index, theta, outcome, seconds=time.perf_counter() - started)
+
+
+def give_up(store: Store, index: int, status: Status, message: str, *, seconds: float = 0.0) -> Entry:
+    """Commit a block all of whose rows failed because the simulator could not be made to finish it."""
+    theta = draw_theta(store, index)
+    outcome = failed_outcome(store.observables, len(theta), status, message)
+    return store.commit(index, theta, outcome, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One batch to be simulated.
+
+    Args:
+        simulator: Whose it is.
+        theta: (rows, D), on the CPU.
+        seed: Seed of the campaign.
+        block: Number of the block.
+        device: Where the simulator runs.
+    """
+
+    simulator: Simulator
+    theta: Tensor
+    seed: int
+    block: int
+    device: torch.device
+
+    def outcome(self) -> Outcome:
+        """What became of every row, normalised."""
+        return self._rows(0, len(self.theta))
+
+    def _rows(self, start: int, stop: int) -> Outcome:
+        whole = (start, stop) == (0, len(self.theta))
+        key = (self.block, _NOISE) if whole else (self.block, _NOISE, start, stop)
+        generator = generator_for(self.seed, *key, device=self.device)
+        where = f"block {self.block} of simulator {self.simulator.name!r}"
+        # a copy, so that a simulator that works in place does not change what is stored
+        theta = self.theta[start:stop].to(self.device, copy=True)
+        try:
+            result = self.simulator(theta, generator=generator)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise MemoryError(
+                f"{where}: {stop - start} rows do not fit in memory ({error}); make blocks smaller"
+            ) from error
+        except (Exception, SystemExit) as error:
+            if stop - start == 1:
+                message = f"{type(error).__name__}: {error}"
+                return failed_outcome(self.simulator.observables, 1, Status.RAISED, message)
+            middle = (start + stop) // 2
+            return join((self._rows(start, middle), self._rows(middle, stop)))
+        try:
+            return normalise(result, self.simulator.observables, stop - start, where=where)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{error}; blocks finished before are kept") from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Numerical libraries on one thread, as in worker processes, so that results do not depend on how many there are.
+
+    Reductions over several threads round differently. More than one processor is put to use by more workers.
+    """
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

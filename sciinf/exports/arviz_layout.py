@@ -1,0 +1,134 @@
+"""Answers in arviz's InferenceData layout, as an xarray DataTree or a netCDF file. arviz itself is not needed.
+
+Groups:
+
+    posterior             dims (chain, draw), one variable per parameter with the attribute `units`; equally weighted
+    weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
+    observed_data         one variable per observable, of its event shape
+    posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws
+
+arviz knows no weights, so a weighted posterior is resampled to as many draws as its effective sample size, and what
+arviz then says about precision is true; the weighted draws stay beside it. Evidence and the verdicts on calibration and
+on the observation are attributes of the posterior. A slash in a name, which netCDF keeps for groups, becomes a dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sciinf.core.files import write_through
+from sciinf.core.results import Answer, Draws
+from sciinf.core.simulator import Observable
+from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def to_datatree(
+    source: Answer | Draws,
+    *,
+    observables: Mapping[str, Observable] | None = None,
+    n: int | None = None,
+    generator: torch.Generator | None = None,
+) -> xarray.DataTree:
+    """An answer in InferenceData layout.
+
+    Args:
+        source: An answer, or draws alone (then only the posterior is there).
+        observables: The simulator's observables, for units and names of axes; axes are numbered without them.
+        n: Draws in `posterior`; all of them by default, or the effective sample size where they are weighted.
+        generator: Source of randomness of the resampling; seed 0 when left out.
+
+    Raises:
+        TypeError: If the source is neither an answer nor draws.
+        ValueError: If n is not positive, or two names differ only by a slash and a dot.
+    """
+    import xarray
+
+    draws = draws_of(source)
+    groups = {"posterior": _parameters(draws, equally_weighted(draws, n, generator).numpy())}
+    groups["posterior"].attrs.update(_attributes(source))
+    if is_weighted(draws):
+        weighted = _parameters(draws, draws.theta.detach().cpu().numpy())
+        weighted["log_weight"] = ("chain", "draw"), draws.log_weight.detach().cpu().numpy()[None]
+        groups["weighted_posterior"] = weighted.assign_attrs(_attributes(source))
+    if isinstance(source, Answer):
+        specs = observables or {}
+        if source.observation:
+            groups["observed_data"] = _data(source.observation, specs, ())
+        if source.predictive:
+            batch = {name: np.asarray(value)[None] for name, value in source.predictive.items()}
+            groups["posterior_predictive"] = _data(batch, specs, ("chain", "draw"))
+    return xarray.DataTree.from_dict({f"/{name}": dataset for name, dataset in groups.items()})
+
+
+def write_netcdf(
+    source: Answer | Draws,
+    path: str | Path,
+    *,
+    observables: Mapping[str, Observable] | None = None,
+    n: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Path:
+    """Write `to_datatree(...)` as netCDF4, which `arviz.from_netcdf` reads.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: If the file cannot be written; an older one stays as it was.
+    """
+    path = Path(path)
+    tree = to_datatree(source, observables=observables, n=n, generator=generator)
+    write_through(path, lambda temporary: tree.to_netcdf(temporary, mode="w", engine="h5netcdf"))
+    return path
+
+
+def _parameters(draws: Draws, theta: np.ndarray) -> xarray.Dataset:
+    """(n, D) as one variable (chain, draw) per parameter."""
+    import xarray
+
+    names = _variables(draws.names)
+    variables = {
+        name: (("chain", "draw"), theta[None, :, column], {"units": unit})
+        for column, (name, unit) in enumerate(zip(names, draws.units, strict=True))
+    }
+    return xarray.Dataset(variables, coords={"chain": [0], "draw": np.arange(len(theta))})
+
+
+def _data(
+    values: Mapping[str, np.ndarray], specs: Mapping[str, Observable], leading: tuple[str, ...]
+) -> xarray.Dataset:
+    """Observables as variables (*leading, *event), with units and axes where the specification is known."""
+    import xarray
+
+    variables = {}
+    for name, (key, value) in zip(_variables(values), values.items(), strict=True):
+        array = np.asarray(value)
+        labels = specs[key].dims if key in specs else ()
+        axes = labels or tuple(str(i) for i in range(array.ndim - len(leading)))
+        dims = (*leading, *(f"{name}_{axis}" if labels else f"{name}_dim_{axis}" for axis in axes))
+        variables[name] = (dims, array, {"units": specs[key].unit} if key in specs else {})
+    shape = next(iter(variables.values()))[1].shape
+    return xarray.Dataset(variables, coords={axis: np.arange(shape[i]) for i, axis in enumerate(leading)})
+
+
+def _variables(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    out = [name.replace("/", ".") for name in names]
+    if len(set(out)) < len(out):
+        raise ValueError(f"netCDF has no slashes in names, and with dots instead these are not unique: {names}")
+    return out
+
+
+def _attributes(source: Answer | Draws) -> dict[str, Any]:
+    """netCDF attributes have no booleans."""
+    found = {key: int(value) if isinstance(value, bool) else value for key, value in facts(source).items()}
+    return {"inference_library": "sciinf", "inference_library_version": version("sciinf"), **found}

@@ -1,0 +1,113 @@
+"""Draws as astropy tables with units, and their files: `.ecsv`, `.fits`, `.h5`, `.csv`.
+
+Every table has one column per parameter and the column `log_weight`. Values come back bit for bit. Units come back
+exactly from `.ecsv`, `.fits` and `.h5` (`QTable.read`); a `.csv` has no place for units, so its header says
+`name [unit]`, which `sciinf` and people read and other programs take as the column's name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sciinf.core.files import write_bytes, write_through
+from sciinf.core.results import Answer, Draws
+from sciinf.exports.contents import draws_of, facts
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+
+def to_table(source: Answer | Draws) -> QTable:
+    """Draws as a QTable: a quantity per parameter with a unit, a plain column per dimensionless one, `log_weight`.
+
+    Evidence and, from an answer, the verdicts on calibration and on the observation are in `.meta`.
+
+    Raises:
+        TypeError: If the source is neither an answer nor draws.
+        ValueError: If a parameter is called `log_weight`.
+    """
+    from astropy import units
+    from astropy.table import QTable
+
+    draws = draws_of(source)
+    if "log_weight" in draws.names:
+        raise ValueError("a parameter is called 'log_weight', the name of the weights' column; rename it in the prior")
+    theta = draws.theta.detach().cpu().numpy()
+    table = QTable(meta=facts(source))
+    for column, (name, unit) in enumerate(zip(draws.names, draws.units, strict=True)):
+        values = theta[:, column].copy()
+        table[name] = values << units.Unit(unit) if unit else values
+    table["log_weight"] = draws.log_weight.detach().cpu().numpy()
+    return table
+
+
+def write_table(source: Answer | Draws, path: str | Path) -> Path:
+    """Write draws as a table; the suffix says how: `.ecsv`, `.fits`, `.h5` (or `.hdf5`), `.csv`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the suffix is none of these.
+        OSError: If the file cannot be written; an older one stays as it was.
+    """
+    path = Path(path)
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ValueError(f"{path}: unknown kind of table; expected one of {', '.join(_WRITERS)}")
+    writer(source, path)
+    return path
+
+
+def _write_ecsv(source: Answer | Draws, path: Path) -> None:
+    table = to_table(source)
+    write_through(path, lambda temporary: table.write(temporary, format="ascii.ecsv", overwrite=True))
+
+
+def _write_fits(source: Answer | Draws, path: Path) -> None:
+    """FITS keywords are short and upper-case, and astropy warns of longer ones, so the meta data have short names."""
+    table = to_table(source)
+    table.meta = {_FITS_KEYS[key]: value for key, value in facts(source).items()}
+    write_through(path, lambda temporary: table.write(temporary, format="fits", overwrite=True))
+
+
+def _write_h5(source: Answer | Draws, path: Path) -> None:
+    """Without `serialize_meta` units would vanish without a word."""
+    table = to_table(source)
+    write_through(
+        path, lambda temporary: table.write(temporary, format="hdf5", path="draws", serialize_meta=True, overwrite=True)
+    )
+
+
+def _write_csv(source: Answer | Draws, path: Path) -> None:
+    draws = draws_of(source)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{name} [{unit}]" if unit else name for name, unit in zip(draws.names, draws.units, strict=True)]
+    writer.writerow([*names, "log_weight"])
+    columns = [*draws.theta.detach().cpu().numpy().T, draws.log_weight.detach().cpu().numpy()]
+    writer.writerows(zip(*(column.astype(str) for column in columns), strict=True))
+    write_bytes(path, text.getvalue().encode())
+
+
+_FITS_KEYS = {
+    "effective_sample_size": "ESS",
+    "log_evidence": "LOGEVID",
+    "log_evidence_error": "LOGEVERR",
+    "pareto_k": "PARETO_K",
+    "calibration_passed": "CALPASS",
+    "calibration": "CALIB",
+    "trust": "TRUST",
+    "trust_p_value": "TRUST_P",
+}
+_WRITERS: dict[str, Callable[[Answer | Draws, Path], None]] = {
+    ".ecsv": _write_ecsv,
+    ".fits": _write_fits,
+    ".h5": _write_h5,
+    ".hdf5": _write_h5,
+    ".csv": _write_csv,
+}

@@ -1,0 +1,72 @@
+"""What every exporter takes from an answer: its draws, equally weighted where a format has no weights, its verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciinf.core.results import Answer, Draws
+
+
+def draws_of(source: Answer | Draws) -> Draws:
+    """The draws of an answer, or the draws themselves.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(source, Answer):
+        return source.draws
+    if isinstance(source, Draws):
+        return source
+    raise TypeError(f"expected an Answer or Draws, got {type(source).__name__}; pass what `query` or `draw` returned")
+
+
+def is_weighted(draws: Draws) -> bool:
+    """Whether the weights differ."""
+    return not bool((draws.log_weight == draws.log_weight[0]).all())
+
+
+def equally_weighted(draws: Draws, n: int | None, generator: torch.Generator | None) -> Tensor:
+    """Draws for a format, or a reader, that knows no weights.
+
+    Plain draws are returned as they are. Weighted ones are resampled, by default to as many as their effective sample
+    size, so that a reader who counts rows is not led to believe in more draws than there are.
+
+    Args:
+        draws: Weighted or not.
+        n: How many; the default is all plain draws, or the effective sample size of weighted ones.
+        generator: Source of randomness; a generator of seed 0 when left out, so that an export is repeatable.
+
+    Returns:
+        (n, D).
+
+    Raises:
+        ValueError: If n is not positive.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if n is None and not is_weighted(draws):
+        return draws.theta.detach().cpu()
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    count = n if n is not None else max(1, int(draws.ess))
+    return draws.resample(count, generator=generator).detach().cpu()
+
+
+def facts(source: Answer | Draws) -> dict[str, Any]:
+    """What must travel with the draws, as numbers, booleans and strings: evidence, weights, both verdicts."""
+    draws = draws_of(source)
+    out: dict[str, Any] = {"effective_sample_size": draws.ess}
+    for name in ("log_evidence", "log_evidence_error", "pareto_k"):
+        value = getattr(draws, name)
+        if value is not None:
+            out[name] = float(value)
+    if isinstance(source, Answer):
+        verdict = source.to_json()["calibration"]
+        out["calibration_passed"] = bool(verdict["passed"])
+        out["calibration"] = "; ".join(verdict["reasons"])
+        out["trust"] = source.trust.verdict
+        if source.trust.p_value is not None:
+            out["trust_p_value"] = float(source.trust.p_value)
+    return out

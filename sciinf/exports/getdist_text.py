@@ -1,0 +1,78 @@
+"""Draws as GetDist chains: `root_1.txt`, `root.paramnames`, `root.ranges`; getdist and anesthetic read them.
+
+A row of `root_1.txt` is: weight, -log posterior, parameters. The log posterior of a draw is not known to sciinf, and
+the column is 0. `root.properties.ini` says that the draws are independent and have no burn-in to remove.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from sciinf.core.files import write_bytes
+from sciinf.core.laws import bounds
+from sciinf.core.prior import Prior
+from sciinf.core.results import Answer, Draws
+from sciinf.exports.contents import draws_of
+
+
+def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | None = None) -> Path:
+    """Write draws as GetDist chains.
+
+    Args:
+        source: An answer or its draws. Rows of weight zero are left out.
+        root: Path without suffix, as `getdist.loadMCSamples(root)` takes it.
+        prior: Where its parameters are bounded, for `root.ranges`, which getdist's smoothing respects; all are
+            taken to be unbounded without it.
+
+    Returns:
+        The root.
+
+    Raises:
+        ValueError: If a name has whitespace or ends in `*` (which marks derived parameters there), or the prior is of
+            other parameters.
+        OSError: If a file cannot be written.
+    """
+    draws, root = draws_of(source), Path(root)
+    bad = [name for name in draws.names if re.search(r"\s|\*$", name)]
+    if bad:
+        raise ValueError(f"getdist takes names without whitespace that do not end in '*', got {bad}; rename them")
+    if prior is not None and prior.names != draws.names:
+        raise ValueError(f"the draws are of {draws.names}, the prior of {prior.names}; pass the prior of the same fit")
+    weights = draws.weights.cpu().numpy()
+    rows = np.column_stack([weights / weights.max(), np.zeros(len(draws)), draws.theta.detach().cpu().numpy()])
+    text = io.StringIO()
+    np.savetxt(text, rows[weights > 0], fmt="%.17g" if draws.theta.element_size() > 4 else "%.9g")
+    labels = [f"{name}\t{_label(name, unit)}\n" for name, unit in zip(draws.names, draws.units, strict=True)]
+    write_bytes(_beside(root, ".paramnames"), "".join(labels).encode())
+    write_bytes(_beside(root, ".ranges"), _ranges(draws, prior).encode())
+    write_bytes(_beside(root, ".properties.ini"), b"sampler = uncorrelated\nburn_removed = T\n")
+    write_bytes(_beside(root, "_1.txt"), text.getvalue().encode())
+    return root
+
+
+def _beside(root: Path, end: str) -> Path:
+    return root.with_name(root.name + end)
+
+
+def _ranges(draws: Draws, prior: Prior | None) -> str:
+    """One line per parameter: name, lower, upper; N where there is no bound."""
+    limits = []
+    for law in prior.laws if prior is not None else ():
+        limits += [(None, None)] * law.event_shape[0] if law.event_shape else [bounds(law)]
+    limits = limits or [(None, None)] * len(draws.names)
+    words = [["N" if bound is None else repr(bound) for bound in pair] for pair in limits]
+    return "".join(f"{name}\t{low}\t{high}\n" for name, (low, high) in zip(draws.names, words, strict=True))
+
+
+def _label(name: str, unit: str) -> str:
+    r"""LaTeX without dollar signs: \mathrm{name}\,[unit]."""
+    label = r"\mathrm{" + re.sub(r"([_#%&$])", r"\\\1", name) + "}"
+    if not unit:
+        return label
+    from astropy import units
+
+    return label + r"\,[" + units.Unit(unit).to_string("latex_inline").strip("$") + "]"

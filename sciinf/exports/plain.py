@@ -1,0 +1,54 @@
+"""Draws to and from a file, by its suffix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sciinf.core.draws_file import read_draws_h5, write_draws_h5
+from sciinf.core.results import Answer, Draws
+from sciinf.exports.arviz_layout import write_netcdf
+from sciinf.exports.astropy_table import write_table
+from sciinf.exports.contents import draws_of
+
+KNOWN = (".h5", ".hdf5", ".nc", ".ecsv", ".fits", ".csv")
+
+
+def write_draws(source: Answer | Draws, path: str | Path) -> Path:
+    """Write draws; the suffix says how.
+
+    `.h5` is the `draws.h5` of a run folder (`sciinf.core.draws_file`), `.nc` arviz's InferenceData layout, `.ecsv`,
+    `.fits` and `.csv` are tables (`sciinf.exports.astropy_table`).
+
+    Args:
+        source: An answer or its draws.
+        path: The file.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the suffix is unknown.
+        OSError: If the file cannot be written; an older one stays as it was.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in KNOWN:
+        raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(KNOWN)}")
+    if suffix in (".h5", ".hdf5"):
+        return write_draws_h5(draws_of(source), path)
+    if suffix == ".nc":
+        return write_netcdf(source, path)
+    return write_table(source, path)
+
+
+def read_draws(path: str | Path) -> Draws:
+    """Draws from the `.h5` that `write_draws` or a run wrote, bit for bit.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file, or damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        raise ValueError(f"{path}: draws are read back from .h5 only; the other kinds are for other programs")
+    return read_draws_h5(path)

@@ -1,0 +1,151 @@
+"""The corner plot: every parameter's marginal on the diagonal, every pair below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from sciinf.figures.density import density_1d, density_2d, limits, thresholds
+from sciinf.figures.style import BLUE, MUTED, VERMILION, WIDTH, label, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEVELS = (0.5, 0.9)
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def windows(
+    theta: Float[np.ndarray, "n theta"], weights: Float[np.ndarray, " n"], truth: Sequence[float | None] = ()
+) -> list[tuple[float, float]]:
+    """The range drawn for each parameter: the draws' (`density.limits`), stretched to show the truth where given."""
+    found = [limits(column, weights) for column in theta.T]
+    for i, value in enumerate(truth):
+        if value is not None:
+            low, high = found[i]
+            room = 0.05 * (high - low)
+            found[i] = min(low, value - room) if value < low else low, max(high, value + room) if value > high else high
+    return found
+
+
+@styled
+def corner(
+    names: Sequence[str],
+    units: Sequence[str],
+    theta: Float[np.ndarray, "n theta"],
+    weights: Float[np.ndarray, " n"],
+    *,
+    prior: Mapping[str, Curve] | None = None,
+    truth: Mapping[str, float] | None = None,
+) -> Figure:
+    """Marginals and pairs of weighted draws.
+
+    Args:
+        names: D parameter names.
+        units: One unit per name.
+        theta: Draws, (n, D).
+        weights: One weight per draw, of any sum.
+        prior: Name -> (grid, density) of the prior's marginal, drawn faintly behind the posterior's.
+        truth: Name -> true value, drawn as lines.
+
+    Returns:
+        A figure of D (D + 1) / 2 panels.
+    """
+    from matplotlib.figure import Figure
+
+    count, truth = len(names), truth or {}
+    ranges = windows(theta, weights, [truth.get(name) for name in names])
+    side = {1: 4.6, 2: 2.6, 3: 2.4}.get(count, WIDTH / count)
+    figure = Figure(figsize=(max(side * count, 4.6), 2.9 if count == 1 else side * count * 0.94))
+    grid = figure.add_gridspec(count, count, wspace=0.08, hspace=0.08)
+    margin = 0.62 if count < 6 else 0.8
+    width, height = figure.get_size_inches()
+    grid.update(left=margin / width, right=1 - 0.1 / width, bottom=margin / height, top=1 - 0.25 / height)
+    for row in range(count):
+        for column in range(row + 1):
+            axes = figure.add_subplot(grid[row, column])
+            if row == column:
+                _marginal(axes, theta[:, row], weights, ranges[row], (prior or {}).get(names[row]))
+            else:
+                _pair(axes, theta[:, [column, row]], weights, (ranges[column], ranges[row]))
+            _truth(axes, truth.get(names[column]), None if row == column else truth.get(names[row]))
+            _ticks(axes, count, bottom=row == count - 1, left=column == 0 and row > 0)
+            lines = 1 if count < 6 else 2
+            if row == count - 1:
+                axes.set_xlabel(label(names[column], units[column], lines=lines))
+            if column == 0 and row > 0:
+                axes.set_ylabel(label(names[row], units[row], lines=lines))
+    if count == 1:
+        figure.axes[0].set_ylabel("density")
+    else:
+        figure.align_labels()
+    _legend(figure, bool(prior), bool(truth), pairs=count > 1)
+    return figure
+
+
+def _marginal(
+    axes: Axes, values: np.ndarray, weights: np.ndarray, window: tuple[float, float], prior: Curve | None
+) -> None:
+    grid, density = density_1d(values, weights, window)
+    axes.fill_between(grid, density, color=BLUE, alpha=0.22, linewidth=0)
+    axes.plot(grid, density, color=BLUE, linewidth=1.4)
+    if prior is not None:
+        axes.plot(*prior, color=MUTED, linewidth=1.0, dashes=(4, 2))
+    axes.set_xlim(*window)
+    axes.set_ylim(0, 1.08 * float(max(density.max(), 0.0 if prior is None else min(prior[1].max(), 2 * density.max()))))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
+def _pair(
+    axes: Axes, pair: np.ndarray, weights: np.ndarray, ranges: tuple[tuple[float, float], tuple[float, float]]
+) -> None:
+    x, y, mass = density_2d(pair, weights, ranges)
+    edges = thresholds(mass, LEVELS)
+    if edges:
+        for edge, alpha in zip(edges, (0.2, 0.36), strict=False):
+            axes.contourf(x, y, mass, levels=[edge, float(mass.max()) * 1.001], colors=[BLUE], alpha=alpha)
+        axes.contour(x, y, mass, levels=edges, colors=[BLUE], linewidths=0.9)
+    axes.set_xlim(*ranges[0])
+    axes.set_ylim(*ranges[1])
+
+
+def _truth(axes: Axes, x: float | None, y: float | None) -> None:
+    if x is not None:
+        axes.axvline(x, color=VERMILION, linewidth=1.0)
+    if y is not None:
+        axes.axhline(y, color=VERMILION, linewidth=1.0)
+    if x is not None and y is not None:
+        axes.plot([x], [y], marker="s", markersize=3.5, color=VERMILION)
+
+
+def _ticks(axes: Axes, count: int, *, bottom: bool, left: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = 6 if count == 1 else 4 if count < 5 else 3
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, prune=None if count < 3 else "both"))
+    if left:
+        axes.yaxis.set_major_locator(MaxNLocator(ticks, prune="both"))
+    axes.tick_params(labelbottom=bottom, labelleft=left, left=axes.spines["left"].get_visible())
+    if count > 3:
+        axes.tick_params(axis="x", labelrotation=45, labelsize=7)
+        axes.tick_params(axis="y", labelsize=7)
+
+
+def _legend(figure: Figure, prior: bool, truth: bool, *, pairs: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Line2D | Patch] = [Patch(facecolor=BLUE, alpha=0.22, label="posterior")]
+    if pairs:
+        regions = " and ".join(f"{level:.0%}" for level in LEVELS)
+        handles[0].set_label(f"posterior; contours hold {regions}")
+    if prior:
+        handles.append(Line2D([], [], color=MUTED, linewidth=1.0, dashes=(4, 2), label="prior"))
+    if truth:
+        handles.append(Line2D([], [], color=VERMILION, linewidth=1.0, label="truth"))
+    figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.6)

@@ -1,0 +1,91 @@
+"""Smooth marginal densities of weighted draws, for drawing."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+_CELLS_1D = 256
+_CELLS_2D = 64
+
+
+def limits(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """The range that holds all but a thousandth of the weight, with a little room; never empty.
+
+    Where draws pile up at an edge, as at a bound of the prior, the range ends there.
+    """
+    order = np.argsort(values)
+    ordered, mass = values[order], np.cumsum(weights[order]) / weights.sum()
+    low, high = (float(ordered[min(np.searchsorted(mass, q), len(ordered) - 1)]) for q in (5e-4, 1 - 5e-4))
+    if not high > low:
+        room = 0.5 * abs(low) or 0.5
+        return low - room, high + room
+    room = 0.03 * (high - low)
+    heavy = ordered[weights[order] > 0]
+    return max(low - room, float(heavy[0])), min(high + room, float(heavy[-1]))
+
+
+def density_1d(
+    values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], window: tuple[float, float]
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Kernel density on a grid over the window, reflected at its ends so that none leaks over a bound.
+
+    Args:
+        values: Draws.
+        weights: Their weights, of any sum.
+        window: Smallest and largest value drawn.
+
+    Returns:
+        Grid and density; the density integrates to the weight inside the window.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    weights = weights / weights.sum()
+    mass, edges = np.histogram(values, bins=_CELLS_1D, range=window, weights=weights)
+    cell = edges[1] - edges[0]
+    width = 1.06 * min(_spread(values, weights), window[1] - window[0]) * _ess(weights) ** -0.2
+    smooth = gaussian_filter1d(mass, float(np.clip(width / cell, 1.0, 0.12 * _CELLS_1D)), mode="reflect")
+    return 0.5 * (edges[1:] + edges[:-1]), smooth / cell
+
+
+def density_2d(
+    pair: Float[np.ndarray, "n two"],
+    weights: Float[np.ndarray, " n"],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, "m m"]]:
+    """Smoothed density of two parameters on a grid: x grid, y grid, mass per cell (y, x), which sums to one."""
+    from scipy.ndimage import gaussian_filter
+
+    weights = weights / weights.sum()
+    mass, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], bins=_CELLS_2D, range=windows, weights=weights)
+    centred = pair - weights @ pair
+    sd = np.sqrt(np.maximum(weights @ centred**2, 1e-300))
+    rho = float(np.clip(weights @ (centred[:, 0] * centred[:, 1]) / (sd[0] * sd[1]), -0.999, 0.999))
+    # A kernel as wide as either marginal asks would blur a narrow ridge, so it shrinks with the correlation.
+    scale = 0.8 * np.sqrt(1 - rho**2) * _ess(weights) ** (-1 / 6)
+    cells = np.array([x_edges[1] - x_edges[0], y_edges[1] - y_edges[0]])
+    smooth = gaussian_filter(mass, np.clip(scale * sd / cells, 0.8, 5.0), mode="reflect")
+    total = smooth.sum()
+    x, y = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
+    return x, y, (smooth / total if total > 0 else smooth).T
+
+
+def thresholds(mass: Float[np.ndarray, "m m"], levels: tuple[float, ...]) -> list[float]:
+    """The density at the edge of each highest-density region, one per level, increasing; equal ones are merged."""
+    ordered = np.sort(mass.ravel())[::-1]
+    inside = np.cumsum(ordered)
+    edges = {float(ordered[min(np.searchsorted(inside, level), len(ordered) - 1)]) for level in levels}
+    return sorted(edge for edge in edges if edge < ordered[0])
+
+
+def _ess(weights: np.ndarray) -> float:
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _spread(values: np.ndarray, weights: np.ndarray) -> float:
+    """The smaller of standard deviation and (interquartile range) / 1.35, so that tails and second modes stay sharp."""
+    order = np.argsort(values)
+    mass = np.cumsum(weights[order])
+    low, high = (values[order][min(np.searchsorted(mass, q), len(values) - 1)] for q in (0.25, 0.75))
+    sd = float(np.sqrt(weights @ (values - weights @ values) ** 2))
+    return min(sd, float(high - low) / 1.35) or sd

@@ -1,0 +1,108 @@
+"""An image beside the mean of the predicted images and their difference."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sciinf.figures.style import WIDTH, label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CHANNELS = 3
+_PIXELS = 160
+
+
+def draw_images(
+    observed: Float[np.ndarray, "y x channel"],
+    simulated: Float[np.ndarray, "m y x channel"],
+    about: tuple[str, str, str],
+) -> tuple[Figure, str]:
+    """Three panels a channel: observed, predicted mean, (observed - mean) / sd.
+
+    Args:
+        observed: One image; NaN where masked.
+        simulated: m predicted images.
+        about: Name, unit and scale of the observable.
+
+    Returns:
+        The figure and what was left out of it.
+    """
+    from matplotlib.figure import Figure
+
+    name, unit, scale = about
+    total = observed.shape[2]
+    shown = min(total, _CHANNELS)
+    tall = np.clip(observed.shape[0] / observed.shape[1], 0.3, 1.6)
+    figure = Figure(figsize=(WIDTH, 0.45 + shown * (0.5 + 2.45 * float(tall))), layout="constrained")
+    panels = figure.subplots(shown, 3, squeeze=False)
+    step = math.ceil(max(observed.shape[:2]) / _PIXELS)
+    for channel in range(shown):
+        mean, sd = _moments(simulated[..., channel])
+        seen = observed[..., channel]
+        pull = (seen - mean) / np.where(sd > 0, sd, np.nan)
+        suffix = "" if total == 1 else f", channel {channel + 1}"
+        _row(figure, panels[channel], (_coarse(seen, step), _coarse(mean, step), _coarse(pull, step)), scale)
+        for axes, text in zip(panels[channel], ("observed", "predicted mean", "observed − mean"), strict=True):
+            axes.set_title(text + suffix)
+    for axes in panels[:, 1]:
+        axes.images[0].colorbar.set_label(label(name, unit))  # pyright: ignore[reportOptionalMemberAccess]
+    notes = [] if shown == total else [f"The first {shown} of {total} channels are drawn."]
+    notes += [f"Pixels are averaged in blocks of {step} by {step}."] if step > 1 else []
+    return figure, " ".join(notes)
+
+
+def _row(figure: Figure, panels: Any, images: tuple[np.ndarray, np.ndarray, np.ndarray], scale: str) -> None:
+    from matplotlib.colors import LogNorm, Normalize
+
+    both = np.concatenate([images[0].ravel(), images[1].ravel()])
+    both = both[np.isfinite(both) & ((both > 0) | (scale != "log"))]
+    low, high = (float(v) for v in np.quantile(both, (0.005, 0.995))) if len(both) else (0.0, 1.0)
+    high = high if high > low else low + 1.0
+    norm = LogNorm(low, high, clip=True) if scale == "log" and low > 0 else Normalize(low, high)
+    for axes, image in zip(panels[:2], images[:2], strict=True):
+        shown = axes.imshow(image, norm=norm, cmap="viridis", interpolation="none", origin="upper")
+        _bare(axes)
+    _bar(figure, shown, panels[1])
+    finite = np.abs(images[2][np.isfinite(images[2])])
+    reach = max(3.0, float(np.quantile(finite, 0.995))) if len(finite) else 3.0
+    pull = panels[2].imshow(images[2], vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="none", origin="upper")
+    _bare(panels[2])
+    _bar(figure, pull, panels[2]).set_label("predictive sd")
+
+
+def _bar(figure: Figure, image: Any, axes: Axes) -> Any:
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, aspect=24)
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set_edgecolor("face")
+    return bar
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each pixel; NaN, drawn blank, where every image is masked."""
+    missing = ~np.isfinite(images).any(axis=0)
+    filled = np.where(missing, 0.0, images)
+    mean, sd = np.nanmean(filled, axis=0), np.nanstd(filled, axis=0)
+    return np.where(missing, np.nan, mean), np.where(missing, np.nan, sd)
+
+
+def _coarse(image: np.ndarray, step: int) -> np.ndarray:
+    """Averages over blocks, so that a large image stays a small file."""
+    if step == 1:
+        return image
+    rows, columns = (n - n % step for n in image.shape)
+    blocks = image[:rows, :columns].reshape(rows // step, step, columns // step, step)
+    return blocks.mean(axis=(1, 3))

@@ -1,0 +1,221 @@
+"""What a run folder holds, each part read by itself: a missing or damaged one becomes a sentence, not an exception."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from sciinf.core.draws_file import read_draws_h5
+from sciinf.core.files import read_json
+from sciinf.core.prior import Prior
+from sciinf.core.results import Calibration, Draws
+from sciinf.core.simulator import Status
+from sciinf.figures.predictive import Checked
+from sciinf.store import Store
+
+STORES = {"simulations": "training", "calibration_simulations": "calibration"}
+_MESSAGES = 5
+_LOOKED_AT = 500
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One store in numbers.
+
+    Args:
+        simulator: Its name.
+        rows: Simulations there.
+        asked: Simulations asked for.
+        counts: Status -> rows.
+        messages: (row, status, message) of the first failures whose messages differ.
+        seed: Seed of the campaign.
+        seconds: Time spent simulating, over all workers.
+        prior: What the parameters were drawn from.
+    """
+
+    simulator: str
+    rows: int
+    asked: int
+    counts: Mapping[Status, int]
+    messages: tuple[tuple[int, str, str], ...]
+    seed: int
+    seconds: float
+    prior: Prior
+
+    @property
+    def failed(self) -> int:
+        """Simulations that did not give finite data."""
+        return sum(n for status, n in self.counts.items() if status is not Status.OK)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; what is None or empty is not there, and `missing` says why, by part.
+
+    Args:
+        folder: Where it lies.
+        answer: `answer.json`.
+        draws: `draws.h5`.
+        checked: The observables of `predictive.h5`.
+        calibration: `calibration.json`.
+        fit: `fit/fit.json`.
+        history: Columns of `fit/history.csv`.
+        stores: Folder name -> the simulations in it.
+        provenance: `provenance.json`.
+        missing: Part -> why it is not there.
+    """
+
+    folder: Path
+    answer: Mapping[str, Any]
+    draws: Draws | None
+    checked: tuple[Checked, ...]
+    calibration: Calibration | None
+    fit: Mapping[str, Any]
+    history: Mapping[str, Float[np.ndarray, " e"]]
+    stores: Mapping[str, Simulated]
+    provenance: Mapping[str, Any]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The simulator's name."""
+        named = [s.simulator for s in self.stores.values()] + [str(self.fit.get("simulator", {}).get("name", ""))]
+        return next((n for n in named if n), self.folder.resolve().name)
+
+    @property
+    def prior(self) -> Prior | None:
+        """The prior, from the simulations or the fit."""
+        for store in self.stores.values():
+            return store.prior
+        try:
+            return Prior.from_json(self.fit["estimator"]["arguments"]["prior"]["$prior"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        FileNotFoundError: If it holds nothing to report on.
+    """
+    folder = Path(folder)
+    missing: dict[str, str] = {}
+
+    def part(name: str, file: str, read: Callable[[Path], T], empty: T, why: str) -> T:
+        if not (folder / file).exists():
+            missing[name] = why
+            return empty
+        try:
+            return read(folder / file)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            missing[name] = f"{file} could not be read: {error}"
+            return empty
+
+    stores: dict[str, Simulated] = {}
+    for name, purpose in STORES.items():
+        found = part(name, f"{name}/store.json", _read_store, None, f"The folder holds no {purpose} simulations.")
+        if found is not None:
+            stores[name] = found
+    run = Run(
+        folder,
+        answer=part("answer", "answer.json", read_json, {}, "No observation has been asked about in this folder."),
+        draws=part("draws", "draws.h5", read_draws_h5, None, "The folder holds no posterior draws (draws.h5)."),
+        checked=part("checked", "predictive.h5", _read_predictive, (), _NOT_PREDICTED),
+        calibration=part("calibration", "calibration.json", _read_calibration, None, _NOT_CALIBRATED),
+        fit=part("fit", "fit/fit.json", read_json, {}, "The folder holds no finished fit (fit/fit.json)."),
+        history=part("history", "fit/history.csv", _read_history, {}, "The folder holds no training history."),
+        stores=stores,
+        provenance=part("provenance", "provenance.json", read_json, {}, "The command that ran was not recorded."),
+        missing=missing,
+    )
+    if not (run.answer or run.calibration or run.fit or run.history or run.stores):
+        raise FileNotFoundError(
+            f"{folder} holds nothing to report on (no answer.json, calibration.json, fit or simulations); run "
+            "`sciinf infer` with this folder as --out, or give the folder that a run wrote"
+        )
+    return run
+
+
+_NOT_PREDICTED = "No data were simulated from the posterior, because the question was asked without a simulator."
+_NOT_CALIBRATED = "The posterior has not been checked on fresh simulations; `sciinf calibrate` does that."
+
+
+def _read_calibration(path: Path) -> Calibration:
+    return Calibration.from_json(read_json(path))
+
+
+def _read_history(path: Path) -> dict[str, np.ndarray]:
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError("it has no rows")
+    return {name: np.array([float(row[name]) for row in rows]) for name in ("epoch", "train_loss", "validation_loss")}
+
+
+def _read_predictive(path: Path) -> tuple[Checked, ...]:
+    import h5py
+
+    with h5py.File(path, "r") as opened:
+        file: Any = opened
+        if not all(isinstance(file.get(group), h5py.Group) for group in ("observation", "predictive")):
+            return ()
+        values = {
+            group: {str(n): np.asarray(item[()], dtype=float) for n, item in file[group].items()}
+            for group in ("observation", "predictive")
+        }
+        about = {
+            str(n): tuple(str(item.attrs.get(key, "")) for key in ("unit", "dims", "scale"))
+            for n, item in file["observation"].items()
+        }
+    out = []
+    for name, observed in values["observation"].items():
+        simulated = values["predictive"].get(name)
+        is_mask = name.endswith("_mask") and name.removesuffix("_mask") in values["observation"]
+        if simulated is None or len(simulated) == 0 or is_mask:
+            continue
+        unit, dims, scale = about[name]
+        mask = f"{name}_mask"
+        if mask in values["observation"]:
+            observed = _masked(observed, values["observation"][mask])
+            simulated = _masked(simulated, values["predictive"][mask])
+        axes = tuple(d for d in dims.split(",") if d)
+        out.append(Checked(name, unit, axes, scale or "linear", observed, simulated))
+    return tuple(out)
+
+
+def _masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Missing entries as NaN; the mask has the values' shape or its leading axes."""
+    present = mask.astype(bool).reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+    return np.where(present, values, np.nan)
+
+
+def _read_store(path: Path) -> Simulated:
+    store = Store(path.parent)
+    counts = store.counts
+    failures = store.failures(_LOOKED_AT) if any(n for s, n in counts.items() if s is not Status.OK) else []
+    messages: dict[str, tuple[int, str, str]] = {}
+    for failure in failures:
+        text = failure.message or "no message"
+        messages.setdefault(text, (failure.row, _words(failure.status), text))
+    return Simulated(
+        simulator=str(store.simulator.get("name", "")),
+        rows=len(store),
+        asked=store.rows,
+        counts=counts,
+        messages=tuple(messages.values())[:_MESSAGES],
+        seed=store.seed,
+        seconds=store.seconds,
+        prior=store.prior,
+    )
+
+
+def _words(status: Status) -> str:
+    return status.name.lower().replace("_", "-" if status is Status.NON_FINITE else " ")

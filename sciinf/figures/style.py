@@ -1,0 +1,175 @@
+"""One look for all figures: colours, type, and axes that say what they measure and in which unit.
+
+The colours are Okabe and Ito's, told apart by colour-blind readers too. In the page each stands for a CSS variable, so
+the same drawing serves the light and the dark scheme (`figures.svg`).
+
+References:
+    | Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+INK = "#1b1f24"
+MUTED = "#667080"
+RULE = "#b9c0ca"
+GRID = "#e9ecf0"
+PAPER = "#fefefe"
+BLUE = "#0072b2"
+ORANGE = "#e69f00"
+GREEN = "#009e73"
+VERMILION = "#d55e00"
+PURPLE = "#cc79a7"
+
+VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    GRID: "grid",
+    PAPER: "paper",
+    BLUE: "blue",
+    ORANGE: "orange",
+    GREEN: "green",
+    VERMILION: "vermilion",
+    PURPLE: "purple",
+}
+"""Colour -> name of the CSS variable that stands for it in the page."""
+
+WIDTH = 9.6
+"""Width of a full figure in inches; at 72 points an inch it fills the page's column."""
+
+_SETTINGS: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.titlepad": 7.0,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": INK,
+    "axes.labelpad": 5.0,
+    "axes.edgecolor": RULE,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.use_mathtext": False,
+    "axes.formatter.limits": [-4, 5],
+    "axes.formatter.useoffset": False,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "figure.facecolor": "none",
+    "figure.edgecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.edgecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.5,
+    "patch.linewidth": 0.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sciinf",
+    "path.simplify_threshold": 0.2,
+}
+_LOCK = threading.RLock()  # matplotlib's settings are the process's: one figure at a time, and put back afterwards
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """matplotlib's settings for our figures, whatever the user's are; the user's are put back afterwards."""
+    import matplotlib
+
+    keep = ("backend", "backend_fallback", "interactive", "toolbar", "webagg", "date.epoch", "savefig.directory")
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(keep)}
+    settings: Any = {**defaults, **_SETTINGS}
+    with _LOCK, matplotlib.rc_context(settings):
+        yield
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """A function that draws, drawing in our look."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        with look():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def pretty_unit(unit: str) -> str:
+    """A unit as it is printed, "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where astropy does not know it."""
+    if not unit:
+        return ""
+    from astropy import units
+
+    try:
+        text = units.Unit(unit).to_string("unicode", fraction=False)
+    except (ValueError, TypeError):
+        return unit
+    return str(text).strip() or unit
+
+
+def label(name: str, unit: str, *, lines: int = 1) -> str:
+    """An axis label: the name with its unit in brackets, on one line or two."""
+    shown = pretty_unit(unit)
+    return f"{name}{' ' if lines == 1 else chr(10)}[{shown}]" if shown else name
+
+
+def superscript(exponent: int) -> str:
+    """An integer in superscript digits."""
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def log_axis(axes: Axes, axis: Axis, low: float, high: float) -> None:
+    """Make one axis logarithmic, labelled in plain numbers ("0.01", "50") and beyond four decades as powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    if axis is axes.xaxis:
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    decades = math.log10(high / low) if 0 < low < high else 1.0
+    subs: tuple[float, ...] = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(base=10.0, subs=subs, numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain(value: float) -> str:
+    """A tick's number: "0.01", "20", "1,000", "3×10⁻⁷"."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else ""
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    if -4 < exponent < 5:
+        return f"{value:,.{max(0, -exponent)}f}".replace("-", "−")
+    lead = value / 10.0**exponent
+    return ("" if abs(lead - 1) < 1e-6 else f"{lead:.3g}×".replace("-", "−")) + f"10{superscript(exponent)}"

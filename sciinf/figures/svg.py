@@ -1,0 +1,89 @@
+"""A figure as SVG that stands in an HTML page: no identifiers that clash, theme colours, the page's own type."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from sciinf.figures.style import VARIABLES, look
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOUR = re.compile(r"(fill|stroke): (#[0-9a-f]{6})\b")
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_DRAWN = ("d", "x", "y", "transform", "points")
+
+
+def to_svg(figure: Figure, alt: str, key: str) -> str:
+    """A figure as an `<svg>` element.
+
+    Args:
+        figure: What to draw.
+        alt: What it shows, in words, for those who do not see it.
+        key: A word that no other figure of the page has; it goes before identifiers.
+
+    Returns:
+        The element, with no namespace, no style sheet and nothing to fetch; every size scales with its width.
+    """
+    image = io.BytesIO()
+    with look():
+        figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    root = ElementTree.fromstring(image.getvalue())
+    _strip(root)
+    used = {match for element in root.iter() for match in _references(element)}
+    for element in root.iter():
+        _rewrite(element, key, used)
+    box = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib.update(
+        {"viewBox": box, "role": "img", "aria-label": alt, "style": f"--w:{float(box.split()[2]) / 0.75:.0f}px"}
+    )
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
+
+
+def _strip(parent: ElementTree.Element) -> None:
+    """Namespaces, metadata and style sheets out: HTML needs none, and a style sheet would reach the whole page."""
+    parent.tag = parent.tag.rpartition("}")[2]
+    for name in [n for n in parent.attrib if "}" in n]:
+        parent.attrib[name.rpartition("}")[2]] = parent.attrib.pop(name)
+    for child in list(parent):
+        if child.tag.rpartition("}")[2] in ("metadata", "style"):
+            parent.remove(child)
+        else:
+            _strip(child)
+    if parent.tag != "text" and parent.text and not parent.text.strip():
+        parent.text = None
+    parent.tail = None
+
+
+def _references(element: ElementTree.Element) -> list[str]:
+    found = _REFERENCE.findall(" ".join(element.attrib.values()))
+    link = element.attrib.get("href", "")
+    return [*found, link[1:]] if link.startswith("#") else found
+
+
+def _rewrite(element: ElementTree.Element, key: str, used: set[str]) -> None:
+    attributes = element.attrib
+    if attributes.get("id") in used:
+        attributes["id"] = f"{key}-{attributes['id']}"
+    else:
+        attributes.pop("id", None)
+    if attributes.get("href", "").startswith("#"):
+        attributes["href"] = f"#{key}-{attributes['href'][1:]}"
+    for name, value in list(attributes.items()):
+        if name in _DRAWN:
+            value = _NUMBER.sub(lambda m: f"{float(m.group()):.2f}".rstrip("0").rstrip("."), value)
+            value = " ".join(value.split())
+        attributes[name] = _REFERENCE.sub(rf"url(#{key}-\1)", value)
+    if "style" in attributes:
+        attributes["style"] = _style(attributes["style"])
+
+
+def _style(style: str) -> str:
+    """Theme variables for colours; the page's type family, so that numbers in figures and tables look alike."""
+    style = re.sub(r"font-family: [^;]+(; )?", "", style)
+    return _COLOUR.sub(lambda m: f"{m[1]}: var(--{VARIABLES[m[2]]})" if m[2] in VARIABLES else m[0], style)

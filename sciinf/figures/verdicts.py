@@ -1,0 +1,82 @@
+"""Whether to believe the answer: the checks in words and colours."""
+
+from __future__ import annotations
+
+from sciinf.core.results import NOT_CALIBRATED
+from sciinf.figures.page import Card, verdict
+from sciinf.figures.run_folder import Run
+
+_RELIABLE_K = 0.7
+_FEW = 400
+_PASSED = {True: "Passed", False: "Not passed"}
+
+
+def verdict_band(run: Run) -> str:
+    """The verdicts of a run as markup, with one sentence over them all."""
+    cards = [_calibration_card(run), _trust_card(run)]
+    if run.answer.get("pareto_k") is not None or run.answer.get("amortised"):
+        cards.append(_weights_card(run))
+    colours = {card.colour for card in cards}
+    if "red" in colours:
+        failed = " and ".join(card.title.lower() for card in cards if card.colour == "red")
+        headline = f"Do not rely on this answer as it stands: see {failed}."
+    elif "amber" in colours:
+        open_ones = " and ".join(card.title.lower() for card in cards if card.colour == "amber")
+        headline = f"Read this answer with care: see {open_ones}."
+    else:
+        headline = (
+            "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
+        )
+    return verdict(headline, cards)
+
+
+def _calibration_card(run: Run) -> Card:
+    found = run.calibration
+    if found is None:
+        said = run.answer.get("calibration") or {}
+        reasons = [_sentence(r) for r in said.get("reasons") or () if r != NOT_CALIBRATED]
+        if not reasons:
+            return Card("Calibration", "amber", "Not checked", [run.missing["calibration"]])
+        reasons.append("The calibration itself is not in this folder.")
+        return Card("Calibration", "green" if said["passed"] else "red", _PASSED[said["passed"]], reasons)
+    digest = run.fit.get("digest")
+    if found.of == "amortised" and digest and digest != found.fit:
+        words = "The calibration in this folder is of another fit than the one beside it; run `sciinf calibrate` again."
+        return Card("Calibration", "amber", "Of another fit", [words])
+    colour = "green" if found.passed else "red"
+    about = f"Checked: the {found.of} posterior."
+    return Card("Calibration", colour, _PASSED[found.passed], [_sentence(reason) for reason in found.reasons] + [about])
+
+
+def _trust_card(run: Run) -> Card:
+    title = "Observation"
+    if not run.answer:
+        return Card(title, "amber", "None yet", [run.missing["answer"]])
+    trust = run.answer.get("trust") or {}
+    p, words = trust.get("p_value"), str(trust.get("verdict") or "The observation was not compared with simulations.")
+    for prefix in ("good: ", "unusual: ", "WARNING: ", "UNKNOWN: "):
+        words = words.removeprefix(prefix)
+    if p is None:
+        return Card(title, "amber", "Not checked", [_sentence(words)])
+    if p < 0.01:
+        return Card(title, "red", "Unlike the simulations", [_sentence(words)])
+    if p < 0.05:
+        return Card(title, "amber", "Unusual", [_sentence(words)])
+    return Card(title, "green", "Like the simulations", [_sentence(words)])
+
+
+def _weights_card(run: Run) -> Card:
+    k, ess, count = run.answer.get("pareto_k"), run.answer.get("ess") or 0.0, run.answer.get("draws") or 0
+    words = [f"The correction by the likelihood leaves an effective sample size of {ess:,.0f} from {count:,} draws."]
+    if k is not None:
+        words.append(f"Pareto k = {k:.2f}; weights can be relied on below {_RELIABLE_K}.".replace("-", "−"))
+    if k is not None and k >= _RELIABLE_K:
+        return Card("Weights", "red", "Unreliable", words)
+    if ess < _FEW:
+        return Card("Weights", "amber", "Few effective draws", words)
+    return Card("Weights", "green", "Reliable", words)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -1,0 +1,39 @@
+"""The posterior as the network gives it: one pass per question, for any observation."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Draws, Fit, Posterior, X
+
+
+class Amortised(Posterior):
+    """The fitted density itself.
+
+    Args:
+        fit: What `train` returned or `load_fit` read.
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        self.name = "amortised"
+        self.digest = fit.digest
+        self.trained_on = frozenset([fit.record["store"]["digest"]])
+        self.estimator = fit.estimator
+        self.prior, self.observables = fit.estimator.prior, fit.estimator.observables
+
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        theta = self.draw_batched(x, n, generator=generator)[:, 0]
+        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(n, dtype=torch.float64))
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        return self.estimator.condition(x).sample(n, generator=generator).cpu()
+
+    def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        return self.estimator.condition(x).log_prob(theta).cpu()
+
+    @torch.no_grad()
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        device = next(self.estimator.buffers()).device
+        return self.estimator.features({name: value.to(device) for name, value in x.items()}).cpu()

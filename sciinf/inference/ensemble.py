@@ -1,0 +1,59 @@
+"""The equal mixture of several posteriors, as of networks trained from different seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Draws, Posterior, X
+
+
+class Ensemble(Posterior):
+    """q(theta | x) = mean of the members' densities.
+
+    Args:
+        members: Posteriors of the same parameters and observables.
+
+    Raises:
+        ValueError: If there are no members, or they differ in parameters or observables.
+    """
+
+    def __init__(self, members: Sequence[Posterior]) -> None:
+        if not members:
+            raise ValueError("an ensemble needs at least one posterior")
+        first = members[0]
+        for other in members[1:]:
+            if other.prior.to_json() != first.prior.to_json() or dict(other.observables) != dict(first.observables):
+                raise ValueError(f"the members differ: {first.prior} with {other.prior}; train them on one simulator")
+        self.members = tuple(members)
+        self.name = f"ensemble of {len(members)}"
+        self.digest = hashlib.sha256("".join(m.digest for m in members).encode()).hexdigest()
+        self.trained_on = frozenset().union(*(m.trained_on for m in members))
+        self.prior, self.observables = first.prior, first.observables
+
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        theta = self.draw_batched(x, n, generator=generator)[:, 0]
+        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(n, dtype=torch.float64))
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        batch = len(next(iter(x.values())))
+        chosen = torch.randint(len(self.members), (n, batch), generator=generator)
+        each = max(int((chosen == k).sum(dim=0).max()) for k in range(len(self.members)))
+        draws = torch.stack([m.draw_batched(x, each, generator=generator) for m in self.members])
+        place = torch.zeros_like(chosen)
+        for k in range(len(self.members)):
+            mine = chosen == k
+            place = torch.where(mine, mine.cumsum(dim=0) - 1, place)
+        return draws[chosen, place, torch.arange(batch).expand(n, batch)]
+
+    def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        parts = torch.stack([m.log_prob_batched(theta, x) for m in self.members])
+        return parts.logsumexp(dim=0) - math.log(len(self.members))
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return torch.cat([m.features(x) for m in self.members], dim=-1)

@@ -1,0 +1,324 @@
+"""write_report: a run folder -> one self-contained HTML page.
+
+Everything is inline: no script, no font, nothing fetched, and a content security policy that holds the page to it. What
+the folder lacks is left out with a sentence that says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciinf.core.files import write_bytes
+from sciinf.core.simulator import Status
+from sciinf.figures.calibration import CONFIDENCE, PANELS, coverage_figure, rank_curves, ranks_figure
+from sciinf.figures.corner import LEVELS, corner, windows
+from sciinf.figures.history import history_figure
+from sciinf.figures.methods_text import methods_text
+from sciinf.figures.page import (
+    Section,
+    absent,
+    details,
+    duration,
+    interval_bar,
+    number,
+    page,
+    paragraph,
+    picture,
+    table,
+)
+from sciinf.figures.predictive import predictive
+from sciinf.figures.prior_curves import prior_marginals, prior_ranges
+from sciinf.figures.run_folder import STORES, Run, read_run
+from sciinf.figures.style import pretty_unit
+from sciinf.figures.svg import to_svg
+from sciinf.figures.verdicts import verdict_band
+
+_CORNER = 12
+
+
+def write_report(folder: str | Path, *, truth: Mapping[str, float] | None = None) -> Path:
+    """Write `report.html` into a run folder.
+
+    Args:
+        folder: What `sciinf infer`, `sciinf run` or the steps themselves wrote.
+        truth: Parameter -> true value, where the observation was simulated; drawn as lines.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: If the folder holds nothing to report on.
+        ValueError: If `truth` names a parameter that the answer does not have.
+    """
+    run = read_run(folder)
+    known = set(run.answer.get("parameters", ()))
+    if set(truth or {}) - known:
+        raise ValueError(f"truth is given for {sorted(set(truth or {}) - known)}, the answer has {sorted(known)}")
+    sections = [
+        Section("answer", "Answer", _answer(run)),
+        Section("posterior", "Posterior", _posterior(run, truth or {})),
+        Section("predictive", "Prediction and data", _predictive(run)),
+        Section("calibration", "Calibration", _calibration(run)),
+        Section("training", "Training", _training(run)),
+        Section("simulations", "Simulations", _simulations(run)),
+        Section("provenance", "Provenance", _provenance(run)),
+        Section("methods", "Methods text", _methods(run)),
+    ]
+    html = page(run.name, _about(run), verdict_band(run), sections, _foot(run))
+    path = Path(folder) / "report.html"
+    write_bytes(path, html.encode())
+    return path
+
+
+def _about(run: Run) -> str:
+    parts = [_date(run)]
+    store = run.stores.get("simulations")
+    if store is not None:
+        parts.append(f"{store.rows:,} simulations")
+    if run.answer.get("posterior"):
+        parts.append(f"{run.answer['posterior']} posterior")
+    return " · ".join(parts)
+
+
+def _date(run: Run) -> str:
+    try:
+        when = datetime.fromisoformat(str(run.provenance["started"]))
+    except (KeyError, ValueError):
+        files = [run.folder / name for name in ("answer.json", "calibration.json", "fit/fit.json")]
+        times = [f.stat().st_mtime for f in files if f.is_file()]
+        when = datetime.fromtimestamp(max(times), UTC) if times else datetime.now(UTC)
+    return f"{when.day} {when:%B %Y}"
+
+
+def _answer(run: Run) -> str:
+    found: Mapping[str, Any] = run.answer.get("parameters", {})
+    if not found:
+        return absent(run.missing.get("answer", "The answer names no parameter."))
+    level = next(iter(found.values()))["level"]
+    outer = prior_ranges(run.prior)
+    head = ["parameter", "unit", "mean", "sd", "median", f"{level:.0%} interval", "within the prior"]
+    kinds = ["", "", "n", "n", "n", "n", "bar"]
+    raw: Mapping[str, Any] = run.answer.get("amortised") or {}
+    if raw:
+        head, kinds = [*head, "uncorrected mean", "sd"], [*kinds, "n", "n"]
+    if not outer:
+        head, kinds = head[:6] + head[7:], kinds[:6] + kinds[7:]
+    rows = []
+    for name, e in found.items():
+        sd, (low, high) = e["sd"], e["interval"]
+        row = [name, pretty_unit(e["unit"]) or "–", *(number(v, sd) for v in (e["mean"], sd, e["median"]))]
+        row.append(f"{number(low, sd)} to {number(high, sd)}")
+        if outer:
+            alt = f"{name}: {level:.0%} interval within the central 98% of the prior"
+            values = (low, high, e["median"])
+            bar = name in outer and None not in values
+            row.append(interval_bar((low, high), e["median"], outer[name], alt) if bar else "")
+        if raw:
+            row += [number(raw[name]["mean"], raw[name]["sd"]), number(raw[name]["sd"], raw[name]["sd"])]
+        rows.append(row)
+    return table(head, rows, kinds) + paragraph(_answer_words(run, level, bool(outer), bool(raw)))
+
+
+def _answer_words(run: Run, level: float, bars: bool, raw: bool) -> str:
+    answer = run.answer
+    parts = [f"Intervals are central and hold {level:.0%} of the posterior."]
+    if bars:
+        parts.append("Bars show them within the central 98% of the prior.")
+    if answer.get("draws"):
+        parts.append(f"{answer['draws']:,} draws, effective sample size {answer.get('ess') or 0:,.0f}.")
+    if answer.get("log_evidence") is not None:
+        error = answer.get("log_evidence_error")
+        parts.append(
+            f"Log evidence {number(answer['log_evidence'], error)}" + (f" ± {number(error, error)}." if error else ".")
+        )
+    if raw:
+        parts.append("Uncorrected are the estimates before draws were weighted by the likelihood.")
+    return " ".join(parts)
+
+
+def _posterior(run: Run, truth: Mapping[str, float]) -> str:
+    draws = run.draws
+    if draws is None:
+        return absent(run.missing["draws"])
+    keep = [i for i, _ in enumerate(draws.names)][:_CORNER]
+    names, units = [draws.names[i] for i in keep], [draws.units[i] for i in keep]
+    theta = draws.theta.double().numpy()[:, keep]
+    weights = draws.weights.numpy()
+    good = np.isfinite(theta).all(axis=1) & (weights > 0)
+    if good.sum() < 2:
+        return absent("Fewer than two posterior draws are finite, so there is nothing to draw.")
+    theta, weights = theta[good], weights[good]
+    shown = {name: value for name, value in truth.items() if name in names}
+    prior = prior_marginals(run.prior, names, windows(theta, weights, [shown.get(n) for n in names]))
+    figure = corner(names, units, theta, weights, prior=prior, truth=shown)
+    alt = f"Corner plot of the posterior of {', '.join(names)}."
+    caption = "Each parameter's posterior density"
+    if len(names) > 1:
+        caption += (
+            f" and, below the diagonal, the regions that hold {' and '.join(f'{v:.0%}' for v in LEVELS)} of each pair"
+        )
+    caption += "; the prior is dashed where its density can be drawn." if prior else "."
+    left_out = len(draws.names) - len(names)
+    note = f" The first {_CORNER} of {len(draws.names)} parameters are drawn." if left_out else ""
+    return picture(to_svg(figure, alt, "corner"), caption + note, "Posterior.")
+
+
+def _predictive(run: Run) -> str:
+    if not run.checked:
+        return absent(run.missing.get("checked", "No data were simulated from the posterior."))
+    parts = [
+        paragraph(
+            f"Data simulated from {len(run.checked[0].predictive):,} draws of the posterior, against the observation."
+        )
+    ]
+    for index, checked in enumerate(run.checked):
+        drawn = predictive(checked)
+        alt = f"{checked.name}: observation against data predicted by the posterior. {drawn.caption}"
+        caption = f"{drawn.caption} {drawn.note}".strip()
+        parts.append(picture(to_svg(drawn.figure, alt, f"predictive{index}"), caption, f"{checked.name}."))
+    return "".join(parts)
+
+
+def _calibration(run: Run) -> str:
+    found = run.calibration
+    if found is None:
+        return absent(run.missing["calibration"])
+    words = (
+        f"On {found.rows:,} fresh simulations, whose true parameters are known, {found.draws:,} draws each of the "
+        f"{found.of} posterior were compared with the truth."
+    )
+    if found.failed_rows:
+        words += f" {found.failed_rows:,} simulations that failed were left out."
+    parts = [paragraph(words)]
+    figure = coverage_figure(found.levels, found.coverage, found.tarp, found.rows)
+    caption = (
+        f"How often the truth lies inside the posterior's credible regions. Grey: where an exact posterior's points "
+        f"fall with probability {CONFIDENCE:.0%} each."
+    )
+    if len(found.coverage) == 0:
+        caption += " This posterior has no density, so highest-density regions are not drawn."
+    parts.append(
+        picture(to_svg(figure, "Found against nominal coverage. " + caption, "coverage"), caption, "Coverage.")
+    )
+    if len(found.ranks) and len(found.names):
+        curves = rank_curves(found.ranks, found.draws)
+        outside = [name for name, curve in zip(found.names, curves, strict=True) if not curve.inside]
+        caption = (
+            f"Distribution of the rank of each true parameter among its draws, minus the uniform one. Grey: where an "
+            f"exact posterior's whole curve stays with probability {CONFIDENCE:.0%}. "
+            + (f"Outside: {', '.join(outside)}." if outside else "All curves stay inside.")
+        )
+        if len(curves) > PANELS:
+            caption += f" The first {PANELS} of {len(curves)} parameters are drawn."
+        parts.append(picture(to_svg(ranks_figure(found.names, curves), caption, "ranks"), caption, "Ranks."))
+    rows = [
+        [name, f"{100 * found.gaps[name]:.1f}" if found.gaps.get(name) is not None else "–", _p(p)]
+        for name, p in found.p_values.items()
+    ]
+    if rows:
+        caption = "Largest distance between found and nominal coverage, and p-value of uniformity (uncorrected)."
+        inner = table(["test", "gap [percentage points]", "p"], rows, ["", "n", "n"], caption)
+        parts.append(details("All tests", inner))
+    return "".join(parts)
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+
+
+def _training(run: Run) -> str:
+    if not run.history:
+        return absent(run.missing["history"])
+    epoch, train, validation = (run.history[k] for k in ("epoch", "train_loss", "validation_loss"))
+    best = int(np.nanargmin(validation)) if np.isfinite(validation).any() else len(validation) - 1
+    used, recipe = run.fit.get("store", {}).get("used"), run.fit.get("recipe") or {}
+    words = f"{len(epoch)} epochs" + (f" on {used:,} simulations" if used else "")
+    words += f", batches of {recipe['batch']:,}" if recipe.get("batch") else ""
+    words += f", {duration(run.fit['seconds'])}" if run.fit.get("seconds") else ""
+    words += f". The weights of epoch {int(epoch[best]) + 1} were kept: validation loss {validation[best]:.3f}"
+    figure = history_figure(epoch, train, validation)
+    caption = "Mean negative log density of the true parameters, on the simulations trained on and on those held out."
+    alt = f"Training and validation loss over {len(epoch)} epochs; lowest validation loss in {int(epoch[best]) + 1}."
+    return paragraph(words.replace("loss -", "loss −") + ".") + picture(
+        to_svg(figure, alt, "history"), caption, "Training."
+    )
+
+
+def _simulations(run: Run) -> str:
+    if not run.stores:
+        return absent("The folder holds no simulations; the answer rests on a fit made elsewhere.")
+    head = ["", "rows", *(_STATUS[s] for s in Status), "time", "seed"]
+    rows, messages = [], []
+    for name, store in run.stores.items():
+        rows.append([STORES[name].capitalize(), f"{store.rows:,}", *(f"{store.counts.get(s, 0):,}" for s in Status)])
+        rows[-1] += [duration(store.seconds), str(store.seed)]
+        messages += [[f"{row:,}", STORES[name], status, text] for row, status, text in store.messages]
+    parts = [table(head, rows, ["", *["n"] * (len(head) - 1)])]
+    unfinished = [f"{STORES[n]}: {s.rows:,} of {s.asked:,} rows" for n, s in run.stores.items() if s.rows < s.asked]
+    if unfinished:
+        parts.append(paragraph(f"Unfinished: {'; '.join(unfinished)}."))
+    parts += [absent(run.missing[name]) for name in STORES if name in run.missing]
+    if messages:
+        parts.append("<h3>First failures</h3>")
+        parts.append(table(["row", "store", "what happened", "message"], messages, ["", "", "", "wrap"]))
+        parts.append(paragraph("Failed simulations are kept on disk and left out of training and calibration."))
+    return "".join(parts)
+
+
+_STATUS = {Status.OK: "good", Status.NON_FINITE: "non-finite", Status.RAISED: "raised", Status.TIMED_OUT: "timed out"}
+
+
+def _provenance(run: Run) -> str:
+    about = run.provenance or {key: run.fit[key] for key in ("versions", "seed") if key in run.fit}
+    if not about:
+        return absent(run.missing["provenance"])
+    parts = [] if run.provenance else [absent(run.missing["provenance"])]
+    if about.get("command"):
+        parts.append(details("Command", "<pre>" + _escape(about["command"]) + "</pre>", opened=True))
+    seconds = {k: v for k, v in (about.get("seconds") or {}).items() if v is not None}
+    if seconds:
+        rows = [[_plain_name(k), duration(float(v))] for k, v in seconds.items()]
+        parts.append(details("Time per step", table(["step", "time"], rows, ["", "n"])))
+    seeds = {"run": about.get("seed"), **(about.get("seeds") or {})}
+    rows = [[_plain_name(k), str(v)] for k, v in seeds.items() if v is not None]
+    if rows:
+        parts.append(details("Seeds", table(["of", "seed"], rows, ["", "n"])))
+    for key, title in (("versions", "Versions"), ("digests", "Digests (SHA-256)")):
+        rows = [[_plain_name(k), str(v)] for k, v in (about.get(key) or {}).items() if v is not None]
+        if rows:
+            parts.append(details(title, table(["of", key.rstrip("s")], rows, ["", "wrap"])))
+    others = {k: v for k, v in about.items() if k not in ("command", "seconds", "seed", "seeds", "versions", "digests")}
+    if others:
+        parts.append(details("More", f"<pre>{_escape(json.dumps(others, indent=1, ensure_ascii=False))}</pre>"))
+    return "".join(parts)
+
+
+def _plain_name(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _escape(text: object) -> str:
+    from html import escape
+
+    return escape(str(text))
+
+
+def _methods(run: Run) -> str:
+    text, papers = methods_text(run)
+    items = "".join(f"<li>{_escape(paper)}</li>" for paper in papers)
+    return f'{paragraph(text, "lead")}<h3>To cite</h3><ol class="refs">{items}</ol>'
+
+
+def _foot(run: Run) -> str:
+    version = (run.provenance.get("versions") or run.fit.get("versions") or {}).get("sciinf", "")
+    return (
+        f"Written by sciinf{f' {version}' if version else ''} from the files in this folder. The page needs no network."
+    )

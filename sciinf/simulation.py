@@ -1,0 +1,222 @@
+"""Run a simulator on draws of its prior, into a store: in batches, resumable, in one process or several.
+
+The store is the truth and a campaign a list of blocks, each of which depends on the campaign's seed and its own number
+alone. So stopping and resuming, the number of workers and their order change nothing in what is stored.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from sciinf.core.simulator import Simulator, Status
+from sciinf.engine.block import give_up, one_thread, run_block
+from sciinf.engine.pool import run_in_workers
+from sciinf.engine.probe import probe_block
+from sciinf.engine.progress import Progress
+from sciinf.storage.journal import Entry
+from sciinf.store import Store
+
+REFUSED_ABOVE = 0.5
+
+
+def simulate(
+    simulator: Simulator,
+    path: str | Path,
+    n: int,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    device: str | torch.device = "cpu",
+    block: int | Literal["auto"] | None = None,
+    timeout: float | None = None,
+    progress: bool = True,
+) -> Store:
+    """Simulate n draws of the prior, or what is still missing of them.
+
+    Rows that raise, are not finite or time out are kept with their status and message and left out of training and
+    calibration; a warning says how many. One process simulates on one thread, so that results do not depend on the
+    machine's number of processors: use workers to employ more.
+
+    Args:
+        simulator: What to run.
+        path: Folder of the store. An unfinished campaign goes on, a finished one is returned at once, and more rows
+            than before are added to those there.
+        n: Rows wanted in all.
+        seed: Seed of the campaign; other seeds give independent simulations.
+        workers: Processes. With more than one the simulator must be loaded from a file, or pickle.
+        device: Where the simulator runs.
+        block: Rows per batch: the simulator's own (`simulator.block`) or what the store has when left out, or "auto"
+            to measure. It is part of the campaign: another block size gives other random numbers.
+        timeout: Seconds after which a block is killed, tried again, and in the end given up as `Status.TIMED_OUT`; the
+            simulator then runs in a process of its own. All rows of the block are lost, so choose small blocks.
+        progress: Whether to report progress on the standard error.
+
+    Raises:
+        ValueError: If the folder holds another campaign, the simulator does not return what its observables promise,
+            or more than half of the rows failed; what was simulated is kept.
+        OSError: If the store cannot be written; what was committed is kept.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
+
+    Warns:
+        UserWarning: If rows failed.
+    """
+    _check(simulator, n, seed, workers, timeout)
+    path = Path(path)
+    if block is None:
+        block = Store(path).block if (path / "store.json").is_file() else simulator.block
+    elif block == "auto":
+        known = (path / "store.json").is_file()
+        with one_thread():
+            block = Store(path).block if known else probe_block(simulator, n, seed=seed, device=device)
+    store = Store.create(path, simulator, seed=seed, block=block, rows=n)
+    while blocks := store.missing():
+        if workers > 1 or timeout is not None:
+            entries = run_in_workers(store, simulator, blocks, workers=workers, device=device, timeout=timeout)
+        else:
+            entries = _run_here(store, simulator, blocks, device)
+        _follow(store, entries, progress)
+        store.refresh()
+    _warn(store)
+    return store
+
+
+def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "cpu") -> list[int]:
+    """Simulate again exactly the blocks of a store that are damaged or missing.
+
+    Args:
+        store: The store.
+        simulator: The simulator that made it.
+        device: Where it runs.
+
+    Returns:
+        The blocks simulated again. On the same kind of processor and the same versions the digest is as before.
+
+    Raises:
+        ValueError: If the simulator is not the one that made the store.
+
+    Warns:
+        UserWarning: If a block came out otherwise than when it was first committed.
+    """
+    Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows)
+    store.refresh()
+    blocks = sorted({damage.block for damage in store.damaged()} | set(store.missing()))
+    with _terminable(), one_thread():
+        changed = [index for index in blocks if not _simulated_again(store, simulator, index, device)]
+    if changed:
+        warnings.warn(
+            f"blocks {changed} of {store.path} came out otherwise than when they were first simulated: the processor, "
+            "the versions of libraries, or a file the simulator reads has changed. The digest is another one",
+            stacklevel=2,
+        )
+    return blocks
+
+
+def _simulated_again(store: Store, simulator: Simulator, index: int, device: str | torch.device) -> bool:
+    """Whether a block came out as it was, if that is known."""
+    known = [entry for entry in store.history(index) if entry.rows == store.rows_of(index)]
+    counts = known[-1].counts if known else {}
+    if set(counts) == {Status.TIMED_OUT}:
+        entry = give_up(store, index, Status.TIMED_OUT, "timed out when it was first simulated")
+    elif set(counts) == {Status.RAISED}:  # perhaps because it kills its process
+        again = run_in_workers(store, simulator, [index], workers=1, device=device, timeout=None)
+        with closing(again) as entries:
+            entry = next(entries)
+        store.refresh()
+    else:
+        entry = run_block(simulator, store, index, device=device)
+    return not known or entry.content in {old.content for old in known}
+
+
+def _check(simulator: Simulator, n: int, seed: int, workers: int, timeout: float | None) -> None:
+    if not isinstance(simulator, Simulator):
+        raise TypeError(
+            f"simulate takes a Simulator, got {type(simulator).__name__}; wrap a function with sciinf.wrappers.numpy, "
+            "or load a file with load_simulator(path)"
+        )
+    for name, value, low in (("n", n, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+
+
+def _run_here(
+    store: Store, simulator: Simulator, blocks: Sequence[int], device: str | torch.device
+) -> Generator[Entry, None, None]:
+    for index in blocks:
+        yield run_block(simulator, store, index, device=device)
+
+
+def _follow(store: Store, entries: Generator[Entry, None, None], shown: bool) -> None:
+    """Let a campaign run: report progress, and stop it when most of it fails."""
+    counts = Counter(store.counts)
+    done = store.rows - sum(store.rows_of(index) for index in store.missing())
+    progress = Progress(store.rows, done, shown=shown)
+    with _terminable(), one_thread(), closing(entries), progress as bar:
+        for entry in entries:
+            counts.update(entry.counts)
+            bar.add(entry.rows, entry.rows - entry.ok)
+            if counts.total() - counts[Status.OK] > REFUSED_ABOVE * counts.total():
+                break
+    store.refresh()
+    _refuse(store, counts)
+
+
+def _refuse(store: Store, counts: Mapping[Status, int]) -> None:
+    total, failed = sum(counts.values()), _failed(counts)
+    if failed <= REFUSED_ABOVE * total:
+        return
+    messages = Counter(failure.message for failure in store.failures(limit=1000))
+    message, times = messages.most_common(1)[0]
+    raise ValueError(
+        f"{failed:,} of {total:,} simulations in {store.path} failed ({_words(counts)}), refused above "
+        f"{REFUSED_ABOVE:.0%}. The most frequent message, {times:,} of the first {messages.total():,}: {message}. They "
+        "are kept and can be looked at (Store(path).failures()); mend the simulator and simulate into a new folder"
+    )
+
+
+def _warn(store: Store) -> None:
+    counts = store.counts
+    _refuse(store, counts)
+    if _failed(counts):
+        warnings.warn(
+            f"{_failed(counts):,} of {len(store):,} simulations in {store.path} failed ({_words(counts)}) and are left "
+            "out of training and calibration: where the simulator fails, the prior is cut off. `store.failures()` "
+            "shows parameters and messages",
+            stacklevel=3,
+        )
+
+
+def _failed(counts: Mapping[Status, int]) -> int:
+    return sum(n for status, n in counts.items() if status != Status.OK)
+
+
+def _words(counts: Mapping[Status, int]) -> str:
+    return ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in counts.items() if n and s != Status.OK)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a campaign as Ctrl-C does, so that workers are stopped, unless somebody else handles it."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,96 @@
+"""`store.json`: what makes a campaign the same campaign."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sciinf.core.files import read_json, versions
+from sciinf.core.simulator import Observable, Simulator, source_hash
+
+SCHEMA = 1
+_IDENTITY = ("simulator", "prior", "observables", "seed", "block")
+
+
+def describe(simulator: Simulator, seed: int, block: int, rows: int) -> dict[str, Any]:
+    """What `store.json` says of a campaign.
+
+    Raises:
+        TypeError: If the prior cannot be written down.
+        ValueError: If there are no observables, or one's name cannot name a dataset beside the others.
+    """
+    _check_names(simulator.observables)
+    data = {
+        "schema": SCHEMA,
+        "simulator": {"name": simulator.name, "source": source_hash(simulator)},
+        "prior": simulator.prior.to_json(),
+        "observables": [{"name": name, **spec.to_json()} for name, spec in simulator.observables.items()],
+        "seed": seed,
+        "block": block,
+        "rows": rows,
+        "versions": versions(),
+    }
+    return json.loads(json.dumps(data))
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """`store.json` as it was written.
+
+    Raises:
+        ValueError: If it is damaged, or a newer version wrote it.
+    """
+    data = read_json(path)
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        version = data.get("versions", {}).get("sciinf", "unknown")
+        raise ValueError(
+            f"{path} has format {schema}, written by sciinf {version}; this version reads {SCHEMA}: update sciinf"
+        )
+    if schema != SCHEMA or not {*_IDENTITY, "rows"} <= set(data):
+        raise ValueError(f"{path} is damaged: it describes no store; restore it, or simulate into another folder")
+    return data
+
+
+def campaign(description: Mapping[str, Any]) -> str:
+    """SHA-256 of what makes a campaign the same, written into each of its files."""
+    identity = {key: description[key] for key in _IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to mix two campaigns.
+
+    Raises:
+        ValueError: If they are not the same; the message says what differs.
+    """
+    differences = [f"{key}: {_difference(found[key], wanted[key])}" for key in _IDENTITY if found[key] != wanted[key]]
+    if differences:
+        raise ValueError(
+            f"{path} holds simulations of another campaign (in the folder -> asked for); {'; '.join(differences)}. "
+            "Choose another folder, or ask for what this one holds; delete the folder if its simulations are worthless"
+        )
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+        return ", ".join(f"{key} {_short(found.get(key))} -> {_short(wanted.get(key))}" for key in keys)
+    return f"{_short(found)} -> {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    text = value[:12] if isinstance(value, str) and len(value) == 64 else json.dumps(value)
+    return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _check_names(observables: Mapping[str, Observable]) -> None:
+    if not observables:
+        raise ValueError("the simulator has no observables; it must name at least one")
+    for name in observables:
+        parts = name.split("/")
+        parents = {"/".join(parts[:k]) for k in range(1, len(parts))}
+        if "" in parts or "." in parts or "\0" in name or parents & set(observables):
+            raise ValueError(f"the observable {name!r} cannot name a dataset beside {sorted(observables)}; rename it")

@@ -1,0 +1,124 @@
+"""One block of simulations as one HDF5 file, built in memory so that it reaches the disk whole or not at all.
+
+`theta` (rows, D) float32 with attributes names and units; `x/<name>` (rows, *event) in the observable's dtype with
+attributes unit, dims and scale; `status` (rows,) uint8; `messages/row` and `messages/text` for the rows that failed.
+The root's attributes are schema, block, campaign (which store it belongs to) and content (SHA-256 of the arrays). The
+bytes depend on nothing else, so that a block simulated again gives the same file.
+
+Floats are stored as they are with a checksum per chunk, because compression costs ten times the reading time for a
+quarter of the space; integers and booleans compress well and are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core.prior import Prior
+from sciinf.core.simulator import Observable, Outcome, X
+
+SCHEMA = 1
+_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 16 * 2**20
+
+
+def content_hash(theta: Tensor, x: X, status: Tensor) -> str:
+    """SHA-256 over theta, x and status, names, dtypes and shapes included; the order of the names is immaterial."""
+    digest = hashlib.sha256()
+    arrays = {"theta": theta, "status": status, **{f"x/{name}": value for name, value in x.items()}}
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name].numpy())
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def write_shard(
+    prior: Prior, observables: Mapping[str, Observable], campaign: str, block: int, theta: Tensor, outcome: Outcome
+) -> tuple[bytes, str]:
+    """The file of one block, and its content hash.
+
+    Args:
+        prior: Names and units of theta.
+        observables: Units, dims and scales of x.
+        campaign: Identity of the store.
+        block: The block's number.
+        theta: (rows, D), float32, on the CPU.
+        outcome: Normalised (`storage.outcome.normalise`).
+    """
+    import h5py
+
+    status = outcome.status if outcome.status is not None else torch.zeros(len(theta), dtype=torch.uint8)
+    content = content_hash(theta, outcome.x, status)
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs.update({"schema": SCHEMA, "block": block, "campaign": campaign, "content": content})
+        dataset = _write(file, "theta", theta)
+        dataset.attrs["names"], dataset.attrs["units"] = list(prior.names), list(prior.units)
+        for name, spec in observables.items():
+            dataset = _write(file, f"x/{name}", outcome.x[name])
+            dataset.attrs["unit"], dataset.attrs["scale"] = spec.unit, spec.scale
+            dataset.attrs["dims"] = np.array(spec.dims, dtype=h5py.string_dtype())
+        _write(file, "status", status)
+        file["messages/row"] = np.array(list(outcome.messages), dtype=np.int64)
+        file["messages/text"] = np.array(list(outcome.messages.values()), dtype=h5py.string_dtype())
+    return image.getvalue(), content
+
+
+def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tensor, Outcome]:
+    """theta and outcome of a file's bytes, which the caller has verified.
+
+    Raises:
+        OSError, KeyError: If the bytes are no shard.
+    """
+    import h5py
+
+    with h5py.File(io.BytesIO(data), "r") as opened:
+        file: Any = opened
+        theta = torch.from_numpy(file["theta"][()])
+        x = {name: torch.from_numpy(file["x"][name][()]) for name in observables}
+        status = torch.from_numpy(file["status"][()])
+        rows, texts = file["messages/row"][()], file["messages/text"].asstr()[()]
+    return theta, Outcome(x, status, {int(row): str(text) for row, text in zip(rows, texts, strict=True)})
+
+
+def embedded(data: bytes, observables: Mapping[str, Observable]) -> tuple[int, str, str, Tensor]:
+    """Block, campaign, content hash and status of a file that no journal vouches for, its content verified.
+
+    Raises:
+        ValueError: If it is no shard of this version, or its arrays do not have the hash it names.
+    """
+    import h5py
+
+    try:
+        with h5py.File(io.BytesIO(data), "r") as opened:
+            attrs: Any = opened.attrs
+            schema, block = int(attrs["schema"]), int(attrs["block"])
+            campaign, content = str(attrs["campaign"]), str(attrs["content"])
+        theta, outcome = read_shard(data, observables)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"it is not a readable file of simulations ({error})") from error
+    status = outcome.status
+    if schema != SCHEMA or status is None or content_hash(theta, outcome.x, status) != content:
+        raise ValueError("its arrays do not have the hash written in it")
+    return block, campaign, content, status
+
+
+def _write(file: Any, name: str, value: Tensor) -> Any:
+    array = np.ascontiguousarray(value.numpy())
+    if not array.size:
+        return file.create_dataset(name, data=array)
+    row_bytes = max(1, array.nbytes // len(array))
+    rows = max(1, min(len(array), _CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
+    options: dict[str, Any] = {"chunks": (rows, *array.shape[1:])}
+    if array.dtype.kind == "f":
+        options["fletcher32"] = True
+    else:
+        options.update(compression="gzip", compression_opts=4, shuffle=True)
+    return file.create_dataset(name, data=array, **options)

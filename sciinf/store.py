@@ -1,0 +1,400 @@
+"""Simulations on disk: a folder of blocks that survives kills, full disks and other writers.
+
+    store.json              what was simulated: simulator, prior, observables, seed, rows per block, rows asked for
+    shards/00000042.h5      block 42, whole or absent (`storage.shard`)
+    journal/HOST-PID.jsonl  what each writing process acknowledged (`storage.journal`)
+
+A block is committed by building its file in memory, writing it under a temporary name, fsync, rename, fsync of the
+folder, and only then a journal line with the file's SHA-256. There are no locks: writers of the same block write the
+same bytes, and the last rename wins. Reading compares the bytes with the journal before HDF5 sees them, because HDF5
+can hang on damaged files; a block whose file no journal knows counts if the hash written in it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core.estimator import Batch
+from sciinf.core.files import write_bytes, write_json
+from sciinf.core.prior import Prior
+from sciinf.core.simulator import Observable, Outcome, Simulator, Status
+from sciinf.storage.description import campaign, check_same, describe, read_description
+from sciinf.storage.durable import sweep, writing
+from sciinf.storage.journal import Entry, Journals
+from sciinf.storage.outcome import normalise
+from sciinf.storage.selection import Part, Rows, mixed, recut, select
+from sciinf.storage.shard import embedded, read_shard, write_shard
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A block that was committed and can no longer be read: which, its file, and what is wrong."""
+
+    block: int
+    file: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A simulation that failed: its row in the store, its parameters (D,), what became of it and why."""
+
+    row: int
+    theta: Tensor
+    status: Status
+    message: str
+
+
+class Store:
+    """The simulations in a folder. See `Store.create` for a new one.
+
+    `rows` is what was asked for and `len(store)` what is there; they differ while a campaign is unfinished.
+
+    Raises:
+        FileNotFoundError: If the folder holds no store.
+        ValueError: If a newer version wrote it, or `store.json` is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "store.json").is_file():
+            raise FileNotFoundError(
+                f"{self.path} holds no simulations (no store.json); make some with `sciinf simulate`"
+            )
+        data = read_description(self.path / "store.json")
+        self.simulator: Mapping[str, str] = data["simulator"]
+        self.prior = Prior.from_json(data["prior"])
+        self.observables = {o["name"]: Observable.from_json(o) for o in data["observables"]}
+        self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
+        self._campaign = campaign(data)
+        self._journals = Journals(self.path / "journal")
+        self._lines: dict[int, list[Entry]] = {}
+        self._adopted: dict[int, Entry] = {}
+        self._verified: dict[int, tuple[tuple[int, int], Entry]] = {}
+        self.refresh()
+
+    @classmethod
+    def create(cls, path: str | Path, simulator: Simulator, *, seed: int, block: int, rows: int) -> Store:
+        """The store of a campaign in a folder: a new one, or the one that is there if it is of the same campaign.
+
+        A campaign is the same if simulator (name and file), prior, observables, seed and block are. More rows than
+        before make it grow, a last incomplete block being simulated again whole. Fewer change nothing: all rows there
+        are stay, and reading takes `rows=` to use fewer.
+
+        Args:
+            path: The folder.
+            simulator: Whose simulations they are.
+            seed: Seed of the campaign, a non-negative integer.
+            block: Rows per block.
+            rows: Rows wanted in all.
+
+        Raises:
+            ValueError: If a number is out of range, or the folder holds another campaign; the message says what
+                differs.
+            TypeError: If the prior cannot be written down.
+            OSError: If the folder cannot be written.
+        """
+        for name, value, low in (("seed", seed, 0), ("block", block, 1), ("rows", rows, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+        path = Path(path)
+        data = describe(simulator, seed, block, rows)
+        file = path / "store.json"
+        with writing(path):
+            for folder in (path / "shards", path / "journal"):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not file.is_file():
+                write_json(file, data)
+            found = read_description(file)  # another process may have written its own in the meantime
+            check_same(path, found, data)
+            if found["rows"] < rows:
+                write_json(file, {**found, "rows": rows, "versions": data["versions"]})
+            sweep(path / "shards")
+        return cls(path)
+
+    # --- what is there ----------------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks when complete."""
+        return -(-self.rows // self.block)
+
+    def rows_of(self, index: int) -> int:
+        """Rows of a block when complete; the last may be shorter."""
+        if not 0 <= index < self.blocks:
+            raise ValueError(f"block {index} does not exist: {self.rows} rows are blocks 0 to {self.blocks - 1}")
+        return min(self.block, self.rows - index * self.block)
+
+    def file(self, index: int) -> Path:
+        """Where a block lies, or will."""
+        return self.path / "shards" / f"{index:08d}.h5"
+
+    def refresh(self) -> None:
+        """Take note of what other processes have committed since."""
+        for entry in self._journals.news():
+            self._lines.setdefault(entry.block, []).append(entry)
+        self._there = {int(f.stem) for f in (self.path / "shards").glob("[0-9]*.h5") if f.stem.isdigit()}
+        for index in sorted(self._there - set(self._lines) - set(self._adopted)):
+            try:
+                self._adopted[index] = self._adopt(index, self.file(index).read_bytes())
+            except ValueError:
+                continue  # never acknowledged and not whole: `missing` and `damaged` name it
+
+    def missing(self) -> list[int]:
+        """Blocks still to be simulated: never committed, deleted, or shorter than they should be by now."""
+        present = {index: entry.rows for index, entry in self._entries()}
+        return [k for k in range(self.blocks) if present.get(k, 0) < self.rows_of(k)]
+
+    def damaged(self) -> list[Damage]:
+        """Committed blocks whose files are deleted or do not have the content that was committed; reads every file."""
+        found = []
+        for index in sorted(set(self._lines) | self._there):
+            try:
+                self._verify(index)
+            except ValueError as error:
+                found.append(Damage(index, self.file(index), str(error)))
+        return found
+
+    def __len__(self) -> int:
+        return sum(entry.rows for _, entry in self._entries())
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """Rows by what became of them, every status named."""
+        total: Counter[Status] = Counter()
+        for _, entry in self._entries():
+            total.update(entry.counts)
+        return {status: total[status] for status in Status}
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of simulation, summed over blocks (and so over workers)."""
+        return sum(entry.seconds for _, entry in self._entries())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over theta, x and status in block order. Workers, order and interruptions do not change it.
+
+        Raises:
+            ValueError: If a block is damaged.
+        """
+        digest = hashlib.sha256()
+        for index in self._readable():
+            entry = self._entry(index)
+            digest.update(f"{index} {entry.rows} {entry.content}\n".encode())
+        return digest.hexdigest()
+
+    def history(self, index: int) -> list[Entry]:
+        """What is known of a block, oldest first, its file damaged or not."""
+        adopted = [self._adopted[index]] if index in self._adopted else []
+        return self._lines.get(index) or adopted
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def commit(self, index: int, theta: Tensor, outcome: Outcome, *, seconds: float) -> Entry:
+        """Make a block durable, then acknowledge it. Committing the same block again replaces it by equal bytes.
+
+        Args:
+            index: The block's number.
+            theta: (rows, D), all rows of the block.
+            outcome: What became of them.
+            seconds: Wall seconds it took.
+
+        Raises:
+            ValueError: If the number of rows or a shape does not fit.
+            OSError: If it cannot be written; what was committed before stays.
+        """
+        rows = self.rows_of(index)
+        if tuple(theta.shape) != (rows, len(self.prior)):
+            raise ValueError(f"block {index} takes theta of shape {(rows, len(self.prior))}, got {tuple(theta.shape)}")
+        outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
+        theta = theta.detach().to("cpu", torch.float32)
+        image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
+        entry = Entry(index, hashlib.sha256(image).hexdigest(), rows, content, seconds, _count(outcome.status))
+        with writing(self.path):
+            write_bytes(self.file(index), image)
+            self._journals.append(entry)
+        self._there.add(index)
+        self._lines.setdefault(index, []).append(entry)
+        return entry
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def batches(
+        self,
+        size: int,
+        *,
+        rows: Rows | None = None,
+        generator: torch.Generator | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Iterator[Batch]:
+        """Stream the rows that did not fail, in batches of `size` (the last may be shorter), larger than memory or not.
+
+        Args:
+            size: Rows per batch.
+            rows: Which rows of the store, by position, failed rows counted: the first n, a slice or range, or
+                positions. Their order does not matter. All when left out.
+            generator: Shuffles blocks, then rows within a group of blocks that fits in memory; without one, rows come
+                in order.
+            device: Where the batches go.
+
+        Raises:
+            ValueError: If a block is damaged, `rows` does not fit, or size is not positive.
+        """
+        if size < 1:
+            raise ValueError(f"a batch has at least one row, got size={size}")
+        parts = self._select(rows)
+        pieces = map(self._ok, parts)
+        if generator is not None:
+            bytes_of = (math.prod(o.shape) * o.torch_dtype.itemsize for o in self.observables.values())
+            pieces = mixed(parts, self._ok, sum(bytes_of) + 4 * len(self.prior), generator)
+        for batch in recut(pieces, size):
+            yield batch.to(device)
+
+    def load(self, rows: Rows | None = None) -> Batch:
+        """The rows that did not fail, in order, in memory; `rows` as in `batches`."""
+        parts = self._select(rows)
+        n = sum(part.rows for part in parts)
+        theta = torch.empty(n, len(self.prior))
+        x = {name: torch.empty(n, *o.shape, dtype=o.torch_dtype) for name, o in self.observables.items()}
+        end = 0
+        for batch in map(self._ok, parts):
+            start, end = end, end + len(batch)
+            theta[start:end] = batch.theta
+            for name, value in batch.x.items():
+                x[name][start:end] = value
+        return Batch(theta, x).rows(slice(0, end))
+
+    def failures(self, limit: int = 20) -> list[Failure]:
+        """The first simulations that failed, with their parameters and messages."""
+        found: list[Failure] = []
+        start = 0
+        for index in self._readable():
+            entry = self._entry(index)
+            if entry.ok < entry.rows:
+                theta, outcome = self.read(index)
+                assert outcome.status is not None
+                for row in outcome.status.nonzero().flatten().tolist():
+                    if len(found) == limit:
+                        return found
+                    status = Status(int(outcome.status[row]))
+                    found.append(Failure(start + row, theta[row], status, outcome.messages.get(row, "")))
+            start += entry.rows
+        return found
+
+    def read(self, index: int) -> tuple[Tensor, Outcome]:
+        """theta (rows, D) and outcome of one block, failed rows included.
+
+        Raises:
+            ValueError: If the block is damaged or not there.
+        """
+        try:
+            data, _ = self._bytes(index)
+            return read_shard(data, self.observables)
+        except (ValueError, OSError, KeyError) as error:
+            raise self._damage(index, str(error)) from error
+
+    def _select(self, rows: Rows | None) -> list[Part]:
+        return select(rows, [(index, self._entry(index).rows) for index in self._readable()])
+
+    def _ok(self, part: Part) -> Batch:
+        theta, outcome = self.read(part.block)
+        assert outcome.status is not None
+        keep = (outcome.status == Status.OK).numpy()
+        if part.wanted is None and keep.all():
+            return Batch(theta, outcome.x)
+        chosen = torch.from_numpy(np.flatnonzero(keep if part.wanted is None else keep & part.wanted))
+        return Batch(theta, outcome.x).rows(chosen)
+
+    def _entries(self) -> Iterator[tuple[int, Entry]]:
+        """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
+        for index in sorted(self._there):
+            lines = self._lines.get(index, [])
+            if len({entry.sha256 for entry in lines}) > 1:
+                try:
+                    yield index, self._verify(index)
+                except ValueError:
+                    yield index, lines[-1]
+            elif lines or index in self._adopted:
+                yield index, lines[-1] if lines else self._adopted[index]
+
+    def _readable(self) -> list[int]:
+        """Blocks that reading must deliver: all that were committed, and all files that are there."""
+        return sorted(set(self._lines) | self._there)
+
+    def _entry(self, index: int) -> Entry:
+        try:
+            return self._verify(index)
+        except ValueError as error:
+            raise self._damage(index, str(error)) from error
+
+    def _damage(self, index: int, reason: str) -> ValueError:
+        return ValueError(
+            f"{self.file(index)} is damaged: {reason}. Simulate it again with "
+            f"`sciinf check {self.path} --repair SIM.py`; the other blocks are not affected"
+        )
+
+    def _verify(self, index: int) -> Entry:
+        """What is known of a block, its file verified once as long as its size and time stay the same."""
+        cached = self._verified.get(index)
+        if cached is not None and cached[0] == _stamp(self.file(index)):
+            return cached[1]
+        return self._bytes(index)[1]
+
+    def _bytes(self, index: int) -> tuple[bytes, Entry]:
+        """A block's file, verified."""
+        path = self.file(index)
+        stamp = _stamp(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"it cannot be read ({error.strerror})") from error
+        cached = self._verified.get(index)
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, self._judge(index, data))
+            self._verified[index] = cached
+        return data, cached[1]
+
+    def _judge(self, index: int, data: bytes) -> Entry:
+        lines = self._lines.get(index, [])
+        if not lines:
+            return self._adopt(index, data)
+        sha = hashlib.sha256(data).hexdigest()
+        match = [entry for entry in lines if entry.sha256 == sha]
+        if not match:
+            raise ValueError("its content is not what was committed")
+        return match[-1]
+
+    def _adopt(self, index: int, data: bytes) -> Entry:
+        """A file without a journal line: its writer died between rename and acknowledgement."""
+        block, campaign, content, status = embedded(data, self.observables)
+        if block != index or campaign != self._campaign:
+            raise ValueError("it belongs to another block or another store")
+        return Entry(index, hashlib.sha256(data).hexdigest(), len(status), content, 0.0, _count(status))
+
+
+def _count(status: Tensor | None) -> dict[Status, int]:
+    flags = [] if status is None else status.tolist()
+    return {Status(value): n for value, n in sorted(Counter(flags).items())}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, which tell whether it has been replaced since.
+
+    Raises:
+        ValueError: If it is gone.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ValueError(f"it is gone or cannot be read ({error.strerror})") from error
+    return found.st_size, found.st_mtime_ns

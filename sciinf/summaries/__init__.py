@@ -1,0 +1,1 @@
+"""From data to features: standardisation, and one summary network per kind of observable."""

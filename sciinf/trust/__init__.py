@@ -1,0 +1,1 @@
+"""Is this observation, this network, to be believed."""

@@ -1,0 +1,80 @@
+"""Draws come back bit for bit, in order, with their units, and damage is told from data."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from sciinf.core.draws_file import read_draws_h5, write_draws_h5
+from sciinf.core.results import Draws
+
+
+def some_draws(dtype: torch.dtype = torch.float32, **extra: float) -> Draws:
+    generator = torch.Generator().manual_seed(1)
+    theta = torch.randn(50, 3, generator=generator, dtype=dtype)
+    log_weight = torch.randn(50, generator=generator, dtype=torch.float64)
+    log_weight[3] = -torch.inf
+    return Draws(("zeta", "alpha", "scope/mu"), ("1/h", "", "km s-1 Mpc-1"), theta, log_weight, **extra)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extra", [{}, {"log_evidence": -3.25, "log_evidence_error": 0.01, "pareto_k": 0.31}])
+def test_round_trip_is_exact(tmp_path, dtype, extra):
+    draws = some_draws(dtype, **extra)
+    back = read_draws_h5(write_draws_h5(draws, tmp_path / "draws.h5"))
+    assert (back.names, back.units) == (draws.names, draws.units)
+    assert back.theta.dtype == dtype
+    assert torch.equal(back.theta, draws.theta)
+    assert torch.equal(back.log_weight, draws.log_weight)
+    for name in ("log_evidence", "log_evidence_error", "pareto_k"):
+        assert getattr(back, name) == extra.get(name)
+
+
+def test_the_same_draws_give_the_same_bytes(tmp_path):
+    one = write_draws_h5(some_draws(), tmp_path / "one.h5").read_bytes()
+    two = write_draws_h5(some_draws(), tmp_path / "two.h5").read_bytes()
+    assert one == two
+
+
+def test_plain_h5py_reads_a_parameter_with_its_unit(tmp_path):
+    draws = some_draws()
+    with h5py.File(write_draws_h5(draws, tmp_path / "draws.h5")) as file:
+        assert file["zeta"].attrs["unit"] == "1/h"
+        np.testing.assert_array_equal(file["scope/mu"][()], draws.theta[:, 2].numpy())
+
+
+def test_a_name_that_cannot_stand_beside_the_others_is_refused_and_leaves_nothing(tmp_path):
+    for names in [("log_weight",), ("a", "a/b")]:
+        draws = Draws(names, ("",) * len(names), torch.zeros(4, len(names)), torch.zeros(4))
+        with pytest.raises(ValueError, match="rename it in the prior"):
+            write_draws_h5(draws, tmp_path / "draws.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_draws_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no draws at"):
+        read_draws_h5(tmp_path / "none.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["a"] = 1.0
+    with pytest.raises(ValueError, match="holds no draws"):
+        read_draws_h5(tmp_path / "other.h5")
+    path = write_draws_h5(some_draws(), tmp_path / "newer.h5")
+    with h5py.File(path, "a") as file:
+        file.attrs["schema"] = 99
+    with pytest.raises(ValueError, match="update sciinf"):
+        read_draws_h5(path)
+
+
+def test_damage_is_reported(tmp_path):
+    path = write_draws_h5(some_draws(), tmp_path / "draws.h5")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        read_draws_h5(path)
+    path.write_bytes(whole)
+    with h5py.File(path, "a") as file:
+        del file["alpha"]
+    with pytest.raises(ValueError, match="damaged"):
+        read_draws_h5(path)

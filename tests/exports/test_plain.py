@@ -1,0 +1,42 @@
+"""The suffix decides, and what cannot be decided is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import xarray
+from astropy.table import QTable
+
+from sciinf.exports import read_draws, write_draws
+
+
+def test_h5_round_trip(tmp_path, answer, draws):
+    back = read_draws(write_draws(answer, tmp_path / "draws.h5"))
+    assert torch.equal(back.theta, draws.theta)
+    assert torch.equal(back.log_weight, draws.log_weight)
+    assert (back.names, back.units, back.log_evidence) == (draws.names, draws.units, draws.log_evidence)
+
+
+def test_every_known_suffix_writes_its_kind(tmp_path, draws):
+    assert xarray.open_datatree(write_draws(draws, tmp_path / "d.nc"), engine="h5netcdf")["posterior/rate"].size > 0
+    for suffix in (".ecsv", ".fits", ".csv"):
+        assert len(QTable.read(write_draws(draws, tmp_path / f"d{suffix}"))) == len(draws)
+
+
+def test_unknown_suffixes_are_refused(tmp_path, draws):
+    with pytest.raises(ValueError, match=r"\.h5, \.hdf5, \.nc, \.ecsv, \.fits, \.csv"):
+        write_draws(draws, tmp_path / "draws.pkl")
+    with pytest.raises(ValueError, match=r"from \.h5 only"):
+        read_draws(tmp_path / "draws.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_exports_is_light():
+    code = (
+        "import sys, sciinf.exports; heavy = {'sbi', 'astropy', 'xarray', 'pandas', 'bilby', 'arviz', 'h5netcdf'};"
+        "found = heavy & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
