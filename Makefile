@@ -22,7 +22,7 @@ export OMP_NUM_THREADS PIP_DISABLE_PIP_VERSION_CHECK PYRIGHT_PYTHON_IGNORE_WARNI
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test slow check lint format format-check types imports spelling constraints clean
+.PHONY: help demo test shapes slow check lint format format-check types imports spelling constraints clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ demo: .venv/ready-run ## infer eight parameters of a predator-prey model from 42
 
 test: .venv/ready-test ## run the tests (WORKERS=n processes, TESTS=path or options for pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+shapes: .venv/ready-test ## run the tests with every annotated shape and type checked at run time
+	$(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)
 
 slow: .venv/ready-test ## run the statistical tests that need minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(TESTS)

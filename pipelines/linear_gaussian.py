@@ -14,7 +14,7 @@ from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, que
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
 
-def run(out: Path, *, seed: int = 0, simulations: int = 10_000, fresh: int = 10_000) -> Answer:
+def run(out: Path, *, seed: int = 0, simulations: int = 50_000, fresh: int = 10_000) -> Answer:
     """The amortised posterior, uncorrected, for one observation drawn from the prior.
 
     Args:

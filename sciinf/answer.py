@@ -26,7 +26,10 @@ from sciinf.core import (
 )
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.core.simulator import source_hash
+from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.reweighted import Reweighted
+from sciinf.storage.outcome import join
 from sciinf.trust.ood import check_observation
 
 _PREDICTIVE = 400
@@ -50,7 +53,8 @@ def query(
         x: One observation: observable name -> array or astropy quantity of its event shape.
         calibration: What `calibrate` said of this posterior, or of the one it corrects.
         simulator: If given, data are simulated from the posterior, for the predictive check in the report.
-        out: Run folder for `answer.json`, `draws.h5` and `predictive.h5`; the answer to the same question found there is read back.
+        out: Run folder for `answer.json`, `draws.h5` and `predictive.h5`; the answer to the same question found there
+            is read back.
         level: Credible level of the central intervals.
         draws: Posterior draws, at least.
         seed: Seeds the draws.
@@ -59,26 +63,35 @@ def query(
         Estimates with units, draws, calibration and the verdict on the observation.
 
     Raises:
-        ValueError: If x does not fit the observables or is not finite, or the calibration is of another fit.
+        ValueError: If x does not fit the observables or is not finite, the calibration is of another fit, or level or
+            draws make no sense.
 
     Warns:
         UserWarning: If the observation is unlike the simulations.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is a probability between 0 and 1, got {level}")
+    if draws < 1:
+        raise ValueError(f"an answer needs at least one draw, got draws={draws}")
     observation = as_observation(posterior.observables, x)
     raw = posterior.proposal if isinstance(posterior, Reweighted) else None
     if calibration is not None and calibration.fit not in (posterior.digest, raw.digest if raw else ""):
-        raise ValueError("the calibration is of another fit; run calibrate on this posterior")
-    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, simulator is not None))
+        raise ValueError(
+            f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
+            "run calibrate on this posterior"
+        )
+    source = (simulator.name, source_hash(simulator)) if simulator else None
+    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source))
     folder = None if out is None else Path(out)
-    if folder is not None and (folder / "answer.json").is_file():
-        if read_json(folder / "answer.json").get("inputs") == inputs:
-            return load_answer(folder, calibration)
-    started = time.monotonic()
-    trust = check_observation(calibration.reference if calibration else {}, posterior, observation)
+    kept = None if folder is None else _found(folder, inputs, calibration)
+    trust = (
+        kept.trust if kept else check_observation(calibration.reference if calibration else {}, posterior, observation)
+    )
     if trust.alarm:
         warnings.warn(trust.verdict, stacklevel=2)
+    if kept is not None:
+        return kept
+    started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     found = posterior.draw(observation, draws, generator=generator)
     plain = raw.draw(observation, draws, generator=generator) if raw else None
@@ -100,7 +113,13 @@ def query(
 def save_answer(
     answer: Answer, folder: str | Path, observables: Mapping[str, Observable], about: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `draws.h5`, `predictive.h5` and `answer.json` (last: the answer is complete once it is there)."""
+    """Write `draws.h5`, `predictive.h5` and `answer.json`.
+
+    `answer.json` comes last and has the others' hashes, so that files of two answers are never taken for one.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
     import h5py
 
     folder = Path(folder)
@@ -114,7 +133,8 @@ def save_answer(
                 spec = observables[name]
                 item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
     write_bytes(folder / "predictive.h5", image.getvalue())
-    write_json(folder / "answer.json", {**answer.to_json(), **(about or {})})
+    files = {name: _sha256(folder / name) for name in ("draws.h5", "predictive.h5")}
+    write_json(folder / "answer.json", {**answer.to_json(), **(about or {}), "sha256": files})
 
 
 def load_answer(folder: str | Path, calibration: Calibration | None = None) -> Answer:
@@ -126,6 +146,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
 
     Raises:
         FileNotFoundError: If the folder holds no answer.
+        ValueError: If a file is damaged, missing or of another answer.
     """
     import h5py
 
@@ -135,7 +156,13 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
     if not (folder / "answer.json").is_file():
         raise FileNotFoundError(f"{folder} holds no answer; ask with `sciinf query {folder} --observation FILE`")
     data = read_json(folder / "answer.json")
-    with h5py.File(folder / "predictive.h5", "r") as file:
+    if not isinstance(data, dict) or "parameters" not in data:
+        raise ValueError(f"{folder / 'answer.json'} is not what `sciinf query` writes; ask again")
+    for name, expected in data.get("sha256", {}).items():
+        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+            raise ValueError(f"{folder / name} is damaged, missing or not of the answer in answer.json; ask again")
+    with h5py.File(folder / "predictive.h5", "r") as opened:
+        file: Any = opened
         kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file}
     return Answer(
         parameters={n: Estimate.from_json(e) for n, e in data["parameters"].items()},
@@ -146,6 +173,19 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
         predictive=kept.get("predictive", {}),
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
     )
+
+
+def _found(folder: Path, inputs: str, calibration: Calibration | None) -> Answer | None:
+    """The answer to the same question in a run folder; a damaged one is as good as none, and made again."""
+    try:
+        same = read_json(folder / "answer.json")["inputs"] == inputs
+        return load_answer(folder, calibration) if same else None
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _estimates(draws: Draws, level: float) -> dict[str, Estimate]:
@@ -160,22 +200,28 @@ def _estimates(draws: Draws, level: float) -> dict[str, Estimate]:
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:
-    """Data simulated from the posterior; rows that fail are left out."""
-    theta = draws.resample(min(_PREDICTIVE, simulator.block), generator=generator)
-    result = simulator(theta, generator=generator)
-    x, status = (result.x, result.status) if not isinstance(result, Mapping) else (result, None)
-    good = torch.ones(len(theta), dtype=torch.bool) if status is None else status.cpu() == 0
-    for value in x.values():
-        if value.is_floating_point():
-            good &= torch.isfinite(value.reshape(len(theta), -1)).all(dim=1).cpu()
-    return {name: value.cpu()[good].numpy() for name, value in x.items()}
+    """Data simulated from the posterior, as a campaign would; rows that fail are left out, with a warning."""
+    theta = draws.resample(_PREDICTIVE, generator=generator).float()
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    rows = theta.split(simulator.block)
+    with one_thread():
+        parts = [Attempt(simulator, part, seed, i, torch.device("cpu")).outcome() for i, part in enumerate(rows)]
+    outcome = join(parts)
+    good = torch.as_tensor(outcome.status) == 0
+    if not bool(good.all()):
+        warnings.warn(
+            f"{int((~good).sum())} of {len(good)} simulations from the posterior failed and are left out of the "
+            "predictive check",
+            stacklevel=3,
+        )
+    return {name: outcome.x[name][good].numpy() for name in simulator.observables}
 
 
 def _inputs_digest(
     posterior: Posterior, observation: Mapping[str, Tensor], calibration: Calibration | None, settings: tuple[Any, ...]
 ) -> str:
-    digest = hashlib.sha256(f"{posterior.digest} {settings}".encode())
-    digest.update(calibration.simulations.encode() if calibration else b"")
+    checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons) if calibration else None
+    digest = hashlib.sha256(repr((posterior.digest, settings, checked)).encode())
     for name, value in observation.items():
         digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()

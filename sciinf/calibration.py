@@ -1,7 +1,7 @@
 r"""calibrate: Posterior + fresh Store -> Calibration. Is the posterior right, on simulations it has never seen?
 
-For fresh pairs (theta*, x) of prior and simulator and draws theta_1..L of the posterior given x, three numbers are uniform
-on [0, 1] for every function of theta when the posterior is exact:
+For fresh pairs (theta*, x) of prior and simulator and draws theta_1..L of the posterior given x, three numbers are
+uniform on [0, 1] when the posterior is exact:
 
 - SBC: the rank of theta*_d among the draws' theta_d, for each parameter d;
 - HPD: the fraction of draws with a higher posterior density than theta*, whose distribution function is the expected
@@ -39,6 +39,8 @@ from torch import Tensor
 
 from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.core.fit import campaign_of
+from sciinf.core.simulator import event_of
 from sciinf.store import Store
 from sciinf.trust.ood import make_reference
 
@@ -49,7 +51,13 @@ _TOLERANCE = 0.03
 
 
 def calibrate(
-    posterior: Posterior, store: Store, out: str | Path | None = None, *, rows: int = 5_000, draws: int = 127, seed: int = 0
+    posterior: Posterior,
+    store: Store,
+    out: str | Path | None = None,
+    *,
+    rows: int = 5_000,
+    draws: int = 127,
+    seed: int = 0,
 ) -> Calibration:
     """Check a posterior on fresh simulations.
 
@@ -67,21 +75,23 @@ def calibrate(
         Ranks, coverage, p-values and the verdict with its reasons.
 
     Raises:
-        ValueError: If the store has other parameters or observables, or fewer than 100 usable rows.
+        ValueError: If the store has other parameters or observables, may share rows with what the network was trained
+            on, or has fewer than 100 usable rows; if rows or draws are too few.
     """
-    if posterior.prior.to_json() != store.prior.to_json() or dict(posterior.observables) != dict(store.observables):
-        raise ValueError(f"{store.path} holds simulations of {store.prior}, the posterior is of {posterior.prior}")
-    if store.digest in posterior.trained_on:
-        raise ValueError(f"{store.path} is what the network was trained on; calibrate on simulations with another seed")
+    if rows < 100 or draws < 1:
+        raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
+    _check_fresh(posterior, store)
     inputs = hashlib.sha256(f"{posterior.digest} {store.digest} {rows} {draws} {seed}".encode()).hexdigest()
     folder = None if out is None else Path(out)
-    if folder is not None and (folder / "calibration.json").is_file():
-        if read_json(folder / "calibration.json").get("inputs") == inputs:
-            return load_calibration(folder)
+    found = None if folder is None else _found(folder, inputs)
+    if found is not None:
+        return found
     started = time.monotonic()
     fresh = store.load(slice(0, min(len(store), rows)))
     if len(fresh) < 100:
-        raise ValueError(f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100")
+        raise ValueError(
+            f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100"
+        )
     generator = torch.Generator().manual_seed(seed)
     values = _statistics(posterior, fresh, draws, generator)
     p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
@@ -91,8 +101,8 @@ def calibrate(
         ranks=values["ranks"].numpy(),
         draws=draws,
         levels=LEVELS,
-        coverage=_coverage(values.get("hpd")),
-        tarp=_coverage(values["tarp"]),
+        coverage=_coverage(values["hpd"], draws) if "hpd" in values else np.array([]),
+        tarp=_coverage(values["tarp"], draws),
         p_values=p_values,
         gaps=gaps,
         of=posterior.name,
@@ -121,10 +131,35 @@ def load_calibration(folder: str | Path) -> Calibration:
     if not (folder / "calibration.json").is_file():
         raise FileNotFoundError(f"{folder} holds no calibration; run `sciinf calibrate SIM.py {folder}`")
     data = read_json(folder / "calibration.json")
+    if not isinstance(data, dict) or "reference_sha256" not in data:
+        raise ValueError(f"{folder / 'calibration.json'} is not what `sciinf calibrate` writes; run it again")
     raw = (folder / "reference.safetensors").read_bytes() if (folder / "reference.safetensors").is_file() else b""
     if hashlib.sha256(raw).hexdigest() != data["reference_sha256"]:
         raise ValueError(f"{folder / 'reference.safetensors'} is damaged or missing; run `sciinf calibrate` again")
     return Calibration.from_json(data, load(raw))
+
+
+def _check_fresh(posterior: Posterior, store: Store) -> None:
+    if posterior.prior.to_json() != store.prior.to_json():
+        raise ValueError(f"{store.path} holds simulations of {store.prior}, the posterior is of {posterior.prior}")
+    if dict(posterior.observables) != dict(store.observables):
+        raise ValueError(
+            f"{store.path} holds {event_of(store.observables)}, the posterior is for {event_of(posterior.observables)}"
+        )
+    if {store.digest, campaign_of(store.simulator, store.seed)} & posterior.trained_on:
+        raise ValueError(
+            f"{store.path} is of the campaign (seed {store.seed}) that the network was trained on; calibrate on "
+            "simulations with another seed"
+        )
+
+
+def _found(folder: Path, inputs: str) -> Calibration | None:
+    """The calibration of the same inputs in a run folder; a damaged one is as good as none, and made again."""
+    try:
+        same = read_json(folder / "calibration.json")["inputs"] == inputs
+        return load_calibration(folder) if same else None
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -> None:
@@ -138,9 +173,10 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
 
 
 def _statistics(posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Per row: ranks (rows, D), and in [0, 1] the HPD and TARP fractions (rows,)."""
+    """Per row, numbers of draws: ranks (rows, D), and those that HPD and TARP count (rows,)."""
     prior = posterior.prior
     references = prior.bijection.forward(prior.sample(len(fresh), generator=generator))
+    scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
     chunk = max(1, _PAIRS // draws)
     parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": []}
     for start in range(0, len(fresh), chunk):
@@ -148,13 +184,13 @@ def _statistics(posterior: Posterior, fresh: Batch, draws: int, generator: torch
         sample = posterior.draw_batched(batch.x, draws, generator=generator)
         parts["ranks"].append((sample < batch.theta).sum(dim=0))
         reference = references[start : start + chunk]
-        far = (prior.bijection.forward(sample) - reference).norm(dim=-1)
-        true_far = (prior.bijection.forward(batch.theta) - reference).norm(dim=-1)
-        parts["tarp"].append((far < true_far).double().mean(dim=0))
+        far = ((prior.bijection.forward(sample) - reference) / scale).norm(dim=-1)
+        true_far = ((prior.bijection.forward(batch.theta) - reference) / scale).norm(dim=-1)
+        parts["tarp"].append((far < true_far).sum(dim=0))
         try:
             both = torch.cat([sample, batch.theta[None]])
             density = posterior.log_prob_batched(both, batch.x)
-            parts["hpd"].append((density[:-1] > density[-1]).double().mean(dim=0))
+            parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
         except DensityUnavailable:
             continue
     return {name: torch.cat(values) for name, values in parts.items() if values}
@@ -167,14 +203,13 @@ def _tests(
     from scipy.stats import kstest
 
     counts = {f"rank of {name}": values["ranks"][:, d].double() for d, name in enumerate(names)}
-    counts |= {label: values[key] * draws for key, label in (("hpd", "coverage"), ("tarp", "TARP")) if key in values}
+    counts |= {label: values[key].double() for key, label in (("hpd", "coverage"), ("tarp", "TARP")) if key in values}
     p_values, gaps = {}, {}
     for name, count in counts.items():
         # A rank takes draws + 1 values; spread uniformly over its cell it is uniform on [0, 1].
         u = (count + torch.rand(len(count), generator=generator, dtype=torch.float64)) / (draws + 1)
         p_values[name] = float(kstest(u.numpy(), "uniform").pvalue)
-        found = np.searchsorted(np.sort(u.numpy()), LEVELS, side="right") / len(u)
-        gaps[name] = float(np.abs(found - LEVELS).max())
+        gaps[name] = float(np.abs(_coverage(count, draws) - LEVELS).max())
     return p_values, gaps
 
 
@@ -186,16 +221,18 @@ def _verdict(p_values: Mapping[str, float], gaps: Mapping[str, float], rows: int
     bad = [n for n in p_values if corrected[n] < _SIGNIFICANT and gaps[n] > _TOLERANCE]
     if bad:
         worst = sorted(bad, key=lambda n: -gaps[n])
-        return False, tuple(f"{n} is off by {gaps[n]:.1%} (p = {corrected[n]:.1g} on {rows:,} simulations)" for n in worst)
+        return False, tuple(
+            f"{n} is off by {gaps[n]:.1%} (p = {corrected[n]:.1g} on {rows:,} simulations)" for n in worst
+        )
     name = max(gaps, key=lambda n: gaps[n])
-    return True, (f"ranks, coverage and TARP agree with {rows:,} fresh simulations; largest gap {gaps[name]:.1%} ({name})",)
+    return True, (
+        f"ranks, coverage and TARP agree with {rows:,} fresh simulations; largest gap {gaps[name]:.1%} ({name})",
+    )
 
 
-def _coverage(fraction: Tensor | None) -> np.ndarray:
-    """Fraction of rows whose truth lies within the region of each level."""
-    if fraction is None:
-        return np.array([])
-    return np.searchsorted(np.sort(fraction.numpy()), LEVELS, side="right") / len(fraction)
+def _coverage(count: Tensor, draws: int) -> np.ndarray:
+    """Fraction of rows whose truth lies within the region of each level, the expectation over u in its cell."""
+    return np.clip(LEVELS[:, None] * (draws + 1) - count.numpy(), 0.0, 1.0).mean(axis=1)
 
 
 __all__ = ["LEVELS", "calibrate", "load_calibration"]

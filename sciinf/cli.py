@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from sciinf.core import Answer, Estimator, Fit, Posterior, Simulator
+    from sciinf.core import Answer, Estimator, Fit, Simulator
 
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
 
@@ -28,7 +25,7 @@ class _FilesCommand(click.Command):
         open_ended = False
         for token in args:
             if token.startswith("-"):
-                open_ended = token == "--observation"
+                open_ended = token.partition("=")[0] == "--observation"
                 spread.append(token)
             elif open_ended and spread[-1] != "--observation":
                 spread += ["--observation", token]
@@ -40,16 +37,32 @@ class _FilesCommand(click.Command):
 _observation = click.option(
     "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
 )
-_seed = click.option("--seed", type=int, default=0, show_default=True, help="Seeds everything.")
-_workers = click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate.")
+_seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
+_workers = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate."
+)
 _device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
-_level = click.option("--level", type=float, default=0.9, show_default=True, help="Level of the credible intervals.")
+_level = click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Level of the credible intervals.",
+)
+_ess = click.option(
+    "--ess",
+    type=click.FloatRange(0, min_open=True),
+    default=2_000,
+    show_default=True,
+    help="Effective sample size where corrected.",
+)
 _estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sciinf")
-def cli() -> None:
+@click.option("--traceback", is_flag=True, help="Show where in the code an error comes from.")
+def cli(traceback: bool) -> None:
     """From a simulator and an observation to calibrated parameters.
 
     Start with `sciinf check SIM.py`, then `sciinf infer SIM.py --observation DATA --out RUN -n 20000`.
@@ -63,18 +76,21 @@ def cli() -> None:
 @click.pass_context
 def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
+    from sciinf.commands.keywords import keywords
+    from sciinf.commands.user_files import from_file
     from sciinf.core.simulator import load_module
 
     path = Path(pipeline).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no pipeline at {path}")
-    function = getattr(load_module(path), "run", None)
+    function = getattr(from_file(path, load_module), "run", None)
     if not callable(function):
         raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
-    keywords = _keywords(function, ctx.args, path)
+    options = keywords(function, ctx.args, path)
     folder = _run_folder(out)
     started = time.time()
-    _finish(folder, function(folder, seed=seed, **keywords), seed=seed, started=started)
+    answer: Any = function(folder, seed=seed, **options)
+    _finish(folder, answer, seed=seed, started=started)
 
 
 @cli.command(cls=_FilesCommand)
@@ -83,7 +99,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
-@click.option("--ess", type=float, default=2_000, show_default=True, help="Effective sample size where corrected.")
+@_ess
 @_seed
 @_workers
 @_device
@@ -93,14 +109,17 @@ def infer(
     simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **options: Any
 ) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf import build_posterior, calibrate, load_simulator, query, simulate
+    from sciinf import build_posterior, calibrate, query, simulate
+    from sciinf.commands.user_files import user_simulator
+    from sciinf.core import as_observation
 
-    sim = load_simulator(simulator)
-    data = sim.observe(*observation)
+    sim = user_simulator(simulator)
+    data = as_observation(sim.observables, sim.observe(*observation))
+    estimator = _build(options["estimator"], sim, options["seed"])
     folder, started, seed = _run_folder(out), time.time(), options["seed"]
     how: dict[str, Any] = {"workers": options["workers"], "device": options["device"]}
     store = simulate(sim, folder / "simulations", n, seed=seed, **how)
-    fit = _train(_build(options["estimator"], sim, seed), store, folder, options["device"], seed)
+    fit = _train(estimator, store, folder, options["device"], seed)
     fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
     checked = calibrate(build_posterior(fit), fresh, folder)
     posterior = build_posterior(fit, sim, ess=options["ess"])
@@ -119,13 +138,13 @@ def infer(
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
 def simulate(simulator: str, n: int, out: str, block: str | None, **options: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
-    from sciinf import load_simulator
     from sciinf import simulate as run_campaign
+    from sciinf.commands.user_files import user_simulator
 
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
     size: Any = int(block) if block is not None and block.isdigit() else block
-    store = run_campaign(load_simulator(simulator), Path(out), n, block=size, **options)
+    store = run_campaign(user_simulator(simulator), Path(out), n, block=size, **options)
     click.echo(f"{len(store):,} simulations in {store.path}")
     for status, count in store.counts.items():
         if status != 0 and count:
@@ -142,9 +161,10 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **options: Any
 @_seed
 def train(simulator: str, store: str, out: str, estimator: str, device: str, seed: int) -> None:
     """Train an estimator on a store."""
-    from sciinf import Store, load_simulator
+    from sciinf import Store
+    from sciinf.commands.user_files import user_simulator
 
-    sim, opened = load_simulator(simulator), Store(store)
+    sim, opened = user_simulator(simulator), Store(store)
     _same_simulator(sim, opened.simulator, f"the store {store}")
     fit = _train(_build(estimator, sim, seed), opened, _run_folder(out), device, seed)
     click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
@@ -158,11 +178,12 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @_device
 def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
-    from sciinf import build_posterior, load_simulator
+    from sciinf import build_posterior
     from sciinf import calibrate as check
     from sciinf import simulate as run_campaign
+    from sciinf.commands.user_files import user_simulator
 
-    sim, fit = load_simulator(simulator), _load_fit(folder, device)
+    sim, fit = user_simulator(simulator), _load_fit(folder, device)
     _same_simulator(sim, fit.simulator, f"the fit in {folder}")
     seed = int(fit.record["store"]["seed"]) + 1
     where = Path(folder) / "calibration_simulations"
@@ -176,32 +197,36 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
 @_observation
 @click.option("--simulator", default=None, metavar="SIM.py", help="For its observe, likelihood and predictive draws.")
 @_level
-@click.option("--ess", type=float, default=2_000, show_default=True, help="Effective sample size where corrected.")
+@_ess
 @click.option("--json", "as_json", is_flag=True, help="Print answer.json instead of the table.")
 @click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
 @_seed
 @_device
 def query(folder: str, observation: Sequence[str], simulator: str | None, **options: Any) -> None:
     """Ask a fitted run for the parameters behind an observation."""
-    from sciinf import load_simulator
+    from sciinf import build_posterior
     from sciinf import query as ask
     from sciinf.calibration import load_calibration
+    from sciinf.commands.user_files import user_simulator
     from sciinf.core import read_observation
+    from sciinf.exports.plain import KNOWN, write_draws
 
+    draws = None if options["draws"] is None else Path(options["draws"])
+    if draws is not None and draws.suffix.lower() not in KNOWN:
+        raise ValueError(f"{draws}: unknown kind of file; expected one of {', '.join(KNOWN)}")
     fit = _load_fit(folder, options["device"])
-    sim = None if simulator is None else load_simulator(simulator)
+    sim = None if simulator is None else user_simulator(simulator)
     if sim is not None:
         _same_simulator(sim, fit.simulator, f"the fit in {folder}")
     data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
-    posterior = _posterior(fit, sim, options["ess"])
+    posterior = build_posterior(fit, sim, ess=options["ess"])
     level, seed = options["level"], options["seed"]
     answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
-    if options["draws"]:
-        from sciinf.exports.plain import write_draws
-
-        write_draws(answer.draws, Path(options["draws"]))
-    click.echo(json.dumps(answer.to_json(), indent=1) if options["as_json"] else answer.table())
+    if draws is not None:
+        write_draws(answer, draws)
+    text = (Path(folder) / "answer.json").read_text(encoding="utf-8").rstrip()
+    click.echo(text if options["as_json"] else answer.table())
 
 
 @cli.command()
@@ -219,12 +244,18 @@ def report(folder: str) -> None:
 @_device
 def check(path: str, repair: str | None, device: str) -> None:
     """Look for faults: a simulator's shapes, seeds and speed, or a store's damage."""
-    if (Path(path) / "store.json").is_file():
-        _check_store(path, repair, device)
-        return
-    from sciinf import check_simulator, load_simulator
+    from sciinf.checking import check_simulator, check_store
+    from sciinf.commands.user_files import user_simulator
+    from sciinf.simulation import repair as run_again
+    from sciinf.store import Store
 
-    found = check_simulator(load_simulator(path))
+    stored = (Path(path) / "store.json").is_file()
+    if repair is not None:
+        if not stored:
+            raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")
+        again = run_again(Store(path), user_simulator(repair), device=device)
+        click.echo(f"simulated {len(again)} blocks again")
+    found = check_store(Store(path)) if stored else check_simulator(user_simulator(path))
     click.echo("\n".join(found.lines()))
     if not found.ok:
         raise SystemExit(FAILED_CHECK)
@@ -232,9 +263,10 @@ def check(path: str, repair: str | None, device: str) -> None:
 
 def main() -> None:
     """Entry point: errors of the user become one clear line and exit status 2."""
-    warnings.showwarning = _show_warning
     try:
-        cli.main(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None
@@ -242,31 +274,10 @@ def main() -> None:
         click.echo("interrupted; the same command goes on where it was", err=True)
         raise SystemExit(INTERRUPTED) from None
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-        if "--traceback" in sys.argv or not str(error):
+        if "--traceback" in sys.argv[1:2] or not str(error):
             raise
-        click.echo(f"sciinf: error: {error}", err=True)
+        click.echo(f"sciinf: error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(BAD_INPUT) from None
-
-
-def _check_store(path: str, repair: str | None, device: str) -> None:
-    from sciinf import Store, load_simulator
-    from sciinf import repair as run_again
-
-    store = Store(path)
-    damaged = store.damaged()
-    for item in damaged:
-        click.echo(f"damaged: block {item.block}, {item.file}: {item.reason}")
-    missing = store.missing()
-    if missing:
-        click.echo(f"missing: {len(missing)} of {len(missing) + len(store) // max(store.block, 1)} blocks")
-    if repair is not None:
-        again = run_again(store, load_simulator(repair), device=device)
-        click.echo(f"simulated {len(again)} blocks again")
-        damaged = Store(path).damaged()
-    if damaged:
-        raise SystemExit(FAILED_CHECK)
-    counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in Store(path).counts.items() if n)
-    click.echo(f"no damage: {len(Store(path)):,} rows ({counts}); digest {Store(path).digest}")
 
 
 def _run_folder(out: str) -> Path:
@@ -282,7 +293,9 @@ def _run_folder(out: str) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise OSError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out") from error
+        raise OSError(
+            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out"
+        ) from error
     return folder
 
 
@@ -313,95 +326,27 @@ def _load_fit(folder: str, device: str) -> Fit:
     return load_fit(inner if inner.is_dir() else folder, device=device)
 
 
-def _posterior(fit: Fit, simulator: Simulator | None, ess: float) -> Posterior:
-    from sciinf import build_posterior
-
-    return build_posterior(fit, simulator, ess=ess)
-
-
 def _same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
     from sciinf.core import source_hash
 
     if simulator.name != recorded["name"] or source_hash(simulator) != recorded["source"]:
         raise ValueError(
             f"{what} is of the simulator {recorded['name']!r} with source {recorded['source'][:12]}, "
-            f"{simulator.source} is {simulator.name!r} with source {source_hash(simulator)[:12]}; give the file it was made "
-            "with, or run again"
+            f"{simulator.source} is {simulator.name!r} with source {source_hash(simulator)[:12]}; give the file it "
+            "was made with, or run again"
         )
-
-
-def _keywords(function: Any, tokens: Sequence[str], path: Path) -> dict[str, Any]:
-    """`--name value` pairs as keywords of a pipeline's run, each of its default's type."""
-    parameters = {
-        name: p
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "seed"
-    }
-    found: dict[str, Any] = {}
-    rest = list(tokens)
-    while rest:
-        option, _, value = rest.pop(0).partition("=")
-        name = option.removeprefix("--").replace("-", "_")
-        if not option.startswith("--") or name not in parameters:
-            known = ", ".join(f"--{n.replace('_', '-')}" for n in parameters) or "none"
-            raise ValueError(f"{path.name} has no option {option!r}; it has {known}")
-        if not value:
-            if not rest:
-                raise ValueError(f"the option {option} needs a value")
-            value = rest.pop(0)
-        found[name] = _typed(option, value, parameters[name])
-    return found
-
-
-def _typed(option: str, value: str, parameter: inspect.Parameter) -> Any:
-    default = parameter.default
-    kind = type(default) if default not in (None, inspect.Parameter.empty) else None
-    if kind is None:
-        named = {"int": int, "float": float, "bool": bool, "Path": Path}
-        kind = next((k for n, k in named.items() if n in str(parameter.annotation)), str)
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-        return kind(float(value)) if kind is int and "e" in value.lower() else kind(value)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"the option {option} takes a {kind.__name__}, got {value!r}") from error
 
 
 def _finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
     """Provenance, report, and the answer on the screen."""
     from sciinf import write_report
+    from sciinf.commands.provenance import provenance
     from sciinf.core.files import write_json
 
-    write_json(folder / "provenance.json", _provenance(folder, seed, started))
+    write_json(folder / "provenance.json", provenance(folder, seed, started))
     page = write_report(folder)
     click.echo(answer.table())
     click.echo(f"\nreport       {page}")
-
-
-def _provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
-    from sciinf import Store
-    from sciinf.core.files import read_json, versions
-
-    data: dict[str, Any] = {
-        "versions": versions(),
-        "command": " ".join(["sciinf", *sys.argv[1:]]),
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "seeds": {},
-        "digests": {},
-        "seconds": {"total": time.time() - started},
-    }
-    for name in ("simulations", "calibration_simulations"):
-        if (folder / name / "store.json").is_file():
-            store = Store(folder / name)
-            data["digests"][name], data["seeds"][name] = store.digest, store.seed
-            data["seconds"][name] = store.seconds
-    for name, file in (("fit", "fit/fit.json"), ("calibration", "calibration.json"), ("answer", "answer.json")):
-        if (folder / file).is_file():
-            found = read_json(folder / file)
-            data["seconds"][name] = found.get("seconds")
-            data["digests"][name] = found.get("digest") or found.get("inputs")
-    return data
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

@@ -34,7 +34,7 @@ from sciinf.figures.page import (
 )
 from sciinf.figures.predictive import predictive
 from sciinf.figures.prior_curves import prior_marginals, prior_ranges
-from sciinf.figures.run_folder import STORES, Run, read_run
+from sciinf.figures.run_folder import NOT_PREDICTED, STORES, Run, read_run
 from sciinf.figures.style import pretty_unit
 from sciinf.figures.svg import to_svg
 from sciinf.figures.verdicts import verdict_band
@@ -82,7 +82,7 @@ def _about(run: Run) -> str:
     if store is not None:
         parts.append(f"{store.rows:,} simulations")
     if run.answer.get("posterior"):
-        parts.append(f"{run.answer['posterior']} posterior")
+        parts.append(f"posterior: {run.answer['posterior']}")
     return " · ".join(parts)
 
 
@@ -106,7 +106,7 @@ def _answer(run: Run) -> str:
     kinds = ["", "", "n", "n", "n", "n", "bar"]
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
     if raw:
-        head, kinds = [*head, "uncorrected mean", "sd"], [*kinds, "n", "n"]
+        head, kinds = [*head, "uncorrected"], [*kinds, "n"]
     if not outer:
         head, kinds = head[:6] + head[7:], kinds[:6] + kinds[7:]
     rows = []
@@ -120,7 +120,7 @@ def _answer(run: Run) -> str:
             bar = name in outer and None not in values
             row.append(interval_bar((low, high), e["median"], outer[name], alt) if bar else "")
         if raw:
-            row += [number(raw[name]["mean"], raw[name]["sd"]), number(raw[name]["sd"], raw[name]["sd"])]
+            row.append(" ± ".join(number(raw[name][key], raw[name]["sd"]) for key in ("mean", "sd")))
         rows.append(row)
     return table(head, rows, kinds) + paragraph(_answer_words(run, level, bool(outer), bool(raw)))
 
@@ -138,14 +138,14 @@ def _answer_words(run: Run, level: float, bars: bool, raw: bool) -> str:
             f"Log evidence {number(answer['log_evidence'], error)}" + (f" ± {number(error, error)}." if error else ".")
         )
     if raw:
-        parts.append("Uncorrected are the estimates before draws were weighted by the likelihood.")
+        parts.append("Uncorrected are mean and sd before draws were weighted by the likelihood.")
     return " ".join(parts)
 
 
 def _posterior(run: Run, truth: Mapping[str, float]) -> str:
     draws = run.draws
     if draws is None:
-        return absent(run.missing["draws"])
+        return absent(run.missing["draws" if run.answer else "answer"])
     keep = [i for i, _ in enumerate(draws.names)][:_CORNER]
     names, units = [draws.names[i] for i in keep], [draws.units[i] for i in keep]
     theta = draws.theta.double().numpy()[:, keep]
@@ -171,7 +171,7 @@ def _posterior(run: Run, truth: Mapping[str, float]) -> str:
 
 def _predictive(run: Run) -> str:
     if not run.checked:
-        return absent(run.missing.get("checked", "No data were simulated from the posterior."))
+        return absent(run.missing.get("checked" if run.answer else "answer", NOT_PREDICTED))
     parts = [
         paragraph(
             f"Data simulated from {len(run.checked[0].predictive):,} draws of the posterior, against the observation."
@@ -198,8 +198,9 @@ def _calibration(run: Run) -> str:
     parts = [paragraph(words)]
     figure = coverage_figure(found.levels, found.coverage, found.tarp, found.rows)
     caption = (
-        f"How often the truth lies inside the posterior's credible regions. Grey: where an exact posterior's points "
-        f"fall with probability {CONFIDENCE:.0%} each."
+        f"How often the truth lies inside the posterior's credible regions, and the difference from the nominal level "
+        f"in percentage points (pp). Grey: where each point of an exact posterior falls, with probability "
+        f"{CONFIDENCE:.0%}."
     )
     if len(found.coverage) == 0:
         caption += " This posterior has no density, so highest-density regions are not drawn."
@@ -210,10 +211,12 @@ def _calibration(run: Run) -> str:
         curves = rank_curves(found.ranks, found.draws)
         outside = [name for name, curve in zip(found.names, curves, strict=True) if not curve.inside]
         caption = (
-            f"Distribution of the rank of each true parameter among its draws, minus the uniform one. Grey: where an "
-            f"exact posterior's whole curve stays with probability {CONFIDENCE:.0%}. "
-            + (f"Outside: {', '.join(outside)}." if outside else "All curves stay inside.")
+            "Distribution of the rank of each true parameter among its draws, minus the uniform one, in percentage "
+            f"points (pp). Grey: where an exact posterior's whole curve stays with probability {CONFIDENCE:.0%}. "
+            + (f"Outside, in red: {', '.join(outside)}." if outside else "All curves stay inside.")
         )
+        if outside and found.passed:
+            caption += " The verdict counts only departures that are significant and reach three points."
         if len(curves) > PANELS:
             caption += f" The first {PANELS} of {len(curves)} parameters are drawn."
         parts.append(picture(to_svg(ranks_figure(found.names, curves), caption, "ranks"), caption, "Ranks."))

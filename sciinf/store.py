@@ -298,13 +298,13 @@ class Store:
             ValueError: If the block is damaged or not there.
         """
         try:
-            data, _ = self._bytes(index)
-            return read_shard(data, self.observables)
+            return read_shard(self._bytes(index)[0], self.observables)
         except (ValueError, OSError, KeyError) as error:
             raise self._damage(index, str(error)) from error
 
     def _select(self, rows: Rows | None) -> list[Part]:
-        return select(rows, [(index, self._entry(index).rows) for index in self._readable()])
+        known = {index: entry.rows for index, entry in self._entries()}  # each file is verified when it is read
+        return select(rows, [(k, known.get(k) or self._entry(k).rows) for k in self._readable()])
 
     def _ok(self, part: Part) -> Batch:
         theta, outcome = self.read(part.block)
@@ -318,14 +318,14 @@ class Store:
     def _entries(self) -> Iterator[tuple[int, Entry]]:
         """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
         for index in sorted(self._there):
-            lines = self._lines.get(index, [])
+            lines = self.history(index)
             if len({entry.sha256 for entry in lines}) > 1:
                 try:
                     yield index, self._verify(index)
                 except ValueError:
                     yield index, lines[-1]
-            elif lines or index in self._adopted:
-                yield index, lines[-1] if lines else self._adopted[index]
+            elif lines:
+                yield index, lines[-1]
 
     def _readable(self) -> list[int]:
         """Blocks that reading must deliver: all that were committed, and all files that are there."""

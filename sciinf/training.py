@@ -1,20 +1,21 @@
 """train: estimator + Store + Recipe -> Fit. The only training loop there is.
 
-The rows are kept on the training device where they fit and streamed from the store where they do not. The learning rate
-follows one cycle (warm-up, then cosine to nothing), the last rows of the store are a fixed validation set scored in full
-after every epoch, and the weights with the best validation loss win. A checkpoint after each epoch makes a killed training
-go on where it was, to the same bits.
+The rows are kept on the training device where they fit and streamed from the store where they do not. The learning
+rate follows one cycle (warm-up, then cosine to nothing), the last rows of the store are a fixed validation set scored
+in full after every epoch, and the weights with the best validation loss win. A checkpoint after each epoch makes a
+killed training go on where it was, to the same bits.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from torch import Tensor
 
 from sciinf.core import Batch, Estimator, Fit, load_fit, save_fit
 from sciinf.core.component import to_json
-from sciinf.core.files import versions, write_bytes
+from sciinf.core.files import read_json, versions, write_bytes
+from sciinf.engine.checkpoint import read_checkpoint, write_checkpoint
+from sciinf.engine.rows import Rows
 from sciinf.store import Store
 
 _COLUMNS = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
@@ -68,24 +71,31 @@ class Recipe:
     memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "patience", "threads", "memory"):
+            value = getattr(self, name)
+            least = 0 if name == "memory" else 1
+            if value is None and name in ("epochs", "batch", "patience"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"Recipe({name}={value!r}): expected an integer of at least {least}")
         checks = {
-            "validation_fraction": 0 < self.validation_fraction < 1,
-            "warm_up": 0 <= self.warm_up < 1,
-            "ema": self.ema is None or 0 < self.ema < 1,
-            "precision": self.precision in ("float32", "bfloat16"),
-            "epochs": self.epochs is None or self.epochs >= 1,
-            "batch": self.batch is None or self.batch >= 1,
-            "learning_rate": self.learning_rate is None or self.learning_rate > 0,
+            "learning_rate": ("a positive number", self.learning_rate is None or 0 < self.learning_rate < math.inf),
+            "warm_up": ("a fraction, at least 0 and below 1", 0 <= self.warm_up < 1),
+            "weight_decay": ("a number of at least 0", 0 <= self.weight_decay < math.inf),
+            "clip": ("a positive number", self.clip > 0),
+            "validation_fraction": ("a fraction between 0 and 1", 0 < self.validation_fraction < 1),
+            "ema": ("None, or a decay between 0 and 1", self.ema is None or 0 < self.ema < 1),
+            "precision": ("'float32' or 'bfloat16'", self.precision in ("float32", "bfloat16")),
         }
-        for name, good in checks.items():
+        for name, (expected, good) in checks.items():
             if not good:
-                raise ValueError(f"Recipe({name}={getattr(self, name)!r}) makes no sense; see its documentation")
+                raise ValueError(f"Recipe({name}={getattr(self, name)!r}): expected {expected}")
 
     def resolved(self, rows: int) -> Recipe:
         """The recipe with every None filled in for a number of training rows.
 
-        Chosen on two moons and SLCP at 10,000 simulations (1,000 rows a step, peak 5e-3, 120 epochs) and carried to other
-        sizes: the rate goes with the root of the batch, the number of steps with rows^0.4.
+        Chosen on two moons and SLCP at 10,000 simulations (1,000 rows a step, peak 5e-3, 120 epochs) and carried to
+        other sizes: the rate goes with the root of the batch, the number of steps with rows^0.4.
         """
         batch = self.batch or min(1000, max(50, rows // 9))
         steps = 1_080 * (rows / 9_000) ** 0.4
@@ -95,13 +105,11 @@ class Recipe:
         return replace(self, batch=min(batch, max(rows, 1)), epochs=epochs, learning_rate=rate, patience=patience)
 
 
-def train(
-    estimator: Estimator, store: Store, out: str | Path, *, recipe: Recipe | None = None, seed: int = 0
-) -> Fit:
+def train(estimator: Estimator, store: Store, out: str | Path, *, recipe: Recipe | None = None, seed: int = 0) -> Fit:
     """Train an estimator on a store of simulations.
 
     Args:
-        estimator: A newly built estimator.
+        estimator: A newly built estimator; it stays as it is, for a copy is trained.
         store: Simulations; rows that failed are left out.
         out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
             recipe and seed is read back; an unfinished one goes on from its last epoch.
@@ -114,24 +122,30 @@ def train(
     Raises:
         ValueError: If the store's parameters or observables are not the estimator's, or fewer than 20 rows are usable.
         FloatingPointError: If the loss is no longer finite.
+        TypeError: If the estimator has an argument that cannot be written down.
+
+    Warns:
+        UserWarning: If a finished fit or a checkpoint of this training is damaged, or the step does not compile.
     """
     out, recipe = Path(out), recipe or Recipe()
     _check_same(estimator, store)
-    inputs = _inputs_digest(estimator, store, recipe, seed)
-    if (out / "fit.json").is_file():
-        fit = load_fit(out, device=recipe.device, trust=(type(estimator).__module__,))
-        if fit.record.get("inputs") == inputs:
-            return fit
-        (out / "fit.json").unlink()
+    built = to_json(estimator)
+    digest = store.digest
+    inputs = _inputs_digest(built, digest, recipe, seed)
+    found = _finished(out, built, inputs, recipe.device)
+    if found is not None:
+        return found
+    (out / "fit.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+    rows = Rows(store, fraction=recipe.validation_fraction, device=recipe.device, memory=recipe.memory)
+    loop = _Loop(copy.deepcopy(estimator), rows, recipe, seed, out, inputs)
     with _threads(recipe.threads if recipe.device == "cpu" else torch.get_num_threads()):
-        loop = _Loop(estimator, _Rows(store, recipe), recipe, seed, out, inputs)
         loop.run()
     record = {
         "inputs": inputs,
         "recipe": asdict(loop.recipe),
         "seed": seed,
-        "store": {"digest": store.digest, "seed": store.seed, "rows": len(store), "used": loop.rows.train + loop.rows.held_out},
+        "store": {"digest": digest, "seed": store.seed, "rows": len(store), "used": rows.train + rows.held_out},
         "history": loop.history,
         "best_validation_loss": loop.best_loss,
         "seconds": sum(row["seconds"] for row in loop.history),
@@ -142,81 +156,37 @@ def train(
     return fit
 
 
-class _Rows:
-    """Training and validation rows, in memory or streamed."""
-
-    def __init__(self, store: Store, recipe: Recipe) -> None:
-        self.store, self.device = store, recipe.device
-        total = len(store)
-        self.cut = total - max(1, round(total * recipe.validation_fraction))
-        row_bytes = 4 * len(store.prior) + sum(8 * math.prod(o.shape) for o in store.observables.values())
-        self.memory: Batch | None = None
-        if total * row_bytes <= recipe.memory:
-            self.memory = store.load(slice(0, self.cut)).to(recipe.device)
-            self.train = len(self.memory)
-            self.validation = store.load(slice(self.cut, total)).to(recipe.device)
-            self.held_out = len(self.validation)
-        else:
-            self.train = sum(len(b) for b in store.batches(65_536, rows=slice(0, self.cut)))
-            self.held_out = sum(len(b) for b in store.batches(65_536, rows=slice(self.cut, total)))
-        if self.train < 18 or self.held_out < 2:
-            raise ValueError(
-                f"{self.train + self.held_out} of {total} simulations in {store.path} are usable; at least 20 are needed"
-            )
-
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Shuffled batches of `size` rows; the incomplete last one is left out."""
-        if self.memory is None:
-            for batch in self.store.batches(
-                size, rows=slice(0, self.cut), generator=generator, device=self.device
-            ):
-                if len(batch) == size:
-                    yield batch
-            return
-        order = torch.randperm(self.train, generator=generator).to(self.device)
-        for start in range(0, self.train - size + 1, size):
-            yield self.memory.rows(order[start : start + size])
-
-    def ordered(self, size: int, *, validation: bool) -> Iterator[Batch]:
-        """All rows of one part in order."""
-        if self.memory is None:
-            part = slice(self.cut, len(self.store)) if validation else slice(0, self.cut)
-            yield from self.store.batches(size, rows=part, device=self.device)
-            return
-        rows = self.validation if validation else self.memory
-        for start in range(0, len(rows), size):
-            yield rows.rows(slice(start, start + size))
-
-
 class _Loop:
     """State of one training: weights, optimiser, best weights so far, history; saved after each epoch."""
 
-    def __init__(
-        self, estimator: Estimator, rows: _Rows, recipe: Recipe, seed: int, out: Path, inputs: str
-    ) -> None:
-        self.estimator, self.rows, self.seed, self.out, self.inputs = estimator.to(recipe.device), rows, seed, out, inputs
+    def __init__(self, estimator: Estimator, rows: Rows, recipe: Recipe, seed: int, out: Path, inputs: str) -> None:
+        self.estimator, self.rows, self.seed, self.out, self.inputs = (
+            estimator.to(recipe.device),
+            rows,
+            seed,
+            out,
+            inputs,
+        )
         self.recipe = recipe.resolved(rows.train)
         self.history: list[dict[str, float]] = []
         self.best_loss = math.inf
         self.best_epoch = -1
         self.optimiser = torch.optim.AdamW(
-            estimator.parameters(), lr=1.0, weight_decay=recipe.weight_decay, fused=True
+            self.estimator.parameters(), lr=1.0, weight_decay=recipe.weight_decay, fused=True
         )
-        self.best = {k: v.detach().clone() for k, v in estimator.state_dict().items()}
-        self.average = {k: v.detach().clone() for k, v in estimator.named_parameters()} if recipe.ema else {}
+        self.best: dict[str, Tensor] = {}
+        self.average: dict[str, Tensor] = {}
 
     def run(self) -> None:
-        recipe = self.recipe
+        """Train to the end, and leave the best weights in the estimator."""
         if not self._resume():
-            self.estimator.standardise(lambda: self.rows.ordered(65_536, validation=False))
-            if any(not math.isfinite(float(b.double().sum())) for b in self.estimator.buffers()):
-                raise FloatingPointError("the simulations' mean or spread is not finite; look at them with `sciinf check`")
-        step = self._step_function()
+            self._start()
+        step = self._step_function() if not self._done() else None
         shown = time.monotonic()
-        for epoch in range(len(self.history), int(recipe.epochs or 0)):
-            started = time.monotonic()
+        while step is not None and not self._done():
+            epoch, started = len(self.history), time.monotonic()
             train_loss = self._epoch(epoch, step)
-            validation_loss = self._validate(epoch)
+            validation_loss = self._validate()
             if validation_loss < self.best_loss:
                 self.best_loss, self.best_epoch = validation_loss, epoch
                 for k, v in self._weights().items():
@@ -226,9 +196,27 @@ class _Loop:
             self.history.append(dict(zip(_COLUMNS, row, strict=True)))
             self._save()
             shown = self._show(shown)
-            if epoch - self.best_epoch >= int(recipe.patience or 0):
-                break
+        if self.best_epoch < 0:
+            raise FloatingPointError(
+                f"the validation loss was {self.history[-1]['validation_loss']} after every epoch; look for extreme "
+                f"simulations among the last rows of the store, or lower {self._advice()}"
+            )
         self.estimator.load_state_dict(self.best)
+
+    def _start(self) -> None:
+        self.estimator.standardise(lambda: self.rows.ordered(65_536, validation=False))
+        if any(not math.isfinite(float(b.double().sum())) for b in self.estimator.buffers()):
+            raise FloatingPointError("the simulations' mean or spread is not finite; look at them with `sciinf check`")
+        self.best = {k: v.detach().clone() for k, v in self.estimator.state_dict().items()}
+        if self.recipe.ema:
+            self.average = {k: v.detach().clone() for k, v in self.estimator.named_parameters()}
+
+    def _done(self) -> bool:
+        epochs = len(self.history)
+        return epochs >= int(self.recipe.epochs or 0) or epochs - 1 - self.best_epoch >= int(self.recipe.patience or 0)
+
+    def _advice(self) -> str:
+        return f"Recipe(learning_rate={self.recipe.learning_rate:.1e})"
 
     def _steps(self) -> int:
         return max(1, self.rows.train // int(self.recipe.batch or 1))
@@ -253,11 +241,13 @@ class _Loop:
         if not self.recipe.compile:
             return loss
         compiled = torch.compile(loss)
+        self.estimator.train()
         probe = next(iter(self.rows.ordered(int(self.recipe.batch or 1), validation=False)))
         try:
             compiled(probe, _generator(self.seed, 0, self.recipe.device)).backward()
         except Exception as error:
-            warnings.warn(f"the step does not compile, so it runs eagerly: {str(error).splitlines()[0]}", stacklevel=3)
+            reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+            warnings.warn(f"the step does not compile, so it runs eagerly: {reason}", stacklevel=4)
             return loss
         finally:
             self.optimiser.zero_grad()
@@ -285,16 +275,14 @@ class _Loop:
                     self.average[name].lerp_(parameter.detach(), 1 - keep)
         mean = float(total) / max(count, 1)
         if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"the training loss became {mean} in epoch {epoch}; lower Recipe(learning_rate={self.recipe.learning_rate:.1e})"
-            )
+            raise FloatingPointError(f"the training loss became {mean} in epoch {epoch}; lower {self._advice()}")
         return mean
 
     def _weights(self) -> dict[str, Tensor]:
         return {**self.estimator.state_dict(), **self.average}
 
     @torch.no_grad()
-    def _validate(self, epoch: int) -> float:
+    def _validate(self) -> float:
         self.estimator.eval()
         current = {k: v.clone() for k, v in self.estimator.named_parameters()} if self.average else {}
         self.estimator.load_state_dict(self.average, strict=False)
@@ -320,44 +308,29 @@ class _Loop:
         return now
 
     def _save(self) -> None:
-        from safetensors.torch import save
-
         lines = [",".join(_COLUMNS)] + [",".join(f"{row[c]:.6g}" for c in _COLUMNS) for row in self.history]
         write_bytes(self.out / "history.csv", ("\n".join(lines) + "\n").encode())
-        tensors = {f"model/{k}": v for k, v in self.estimator.state_dict().items()}
-        tensors |= {f"best/{k}": v for k, v in self.best.items()}
-        tensors |= {f"average/{k}": v for k, v in self.average.items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{i}/{k}": v for k, v in state.items()}
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+        state = self.optimiser.state_dict()["state"]
+        moments = {f"{i}/{k}": v for i, values in state.items() for k, v in values.items()}
         about = {"inputs": self.inputs, "history": self.history, "best": [self.best_loss, self.best_epoch]}
-        write_bytes(self.out / "checkpoint.safetensors", save(tensors, {"sciinf": json.dumps(about)}))
+        groups = {"model": self.estimator.state_dict(), "best": self.best, "average": self.average}
+        write_checkpoint(self.out / "checkpoint.safetensors", about, {**groups, "optimiser": moments})
 
     def _resume(self) -> bool:
         """Load the checkpoint of the same training, if there is one."""
-        from safetensors import safe_open
-
-        path = self.out / "checkpoint.safetensors"
-        if not path.is_file():
+        found = read_checkpoint(self.out / "checkpoint.safetensors", self.inputs, self.recipe.device)
+        if found is None:
             return False
-        with safe_open(path, "pt", device=self.recipe.device) as file:
-            about = json.loads(file.metadata()["sciinf"])
-            if about["inputs"] != self.inputs:
-                return False
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        about, groups = found
         self.history, (self.best_loss, self.best_epoch) = about["history"], about["best"]
-        self.estimator.load_state_dict(_part(tensors, "model/"))
-        self.best, self.average = _part(tensors, "best/"), _part(tensors, "average/")
+        self.estimator.load_state_dict(groups["model"])
+        self.best, self.average = groups["best"], groups.get("average", {})
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(tensors, "optimiser/").items():
+        for key, value in groups.get("optimiser", {}).items():
             index, name = key.split("/")
             state.setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
         return True
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _generator(seed: int, stream: int, device: str) -> torch.Generator:
@@ -366,14 +339,31 @@ def _generator(seed: int, stream: int, device: str) -> torch.Generator:
     return torch.Generator(device).manual_seed(int.from_bytes(key, "big") >> 1)
 
 
-def _inputs_digest(estimator: Estimator, store: Store, recipe: Recipe, seed: int) -> str:
-    inputs: dict[str, Any] = {
-        "estimator": to_json(estimator),
-        "store": store.digest,
-        "rows": len(store),
-        "recipe": asdict(recipe),
-        "seed": seed,
-    }
+def _finished(out: Path, built: Any, inputs: str, device: str) -> Fit | None:
+    """The fit in a folder if it came from the same inputs and is whole."""
+    try:
+        if read_json(out / "fit.json")["inputs"] != inputs:
+            return None
+        return load_fit(out, device=device, trust=_modules(built))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"the fit in {out} cannot be read back, so it is trained again: {error}", stacklevel=3)
+        return None
+
+
+def _modules(built: Any) -> Sequence[str]:
+    """Modules of the components in an estimator's description."""
+    if isinstance(built, list):
+        return [module for value in built for module in _modules(value)]
+    if not isinstance(built, dict):
+        return []
+    own = [str(built["$class"]).rpartition(".")[0]] if "$class" in built else []
+    return own + [module for value in built.values() for module in _modules(value)]
+
+
+def _inputs_digest(built: Any, store: str, recipe: Recipe, seed: int) -> str:
+    inputs = {"estimator": built, "store": store, "recipe": asdict(recipe), "seed": seed}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -385,7 +375,9 @@ def _check_same(estimator: Estimator, store: Store) -> None:
         )
     for name, spec in estimator.observables.items():
         if store.observables.get(name) != spec:
-            raise ValueError(f"the estimator expects {name!r} as {spec}, {store.path} has {store.observables.get(name)}")
+            raise ValueError(
+                f"the estimator expects {name!r} as {spec}, {store.path} has {store.observables.get(name)}"
+            )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -52,9 +52,6 @@ class Sample:
 
     names: tuple[str, ...] = ("amplitude", "rate")
     units: tuple[str, ...] = ("mV", "1/h")
-    passed: bool = True
-    p_value: float | None = 0.4
-    corrected: bool = True
 
 
 def make_run(folder: Path, sample: Sample | None = None) -> Path:
@@ -65,24 +62,34 @@ def make_run(folder: Path, sample: Sample | None = None) -> Path:
     for name, rows, seed in (("simulations", 600, 0), ("calibration_simulations", 300, 1)):
         make_store(folder / name, simulator, rows, seed)
     count = len(sample.names)
-    theta = torch.exp(0.1 * torch.randn(3000, count, generator=generator) + 0.3 * torch.randn(3000, 1, generator=generator))
-    draws = Draws(
-        sample.names, sample.units, theta, -theta[:, 0].double(), log_evidence=-12.5, log_evidence_error=0.03, pareto_k=0.21
+    theta = torch.exp(
+        0.1 * torch.randn(3000, count, generator=generator) + 0.3 * torch.randn(3000, 1, generator=generator)
     )
-    if not sample.corrected:
-        draws = replace(draws, log_weight=torch.zeros(3000), log_evidence=None, log_evidence_error=None, pareto_k=None)
+    draws = Draws(
+        sample.names,
+        sample.units,
+        theta,
+        -theta[:, 0].double(),
+        log_evidence=-12.5,
+        log_evidence_error=0.03,
+        pareto_k=0.21,
+    )
     estimates = {
-        n: Estimate(1.234567, 0.0321, 1.23, (1.18, 1.29), 0.9, u) for n, u in zip(sample.names, sample.units, strict=True)
+        n: Estimate(1.234567, 0.0321, 1.23, (1.18, 1.29), 0.9, u)
+        for n, u in zip(sample.names, sample.units, strict=True)
     }
     calibration = make_calibration(sample, generator)
     answer = Answer(
-        estimates, draws, calibration, Trust(sample.p_value, "good: the observation looks like the simulations"),
-        amortised=estimates if sample.corrected else {},
+        estimates,
+        draws,
+        calibration,
+        Trust(0.4, "good: the observation looks like the simulations"),
+        amortised=estimates,
     )
     write_draws_h5(draws, folder / "draws.h5")
     write_predictive(folder / "predictive.h5", simulator, theta[:200], generator)
     write_json(folder / "calibration.json", calibration.to_json())
-    posterior = "amortised, reweighted by the likelihood" if sample.corrected else "amortised"
+    posterior = "amortised, reweighted by the likelihood"
     write_json(folder / "answer.json", {**answer.to_json(), "posterior": posterior, "seconds": 2.0})
     write_fit(folder / "fit", simulator)
     about = {
@@ -112,24 +119,23 @@ def make_store(path: Path, simulator: Simulator, rows: int, seed: int) -> None:
 
 def make_calibration(sample: Sample, generator: torch.Generator, rows: int = 1000, draws: int = 127) -> Calibration:
     count = len(sample.names)
-    u = torch.rand(rows, count, generator=generator) ** (1.0 if sample.passed else 0.5)
+    u = torch.rand(rows, count, generator=generator)
     levels = np.linspace(0.05, 0.95, 19)
-    off = 0.0 if sample.passed else 0.1
     return Calibration(
         names=sample.names,
         ranks=(u * (draws + 1)).long().clamp(max=draws).numpy(),
         draws=draws,
         levels=levels,
-        coverage=levels - off * levels * (1 - levels) * 4,
+        coverage=levels,
         tarp=levels + 0.005,
         p_values={f"rank of {n}": 0.3 for n in sample.names} | {"coverage": 0.5, "TARP": 3e-6},
-        gaps={f"rank of {n}": 0.012 for n in sample.names} | {"coverage": off, "TARP": 0.005},
+        gaps={f"rank of {n}": 0.012 for n in sample.names} | {"coverage": 0.0, "TARP": 0.005},
         of="amortised",
         fit="f" * 64,
         simulations="5" * 64,
         failed_rows=3,
-        passed=sample.passed,
-        reasons=("ranks, coverage and TARP agree with 1,000 fresh simulations",) if sample.passed else ("coverage is off by 10%",),
+        passed=True,
+        reasons=("ranks, coverage and TARP agree with 1,000 fresh simulations",),
     )
 
 
@@ -148,7 +154,9 @@ def write_fit(folder: Path, simulator: Simulator) -> None:
     epochs = np.arange(60)
     validation = 6 * np.exp(-epochs / 8) - 1.2 + 0.003 * epochs
     rows = [f"{e},{v - 0.1:.6g},{v:.6g},0.001,0.9" for e, v in zip(epochs, validation, strict=True)]
-    (folder / "history.csv").write_text("\n".join(["epoch,train_loss,validation_loss,learning_rate,seconds", *rows]) + "\n")
+    (folder / "history.csv").write_text(
+        "\n".join(["epoch,train_loss,validation_loss,learning_rate,seconds", *rows]) + "\n"
+    )
     record = {
         "digest": "f" * 64,
         "estimator": {"$class": "sciinf.estimators.flow.Flow", "arguments": arguments},
@@ -161,3 +169,200 @@ def write_fit(folder: Path, simulator: Simulator) -> None:
         "versions": {"sciinf": "0.1.0"},
     }
     write_json(folder / "fit.json", record)
+
+
+class Page(HTMLParser):
+    """Collects what a reader and a browser would meet."""
+
+    void = frozenset({"meta", "br", "img", "input", "link", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("run"))
+    write_report(folder, truth={"rate": 1.0})
+    return folder
+
+
+def read(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text())
+
+
+def test_the_page_says_everything_in_order(complete):
+    page = read(complete)
+    titles = [
+        "All checks passed",
+        "Answer",
+        "Posterior",
+        "Prediction and data",
+        "Calibration",
+        "Training",
+        "Simulations",
+    ]
+    places = [page.text.index(title) for title in titles[:1]]
+    for title in [*titles[1:], "Provenance", "Methods text"]:
+        places.append(page.text.rindex(f" {title} "))
+    assert places[0] < min(places[1:])
+    for words in (
+        "decay",
+        "25 November 2025",
+        "h⁻¹",
+        "1.235",
+        "1.180 to 1.290",
+        "uncorrected",
+        "Log evidence −12.500 ± 0.030",
+        "sciinf infer decay.py --observation 'cell 7.csv'",
+        "0123abcd",
+        "1 min 1 s",
+        "1 h 6 min",
+        "neural posterior estimation",
+        "https://arxiv.org/abs/1804.06788",
+        "ran longer than 60 s",
+    ):
+        assert words in page.text, words
+    assert page.tags.count("figure") == 1 + 3 + 2 + 1
+
+
+def test_the_page_needs_no_network_and_runs_nothing(complete):
+    html, page = (complete / "report.html").read_text(), read(complete)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
+    fetched = [v for k, v in page.attributes if k in ("src", "href", "srcset", "data", "poster") and v]
+    assert all(v.startswith(("#", "data:image/png;base64,")) for v in fetched)
+    assert not [k for k, _ in page.attributes if k.startswith("on")]
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in html
+
+
+def test_identifiers_are_unique_and_figures_have_alternatives(complete):
+    page = read(complete)
+    ids = [v for k, v in page.attributes if k == "id"]
+    assert len(ids) == len(set(ids))
+    images = sum(1 for k, v in page.attributes if (k, v) == ("role", "img"))
+    assert images == sum(1 for k, v in page.attributes if k == "aria-label" and v and v not in ("Verdict", "Contents"))
+
+
+def test_the_page_is_light_and_dark_small_and_reproducible(complete):
+    path = complete / "report.html"
+    before = path.read_bytes()
+    assert b"prefers-color-scheme:dark" in before
+    assert len(before) < 1_000_000
+    write_report(complete, truth={"rate": 1.0})
+    assert path.read_bytes() == before
+
+
+def test_strings_from_outside_are_never_markup(tmp_path):
+    """The planted fault: a parameter, a failure message, a unit-free name and a command that try to be markup."""
+    names = (EVIL, "a & b", "$\\frac{", '"><img src=x onerror=alert(1)>')
+    make_run(tmp_path, Sample(names=names, units=("", "1/h", "", "")))
+    about = json.loads((tmp_path / "provenance.json").read_text())
+    write_json(tmp_path / "provenance.json", {**about, "command": EVIL, "versions": {EVIL: EVIL}, EVIL: EVIL})
+    page = Page(write_report(tmp_path).read_text())
+    assert not {"script", "img"} & set(page.tags)
+    assert not [k for k, _ in page.attributes if k.startswith("on")]
+    assert page.text.count(EVIL) > 6
+    assert "$\\frac{" in page.text
+
+
+def test_twelve_parameters_make_a_page_below_three_megabytes(tmp_path):
+    names = tuple(f"parameter_{i}" for i in range(12))
+    path = write_report(make_run(tmp_path, Sample(names=names, units=("km s-1 Mpc-1",) * 12)))
+    assert path.stat().st_size < 3_000_000
+    assert "km s⁻¹ Mpc⁻¹" in Page(path.read_text()).text
+
+
+def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
+    folder = make_run(tmp_path)
+    sentences = {
+        "draws.h5": "no posterior draws",
+        "predictive.h5": "No data were simulated from the posterior",
+        "calibration.json": "not in this folder",
+        "fit/history.csv": "no training history",
+        "simulations/store.json": "holds no training simulations",
+        "provenance.json": "was not recorded",
+    }
+    for file in sentences:
+        (folder / file).unlink()
+    text = Page(write_report(folder).read_text()).text
+    for sentence in sentences.values():
+        assert sentence in text
+    assert "1.180 to 1.290" in text
+    (folder / "answer.json").unlink()
+    assert "No observation has been asked about" in Page(write_report(folder).read_text()).text
+
+
+def test_what_is_damaged_is_said_and_the_rest_is_shown(tmp_path):
+    folder = make_run(tmp_path)
+    damaged = ["draws.h5", "predictive.h5", "calibration.json", "fit/history.csv", "simulations/store.json"]
+    for file in damaged:
+        (folder / file).write_bytes(b"{ not what it was")
+    text = Page(write_report(folder).read_text()).text
+    for file in damaged:
+        assert f"{file} could not be read" in text
+    assert "1.180 to 1.290" in text
+
+
+def test_files_of_another_answer_are_not_shown(tmp_path):
+    folder = make_run(tmp_path)
+    answer = json.loads((folder / "answer.json").read_text())
+    write_json(folder / "answer.json", {**answer, "sha256": {"draws.h5": "0" * 64}})
+    page = Page(write_report(folder).read_text())
+    assert "draws.h5 could not be read: it is damaged, or not of the answer in answer.json" in page.text
+    assert page.tags.count("figure") == 3 + 2 + 1
+
+
+def test_simulations_alone_make_a_page(tmp_path):
+    make_store(tmp_path / "simulations", Decay(("rate",), ("1/h",)), 50, 0)
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "decay" in text
+    assert "ran longer than 60 s" in text
+
+
+def test_numbers_that_are_null_are_shown_as_dashes(tmp_path):
+    folder = make_run(tmp_path)
+    answer = json.loads((folder / "answer.json").read_text())
+    answer["parameters"]["rate"] |= {"mean": None, "sd": None, "interval": [None, None]}
+    write_json(folder / "answer.json", answer)
+    assert "– to –" in Page(write_report(folder).read_text()).text
+
+
+def test_nothing_to_report_on_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds nothing to report on.*sciinf infer"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_truth_must_name_parameters_of_the_answer(tmp_path):
+    with pytest.raises(ValueError, match=r"truth is given for \['rat'\].*'rate'"):
+        write_report(make_run(tmp_path), truth={"rat": 1.0})

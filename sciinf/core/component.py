@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,6 +37,8 @@ def to_json(value: Any) -> Any:
     Raises:
         TypeError: If a value has no plain description; the message says where it stands.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"{value} cannot be saved, for JSON has finite numbers only; pass None for no bound")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Prior):

@@ -57,8 +57,8 @@ def read_json(path: Path) -> Any:
         ValueError: If the file is not JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -13,7 +13,7 @@ import torch
 
 from sciinf.core.component import from_json, to_json
 from sciinf.core.estimator import Estimator
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import read_json, write_bytes, write_json
 
 SCHEMA = 1
 
@@ -37,9 +37,7 @@ class Fit:
     folder: Path
 
 
-def save_fit(
-    folder: Path, estimator: Estimator, *, simulator: Mapping[str, str], record: Mapping[str, Any]
-) -> Fit:
+def save_fit(folder: Path, estimator: Estimator, *, simulator: Mapping[str, str], record: Mapping[str, Any]) -> Fit:
     """Write a trained estimator; the folder is complete once `fit.json` is there."""
     from safetensors.torch import save
 
@@ -48,7 +46,7 @@ def save_fit(
     weights = save(state)
     built = to_json(estimator)
     digest = _digest(weights, built)
-    (folder / "model.safetensors").write_bytes(weights)
+    write_bytes(folder / "model.safetensors", weights)
     write_json(
         folder / "fit.json",
         {"schema": SCHEMA, "digest": digest, "estimator": built, "simulator": dict(simulator), **record},
@@ -74,12 +72,19 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     if not (folder / "fit.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished fit (no fit.json); train one with `sciinf train`")
     data = read_json(folder / "fit.json")
-    if data.get("schema") != SCHEMA:
+    known = ("schema", "digest", "estimator", "simulator")
+    if not isinstance(data, dict) or "schema" not in data:
+        raise ValueError(f"{folder / 'fit.json'} is not what `train` writes; train again")
+    if data["schema"] != SCHEMA:
         version = data.get("versions", {}).get("sciinf", "unknown")
         raise ValueError(
-            f"{folder / 'fit.json'} has format {data.get('schema')!r}, written by sciinf {version}; this version reads "
+            f"{folder / 'fit.json'} has format {data['schema']!r}, written by sciinf {version}; this version reads "
             f"format {SCHEMA}: update sciinf or train again"
         )
+    if missing := sorted(set(known) - set(data)):
+        raise ValueError(f"{folder / 'fit.json'} lacks {missing}; train again")
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{folder} is damaged: the weights, model.safetensors, are missing; train again")
     weights = (folder / "model.safetensors").read_bytes()
     if _digest(weights, data["estimator"]) != data["digest"]:
         raise ValueError(f"{folder} is damaged: model.safetensors and fit.json do not belong together; train again")
@@ -87,9 +92,13 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     if not isinstance(estimator, Estimator):
         raise ValueError(f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is no estimator")
     estimator.load_state_dict(load(weights))
-    known = ("schema", "digest", "estimator", "simulator")
     record = {k: v for k, v in data.items() if k not in known}
     return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)
+
+
+def campaign_of(simulator: Mapping[str, str], seed: int) -> str:
+    """What simulations that may share rows have in common, however many there are: simulator and seed."""
+    return f"{simulator['name']} {simulator['source']} seed {seed}"
 
 
 def _digest(weights: bytes, built: Any) -> str:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+_FAR = 37.0  # beyond, a tail probability underflows and an unbounded law's quantile is infinite
 _EDGE = 1e-15  # smallest tail probability told apart from the edge: |z| <= 7.9
 
 
@@ -42,7 +43,7 @@ class Truncated(td.Distribution):
         False
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
 
     def __init__(self, base: td.Distribution, low: float | None = None, high: float | None = None) -> None:
@@ -61,7 +62,8 @@ class Truncated(td.Distribution):
             self._above = _sf(base, upper)
         except NotImplementedError as error:
             raise TypeError(f"{type(base).__name__} has no cdf/icdf, so it cannot be truncated") from error
-        self._mass = _cdf(base, upper) - self._below if lower < _median(base) else _sf(base, lower) - self._above
+        self._upper_tail, self._lower_tail = lower >= _median(base), upper <= _median(base)
+        self._mass = _sf(base, lower) - self._above if self._upper_tail else _cdf(base, upper) - self._below
         if not self._mass > 0:
             raise ValueError(f"{base!r} has no mass between low={low} and high={high}")
         super().__init__(validate_args=False)
@@ -77,16 +79,25 @@ class Truncated(td.Distribution):
         return constraints.real
 
     def log_prob(self, value: Tensor) -> Tensor:
-        inside = self.support.check(value) & _check(self.base.support, value)
+        inside = self.support.check(value) & _check(support(self.base), value)
         safe = torch.where(inside, value, _inside_point(self, value))
         return torch.where(inside, self.base.log_prob(safe) - math.log(self._mass), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return ((_cdf_tensor(self.base, value) - self._below) / self._mass).clamp(0, 1)
+        """Each tail from the base's own, whichever tail of the base the interval lies in."""
+        if self._upper_tail:
+            below = (self._above + self._mass) - _sf_tensor(self.base, value)
+        else:
+            below = _cdf_tensor(self.base, value) - self._below
+        return (below / self._mass).clamp(0, 1)
 
     def sf(self, value: Tensor) -> Tensor:
         """1 - cdf, with its digits kept in the upper tail."""
-        return ((_sf_tensor(self.base, value) - self._above) / self._mass).clamp(0, 1)
+        if self._lower_tail:
+            above = (self._below + self._mass) - _cdf_tensor(self.base, value)
+        else:
+            above = _sf_tensor(self.base, value) - self._above
+        return (above / self._mass).clamp(0, 1)
 
     def icdf(self, value: Tensor) -> Tensor:
         return _quantile(self.base, self._below + value * self._mass, self._above + (1 - value) * self._mass)
@@ -100,6 +111,17 @@ class Truncated(td.Distribution):
 
     def __repr__(self) -> str:
         return f"Truncated({self.base!r}, low={self.low}, high={self.high})"
+
+
+def support(law: td.Distribution) -> constraints.Constraint:
+    """The law's support: a mixture has its components', and torch's VonMises lives on [-pi, pi], not on all of R."""
+    if isinstance(law, td.MixtureSameFamily):
+        return support(law.component_distribution)
+    if isinstance(law, td.VonMises):
+        return constraints.interval(-math.pi, math.pi)
+    if law.support is None:
+        raise TypeError(f"{law!r} has no support, so it cannot be a prior")
+    return law.support
 
 
 def is_normalisable(law: td.Distribution) -> bool:
@@ -121,7 +143,8 @@ def to_normal(law: td.Distribution, theta: Tensor) -> Tensor:
         return (theta.clamp_min(1e-300).log() - law.loc) / law.scale
     lower = _cdf_tensor(law, theta).clamp_min(_EDGE)
     upper = _sf_tensor(law, theta).clamp_min(_EDGE)
-    return torch.where(lower < upper, torch.special.ndtri(lower.clamp_max(0.5)), -torch.special.ndtri(upper.clamp_max(0.5)))
+    z = torch.special.ndtri(torch.minimum(lower, upper).clamp_max(0.5))
+    return torch.where(lower < upper, z, -z)
 
 
 def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
@@ -131,6 +154,7 @@ def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
         return law.loc + law.scale * z
     if type(law) is td.LogNormal:
         return (law.loc + law.scale * z).exp()
+    z = z.clamp(-_FAR, _FAR)
     return _quantile(law, _phi(z), _phi(-z))
 
 
@@ -153,9 +177,8 @@ def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
         lows = [b for b in (low, law.low) if b is not None]
         highs = [b for b in (high, law.high) if b is not None]
         return max(lows, default=None), min(highs, default=None)
-    support = law.support
-    low = getattr(support, "lower_bound", None)
-    high = getattr(support, "upper_bound", None)
+    low = getattr(support(law), "lower_bound", None)
+    high = getattr(support(law), "upper_bound", None)
     return (None if low is None else float(low)), (None if high is None else float(high))
 
 
@@ -178,8 +201,9 @@ def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
         return torch.special.erf(value.clamp_min(0) / law.scale / math.sqrt(2))
     if type(law) is td.Exponential:
         return -torch.special.expm1(-law.rate * value.clamp_min(0))
-    safe = torch.where(_check(law.support, value), value, _inside_point(law, value))
-    return torch.where(_check(law.support, value), law.cdf(safe), (value > safe).to(value.dtype))
+    valid = _check(support(law), value)
+    safe = torch.where(valid, value, _inside_point(law, value))
+    return torch.where(valid, law.cdf(safe), (value > safe).to(value.dtype))
 
 
 def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
@@ -206,10 +230,10 @@ def _quantile(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.where(
             lower < upper, law.low + (law.high - law.low) * lower, law.high - (law.high - law.low) * upper
         )
-    if type(law) in (td.Normal, td.LogNormal):
+    if isinstance(law, td.Normal | td.LogNormal):
         z = torch.where(lower < upper, torch.special.ndtri(lower), -torch.special.ndtri(upper))
         value = law.loc + law.scale * z
-        return value.exp() if type(law) is td.LogNormal else value
+        return value.exp() if isinstance(law, td.LogNormal) else value
     if type(law) is td.HalfNormal:
         return -law.scale * torch.special.ndtri(upper / 2)
     if type(law) is td.Exponential:
@@ -265,7 +289,10 @@ def law_to_json(law: td.Distribution) -> dict[str, Any]:
             f"the law {law!r} cannot be written down; use a law of torch.distributions, Truncated, Independent or "
             "MixtureSameFamily"
         )
-    return {"law": type(law).__name__, "arguments": {k: v.tolist() for k, v in _arguments(law).items()}}
+    arguments = _arguments(law)
+    double = any(v.dtype == torch.float64 for v in arguments.values())
+    values = {"law": type(law).__name__, "arguments": {k: v.tolist() for k, v in arguments.items()}}
+    return {**values, "dtype": "float64"} if double else values
 
 
 def law_from_json(data: Mapping[str, Any]) -> td.Distribution:
@@ -283,11 +310,17 @@ def law_from_json(data: Mapping[str, Any]) -> td.Distribution:
     kind = getattr(td, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, td.Distribution)):
         raise ValueError(f"the file names the law {name!r}, which torch.distributions does not have")
-    return kind(**{k: torch.tensor(v) for k, v in data["arguments"].items()})
+    dtype = torch.float64 if data.get("dtype") == "float64" else torch.float32
+    build: Any = kind
+    return build(**{k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()})
 
 
 def _arguments(law: td.Distribution) -> dict[str, Tensor]:
-    names = [n for n in inspect.signature(type(law).__init__).parameters if n in law.arg_constraints]
+    parameters = inspect.signature(type(law).__init__).parameters
+    names = [n for n in parameters if n in law.arg_constraints]
+    needed = {n for n, p in parameters.items() if p.default is inspect.Parameter.empty} - {"self", *names}
+    if needed:
+        raise TypeError(f"the law {law!r} cannot be written down: torch does not tell its {', '.join(sorted(needed))}")
     if "scale_tril" in names:
         names = ["loc", "scale_tril"]
     if "logits" in names:

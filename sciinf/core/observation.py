@@ -71,7 +71,11 @@ def read_observation(observables: Mapping[str, Observable], *paths: str | Path) 
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
             raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(sorted(_READERS))}")
-        found.update(reader(path))
+        new = reader(path)
+        twice = sorted(set(new) & set(found) & set(observables))
+        if twice:
+            raise ValueError(f"{path} holds {twice}, which an earlier file holds too; keep one of them")
+        found.update(new)
     picked = {name: _pick(name, spec, found, paths) for name, spec in observables.items()}
     return {name: value[0] for name, value in as_observation(observables, picked).items()}
 
@@ -88,7 +92,7 @@ def convert(value: Any, unit: str, spec: Observable, name: str) -> np.ndarray:
     from astropy import units
 
     try:
-        return units.Quantity(array, unit).to_value(units.Unit(spec.unit))
+        return np.asarray(units.Quantity(array, unit).to_value(units.Unit(spec.unit)))
     except (units.UnitConversionError, ValueError, TypeError) as error:
         raise ValueError(
             f"observable {name!r} is in {unit!r}, which does not convert to the simulator's {spec.unit!r}: {error}"
@@ -99,7 +103,7 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     if not isinstance(value, Tensor):
         unit = getattr(value, "unit", None)
         array = convert(getattr(value, "value", value), str(unit) if unit else "", spec, name)
-        if array.dtype == object or array.dtype.kind in "USO":
+        if array.dtype == object or array.dtype.kind not in "biuf":
             raise ValueError(f"observable {name!r} holds {array.dtype} values, expected numbers of shape {spec.shape}")
         value = torch.as_tensor(np.ascontiguousarray(array))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -114,16 +118,31 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     if tuple(value.shape[1:]) != spec.shape or value.ndim == 0 or (not batched and len(value) != 1):
         shape = tuple(value.shape[1:]) if not batched and value.shape[:1] == (1,) else tuple(value.shape)
         raise ValueError(f"observable {name!r} has shape {shape}, the simulator produces {expected}")
-    return value.to(spec.torch_dtype)
+    return _cast(name, spec, value)
+
+
+def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
+    """value in the observable's dtype; rounding to fewer digits is fine, changing a number is not."""
+    out = value.to(spec.torch_dtype)
+    if out.is_floating_point():
+        changed = ~torch.isfinite(out)
+    else:
+        changed = out.to(value.dtype) != value
+    if bool(changed.any()):
+        raise ValueError(
+            f"observable {name!r} has values such as {value[changed][0].item()!r} that its dtype {spec.dtype} cannot "
+            "hold; correct them, or give the observable another dtype"
+        )
+    return out
 
 
 def _pick(name: str, spec: Observable, found: Mapping[str, Any], paths: tuple[str | Path, ...]) -> np.ndarray:
     if name in found:
         value, unit = found[name]
         array = np.asarray(value)
-        if array.shape != spec.shape and array.size == int(np.prod(spec.shape)):
-            if array.shape == (1, *spec.shape) or len(spec.shape) <= 1:
-                array = array.reshape(spec.shape)
+        flat = array.shape == (1, *spec.shape) or len(spec.shape) <= 1
+        if flat and array.size == int(np.prod(spec.shape)):
+            array = array.reshape(spec.shape)
         return convert(array, unit, spec, name)
     parts = [key for key in found if re.fullmatch(re.escape(name) + r"[_\[.]\w+\]?", key)]
     if len(spec.shape) == 2 and len(parts) == spec.shape[1]:
@@ -150,10 +169,12 @@ def _read_table(path: Path) -> dict[str, tuple[np.ndarray, str]]:
         match = re.fullmatch(r"(.*?)\s*\[(.*)\]", name)
         if match and not unit and not match.group(2).isdigit():
             name, unit = match.group(1), match.group(2)
-        values = getattr(column, "value", column)
-        out[name] = (np.asarray(np.ma.filled(np.ma.asarray(values).astype(float), np.nan)), unit) if (
-            hasattr(column, "mask")
-        ) else (np.asarray(values), unit)
+        values: Any = np.ma.asarray(getattr(column, "value", column))
+        if np.ma.is_masked(values) and values.dtype.kind in "biuf":
+            values = values.astype(float).filled(np.nan)
+        elif values.dtype.kind == "U" and set(values.ravel().tolist()) <= {"True", "False"}:
+            values = values == "True"
+        out[name] = (np.asarray(values), unit)
     return out
 
 
@@ -173,7 +194,8 @@ def _read_h5(path: Path) -> dict[str, tuple[np.ndarray, str]]:
         with h5py.File(path, "r") as file:
             for key, item in file.items():
                 if isinstance(item, h5py.Dataset):
-                    out[key] = (np.asarray(item[()]), str(item.attrs.get("unit", "")))
+                    unit: Any = item.attrs.get("unit", "")
+                    out[key] = (np.asarray(item[()]), unit.decode() if isinstance(unit, bytes) else str(unit))
     except OSError as error:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
     return out
@@ -184,13 +206,16 @@ def _read_fits(path: Path) -> dict[str, tuple[np.ndarray, str]]:
 
     out: dict[str, tuple[np.ndarray, str]] = {}
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with fits.open(path, memmap=False) as opened:
+            hdus: Any = opened
             for index, hdu in enumerate(hdus):
                 if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-                    for column in hdu.columns:
+                    columns: Any = hdu.columns
+                    for column in columns:
                         out[column.name] = (np.asarray(hdu.data[column.name]), column.unit or "")
                 elif hdu.data is not None:
-                    key = hdu.name.lower() if hdu.name and hdu.name != "PRIMARY" else ("x" if index == 0 else str(index))
+                    unnamed = "x" if index == 0 else str(index)
+                    key = hdu.name.lower() if hdu.name and hdu.name != "PRIMARY" else unnamed
                     out[key] = (np.asarray(hdu.data), str(hdu.header.get("BUNIT", "")))
     except OSError as error:
         raise ValueError(f"{path} is not a readable FITS file: {error}") from error
@@ -203,7 +228,8 @@ def _read_json(path: Path) -> dict[str, tuple[np.ndarray, str]]:
         raise ValueError(f"{path} must hold an object of named arrays, got {type(data).__name__}")
     out: dict[str, tuple[np.ndarray, str]] = {}
     for key, item in data.items():
-        value, unit = (item["value"], item.get("unit", "")) if isinstance(item, dict) and "value" in item else (item, "")
+        with_unit = isinstance(item, dict) and "value" in item
+        value, unit = (item["value"], item.get("unit", "")) if with_unit else (item, "")
         try:
             array = np.asarray(value, dtype=float)
         except (TypeError, ValueError):

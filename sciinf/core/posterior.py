@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +20,8 @@ from sciinf.core.simulator import Observable, X
 class Posterior(ABC):
     """p(theta | x) for any x, from something that was learned.
 
-    A subclass sets `name`, `digest` (of what was learned), `prior`, `observables` and `trained_on` (digests of the stores
-    behind it), and defines the abstract methods.
+    A subclass sets `name`, `digest` (of what was learned), `prior`, `observables` and `trained_on` (digests of the
+    stores behind it, and `campaign_of` their simulator and seed), and defines the abstract methods.
     """
 
     name: str
@@ -58,10 +60,9 @@ class Posterior(ABC):
             (*n, D).
 
         Raises:
-            ValueError: If x has another shape than the simulator's observables, or is not finite.
+            ValueError: If x has another shape than the simulator's observables, or is not finite; if n is below 1.
         """
-        shape = (n,) if isinstance(n, int) else tuple(n)
-        count = int(torch.Size(shape).numel())
+        shape, count = _shape(n)
         generator = generator if generator is not None else fresh_generator()
         draws = self.draw(as_observation(self.observables, x), count, generator=generator)
         return draws.resample(count, generator=generator).reshape(*shape, len(self.prior))
@@ -71,15 +72,20 @@ class Posterior(ABC):
         flat = theta.reshape(-1, 1, theta.shape[-1])
         return self.log_prob_batched(flat, as_observation(self.observables, x)).reshape(theta.shape[:-1])
 
-    def sample_batched(
-        self, n: int | tuple[int, ...], x: Any, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample_batched(self, n: int | tuple[int, ...], x: Any, *, generator: torch.Generator | None = None) -> Tensor:
         """Unweighted draws for a batch of observations, name -> (batch, *event): (*n, batch, D)."""
-        shape = (n,) if isinstance(n, int) else tuple(n)
+        shape, count = _shape(n)
         generator = generator if generator is not None else fresh_generator()
         values = as_observation(self.observables, x, batched=True)
-        draws = self.draw_batched(values, int(torch.Size(shape).numel()), generator=generator)
+        draws = self.draw_batched(values, count, generator=generator)
         return draws.reshape(*shape, *draws.shape[1:])
+
+
+def _shape(n: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
+    shape = tuple(operator.index(k) for k in n) if isinstance(n, Sequence) else (operator.index(n),)
+    if min(shape, default=1) < 1:
+        raise ValueError(f"ask for at least one draw; got n={n}")
+    return shape, math.prod(shape)
 
 
 def fresh_generator() -> torch.Generator:

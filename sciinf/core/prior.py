@@ -16,7 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core.laws import bounds, from_normal, inside, is_normalisable, law_from_json, law_to_json, to_normal
+from sciinf.core.laws import (
+    from_normal,
+    inside,
+    is_normalisable,
+    law_from_json,
+    law_to_json,
+    support,
+    to_normal,
+)
 
 _GLOBAL_RNG = threading.RLock()
 
@@ -65,9 +73,7 @@ class Prior:
         self._set(tuple(parameters), tuple(units), tuple(laws))
 
     @classmethod
-    def joint(
-        cls, names: Sequence[str], law: td.Distribution, units: Sequence[str] | None = None
-    ) -> Prior:
+    def joint(cls, names: Sequence[str], law: td.Distribution, units: Sequence[str] | None = None) -> Prior:
         """A prior whose parameters follow one multivariate law, correlations included.
 
         Args:
@@ -88,9 +94,7 @@ class Prior:
         if isinstance(law, td.Independent) and law.base_dist.batch_shape == (len(names),) and _splits(law.base_dist):
             laws = tuple(_pick(law.base_dist, i) for i in range(len(names)))
         else:
-            probe = td.biject_to(law.support).inv(law.sample()) if _has_bijection(law) else torch.zeros(0)
-            if probe.shape != (len(names),):
-                raise ValueError(f"the support of {law!r} has no bijection to R^{len(names)}; use another joint law")
+            _check_joint(law)
             laws = (law,)
         prior = cls.__new__(cls)
         prior._set(names, units, laws)
@@ -103,7 +107,7 @@ class Prior:
             raise ValueError(f"parameter names must differ, got {names}")
         for name, unit in zip(names, units, strict=True):
             check_unit(unit, f"parameter {name!r}")
-        self.names, self.units, self.laws = names, units, laws
+        self.names, self.units, self.laws = names, tuple(str(unit) for unit in units), laws
         self.bijection = Bijection(laws)
 
     def __len__(self) -> int:
@@ -129,7 +133,7 @@ class Prior:
         self._check(theta)
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
         for law, part in self.bijection.parts(theta.to(torch.float64)):
-            valid = law.support.check(part) & torch.isfinite(part if not law.event_shape else part.sum(-1))
+            valid = support(law).check(part) & torch.isfinite(part if not law.event_shape else part.sum(-1))
             mask = valid if not law.event_shape else valid[..., None]
             safe = torch.where(mask, part, _central(law).to(part))
             total = total + torch.where(valid, _unchecked(law, safe), -math.inf)
@@ -179,7 +183,7 @@ class Bijection:
             if normal:
                 columns.append(to_normal(law, part)[..., None])
             else:
-                z = td.biject_to(law.support).inv(part)
+                z = td.biject_to(support(law)).inv(part)
                 columns.append(z if law.event_shape else z[..., None])
         return torch.cat(columns, dim=-1).to(theta.dtype)
 
@@ -188,11 +192,11 @@ class Bijection:
         columns = []
         for (law, part), normal in zip(self.parts(z.to(torch.float64)), self._normal, strict=True):
             if law.event_shape:
-                columns.append(td.biject_to(law.support)(part).to(z.dtype))
+                columns.append(td.biject_to(support(law))(part).to(z.dtype))
             elif normal:
                 columns.append(inside(law, from_normal(law, part).to(z.dtype))[..., None])
             else:
-                columns.append(inside(law, td.biject_to(law.support)(part).to(z.dtype))[..., None])
+                columns.append(inside(law, td.biject_to(support(law))(part).to(z.dtype))[..., None])
         return torch.cat(columns, dim=-1)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
@@ -203,7 +207,7 @@ class Bijection:
                 z = to_normal(law, part)
                 total = total + _unchecked(law, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
             else:
-                transform = td.biject_to(law.support)
+                transform = td.biject_to(support(law))
                 z = transform.inv(part)
                 jacobian = transform.log_abs_det_jacobian(z, part)
                 total = total - (jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian)
@@ -232,8 +236,14 @@ def _one_dimensional(name: str, law: object) -> td.Distribution:
             f"parameter {name!r} has a law of shape {tuple(law.batch_shape + law.event_shape)}; a parameter is one "
             "number, so give each its own law or use Prior.joint(names, law, units)"
         )
-    if law.support.is_discrete:
-        raise TypeError(f"parameter {name!r} has the discrete law {law!r}; densities live in R^D, so it must be continuous")
+    if support(law).is_discrete:
+        raise TypeError(f"parameter {name!r} has the discrete law {law!r}; densities live in R^D: use a continuous one")
+    try:
+        one = is_normalisable(law) or td.biject_to(support(law))(torch.zeros(1)).shape == (1,)
+    except NotImplementedError:
+        one = False
+    if not one:
+        raise TypeError(f"the support of {law!r}, parameter {name!r}, has no bijection to R; use another law")
     return law
 
 
@@ -252,21 +262,27 @@ def _splits(law: td.Distribution) -> bool:
         return False
 
 
-def _has_bijection(law: td.Distribution) -> bool:
+def _check_joint(law: td.Distribution) -> None:
+    size = law.event_shape
     try:
-        td.biject_to(law.support)
+        fits = td.biject_to(support(law)).inverse_shape(size) == size
     except NotImplementedError:
-        return False
-    return True
+        fits = False
+    if not fits:
+        raise ValueError(f"the support of {law!r} has no bijection to R^{size[0]}; use another joint law")
+    try:
+        law.log_prob(_central(law))
+    except RuntimeError as error:
+        raise ValueError(f"{law!r} takes no float64 values; build it from float64 tensors ({error})") from error
 
 
 def _central(law: td.Distribution) -> Tensor:
     """A point of the support."""
     if law.event_shape:
-        return td.biject_to(law.support)(torch.zeros(law.event_shape, dtype=torch.float64))
+        return td.biject_to(support(law))(torch.zeros(law.event_shape, dtype=torch.float64))
     if is_normalisable(law):
         return from_normal(law, torch.zeros((), dtype=torch.float64))
-    return td.biject_to(law.support)(torch.zeros((), dtype=torch.float64))
+    return td.biject_to(support(law))(torch.zeros((), dtype=torch.float64))
 
 
 def _unchecked(law: td.Distribution, value: Tensor) -> Tensor:

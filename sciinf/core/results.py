@@ -243,6 +243,7 @@ def _digits(value: float, sd: float) -> str:
     if not math.isfinite(value):
         return str(value)
     places = 3 if not (sd > 0 and math.isfinite(sd)) else 1 - math.floor(math.log10(sd))
-    if places > 6 or value != 0 and abs(value) >= 1e7:
-        return f"{value:.3g}"
+    if places > 6 or abs(value) >= 1e7:
+        digits = math.floor(math.log10(abs(value))) + 1 + places if value != 0 else 0
+        return f"{value:.{min(max(digits, 2), 17)}g}"
     return f"{value:.{max(places, 0)}f}"

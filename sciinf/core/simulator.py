@@ -57,6 +57,7 @@ class Observable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "dims", tuple(self.dims))
+        object.__setattr__(self, "unit", str(self.unit))
         if self.dims and len(self.dims) != len(self.shape):
             raise ValueError(f"dims {self.dims} do not match the shape {self.shape}: give one name per axis")
         if self.dtype not in ("float32", "float64", "int64", "bool"):

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
+from sciinf.core.prior import global_seed
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.summaries.choice import choose
@@ -55,6 +56,9 @@ class Flow(Estimator):
         torch.Size([5, 2, 1])
     """
 
+    z_mean: Tensor
+    z_sd: Tensor
+
     def __init__(
         self,
         prior: Prior,
@@ -72,14 +76,14 @@ class Flow(Estimator):
         if set(given) - set(self.data_names):
             raise ValueError(f"summaries for {sorted(given)}, but the observables are {list(self.data_names)}")
         self.standardise_x = Standardise(self.observables)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with global_seed(torch.Generator().manual_seed(seed)):
+            torch.default_generator.manual_seed(seed)
             networks = []
             for name in self.data_names:
                 spec, masked = self.observables[name], f"{name}_mask" in masks
                 networks.append((given.get(name) or choose(spec, masked)).build(spec, masked=masked))
             self.summaries = nn.ModuleList(networks)
-            width = sum(int(network.features) for network in networks)
+            width = sum(network.features for network in networks)
             self.flow = (flow or CouplingNSF()).build(len(prior), width)
         self.register_buffer("z_mean", torch.zeros(len(prior)))
         self.register_buffer("z_sd", torch.ones(len(prior)))
@@ -134,10 +138,17 @@ class _FlowDensity(Density):
 
     @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        flat = theta.to(self.context.device).reshape(-1, len(self.context), theta.shape[-1])
+        rows = (len(self.context), len(self.estimator.prior))
+        if theta.ndim < 2 or tuple(theta.shape[-2:]) != rows:
+            raise ValueError(
+                f"theta has shape {tuple(theta.shape)}, expected (..., {rows[0]}, {rows[1]}): one row of "
+                f"{self.estimator.prior.names} for each of the {rows[0]} observations"
+            )
+        flat = theta.to(self.context.device).reshape(-1, *rows)
         chunk = max(1, CHUNK // max(1, len(self.context)))
         parts = [self._log_prob(flat[start : start + chunk]) for start in range(0, len(flat), chunk)]
-        return torch.cat(parts).reshape(theta.shape[:-1])
+        empty = torch.empty(0, rows[0], dtype=torch.float64, device=self.context.device)
+        return torch.cat([empty, *parts]).reshape(theta.shape[:-1])
 
     def _log_prob(self, theta: Tensor) -> Tensor:
         flow = self.estimator
@@ -145,7 +156,7 @@ class _FlowDensity(Density):
         centre = flow.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
         safe = torch.where(inside[..., None], theta, centre)
         z = (flow.prior.bijection.forward(safe) - flow.z_mean) / flow.z_sd
-        log_q = flow.flow.log_prob(z, self.context).double() - flow.z_sd.double().log().sum()
+        log_q = flow.flow.log_prob(z.to(self.context.dtype), self.context).double() - flow.z_sd.double().log().sum()
         return torch.where(inside, log_q + flow.prior.bijection.log_abs_det_jacobian(safe), -math.inf)
 
 

@@ -69,9 +69,13 @@ def _write_ecsv(source: Answer | Draws, path: Path) -> None:
 
 
 def _write_fits(source: Answer | Draws, path: Path) -> None:
-    """FITS keywords are short and upper-case, and astropy warns of longer ones, so the meta data have short names."""
+    """A FITS header has short upper-case keywords and one line of ASCII each; other characters become `?`."""
     table = to_table(source)
-    table.meta = {_FITS_KEYS[key]: value for key, value in facts(source).items()}
+    plain = {
+        key: " ".join(value.encode("ascii", "replace").decode().split()) if isinstance(value, str) else value
+        for key, value in facts(source).items()
+    }
+    table.meta = {_FITS_KEYS[key]: value for key, value in plain.items()}
     write_through(path, lambda temporary: table.write(temporary, format="fits", overwrite=True))
 
 

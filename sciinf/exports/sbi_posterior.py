@@ -79,7 +79,13 @@ class PosteriorPotential(BasePotential):
         x = observations_of(self.posterior.observables, self.x_o)
         _refuse_trials(x)
         with torch.set_grad_enabled(track_gradients):
-            return self.posterior.log_prob_batched(theta[:, None], x)[:, 0]
+            out = self.posterior.log_prob_batched(theta[:, None], x)[:, 0]
+        if track_gradients and theta.requires_grad and not out.requires_grad:
+            raise NotImplementedError(
+                f"{self.posterior.name!r} gives no gradients of its log density, which `map()` and the sensitivity "
+                "analysis need; take the draw with the largest `log_prob` for the mode"
+            )
+        return out
 
 
 class UnboundedTransform(Transform):

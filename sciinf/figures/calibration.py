@@ -138,7 +138,7 @@ def coverage_figure(
     left.set(ylim=(0, 1), ylabel="fraction of truths inside", aspect="equal", title="Coverage")
     _percent(left.yaxis)
     reach = max(0.05, 1.25 * max((float(np.abs(v - levels).max()) for v, *_ in curves), default=0.0))
-    right.set(ylim=(-reach, reach), ylabel="found − nominal (percentage points)", title="Difference")
+    right.set(ylim=(-reach, reach), ylabel="found − nominal [pp]", title="Difference")
     _points(right)
     right.text(0.015, 0.97, "too wide ↑", transform=right.transAxes, va="top", color=MUTED, fontsize=7.5)
     right.text(0.015, 0.03, "too narrow ↓", transform=right.transAxes, va="bottom", color=MUTED, fontsize=7.5)
@@ -154,7 +154,7 @@ def ranks_figure(names: Sequence[str], curves: Sequence[RankCurve]) -> Figure:
     names, curves = names[:PANELS], curves[:PANELS]
     columns = min(len(names), 4)
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(max(4.6, WIDTH * columns / 4), 0.4 + 1.75 * rows), layout="constrained")
+    figure = Figure(figsize=(max(4.6, WIDTH * columns / 4), 0.55 + 1.75 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     reach = max(float(np.abs(np.concatenate([c.difference, c.low, c.high])).max()) for c in curves)
     for index, axes in enumerate(panels.flat):
@@ -169,7 +169,7 @@ def ranks_figure(names: Sequence[str], curves: Sequence[RankCurve]) -> Figure:
         if index + columns >= len(names):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("rank of the truth")
-    figure.supylabel("ECDF − uniform (percentage points)", fontsize=8.5, color=INK)
+    figure.supylabel("ECDF − uniform [pp]", fontsize=8.5, color=INK)
     return figure
 
 

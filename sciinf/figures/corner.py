@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVELS = (0.5, 0.9)
+_FEW = 5  # parameters up to which labels stand along their axes
+_LETTERS = 18
+_SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
+_LEVEL: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
 Curve = tuple[np.ndarray, np.ndarray]
 
 
@@ -59,12 +63,14 @@ def corner(
 
     count, truth = len(names), truth or {}
     ranges = windows(theta, weights, [truth.get(name) for name in names])
-    side = {1: 4.6, 2: 2.6, 3: 2.4}.get(count, WIDTH / count)
-    figure = Figure(figsize=(max(side * count, 4.6), 2.9 if count == 1 else side * count * 0.94))
+    side = min(3.0 * count, WIDTH)
+    titles = [_title(name, unit, many=count > _FEW) for name, unit in zip(names, units, strict=True)]
+    figure = Figure(figsize=(5.0 if count == 1 else side, 2.9 if count == 1 else side))
     grid = figure.add_gridspec(count, count, wspace=0.08, hspace=0.08)
-    margin = 0.62 if count < 6 else 0.8
+    longest = max(len(line) for title in titles for line in title.split("\n"))
+    margin = 0.62 if count <= _FEW else 0.55 + 0.068 * longest
     width, height = figure.get_size_inches()
-    grid.update(left=margin / width, right=1 - 0.1 / width, bottom=margin / height, top=1 - 0.25 / height)
+    grid.update(left=margin / width, right=1 - 0.1 / width, bottom=0.8 * margin / height, top=1 - 0.25 / height)
     for row in range(count):
         for column in range(row + 1):
             axes = figure.add_subplot(grid[row, column])
@@ -74,17 +80,22 @@ def corner(
                 _pair(axes, theta[:, [column, row]], weights, (ranges[column], ranges[row]))
             _truth(axes, truth.get(names[column]), None if row == column else truth.get(names[row]))
             _ticks(axes, count, bottom=row == count - 1, left=column == 0 and row > 0)
-            lines = 1 if count < 6 else 2
             if row == count - 1:
-                axes.set_xlabel(label(names[column], units[column], lines=lines))
+                axes.set_xlabel(titles[column], **(_SLANTED if count > _FEW else {}))
             if column == 0 and row > 0:
-                axes.set_ylabel(label(names[row], units[row], lines=lines))
+                axes.set_ylabel(titles[row], **(_LEVEL if count > _FEW else {}))
     if count == 1:
         figure.axes[0].set_ylabel("density")
     else:
         figure.align_labels()
     _legend(figure, bool(prior), bool(truth), pairs=count > 1)
     return figure
+
+
+def _title(name: str, unit: str, *, many: bool) -> str:
+    """An axis label; among many panels on two lines, a long name cut."""
+    short = name if len(name) <= _LETTERS or not many else f"{name[: _LETTERS - 1]}…"
+    return label(short, unit, lines=2 if many else 1)
 
 
 def _marginal(

@@ -54,20 +54,27 @@ def density_2d(
     windows: tuple[tuple[float, float], tuple[float, float]],
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, "m m"]]:
     """Smoothed density of two parameters on a grid: x grid, y grid, mass per cell (y, x), which sums to one."""
-    from scipy.ndimage import gaussian_filter
-
     weights = weights / weights.sum()
     mass, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], bins=_CELLS_2D, range=windows, weights=weights)
-    centred = pair - weights @ pair
-    sd = np.sqrt(np.maximum(weights @ centred**2, 1e-300))
-    rho = float(np.clip(weights @ (centred[:, 0] * centred[:, 1]) / (sd[0] * sd[1]), -0.999, 0.999))
-    # A kernel as wide as either marginal asks would blur a narrow ridge, so it shrinks with the correlation.
-    scale = 0.8 * np.sqrt(1 - rho**2) * _ess(weights) ** (-1 / 6)
     cells = np.array([x_edges[1] - x_edges[0], y_edges[1] - y_edges[0]])
-    smooth = gaussian_filter(mass, np.clip(scale * sd / cells, 0.8, 5.0), mode="reflect")
+    centred = (pair - weights @ pair) / cells
+    # Shaped like the draws, the kernel blurs a narrow ridge along itself, not across.
+    covariance = 0.64 * _ess(weights) ** (-1 / 3) * (centred.T * weights) @ centred + 0.6 * np.eye(2)
+    smooth = _blur(mass, covariance)
     total = smooth.sum()
     x, y = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
     return x, y, (smooth / total if total > 0 else smooth).T
+
+
+def _blur(mass: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Convolution with a normal kernel of this covariance in cells, reflected at the edges."""
+    from scipy.signal import fftconvolve
+
+    reach = min(int(np.ceil(3 * np.sqrt(covariance.diagonal().max()))), _CELLS_2D)
+    offset = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), axis=-1)
+    kernel = np.exp(-0.5 * np.einsum("...i,ij,...j->...", offset, np.linalg.inv(covariance), offset))
+    smooth = fftconvolve(np.pad(mass, reach, mode="symmetric"), kernel / kernel.sum(), mode="valid")
+    return np.maximum(smooth, 0.0)
 
 
 def thresholds(mass: Float[np.ndarray, "m m"], levels: tuple[float, ...]) -> list[float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from sciinf.figures.style import BLUE, MUTED, ORANGE, PAPER, WIDTH, styled
+from sciinf.figures.style import BLUE, MUTED, ORANGE, PAPER, WIDTH, styled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,6 @@ def history_figure(
         A figure of one panel; the first epochs may run out of it where they are far above the rest.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
@@ -48,7 +47,7 @@ def history_figure(
         axes.set_ylim(low - 0.06 * (high - low), high + 0.25 * (high - low))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, −log density [nat]")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     axes.margins(x=0.02)
     axes.grid(axis="y")
     axes.legend(loc="upper right")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from sciinf.figures.style import WIDTH, label
+from sciinf.figures.style import WIDTH, label, log_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def draw_images(
     total = observed.shape[2]
     shown = min(total, _CHANNELS)
     tall = np.clip(observed.shape[0] / observed.shape[1], 0.3, 1.6)
-    figure = Figure(figsize=(WIDTH, 0.45 + shown * (0.5 + 2.45 * float(tall))), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.2 + shown * (0.95 + 3.0 * float(tall))), layout="constrained")
     panels = figure.subplots(shown, 3, squeeze=False)
     step = math.ceil(max(observed.shape[:2]) / _PIXELS)
     for channel in range(shown):
@@ -47,37 +47,44 @@ def draw_images(
         seen = observed[..., channel]
         pull = (seen - mean) / np.where(sd > 0, sd, np.nan)
         suffix = "" if total == 1 else f", channel {channel + 1}"
-        _row(figure, panels[channel], (_coarse(seen, step), _coarse(mean, step), _coarse(pull, step)), scale)
+        images = _coarse(seen, step), _coarse(mean, step), _coarse(pull, step)
+        _row(figure, panels[channel], images, (label(name, unit), scale))
         for axes, text in zip(panels[channel], ("observed", "predicted mean", "observed − mean"), strict=True):
             axes.set_title(text + suffix)
-    for axes in panels[:, 1]:
-        axes.images[0].colorbar.set_label(label(name, unit))  # pyright: ignore[reportOptionalMemberAccess]
     notes = [] if shown == total else [f"The first {shown} of {total} channels are drawn."]
     notes += [f"Pixels are averaged in blocks of {step} by {step}."] if step > 1 else []
     return figure, " ".join(notes)
 
 
-def _row(figure: Figure, panels: Any, images: tuple[np.ndarray, np.ndarray, np.ndarray], scale: str) -> None:
+def _row(
+    figure: Figure, panels: Any, images: tuple[np.ndarray, np.ndarray, np.ndarray], about: tuple[str, str]
+) -> None:
     from matplotlib.colors import LogNorm, Normalize
 
+    title, scale = about
     both = np.concatenate([images[0].ravel(), images[1].ravel()])
     both = both[np.isfinite(both) & ((both > 0) | (scale != "log"))]
     low, high = (float(v) for v in np.quantile(both, (0.005, 0.995))) if len(both) else (0.0, 1.0)
     high = high if high > low else low + 1.0
-    norm = LogNorm(low, high, clip=True) if scale == "log" and low > 0 else Normalize(low, high)
+    log = scale == "log" and low > 0
+    norm = LogNorm(low, high, clip=True) if log else Normalize(low, high)
     for axes, image in zip(panels[:2], images[:2], strict=True):
         shown = axes.imshow(image, norm=norm, cmap="viridis", interpolation="none", origin="upper")
         _bare(axes)
-    _bar(figure, shown, panels[1])
+    bar = _bar(figure, shown, list(panels[:2]), title)
+    if log:
+        log_axis(bar.ax, bar.ax.xaxis, low, high)
     finite = np.abs(images[2][np.isfinite(images[2])])
     reach = max(3.0, float(np.quantile(finite, 0.995))) if len(finite) else 3.0
     pull = panels[2].imshow(images[2], vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="none", origin="upper")
     _bare(panels[2])
-    _bar(figure, pull, panels[2]).set_label("predictive sd")
+    _bar(figure, pull, [panels[2]], "(observed − mean) / predictive sd")
 
 
-def _bar(figure: Figure, image: Any, axes: Axes) -> Any:
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, aspect=24)
+def _bar(figure: Figure, image: Any, panels: list[Axes], title: str) -> Any:
+    """A thin colour scale below its panels."""
+    bar = figure.colorbar(image, ax=panels, location="bottom", fraction=0.05, pad=0.03, aspect=20 * len(panels))
+    bar.set_label(title)
     bar.outline.set_visible(False)
     if bar.solids is not None:
         bar.solids.set_edgecolor("face")

@@ -48,7 +48,7 @@ def _simulations(run: Run) -> tuple[str, list[str]]:
         rows = run.fit.get("store", {}).get("rows")
         return (f"{rows:,} simulations of {run.name} were used." if rows else ""), []
     names = run.prior.names if run.prior else ()
-    what = f"the parameter {names[0]}" if len(names) == 1 else f"the {len(names)} parameters"
+    what = f"its parameter {names[0]}" if len(names) == 1 else f"its {len(names)} parameters"
     text = (
         f"The simulator {run.name} was run {store.rows:,} times (seed {store.seed}), with {what} drawn from the prior"
     )

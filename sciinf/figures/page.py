@@ -93,9 +93,9 @@ def interval_bar(inner: tuple[float, float], middle: float, outer: tuple[float, 
         f'<svg viewBox="-2 0 104 10" preserveAspectRatio="none" role="img" aria-label="{escape(alt)}">'
         '<line x1="0" x2="100" y1="5" y2="5" style="stroke:var(--rule)" stroke-width="1.2" '
         'vector-effect="non-scaling-stroke"/>'
-        f'<rect x="{a:.2f}" y="2.6" width="{max(b - a, 0.8):.2f}" height="4.8" rx="1" '
-        'style="fill:var(--blue);fill-opacity:.4"/>'
-        f'<rect x="{c - 0.5:.2f}" y="1.4" width="1" height="7.2" style="fill:var(--blue)"/></svg>'
+        f'<rect x="{a:.2f}" y="1.5" width="{max(b - a, 0.8):.2f}" height="7" style="fill:var(--blue);fill-opacity:.4"/>'
+        f'<line x1="{c:.2f}" x2="{c:.2f}" y1="0" y2="10" style="stroke:var(--blue)" stroke-width="2" '
+        'vector-effect="non-scaling-stroke"/></svg>'
     )
 
 

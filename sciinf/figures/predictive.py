@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sciinf.figures.images import draw_images
 from sciinf.figures.sets import draw_set
-from sciinf.figures.style import BLUE, INK, PAPER, WIDTH, label, log_axis, styled
+from sciinf.figures.style import BLUE, INK, PAPER, WIDTH, label, log_axis, styled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +163,7 @@ def _draw_series(checked: Checked) -> tuple[Figure, str]:
         if index + columns >= shown:
             axes.set_xlabel("time (index)")
             axes.tick_params(labelbottom=True)
-    panels[0, 0].legend(loc="best")
+    _legend(figure, panels[0, 0])
     return figure, "" if total == shown else f"The first {shown} of {total} components are drawn."
 
 
@@ -183,6 +183,7 @@ def _series(axes: Axes, observed: np.ndarray, simulated: np.ndarray, scale: str)
         axes.plot(time, observed, color=INK, linewidth=0.9, label="observed")
     axes.grid(axis="y")
     axes.margins(x=0.02)
+    whole_numbers(axes.xaxis)
     if scale == "log":
         _fit_log(axes, observed, simulated)
 
@@ -224,6 +225,7 @@ def _draw_vector(checked: Checked) -> tuple[Figure, str]:
     figure = Figure(figsize=(WIDTH if shown > 12 else 6.4, 3.1), layout="constrained")
     axes = figure.subplots()
     _intervals(axes, observed, simulated)
+    _legend(figure, axes)
     axes.set_ylabel(text)
     if checked.scale == "log":
         _fit_log(axes, observed, simulated)
@@ -238,8 +240,6 @@ def _unlike(simulated: np.ndarray) -> bool:
 
 
 def _intervals(axes: Axes, observed: np.ndarray, simulated: np.ndarray) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     place = np.arange(1, len(observed) + 1)
     thick = 9.0 if len(place) <= 25 else 4.5
     for level, alpha in zip(BANDS, (0.2, 0.36), strict=True):
@@ -248,11 +248,16 @@ def _intervals(axes: Axes, observed: np.ndarray, simulated: np.ndarray) -> None:
     axes.plot(
         place, observed, "o", color=INK, markersize=4.6, markeredgecolor=PAPER, markeredgewidth=0.7, label="observed"
     )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     axes.set_xlim(0.4, len(place) + 0.6)
     axes.set_xlabel("element")
     axes.grid(axis="y")
-    axes.legend(loc="best")
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """One line above everything, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.6, borderaxespad=0.2)
 
 
 def _number(axes: Axes, checked: Checked, simulated: np.ndarray, observed: float) -> None:

@@ -27,7 +27,8 @@ def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[fl
     if prior is None or not set(names) <= set(prior.names):
         return {}
     found: dict[str, Curve] = {}
-    sample = prior.sample(10 * _PRIOR_DRAWS, generator=torch.Generator().manual_seed(1)).double()
+    joint = any(law.event_shape for law in prior.laws)
+    sample = prior.sample(10 * _PRIOR_DRAWS if joint else 1, generator=torch.Generator().manual_seed(1)).double()
     start = 0
     for law, part in prior.bijection.parts(sample):
         width = law.event_shape[0] if law.event_shape else 1

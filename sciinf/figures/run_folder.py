@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class Simulated:
         seed: Seed of the campaign.
         seconds: Time spent simulating, over all workers.
         prior: What the parameters were drawn from.
+        observables: Their names, in the simulator's order.
     """
 
     simulator: str
@@ -48,6 +50,7 @@ class Simulated:
     seed: int
     seconds: float
     prior: Prior
+    observables: tuple[str, ...]
 
     @property
     def failed(self) -> int:
@@ -108,32 +111,39 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     missing: dict[str, str] = {}
+    hashes: dict[str, str] = {}
 
     def part(name: str, file: str, read: Callable[[Path], T], empty: T, why: str) -> T:
         if not (folder / file).exists():
             missing[name] = why
             return empty
         try:
+            if file in hashes and hashlib.sha256((folder / file).read_bytes()).hexdigest() != hashes[file]:
+                raise ValueError("it is damaged, or not of the answer in answer.json")
             return read(folder / file)
         except (ValueError, OSError, KeyError, TypeError) as error:
             missing[name] = f"{file} could not be read: {error}"
             return empty
 
+    answer = part("answer", "answer.json", _read_object, {}, "No observation has been asked about in this folder.")
+    hashes.update(answer.get("sha256") or {})
     stores: dict[str, Simulated] = {}
     for name, purpose in STORES.items():
         found = part(name, f"{name}/store.json", _read_store, None, f"The folder holds no {purpose} simulations.")
         if found is not None:
             stores[name] = found
+    checked = part("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
+    order = next((s.observables for s in stores.values()), ())
     run = Run(
         folder,
-        answer=part("answer", "answer.json", read_json, {}, "No observation has been asked about in this folder."),
+        answer=answer,
         draws=part("draws", "draws.h5", read_draws_h5, None, "The folder holds no posterior draws (draws.h5)."),
-        checked=part("checked", "predictive.h5", _read_predictive, (), _NOT_PREDICTED),
+        checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
         calibration=part("calibration", "calibration.json", _read_calibration, None, _NOT_CALIBRATED),
-        fit=part("fit", "fit/fit.json", read_json, {}, "The folder holds no finished fit (fit/fit.json)."),
+        fit=part("fit", "fit/fit.json", _read_object, {}, "The folder holds no finished fit (fit/fit.json)."),
         history=part("history", "fit/history.csv", _read_history, {}, "The folder holds no training history."),
         stores=stores,
-        provenance=part("provenance", "provenance.json", read_json, {}, "The command that ran was not recorded."),
+        provenance=part("provenance", "provenance.json", _read_object, {}, "The command that ran was not recorded."),
         missing=missing,
     )
     if not (run.answer or run.calibration or run.fit or run.history or run.stores):
@@ -144,8 +154,15 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
-_NOT_PREDICTED = "No data were simulated from the posterior, because the question was asked without a simulator."
+NOT_PREDICTED = "No data were simulated from the posterior, because the question was asked without a simulator."
 _NOT_CALIBRATED = "The posterior has not been checked on fresh simulations; `sciinf calibrate` does that."
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, it holds {type(data).__name__}")
+    return data
 
 
 def _read_calibration(path: Path) -> Calibration:
@@ -214,6 +231,7 @@ def _read_store(path: Path) -> Simulated:
         seed=store.seed,
         seconds=store.seconds,
         prior=store.prior,
+        observables=tuple(store.observables),
     )
 
 

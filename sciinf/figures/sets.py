@@ -50,7 +50,8 @@ def draw_set(
         axes.set_xlabel(label(name if total == 1 else f"{name} {index + 1}", unit))
         if index % columns == 0:
             axes.set_ylabel("fraction of items below")
-    panels[0, 0].legend(loc="best")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.6, borderaxespad=0.2)
     return figure, "" if shown == total else f"The first {shown} of {total} features are drawn."
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ _SETTINGS: dict[str, Any] = {
     "path.simplify_threshold": 0.2,
 }
 _LOCK = threading.RLock()  # matplotlib's settings are the process's: one figure at a time, and put back afterwards
+_PLAIN_UNIT = re.compile(r"[^\W\d_]+(-?\d+)?( [^\W\d_]+(-?\d+)?)*")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -128,6 +130,8 @@ def pretty_unit(unit: str) -> str:
     """A unit as it is printed, "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where astropy does not know it."""
     if not unit:
         return ""
+    if _PLAIN_UNIT.fullmatch(unit):  # astropy would reorder it
+        return re.sub(r"-?\d+", lambda power: superscript(int(power[0])), unit)
     from astropy import units
 
     try:
@@ -162,6 +166,13 @@ def log_axis(axes: Axes, axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at integers only, for an axis that counts."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def plain(value: float) -> str:

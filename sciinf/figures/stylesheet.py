@@ -24,7 +24,7 @@ h1{font:600 clamp(2rem,5vw,3rem)/1.12 var(--serif);letter-spacing:-.012em;margin
 overflow-wrap:anywhere;text-wrap:balance}
 h2{font:600 1.6rem/1.25 var(--serif);margin:0 0 .7rem}
 h3{font:600 1rem/1.4 var(--sans);margin:2.2rem 0 .3rem}
-.about{margin:0;color:var(--muted)}
+.about{margin:0;color:var(--muted);max-width:none}
 section{padding-top:4rem;scroll-margin-top:0}
 p{margin:.6rem 0;max-width:44rem;overflow-wrap:anywhere}
 .lead{font-size:1.06rem}
@@ -32,7 +32,7 @@ p{margin:.6rem 0;max-width:44rem;overflow-wrap:anywhere}
 a{color:var(--blue);text-underline-offset:.18em;text-decoration-thickness:.06em}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;list-style:none;margin:1.8rem 0 0;padding:0;font-size:.9rem}
 nav a{text-decoration:none}nav a:hover{text-decoration:underline}
-.verdict{margin:2.4rem 0 0}
+.verdict{padding-top:2.4rem}
 .verdict>p{font:500 1.25rem/1.45 var(--serif);margin:0 0 1rem;max-width:none;text-wrap:pretty}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(15.5rem,1fr));gap:1rem}
 .card{border-radius:.6rem;padding:1rem 1.15rem 1.1rem;border-left:.3rem solid;background:var(--wash)}
@@ -47,14 +47,14 @@ nav a{text-decoration:none}nav a:hover{text-decoration:underline}
 table{border-collapse:collapse;width:100%;margin:1.2rem 0 .6rem;font-size:.94rem}
 caption{text-align:left;color:var(--muted);font-size:.88rem;padding-bottom:.5rem}
 th{font-weight:500;color:var(--muted);font-size:.84rem;vertical-align:bottom}
-th,td{padding:.5rem .8rem;text-align:left;border-bottom:1px solid var(--grid);white-space:nowrap}
+th,td{padding:.5rem .7rem;text-align:left;border-bottom:1px solid var(--grid);white-space:nowrap}
 thead th{border-bottom:1px solid var(--rule)}
 tbody th{color:var(--ink);font-weight:600;font-size:inherit}
 th:first-child,td:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
 .n{text-align:right}td.wrap{white-space:normal;min-width:16rem;overflow-wrap:anywhere}
-td.bar{width:9rem;min-width:7rem}td.bar svg{display:block;width:100%;height:1.1rem}
+td.bar{width:9rem;min-width:7rem}td.bar svg{display:block;width:100%;height:.9rem}
 figure{margin:1.6rem 0 0}
-figure .scroll>svg{display:block;width:100%;max-width:var(--w);height:auto;min-width:min(var(--w),36rem)}
+figure .scroll>svg{display:block;width:100%;max-width:var(--w);height:auto;min-width:min(var(--w),32rem)}
 figure svg *{stroke-linejoin:round;stroke-linecap:butt}
 figure svg text{font-family:var(--sans)}
 figcaption{margin-top:.7rem;max-width:44rem;font-size:.88rem;line-height:1.5;color:var(--muted)}
@@ -64,6 +64,7 @@ code{overflow-wrap:anywhere}
 pre{background:var(--wash);border-radius:.5rem;padding:.8rem 1rem;overflow-x:auto;
 white-space:pre-wrap;overflow-wrap:anywhere}
 details{border-top:1px solid var(--grid);padding:.7rem 0}details:last-of-type{border-bottom:1px solid var(--grid)}
+figure+details{margin-top:2rem}
 summary{cursor:pointer;font-weight:600}
 ol.refs{padding-left:1.3rem;font-size:.9rem;max-width:46rem}ol.refs li{margin:.3rem 0}
 footer{margin-top:5rem;padding-top:1.4rem;padding-bottom:3rem;color:var(--muted);font-size:.86rem}

@@ -16,13 +16,13 @@ def verdict_band(run: Run) -> str:
     cards = [_calibration_card(run), _trust_card(run)]
     if run.answer.get("pareto_k") is not None or run.answer.get("amortised"):
         cards.append(_weights_card(run))
-    colours = {card.colour for card in cards}
+    colours, what = {card.colour for card in cards}, "answer" if run.answer else "posterior"
     if "red" in colours:
         failed = " and ".join(card.title.lower() for card in cards if card.colour == "red")
-        headline = f"Do not rely on this answer as it stands: see {failed}."
+        headline = f"Do not rely on this {what} as it stands: see {failed}."
     elif "amber" in colours:
         open_ones = " and ".join(card.title.lower() for card in cards if card.colour == "amber")
-        headline = f"Read this answer with care: see {open_ones}."
+        headline = f"Read this {what} with care: see {open_ones}."
     else:
         headline = (
             "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."

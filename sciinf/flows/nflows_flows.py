@@ -42,7 +42,7 @@ class CouplingNSF(Architecture):
     """
 
     def __init__(
-        self, transforms: int = 5, hidden: int = 50, bins: int = 10, blocks: int = 2, tail_bound: float = 3.0
+        self, transforms: int = 5, hidden: int = 50, bins: int = 10, blocks: int = 2, tail_bound: float = 5.0
     ) -> None:
         if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
             raise ValueError(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Fit, Posterior, X
+from sciinf.core.fit import campaign_of
 
 
 class Amortised(Posterior):
@@ -19,7 +20,8 @@ class Amortised(Posterior):
     def __init__(self, fit: Fit) -> None:
         self.name = "amortised"
         self.digest = fit.digest
-        self.trained_on = frozenset([fit.record["store"]["digest"]])
+        store = fit.record["store"]
+        self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
         self.estimator = fit.estimator
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables
 

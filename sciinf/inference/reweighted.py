@@ -4,8 +4,9 @@ Draws theta ~ r(theta) get the weight
 
     w = p(x | theta) p(theta) / r(theta),
 
-so that weighted means converge to the exact posterior's whatever r is, and mean(w) to the evidence p(x). A pilot of draws
-from the learned density q(theta | x) shows how well q fits. Where it fits badly (heavy tails), the rest is drawn from
+so that weighted means converge to the exact posterior's whatever r is, and mean(w) to the evidence p(x). A pilot of
+draws from the learned density q(theta | x) shows how well q fits. Where it fits badly (heavy tails), the rest is drawn
+from
 
     r = q / 2 + t / 2,
 
@@ -33,7 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Posterior, Simulator, X
+from sciinf.core import Draws, Posterior, Simulator, X, source_hash
 
 _PILOT = 20_000
 _CHUNK = 50_000
@@ -52,6 +53,7 @@ class Reweighted(Posterior):
 
     Raises:
         TypeError: If the simulator has no tractable likelihood.
+        ValueError: If it has another prior than the proposal, or ess or budget is not positive.
     """
 
     def __init__(
@@ -59,32 +61,41 @@ class Reweighted(Posterior):
     ) -> None:
         if simulator.log_likelihood is None:
             raise TypeError(
-                f"the simulator {simulator.name!r} has no log_likelihood, so its posterior cannot be reweighted; define "
-                "log_likelihood(theta, x), or use the amortised posterior"
+                f"the simulator {simulator.name!r} has no log_likelihood, so its posterior cannot be reweighted; "
+                "define log_likelihood(theta, x), or use the amortised posterior"
             )
+        if simulator.prior.to_json() != proposal.prior.to_json():
+            raise ValueError(
+                f"the simulator {simulator.name!r} has {simulator.prior}, the learned posterior is of "
+                f"{proposal.prior}; reweight by the simulator it was trained on"
+            )
+        if not ess > 0 or budget < 1:
+            raise ValueError(f"ess and budget must be positive, got ess={ess} and budget={budget}")
         self.log_likelihood = simulator.log_likelihood
         self.proposal, self.target_ess, self.budget = proposal, ess, budget
         self.name = f"{proposal.name}, reweighted by the likelihood"
-        self.digest = hashlib.sha256(f"{proposal.digest} reweighted {ess} {budget}".encode()).hexdigest()
+        by = f"{simulator.name} {source_hash(simulator)}"
+        self.digest = hashlib.sha256(f"{proposal.digest} reweighted {by} {ess} {budget}".encode()).hexdigest()
         self.trained_on = proposal.trained_on
         self.prior, self.observables = proposal.prior, proposal.observables
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """Draws until there are n with the ESS asked for; all draws made are returned, weighted.
 
+        Raises:
+            ValueError: If no draw has a finite likelihood.
+
         Warns:
             UserWarning: If the budget was spent before the ESS was reached, or k-hat says not to rely on the weights.
         """
-        pilot = min(_PILOT, max(1_000, self.budget // 4))
+        pilot = min(_PILOT, max(1_000, self.budget // 4), self.budget)
         theta = self.proposal.draw_batched(x, pilot, generator=generator)[:, 0]
-        log_weight = self._log_target(theta, x) - self._log_proposal(theta, x)
+        log_weight = self._log_weight(theta, x, None)
         spent, law = pilot, None
-        efficiency = _ess(log_weight) / pilot
-        if efficiency < _GOOD:
-            law = _StudentT.fit(self.prior.bijection.forward(theta.double()), log_weight)
+        thetas, log_weights = [theta], [log_weight]
+        if _ess(log_weight) < _GOOD * pilot and spent < self.budget:
+            law = _StudentT.fit(self.prior.bijection.forward(theta.double()), _some(log_weight))
             thetas, log_weights = [], []
-        else:
-            thetas, log_weights = [theta], [log_weight]
         while spent < self.budget:
             done = sum(map(len, thetas))
             if done >= n and _ess(torch.cat(log_weights)) >= self.target_ess:
@@ -92,23 +103,21 @@ class Reweighted(Posterior):
             size = min(_CHUNK, self.budget - spent)
             theta = self._mixture(x, law, size, generator)
             thetas.append(theta)
-            log_weights.append(self._log_target(theta, x) - self._log_mixture(theta, x, law))
+            log_weights.append(self._log_weight(theta, x, law))
             spent += size
         return self._finish(torch.cat(thetas), torch.cat(log_weights))
 
     def _finish(self, theta: Tensor, log_weight: Tensor) -> Draws:
-        shift = log_weight.max()
-        if not torch.isfinite(shift):
-            raise ValueError("no draw of the learned posterior has a finite likelihood; the observation contradicts the fit")
+        shift = _some(log_weight).max()
         weight = (log_weight - shift).exp()
         mean = float(weight.mean())
-        error = float(weight.std()) / math.sqrt(len(weight)) / mean
+        error = float(weight.std(correction=0)) / math.sqrt(len(weight)) / mean
         k = pareto_k(log_weight)
         ess = _ess(log_weight)
         if ess < self.target_ess:
             warnings.warn(
-                f"effective sample size {ess:.0f} after {len(theta):,} draws, {self.target_ess:.0f} were asked for: the "
-                "learned posterior is too far from the true one; train on more simulations or raise the budget",
+                f"effective sample size {ess:.0f} after {len(theta):,} draws, {self.target_ess:.0f} were asked for: "
+                "the learned posterior is too far from the true one; train on more simulations or raise the budget",
                 stacklevel=3,
             )
         if k > 0.7:
@@ -116,9 +125,15 @@ class Reweighted(Posterior):
         names, units = self.prior.names, self.prior.units
         return Draws(names, units, theta, log_weight - shift, float(shift) + math.log(mean), error, k)
 
+    def _log_weight(self, theta: Tensor, x: X, law: _StudentT | None) -> Tensor:
+        target = self._log_target(theta, x)
+        # where the target is zero the weight is, even where rounding took the proposal's density to zero as well
+        return torch.where(target == -math.inf, target, target - self._log_mixture(theta, x, law))
+
     def _log_target(self, theta: Tensor, x: X) -> Tensor:
         log_prior = self.prior.log_prob(theta)
-        log_likelihood = self.log_likelihood(theta, x).double().nan_to_num(nan=-math.inf)
+        log_likelihood = self.log_likelihood(theta, x).double()
+        log_likelihood = torch.where(log_likelihood.isnan(), -math.inf, log_likelihood)
         return torch.where(torch.isfinite(log_prior), log_prior + log_likelihood, -math.inf)
 
     def _log_proposal(self, theta: Tensor, x: X) -> Tensor:
@@ -171,7 +186,7 @@ class _StudentT:
     def fit(cls, z: Tensor, log_weight: Tensor) -> _StudentT:
         # Flattened weights keep a pilot with few effective draws from collapsing onto the best of them.
         temperature = 1.0
-        while _ess(log_weight * temperature) < 20 * z.shape[1] and temperature > 0.05:
+        while _ess(log_weight * temperature) < 20 * z.shape[1] and temperature > 1e-6:
             temperature *= 0.8
         weight = torch.softmax(log_weight * temperature, dim=0)
         mean = weight @ z
@@ -203,7 +218,7 @@ def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
         k-hat; infinite when there are too few weights to tell.
     """
     n = len(log_weight)
-    tail = min(n // 5, int(3 * math.sqrt(n)))
+    tail = math.ceil(min(n / 5, 3 * math.sqrt(n)))
     if tail < 5:
         return math.inf
     largest = log_weight.double().sort(descending=True).values[: tail + 1]
@@ -221,6 +236,20 @@ def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
     weights = torch.softmax(profile, dim=0)
     shape = float(torch.log1p(-(weights @ b) * excess).mean())
     return (shape * tail + 0.5 * 10) / (tail + 10)  # weak prior towards 1/2, as in PSIS
+
+
+def _some(log_weight: Tensor) -> Tensor:
+    """The log weights, if one of them at least is that of a possible draw.
+
+    Raises:
+        ValueError: If none is.
+    """
+    if not bool(torch.isfinite(log_weight.max())):
+        raise ValueError(
+            f"none of {len(log_weight):,} draws of the learned posterior has a finite likelihood: the observation "
+            "contradicts the fit; train on more simulations, or look at the observation"
+        )
+    return log_weight
 
 
 def _ess(log_weight: Tensor) -> float:

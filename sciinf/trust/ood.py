@@ -1,14 +1,15 @@
 r"""Is the observation where the simulations are?
 
-Fresh simulations and the observation are seen through two views: the learned summaries s(x), where the posterior gets its
-information from, and the standardised data itself, where a network may have stopped looking. In each view
+Fresh simulations and the observation are seen through two views: the learned summaries s(x), where the posterior gets
+its information from, and the standardised data itself, where a network may have stopped looking. In each view
 
     d(x)^2 = sum_k u_k(x)^2 + r(x)^2,
 
-with u the whitened coordinates along the leading principal axes and r the length, in its own standard deviation, of
-what they leave out. With F the distribution function of d among the simulations, the statistic is the larger of
-the two values F(d(x)), and its rank among the simulations' own gives the p-value: uniform for an observation of the model,
-small for one unlike anything simulated.
+with u the whitened coordinates along the leading principal axes and r the length, in its own root mean square, of
+what they leave out. The axes come from the first third of the simulations and everything below from the rest, for which
+they are as strange as for the observation. With F the distribution function of d among those, the statistic is the
+larger of the two values F(d(x)), and its rank among the simulations' own gives the p-value: uniform for an observation
+of the model, small for one unlike anything simulated.
 
 References:
     | Detecting model misspecification in amortized Bayesian inference with neural networks (Schmitt et al., 2022),
@@ -18,7 +19,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from sciinf.summaries.standardise import Standardise
 _AXES = 32
 _ROWS = 20_000
 _CHUNK = 4096
+_NUMBERS = 40_000_000  # in the rows that the axes of a view come from
+_VIEWS = ("learned", "data")
 
 
 def make_reference(posterior: Posterior, store: Store) -> dict[str, Tensor]:
@@ -41,22 +44,27 @@ def make_reference(posterior: Posterior, store: Store) -> dict[str, Tensor]:
 
     Returns:
         Plain tensors: standardisation, the axes of both views, and the simulations' sorted distances.
+
+    Raises:
+        ValueError: If there are too few simulations.
     """
-    rows = slice(0, min(len(store), _ROWS))
+    count = min(len(store), _ROWS)
+    first, rest = slice(0, count // 3), slice(count // 3, count)
     standard = Standardise(store.observables)
-    standard.fit(lambda: store.batches(_CHUNK, rows=rows))
-    learned, data = [], []
-    for batch in store.batches(_CHUNK, rows=rows):
-        learned.append(posterior.features(batch.x).double())
-        data.append(_flat(standard(batch.x)))
+    standard.fit(lambda: store.batches(_CHUNK, rows=first))
+    views = {"learned": posterior.features, "data": lambda x: _flat(standard(x))}
+    axes = {view: _axes(_first_rows(store, first, look)) for view, look in views.items()}
+    distances: dict[str, list[Tensor]] = {view: [] for view in _VIEWS}
+    for batch in store.batches(_CHUNK, rows=rest):
+        for view, look in views.items():
+            distances[view].append(_distance(axes[view], look(batch.x).double()))
     reference: dict[str, Tensor] = {f"standardise/{k}": v for k, v in standard.state_dict().items()}
     ranks = []
-    for view, values in (("learned", torch.cat(learned)), ("data", torch.cat(data))):
-        axes = _axes(values)
-        distance = _distance(axes, values)
+    for view in _VIEWS:
+        distance = torch.cat(distances[view])
         ordered = distance.sort().values
         ranks.append((torch.searchsorted(ordered, distance) + 0.5) / len(ordered))
-        reference |= {f"{view}/{k}": v for k, v in axes.items()}
+        reference |= {f"{view}/{k}": v for k, v in axes[view].items()}
         reference[f"{view}/distance"] = ordered
     reference["statistic"] = torch.maximum(*ranks).sort().values
     return {k: v.contiguous() for k, v in reference.items()}
@@ -67,7 +75,7 @@ def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Ten
     standard = Standardise(posterior.observables)
     standard.load_state_dict(_part(reference, "standardise/"))
     ranks = []
-    for view, values in (("learned", posterior.features(x).double()), ("data", _flat(standard(x)))):
+    for view, values in zip(_VIEWS, (posterior.features(x).double(), _flat(standard(x))), strict=True):
         part = _part(reference, f"{view}/")
         distance = _distance(part, values).nan_to_num(nan=math.inf)
         ranks.append(torch.searchsorted(part["distance"], distance, right=True) / len(part["distance"]))
@@ -79,7 +87,9 @@ def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Ten
 def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Trust:
     """The verdict on one observation, name -> (1, *event)."""
     if not reference:
-        return Trust(None, "UNKNOWN: there are no fresh simulations to compare the observation with; run `sciinf calibrate`")
+        return Trust(
+            None, "UNKNOWN: there are no fresh simulations to compare the observation with; run `sciinf calibrate`"
+        )
     p = float(p_values(reference, posterior, x)[0])
     rows = len(reference["statistic"])
     if p < 0.01:
@@ -89,7 +99,9 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
             "nothing like it, so do not believe the answer: check the data, their units, the simulator and its prior",
         )
     if p < 0.05:
-        return Trust(p, f"unusual: only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})")
+        return Trust(
+            p, f"unusual: only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})"
+        )
     return Trust(p, f"good: the observation looks like the simulations (p = {p:.2g} among {rows:,})")
 
 
@@ -97,15 +109,32 @@ def _flat(values: X) -> Tensor:
     return torch.cat([v.reshape(len(v), -1) for v in values.values()], dim=1).double()
 
 
+def _first_rows(store: Store, rows: slice, look: Callable[[X], Tensor]) -> Tensor:
+    """As many rows of a view as fit in memory, (rows, K), float64."""
+    found: list[Tensor] = []
+    for batch in store.batches(_CHUNK, rows=rows):
+        found.append(look(batch.x).double())
+        if sum(len(v) for v in found) * found[0].shape[1] >= _NUMBERS:
+            break
+    values = torch.cat(found)
+    return values[: max(200, _NUMBERS // values.shape[1])]
+
+
 def _axes(values: Tensor) -> dict[str, Tensor]:
     """Principal axes with their scale, and the scale of what they leave out."""
     mean = values.mean(dim=0)
-    scale = values.std(dim=0).clamp_min(1e-12)
+    scale = values.std(dim=0)
+    # What does not vary still differs by rounding from one size of batch to the next; that is not strange.
+    scale = scale.clamp_min(1e-5 * float(values.abs().mean()) + 1e-12)
     unit = (values - mean) / scale
-    count = min(_AXES, values.shape[1])
-    covariance = unit.T @ unit / len(unit)
-    spread, vectors = torch.linalg.eigh(covariance)
-    spread, vectors = spread.flip(0)[:count], vectors.flip(1)[:, :count]
+    if unit.shape[1] <= len(unit):
+        squares, vectors = torch.linalg.eigh(unit.T @ unit)
+    else:
+        squares, left = torch.linalg.eigh(unit @ unit.T)
+        vectors = unit.T @ left / squares.clamp_min(1e-12).sqrt()
+    # Each axis is estimated from what varies along it: fewer rows tell fewer axes.
+    count = max(1, min(_AXES, unit.shape[1], len(unit) // 10))
+    spread, vectors = squares.flip(0)[:count] / len(unit), vectors.flip(1)[:, :count]
     keep = spread > 1e-6 * spread[0].clamp_min(1e-12)
     spread, vectors = spread[keep], vectors[:, keep]
     rest = (unit.square().sum(1) - (unit @ vectors).square().sum(1)).clamp_min(0).sqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -14,7 +15,7 @@ from sciinf.core.laws import inside
 from sciinf.wrappers.named_function import arrays_of, columns_of, draw_seed
 from sciinf.wrappers.numpyro_sites import ModelSites, precision
 
-CHAINS, WARM_UP, SHORTEST = 4, 500, 500
+CHAINS, WARM_UP, SHORTEST = 4, 400, 250
 """Chains of NUTS, steps of warm-up of each, and the fewest steps kept of each."""
 LARGEST_R_HAT = 1.05
 
@@ -72,19 +73,17 @@ class NumpyroLikelihood:
 class NumpyroReference:
     """The posterior given one observation, by NUTS: (x, n, generator) -> (n, D)."""
 
-    def __init__(
-        self, sites: ModelSites, prior: Prior, observables: Mapping[str, Observable], *, double: bool
-    ) -> None:
+    def __init__(self, sites: ModelSites, prior: Prior, observables: Mapping[str, Observable], *, double: bool) -> None:
         self.sites, self.prior, self.observables, self.double = sites, prior, observables, double
-        self._chains: dict[int, Any] = {}
+        self._compiled: dict[int, Callable[..., Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_chains": {}}
+        return {**self.__dict__, "_compiled": {}}
 
     def __call__(self, x: X, n: int, generator: torch.Generator) -> Tensor:
         """n posterior draws, float32 on the CPU, strictly inside the prior's support.
 
-        Four chains from prior draws, 500 steps of warm-up each; of at least 500 more steps each, n are taken evenly.
+        Four chains from prior draws, 400 steps of warm-up each; of at least 250 more steps each, n are taken evenly.
 
         Args:
             x: One observation: observable name -> (*event), or (1, *event).
@@ -99,13 +98,15 @@ class NumpyroReference:
         from numpyro.diagnostics import split_gelman_rubin
 
         data = {k: v[0] for k, v in arrays_of(as_observation(self.observables, x)).items()}
-        steps = max(SHORTEST, -(-n // CHAINS))
+        steps = SHORTEST
+        while CHAINS * steps < n:  # doubled, so that few lengths are compiled
+            steps *= 2
         seed = draw_seed(generator)
         words = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
         with precision(self.double):
-            chains = self._sampler(steps)
-            chains.run(jax.random.wrap_key_data(words, impl="threefry2x32"), data)
-            drawn = {k: np.asarray(v) for k, v in chains.get_samples(group_by_chain=True).items()}
+            if steps not in self._compiled:
+                self._compiled[steps] = jax.jit(partial(self._chains, steps))
+            drawn = {k: np.asarray(v) for k, v in self._compiled[steps](words, data).items()}
         columns = np.concatenate([drawn[s].reshape(CHAINS, steps, -1) for s in self.sites.latent], axis=-1)
         for i, name in enumerate(self.prior.names):
             r_hat = float(split_gelman_rubin(columns[..., i]))
@@ -119,17 +120,20 @@ class NumpyroReference:
         theta = torch.from_numpy(rows).float()
         return torch.stack([inside(law, theta[:, i]) for i, law in enumerate(self.prior.laws)], dim=1)
 
-    def _sampler(self, steps: int) -> Any:
+    def _chains(self, steps: int, words: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Latent site -> (chains, steps, *shape); compiled as a whole, so that another observation compiles nothing."""
+        import jax
         from numpyro.infer import MCMC, NUTS, init_to_sample
 
-        if steps not in self._chains:
-            self._chains[steps] = MCMC(
-                NUTS(self.sites.conditioned, init_strategy=init_to_sample),
-                num_warmup=WARM_UP,
-                num_samples=steps,
-                num_chains=CHAINS,
-                chain_method="vectorized",
-                progress_bar=False,
-                jit_model_args=True,
-            )
-        return self._chains[steps]
+        kernel = NUTS(self.sites.conditioned, init_strategy=init_to_sample)
+        chains = MCMC(
+            kernel,
+            num_warmup=WARM_UP,
+            num_samples=steps,
+            num_chains=CHAINS,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        chains.run(jax.random.wrap_key_data(words, impl="threefry2x32"), data)
+        drawn = chains.get_samples(group_by_chain=True)
+        return {site: drawn[site] for site in self.sites.latent}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import distributions as td
 
 from sciinf.core import Truncated
 
-_ARGUMENTS: dict[str, tuple[type[td.Distribution], tuple[str, ...]]] = {
+_ARGUMENTS: dict[str, tuple[Callable[..., td.Distribution], tuple[str, ...]]] = {
     "Beta": (td.Beta, ("concentration1", "concentration0")),
     "Cauchy": (td.Cauchy, ("loc", "scale")),
     "Chi2": (td.Chi2, ("df",)),

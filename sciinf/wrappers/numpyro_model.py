@@ -32,7 +32,7 @@ from sciinf.core import Observable, Outcome, Prior, Simulator, Status, as_observ
 from sciinf.wrappers.jax_function import MappedFunction
 from sciinf.wrappers.named_function import check_result, columns_of, draw_seed, name_of, suggest, tensors_of
 from sciinf.wrappers.numpyro_density import NumpyroLikelihood, NumpyroReference
-from sciinf.wrappers.numpyro_sites import ModelSites, read_sites
+from sciinf.wrappers.numpyro_sites import ModelSites, precision, read_sites
 
 
 def numpyro(
@@ -58,8 +58,8 @@ def numpyro(
         units: Parameter (or vector site) -> unit; dimensionless where left out.
         name: What the simulator is called; the model's name when left out.
         block: Rows per block of a store, and largest batch of the likelihood.
-        double: Whether the likelihood and NUTS compute in float64. Simulations are float32 either way, unless the
-            process asked JAX for x64.
+        double: Whether JAX computes in float64, simulations, likelihood and NUTS alike; else in float32, unless the
+            process asked JAX for x64. Results are cast to the observables' dtypes either way.
         observe: Called with paths of data files, returns the observation: observable name -> array. Columns named like
             the observables are read when left out.
 
@@ -74,7 +74,9 @@ def numpyro(
     wanted = (observed,) if isinstance(observed, str) else tuple(observed)
     sites = read_sites(call, wanted, double=double)
     observables = {site: _specify(site, sites.shapes[site], sites.dtypes[site], observed) for site in wanted}
-    prior = Prior(**{n: (law, unit) for n, law, unit in zip(sites.names, sites.laws, _units(sites, units), strict=True)})
+    prior = Prior(
+        **{n: (law, unit) for n, law, unit in zip(sites.names, sites.laws, _units(sites, units), strict=True)}
+    )
     return NumpyroSimulator(sites, prior, observables, name=label, block=block, double=double, observe=observe)
 
 
@@ -94,6 +96,7 @@ class NumpyroSimulator(Simulator):
         observe: Callable[..., Any] | None,
     ) -> None:
         self.prior, self.observables, self.name, self.block, self.reader = prior, observables, name, block, observe
+        self.double = double
         self.mapped = MappedFunction(sites.simulate, prior.names, True)
         self.log_likelihood = NumpyroLikelihood(sites, prior, double=double, chunk=block)
         self.reference = NumpyroReference(sites, prior, observables, double=double)
@@ -101,7 +104,9 @@ class NumpyroSimulator(Simulator):
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
         """Simulate a batch; row i draws from a key of its own, fold_in(key, i)."""
         columns, seed, n = columns_of(self.prior, theta), draw_seed(generator), len(theta)
-        drawn = {k: np.asarray(v) for k, v in self.mapped(columns, seed).items()}
+        # one precision for all of a model: JAX confuses numpy constants of a function traced in both
+        with precision(self.double):
+            drawn = {k: np.asarray(v) for k, v in self.mapped(columns, seed).items()}
         rows = len(next(iter(drawn.values())))
         arrays, lost = check_result(self.observables, drawn, (rows,), what=f"the model {self.name!r}")
         status = np.where(lost[:n], Status.NON_FINITE, Status.OK).astype(np.uint8)

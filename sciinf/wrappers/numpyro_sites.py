@@ -48,7 +48,7 @@ class ModelSites:
         import jax.numpy as jnp
 
         stacked = {site: jnp.stack([parameters[n] for n in names]) for site, names in self.latent.items()}
-        return {site: value.reshape(self.shapes[site]) for site, value in stacked.items()}
+        return {site: value.astype(float).reshape(self.shapes[site]) for site, value in stacked.items()}
 
     def simulate(self, key: Any, **parameters: Any) -> dict[str, Any]:
         """One simulation; parameters by name, as the names of the prior."""
@@ -90,7 +90,7 @@ def precision(double: bool) -> Iterator[None]:
     try:
         from jax import enable_x64
     except ImportError:  # before JAX 0.8
-        from jax.experimental import enable_x64
+        from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     with enable_x64(True):
         yield
 
@@ -176,7 +176,8 @@ def _refuse(trace: Mapping[str, Mapping[str, Any]], observed: tuple[str, ...], l
             raise ValueError(f"{where} that is a numpyro.param; give it a prior with numpyro.sample, or a fixed value")
         if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
             raise ValueError(f"{where} that is a plate which subsamples; a simulation has all its data")
-        if site.get("scale") is not None:
+        scale = site.get("scale")
+        if site["type"] == "sample" and not (scale is None or (isinstance(scale, float | int) and scale == 1)):
             raise ValueError(f"{where} under numpyro.handlers.scale; a scaled density cannot be simulated from")
 
 

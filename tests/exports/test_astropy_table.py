@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from astropy import units
 from astropy.table import QTable, Table
 
-from sciinf.core import Draws
+from sciinf.core import Draws, Trust
 from sciinf.exports import to_table, write_table
 
 READERS = {
@@ -61,6 +62,13 @@ def test_verdicts_travel_with_the_draws(tmp_path, answer, suffix):
     meta = READERS[suffix](write_table(answer, tmp_path / f"answer{suffix}")).meta
     key = {".fits": ("TRUST", "CALPASS", "LOGEVID")}.get(suffix, ("trust", "calibration_passed", "log_evidence"))
     assert [meta[k] for k in key] == ["looks like the simulations", True, -12.5]
+
+
+def test_a_verdict_in_any_words_fits_a_fits_header(tmp_path, answer):
+    odd = replace(answer, trust=Trust(0.3, "within ±1 µm,\n" + "and so on, " * 20))
+    found = READERS[".fits"](write_table(odd, tmp_path / "odd.fits")).meta["TRUST"]
+    assert found.startswith("within ?1 ?m, and so on,")
+    assert len(found) > 200
 
 
 def test_csv_says_its_units_in_the_header_and_keeps_every_digit(tmp_path, draws):

@@ -154,6 +154,17 @@ def test_map_climbs_to_the_mode(exact):
     torch.testing.assert_close(mode.reshape(2), (x @ exact.gain.T)[0], atol=5e-3, rtol=0.0)
 
 
+def test_a_posterior_without_gradients_says_so(exact):
+    class Detached(LinearGaussian):
+        def log_prob_batched(self, theta, x):
+            return super().log_prob_batched(theta, x).detach()
+
+    posterior = to_sbi(Detached()).set_default_x(torch.zeros(1, 3))
+    assert posterior.potential(torch.zeros(2, 2)).shape == (2,)
+    with pytest.raises(NotImplementedError, match="largest `log_prob`"):
+        posterior.map(num_iter=1, num_init_samples=10)
+
+
 def test_torchs_global_seed_acts_where_no_generator_is_given(exact):
     _, x = simulations(1)
     posterior = to_sbi(exact)

@@ -1,0 +1,43 @@
+"""Where a run folder's results came from: versions, command, seeds, digests, seconds."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sciinf.core.files import read_json, versions
+from sciinf.store import Store
+
+
+def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
+    """The content of `provenance.json`.
+
+    Args:
+        folder: The run folder, with everything but the report in it.
+        seed: The run's.
+        started: Seconds since 1970.
+    """
+    data: dict[str, Any] = {
+        "versions": versions(),
+        "command": shlex.join(["sciinf", *sys.argv[1:]]),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "seeds": {},
+        "digests": {},
+        "seconds": {"total": time.time() - started},
+    }
+    for name in ("simulations", "calibration_simulations"):
+        if (folder / name / "store.json").is_file():
+            store = Store(folder / name)
+            data["digests"][name], data["seeds"][name] = store.digest, store.seed
+            data["seconds"][name] = store.seconds
+    for name, file in (("fit", "fit/fit.json"), ("calibration", "calibration.json"), ("answer", "answer.json")):
+        if (folder / file).is_file():
+            found = read_json(folder / file)
+            data["seconds"][name] = found.get("seconds")
+            data["digests"][name] = found.get("digest") or found.get("inputs")
+    return data

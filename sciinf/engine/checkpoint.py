@@ -1,0 +1,69 @@
+"""An unfinished training on disk: named groups of tensors and a JSON header, replaced whole after each epoch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sciinf.core.files import write_bytes
+
+Groups = Mapping[str, Mapping[str, Tensor]]
+
+
+def write_checkpoint(path: Path, about: Mapping[str, Any], groups: Groups) -> None:
+    """Write durably: a kill or a full disk leaves the checkpoint before.
+
+    Args:
+        path: The file.
+        about: Plain JSON values.
+        groups: Group -> name -> tensor; a group's name has no slash.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        f"{group}/{name}": value.detach().cpu().clone().contiguous()
+        for group, values in groups.items()
+        for name, value in values.items()
+    }
+    write_bytes(path, save(tensors, {"sciinf": json.dumps(about)}))
+
+
+def read_checkpoint(path: Path, inputs: str, device: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """The header and the groups of a training, on a device.
+
+    Args:
+        path: The file.
+        inputs: What the header must have as `inputs`; a checkpoint of another training is not read.
+        device: Where the tensors go.
+
+    Returns:
+        Header and groups; None if there is no checkpoint of this training.
+
+    Warns:
+        UserWarning: If the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            about = json.loads(file.metadata()["sciinf"])
+            if about["inputs"] != inputs:
+                return None
+            groups: dict[str, dict[str, Tensor]] = {}
+            for key in file.keys():  # noqa: SIM118
+                group, _, name = key.partition("/")
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        warnings.warn(f"{path} is damaged ({error}), so training starts anew", stacklevel=2)
+        return None
+    return about, groups

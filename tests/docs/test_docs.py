@@ -1,0 +1,249 @@
+"""The documents do what they say: Python and commands run, links lead somewhere, the skeletons work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+import sciinf
+from sciinf import Observable, Prior, Simulator, Store, build_posterior, cli, load_simulator, simulate, train
+from sciinf.answer import load_answer
+from sciinf.core.simulator import load_module
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+SKELETONS = DOCS / "skeletons"
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
+SMALL = "300"  # simulations, instead of the number a document asks for
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page in order: language and content."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, Any]]:
+    """Follow a page in the current folder: commands, and Python blocks in one session.
+
+    A Python block that begins with the name of a file is saved under it instead.
+
+    Returns:
+        The commands that ran, and the names the Python blocks defined.
+    """
+    names: dict[str, Any] = {"__name__": "document"}
+    commands = []
+    for language, body in blocks(text):
+        title = re.match(r"# (\w+\.py)\n", body)
+        if language == "python" and title:
+            Path(title[1]).write_text(body)
+        elif language == "python":
+            exec(compile(body, "<document>", "exec"), names)
+        elif language == "sh":
+            for line in body.splitlines():
+                words = shlex.split(line)
+                if words[:1] == ["sciinf"]:
+                    command(
+                        [SMALL if before == "-n" else word for before, word in zip(["", *words], words, strict=False)],
+                        monkeypatch,
+                    )
+                    commands.append(words)
+    return commands, names
+
+
+def command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line, as the console script runs it."""
+    monkeypatch.setattr(sys, "argv", words)
+    cli.main()
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Relative links and pictures of a page whose files do not exist."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    local = [t.partition("#")[0] for t in targets if not re.match(r"[a-z]+:", t)]
+    return [t for t in local if t and not (page.parent / t).exists()]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands, names = run((ROOT / "README.md").read_text(), monkeypatch)
+    assert [words[1] for words in commands] == ["check", "infer", "query"]
+    assert names["draws"].shape == (1000, 2)
+    folder = here / "runs" / "cells"
+    listed = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text().split("## What a run folder holds")[1], re.M)
+    for name in re.findall(r"`([^`]+)`", " ".join(listed[:6])):
+        assert (folder / name).exists(), f"the README says a run holds {name}"
+    answer = load_answer(folder)
+    assert answer.parameters["rate"].unit == "1/h"
+    # cell8 was made with a rate of 1.6, cell7 with 0.7: few simulations are enough to tell them apart
+    assert abs(answer.parameters["rate"].median - 1.6) < 0.5
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tutorial_can_be_followed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands, names = run((DOCS / "tutorials" / "your_own_simulator.md").read_text(), monkeypatch)
+    assert [words[1] for words in commands] == ["check", "infer", "query", "infer"]
+    printed = capsys.readouterr().out
+    assert "no problem found" in printed
+    # 2.2 mV in a file of microvolts; the noise of 0.1 mV is drawn from a fixed seed
+    assert re.search(r"cell8 \(50,\) 2\.[0-4] mV at first", printed)
+    assert names["odd"].trust.verdict.startswith("WARNING")
+    assert (here / "cell8.ecsv").is_file()
+    known = load_answer(here / "runs" / "known")
+    assert known.amortised
+    assert abs(known.parameters["rate"].median - 0.736) < 0.03  # 0.736 +- 0.018 on a grid of the exact posterior
+    assert known.parameters["rate"].sd == pytest.approx(0.018, rel=0.2)
+
+
+def test_format_page_reads_a_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = faulty_store(here / "store")
+    _, names = run((DOCS / "data_format.md").read_text(), monkeypatch)
+    theta, x, digest = names["read_store"](here / "store")
+    good = store.load()
+    assert digest == store.digest
+    assert np.array_equal(theta, good.theta.numpy())
+    assert set(x) == set(good.x)
+    assert all(np.array_equal(x[name], good.x[name].numpy()) for name in x)
+    assert 0 < len(theta) < len(store), "some rows failed, and are left out"
+
+
+def test_format_page_reads_a_block_that_no_journal_knows_and_refuses_a_damaged_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = faulty_store(here / "store")
+    _, names = run((DOCS / "data_format.md").read_text(), monkeypatch)
+    for journal in (store.path / "journal").iterdir():
+        torn = journal.read_bytes().splitlines()[0][:-20]
+        journal.write_bytes(torn)
+    assert names["read_store"](store.path)[2] == store.digest == Store(store.path).digest
+    data = bytearray(store.file(1).read_bytes())
+    where = data.find(store.read(1)[0].numpy().tobytes()[:16])
+    data[where] ^= 1
+    store.file(1).write_bytes(bytes(data))
+    with pytest.raises((AssertionError, OSError)):
+        names["read_store"](store.path)
+
+
+def test_format_page_names_every_file_dataset_and_attribute(here: Path) -> None:
+    import h5py
+
+    page = (DOCS / "data_format.md").read_text()
+    store = faulty_store(here / "store")
+    found: set[str] = set()
+    with h5py.File(store.file(0)) as file:
+        found |= set(file.attrs)
+        file.visititems(lambda name, item: found.update({name, *item.attrs}))
+    found -= {"x", "messages", *(f"x/{name}" for name in store.observables)}
+    missing = [name for name in sorted(found) if f"`{name}`" not in page]
+    assert not missing
+
+
+def faulty_store(path: Path) -> Store:
+    """250 rows in blocks of 100, two observables of different dtypes, some rows failed."""
+    (path.parent / "sometimes.py").write_text(SOMETIMES)
+    with pytest.warns(UserWarning, match="failed"):
+        return simulate(load_simulator(path.parent / "sometimes.py"), path, 250, block=100, seed=3, progress=False)
+
+
+SOMETIMES = """
+from torch.distributions import Uniform
+from sciinf import Observable, Prior, wrappers
+
+def counts(rate, rng):
+    if rate > 9:
+        raise RuntimeError("too hot")
+    return {"n": rng.poisson(rate, size=3), "level": float("nan") if rate < 1 else rate}
+
+observables = {"n": Observable((3,), "", ("item",), dtype="int64"), "level": Observable((), "V")}
+simulator = wrappers.numpy(counts, Prior(rate=(Uniform(0.0, 10.0), "1/s")), observables)
+"""
+
+
+def test_skeleton_simulator_passes_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    command(["sciinf", "check", str(SKELETONS / "simulator.py")], monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_skeleton_pipeline_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--simulations", SMALL, "--fresh", SMALL]
+    command(["sciinf", "run", str(SKELETONS / "pipeline.py"), "--out", "runs/mine", *small], monkeypatch)
+    assert (here / "runs" / "mine" / "report.html").is_file()
+    answer = load_answer(here / "runs" / "mine")
+    assert {name: e.unit for name, e in answer.parameters.items()} == {"rate": "1/h", "amplitude": "mV"}
+
+
+class Scale(Simulator):
+    """Two weights, each weighed once: theta ~ N(0, diag(1, 4)), x = theta + e, e ~ N(0, 0.5^2)."""
+
+    name = "scale"
+    prior = Prior(first=(Normal(0.0, 1.0), "kg"), second=(Normal(0.0, 2.0), "kg"))
+    observables = {"x": Observable((2,), "kg")}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta + 0.5 * torch.randn(theta.shape, generator=generator)}
+
+
+def test_skeleton_estimator_finds_a_gaussian_posterior(here: Path) -> None:
+    # The skeleton's family holds the posterior, N(x v / (v + 1/4), v / (4 v + 1)) for a prior variance of v, so what is
+    # left is training. All seeds are fixed: there is no false alarm on one kind of machine, and the bounds are wide.
+    simulator = Scale()
+    estimator = load_module(SKELETONS / "estimator.py").build(simulator.prior, simulator.observables, seed=1)
+    store = simulate(simulator, here / "store", 5_000, progress=False)
+    fit = train(estimator, store, here / "fit", recipe=sciinf.Recipe(epochs=15, batch=100, learning_rate=2e-2))
+    generator = torch.Generator().manual_seed(5)
+    x = simulator(simulator.prior.sample(20, generator=generator), generator=generator)["x"]
+    variance = torch.tensor([1.0, 4.0])
+    mean, sd = x * variance / (variance + 0.25), (variance / (4 * variance + 1)).sqrt()
+    posterior = build_posterior(fit)
+    draws = posterior.sample_batched(4_000, {"x": x}, generator=generator)
+    assert float(((draws.mean(0) - mean) / sd).abs().max()) < 0.25
+    assert float((draws.std(0) / sd - 1).abs().max()) < 0.1
+    theta = torch.stack([mean, mean + sd])
+    exact = torch.distributions.Normal(mean, sd).log_prob(theta).sum(-1)
+    assert torch.allclose(posterior.log_prob_batched(theta, {"x": x}).float(), exact, atol=0.3)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert not broken_links(page, page.read_text())
+
+
+def test_readme_has_two_commands_which_the_makefile_knows() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^ {4}make (\w+)", text, re.MULTILINE)
+    assert lines == ["demo", "test"]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(lines) <= set(targets)
+    for file in re.findall(r"sciinf run (\S+)", text):
+        assert (ROOT / file).is_file()
+    assert set(re.findall(r"'\.\[(\w+)\]'", text)) == {"test"}
+
+
+def test_picture_is_small() -> None:
+    assert (DOCS / "images" / "lynx_hare.png").stat().st_size < 300_000
+
+
+def test_planted_faults_are_found_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = DOCS / "choosing.md"
+    assert broken_links(page, "[gone](no_such_page.md) and [there](design.md)") == ["no_such_page.md"]
+    with pytest.raises(NameError):
+        run("```python\nno_such_name\n```\n", monkeypatch)
+    with pytest.raises(SystemExit):
+        run("```sh\nsciinf no-such-verb\n```\n", monkeypatch)

@@ -1,0 +1,136 @@
+"""Each kind of observable is drawn as what it is, with bands that hold what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sciinf.figures.predictive import Checked, covered, kind_of, predictive
+from sciinf.figures.svg import to_svg
+
+RNG_SEED = 5
+
+
+def checked(shape, dims=(), *, name="x", unit="mV", scale="linear", m=200, **change) -> Checked:
+    rng = np.random.default_rng(RNG_SEED)
+    observed, simulated = rng.normal(size=shape), rng.normal(size=(m, *shape))
+    if scale == "log":
+        observed, simulated = np.exp(3 * observed), np.exp(3 * simulated)
+    return Checked(name, unit, dims, scale, change.get("observed", observed), change.get("simulated", simulated))
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "kind"),
+    [
+        (("time",), (21,), "series"),
+        (("time", "species"), (21, 2), "series"),
+        (("channel", "time"), (3, 40), "series"),
+        (("time",), (1,), "vector"),
+        (("y", "x"), (8, 8), "image"),
+        (("channel", "row", "column"), (3, 8, 8), "image"),
+        (("item", "feature"), (30, 2), "set"),
+        ((), (7,), "vector"),
+        ((), (), "vector"),
+    ],
+)
+def test_kind_follows_dims(dims, shape, kind):
+    assert kind_of(dims, shape) == kind
+    drawn = predictive(checked(shape, dims))
+    assert drawn.kind == kind
+    assert "<svg" in to_svg(drawn.figure, drawn.caption, "p")
+
+
+def test_a_series_has_one_panel_per_species_with_bands_and_data():
+    data = checked((21, 2), ("time", "species"), scale="log", unit="kg")
+    figure = predictive(data).figure
+    panels = [a for a in figure.axes if a.get_visible()]
+    assert [a.get_title(loc="left") for a in panels] == ["species 1", "species 2"]
+    assert all(a.get_yscale() == "log" and len(a.collections) == 2 for a in panels)
+    assert panels[0].get_ylabel() == "x [kg]"
+    assert panels[0].get_xlabel() == "time (index)"
+    for column, axes in enumerate(panels):
+        dots = next(line for line in axes.lines if line.get_label() == "observed")
+        np.testing.assert_allclose(dots.get_ydata(), data.observed[:, column])
+
+
+def test_the_band_holds_its_quantiles():
+    data = checked((15,), ("time",), m=4000)
+    wide = predictive(data).figure.axes[0].collections[0].get_paths()[0].vertices
+    expected = np.quantile(data.predictive, (0.05, 0.95), axis=0)
+    assert wide[:, 1].min() == pytest.approx(expected.min())
+    assert wide[:, 1].max() == pytest.approx(expected.max())
+
+
+def test_coverage_is_counted_and_a_wrong_model_shows():
+    good, total = covered(checked((400,), m=2000))
+    # Binomial(400, 0.9): outside 330..385 with probability below 1e-4.
+    assert total == 400
+    assert 330 <= good <= 385
+    rng = np.random.default_rng(0)
+    bad, _ = covered(checked((400,), observed=rng.normal(3.0, 1.0, 400), m=2000))
+    assert bad < 100
+    assert f"{good} of 400" in predictive(checked((400,), m=2000)).caption
+
+
+def test_masked_entries_are_neither_drawn_nor_counted():
+    data = checked((10,), ("time",))
+    data.observed[3] = np.nan
+    data.predictive[:, 6] = np.nan
+    assert covered(data)[1] == 8
+    line = next(line for line in predictive(data).figure.axes[0].lines if line.get_label() == "observed")
+    assert np.isnan(line.get_ydata()[3])
+
+
+def test_masked_images_and_sets_are_drawn():
+    image = checked((6, 7), ("y", "x"))
+    image.observed[2] = np.nan
+    image.predictive[:, 2] = np.nan
+    assert len([a for a in predictive(image).figure.axes if a.images]) == 3
+    items = checked((30,), ("item",))
+    items.observed[20:] = np.nan
+    items.predictive[:, 25:] = np.nan
+    curve = predictive(items).figure.axes[0].lines[0].get_ydata()
+    assert curve[-1] == pytest.approx(1.0, abs=0.11)
+
+
+def test_an_image_is_a_triptych_with_its_unit():
+    drawn = predictive(checked((3, 12, 9), ("channel", "y", "x"), unit="Jy"))
+    pictures = [a for a in drawn.figure.axes if a.images]
+    assert len(pictures) == 9
+    assert pictures[0].images[0].get_array().shape == (12, 9)
+    assert "x [Jy]" in [a.get_xlabel() for a in drawn.figure.axes]
+
+
+def test_what_is_not_drawn_is_said():
+    assert "first 6 of 9" in predictive(checked((20, 9), ("time", "band"))).note
+    assert "first 60 of 70" in predictive(checked((70,))).note
+    assert "blocks of 2" in predictive(checked((200, 200), ("y", "x"), m=3)).note
+    assert "first 3 of 4" in predictive(checked((4, 5, 5), ("channel", "y", "x"))).note
+    assert predictive(checked((5,))).note == ""
+
+
+def test_elements_of_very_different_sizes_are_standardised():
+    size = np.array([1.0, 1e4, 1e-3])
+    data = checked((3,))
+    drawn = predictive(Checked("s", "", (), "linear", data.observed * size, data.predictive * size))
+    assert "very different sizes" in drawn.note
+    low, high = drawn.figure.axes[0].get_ylim()
+    assert high - low < 20
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_single_number(scale, constant):
+    data = checked((), scale=scale)
+    simulated = np.full(50, 2.0) if constant else data.predictive
+    figure = predictive(Checked("n", "erg", (), scale, data.observed, simulated)).figure
+    assert figure.axes[0].get_xlabel() == "n [erg]"
+    assert any(line.get_label() == "observed" for line in figure.axes[0].lines)
+
+
+def test_zeros_on_a_log_axis_are_left_out_quietly(recwarn):
+    data = checked((8,), ("time",), scale="log")
+    data.observed[0] = 0.0
+    data.predictive[:, 1] = 0.0
+    to_svg(predictive(data).figure, "alt", "k")
+    assert not [str(w.message) for w in recwarn]

@@ -1,0 +1,79 @@
+"""The band of verdicts: green only when everything that was checked passed, and checked it was."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sciinf.core.results import NOT_CALIBRATED, Calibration
+from sciinf.figures.run_folder import Run
+from sciinf.figures.verdicts import verdict_band
+
+
+def calibration(*, passed: bool = True, of: str = "amortised") -> Calibration:
+    none = np.array([])
+    reason = "all agree" if passed else "coverage is off by 10.0%"
+    return Calibration(("a",), np.zeros((100, 1), int), 9, none, none, none, {}, {}, of, "f", "s", 0, passed, (reason,))
+
+
+def band(found: Calibration | None, fit: str = "f", **answer: Any) -> str:
+    missing = {"calibration": "The posterior has not been checked.", "answer": "No observation yet."}
+    run = Run(Path("run"), answer, None, (), found, {"digest": fit}, {}, {}, {}, missing)
+    return html.unescape(re.sub(r"<[^>]*>", " ", verdict_band(run)))
+
+
+def trust(p: float | None, words: str = "good: it fits") -> dict[str, Any]:
+    return {"p_value": p, "verdict": words}
+
+
+def test_all_green_only_if_all_passed():
+    text = band(calibration(), trust=trust(0.4), pareto_k=0.2, ess=5000.0, draws=10_000)
+    assert "All checks passed" in text
+    assert "All agree." in text
+    assert "It fits." in text
+    assert "5,000 from 10,000" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "headline", "state"),
+    [
+        (calibration(passed=False), {"trust": trust(0.4)}, "Do not rely on this answer", "Not passed"),
+        (calibration(), {"trust": trust(0.009)}, "Do not rely on this answer", "Unlike the simulations"),
+        (calibration(), {"trust": trust(0.03)}, "Read this answer with care", "Unusual"),
+        (calibration(), {"trust": trust(None)}, "Read this answer with care", "Not checked"),
+        (calibration(), {}, "Read this posterior with care", "None yet"),
+        (None, {"trust": trust(0.4)}, "Read this answer with care", "Not checked"),
+        (calibration(), {"trust": trust(0.4), "pareto_k": 0.9, "ess": 900.0}, "Do not rely", "Unreliable"),
+        (calibration(), {"trust": trust(0.4), "pareto_k": 0.3, "ess": 50.0}, "with care", "Few effective draws"),
+    ],
+)
+def test_one_failed_or_missing_check_is_enough(found, answer, headline, state):
+    text = band(found, **answer)
+    assert "All checks passed" not in text
+    assert headline in text
+    assert state in text
+
+
+def test_a_calibration_of_another_fit_does_not_count():
+    text = band(calibration(), fit="g", trust=trust(0.4))
+    assert "Of another fit" in text
+    assert "All checks passed" not in text
+    assert "All checks passed" in band(calibration(of="ensemble of 3"), fit="g", trust=trust(0.4))
+
+
+def test_an_unchecked_posterior_is_no_green_one():
+    said = {"passed": False, "reasons": [NOT_CALIBRATED]}
+    assert "The posterior has not been checked." in band(None, trust=trust(0.4), calibration=said)
+
+
+def test_without_its_file_the_answers_word_on_calibration_is_passed_on():
+    said = {"passed": False, "reasons": ["coverage is off by 10.0%"]}
+    text = band(None, trust=trust(0.4), calibration=said)
+    assert "Not passed" in text
+    assert "Coverage is off by 10.0%." in text
+    assert "not in this folder" in text

@@ -1,0 +1,123 @@
+"""Every file in pipelines/ keeps the contract; three are run whole and compared with what is known."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sciinf.core import Answer, Draws, load_fit, load_simulator
+from sciinf.core.simulator import load_module
+from sciinf.posterior import build_posterior
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted((ROOT / "pipelines").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_contract(file: Path) -> None:
+    run: Any = load_module(file).run
+    out, *rest = inspect.signature(run).parameters.values()
+    assert out.name == "out" and out.default is out.empty
+    assert rest and all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in rest)
+    assert {p.name: p for p in rest}["seed"].default == 0
+    assert all(type(p.default) in (int, float, bool, str) for p in rest)  # what the command line can give
+    assert (
+        inspect.signature(run, eval_str=True, globals={**run.__globals__, "Answer": Answer}).return_annotation is Answer
+    )
+    for p in inspect.signature(run).parameters:
+        assert f"{p}:" in (run.__doc__ or ""), f"{p} is not documented"
+    page = inspect.getdoc(load_module(file)) or ""
+    assert f"sciinf run pipelines/{file.name} --out" in page
+
+
+def test_the_contract_finds_a_fault(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text("def run(out, seed=0):\n    return None\n")
+    with pytest.raises(AssertionError):
+        test_contract(file)
+
+
+def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
+    answer = load_module(ROOT / "pipelines/linear_gaussian.py").run(tmp_path, seed=1, simulations=2_000, fresh=2_000)
+    simulator: Any = load_simulator(ROOT / "simulators/linear_gaussian.py")
+    mean, covariance = simulator.exact(torch.from_numpy(answer.observation["x"]))
+    for d, estimate in enumerate(answer.parameters.values()):
+        sd = float(covariance[d, d].sqrt())
+        # An amortised network of 2,000 simulations: stated error 0.4 sd of the mean, 30 % of the sd.
+        assert estimate.mean == pytest.approx(float(mean[d]), abs=0.4 * sd)
+        assert estimate.sd == pytest.approx(sd, rel=0.3)
+    assert answer.calibration is not None and answer.calibration.rows == 2_000
+    assert max(answer.calibration.gaps.values()) < 0.08
+    assert answer.trust.p_value is not None and answer.predictive["x"].shape == (400, 5)
+    parts = {p.name for p in tmp_path.iterdir()}
+    wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answer.json", "draws.h5"}
+    assert wanted <= parts
+    assert json.loads((tmp_path / "answer.json").read_text())["parameters"]["height"]["unit"] == "m"
+
+
+def _figures(draws: Draws, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of means in reference sd, and ratios of sd."""
+    return (draws.mean().numpy() - mean) / sd, draws.sd().numpy() / sd
+
+
+def _amortised(folder: Path, simulator: Any, data: Any, n: int = 10_000) -> Draws:
+    generator = torch.Generator().manual_seed(1)
+    posterior = build_posterior(load_fit(folder / "fit"))
+    return posterior.draw({k: v[None] for k, v in data.items()}, n, generator=generator)
+
+
+@pytest.mark.slow
+def test_lynx_hare_end_to_end(tmp_path: Path, reference_data: Path) -> None:
+    """Against 10,000 draws of Stan's: posteriordb, hudson_lynx_hare-lotka_volterra."""
+    from sbi.utils.metrics import c2st
+
+    name = "hudson_lynx_hare-lotka_volterra.draws.json"
+    with zipfile.ZipFile(reference_data / "posteriordb" / f"{name}.zip") as archive:
+        chains = json.loads(archive.read(archive.namelist()[0]))
+    columns = [f"theta[{i}]" for i in (1, 2, 3, 4)] + [f"{n}[{i}]" for n in ("z_init", "sigma") for i in (1, 2)]
+    reference = np.stack([np.concatenate([chain[c] for chain in chains]) for c in columns], axis=1)
+    mean, sd = reference.mean(0), reference.std(0)
+
+    answer = load_module(ROOT / "pipelines/lynx_hare.py").run(tmp_path)
+    simulator = load_simulator(ROOT / "simulators/lotka_volterra.py")
+    data = simulator.observe(ROOT / "simulators/hudson_bay.csv")
+    shift, ratio = _figures(answer.draws, mean, sd)
+    generator = torch.Generator().manual_seed(0)
+    ours = answer.draws.resample(len(reference), generator=generator, distinct=True)
+    size = min(len(ours), len(reference))
+    theirs = torch.from_numpy(reference).float()[torch.randperm(len(reference), generator=generator)[:size]]
+    score = float(c2st(ours[:size], theirs, n_folds=5))
+    raw = _amortised(tmp_path, simulator, data, size)
+    raw_shift, raw_ratio = _figures(raw, mean, sd)
+    raw_score = float(c2st(raw.theta, theirs, n_folds=5))
+    print(f"\ncorrected: shift {shift.round(3)}, ratio {ratio.round(3)}, C2ST {score:.3f}, ESS {answer.draws.ess:.0f}")
+    print(f"amortised: shift {raw_shift.round(3)}, ratio {raw_ratio.round(3)}, C2ST {raw_score:.3f}; {size} draws")
+    print(answer.table())
+    assert np.abs(shift).max() <= 0.1
+    assert ratio.min() >= 0.9 and ratio.max() <= 1.1
+    assert size >= 2_000 and score <= 0.55
+    assert answer.draws.ess >= 2_000
+
+
+@pytest.mark.slow
+def test_influenza_end_to_end(tmp_path: Path) -> None:
+    """Against NUTS on the same model: beta 1.737 +- 0.054, gamma 0.541 +- 0.046, phi_inv 0.139 +- 0.077."""
+    mean, sd = np.array([1.737, 0.541, 0.139]), np.array([0.054, 0.046, 0.077])
+    answer = load_module(ROOT / "pipelines/influenza.py").run(tmp_path)
+    assert list(answer.parameters) == ["beta", "gamma", "phi_inv"]
+    simulator = load_simulator(ROOT / "simulators/influenza.py")
+    data = simulator.observe(ROOT / "simulators/influenza_1978.csv")
+    shift, ratio = _figures(answer.draws, mean, sd)
+    raw_shift, raw_ratio = _figures(_amortised(tmp_path, simulator, data), mean, sd)
+    print(f"\ncorrected: shift {shift.round(3)}, ratio {ratio.round(3)}, ESS {answer.draws.ess:.0f}")
+    print(f"amortised: shift {raw_shift.round(3)}, ratio {raw_ratio.round(3)}")
+    print(answer.table())
+    assert np.abs(shift).max() <= 0.25
+    assert ratio.min() >= 0.8 and ratio.max() <= 1.25

@@ -1,0 +1,238 @@
+"""An answer carries units, level, weights and verdicts, survives the disk, and is not made twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf.answer import load_answer
+from sciinf.core import Calibration, Simulator, Status, X
+from sciinf.core.files import write_json
+
+X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
+
+
+@pytest.fixture(scope="module")
+def simulator(root: Path) -> Simulator:
+    return load_simulator(root / "simulators" / "linear_gaussian.py")
+
+
+@pytest.fixture(scope="module")
+def store(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return simulate(simulator, tmp_path_factory.mktemp("answer") / "trained_on", 2_000, progress=False)
+
+
+@pytest.fixture(scope="module")
+def fit(simulator: Simulator, store: Store) -> Fit:
+    return train(Flow(simulator.prior, simulator.observables), store, store.path / "fit", recipe=Recipe(epochs=8))
+
+
+@pytest.fixture(scope="module")
+def calibration(simulator: Simulator, fit: Fit, store: Store) -> Calibration:
+    fresh = simulate(simulator, store.path / "fresh", 1_000, seed=1, progress=False)
+    return calibrate(build_posterior(fit), fresh)
+
+
+def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration: Calibration) -> None:
+    answer = query(build_posterior(fit, simulator, ess=4_000), {"x": X_O}, calibration, simulator=simulator)
+    mean, covariance = simulator.exact(torch.tensor(X_O))  # type: ignore[attr-defined]
+    assert answer.draws.ess >= 4_000
+    z = {0.05: -1.6449, 0.5: 0.0, 0.95: 1.6449}
+    for d, (name, estimate) in enumerate(answer.parameters.items()):
+        sd = float(covariance[d, d].sqrt())
+        # 4,000 effective draws: mean within 1.6 % of sd, sd within 1.1 %, 5 % quantiles within 3.3 %; five times that.
+        assert estimate.mean == pytest.approx(float(mean[d]), abs=0.08 * sd)
+        assert estimate.median == pytest.approx(float(mean[d]), abs=0.1 * sd)
+        assert estimate.sd == pytest.approx(sd, rel=0.06)
+        assert estimate.interval[0] == pytest.approx(float(mean[d]) + z[0.05] * sd, abs=0.17 * sd)
+        assert estimate.interval[1] == pytest.approx(float(mean[d]) + z[0.95] * sd, abs=0.17 * sd)
+        assert estimate.unit == simulator.prior.units[d] and estimate.level == 0.9
+        assert name == simulator.prior.names[d]
+    evidence = torch.distributions.MultivariateNormal(*_marginal(simulator)).log_prob(torch.tensor(X_O).double())
+    assert answer.draws.log_evidence == pytest.approx(float(evidence), abs=5 * (answer.draws.log_evidence_error or 0))
+    assert set(answer.amortised) == set(answer.parameters)
+    assert answer.predictive["x"].shape == (400, 5)
+    # The predictive law: mean A m and variance diag(A C A^T) + s^2; 400 draws, 5 sd.
+    a = torch.tensor([[1.0, t, t**2 / 2] for t in (0.2, 0.6, 1.0, 1.4, 1.8)], dtype=torch.float64)
+    expected, spread = a @ mean, ((a @ covariance @ a.T).diagonal() + 0.25).sqrt()
+    assert float(((torch.tensor(answer.predictive["x"]).mean(0) - expected) / spread).abs().max()) < 5 / math.sqrt(400)
+
+
+def _marginal(simulator: Simulator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of x over the prior, by many simulations of nothing: A m and A D A^T + s^2."""
+    t = torch.tensor([0.2, 0.6, 1.0, 1.4, 1.8], dtype=torch.float64)
+    a = torch.stack([torch.ones_like(t), t, t**2 / 2], dim=-1)
+    loc, scale = torch.tensor([1.5, 8.0, -9.0]).double(), torch.tensor([0.5, 3.0, 3.0]).double()
+    return a @ loc, a @ torch.diag(scale**2) @ a.T + 0.25 * torch.eye(5).double()
+
+
+def test_the_level_is_the_level(fit: Fit) -> None:
+    posterior = build_posterior(fit)
+    for level in (0.5, 0.95):
+        answer = query(posterior, {"x": X_O}, level=level, draws=4_000)
+        low, high = np.transpose([e.interval for e in answer.parameters.values()])
+        theta = answer.draws.theta.numpy()
+        inside = ((theta > low) & (theta < high)).mean(0)
+        assert np.allclose(inside, level, atol=2e-3)
+        below = (theta <= low).mean(0)
+        assert np.allclose(below, (1 - level) / 2, atol=2e-3)  # central
+        assert {e.level for e in answer.parameters.values()} == {level}
+
+
+def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibration, tmp_path: Path) -> None:
+    posterior = build_posterior(fit, simulator)
+    answer = query(posterior, {"x": X_O}, calibration, simulator=simulator, out=tmp_path)
+    data = json.loads((tmp_path / "answer.json").read_text())
+    assert list(data["parameters"]) == list(simulator.prior.names)
+    for name, estimate in data["parameters"].items():
+        assert set(estimate) == {"mean", "sd", "median", "interval", "level", "unit"}
+        assert estimate["interval"][0] < estimate["median"] < estimate["interval"][1]
+        assert estimate["mean"] == answer.parameters[name].mean
+    assert data["draws"] == len(answer.draws) and data["ess"] == pytest.approx(answer.draws.ess)
+    assert data["log_evidence"] == answer.draws.log_evidence
+    assert data["calibration"] == {"passed": calibration.passed, "reasons": list(calibration.reasons)}
+    assert data["trust"] == {"p_value": answer.trust.p_value, "verdict": answer.trust.verdict}
+    with h5py.File(tmp_path / "draws.h5") as file:
+        assert set(file) == {*simulator.prior.names, "log_weight"}
+        for name, unit in zip(simulator.prior.names, simulator.prior.units, strict=True):
+            assert file[name].attrs["unit"] == unit
+            assert file[name].shape == (len(answer.draws),)
+        weights = torch.softmax(torch.from_numpy(file["log_weight"][()]), 0)
+        mean = float(weights @ torch.from_numpy(file["velocity"][()]).double())
+        assert mean == pytest.approx(data["parameters"]["velocity"]["mean"], rel=1e-6)
+    with h5py.File(tmp_path / "predictive.h5") as file:
+        assert np.array_equal(file["observation/x"][()], np.float32(X_O))
+        assert dict(file["predictive/x"].attrs) == {"unit": "m", "dims": "time", "scale": "linear"}
+
+    back = load_answer(tmp_path, calibration)
+    assert back.parameters == answer.parameters and back.trust == answer.trust and back.amortised == answer.amortised
+    assert torch.equal(back.draws.theta, answer.draws.theta)
+    assert torch.equal(back.draws.log_weight, answer.draws.log_weight)
+    assert np.array_equal(back.predictive["x"], answer.predictive["x"])
+    assert back.table() == answer.table()
+
+
+def test_an_amortised_answer_has_no_evidence_and_says_that_it_was_never_checked(fit: Fit, tmp_path: Path) -> None:
+    answer = query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=500)
+    data = json.loads((tmp_path / "answer.json").read_text())
+    assert data["log_evidence"] is None and data["ess"] == pytest.approx(500) and data["draws"] == 500
+    assert data["calibration"] == {"passed": False, "reasons": ["never checked on fresh simulations"]}
+    assert data["trust"]["p_value"] is None and answer.trust.verdict.startswith("UNKNOWN")
+    assert "NOT PASSED" in answer.table()
+
+
+def test_the_same_question_is_read_back_and_another_is_not(fit: Fit, calibration: Calibration, tmp_path: Path) -> None:
+    def ask(x: list[float], **options: float) -> int:
+        query(build_posterior(fit), {"x": x}, calibration, out=tmp_path, **{"draws": 200, **options})  # type: ignore[arg-type]
+        return (tmp_path / "answer.json").stat().st_mtime_ns
+
+    first = ask(X_O)
+    assert ask(X_O) == first
+    stamps = [first, ask([*X_O[:4], -2.1]), ask(X_O), ask(X_O, level=0.5), ask(X_O, seed=1), ask(X_O, draws=300)]
+    assert len(set(stamps)) == len(stamps)
+
+
+def test_the_warning_is_given_again_when_the_answer_is_read_back(
+    fit: Fit, calibration: Calibration, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="unlike the simulations"):
+            query(build_posterior(fit), {"x": [900.0] * 5}, calibration, out=tmp_path, draws=100)
+
+
+@pytest.mark.parametrize("name", ["draws.h5", "predictive.h5", "answer.json"])
+def test_damage_is_refused_and_mended_by_asking_again(fit: Fit, tmp_path: Path, name: str) -> None:
+    made = query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
+    for change in ("flip", "remove"):
+        if change == "flip":
+            data = bytearray((tmp_path / name).read_bytes())
+            data[len(data) // 2] ^= 255
+            (tmp_path / name).write_bytes(bytes(data))
+        else:
+            (tmp_path / name).unlink()
+        with pytest.raises((ValueError, FileNotFoundError), match=f"{name}|no answer"):
+            load_answer(tmp_path)
+        query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
+        assert torch.equal(load_answer(tmp_path).draws.theta, made.draws.theta)
+
+
+def test_draws_of_one_question_are_never_taken_for_those_of_another(fit: Fit, tmp_path: Path) -> None:
+    """As after a crash between the files: draws.h5 is of the newer question, answer.json of the older."""
+    query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
+    older = json.loads((tmp_path / "answer.json").read_text())
+    query(build_posterior(fit), {"x": [0.0] * 5}, out=tmp_path, draws=100)
+    write_json(tmp_path / "answer.json", older)
+    with pytest.raises(ValueError, match="not of the answer"):
+        load_answer(tmp_path)
+
+
+def test_a_calibration_of_another_fit_is_refused(
+    simulator: Simulator, fit: Fit, calibration: Calibration, store: Store, tmp_path: Path
+) -> None:
+    flow = Flow(simulator.prior, simulator.observables, seed=9)
+    other = train(flow, store, tmp_path / "fit", recipe=Recipe(epochs=1))
+    for given in (None, simulator):
+        with pytest.raises(ValueError, match="another fit"):
+            query(build_posterior(other, given), {"x": X_O}, calibration)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        ({"x": [1.0, 2.0]}, {}, r"shape \(2,\)"),
+        ({"x": [math.nan] * 5}, {}, "NaN"),
+        ({"y": X_O}, {}, "missing: \\['x'\\]"),
+        ({"x": X_O}, {"level": 1.0}, "level"),
+        ({"x": X_O}, {"level": 90}, "level"),
+        ({"x": X_O}, {"draws": 0}, "draws=0"),
+    ],
+)
+def test_questions_that_make_no_sense(fit: Fit, tmp_path: Path, x: dict, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        query(build_posterior(fit), x, out=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_units_are_converted(fit: Fit) -> None:
+    from astropy import units
+
+    plain = query(build_posterior(fit), {"x": X_O}, draws=50)
+    other = query(build_posterior(fit), {"x": 100 * np.array(X_O) * units.cm}, draws=50)
+    assert np.allclose(other.draws.theta, plain.draws.theta, rtol=1e-4, atol=1e-4)
+
+
+class Fragile(Simulator):
+    """The same data, but a third of the rows fail and one kind of parameter raises."""
+
+    name = "fragile"
+
+    def __init__(self, other: Simulator) -> None:
+        self.other, self.prior, self.observables = other, other.prior, other.observables
+
+    def __call__(self, theta: torch.Tensor, *, generator: torch.Generator) -> Outcome | X:
+        if len(theta) > 1:
+            raise RuntimeError("one at a time, please")
+        x = self.other(theta, generator=generator)
+        failed = torch.rand(len(theta), generator=generator) < 1 / 3
+        return Outcome(x, failed.to(torch.uint8) * int(Status.RAISED))  # type: ignore[arg-type]
+
+
+def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator: Simulator, fit: Fit) -> None:
+    with pytest.warns(UserWarning, match="of 400 simulations from the posterior failed"):
+        answer = query(build_posterior(fit), {"x": X_O}, simulator=Fragile(simulator), draws=500)
+    assert 200 < len(answer.predictive["x"]) < 330  # 267 +- 9.4
+    assert np.isfinite(answer.predictive["x"]).all()
+
+
+def test_draws_depend_on_the_seed_alone(fit: Fit) -> None:
+    state = torch.get_rng_state()
+    a, b, c = (query(build_posterior(fit), {"x": X_O}, draws=50, seed=s).draws.theta for s in (3, 3, 4))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(state, torch.get_rng_state())

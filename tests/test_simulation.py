@@ -1,0 +1,477 @@
+"""Campaigns: what is drawn depends on the seed alone, and whatever fails ends as data or as a clear error."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import distributions as td
+
+from sciinf.core import Observable, Outcome, Prior, Simulator, Status, load_simulator
+from sciinf.engine import pool
+from sciinf.engine.block import draw_theta, generator_for, run_block
+from sciinf.engine.probe import probe_block
+from sciinf.simulation import repair, simulate
+from sciinf.storage.outcome import normalise
+from sciinf.store import Store
+
+SIMULATOR = """
+import os, signal, time
+import torch
+from torch import distributions as td
+from sciinf.core import Observable, Prior, Simulator
+
+
+class Noisy(Simulator):
+    name = "noisy"
+    prior = Prior(a=td.Normal(0.0, 1.0), b=td.Gamma(2.0, 1.0))
+    observables = {"v": Observable((3,)), "n": Observable((), dtype="int64")}
+    block = 25
+
+    def __call__(self, theta, *, generator):
+        first = f"{float(theta[0, 0]):.9g}"
+        if first in KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if first in HANG:
+            time.sleep(3600)
+        if first in LEAVE:
+            os._exit(0)
+        z = torch.randn(len(theta), 3, generator=generator)
+        w = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+        return {"v": theta[:, :1] + z @ w, "n": torch.poisson(theta[:, 1], generator=generator)}
+
+
+simulator = Noisy()
+"""
+
+
+def source(folder: Path, **first: list[str]) -> Path:
+    """A simulator's file; `first` names blocks, by their first parameter, that misbehave."""
+    file = folder / "noisy.py"
+    lists = "".join(f"{name} = {first.get(name, [])!r}\n" for name in ("KILL", "HANG", "LEAVE"))
+    file.write_text(lists + SIMULATOR)
+    return file
+
+
+class Rowwise(Simulator):
+    """One parameter, one number; `act(theta, call)` may raise or change the result."""
+
+    name = "rowwise"
+    prior = Prior(a=td.Uniform(0.0, 1.0))
+    observables = {"v": Observable((2,)), "n": Observable((), dtype="int64")}
+    block = 50
+
+    def __init__(self, act=None):
+        self.act, self.calls = act, 0
+
+    def __call__(self, theta, *, generator):
+        self.calls += 1
+        x = {"v": theta + torch.randn(len(theta), 2, generator=generator), "n": (10 * theta[:, 0]).floor()}
+        return x if self.act is None else self.act(theta, x, self.calls)
+
+
+def quiet(simulator, path, n, **options) -> Store:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return simulate(simulator, path, n, progress=False, **options)
+
+
+# --- the same bits, whoever simulates -------------------------------------------------------------------------------
+
+
+def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
+    simulator = load_simulator(source(tmp_path))
+    digest = simulate(simulator, tmp_path / "one", 260, progress=False).digest
+    two = simulate(simulator, tmp_path / "two", 260, workers=2, progress=False)
+    assert (two.digest, len(two)) == (digest, 260)
+
+    backwards = Store.create(tmp_path / "back", simulator, seed=0, block=25, rows=260)
+    for index in reversed(range(backwards.blocks)):
+        run_block(simulator, backwards, index)
+    assert backwards.digest == digest
+
+    simulate(simulator, tmp_path / "grown", 110, progress=False)
+    assert simulate(simulator, tmp_path / "grown", 260, progress=False).digest == digest
+    (tmp_path / "grown/shards/00000004.h5").unlink()
+    assert simulate(simulator, tmp_path / "grown", 260, progress=False).digest == digest
+    # planted fault: another seed, or another block size, is another campaign
+    assert simulate(simulator, tmp_path / "seed", 260, seed=1, progress=False).digest != digest
+    assert simulate(simulator, tmp_path / "block", 260, block=26, progress=False).digest != digest
+
+
+def test_an_interruption_loses_the_block_in_flight_at_most(tmp_path):
+    def interrupted(theta, x, call):
+        if call == 3:
+            raise KeyboardInterrupt
+        return x
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(Rowwise(interrupted), tmp_path / "s", 250, progress=False)
+    assert Store(tmp_path / "s").missing() == [2, 3, 4]
+    whole = simulate(Rowwise(), tmp_path / "s", 250, progress=False)
+    assert whole.digest == simulate(Rowwise(), tmp_path / "t", 250, progress=False).digest
+
+
+def test_a_finished_campaign_is_not_run_again(tmp_path):
+    simulate(Rowwise(), tmp_path, 120, progress=False)
+    simulator = Rowwise()
+    assert len(simulate(simulator, tmp_path, 120, progress=False)) == 120
+    assert len(simulate(simulator, tmp_path, 70, progress=False)) == 120
+    assert simulator.calls == 0
+
+
+def test_the_stores_block_size_is_kept(tmp_path):
+    simulate(Rowwise(), tmp_path, 60, block=20, progress=False)
+    assert simulate(Rowwise(), tmp_path, 90, progress=False).block == 20
+    assert simulate(Rowwise(), tmp_path, 90, block="auto", progress=False).block == 20
+    with pytest.raises(ValueError, match="block: 20 -> 30"):
+        simulate(Rowwise(), tmp_path, 90, block=30, progress=False)
+
+
+def test_threads_and_global_state_are_left_alone(tmp_path):
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    seen = []
+
+    def look(theta, x, call):
+        seen.append(torch.get_num_threads())
+        return x
+
+    simulate(Rowwise(look), tmp_path, 60, progress=False)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_parameters_changed_in_place_are_stored_as_drawn(tmp_path):
+    def spoil(theta, x, call):
+        theta.zero_()
+        return x
+
+    spoilt = simulate(Rowwise(spoil), tmp_path / "a", 60, progress=False).load().theta
+    assert torch.equal(spoilt, simulate(Rowwise(), tmp_path / "b", 60, progress=False).load().theta)
+
+
+# --- seeds ----------------------------------------------------------------------------------------------------------
+
+
+def test_generators_have_more_than_32_bits():
+    one, two = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5 + 2**32)
+    assert torch.equal(one.get_state()[24:], two.get_state()[24:])  # why generator_for sets the whole state
+    generator = generator_for(7, 3, 1)
+    number = np.random.SeedSequence(7, spawn_key=(3, 1)).generate_state(1, np.uint64)[0]
+    assert generator.initial_seed() == int(number)
+    again = torch.Generator().manual_seed(int(number))
+    assert not torch.equal(torch.rand(4, generator=generator), torch.rand(4, generator=again))
+
+
+def test_generators_are_mersenne_twisters_of_the_seed_sequence():
+    words = np.random.SeedSequence(7, spawn_key=(3, 1)).generate_state(626, np.uint32)[2:]
+    words[0] |= 0x80000000
+    twister = np.random.MT19937()
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    raw = twister.random_raw(2000)
+    # torch makes a 24-bit float of the low bits of each word
+    expected = (raw & (2**24 - 1)).astype(np.float64) / 2**24
+    assert np.array_equal(torch.rand(2000, generator=generator_for(7, 3, 1)).double().numpy(), expected)
+
+
+def test_streams_of_blocks_are_uniform_and_independent():
+    # KS and correlation over 4,000 neighbouring blocks; false alarm 1e-4 each, the seed is fixed
+    first = torch.cat([torch.rand(2, generator=generator_for(0, k, 1)) for k in range(4000)]).double().numpy()
+    assert stats.kstest(first[0::2], "uniform").pvalue > 1e-4
+    assert abs(np.corrcoef(first[0::2][:-1], first[0::2][1:])[0, 1]) < 3.9 / 4000**0.5
+    theta = torch.cat([torch.rand(1, generator=generator_for(0, k, 0)) for k in range(4000)]).double().numpy()
+    assert abs(np.corrcoef(theta, first[0::2])[0, 1]) < 3.9 / 4000**0.5
+    assert len(set(first.tolist())) > 7990
+
+
+def test_parameters_follow_the_prior(tmp_path):
+    theta = simulate(Rowwise(), tmp_path, 5000, progress=False).load().theta[:, 0]
+    assert stats.kstest(theta.numpy(), "uniform").pvalue > 1e-4  # false alarm 1e-4; the seed is fixed
+
+
+# --- failures are data ----------------------------------------------------------------------------------------------
+
+
+def test_only_the_rows_that_raise_fail(tmp_path):
+    def raises(theta, x, call):
+        if (theta[:, 0] < 0.01).any():
+            raise ArithmeticError(f"theta is {theta[theta[:, 0] < 0.01][0].item():.6f}")
+        return x
+
+    with pytest.warns(UserWarning, match=r"of 5,000 simulations .* failed \(\d+ raised\).*store\.failures\(\)"):
+        store = simulate(Rowwise(raises), tmp_path / "a", 5000, progress=False)
+    theta = torch.cat([store.read(k)[0] for k in range(store.blocks)])[:, 0]
+    status = torch.cat([store.read(k)[1].status for k in range(store.blocks)])
+    assert torch.equal(status == Status.RAISED, theta < 0.01)
+    assert 20 <= store.counts[Status.RAISED] <= 85  # Poisson of mean 50; the seed is fixed
+    assert len(store.load()) == 5000 - store.counts[Status.RAISED]
+    for failure in store.failures(limit=5):
+        assert failure.message == f"ArithmeticError: theta is {failure.theta[0].item():.6f}"
+    assert store.digest == quiet(Rowwise(raises), tmp_path / "b", 5000).digest
+
+
+def test_rows_tried_again_have_noise_of_their_own(tmp_path):
+    def raises(theta, x, call):
+        if (theta[:, 0] < 0.05).any():
+            raise ArithmeticError
+        return x
+
+    store = quiet(Rowwise(raises), tmp_path, 2000)
+    batch = store.load()
+    noise = batch.x["v"] - batch.theta
+    assert len(torch.unique(noise)) > 0.999 * noise.numel()  # a few float32 coincide by chance
+    assert stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-4  # false alarm 1e-4; the seed is fixed
+
+
+def test_rows_that_are_not_finite(tmp_path):
+    def spoilt(theta, x, call):
+        x["v"][theta[:, 0] < 0.1, 1] = float("nan")
+        x["v"][theta[:, 0] > 0.9, 0] = float("inf")
+        return x
+
+    with pytest.warns(UserWarning, match="non finite"):
+        store = simulate(Rowwise(spoilt), tmp_path, 500, progress=False)
+    theta, outcome = store.read(0)
+    bad = (theta[:, 0] < 0.1) | (theta[:, 0] > 0.9)
+    assert torch.equal(outcome.status == Status.NON_FINITE, bad)
+    assert outcome.x["v"][bad].isnan().all()
+    assert (outcome.x["n"][bad] == 0).all()
+    assert store.failures()[0].message == "NaN or infinite values in 'v'"
+    assert torch.isfinite(store.load().x["v"]).all()
+
+
+def test_a_simulator_that_always_raises_is_stopped_after_a_block(tmp_path):
+    def broken(theta, x, call):
+        raise NameError("name 'alhpa' is not defined")
+
+    simulator = Rowwise(broken)
+    with pytest.raises(ValueError, match=r"50 of 50 .*50 raised.*refused above 50%.*NameError: name 'alhpa'"):
+        simulate(simulator, tmp_path, 500, progress=False)
+    store = Store(tmp_path)
+    assert (len(store), store.counts[Status.RAISED], len(store.missing())) == (50, 50, 9)
+    assert len(store.load()) == 0
+    # a single block that failed whole is refused when it is asked for again, too
+    simulator = Rowwise(broken)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="refused"):
+            simulate(simulator, tmp_path / "single", 50, progress=False)
+    assert simulator.calls == 99
+
+
+def test_sys_exit_is_a_failure_like_others(tmp_path):
+    def leaves(theta, x, call):
+        if (theta[:, 0] < 0.1).any():
+            raise SystemExit("convergence failed")
+        return x
+
+    store = quiet(Rowwise(leaves), tmp_path, 200)
+    assert store.failures()[0].message == "SystemExit: convergence failed"
+
+
+def test_memory_is_not_spared_by_halving(tmp_path):
+    def greedy(theta, x, call):
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="50 rows do not fit in memory.*make blocks smaller"):
+        simulate(Rowwise(greedy), tmp_path, 100, progress=False)
+
+
+def test_another_shape_on_the_second_batch(tmp_path):
+    def grows(theta, x, call):
+        return {**x, "v": torch.zeros(len(theta), 3)} if call == 2 else x
+
+    message = r"block 1 .*'v' has shape \(50, 3\), expected \(50, 2\).*finished before are kept"
+    with pytest.raises(ValueError, match=message):
+        simulate(Rowwise(grows), tmp_path, 200, progress=False)
+    assert Store(tmp_path).missing() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "text"),
+    [
+        (lambda x: {"v": x["v"]}, ValueError, r"missing: \['n'\]"),
+        (lambda x: {**x, "w": x["v"]}, ValueError, r"unknown: \['w'\]"),
+        (lambda x: None, TypeError, "returned NoneType"),
+        (lambda x: x["v"], TypeError, "returned Tensor"),
+        (lambda x: {**x, "v": x["v"][:-1]}, ValueError, r"shape \(49, 2\), expected \(50, 2\)"),
+        (lambda x: {**x, "v": "text"}, TypeError, "no array of numbers for 'v'"),
+        (lambda x: {**x, "v": x["v"] + 0j}, TypeError, "complex"),
+        (lambda x: {**x, "n": x["n"] + 0.5}, ValueError, "declared int64, but holds values such as"),
+        (lambda x: Outcome(x, torch.zeros(3)), ValueError, r"status has shape \(3,\)"),
+        (lambda x: Outcome(x, torch.full((50,), 7)), ValueError, r"values \[7\]"),
+        (lambda x: Outcome(x, None, {50: "late"}), ValueError, r"rows \[50\]"),
+    ],
+)
+def test_broken_promises_stop_at_once(tmp_path, result, kind, text):
+    simulator = Rowwise(lambda theta, x, call: result(x))
+    with pytest.raises(kind, match=text):
+        simulate(simulator, tmp_path, 100, progress=False)
+    assert simulator.calls == 1
+    assert len(Store(tmp_path)) == 0
+
+
+def test_what_normalising_keeps_and_casts():
+    specs = {"f": Observable((2,)), "b": Observable((), dtype="bool"), "n": Observable((), dtype="int64")}
+    given = {
+        "f": np.array([[1.0, 2.0], [1e300, 0.0], [3.0, 4.0]]),
+        "b": torch.tensor([1.0, 0.0, 1.0]),
+        "n": torch.tensor([1.0, 2.0, float("nan")]),
+    }
+    out = normalise(given, specs, 3, where="here")
+    assert [v.dtype for v in out.x.values()] == [torch.float32, torch.bool, torch.int64]
+    assert out.status is not None
+    assert out.status.tolist() == [0, 1, 1]  # 1e300 is not finite in float32
+    assert out.messages == {1: "NaN or infinite values in 'f'", 2: "NaN or infinite values in 'n'"}
+    assert out.x["n"].tolist() == [1, 2, 0] or out.x["n"].tolist() == [1, 0, 0]
+    again = normalise(out, specs, 3, where="here")
+    assert torch.equal(again.status, out.status)
+    assert again.messages == out.messages
+    own = normalise(Outcome(given, torch.tensor([3, 0, 0], dtype=torch.uint8)), specs, 3, where="here")
+    assert own.status is not None
+    assert own.status.tolist() == [3, 1, 1]
+    assert own.messages[0] == "timed_out, and the simulator gave no reason"
+    single = normalise(torch.ones(3, 2), {"f": specs["f"]}, 3, where="here")
+    assert torch.equal(single.x["f"], torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(
+    "options", [{"n": 0}, {"n": 1.5}, {"seed": -1}, {"workers": 0}, {"timeout": 0.0}, {"block": 0}]
+)
+def test_options_out_of_range(tmp_path, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        simulate(Rowwise(), tmp_path, **{"n": 10, **options})
+
+
+def test_something_else_than_a_simulator(tmp_path):
+    with pytest.raises(TypeError, match=r"sciinf\.wrappers\.numpy"):
+        simulate(lambda theta: theta, tmp_path, 10)
+
+
+def test_probing_for_a_block_size(tmp_path):
+    assert probe_block(Rowwise(), 40, seed=0, device="cpu") == 40
+    assert 64 <= probe_block(Rowwise(), 100_000, seed=0, device="cpu") <= 65_536
+    store = simulate(Rowwise(), tmp_path, 300, block="auto", progress=False)
+    assert store.block in (64, 128, 256)
+
+    # rows one after the other, as a program called row by row: larger batches gain nothing
+    def slow(theta, x, call):
+        time.sleep(0.0005 * len(theta))
+        return x
+
+    assert probe_block(Rowwise(slow), 100_000, seed=0, device="cpu") <= 128
+
+
+# --- repair ---------------------------------------------------------------------------------------------------------
+
+
+def test_repair_simulates_what_is_damaged_and_nothing_else(tmp_path):
+    digest = simulate(Rowwise(), tmp_path, 500, progress=False).digest
+    store = Store(tmp_path)
+    data = bytearray(store.file(2).read_bytes())
+    data[len(data) // 2] ^= 4
+    store.file(2).write_bytes(bytes(data))
+    store.file(5).unlink()
+    store.file(7).write_bytes(store.file(7).read_bytes()[:1000])
+    simulator = Rowwise()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert repair(Store(tmp_path), simulator) == [2, 5, 7]
+    assert simulator.calls == 3
+    assert Store(tmp_path).damaged() == []
+    assert Store(tmp_path).digest == digest
+    assert repair(Store(tmp_path), simulator) == []
+
+
+def test_repair_refuses_another_simulator_and_tells_other_results(tmp_path):
+    store = simulate(Rowwise(), tmp_path, 100, progress=False)
+    other = Rowwise()
+    other.name = "other"
+    with pytest.raises(ValueError, match="another campaign"):
+        repair(store, other)
+    store.file(1).unlink()
+    with pytest.warns(UserWarning, match=r"blocks \[1\] .*otherwise"):
+        repair(Store(tmp_path), Rowwise(lambda theta, x, call: {**x, "v": x["v"] * (1 + 1e-6)}))
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+
+def test_workers_that_die_and_hang_cost_their_block_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_TICK", 0.3)
+    plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=250)
+    first = [f"{float(draw_theta(plan, k)[0, 0]):.9g}" for k in range(plan.blocks)]
+    simulator = load_simulator(source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]]))
+    with pytest.warns(UserWarning, match=r"75 of 250 .*\(50 raised, 25 timed out\)"):
+        store = simulate(simulator, tmp_path / "s", 250, workers=2, timeout=2.5, progress=False)
+    status = [store.read(k)[1].status for k in range(store.blocks)]
+    assert [k for k in range(10) if (status[k] != 0).any()] == [0, 2, 4]
+    assert [int(status[k][0]) for k in (0, 2, 4)] == [Status.RAISED, Status.RAISED, Status.TIMED_OUT]
+    messages = {k: store.read(k)[1].messages[24] for k in (0, 2, 4)}
+    assert "quarantined after 3 tries: its worker process ended without a word" in messages[0]
+    assert "killed by SIGKILL" in messages[2]
+    assert "not finished within 2.5 s" in messages[4]
+    # the other blocks are what they would have been
+    plain = simulate(load_simulator(source(tmp_path)), tmp_path / "plain", 250, progress=False)
+    for k in (1, 3, 5, 6, 7, 8, 9):
+        assert torch.equal(store.read(k)[1].x["v"], plain.read(k)[1].x["v"])
+    digest = store.digest
+    source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]])
+    store.file(4).unlink()
+    assert repair(Store(tmp_path / "s"), simulator) == [4]  # without hanging again
+    assert Store(tmp_path / "s").digest == digest
+
+
+@pytest.mark.slow  # three more workers have to die
+def test_repair_of_a_block_that_kills(tmp_path):
+    plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=100)
+    killer = f"{float(draw_theta(plan, 1)[0, 0]):.9g}"
+    simulator = load_simulator(source(tmp_path, KILL=[killer]))
+    digest = quiet(simulator, tmp_path / "s", 100, workers=2).digest
+    Store(tmp_path / "s").file(1).unlink()
+    assert repair(Store(tmp_path / "s"), simulator) == [1]
+    assert Store(tmp_path / "s").digest == digest
+
+
+def test_errors_in_workers_are_the_users(tmp_path):
+    file = source(tmp_path)
+    file.write_text(file.read_text().replace('"n": torch', '"m": torch'))
+    with pytest.raises(ValueError, match=r"missing: \['n'\]; unknown: \['m'\]"):
+        simulate(load_simulator(file), tmp_path / "s", 100, workers=2, progress=False)
+
+
+def test_a_simulator_of_this_session_needs_a_file(tmp_path):
+    simulator = Rowwise(lambda theta, x, call: x)
+    with pytest.raises(ValueError, match=r"cannot be sent to worker processes.*load_simulator\(path\).*workers=1"):
+        simulate(simulator, tmp_path, 100, workers=2, progress=False)
+    assert simulator.calls == 0
+
+
+@pytest.mark.slow  # a broken pool is opened three times
+def test_a_script_without_a_main_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from sciinf.core import load_simulator\nfrom sciinf.simulation import simulate\n"
+        f"simulate(load_simulator({str(source(tmp_path))!r}), {str(tmp_path / 's')!r}, 100, workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "if __name__ == '__main__':" in done.stderr
+
+
+def test_progress_in_plain_lines(tmp_path, capsys):
+    simulate(Rowwise(), tmp_path, 120)
+    out = capsys.readouterr()
+    assert out.err.startswith("120 of 120 simulations, ")
+    assert out.out == ""
+    shutil.rmtree(tmp_path / "shards")
+    simulate(Rowwise(), tmp_path, 120, progress=False)
+    assert capsys.readouterr().err == ""

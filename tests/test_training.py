@@ -1,0 +1,396 @@
+"""Training: the same bits from the same inputs however often it is interrupted, and errors that say what to do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
+from sciinf.estimators.flow import Flow
+from sciinf.flows.zuko_flows import MAF
+from sciinf.simulation import simulate
+from sciinf.training import Recipe, train
+
+FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
+SHORT = Recipe(epochs=5, batch=150)
+FILES = ["fit.json", "history.csv", "model.safetensors"]
+
+
+class Fused(Estimator):
+    """A flow on slightly jittered parameters, whose loss can fail on demand.
+
+    `fuse`: training steps after which the loss raises. `bad`: value of the loss while training is `when`. Both are set
+    afterwards, so that the estimator is the same for `train` with and without them.
+    """
+
+    def __init__(self, prior, observables, width=16):
+        super().__init__()
+        self.prior, self.observables = prior, observables
+        self.inner = Flow(prior, observables, flow=MAF(2, (width,)))
+        self.fuse, self.bad, self.when = math.inf, None, True
+
+    def standardise(self, batches):
+        self.inner.standardise(batches)
+
+    def loss(self, batch, *, generator):
+        self.fuse -= self.training
+        if self.fuse < 0:
+            raise KeyboardInterrupt
+        jitter = 1e-3 * torch.randn(batch.theta.shape, generator=generator, device=generator.device)
+        loss = self.inner.loss(type(batch)(batch.theta + jitter, batch.x), generator=generator)
+        return loss if self.bad is None or self.training is not self.when else loss + self.bad
+
+    def condition(self, x):
+        return self.inner.condition(x)
+
+    def features(self, x):
+        return self.inner.features(x)
+
+
+@pytest.fixture(scope="module")
+def ball():
+    return load_simulator(FILE)
+
+
+@pytest.fixture(scope="module")
+def store(ball, tmp_path_factory):
+    return simulate(ball, tmp_path_factory.mktemp("store"), 1_000, block=256, seed=3, progress=False)
+
+
+@pytest.fixture(scope="module")
+def plain(ball, store, tmp_path_factory):
+    """What an uninterrupted training gives."""
+    return train(new(ball), store, tmp_path_factory.mktemp("plain"), recipe=SHORT, seed=1)
+
+
+def new(ball, **settings):
+    estimator = Fused(ball.prior, ball.observables)
+    for name, value in settings.items():
+        setattr(estimator, name, value)
+    return estimator
+
+
+def same(one, two):
+    one, two = one.estimator.state_dict(), two.estimator.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def losses(fit):
+    return [(row["train_loss"], row["validation_loss"]) for row in fit.record["history"]]
+
+
+def validation_loss(fit, store):
+    """Mean over the store's last tenth, with the noise that training used."""
+    from sciinf.training import _generator
+
+    cut = len(store) - round(len(store) * 0.1)
+    with torch.no_grad():
+        noise = _generator(fit.record["seed"], -1, "cpu")
+        return float(fit.estimator.loss(store.load(slice(cut, len(store))), generator=noise).mean())
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bits_and_another_seed_others(ball, store, plain, tmp_path):
+    again = train(new(ball), store, tmp_path / "a", recipe=SHORT, seed=1)
+    assert same(again, plain)
+    assert again.digest == plain.digest
+    assert losses(again) == losses(plain)
+    assert not same(train(new(ball), store, tmp_path / "b", recipe=SHORT, seed=2), plain)  # so `same` can fail
+
+
+@pytest.mark.parametrize("steps", [3, 6, 15, 29])
+@pytest.mark.parametrize("memory", [4 * 2**30, 0])
+def test_resumed_after_an_interruption_to_the_same_bits(ball, store, tmp_path, steps, memory):
+    recipe = Recipe(epochs=5, batch=150, memory=memory, ema=0.9 if steps == 15 else None)
+    whole = train(new(ball), store, tmp_path / "whole", recipe=recipe, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(new(ball, fuse=steps), store, tmp_path / "cut", recipe=recipe, seed=1)
+    assert not (tmp_path / "cut" / "fit.json").exists()
+    resumed = train(new(ball), store, tmp_path / "cut", recipe=recipe, seed=1)
+    assert same(resumed, whole)
+    assert losses(resumed) == losses(whole)
+    assert sorted(f.name for f in (tmp_path / "cut").iterdir()) == FILES
+
+
+def test_resuming_does_not_start_over(ball, store, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(new(ball, fuse=20), store, tmp_path, recipe=SHORT)
+    train(new(ball, fuse=12), store, tmp_path, recipe=SHORT)  # the 6 steps of epoch 3 and the 6 of epoch 4 are left
+
+
+def test_killed_between_the_last_epoch_and_the_fit(ball, store, tmp_path):
+    # Patience ended the training, then the weights could not be written: nothing may be trained beyond that epoch.
+    recipe = Recipe(epochs=40, batch=150, patience=1, learning_rate=0.3)
+    whole = train(new(ball), store, tmp_path / "whole", recipe=recipe)
+    assert len(whole.record["history"]) < 40
+    (tmp_path / "cut" / "model.safetensors" / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match="."):
+        train(new(ball), store, tmp_path / "cut", recipe=recipe)
+    (tmp_path / "cut" / "model.safetensors" / "in the way").rmdir()
+    (tmp_path / "cut" / "model.safetensors").rmdir()
+    assert same(train(new(ball, fuse=0), store, tmp_path / "cut", recipe=recipe), whole)
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(ball, store, plain, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(new(ball, fuse=20), store, tmp_path, recipe=SHORT, seed=9)
+    assert same(train(new(ball), store, tmp_path, recipe=SHORT, seed=1), plain)
+    with pytest.raises(KeyboardInterrupt):
+        train(new(ball, fuse=20), store, tmp_path / "b", recipe=SHORT, seed=1)
+    (tmp_path / "b" / "checkpoint.safetensors").write_bytes(b"half")
+    with pytest.warns(UserWarning, match="starts anew"):
+        assert same(train(new(ball), store, tmp_path / "b", recipe=SHORT, seed=1), plain)
+
+
+def test_the_estimator_handed_in_stays_as_it_is(ball, store, plain, tmp_path):
+    estimator = new(ball)
+    before = {k: v.clone() for k, v in estimator.state_dict().items()}
+    train(estimator, store, tmp_path / "a", recipe=SHORT, seed=2)
+    assert all(torch.equal(v, before[k]) for k, v in estimator.state_dict().items())
+    assert same(train(estimator, store, tmp_path / "b", recipe=SHORT, seed=1), plain)
+
+
+def test_nothing_global_moves(ball, store, tmp_path):
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(new(ball, fuse=4), store, tmp_path, recipe=SHORT)
+        assert torch.get_num_threads() == 2
+        train(new(ball), store, tmp_path, recipe=SHORT)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- what is on disk --------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_fit_is_read_back_and_anything_new_trained(ball, store, tmp_path):
+    first = train(new(ball), store, tmp_path, recipe=SHORT, seed=1)
+    stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    again = train(new(ball, fuse=0), store, tmp_path, recipe=SHORT, seed=1)
+    assert same(again, first)
+    assert again.digest == first.digest
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
+    for changed in ({"recipe": Recipe(epochs=6, batch=150), "seed": 1}, {"recipe": SHORT, "seed": 2}):
+        with pytest.raises(KeyboardInterrupt):
+            train(new(ball, fuse=0), store, tmp_path, **changed)
+        train(new(ball), store, tmp_path, **changed)
+    wider = Fused(ball.prior, ball.observables, width=8)
+    wider.fuse = 0
+    with pytest.raises(KeyboardInterrupt):
+        train(wider, store, tmp_path, recipe=SHORT, seed=2)
+
+
+def test_more_simulations_mean_a_new_fit(ball, tmp_path):
+    small = simulate(ball, tmp_path / "s", 300, block=100, progress=False)
+    first = train(new(ball), small, tmp_path / "f", recipe=SHORT)
+    grown = simulate(ball, tmp_path / "s", 400, block=100, progress=False)
+    second = train(new(ball), grown, tmp_path / "f", recipe=SHORT)
+    assert (first.record["store"]["rows"], second.record["store"]["rows"]) == (300, 400)
+    assert second.record["store"] == {"digest": grown.digest, "seed": 0, "rows": 400, "used": 400}
+
+
+def test_a_damaged_fit_is_trained_again(ball, store, plain, tmp_path):
+    train(new(ball), store, tmp_path, recipe=SHORT, seed=1)
+    (tmp_path / "model.safetensors").write_bytes(b"zeros")
+    with pytest.warns(UserWarning, match="cannot be read back"):
+        assert same(train(new(ball), store, tmp_path, recipe=SHORT, seed=1), plain)
+    (tmp_path / "fit.json").write_text("{")
+    with pytest.warns(UserWarning, match="cannot be read back"):
+        assert same(train(new(ball), store, tmp_path, recipe=SHORT, seed=1), plain)
+
+
+def test_the_folder_holds_weights_json_and_a_table(plain, store, ball):
+    assert sorted(f.name for f in plain.folder.iterdir()) == FILES
+    data = json.loads((plain.folder / "fit.json").read_text())
+    assert data["simulator"] == dict(store.simulator)
+    assert data["seed"] == 1
+    assert data["recipe"]["epochs"] == 5
+    assert data["store"]["digest"] == store.digest
+    assert {"torch", "sciinf", "python"} <= set(data["versions"])
+    assert same(load_fit(plain.folder, trust=(Fused.__module__,)), plain)
+    assert not plain.estimator.training
+    with pytest.raises(ValueError, match="outside sciinf"):
+        load_fit(plain.folder)
+
+
+def test_history_has_a_row_per_epoch_and_grows_while_training(ball, store, plain, tmp_path):
+    with (plain.folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "train_loss", "validation_loss", "learning_rate", "seconds"]
+    assert [int(row["epoch"]) for row in rows] == list(range(5))
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert float(rows[-1]["learning_rate"]) < float(rows[1]["learning_rate"])
+    for steps in (7, 13):
+        with pytest.raises(KeyboardInterrupt):
+            train(new(ball, fuse=steps), store, tmp_path / str(steps), recipe=SHORT)
+        assert len((tmp_path / str(steps) / "history.csv").read_text().splitlines()) == 1 + steps // 6
+
+
+# --- what is learned --------------------------------------------------------------------------------------------------
+
+
+def test_streaming_is_as_good_as_memory(ball, tmp_path):
+    # The order of the rows differs and with it the last digits: 0.15 nats are three times the spread over seeds.
+    store = simulate(ball, tmp_path / "s", 2_000, block=300, progress=False)
+    recipes = [Recipe(epochs=25, batch=100, learning_rate=0.01, memory=memory) for memory in (4 * 2**30, 0)]
+    best = [train(new(ball), store, tmp_path / str(r.memory), recipe=r) for r in recipes]
+    memory, streamed = (fit.record["best_validation_loss"] for fit in best)
+    assert memory < 1.5
+    assert abs(memory - streamed) < 0.15
+    assert best[0].record["store"] == best[1].record["store"]
+
+
+def test_best_weights_win_over_the_last(ball, tmp_path):
+    store = simulate(ball, tmp_path / "s", 100, progress=False)
+    recipe = Recipe(epochs=300, batch=30, patience=8, learning_rate=0.02)
+    fit = train(Fused(ball.prior, ball.observables, width=64), store, tmp_path / "f", recipe=recipe)
+    history = [row["validation_loss"] for row in fit.record["history"]]
+    best = min(range(len(history)), key=history.__getitem__)
+    assert len(history) == best + 1 + 8  # patience
+    assert fit.record["best_validation_loss"] == history[best]
+    assert validation_loss(fit, store) == pytest.approx(history[best], abs=1e-4)
+    assert history[-1] > history[best] + 0.01  # the last weights would have failed the line above
+
+
+def test_average_of_the_weights_is_what_is_validated_and_kept(ball, store, plain, tmp_path):
+    fit = train(new(ball), store, tmp_path, recipe=Recipe(epochs=5, batch=150, ema=0.95), seed=1)
+    assert validation_loss(fit, store) == pytest.approx(fit.record["best_validation_loss"], abs=1e-4)
+    assert [a for a, _ in losses(fit)] == [a for a, _ in losses(plain)]  # the weights that are stepped do not change
+    assert not same(fit, plain)
+
+
+def test_bfloat16_learns_as_well(ball, store, plain, tmp_path):
+    for flow in (MAF(2, (16,)), None):
+        estimator = Flow(ball.prior, ball.observables, flow=flow)
+        recipes = [Recipe(epochs=3, batch=150, precision=p) for p in ("float32", "bfloat16")]
+        fits = [train(estimator, store, tmp_path / f"{flow is None}{r.precision}", recipe=r) for r in recipes]
+        single, half = (fit.record["best_validation_loss"] for fit in fits)
+        assert single != half
+        assert abs(single - half) < 0.3
+        assert {p.dtype for p in fits[1].estimator.parameters()} == {torch.float32}
+
+
+def test_a_step_that_does_not_compile_runs_eagerly_and_says_so(ball, store, tmp_path, monkeypatch):
+    import torch._inductor.config as inductor
+
+    torch.compiler.reset()  # what an earlier test compiled
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    estimator = Flow(ball.prior, ball.observables, flow=MAF(1, (8,)))
+    eager = train(estimator, store, tmp_path / "e", recipe=SHORT)
+    told = pytest.warns(UserWarning, match=r"so it runs eagerly: .*No working C\+\+ compiler")
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), told:
+        assert same(train(estimator, store, tmp_path / "c", recipe=replace(SHORT, compile=True)), eager)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_learns_the_same(ball, store, tmp_path):
+    torch.compiler.reset()  # what an earlier test failed to compile
+    estimator = Flow(ball.prior, ball.observables, flow=MAF(2, (16,)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the step does not compile")
+        recipes = [SHORT, replace(SHORT, compile=True)]
+        eager, compiled = (train(estimator, store, tmp_path / str(r.compile), recipe=r) for r in recipes)
+    assert compiled.record["best_validation_loss"] == pytest.approx(eager.record["best_validation_loss"], abs=0.02)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_training_with_advice(ball, store, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"became nan in epoch 0; lower Recipe\(learning_rate="):
+        train(new(ball, bad=math.nan), store, tmp_path / "a", recipe=SHORT)
+    with pytest.raises(FloatingPointError, match="became inf in epoch 0"):
+        train(new(ball, bad=math.inf), store, tmp_path / "b", recipe=SHORT)
+    with pytest.raises(FloatingPointError, match="validation loss was nan after every epoch"):
+        train(new(ball, bad=math.nan, when=False), store, tmp_path / "c", recipe=SHORT)
+    assert not list(tmp_path.glob("*/fit.json"))
+
+
+class Failing(Simulator):
+    """Not finite for one parameter in four."""
+
+    name = "failing"
+    prior = Prior(a=td.Uniform(0.0, 1.0))
+    observables = {"x": Observable((2,))}
+
+    def __call__(self, theta, *, generator):
+        x = theta + 0.1 * torch.randn(len(theta), 2, generator=generator)
+        return {"x": torch.where(theta > 0.75, torch.nan, x)}
+
+
+@pytest.mark.parametrize("memory", [4 * 2**30, 0])
+def test_rows_that_failed_are_left_out(tmp_path, memory):
+    with pytest.warns(UserWarning, match="NON_FINITE|not finite|failed"):
+        store = simulate(Failing(), tmp_path / "s", 400, block=64, progress=False)
+    good = len(store.load())
+    assert 250 < good < 350
+    recipe = Recipe(epochs=30, batch=50, memory=memory)
+    fit = train(Flow(store.prior, store.observables, flow=MAF(2, (16,))), store, tmp_path / "f", recipe=recipe)
+    assert fit.record["store"]["used"] == good
+    assert fit.record["store"]["rows"] == 400
+    assert all(math.isfinite(v) for row in losses(fit) for v in row)
+    # nothing above 0.75 was ever seen to give data; the prior alone would have a quarter of its mass there
+    density = fit.estimator.condition({"x": torch.full((1, 2), 0.3)})
+    draws = density.sample(500, generator=torch.Generator().manual_seed(0))
+    assert float((draws > 0.75).double().mean()) < 0.05
+
+
+def test_too_few_rows_are_told(ball, tmp_path):
+    store = simulate(ball, tmp_path / "s", 15, progress=False)
+    with pytest.raises(ValueError, match="at least 18 and 2 are needed"):
+        train(new(ball), store, tmp_path / "f")
+    enough = simulate(ball, tmp_path / "t", 20, progress=False)
+    assert train(new(ball), enough, tmp_path / "g", recipe=Recipe(epochs=1)).record["store"]["used"] == 20
+
+
+def test_a_store_of_another_simulator_is_refused(ball, store, tmp_path):
+    other = Flow(Prior(a=td.Normal(0.0, 1.0)), ball.observables, flow=MAF(1, (8,)))
+    with pytest.raises(ValueError, match="simulator 'linear_gaussian'.*build the estimator from the store's own"):
+        train(other, store, tmp_path)
+    renamed = Flow(ball.prior, {"y": Observable((5,), "m", ("time",))}, flow=MAF(1, (8,)))
+    with pytest.raises(ValueError, match="expects 'y'"):
+        train(renamed, store, tmp_path)
+    reshaped = Flow(ball.prior, {"x": Observable((5,), "cm", ("time",))}, flow=MAF(1, (8,)))
+    with pytest.raises(ValueError, match="expects 'x'"):
+        train(reshaped, store, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0}, {"epochs": 2.5}, {"batch": 0}, {"batch": True}, {"patience": 0}, {"threads": 0}, {"memory": -1},
+        {"learning_rate": 0.0}, {"learning_rate": math.inf}, {"warm_up": 1.0}, {"warm_up": -0.1}, {"ema": 0.0},
+        {"weight_decay": -1.0}, {"clip": 0.0}, {"validation_fraction": 0.0}, {"validation_fraction": 1.0},
+        {"ema": 1.0}, {"precision": "float16"},
+    ],
+)  # fmt: skip
+def test_a_recipe_that_makes_no_sense_is_refused(settings):
+    (name, value), *_ = settings.items()
+    with pytest.raises(ValueError, match=rf"Recipe\({name}={value!r}\): expected"):
+        Recipe(**settings)
+
+
+def test_a_recipe_fills_in_what_it_was_not_told():
+    recipe = Recipe().resolved(9_000)
+    assert (recipe.batch, recipe.epochs) == (1_000, 120)
+    assert recipe.learning_rate == pytest.approx(5e-3)
+    assert recipe.patience == 40
+    assert Recipe(batch=10**6).resolved(500).batch == 500
+    kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2)
+    assert kept.resolved(9_000) == kept
+    assert all(Recipe().resolved(rows).epochs >= 8 for rows in (18, 10**3, 10**6, 10**8))

@@ -1,0 +1,174 @@
+"""Observations from the simulator get uniform p-values; those unlike anything simulated are found out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import Tensor
+
+from sciinf import Flow, Observable, Recipe, Store, build_posterior, load_simulator, query, simulate, train
+from sciinf.calibration import calibrate
+from sciinf.core import Outcome, Posterior, Prior, Simulator, X
+from sciinf.trust.ood import check_observation, make_reference, p_values
+
+NAMES = ("linear_gaussian", "lotka_volterra")
+
+
+class Setup:
+    """A barely trained network with its reference of 12,000 simulations, 8,000 of which are ranked."""
+
+    def __init__(self, simulator: Simulator, folder: Path, rows: int = 12_000) -> None:
+        self.simulator = simulator
+        trained_on = simulate(simulator, folder / "trained_on", 2_000, seed=0, progress=False)
+        flow = Flow(simulator.prior, simulator.observables)
+        self.posterior: Posterior = build_posterior(train(flow, trained_on, folder / "fit", recipe=Recipe(epochs=2)))
+        self.store: Store = simulate(simulator, folder / "fresh", rows, seed=1, progress=False)
+        self.reference: Mapping[str, Tensor] = make_reference(self.posterior, self.store)
+
+    def observations(self, n: int, seed: int = 5) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        theta = self.simulator.prior.sample(n, generator=generator)
+        result = self.simulator(theta, generator=generator)
+        return dict(result.x if isinstance(result, Outcome) else result)
+
+    def p(self, x: X) -> Tensor:
+        return p_values(self.reference, self.posterior, x)
+
+
+@pytest.fixture(scope="module")
+def setups(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Setup]:
+    folder = tmp_path_factory.mktemp("ood")
+    return {name: Setup(load_simulator(root / "simulators" / f"{name}.py"), folder / name) for name in NAMES}
+
+
+@pytest.fixture(params=NAMES)
+def setup(request: pytest.FixtureRequest, setups: dict[str, Setup]) -> Setup:
+    return setups[request.param]
+
+
+def test_observations_of_the_model_have_uniform_p_values(setup: Setup) -> None:
+    found = setup.p(setup.observations(500))
+    assert kstest(found.numpy(), "uniform").pvalue > 1e-3  # the false-alarm rate
+    assert float(found.min()) >= 1 / 8_001
+
+
+def test_a_planted_fault_is_caught(setups: dict[str, Setup]) -> None:
+    setup = setups["linear_gaussian"]
+    x = setup.observations(500)
+    # A statistic with another law among the simulations than it has for an observation
+    wrong = {**setup.reference, "statistic": setup.reference["statistic"].square()}
+    assert kstest(p_values(wrong, setup.posterior, x).numpy(), "uniform").pvalue < 1e-6
+    # Observations of a noisier simulator than the reference's
+    generator = torch.Generator().manual_seed(8)
+    other = {"x": x["x"] + 3.0 * torch.randn(x["x"].shape, generator=generator)}
+    assert kstest(setup.p(other).numpy(), "uniform").pvalue < 1e-6
+
+
+def test_far_outside(setup: Setup) -> None:
+    x = setup.observations(4_000)
+    name, value = next(iter(x.items()))
+    logs = setup.simulator.observables[name].scale == "log"
+    linear = value.log() if logs else value
+    far = linear.mean(0) + 50 * linear.std(0)
+    far = far.clamp(max=80).exp() if logs else far
+    trust = check_observation(setup.reference, setup.posterior, {name: far[None]})
+    assert trust.p_value is not None and trust.p_value < 1e-3
+    assert trust.alarm and trust.verdict.startswith("WARNING")
+
+
+@pytest.mark.parametrize("size", [30.0, 1e4])
+def test_the_right_mean_with_a_wild_pattern(setups: dict[str, Setup], size: float) -> None:
+    setup = setups["linear_gaussian"]
+    mean = setup.observations(4_000)["x"].mean(0)
+    wild = mean + size * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    assert float(setup.p({"x": wild[None]})) < 1e-3
+
+
+def test_a_wild_pattern_in_counts(setups: dict[str, Setup]) -> None:
+    setup = setups["lotka_volterra"]
+    signs = torch.ones(21, 2)
+    signs[::2] = -1
+    assert float(setup.p({"counts": (2.0 + 12.0 * signs).exp()[None]})) < 1e-3
+
+
+def test_constant_zero(setups: dict[str, Setup]) -> None:
+    assert float(setups["lotka_volterra"].p({"counts": torch.zeros(1, 21, 2)})) < 1e-3
+
+
+def test_other_units_are_noticed(setups: dict[str, Setup]) -> None:
+    setup = setups["linear_gaussian"]
+    x = setup.observations(1)
+    assert setup.p(x)[0] > 0.01
+    assert float(setup.p({"x": 1_000 * x["x"]})) < 1e-3  # metres called millimetres
+
+
+def test_features_that_are_not_numbers_alarm(setups: dict[str, Setup]) -> None:
+    setup = setups["linear_gaussian"]
+    assert float(setup.p({"x": torch.full((1, 5), torch.inf)})) < 1e-3
+
+
+def test_one_by_one_as_in_a_batch(setup: Setup) -> None:
+    x = setup.observations(20)
+    together = setup.p(x)
+    alone = torch.cat([setup.p({k: v[i : i + 1] for k, v in x.items()}) for i in range(20)])
+    assert torch.allclose(together, alone, atol=2e-3)
+
+
+def test_verdicts(setups: dict[str, Setup]) -> None:
+    setup = setups["linear_gaussian"]
+    x = setup.observations(300)
+    found = setup.p(x)
+    for low, high, word in ((0.06, 1.0, "good"), (0.01, 0.05, "unusual")):
+        i = int(((found > low) & (found < high)).nonzero()[0])
+        trust = check_observation(setup.reference, setup.posterior, {"x": x["x"][i : i + 1]})
+        assert trust.verdict.startswith(word) and not trust.alarm
+        assert trust.p_value == pytest.approx(float(found[i]), abs=1e-3)
+    unknown = check_observation({}, setup.posterior, {"x": x["x"][:1]})
+    assert unknown.p_value is None and unknown.verdict.startswith("UNKNOWN") and not unknown.alarm
+
+
+def test_the_warning_reaches_the_user(setups: dict[str, Setup]) -> None:
+    setup = setups["linear_gaussian"]
+    calibration = calibrate(setup.posterior, setup.store, rows=100)
+    with pytest.warns(UserWarning, match="unlike the simulations"):
+        answer = query(setup.posterior, {"x": torch.full((5,), 500.0)}, calibration, draws=100)
+    assert answer.trust.alarm
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        query(setup.posterior, {"x": setup.observations(1)["x"][0]}, calibration, draws=100)
+
+
+def test_nan_is_refused(setups: dict[str, Setup]) -> None:
+    with pytest.raises(ValueError, match="1 values that are NaN"):
+        query(setups["linear_gaussian"].posterior, {"x": torch.tensor([1.0, 2.0, torch.nan, 0.0, 1.0])})
+
+
+class Wide(Simulator):
+    """More numbers than rows to learn their axes from, one of which never changes."""
+
+    name = "wide"
+    prior = Prior(scale=torch.distributions.LogNormal(0.0, 0.3))
+    observables = {"y": Observable((200,), "", ("channel",))}
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        y = theta * torch.randn(len(theta), 200, generator=generator)
+        y[:, 7] = 3.0
+        return {"y": y}
+
+
+def test_few_simulations_of_many_numbers(tmp_path: Path) -> None:
+    """Axes that fit their own rows too well would make every fresh observation strange."""
+    setup = Setup(Wide(), tmp_path, rows=450)
+    x = setup.observations(500)
+    found = setup.p(x)
+    # With 300 simulations ranked, the p-values' own law is uncertain by 1 / sqrt(300) = 6 %; twice that and more.
+    assert float((found < 0.05).double().mean()) < 0.12
+    assert abs(float(found.median()) - 0.5) < 0.15
+    moved = x["y"][:1].clone()
+    moved[:, 7] = 4.0
+    assert float(setup.p({"y": moved})) < 0.01
