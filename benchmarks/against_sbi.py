@@ -89,7 +89,7 @@ def compare(task: Task, budget: int, seed: int, draws: int, cache: Path) -> dict
         if kept.is_file():
             theirs = json.loads(kept.read_text())
         else:
-            theirs = run_sbi(task, store, fresh, seed, draws)
+            theirs = run_sbi(task, store, fresh, seed, draws, folder)
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(theirs))
     row: dict[str, Any] = {"task": task.name, "simulations": budget, "seed": seed}
@@ -115,18 +115,21 @@ def run_sciinf(task: Task, store: Store, fresh: Store, seed: int, draws: int, fo
     return figures
 
 
-def run_sbi(task: Task, store: Store, fresh: Store, seed: int, draws: int) -> dict[str, float]:
+def run_sbi(task: Task, store: Store, fresh: Store, seed: int, draws: int, folder: Path) -> dict[str, float]:
     """sbi's NPE with its neural spline flow and its defaults."""
     from sbi.inference import NPE
+    from sbi.utils.tracking import TensorBoardTracker
+    from torch.utils.tensorboard import SummaryWriter
 
     batch, held_out = store.load(), fresh.load()
     torch.manual_seed(seed)
     started, wall = time.process_time(), time.perf_counter()
-    inference = NPE(prior=sbi_prior(task.simulator), density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations(batch.theta, batch.x["x"]).train()
+    tracker = TensorBoardTracker(SummaryWriter(str(folder / "sbi-logs")))  # its default writes into the working folder
+    prior = sbi_prior(task.simulator)
+    inference = NPE(prior=prior, density_estimator="nsf", show_progress_bars=False, tracker=tracker)
+    estimator = inference.append_simulations(batch.theta, batch.x["x"]).train()
     figures = {"CPU s": time.process_time() - started, "wall s": time.perf_counter() - wall}
     posterior = inference.build_posterior()
-    estimator = posterior.posterior_estimator
     with torch.no_grad():
         log_prob = [
             estimator.log_prob(held_out.theta[None, i : i + 1000], condition=held_out.x["x"][i : i + 1000])[0]
@@ -145,8 +148,9 @@ def sbi_prior(simulator: Simulator) -> td.Distribution:
     from sbi.utils import BoxUniform, MultipleIndependent
 
     laws = simulator.prior.laws
-    if all(type(law) is td.Uniform for law in laws):
-        return BoxUniform(torch.stack([law.low for law in laws]), torch.stack([law.high for law in laws]))
+    boxes = [law for law in laws if isinstance(law, td.Uniform)]
+    if len(boxes) == len(laws):
+        return BoxUniform(torch.stack([law.low for law in boxes]), torch.stack([law.high for law in boxes]))
     if len(laws) == 1:
         return laws[0]
     return MultipleIndependent([law.expand((1,)) for law in laws], validate_args=False)

@@ -1,6 +1,6 @@
 """Influenza in an English boarding school, January 1978: an epidemic model from fourteen daily counts.
 
-    sciinf run pipelines/influenza.py --out runs/influenza
+sciinf run pipelines/influenza.py --out runs/influenza
 """
 
 from __future__ import annotations

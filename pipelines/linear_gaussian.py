@@ -1,6 +1,6 @@
 """A linear model with Gaussian noise, whose posterior is known: what the tests measure the whole workflow against.
 
-    sciinf run pipelines/linear_gaussian.py --out runs/linear_gaussian
+sciinf run pipelines/linear_gaussian.py --out runs/linear_gaussian
 """
 
 from __future__ import annotations

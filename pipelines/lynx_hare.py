@@ -1,6 +1,6 @@
 """Lynx and hare in Hudson Bay, 1900-1920: from a predator-prey model and 42 numbers to its eight parameters.
 
-    sciinf run pipelines/lynx_hare.py --out runs/lynx_hare
+sciinf run pipelines/lynx_hare.py --out runs/lynx_hare
 """
 
 from __future__ import annotations

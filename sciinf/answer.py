@@ -83,7 +83,9 @@ def query(
     source = (simulator.name, source_hash(simulator)) if simulator else None
     inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source))
     folder = None if out is None else Path(out)
-    kept = None if folder is None else _found(folder, inputs, calibration)
+    # A simulator that is in no file may have changed under its name: then the question is asked anew.
+    known = simulator is None or simulator.source is not None
+    kept = _found(folder, inputs, calibration) if folder is not None and known else None
     trust = (
         kept.trust if kept else check_observation(calibration.reference if calibration else {}, posterior, observation)
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
 from sciinf.engine.probe import memory_in_use
-from sciinf.storage.outcome import normalise
+from sciinf.storage.outcome import normalise, status_of
 from sciinf.store import Damage, Store
 
 SIZES = (1, 2, 17)
@@ -201,8 +201,7 @@ class _Check:
             self.problems.append(text)
 
     def _usable(self, outcome: Outcome) -> float:
-        assert outcome.status is not None
-        good = int((outcome.status == Status.OK).sum())
+        good = int((status_of(outcome) == Status.OK).sum())
         if good == self.rows:
             return 1.0
         message, times = Counter(outcome.messages.values()).most_common(1)[0]
@@ -231,9 +230,8 @@ class _Check:
         if together is None or len(parts) < len(theta):
             return
         apart = {name: torch.cat([part.x[name] for part in parts]) for name in together.x}
-        flags = torch.cat([part.status for part in parts if part.status is not None])
-        assert together.status is not None
-        keep = (flags == Status.OK) & (together.status == Status.OK)
+        flags = torch.cat([status_of(part) for part in parts])
+        keep = (flags == Status.OK) & (status_of(together) == Status.OK)
         if int(keep.sum()) < 8:
             return
         for name, spec in self.simulator.observables.items():
@@ -264,10 +262,8 @@ def _affordable(simulator: Simulator, seed: int) -> int:
 
 
 def _equal(a: Outcome, b: Outcome) -> bool:
-    assert a.status is not None
-    assert b.status is not None
     same = [np.array_equal(a.x[n].numpy(), b.x[n].numpy(), equal_nan=a.x[n].is_floating_point()) for n in a.x]
-    return torch.equal(a.status, b.status) and all(same)
+    return torch.equal(status_of(a), status_of(b)) and all(same)
 
 
 def _differ(together: Tensor, apart: Tensor, noisy: bool, observables: int) -> bool:

@@ -78,6 +78,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
     from sciinf.commands.keywords import keywords
     from sciinf.commands.user_files import from_file
+    from sciinf.core import Answer
     from sciinf.core.simulator import load_module
 
     path = Path(pipeline).resolve()
@@ -89,7 +90,11 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     options = keywords(function, ctx.args, path)
     folder = _run_folder(out)
     started = time.time()
-    answer: Any = function(folder, seed=seed, **options)
+    answer = function(folder, seed=seed, **options)
+    if not isinstance(answer, Answer):
+        raise TypeError(
+            f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
+        )
     _finish(folder, answer, seed=seed, started=started)
 
 
@@ -166,7 +171,9 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 
     sim, opened = user_simulator(simulator), Store(store)
     _same_simulator(sim, opened.simulator, f"the store {store}")
-    fit = _train(_build(estimator, sim, seed), opened, _run_folder(out), device, seed)
+    started, run_folder = time.time(), _run_folder(out)
+    fit = _train(_build(estimator, sim, seed), opened, run_folder, device, seed)
+    _record(run_folder, seed, started)
     click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
 
 
@@ -185,10 +192,11 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
 
     sim, fit = user_simulator(simulator), _load_fit(folder, device)
     _same_simulator(sim, fit.simulator, f"the fit in {folder}")
-    seed = int(fit.record["store"]["seed"]) + 1
+    started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
     where = Path(folder) / "calibration_simulations"
     fresh = run_campaign(sim, where, n, seed=seed, workers=workers, device=device)
     result = check(build_posterior(fit), fresh, folder)
+    _record(Path(folder), seed, started)
     click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
 
 
@@ -209,12 +217,13 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **opti
     from sciinf.calibration import load_calibration
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import read_observation
+    from sciinf.core.files import json_text
     from sciinf.exports.plain import KNOWN, write_draws
 
     draws = None if options["draws"] is None else Path(options["draws"])
     if draws is not None and draws.suffix.lower() not in KNOWN:
         raise ValueError(f"{draws}: unknown kind of file; expected one of {', '.join(KNOWN)}")
-    fit = _load_fit(folder, options["device"])
+    started, fit = time.time(), _load_fit(folder, options["device"])
     sim = None if simulator is None else user_simulator(simulator)
     if sim is not None:
         _same_simulator(sim, fit.simulator, f"the fit in {folder}")
@@ -225,8 +234,8 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **opti
     answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
     if draws is not None:
         write_draws(answer, draws)
-    text = (Path(folder) / "answer.json").read_text(encoding="utf-8").rstrip()
-    click.echo(text if options["as_json"] else answer.table())
+    _record(Path(folder), seed, started)
+    click.echo(json_text(answer.to_json()) if options["as_json"] else answer.table())
 
 
 @cli.command()
@@ -340,13 +349,18 @@ def _same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
 def _finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
     """Provenance, report, and the answer on the screen."""
     from sciinf import write_report
+
+    _record(folder, seed, started)
+    page = write_report(folder)
+    click.echo(answer.table())
+    click.echo(f"\nreport       {page}")
+
+
+def _record(folder: Path, seed: int, started: float) -> None:
     from sciinf.commands.provenance import provenance
     from sciinf.core.files import write_json
 
     write_json(folder / "provenance.json", provenance(folder, seed, started))
-    page = write_report(folder)
-    click.echo(answer.table())
-    click.echo(f"\nreport       {page}")
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

@@ -26,6 +26,7 @@ from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
 REFUSED_ABOVE = 0.5
+_JUDGED_FROM = 100  # rows before which a campaign is not stopped for its failures
 
 
 def simulate(
@@ -67,7 +68,8 @@ def simulate(
         KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
 
     Warns:
-        UserWarning: If rows failed.
+        UserWarning: If rows failed, if the store holds more than n rows (all are returned), or if it holds rows of a
+            simulator that is in no file, so that nobody can tell whether it is still the same.
     """
     _check(simulator, n, seed, workers, timeout)
     path = Path(path)
@@ -78,6 +80,7 @@ def simulate(
         with one_thread():
             block = Store(path).block if known else probe_block(simulator, n, seed=seed, device=device)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n)
+    _warn_of_rows_there(store, simulator, n)
     while blocks := store.missing():
         if workers > 1 or timeout is not None:
             entries = run_in_workers(store, simulator, blocks, workers=workers, device=device, timeout=timeout)
@@ -149,6 +152,21 @@ def _check(simulator: Simulator, n: int, seed: int, workers: int, timeout: float
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 
 
+def _warn_of_rows_there(store: Store, simulator: Simulator, n: int) -> None:
+    if store.rows > n:
+        warnings.warn(
+            f"{n:,} simulations were asked for, {store.path} has {store.rows:,} and all are used; give another folder "
+            "for fewer",
+            stacklevel=3,
+        )
+    if simulator.source is None and len(store):
+        warnings.warn(
+            f"the simulator {simulator.name!r} is in no file, so only its name says that the {len(store):,} simulations "
+            f"in {store.path} are its own; if you changed it, simulate into a new folder",
+            stacklevel=3,
+        )
+
+
 def _run_here(
     store: Store, simulator: Simulator, blocks: Sequence[int], device: str | torch.device
 ) -> Generator[Entry, None, None]:
@@ -165,10 +183,11 @@ def _follow(store: Store, entries: Generator[Entry, None, None], shown: bool) ->
         for entry in entries:
             counts.update(entry.counts)
             bar.add(entry.rows, entry.rows - entry.ok)
-            if counts.total() - counts[Status.OK] > REFUSED_ABOVE * counts.total():
+            if counts.total() >= _JUDGED_FROM and _failed(counts) > REFUSED_ABOVE * counts.total():
                 break
     store.refresh()
-    _refuse(store, counts)
+    if counts.total() >= min(_JUDGED_FROM, store.rows):
+        _refuse(store, counts)
 
 
 def _refuse(store: Store, counts: Mapping[Status, int]) -> None:

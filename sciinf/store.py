@@ -30,7 +30,7 @@ from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.storage.description import campaign, check_same, describe, read_description
 from sciinf.storage.durable import sweep, writing
 from sciinf.storage.journal import Entry, Journals
-from sciinf.storage.outcome import normalise
+from sciinf.storage.outcome import normalise, status_of
 from sciinf.storage.selection import Part, Rows, mixed, recut, select
 from sciinf.storage.shard import embedded, read_shard, write_shard
 
@@ -282,11 +282,11 @@ class Store:
             entry = self._entry(index)
             if entry.ok < entry.rows:
                 theta, outcome = self.read(index)
-                assert outcome.status is not None
-                for row in outcome.status.nonzero().flatten().tolist():
+                flags = status_of(outcome)
+                for row in flags.nonzero().flatten().tolist():
                     if len(found) == limit:
                         return found
-                    status = Status(int(outcome.status[row]))
+                    status = Status(int(flags[row]))
                     found.append(Failure(start + row, theta[row], status, outcome.messages.get(row, "")))
             start += entry.rows
         return found
@@ -308,8 +308,7 @@ class Store:
 
     def _ok(self, part: Part) -> Batch:
         theta, outcome = self.read(part.block)
-        assert outcome.status is not None
-        keep = (outcome.status == Status.OK).numpy()
+        keep = (status_of(outcome) == Status.OK).numpy()
         if part.wanted is None and keep.all():
             return Batch(theta, outcome.x)
         chosen = torch.from_numpy(np.flatnonzero(keep if part.wanted is None else keep & part.wanted))

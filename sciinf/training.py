@@ -135,7 +135,6 @@ def train(estimator: Estimator, store: Store, out: str | Path, *, recipe: Recipe
     found = _finished(out, built, inputs, recipe.device)
     if found is not None:
         return found
-    (out / "fit.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     rows = Rows(store, fraction=recipe.validation_fraction, device=recipe.device, memory=recipe.memory)
     loop = _Loop(copy.deepcopy(estimator), rows, recipe, seed, out, inputs)
@@ -363,7 +362,9 @@ def _modules(built: Any) -> Sequence[str]:
 
 
 def _inputs_digest(built: Any, store: str, recipe: Recipe, seed: int) -> str:
-    inputs = {"estimator": built, "store": store, "recipe": asdict(recipe), "seed": seed}
+    where = ("device", "threads", "memory")  # where a training runs is not what it learns
+    recipe_said = {name: value for name, value in asdict(recipe).items() if name not in where}
+    inputs = {"estimator": built, "store": store, "recipe": recipe_said, "seed": seed}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

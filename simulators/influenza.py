@@ -10,7 +10,7 @@ and the boys in bed on the days t = 1, ..., 14 are counted with a negative binom
 
 The basic reproduction number is beta / gamma, the mean infectious time 1 / gamma. The equations are solved by 12 steps
 of the Runge-Kutta method a day, which leaves a relative error near 1e-3 for the fastest epidemics under the prior and
-below 1e-6 around the posterior of the real data. Two floors that matter in no simulation keep logarithms finite:
+below 3e-6 around the posterior of the real data. Two floors that matter in no simulation keep logarithms finite:
 I >= 1e-10 boys, phi_inv >= 1e-8.
 
 References: Influenza in a boarding school (British Medical Journal 1, 587, 1978);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -53,7 +54,8 @@ def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration
         assert estimate.sd == pytest.approx(sd, rel=0.06)
         assert estimate.interval[0] == pytest.approx(float(mean[d]) + z[0.05] * sd, abs=0.17 * sd)
         assert estimate.interval[1] == pytest.approx(float(mean[d]) + z[0.95] * sd, abs=0.17 * sd)
-        assert estimate.unit == simulator.prior.units[d] and estimate.level == 0.9
+        assert estimate.unit == simulator.prior.units[d]
+        assert estimate.level == 0.9
         assert name == simulator.prior.names[d]
     evidence = torch.distributions.MultivariateNormal(*_marginal(simulator)).log_prob(torch.tensor(X_O).double())
     assert answer.draws.log_evidence == pytest.approx(float(evidence), abs=5 * (answer.draws.log_evidence_error or 0))
@@ -95,11 +97,13 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
         assert set(estimate) == {"mean", "sd", "median", "interval", "level", "unit"}
         assert estimate["interval"][0] < estimate["median"] < estimate["interval"][1]
         assert estimate["mean"] == answer.parameters[name].mean
-    assert data["draws"] == len(answer.draws) and data["ess"] == pytest.approx(answer.draws.ess)
+    assert data["draws"] == len(answer.draws)
+    assert data["ess"] == pytest.approx(answer.draws.ess)
     assert data["log_evidence"] == answer.draws.log_evidence
     assert data["calibration"] == {"passed": calibration.passed, "reasons": list(calibration.reasons)}
     assert data["trust"] == {"p_value": answer.trust.p_value, "verdict": answer.trust.verdict}
-    with h5py.File(tmp_path / "draws.h5") as file:
+    with h5py.File(tmp_path / "draws.h5") as opened:
+        file: Any = opened
         assert set(file) == {*simulator.prior.names, "log_weight"}
         for name, unit in zip(simulator.prior.names, simulator.prior.units, strict=True):
             assert file[name].attrs["unit"] == unit
@@ -107,12 +111,15 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
         weights = torch.softmax(torch.from_numpy(file["log_weight"][()]), 0)
         mean = float(weights @ torch.from_numpy(file["velocity"][()]).double())
         assert mean == pytest.approx(data["parameters"]["velocity"]["mean"], rel=1e-6)
-    with h5py.File(tmp_path / "predictive.h5") as file:
-        assert np.array_equal(file["observation/x"][()], np.float32(X_O))
+    with h5py.File(tmp_path / "predictive.h5") as opened:
+        file: Any = opened
+        assert np.array_equal(file["observation/x"][()], np.array(X_O, np.float32))
         assert dict(file["predictive/x"].attrs) == {"unit": "m", "dims": "time", "scale": "linear"}
 
     back = load_answer(tmp_path, calibration)
-    assert back.parameters == answer.parameters and back.trust == answer.trust and back.amortised == answer.amortised
+    assert back.parameters == answer.parameters
+    assert back.trust == answer.trust
+    assert back.amortised == answer.amortised
     assert torch.equal(back.draws.theta, answer.draws.theta)
     assert torch.equal(back.draws.log_weight, answer.draws.log_weight)
     assert np.array_equal(back.predictive["x"], answer.predictive["x"])
@@ -122,9 +129,12 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
 def test_an_amortised_answer_has_no_evidence_and_says_that_it_was_never_checked(fit: Fit, tmp_path: Path) -> None:
     answer = query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=500)
     data = json.loads((tmp_path / "answer.json").read_text())
-    assert data["log_evidence"] is None and data["ess"] == pytest.approx(500) and data["draws"] == 500
+    assert data["log_evidence"] is None
+    assert data["ess"] == pytest.approx(500)
+    assert data["draws"] == 500
     assert data["calibration"] == {"passed": False, "reasons": ["never checked on fresh simulations"]}
-    assert data["trust"]["p_value"] is None and answer.trust.verdict.startswith("UNKNOWN")
+    assert data["trust"]["p_value"] is None
+    assert answer.trust.verdict.startswith("UNKNOWN")
     assert "NOT PASSED" in answer.table()
 
 
@@ -234,5 +244,6 @@ def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator:
 def test_draws_depend_on_the_seed_alone(fit: Fit) -> None:
     state = torch.get_rng_state()
     a, b, c = (query(build_posterior(fit), {"x": X_O}, draws=50, seed=s).draws.theta for s in (3, 3, 4))
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
     assert torch.equal(state, torch.get_rng_state())

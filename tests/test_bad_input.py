@@ -16,8 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import distributions as td
 
-from sciinf import Flow, Recipe, Status, Store, build_posterior, calibrate, cli, load_simulator, query, simulate, train
+from sciinf import (
+    Flow,
+    Prior,
+    Recipe,
+    Status,
+    Store,
+    build_posterior,
+    calibrate,
+    cli,
+    load_simulator,
+    query,
+    simulate,
+    train,
+)
 from sciinf.core.fit import _digest
 
 SIMULATOR = """
@@ -55,7 +70,7 @@ class Result:
     def error(self) -> str:
         """The one line of the error, which is the last."""
         lines = [line for line in self.err.splitlines() if line.startswith("sciinf: error: ")]
-        assert len(lines) == 1 and self.err.splitlines()[-1] == lines[0], self.err
+        assert lines == self.err.splitlines()[-1:], self.err
         assert "Traceback" not in self.err
         return lines[0]
 
@@ -131,11 +146,13 @@ def test_observations(made: Run, tmp_path: Path, text: str, message: str) -> Non
     file, before = tmp_path / "data.csv", hashes(made.folder)
     file.write_text(text)
     asked = call("query", made.folder, "--observation", file)
-    assert asked.code == 2 and asked.out == ""
+    assert asked.code == 2
+    assert asked.out == ""
     assert any(part in asked.error for part in message.split("|")), asked.error
     assert hashes(made.folder) == before
     inferred = call("infer", made.simulator, "--observation", file, "--out", tmp_path / "new", "-n", 200)
-    assert inferred.code == 2 and inferred.error == asked.error
+    assert inferred.code == 2
+    assert inferred.error == asked.error
     assert not (tmp_path / "new").exists()  # refused before anything is simulated
 
 
@@ -145,14 +162,16 @@ def test_observations_in_other_units_are_converted(run: Run, tmp_path: Path) -> 
         (tmp_path / "data.csv").write_text(text)
         result = call("query", run.folder, "--observation", tmp_path / "data.csv", "--json")
         means.append(json.loads(result.out)["parameters"]["a"]["mean"])
-    assert means[1] == pytest.approx(means[0], abs=1e-5) and means[2] == means[0]
+    assert means[1] == pytest.approx(means[0], abs=1e-5)
+    assert means[2] == means[0]
 
 
 @pytest.mark.parametrize("name", ["none.csv", "data.xlsx"])
 def test_observation_files(made: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / "data.xlsx").write_bytes(b"x")
     result = call("query", made.folder, "--observation", tmp_path / name)
-    assert result.code == 2 and name in result.error
+    assert result.code == 2
+    assert name in result.error
 
 
 def test_a_wrong_observe_is_noticed_before_simulating(tmp_path: Path) -> None:
@@ -161,14 +180,17 @@ def test_a_wrong_observe_is_noticed_before_simulating(tmp_path: Path) -> None:
     file = written(tmp_path, fault)
     file.write_text(file.read_text().replace('\n\n        return {"v": v}\n\nsim', "\n\nsim"))
     result = call("infer", file, "--observation", tmp_path / "data.csv", "--out", tmp_path / "new", "-n", 200)
-    assert result.code == 2 and "shape (7,)" in result.error and not (tmp_path / "new").exists()
+    assert result.code == 2
+    assert "shape (7,)" in result.error
+    assert not (tmp_path / "new").exists()
 
 
 def test_some_rows_that_are_not_finite(tmp_path: Path) -> None:
     file = written(tmp_path, "v[theta[:, 0] > 1] = math.nan")
     result = call("simulate", file, "-n", 400, "--out", tmp_path / "store")
     assert result.code == 0
-    assert "warning: " in result.err and "left out of training and calibration" in result.err
+    assert "warning: " in result.err
+    assert "left out of training and calibration" in result.err
     counts = Store(tmp_path / "store").counts
     assert 30 < counts[Status.NON_FINITE] < 100  # 16 % of 400: 63 +- 7.3
     assert f"{counts[Status.NON_FINITE]} of them failed (non finite)" in result.out
@@ -183,21 +205,24 @@ def test_some_rows_that_are_not_finite(tmp_path: Path) -> None:
 )
 def test_most_rows_that_fail(tmp_path: Path, fault: str, status: Status, message: str) -> None:
     result = call("simulate", written(tmp_path, fault), "-n", 100, "--out", tmp_path / "store")
-    assert result.code == 2 and message in result.error
+    assert result.code == 2
+    assert message in result.error
     assert Store(tmp_path / "store").counts[status] > 10  # kept, to be looked at
 
 
 def test_another_shape_on_the_second_batch(tmp_path: Path) -> None:
     fault = "self.calls = getattr(self, 'calls', 0) + 1\n        v = v if self.calls < 3 else v[:, :2]"
     result = call("simulate", written(tmp_path, fault), "-n", 100, "--out", tmp_path / "store")
-    assert result.code == 2 and "shape (20, 2), expected (20, 3)" in result.error
+    assert result.code == 2
+    assert "shape (20, 2), expected (20, 3)" in result.error
     assert len(Store(tmp_path / "store")) == 40  # two blocks are kept
 
 
 def test_a_simulator_that_hangs(tmp_path: Path) -> None:
     file = written(tmp_path, "time.sleep(3600)")
     result = call("simulate", file, "-n", 4, "--block", 4, "--timeout", 0.5, "--out", tmp_path / "store")
-    assert result.code == 2 and "timed out" in result.error
+    assert result.code == 2
+    assert "timed out" in result.error
     assert Store(tmp_path / "store").counts[Status.TIMED_OUT] == 4
 
 
@@ -218,15 +243,31 @@ def test_mistakes_in_the_simulators_file(tmp_path: Path, old: str, new: str, mes
     file = written(tmp_path)
     file.write_text(file.read_text().replace(old, new))
     result = call("simulate", file, "-n", 10, "--out", tmp_path / "store")
-    assert result.code == 2 and not (tmp_path / "store").exists()
+    assert result.code == 2
+    assert not (tmp_path / "store").exists()
     assert "line.py" in result.error
     assert re.search(message, result.error), result.error
+
+
+def test_a_wrong_law_is_refused_whatever_torch_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbi switches torch's own check off for the whole process."""
+    monkeypatch.setattr(td.Distribution, "_validate_args", False)
+    for law, message in (
+        (td.Normal(0.0, -1.0), "scale=-1, expected GreaterThan"),
+        (td.LogNormal(0.0, -1.0), "scale=-1"),
+        (td.Uniform(5.0, 1.0), "expected (low < high|LessThan)"),
+        (td.Gamma(torch.tensor(0.0), torch.tensor(1.0)), "concentration=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Prior(a=law)
+    assert len(Prior(a=td.Normal(0.0, 1.0), b=td.Uniform(1.0, 5.0), c=td.LogNormal(0.0, 0.1))) == 3
 
 
 def test_a_simulator_that_is_not_there(tmp_path: Path) -> None:
     for words in (["check", tmp_path / "x.py"], ["simulate", tmp_path, "-n", 5, "--out", tmp_path / "s"]):
         result = call(*words)
-        assert result.code == 2 and "no simulator at" in result.error
+        assert result.code == 2
+        assert "no simulator at" in result.error
 
 
 def test_simulations_and_fits_of_another_simulator(run: Run, tmp_path: Path) -> None:
@@ -240,7 +281,8 @@ def test_simulations_and_fits_of_another_simulator(run: Run, tmp_path: Path) -> 
         ["query", run.folder, "--simulator", other, "--observation", tmp_path / "data.csv"],
     ):
         result = call(*words)
-        assert result.code == 2 and "source" in result.error, result.error
+        assert result.code == 2
+        assert "source" in result.error
     for words in (["simulate", other, "-n", 200, "--out", store], ["check", store, "--repair", other]):
         assert call(*words).code == 2
     assert call("simulate", run.simulator, "-n", 200, "--out", store, "--seed", 7).code == 2
@@ -254,13 +296,16 @@ def test_fits_of_newer_versions_and_of_other_peoples_classes(run: Run, tmp_path:
     file.write_text(json.dumps({**good, "schema": 99}))
     words = ["query", run.folder, "--observation", tmp_path / "data.csv"]
     result = call(*words)
-    assert result.code == 2 and "format 99" in result.error and "update sciinf" in result.error
+    assert result.code == 2
+    assert "format 99" in result.error
+    assert "update sciinf" in result.error
     for name in ("os.path", "subprocess.Popen", "torch.nn.modules.linear.Linear"):
         built = {"$class": name, "arguments": {}}
         digest = _digest((run.folder / "fit/model.safetensors").read_bytes(), built)
         file.write_text(json.dumps({**good, "estimator": built, "digest": digest}))
         result = call(*words)
-        assert result.code == 2 and f"'{name}', which is outside sciinf" in result.error
+        assert result.code == 2
+        assert f"'{name}', which is outside sciinf" in result.error
     file.write_text(json.dumps({**good, "estimator": {"$class": "sciinf.training.Recipe", "arguments": {}}}))
     assert "damaged" in call(*words).error
     file.write_text(json.dumps(good)[:-30])
@@ -276,7 +321,8 @@ def test_damaged_files(run: Run, tmp_path: Path, name: str) -> None:
     data[len(data) // 2] ^= 255
     (run.folder / name).write_bytes(bytes(data))
     result = call("query", run.folder, "--observation", tmp_path / "data.csv")
-    assert result.code == 2 and "damaged" in result.error
+    assert result.code == 2
+    assert "damaged" in result.error
 
 
 def test_no_disk_space(run: Run, tmp_path: Path) -> None:
@@ -299,7 +345,8 @@ def test_no_disk_space(run: Run, tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("sciinf: error: ") and "too large" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("sciinf: error: ")
+    assert "too large" in done.stderr
     assert hashes(run.folder) == before
 
 
@@ -308,7 +355,8 @@ def test_a_folder_that_cannot_be_written(made: Run, tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text(GOOD)
     out = tmp_path / "file" / "run"
     result = call("infer", made.simulator, "--observation", tmp_path / "data.csv", "--out", out, "-n", 200)
-    assert result.code == 2 and "cannot write to the run folder" in result.error
+    assert result.code == 2
+    assert "cannot write to the run folder" in result.error
     assert call("simulate", made.simulator, "-n", 10, "--out", out).code == 2
     result = call("query", made.folder, "--observation", tmp_path / "data.csv", "--draws", out / "draws.h5")
     assert result.code == 2
@@ -319,7 +367,8 @@ def test_draws_in_an_unknown_format_are_refused_before_asking(run: Run, tmp_path
     before = hashes(run.folder)
     words = ["--observation", tmp_path / "data.csv", "--draws", tmp_path / "draws.xyz"]
     result = call("query", run.folder, *words)
-    assert result.code == 2 and "expected one of .h5" in result.error
+    assert result.code == 2
+    assert "expected one of .h5" in result.error
     assert hashes(run.folder) == before
 
 

@@ -68,8 +68,11 @@ def right(simulator: Simulator, fresh: Store) -> Calibration:
 def test_the_exact_posterior_passes(right: Calibration) -> None:
     # Five tests, each of which fails with a gap above 3 % (4.2 sd at level 1/2) only: false alarms below 1e-3.
     assert right.passed
-    assert right.rows == ROWS and right.ranks.shape == (ROWS, 3) and right.failed_rows == 0
-    assert right.ranks.min() >= 0 and right.ranks.max() == right.draws
+    assert right.rows == ROWS
+    assert right.ranks.shape == (ROWS, 3)
+    assert right.failed_rows == 0
+    assert right.ranks.min() >= 0
+    assert right.ranks.max() == right.draws
     assert set(right.p_values) == {f"rank of {n}" for n in right.names} | {"coverage", "TARP"}
     assert min(right.p_values.values()) > 1e-4  # false alarms: 5e-4
     # A binomial sd is at most 0.5 / sqrt(5000) = 0.7 %; 38 levels within 4 sd: false alarms below 2.5e-3.
@@ -129,11 +132,13 @@ def test_the_tolerance_forgives_small_gaps_and_significance_small_samples() -> N
     assert _verdict({"a": 1e-9, "b": 0.5}, {"a": 0.02, "b": 0.01}, 10**6)[0]
     assert _verdict({"a": 0.02, "b": 0.5}, {"a": 0.2, "b": 0.01}, 100)[0]
     passed, reasons = _verdict({"a": 1e-4, "b": 0.5}, {"a": 0.04, "b": 0.3}, 1000)
-    assert not passed and reasons == ("a is off by 4.0% (p = 0.0002 on 1,000 simulations)",)
+    assert not passed
+    assert reasons == ("a is off by 4.0% (p = 0.0002 on 1,000 simulations)",)
     # Holm: the second smallest of three is doubled, and 0.004 * 3 is above 0.01.
     assert _verdict({"a": 0.004, "b": 0.5, "c": 0.9}, {"a": 0.2, "b": 0.3, "c": 0.1}, 100)[0]
     failed = _verdict({"a": 1e-6, "b": 0.004, "c": 0.9}, {"a": 0.2, "b": 0.3, "c": 0.1}, 100)[1]
-    assert len(failed) == 2 and failed[0].startswith("b")
+    assert len(failed) == 2
+    assert failed[0].startswith("b")
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.05])
@@ -172,7 +177,9 @@ def test_tarp_agrees_with_sbi(simulator: Simulator, fresh: Store, fault: dict[st
 
 def test_without_a_density_the_rest_is_checked(simulator: Simulator, fresh: Store) -> None:
     result = calibrate(Exact(simulator, density=False), fresh)
-    assert result.passed and len(result.coverage) == 0 and "coverage" not in result.p_values
+    assert result.passed
+    assert len(result.coverage) == 0
+    assert "coverage" not in result.p_values
     assert not calibrate(Exact(simulator, width=0.7, density=False), fresh).passed
 
 
@@ -208,16 +215,19 @@ def test_too_few_simulations_are_refused(simulator: Simulator, tmp_path: Path) -
 
 def test_the_same_seed_gives_the_same_figures(simulator: Simulator, fresh: Store) -> None:
     first, again = (calibrate(Exact(simulator), fresh, rows=500) for _ in range(2))
-    assert np.array_equal(first.ranks, again.ranks) and first.p_values == again.p_values
+    assert np.array_equal(first.ranks, again.ranks)
+    assert first.p_values == again.p_values
     assert first.p_values != calibrate(Exact(simulator), fresh, rows=500, seed=1).p_values
 
 
 def test_round_trip_and_skip(simulator: Simulator, fresh: Store, tmp_path: Path) -> None:
     made = calibrate(Exact(simulator), fresh, tmp_path, rows=1_000)
     data = json.loads((tmp_path / "calibration.json").read_text())
-    assert data["passed"] is True and len(data["ranks"]) == 1_000
+    assert data["passed"] is True
+    assert len(data["ranks"]) == 1_000
     back = load_calibration(tmp_path)
-    assert np.array_equal(back.ranks, made.ranks) and np.array_equal(back.coverage, made.coverage)
+    assert np.array_equal(back.ranks, made.ranks)
+    assert np.array_equal(back.coverage, made.coverage)
     for name in ("names", "p_values", "gaps", "reasons", "fit", "simulations", "passed", "draws", "of"):
         assert getattr(back, name) == getattr(made, name)
     assert set(back.reference) == set(made.reference)

@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 import warnings
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import distributions as td
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, load_simulator
-from sciinf.engine import pool
-from sciinf.engine.block import draw_theta, generator_for, run_block
+from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.engine.probe import probe_block
 from sciinf.simulation import repair, simulate
-from sciinf.storage.outcome import normalise
 from sciinf.store import Store
-
-SIMULATOR = """
-import os, signal, time
-import torch
-from torch import distributions as td
-from sciinf.core import Observable, Prior, Simulator
-
-
-class Noisy(Simulator):
-    name = "noisy"
-    prior = Prior(a=td.Normal(0.0, 1.0), b=td.Gamma(2.0, 1.0))
-    observables = {"v": Observable((3,)), "n": Observable((), dtype="int64")}
-    block = 25
-
-    def __call__(self, theta, *, generator):
-        first = f"{float(theta[0, 0]):.9g}"
-        if first in KILL:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if first in HANG:
-            time.sleep(3600)
-        if first in LEAVE:
-            os._exit(0)
-        z = torch.randn(len(theta), 3, generator=generator)
-        w = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
-        return {"v": theta[:, :1] + z @ w, "n": torch.poisson(theta[:, 1], generator=generator)}
-
-
-simulator = Noisy()
-"""
-
-
-def source(folder: Path, **first: list[str]) -> Path:
-    """A simulator's file; `first` names blocks, by their first parameter, that misbehave."""
-    file = folder / "noisy.py"
-    lists = "".join(f"{name} = {first.get(name, [])!r}\n" for name in ("KILL", "HANG", "LEAVE"))
-    file.write_text(lists + SIMULATOR)
-    return file
 
 
 class Rowwise(Simulator):
@@ -82,29 +38,6 @@ def quiet(simulator, path, n, **options) -> Store:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return simulate(simulator, path, n, progress=False, **options)
-
-
-# --- the same bits, whoever simulates -------------------------------------------------------------------------------
-
-
-def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
-    simulator = load_simulator(source(tmp_path))
-    digest = simulate(simulator, tmp_path / "one", 260, progress=False).digest
-    two = simulate(simulator, tmp_path / "two", 260, workers=2, progress=False)
-    assert (two.digest, len(two)) == (digest, 260)
-
-    backwards = Store.create(tmp_path / "back", simulator, seed=0, block=25, rows=260)
-    for index in reversed(range(backwards.blocks)):
-        run_block(simulator, backwards, index)
-    assert backwards.digest == digest
-
-    simulate(simulator, tmp_path / "grown", 110, progress=False)
-    assert simulate(simulator, tmp_path / "grown", 260, progress=False).digest == digest
-    (tmp_path / "grown/shards/00000004.h5").unlink()
-    assert simulate(simulator, tmp_path / "grown", 260, progress=False).digest == digest
-    # planted fault: another seed, or another block size, is another campaign
-    assert simulate(simulator, tmp_path / "seed", 260, seed=1, progress=False).digest != digest
-    assert simulate(simulator, tmp_path / "block", 260, block=26, progress=False).digest != digest
 
 
 def test_an_interruption_loses_the_block_in_flight_at_most(tmp_path):
@@ -157,40 +90,6 @@ def test_parameters_changed_in_place_are_stored_as_drawn(tmp_path):
 
     spoilt = simulate(Rowwise(spoil), tmp_path / "a", 60, progress=False).load().theta
     assert torch.equal(spoilt, simulate(Rowwise(), tmp_path / "b", 60, progress=False).load().theta)
-
-
-# --- seeds ----------------------------------------------------------------------------------------------------------
-
-
-def test_generators_have_more_than_32_bits():
-    one, two = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5 + 2**32)
-    assert torch.equal(one.get_state()[24:], two.get_state()[24:])  # why generator_for sets the whole state
-    generator = generator_for(7, 3, 1)
-    number = np.random.SeedSequence(7, spawn_key=(3, 1)).generate_state(1, np.uint64)[0]
-    assert generator.initial_seed() == int(number)
-    again = torch.Generator().manual_seed(int(number))
-    assert not torch.equal(torch.rand(4, generator=generator), torch.rand(4, generator=again))
-
-
-def test_generators_are_mersenne_twisters_of_the_seed_sequence():
-    words = np.random.SeedSequence(7, spawn_key=(3, 1)).generate_state(626, np.uint32)[2:]
-    words[0] |= 0x80000000
-    twister = np.random.MT19937()
-    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
-    raw = twister.random_raw(2000)
-    # torch makes a 24-bit float of the low bits of each word
-    expected = (raw & (2**24 - 1)).astype(np.float64) / 2**24
-    assert np.array_equal(torch.rand(2000, generator=generator_for(7, 3, 1)).double().numpy(), expected)
-
-
-def test_streams_of_blocks_are_uniform_and_independent():
-    # KS and correlation over 4,000 neighbouring blocks; false alarm 1e-4 each, the seed is fixed
-    first = torch.cat([torch.rand(2, generator=generator_for(0, k, 1)) for k in range(4000)]).double().numpy()
-    assert stats.kstest(first[0::2], "uniform").pvalue > 1e-4
-    assert abs(np.corrcoef(first[0::2][:-1], first[0::2][1:])[0, 1]) < 3.9 / 4000**0.5
-    theta = torch.cat([torch.rand(1, generator=generator_for(0, k, 0)) for k in range(4000)]).double().numpy()
-    assert abs(np.corrcoef(theta, first[0::2])[0, 1]) < 3.9 / 4000**0.5
-    assert len(set(first.tolist())) > 7990
 
 
 def test_parameters_follow_the_prior(tmp_path):
@@ -319,30 +218,6 @@ def test_broken_promises_stop_at_once(tmp_path, result, kind, text):
     assert len(Store(tmp_path)) == 0
 
 
-def test_what_normalising_keeps_and_casts():
-    specs = {"f": Observable((2,)), "b": Observable((), dtype="bool"), "n": Observable((), dtype="int64")}
-    given = {
-        "f": np.array([[1.0, 2.0], [1e300, 0.0], [3.0, 4.0]]),
-        "b": torch.tensor([1.0, 0.0, 1.0]),
-        "n": torch.tensor([1.0, 2.0, float("nan")]),
-    }
-    out = normalise(given, specs, 3, where="here")
-    assert [v.dtype for v in out.x.values()] == [torch.float32, torch.bool, torch.int64]
-    assert out.status is not None
-    assert out.status.tolist() == [0, 1, 1]  # 1e300 is not finite in float32
-    assert out.messages == {1: "NaN or infinite values in 'f'", 2: "NaN or infinite values in 'n'"}
-    assert out.x["n"].tolist() == [1, 2, 0] or out.x["n"].tolist() == [1, 0, 0]
-    again = normalise(out, specs, 3, where="here")
-    assert torch.equal(again.status, out.status)
-    assert again.messages == out.messages
-    own = normalise(Outcome(given, torch.tensor([3, 0, 0], dtype=torch.uint8)), specs, 3, where="here")
-    assert own.status is not None
-    assert own.status.tolist() == [3, 1, 1]
-    assert own.messages[0] == "timed_out, and the simulator gave no reason"
-    single = normalise(torch.ones(3, 2), {"f": specs["f"]}, 3, where="here")
-    assert torch.equal(single.x["f"], torch.ones(3, 2))
-
-
 @pytest.mark.parametrize(
     "options", [{"n": 0}, {"n": 1.5}, {"seed": -1}, {"workers": 0}, {"timeout": 0.0}, {"block": 0}]
 )
@@ -402,69 +277,11 @@ def test_repair_refuses_another_simulator_and_tells_other_results(tmp_path):
         repair(Store(tmp_path), Rowwise(lambda theta, x, call: {**x, "v": x["v"] * (1 + 1e-6)}))
 
 
-# --- worker processes -----------------------------------------------------------------------------------------------
-
-
-def test_workers_that_die_and_hang_cost_their_block_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_TICK", 0.3)
-    plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=250)
-    first = [f"{float(draw_theta(plan, k)[0, 0]):.9g}" for k in range(plan.blocks)]
-    simulator = load_simulator(source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]]))
-    with pytest.warns(UserWarning, match=r"75 of 250 .*\(50 raised, 25 timed out\)"):
-        store = simulate(simulator, tmp_path / "s", 250, workers=2, timeout=2.5, progress=False)
-    status = [store.read(k)[1].status for k in range(store.blocks)]
-    assert [k for k in range(10) if (status[k] != 0).any()] == [0, 2, 4]
-    assert [int(status[k][0]) for k in (0, 2, 4)] == [Status.RAISED, Status.RAISED, Status.TIMED_OUT]
-    messages = {k: store.read(k)[1].messages[24] for k in (0, 2, 4)}
-    assert "quarantined after 3 tries: its worker process ended without a word" in messages[0]
-    assert "killed by SIGKILL" in messages[2]
-    assert "not finished within 2.5 s" in messages[4]
-    # the other blocks are what they would have been
-    plain = simulate(load_simulator(source(tmp_path)), tmp_path / "plain", 250, progress=False)
-    for k in (1, 3, 5, 6, 7, 8, 9):
-        assert torch.equal(store.read(k)[1].x["v"], plain.read(k)[1].x["v"])
-    digest = store.digest
-    source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]])
-    store.file(4).unlink()
-    assert repair(Store(tmp_path / "s"), simulator) == [4]  # without hanging again
-    assert Store(tmp_path / "s").digest == digest
-
-
-@pytest.mark.slow  # three more workers have to die
-def test_repair_of_a_block_that_kills(tmp_path):
-    plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=100)
-    killer = f"{float(draw_theta(plan, 1)[0, 0]):.9g}"
-    simulator = load_simulator(source(tmp_path, KILL=[killer]))
-    digest = quiet(simulator, tmp_path / "s", 100, workers=2).digest
-    Store(tmp_path / "s").file(1).unlink()
-    assert repair(Store(tmp_path / "s"), simulator) == [1]
-    assert Store(tmp_path / "s").digest == digest
-
-
-def test_errors_in_workers_are_the_users(tmp_path):
-    file = source(tmp_path)
-    file.write_text(file.read_text().replace('"n": torch', '"m": torch'))
-    with pytest.raises(ValueError, match=r"missing: \['n'\]; unknown: \['m'\]"):
-        simulate(load_simulator(file), tmp_path / "s", 100, workers=2, progress=False)
-
-
 def test_a_simulator_of_this_session_needs_a_file(tmp_path):
     simulator = Rowwise(lambda theta, x, call: x)
     with pytest.raises(ValueError, match=r"cannot be sent to worker processes.*load_simulator\(path\).*workers=1"):
         simulate(simulator, tmp_path, 100, workers=2, progress=False)
     assert simulator.calls == 0
-
-
-@pytest.mark.slow  # a broken pool is opened three times
-def test_a_script_without_a_main_guard_is_told(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from sciinf.core import load_simulator\nfrom sciinf.simulation import simulate\n"
-        f"simulate(load_simulator({str(source(tmp_path))!r}), {str(tmp_path / 's')!r}, 100, workers=2)\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1
-    assert "if __name__ == '__main__':" in done.stderr
 
 
 def test_progress_in_plain_lines(tmp_path, capsys):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 from pathlib import Path
 
@@ -16,8 +14,6 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.storage import selection
-from sciinf.storage.durable import sweep
-from sciinf.storage.shard import content_hash
 from sciinf.store import Store
 
 ROWS, BLOCK = 47, 10
@@ -116,23 +112,6 @@ def test_the_digest_is_of_the_content_alone(tmp_path):
     assert last.digest != first
 
 
-def test_the_content_hash_tells_names_dtypes_and_shapes_apart():
-    theta, status = torch.zeros(2, 1), torch.zeros(2, dtype=torch.uint8)
-    hashes = {
-        content_hash(theta, x, status)
-        for x in (
-            {"a": torch.zeros(2, 4)},
-            {"a": torch.zeros(2, 2, 2)},
-            {"b": torch.zeros(2, 4)},
-            {"a": torch.zeros(2, 4, dtype=torch.float64)},
-            {"a": torch.zeros(2, 4, dtype=torch.int64)},
-        )
-    }
-    assert len(hashes) == 5
-    both = {"a": torch.zeros(2), "b": torch.ones(2)}
-    assert content_hash(theta, both, status) == content_hash(theta, dict(reversed(both.items())), status)
-
-
 def flip_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -209,17 +188,6 @@ def test_another_process_s_blocks_are_noticed(tmp_path):
     assert ours.missing() == [1, 2, 3, 4]
     ours.refresh()
     assert ours.missing() == [2, 3, 4]
-
-
-def test_leftovers_of_the_dead_are_swept(tmp_path):
-    store = fill(tmp_path, [0])
-    dead = store.file(1).with_name(f".00000001.h5.{platform.node()}.4194305.tmp")
-    alive = store.file(1).with_name(f".00000001.h5.{platform.node()}.{os.getpid()}.tmp")
-    elsewhere = store.file(1).with_name(".00000001.h5.another-host.4194305.tmp")
-    for file in (dead, alive, elsewhere):
-        file.touch()
-    sweep(tmp_path / "shards")
-    assert [f.exists() for f in (dead, alive, elsewhere)] == [False, True, True]
 
 
 # --- one folder, one campaign ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) ->
     found: dict[str, Any] = {}
     rest = list(tokens)
     while rest:
-        option, _, value = rest.pop(0).partition("=")
+        option, given, value = rest.pop(0).partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if not option.startswith("--") or name not in parameters:
             known = ", ".join(f"--{n.replace('_', '-')}" for n in parameters) or "none"
             raise ValueError(f"{path.name} has no option {option!r}; it has {known}")
-        if not value:
+        if not given:
             if not rest:
                 raise ValueError(f"the option {option} needs a value")
             value = rest.pop(0)
@@ -34,8 +35,8 @@ def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) ->
 def _typed(option: str, value: str, parameter: inspect.Parameter) -> Any:
     kind = type(parameter.default)
     if parameter.default is None or parameter.default is inspect.Parameter.empty:
-        named = {"int": int, "float": float, "bool": bool, "Path": Path}
-        kind = next((k for n, k in named.items() if n in str(parameter.annotation)), str)
+        words = re.findall(r"\w+", str(parameter.annotation))
+        kind = next((k for k in (int, float, bool, Path) if k.__name__ in words), str)
     if kind not in (int, float, bool, str) and not issubclass(kind, Path):
         raise ValueError(f"the option {option} takes a {kind.__name__}, which the command line cannot give")
     try:

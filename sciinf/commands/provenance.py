@@ -14,18 +14,22 @@ from sciinf.store import Store
 
 
 def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
-    """The content of `provenance.json`.
+    """The content of `provenance.json`: the latest command, and under "history" all that worked on the folder.
 
     Args:
         folder: The run folder, with everything but the report in it.
         seed: The run's.
         started: Seconds since 1970.
     """
-    data: dict[str, Any] = {
+    step = {
         "versions": versions(),
         "command": shlex.join(["sciinf", *sys.argv[1:]]),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seed": seed,
+    }
+    data: dict[str, Any] = {
+        **step,
+        "history": [*_history(folder), step],
         "seeds": {},
         "digests": {},
         "seconds": {"total": time.time() - started},
@@ -41,3 +45,10 @@ def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
             data["seconds"][name] = found.get("seconds")
             data["digests"][name] = found.get("digest") or found.get("inputs")
     return data
+
+
+def _history(folder: Path) -> list[Any]:
+    try:
+        return list(read_json(folder / "provenance.json").get("history", []))
+    except (FileNotFoundError, ValueError, AttributeError):
+        return []

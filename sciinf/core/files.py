@@ -45,9 +45,14 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         os.close(folder)
 
 
+def json_text(data: Any) -> str:
+    """Strict JSON; numbers that are not finite become null."""
+    return json.dumps(_finite(data), indent=1, allow_nan=False)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write strict JSON durably; numbers that are not finite become null."""
-    write_bytes(path, (json.dumps(_finite(data), indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json_text(data) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributions as td
+from torch.distributions import constraints
 
 from sciinf.core.laws import (
     from_normal,
@@ -236,6 +237,7 @@ def _one_dimensional(name: str, law: object) -> td.Distribution:
             f"parameter {name!r} has a law of shape {tuple(law.batch_shape + law.event_shape)}; a parameter is one "
             "number, so give each its own law or use Prior.joint(names, law, units)"
         )
+    _check_arguments(name, law)
     if support(law).is_discrete:
         raise TypeError(f"parameter {name!r} has the discrete law {law!r}; densities live in R^D: use a continuous one")
     try:
@@ -245,6 +247,25 @@ def _one_dimensional(name: str, law: object) -> td.Distribution:
     if not one:
         raise TypeError(f"the support of {law!r}, parameter {name!r}, has no bijection to R; use another law")
     return law
+
+
+def _check_arguments(name: str, law: td.Distribution) -> None:
+    """What torch checks when a law is made, unless a package has switched that off for the process, as sbi does."""
+    base = law.__dict__.get("base_dist")
+    if isinstance(base, td.Distribution):
+        _check_arguments(name, base)
+    try:
+        checks = law.arg_constraints
+    except NotImplementedError:
+        return
+    for argument, constraint in checks.items():
+        if constraints.is_dependent(constraint) or not isinstance(law.__dict__.get(argument), Tensor):
+            continue
+        if not bool(constraint.check(law.__dict__[argument]).all()):
+            value = law.__dict__[argument].item()
+            raise ValueError(f"parameter {name!r} has the law {law!r} with {argument}={value:g}, expected {constraint}")
+    if isinstance(law, td.Uniform) and not bool(law.low < law.high):
+        raise ValueError(f"parameter {name!r} has the law {law!r}, expected low < high")
 
 
 def _pick(law: td.Distribution, index: int) -> td.Distribution:

@@ -77,7 +77,6 @@ class Flow(Estimator):
             raise ValueError(f"summaries for {sorted(given)}, but the observables are {list(self.data_names)}")
         self.standardise_x = Standardise(self.observables)
         with global_seed(torch.Generator().manual_seed(seed)):
-            torch.default_generator.manual_seed(seed)
             networks = []
             for name in self.data_names:
                 spec, masked = self.observables[name], f"{name}_mask" in masks

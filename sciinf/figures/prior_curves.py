@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import distributions as td
 
+from sciinf.core.laws import support
 from sciinf.core.prior import Prior
 from sciinf.figures.corner import Curve
 from sciinf.figures.density import density_1d
@@ -51,5 +52,5 @@ def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[fl
 
 def _density(law: td.Distribution, grid: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """A law's density on a grid that may leave its support; `inside` is any value of the support."""
-    valid = law.support.check(grid)  # pyright: ignore[reportOptionalMemberAccess]
+    valid = support(law).check(grid)
     return torch.where(valid, law.log_prob(torch.where(valid, grid, inside)).exp(), torch.zeros(()).double())

@@ -9,8 +9,11 @@ dimensions that does not depend on the context:
 With one dimension there is nothing to condition on but the context, a plain network replaces the residual one, and
 the linear maps are left out.
 
-What differs from sbi is only where the context is worked on: its share of each layer is computed once per
-observation and added to all of its draws.
+Two things differ from sbi. The context's share of each layer is computed once per observation and added to all of its
+draws, which changes the time and not the result. And B is 5 where sbi has 3. Noise beyond B passes every spline unbent:
+a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 at 5, comes out as wide as the prior however
+narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to the
+variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -38,7 +41,9 @@ class CouplingNSF(Architecture):
         hidden: Width of the networks behind them.
         bins: Pieces of each spline.
         blocks: Residual blocks of each network.
-        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
+        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised. At sbi's 3, 3 draws in
+            1,000 and dimension pass unbent, as wide as the prior, and ruin the sd of narrow posteriors; at 5 fewer
+            than one in a million do.
     """
 
     def __init__(

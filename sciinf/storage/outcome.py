@@ -61,10 +61,15 @@ def failed_outcome(observables: Mapping[str, Observable], rows: int, status: Sta
     return Outcome(x, torch.full((rows,), int(status), dtype=torch.uint8), dict.fromkeys(range(rows), clip(message)))
 
 
+def status_of(outcome: Outcome) -> Tensor:
+    """`Status` of every row, uint8 (rows,); all `Status.OK` where the simulator knows of no failure."""
+    return _status(outcome.status, len(next(iter(outcome.x.values()))), "an outcome")
+
+
 def join(outcomes: Iterable[Outcome]) -> Outcome:
     """Normalised outcomes one after the other as one."""
     parts = list(outcomes)
-    status = [_status(part.status, len(next(iter(part.x.values()))), "a part") for part in parts]
+    status = [status_of(part) for part in parts]
     messages: dict[int, str] = {}
     start = 0
     for part, flags in zip(parts, status, strict=True):

@@ -18,16 +18,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast, final
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.core.files import read_json, write_json
-from sciinf.core.laws import bounds, inside, is_normalisable
+from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.store import Store
 from sciinf.wrappers.named_function import Specification, check_result, specify, tensors_of
 from sciinf.wrappers.table_columns import Field, Table, find_observable, find_parameters, open_table
@@ -162,9 +161,9 @@ def _theta(pieces: Sequence[_Piece], prior: Prior, start: int, stop: int) -> Ten
     theta = exact.float()
     at = 0
     for (law, wide), (_, part) in zip(prior.bijection.parts(exact), prior.bijection.parts(theta), strict=True):
-        width, support = law.event_shape[0] if law.event_shape else 1, cast(constraints.Constraint, law.support)
+        width, allowed = law.event_shape[0] if law.event_shape else 1, support(law)
         finite = torch.isfinite(wide.reshape(len(wide), -1)).all(-1)
-        valid = finite & (support.check(wide) | support.check(part))
+        valid = finite & (allowed.check(wide) | allowed.check(part))
         if not bool(valid.all()):
             row = int((~valid).nonzero()[0])
             names = prior.names[at : at + width]
@@ -181,7 +180,7 @@ def _theta(pieces: Sequence[_Piece], prior: Prior, start: int, stop: int) -> Ten
 
 def _support(law: torch.distributions.Distribution) -> str:
     if law.event_shape:
-        return str(law.support)
+        return str(support(law))
     low, high = bounds(law)
     return f"({'-inf' if low is None else f'{low:g}'}, {'inf' if high is None else f'{high:g}'})"
 

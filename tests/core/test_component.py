@@ -74,8 +74,8 @@ def test_a_copy_remembers_its_call():
 
 
 def test_a_wrong_call_is_pythons_own_error():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'widht'"):
-        Summary(widht=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'breadth'"):
+        Summary(breadth=3)  # type: ignore[call-arg]
 
 
 def test_a_class_outside_sciinf_is_built_only_when_trusted():
