@@ -86,7 +86,8 @@ def compare(task: Task, budget: int, seed: int, draws: int, cache: Path) -> dict
         ours = run_sciinf(task, store, fresh, seed, draws, folder)
         key = f"{task.name} {store.digest} {seed} {draws} {versions()['sbi']} {versions()['torch']} {platform.node()}"
         kept = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-        if kept.is_file():
+        cached = kept.is_file()
+        if cached:
             theirs = json.loads(kept.read_text())
         else:
             theirs = run_sbi(task, store, fresh, seed, draws, folder)
@@ -96,6 +97,7 @@ def compare(task: Task, budget: int, seed: int, draws: int, cache: Path) -> dict
     for name in ours:
         row[f"sciinf {name}"], row[f"sbi {name}"] = ours[name], theirs[name]
     row["CPU ratio"] = theirs["CPU s"] / ours["CPU s"]
+    row["sbi's figures"] = "cached" if cached else "new"
     return row
 
 

@@ -12,7 +12,7 @@ from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, que
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
 
-def run(out: Path, *, seed: int = 0, simulations: int = 20_000, ess: float = 5_000) -> Answer:
+def run(out: Path, *, seed: int = 0, simulations: int = 100_000, ess: float = 5_000) -> Answer:
     """Posterior of infection rate, recovery rate and dispersion, corrected by the true likelihood.
 
     Args:

@@ -14,7 +14,7 @@ from sciinf.summaries.vector import MLP
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
 
-def run(out: Path, *, seed: int = 0, simulations: int = 150_000, ess: float = 10_000) -> Answer:
+def run(out: Path, *, seed: int = 0, simulations: int = 300_000, ess: float = 10_000) -> Answer:
     """The Hudson Bay posterior, corrected by the true likelihood.
 
     Args:
@@ -29,7 +29,7 @@ def run(out: Path, *, seed: int = 0, simulations: int = 150_000, ess: float = 10
     # The prior allows populations over many decades, so the summary has to resolve a narrow part of a wide range.
     summary, flow = MLP(features=64, hidden=(256, 256)), CouplingNSF(hidden=64)
     estimator = Flow(simulator.prior, simulator.observables, summary=summary, flow=flow, seed=seed)
-    fit = train(estimator, store, out / "fit", recipe=Recipe(epochs=16), seed=seed)
+    fit = train(estimator, store, out / "fit", recipe=Recipe(epochs=8), seed=seed)
 
     fresh = simulate(simulator, out / "calibration_simulations", 10_000, seed=seed + 1)
     calibration = calibrate(build_posterior(fit), fresh, out)

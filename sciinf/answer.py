@@ -105,9 +105,10 @@ def query(
         observation={name: value[0].numpy() for name, value in observation.items()},
         predictive=_predict(simulator, found, generator) if simulator else {},
         amortised=_estimates(plain, level) if plain else {},
+        posterior=posterior.name,
     )
     if folder is not None:
-        about = {"inputs": inputs, "posterior": posterior.name, "seconds": time.monotonic() - started}
+        about = {"inputs": inputs, "seconds": time.monotonic() - started}
         save_answer(answer, folder, posterior.observables, about)
     return answer
 
@@ -174,6 +175,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
         observation=kept.get("observation", {}),
         predictive=kept.get("predictive", {}),
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
+        posterior=data.get("posterior", ""),
     )
 
 

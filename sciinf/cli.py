@@ -233,7 +233,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **opti
     level, seed = options["level"], options["seed"]
     answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
     if draws is not None:
-        write_draws(answer, draws)
+        write_draws(answer, draws, fit.estimator.observables)
     _record(Path(folder), seed, started)
     click.echo(json_text(answer.to_json()) if options["as_json"] else answer.table())
 

@@ -242,17 +242,31 @@ def _training(run: Run) -> str:
         return absent(run.missing["history"])
     epoch, train, validation = (run.history[k] for k in ("epoch", "train_loss", "validation_loss"))
     best = int(np.nanargmin(validation)) if np.isfinite(validation).any() else len(validation) - 1
-    used, recipe = run.fit.get("store", {}).get("used"), run.fit.get("recipe") or {}
-    words = f"{len(epoch)} epochs" + (f" on {used:,} simulations" if used else "")
+    recipe = run.fit.get("recipe") or {}
+    words = f"{len(epoch)} epochs{_trained_on(run)}"
     words += f", batches of {recipe['batch']:,}" if recipe.get("batch") else ""
     words += f", {duration(run.fit['seconds'])}" if run.fit.get("seconds") else ""
     words += f". The weights of epoch {int(epoch[best]) + 1} were kept: validation loss {validation[best]:.3f}"
     figure = history_figure(epoch, train, validation)
-    caption = "Mean negative log density of the true parameters, on the simulations trained on and on those held out."
+    caption = (
+        "Mean negative log density of the true parameters in the coordinates that the network learns them in, "
+        "unbounded and standardised, on the simulations trained on and on those held out."
+    )
     alt = f"Training and validation loss over {len(epoch)} epochs; lowest validation loss in {int(epoch[best]) + 1}."
     return paragraph(words.replace("loss -", "loss −") + ".") + picture(
         to_svg(figure, alt, "history"), caption, "Training."
     )
+
+
+def _trained_on(run: Run) -> str:
+    """How many simulations the weights were fitted to; those held out only chose among the epochs."""
+    store = run.fit.get("store") or {}
+    used, held_out = store.get("used"), store.get("held_out")
+    if not used:
+        return ""
+    if held_out is None:
+        return f" on {used:,} simulations, those held out included"
+    return f" on {used - held_out:,} simulations, with {held_out:,} more held out"
 
 
 def _simulations(run: Run) -> str:

@@ -140,11 +140,12 @@ def train(estimator: Estimator, store: Store, out: str | Path, *, recipe: Recipe
     loop = _Loop(copy.deepcopy(estimator), rows, recipe, seed, out, inputs)
     with _threads(recipe.threads if recipe.device == "cpu" else torch.get_num_threads()):
         loop.run()
+    used = rows.train + rows.held_out
     record = {
         "inputs": inputs,
         "recipe": asdict(loop.recipe),
         "seed": seed,
-        "store": {"digest": digest, "seed": store.seed, "rows": len(store), "used": rows.train + rows.held_out},
+        "store": {"digest": digest, "seed": store.seed, "rows": len(store), "used": used, "held_out": rows.held_out},
         "history": loop.history,
         "best_validation_loss": loop.best_loss,
         "seconds": sum(row["seconds"] for row in loop.history),

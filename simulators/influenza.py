@@ -67,6 +67,6 @@ def influenza(in_bed: jax.Array | None = None) -> None:
 
 simulator = wrappers.numpyro(
     influenza,
-    observed={"in_bed": Observable((DAYS,), "", ("time",), dtype="int64")},
+    observed={"in_bed": Observable((DAYS,), "", ("time",), dtype="int64", scale="log")},
     units={"beta": "1/day", "gamma": "1/day"},
 )

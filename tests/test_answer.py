@@ -100,8 +100,16 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     assert data["draws"] == len(answer.draws)
     assert data["ess"] == pytest.approx(answer.draws.ess)
     assert data["log_evidence"] == answer.draws.log_evidence
-    assert data["calibration"] == {"passed": calibration.passed, "reasons": list(calibration.reasons)}
-    assert data["trust"] == {"p_value": answer.trust.p_value, "verdict": answer.trust.verdict}
+    assert data["calibration"] == {
+        "passed": calibration.passed,
+        "reasons": list(calibration.reasons),
+        "of": calibration.of,
+    }
+    assert data["trust"] == {
+        "p_value": answer.trust.p_value,
+        "verdict": answer.trust.verdict,
+        "level": answer.trust.level,
+    }
     with h5py.File(tmp_path / "draws.h5") as opened:
         file: Any = opened
         assert set(file) == {*simulator.prior.names, "log_weight"}
@@ -132,9 +140,9 @@ def test_an_amortised_answer_has_no_evidence_and_says_that_it_was_never_checked(
     assert data["log_evidence"] is None
     assert data["ess"] == pytest.approx(500)
     assert data["draws"] == 500
-    assert data["calibration"] == {"passed": False, "reasons": ["never checked on fresh simulations"]}
+    assert data["calibration"] == {"passed": False, "reasons": ["never checked on fresh simulations"], "of": None}
     assert data["trust"]["p_value"] is None
-    assert answer.trust.verdict.startswith("UNKNOWN")
+    assert answer.trust.level == "unknown"
     assert "NOT PASSED" in answer.table()
 
 

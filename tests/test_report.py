@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,7 +84,7 @@ def make_run(folder: Path, sample: Sample | None = None) -> Path:
         estimates,
         draws,
         calibration,
-        Trust(0.4, "good: the observation looks like the simulations"),
+        Trust(0.4, "the observation looks like the simulations", "good"),
         amortised=estimates,
     )
     write_draws_h5(draws, folder / "draws.h5")
@@ -251,6 +252,17 @@ def test_the_page_says_everything_in_order(complete):
     ):
         assert words in page.text, words
     assert page.tags.count("figure") == 1 + 3 + 2 + 1
+
+
+def test_held_out_simulations_are_not_called_trained_on(complete, tmp_path):
+    assert "60 epochs on 597 simulations, those held out included, batches of 50" in read(complete).text
+    assert "in the coordinates that the network learns them in, unbounded and standardised" in read(complete).text
+    shutil.copytree(complete / "fit", tmp_path / "fit")
+    fit = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    fit["store"]["held_out"] = 60
+    write_json(tmp_path / "fit" / "fit.json", fit)
+    write_report(tmp_path)
+    assert "60 epochs on 537 simulations, with 60 more held out, batches of 50" in read(tmp_path).text
 
 
 def test_the_page_needs_no_network_and_runs_nothing(complete):

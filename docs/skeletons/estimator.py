@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
+from sciinf.core.prior import global_seed
 from sciinf.summaries.choice import choose
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import SummaryNetwork
@@ -48,8 +49,7 @@ class Gaussian(Estimator):
         masks = {f"{name}_mask" for name in self.observables}
         self.names = [name for name in self.observables if name not in masks]
         self.standardise_x = Standardise(self.observables)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with global_seed(torch.Generator().manual_seed(seed)):
             networks = [self._summary(name) for name in self.names]
             width = sum(network.features for network in networks)
             self.summaries = nn.ModuleList(networks)
@@ -109,7 +109,7 @@ class _GaussianDensity(Density):
 
 
 def _log_normal(z: Tensor, mean: Tensor, root: Tensor) -> Tensor:
-    noise = torch.linalg.solve_triangular(root, (z - mean)[..., None], upper=False)[..., 0]
+    noise = torch.linalg.solve_triangular(root, (z.to(mean.dtype) - mean)[..., None], upper=False)[..., 0]
     log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * noise.square().sum(-1) - log_det - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 

@@ -51,9 +51,10 @@ def read_observation(observables: Mapping[str, Observable], *paths: str | Path) 
     """One observation from files: `.csv`/`.ecsv` tables, `.npz`, `.h5`, `.fits` or `.json`.
 
     A table's columns, a file's arrays or keys, are named like the observables. An observable of shape (rows, k) may
-    also stand in k columns `name_0 ... name_{k-1}`, or columns named `name_<label>` in the file's order. Units are
-    taken from the file where it has them (ECSV, FITS, HDF5 attribute `unit`, a header like `v [mV]`) and converted;
-    values without a unit are taken to be in the observable's own.
+    also stand in k columns `name_0 ... name_{k-1}` (or `name_1 ... name_k`), which are put in the order of their
+    numbers, or in columns named `name_<label>` in the file's order. Units are taken from the file where it has them
+    (ECSV, FITS, HDF5 attribute `unit`, a header like `v [mV]`) and converted; values without a unit are taken to be in
+    the observable's own.
 
     Returns:
         Observable name -> tensor of its event shape.
@@ -144,7 +145,7 @@ def _pick(name: str, spec: Observable, found: Mapping[str, Any], paths: tuple[st
         if flat and array.size == int(np.prod(spec.shape)):
             array = array.reshape(spec.shape)
         return convert(array, unit, spec, name)
-    parts = [key for key in found if re.fullmatch(re.escape(name) + r"[_\[.]\w+\]?", key)]
+    parts = _side_by_side(name, spec, found)
     if len(spec.shape) == 2 and len(parts) == spec.shape[1]:
         return np.stack([convert(found[key][0], found[key][1], spec, key) for key in parts], axis=-1)
     if len(spec.shape) == 1 and len(parts) == spec.shape[0]:
@@ -153,6 +154,29 @@ def _pick(name: str, spec: Observable, found: Mapping[str, Any], paths: tuple[st
         f"no column {name!r} in {', '.join(str(p) for p in paths)}: found {sorted(found)}, "
         f"expected {name!r} with shape {spec.shape}"
     )
+
+
+def _side_by_side(name: str, spec: Observable, found: Mapping[str, Any]) -> list[str]:
+    """The columns that make up an observable of one or two axes: by their numbers, else in the file's order.
+
+    Raises:
+        ValueError: If the columns are numbered, but not 0 ... k-1 or 1 ... k.
+    """
+    if len(spec.shape) not in (1, 2):
+        return []
+    width = spec.shape[-1]
+    matches = {key: re.fullmatch(re.escape(name) + r"(?:[_.](\w+)|\[(\w+)\])", key) for key in found}
+    labels = {key: match.group(1) or match.group(2) for key, match in matches.items() if match}
+    numbers = {key: int(label) for key, label in labels.items() if re.fullmatch("[0-9]+", label)}
+    ordered = sorted(numbers, key=lambda key: numbers[key])
+    if [numbers[key] for key in ordered] in ([*range(width)], [*range(1, width + 1)]):
+        return ordered
+    if numbers and len(numbers) == len(labels):
+        raise ValueError(
+            f"observable {name!r} of shape {spec.shape} needs the columns {name}_0 ... {name}_{width - 1} (or {name}_1 "
+            f"... {name}_{width}), the file has {ordered}"
+        )
+    return list(labels)
 
 
 def _read_table(path: Path) -> dict[str, tuple[np.ndarray, str]]:
@@ -212,7 +236,7 @@ def _read_fits(path: Path) -> dict[str, tuple[np.ndarray, str]]:
                 if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
                     columns: Any = hdu.columns
                     for column in columns:
-                        out[column.name] = (np.asarray(hdu.data[column.name]), column.unit or "")
+                        out[column.name] = (_fits_column(hdu, column), column.unit or "")
                 elif hdu.data is not None:
                     unnamed = "x" if index == 0 else str(index)
                     key = hdu.name.lower() if hdu.name and hdu.name != "PRIMARY" else unnamed
@@ -220,6 +244,19 @@ def _read_fits(path: Path) -> dict[str, tuple[np.ndarray, str]]:
     except OSError as error:
         raise ValueError(f"{path} is not a readable FITS file: {error}") from error
     return {k: (v.astype(v.dtype.newbyteorder("=")), u) for k, (v, u) in out.items()}
+
+
+def _fits_column(hdu: Any, column: Any) -> np.ndarray:
+    """A column's values, NaN where the file holds what marks a missing number (TNULL); that is told as it is stored."""
+    values = np.asarray(hdu.data[column.name])
+    if column.null is None or values.dtype.kind not in "iuf":
+        return values
+    stored = np.asarray(hdu.data)[column.name]
+    if stored.dtype.kind == "S":
+        missing = np.char.strip(stored) == column.null.strip().encode()
+    else:
+        missing = stored == column.null
+    return np.where(missing.reshape(values.shape), np.nan, values) if missing.any() else values
 
 
 def _read_json(path: Path) -> dict[str, tuple[np.ndarray, str]]:

@@ -18,6 +18,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from sciinf.core.laws import (
+    Truncated,
     from_normal,
     inside,
     is_normalisable,
@@ -28,6 +29,7 @@ from sciinf.core.laws import (
 )
 
 _GLOBAL_RNG = threading.RLock()
+_ARITHMETIC = (td.Normal, td.LogNormal, td.Uniform, td.HalfNormal, td.Exponential, td.Cauchy, td.Laplace)
 
 
 @contextmanager
@@ -137,7 +139,7 @@ class Prior:
             valid = support(law).check(part) & torch.isfinite(part if not law.event_shape else part.sum(-1))
             mask = valid if not law.event_shape else valid[..., None]
             safe = torch.where(mask, part, _central(law).to(part))
-            total = total + torch.where(valid, _unchecked(law, safe), -math.inf)
+            total = total + torch.where(valid, _unchecked(law, safe), -math.inf).to(theta.device)
         return total
 
     def _check(self, theta: Tensor) -> None:
@@ -163,17 +165,18 @@ class Bijection:
     def __init__(self, laws: tuple[td.Distribution, ...]) -> None:
         self.laws = laws
         self._normal = tuple(not law.event_shape and is_normalisable(law) for law in laws)
+        self._on_cpu = tuple(not _goes_anywhere(law) for law in laws)
 
     def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
-        """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one."""
+        """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one.
+
+        They are on the values' device, or on the CPU where the law computes only there.
+        """
         out, start = [], 0
-        for law in self.laws:
-            if law.event_shape:
-                width = law.event_shape[0]
-                out.append((law, values[..., start : start + width]))
-            else:
-                width = 1
-                out.append((law, values[..., start]))
+        for law, on_cpu in zip(self.laws, self._on_cpu, strict=True):
+            width = law.event_shape[0] if law.event_shape else 1
+            part = values[..., start : start + width] if law.event_shape else values[..., start]
+            out.append((law, part.cpu() if on_cpu else part))
             start += width
         return out
 
@@ -181,23 +184,16 @@ class Bijection:
         """theta in the support -> z in R^D, in theta's dtype."""
         columns = []
         for (law, part), normal in zip(self.parts(theta.to(torch.float64)), self._normal, strict=True):
-            if normal:
-                columns.append(to_normal(law, part)[..., None])
-            else:
-                z = td.biject_to(support(law)).inv(part)
-                columns.append(z if law.event_shape else z[..., None])
+            z = to_normal(law, part) if normal else td.biject_to(support(law)).inv(part)
+            columns.append((z if law.event_shape else z[..., None]).to(theta.device))
         return torch.cat(columns, dim=-1).to(theta.dtype)
 
     def inverse(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """z in R^D -> theta strictly inside the support, in z's dtype."""
         columns = []
         for (law, part), normal in zip(self.parts(z.to(torch.float64)), self._normal, strict=True):
-            if law.event_shape:
-                columns.append(td.biject_to(support(law))(part).to(z.dtype))
-            elif normal:
-                columns.append(inside(law, from_normal(law, part).to(z.dtype))[..., None])
-            else:
-                columns.append(inside(law, td.biject_to(support(law))(part).to(z.dtype))[..., None])
+            theta = (from_normal(law, part) if normal else td.biject_to(support(law))(part)).to(z.dtype)
+            columns.append((theta if law.event_shape else inside(law, theta)[..., None]).to(z.device))
         return torch.cat(columns, dim=-1)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
@@ -206,12 +202,13 @@ class Bijection:
         for (law, part), normal in zip(self.parts(theta.to(torch.float64)), self._normal, strict=True):
             if normal:
                 z = to_normal(law, part)
-                total = total + _unchecked(law, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
+                jacobian = _unchecked(law, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
             else:
                 transform = td.biject_to(support(law))
                 z = transform.inv(part)
-                jacobian = transform.log_abs_det_jacobian(z, part)
-                total = total - (jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian)
+                jacobian = -transform.log_abs_det_jacobian(z, part)
+                jacobian = jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian
+            total = total + jacobian.to(theta.device)
         return total
 
 
@@ -276,6 +273,14 @@ def _pick(law: td.Distribution, index: int) -> td.Distribution:
     return law_from_json({**data, "arguments": arguments})
 
 
+def _goes_anywhere(law: td.Distribution) -> bool:
+    """Whether a law computes on any device: its own tensors are numbers, and it does nothing but arithmetic with them.
+
+    Others (joint laws, mixtures, Beta, Gamma, ...) hold arrays, or use functions that do not mix two devices.
+    """
+    return _goes_anywhere(law.base) if isinstance(law, Truncated) else type(law) in _ARITHMETIC
+
+
 def _splits(law: td.Distribution) -> bool:
     try:
         return "arguments" in law_to_json(law)
@@ -309,5 +314,5 @@ def _central(law: td.Distribution) -> Tensor:
 def _unchecked(law: td.Distribution, value: Tensor) -> Tensor:
     """log_prob that rounding at the edge cannot turn into an exception."""
     if isinstance(law, td.Uniform):
-        return -(law.high - law.low).to(value.dtype).log().expand_as(value)
+        return -(law.high - law.low).to(value).log().expand_as(value)
     return law.log_prob(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -144,14 +144,27 @@ class Trust:
         p_value: Probability, for an observation from the simulator and its prior, of being at least this unusual;
             None where there is nothing to compare with.
         verdict: The same in words.
+        level: The same in one word: "good", "unusual", "alarm" (do not use the answer), or "unknown" where there are
+            no, or too few, fresh simulations to tell.
+
+    Raises:
+        ValueError: If the level is none of the four.
     """
 
     p_value: float | None
     verdict: str
+    level: Literal["good", "unusual", "alarm", "unknown"]
+
+    def __post_init__(self) -> None:
+        if self.level not in _LEVELS:
+            raise ValueError(f"the level of trust is one of {', '.join(map(repr, _LEVELS))}, got {self.level!r}")
 
     @property
     def alarm(self) -> bool:
-        return self.p_value is not None and self.p_value < 0.01
+        return self.level == "alarm"
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -185,6 +198,7 @@ class Answer:
         observation: Observable name -> array (*event), what was asked about.
         predictive: Observable name -> array (m, *event), data simulated from the posterior; empty without a simulator.
         amortised: The estimates before correction by the likelihood; empty when there was no correction.
+        posterior: Which posterior answered, in words.
     """
 
     parameters: Mapping[str, Estimate]
@@ -194,11 +208,13 @@ class Answer:
     observation: Mapping[str, np.ndarray] = field(default_factory=dict)
     predictive: Mapping[str, np.ndarray] = field(default_factory=dict)
     amortised: Mapping[str, Estimate] = field(default_factory=dict)
+    posterior: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""
         passed = self.calibration.passed if self.calibration else False
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
+        of = self.calibration.of if self.calibration else None
         return {
             "parameters": {name: e.to_json() for name, e in self.parameters.items()},
             "draws": len(self.draws),
@@ -206,8 +222,9 @@ class Answer:
             "log_evidence": self.draws.log_evidence,
             "log_evidence_error": self.draws.log_evidence_error,
             "pareto_k": self.draws.pareto_k,
-            "calibration": {"passed": passed, "reasons": list(reasons)},
-            "trust": {"p_value": self.trust.p_value, "verdict": self.trust.verdict},
+            "calibration": {"passed": passed, "reasons": list(reasons), "of": of},
+            "trust": self.trust.to_json(),
+            "posterior": self.posterior,
             "amortised": {name: e.to_json() for name, e in self.amortised.items()},
         }
 
@@ -230,12 +247,15 @@ class Answer:
             lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error or 0.0:.2f}")
         passed = self.calibration is not None and self.calibration.passed
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
-        lines.append(f"calibration  {'passed' if passed else 'NOT PASSED'}: {'; '.join(reasons)}")
-        lines.append(f"trust        {self.trust.verdict}")
+        other = self.calibration is not None and self.posterior not in ("", self.calibration.of)
+        of = f" (of the {self.calibration.of} posterior)" if self.calibration and other else ""
+        lines.append(f"calibration  {'passed' if passed else 'NOT PASSED'}{of}: {'; '.join(reasons)}")
+        lines.append(f"trust        {_LEVELS[self.trust.level]}: {self.trust.verdict}")
         return "\n".join(lines)
 
 
 NOT_CALIBRATED = "never checked on fresh simulations"
+_LEVELS = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
 
 
 def _digits(value: float, sd: float) -> str:

@@ -42,7 +42,8 @@ class Observable:
         dims: One name per axis, from which summary networks choose: "time" marks a series, "item" an exchangeable
             set, two of "y", "x", "row", "column" an image, anything else ("channel", "species", ...) features.
         dtype: "float32", "float64", "int64" or "bool".
-        scale: "log" for positive values that span decades (summarised and drawn in logs), else "linear".
+        scale: "log" for values that span decades and are not negative (summarised and drawn in logs; zero counts as
+            half the smallest positive value seen), else "linear".
 
     Raises:
         ValueError: If dims do not match the shape, or the unit, dtype or scale is unknown.

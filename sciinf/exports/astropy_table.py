@@ -105,7 +105,9 @@ _FITS_KEYS = {
     "pareto_k": "PARETO_K",
     "calibration_passed": "CALPASS",
     "calibration": "CALIB",
+    "calibration_of": "CALIB_OF",
     "trust": "TRUST",
+    "trust_level": "TRUSTLEV",
     "trust_p_value": "TRUST_P",
 }
 _WRITERS: dict[str, Callable[[Answer | Draws, Path], None]] = {

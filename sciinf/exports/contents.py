@@ -66,7 +66,10 @@ def facts(source: Answer | Draws) -> dict[str, Any]:
         verdict = source.to_json()["calibration"]
         out["calibration_passed"] = bool(verdict["passed"])
         out["calibration"] = "; ".join(verdict["reasons"])
+        if verdict["of"] is not None:
+            out["calibration_of"] = verdict["of"]
         out["trust"] = source.trust.verdict
+        out["trust_level"] = source.trust.level
         if source.trust.p_value is not None:
             out["trust_p_value"] = float(source.trust.p_value)
     return out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.results import Answer, Draws
+from sciinf.core.simulator import Observable
 from sciinf.exports.arviz_layout import write_netcdf
 from sciinf.exports.astropy_table import write_table
 from sciinf.exports.contents import draws_of
@@ -13,7 +15,7 @@ from sciinf.exports.contents import draws_of
 KNOWN = (".h5", ".hdf5", ".nc", ".ecsv", ".fits", ".csv")
 
 
-def write_draws(source: Answer | Draws, path: str | Path) -> Path:
+def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[str, Observable] | None = None) -> Path:
     """Write draws; the suffix says how.
 
     `.h5` is the `draws.h5` of a run folder (`sciinf.core.draws_file`), `.nc` arviz's InferenceData layout, `.ecsv`,
@@ -22,6 +24,7 @@ def write_draws(source: Answer | Draws, path: str | Path) -> Path:
     Args:
         source: An answer or its draws.
         path: The file.
+        observables: The simulator's observables, for the units and axes of the data in `.nc`.
 
     Returns:
         The path.
@@ -37,7 +40,7 @@ def write_draws(source: Answer | Draws, path: str | Path) -> Path:
     if suffix in (".h5", ".hdf5"):
         return write_draws_h5(draws_of(source), path)
     if suffix == ".nc":
-        return write_netcdf(source, path)
+        return write_netcdf(source, path, observables=observables)
     return write_table(source, path)
 
 

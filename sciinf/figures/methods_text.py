@@ -96,7 +96,7 @@ def _answer(run: Run) -> tuple[str, list[str]]:
     count, ess = answer.get("draws"), answer.get("ess")
     size = f"{count:,} draws" if count else "draws"
     keys: list[str] = []
-    if answer.get("amortised") or "reweighted" in str(answer.get("posterior", "")):
+    if answer.get("amortised"):
         text = (
             f"For the observation, draws of the trained posterior were weighted by the simulator's likelihood: {size}"
         )

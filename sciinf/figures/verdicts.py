@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from sciinf.core.results import NOT_CALIBRATED
-from sciinf.figures.page import Card, verdict
+from sciinf.figures.page import Card, Colour, verdict
 from sciinf.figures.run_folder import Run
 
 _RELIABLE_K = 0.7
 _FEW = 400
+_LEVELS: dict[str, tuple[Colour, str]] = {
+    "good": ("green", "Like the simulations"),
+    "unusual": ("amber", "Unusual"),
+    "alarm": ("red", "Unlike the simulations"),
+    "unknown": ("amber", "Not known"),
+}
 _PASSED = {True: "Passed", False: "Not passed"}
 
 
@@ -37,7 +43,8 @@ def _calibration_card(run: Run) -> Card:
         reasons = [_sentence(r) for r in said.get("reasons") or () if r != NOT_CALIBRATED]
         if not reasons:
             return Card("Calibration", "amber", "Not checked", [run.missing["calibration"]])
-        reasons.append("The calibration itself is not in this folder.")
+        about = f"Checked: the {said['of']} posterior. " if said.get("of") else ""
+        reasons.append(f"{about}The calibration itself is not in this folder.")
         return Card("Calibration", "green" if said["passed"] else "red", _PASSED[said["passed"]], reasons)
     digest = run.fit.get("digest")
     if found.of == "amortised" and digest and digest != found.fit:
@@ -53,16 +60,9 @@ def _trust_card(run: Run) -> Card:
     if not run.answer:
         return Card(title, "amber", "None yet", [run.missing["answer"]])
     trust = run.answer.get("trust") or {}
-    p, words = trust.get("p_value"), str(trust.get("verdict") or "The observation was not compared with simulations.")
-    for prefix in ("good: ", "unusual: ", "WARNING: ", "UNKNOWN: "):
-        words = words.removeprefix(prefix)
-    if p is None:
-        return Card(title, "amber", "Not checked", [_sentence(words)])
-    if p < 0.01:
-        return Card(title, "red", "Unlike the simulations", [_sentence(words)])
-    if p < 0.05:
-        return Card(title, "amber", "Unusual", [_sentence(words)])
-    return Card(title, "green", "Like the simulations", [_sentence(words)])
+    words = str(trust.get("verdict") or "The observation was not compared with simulations.")
+    colour, state = _LEVELS.get(str(trust.get("level")), _LEVELS["unknown"])
+    return Card(title, colour, state, [_sentence(words)])
 
 
 def _weights_card(run: Run) -> Card:

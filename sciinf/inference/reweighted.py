@@ -10,10 +10,10 @@ from
 
     r = q / 2 + t / 2,
 
-t a Student-t law in the prior's unbounded space with the pilot's weighted mean and covariance. The half that is q keeps
-every region q covers, so that r is never worse than q by more than a factor two; the pilot's draws are not used again, so
-that r is fixed before the draws that count. Drawing stops when the effective sample size is reached, which leaves a bias
-of the evidence far below its error.
+t a Student-t law in the prior's unbounded space with the pilot's weighted mean and covariance. The half that is q
+keeps every region q covers, so that r is never worse than q by more than a factor two; the pilot's draws are not used
+again, so that r is fixed before the draws that count. Drawing stops when the effective sample size is reached, which
+leaves a bias of the evidence far below its error.
 
 k-hat, the shape of a generalised Pareto law fitted to the largest weights, says whether to believe them (below 0.7).
 

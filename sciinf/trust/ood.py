@@ -33,6 +33,7 @@ _ROWS = 20_000
 _CHUNK = 4096
 _NUMBERS = 40_000_000  # in the rows that the axes of a view come from
 _VIEWS = ("learned", "data")
+_ALARM, _UNUSUAL = 0.01, 0.05
 
 
 def make_reference(posterior: Posterior, store: Store) -> dict[str, Tensor]:
@@ -87,22 +88,27 @@ def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Ten
 def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Trust:
     """The verdict on one observation, name -> (1, *event)."""
     if not reference:
-        return Trust(
-            None, "UNKNOWN: there are no fresh simulations to compare the observation with; run `sciinf calibrate`"
-        )
+        words = "there are no fresh simulations to compare the observation with; run `sciinf calibrate`"
+        return Trust(None, words, "unknown")
     p = float(p_values(reference, posterior, x)[0])
     rows = len(reference["statistic"])
-    if p < 0.01:
-        return Trust(
-            p,
-            f"WARNING: the observation is unlike the simulations (p = {p:.2g} among {rows:,}); the network has seen "
-            "nothing like it, so do not believe the answer: check the data, their units, the simulator and its prior",
+    smallest = 1 / (1 + rows)
+    if smallest >= _ALARM and p <= 1.5 * smallest:
+        words = (
+            f"too few fresh simulations ({rows:,}) to tell: the observation is more unusual than all of them "
+            f"(p = {p:.2g}, the smallest they allow); calibrate on more"
         )
-    if p < 0.05:
-        return Trust(
-            p, f"unusual: only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})"
+        return Trust(p, words, "unknown")
+    if p < _ALARM:
+        words = (
+            f"the observation is unlike the simulations (p = {p:.2g} among {rows:,}); the network has seen nothing "
+            "like it, so do not believe the answer: check the data, their units, the simulator and its prior"
         )
-    return Trust(p, f"good: the observation looks like the simulations (p = {p:.2g} among {rows:,})")
+        return Trust(p, words, "alarm")
+    if p < _UNUSUAL:
+        words = f"only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})"
+        return Trust(p, words, "unusual")
+    return Trust(p, f"the observation looks like the simulations (p = {p:.2g} among {rows:,})", "good")
 
 
 def _flat(values: X) -> Tensor:

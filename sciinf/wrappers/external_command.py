@@ -33,9 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, as_observation, read_observation
+from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.wrappers.contained_process import Containment, Ended
-from sciinf.wrappers.named_function import Specification, check_result, draw_seed, specify, tensors_of
+from sciinf.wrappers.named_function import Specification, check_result, draw_seed, observation_from, specify, tensors_of
 from sciinf.wrappers.placeholders import decimal, fill, names_in
 from sciinf.wrappers.program_results import read_results
 
@@ -174,9 +174,7 @@ class CommandSimulator(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        if self.reader is None:
-            return read_observation(self.observables, *paths)
-        return {name: value[0] for name, value in as_observation(self.observables, self.reader(*paths)).items()}
+        return observation_from(self.observables, self.reader, *paths)
 
 
 @final

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X, as_observation, read_observation
+from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.wrappers.named_function import (
     Specification,
     arrays_of,
@@ -26,6 +26,7 @@ from sciinf.wrappers.named_function import (
     draw_seed,
     match_arguments,
     name_of,
+    observation_from,
     specify,
     tensors_of,
 )
@@ -112,9 +113,7 @@ class JaxSimulator(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        if self.reader is None:
-            return read_observation(self.observables, *paths)
-        return {name: value[0] for name, value in as_observation(self.observables, self.reader(*paths)).items()}
+        return observation_from(self.observables, self.reader, *paths)
 
 
 @final

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X, as_observation, read_observation
+from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.wrappers.named_function import (
     Specification,
     arrays_of,
@@ -27,6 +27,7 @@ from sciinf.wrappers.named_function import (
     draw_seed,
     match_arguments,
     name_of,
+    observation_from,
     specify,
     tensors_of,
 )
@@ -122,9 +123,7 @@ class FunctionSimulator(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        if self.reader is None:
-            return read_observation(self.observables, *paths)
-        return {name: value[0] for name, value in as_observation(self.observables, self.reader(*paths)).items()}
+        return observation_from(self.observables, self.reader, *paths)
 
     def _batch(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
         result = self.function(**columns, **self._random(seed, ()))

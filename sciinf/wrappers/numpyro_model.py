@@ -28,9 +28,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, as_observation, read_observation
+from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.wrappers.jax_function import MappedFunction
-from sciinf.wrappers.named_function import check_result, columns_of, draw_seed, name_of, suggest, tensors_of
+from sciinf.wrappers.named_function import (
+    check_result,
+    columns_of,
+    draw_seed,
+    name_of,
+    observation_from,
+    suggest,
+    tensors_of,
+)
 from sciinf.wrappers.numpyro_density import NumpyroLikelihood, NumpyroReference
 from sciinf.wrappers.numpyro_sites import ModelSites, precision, read_sites
 
@@ -116,9 +124,7 @@ class NumpyroSimulator(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        if self.reader is None:
-            return read_observation(self.observables, *paths)
-        return {name: value[0] for name, value in as_observation(self.observables, self.reader(*paths)).items()}
+        return observation_from(self.observables, self.reader, *paths)
 
 
 def _specify(

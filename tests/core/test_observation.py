@@ -102,6 +102,41 @@ def test_columns_are_put_side_by_side(tmp_path):
     np.testing.assert_array_equal(read_observation({"s": Observable((2,))}, tmp_path / "scalars.json")["s"], [1.5, 0.5])
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("suffix", [".h5", ".csv", ".npz", ".ecsv"])
+def test_numbered_columns_are_put_in_the_order_of_their_numbers(tmp_path, suffix, first):
+    """HDF5 lists x_10 before x_2, and other files list what they were given; neither is the order meant."""
+    path = tmp_path / f"cell{suffix}"
+    columns = {f"x_{i + first}": np.array([float(i)]) for i in [3, 0, 11, *range(4, 11), 2, 1]}
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            for key, value in columns.items():
+                file[key] = value
+    elif suffix == ".npz":
+        np.savez(path, **columns)  # pyright: ignore[reportArgumentType]
+    else:
+        Table(columns).write(path, format=f"ascii.{suffix.removeprefix('.')}")
+    np.testing.assert_array_equal(read_observation({"x": Observable((12,))}, path)["x"], np.arange(12.0))
+    row = ",".join(str(value.item()) for value in columns.values())
+    (tmp_path / "wide.csv").write_text("\n".join([",".join(columns), *[row] * 5]))
+    wide = read_observation({"x": Observable((5, 12))}, tmp_path / "wide.csv")["x"]
+    np.testing.assert_array_equal(wide, np.tile(np.arange(12.0), (5, 1)))
+
+
+@pytest.mark.parametrize("header", ["x_0,x_2", "x_2,x_3", "x_0,x_1,x_2", "x_1,x[1]", "x_0", "x_01,x_1"])
+def test_numbers_with_gaps_are_refused(tmp_path, header):
+    (tmp_path / "cell.csv").write_text(f"{header}\n{','.join('7' for _ in header.split(','))}\n")
+    with pytest.raises(ValueError, match=r"needs the columns x_0 \.\.\. x_1 \(or x_1 \.\.\. x_2\), the file has"):
+        read_observation({"x": Observable((2,))}, tmp_path / "cell.csv")
+
+
+def test_columns_beside_the_numbered_ones_do_no_harm(tmp_path):
+    spec = {"x": Observable((2,)), "x_mask": Observable((2,), dtype="bool")}
+    (tmp_path / "cell.csv").write_text("x_1,x_0,x_mask_1,x_mask_0,x_error\n1,0,True,False,9\n")
+    x = read_observation(spec, tmp_path / "cell.csv")
+    assert (x["x"].tolist(), x["x_mask"].tolist()) == ([0.0, 1.0], [False, True])
+
+
 def test_images_and_numbers(tmp_path):
     image = np.arange(12.0).reshape(3, 4)
     hdu = fits.ImageHDU(image.astype(">f4"), name="SKY")
@@ -111,6 +146,36 @@ def test_images_and_numbers(tmp_path):
     np.testing.assert_allclose(x["sky"], 1000 * image, rtol=1e-6)
     (tmp_path / "one.csv").write_text("total\n3.5\n")
     assert read_observation({"total": Observable(())}, tmp_path / "one.csv")["total"].item() == 3.5
+
+
+@pytest.mark.parametrize("scaling", [{}, {"bzero": 32768}, {"bscale": 0.5, "bzero": 1.0}])
+def test_the_fits_code_for_a_missing_number_is_no_number(tmp_path, scaling):
+    for name, stored in (("gap", [1, -99, 4]), ("full", [1, 3, 4])):
+        column = fits.Column("n", "I", array=np.array(stored, dtype=np.int16), null=-99)
+        hdu = fits.BinTableHDU.from_columns([column])
+        for key, value in scaling.items():  # stored values stay as they are
+            hdu.header[{"bzero": "TZERO1", "bscale": "TSCAL1"}[key]] = value
+        hdu.writeto(tmp_path / f"{name}.fits")
+    spec = {"n": Observable((3,), dtype="float32")}
+    with pytest.raises(ValueError, match="'n' has 1 values that are NaN.*'n_mask'"):
+        read_observation(spec, tmp_path / "gap.fits")
+    expected = np.array([1.0, 3.0, 4.0]) * scaling.get("bscale", 1) + scaling.get("bzero", 0)
+    np.testing.assert_allclose(read_observation(spec, tmp_path / "full.fits")["n"], expected)
+
+
+def test_the_same_code_in_a_fits_table_of_text(tmp_path):
+    column = fits.Column("n", "I5", array=np.array([1, 7777, 3]), null="---")
+    fits.TableHDU.from_columns([column]).writeto(tmp_path / "text.fits")
+    assert read_observation({"n": Observable((3,), dtype="int64")}, tmp_path / "text.fits")["n"].tolist() == [
+        1,
+        7777,
+        3,
+    ]
+    content = (tmp_path / "text.fits").read_bytes()
+    assert content.count(b" 7777") == 1
+    (tmp_path / "text.fits").write_bytes(content.replace(b" 7777", b"  ---"))
+    with pytest.raises(ValueError, match="'n' has 1 values that are NaN"):
+        read_observation({"n": Observable((3,), dtype="int64")}, tmp_path / "text.fits")
 
 
 def test_text_beside_the_data_does_no_harm(tmp_path):

@@ -174,6 +174,38 @@ def test_json_round_trip_is_exact(name):
     assert back.to_json() == prior.to_json()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_gpu_gives_the_same(name):
+    prior = PRIORS[name]
+    theta = prior.sample(200, generator=seeded(3))
+    there = theta.cuda()
+    z = prior.bijection.forward(there)
+    found = {
+        "log_prob": (prior.log_prob(there), prior.log_prob(theta)),
+        "forward": (z, prior.bijection.forward(theta)),
+        "inverse": (prior.bijection.inverse(z), prior.bijection.inverse(z.cpu())),
+        "jacobian": (prior.bijection.log_abs_det_jacobian(there), prior.bijection.log_abs_det_jacobian(theta)),
+    }
+    for what, (gpu, cpu) in found.items():
+        assert gpu.is_cuda, what
+        torch.testing.assert_close(gpu.cpu(), cpu, msg=what, rtol=1e-5, atol=1e-5)
+
+
+def test_only_laws_of_plain_numbers_leave_the_cpu(monkeypatch):
+    """Where there is no GPU: the columns that are asked onto the CPU are those of every other law."""
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: asked.append(self.shape) or self)
+    for law, where in ((td.Uniform(0.0, 1.0), 0), (Truncated(td.Normal(0.0, 1.0), low=0.0), 0), (td.Beta(2.0, 2.0), 1)):
+        asked.clear()
+        prior = Prior(a=td.Normal(0.0, 1.0), b=law)
+        assert torch.isfinite(prior.log_prob(torch.full((4, 2), 0.3))).all()
+        assert asked == [torch.Size([4])] * where
+    asked.clear()
+    assert torch.isfinite(Prior.joint(["a", "b"], CORRELATED).bijection.forward(torch.zeros(4, 2))).all()
+    assert asked == [torch.Size([4, 2])]
+
+
 def test_a_copy_works():
     theta = mixed().sample(3, generator=seeded())
     assert torch.equal(copy.deepcopy(mixed()).bijection.forward(theta), mixed().bijection.forward(theta))

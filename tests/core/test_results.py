@@ -146,7 +146,7 @@ def an_answer(**changes) -> Answer:
         },
         "draws": Draws(("rate", "offset"), ("1/h", ""), torch.zeros(1000, 2), torch.zeros(1000), -3.25, 0.01, 0.2),
         "calibration": a_calibration(),
-        "trust": Trust(0.4, "looks like the simulations"),
+        "trust": Trust(0.4, "looks like the simulations", "good"),
     }
     return Answer(**{**values, **changes})
 
@@ -164,15 +164,17 @@ def test_answer_json_says_everything():
     assert data["draws"] == 1000
     assert data["ess"] == pytest.approx(1000)
     assert (data["log_evidence"], data["log_evidence_error"], data["pareto_k"]) == (-3.25, 0.01, 0.2)
-    assert data["calibration"] == {"passed": True, "reasons": ["coverage within 2 points"]}
-    assert data["trust"] == {"p_value": 0.4, "verdict": "looks like the simulations"}
+    of = a_calibration().of
+    assert data["calibration"] == {"passed": True, "reasons": ["coverage within 2 points"], "of": of}
+    assert data["trust"] == {"p_value": 0.4, "verdict": "looks like the simulations", "level": "good"}
+    assert Trust(**data["trust"]) == an_answer().trust
     back = Estimate.from_json(data["parameters"]["rate"])
     assert back == an_answer().parameters["rate"]
 
 
 def test_an_answer_without_calibration_has_not_passed():
     answer = an_answer(calibration=None)
-    assert answer.to_json()["calibration"] == {"passed": False, "reasons": [NOT_CALIBRATED]}
+    assert answer.to_json()["calibration"] == {"passed": False, "reasons": [NOT_CALIBRATED], "of": None}
     assert "NOT PASSED: never checked" in answer.table()
 
 
@@ -184,7 +186,7 @@ def test_table_has_a_line_per_parameter_with_its_unit_and_both_verdicts():
     assert lines[3].split() == ["offset", "-", "-12.3", "2.5", "[-16.0,", "-8.0]"]
     assert lines[-2:] == [
         "calibration  passed: coverage within 2 points",
-        "trust        looks like the simulations",
+        "trust        good: looks like the simulations",
     ]
     assert "log evidence -3.25 +- 0.01" in lines
 
@@ -213,7 +215,21 @@ def test_table_gives_two_digits_of_the_standard_deviation(mean, sd, expected):
     assert answer.table().splitlines()[2].split()[2] == expected
 
 
-def test_the_alarm_goes_below_one_percent():
-    assert Trust(0.009, "").alarm
-    assert not Trust(0.01, "").alarm
-    assert not Trust(None, "").alarm
+def test_a_calibration_of_another_posterior_is_not_passed_off_as_the_answers():
+    """The reweighted posterior answers, and the amortised one was checked."""
+    of = a_calibration().of
+    line = "calibration  passed (of the {of} posterior): coverage within 2 points"
+    assert line.format(of=of) in an_answer(posterior=f"{of}, reweighted by the likelihood").table().splitlines()
+    assert "calibration  passed: coverage within 2 points" in an_answer(posterior=of).table().splitlines()
+    none = an_answer(posterior=of, calibration=None).table()
+    assert "calibration  NOT PASSED: never checked" in none
+
+
+def test_the_level_of_trust_is_what_tells():
+    levels = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
+    for level, word in levels.items():
+        trust = Trust(0.02, "as it is", level)  # pyright: ignore[reportArgumentType]
+        assert trust.alarm == (level == "alarm")
+        assert f"trust        {word}: as it is" in an_answer(trust=trust).table().splitlines()
+    with pytest.raises(ValueError, match="one of 'good', 'unusual', 'alarm', 'unknown', got 'Alarm'"):
+        Trust(0.02, "", "Alarm")  # pyright: ignore[reportArgumentType]

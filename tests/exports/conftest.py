@@ -65,4 +65,6 @@ def answer(draws: Draws) -> Answer:
     )
     observation = {"counts": np.arange(4.0, dtype=np.float32), "seen_mask": np.array([True, True, False, True])}
     predictive = {"counts": rng.normal(size=(6, 4)), "seen_mask": np.ones((6, 4), dtype=bool)}
-    return Answer(parameters, draws, calibration, Trust(0.3, "looks like the simulations"), observation, predictive)
+    return Answer(
+        parameters, draws, calibration, Trust(0.3, "looks like the simulations", "good"), observation, predictive
+    )

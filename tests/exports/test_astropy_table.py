@@ -65,7 +65,7 @@ def test_verdicts_travel_with_the_draws(tmp_path, answer, suffix):
 
 
 def test_a_verdict_in_any_words_fits_a_fits_header(tmp_path, answer):
-    odd = replace(answer, trust=Trust(0.3, "within ±1 µm,\n" + "and so on, " * 20))
+    odd = replace(answer, trust=Trust(0.3, "within ±1 µm,\n" + "and so on, " * 20, "good"))
     found = READERS[".fits"](write_table(odd, tmp_path / "odd.fits")).meta["TRUST"]
     assert found.startswith("within ?1 ?m, and so on,")
     assert len(found) > 200

@@ -26,6 +26,15 @@ def test_every_known_suffix_writes_its_kind(tmp_path, draws):
         assert len(QTable.read(write_draws(draws, tmp_path / f"d{suffix}"))) == len(draws)
 
 
+def test_data_keep_their_units_and_axes_where_the_observables_are_known(tmp_path, answer, observables):
+    tree = xarray.open_datatree(write_draws(answer, tmp_path / "d.nc", observables), engine="h5netcdf")
+    counts = tree["observed_data/counts"]
+    assert counts.dims == ("counts_time",)
+    assert counts.attrs["units"] == "mV"
+    for suffix in (".h5", ".ecsv"):
+        assert write_draws(answer, tmp_path / f"d{suffix}", observables).is_file()
+
+
 def test_unknown_suffixes_are_refused(tmp_path, draws):
     with pytest.raises(ValueError, match=r"\.h5, \.hdf5, \.nc, \.ecsv, \.fits, \.csv"):
         write_draws(draws, tmp_path / "draws.pkl")

@@ -27,12 +27,12 @@ def band(found: Calibration | None, fit: str = "f", **answer: Any) -> str:
     return html.unescape(re.sub(r"<[^>]*>", " ", verdict_band(run)))
 
 
-def trust(p: float | None, words: str = "good: it fits") -> dict[str, Any]:
-    return {"p_value": p, "verdict": words}
+def trust(level: str, p: float | None = 0.4) -> dict[str, Any]:
+    return {"p_value": p, "verdict": "it fits", "level": level}
 
 
 def test_all_green_only_if_all_passed():
-    text = band(calibration(), trust=trust(0.4), pareto_k=0.2, ess=5000.0, draws=10_000)
+    text = band(calibration(), trust=trust("good"), pareto_k=0.2, ess=5000.0, draws=10_000)
     assert "All checks passed" in text
     assert "All agree." in text
     assert "It fits." in text
@@ -42,14 +42,16 @@ def test_all_green_only_if_all_passed():
 @pytest.mark.parametrize(
     ("found", "answer", "headline", "state"),
     [
-        (calibration(passed=False), {"trust": trust(0.4)}, "Do not rely on this answer", "Not passed"),
-        (calibration(), {"trust": trust(0.009)}, "Do not rely on this answer", "Unlike the simulations"),
-        (calibration(), {"trust": trust(0.03)}, "Read this answer with care", "Unusual"),
-        (calibration(), {"trust": trust(None)}, "Read this answer with care", "Not checked"),
+        (calibration(passed=False), {"trust": trust("good")}, "Do not rely on this answer", "Not passed"),
+        (calibration(), {"trust": trust("alarm", 0.009)}, "Do not rely on this answer", "Unlike the simulations"),
+        (calibration(), {"trust": trust("unusual", 0.03)}, "Read this answer with care", "Unusual"),
+        (calibration(), {"trust": trust("unknown", None)}, "Read this answer with care", "Not known"),
+        (calibration(), {"trust": trust("unknown", 0.1)}, "Read this answer with care", "Not known"),
+        (calibration(), {"trust": {"p_value": 0.4, "verdict": "it fits"}}, "Read this answer with care", "Not known"),
         (calibration(), {}, "Read this posterior with care", "None yet"),
-        (None, {"trust": trust(0.4)}, "Read this answer with care", "Not checked"),
-        (calibration(), {"trust": trust(0.4), "pareto_k": 0.9, "ess": 900.0}, "Do not rely", "Unreliable"),
-        (calibration(), {"trust": trust(0.4), "pareto_k": 0.3, "ess": 50.0}, "with care", "Few effective draws"),
+        (None, {"trust": trust("good")}, "Read this answer with care", "Not checked"),
+        (calibration(), {"trust": trust("good"), "pareto_k": 0.9, "ess": 900.0}, "Do not rely", "Unreliable"),
+        (calibration(), {"trust": trust("good"), "pareto_k": 0.3, "ess": 50.0}, "with care", "Few effective draws"),
     ],
 )
 def test_one_failed_or_missing_check_is_enough(found, answer, headline, state):
@@ -60,20 +62,20 @@ def test_one_failed_or_missing_check_is_enough(found, answer, headline, state):
 
 
 def test_a_calibration_of_another_fit_does_not_count():
-    text = band(calibration(), fit="g", trust=trust(0.4))
+    text = band(calibration(), fit="g", trust=trust("good"))
     assert "Of another fit" in text
     assert "All checks passed" not in text
-    assert "All checks passed" in band(calibration(of="ensemble of 3"), fit="g", trust=trust(0.4))
+    assert "All checks passed" in band(calibration(of="ensemble of 3"), fit="g", trust=trust("good"))
 
 
 def test_an_unchecked_posterior_is_no_green_one():
     said = {"passed": False, "reasons": [NOT_CALIBRATED]}
-    assert "The posterior has not been checked." in band(None, trust=trust(0.4), calibration=said)
+    assert "The posterior has not been checked." in band(None, trust=trust("good"), calibration=said)
 
 
 def test_without_its_file_the_answers_word_on_calibration_is_passed_on():
-    said = {"passed": False, "reasons": ["coverage is off by 10.0%"]}
-    text = band(None, trust=trust(0.4), calibration=said)
+    said = {"passed": False, "reasons": ["coverage is off by 10.0%"], "of": "ensemble of 3"}
+    text = band(None, trust=trust("good"), calibration=said)
     assert "Not passed" in text
     assert "Coverage is off by 10.0%." in text
-    assert "not in this folder" in text
+    assert "Checked: the ensemble of 3 posterior. The calibration itself is not in this folder" in text

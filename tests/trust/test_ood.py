@@ -80,7 +80,7 @@ def test_far_outside(setup: Setup) -> None:
     assert trust.p_value is not None
     assert trust.p_value < 1e-3
     assert trust.alarm
-    assert trust.verdict.startswith("WARNING")
+    assert (trust.level, trust.verdict[:34]) == ("alarm", "the observation is unlike the simu")
 
 
 @pytest.mark.parametrize("size", [30.0, 1e4])
@@ -128,13 +128,32 @@ def test_verdicts(setups: dict[str, Setup]) -> None:
     for low, high, word in ((0.06, 1.0, "good"), (0.01, 0.05, "unusual")):
         i = int(((found > low) & (found < high)).nonzero()[0])
         trust = check_observation(setup.reference, setup.posterior, {"x": x["x"][i : i + 1]})
-        assert trust.verdict.startswith(word)
+        assert trust.level == word
         assert not trust.alarm
         assert trust.p_value == pytest.approx(float(found[i]), abs=1e-3)
     unknown = check_observation({}, setup.posterior, {"x": x["x"][:1]})
     assert unknown.p_value is None
-    assert unknown.verdict.startswith("UNKNOWN")
+    assert unknown.level == "unknown"
     assert not unknown.alarm
+
+
+@pytest.mark.parametrize(("rows", "level"), [(100, "unknown"), (147, "unknown"), (150, "alarm")])
+def test_few_simulations_cannot_tell(setups: dict[str, Setup], tmp_path: Path, rows: int, level: str) -> None:
+    """The smallest of n simulations' p-values is 1 / (1 + n): below 100 of them nothing would ever be an alarm."""
+    setup = setups["linear_gaussian"]
+    store = simulate(setup.simulator, tmp_path / "few", rows, seed=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        reference = calibrate(setup.posterior, store, tmp_path).reference
+    n = len(reference["statistic"])
+    assert n == rows - rows // 3
+    x = setup.observations(40)["x"]
+    far = check_observation(reference, setup.posterior, {"x": x[:1] + 1e4})
+    assert far.p_value == pytest.approx(1 / (1 + n))
+    assert (far.level, far.alarm) == (level, level == "alarm")
+    assert (f"too few fresh simulations ({n}) to tell" in far.verdict) == (level == "unknown")
+    levels = [check_observation(reference, setup.posterior, {"x": one[None]}).level for one in x]
+    assert levels.count("good") > 20
 
 
 def test_the_warning_reaches_the_user(setups: dict[str, Setup]) -> None:
