@@ -26,7 +26,7 @@ from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
 REFUSED_ABOVE = 0.5
-_JUDGED_FROM = 100  # rows before which a campaign is not stopped for its failures
+_JUDGED_FROM = 50  # rows before which a campaign is not stopped for its failures
 
 
 def simulate(

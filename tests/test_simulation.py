@@ -166,6 +166,27 @@ def test_a_simulator_that_always_raises_is_stopped_after_a_block(tmp_path):
     assert simulator.calls == 99
 
 
+def test_the_first_rows_alone_do_not_condemn_a_campaign(tmp_path):
+    # The first block of one row fails and no other: with a verdict after it the campaign would be refused.
+    def first_raises(theta, x, call):
+        if call <= 2:  # the block, and its one row tried again alone
+            raise RuntimeError("warming up")
+        return x
+
+    with pytest.warns(UserWarning, match="failed"):
+        store = simulate(Rowwise(first_raises), tmp_path, 60, block=1, progress=False)
+    assert len(store) == 60
+    assert store.counts[Status.RAISED] in (1, 2)
+
+
+def test_rows_of_before_are_not_used_without_a_word(tmp_path):
+    simulate(Rowwise(), tmp_path, 120, progress=False)
+    with pytest.warns(UserWarning, match="70 simulations were asked for"):
+        assert len(simulate(Rowwise(), tmp_path, 70, progress=False)) == 120
+    with pytest.warns(UserWarning, match="is in no file"):
+        simulate(Rowwise(), tmp_path, 120, progress=False)
+
+
 def test_sys_exit_is_a_failure_like_others(tmp_path):
     def leaves(theta, x, call):
         if (theta[:, 0] < 0.1).any():

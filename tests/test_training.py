@@ -200,7 +200,17 @@ def test_more_simulations_mean_a_new_fit(ball, tmp_path):
     grown = simulate(ball, tmp_path / "s", 400, block=100, progress=False)
     second = train(new(ball), grown, tmp_path / "f", recipe=SHORT)
     assert (first.record["store"]["rows"], second.record["store"]["rows"]) == (300, 400)
-    assert second.record["store"] == {"digest": grown.digest, "seed": 0, "rows": 400, "used": 400}
+    said = {"digest": grown.digest, "seed": 0, "rows": 400, "used": 400, "held_out": 40}
+    assert second.record["store"] == said
+
+
+def test_a_finished_fit_stays_until_the_next_is_done(ball, store, tmp_path):
+    kept = train(new(ball), store, tmp_path, recipe=SHORT, seed=1)
+    estimator = new(ball)
+    estimator.loss = None  # the training of another seed dies in its first step
+    with pytest.raises(TypeError):
+        train(estimator, store, tmp_path, recipe=SHORT, seed=2)
+    assert same(load_fit(tmp_path, trust=(__name__,)), kept)
 
 
 def test_a_damaged_fit_is_trained_again(ball, store, plain, tmp_path):
