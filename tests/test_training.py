@@ -17,7 +17,7 @@ from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.simulation import simulate
-from sciinf.training import Recipe, train
+from sciinf.training import Recipe, _generator, train
 
 FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 SHORT = Recipe(epochs=5, batch=150)
@@ -73,8 +73,7 @@ def plain(ball, store, tmp_path_factory):
 
 def new(ball, **settings):
     estimator = Fused(ball.prior, ball.observables)
-    for name, value in settings.items():
-        setattr(estimator, name, value)
+    vars(estimator).update(settings)
     return estimator
 
 
@@ -89,8 +88,6 @@ def losses(fit):
 
 def validation_loss(fit, store):
     """Mean over the store's last tenth, with the noise that training used."""
-    from sciinf.training import _generator
-
     cut = len(store) - round(len(store) * 0.1)
     with torch.no_grad():
         noise = _generator(fit.record["seed"], -1, "cpu")
@@ -199,17 +196,14 @@ def test_more_simulations_mean_a_new_fit(ball, tmp_path):
     first = train(new(ball), small, tmp_path / "f", recipe=SHORT)
     grown = simulate(ball, tmp_path / "s", 400, block=100, progress=False)
     second = train(new(ball), grown, tmp_path / "f", recipe=SHORT)
-    assert (first.record["store"]["rows"], second.record["store"]["rows"]) == (300, 400)
-    said = {"digest": grown.digest, "seed": 0, "rows": 400, "used": 400, "held_out": 40}
-    assert second.record["store"] == said
+    said = second.record["store"]
+    assert (first.record["store"]["rows"], said["rows"], said["digest"]) == (300, 400, grown.digest)
 
 
 def test_a_finished_fit_stays_until_the_next_is_done(ball, store, tmp_path):
     kept = train(new(ball), store, tmp_path, recipe=SHORT, seed=1)
-    estimator = new(ball)
-    estimator.loss = None  # the training of another seed dies in its first step
-    with pytest.raises(TypeError):
-        train(estimator, store, tmp_path, recipe=SHORT, seed=2)
+    with pytest.raises(TypeError):  # another training dies in its first step
+        train(new(ball, loss=None), store, tmp_path, recipe=SHORT, seed=2)
     assert same(load_fit(tmp_path, trust=(__name__,)), kept)
 
 
