@@ -1,4 +1,4 @@
-"""The verbs as commands; the only place where strings become objects."""
+"""The verbs as commands; here and in `commands/` strings become objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 
 if TYPE_CHECKING:
     from sciinf.core import Answer, Estimator, Fit, Simulator
@@ -41,7 +43,23 @@ _seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=T
 _workers = click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate."
 )
-_device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
+
+
+def _known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
+    if device != "cpu":
+        import torch
+
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"there is no device {device!r} here; use --device cpu ({reason})") from error
+    return device
+
+
+_device = click.option(
+    "--device", default="cpu", show_default=True, callback=_known_device, help="cpu, cuda, cuda:1, mps."
+)
 _level = click.option(
     "--level",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -88,7 +106,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     if not callable(function):
         raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
     options = keywords(function, ctx.args, path)
-    folder = _run_folder(out)
+    folder = run_folder(out)
     started = time.time()
     answer = function(folder, seed=seed, **options)
     if not isinstance(answer, Answer):
@@ -121,7 +139,7 @@ def infer(
     sim = user_simulator(simulator)
     data = as_observation(sim.observables, sim.observe(*observation))
     estimator = _build(options["estimator"], sim, options["seed"])
-    folder, started, seed = _run_folder(out), time.time(), options["seed"]
+    folder, started, seed = run_folder(out), time.time(), options["seed"]
     how: dict[str, Any] = {"workers": options["workers"], "device": options["device"]}
     store = simulate(sim, folder / "simulations", n, seed=seed, **how)
     fit = _train(estimator, store, folder, options["device"], seed)
@@ -171,9 +189,9 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 
     sim, opened = user_simulator(simulator), Store(store)
     _same_simulator(sim, opened.simulator, f"the store {store}")
-    started, run_folder = time.time(), _run_folder(out)
-    fit = _train(_build(estimator, sim, seed), opened, run_folder, device, seed)
-    _record(run_folder, seed, started)
+    started, where = time.time(), run_folder(out)
+    fit = _train(_build(estimator, sim, seed), opened, where, device, seed)
+    _record(where, seed, started)
     click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
 
 
@@ -190,6 +208,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
     from sciinf import simulate as run_campaign
     from sciinf.commands.user_files import user_simulator
 
+    folder = run_of(folder)
     sim, fit = user_simulator(simulator), _load_fit(folder, device)
     _same_simulator(sim, fit.simulator, f"the fit in {folder}")
     started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
@@ -223,6 +242,10 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **opti
     draws = None if options["draws"] is None else Path(options["draws"])
     if draws is not None and draws.suffix.lower() not in KNOWN:
         raise ValueError(f"{draws}: unknown kind of file; expected one of {', '.join(KNOWN)}")
+    if draws is not None and not draws.parent.is_dir():
+        raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
+    folder = run_of(folder)
+    tell_what_changes(Path(folder), simulator)
     started, fit = time.time(), _load_fit(folder, options["device"])
     sim = None if simulator is None else user_simulator(simulator)
     if sim is not None:
@@ -289,25 +312,6 @@ def main() -> None:
         raise SystemExit(BAD_INPUT) from None
 
 
-def _run_folder(out: str) -> Path:
-    """The run folder, made if need be.
-
-    Raises:
-        OSError: If it cannot be made or written.
-    """
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out"
-        ) from error
-    return folder
-
-
 def _build(name: str, simulator: Simulator, seed: int) -> Estimator:
     """The estimator in `sciinf/estimators/NAME.py`, with its defaults."""
     import importlib
@@ -354,6 +358,8 @@ def _finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
     page = write_report(folder)
     click.echo(answer.table())
     click.echo(f"\nreport       {page}")
+    if answer.calibration is not None and not answer.calibration.passed:
+        click.echo("note: more simulations usually mend a calibration; the same command with more goes on", err=True)
 
 
 def _record(folder: Path, seed: int, started: float) -> None:

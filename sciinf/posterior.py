@@ -11,7 +11,7 @@ from sciinf.inference.reweighted import Reweighted
 
 
 def build_posterior(
-    fit: Fit | Sequence[Fit], simulator: Simulator | None = None, *, ess: float = 2_000, budget: int = 1_000_000
+    fit: Fit | Sequence[Fit], simulator: Simulator | None = None, *, ess: float | int = 2_000, budget: int = 1_000_000
 ) -> Posterior:
     """The posterior of a fit, or of several as an ensemble.
 

@@ -113,6 +113,8 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
             f"observable {name!r} has {bad} values that are NaN or infinite; remove them, or give the simulator a mask "
             f"observable {name + '_mask'!r} that marks missing values"
         )
+    if spec.scale == "log" and bool((value < 0).any()):
+        raise ValueError(f"observable {name!r} has values below zero, but its scale is 'log': it takes none")
     if not batched and tuple(value.shape) == spec.shape:
         value = value[None]
     expected = ("batch", *spec.shape) if batched else spec.shape
@@ -266,6 +268,8 @@ def _read_json(path: Path) -> dict[str, tuple[np.ndarray, str]]:
     out: dict[str, tuple[np.ndarray, str]] = {}
     for key, item in data.items():
         with_unit = isinstance(item, dict) and "value" in item
+        if with_unit and set(item) - {"value", "unit"}:
+            raise ValueError(f"{path}: {key!r} has {sorted(item)}, expected 'value' and 'unit'")
         value, unit = (item["value"], item.get("unit", "")) if with_unit else (item, "")
         try:
             array = np.asarray(value, dtype=float)

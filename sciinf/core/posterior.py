@@ -69,6 +69,7 @@ class Posterior(ABC):
 
     def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
         """Log density of theta (*batch, D) given one observation: (*batch,)."""
+        theta = torch.as_tensor(theta)
         flat = theta.reshape(-1, 1, theta.shape[-1])
         return self.log_prob_batched(flat, as_observation(self.observables, x)).reshape(theta.shape[:-1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 INTERVAL = 10.0
 
@@ -26,7 +26,7 @@ class Progress:
         self._bar: Any = _bar() if shown and sys.stderr.isatty() else None
         self._plain = shown and self._bar is None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task("simulating", total=self.total, completed=self.done, failed="", rate="")

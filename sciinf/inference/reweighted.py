@@ -58,7 +58,7 @@ class Reweighted(Posterior):
     """
 
     def __init__(
-        self, proposal: Posterior, simulator: Simulator, *, ess: float = 2_000, budget: int = 1_000_000
+        self, proposal: Posterior, simulator: Simulator, *, ess: float | int = 2_000, budget: int = 1_000_000
     ) -> None:
         if simulator.log_likelihood is None:
             raise TypeError(

@@ -6,10 +6,11 @@ its information from, and the standardised data itself, where a network may have
     d(x)^2 = sum_k u_k(x)^2 + r(x)^2,
 
 with u the whitened coordinates along the leading principal axes and r the length, in its own root mean square, of
-what they leave out. The axes come from the first third of the simulations and everything below from the rest, for which
-they are as strange as for the observation. With F the distribution function of d among those, the statistic is the
-larger of the two values F(d(x)), and its rank among the simulations' own gives the p-value: uniform for an observation
-of the model, small for one unlike anything simulated.
+what they leave out. A third view asks whether any single number lies beyond the range of the simulations: d(x) is the
+largest |x_i - middle_i| / half range_i. Axes and ranges come from the first third of the simulations and everything
+below from the rest, for which they are as strange as for the observation. With F the distribution function of d among
+those, the statistic is the largest of the three values F(d(x)), and its rank among the simulations' own gives the
+p-value: uniform for an observation of the model, small for one unlike anything simulated.
 
 References:
     | Detecting model misspecification in amortized Bayesian inference with neural networks (Schmitt et al., 2022),
@@ -32,7 +33,7 @@ _AXES = 32
 _ROWS = 20_000
 _CHUNK = 4096
 _NUMBERS = 40_000_000  # in the rows that the axes of a view come from
-_VIEWS = ("learned", "data")
+_VIEWS = ("learned", "data", "range")
 _ALARM, _UNUSUAL = 0.01, 0.05
 
 
@@ -55,6 +56,8 @@ def make_reference(posterior: Posterior, store: Store) -> dict[str, Tensor]:
     standard.fit(lambda: store.batches(_CHUNK, rows=first))
     views = {"learned": posterior.features, "data": lambda x: _flat(standard(x))}
     axes = {view: _axes(_first_rows(store, first, look)) for view, look in views.items()}
+    views["range"] = views["data"]
+    axes["range"] = _range(_first_rows(store, first, views["range"]))
     distances: dict[str, list[Tensor]] = {view: [] for view in _VIEWS}
     for batch in store.batches(_CHUNK, rows=rest):
         for view, look in views.items():
@@ -67,7 +70,7 @@ def make_reference(posterior: Posterior, store: Store) -> dict[str, Tensor]:
         ranks.append((torch.searchsorted(ordered, distance) + 0.5) / len(ordered))
         reference |= {f"{view}/{k}": v for k, v in axes[view].items()}
         reference[f"{view}/distance"] = ordered
-    reference["statistic"] = torch.maximum(*ranks).sort().values
+    reference["statistic"] = torch.stack(ranks).amax(dim=0).sort().values
     return {k: v.contiguous() for k, v in reference.items()}
 
 
@@ -76,12 +79,13 @@ def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Ten
     standard = Standardise(posterior.observables)
     standard.load_state_dict(_part(reference, "standardise/"))
     ranks = []
-    for view, values in zip(_VIEWS, (posterior.features(x).double(), _flat(standard(x))), strict=True):
+    data = _flat(standard(x))
+    for view, values in zip(_VIEWS, (posterior.features(x).double(), data, data), strict=True):
         part = _part(reference, f"{view}/")
         distance = _distance(part, values).nan_to_num(nan=math.inf)
         ranks.append(torch.searchsorted(part["distance"], distance, right=True) / len(part["distance"]))
     statistic = reference["statistic"]
-    above = len(statistic) - torch.searchsorted(statistic, torch.maximum(*ranks))
+    above = len(statistic) - torch.searchsorted(statistic, torch.stack(ranks).amax(dim=0))
     return (1 + above).double() / (1 + len(statistic))
 
 
@@ -149,7 +153,15 @@ def _axes(values: Tensor) -> dict[str, Tensor]:
     return {"mean": mean, "scale": scale, "vectors": vectors.contiguous(), "sd": spread.sqrt(), "rest": floor}
 
 
+def _range(values: Tensor) -> dict[str, Tensor]:
+    """Middle and half width of what each number takes."""
+    low, high = values.amin(dim=0), values.amax(dim=0)
+    return {"middle": (low + high) / 2, "half": ((high - low) / 2).clamp_min(1e-5 * float(values.abs().mean()) + 1e-12)}
+
+
 def _distance(axes: Mapping[str, Tensor], values: Tensor) -> Tensor:
+    if "half" in axes:
+        return ((values - axes["middle"]) / axes["half"]).abs().amax(dim=1)
     unit = (values - axes["mean"]) / axes["scale"]
     along = unit @ axes["vectors"]
     rest = (unit.square().sum(1) - along.square().sum(1)).clamp_min(0).sqrt()

@@ -1,0 +1,49 @@
+"""The folder of a run: made, found, and what a question changes in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def run_folder(out: str) -> Path:
+    """The run folder, made if need be.
+
+    Raises:
+        OSError: If it cannot be made or written.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out"
+        ) from error
+    return folder
+
+
+def run_of(folder: str) -> str:
+    """The run folder, also where its fit was named."""
+    path = Path(folder)
+    inside = path.name == "fit" and (path / "fit.json").is_file()
+    return str(path.parent) if inside else folder
+
+
+def tell_what_changes(folder: Path, simulator: str | None) -> None:
+    """What a question does to the answer that is there."""
+    from sciinf.core.files import read_json
+
+    try:
+        corrected = bool(read_json(folder / "answer.json").get("amortised"))
+    except (FileNotFoundError, ValueError, AttributeError):
+        return  # none yet, or a damaged one, which the new answer replaces
+    if corrected and simulator is None:
+        click.echo("note: without --simulator SIM.py this answer is not corrected by the likelihood", err=True)
+    if (folder / "report.html").is_file():
+        click.echo(
+            f"note: report.html shows the answer before this one; renew it with `sciinf report {folder}`", err=True
+        )
