@@ -84,7 +84,7 @@ def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     commands, names = run((ROOT / "README.md").read_text(), monkeypatch)
     assert [words[1] for words in commands] == ["check", "infer", "query"]
     assert names["draws"].shape == (1000, 2)
-    folder = here / "runs" / "cells"
+    folder = here / "runs" / "decay"
     listed = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text().split("## What a run folder holds")[1], re.M)
     for name in re.findall(r"`([^`]+)`", " ".join(listed[:6])):
         assert (folder / name).exists(), f"the README says a run holds {name}"
