@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import re
 import resource
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import call
 from torch import distributions as td
 
 from sciinf import (
@@ -27,7 +26,6 @@ from sciinf import (
     Store,
     build_posterior,
     calibrate,
-    cli,
     load_simulator,
     query,
     simulate,
@@ -56,37 +54,6 @@ class Line(Simulator):
 simulator = Line()
 """
 GOOD = "v [mV]\n0.1\n0.2\n0.3\n"
-
-
-@dataclass(frozen=True)
-class Result:
-    """Exit code and both streams of a command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line of the error, which is the last."""
-        lines = [line for line in self.err.splitlines() if line.startswith("sciinf: error: ")]
-        assert lines == self.err.splitlines()[-1:], self.err
-        assert "Traceback" not in self.err
-        return lines[0]
-
-
-def call(*args: object) -> Result:
-    """A command in this process."""
-    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = ["sciinf", *map(str, args)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return Result(code, out.getvalue(), err.getvalue())
 
 
 def written(folder: Path, fault: str = "", name: str = "line.py") -> Path:

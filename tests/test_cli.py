@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -12,15 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from command_line import Result, call
 
-from sciinf import Flow, Recipe, Store, cli, load_simulator, train
+from sciinf import Flow, Recipe, Store, load_simulator, train
 
 TWO = """
 import os, time
@@ -42,29 +40,6 @@ class Two(Simulator):
 
 simulator = Two()
 """
-
-
-@dataclass(frozen=True)
-class Result:
-    """Exit code and both streams of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(*args: object) -> Result:
-    """A command in this process."""
-    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = ["sciinf", *map(str, args)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return Result(code, out.getvalue(), err.getvalue())
 
 
 def contents(folder: Path) -> dict[str, tuple[int, str]]:

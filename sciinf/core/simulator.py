@@ -20,8 +20,6 @@ from sciinf.core.prior import Prior, check_unit
 X = Mapping[str, Tensor]
 """Named data: observable name -> tensor (batch, *event)."""
 
-Theta = Tensor
-
 
 class Status(enum.IntEnum):
     """What became of one simulation. Failures are rows too: kept, counted, left out of training and calibration."""

@@ -54,14 +54,12 @@ def make_reference(posterior: Posterior, store: Store) -> dict[str, Tensor]:
     first, rest = slice(0, count // 3), slice(count // 3, count)
     standard = Standardise(store.observables)
     standard.fit(lambda: store.batches(_CHUNK, rows=first))
-    views = {"learned": posterior.features, "data": lambda x: _flat(standard(x))}
-    axes = {view: _axes(_first_rows(store, first, look)) for view, look in views.items()}
-    views["range"] = views["data"]
-    axes["range"] = _range(_first_rows(store, first, views["range"]))
+    data = _first_rows(store, first, lambda x: _flat(standard(x)))
+    axes = {"learned": _axes(_first_rows(store, first, posterior.features)), "data": _axes(data), "range": _range(data)}
     distances: dict[str, list[Tensor]] = {view: [] for view in _VIEWS}
     for batch in store.batches(_CHUNK, rows=rest):
-        for view, look in views.items():
-            distances[view].append(_distance(axes[view], look(batch.x).double()))
+        for view, values in _seen(posterior, standard, batch.x).items():
+            distances[view].append(_distance(axes[view], values))
     reference: dict[str, Tensor] = {f"standardise/{k}": v for k, v in standard.state_dict().items()}
     ranks = []
     for view in _VIEWS:
@@ -79,8 +77,7 @@ def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Ten
     standard = Standardise(posterior.observables)
     standard.load_state_dict(_part(reference, "standardise/"))
     ranks = []
-    data = _flat(standard(x))
-    for view, values in zip(_VIEWS, (posterior.features(x).double(), data, data), strict=True):
+    for view, values in _seen(posterior, standard, x).items():
         part = _part(reference, f"{view}/")
         distance = _distance(part, values).nan_to_num(nan=math.inf)
         ranks.append(torch.searchsorted(part["distance"], distance, right=True) / len(part["distance"]))
@@ -113,6 +110,12 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
         words = f"only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})"
         return Trust(p, words, "unusual")
     return Trust(p, f"the observation looks like the simulations (p = {p:.2g} among {rows:,})", "good")
+
+
+def _seen(posterior: Posterior, standard: Standardise, x: X) -> dict[str, Tensor]:
+    """Observations through each view, (batch, K), float64."""
+    data = _flat(standard(x))
+    return dict(zip(_VIEWS, (posterior.features(x).double(), data, data), strict=True))
 
 
 def _flat(values: X) -> Tensor:

@@ -20,13 +20,14 @@ from torch import Tensor
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.wrappers.named_function import (
     Specification,
-    arrays_of,
     check_result,
     columns_of,
     draw_seed,
     match_arguments,
+    match_likelihood,
     name_of,
     observation_from,
+    rows_of_data,
     specify,
     tensors_of,
 )
@@ -88,8 +89,7 @@ class JaxSimulator(Simulator):
     ) -> None:
         takes_key = "key" in match_arguments(function, prior, ("key",), what="the function")
         if log_likelihood is not None:
-            if "x" not in match_arguments(log_likelihood, prior, ("x",), what="the log-likelihood"):
-                raise ValueError(f"the log-likelihood {name_of(log_likelihood)!r} must take the data as `x`")
+            match_likelihood(log_likelihood, prior)
             self.log_likelihood = JaxLikelihood(log_likelihood, prior)
         self.prior, self.observables, self.name, self.block, self.reader = prior, observables, name, block, observe
         self.mapped = MappedFunction(function, prior.names, takes_key)
@@ -169,10 +169,8 @@ class JaxLikelihood:
         Raises:
             ValueError: If x has another batch, or the function returns another shape.
         """
-        columns, data, n = columns_of(self.prior, theta), arrays_of(x), len(theta)
-        for name, value in data.items():
-            if len(value) not in (1, n):
-                raise ValueError(f"x has {len(value)} rows of {name!r}, expected 1 or {n}, as many as theta")
+        columns, n = columns_of(self.prior, theta), len(theta)
+        data = rows_of_data(x, n)
         repeated = all(len(value) == 1 for value in data.values())
         rows = {k: v[0] if repeated else np.broadcast_to(v, (n, *v.shape[1:])) for k, v in data.items()}
         value = np.asarray(self._mapped(None if repeated else 0)(_floats(columns), rows))

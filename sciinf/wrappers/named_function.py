@@ -133,6 +133,29 @@ def arrays_of(x: X) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in x.items()}
 
 
+def rows_of_data(x: X, n: int) -> dict[str, np.ndarray]:
+    """Data of a likelihood as arrays, name -> (n, *event), or (1, *event) for one observation repeated.
+
+    Raises:
+        ValueError: If an observable has another number of rows.
+    """
+    data = arrays_of(x)
+    for name, value in data.items():
+        if len(value) not in (1, n):
+            raise ValueError(f"x has {len(value)} rows of {name!r}, expected 1 or {n}, as many as theta")
+    return data
+
+
+def match_likelihood(function: Callable[..., Any], prior: Prior) -> None:
+    """Check that a log-likelihood takes the prior's parameters, and the data as `x`.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if "x" not in match_arguments(function, prior, ("x",), what="the log-likelihood"):
+        raise ValueError(f"the log-likelihood {name_of(function)!r} must take the data as `x`")
+
+
 def tensors_of(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """Numpy arrays as tensors on a device."""
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in arrays.items()}

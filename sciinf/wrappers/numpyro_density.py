@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Prior, X, as_observation
 from sciinf.core.laws import inside
-from sciinf.wrappers.named_function import arrays_of, columns_of, draw_seed
+from sciinf.wrappers.named_function import arrays_of, columns_of, draw_seed, rows_of_data
 from sciinf.wrappers.numpyro_sites import ModelSites, precision
 
 CHAINS, WARM_UP, SHORTEST = 4, 400, 250
@@ -41,13 +41,10 @@ class NumpyroLikelihood:
         Raises:
             ValueError: If x lacks a site or has another batch.
         """
-        columns, data, n = columns_of(self.prior, theta), arrays_of(x), len(theta)
-        if missing := [name for name in self.sites.observed if name not in data]:
-            raise ValueError(f"x has {sorted(data)}, the model observes {list(self.sites.observed)}: missing {missing}")
-        data = {name: data[name] for name in self.sites.observed}
-        for name, value in data.items():
-            if len(value) not in (1, n):
-                raise ValueError(f"x has {len(value)} rows of {name!r}, expected 1 or {n}, as many as theta")
+        columns, n = columns_of(self.prior, theta), len(theta)
+        if missing := [name for name in self.sites.observed if name not in x]:
+            raise ValueError(f"x has {sorted(x)}, the model observes {list(self.sites.observed)}: missing {missing}")
+        data = rows_of_data({name: x[name] for name in self.sites.observed}, n)
         repeated = all(len(value) == 1 for value in data.values())
         full = data if repeated else {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in data.items()}
         out = np.zeros(n)
