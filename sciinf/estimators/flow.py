@@ -108,7 +108,7 @@ class Flow(Estimator):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         z = (self.prior.bijection.forward(batch.theta) - self.z_mean) / self.z_sd
-        return -self.flow.log_prob(z, self.features(batch.x))
+        return self.flow.loss(z, self.features(batch.x), generator=generator)
 
     def condition(self, x: X) -> Density:
         with torch.no_grad():

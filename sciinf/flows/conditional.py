@@ -59,6 +59,18 @@ class ConditionalFlow(nn.Module, ABC):
     ) -> Float[Tensor, "n batch dim"]:
         """z = f^{-1}(noise; c)."""
 
+    @abstractmethod
+    def loss(
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+    ) -> Float[Tensor, " batch"]:
+        """What training minimises, per row: in expectation -log q(z | c) up to a constant, or a bound on it.
+
+        Args:
+            z: (batch, D).
+            context: (batch, C).
+            generator: The only source of randomness, for flows whose objective draws noise or estimates a term.
+        """
+
     def forward(self, noise: Tensor, context: Tensor) -> Tensor:
         """`decode`, where torch asks for a module's call."""
         return self.decode(noise, context)
@@ -112,6 +124,16 @@ class ConditionalFlow(nn.Module, ABC):
                 f"{name} has shape {tuple(value.shape)}, expected (..., {len(context)}, {self.dim}): one row of the "
                 "context per row of the batch"
             )
+
+
+class ExactFlow(ConditionalFlow, ABC):
+    """A flow trained by its exact log density."""
+
+    def loss(
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+    ) -> Float[Tensor, " batch"]:
+        """-log q(z | c) per row; nothing is drawn."""
+        return -self.log_prob(z, context)
 
 
 class Architecture(Component, ABC):

@@ -30,7 +30,7 @@ from nflows.transforms import LULinear, PiecewiseRationalQuadraticCouplingTransf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
 
 
 class CouplingNSF(Architecture):
@@ -61,7 +61,7 @@ class CouplingNSF(Architecture):
         return _CouplingNSF(self, dim, context)
 
 
-class _CouplingNSF(ConditionalFlow):
+class _CouplingNSF(ExactFlow):
     def __init__(self, plan: CouplingNSF, dim: int, context: int) -> None:
         super().__init__(dim, context)
 

@@ -16,7 +16,7 @@ import zuko
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
 
 
 class NSF(Architecture):
@@ -72,7 +72,7 @@ class MAF(Architecture):
         return _ZukoFlow(zuko.flows.MAF, dim, context, settings)
 
 
-class _ZukoFlow(ConditionalFlow):
+class _ZukoFlow(ExactFlow):
     """The transform of one of zuko's flows; its base distribution, N(0, I), is `ConditionalFlow`'s."""
 
     def __init__(self, kind: type[zuko.flows.MAF], dim: int, context: int, settings: dict) -> None:

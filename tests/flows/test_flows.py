@@ -11,7 +11,7 @@ import torch
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import from_json, to_json
 from sciinf.estimators.flow import Flow
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ExactFlow
 from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.flows.zuko_flows import MAF, NSF, Coupling
 
@@ -68,7 +68,7 @@ def test_push_and_log_prob_obey_the_change_of_variables(architecture, dim):
     assert change_of_variables_error(build(architecture, dim, dtype=torch.float64), dim) < 1e-6
 
 
-class WrongSign(ConditionalFlow):
+class WrongSign(ExactFlow):
     """z = 2 e with the determinant of its inverse: a fault that the check above must find."""
 
     def encode(self, z, context):
@@ -206,7 +206,7 @@ def test_the_global_state_of_randomness_is_left_alone(architecture):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-class Fragile(ConditionalFlow):
+class Fragile(ExactFlow):
     """The identity, which in single precision fails for noise above 1, and for noise above 9 in any."""
 
     def encode(self, z, context):

@@ -1,0 +1,282 @@
+r"""A neural spline coupling flow, made to be fast: the default of `Flow`.
+
+The flow is
+
+    e = f(z; c) = (W_K o spline_K(.; c)) o ... o (W_1 o spline_1(.; c)) (A(c) z - a(c)).
+
+Each spline acts on one half of the dimensions (every other one, by turns); a residual network of the other half and of
+the context decides its pieces; W_k = L_k U_k is a linear map of all dimensions. The conditional Gaussian in front
+(`gaussian`; A lower triangular with a positive diagonal) takes over location, scale and correlation of the posterior,
+which move with the observation, so that splines need only learn what is left: its shape.
+
+Without it this is the function that sbi builds under the name "nsf" with nflows, number for number (`from_nflows` copies
+its weights), except that B is 5 where sbi has 3. Noise beyond B passes every spline unbent: a share P(|e| > B) of the
+draws in each dimension, 2.7e-3 at 3 and 6e-7 at 5, comes out as wide as the prior however narrow the posterior is.
+Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to the variance, s the prior's sd, so
+a posterior of 0.02 s gets an sd many times too large.
+
+What makes it fast: the batch is the last, contiguous axis of every tensor; the splines have no branches and a gradient
+of their own (`rational_quadratic`); the context enters all layers through one matrix product, once per observation
+whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
+
+References:
+    | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sciinf.flows import rational_quadratic
+from sciinf.flows.rational_quadratic import LEAST
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+
+
+class SplineCoupling(Architecture):
+    """Neural spline coupling flow.
+
+    Args:
+        transforms: K, how many splines are chained.
+        hidden: Width of the networks behind them.
+        bins: Pieces of each spline.
+        blocks: Residual blocks of each network.
+        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
+        gaussian: Whether a conditional Gaussian comes first.
+    """
+
+    def __init__(
+        self,
+        transforms: int = 5,
+        hidden: int = 50,
+        bins: int = 10,
+        blocks: int = 2,
+        tail_bound: float = 5.0,
+        gaussian: bool = True,
+    ) -> None:
+        if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
+            raise ValueError(
+                "SplineCoupling needs transforms >= 1, hidden >= 1, 2 <= bins <= 500, blocks >= 0 and tail_bound > 0; "
+                f"got transforms={transforms}, hidden={hidden}, bins={bins}, blocks={blocks}, tail_bound={tail_bound}"
+            )
+        self.transforms, self.hidden, self.bins = transforms, hidden, bins
+        self.blocks, self.tail_bound, self.gaussian = blocks, tail_bound, gaussian
+
+    def build(self, dim: int, context: int) -> ConditionalFlow:
+        return _SplineCoupling(self, dim, context)
+
+
+class _SplineCoupling(ExactFlow):
+    """The flow. Hidden tensors are (width, n, batch); those of the context (width, 1, batch)."""
+
+    def __init__(self, plan: SplineCoupling, dim: int, context: int) -> None:
+        super().__init__(dim, context)
+        self.plan = plan
+        layers = plan.transforms * (1 + plan.blocks)
+        self.context_map = nn.Linear(context, layers * plan.hidden)
+        self.moved = [_moved(dim, step) for step in range(plan.transforms)]
+        self.kept = [[d for d in range(dim) if d not in moved] for moved in self.moved]
+        self.inputs = nn.ParameterList(_uniform(plan.hidden, len(kept), fan=dim + context) for kept in self.kept)
+        width = plan.hidden
+        self.block_weight = nn.Parameter(_uniform(plan.transforms, plan.blocks, 2, width, width, fan=width))
+        self.block_bias = nn.Parameter(_uniform(plan.transforms, plan.blocks, 2, width, fan=width))
+        with torch.no_grad():  # as nflows begins: each block close to the identity
+            self.block_weight[:, :, 1].uniform_(-1e-3, 1e-3)
+            self.block_bias[:, :, 1].uniform_(-1e-3, 1e-3)
+        rows = [len(chosen) * rational_quadratic.numbers(plan.bins) for chosen in self.moved]
+        # every spline begins as nearly the identity
+        self.output_weight = nn.ParameterList(_uniform(r, width, fan=100 * width) for r in rows)
+        slopes = [len(moved) * (plan.bins - 1) for moved in self.moved]
+        flat = [(r - s, s) for r, s in zip(rows, slopes, strict=True)]
+        self.output_bias = nn.ParameterList(
+            torch.cat([torch.zeros(shares), torch.full((slopes,), rational_quadratic.EDGE)]) for shares, slopes in flat
+        )
+        self.linear = _Linear(plan.transforms, dim) if dim > 1 else None
+        self.gaussian = _Gaussian(dim, context, plan.hidden) if plan.gaussian else None
+
+    def encode(
+        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+        value, log_det = z.permute(2, 0, 1), z.new_zeros(())
+        if self.gaussian is not None:
+            value, log_det = self.gaussian(value, context)
+        value = value[self._order(0)]
+        for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), self._maps(), strict=True)):
+            kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
+            raw = network(kept).flatten(1)
+            moved, change = rational_quadratic.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
+            log_det = log_det + change.sum(0).view(z.shape[:-1])
+            value = torch.addmm(bias, matrix, torch.cat([kept.flatten(1), moved])).view_as(value)
+        if self.linear is not None:
+            log_det = log_det + self.linear.log_det()
+        return value.permute(1, 2, 0), log_det.expand(z.shape[:-1])
+
+    def decode(
+        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "n batch dim"]:
+        value = noise.permute(2, 0, 1)
+        steps = list(zip(self._networks(context), self._inverses(), strict=True))
+        for step, (network, (matrix, bias)) in reversed(list(enumerate(steps))):
+            value = torch.addmm(bias, matrix, value.flatten(1)).view_as(value)
+            kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
+            raw = network(kept).flatten(1)
+            moved = rational_quadratic.inverse(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
+            value = torch.cat([kept.flatten(1), moved]).view_as(value)
+        order = self._order(0)
+        value = value[[order.index(d) for d in range(self.dim)]]
+        if self.gaussian is not None:
+            value = self.gaussian.inverse(value, context)
+        return value.permute(1, 2, 0)
+
+    def _order(self, step: int) -> list[int]:
+        """The dimensions in the order in which a step has them: those it keeps, then those it moves."""
+        return self.kept[step] + self.moved[step] if step < self.plan.transforms else list(range(self.dim))
+
+    def _maps(self) -> list[tuple[Tensor, Tensor]]:
+        """W and bias of each step, from the order of the step to that of the next."""
+        if self.linear is None:
+            one = self.context_map.weight.new_ones(1, 1)
+            return [(one, one - one)] * self.plan.transforms
+        rows, columns = self._permutations()
+        matrices = self.linear.matrices().flatten(1).gather(1, rows * self.dim + columns)
+        biases = self.linear.bias.gather(1, rows[:, :: self.dim])
+        return list(zip(matrices.unflatten(1, (self.dim, self.dim)).unbind(0), biases[..., None].unbind(0), strict=True))
+
+    def _inverses(self) -> list[tuple[Tensor, Tensor]]:
+        """Their inverses: W^-1 and -W^-1 bias."""
+        maps = self._maps()
+        if self.linear is None:
+            return maps
+        matrices = torch.linalg.inv(torch.stack([matrix for matrix, _ in maps]))
+        return [(matrix, -(matrix @ bias)) for matrix, (_, bias) in zip(matrices, maps, strict=True)]
+
+    def _permutations(self) -> tuple[Tensor, Tensor]:
+        """Row and column of W for each entry of the permuted W, (K, D^2)."""
+        device = self.context_map.weight.device
+        orders = [self._order(step) for step in range(self.plan.transforms + 1)]
+        rows = [[r for r in after for _ in before] for before, after in itertools.pairwise(orders)]
+        columns = [[c for _ in after for c in before] for before, after in itertools.pairwise(orders)]
+        return torch.tensor(rows, device=device), torch.tensor(columns, device=device)
+
+    def _networks(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """For each step the map from the kept dimensions (d, n, batch) to the raw numbers of its splines.
+
+        The context's share of all layers is one matrix product.
+        """
+        plan = self.plan
+        given = torch.addmm(self.context_map.bias[:, None], self.context_map.weight, context.T)
+        given = given.view(plan.transforms, 1 + plan.blocks, plan.hidden, 1, len(context))
+        first, gates = given[:, 0].unbind(0), torch.sigmoid(given[:, 1:]).flatten(0, 1).unbind(0)
+        weights = self.block_weight.flatten(0, 2).unbind(0)
+        biases = self.block_bias.flatten(0, 2)[..., None].unbind(0)
+        networks = []
+        for step in range(plan.transforms):
+            own = slice(step * plan.blocks, (step + 1) * plan.blocks)
+            both = slice(2 * step * plan.blocks, 2 * (step + 1) * plan.blocks)
+            layers = list(zip(weights[both][::2], biases[both][::2], weights[both][1::2], biases[both][1::2], gates[own], strict=True))
+            networks.append(functools.partial(self._network, step, first[step], layers))
+        return networks
+
+    def _network(self, step: int, first: Tensor, layers: Sequence[tuple[Tensor, ...]], kept: Tensor) -> Tensor:
+        n, batch = kept.shape[1:]
+        hidden = first.expand(-1, n, batch)
+        if len(kept):
+            hidden = hidden + (self.inputs[step] @ kept.flatten(1)).view(-1, n, batch)
+        for weight, bias, second, second_bias, gate in layers:
+            change = torch.addmm(bias, weight, F.relu(hidden).flatten(1))
+            change = torch.addmm(second_bias, second, F.relu(change)).view(-1, n, batch)
+            hidden = torch.addcmul(hidden, change, gate)
+        weight, bias = self.output_weight[step], self.output_bias[step][:, None]
+        return torch.addmm(bias, weight, hidden.flatten(1)).view(-1, n, batch)
+
+
+class _Linear(nn.Module):
+    """K maps W = L U with a positive diagonal, and their biases."""
+
+    def __init__(self, steps: int, dim: int) -> None:
+        super().__init__()
+        self.lower = nn.Parameter(torch.zeros(steps, dim * (dim - 1) // 2))
+        self.upper = nn.Parameter(torch.zeros(steps, dim * (dim - 1) // 2))
+        self.diagonal = nn.Parameter(torch.full((steps, dim), math.log(math.expm1(1 - LEAST))))
+        self.bias = nn.Parameter(torch.zeros(steps, dim))
+        for name, indices in (("below", torch.tril_indices(dim, dim, -1)), ("above", torch.triu_indices(dim, dim, 1))):
+            self.register_buffer(name, indices[0] * dim + indices[1], persistent=False)
+
+    def matrices(self) -> Tensor:
+        """W, (K, D, D)."""
+        lower, upper = self._factors()
+        return lower @ upper
+
+    def inverses(self) -> Tensor:
+        """W^-1, (K, D, D)."""
+        lower, upper = self._factors()
+        identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        middle = torch.linalg.solve_triangular(lower, identity, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(upper, middle, upper=True)
+
+    def log_det(self) -> Tensor:
+        """Of all K together."""
+        return self._scale().log().sum()
+
+    def _scale(self) -> Tensor:
+        return F.softplus(self.diagonal) + LEAST
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        steps, d = self.bias.shape
+        flat = self.bias.new_zeros(steps, d * d)
+        lower = flat.index_add(1, self.below, self.lower).view(steps, d, d)
+        upper = flat.index_add(1, self.above, self.upper).view(steps, d, d)
+        return lower + torch.eye(d, dtype=flat.dtype, device=flat.device), upper + torch.diag_embed(self._scale())
+
+
+class _Gaussian(nn.Module):
+    """z -> A(c) (z - m(c)), A lower triangular with a positive diagonal; the identity for every c to begin with."""
+
+    def __init__(self, dim: int, context: int, hidden: int) -> None:
+        super().__init__()
+        self.dim = dim
+        outputs = 2 * dim + dim * (dim - 1) // 2
+        self.direct = nn.Linear(context, outputs)
+        self.net = nn.Sequential(nn.Linear(context, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+        for layer in (self.direct, self.net[2]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        indices = torch.tril_indices(dim, dim, -1)
+        self.register_buffer("below", indices[0] * dim + indices[1], persistent=False)
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        mean, factor, log_scale = self._moments(context)
+        centred = value - mean.T[:, None, :]
+        moved = (factor.permute(1, 2, 0)[:, :, None, :] * centred).sum(1)
+        return moved, log_scale.sum(1)
+
+    def inverse(self, value: Tensor, context: Tensor) -> Tensor:
+        mean, factor, _ = self._moments(context)
+        solved = torch.linalg.solve_triangular(factor, value.permute(2, 0, 1), upper=False)
+        return solved.permute(1, 2, 0) + mean.T[:, None, :]
+
+    def _moments(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        d = self.dim
+        raw = self.direct(context) + self.net(context)
+        log_scale = 8 * torch.tanh(raw[:, d : 2 * d] / 8)
+        factor = raw.new_zeros(len(raw), d * d).index_add(1, self.below, raw[:, 2 * d :]).view(-1, d, d)
+        scale = log_scale.exp()
+        return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
+
+
+def _moved(dim: int, step: int) -> list[int]:
+    """The dimensions a spline acts on: every other one, the even ones first; the only one always."""
+    return [0] if dim == 1 else list(range(step % 2, dim, 2))
+
+
+def _uniform(*shape: int, fan: int) -> Tensor:
+    """Values as torch.nn.Linear draws them."""
+    bound = 1 / math.sqrt(fan)
+    return torch.empty(*shape).uniform_(-bound, bound)
