@@ -1,20 +1,25 @@
-"""sciinf and sbi's NPE (nsf) on the same simulations: training time, held-out NLL, C2ST against reference posteriors.
+"""sciinf beside sbi's NPE, its nsf and its maf, each with its defaults, on the same simulations.
 
-    python benchmarks/against_sbi.py              two moons and SLCP, 10,000 simulations, three seeds
-    python benchmarks/against_sbi.py --quick      1,000 simulations, one seed
+    python benchmarks/against_sbi.py                       eight tasks, 1,000 and 10,000 simulations, three seeds
+    python benchmarks/against_sbi.py --quick               1,000 simulations, one seed, nsf only
+    python benchmarks/against_sbi.py --simulations 100000 --tasks two_moons slcp --seeds 1 --peers nsf
 
-C2ST is sbi's own classifier test (five folds, equal sizes); 0.5 is perfect. CPU seconds are this process's, one thread.
-sbi's results are kept in `--cache` by task, seed, budget, versions and machine, as they never change.
+Per task, budget and seed: CPU and wall seconds of training, negative log density of fresh simulations (NLL), C2ST
+against the reference posteriors of three observations, draws per second for one observation and for many at once.
+C2ST is sbi's own classifier test (five folds, equal sizes; 0.5 is perfect). All seconds are this process's, on one
+thread, measured in this run; what sbi's training gave is kept in `--cache` (see `sbi_peer`). sciinf compiles nothing
+on a CPU, so that a cold compile cache and a warm one are the same.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
-import platform
+import math
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +27,28 @@ from typing import Any
 import numpy as np
 import torch
 from reporting import arguments, check, finish
+from sbi_peer import c2st, train_peer
 from torch import Tensor
-from torch import distributions as td
 
-from sciinf import Flow, Simulator, Store, build_posterior, load_simulator, simulate, train
-from sciinf.core.files import versions
+from sciinf import Batch, Flow, Simulator, Store, build_posterior, load_simulator, simulate, train
 
 SIMULATORS = Path(__file__).parent.parent / "simulators" / "benchmarks"
+TASKS = (
+    "two_moons",
+    "slcp",
+    "gaussian_mixture",
+    "lotka_volterra",
+    "sir",
+    "bernoulli_glm",
+    "gaussian_linear_uniform",
+    "gaussian_linear",
+)
+GAUSSIAN = ("gaussian_linear",)  # the tasks with a Gaussian posterior, on which a maf is at home
 HELD_OUT = 5_000
+ONE, MANY, EACH = 10_000, 1_000, 1_000  # draws for one observation; observations at once, and draws for each
+FASTER = {("nsf", 1_000): 2.0, ("nsf", 10_000): 8.0, ("nsf", 100_000): 8.0, ("maf", 10_000): 2.5}  # at least
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,27 +61,50 @@ class Task:
     references: list[Tensor]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One comparison: a task, its simulations, fresh ones, a seed, and the draws in a C2ST."""
+
+    task: Task
+    store: Store
+    fresh: Batch
+    seed: int
+    draws: int
+    cache: Path
+
+
 def main() -> None:
     """Run the comparison."""
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=["two_moons", "slcp"])
-    parser.add_argument("--simulations", type=int, default=None)
-    parser.add_argument("--seeds", type=int, default=None, help="number of seeds, counted from --seed")
-    parser.add_argument("--draws", type=int, default=None, help="posterior draws in a C2ST")
-    parser.add_argument("--cache", type=Path, default=Path("runs/against_sbi"))
-    options = parser.parse_args()
+    options = _parser().parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="sbi")
-    budget = options.simulations or (1_000 if options.quick else 10_000)
-    draws = options.draws or (2_000 if options.quick else 10_000)
+    budgets = options.simulations or ([1_000] if options.quick else [1_000, 10_000])
+    peers = options.peers or (["nsf"] if options.quick else ["nsf", "maf"])
     seeds = options.seeds or (1 if options.quick else 3)
-    rows = []
+    draws = options.draws or (1_000 if options.quick else 5_000)
+    _warm_up(load_task(options.tasks[0], options.data))
+    rows: list[Row] = []
     for name in options.tasks:
         task = load_task(name, options.data)
-        for seed in range(options.seed, options.seed + seeds):
-            rows.append(compare(task, budget, seed, draws, options.cache))
-            print(json.dumps(rows[-1]), flush=True)
+        for budget in budgets:
+            for seed in range(options.seed, options.seed + seeds):
+                with tempfile.TemporaryDirectory() as scratch:
+                    job = _job(task, budget, seed, draws, options.cache, Path(scratch))
+                    many = seed == options.seed and budget == budgets[-1] and not options.quick
+                    rows += compare(job, peers, Path(scratch), many=many)
+                print(*(json.dumps(row) for row in rows[-len(peers) :]), sep="\n", flush=True)
     finish(rows, _checks(rows), options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--simulations", type=int, nargs="+", default=None)
+    parser.add_argument("--peers", nargs="+", default=None, choices=["nsf", "maf"])
+    parser.add_argument("--seeds", type=int, default=None, help="number of seeds, counted from --seed")
+    parser.add_argument("--draws", type=int, default=None, help="posterior draws in a C2ST")
+    parser.add_argument("--cache", type=Path, default=Path("runs/against_sbi"), help="what sbi's trainings gave")
+    return parser
 
 
 def load_task(name: str, data: Path) -> Task:
@@ -77,102 +119,120 @@ def load_task(name: str, data: Path) -> Task:
     return Task(name, simulator, observations, references)
 
 
-def compare(task: Task, budget: int, seed: int, draws: int, cache: Path) -> dict[str, Any]:
-    """One row: both methods on the same simulations."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        store = simulate(task.simulator, folder / "simulations", budget, seed=seed, progress=False)
-        fresh = simulate(task.simulator, folder / "held_out", HELD_OUT, seed=seed + 1_000, progress=False)
-        ours = run_sciinf(task, store, fresh, seed, draws, folder)
-        key = f"{task.name} {store.digest} {seed} {draws} {versions()['sbi']} {versions()['torch']} {platform.node()}"
-        kept = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-        cached = kept.is_file()
-        if cached:
-            theirs = json.loads(kept.read_text())
-        else:
-            theirs = run_sbi(task, store, fresh, seed, draws, folder)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(theirs))
-    row: dict[str, Any] = {"task": task.name, "simulations": budget, "seed": seed}
-    for name in ours:
-        row[f"sciinf {name}"], row[f"sbi {name}"] = ours[name], theirs[name]
-    row["CPU ratio"] = theirs["CPU s"] / ours["CPU s"]
-    row["sbi's figures"] = "cached" if cached else "new"
-    return row
+def compare(job: Job, peers: Sequence[str], folder: Path, *, many: bool) -> list[Row]:
+    """One row for each peer: both methods on the same simulations."""
+    ours = run_sciinf(job, folder, many=many)
+    rows = []
+    for kind in peers:
+        theirs = run_peer(kind, job, many=many and kind == "nsf")
+        row: Row = {"task": job.task.name, "simulations": len(job.store), "seed": job.seed, "peer": kind}
+        for name in ours:
+            row[f"sciinf {name}"], row[f"sbi {name}"] = ours[name], theirs[name]
+        row["CPU ratio"] = theirs["CPU s"] / ours["CPU s"]
+        rows.append(row)
+    return rows
 
 
-def run_sciinf(task: Task, store: Store, fresh: Store, seed: int, draws: int, folder: Path) -> dict[str, float]:
+def run_sciinf(job: Job, folder: Path, *, many: bool) -> Row:
     """Train with the default recipe; figures of the amortised posterior."""
+    simulator = job.task.simulator
     started, wall = time.process_time(), time.perf_counter()
-    fit = train(Flow(task.simulator.prior, task.simulator.observables, seed=seed), store, folder / "fit", seed=seed)
-    figures = {"CPU s": time.process_time() - started, "wall s": time.perf_counter() - wall}
-    posterior = build_posterior(fit)
-    held_out = fresh.load()
-    figures["NLL"] = -float(posterior.log_prob_batched(held_out.theta[None], held_out.x).mean())
-    generator = torch.Generator().manual_seed(seed)
-    started = time.process_time()
-    samples = [posterior.sample((draws,), x=x, generator=generator) for x in task.observations]
-    figures["draws/s"] = draws * len(samples) / (time.process_time() - started)
-    figures["C2ST"] = float(np.mean([c2st(s, r) for s, r in zip(samples, task.references, strict=True)]))
+    fit = train(Flow(simulator.prior, simulator.observables, seed=job.seed), job.store, folder / "fit", seed=job.seed)
+    figures: Row = {"CPU s": time.process_time() - started, "wall s": time.perf_counter() - wall}
+    posterior, generator = build_posterior(fit), torch.Generator().manual_seed(job.seed)
+    figures["NLL"] = -float(posterior.log_prob_batched(job.fresh.theta[None], job.fresh.x).mean())
+
+    def sample(n: int, x: Tensor) -> Tensor:
+        return posterior.sample((n,), x=x, generator=generator)
+
+    figures["C2ST"] = float(np.mean(_c2st(job, sample)))
+    figures["draws/s"] = _speed(lambda: sample(ONE, job.task.observations[0]), ONE)
+    x = job.fresh.x["x"][:MANY]
+    figures["draws/s, many x"] = (
+        _speed(lambda: posterior.sample_batched((EACH,), x, generator=generator), EACH * len(x)) if many else math.nan
+    )
     return figures
 
 
-def run_sbi(task: Task, store: Store, fresh: Store, seed: int, draws: int, folder: Path) -> dict[str, float]:
-    """sbi's NPE with its neural spline flow and its defaults."""
-    from sbi.inference import NPE
-    from sbi.utils.tracking import TensorBoardTracker
-    from torch.utils.tensorboard import SummaryWriter
+def run_peer(kind: str, job: Job, *, many: bool) -> Row:
+    """sbi's NPE with a flow of its own and its defaults."""
+    peer = train_peer(kind, job.task.simulator, job.store, job.seed, job.cache)
+    figures: Row = {"CPU s": peer.cpu, "wall s": peer.wall}
+    figures["NLL"] = -float(peer.log_prob(job.fresh.theta, job.fresh.x["x"]).mean())
 
-    batch, held_out = store.load(), fresh.load()
-    torch.manual_seed(seed)
-    started, wall = time.process_time(), time.perf_counter()
-    tracker = TensorBoardTracker(SummaryWriter(str(folder / "sbi-logs")))  # its default writes into the working folder
-    prior = sbi_prior(task.simulator)
-    inference = NPE(prior=prior, density_estimator="nsf", show_progress_bars=False, tracker=tracker)
-    estimator = inference.append_simulations(batch.theta, batch.x["x"]).train()
-    figures = {"CPU s": time.process_time() - started, "wall s": time.perf_counter() - wall}
-    posterior = inference.build_posterior()
-    with torch.no_grad():
-        log_prob = [
-            estimator.log_prob(held_out.theta[None, i : i + 1000], condition=held_out.x["x"][i : i + 1000])[0]
-            for i in range(0, len(held_out), 1000)
-        ]
-    figures["NLL"] = -float(torch.cat(log_prob).mean())
-    started = time.process_time()
-    samples = [posterior.sample((draws,), x=x, show_progress_bars=False) for x in task.observations]
-    figures["draws/s"] = draws * len(samples) / (time.process_time() - started)
-    figures["C2ST"] = float(np.mean([c2st(s, r) for s, r in zip(samples, task.references, strict=True)]))
+    def sample(n: int, x: Tensor) -> Tensor:
+        return peer.posterior.sample((n,), x=x, show_progress_bars=False)
+
+    figures["C2ST"] = float(np.mean(peer.remembered(f"C2ST {job.draws}", lambda: _c2st(job, sample))))
+    figures["draws/s"] = _speed(lambda: sample(ONE, job.task.observations[0]), ONE)
+    x = job.fresh.x["x"][:MANY]
+
+    def sample_many() -> Tensor:
+        return peer.posterior.sample_batched((EACH,), x=x, show_progress_bars=False)
+
+    figures["draws/s, many x"] = _speed(sample_many, EACH * len(x), repeats=1) if many else math.nan
     return figures
 
 
-def sbi_prior(simulator: Simulator) -> td.Distribution:
-    """The simulator's prior as sbi takes it."""
-    from sbi.utils import BoxUniform, MultipleIndependent
-
-    laws = simulator.prior.laws
-    boxes = [law for law in laws if isinstance(law, td.Uniform)]
-    if len(boxes) == len(laws):
-        return BoxUniform(torch.stack([law.low for law in boxes]), torch.stack([law.high for law in boxes]))
-    if len(laws) == 1:
-        return laws[0]
-    return MultipleIndependent([law.expand((1,)) for law in laws], validate_args=False)
+def _c2st(job: Job, sample: Callable[[int, Tensor], Tensor]) -> list[float]:
+    pairs = zip(job.task.observations, job.task.references, strict=True)
+    return [c2st(sample(job.draws, x), reference[: job.draws]) for x, reference in pairs]
 
 
-def c2st(a: Tensor, b: Tensor) -> float:
-    """sbi's classifier two-sample test on equal numbers of draws."""
-    from sbi.utils.metrics import c2st as test
+def _speed(draw: Callable[[], Tensor], count: int, repeats: int = 3) -> float:
+    """Draws per second of this process: the best of a few calls."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.process_time()
+        draw()
+        seconds.append(time.process_time() - started)
+    return count / min(seconds)
 
-    n = min(len(a), len(b))
-    return float(test(a[:n], b[:n]))
+
+def _job(task: Task, budget: int, seed: int, draws: int, cache: Path, folder: Path) -> Job:
+    store = simulate(task.simulator, folder / "simulations", budget, seed=seed, progress=False)
+    fresh = simulate(task.simulator, folder / "fresh", HELD_OUT, seed=seed + 1_000, progress=False)
+    return Job(task, store, fresh.load(), seed, draws, cache)
 
 
-def _checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    excess = {}
+def _warm_up(task: Task) -> None:
+    """Whatever is loaded lazily is not part of the cost, as it is not for the peer."""
+    with tempfile.TemporaryDirectory() as scratch:
+        store = simulate(task.simulator, Path(scratch) / "simulations", 100, progress=False)
+        train(Flow(task.simulator.prior, task.simulator.observables), store, Path(scratch) / "fit")
+
+
+def _checks(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    checks = []
+    for peer, budget in dict.fromkeys((row["peer"], row["simulations"]) for row in rows):
+        own = [row for row in rows if (row["peer"], row["simulations"]) == (peer, budget)]
+        title = f"{budget:,} simulations, {peer}"
+        ratio = float(np.exp(np.mean([math.log(row["CPU ratio"]) for row in own])))
+        print(f"{title}: training takes {ratio:.1f} times less CPU time (geometric mean)")
+        if (peer, budget) in FASTER:
+            checks.append(check(f"{title}: CPU time over sbi's", 1 / ratio, 1 / FASTER[peer, budget]))
+        excess = _excess(own)
+        if peer == "nsf":
+            checks.append(check(f"{title}: mean C2ST above sbi's", float(np.mean(list(excess.values()))), 0.005))
+        for task, value in excess.items():
+            if peer == "nsf":
+                checks.append(check(f"{title}, {task}: C2ST above sbi's", value, 0.02))
+            elif task not in GAUSSIAN:
+                checks.append(check(f"{title}, {task}: C2ST above sbi's", value, 0.0))
+    for name, times in (("draws/s", 3.0), ("draws/s, many x", 5.0)):
+        ratios = [row[f"sbi {name}"] / row[f"sciinf {name}"] for row in rows if row["peer"] == "nsf"]
+        if ratios := [ratio for ratio in ratios if math.isfinite(ratio)]:
+            mean = float(np.exp(np.mean(np.log(ratios))))
+            checks.append(check(f"nsf: {name} over sciinf's (geometric mean)", mean, 1 / times))
+    return checks
+
+
+def _excess(rows: Sequence[Row]) -> Mapping[str, float]:
+    """C2ST above the peer's, by task, over seeds."""
+    values: dict[str, list[float]] = {}
     for row in rows:
-        excess.setdefault(row["task"], []).append(row["sciinf C2ST"] - row["sbi C2ST"])
-    checks = [check(f"{task}: C2ST above sbi's", float(np.mean(e)), 0.02) for task, e in excess.items()]
-    mean = float(np.mean([e for values in excess.values() for e in values]))
-    return [check("mean C2ST above sbi's", mean, 0.01), *checks]
+        values.setdefault(row["task"], []).append(row["sciinf C2ST"] - row["sbi C2ST"])
+    return {task: float(np.mean(found)) for task, found in values.items()}
 
 
 if __name__ == "__main__":

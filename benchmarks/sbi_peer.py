@@ -78,7 +78,7 @@ def train_peer(kind: str, simulator: Simulator, store: Store, seed: int, cache: 
         cache: Folder of trainings kept.
     """
     warnings.filterwarnings("ignore", module="sbi")
-    key = f"{kind} {store.digest} {seed} {versions()['sbi']} {versions()['torch']} {platform.node()}"
+    key = f"{kind} {_digest(store)} {seed} {versions()['sbi']} {versions()['torch']} {platform.node()}"
     stem = hashlib.sha256(key.encode()).hexdigest()[:16]
     record, weights = cache / f"{stem}.json", cache / f"{stem}.safetensors"
     cached = record.is_file() and weights.is_file()
@@ -87,9 +87,13 @@ def train_peer(kind: str, simulator: Simulator, store: Store, seed: int, cache: 
     return _timed(kind, simulator, store, seed, record, weights, cached)
 
 
-def _train_to_the_end(
-    kind: str, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path
-) -> None:
+def _digest(store: Store) -> str:
+    """Of the numbers alone."""
+    batch = store.load()
+    return hashlib.sha256(batch.theta.numpy().tobytes() + batch.x["x"].numpy().tobytes()).hexdigest()
+
+
+def _train_to_the_end(kind: str, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path) -> None:
     from safetensors.torch import save_file
 
     _, estimator, epochs, cpu, wall = _train(kind, simulator, store, seed, None)
@@ -98,9 +102,7 @@ def _train_to_the_end(
     record.write_text(json.dumps({"epochs": epochs, "CPU s when trained": cpu, "wall s when trained": wall}))
 
 
-def _timed(
-    kind: str, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path, cached: bool
-) -> Peer:
+def _timed(kind: str, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path, cached: bool) -> Peer:
     from safetensors.torch import load_file
 
     _train(kind, simulator, store, seed, 1)  # whatever is loaded lazily is not part of the cost

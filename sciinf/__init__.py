@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from sciinf.core.laws import Truncated
     from sciinf.core.posterior import Posterior
     from sciinf.core.prior import Prior
+    from sciinf.core.proposal import Proposal
     from sciinf.core.results import Answer, Calibration, Draws
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.estimators.flow import Flow
+    from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior
     from sciinf.report import write_report
     from sciinf.simulation import repair, simulate
@@ -40,6 +42,7 @@ __all__ = [
     "Outcome",
     "Posterior",
     "Prior",
+    "Proposal",
     "Recipe",
     "Simulator",
     "Status",
@@ -48,7 +51,9 @@ __all__ = [
     "build_posterior",
     "calibrate",
     "check_simulator",
+    "infer_sequentially",
     "load_fit",
+    "load_sequential",
     "load_simulator",
     "query",
     "repair",
@@ -64,6 +69,7 @@ _NAMES_IN = {
     "sciinf.core.laws": ("Truncated",),
     "sciinf.core.posterior": ("Posterior",),
     "sciinf.core.prior": ("Prior",),
+    "sciinf.core.proposal": ("Proposal",),
     "sciinf.core.results": ("Answer", "Calibration", "Draws"),
     "sciinf.core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "sciinf.store": ("Store",),
@@ -71,6 +77,7 @@ _NAMES_IN = {
     "sciinf.checking": ("check_simulator",),
     "sciinf.simulation": ("repair", "simulate"),
     "sciinf.training": ("Recipe", "train"),
+    "sciinf.inference.sequential": ("infer_sequentially", "load_sequential"),
     "sciinf.posterior": ("build_posterior",),
     "sciinf.calibration": ("calibrate",),
     "sciinf.answer": ("query",),

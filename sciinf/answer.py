@@ -49,7 +49,7 @@ def query(
     """Ask for the parameters behind one observation.
 
     Args:
-        posterior: Amortised, reweighted, an ensemble.
+        posterior: Amortised, reweighted, an ensemble, or sequential for this observation.
         x: One observation: observable name -> array or astropy quantity of its event shape.
         calibration: What `calibrate` said of this posterior, or of the one it corrects.
         simulator: If given, data are simulated from the posterior, for the predictive check in the report.
@@ -106,6 +106,7 @@ def query(
         predictive=_predict(simulator, found, generator) if simulator else {},
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
+        scope=posterior.scope,
     )
     if folder is not None:
         about = {"inputs": inputs, "seconds": time.monotonic() - started}
@@ -176,6 +177,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
         predictive=kept.get("predictive", {}),
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
+        scope=data.get("scope", ""),
     )
 
 

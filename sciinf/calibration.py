@@ -1,7 +1,7 @@
 r"""calibrate: Posterior + fresh Store -> Calibration. Is the posterior right, on simulations it has never seen?
 
 For fresh pairs (theta*, x) of prior and simulator and draws theta_1..L of the posterior given x, three numbers are
-uniform on [0, 1] when the posterior is exact:
+uniform on [0, 1] when the posterior is exact (for a posterior learned under a proposal, theta* comes from that law):
 
 - SBC: the rank of theta*_d among the draws' theta_d, for each parameter d;
 - HPD: the fraction of draws with a higher posterior density than theta*, whose distribution function is the expected
@@ -32,6 +32,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,8 +76,9 @@ def calibrate(
         Ranks, coverage, p-values and the verdict with its reasons.
 
     Raises:
-        ValueError: If the store has other parameters or observables, may share rows with what the network was trained
-            on, or has fewer than 100 usable rows; if rows or draws are too few.
+        ValueError: If the store has other parameters or observables, is of another prior or proposal than the
+            posterior was learned under, may share rows with what the network was trained on, or has fewer than 100
+            usable rows; if rows or draws are too few.
     """
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
@@ -146,11 +148,21 @@ def _check_fresh(posterior: Posterior, store: Store) -> None:
         raise ValueError(
             f"{store.path} holds {event_of(store.observables)}, the posterior is for {event_of(posterior.observables)}"
         )
+    if store.proposal != posterior.under:
+        raise ValueError(
+            f"{store.path} holds simulations of {_law(store.proposal)}, the {posterior.name} posterior is that under "
+            f"{_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate on "
+            "fresh simulations of the law it was learned under"
+        )
     if {store.digest, campaign_of(store.simulator, store.seed)} & posterior.trained_on:
         raise ValueError(
             f"{store.path} is of the campaign (seed {store.seed}) that the network was trained on; calibrate on "
             "simulations with another seed"
         )
+
+
+def _law(proposal: Mapping[str, Any] | None) -> str:
+    return "the prior" if proposal is None else f"a proposal ({proposal.get('kind', 'of no kind')})"
 
 
 def _found(folder: Path, inputs: str) -> Calibration | None:

@@ -127,7 +127,9 @@ def _answer(run: Run) -> str:
 
 def _answer_words(run: Run, level: float, bars: bool, raw: bool) -> str:
     answer = run.answer
-    parts = [f"Intervals are central and hold {level:.0%} of the posterior."]
+    scope = str(answer.get("scope") or "")
+    parts = [f"{scope[:1].upper()}{scope[1:]}."] if scope else []
+    parts += [f"Intervals are central and hold {level:.0%} of the posterior."]
     if bars:
         parts.append("Bars show them within the central 98% of the prior.")
     if answer.get("draws"):

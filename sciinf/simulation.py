@@ -17,8 +17,9 @@ from typing import Literal
 
 import torch
 
+from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
-from sciinf.engine.block import give_up, one_thread, run_block
+from sciinf.engine.block import give_up, one_thread, propose, run_block
 from sciinf.engine.pool import run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
@@ -40,8 +41,9 @@ def simulate(
     block: int | Literal["auto"] | None = None,
     timeout: float | None = None,
     progress: bool = True,
+    proposal: Proposal | None = None,
 ) -> Store:
-    """Simulate n draws of the prior, or what is still missing of them.
+    """Simulate n draws of the prior (or of a proposal), or what is still missing of them.
 
     Rows that raise, are not finite or time out are kept with their status and message and left out of training and
     calibration; a warning says how many. One process simulates on one thread, so that results do not depend on the
@@ -60,6 +62,8 @@ def simulate(
         timeout: Seconds after which a block is killed, tried again, and in the end given up as `Status.TIMED_OUT`; the
             simulator then runs in a process of its own. All rows of the block are lost, so choose small blocks.
         progress: Whether to report progress on the standard error.
+        proposal: Where theta is drawn from instead of the prior; the store says so, and is another campaign than one of
+            the prior. It draws for all missing blocks in this process, before workers start.
 
     Raises:
         ValueError: If the folder holds another campaign, the simulator does not return what its observables promise,
@@ -79,9 +83,12 @@ def simulate(
         known = (path / "store.json").is_file()
         with one_thread():
             block = Store(path).block if known else probe_block(simulator, n, seed=seed, device=device)
-    store = Store.create(path, simulator, seed=seed, block=block, rows=n)
+    store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
     _warn_of_rows_there(store, simulator, n)
     while blocks := store.missing():
+        if proposal is not None:
+            with one_thread():
+                propose(store, proposal, blocks)
         if workers > 1 or timeout is not None:
             entries = run_in_workers(store, simulator, blocks, workers=workers, device=device, timeout=timeout)
         else:
@@ -104,12 +111,12 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
         The blocks simulated again. On the same kind of processor and the same versions the digest is as before.
 
     Raises:
-        ValueError: If the simulator is not the one that made the store.
+        ValueError: If the simulator is not the one that made the store, or a proposal's parameters are gone.
 
     Warns:
         UserWarning: If a block came out otherwise than when it was first committed.
     """
-    Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows)
+    Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows, proposal=store.proposal)
     store.refresh()
     blocks = sorted({damage.block for damage in store.damaged()} | set(store.missing()))
     with _terminable(), one_thread():

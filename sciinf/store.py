@@ -13,13 +13,13 @@ can hang on damaged files; a block whose file no journal knows counts if the has
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,11 +27,12 @@ from sciinf.core.estimator import Batch
 from sciinf.core.files import write_bytes, write_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
+from sciinf.storage import selection
 from sciinf.storage.description import campaign, check_same, describe, read_description
 from sciinf.storage.durable import sweep, writing
 from sciinf.storage.journal import Entry, Journals
 from sciinf.storage.outcome import normalise, status_of
-from sciinf.storage.selection import Part, Rows, mixed, recut, select
+from sciinf.storage.selection import Layout, Part, Rows, dealt, empty, grouped, row_bytes, select
 from sciinf.storage.shard import embedded, read_shard, write_shard
 
 
@@ -57,7 +58,8 @@ class Failure:
 class Store:
     """The simulations in a folder. See `Store.create` for a new one.
 
-    `rows` is what was asked for and `len(store)` what is there; they differ while a campaign is unfinished.
+    `rows` is what was asked for and `len(store)` what is there; they differ while a campaign is unfinished. `proposal`
+    is None, or says which law theta was drawn from instead of the prior.
 
     Raises:
         FileNotFoundError: If the folder holds no store.
@@ -67,28 +69,29 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "store.json").is_file():
-            raise FileNotFoundError(
-                f"{self.path} holds no simulations (no store.json); make some with `sciinf simulate`"
-            )
+            raise FileNotFoundError(f"{self.path} holds no simulations (no store.json); run `sciinf simulate`")
         data = read_description(self.path / "store.json")
         self.simulator: Mapping[str, str] = data["simulator"]
         self.prior = Prior.from_json(data["prior"])
         self.observables = {o["name"]: Observable.from_json(o) for o in data["observables"]}
         self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
-        self._campaign = campaign(data)
+        self._campaign, self.proposal = campaign(data), data.get("proposal")
         self._journals = Journals(self.path / "journal")
         self._lines: dict[int, list[Entry]] = {}
         self._adopted: dict[int, Entry] = {}
         self._verified: dict[int, tuple[tuple[int, int], Entry]] = {}
+        self._layouts: dict[int, Mapping[str, Layout]] = {}
         self.refresh()
 
     @classmethod
-    def create(cls, path: str | Path, simulator: Simulator, *, seed: int, block: int, rows: int) -> Store:
+    def create(
+        cls, path: str | Path, simulator: Simulator, *, seed: int, block: int, rows: int, proposal: Any = None
+    ) -> Store:
         """The store of a campaign in a folder: a new one, or the one that is there if it is of the same campaign.
 
-        A campaign is the same if simulator (name and file), prior, observables, seed and block are. More rows than
-        before make it grow, a last incomplete block being simulated again whole. Fewer change nothing: all rows there
-        are stay, and reading takes `rows=` to use fewer.
+        A campaign is the same if simulator (name and file), prior or proposal, observables, seed and block are. More
+        rows than before make it grow, a last incomplete block being simulated again whole. Fewer change nothing: all
+        rows there are stay, and reading takes `rows=` to use fewer.
 
         Args:
             path: The folder.
@@ -96,18 +99,17 @@ class Store:
             seed: Seed of the campaign, a non-negative integer.
             block: Rows per block.
             rows: Rows wanted in all.
+            proposal: A `Proposal`, or what one says of itself, where theta is not drawn from the prior.
 
         Raises:
-            ValueError: If a number is out of range, or the folder holds another campaign; the message says what
-                differs.
+            ValueError: If a number is out of range, or the folder holds another campaign (it says what differs).
             TypeError: If the prior cannot be written down.
             OSError: If the folder cannot be written.
         """
         for name, value, low in (("seed", seed, 0), ("block", block, 1), ("rows", rows, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
-        path = Path(path)
-        data = describe(simulator, seed, block, rows)
+        path, data = Path(path), describe(simulator, seed, block, rows, proposal)
         file = path / "store.json"
         with writing(path):
             for folder in (path / "shards", path / "journal"):
@@ -252,27 +254,33 @@ class Store:
         """
         if size < 1:
             raise ValueError(f"a batch has at least one row, got size={size}")
-        parts = self._select(rows)
-        pieces = map(self._ok, parts)
-        if generator is not None:
-            bytes_of = (math.prod(o.shape) * o.torch_dtype.itemsize for o in self.observables.values())
-            pieces = mixed(parts, self._ok, sum(bytes_of) + 4 * len(self.prior), generator)
-        for batch in recut(pieces, size):
+        limit = selection.GROUP_BYTES // row_bytes(len(self.prior), self.observables)
+        groups = grouped(self.parts(rows), limit, generator)
+        for batch in dealt(map(self._gathered, groups), size, generator):
             yield batch.to(device)
 
     def load(self, rows: Rows | None = None) -> Batch:
         """The rows that did not fail, in order, in memory; `rows` as in `batches`."""
-        parts = self._select(rows)
-        n = sum(part.rows for part in parts)
-        theta = torch.empty(n, len(self.prior))
-        x = {name: torch.empty(n, *o.shape, dtype=o.torch_dtype) for name, o in self.observables.items()}
-        end = 0
-        for batch in map(self._ok, parts):
-            start, end = end, end + len(batch)
-            theta[start:end] = batch.theta
-            for name, value in batch.x.items():
-                x[name][start:end] = value
-        return Batch(theta, x).rows(slice(0, end))
+        return self._gathered(self.parts(rows))
+
+    def parts(self, rows: Rows | None = None) -> list[Part]:
+        """Where the rows that did not fail lie, in order; takes `rows`, and raises, as `batches` does."""
+        known = dict(self._entries())  # each file is verified when it is read
+        entries = {index: known.get(index) or self._entry(index) for index in self._readable()}
+        found = []
+        for part in select(rows, [(index, entry.rows) for index, entry in entries.items()]):
+            whole = entries[part.block].ok == entries[part.block].rows
+            found.append(part if whole else part.only(self._checked(part.block, selection.read_status)))
+        return [part for part in found if part.rows]
+
+    def read_into(self, part: Part, batch: Batch, at: int) -> None:
+        """Read one of `parts` into rows from `at` on of a batch on the CPU; raises as `read` does."""
+
+        def read(file: Path) -> None:
+            self._layouts[part.block] = found = self._layouts.get(part.block) or selection.layouts(file, batch)
+            selection.read_rows(file, found, part, batch, at)
+
+        self._checked(part.block, read)
 
     def failures(self, limit: int = 20) -> list[Failure]:
         """The first simulations that failed, with their parameters and messages."""
@@ -297,22 +305,22 @@ class Store:
         Raises:
             ValueError: If the block is damaged or not there.
         """
+        return self._checked(index, lambda file: read_shard(file.read_bytes(), self.observables))
+
+    def _checked(self, index: int, read: Callable[[Path], Any]) -> Any:
+        """What is read from a block's file after it has been verified."""
         try:
-            return read_shard(self._bytes(index)[0], self.observables)
-        except (ValueError, OSError, KeyError) as error:
+            self._verify(index)
+            return read(self.file(index))
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
             raise self._damage(index, str(error)) from error
 
-    def _select(self, rows: Rows | None) -> list[Part]:
-        known = {index: entry.rows for index, entry in self._entries()}  # each file is verified when it is read
-        return select(rows, [(k, known.get(k) or self._entry(k).rows) for k in self._readable()])
-
-    def _ok(self, part: Part) -> Batch:
-        theta, outcome = self.read(part.block)
-        keep = (status_of(outcome) == Status.OK).numpy()
-        if part.wanted is None and keep.all():
-            return Batch(theta, outcome.x)
-        chosen = torch.from_numpy(np.flatnonzero(keep if part.wanted is None else keep & part.wanted))
-        return Batch(theta, outcome.x).rows(chosen)
+    def _gathered(self, parts: Sequence[Part]) -> Batch:
+        """The rows of parts, in memory."""
+        batch = empty(sum(part.rows for part in parts), len(self.prior), self.observables)
+        for part, end in zip(parts, accumulate(part.rows for part in parts), strict=True):
+            self.read_into(part, batch, end - part.rows)
+        return batch
 
     def _entries(self) -> Iterator[tuple[int, Entry]]:
         """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
@@ -344,34 +352,27 @@ class Store:
 
     def _verify(self, index: int) -> Entry:
         """What is known of a block, its file verified once as long as its size and time stay the same."""
-        cached = self._verified.get(index)
-        if cached is not None and cached[0] == _stamp(self.file(index)):
-            return cached[1]
-        return self._bytes(index)[1]
-
-    def _bytes(self, index: int) -> tuple[bytes, Entry]:
-        """A block's file, verified."""
         path = self.file(index)
         stamp = _stamp(path)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"it cannot be read ({error.strerror})") from error
         cached = self._verified.get(index)
         if cached is None or cached[0] != stamp:
-            cached = (stamp, self._judge(index, data))
+            try:
+                cached = (stamp, self._judge(index, path))
+            except OSError as error:
+                raise ValueError(f"it cannot be read ({error.strerror})") from error
             self._verified[index] = cached
-        return data, cached[1]
+            self._layouts.pop(index, None)
+        return cached[1]
 
-    def _judge(self, index: int, data: bytes) -> Entry:
+    def _judge(self, index: int, path: Path) -> Entry:
         lines = self._lines.get(index, [])
         if not lines:
-            return self._adopt(index, data)
-        sha = hashlib.sha256(data).hexdigest()
-        match = [entry for entry in lines if entry.sha256 == sha]
-        if not match:
-            raise ValueError("its content is not what was committed")
-        return match[-1]
+            return self._adopt(index, path.read_bytes())
+        with path.open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        if match := [entry for entry in lines if entry.sha256 == sha]:
+            return match[-1]
+        raise ValueError("its content is not what was committed")
 
     def _adopt(self, index: int, data: bytes) -> Entry:
         """A file without a journal line: its writer died between rename and acknowledgement."""

@@ -369,6 +369,14 @@ def test_numbers_that_are_null_are_shown_as_dashes(tmp_path):
     assert "– to –" in Page(write_report(folder).read_text()).text
 
 
+def test_an_answer_that_holds_for_one_observation_says_so(complete, tmp_path):
+    folder = make_run(tmp_path)
+    answer = json.loads((folder / "answer.json").read_text())
+    write_json(folder / "answer.json", {**answer, "scope": "not amortised: it holds for no other"})
+    assert "Not amortised: it holds for no other. Intervals are central" in Page(write_report(folder).read_text()).text
+    assert "amortised: it holds" not in read(complete).text
+
+
 def test_nothing_to_report_on_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds nothing to report on.*sciinf infer"):
         write_report(tmp_path)

@@ -364,16 +364,32 @@ def test_rows_that_do_not_exist(tmp_path):
         next(store.batches(0))
 
 
+def test_where_rows_lie_is_looked_up_again_when_a_file_is_replaced(tmp_path):
+    ours = fill(tmp_path)
+    ours.load()
+    stale = dict(ours._layouts)
+    theirs = Store.create(tmp_path, Plain(), seed=3, block=BLOCK, rows=60)  # its last block was short and is replaced
+    for index in (4, 5):
+        theirs.commit(index, *block_of(index, BLOCK), seconds=0.0)
+    ours.refresh()
+    found, fresh = ours.load(), Store(tmp_path).load()
+    assert all(torch.equal(value, fresh.x[name]) for name, value in found.x.items())
+    assert len(found) == 58
+    ours._layouts.update(stale)  # the planted fault
+    with pytest.raises(ValueError, match="it has 7 rows, rows 0 to 9 were asked for"):
+        ours.load()
+
+
 def test_only_the_blocks_asked_for_are_read(tmp_path):
     store = fill(tmp_path)
     read = []
-    original = store.read
+    original = store.read_into
 
-    def watched(index):
-        read.append(index)
-        return original(index)
+    def watched(part, batch, at):
+        read.append(part.block)
+        return original(part, batch, at)
 
-    store.read = watched
+    store.read_into = watched
     list(store.batches(5, rows=slice(12, 18)))
     assert read == [1]
     store.file(4).write_bytes(b"")  # damage elsewhere does not stop who does not read it

@@ -14,10 +14,11 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
+from sciinf.engine.learner import stream as _generator
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.simulation import simulate
-from sciinf.training import Recipe, _generator, train
+from sciinf.training import Recipe, train
 
 FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 SHORT = Recipe(epochs=5, batch=150)
@@ -244,6 +245,16 @@ def test_history_has_a_row_per_epoch_and_grows_while_training(ball, store, plain
         assert len((tmp_path / str(steps) / "history.csv").read_text().splitlines()) == 1 + steps // 6
 
 
+def test_validation_may_be_rarer_than_epochs(ball, store, plain, tmp_path):
+    fit = train(new(ball), store, tmp_path, recipe=replace(SHORT, validate_every=2), seed=1)
+    history = fit.record["history"]
+    assert [row["epoch"] for row in history] == [1, 3, 4]
+    every = [loss for _, loss in losses(plain)]
+    assert [row["validation_loss"] for row in history] == [every[1], every[3], every[4]]
+    both = plain.record["history"][:2]
+    assert history[0]["train_loss"] == pytest.approx(sum(row["train_loss"] for row in both) / 2, rel=1e-6)
+
+
 # --- what is learned --------------------------------------------------------------------------------------------------
 
 
@@ -372,29 +383,3 @@ def test_a_store_of_another_simulator_is_refused(ball, store, tmp_path):
     with pytest.raises(ValueError, match="expects 'x'"):
         train(reshaped, store, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"epochs": 0}, {"epochs": 2.5}, {"batch": 0}, {"batch": True}, {"patience": 0}, {"threads": 0}, {"memory": -1},
-        {"learning_rate": 0.0}, {"learning_rate": math.inf}, {"warm_up": 1.0}, {"warm_up": -0.1}, {"ema": 0.0},
-        {"weight_decay": -1.0}, {"clip": 0.0}, {"validation_fraction": 0.0}, {"validation_fraction": 1.0},
-        {"ema": 1.0}, {"precision": "float16"},
-    ],
-)  # fmt: skip
-def test_a_recipe_that_makes_no_sense_is_refused(settings):
-    (name, value), *_ = settings.items()
-    with pytest.raises(ValueError, match=rf"Recipe\({name}={value!r}\): expected"):
-        Recipe(**settings)
-
-
-def test_a_recipe_fills_in_what_it_was_not_told():
-    recipe = Recipe().resolved(9_000)
-    assert (recipe.batch, recipe.epochs) == (1_000, 120)
-    assert recipe.learning_rate == pytest.approx(5e-3)
-    assert recipe.patience == 40
-    assert Recipe(batch=10**6).resolved(500).batch == 500
-    kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2)
-    assert kept.resolved(9_000) == kept
-    assert all(Recipe().resolved(rows).epochs >= 8 for rows in (18, 10**3, 10**6, 10**8))

@@ -7,6 +7,7 @@ from sciinf.core.laws import Truncated
 from sciinf.core.observation import as_observation, read_observation
 from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
+from sciinf.core.proposal import Proposal
 from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, load_simulator, source_hash
 
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "Posterior",
     "Prior",
+    "Proposal",
     "Simulator",
     "Status",
     "Truncated",

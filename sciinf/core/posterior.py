@@ -21,7 +21,9 @@ class Posterior(ABC):
     """p(theta | x) for any x, from something that was learned.
 
     A subclass sets `name`, `digest` (of what was learned), `prior`, `observables` and `trained_on` (digests of the
-    stores behind it, and `campaign_of` their simulator and seed), and defines the abstract methods.
+    stores behind it, and `campaign_of` their simulator and seed), and defines the abstract methods. One that does not
+    hold for every observation says so in `scope`; one that was learned from simulations of a proposal has in `under`
+    what `Store.proposal` says of them.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Posterior(ABC):
     prior: Prior
     observables: Mapping[str, Observable]
     trained_on: frozenset[str]
+    scope: str = ""
+    under: Mapping[str, Any] | None = None
 
     @abstractmethod
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:

@@ -199,6 +199,7 @@ class Answer:
         predictive: Observable name -> array (m, *event), data simulated from the posterior; empty without a simulator.
         amortised: The estimates before correction by the likelihood; empty when there was no correction.
         posterior: Which posterior answered, in words.
+        scope: For which observations it holds, in words, where not for all.
     """
 
     parameters: Mapping[str, Estimate]
@@ -209,6 +210,7 @@ class Answer:
     predictive: Mapping[str, np.ndarray] = field(default_factory=dict)
     amortised: Mapping[str, Estimate] = field(default_factory=dict)
     posterior: str = ""
+    scope: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""
@@ -225,6 +227,7 @@ class Answer:
             "calibration": {"passed": passed, "reasons": list(reasons), "of": of},
             "trust": self.trust.to_json(),
             "posterior": self.posterior,
+            "scope": self.scope,
             "amortised": {name: e.to_json() for name, e in self.amortised.items()},
         }
 
@@ -245,6 +248,7 @@ class Answer:
         lines += ["", f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"]
         if self.draws.log_evidence is not None:
             lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error or 0.0:.2f}")
+        lines += [f"posterior    {self.posterior}; {self.scope}"] if self.scope else []
         passed = self.calibration is not None and self.calibration.passed
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
         other = self.calibration is not None and self.posterior not in ("", self.calibration.of)

@@ -2,7 +2,8 @@ r"""One block: its seeds, its draws from the prior, a batch through the simulato
 
 Block k takes theta from the generator of (seed, k, 0) and noise from that of (seed, k, 1), whatever was simulated
 before. torch's CPU generator keeps only 32 bits of the seed it is given, so that among 100,000 blocks a few would share
-their noise; its whole state is set here instead.
+their noise; its whole state is set here instead. Where theta comes from a proposal rather than the prior, it is drawn
+before anything runs and kept in `proposed/`, so that workers and repairs need not know the proposal.
 
 When the batch raises, its rows are tried again in halves, down to the rows that raise alone; rows [a, b) then take
 their noise from (seed, k, 1, a, b). If the simulator fails by chance given theta, the rows that are kept are draws of
@@ -11,16 +12,21 @@ x given theta and success, as they would be without retries.
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.core.files import write_bytes
+from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Outcome, Simulator, Status
+from sciinf.storage.durable import sweep, writing
 from sciinf.storage.journal import Entry
 from sciinf.storage.outcome import failed_outcome, join, normalise
 from sciinf.store import Store
@@ -47,9 +53,63 @@ def generator_for(seed: int, *key: int, device: str | torch.device = "cpu") -> t
 
 
 def draw_theta(store: Store, index: int) -> Tensor:
-    """Parameters of a block, (rows, D), float32, on the CPU."""
-    generator = generator_for(store.seed, index, _THETA)
-    return store.prior.sample(store.rows_of(index), generator=generator)
+    """Parameters of a block, (rows, D), float32, on the CPU.
+
+    Raises:
+        ValueError: If the store's parameters come from a proposal, and it did not draw those of this block.
+    """
+    if store.proposal is None:
+        generator = generator_for(store.seed, index, _THETA)
+        return store.prior.sample(store.rows_of(index), generator=generator)
+    theta = _proposed(store, index)
+    if theta is None:
+        raise ValueError(
+            f"the parameters of block {index} of {store.path} come from a proposal and {_proposed_file(store, index)} "
+            "is missing or damaged; call simulate(..., proposal=...) with the proposal they came from"
+        )
+    return theta
+
+
+def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
+    """Draw the parameters of blocks from a proposal and keep them for whoever runs these blocks.
+
+    Raises:
+        ValueError: If the proposal does not return what it should; the message says what.
+        OSError: If the store cannot be written.
+    """
+    with writing(store.path):
+        (store.path / "proposed").mkdir(exist_ok=True)
+        sweep(store.path / "proposed")
+    for index in blocks:
+        if _proposed(store, index) is not None:
+            continue
+        rows = store.rows_of(index)
+        theta = proposal.sample(rows, generator=generator_for(store.seed, index, _THETA)).detach().cpu().float()
+        wanted = (rows, len(store.prior))
+        if tuple(theta.shape) != wanted or not bool(torch.isfinite(store.prior.log_prob(theta)).all()):
+            raise ValueError(
+                f"{type(proposal).__name__}.sample({rows}) must return parameters within the support of {store.prior}, "
+                f"of shape {wanted}; got shape {tuple(theta.shape)}"
+                + ("" if tuple(theta.shape) != wanted else ", and some lie outside")
+            )
+        image = io.BytesIO()
+        np.save(image, theta.numpy())
+        with writing(store.path):
+            write_bytes(_proposed_file(store, index), image.getvalue())
+
+
+def _proposed_file(store: Store, index: int) -> Path:
+    return store.path / "proposed" / f"{index:08d}.npy"
+
+
+def _proposed(store: Store, index: int) -> Tensor | None:
+    """What a proposal drew for a block, if that is there, whole, and of the block's present size."""
+    try:
+        theta = np.load(io.BytesIO(_proposed_file(store, index).read_bytes()))
+    except (OSError, ValueError, EOFError):
+        return None
+    good = theta.dtype == np.float32 and theta.shape == (store.rows_of(index), len(store.prior))
+    return torch.from_numpy(theta) if good else None
 
 
 def run_block(simulator: Simulator, store: Store, index: int, *, device: str | torch.device = "cpu") -> Entry:

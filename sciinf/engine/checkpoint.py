@@ -1,8 +1,9 @@
-"""An unfinished training on disk: named groups of tensors and a JSON header, replaced whole after each epoch."""
+"""An unfinished training on disk: named groups of tensors and a JSON header, replaced whole now and then."""
 
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,61 @@ from torch import Tensor
 from sciinf.core.files import write_bytes
 
 Groups = Mapping[str, Mapping[str, Tensor]]
+
+SHARE = 0.05  # of the time, at most, goes into writing
+
+
+class Checkpoints:
+    """Keeps the latest state of a training in memory and, as often as is cheap, on disk.
+
+    A training that raises calls `flush` and loses nothing since its latest state; one that is killed loses what came
+    since the latest file, at most about twenty times what it takes to write one.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: tuple[Mapping[str, Any], Groups] | None = None
+        self._due = 0.0
+
+    def keep(self, about: Mapping[str, Any], groups: Groups) -> bool:
+        """Take a copy of a state, and write it if that is due.
+
+        Args:
+            about: Plain JSON values; not changed afterwards.
+            groups: Group -> name -> tensor; a group's name has no slash.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        copied = {g: {name: value.detach().clone() for name, value in vs.items()} for g, vs in groups.items()}
+        self._kept = (about, copied)
+        return time.monotonic() >= self._due and self.flush()
+
+    def flush(self) -> bool:
+        """Write what is kept and not yet on disk; whether there was anything.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._kept is None:
+            return False
+        started = time.monotonic()
+        write_checkpoint(self.path, *self._kept)
+        self._kept = None
+        ended = time.monotonic()
+        self._due = ended + (ended - started) / SHARE
+        return True
+
+    def clear(self) -> None:
+        """Remove the file: the training is done."""
+        self._kept = None
+        self.path.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, about: Mapping[str, Any], groups: Groups) -> None:

@@ -1,20 +1,28 @@
-"""`block="auto"`: how many rows at a time a simulator does best."""
+"""What is measured before work begins: how many rows at a time a simulator does best (`block="auto"`), and seconds
+a row for simulating and for training."""
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import time
+import warnings
 
 import torch
 
-from sciinf.core.simulator import Simulator
+from sciinf.core import Batch, Estimator, Simulator
 from sciinf.engine.block import generator_for
+from sciinf.engine.learner import Single
+from sciinf.engine.recipe import Recipe
+from sciinf.engine.step import WARM_UP, Step, step_settings
 
 SMALLEST, LARGEST = 64, 65_536
 _GAIN = 1.1
 _LONGEST = 5.0
+_BRIEF = 1.0
 _SHARE = 0.25
+_ROUNDS, _STEPS = 3, 4
 _KEY = 2**31  # no campaign has this many blocks, so the probe shares no random numbers with it
 
 
@@ -32,29 +40,84 @@ def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | tor
     """
     best, size, speed = min(SMALLEST, rows), SMALLEST, 0.0
     while size <= min(LARGEST, rows):
-        before = memory_in_use(device)
         try:
-            seconds = _seconds(simulator, size, seed, device)
+            seconds, memory = _cost(simulator, size, seed, device)
         except Exception:
             break  # the campaign meets the same fault, and handles it row by row
         if size / seconds > _GAIN * speed:
             best, speed = size, size / seconds
         elif size > 4 * best:
             break
-        if 2 * seconds > _LONGEST or 2 * (memory_in_use(device) - before) > _SHARE * _limit(device):
+        if 2 * seconds > _LONGEST or 2 * memory > _SHARE * _limit(device):
             break
         size *= 2
     return best
 
 
-def _seconds(simulator: Simulator, size: int, seed: int, device: str | torch.device) -> float:
-    theta = simulator.prior.sample(size, generator=generator_for(seed, _KEY, size, 0)).to(device)
-    generator = generator_for(seed, _KEY, size, 1, device=device)
+def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> float:
+    """Seconds to draw and simulate one row in a batch: the faster of two batches, after one that warms up.
+
+    Where already the first, of 64 rows or fewer, takes more than a second, it is not repeated.
+
+    Args:
+        simulator: What is measured.
+        rows: Rows of the batch; fewer, down to 64, where these would take longer than about a second.
+        seed: Seed of what the rows are for; their random numbers are others.
+        device: Where it runs.
+
+    Raises:
+        Exception: What the simulator raises.
+    """
+    size = min(SMALLEST, rows)
+    seconds, _ = _cost(simulator, size, seed, device)
+    if seconds > _BRIEF:
+        return seconds / size
+    size = min(rows, max(size, int(size * _BRIEF / seconds)))
+    return min(_cost(simulator, size, seed, device)[0] for _ in range(2)) / size
+
+
+def training_seconds_per_row(estimator: Estimator, rows: Batch, recipe: Recipe) -> float:
+    """Seconds of training per row: the fastest of three rounds of steps on a copy, after some that warm up.
+
+    Args:
+        estimator: What is to be trained; it stays as it is.
+        rows: One batch.
+        recipe: Resolved. The step is measured as its optimiser, precision and device have it, not compiled.
+    """
+    copied = copy.deepcopy(estimator).to(recipe.device)
+    copied.standardise(lambda: iter([rows]))
+    learner = Single(copied)
+    learner.mode(training=True)
+    step = Step(learner, step_settings(recipe), torch.Generator(recipe.device).manual_seed(0))
+    rate = float(recipe.learning_rate or 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training itself says what does not work
+        for _ in range(WARM_UP + 1):
+            step(rows, rate)
+    times = []
+    for _ in range(_ROUNDS):
+        step.total.tolist()  # waits for the device
+        started = time.perf_counter()
+        for _ in range(_STEPS):
+            step(rows, rate)
+        step.total.tolist()
+        times.append((time.perf_counter() - started) / _STEPS)
+    return max(min(times), 1e-9) / len(rows)
+
+
+def _cost(simulator: Simulator, size: int, seed: int, device: str | torch.device) -> tuple[float, int]:
+    """Seconds to draw and simulate a batch, and bytes by which it raised the peak of memory."""
+    on_cuda = torch.device(device).type == "cuda"
+    if on_cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if on_cuda else memory_in_use(device)
     started = time.perf_counter()
-    simulator(theta, generator=generator)
-    if theta.is_cuda:
-        torch.cuda.synchronize(theta.device)
-    return max(time.perf_counter() - started, 1e-9)
+    theta = simulator.prior.sample(size, generator=generator_for(seed, _KEY, size, 0)).to(device)
+    simulator(theta, generator=generator_for(seed, _KEY, size, 1, device=device))
+    if on_cuda:
+        torch.cuda.synchronize(device)
+    return max(time.perf_counter() - started, 1e-9), memory_in_use(device) - before
 
 
 def memory_in_use(device: str | torch.device) -> int:
@@ -68,6 +131,7 @@ def memory_in_use(device: str | torch.device) -> int:
 
 
 def _limit(device: str | torch.device) -> int:
+    """Bytes of the machine, or those of an accelerator that are free."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,70 +1,146 @@
-"""The rows of a store for training: a training and a validation part, in memory or streamed."""
+"""The rows of a store for training: a training and a validation part, in memory or streamed.
+
+Rows that do not fit in the memory given, of M bytes, are streamed. Each epoch takes the training rows in parts of
+blocks, in random order; as many parts as fill a buffer of g = (M - V) / 8 bytes are one group, whose rows are shuffled
+and cut into batches. V is what the validation rows take where they fit in M / 2 and are kept; else V = 0 and they are
+streamed too. There are two such buffers, filled by turns in a background thread (`engine.prefetch`), and a batch is a
+copy. So rows take V + 2 g, two batches, and 8 bytes for the place of each row of a group in its order: at most a
+quarter of M - V and two batches. The rest is for what the network makes of a batch, several times its size.
+
+A group has eight parts or more, from anywhere in the store. Every shard is verified once, when the rows are opened,
+and again only when its file has changed.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 import torch
 
 from sciinf.core import Batch
+from sciinf.engine.prefetch import read_ahead
+from sciinf.engine.source import Source
+from sciinf.storage.selection import Part, dealt, empty, grouped, row_bytes, take
 from sciinf.store import Store
 
 FEWEST_TRAIN, FEWEST_VALIDATION = 18, 2
+SHARES = 8  # buffers that the memory would hold
+PARTS = 8  # of a group, at least
+SMALLEST = 2**20  # bytes of a buffer, however little memory is given
+LARGEST = 2**24  # bytes of a batch in order, because networks need several times as much for it
 
 
-class Rows:
+class Rows(Source):
     """The rows of a store that did not fail; the last ones, by position, are for validation.
+
+    What is read is settled when it is built: rows that are simulated later do not count. The batches of an epoch
+    depend on the store, `memory`, the generator's state and the size of a batch.
 
     Args:
         store: The simulations.
         fraction: Share of the store, failed rows counted, that is held out.
         device: Where the batches go.
-        memory: Bytes up to which all rows are kept on the device; beyond, they are streamed from the store.
+        memory: Bytes of rows to have in memory, on the device where all rows fit. Beyond, they are streamed from the
+            store through buffers that together with the batches made of them stay below it (each has at least 1 MiB).
+        readers: Epochs that will be open at a time, which share the memory.
 
     Raises:
-        ValueError: If fewer than 20 rows are usable.
+        ValueError: If fewer than 20 rows are usable, or a block is damaged.
     """
 
-    def __init__(self, store: Store, *, fraction: float, device: str, memory: int) -> None:
-        self.store, self.device = store, device
+    def __init__(self, store: Store, *, fraction: float, device: str, memory: int, readers: int = 1) -> None:
+        self.store, self.device = store, torch.device(device)
         total = len(store)
         held_out = max(min(FEWEST_VALIDATION, total), round(total * fraction))
-        self._parts = {False: slice(0, total - held_out), True: slice(total - held_out, total)}
-        bytes_of = (math.prod(o.shape) * o.torch_dtype.itemsize for o in store.observables.values())
-        self._memory: dict[bool, Batch] | None = None
-        if total * (4 * len(store.prior) + sum(bytes_of)) <= memory:
-            self._memory = {validation: store.load(part).to(device) for validation, part in self._parts.items()}
-            counts = {validation: len(rows) for validation, rows in self._memory.items()}
-        else:
-            counts = {validation: self._count(part) for validation, part in self._parts.items()}
+        ranges = {False: slice(0, total - held_out), True: slice(total - held_out, total)}
+        parts = {validation: store.parts(rows) for validation, rows in ranges.items()}
+        counts = {validation: sum(part.rows for part in found) for validation, found in parts.items()}
         self.train, self.held_out = counts[False], counts[True]
         if self.train < FEWEST_TRAIN or self.held_out < FEWEST_VALIDATION:
             raise ValueError(
                 f"{self.train} simulations for training and {self.held_out} for validation are usable of {total} in "
                 f"{store.path}; at least {FEWEST_TRAIN} and {FEWEST_VALIDATION} are needed: simulate more rows"
             )
+        used = self.train + self.held_out
+        self._record = {"digest": store.digest, "seed": store.seed, "rows": total}
+        self._record.update(used=used, held_out=self.held_out)
+        if store.proposal is not None:
+            self._record["proposal"] = {name: value for name, value in store.proposal.items() if name != "rows_of"}
+        size = row_bytes(len(store.prior), store.observables)
+        if used * size <= memory:
+            kept = (False, True)
+        else:
+            kept = (True,) if self.held_out * size <= memory // 2 else ()
+        self._memory = {validation: store.load(ranges[validation]).to(self.device) for validation in kept}
+        free = memory - sum(counts[validation] * size for validation in kept)
+        self._limit = max(free // (SHARES * readers), SMALLEST) // size or 1
+        self._piece = self._limit // PARTS or 1
+        self._largest = min(LARGEST // size, self._limit // 4 if len(kept) < 2 else used) or 1
+        self._parts = {v: [p for part in found for p in part.split(self._piece)] for v, found in parts.items()}
 
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Shuffled training batches of `size` rows; the incomplete last one is left out."""
-        if self._memory is None:
-            part = self._parts[False]
-            for batch in self.store.batches(size, rows=part, generator=generator, device=self.device):
-                if len(batch) == size:
-                    yield batch
+    def epoch(self, number: int, size: int, generator: torch.Generator) -> Generator[Batch, None, None]:
+        """Shuffled training batches; see `Source.epoch`. Close the iterator where it may not be exhausted."""
+        rows = self._memory.get(False)
+        if rows is None:
+            with closing(self._streamed(self._parts[False], size, generator)) as batches:
+                yield from (batch for batch in batches if len(batch) == size)
             return
-        order = torch.randperm(self.train, generator=generator).to(self.device)
+        order = torch.randperm(self.train, generator=generator, device=generator.device).to(self.device)
         for start in range(0, self.train - size + 1, size):
-            yield self._memory[False].rows(order[start : start + size])
+            yield take(rows, order[start : start + size])
 
-    def ordered(self, size: int, *, validation: bool) -> Iterator[Batch]:
-        """All rows of one part in order."""
-        if self._memory is None:
-            yield from self.store.batches(size, rows=self._parts[validation], device=self.device)
+    def ordered(self, size: int, *, validation: bool) -> Generator[Batch, None, None]:
+        """All rows of one part in order, in batches of at most `size`; of fewer where rows are wide or streamed."""
+        rows, size = self._memory.get(validation), min(size, self._largest)
+        if rows is None:
+            with closing(self._streamed(self._parts[validation], size, None)) as batches:
+                yield from batches
             return
-        rows = self._memory[validation]
         for start in range(0, len(rows), size):
             yield rows.rows(slice(start, start + size))
 
-    def _count(self, part: slice) -> int:
-        return sum(len(batch) for batch in self.store.batches(65_536, rows=part))
+    def record(self) -> dict[str, Any]:
+        """Digest and seed of the store, its proposal where it has one, its rows, how many of them are usable, and how
+        many of those are held out.
+        """
+        return dict(self._record)
+
+    def _streamed(
+        self, parts: Sequence[Part], size: int, generator: torch.Generator | None
+    ) -> Generator[Batch, None, None]:
+        groups = grouped(parts, self._limit, generator)
+        with (
+            closing(read_ahead(lambda stop: self._filled(groups, stop))) as read,
+            closing(self._moved(read)) as moved,
+        ):
+            yield from dealt(moved, size, generator)
+
+    def _filled(self, groups: Sequence[Sequence[Part]], stop: threading.Event) -> Generator[Batch, None, None]:
+        """The rows of each group, in two buffers by turns."""
+        rows = max(sum(part.rows for part in group) for group in groups)
+        store, pinned = self.store, self.device.type == "cuda"
+        buffers = [empty(rows, len(store.prior), store.observables, pinned=pinned) for _ in groups[:2]]
+        for number, group in enumerate(groups):
+            buffer, end = buffers[number % 2], 0
+            for part in group:
+                if stop.is_set():
+                    return
+                store.read_into(part, buffer, end)
+                end += part.rows
+            yield buffer.rows(slice(0, end))
+
+    def _moved(self, groups: Iterator[Batch]) -> Generator[Batch, None, None]:
+        """Groups on the device; a buffer goes back to be filled when the copy of it is done."""
+        for group in groups:
+            if self.device.type != "cuda":
+                yield group.to(self.device)
+                continue
+            x = {name: value.to(self.device, non_blocking=True) for name, value in group.x.items()}
+            moved = Batch(group.theta.to(self.device, non_blocking=True), x)
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(self.device))
+            yield moved
+            copied.synchronize()

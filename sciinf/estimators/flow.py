@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.prior import global_seed
 from sciinf.flows.conditional import Architecture
-from sciinf.flows.nflows_flows import CouplingNSF
+from sciinf.flows.spline import SplineCoupling
 from sciinf.summaries.choice import choose
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import Summary
 
-CHUNK = 65_536  # (theta, x) pairs passed through the flow at once when nothing is differentiated
+CHUNK = {"cpu": 16_384, "cuda": 1_048_576}  # (theta, x) pairs at once when nothing is differentiated
 
 
 class Flow(Estimator):
@@ -46,7 +46,7 @@ class Flow(Estimator):
         observables: What the simulator produces.
         summary: One summary network for every observable, or one per name; chosen from the observables'
             specification where left out.
-        flow: The flow's architecture; sbi's neural spline flow where left out.
+        flow: The flow's architecture; the neural spline flow of `flows.spline` where left out.
         seed: Seeds the initial weights.
 
     Example:
@@ -83,7 +83,7 @@ class Flow(Estimator):
                 networks.append((given.get(name) or choose(spec, masked)).build(spec, masked=masked))
             self.summaries = nn.ModuleList(networks)
             width = sum(network.features for network in networks)
-            self.flow = (flow or CouplingNSF()).build(len(prior), width)
+            self.flow = (flow or SplineCoupling()).build(len(prior), width)
         self.register_buffer("z_mean", torch.zeros(len(prior)))
         self.register_buffer("z_sd", torch.ones(len(prior)))
 
@@ -121,15 +121,15 @@ class _FlowDensity(Density):
 
     def __init__(self, estimator: Flow, context: Tensor) -> None:
         self.estimator, self.context = estimator, context
+        self._rows = max(1, CHUNK.get(context.device.type, CHUNK["cpu"]) // max(1, len(context)))
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         flow = self.estimator
         shape = (len(self.context), len(flow.prior))
-        chunk = max(1, CHUNK // max(1, len(self.context)))
         parts = []
-        for start in range(0, n, chunk):
-            size = min(chunk, n - start)
+        for start in range(0, n, self._rows):
+            size = min(self._rows, n - start)
             noise = torch.randn(size, *shape, generator=generator, device=generator.device).to(self.context.device)
             z = flow.flow.push(noise, self.context) * flow.z_sd + flow.z_mean
             parts.append(flow.prior.bijection.inverse(z))
@@ -144,8 +144,7 @@ class _FlowDensity(Density):
                 f"{self.estimator.prior.names} for each of the {rows[0]} observations"
             )
         flat = theta.to(self.context.device).reshape(-1, *rows)
-        chunk = max(1, CHUNK // max(1, len(self.context)))
-        parts = [self._log_prob(flat[start : start + chunk]) for start in range(0, len(flat), chunk)]
+        parts = [self._log_prob(flat[start : start + self._rows]) for start in range(0, len(flat), self._rows)]
         empty = torch.empty(0, rows[0], dtype=torch.float64, device=self.context.device)
         return torch.cat([empty, *parts]).reshape(theta.shape[:-1])
 

@@ -25,6 +25,8 @@ PAPERS: Mapping[str, str] = {
     "estimators for general inference, https://arxiv.org/abs/2302.03026",
     "band": "Säilynoja, Bürkner & Vehtari (2022), Graphical test for discrete uniformity and its applications in "
     "goodness-of-fit evaluation and multiple sample comparison, https://arxiv.org/abs/2103.10522",
+    "truncated": "Deistler, Goncalves & Macke (2022), Truncated proposals for scalable and hassle-free "
+    "simulation-based inference, https://arxiv.org/abs/2210.04815",
     "trust": "Schmitt, Bürkner, Köthe & Radev (2022), Detecting model misspecification in amortized Bayesian inference "
     "with neural networks, https://arxiv.org/abs/2112.08866",
 }
@@ -49,11 +51,10 @@ def _simulations(run: Run) -> tuple[str, list[str]]:
         return (f"{rows:,} simulations of {run.name} were used." if rows else ""), []
     names = run.prior.names if run.prior else ()
     what = f"its parameter {names[0]}" if len(names) == 1 else f"its {len(names)} parameters"
-    text = (
-        f"The simulator {run.name} was run {store.rows:,} times (seed {store.seed}), with {what} drawn from the prior"
-    )
+    law = "a proposal made for the observation" if store.proposed else "the prior"
+    text = f"The simulator {run.name} was run {store.rows:,} times (seed {store.seed}), with {what} drawn from {law}"
     failed = f"; {store.failed:,} simulations failed and were left out" if store.failed else ""
-    return f"{text}{failed}.", []
+    return f"{text}{failed}.", ["truncated"] if store.proposed else []
 
 
 def _fit(run: Run) -> tuple[str, list[str]]:
@@ -65,8 +66,8 @@ def _fit(run: Run) -> tuple[str, list[str]]:
     about = ", ".join([f"{epochs} epochs" if epochs else "", f"seed {seed}" if seed is not None else ""]).strip(", ")
     if kind != "Flow":
         return f"The estimator {kind} was trained on them{f' ({about})' if about else ''}.", []
-    flow = _class((built.get("arguments") or {}).get("flow") or {}) or "CouplingNSF"
-    spline = "NSF" in flow or flow == "Coupling"
+    flow = _class((built.get("arguments") or {}).get("flow") or {}) or "SplineCoupling"
+    spline = "NSF" in flow or flow in ("Coupling", "SplineCoupling")
     kind, about = "neural spline" if spline else "normalizing", f"; {about}" if about else ""
     text = (
         f"A conditional {kind} flow ({flow}) was trained on them to approximate the posterior for every observation at "

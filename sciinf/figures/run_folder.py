@@ -40,6 +40,7 @@ class Simulated:
         seconds: Time spent simulating, over all workers.
         prior: What the parameters were drawn from.
         observables: Their names, in the simulator's order.
+        proposed: Whether the parameters were drawn from a proposal instead of the prior.
     """
 
     simulator: str
@@ -51,6 +52,7 @@ class Simulated:
     seconds: float
     prior: Prior
     observables: tuple[str, ...]
+    proposed: bool
 
     @property
     def failed(self) -> int:
@@ -232,6 +234,7 @@ def _read_store(path: Path) -> Simulated:
         seconds=store.seconds,
         prior=store.prior,
         observables=tuple(store.observables),
+        proposed=store.proposal is not None,
     )
 
 

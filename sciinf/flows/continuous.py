@@ -12,8 +12,8 @@ so that `encode` solves both from t = 0 to 1 and `decode` the first from 1 to 0,
 
     v(z, t; c) = V h_K + A(c) z + m(c).
 
-s_i, A and m come from a second network of c alone, evaluated once per solve and not once per evaluation of v. With
-V = 0 the flow is every Gaussian whose mean and covariance depend on c, and V starts at 0.
+s_i, A and m are a second network's, linear in c and in one hidden layer of c, evaluated once per solve and not once per
+evaluation of v. With V = 0 the flow is every Gaussian whose mean and covariance depend on c, and V starts at 0.
 
 **Trace.** Of two hidden layers with slopes a_i = 1 - h_i^2, (..., H_i), it has a closed form that costs no more than
 one further layer, whatever D is:
@@ -33,8 +33,7 @@ step at random. On a grid of J equal steps, drawing j uniformly estimates R_E wi
     R = E_j,   E_j = rms( h sum_i (b_i - b*_i) k_i / (1 + max(|y_j|, |y_{j+1}|)) ),   y = (z, log det),
 
 with Bogacki and Shampine's pair of orders 3 and 2 from the state y_j, which is held constant as in the paper. j is
-drawn for each row; the rms runs over D + 1 numbers and the batch, as a solver of the whole batch would see it. The
-penalty also keeps the density on the grid an honest one: without a price on its error, training lives off it.
+drawn for each row; the rms runs over D + 1 numbers and the batch, as a solver of the whole batch would see it.
 
 References:
     | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2019),
@@ -52,7 +51,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -60,8 +59,8 @@ from torch import Tensor, nn
 
 from sciinf.flows.conditional import Architecture, ConditionalFlow
 
-Trace = Literal["exact", "rademacher", "gaussian"]
-"""How training finds tr dv/dz: exactly, or by Hutchinson's estimate with noise of this law."""
+TRACES = ("exact", "rademacher", "gaussian")
+"""How training may find tr dv/dz: exactly, or by Hutchinson's estimate with noise of this law."""
 
 State = Float[Tensor, "n batch state"]
 """z, of width D, or z and log |det|, of width D + 1."""
@@ -95,7 +94,7 @@ class Continuous(Architecture):
         self,
         hidden: Sequence[int] = (64, 64),
         steps: int = 4,
-        trace: Trace | None = None,
+        trace: str | None = None,
         penalty: float = 10.0,
         tolerance: float = 1e-5,
     ) -> None:
@@ -103,8 +102,8 @@ class Continuous(Architecture):
             raise ValueError(
                 f"Continuous needs positive hidden widths and steps >= 1; got hidden={tuple(hidden)}, steps={steps}"
             )
-        if trace is not None and trace not in get_args(Trace):
-            raise ValueError(f"Continuous(trace=...) is None or one of {get_args(Trace)}; got {trace!r}")
+        if trace is not None and trace not in TRACES:
+            raise ValueError(f"Continuous(trace=...) is None or one of {TRACES}; got {trace!r}")
         if not (0 <= penalty < math.inf and 0 < tolerance < 1):
             raise ValueError(
                 "Continuous needs a finite penalty >= 0 and a tolerance between 0 and 1; "
@@ -150,7 +149,7 @@ class _Field(nn.Module):
         self.last = nn.Linear(hidden[-1], dim, bias=False)
         self.widths = [*hidden, dim, dim * dim]
         self.first_given = nn.Linear(context, max(hidden))
-        self.last_given = nn.Linear(max(hidden), sum(self.widths))
+        self.last_given = nn.Linear(max(hidden) + context, sum(self.widths))
         with torch.no_grad():
             self.last.weight.zero_()
             self.last_given.weight[sum(hidden) :] = 0
@@ -158,7 +157,8 @@ class _Field(nn.Module):
 
     def prepare(self, context: Tensor, noise: Tensor | None = None) -> _Given:
         """Everything that stays the same during a solve; the trace is exact unless there is noise, (n, batch, D)."""
-        parts = self.last_given(nn.functional.silu(self.first_given(context)))
+        features = torch.cat([nn.functional.silu(self.first_given(context)), context], dim=-1)
+        parts = self.last_given(features)
         *shifts, offset, matrix = parts.split(self.widths, dim=-1)
         matrix = matrix.unflatten(-1, (self.dim, self.dim))
         paths, probes = None, ()
@@ -202,8 +202,7 @@ class _ContinuousFlow(ConditionalFlow):
     def __init__(self, plan: Continuous, dim: int, context: int) -> None:
         super().__init__(dim, context)
         self.steps, self.penalty, self.tolerance = plan.steps, plan.penalty, plan.tolerance
-        default: Trace = "exact" if len(plan.hidden) == 2 or dim <= 32 else "rademacher"
-        self.trace = plan.trace or default
+        self.trace = plan.trace or ("exact" if len(plan.hidden) == 2 or dim <= 32 else "rademacher")
         self.field = _Field(dim, context, plan.hidden)
 
     def encode(
@@ -230,7 +229,7 @@ class _ContinuousFlow(ConditionalFlow):
         return torch.full_like(noise, torch.nan) if end is None else end
 
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """-log q(z | c) on the fixed grid, plus the penalty; in evaluation mode on a grid twice as fine, without it.
 

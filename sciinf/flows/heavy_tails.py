@@ -10,7 +10,8 @@ a law with Gaussian tails, however long it is trained. With g an inner flow, hea
 
 The degrees of freedom nu_d in (1, 1000) and the scales s_d in (1/20, 20) are learned with the rest; the scale is there
 because a spline is the identity outside [-B, B], so that beyond B the tails of z are those of the noise as it stands.
-From 1,000 degrees on, a Student-t cannot be told from a Gaussian.
+Behind a spline only the few simulations beyond B decide nu: where the tail's index is known, give `degrees`. From
+1,000 degrees on, a Student-t cannot be told from a Gaussian.
 
 Every flow takes Gaussian noise e ~ N(0, 1), so the last step towards noise is the monotone map between the two laws,
 
@@ -43,6 +44,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
 
@@ -72,8 +74,8 @@ class StudentT(Architecture):
             raise TypeError(f"StudentT(flow={flow!r}): expected an architecture, such as NSF()")
         if degrees is not None and not LEAST <= degrees <= MOST:
             raise ValueError(
-                f"StudentT(degrees={degrees}): expected degrees of freedom from {LEAST:g} (Cauchy) to {MOST:g} (Gaussian "
-                "in all but name), or None to learn them"
+                f"StudentT(degrees={degrees}): expected degrees of freedom from {LEAST:g} (Cauchy) to {MOST:g} "
+                "(Gaussian in all but name), or None to learn them"
             )
         self.flow, self.degrees, self.contextual = flow, degrees, contextual
 
@@ -168,6 +170,7 @@ class _ToNormal(torch.autograd.Function):
         return e.to(u.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         u, e, degrees = ctx.saved_tensors
         by_u, by_degrees = _slopes(u, e, degrees)
@@ -183,6 +186,7 @@ class _FromNormal(torch.autograd.Function):
         return u.to(e.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         u, e, degrees = ctx.saved_tensors
         by_u, by_degrees = _slopes(u, e, degrees)

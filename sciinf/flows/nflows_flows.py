@@ -21,16 +21,20 @@ References:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from nflows.nn.nets import ResidualNet
-from nflows.transforms import LULinear, PiecewiseRationalQuadraticCouplingTransform
+from nflows.transforms import CompositeTransform, LULinear, PiecewiseRationalQuadraticCouplingTransform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+from sciinf.flows.rational_quadratic import numbers
+from sciinf.flows.spline import SplineCoupling, SplineCouplingFlow
 
 
 class CouplingNSF(Architecture):
@@ -150,3 +154,73 @@ class _ContextNet(nn.Module):
 
     def forward(self, inputs: Tensor, context: Tensor) -> Tensor:
         return self.spline_predictor(context).repeat(len(inputs) // len(context), 1)
+
+
+def fused(transform: nn.Module, context: int) -> ConditionalFlow:
+    """nflows' neural spline coupling flow, as sbi builds it, as the fast flow of `spline`: the same function.
+
+    Args:
+        transform: nflows' transform from standardised parameters to noise: splines, each followed by an LU map, as in
+            `estimator.net._transform` of an sbi estimator, without its standardisation.
+        context: C, how many features it is conditioned on.
+
+    Raises:
+        ValueError: If it holds anything else, or its splines are of another kind; the message says what.
+    """
+    parts = list(_flat(transform))
+    splines, maps = parts[::2], parts[1::2]
+    expected = [PiecewiseRationalQuadraticCouplingTransform, LULinear] * (len(parts) // 2)
+    if not parts or [type(part) for part in parts] != expected:
+        raise ValueError(
+            f"expected splines, each followed by a linear map ({[e.__name__ for e in expected[:2]]} by turns), got "
+            f"{[type(part).__name__ for part in parts]}; leave standardisation out, and one dimension has no such flow"
+        )
+    first = cast(Any, splines[0])
+    net, dim = first.transform_net, first.features
+    plan = SplineCoupling(
+        len(splines), net.hidden_features, first.num_bins, len(net.blocks), float(first.tail_bound), gaussian=False
+    )
+    flow = cast(SplineCouplingFlow, plan.build(dim, context))
+    if [spline.transform_features.tolist() for spline in cast(Any, splines)] != flow.moved:
+        raise ValueError("the splines do not act on every other dimension by turns, the even ones first")
+    with torch.no_grad():
+        for step, (spline, linear) in enumerate(zip(cast(Any, splines), cast(Any, maps), strict=True)):
+            _copy_network(flow, step, spline.transform_net)
+            for name, theirs in (
+                ("lower", linear.lower_entries),
+                ("upper", linear.upper_entries),
+                ("diagonal", linear.unconstrained_upper_diag),
+                ("bias", linear.bias),
+            ):
+                flow.get_parameter(f"linear.{name}")[step] = theirs
+    return flow
+
+
+def _flat(transform: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(transform, CompositeTransform):
+        for part in transform._transforms:
+            yield from _flat(part)
+    else:
+        yield transform
+
+
+def _copy_network(flow: SplineCouplingFlow, step: int, net: Any) -> None:
+    """nflows gives each dimension its K widths, K heights and K - 1 slopes, and divides all but the slopes by the root
+    of the network's width.
+    """
+    plan, kept, moved = flow.plan, len(flow.kept[step]), len(flow.moved[step])
+    rows = slice(step * (1 + plan.blocks) * plan.hidden, (step + 1) * (1 + plan.blocks) * plan.hidden)
+    layers = [block.context_layer for block in net.blocks]
+    flow.inputs[step].copy_(net.initial_layer.weight[:, :kept])
+    flow.context_map.weight[rows] = torch.cat([net.initial_layer.weight[:, kept:], *(layer.weight for layer in layers)])
+    flow.context_map.bias[rows] = torch.cat([net.initial_layer.bias, *(layer.bias for layer in layers)])
+    for number, block in enumerate(net.blocks):
+        for half, layer in enumerate(block.linear_layers):
+            flow.block_weight[step, number, half] = layer.weight
+            flow.block_bias[step, number, half] = layer.bias
+    own = torch.arange(moved * numbers(plan.bins)).view(moved, -1)
+    order = torch.cat([own[:, : 2 * plan.bins].flatten(), own[:, 2 * plan.bins :].flatten()])
+    scale = torch.ones(len(order))
+    scale[: 2 * plan.bins * moved] /= math.sqrt(plan.hidden)
+    flow.output_weight[step].copy_(net.final_layer.weight[order] * scale[:, None])
+    flow.output_bias[step].copy_(net.final_layer.bias[order] * scale)

@@ -10,7 +10,8 @@ s = h / w, r = (x - a) / w, q = r (1 - r), and slopes d0, d1 at its ends,
     N = s r^2 + d0 q,   D = s + (d0 + d1 - 2s) q,   M = d1 r^2 + 2 s q + d0 (1 - r)^2,
     y = b + h N / D,    log dy/dx = 2 log s + log M - 2 log D.
 
-Backwards, with c = (y - b) / h and e = d0 + d1 - 2s, r is the root in [0, 1] of (s - d0 + c e) r^2 + (d0 - c e) r = s c.
+Backwards, with c = (y - b) / h and e = d0 + d1 - 2s, r is the root in [0, 1] of
+(s - d0 + c e) r^2 + (d0 - c e) r = s c.
 
 The bin is found by comparing with all knots at once, and only what belongs to it is gathered: no boolean indexing, so
 that the shapes never depend on the data. The gradient is written out, for of the many operations on K numbers that
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LEAST = 1e-3  # m: smallest share of a bin, and smallest slope
@@ -50,7 +52,7 @@ def spline(
         bins: K, at least 2.
         bound: B.
     """
-    y, log_slope, *_ = _Spline.apply(x, raw, bins, bound)
+    y, log_slope, *_ = _Spline.apply(x, raw.to(x.dtype), bins, bound)
     return y, log_slope
 
 
@@ -71,7 +73,8 @@ def inverse(
 
 class _Cell(NamedTuple):
     """Where values fall: the bin (..., d, n), its share of the x- and y-axis and that of all bins before it
-    (..., d, 2, n), and the shares of all bins (..., d, 2, K, n)."""
+    (..., d, 2, n), and the shares of all bins (..., d, 2, K, n).
+    """
 
     index: Tensor
     before: Tensor
@@ -138,6 +141,7 @@ class _Spline(torch.autograd.Function):
         ctx.save_for_backward(*output[2:])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         *cell, small = ctx.saved_tensors
         zero = small.new_zeros(())
@@ -154,9 +158,7 @@ class _Spline(torch.autograd.Function):
         return _Spline.apply(x, raw, *inputs[2:]), (0, 0, 0, 0, 0, 0, 1)
 
 
-def _backward(
-    g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int, bound: float
-) -> tuple[Tensor, Tensor]:
+def _backward(g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:
     """Gradients with respect to x and the raw numbers, from those of y and of log dy/dx."""
     r, d0, d1, inside = small.unbind(0)
     _, (w, h) = _extent(cell, bins, bound)
@@ -179,9 +181,7 @@ def _backward(
     return g_x + outside, _to_raw(scale * g_before, scale * g_own, slopes, cell, bins)
 
 
-def _to_raw(
-    g_before: Tensor, g_own: Tensor, g_slopes: tuple[Tensor, Tensor], cell: _Cell, bins: int
-) -> Tensor:
+def _to_raw(g_before: Tensor, g_own: Tensor, g_slopes: tuple[Tensor, Tensor], cell: _Cell, bins: int) -> Tensor:
     """Gradient of the raw numbers from those of the shares (through the softmax) and of the raw slopes."""
     index, share = cell.index, cell.share
     *more, d, n = index.shape

@@ -10,7 +10,7 @@ context's say; a step alone stretches no direction by more than 1 + kappa, and n
 
 *Lipschitz bound.* Every matrix is divided by max(1, |W|_2 / kappa^{1/L}), and phi is LipSwish,
 
-    phi(a) = a sigmoid(beta a) / 1.1,    sup |phi'| = 0.9999 < 1,    beta > 0 learned.
+    phi(a) = a sigmoid(beta a) / 1.1,    sup |phi'| = 0.99985 < 1,    beta > 0 learned.
 
 The spectral norm |W|_2 is exact, from singular values. The paper's power iteration approaches it from below, so its
 bound holds only once that has converged, and its vectors are state that an interrupted training must restore. Matrices
@@ -27,8 +27,8 @@ differentiation),
 where v is a vector of random signs (Hutchinson) and N = m + a geometric number, P(N >= m + j) = q^j (Russian roulette).
 Both are unbiased; the second, the paper's Neumann series, differentiates one product with J whatever N is, so memory
 does not grow with N. The terms fall like kappa^k, and the variance is finite where kappa^2 < q, which is asked for.
-N is drawn for each row, not once per batch as in the paper's code: the batch's mean then averages over the roulette too,
-at the same cost, since rows that have ended are no longer carried along.
+N is drawn for each row, not once per batch as in the paper's code: the batch's mean then averages over the roulette
+too, at the same cost, since rows that have ended are no longer carried along.
 
 `exact` builds J by D products and takes the determinant. It has no variance, and in few dimensions it is cheaper as
 well. Evaluation (`encode`, `log_prob`, and `loss` in evaluation mode) is always exact, for any D, at
@@ -38,7 +38,7 @@ O(K D H (H + D) + K D^3) per row: a truncated series would need the same D produ
 u + (I + J)^{-1} r mostly by far more. Each iteration takes Newton's step, and the fixed-point step in rows where that
 left more than kappa |r|; it ends with |r| at rounding, and |u - u*| <= |r| / (1 - kappa).
 
-Shapes: z, u, e (n, batch, D); c (batch, C); J (..., D, D), kept transposed; H hidden width.
+Shapes: z, u, e (n, batch, D); c (batch, C); J (..., D, D); H hidden width. |s| < 5.
 
 References:
     | Residual Flows for Invertible Generative Modeling (Chen et al., 2019), https://arxiv.org/abs/1906.02735
@@ -47,10 +47,11 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -59,8 +60,14 @@ from torch.nn import functional as F
 
 from sciinf.flows.conditional import Architecture, ConditionalFlow
 
-MEMORY = 2**24  # numbers in the Jacobians of the rows evaluated at once when nothing is differentiated
-MOST = 500  # iterations of the inverse; kappa = 0.95 needs 350 where every step is a fixed-point step
+LOG_DETS = ("exact", "roulette")
+"""How training may find log det(I + J)."""
+
+EXACT_UP_TO = 16  # dimensions; up to there roulette is no quicker
+STEEPEST = 1.1  # above the largest slope of a sigmoid(a), 1.0998
+LOG_SCALE = 5.0  # |s| stays below
+MEMORY = 2**24  # numbers in the Jacobians of the draws evaluated at once when nothing is differentiated
+MOST = 1000  # iterations of the inverse, a guard: it ends at rounding
 
 
 class Residual(Architecture):
@@ -72,9 +79,17 @@ class Residual(Architecture):
         lipschitz: kappa, the bound of each g's Lipschitz constant, between 0 and 1.
         network: Width of the two hidden layers of the network of the context.
         log_det: How training gets log det(I + J): "exact", or estimated by "roulette"; None is "exact" up to
-            `EXACT_UP_TO` dimensions.
+            `EXACT_UP_TO` dimensions and "roulette" beyond. Densities are exact whatever is chosen.
         exact_terms: m, terms of the series that roulette always computes.
         continuation: q, the chance that roulette goes on to another term; above kappa^2.
+
+    Raises:
+        ValueError: If one of them is out of range.
+
+    Example:
+        >>> flow = Residual(blocks=2, hidden=(16,)).build(dim=2, context=3)
+        >>> flow.log_prob(torch.zeros(5, 2), torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -83,10 +98,22 @@ class Residual(Architecture):
         hidden: Sequence[int] = (64,),
         lipschitz: float = 0.9,
         network: int = 64,
-        log_det: Literal["exact", "roulette"] | None = None,
+        log_det: str | None = None,
         exact_terms: int = 4,
         continuation: float = 0.85,
     ) -> None:
+        if blocks < 1 or not hidden or min(hidden) < 1 or network < 1 or exact_terms < 1:
+            raise ValueError(
+                "Residual needs blocks, network and exact_terms >= 1 and positive hidden widths; got "
+                f"blocks={blocks}, network={network}, exact_terms={exact_terms}, hidden={tuple(hidden)}"
+            )
+        if log_det is not None and log_det not in LOG_DETS:
+            raise ValueError(f"Residual(log_det=...) is None or one of {LOG_DETS}; got {log_det!r}")
+        if not 0 < lipschitz < 1 or not lipschitz**2 < continuation < 1:
+            raise ValueError(
+                "Residual needs 0 < lipschitz < 1, or its steps have no inverse, and lipschitz^2 < continuation < 1, "
+                f"or the estimate has no variance; got lipschitz={lipschitz}, continuation={continuation}"
+            )
         self.blocks, self.hidden, self.lipschitz, self.network = blocks, tuple(hidden), lipschitz, network
         self.log_det, self.exact_terms, self.continuation = log_det, exact_terms, continuation
 
@@ -94,118 +121,225 @@ class Residual(Architecture):
         return _ResidualFlow(self, dim, context)
 
 
-class _LipSwish:
-    pass
-
-
 @dataclass(frozen=True)
 class _Step:
-    """One g with its context: matrices (out, in), beta per hidden layer, shifts (batch, width) per hidden layer."""
+    """One block given the context.
 
-    weights: list[Tensor]
+    Args:
+        log_scale: s(c), (batch, D).
+        offset: t(c), (batch, D).
+        weights: W_1, ..., W_L, normalised, (out, in) each.
+        betas: beta of each hidden layer.
+        shifts: beta b(c) of each hidden layer, (batch, width).
+    """
+
+    log_scale: Tensor
+    offset: Tensor
+    weights: Sequence[Tensor]
     betas: Tensor
-    shifts: list[Tensor]
+    shifts: Sequence[Tensor]
 
     def value(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
         """g(u), and phi' at every hidden unit."""
         hidden, slopes = u, []
-        for weight, beta, shift in zip(self.weights, self.betas, self.shifts, strict=False):
-            a = F.linear(hidden, weight) + shift
-            gate = torch.sigmoid(beta * a)
-            hidden = a * gate / 1.1
-            slopes.append((gate + beta * hidden * 1.1 * (1 - gate)) / 1.1)
+        for weight, beta, shift in zip(self.weights[:-1], self.betas, self.shifts, strict=True):
+            bent = F.linear(hidden, beta * weight) + shift
+            gate = torch.sigmoid(bent)
+            product = bent * gate
+            hidden = product / (STEEPEST * beta)
+            slopes.append((gate + product * (1 - gate)) / STEEPEST)
         return F.linear(hidden, self.weights[-1]), slopes
 
-    def jacobian(self, slopes: list[Tensor]) -> Tensor:
-        """J transposed, (..., D, D)."""
-        rows = self.weights[0].mT
-        for slope, weight in zip(slopes, self.weights[1:], strict=True):
-            rows = (rows * slope[..., None, :]) @ weight.mT
-        return rows
+    def jacobian(self, slopes: Sequence[Tensor]) -> Tensor:
+        """I + J, (..., D, D)."""
+        first, second, *rest = self.weights
+        paths = (second[:, None, :] * first.T).flatten(0, 1)  # W_2 diag(slope) W_1 is linear in the slope
+        product = F.linear(slopes[0], paths).unflatten(-1, (len(second), first.shape[1]))
+        for slope, weight in zip(slopes[1:], rest, strict=True):
+            product = weight @ (slope[..., None] * product)
+        return product + torch.eye(first.shape[1], dtype=product.dtype, device=product.device)
 
-    def vjp(self, v: Tensor, slopes: list[Tensor]) -> Tensor:
+    def vjp(self, v: Tensor, slopes: Sequence[Tensor]) -> Tensor:
         """v'J, (..., D)."""
         for slope, weight in zip(reversed(slopes), reversed(self.weights[1:]), strict=True):
-            v = F.linear(v, weight.mT) * slope
-        return F.linear(v, self.weights[0].mT)
+            v = (v @ weight) * slope
+        return v @ self.weights[0]
 
 
 class _ResidualFlow(ConditionalFlow):
     def __init__(self, plan: Residual, dim: int, context: int) -> None:
         super().__init__(dim, context)
         self.plan = plan
-        self.exact = True if plan.log_det == "exact" else False if plan.log_det else dim <= 8
+        self.exact = dim <= EXACT_UP_TO if plan.log_det is None else plan.log_det == "exact"
         widths = [dim, *plan.hidden, dim]
-        self.weights = nn.ParameterList()
-        K = plan.blocks
-        for i, (a, b) in enumerate(zip(widths, widths[1:])):
-            std = 1 / math.sqrt(a) if i == 0 else 1/math.sqrt(a) * (1 if i < len(plan.hidden) else 0.1)
-            self.weights.append(nn.Parameter(std * torch.randn(K, b, a)))
-        self.betas = nn.Parameter(torch.full((K, len(plan.hidden)), 0.5413))
-        self.sizes = [*plan.hidden, dim, dim]
-        H = plan.network
-        self.net = nn.Sequential(nn.Linear(context, H), nn.SiLU(), nn.Linear(H, H), nn.SiLU(), nn.Linear(H, K * sum(self.sizes)))
-        with torch.no_grad():
-            last = self.net[-1]
-            last.weight.mul_(0.3)
-            w = last.weight.view(K, sum(self.sizes), H); b = last.bias.view(K, -1)
-            w[:, -2*dim:] = 0; b[:, -2*dim:] = 0
-            b[:, :-2*dim] = torch.randn(b[:, :-2*dim].shape)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(plan.blocks, after, before) / math.sqrt(before))
+            for before, after in itertools.pairwise(widths)
+        )
+        self.log_betas = nn.Parameter(torch.zeros(plan.blocks, len(plan.hidden)))
+        self.parts = [*plan.hidden, dim, dim]
+        self.given = nn.Sequential(
+            nn.Linear(context, plan.network),
+            nn.SiLU(),
+            nn.Linear(plan.network, plan.network),
+            nn.SiLU(),
+            nn.Linear(plan.network, plan.blocks * sum(self.parts)),
+        )
+        self._begin()
 
-    def steps(self, context):
-        n = len(self.weights)
-        kappa = self.plan.lipschitz ** (1 / n)
-        ws = [w / (torch.linalg.matrix_norm(w, ord=2, keepdim=True) / kappa).clamp_min(1) for w in self.weights]
-        betas = F.softplus(self.betas)
-        out = self.net(context).unflatten(-1, (self.plan.blocks, -1))
-        res = []
-        for k in range(self.plan.blocks):
-            *shifts, s, t = out[:, k].split(self.sizes, -1)
-            s = s / (1 + s.abs() / 5)
-            res.append((s, t, _Step([w[k] for w in ws], betas[k], shifts)))
-        return res
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Close to the identity: no affine map and a small last layer. Units bend within the spread of z."""
+        self.weights[-1].mul_(0.1)
+        # W_1 has rows of length sqrt(D / H) once its norm is 1
+        self.log_betas.fill_(0.5 * math.log(max(1.0, self.plan.hidden[0] / self.dim)))
+        last, hidden = cast(nn.Linear, self.given[-1]), sum(self.plan.hidden)
+        weight, bias = (value.unflatten(0, (self.plan.blocks, -1)) for value in (last.weight, last.bias))
+        weight.mul_(0.3)
+        weight[:, hidden:], bias[:, hidden:] = 0, 0
+        bias[:, :hidden].normal_()
 
-    def encode(self, z, context):
-        log_det = 0
-        for s, t, step in self.steps(context):
-            u = s.exp() * z + t
-            g, slopes = step.value(u)
-            J = step.jacobian(slopes)
-            log_det = log_det + s.sum(-1) + torch.linalg.slogdet(J + torch.eye(self.dim)).logabsdet
-            z = u + g
-        return z, log_det
+    def encode(
+        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+        """Noise e = f(z; c) and the exact log |det df/dz|."""
+        steps = self._steps(context)
+        parts = [self._forward(part, steps, _exact_log_det) for part in self._chunks(z)]
+        return torch.cat([e for e, _ in parts]), torch.cat([log_det for _, log_det in parts])
 
-    def decode(self, noise, context):
-        raise NotImplementedError
+    def decode(
+        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "n batch dim"]:
+        """z = f^{-1}(noise; c) up to rounding; NaN where the noise is not finite. Differentiable once."""
+        steps = self._steps(context)
+        parts = []
+        for z in self._chunks(noise):
+            for step in reversed(steps):
+                z = (_solution(step, z, self.plan.lipschitz) - step.offset) * torch.exp(-step.log_scale)
+            parts.append(z)
+        return torch.cat(parts)
 
-    def loss(self, z, context, *, generator):
+    def loss(
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+    ) -> Float[Tensor, " batch"]:
+        """-log q(z | c) per row, or in training an estimate of it without bias, in value and in gradient."""
+        self._check("z", z, context)
         if self.exact or not self.training:
             return -self.log_prob(z, context)
-        log_det = 0
-        for s, t, step in self.steps(context):
-            u = s.exp() * z + t
-            g, slopes = step.value(u)
-            log_det = log_det + s.sum(-1) + self.roulette(step, slopes, generator)
-            z = u + g
-        return 0.5*z.square().sum(-1) + 0.5*self.dim*math.log(2*math.pi) - log_det
+        terms, going_on = self.plan.exact_terms, self.plan.continuation
 
-    def roulette(self, step, slopes, generator):
-        m, q = self.plan.exact_terms, self.plan.continuation
-        n, D = slopes[0].shape[0], self.dim
-        with torch.no_grad():
-            uni = torch.rand(n, generator=generator)
-            N = (m + torch.floor(torch.log1p(-uni) / math.log(q))).long()
-            N, order = N.sort(descending=True)
-            v = torch.randint(2, (n, D), generator=generator).float() * 2 - 1
-            sl = [s[order] for s in slopes]
-            w = v.clone(); row = v; value = torch.zeros(n)
-            counts = (N[:, None] >= torch.arange(1, int(N[0]) + 1)).sum(0).tolist()
-            for k, c in enumerate(counts, 1):
-                row = step.vjp(row[:c], [s[:c] for s in sl])
-                weight = (-1) ** k / q ** max(0, k - m)
-                w[:c] += weight * row
-                value[:c] -= weight / k * (row * v[:c]).sum(-1)
-            back = order.argsort()
-            v, w, value = v[back], w[back], value[back]
-        grad = (step.vjp(w, slopes) * v).sum(-1)
-        return value + grad - grad.detach()
+        def estimate(step: _Step, slopes: Sequence[Tensor]) -> Tensor:
+            return _roulette_log_det(step, slopes, terms, going_on, generator)
+
+        noise, log_det = self._forward(z, self._steps(context), estimate)
+        return 0.5 * (noise.square().sum(-1) + self.dim * math.log(2.0 * math.pi)) - log_det
+
+    def _forward(
+        self, z: Tensor, steps: Sequence[_Step], log_det: Callable[[_Step, Sequence[Tensor]], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        total = z.new_zeros(z.shape[:-1])
+        for step in steps:
+            u = torch.exp(step.log_scale) * z + step.offset
+            g, slopes = step.value(u)
+            z, total = u + g, total + step.log_scale.sum(-1) + log_det(step, slopes)
+        return z, total
+
+    def _steps(self, context: Tensor) -> list[_Step]:
+        weights = [_bounded(weight, self.plan.lipschitz ** (1 / len(self.weights))) for weight in self.weights]
+        given = self.given(context).unflatten(-1, (self.plan.blocks, -1))
+        steps = []
+        for k, beta in enumerate(torch.exp(self.log_betas)):
+            *shifts, raw, offset = given[:, k].split(self.parts, dim=-1)
+            log_scale = LOG_SCALE * torch.tanh(raw / LOG_SCALE)
+            steps.append(_Step(log_scale, offset, [weight[k] for weight in weights], beta, shifts))
+        return steps
+
+    def _chunks(self, value: Tensor) -> tuple[Tensor, ...]:
+        if torch.is_grad_enabled():
+            return (value,)
+        per_draw = value.shape[1] * self.dim * max(self.dim, *self.plan.hidden)
+        return value.split(max(1, MEMORY // per_draw))
+
+
+def _bounded(weights: Float[Tensor, "block out in"], bound: float) -> Float[Tensor, "block out in"]:
+    """Matrices whose largest singular value is at most the bound; those within it stay as they are."""
+    return weights / (torch.linalg.matrix_norm(weights, ord=2, keepdim=True) / bound).clamp_min(1)
+
+
+def _exact_log_det(step: _Step, slopes: Sequence[Tensor]) -> Tensor:
+    return torch.linalg.slogdet(step.jacobian(slopes)).logabsdet
+
+
+def _roulette_log_det(
+    step: _Step, slopes: Sequence[Tensor], terms: int, going_on: float, generator: torch.Generator
+) -> Float[Tensor, " batch"]:
+    """An estimate of log det(I + J) without bias, whose gradient is one of the gradient; slopes are (batch, width).
+
+    Args:
+        step: Its matrices.
+        slopes: phi' at every hidden unit.
+        terms: m, terms that are always computed.
+        going_on: q, the chance of each further term.
+        generator: Of v and N.
+    """
+    like, where = slopes[0].detach(), {"generator": generator, "device": generator.device}
+    rows, dim = len(like), step.weights[0].shape[1]
+    with torch.no_grad():
+        uniform = 1 - torch.rand(rows, dtype=torch.float64, **where)  # in (0, 1]
+        last = (terms + torch.floor(torch.log(uniform) / math.log(going_on))).long().to(like.device)
+        last, order = last.sort(descending=True)
+        v = 2 * torch.randint(2, (rows, dim), **where).to(like) - 1
+        ordered = [slope[order] for slope in slopes]
+        left = (last[:, None] >= torch.arange(1, int(last[0]) + 1, device=last.device)).sum(0).tolist()
+        power, neumann, value = v, v.clone(), v.new_zeros(rows)
+        for k, count in enumerate(left, 1):
+            power = step.vjp(power[:count], [slope[:count] for slope in ordered])
+            weight = (-1) ** k / going_on ** max(0, k - terms)
+            neumann[:count] += weight * power
+            value[:count] -= weight / k * (power * v[:count]).sum(-1)
+        back = order.argsort()
+        v, neumann, value = v[back], neumann[back], value[back]
+    slope = (step.vjp(neumann, slopes) * v).sum(-1)
+    return value + (slope - slope.detach())
+
+
+def _solution(step: _Step, y: Tensor, lipschitz: float) -> Tensor:
+    """u with u + g(u) = y; its gradient comes from one Newton step taken at the solution."""
+    with torch.no_grad():
+        u = _root(step, y, lipschitz)
+    if not torch.is_grad_enabled():
+        return u
+    g, slopes = step.value(u)
+    return u + _solve(step.jacobian(slopes).detach(), y - u - g)
+
+
+def _root(step: _Step, y: Tensor, lipschitz: float) -> Tensor:
+    u, (residual, slopes) = y, _residual(step, y, y)
+    size, least = residual.norm(dim=-1), 8 * torch.finfo(y.dtype).eps * (1 + y.norm(dim=-1))
+    for _ in range(MOST):
+        found = u + _solve(step.jacobian(slopes), residual)
+        left, bent = _residual(step, found, y)
+        far = ~(left.norm(dim=-1) <= lipschitz * size)  # NaN is far
+        if bool(far.any()):
+            found = torch.where(far[..., None], u + residual, found)
+            left, bent = _residual(step, found, y)
+        new = left.norm(dim=-1)
+        closer = new < size
+        going = (new < 0.5 * (1 + lipschitz) * size) & (new > least)  # else at rounding
+        u, residual = torch.where(closer[..., None], found, u), torch.where(closer[..., None], left, residual)
+        slopes = [torch.where(closer[..., None], b, s) for b, s in zip(bent, slopes, strict=True)]
+        size = torch.where(closer, new, size)
+        if not bool(going.any()):
+            break
+    return torch.where(size.isfinite()[..., None], u, torch.nan)
+
+
+def _residual(step: _Step, u: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """y - u - g(u), and phi' at u."""
+    g, slopes = step.value(u)
+    return y - u - g, slopes
+
+
+def _solve(matrix: Float[Tensor, "*rows dim dim"], right: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """matrix^{-1} right; what is not finite gives NaN, not an error."""
+    return torch.linalg.solve_ex(matrix, right[..., None])[0][..., 0]

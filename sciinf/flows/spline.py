@@ -9,11 +9,11 @@ the context decides its pieces; W_k = L_k U_k is a linear map of all dimensions.
 (`gaussian`; A lower triangular with a positive diagonal) takes over location, scale and correlation of the posterior,
 which move with the observation, so that splines need only learn what is left: its shape.
 
-Without it this is the function that sbi builds under the name "nsf" with nflows, number for number (`from_nflows` copies
-its weights), except that B is 5 where sbi has 3. Noise beyond B passes every spline unbent: a share P(|e| > B) of the
-draws in each dimension, 2.7e-3 at 3 and 6e-7 at 5, comes out as wide as the prior however narrow the posterior is.
-Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to the variance, s the prior's sd, so
-a posterior of 0.02 s gets an sd many times too large.
+Without it this is the function that sbi builds under the name "nsf" with nflows, number for number
+(`nflows_flows.fused` copies its weights), except that B is 5 where sbi has 3. Noise beyond B passes every spline
+unbent: a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 at 5, comes out as wide as the prior
+however narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to
+the variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
 
 What makes it fast: the batch is the last, contiguous axis of every tensor; the splines have no branches and a gradient
 of their own (`rational_quadratic`); the context enters all layers through one matrix product, once per observation
@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.flows import rational_quadratic
-from sciinf.flows.rational_quadratic import LEAST
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+from sciinf.flows.rational_quadratic import EDGE, LEAST
 
 
 class SplineCoupling(Architecture):
@@ -70,10 +70,10 @@ class SplineCoupling(Architecture):
         self.blocks, self.tail_bound, self.gaussian = blocks, tail_bound, gaussian
 
     def build(self, dim: int, context: int) -> ConditionalFlow:
-        return _SplineCoupling(self, dim, context)
+        return SplineCouplingFlow(self, dim, context)
 
 
-class _SplineCoupling(ExactFlow):
+class SplineCouplingFlow(ExactFlow):
     """The flow. Hidden tensors are (width, n, batch); those of the context (width, 1, batch)."""
 
     def __init__(self, plan: SplineCoupling, dim: int, context: int) -> None:
@@ -83,7 +83,7 @@ class _SplineCoupling(ExactFlow):
         self.context_map = nn.Linear(context, layers * plan.hidden)
         self.moved = [_moved(dim, step) for step in range(plan.transforms)]
         self.kept = [[d for d in range(dim) if d not in moved] for moved in self.moved]
-        self.inputs = nn.ParameterList(_uniform(plan.hidden, len(kept), fan=dim + context) for kept in self.kept)
+        self.inputs = nn.ParameterList(_uniform(plan.hidden, len(k), fan=dim + context) for k in self.kept if k)
         width = plan.hidden
         self.block_weight = nn.Parameter(_uniform(plan.transforms, plan.blocks, 2, width, width, fan=width))
         self.block_bias = nn.Parameter(_uniform(plan.transforms, plan.blocks, 2, width, fan=width))
@@ -96,7 +96,7 @@ class _SplineCoupling(ExactFlow):
         slopes = [len(moved) * (plan.bins - 1) for moved in self.moved]
         flat = [(r - s, s) for r, s in zip(rows, slopes, strict=True)]
         self.output_bias = nn.ParameterList(
-            torch.cat([torch.zeros(shares), torch.full((slopes,), rational_quadratic.EDGE)]) for shares, slopes in flat
+            torch.cat([torch.zeros(shares), torch.full((slopes,), EDGE)]) for shares, slopes in flat
         )
         self.linear = _Linear(plan.transforms, dim) if dim > 1 else None
         self.gaussian = _Gaussian(dim, context, plan.hidden) if plan.gaussian else None
@@ -105,15 +105,18 @@ class _SplineCoupling(ExactFlow):
         self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
         value, log_det = z.permute(2, 0, 1), z.new_zeros(())
-        if self.gaussian is not None:
-            value, log_det = self.gaussian(value, context)
+        with _single_precision(z):
+            if self.gaussian is not None:
+                value, log_det = self.gaussian(value, context.to(z.dtype))
+            maps = self._maps()
         value = value[self._order(0)]
-        for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), self._maps(), strict=True)):
+        for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), maps, strict=True)):
             kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
             raw = network(kept).flatten(1)
             moved, change = rational_quadratic.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             log_det = log_det + change.sum(0).view(z.shape[:-1])
-            value = torch.addmm(bias, matrix, torch.cat([kept.flatten(1), moved])).view_as(value)
+            with _single_precision(z):
+                value = torch.addmm(bias, matrix, torch.cat([kept.flatten(1), moved])).view_as(value)
         if self.linear is not None:
             log_det = log_det + self.linear.log_det()
         return value.permute(1, 2, 0), log_det.expand(z.shape[:-1])
@@ -147,7 +150,9 @@ class _SplineCoupling(ExactFlow):
         rows, columns = self._permutations()
         matrices = self.linear.matrices().flatten(1).gather(1, rows * self.dim + columns)
         biases = self.linear.bias.gather(1, rows[:, :: self.dim])
-        return list(zip(matrices.unflatten(1, (self.dim, self.dim)).unbind(0), biases[..., None].unbind(0), strict=True))
+        return list(
+            zip(matrices.unflatten(1, (self.dim, self.dim)).unbind(0), biases[..., None].unbind(0), strict=True)
+        )
 
     def _inverses(self) -> list[tuple[Tensor, Tensor]]:
         """Their inverses: W^-1 and -W^-1 bias."""
@@ -172,16 +177,16 @@ class _SplineCoupling(ExactFlow):
         """
         plan = self.plan
         given = torch.addmm(self.context_map.bias[:, None], self.context_map.weight, context.T)
-        given = given.view(plan.transforms, 1 + plan.blocks, plan.hidden, 1, len(context))
-        first, gates = given[:, 0].unbind(0), torch.sigmoid(given[:, 1:]).flatten(0, 1).unbind(0)
+        given = given.view(-1, plan.hidden, 1, len(context)).unbind(0)
         weights = self.block_weight.flatten(0, 2).unbind(0)
         biases = self.block_bias.flatten(0, 2)[..., None].unbind(0)
         networks = []
         for step in range(plan.transforms):
-            own = slice(step * plan.blocks, (step + 1) * plan.blocks)
+            first, *gates = given[step * (1 + plan.blocks) : (step + 1) * (1 + plan.blocks)]
             both = slice(2 * step * plan.blocks, 2 * (step + 1) * plan.blocks)
-            layers = list(zip(weights[both][::2], biases[both][::2], weights[both][1::2], biases[both][1::2], gates[own], strict=True))
-            networks.append(functools.partial(self._network, step, first[step], layers))
+            w, b = weights[both], biases[both]
+            layers = list(zip(w[::2], b[::2], w[1::2], b[1::2], gates, strict=True))
+            networks.append(functools.partial(self._network, step, first, layers))
         return networks
 
     def _network(self, step: int, first: Tensor, layers: Sequence[tuple[Tensor, ...]], kept: Tensor) -> Tensor:
@@ -192,13 +197,16 @@ class _SplineCoupling(ExactFlow):
         for weight, bias, second, second_bias, gate in layers:
             change = torch.addmm(bias, weight, F.relu(hidden).flatten(1))
             change = torch.addmm(second_bias, second, F.relu(change)).view(-1, n, batch)
-            hidden = torch.addcmul(hidden, change, gate)
+            hidden = torch.addcmul(hidden, change, gate.sigmoid())
         weight, bias = self.output_weight[step], self.output_bias[step][:, None]
         return torch.addmm(bias, weight, hidden.flatten(1)).view(-1, n, batch)
 
 
 class _Linear(nn.Module):
     """K maps W = L U with a positive diagonal, and their biases."""
+
+    below: Tensor
+    above: Tensor
 
     def __init__(self, steps: int, dim: int) -> None:
         super().__init__()
@@ -213,13 +221,6 @@ class _Linear(nn.Module):
         """W, (K, D, D)."""
         lower, upper = self._factors()
         return lower @ upper
-
-    def inverses(self) -> Tensor:
-        """W^-1, (K, D, D)."""
-        lower, upper = self._factors()
-        identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-        middle = torch.linalg.solve_triangular(lower, identity, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, middle, upper=True)
 
     def log_det(self) -> Tensor:
         """Of all K together."""
@@ -239,13 +240,16 @@ class _Linear(nn.Module):
 class _Gaussian(nn.Module):
     """z -> A(c) (z - m(c)), A lower triangular with a positive diagonal; the identity for every c to begin with."""
 
+    below: Tensor
+
     def __init__(self, dim: int, context: int, hidden: int) -> None:
         super().__init__()
         self.dim = dim
         outputs = 2 * dim + dim * (dim - 1) // 2
         self.direct = nn.Linear(context, outputs)
-        self.net = nn.Sequential(nn.Linear(context, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
-        for layer in (self.direct, self.net[2]):
+        last = nn.Linear(hidden, outputs)
+        self.net = nn.Sequential(nn.Linear(context, hidden), nn.SiLU(), last)
+        for layer in (self.direct, last):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         indices = torch.tril_indices(dim, dim, -1)
@@ -269,6 +273,11 @@ class _Gaussian(nn.Module):
         factor = raw.new_zeros(len(raw), d * d).index_add(1, self.below, raw[:, 2 * d :]).view(-1, d, d)
         scale = log_scale.exp()
         return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
+
+
+def _single_precision(value: Tensor) -> torch.autocast:
+    """No autocast within: rounding to half precision would blur z itself, not only what decides its map."""
+    return torch.autocast(value.device.type, enabled=False)
 
 
 def _moved(dim: int, step: int) -> list[int]:

@@ -23,10 +23,11 @@ With `denoise` = k > 0 draws are moved along the score, which is at hand by diff
     z' = z + k sigma^2 grad log p_sigma(z).
 
 k = 1 is Tweedie's formula, E[z without noise | z with noise], as in the paper: the best guess of each z, too narrow a
-set of them. Where p has sd s and r = sigma^2 / s^2, draws have the variance s^2 (1 + r) without denoising, s^2 / (1 + r)
-at k = 1, and s^2 (1 + r^2 / (4 (1 + r))) at k = 1/2, a step of the probability-flow equation, dz / d sigma^2 = -1/2
-grad log p_sigma. So for posteriors 1/2 is the better choice. The density of z' needs the Hessian of log p_sigma at the
-z it came from: with k > 0 `log_prob` raises `DensityUnavailable`. By default sigma = 0, and all is exact.
+set of them. For Gaussian p of sd s, with r = sigma^2 / s^2, draws have the variance s^2 (1 + r) without denoising,
+s^2 / (1 + r) at k = 1, and s^2 (1 + r^2 / (4 (1 + r))) at k = 1/2, which is one step of the probability-flow equation
+dz / d sigma^2 = -1/2 grad log p_sigma. So for posteriors 1/2 is the better choice. The density of z' needs the Hessian
+of log p_sigma at the z it came from: with k > 0 `log_prob` raises `DensityUnavailable`. By default sigma = 0, and all
+is exact.
 
 Shapes: z, e (n, batch, D); c (batch, C); tokens (n, batch, T, width).
 
@@ -40,6 +41,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -128,8 +130,8 @@ class _TransformerAutoregressive(ConditionalFlow):
         """
         if self.denoise > 0:
             raise DensityUnavailable(
-                f"draws are denoised (denoise={self.denoise}), which leaves them without a tractable log density; build "
-                "TransformerAutoregressive with denoise=0 to have one"
+                f"draws are denoised (denoise={self.denoise}), which leaves them without a tractable log density; "
+                "build TransformerAutoregressive with denoise=0 to have one"
             )
         features = self.embed(context)
         parts = [self._to_noise(part, features) for part in self._chunks(z)]
@@ -154,18 +156,21 @@ class _TransformerAutoregressive(ConditionalFlow):
 
     def _to_noise(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         log_det = z.new_zeros(z.shape[:-1])
-        for block in self.blocks:
+        for block in self._transforms():
             z, change = block.encode(z, features)
             z, log_det = z.flip(-1), log_det + change
         return z, log_det
 
     def _from_noise(self, noise: Tensor, features: Tensor) -> Tensor:
         z = noise
-        for block in reversed(self.blocks):
+        for block in reversed(self._transforms()):
             z = block.decode(z.flip(-1), features)
         if self.denoise == 0:
             return z
         return z + self.denoise * self.noise**2 * self._score(z, features)
+
+    def _transforms(self) -> list[_Block]:
+        return [cast(_Block, block) for block in self.blocks]
 
     def _log_density(self, z: Tensor, features: Tensor) -> Tensor:
         noise, log_det = self._to_noise(z, features)
@@ -220,7 +225,8 @@ class _Block(nn.Module):
 
     def decode(self, e: Tensor, features: Tensor) -> Tensor:
         """z with encode(z) = e, a group after the other."""
-        tokens, found = self._first_tokens(features), []
+        tokens = self._first_tokens(features)
+        found: list[Tensor] = []
         past: list[Past | None] = [None] * len(self.layers)
         for step, wanted in enumerate(e.split(self.group, dim=-1)):
             token = tokens[..., step : step + 1, :]
@@ -279,7 +285,7 @@ def _bend(z: Tensor, raw: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 def _straighten(e: Tensor, raw: Tensor, bins: int) -> Tensor:
     """z with `_bend`(z) = e."""
-    u = _spline(raw, bins).inv(e) if bins > 0 else e
+    u = cast(Tensor, _spline(raw, bins).inv(e)) if bins > 0 else e
     return u * torch.exp(_log_scale(raw)) + raw[..., 0]
 
 

@@ -21,6 +21,10 @@ class Amortised(Posterior):
         self.name = "amortised"
         self.digest = fit.digest
         store = fit.record["store"]
+        self.under = store.get("proposal")
+        self.scope = (
+            "learned from simulations of a proposal, it is not the posterior under the prior" if self.under else ""
+        )
         self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
         self.estimator = fit.estimator
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables

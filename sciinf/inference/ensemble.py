@@ -20,7 +20,7 @@ class Ensemble(Posterior):
         members: Posteriors of the same parameters and observables.
 
     Raises:
-        ValueError: If there are no members, or they differ in parameters or observables.
+        ValueError: If there are no members, or they differ in parameters, observables or the law of theta behind them.
     """
 
     def __init__(self, members: Sequence[Posterior]) -> None:
@@ -30,11 +30,14 @@ class Ensemble(Posterior):
         for other in members[1:]:
             if other.prior.to_json() != first.prior.to_json() or dict(other.observables) != dict(first.observables):
                 raise ValueError(f"the members differ: {first.prior} with {other.prior}; train them on one simulator")
+            if other.under != first.under:
+                raise ValueError("the members were learned under different laws of theta; train them on one store")
         self.members = tuple(members)
         self.name = f"ensemble of {len(members)}"
         self.digest = hashlib.sha256("".join(m.digest for m in members).encode()).hexdigest()
         self.trained_on = frozenset().union(*(m.trained_on for m in members))
         self.prior, self.observables = first.prior, first.observables
+        self.scope, self.under = first.scope, first.under
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         theta = self.draw_batched(x, n, generator=generator)[:, 0]

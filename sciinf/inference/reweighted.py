@@ -36,10 +36,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, Simulator, X, source_hash
+from sciinf.inference.multivariate_t import MultivariateT, effective_size
 
 _PILOT = 20_000
 _CHUNK = 50_000
-_FREEDOM = 5.0  # degrees of freedom of the Student-t law
 _GOOD = 0.2  # pilot efficiency above which the learned density is kept as it is
 
 
@@ -77,7 +77,7 @@ class Reweighted(Posterior):
         self.name = f"{proposal.name}, reweighted by the likelihood"
         by = f"{simulator.name} {source_hash(simulator)}"
         self.digest = hashlib.sha256(f"{proposal.digest} reweighted {by} {ess} {budget}".encode()).hexdigest()
-        self.trained_on = proposal.trained_on
+        self.trained_on, self.scope = proposal.trained_on, proposal.scope
         self.prior, self.observables = proposal.prior, proposal.observables
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
@@ -94,12 +94,12 @@ class Reweighted(Posterior):
         log_weight = self._log_weight(theta, x, None)
         spent, law = pilot, None
         thetas, log_weights = [theta], [log_weight]
-        if _ess(log_weight) < _GOOD * pilot and spent < self.budget:
-            law = _StudentT.fit(self.prior.bijection.forward(theta.double()), _some(log_weight))
+        if effective_size(log_weight) < _GOOD * pilot and spent < self.budget:
+            law = MultivariateT.fit(self.prior.bijection.forward(theta.double()), _some(log_weight))
             thetas, log_weights = [], []
         while spent < self.budget:
             done = sum(map(len, thetas))
-            if done >= n and _ess(torch.cat(log_weights)) >= self.target_ess:
+            if done >= n and effective_size(torch.cat(log_weights)) >= self.target_ess:
                 break
             size = min(_CHUNK, self.budget - spent)
             theta = self._mixture(x, law, size, generator)
@@ -114,7 +114,7 @@ class Reweighted(Posterior):
         mean = float(weight.mean())
         error = float(weight.std(correction=0)) / math.sqrt(len(weight)) / mean
         k = pareto_k(log_weight)
-        ess = _ess(log_weight)
+        ess = effective_size(log_weight)
         if ess < self.target_ess:
             warnings.warn(
                 f"effective sample size {ess:.0f} after {len(theta):,} draws, {self.target_ess:.0f} were asked for: "
@@ -126,7 +126,7 @@ class Reweighted(Posterior):
         names, units = self.prior.names, self.prior.units
         return Draws(names, units, theta, log_weight - shift, float(shift) + math.log(mean), error, k)
 
-    def _log_weight(self, theta: Tensor, x: X, law: _StudentT | None) -> Tensor:
+    def _log_weight(self, theta: Tensor, x: X, law: MultivariateT | None) -> Tensor:
         target = self._log_target(theta, x)
         # where the target is zero the weight is, even where rounding took the proposal's density to zero as well
         return torch.where(target == -math.inf, target, target - self._log_mixture(theta, x, law))
@@ -140,15 +140,15 @@ class Reweighted(Posterior):
     def _log_proposal(self, theta: Tensor, x: X) -> Tensor:
         return self.proposal.log_prob_batched(theta[:, None], x)[:, 0].double()
 
-    def _mixture(self, x: X, law: _StudentT | None, n: int, generator: torch.Generator) -> Tensor:
+    def _mixture(self, x: X, law: MultivariateT | None, n: int, generator: torch.Generator) -> Tensor:
         if law is None:
             return self.proposal.draw_batched(x, n, generator=generator)[:, 0]
         learned = torch.rand(n, generator=generator) < 0.5
-        theta = self.prior.bijection.inverse(law.sample(n, generator).float())
+        theta = self.prior.bijection.inverse(law.sample(n, generator=generator).float())
         theta[learned] = self.proposal.draw_batched(x, int(learned.sum()), generator=generator)[:, 0]
         return theta
 
-    def _log_mixture(self, theta: Tensor, x: X, law: _StudentT | None) -> Tensor:
+    def _log_mixture(self, theta: Tensor, x: X, law: MultivariateT | None) -> Tensor:
         log_q = self._log_proposal(theta, x)
         if law is None:
             return log_q
@@ -175,38 +175,6 @@ class Reweighted(Posterior):
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.proposal.features(x)
-
-
-class _StudentT:
-    """A multivariate Student-t law in R^D, fitted to weighted draws by mean and covariance."""
-
-    def __init__(self, mean: Tensor, root: Tensor) -> None:
-        self.mean, self.root = mean, root
-
-    @classmethod
-    def fit(cls, z: Tensor, log_weight: Tensor) -> _StudentT:
-        # Flattened weights keep a pilot with few effective draws from collapsing onto the best of them.
-        temperature = 1.0
-        while _ess(log_weight * temperature) < 20 * z.shape[1] and temperature > 1e-6:
-            temperature *= 0.8
-        weight = torch.softmax(log_weight * temperature, dim=0)
-        mean = weight @ z
-        centred = z - mean
-        covariance = (centred * weight[:, None]).T @ centred
-        covariance += 1e-6 * torch.diag(covariance.diagonal().clamp_min(1e-12))
-        return cls(mean, torch.linalg.cholesky(covariance))
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        normal = torch.randn(n, len(self.mean), generator=generator, dtype=torch.float64)
-        chi2 = torch.randn(n, int(_FREEDOM), generator=generator, dtype=torch.float64).square().sum(1)
-        return self.mean + (normal / (chi2 / _FREEDOM).sqrt()[:, None]) @ self.root.T
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        d, v = len(self.mean), _FREEDOM
-        u = torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False)
-        scale = math.lgamma((v + d) / 2) - math.lgamma(v / 2) - d / 2 * math.log(v * math.pi)
-        log_det = self.root.diagonal().log().sum()
-        return scale - log_det - (v + d) / 2 * torch.log1p(u.square().sum(0) / v)
 
 
 def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
@@ -251,9 +219,3 @@ def _some(log_weight: Tensor) -> Tensor:
             "contradicts the fit; train on more simulations, or look at the observation"
         )
     return log_weight
-
-
-def _ess(log_weight: Tensor) -> float:
-    weight = torch.softmax(log_weight.double(), dim=0)
-    value = float(1 / weight.square().sum())
-    return value if math.isfinite(value) else 0.0

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from sciinf.core.files import read_json, versions
+from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Observable, Simulator, source_hash
 
 SCHEMA = 1
 _IDENTITY = ("simulator", "prior", "observables", "seed", "block")
+_PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
 
 
-def describe(simulator: Simulator, seed: int, block: int, rows: int) -> dict[str, Any]:
+def describe(
+    simulator: Simulator, seed: int, block: int, rows: int, proposal: Proposal | Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What `store.json` says of a campaign.
 
     Raises:
-        TypeError: If the prior cannot be written down.
+        TypeError: If the prior or the proposal cannot be written down.
         ValueError: If there are no observables, or one's name cannot name a dataset beside the others.
     """
     _check_names(simulator.observables)
@@ -33,6 +37,8 @@ def describe(simulator: Simulator, seed: int, block: int, rows: int) -> dict[str
         "rows": rows,
         "versions": versions(),
     }
+    if proposal is not None:
+        data[_PROPOSAL] = proposal.to_json() if isinstance(proposal, Proposal) else dict(proposal)
     return json.loads(json.dumps(data))
 
 
@@ -56,7 +62,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def campaign(description: Mapping[str, Any]) -> str:
     """SHA-256 of what makes a campaign the same, written into each of its files."""
-    identity = {key: description[key] for key in _IDENTITY}
+    identity = {key: description[key] for key in (*_IDENTITY, _PROPOSAL) if key in description}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -66,7 +72,11 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
     Raises:
         ValueError: If they are not the same; the message says what differs.
     """
-    differences = [f"{key}: {_difference(found[key], wanted[key])}" for key in _IDENTITY if found[key] != wanted[key]]
+    differences = [
+        f"{key}: {_difference(found.get(key), wanted.get(key))}"
+        for key in (*_IDENTITY, _PROPOSAL)
+        if found.get(key) != wanted.get(key)
+    ]
     if differences:
         raise ValueError(
             f"{path} holds simulations of another campaign (in the folder -> asked for); {'; '.join(differences)}. "

@@ -1,15 +1,29 @@
-"""Which rows of a store are read, and how they are mixed and cut into batches."""
+"""Which rows of a store are read, how they are mixed and cut into batches, and how they get from a file into memory.
+
+Rows to be shuffled come in groups that fit in memory: the parts of the blocks in random order, then the rows of each
+group in random order. Floats lie in their file as they do in memory, but for a checksum after each chunk
+(`storage.shard`), so any run of rows is read straight to where it is wanted, past HDF5's checks: the caller has
+verified the file as a whole. Where the chunks lie (`Layout`) is looked up once, for opening a file with HDF5 takes
+longer than reading a megabyte.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import FileIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sciinf.core.estimator import Batch
+from sciinf.core.simulator import Observable, Status
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor
 """Rows of a store by position: the first n, a slice or range, or positions; their order does not matter."""
@@ -19,11 +33,41 @@ GROUP_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Part:
-    """The rows wanted of one block: a mask (rows,), or None for all, and how many that is."""
+    """Rows wanted of a block: of rows [start, stop) those that a mask (stop - start,) names, or all where it is None.
+
+    `rows` is how many that is.
+    """
 
     block: int
+    start: int
+    stop: int
     wanted: np.ndarray | None
     rows: int
+
+    @classmethod
+    def of(cls, block: int, start: int, wanted: np.ndarray) -> Part:
+        """The part of the rows that a mask names, of which `start` is the first; as short a range as holds them."""
+        found = np.flatnonzero(wanted)
+        if not len(found):
+            return cls(block, start, start, None, 0)
+        first, end = int(found[0]), int(found[-1]) + 1
+        mask = None if len(found) == end - first else wanted[first:end]
+        return cls(block, start + first, start + end, mask, len(found))
+
+    def only(self, flags: np.ndarray) -> Part:
+        """Those rows of the part that flags (rows of the block,) has too."""
+        kept = flags[self.start : self.stop]
+        return self.of(self.block, self.start, kept if self.wanted is None else kept & self.wanted)
+
+    def split(self, most: int) -> Iterator[Part]:
+        """The same rows in parts of about equal size and at most `most` rows."""
+        count = -(-(self.stop - self.start) // max(1, most))
+        edges = [self.start + (self.stop - self.start) * i // max(1, count) for i in range(count + 1)]
+        for start, stop in pairwise(edges):
+            if self.wanted is None:
+                yield Part(self.block, start, stop, None, stop - start)
+            elif (part := self.of(self.block, start, self.wanted[start - self.start : stop - self.start])).rows:
+                yield part
 
 
 def select(rows: Rows | None, sizes: Sequence[tuple[int, int]]) -> list[Part]:
@@ -37,56 +81,67 @@ def select(rows: Rows | None, sizes: Sequence[tuple[int, int]]) -> list[Part]:
         ValueError: If a position does not exist.
     """
     if rows is None:
-        return [Part(block, None, size) for block, size in sizes]
+        return [Part(block, 0, size, None, size) for block, size in sizes]
     total = sum(size for _, size in sizes)
     mask = _mask(rows, total)
     parts, start = [], 0
     for block, size in sizes:
-        wanted = mask[start : start + size]
-        count = int(wanted.sum())
-        if count:
-            parts.append(Part(block, None if count == size else wanted, count))
+        part = Part.of(block, 0, mask[start : start + size])
+        if part.rows:
+            parts.append(part)
         start += size
     return parts
 
 
-def mixed(
-    parts: Sequence[Part], read: Callable[[Part], Batch], row_bytes: int, generator: torch.Generator
-) -> Iterator[Batch]:
-    """The parts in random order, a group at a time in memory, with the rows of each group shuffled."""
-    group: list[Batch] = []
+def grouped(parts: Sequence[Part], limit: int, generator: torch.Generator | None = None) -> list[list[Part]]:
+    """The parts in random order, in groups of at most `limit` rows (a larger part is alone).
+
+    Without a generator they stay in order, each a group of its own.
+    """
+    if generator is None:
+        return [[part] for part in parts]
+    groups: list[list[Part]] = []
     held = 0
     for position in _permutation(len(parts), generator).tolist():
         part = parts[position]
-        if group and (held + part.rows) * row_bytes > GROUP_BYTES:
-            yield _shuffled(group, generator)
-            group, held = [], 0
-        group.append(read(part))
+        if not groups or held + part.rows > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(part)
         held += part.rows
-    if group:
-        yield _shuffled(group, generator)
+    return groups
 
 
-def recut(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """The same rows in batches of `size`; only the last may be shorter."""
-    rest: list[Batch] = []
+def dealt(groups: Iterable[Batch], size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    """The rows of groups in batches of `size`, of which only the last may be shorter.
+
+    A batch may reach over groups, and shares no memory with them.
+
+    Args:
+        groups: One after the other; each is done with when the next is asked for.
+        size: Rows per batch.
+        generator: Shuffles the rows within each group; in order without one.
+    """
+    pieces: list[Batch] = []
     held = 0
-    for piece in pieces:
-        start = min(size - held, len(piece)) if held else 0
-        if start:
-            rest.append(piece.rows(slice(0, start)))
-            held += start
-            if held < size:
-                continue
-            yield join(rest)
-            rest, held = [], 0
-        whole = start + (len(piece) - start) // size * size
-        for at in range(start, whole, size):
-            yield piece.rows(slice(at, at + size))
-        if whole < len(piece):
-            rest, held = [piece.rows(slice(whole, None))], len(piece) - whole
-    if rest:
-        yield join(rest)
+    for group in groups:
+        device = group.theta.device
+        order = None if generator is None else _permutation(len(group), generator).to(device)
+        start = 0
+        while start < len(group):
+            stop = min(start + size - held, len(group))
+            pieces.append(_copied(group, slice(start, stop)) if order is None else take(group, order[start:stop]))
+            held, start = held + stop - start, stop
+            if held == size:
+                yield join(pieces)
+                pieces, held = [], 0
+    if pieces:
+        yield join(pieces)
+
+
+def take(batch: Batch, index: Tensor) -> Batch:
+    """Rows by position, an int64 tensor on the batch's device; a copy."""
+    return Batch(batch.theta.index_select(0, index), {k: v.index_select(0, index) for k, v in batch.x.items()})
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -95,6 +150,122 @@ def join(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     x = {name: torch.cat([batch.x[name] for batch in batches]) for name in batches[0].x}
     return Batch(torch.cat([batch.theta for batch in batches]), x)
+
+
+def row_bytes(parameters: int, observables: Mapping[str, Observable]) -> int:
+    """Bytes of one simulation in memory."""
+    return 4 * parameters + sum(math.prod(o.shape) * o.torch_dtype.itemsize for o in observables.values())
+
+
+def empty(rows: int, parameters: int, observables: Mapping[str, Observable], *, pinned: bool = False) -> Batch:
+    """Memory for rows of simulations, in the dtypes they are stored in; page-locked for copies to a GPU if pinned."""
+    x = {n: torch.empty(rows, *o.shape, dtype=o.torch_dtype, pin_memory=pinned) for n, o in observables.items()}
+    return Batch(torch.empty(rows, parameters, pin_memory=pinned), x)
+
+
+def read_status(path: Path) -> np.ndarray:
+    """Which rows of a block's file did not fail, bool (rows,). The caller has verified the file."""
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as opened:
+        file: Any = opened
+        return file["status"][()] == int(Status.OK)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of an array lie in its file: those of chunk i, `chunk` of them or what is left, from offsets[i].
+
+    `total` is the rows of all chunks together.
+    """
+
+    total: int
+    chunk: int
+    offsets: tuple[int, ...]
+
+
+def layouts(path: Path, into: Batch) -> dict[str, Layout]:
+    """Where the arrays of a block's file lie that are there as they are in memory, by name; others are left out.
+
+    Raises:
+        OSError, KeyError: If the file is no shard.
+    """
+    import h5py
+
+    found = {}
+    with h5py.File(path, "r", locking=False) as opened:
+        file: Any = opened
+        for name, tensor in _arrays(into).items():
+            dataset, dtype = file[name], tensor.numpy().dtype
+            if dataset.compression is not None or dataset.shuffle or dataset.dtype != dtype:
+                continue
+            if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:]:
+                continue
+            firsts = range(0, len(dataset), dataset.chunks[0])
+            rest = (0,) * (len(dataset.shape) - 1)
+            offsets = (dataset.id.get_chunk_info_by_coord((first, *rest)).byte_offset for first in firsts)
+            found[name] = Layout(len(dataset), dataset.chunks[0], tuple(offsets))
+    return found
+
+
+def read_rows(path: Path, found: Mapping[str, Layout], part: Part, into: Batch, at: int) -> None:
+    """Read a part of a block's file into rows [at, at + part.rows) of a batch.
+
+    Args:
+        path: The file, which the caller has verified.
+        found: Its `layouts`. An array that is not among them is read by HDF5.
+        part: Which rows.
+        into: On the CPU.
+        at: Row of the batch.
+
+    Raises:
+        OSError, KeyError, ValueError: If the file is no shard, or too short.
+    """
+    import h5py
+
+    with ExitStack() as stack:
+        raw, file = stack.enter_context(path.open("rb", buffering=0)), None
+        for name, tensor in _arrays(into).items():
+            out = tensor.numpy()[at : at + part.rows]
+            whole = out
+            if part.wanted is not None:
+                whole = np.empty((part.stop - part.start, *out.shape[1:]), out.dtype)
+            if name in found:
+                _read(raw, found[name], part.start, whole)
+            else:
+                file = file or stack.enter_context(h5py.File(path, "r", locking=False))
+                dataset: Any = file[name]
+                dataset.read_direct(whole, np.s_[part.start : part.stop])
+            if part.wanted is not None:
+                np.compress(part.wanted, whole, axis=0, out=out)
+
+
+def _arrays(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch by the names of their arrays in a file."""
+    return {"theta": batch.theta, **{f"x/{name}": value for name, value in batch.x.items()}}
+
+
+def _read(raw: FileIO, layout: Layout, start: int, out: np.ndarray) -> None:
+    """Rows from `start` on into an array."""
+    size, stop = out.nbytes // max(1, len(out)), start + len(out)
+    if stop > layout.total:
+        raise ValueError(f"it has {layout.total} rows, rows {start} to {stop - 1} were asked for")
+    row = start
+    while row < stop and size:
+        number, within = divmod(row, layout.chunk)
+        end = min(row - within + layout.chunk, stop)
+        raw.seek(layout.offsets[number] + within * size)
+        wanted = memoryview(out[row - start : end - start]).cast("B")
+        while len(wanted):
+            count = raw.readinto(wanted)
+            if not count:
+                raise ValueError(f"it ends before row {end}")
+            wanted = wanted[count:]
+        row = end
+
+
+def _copied(batch: Batch, rows: slice) -> Batch:
+    return Batch(batch.theta[rows].clone(), {name: value[rows].clone() for name, value in batch.x.items()})
 
 
 def _mask(rows: Rows, total: int) -> np.ndarray:
@@ -121,8 +292,3 @@ def _mask(rows: Rows, total: int) -> np.ndarray:
 
 def _permutation(n: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device).cpu()
-
-
-def _shuffled(group: list[Batch], generator: torch.Generator) -> Batch:
-    batch = join(group)
-    return batch.rows(_permutation(len(batch), generator))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import shutil
+import warnings
 
 import pytest
 import torch
 
+from sciinf.core.simulator import load_module
 from sciinf.dynamics.ode import rk4
 
 
@@ -84,3 +88,73 @@ def test_wrong_calls_say_what_is_wrong():
     for times in ([], [1.0], [0.0, 1.0, 1.0], [0.0, 2.0, 1.0]):
         with pytest.raises(ValueError, match="increasing"):
             rk4(rotate, torch.zeros(2, 1), times, steps_per_interval=1)
+
+
+# --- compiled -------------------------------------------------------------------------------------------------------
+
+COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+def swinging(rate):
+    """dy/dt = rate cos(t) y, in a new function each time as simulators have it: y = exp(rate sin t)."""
+
+    def field(t, y):
+        return rate * torch.cos(torch.as_tensor(t, dtype=y.dtype)) * y
+
+    return field
+
+
+@COMPILER
+def test_compiled_steps_agree_with_those_as_written_and_are_compiled_once():
+    from torch._dynamo.utils import counters
+
+    times = [0.0, 0.4, 0.5, 1.5]  # lengths of a step that differ
+    start = torch.ones(5, dtype=torch.float64)
+    rate = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)
+    eager = rk4(swinging(rate), start, times, steps_per_interval=6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the steps do not compile")
+        compiled = rk4(swinging(rate), start, times, steps_per_interval=6, compile=True)
+        graphs = counters["stats"]["unique_graphs"]
+        again = rk4(swinging(2 * rate), start, times, steps_per_interval=6, compile=True)
+    assert torch.allclose(compiled, eager, rtol=1e-13, atol=0)
+    assert torch.allclose(again, rk4(swinging(2 * rate), start, times, steps_per_interval=6), rtol=1e-13, atol=0)
+    assert counters["stats"]["unique_graphs"] == graphs
+    truth = torch.exp(rate * torch.tensor(times, dtype=torch.float64)[:, None].sin())
+    assert torch.allclose(compiled, truth, rtol=1e-5)
+    # the planted fault: the same steps with one length for all intervals are told apart
+    assert not torch.allclose(
+        rk4(swinging(rate), start, [0.0, 0.5, 1.0, 1.5], steps_per_interval=6), compiled, rtol=1e-6
+    )
+
+
+def test_a_field_that_does_not_compile_runs_as_written_and_says_why():
+    def field(t, y):
+        return -math.sin(t) * y
+
+    with pytest.warns(UserWarning, match="the steps do not compile, so they are run as written: .+"):
+        solved = rk4(field, torch.ones(3), [0.0, 1.0], steps_per_interval=7, compile=True)
+    assert torch.equal(solved, rk4(field, torch.ones(3), [0.0, 1.0], steps_per_interval=7))
+
+
+@COMPILER
+@pytest.mark.slow
+def test_gradients_flow_through_compiled_steps():
+    rate = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    start = torch.ones(1, dtype=torch.float64)
+    final = rk4(swinging(rate), start, [0.0, 2.0], steps_per_interval=50, compile=True)[-1, 0]
+    (gradient,) = torch.autograd.grad(final, rate)
+    assert float(gradient) == pytest.approx(math.sin(2.0) * math.exp(0.7 * math.sin(2.0)), rel=1e-5)
+
+
+@COMPILER
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "function"), [("lotka_volterra", "log_populations"), ("sir", "log_infected")])
+def test_compiled_simulators_agree_to_rounding(root, monkeypatch, name, function):
+    module = load_module(root / "simulators" / "benchmarks" / f"{name}.py")
+    theta = module.simulator.prior.sample(200, generator=torch.Generator().manual_seed(0)).double()
+    eager = getattr(module, function)(theta)
+    monkeypatch.setattr(module, "rk4", functools.partial(rk4, compile=True))
+    compiled = getattr(module, function)(theta)
+    assert not torch.equal(compiled, torch.zeros_like(compiled))
+    assert torch.allclose(compiled, eager, rtol=1e-9, atol=1e-9)

@@ -13,6 +13,7 @@ from sciinf.core.component import from_json, to_json
 from sciinf.estimators.flow import Flow
 from sciinf.flows.conditional import Architecture, ExactFlow
 from sciinf.flows.nflows_flows import CouplingNSF
+from sciinf.flows.spline import SplineCoupling
 from sciinf.flows.zuko_flows import MAF, NSF, Coupling
 
 SMALL = [
@@ -20,8 +21,9 @@ SMALL = [
     Coupling(transforms=3, hidden=(16, 16), bins=4),
     MAF(transforms=2, hidden=(16,)),
     CouplingNSF(transforms=3, hidden=12, bins=5),
+    SplineCoupling(transforms=3, hidden=12, bins=5),
 ]
-DEFAULTS = [NSF(), Coupling(), MAF(), CouplingNSF()]
+DEFAULTS = [NSF(), Coupling(), MAF(), CouplingNSF(), SplineCoupling()]
 CONTEXT = 3
 
 

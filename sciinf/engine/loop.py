@@ -1,0 +1,277 @@
+"""The training loop: epochs of steps, a validation now and then, the best weights so far, and a checkpoint.
+
+A loop trains one estimator or several at once. Each member has its own shuffling, its own best weights and its own
+patience: when that is over its best weights stay as they are, while the others go on.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciinf.core.files import write_bytes
+from sciinf.engine.averaging import LENGTHS, Average, Exponential, PostHoc
+from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
+from sciinf.engine.learner import Learner, stream, stream_seed
+from sciinf.engine.optimisers import load_tensors, tensors_of
+from sciinf.engine.recipe import Recipe
+from sciinf.engine.schedule import Schedule
+from sciinf.engine.source import Source
+from sciinf.engine.step import Step, step_settings
+
+COLUMNS = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
+VALIDATION = 4096  # rows at a time
+
+
+class Loop:
+    """State of one training, saved as it goes.
+
+    Args:
+        learner: What is trained; standardised.
+        source: The rows.
+        recipe: Resolved.
+        seeds: One per member.
+        folders: One per member, for its history; the checkpoint goes beside that of the first, or above them all.
+        inputs: Digest of what the training follows from.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        recipe: Recipe,
+        seeds: Sequence[int],
+        folders: Sequence[Path],
+        inputs: str,
+    ) -> None:
+        self.learner, self.source, self.recipe = learner, source, recipe
+        self.seeds, self.folders, self.inputs = list(seeds), list(folders), inputs
+        above = folders[0] if len(folders) == 1 else folders[0].parent
+        self._batch, self._total, self._every, self._patience = (
+            int(value or 1) for value in (recipe.batch, recipe.epochs, recipe.validate_every, recipe.patience)
+        )
+        self._steps = max(1, source.train // self._batch)
+        self.schedule = Schedule(
+            recipe.schedule, float(recipe.learning_rate or 0.0), self._steps * self._total, recipe.warm_up
+        )
+        self._noise = torch.Generator(recipe.device)
+        self.step = Step(learner, step_settings(recipe), self._noise)
+        self.average = _average(recipe, learner, above)
+        self.best = learner.weights.detach().clone()
+        self._best_buffers = {name: value.clone() for name, value in learner.buffers().items()}
+        self.best_loss = [math.inf] * learner.members
+        self.best_epoch = [-1] * learner.members
+        self.histories: list[list[dict[str, float]]] = [[] for _ in folders]
+        self.chosen: list[str] = ["the last epoch that was better than all before"] * learner.members
+        self.epochs = 0
+        self._checkpoints = Checkpoints(above / "checkpoint.safetensors")
+
+    def run(self) -> None:
+        """Train to the end, and leave the best weights in the learner.
+
+        Raises:
+            FloatingPointError: If a loss is no longer finite.
+        """
+        self._resume()
+        try:
+            self._train()
+            self._checkpoints.flush()
+            if isinstance(self.average, PostHoc):
+                self._choose(self.average)
+        except BaseException:
+            if self._checkpoints.flush():
+                self._write_histories()
+            raise
+        self._write_histories()
+        for member, epoch in enumerate(self.best_epoch):
+            if epoch < 0:
+                raise FloatingPointError(
+                    f"the validation loss was {self.histories[member][-1]['validation_loss']} after every epoch; look "
+                    f"for extreme simulations among the last rows of the store, or lower {self._advice()}"
+                )
+        self.learner.weights.data.copy_(self.best)
+        self.learner.set_buffers(self._best_buffers)
+
+    def clear(self) -> None:
+        """Remove what only an unfinished training needs."""
+        self._checkpoints.clear()
+        if isinstance(self.average, PostHoc):
+            self.average.clear()
+
+    def record(self, member: int) -> dict[str, Any]:
+        """What is to be said about a member's training."""
+        history = self.histories[member]
+        record = {
+            "history": history,
+            "best_validation_loss": self.best_loss[member],
+            "seconds": sum(row["seconds"] for row in history),
+        }
+        return record | ({"average": self.chosen[member]} if isinstance(self.average, PostHoc) else {})
+
+    def _train(self) -> None:
+        if self._done():
+            return
+        if self.recipe.compile:
+            self.learner.mode(training=True)
+            with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
+                self.step.prepare(next(batches))
+        shown = time.monotonic()
+        while not self._done():
+            started, first = time.monotonic(), self.epochs
+            losses = self._epoch()
+            while self.epochs % self._every and self.epochs < self._total:
+                losses = [a + b for a, b in zip(losses, self._epoch(), strict=True)]
+            count = self.epochs - first
+            self._judge([loss / count for loss in losses], started)
+            if isinstance(self.average, PostHoc):
+                self.average.keep(self.epochs * self._steps, last=self._done())
+            self._keep()
+            shown = self._show(shown)
+
+    def _done(self) -> bool:
+        return self.epochs >= self._total or all(self._stopped(member) for member in range(self.learner.members))
+
+    def _stopped(self, member: int) -> bool:
+        history = self.histories[member]
+        return bool(history) and int(history[-1]["epoch"]) - self.best_epoch[member] >= self._patience
+
+    def _advice(self) -> str:
+        return f"Recipe(learning_rate={self.schedule.peak:.1e})"
+
+    def _epoch(self) -> list[float]:
+        """One pass over the training rows; the mean loss of each member."""
+        self.learner.mode(training=True)
+        self._noise.manual_seed(stream_seed(self.seeds[0], 2 * self.epochs + 1))
+        step, average, weights = self.step, self.average, self.learner.weights
+        step.total.zero_()
+        count, before = 0, self.epochs * self._steps
+        with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
+            for batch in batches:
+                step(batch, self.schedule(before + count))
+                count += 1
+                if average is not None:
+                    average.update(weights, before + count)
+        means = [total / max(count, 1) for total in step.total.tolist()]
+        for mean in means:
+            if not math.isfinite(mean):
+                raise FloatingPointError(
+                    f"the training loss became {mean} in epoch {self.epochs}; lower {self._advice()}"
+                )
+        self.epochs += 1
+        return means
+
+    def _judge(self, train_losses: Sequence[float], started: float) -> None:
+        """Validate, keep what is better, and add to the histories of members that have not stopped."""
+        weights = (
+            self.learner.weights.detach() if self.average is None else self.average.validated(self.learner.weights)
+        )
+        losses, epoch = self.validate(weights), self.epochs - 1
+        rate, seconds = self.schedule(self.epochs * self._steps - 1), time.monotonic() - started
+        for member, loss in enumerate(losses):
+            if self._stopped(member):
+                continue
+            if loss < self.best_loss[member]:
+                self.best_loss[member], self.best_epoch[member] = loss, epoch
+                self._take(member, weights)
+            row = (epoch, train_losses[member], loss, rate, seconds)
+            self.histories[member].append(dict(zip(COLUMNS, row, strict=True)))
+
+    def _take(self, member: int, weights: Tensor) -> None:
+        self.best[member].copy_(weights.detach()[member])
+        for name, value in self.learner.buffers().items():
+            self._best_buffers[name][member].copy_(value[member])
+
+    @torch.no_grad()
+    def validate(self, weights: Tensor) -> list[float]:
+        """Mean loss of each member over the validation rows, with weights (K, P) in place of its own."""
+        self.learner.mode(training=False)
+        own = self.learner.weights
+        kept = None if weights.data_ptr() == own.data_ptr() else own.detach().clone()
+        own.data.copy_(weights)
+        noise = stream(self.seeds[0], -1, self.recipe.device)
+        total = torch.zeros(self.learner.members, device=own.device, dtype=torch.float64)
+        for batch in self.source.ordered(VALIDATION, validation=True):
+            total += self.learner.loss(batch, noise).double().sum(-1)
+        if kept is not None:
+            own.data.copy_(kept)
+        return (total / self.source.held_out).tolist()
+
+    def _choose(self, average: PostHoc) -> None:
+        """Take the average of the weights that validates best, if it does better than the best weights."""
+        ends = sorted({self.epochs, *(epoch + 1 for epoch in self.best_epoch)})
+        targets = [(width, epochs * self._steps) for epochs in ends for width in LENGTHS]
+        for (width, end), weights in zip(targets, average.synthesise(targets), strict=True):
+            for member, loss in enumerate(self.validate(weights)):
+                if loss < self.best_loss[member]:
+                    self.best_loss[member] = loss
+                    self.chosen[member] = f"average of relative width {width}, up to epoch {end // self._steps}"
+                    self._take(member, weights)
+
+    def _show(self, shown: float) -> float:
+        now, rows = time.monotonic(), [history[-1] for history in self.histories]
+        if now - shown < 10 and self.epochs < self._total and len(self.histories[0]) > 1:
+            return shown
+        train, validation = (sum(row[c] for row in rows) / len(rows) for c in ("train_loss", "validation_loss"))
+        left = (self._total - self.epochs) / self._every * rows[0]["seconds"]
+        print(
+            f"training  epoch {self.epochs}/{self._total}  train {train:.3f}  validation {validation:.3f}  "
+            f"{left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+        return now
+
+    def _write_histories(self) -> None:
+        for folder, history in zip(self.folders, self.histories, strict=True):
+            lines = [",".join(COLUMNS)] + [",".join(f"{row[c]:.6g}" for c in COLUMNS) for row in history]
+            write_bytes(folder / "history.csv", ("\n".join(lines) + "\n").encode())
+
+    def _keep(self) -> None:
+        about = {
+            "inputs": self.inputs,
+            "histories": [list(history) for history in self.histories],
+            "best": [list(self.best_loss), list(self.best_epoch)],
+            "epochs": self.epochs,
+        }
+        groups = {
+            "weights": {"now": self.learner.weights.detach(), "best": self.best},
+            "buffers": self.learner.buffers(),
+            "best_buffers": self._best_buffers,
+            "average": {} if self.average is None else self.average.state(),
+            "optimiser": tensors_of(self.step.optimiser),
+        }
+        if self._checkpoints.keep(about, groups):
+            self._write_histories()
+
+    def _resume(self) -> None:
+        """Load the checkpoint of the same training, if there is one."""
+        found = read_checkpoint(self._checkpoints.path, self.inputs, self.recipe.device)
+        if found is None:
+            return
+        about, groups = found
+        self.histories, self.epochs = about["histories"], about["epochs"]
+        self.best_loss, self.best_epoch = about["best"]
+        self.learner.weights.data.copy_(groups["weights"]["now"])
+        self.best.copy_(groups["weights"]["best"])
+        self.learner.set_buffers(groups.get("buffers", {}))
+        for name, value in groups.get("best_buffers", {}).items():
+            self._best_buffers[name].copy_(value)
+        if self.average is not None:
+            self.average.load(groups["average"])
+        load_tensors(self.step.optimiser, groups.get("optimiser", {}))
+
+
+def _average(recipe: Recipe, learner: Learner, folder: Path) -> Average | None:
+    if not recipe.ema:
+        return None
+    if isinstance(recipe.ema, str):
+        return PostHoc(learner.weights, folder / "averages")
+    return Exponential(learner.weights, recipe.ema)

@@ -1,0 +1,445 @@
+r"""Training rows from a simulator that runs on the training device while the network trains.
+
+A buffer of B rows is divided into R pieces of P = B / R rows. Piece k = 0, 1, 2, ... is simulated from counters of its
+own and kept in slot k mod R, so that epoch n sees the pieces n, ..., n + R - 1: before every epoch but the first, the
+oldest piece gives way to a fresh one. An epoch is one pass over the buffer, hence
+
+    every row is used R times and then never again;    n epochs take B + (n - 1) P simulations.
+
+(The R - 1 pieces that epoch 0 begins with beside its first are used less often.) Which rows epoch n sees follows from
+(seed, n, B, R) and the rows per batch alone: a training that was killed simulates the pieces its buffer held, and goes
+on. Rows never leave the device, and nothing is written to disk.
+
+How often to use a row. With c_sim and c_train the seconds to simulate a row and to train on one, R uses of a row take
+R c_train + c_sim. Let its r-th use be worth exp(-(r - 1) / R*) of its first; R uses are then worth about
+R - R (R - 1) / (2 R*), and the most is learned per second where
+
+    R^2 = 2 R* c_sim / c_train,
+
+to leading order, with R* = 15, which was found for the repetition of text: `choose_reuse`. Rows that cost nothing are
+used once; rows that take as long to simulate as to train on, five times.
+
+Failed rows are simulated again, with further counters, until a piece is full: what the buffer holds are draws of
+(theta, x) given success, as the usable rows of a store are.
+
+References:
+    | Self-improving reactive agents based on reinforcement learning, planning and teaching (Lin, 1992), for replay,
+      https://doi.org/10.1007/BF00992699
+    | BayesFlow: learning complex stochastic models with invertible neural networks (Radev et al., 2020), for training
+      on simulations made on the fly, https://arxiv.org/abs/2003.06281
+    | Scaling data-constrained language models (Muennighoff et al., 2023), for what repeated rows are worth,
+      https://arxiv.org/abs/2305.16264
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Batch, Estimator, Observable, Outcome, Simulator, Status, source_hash
+from sciinf.core.component import to_json
+from sciinf.core.files import read_json, write_json
+from sciinf.engine.block import Attempt, generator_for
+from sciinf.engine.probe import probe_block, seconds_per_row, training_seconds_per_row
+from sciinf.engine.recipe import Recipe
+from sciinf.engine.schedule import scaled_rate
+from sciinf.engine.source import Source
+from sciinf.storage.outcome import normalise
+from sciinf.storage.selection import row_bytes, take
+
+BUFFER, BYTES = 65_536, 4 * 2**30
+LEAST_BUFFER, HELD_OUT = 16_384, 5_000
+FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 8e-3, 7_500, 8
+FRESH = Recipe(batch=FRESH_BATCH, weight_decay=0.01)
+"""How to train on fresh rows where nothing is said: they cannot be learnt by heart, so weights need hardly decay."""
+SETTINGS = ("reuse", "buffer", "held_out", "block")
+WORTH, MOST = 15.0, 50  # R*, and the largest reuse factor chosen
+REFUSED_ABOVE = 0.5
+_JUDGED_FROM = 50  # rows before which a simulator is not refused for its failures
+_SPARE = 16  # rows simulated beyond what is missing, so that a few failures seldom need a third attempt
+_THETA, _NOISE = 0, 1  # as in a campaign's blocks
+_TRAINING, _HELD_OUT = 1 << 48, 2 << 48  # where the counters of either begin; no campaign has so many blocks
+_ATTEMPT = 1 << 40
+
+
+def choose_reuse(simulation: float, training: float) -> int:
+    """How many times to use a row: sqrt(30 c_sim / c_train), rounded, between 1 and 50.
+
+    Args:
+        simulation: Seconds to simulate one row, `sciinf.engine.probe.seconds_per_row`.
+        training: Seconds to train on one row once, `sciinf.engine.probe.training_seconds_per_row`.
+
+    Raises:
+        ValueError: If either is not a positive, finite number.
+
+    Example:
+        >>> choose_reuse(2e-7, 3e-5), choose_reuse(3e-5, 3e-5), choose_reuse(1.0, 3e-5)
+        (1, 5, 50)
+    """
+    for name, value in (("simulation", simulation), ("training", training)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value!r} seconds per row, expected a positive, finite number")
+    return min(MOST, max(1, round(math.sqrt(2 * WORTH * simulation / training))))
+
+
+class Simulated(Source):
+    """Rows of a simulator, made on the training device as they are needed.
+
+    Args:
+        simulator: What to run. Its rows must not depend on anything but theta and the generator.
+        seed: Seeds parameters and noise; other seeds, and stores of the same seed, have other rows.
+        device: Where rows are simulated and kept.
+        buffer: Rows kept, rounded up to a multiple of `reuse`, and rows of an epoch; 65,536 or what takes 4 GiB where
+            left out.
+        reuse: How many times a row is used (`choose_reuse`).
+        held_out: Rows of the fixed validation set.
+        block: Rows simulated at a time: `simulator.block` where left out, or "auto" to measure, which makes the rows
+            depend on the machine. It is halved when memory runs out; `record()` says what it is.
+
+    Nothing is simulated before rows are asked for, which raises
+        ValueError, TypeError: If the simulator does not return what its observables promise, or more than half of its
+            rows fail;
+        MemoryError: If the buffer, or the simulation of a single row, does not fit in memory.
+
+    Raises:
+        TypeError: If the simulator is none.
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        *,
+        seed: int,
+        device: str | torch.device = "cpu",
+        buffer: int | None = None,
+        reuse: int = 1,
+        held_out: int = HELD_OUT,
+        block: int | Literal["auto"] | None = None,
+    ) -> None:
+        if not isinstance(simulator, Simulator):
+            raise TypeError(f"online training takes a Simulator, got {type(simulator).__name__}")
+        self.simulator, self.seed, self.device = simulator, seed, torch.device(device)
+        buffer = _default_buffer(simulator) if buffer is None else buffer
+        lowest = {"seed": 0, "buffer": 1, "reuse": 1, "held_out": 1, "block": 1}
+        if block == "auto":
+            block = probe_block(simulator, buffer, seed=seed, device=device)
+        block = simulator.block if block is None else block
+        given = {"seed": seed, "buffer": buffer, "reuse": reuse, "held_out": held_out, "block": block}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest[name]:
+                raise ValueError(f"{name} must be an integer of at least {lowest[name]}, got {value!r}")
+        if reuse > buffer:
+            raise ValueError(f"reuse is {reuse}, more than the {buffer} rows of the buffer; lower it")
+        self.reuse, self.block = reuse, block
+        self._piece = -(-buffer // reuse)
+        self.train, self.held_out = self._piece * reuse, held_out
+        self.digest = self._digest()
+        self._tally = _Tally(simulator.name)
+        self._last = reuse - 1  # the latest piece that was wanted
+        self._slots = [-1] * reuse  # the piece in each
+        self._buffers: tuple[Batch, Batch] | None = None  # training, validation
+
+    def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        if not 1 <= size <= self.train:
+            raise ValueError(f"batches of {size} rows from a buffer of {self.train}; choose 1 to {self.train}")
+        rows = self._hold(number)
+        order = torch.randperm(self.train, generator=generator, device=generator.device).to(self.device)
+        for start in range(0, self.train - size + 1, size):
+            yield take(rows, order[start : start + size])
+
+    def ordered(self, size: int, *, validation: bool) -> Iterator[Batch]:
+        """All rows of the validation set, or the training rows of epoch 0, in a fixed order."""
+        rows = self._opened()[1] if validation else self._hold(0)
+        for start in range(0, len(rows), size):
+            yield rows.rows(slice(start, start + size))
+
+    def record(self) -> dict[str, Any]:
+        """Where the rows came from: what a store says, and how they were made.
+
+        "used" counts the rows of all epochs so far, whichever process simulated them; "failed" those that this process
+        left out beside them.
+        """
+        used = (self._last + 1) * self._piece + self.held_out
+        return {
+            "digest": self.digest,
+            "seed": self.seed,
+            "rows": used + self._tally.failed,
+            "used": used,
+            "held_out": self.held_out,
+            "failed": self._tally.failed,
+            "online": True,
+            "reuse": self.reuse,
+            "buffer": self.train,
+            "block": self.block,
+        }
+
+    def _opened(self) -> tuple[Batch, Batch]:
+        """The buffer and the validation rows, which are simulated when first asked for."""
+        if self._buffers is None:
+            buffers = self._empty(self.train), self._empty(self.held_out)
+            self._fill(buffers[1], slice(0, self.held_out), _HELD_OUT, 0)
+            self._buffers = buffers
+        return self._buffers
+
+    def _hold(self, number: int) -> Batch:
+        """The buffer, with the pieces of an epoch."""
+        rows, _ = self._opened()
+        wanted = range(number, number + self.reuse)
+        self._last = max(self._last, wanted[-1])
+        while missing := [piece for piece in wanted if self._slots[piece % self.reuse] != piece]:
+            slot, block = missing[0] % self.reuse, self.block
+            self._slots[slot] = -1
+            self._fill(rows, slice(slot * self._piece, (slot + 1) * self._piece), _TRAINING, missing[0])
+            if self.block != block:  # whatever an epoch holds was simulated in blocks of the same size
+                self._slots = [-1] * self.reuse
+            self._slots[slot] = missing[0]
+        return rows
+
+    def _fill(self, rows: Batch, place: slice, stream: int, piece: int) -> None:
+        """Simulate a piece into its place, a block at a time; all of it in smaller blocks where one does not fit."""
+        count = place.stop - place.start
+        while True:
+            parts = -(-count // self.block)
+            try:
+                for part in range(parts):
+                    start = place.start + part * self.block
+                    stop = min(start + self.block, place.stop)
+                    self._part(rows, slice(start, stop), stream + piece * parts + part)
+                return
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                reason = str(error)
+            rows_tried = min(self.block, count)
+            if rows_tried == 1:
+                raise MemoryError(f"simulator {self.simulator.name!r}: one row does not fit in memory ({reason})")
+            self.block = -(-rows_tried // 2)
+            warnings.warn(
+                f"{rows_tried:,} rows of simulator {self.simulator.name!r} do not fit in memory ({reason}), so "
+                f"{self.block:,} are simulated at a time; give it that `block` to save the attempt",
+                stacklevel=2,
+            )
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _part(self, rows: Batch, place: slice, counter: int) -> None:
+        """Simulate until as many rows have succeeded as there is place for."""
+        want, done, attempt = place.stop - place.start, 0, 0
+        while done < want:
+            size = want if attempt == 0 else min(want, 2 * (want - done) + _SPARE)
+            drawn, good, messages = self._simulate(size, counter + attempt * _ATTEMPT)
+            self._tally.add(size, size - len(good), messages)
+            kept = take(drawn, good[: want - done])
+            here = slice(place.start + done, place.start + done + len(kept))
+            rows.theta[here] = kept.theta
+            for name, value in kept.x.items():
+                rows.x[name][here] = value
+            done, attempt = done + len(kept), attempt + 1
+
+    def _simulate(self, size: int, number: int) -> tuple[Batch, Tensor, Iterable[str]]:
+        """Rows on the device, the indices of those that succeeded, and why others did not."""
+        theta = self.simulator.prior.sample(size, generator=generator_for(self.seed, number, _THETA))
+        here = theta.to(self.device)
+        noise = generator_for(self.seed, number, _NOISE, device=self.device)
+        try:
+            result = self.simulator(here.clone(), generator=noise)  # a copy: it may work in place
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except (Exception, SystemExit):  # rows that raise are found as in a campaign, in halves
+            result = Attempt(self.simulator, theta, self.seed, number, self.device).outcome()
+        outcome = self._checked(result, size)
+        ok = torch.ones(size, dtype=torch.bool, device=self.device)
+        if outcome.status is not None:
+            ok &= outcome.status.to(self.device) == Status.OK
+        x = {}
+        for name, spec in self.simulator.observables.items():
+            x[name] = outcome.x[name].detach().to(self.device, spec.torch_dtype)
+            if spec.torch_dtype.is_floating_point:
+                finite = torch.isfinite(x[name])
+                ok &= finite.flatten(1).all(1) if finite.ndim > 1 else finite
+        return Batch(here, x), ok.nonzero().flatten(), outcome.messages.values()
+
+    def _checked(self, result: Any, size: int) -> Outcome:
+        """The result as it is where it keeps the promise of the observables; else by way of what campaigns do."""
+        observables = self.simulator.observables
+        outcome = result if isinstance(result, Outcome) else Outcome({next(iter(observables)): result})
+        outcome = Outcome(result) if isinstance(result, Mapping) else outcome
+        status_fits = outcome.status is None or _has_shape(outcome.status, (size,))
+        if status_fits and isinstance(outcome.x, Mapping) and set(outcome.x) == set(observables):
+            if all(_fits(outcome.x[name], spec, size) for name, spec in observables.items()):
+                return outcome
+        return normalise(result, observables, size, where=f"simulator {self.simulator.name!r}")
+
+    def _empty(self, rows: int) -> Batch:
+        """Place for rows on the device."""
+        observables = self.simulator.observables
+        try:
+            theta = torch.zeros(rows, len(self.simulator.prior), device=self.device)
+            x = {
+                n: torch.zeros(rows, *o.shape, dtype=o.torch_dtype, device=self.device) for n, o in observables.items()
+            }
+        except (MemoryError, RuntimeError) as error:
+            size = rows * row_bytes(len(self.simulator.prior), observables)
+            raise MemoryError(
+                f"{rows:,} rows of simulator {self.simulator.name!r} take {size:,} bytes, which {self.device} does not "
+                f"have ({error}); choose a smaller buffer"
+            ) from error
+        return Batch(theta, x)
+
+    def _digest(self) -> str:
+        """SHA-256 of what the rows follow from; a simulator in no file is known by its name, prior and observables."""
+        said = {
+            "simulator": [self.simulator.name, source_hash(self.simulator), self.simulator.prior.to_json()],
+            "observables": {name: spec.to_json() for name, spec in self.simulator.observables.items()},
+            "seed": self.seed,
+            "buffer": self.train,
+            "reuse": self.reuse,
+            "held_out": self.held_out,
+            "block": self.block,
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
+    """A recipe with what is None in it filled in for rows made during training; "auto" is left to its search.
+
+    S = 7500 / sqrt(R) steps of 500 rows, whatever the size of the buffer: as many as a store of the S 500 / R rows that
+    are then simulated would be trained for (`Recipe.resolved`). The schedule is seen through to its end: no patience.
+
+    Args:
+        recipe: How to train.
+        source: The rows, which say R.
+    """
+    batch = min(recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH, source.train)
+    steps = STEPS / math.sqrt(source.reuse)
+    epochs = recipe.epochs or max(FEWEST_EPOCHS, source.reuse, round(steps * batch / source.train))
+    rate = scaled_rate(RATE, FRESH_BATCH, batch) if recipe.learning_rate is None else recipe.learning_rate
+    told = "auto" if recipe.batch == "auto" else batch
+    return replace(recipe, batch=told, epochs=epochs, learning_rate=rate, patience=recipe.patience or epochs)
+
+
+def prepared(
+    estimator: Estimator,
+    simulator: Simulator,
+    folder: Path,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+) -> tuple[Simulated, Recipe]:
+    """What an estimator is trained on and how, given a simulator and nothing else.
+
+    The costs of simulating and of training are measured, and what follows from them (rows simulated at a time, reuse,
+    size of the buffer) is kept in `online.json`, so that a training that is repeated or goes on in the same folder has
+    the same rows. Another estimator, simulator, recipe or seed is measured anew.
+
+    Args:
+        estimator: What is to be trained; a copy is measured.
+        simulator: What is to run.
+        folder: Where the numbers are kept; made if it is not there.
+        recipe: How to train; `FRESH` where left out. What is None in it is filled in by `fresh_recipe`.
+        seed: Seed of the training and of the rows.
+
+    Returns:
+        The rows, and the recipe.
+
+    Raises:
+        TypeError, ValueError, MemoryError: As for `Simulated`, when the first rows are made.
+
+    Warns:
+        UserWarning: If the numbers kept are damaged; they are measured again.
+    """
+    recipe, file = recipe or FRESH, folder / "online.json"
+    said = [to_json(estimator), simulator.name, source_hash(simulator), simulator.prior.to_json(), recipe.said(), seed]
+    key = hashlib.sha256(json.dumps([*said, recipe.device], sort_keys=True).encode()).hexdigest()
+    numbers = _kept(file, key)
+    if numbers is None:
+        numbers = _measured(estimator, simulator, recipe, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"for": key, **numbers})
+    settings = {name: int(numbers[name]) for name in SETTINGS}
+    source = Simulated(simulator, seed=seed, device=recipe.device, **settings)
+    return source, fresh_recipe(recipe, source)
+
+
+def _kept(file: Path, key: str) -> dict[str, Any] | None:
+    """The numbers in a file if they are whole and were measured for the same training."""
+    try:
+        known = read_json(file)
+        if known["for"] != key:
+            return None
+        if any(isinstance(known[n], bool) or not isinstance(known[n], int) or known[n] < 1 for n in SETTINGS):
+            raise ValueError(f"expected integers of at least 1 as {list(SETTINGS)}")
+        return known
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{file} cannot be read back, so its numbers are measured again: {error!r}", stacklevel=3)
+        return None
+
+
+def _measured(estimator: Estimator, simulator: Simulator, recipe: Recipe, seed: int) -> dict[str, int | float]:
+    """Costs per row, and the settings that follow.
+
+    A piece is a block that the simulator does best, or more; the first buffer is at most a third of all rows, so that
+    an expensive simulator does not keep the training waiting.
+    """
+    device, largest = recipe.device, _default_buffer(simulator)
+    block = probe_block(simulator, largest, seed=seed, device=device)
+    simulation = seconds_per_row(simulator, block, seed=seed, device=device)
+    batch = recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH
+    first = Simulated(simulator, seed=seed, device=device, buffer=batch, held_out=1, block=block)
+    (rows,) = first.ordered(batch, validation=False)
+    training = training_seconds_per_row(estimator, rows, fresh_recipe(recipe, first).resolved(batch))
+    reuse = choose_reuse(simulation, training)
+    used = round(STEPS * batch / reuse**1.5)
+    buffer = min(max(LEAST_BUFFER, reuse * block), largest, max(used // 3, 2 * batch))
+    held_out = min(HELD_OUT, max(1000, used // 10))
+    costs = {"simulation seconds per row": simulation, "training seconds per row": training}
+    return {"reuse": reuse, "buffer": max(buffer, reuse), "held_out": held_out, "block": block, **costs}
+
+
+class _Tally:
+    """Rows simulated and failed, and why; refuses a simulator that fails too much."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.simulated, self.failed = name, 0, 0
+        self.messages: Counter[str] = Counter()
+
+    def add(self, rows: int, failed: int, messages: Iterable[str]) -> None:
+        self.simulated, self.failed = self.simulated + rows, self.failed + failed
+        if failed:
+            known = list(messages)
+            self.messages.update(known)
+            self.messages["NaN or infinite values, or a status without a reason"] += max(0, failed - len(known))
+        if self.simulated >= _JUDGED_FROM and self.failed > REFUSED_ABOVE * self.simulated:
+            message, times = self.messages.most_common(1)[0]
+            raise ValueError(
+                f"{self.failed:,} of {self.simulated:,} simulations of {self.name!r} failed, refused above "
+                f"{REFUSED_ABOVE:.0%}. The most frequent message, {times:,} times: {message}. `sciinf check` or "
+                "`simulate` into a store shows parameters and messages; mend the simulator"
+            )
+
+
+def _fits(value: Any, spec: Observable, rows: int) -> bool:
+    """Whether a value is stored as it is: a tensor of the promised shape, floating point or of the promised dtype."""
+    if not _has_shape(value, (rows, *spec.shape)):
+        return False
+    both = value.is_floating_point() and spec.torch_dtype.is_floating_point
+    return both or value.dtype == spec.torch_dtype
+
+
+def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, Tensor) and tuple(value.shape) == shape
+
+
+def _default_buffer(simulator: Simulator) -> int:
+    return max(1, min(BUFFER, BYTES // row_bytes(len(simulator.prior), simulator.observables)))

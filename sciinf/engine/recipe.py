@@ -1,0 +1,126 @@
+"""How to train, and what is chosen where nothing is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sciinf.engine.optimisers import NAMES
+from sciinf.engine.schedule import FLOORS, scaled_rate
+
+_VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
+_FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. None means: chosen from the number of rows (`resolved`).
+
+    Args:
+        epochs: Passes over the training rows; the schedule of the learning rate spans them all.
+        batch: Rows per step; "auto" takes it from the noise of the gradients (`engine.range_test`).
+        learning_rate: Peak of the schedule; "auto" takes it from a short range test.
+        schedule: "one-cycle", "cosine" or "constant" (`engine.schedule`), each after a linear warm-up.
+        warm_up: Fraction of the steps before the peak.
+        optimiser: "adamw", "amsgrad" (AdamW with AMSGrad's maximum) or "adan".
+        weight_decay: Decoupled weight decay.
+        clip: Largest gradient norm.
+        patience: Epochs without a better validation loss after which training stops.
+        validation_fraction: Rows of a store held out, from its end.
+        validate_every: Epochs between validations, the last epoch's apart.
+        ema: Average of the weights: a decay per step (the average is then what is validated and kept; 0 for none), or
+            "post-hoc" for one whose length is chosen by the validation loss after training (`engine.averaging`).
+        precision: "bfloat16" runs the step under autocast.
+        compile: Compile the loss with torch.compile; falls back to eager, saying why.
+        graph: Capture the step as a CUDA graph; None does so on a CUDA device. Falls back to eager, saying why.
+        threads: CPU threads; these networks are too small to gain from more than one.
+        device: Where to train.
+        memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
+    """
+
+    epochs: int | None = None
+    batch: int | Literal["auto"] | None = None
+    learning_rate: float | Literal["auto"] | None = None
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warm_up: float = 0.1
+    optimiser: Literal["adamw", "amsgrad", "adan"] = "adamw"
+    weight_decay: float = 0.2
+    clip: float = 5.0
+    patience: int | None = None
+    validation_fraction: float = 0.1
+    validate_every: int | None = None
+    ema: float | Literal["post-hoc"] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    graph: bool | None = None
+    threads: int = 1
+    device: str = "cpu"
+    memory: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "patience", "validate_every", "threads", "memory"):
+            value = getattr(self, name)
+            least = 0 if name == "memory" else 1
+            if (value is None and name not in ("threads", "memory")) or (name == "batch" and value == "auto"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                also = ' or "auto"' if name == "batch" else ""
+                raise ValueError(f"Recipe({name}={value!r}): expected an integer of at least {least}{also}")
+        rate, ema = self.learning_rate, self.ema
+        checks = {
+            "learning_rate": ('a positive number or "auto"', rate in (None, "auto") or _between(rate, 0, math.inf)),
+            "schedule": (f"one of {list(FLOORS)}", self.schedule in FLOORS),
+            "warm_up": ("a fraction, at least 0 and below 1", self.warm_up == 0 or _between(self.warm_up, 0, 1)),
+            "optimiser": (f"one of {list(NAMES)}", self.optimiser in NAMES),
+            "weight_decay": ("a number of at least 0", 0 <= self.weight_decay < math.inf),
+            "clip": ("a positive number", self.clip > 0),
+            "validation_fraction": ("a fraction between 0 and 1", _between(self.validation_fraction, 0, 1)),
+            "ema": ('None, a decay of at least 0 and below 1, or "post-hoc"', ema in (None, "post-hoc") or _decay(ema)),
+            "precision": ("'float32' or 'bfloat16'", self.precision in ("float32", "bfloat16")),
+            "graph": ("None, True or False", self.graph in (None, True, False)),
+        }
+        for name, (expected, good) in checks.items():
+            if not good:
+                raise ValueError(f"Recipe({name}={getattr(self, name)!r}): expected {expected}")
+
+    def resolved(self, rows: int, held_out: int | None = None) -> Recipe:
+        """The recipe with every None filled in for a number of training and validation rows.
+
+        Chosen on the benchmark tasks at 1,000 and 10,000 simulations: about 36 steps an epoch of 50 to 1,000 rows
+        each, a number of steps that goes with rows^(1/3) (1,000 steps for 9,000 rows), a peak of 8e-3, which goes with
+        the root of the batch where another one is given, and an average over a twentieth of the training. Small
+        batches and the weight decay are what keeps the network from learning its rows by heart. Validation comes after
+        so many epochs that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is
+        where the search for it begins.
+        """
+        usual = min(1000, max(50, rows // 36))
+        batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
+        steps = 1_000 * (rows / 9_000) ** (1 / 3)
+        epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))
+        given = self.learning_rate
+        rate = scaled_rate(8e-3, usual, batch) if given is None or isinstance(given, str) else given
+        patience = self.patience or max(5, epochs // 3)
+        ema = max(0.0, 1 - 20 / (epochs * max(1, rows // batch))) if self.ema is None else self.ema
+        if held_out is None:
+            held_out = round(rows * self.validation_fraction / (1 - self.validation_fraction))
+        sparse = math.ceil(_FORWARD * held_out / (_VALIDATION_SHARE * max(rows, 1)))
+        every = self.validate_every or max(1, min(sparse, epochs, patience))
+        filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate)
+        return replace(filled, patience=patience, validate_every=every, ema=ema)
+
+    def said(self) -> Mapping[str, Any]:
+        """What a training's result follows from: all but where and how fast it runs. (With less memory than the rows
+        take, the order of the rows is another, and the result differs as with another seed.)
+        """
+        where = ("device", "threads", "memory", "graph")
+        return {name: value for name, value in vars(self).items() if name not in where}
+
+
+def _between(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
+
+
+def _decay(value: object) -> bool:
+    return value is not False and (value == 0 or _between(value, 0, 1))

@@ -1,0 +1,166 @@
+r"""One step of training: loss, slopes, clipping, optimiser. Nothing in it waits for the device.
+
+With slopes g_k of member k and the largest norm c, the slopes are scaled by min(1, c / |g_k|); the norm stays on the
+device, as does the running sum of the losses. Three ways to run it: as written ("eager"), with the loss compiled, and
+on a CUDA device as a captured graph, which replays all kernels of a step at once: the inputs are then copied into
+buffers of their own, the learning rate is a tensor on the device and the generator is registered with the graph. The
+first steps are run as they are, on a stream of their own, before the capture, which itself computes nothing: so the
+training is the same whether or not the capture succeeds.
+
+References:
+    | On the difficulty of training recurrent neural networks (Pascanu et al., 2013), https://arxiv.org/abs/1211.5063
+    | Accelerating PyTorch with CUDA Graphs, https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Batch
+from sciinf.engine.learner import Learner
+from sciinf.engine.optimisers import optimiser
+from sciinf.engine.recipe import Recipe
+
+WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is done; see `Recipe`."""
+
+    optimiser: str = "adamw"
+    weight_decay: float = 0.2
+    clip: float = 5.0
+    half: bool = False
+    graph: bool = False
+
+
+def step_settings(recipe: Recipe) -> StepSettings:
+    """What a recipe says about the step."""
+    return StepSettings(
+        optimiser=recipe.optimiser,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        half=recipe.precision == "bfloat16",
+        graph=recipe.graph is not False,
+    )
+
+
+class Step:
+    """Steps of training.
+
+    Args:
+        learner: What is trained.
+        settings: How.
+        generator: For what the loss draws, on the learner's device; reseed it as you like between steps.
+
+    Attributes:
+        total: Sum of the training losses since it was last zeroed, (K,).
+    """
+
+    def __init__(self, learner: Learner, settings: StepSettings, generator: torch.Generator) -> None:
+        self.learner, self.settings, self.generator = learner, settings, generator
+        self.device = learner.weights.device
+        self._graphed = settings.graph and self.device.type == "cuda"
+        rate = torch.tensor(1.0, device=self.device) if self._graphed else 1.0
+        self.optimiser = optimiser(settings.optimiser, [learner.weights], lr=rate, weight_decay=settings.weight_decay)
+        self.total = torch.zeros(learner.members, device=self.device)
+        self._forward: Callable[[Batch], Tensor] = self.losses
+        self._steps = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._input: Batch | None = None
+
+    def __call__(self, batch: Batch, rate: float) -> None:
+        """Step on a batch, of the same size each time, at a learning rate."""
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self._graphed:
+            self._on_graph(batch)
+        else:
+            self._eager(batch)
+        self._steps += 1
+
+    def losses(self, batch: Batch) -> Float[Tensor, " member"]:
+        """Mean loss of each member."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.half):
+            return self.learner.loss(batch, self.generator).mean(-1)
+
+    def prepare(self, batch: Batch) -> None:
+        """Compile the loss, trying it on a batch.
+
+        Warns:
+            UserWarning: If it does not compile, with the reason; the step is then run as written.
+        """
+        compiled = torch.compile(self.losses)
+        try:
+            compiled(batch).sum().backward()
+            self._forward = compiled
+        except Exception as error:
+            warnings.warn(f"the step does not compile, so it runs eagerly: {reason(error)}", stacklevel=2)
+
+    def _eager(self, batch: Batch) -> None:
+        slopes = self.learner.weights.grad
+        if slopes is None:
+            raise RuntimeError("the slopes of the weights are gone; a loss must not set them to None")
+        slopes.zero_()
+        losses = self._forward(batch)
+        losses.sum().backward()
+        clip(slopes, self.settings.clip)
+        self.optimiser.step()
+        self.total += losses.detach()
+
+    def _on_graph(self, batch: Batch) -> None:
+        if self._graph is None and self._steps < WARM_UP:
+            side, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*capturable=True")
+                self._eager(batch)
+            current.wait_stream(side)
+            return
+        if self._graph is None or self._input is None:
+            try:
+                self._graph, self._input = self._capture(batch)
+            except Exception as error:
+                warnings.warn(
+                    f"the step cannot be captured as a CUDA graph, so it runs eagerly: {reason(error)}; "
+                    "Recipe(graph=False) does so without this warning",
+                    stacklevel=4,
+                )
+                self._graphed = False
+                self._eager(batch)
+                return
+        torch._foreach_copy_(_tensors(self._input), _tensors(batch))
+        self._graph.replay()
+
+    def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch]:
+        static = Batch(batch.theta.clone(), {name: value.clone() for name, value in batch.x.items()})
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        with torch.cuda.graph(graph):
+            self._eager(static)
+        return graph, static
+
+
+def clip(slopes: Float[Tensor, "member weight"], largest: float) -> None:
+    """Scale each row to a norm of at most `largest`, in place; a row that is not finite becomes NaN all over."""
+    norm = torch.linalg.vector_norm(slopes, dim=1, keepdim=True)
+    slopes.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
+
+
+def reason(error: BaseException) -> str:
+    """The first words of an error, on one line."""
+    return " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [batch.theta, *(batch.x[name] for name in sorted(batch.x))]

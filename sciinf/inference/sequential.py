@@ -1,0 +1,288 @@
+r"""Sequential rounds for one observation, with truncated proposals (TSNPE).
+
+Most draws of a wide prior say nothing about one observation x_o. Round 1 simulates from the prior p(theta). Round
+r > 1 simulates from the prior cut down to where the posteriors of the rounds before have their mass,
+
+    p_r(theta) = p(theta) 1[theta in S_r] / P(S_r),     S_1 = support,     S_{r+1} = S_r and H_r,
+    H_r = {theta: log q_r(theta | x_o) > tau_r},     tau_r = epsilon-quantile of log q_r(theta | x_o),
+
+with q_r the density learned in round r: H_r is its highest-density region of mass 1 - epsilon (see `truncated`). Within
+S_r every round up to r drew from a law proportional to p, for S_1, S_2, ... are nested by construction; so all rows of
+all rounds that lie in S_r are one sample of p_r(theta) p(x | theta), and the plain loss
+
+    E_{p_r(theta) p(x | theta)} [ -log q(theta | x) ]
+
+has its minimum at p_r(theta) p(x | theta) / p_r(x), at x_o the posterior up to the mass outside S_r: no importance
+weights in the loss and no correction afterwards. Each round trains anew: rows outside S_r would have shaped a warm
+start, and theta must be standardised within S_r, of which the posterior would fill but a corner otherwise.
+
+The last density is restricted to S_R and divided by the mass it has there. What a round loses is lost for good: the
+posterior's mass outside H_r, about epsilon where q_r is good and more where it is narrower than the posterior.
+
+Shapes: theta (n, D), x_o name -> (1, *event).
+
+References:
+    | Truncated proposals for scalable and hassle-free simulation-based inference (Deistler, Goncalves & Macke, 2022),
+      https://arxiv.org/abs/2210.04815
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciinf.core import (
+    Batch,
+    Estimator,
+    Fit,
+    Outcome,
+    Simulator,
+    X,
+    as_observation,
+    load_fit,
+    source_hash,
+)
+from sciinf.core.component import to_json
+from sciinf.core.files import json_text, read_json, write_bytes, write_json
+from sciinf.core.fit import campaign_of
+from sciinf.engine.block import one_thread
+from sciinf.estimators.flow import Flow
+from sciinf.inference.local import Local, Sequential
+from sciinf.inference.truncated import Region, TruncatedPrior, observation_hash, truncate
+from sciinf.simulation import simulate
+from sciinf.storage.selection import dealt
+from sciinf.store import Store
+from sciinf.training import Recipe, train
+
+SCHEMA = 1
+_READ = 65_536
+_ROUND = 2**31 + 1  # no campaign has this many blocks, so none shares these random numbers
+
+
+def infer_sequentially(
+    simulator: Simulator,
+    x: Any,
+    out: str | Path,
+    *,
+    rounds: int = 3,
+    simulations: int = 2_000,
+    estimator: Estimator | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    epsilon: float = 1e-4,
+    workers: int = 1,
+    timeout: float | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Sequential:
+    """The posterior of one observation, from simulations that are drawn ever nearer to it.
+
+    Round r lies in `out/round_r`: `proposal.json` (what it was simulated from, where not from the prior),
+    `simulations`, `training` (the rows of all rounds so far that lie in its region) and `fit`. A call that was stopped
+    at any moment goes on where it was, to the same result; the same call with more rounds adds them.
+
+    Args:
+        simulator: What to run.
+        x: One observation: observable name -> array or astropy quantity of its event shape.
+        out: Folder of the rounds.
+        rounds: How many; 1 is ordinary training on draws of the prior.
+        simulations: Rows simulated in each round.
+        estimator: A newly built estimator, each round trains a copy; `Flow` where left out.
+        recipe: How to train.
+        seed: Seeds each round's campaign, and training.
+        epsilon: Mass of the learned posterior cut off in each round.
+        workers: Processes that simulate, as in `simulate`.
+        timeout: Seconds after which a block is given up, as in `simulate`.
+        device: Where the simulator runs; the recipe says where the network is trained.
+        progress: Whether simulating reports progress on the standard error.
+
+    Returns:
+        The posterior, for this observation alone.
+
+    Raises:
+        ValueError: If x does not fit the observables, a number makes no sense, or the folder holds rounds of another
+            observation, simulator or setting; whatever `simulate` and `train` raise.
+        DensityUnavailable: If the estimator's density has no `log_prob`.
+        RuntimeError: If a round's posterior is not where the earlier ones were.
+    """
+    _check(rounds, simulations, epsilon)
+    observation, out = as_observation(simulator.observables, x), Path(out)
+    recipe = recipe or Recipe()
+    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
+    settings = {
+        "observation": observation_hash(observation),
+        "simulator": {"name": simulator.name, "source": source_hash(simulator)},
+        "simulations": simulations,
+        "estimator": to_json(learner),
+        "recipe": recipe.said(),
+        "seed": seed,
+        "epsilon": epsilon,
+    }
+    _claim(out, settings, observation)
+    within: TruncatedPrior | None = None
+    stores: list[Store] = []
+    fits: list[Fit] = []
+    for number in range(1, rounds + 1):
+        folder = _folder(out, number)
+        if fits:
+            within = _proposal(folder / "proposal.json", fits[-1], observation, within, epsilon)
+        store = simulate(
+            simulator,
+            folder / "simulations",
+            simulations,
+            seed=_round_seed(seed, number),
+            workers=workers,
+            timeout=timeout,
+            device=device,
+            progress=progress,
+            proposal=within,
+        )
+        stores.append(store)
+        rows = store if within is None else _gather(stores, simulator, within, folder / "training")
+        fits.append(train(learner, rows, folder / "fit", recipe=recipe, seed=seed))
+    known = frozenset(said for s in stores for said in (s.digest, campaign_of(s.simulator, s.seed)))
+    write_json(out / "sequential.json", {**settings, "schema": SCHEMA, "rounds": rounds, "trained_on": sorted(known)})
+    return Sequential(Local(fits[-1], within, known), observation, rounds)
+
+
+def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Sequential:
+    """Read what `infer_sequentially` left in a folder.
+
+    Args:
+        out: The folder.
+        device: Where the networks go.
+        trust: Modules outside sciinf whose components may be built.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is unfinished or damaged.
+    """
+    out = Path(out)
+    if not (out / "sequential.json").is_file():
+        raise FileNotFoundError(f"{out} holds no sequential rounds; make some with infer_sequentially")
+    data = read_json(out / "sequential.json")
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or "rounds" not in data:
+        raise ValueError(f"{out} holds rounds that are unfinished or of another format; call infer_sequentially again")
+    observation = _observation(out / "observation.safetensors", data["observation"])
+    fits = [load_fit(_folder(out, k) / "fit", device=device, trust=trust) for k in range(1, data["rounds"] + 1)]
+    within: TruncatedPrior | None = None
+    for number, fit in enumerate(fits[:-1], start=2):
+        file = _folder(out, number) / "proposal.json"
+        within = _kept(file, fit, observation, within, data["epsilon"])
+        if within is None:
+            raise ValueError(f"{file} is missing, damaged or of another fit; call infer_sequentially again")
+    return Sequential(Local(fits[-1], within, frozenset(data["trained_on"])), observation, data["rounds"])
+
+
+def _check(rounds: int, simulations: int, epsilon: float) -> None:
+    for name, value in (("rounds", rounds), ("simulations", simulations)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if not 0 < epsilon <= 0.01:
+        raise ValueError(f"epsilon, the mass cut off in each round, must be above 0 and at most 0.01, got {epsilon!r}")
+
+
+def _folder(out: Path, number: int) -> Path:
+    return out / f"round_{number}"
+
+
+def _round_seed(seed: int, number: int) -> int:
+    """A campaign's seed for each round, which no round shares with another or with the user's own campaigns."""
+    return int(np.random.SeedSequence(seed, spawn_key=(_ROUND, number)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _claim(out: Path, settings: Mapping[str, Any], x: X) -> None:
+    """Note what the rounds in a folder are of, before the first, and refuse a folder with others.
+
+    Raises:
+        ValueError: If the folder holds rounds of something else; the message says what differs.
+    """
+    from safetensors.torch import save
+
+    file = out / "sequential.json"
+    said = json.loads(json_text({"schema": SCHEMA, **settings}))
+    if file.is_file():
+        found = dict(read_json(file))
+        differ = [key for key, value in said.items() if found.get(key) != value]
+        if differ:
+            raise ValueError(
+                f"{out} holds sequential rounds of another {', '.join(differ)}; choose another folder: rounds "
+                "hold for the observation and the settings they were made with"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(out / "observation.safetensors", save({name: value.contiguous() for name, value in x.items()}))
+    if not file.is_file():
+        write_json(file, said)
+
+
+def _observation(file: Path, digest: str) -> X:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(file.read_bytes())
+    except (OSError, SafetensorError):
+        found = {}
+    if observation_hash(found) != digest:
+        raise ValueError(f"{file} is damaged or missing; call infer_sequentially again")
+    return found
+
+
+def _proposal(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: float) -> TruncatedPrior:
+    """What a round is simulated from, kept in a file so that another machine's rounding does not move its edge."""
+    found = _kept(file, fit, x, within, epsilon)
+    if found is not None:
+        return found
+    with one_thread():
+        found = truncate(fit, x, within, epsilon=epsilon)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, found.to_json())
+    return found
+
+
+def _kept(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: float) -> TruncatedPrior | None:
+    """The proposal in a file, if it is that of this fit, observation and epsilon within the regions before."""
+    try:
+        data = read_json(file)
+        newest = data["regions"][-1]
+        about = {"observation": observation_hash(x), "epsilon": epsilon}
+        before = within.to_json()["regions"] if within else []
+        same = {k: data[k] for k in about} == about and data["regions"][:-1] == before and newest["fit"] == fit.digest
+        if not same:
+            return None
+        region = Region(fit.digest, fit.estimator.condition(x), float(newest["threshold"]))
+        measured = {"acceptance": float(data["acceptance"]), "effective": data.get("effective")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+        return None  # damaged: found again
+    with one_thread():
+        return TruncatedPrior(fit.estimator.prior, (*(within.regions if within else ()), region), about, measured)
+
+
+def _gather(stores: Sequence[Store], simulator: Simulator, within: TruncatedPrior, path: Path) -> Store:
+    """The rows of all rounds that lie in the newest region, as a store; failed rows are left out."""
+    *older, newest = stores
+    proposal = {**within.to_json(), "rows_of": [store.digest for store in stores]}
+    if (path / "store.json").is_file():
+        found = Store(path)
+        if found.proposal == proposal and not found.missing():
+            return found
+
+    def pieces() -> Iterator[Batch]:
+        for store in older:
+            for batch in store.batches(_READ):
+                yield batch.rows(within.contains(batch.theta))
+        yield from newest.batches(_READ)  # inside by construction, whatever the rounding of log q
+
+    with one_thread():
+        count = sum(len(batch) for batch in pieces())
+        store = Store.create(path, simulator, seed=newest.seed, block=newest.block, rows=count, proposal=proposal)
+        missing = set(store.missing())
+        for index, batch in enumerate(dealt(pieces(), store.block)):
+            if index in missing:
+                store.commit(index, batch.theta, Outcome(batch.x), seconds=0.0)
+    return store

@@ -1,0 +1,218 @@
+"""Averages, searches, ensembles and simulators in whole trainings: what is chosen, and the same bits again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Estimator, Prior, load_fit, load_simulator
+from sciinf.engine.learner import Single, Stacked, stream
+from sciinf.engine.online import Simulated
+from sciinf.estimators.flow import Flow
+from sciinf.flows.zuko_flows import MAF
+from sciinf.simulation import simulate
+from sciinf.training import Recipe, train, train_ensemble
+
+FILE = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
+SHORT = Recipe(epochs=5, batch=150)
+FILES = ["fit.json", "history.csv", "model.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def ball():
+    return load_simulator(FILE)
+
+
+@pytest.fixture(scope="module")
+def store(ball, tmp_path_factory):
+    return simulate(ball, tmp_path_factory.mktemp("store"), 1_000, block=256, seed=3, progress=False)
+
+
+@pytest.fixture
+def fuse(monkeypatch):
+    """Let training raise after a number of steps; None for never. Returns a counter of steps."""
+    state = {"left": None, "steps": 0}
+
+    def fused(original, training):
+        def loss(self, batch, generator):
+            if training(self, batch):
+                state["steps"] += 1
+                if state["left"] is not None and state["steps"] > state["left"]:
+                    raise KeyboardInterrupt
+            return original(self, batch, generator)
+
+        return loss
+
+    monkeypatch.setattr(Single, "loss", fused(Single.loss, lambda self, batch: self.estimator.training))
+    monkeypatch.setattr(Stacked, "loss", fused(Stacked.loss, lambda self, batch: batch.theta.ndim == 3))
+
+    def set_to(steps):
+        done, state["left"], state["steps"] = state["steps"], steps, 0
+        return done
+
+    return set_to
+
+
+def flows(ball, count=3):
+    return [Flow(ball.prior, ball.observables, flow=MAF(2, (16,)), seed=seed) for seed in range(count)]
+
+
+def flow(ball):
+    return flows(ball, 1)[0]
+
+
+def same(one, two):
+    one, two = one.estimator.state_dict(), two.estimator.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def losses(fit):
+    return [(row["train_loss"], row["validation_loss"]) for row in fit.record["history"]]
+
+
+def validation_loss(fit, store):
+    """Mean over the store's last tenth."""
+    cut = len(store) - round(len(store) * 0.1)
+    with torch.no_grad():
+        rows = store.load(slice(cut, len(store)))
+        return float(fit.estimator.loss(rows, generator=stream(fit.record["seed"], -1, "cpu")).mean())
+
+
+def test_the_length_of_a_post_hoc_average_is_chosen_by_the_validation_loss(ball, store, tmp_path, fuse):
+    recipe = Recipe(epochs=8, batch=50, ema="post-hoc", schedule="constant", learning_rate=0.02)
+    fit = train(flow(ball), store, tmp_path / "a", recipe=recipe, seed=1)
+    raw = train(flow(ball), store, tmp_path / "raw", recipe=replace(recipe, ema=0), seed=1)
+    assert losses(fit) == losses(raw)
+    assert fit.record["best_validation_loss"] < raw.record["best_validation_loss"]  # a constant rate leaves noise
+    assert "average of relative width" in fit.record["average"]
+    assert validation_loss(fit, store) == pytest.approx(fit.record["best_validation_loss"], abs=1e-4)
+    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == FILES
+    fuse(100)
+    with pytest.raises(KeyboardInterrupt):
+        train(flow(ball), store, tmp_path / "cut", recipe=recipe, seed=1)
+    fuse(None)
+    assert same(train(flow(ball), store, tmp_path / "cut", recipe=recipe, seed=1), fit)
+
+
+def test_what_is_auto_is_found_recorded_and_found_again(ball, store, tmp_path):
+    recipe = Recipe(epochs=2, batch="auto", learning_rate="auto")
+    fit = train(flow(ball), store, tmp_path / "a", recipe=recipe, seed=1)
+    told, used = fit.record["search"], fit.record["recipe"]
+    assert told["batch"]["batch"] == used["batch"] in (32, 64, 128)
+    assert 1e-4 < used["learning_rate"] < 0.1
+    assert len(told["learning_rate"]["rates"]) == len(told["learning_rate"]["smoothed_losses"])
+    assert same(train(flow(ball), store, tmp_path / "b", recipe=recipe, seed=1), fit)
+
+
+def test_an_ensemble_is_its_members_trained_alone(ball, store, tmp_path):
+    fits = train_ensemble(flows(ball), store, tmp_path / "e", recipe=SHORT, seed=4)
+    for k, (member, fit) in enumerate(zip(flows(ball), fits, strict=True)):
+        alone = train(member, store, tmp_path / str(k), recipe=SHORT, seed=4 + k)
+        mine, other = fit.estimator.state_dict(), alone.estimator.state_dict()
+        assert all(torch.allclose(mine[n].double(), other[n].double(), atol=1e-4) for n in mine)
+        assert torch.allclose(torch.tensor(losses(fit)), torch.tensor(losses(alone)), atol=1e-4)
+        assert sorted(f.name for f in fit.folder.iterdir()) == FILES
+        assert same(load_fit(tmp_path / "e" / f"member_{k}"), fit)
+        assert fit.record["seed"] == 4 + k
+    assert abs(losses(fits[0])[-1][1] - losses(fits[1])[-1][1]) > 1e-3  # so the lines above can fail
+    again = train_ensemble(flows(ball), store, tmp_path / "e", recipe=SHORT, seed=4)
+    assert [fit.digest for fit in again] == [fit.digest for fit in fits]
+    assert sorted(f.name for f in (tmp_path / "e").iterdir()) == ["member_0", "member_1", "member_2"]
+
+
+def test_members_stop_by_their_own_patience_and_keep_their_best(ball, tmp_path):
+    few = simulate(ball, tmp_path / "s", 100, progress=False)
+    recipe = Recipe(epochs=60, batch=30, patience=3, learning_rate=0.05)
+    fits = train_ensemble(flows(ball), few, tmp_path / "e", recipe=recipe)
+    lengths = [len(fit.record["history"]) for fit in fits]
+    assert len(set(lengths)) > 1
+    for fit, length in zip(fits, lengths, strict=True):
+        validation = [row["validation_loss"] for row in fit.record["history"]]
+        best = min(range(length), key=validation.__getitem__)
+        assert length == best + 1 + 3
+        assert fit.record["best_validation_loss"] == validation[best]
+        assert validation_loss(fit, few) == pytest.approx(validation[best], abs=1e-4)
+
+
+def test_an_interrupted_ensemble_goes_on_to_the_same_bits(ball, store, tmp_path, fuse):
+    recipe = replace(SHORT, ema=0.9)
+    whole = train_ensemble(flows(ball), store, tmp_path / "whole", recipe=recipe, seed=1)
+    assert fuse(20) == 30
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(flows(ball), store, tmp_path / "cut", recipe=recipe, seed=1)
+    assert not list(tmp_path.glob("cut/*/fit.json"))
+    fuse(None)
+    resumed = train_ensemble(flows(ball), store, tmp_path / "cut", recipe=recipe, seed=1)
+    assert fuse(None) == 12  # of 30 steps
+    assert all(same(one, other) for one, other in zip(resumed, whole, strict=True))
+
+
+def test_members_that_cannot_be_trained_at_once_are_trained_in_turn(ball, store, tmp_path):
+    recipe = Recipe(epochs=1, batch=300)
+    with pytest.warns(UserWarning, match="trained one after the other, for together fails: .*data-dependent|vmap"):
+        fits = train_ensemble(
+            [Branching(ball.prior, ball.observables, seed=k) for k in range(2)], store, tmp_path / "e", recipe=recipe
+        )
+    assert same(
+        fits[1], train(Branching(ball.prior, ball.observables, seed=1), store, tmp_path / "a", recipe=recipe, seed=1)
+    )
+
+
+class Branching(Estimator):
+    """A flow with a look at the data that no map over members can take."""
+
+    def __init__(self, prior, observables, seed=0):
+        super().__init__()
+        self.prior, self.observables = prior, observables
+        self.inner = Flow(prior, observables, flow=MAF(1, (8,)), seed=seed)
+
+    def standardise(self, batches):
+        self.inner.standardise(batches)
+
+    def loss(self, batch, *, generator):
+        loss = self.inner.loss(batch, generator=generator)
+        return loss if loss.mean() > 0 else 2 * loss
+
+    def condition(self, x):
+        return self.inner.condition(x)
+
+    def features(self, x):
+        return self.inner.features(x)
+
+
+def test_ensembles_that_make_no_sense_are_refused(ball, store, tmp_path):
+    with pytest.raises(ValueError, match="at least one estimator"):
+        train_ensemble([], store, tmp_path)
+    other = Flow(ball.prior, ball.observables, flow=MAF(2, (8,)))
+    with pytest.raises(ValueError, match=r"members 0 and 1 of the ensemble differ in \['flow'\]"):
+        train_ensemble([*flows(ball, 1), other], store, tmp_path)
+
+
+def test_a_simulator_may_stand_in_for_a_store(ball, tmp_path):
+    rows = Simulated(ball, seed=2, buffer=600, held_out=200)
+    fit = train(flows(ball, 1)[0], rows, tmp_path / "a", recipe=SHORT, seed=1)
+    assert fit.record["store"]["online"]
+    assert fit.record["store"]["rows"] == rows.record()["rows"] >= 5 * 600
+    assert losses(fit)[-1][1] < losses(fit)[0][1]
+    assert fit.simulator["name"] == "linear_gaussian"
+    again = Simulated(ball, seed=2, buffer=600, held_out=200)
+    assert train(flows(ball, 1)[0], again, tmp_path / "a", recipe=SHORT, seed=1).digest == fit.digest
+    assert train(flows(ball, 1)[0], again, tmp_path / "b", recipe=SHORT, seed=1).digest == fit.digest
+    with pytest.raises(ValueError, match=r"the estimator is for .*'linear_gaussian' makes simulations of"):
+        train(Flow(Prior(a=td.Normal(0.0, 1.0)), ball.observables, flow=MAF(1, (8,))), ball, tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["amsgrad", "adan"])
+def test_other_optimisers_resume_to_the_same_bits(ball, store, tmp_path, fuse, name):
+    recipe = replace(SHORT, optimiser=name, schedule="cosine", learning_rate=2e-3)
+    whole = train(flow(ball), store, tmp_path / "whole", recipe=recipe)
+    fuse(15)
+    with pytest.raises(KeyboardInterrupt):
+        train(flow(ball), store, tmp_path / "cut", recipe=recipe)
+    fuse(None)
+    assert same(train(flow(ball), store, tmp_path / "cut", recipe=recipe), whole)
+    assert losses(whole)[-1][1] < losses(whole)[0][1]

@@ -1,0 +1,129 @@
+"""Optimisers: Adan against the paper's algorithm written number by number, and states that go to disk and back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from sciinf.engine.optimisers import NAMES, Adan, load_tensors, optimiser, tensors_of
+
+B1, B2, B3, EPS, RATE, DECAY = 0.02, 0.08, 0.01, 1e-8, 0.03, 0.1
+SCALES = (1.0, 10.0, 0.2)
+
+
+def slope(theta: float, step: int, scale: float) -> float:
+    """Of scale (theta - 1)^2 / 2 + wiggle: a gradient that depends on where and when."""
+    return scale * (theta - 1.0) + 0.3 * math.sin(1.7 * step)
+
+
+def by_hand(steps: int, *, ahead: float = 1 - B2) -> list[float]:
+    """The paper's algorithm 1 in Python floats, one number at a time; `ahead` is its factor (1 - beta_2)."""
+    ends = []
+    for start, scale in zip((3.0, -2.0, 0.5), SCALES, strict=True):
+        theta, m, v, n, before = start, 0.0, 0.0, 0.0, 0.0
+        for k in range(steps):
+            g = slope(theta, k, scale)
+            if k == 0:
+                m, v, n = g, 0.0, g * g
+            else:
+                d = g - before
+                m = (1 - B1) * m + B1 * g
+                v = d if k == 1 else (1 - B2) * v + B2 * d
+                n = (1 - B3) * n + B3 * (g + (1 - B2) * d) ** 2
+            theta = (theta - RATE * (m + ahead * v) / (math.sqrt(n) + EPS)) / (1 + DECAY * RATE)
+            before = g
+        ends.append(theta)
+    return ends
+
+
+def by_tensor(steps: int, *, chosen: str = "adan", between: int | None = None) -> list[float]:
+    """The same with the optimiser; saved and loaded into a new one after `between` steps."""
+    a = torch.nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
+    b = torch.nn.Parameter(torch.tensor([[-2.0, 0.5]], dtype=torch.float64))
+    made = optimiser(chosen, [a, b], lr=RATE, weight_decay=DECAY)
+    for k in range(steps):
+        if k == between:
+            saved = load(save({name: value.clone() for name, value in tensors_of(made).items()}))
+            made = optimiser(chosen, [a, b], lr=RATE, weight_decay=DECAY)
+            load_tensors(made, saved)
+        for parameter, scales in ((a, SCALES[:1]), (b, SCALES[1:])):
+            slopes = [slope(float(t), k, s) for t, s in zip(parameter.detach().flatten(), scales, strict=True)]
+            parameter.grad = torch.tensor(slopes, dtype=torch.float64).view(parameter.shape)
+        made.step()
+    return [a.item(), *b.detach().flatten().tolist()]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_adan_is_the_papers_algorithm(steps):
+    assert by_tensor(steps) == pytest.approx(by_hand(steps), rel=1e-12)
+
+
+def test_adan_without_looking_ahead_is_told_apart():
+    # planted fault: m + v in place of m + (1 - beta_2) v
+    assert by_tensor(50) != pytest.approx(by_hand(50, ahead=1.0), rel=1e-4)
+
+
+def test_adan_goes_down_a_valley_that_is_narrow():
+    theta = torch.nn.Parameter(torch.tensor([5.0, 5.0]))
+    made, curvature = Adan([theta], 0.05), torch.tensor([100.0, 1.0])
+    for _ in range(600):
+        theta.grad = curvature * theta.detach()
+        made.step()
+    assert float(theta.detach().abs().max()) < 0.05
+
+
+def test_adan_takes_its_rate_as_a_tensor():
+    ends = []
+    for rate in (RATE, torch.tensor(RATE)):
+        theta = torch.nn.Parameter(torch.tensor([2.0]))
+        made = Adan([theta], rate, weight_decay=DECAY)
+        for k in range(5):
+            theta.grad = torch.tensor([slope(theta.item(), k, 1.0)])
+            made.step()
+        ends.append(theta.item())
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("between", [1, 2, 17])
+def test_states_saved_and_loaded_go_on_to_the_same_bits(name, between):
+    assert by_tensor(30, chosen=name, between=between) == by_tensor(30, chosen=name)
+
+
+@pytest.mark.parametrize("name", ["adamw", "amsgrad"])
+def test_amsgrad_divides_by_the_largest_square(name):
+    # one huge gradient, then small ones, against the formulas number by number
+    theta, m, v, most, by_hand = 0.0, 0.0, 0.0, 0.0, []
+    for k in range(1, 1_001):
+        g = 1e3 if k == 1 else 1.0
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        most = max(most, v) if name == "amsgrad" else v
+        theta -= 0.01 * m / (1 - 0.9**k) / (math.sqrt(most / (1 - 0.999**k)) + 1e-8)
+        by_hand.append(theta)
+    weight = torch.nn.Parameter(torch.tensor([0.0], dtype=torch.float64))
+    made = optimiser(name, [weight], lr=0.01, weight_decay=0.0)
+    for k in range(1_000):
+        weight.grad = torch.tensor([1e3 if k == 0 else 1.0], dtype=torch.float64)
+        made.step()
+    assert weight.item() == pytest.approx(by_hand[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"betas": (0.98, 1.0, 0.99)}, "betas=.*between 0 and 1"),
+        ({"eps": 0.0}, "positive eps"),
+        ({"lr": -1.0}, "lr=-1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Adan([torch.nn.Parameter(torch.zeros(1))], **settings)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="'sgd' is not known"):
+        optimiser("sgd", [torch.nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.0)

@@ -1,0 +1,48 @@
+"""What a recipe refuses, and what it fills in."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sciinf.engine.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0}, {"epochs": 2.5}, {"batch": 0}, {"batch": True}, {"patience": 0}, {"threads": 0}, {"memory": -1},
+        {"learning_rate": 0.0}, {"learning_rate": math.inf}, {"warm_up": 1.0}, {"warm_up": -0.1}, {"ema": -0.1},
+        {"weight_decay": -1.0}, {"clip": 0.0}, {"validation_fraction": 0.0}, {"validation_fraction": 1.0},
+        {"ema": 1.0}, {"precision": "float16"}, {"batch": "all"}, {"learning_rate": "best"}, {"schedule": "step"},
+        {"optimiser": "sgd"}, {"ema": "ema"}, {"ema": True}, {"validate_every": 0}, {"graph": "yes"}, {"warm_up": True},
+    ],
+)  # fmt: skip
+def test_a_recipe_that_makes_no_sense_is_refused(settings):
+    (name, value), *_ = settings.items()
+    with pytest.raises(ValueError, match=rf"Recipe\({name}={value!r}\): expected"):
+        Recipe(**settings)
+
+
+def test_a_recipe_fills_in_what_it_was_not_told():
+    recipe = Recipe().resolved(9_000)
+    assert (recipe.batch, recipe.epochs, recipe.patience) == (250, 28, 9)
+    assert recipe.learning_rate == pytest.approx(8e-3)
+    assert recipe.ema == pytest.approx(1 - 20 / 1008)
+    assert Recipe(batch=10**6).resolved(500).batch == 500
+    kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2, validate_every=1, ema=0.9)
+    assert kept.resolved(9_000) == kept
+    assert all(Recipe().resolved(rows).epochs >= 8 for rows in (18, 10**3, 10**6, 10**8))
+
+
+def test_validation_costs_a_twentieth_at_most():
+    # a third held out: 1/3 of 0.5 rows for each training row is above a twentieth
+    assert Recipe(validation_fraction=1 / 3).resolved(9_000).validate_every == 4
+    assert Recipe().resolved(9_000).validate_every == 1
+
+
+def test_the_rate_goes_with_the_root_of_the_batch_that_is_given():
+    usual = Recipe().resolved(9_000)
+    assert Recipe(batch=4 * usual.batch).resolved(9_000).learning_rate == pytest.approx(2 * usual.learning_rate)
+    assert Recipe().resolved(900).learning_rate == usual.learning_rate

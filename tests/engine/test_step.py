@@ -1,0 +1,119 @@
+"""A step on a problem solved by hand; clipping; what the ways to run it have in common."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import distributions as td
+from torch import nn
+
+from sciinf.core import Batch, Estimator, Observable, Prior
+from sciinf.engine.learner import Single, stream
+from sciinf.engine.step import Step, StepSettings, clip, reason
+
+
+class Linear(Estimator):
+    """Squared distance of theta from a linear map of x, plus noise that the loss draws."""
+
+    def __init__(self, noise=0.0, slow=False):
+        super().__init__()
+        self.prior, self.observables = Prior(a=td.Normal(0.0, 1.0)), {"x": Observable((2,))}
+        self.map = nn.Linear(2, 1, bias=False)
+        self.noise, self.slow = noise, slow
+        with torch.no_grad():
+            self.map.weight.copy_(torch.tensor([[1.0, -2.0]]))
+
+    def standardise(self, batches): ...
+
+    def loss(self, batch, *, generator):
+        z = torch.randn(batch.theta.shape, generator=generator, device=generator.device)
+        loss = (self.map(batch.x["x"]) - batch.theta + self.noise * z).square().sum(-1)
+        return loss * loss.sum().item() if self.slow else loss
+
+    def condition(self, x): ...
+
+    def features(self, x): ...
+
+
+def batch(rows=6, device="cpu"):
+    g = torch.Generator().manual_seed(rows)
+    return Batch(torch.randn(rows, 1, generator=g), {"x": torch.randn(rows, 2, generator=g)}).to(device)
+
+
+def test_one_step_by_hand():
+    # the first step of AdamW is its rate in each direction, whatever the gradient's size: m = g, sqrt(v) = |g|
+    learner = Single(Linear())
+    step = Step(learner, StepSettings(weight_decay=0.1), stream(0, 0, "cpu"))
+    b = batch()
+    w = torch.tensor([1.0, -2.0])
+    residual = b.x["x"] @ w - b.theta[:, 0]
+    gradient = 2 * (residual[:, None] * b.x["x"]).mean(0)
+    step(b, 0.01)
+    expected = w * (1 - 0.01 * 0.1) - 0.01 * gradient.sign()
+    assert torch.allclose(learner.weights.detach()[0], expected, atol=1e-6)
+    assert float(step.total) == pytest.approx(float(residual.square().mean()), rel=1e-6)
+    assert torch.equal(learner.estimator.map.weight.detach().flatten(), learner.weights.detach()[0])
+
+
+def test_clipping_is_by_the_norm_of_each_row():
+    slopes = torch.tensor([[3.0, 4.0], [0.3, 0.4], [30.0, 40.0]])
+    clip(slopes, 2.5)
+    assert torch.allclose(slopes, torch.tensor([[1.5, 2.0], [0.3, 0.4], [1.5, 2.0]]), atol=1e-5)
+    one = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    parameter = nn.Parameter(torch.zeros(50))
+    parameter.grad = one[0].clone()
+    nn.utils.clip_grad_norm_([parameter], 0.7)
+    clip(one, 0.7)
+    assert torch.allclose(one[0], parameter.grad, atol=1e-6)
+    # planted fault: one norm for all rows
+    together = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    together *= 2.5 / together.norm()
+    assert not torch.allclose(together[1], torch.tensor([0.3, 0.4]), atol=1e-2)
+
+
+def test_a_loss_that_is_not_finite_spoils_the_sum():
+    step = Step(Single(Linear()), StepSettings(), stream(0, 0, "cpu"))
+    step(Batch(torch.full((3, 1), torch.nan), {"x": torch.ones(3, 2)}), 0.1)
+    step(batch(), 0.1)
+    assert torch.isnan(step.total).all()
+
+
+def test_reasons_are_one_line():
+    assert reason(ValueError("first\nsecond\nthird")) == "first second"
+    assert reason(KeyError()) == "KeyError"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["adamw", "amsgrad", "adan"])
+def test_a_captured_step_is_the_step(name):
+    ends = []
+    for graph in (False, True):
+        generator = torch.Generator("cuda")
+        learner = Single(Linear(noise=0.1).cuda())
+        step = Step(learner, StepSettings(optimiser=name, graph=graph), generator)
+        for epoch in range(3):
+            generator.manual_seed(epoch)
+            for rows in range(5):
+                b = batch(64, "cuda")
+                step(Batch(b.theta + rows, b.x), 0.01 / (1 + rows))
+        assert (step._graph is not None) == graph
+        ends.append((learner.weights.detach().clone(), step.total.clone()))
+    for one, other in zip(*ends, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_that_cannot_be_captured_runs_eagerly_and_says_so():
+    ends = []
+    for graph in (False, True):
+        learner = Single(Linear(slow=True).cuda())
+        step = Step(learner, StepSettings(graph=graph), torch.Generator("cuda"))
+        for rows in range(4):
+            step(batch(64 + rows * 0, "cuda"), 0.01)
+        if graph:
+            with pytest.warns(UserWarning, match="cannot be captured as a CUDA graph, so it runs eagerly"):
+                step(batch(64, "cuda"), 0.01)
+        else:
+            step(batch(64, "cuda"), 0.01)
+        ends.append(learner.weights.detach().clone())
+    assert torch.allclose(*ends)

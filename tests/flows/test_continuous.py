@@ -1,0 +1,400 @@
+"""The continuous flow against calculus, matrix exponentials, scipy's solvers, and densities known in closed form."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torchdiffeq import odeint
+
+from sciinf.core import load_fit, load_simulator
+from sciinf.core.component import from_json, to_json
+from sciinf.estimators.flow import Flow
+from sciinf.flows.continuous import Continuous, _local_error
+from sciinf.simulation import simulate
+from sciinf.training import Recipe, train
+
+CONTEXT = 3
+SIMULATOR = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
+DEPTHS = [(12,), (12, 10), (8, 9, 10)]
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def build(dim, *, spread=0.3, dtype=torch.float64, seed=7, **settings):
+    """A flow whose weights differ from their initial values, solved accurately unless told otherwise."""
+    settings = {"hidden": (12, 10), "tolerance": 1e-9, **settings}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = Continuous(**settings).build(dim, CONTEXT)
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(spread * torch.randn_like(parameter))
+    return flow.to(dtype).eval()
+
+
+def log_normal(noise):
+    return -0.5 * noise.square().sum(-1) - 0.5 * noise.shape[-1] * math.log(2 * math.pi)
+
+
+def change_of_variables_error(flow, dim):
+    """Largest |log q(z) - (log N(e) - log |det dz/de|)|, the Jacobian of `push` by central differences."""
+    noise, context, step = normal(1, 12, dim), normal(12, CONTEXT, seed=1), 1e-4
+    with torch.no_grad():
+        columns = []
+        for axis in range(dim):
+            shift = step * torch.eye(dim, dtype=torch.float64)[axis]
+            columns.append((flow.push(noise + shift, context) - flow.push(noise - shift, context)) / (2 * step))
+        log_det = torch.linalg.slogdet(torch.stack(columns, dim=-1)).logabsdet
+        found = flow.log_prob(flow.push(noise, context), context)
+    return float((found - (log_normal(noise) - log_det)).abs().max())
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4])
+@pytest.mark.parametrize("hidden", DEPTHS, ids=str)
+def test_push_and_log_prob_obey_the_change_of_variables(hidden, dim):
+    assert change_of_variables_error(build(dim, hidden=hidden), dim) < 1e-5
+
+
+def test_planted_fault_a_trace_of_the_wrong_sign_is_found():
+    flow = build(2)
+    flow.field.register_forward_hook(lambda _, given, rate: torch.cat([rate[..., :2], -rate[..., 2:]], dim=-1))
+    assert change_of_variables_error(flow, 2) > 0.1
+
+
+def test_density_integrates_to_one():
+    flow, context = build(2, spread=0.2, tolerance=1e-5), normal(2, CONTEXT, seed=1)
+    axis = torch.linspace(-8, 8, 101, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        density = flow.log_prob(grid[:, None].expand(-1, 2, 2), context).exp()
+    mass = density.sum(0) * (axis[1] - axis[0]) ** 2
+    assert float((density.amax(0) - 1 / (2 * math.pi)).abs().min()) > 0.01  # it is not the standard normal
+    torch.testing.assert_close(mass, torch.ones_like(mass), atol=1e-4, rtol=0)
+
+
+def test_a_new_flow_is_the_standard_normal():
+    flow, z, context = Continuous().build(3, CONTEXT), normal(5, 4, 3, dtype=torch.float32), torch.ones(4, CONTEXT)
+    with torch.no_grad():
+        torch.testing.assert_close(flow.log_prob(z, context), log_normal(z))
+        torch.testing.assert_close(flow.push(z, context), z)
+
+
+def test_linear_field_is_the_gaussian_of_its_matrix_exponential():
+    # dz/dt = A z + m: e = exp(A) z + b with [exp(A), b; 0, 1] = exp([A, m; 0, 0]), so z ~ N(-exp(-A) b, exp(-A)...^T)
+    flow, dim = build(3, tolerance=1e-10), 3
+    matrix, offset = normal(dim, dim, seed=3), normal(dim, seed=4)
+    with torch.no_grad():
+        flow.field.last.weight.zero_()
+        flow.field.last_given.weight.zero_()
+        flow.field.last_given.bias[-(dim + dim * dim) :] = torch.cat([offset, matrix.flatten()])
+    augmented = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
+    augmented[:dim, :dim], augmented[:dim, dim] = matrix, offset
+    whole = torch.linalg.matrix_exp(augmented)
+    inverse = torch.linalg.inv(whole[:dim, :dim])
+    exact = torch.distributions.MultivariateNormal(-inverse @ whole[:dim, dim], inverse @ inverse.T)
+    noise, context = normal(6, 5, dim), normal(5, CONTEXT)
+    z = exact.mean + noise @ inverse.T
+    with torch.no_grad():
+        torch.testing.assert_close(flow.push(noise, context), z, atol=1e-7, rtol=1e-7)
+        torch.testing.assert_close(flow.log_prob(z, context), exact.log_prob(z), atol=1e-6, rtol=1e-7)
+
+
+@pytest.mark.parametrize("hidden", DEPTHS, ids=str)
+def test_trace_is_that_of_the_field_differentiated(hidden):
+    flow, z, context = build(4, hidden=hidden), normal(2, 3, 4), normal(3, CONTEXT)
+    given, t = flow.field.prepare(context), torch.tensor(0.3, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda value: flow.field(t, value, given))(z)
+    expected = torch.einsum("nbinbi->nb", jacobian)
+    found = flow.field(t, torch.cat([z, z[..., :1]], dim=-1), given)[..., -1]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_encode_is_scipys_solution():
+    from scipy.integrate import solve_ivp
+
+    flow, z, context = build(2, tolerance=1e-8), normal(1, 1, 2), normal(1, CONTEXT)
+    with torch.no_grad():
+        given, start = flow.field.prepare(context), [*z.flatten().tolist(), 0.0]
+
+        def rate(t, y):
+            return flow.field(torch.tensor(t), torch.as_tensor(y)[None, None], given).flatten().numpy()
+
+        exact = solve_ivp(rate, (0.0, 1.0), start, method="DOP853", rtol=1e-11, atol=1e-11).y[:, -1]
+        found = torch.cat([part.flatten() for part in flow.encode(z, context)])
+    torch.testing.assert_close(found, torch.as_tensor(exact), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_single_precision_round_trip_at_the_default_tolerance(dim):
+    # a field this smooth stretches no row a hundredfold, so local errors of 1e-5 do not grow beyond 1e-3
+    flow = build(dim, dtype=torch.float32, tolerance=Continuous().tolerance, spread=0.15)
+    noise, context = normal(20, 20, dim, dtype=torch.float32), normal(20, CONTEXT, dtype=torch.float32)
+    with torch.no_grad():
+        z = flow.push(noise, context)
+        assert z.dtype == torch.float32
+        assert float((z - noise).abs().max()) > 0.3
+        again, _ = flow.encode(z, context)
+        exact = flow.double().log_prob(z.double(), context.double())
+        assert float((again - noise).abs().max()) < 1e-3
+        flow.tolerance = 1e-10
+        assert float((flow.log_prob(z.double(), context.double()) - exact).abs().max()) < 1e-3
+
+
+def test_each_row_of_the_context_serves_its_own_draws():
+    flow, z, context = build(3), normal(4, 5, 3), normal(5, CONTEXT)
+    near = {"atol": 1e-7, "rtol": 1e-7}  # rows share the solver's steps, so they agree within its tolerance
+    with torch.no_grad():
+        together, pushed, one = flow.log_prob(z, context), flow.push(z, context), slice(2, 3)
+        torch.testing.assert_close(together[:, one], flow.log_prob(z[:, one], context[one]), **near)
+        torch.testing.assert_close(pushed[:, one], flow.push(z[:, one], context[one]), **near)
+        assert torch.equal(flow.log_prob(z, context), together)
+        assert flow.log_prob(z[:0], context).shape == (0, 5)
+
+
+def deviation(law, *, rows=20_000, scale=1.0):
+    """(mean of the estimated loss - loss with the exact trace) in standard errors, and the sd of one estimate."""
+    exact, estimated = build(4, penalty=0.0).train(), build(4, penalty=0.0, trace=law).train()
+    if scale != 1:
+        draw = estimated._noise
+        estimated._noise = lambda z, generator: scale * draw(z, generator)
+    z, context = normal(1, 4).expand(rows, 4), normal(1, CONTEXT, seed=1).expand(rows, CONTEXT)
+    with torch.no_grad():
+        truth = exact.loss(z[:1], context[:1], generator=seeded(0))
+        losses = estimated.loss(z, context, generator=seeded(1))
+    return float((losses.mean() - truth) / (losses.std() / math.sqrt(rows))), float(losses.std())
+
+
+@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
+def test_hutchinsons_trace_has_no_bias(law):
+    # beyond 4.4 standard errors: 1 false alarm in 100,000 seeds
+    error, sd = deviation(law)
+    assert sd > 0.1
+    assert abs(error) < 4.4
+
+
+def test_planted_fault_noise_of_the_wrong_size_is_found():
+    assert abs(deviation("rademacher", scale=1.25)[0]) > 4.4
+
+
+def test_noise_is_drawn_once_per_solve_and_only_from_the_generator():
+    flow, before = build(2, trace="gaussian", penalty=0.0).train(), torch.random.get_rng_state()
+    used, other = seeded(5), seeded(5)
+    flow.loss(normal(9, 2), normal(9, CONTEXT), generator=used)
+    torch.randn(1, 9, 2, generator=other, dtype=torch.float64)
+    assert torch.equal(used.get_state(), other.get_state())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_default_trace_is_exact_where_that_is_cheap():
+    deep = Continuous(hidden=(8, 8, 8))
+    assert [Continuous().build(dim, 1).trace for dim in (2, 40)] == ["exact", "exact"]
+    assert [deep.build(dim, 1).trace for dim in (32, 33)] == ["exact", "rademacher"]
+
+
+def test_loss_approaches_the_log_density_as_its_grid_is_refined():
+    z, context = normal(50, 2), normal(50, CONTEXT, seed=1)
+    errors = []
+    for steps in (4, 8):
+        flow = build(2, steps=steps, penalty=0.0).train()
+        with torch.no_grad():
+            errors.append(float((flow.loss(z, context, generator=seeded(0)) + flow.log_prob(z, context)).abs().mean()))
+    assert errors[1] < errors[0] / 10  # of order 4: 1/16
+    finer = build(2, steps=4, penalty=10.0).eval()  # twice as fine in evaluation mode, and free of the penalty
+    with torch.no_grad():
+        value = finer.loss(z, context, generator=seeded(0))
+        assert float((value + finer.log_prob(z, context)).abs().mean()) == pytest.approx(errors[1], rel=1e-3)
+
+
+def test_local_error_is_that_of_scipys_pair():
+    from scipy.integrate import RK23
+
+    y, t, h = normal(1, 6, 3), 0.3, 0.25
+
+    def rate(time, value):
+        return torch.sin(3 * value) * (1 + time) - value.flip(-1)
+
+    ks = [rate(t, y)]
+    for row, c in zip(RK23.A[1:], RK23.C[1:], strict=True):
+        ks.append(rate(t + c * h, y + h * sum(float(a) * k for a, k in zip(row, ks, strict=False))))
+    end = y + h * sum(float(b) * k for b, k in zip(RK23.B, ks, strict=True))
+    ks.append(rate(t + h, end))
+    expected = h * sum(float(e) * k for e, k in zip(RK23.E, ks, strict=True)) / (1 + torch.maximum(y.abs(), end.abs()))
+    found = _local_error(rate, torch.full((6, 1), t, dtype=torch.float64), y, h)
+    torch.testing.assert_close(found.abs(), expected.abs(), atol=1e-12, rtol=1e-9)
+
+
+def test_penalty_is_the_local_error_of_one_random_step_of_the_grid():
+    z, context, steps = normal(60, 2), normal(60, CONTEXT, seed=1), 3
+    flow, free = (build(2, steps=steps, penalty=p).train() for p in (5.0, 0.0))
+    chosen = torch.randint(steps, (60,), generator=seeded(0))
+    with torch.no_grad():
+        paid = flow.loss(z, context, generator=seeded(0)) - free.loss(z, context, generator=seeded(0))
+        given, times = flow.field.prepare(context), torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+
+        def rate(t, state):
+            return flow.field(t, state, given)
+
+        states = odeint(rate, torch.cat([z, torch.zeros(60, 1)], dim=-1)[None], times, method="rk4")
+        errors = torch.stack([_local_error(rate, times[j], states[j], 1 / steps)[0] for j in range(steps)])
+    expected = 5 * errors[chosen, torch.arange(60)].square().mean().sqrt()
+    assert float(errors.square().mean((1, 2)).sqrt().diff().abs().min()) > 1e-4  # one step is not like another
+    torch.testing.assert_close(paid, expected.expand(60), atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize(("hidden", "trace"), [((12, 10), "exact"), ((12, 10), "gaussian"), ((8,), None)])
+def test_gradients_reach_every_weight_and_the_context(hidden, trace):
+    context = normal(40, CONTEXT).requires_grad_()
+    objectives = [
+        lambda flow: flow.loss(normal(40, 3), context, generator=seeded(0)),
+        lambda flow: flow.log_prob(normal(40, 3), context),
+        lambda flow: flow.push(normal(2, 40, 3), context).square(),
+    ]
+    for objective in objectives:
+        flow = build(3, hidden=hidden, trace=trace, tolerance=1e-4).train()
+        objective(flow).sum().backward()
+        for name, parameter in flow.named_parameters():
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
+            assert float(parameter.grad.abs().sum()) > 0, name
+    assert float(context.grad.abs().sum()) > 0
+
+
+def test_first_step_of_a_new_flow_has_finite_gradients():
+    flow = Continuous().build(2, CONTEXT).train()  # the field is zero, so is the local error, and its root has a kink
+    flow.loss(torch.ones(5, 2), torch.ones(5, CONTEXT), generator=seeded(0)).mean().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in flow.parameters())
+
+
+MEANS = torch.tensor([[-1.0, 0.2], [1.0, 0.5]])
+FACTORS = torch.tensor([[[0.5, 0.0], [0.3, 0.2]], [[0.3, 0.0], [-0.3, 0.3]]])
+
+
+def mixture(n, generator):
+    """z | c: two correlated Gaussians moved by c; c; and log p(z | c)."""
+    c = torch.randn(n, CONTEXT, generator=generator)
+    k = torch.randint(2, (n,), generator=generator)
+    z = MEANS[k] + (FACTORS[k] @ torch.randn(n, 2, 1, generator=generator))[..., 0]
+    parts = torch.distributions.MultivariateNormal(MEANS, scale_tril=FACTORS)
+    return z + c[:, :2], c, parts.log_prob(z[:, None]).logsumexp(-1) - math.log(2)
+
+
+def fitted(*, steps, **settings):
+    """A flow trained on the mixture, and its mean excess of -log q over -log p on 10,000 fresh rows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = Continuous(**settings).build(2, CONTEXT).train()
+    generator, optimiser = seeded(1), torch.optim.Adam(flow.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        z, c, _ = mixture(256, generator)
+        optimiser.zero_grad()
+        flow.loss(z, c, generator=generator).mean().backward()
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+    z, c, log_p = mixture(10_000, seeded(2))
+    with torch.no_grad():
+        return flow.eval(), float((log_p - flow.log_prob(z, c)).mean())
+
+
+def test_learns_a_density_of_two_modes_to_within_a_twentieth_of_a_nat():
+    # 10,000 rows: the excess has a standard error of about 0.004; fixed seeds, so no false alarms between runs
+    assert -0.02 < fitted(hidden=(32, 32), steps=400)[1] < 0.05
+
+
+@pytest.mark.slow
+def test_penalty_saves_evaluations_at_the_same_density():
+    z, c, _ = mixture(2_000, seeded(3))
+    evaluations, excesses = [], []
+    for penalty in (0.0, Continuous().penalty):
+        flow, excess = fitted(penalty=penalty, steps=600)
+        calls = []
+        flow.field.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        with torch.no_grad():
+            flow.log_prob(z, c)
+        evaluations.append(len(calls))
+        excesses.append(excess)
+    assert evaluations[1] < 0.85 * evaluations[0]
+    assert excesses[1] < excesses[0] + 0.02
+
+
+def test_rebuilt_from_json_and_weights():
+    architecture = Continuous(hidden=[10, 11], steps=3, trace="gaussian", penalty=0.5, tolerance=1e-4)
+    again = from_json(json.loads(json.dumps(to_json(architecture))))
+    assert to_json(again) == to_json(architecture)
+    flow, other = architecture.build(2, CONTEXT), again.build(2, CONTEXT)
+    other.load_state_dict(flow.state_dict())
+    assert torch.equal(*(f.loss(torch.ones(9, 2), torch.ones(9, 3), generator=seeded(1)) for f in (flow, other)))
+
+
+def test_trained_saved_and_loaded_as_part_of_an_estimator(tmp_path):
+    simulator = load_simulator(SIMULATOR)
+    store = simulate(simulator, tmp_path / "store", 600, block=300, seed=3, progress=False)
+    estimator = Flow(simulator.prior, simulator.observables, flow=Continuous(hidden=(16, 16)))
+    recipe = Recipe(epochs=4, batch=100, learning_rate=1e-2)
+    fit = train(estimator, store, tmp_path / "fit", recipe=recipe, seed=0)
+    history = [row["validation_loss"] for row in fit.record["history"]]
+    assert history[-1] < history[0]
+    x, again = store.load(slice(0, 3)).x, load_fit(tmp_path / "fit")
+    theta = fit.estimator.condition(x).sample(5, generator=seeded(0))
+    assert torch.equal(theta, again.estimator.condition(x).sample(5, generator=seeded(0)))
+    found = again.estimator.condition(x).log_prob(theta)
+    assert torch.equal(fit.estimator.condition(x).log_prob(theta), found)
+    assert bool(found.isfinite().all())
+
+
+def test_solutions_that_are_not_finite_are_refused():
+    flow, z, context = build(2), normal(4, 2), normal(4, CONTEXT)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="no finite solution; look for values that are not finite in z"):
+            flow.log_prob(torch.where(z > 0, torch.inf, z), context)
+        flow.field.clock[0] = torch.nan
+        with pytest.raises(ValueError, match="draws that are not finite"):
+            flow.push(z[None], context)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": (8, 0)}, r"hidden=\(8, 0\)"),
+        ({"steps": 0}, "steps=0"),
+        ({"trace": "hutchinson"}, "'rademacher', 'gaussian'.*got 'hutchinson'"),
+        ({"penalty": -1.0}, "penalty=-1.0"),
+        ({"tolerance": 0.0}, "tolerance=0.0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Continuous(**settings)
+
+
+def test_wrong_sizes_are_refused():
+    flow = Continuous().build(2, CONTEXT)
+    with pytest.raises(ValueError, match=r"the context has shape \(4, 2\), expected \(batch, 3\)"):
+        flow.loss(torch.ones(4, 2), torch.ones(4, 2), generator=seeded(0))
+    with pytest.raises(ValueError, match=r"z has shape \(5, 2\), expected \(..., 4, 2\)"):
+        flow.loss(torch.ones(5, 2), torch.ones(4, 3), generator=seeded(0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("trace", ["exact", "rademacher"])
+def test_same_density_on_cuda(trace):
+    flow, noise, context = build(3, trace=trace).train(), normal(4, 5, 3), normal(5, CONTEXT)
+    with torch.no_grad():
+        z = flow.push(noise, context)
+        here = flow.log_prob(z, context)
+        flow.cuda()
+        torch.testing.assert_close(flow.push(noise.cuda(), context.cuda()).cpu(), z)
+        torch.testing.assert_close(flow.log_prob(z.cuda(), context.cuda()).cpu(), here)
+    generator = torch.Generator("cuda").manual_seed(0)
+    flow.loss(z[0].cuda(), context.cuda(), generator=generator).mean().backward()

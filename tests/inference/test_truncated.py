@@ -1,0 +1,127 @@
+"""The truncated prior against what is known of it: its region, its draws, and that regions are nested."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import distributions as td
+
+from sciinf.core import Density, Estimator, Fit, Observable, Prior
+from sciinf.inference.truncated import truncate
+
+SQUARE = Prior(a=td.Uniform(-1.0, 1.0), b=td.Uniform(-1.0, 1.0))
+X = {"x": torch.tensor([[0.6, -0.4]])}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Gaussian(Density):
+    """N(mean, sd^2) in each of two parameters, whatever was observed."""
+
+    def __init__(self, mean, sd):
+        self.law = td.Normal(torch.tensor(mean).double(), torch.tensor(sd).double())
+
+    def sample(self, n, *, generator):
+        noise = torch.randn(n, 1, 2, generator=generator, dtype=torch.float64)
+        return (self.law.loc + self.law.scale * noise).float()
+
+    def log_prob(self, theta):
+        return self.law.log_prob(theta.double()).sum(-1)
+
+
+class Written(Estimator):
+    """An estimator whose posterior is written down, to stand where a trained one does."""
+
+    def __init__(self, mean, sd):
+        super().__init__()
+        self.prior, self.observables, self.density = SQUARE, {"x": Observable((2,))}, Gaussian(mean, sd)
+
+    def standardise(self, batches):
+        return None
+
+    def loss(self, batch, *, generator):
+        return -self.density.log_prob(batch.theta)
+
+    def condition(self, x):
+        return self.density
+
+    def features(self, x):
+        return x["x"]
+
+
+def written(tmp_path, mean=(0.1, -0.2), sd=(0.2, 0.1)):
+    return Fit(Written(mean, sd), f"{mean} {sd}", {}, {}, tmp_path)
+
+
+def lost(truncation, density, n=200_000):
+    """Mass of a density that the regions cut off."""
+    theta = density.sample(n, generator=generator(5))[:, 0]
+    return float((~truncation.contains(theta)).double().mean())
+
+
+def test_the_region_keeps_all_mass_but_epsilon(tmp_path):
+    """The threshold rests on ten draws: the mass lost is epsilon Gamma(10) / 10, outside [1/5, 3] once in 20,000."""
+    fit, epsilon = written(tmp_path), 1e-3
+    truncation = truncate(fit, X, epsilon=epsilon)
+    assert epsilon / 5 < lost(truncation, fit.estimator.density) < 3 * epsilon
+    # planted fault: a threshold at the median
+    assert not lost(truncate(fit, X, epsilon=0.5), fit.estimator.density) < 10 * epsilon
+
+
+@pytest.mark.parametrize("sd", [(0.2, 0.1), (0.01, 0.005)])
+def test_draws_are_of_the_prior_within_the_region(tmp_path, sd):
+    """A uniform prior within an ellipse: squared radius and angle are uniform, and the acceptance is its area."""
+    fit = written(tmp_path, sd=sd)
+    truncation = truncate(fit, X, epsilon=1e-3)
+    square = 2 * (float(fit.estimator.density.log_prob(torch.tensor([0.1, -0.2]))) - truncation.regions[0].threshold)
+    area = math.pi * square * sd[0] * sd[1]
+    assert truncation.method == ("rejection from the prior" if area / 4 > 1 / 256 else "importance resampling")
+    rejected = truncation.effective is None
+    # 65,536 draws: five standard errors, of a binomial or of groups of weights
+    error = math.sqrt(area / 4 / 65_536) if rejected else area / 4 / math.sqrt(256 * (truncation.effective or 1.0))
+    assert abs(truncation.acceptance - area / 4) < 5 * error
+
+    def p_values(theta):
+        u = (theta - torch.tensor([0.1, -0.2])) / torch.tensor(sd)
+        angle = torch.atan2(u[:, 1], u[:, 0]) / (2 * math.pi) + 0.5
+        return kstest(u.square().sum(1) / square, "uniform").pvalue, kstest(angle, "uniform").pvalue
+
+    theta = truncation.sample(1_000, generator=generator(1))
+    assert theta.shape == (1_000, 2)
+    assert theta.dtype == torch.float32
+    assert bool(truncation.contains(theta).all())
+    assert min(p_values(theta)) > 1e-4  # the false-alarm rate
+    assert torch.equal(theta, truncation.sample(1_000, generator=generator(1)))
+    # planted fault: draws of what was learned instead
+    assert min(p_values(fit.estimator.density.sample(2_000, generator=generator(1))[:, 0])) < 1e-4
+
+
+def test_draws_follow_a_prior_that_is_not_flat(tmp_path):
+    """Resampled draws of a normal prior in a small region, against rejection by hand (KS, false alarm 1e-4 each)."""
+    prior = Prior(a=td.Normal(0.4, 0.02), b=td.Normal(0.0, 1.0))
+    fit = written(tmp_path, mean=(0.42, 0.0), sd=(0.01, 0.0005))
+    fit.estimator.prior = prior
+    truncation = truncate(fit, X, epsilon=1e-3)
+    assert truncation.method == "importance resampling"
+    wide = torch.rand(400_000, 2, generator=generator(2)) - 0.5
+    by_hand = torch.stack([0.4 + 0.02 * torch.randn(len(wide), generator=generator(3)), 0.005 * wide[:, 1]], 1)
+    by_hand = by_hand[truncation.contains(by_hand)]
+    assert len(by_hand) > 10_000
+    theta = truncation.sample(1_000, generator=generator(4))
+    assert all(kstest(theta[:, d], by_hand[:, d].numpy()).pvalue > 1e-4 for d in range(2))
+
+
+def test_regions_are_nested_and_newer_ones_smaller(tmp_path):
+    first = truncate(written(tmp_path), X, epsilon=1e-3)
+    second = truncate(written(tmp_path, mean=(0.3, -0.2)), X, first, epsilon=1e-3)
+    theta = second.sample(3_000, generator=generator())
+    assert bool(first.contains(theta).all())
+    assert second.acceptance < first.acceptance
+    assert [r["fit"] for r in second.to_json()["regions"]] == [r.fit for r in second.regions]
+    with pytest.raises(RuntimeError, match="not where the rounds were"):
+        truncate(written(tmp_path, mean=(-0.9, 0.9), sd=(0.001, 0.001)), X, first, epsilon=1e-3)
