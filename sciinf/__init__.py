@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sciinf.report import write_report
     from sciinf.simulation import repair, simulate
     from sciinf.store import Store
-    from sciinf.training import Recipe, train
+    from sciinf.training import Recipe, train, train_ensemble
 
 __all__ = [
     "Answer",
@@ -59,6 +59,7 @@ __all__ = [
     "repair",
     "simulate",
     "train",
+    "train_ensemble",
     "wrappers",
     "write_report",
 ]
@@ -76,7 +77,7 @@ _NAMES_IN = {
     "sciinf.estimators.flow": ("Flow",),
     "sciinf.checking": ("check_simulator",),
     "sciinf.simulation": ("repair", "simulate"),
-    "sciinf.training": ("Recipe", "train"),
+    "sciinf.training": ("Recipe", "train", "train_ensemble"),
     "sciinf.inference.sequential": ("infer_sequentially", "load_sequential"),
     "sciinf.posterior": ("build_posterior",),
     "sciinf.calibration": ("calibrate",),

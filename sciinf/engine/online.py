@@ -10,14 +10,8 @@ oldest piece gives way to a fresh one. An epoch is one pass over the buffer, hen
 (seed, n, B, R) and the rows per batch alone: a training that was killed simulates the pieces its buffer held, and goes
 on. Rows never leave the device, and nothing is written to disk.
 
-How often to use a row. With c_sim and c_train the seconds to simulate a row and to train on one, R uses of a row take
-R c_train + c_sim. Let its r-th use be worth exp(-(r - 1) / R*) of its first; R uses are then worth about
-R - R (R - 1) / (2 R*), and the most is learned per second where
-
-    R^2 = 2 R* c_sim / c_train,
-
-to leading order, with R* = 15, which was found for the repetition of text: `choose_reuse`. Rows that cost nothing are
-used once; rows that take as long to simulate as to train on, five times.
+How often a row is used follows from what simulating and training cost (`engine.probe.choose_reuse`), which is measured
+on a copy of the estimator before the training begins (`prepared`).
 
 Failed rows are simulated again, with further counters, until a piece is full: what the buffer holds are draws of
 (theta, x) given success, as the usable rows of a store are.
@@ -27,8 +21,6 @@ References:
       https://doi.org/10.1007/BF00992699
     | BayesFlow: learning complex stochastic models with invertible neural networks (Radev et al., 2020), for training
       on simulations made on the fly, https://arxiv.org/abs/2003.06281
-    | Scaling data-constrained language models (Muennighoff et al., 2023), for what repeated rows are worth,
-      https://arxiv.org/abs/2305.16264
 """
 
 from __future__ import annotations
@@ -50,7 +42,7 @@ from sciinf.core import Batch, Estimator, Observable, Outcome, Simulator, Status
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import Attempt, generator_for
-from sciinf.engine.probe import probe_block, seconds_per_row, training_seconds_per_row
+from sciinf.engine.probe import HELD_OUT, SETTINGS, online_settings, probe_block
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.schedule import scaled_rate
 from sciinf.engine.source import Source
@@ -58,38 +50,15 @@ from sciinf.storage.outcome import normalise
 from sciinf.storage.selection import row_bytes, take
 
 BUFFER, BYTES = 65_536, 4 * 2**30
-LEAST_BUFFER, HELD_OUT = 16_384, 5_000
 FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 8e-3, 7_500, 8
 FRESH = Recipe(batch=FRESH_BATCH, weight_decay=0.01)
 """How to train on fresh rows where nothing is said: they cannot be learnt by heart, so weights need hardly decay."""
-SETTINGS = ("reuse", "buffer", "held_out", "block")
-WORTH, MOST = 15.0, 50  # R*, and the largest reuse factor chosen
 REFUSED_ABOVE = 0.5
 _JUDGED_FROM = 50  # rows before which a simulator is not refused for its failures
 _SPARE = 16  # rows simulated beyond what is missing, so that a few failures seldom need a third attempt
 _THETA, _NOISE = 0, 1  # as in a campaign's blocks
 _TRAINING, _HELD_OUT = 1 << 48, 2 << 48  # where the counters of either begin; no campaign has so many blocks
 _ATTEMPT = 1 << 40
-
-
-def choose_reuse(simulation: float, training: float) -> int:
-    """How many times to use a row: sqrt(30 c_sim / c_train), rounded, between 1 and 50.
-
-    Args:
-        simulation: Seconds to simulate one row, `sciinf.engine.probe.seconds_per_row`.
-        training: Seconds to train on one row once, `sciinf.engine.probe.training_seconds_per_row`.
-
-    Raises:
-        ValueError: If either is not a positive, finite number.
-
-    Example:
-        >>> choose_reuse(2e-7, 3e-5), choose_reuse(3e-5, 3e-5), choose_reuse(1.0, 3e-5)
-        (1, 5, 50)
-    """
-    for name, value in (("simulation", simulation), ("training", training)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value!r} seconds per row, expected a positive, finite number")
-    return min(MOST, max(1, round(math.sqrt(2 * WORTH * simulation / training))))
 
 
 class Simulated(Source):
@@ -321,7 +290,7 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     """
     batch = min(recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH, source.train)
     steps = STEPS / math.sqrt(source.reuse)
-    epochs = recipe.epochs or max(FEWEST_EPOCHS, source.reuse, round(steps * batch / source.train))
+    epochs = recipe.epochs or max(FEWEST_EPOCHS, round(steps * batch / source.train))
     rate = scaled_rate(RATE, FRESH_BATCH, batch) if recipe.learning_rate is None else recipe.learning_rate
     told = "auto" if recipe.batch == "auto" else batch
     return replace(recipe, batch=told, epochs=epochs, learning_rate=rate, patience=recipe.patience or epochs)
@@ -344,7 +313,7 @@ def prepared(
     Args:
         estimator: What is to be trained; a copy is measured.
         simulator: What is to run.
-        folder: Where the numbers are kept; made if it is not there.
+        folder: Where the numbers are kept.
         recipe: How to train; `FRESH` where left out. What is None in it is filled in by `fresh_recipe`.
         seed: Seed of the training and of the rows.
 
@@ -353,9 +322,6 @@ def prepared(
 
     Raises:
         TypeError, ValueError, MemoryError: As for `Simulated`, when the first rows are made.
-
-    Warns:
-        UserWarning: If the numbers kept are damaged; they are measured again.
     """
     recipe, file = recipe or FRESH, folder / "online.json"
     said = [to_json(estimator), simulator.name, source_hash(simulator), simulator.prior.to_json(), recipe.said(), seed]
@@ -387,24 +353,12 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
 
 
 def _measured(estimator: Estimator, simulator: Simulator, recipe: Recipe, seed: int) -> dict[str, int | float]:
-    """Costs per row, and the settings that follow.
-
-    A piece is a block that the simulator does best, or more; the first buffer is at most a third of all rows, so that
-    an expensive simulator does not keep the training waiting.
-    """
-    device, largest = recipe.device, _default_buffer(simulator)
-    block = probe_block(simulator, largest, seed=seed, device=device)
-    simulation = seconds_per_row(simulator, block, seed=seed, device=device)
-    batch = recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH
-    first = Simulated(simulator, seed=seed, device=device, buffer=batch, held_out=1, block=block)
+    """Costs per row, and the settings that follow."""
+    batch, largest = recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH, _default_buffer(simulator)
+    first = Simulated(simulator, seed=seed, device=recipe.device, buffer=batch, held_out=1)
     (rows,) = first.ordered(batch, validation=False)
-    training = training_seconds_per_row(estimator, rows, fresh_recipe(recipe, first).resolved(batch))
-    reuse = choose_reuse(simulation, training)
-    used = round(STEPS * batch / reuse**1.5)
-    buffer = min(max(LEAST_BUFFER, reuse * block), largest, max(used // 3, 2 * batch))
-    held_out = min(HELD_OUT, max(1000, used // 10))
-    costs = {"simulation seconds per row": simulation, "training seconds per row": training}
-    return {"reuse": reuse, "buffer": max(buffer, reuse), "held_out": held_out, "block": block, **costs}
+    resolved = fresh_recipe(recipe, first).resolved(batch)
+    return online_settings(estimator, simulator, rows, resolved, seed=seed, steps=STEPS, largest=largest)
 
 
 class _Tally:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy import stats
 from torch import distributions as td
 
-from sciinf import Flow, load_simulator, simulate
+from sciinf import Flow, Recipe, load_simulator, simulate, train
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.engine.online import Simulated, choose_reuse, measured_reuse
+from sciinf.engine.online import FRESH, Simulated, fresh_recipe
 from sciinf.engine.source import Source
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
@@ -323,69 +324,64 @@ def test_wrong_calls_say_what_is_wrong():
     source = Simulated(Noisy(), seed=0, buffer=100, held_out=10)
     with pytest.raises(ValueError, match="batches of 101 rows from a buffer of 100"):
         batches(source, 0, size=101)
-    for pair in ((0.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
-        with pytest.raises(ValueError, match="seconds per row"):
-            choose_reuse(*pair)
 
 
-def test_a_row_is_used_more_often_the_longer_it_takes_to_simulate():
-    def per_second(reuse, simulation, training):
-        worth = sum(math.exp(-use / 15) for use in range(reuse))
-        return worth / (simulation + reuse * training)
-
-    for simulation in (1e-9, 1e-5, 1e-4, 3e-4, 1e-3):
-        chosen = choose_reuse(simulation, 1e-4)
-        best = max(per_second(reuse, simulation, 1e-4) for reuse in range(1, 200))
-        assert per_second(chosen, simulation, 1e-4) > 0.98 * best  # the rule is the optimum to leading order
-    assert (choose_reuse(1e-9, 1e-4), choose_reuse(1.0, 1e-4)) == (1, 50)
+def check_length(filled):
+    """The schedule takes as many steps whatever the buffer: 7500 of 500 rows, over the root of the reuse factor."""
+    for reuse, buffer in itertools.product((1, 4, 25), (5_000, 20_000, 60_000)):
+        recipe = filled(FRESH, Simulated(Noisy(), seed=0, buffer=buffer, reuse=reuse))
+        steps = recipe.epochs * (buffer // recipe.batch)
+        assert abs(steps - 7500 / math.sqrt(reuse)) <= buffer / recipe.batch
+        assert recipe.patience == recipe.epochs
 
 
-def test_the_reuse_factor_is_measured_once(tmp_path):
-    def slow(theta, x):
-        time.sleep(1e-3 * len(theta))
-        return {"x": x}
-
-    estimator = Flow(Noisy.prior, Noisy.observables)
-    weights = {name: value.clone() for name, value in estimator.state_dict().items()}
-    file = tmp_path / "reuse.json"
-    assert measured_reuse(Noisy(), estimator, tmp_path / "other.json", seed=0, batch=100) == 1
-    chosen = measured_reuse(Noisy(slow), estimator, file, seed=0, batch=100)
-    costs = json.loads(file.read_text())
-    assert chosen == costs["reuse"] > 1
-    assert chosen == choose_reuse(costs["simulation seconds per row"], costs["training seconds per row"])
-    assert costs["simulation seconds per row"] >= 1e-3
-    assert measured_reuse(Noisy(), estimator, file, seed=0, batch=100) == chosen
-    assert all(torch.equal(value, weights[name]) for name, value in estimator.state_dict().items())
-    assert all(parameter.grad is None for parameter in estimator.parameters())
-    file.write_text('{"reuse": 0}')
-    with pytest.raises(ValueError, match="gives the reuse factor 0, expected an integer of 1 to 50"):
-        measured_reuse(Noisy(), estimator, file, seed=0)
+def test_the_length_of_a_training_follows_from_the_reuse_and_not_from_the_buffer():
+    check_length(fresh_recipe)
+    with pytest.raises(AssertionError):  # the planted fault: the rule for a store of as many rows as the buffer has
+        check_length(lambda recipe, source: recipe.resolved(source.train))
+    source = Simulated(Noisy(), seed=0, buffer=5_000, reuse=4)
+    filled = fresh_recipe(Recipe(), source)
+    assert (filled.batch, filled.learning_rate, filled.weight_decay) == (500, 8e-3, 0.2)
+    assert fresh_recipe(filled, source) == filled
+    told = Recipe(epochs=7, batch=2_000, patience=3)
+    assert fresh_recipe(told, source) == replace(told, learning_rate=16e-3)
+    searched = fresh_recipe(Recipe(batch="auto", learning_rate="auto"), source)
+    assert (searched.batch, searched.learning_rate) == ("auto", "auto")
+    assert fresh_recipe(Recipe(), Simulated(Noisy(), seed=0, buffer=60)).batch == 60
 
 
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def test_training_online_finds_the_exact_posterior(root, device):
+def test_training_online_finds_the_exact_posterior(root, device, tmp_path):
     simulator = load_simulator(root / "simulators" / "linear_gaussian.py")
-    source = Simulated(simulator, seed=0, device=device, buffer=8_000, reuse=1, held_out=2_000)
-    estimator = Flow(simulator.prior, simulator.observables, seed=0).to(device)
-    estimator.standardise(lambda: source.ordered(4000, validation=False))
-    optimiser = torch.optim.AdamW(estimator.parameters())
-    steps, step = 200, 0
-    noise = torch.Generator(device).manual_seed(0)
-    for number in range(10):
-        for batch in source.epoch(number, 400, shuffle(number)):
-            step += 1
-            for group in optimiser.param_groups:
-                group["lr"] = 1e-2 * min(step / 20, 0.5 * (1 + math.cos(math.pi * step / steps)))
-            optimiser.zero_grad()
-            estimator.loss(batch, generator=noise).mean().backward()
-            torch.nn.utils.clip_grad_norm_(list(estimator.parameters()), 5.0)
-            optimiser.step()
-    estimator.eval()
+    source = Simulated(simulator, seed=0, device=device, buffer=8_000, held_out=2_000)
+    recipe = replace(FRESH, epochs=12, device=device)
+    fit = train(Flow(simulator.prior, simulator.observables), source, tmp_path, recipe=recipe)
     (fresh,) = list(source.ordered(2_000, validation=True))
-    learned = estimator.condition(fresh.x).log_prob(fresh.theta[None])[0].cpu()
-    mean, covariance = simulator.exact(fresh.x)
+    learned = fit.estimator.condition(fresh.x).log_prob(fresh.theta[None])[0].cpu()
+    mean, covariance = simulator.exact({name: value.cpu() for name, value in fresh.x.items()})
     exact = td.MultivariateNormal(mean, covariance).log_prob(fresh.theta.cpu().double())
     # the mean of log p - log q estimates the mean Kullback-Leibler divergence from the posterior
     assert float((exact - learned).mean()) < 0.1
+
+
+def test_a_training_that_was_killed_goes_on_with_the_same_rows(tmp_path):
+    def killed(theta, x):
+        if simulator.calls > 30:
+            raise KeyboardInterrupt
+        return {"x": x}
+
+    def trained(made, folder):
+        source = Simulated(made, seed=0, buffer=600, reuse=3, held_out=100)
+        return train(Flow(Noisy.prior, Noisy.observables), source, folder, recipe=replace(FRESH, epochs=9, batch=100))
+
+    whole = trained(Noisy(), tmp_path / "whole")
+    simulator = Noisy(killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(simulator, tmp_path / "twice")
+    assert (tmp_path / "twice" / "checkpoint.safetensors").is_file()
+    twice = trained(Noisy(), tmp_path / "twice")
+    assert whole.record["store"] == twice.record["store"]
+    for name, value in whole.estimator.state_dict().items():
+        assert torch.equal(value, twice.estimator.state_dict()[name])

@@ -1,15 +1,20 @@
-"""Measuring a simulator: rows at a time, and seconds a row."""
+"""Measuring: rows at a time, seconds a row, and how often a row is used."""
 
 from __future__ import annotations
 
+import json
+import math
 import time
 
 import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator
-from sciinf.engine.probe import LARGEST, probe_block, seconds_per_row
+from sciinf import Flow
+from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
+from sciinf.engine.online import FRESH, fresh_recipe, prepared
+from sciinf.engine.probe import LARGEST, choose_reuse, probe_block, seconds_per_row, training_seconds_per_row
+from sciinf.engine.recipe import Recipe
 
 
 class Timed(Simulator):
@@ -56,6 +61,88 @@ def test_seconds_per_row():
     assert max(slow.sizes) <= 500  # about a second
     with pytest.raises(torch.OutOfMemoryError):
         seconds_per_row(Timed(fits=2), 3, seed=0, device="cpu")
+
+
+def test_a_simulator_that_takes_long_is_not_measured_twice():
+    slow = Timed(call=1.1)
+    assert 1.1 / 64 <= seconds_per_row(slow, 1000, seed=0, device="cpu") < 0.1
+    assert slow.sizes == [64]
+
+
+class Sleeping(Estimator):
+    """A loss that takes a tenth of a millisecond a row, and its first call a second."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.called = torch.nn.Parameter(torch.ones(1)), False
+
+    def standardise(self, batches):
+        pass
+
+    def loss(self, batch, *, generator):
+        time.sleep(1e-4 * len(batch.theta) + (0.0 if self.called else 1.0))
+        self.called = True
+        return self.weight * batch.theta[:, 0]
+
+    def features(self, x):
+        return x["x"]
+
+    def condition(self, x):
+        raise NotImplementedError
+
+
+def test_seconds_of_training_per_row():
+    estimator, rows = Sleeping(), Batch(torch.ones(200, 1), {"x": torch.ones(200, 1)})
+    # sleeping takes longer than asked for, never less; what is done once, a second, does not count
+    assert 1e-4 <= training_seconds_per_row(estimator, rows, Recipe().resolved(200)) < 1e-3
+    assert float(estimator.weight.detach()) == 1.0
+    assert not estimator.called
+
+
+def per_second(reuse, simulation, training):
+    worth = sum(math.exp(-use / 15) for use in range(reuse))
+    return worth / (simulation + reuse * training)
+
+
+def check_rule(rule):
+    """The rule learns as much per second as the best reuse factor does, to leading order."""
+    for simulation in (1e-9, 1e-5, 1e-4, 3e-4, 1e-3):
+        best = max(per_second(reuse, simulation, 1e-4) for reuse in range(1, 200))
+        assert per_second(rule(simulation, 1e-4), simulation, 1e-4) > 0.98 * best
+
+
+def test_a_row_is_used_more_often_the_longer_it_takes_to_simulate():
+    check_rule(choose_reuse)
+    with pytest.raises(AssertionError):  # the planted fault: the ratio upside down
+        check_rule(lambda simulation, training: choose_reuse(training, simulation))
+    assert (choose_reuse(1e-9, 1e-4), choose_reuse(1.0, 1e-4)) == (1, 50)
+    for pair in ((0.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="seconds per row"):
+            choose_reuse(*pair)
+
+
+def test_costs_are_measured_once_for_a_training(tmp_path):
+    estimator = Flow(Timed.prior, Timed.observables)
+    weights = {name: value.clone() for name, value in estimator.state_dict().items()}
+    quick, _ = prepared(estimator, Timed(), tmp_path / "other")
+    assert quick.reuse == 1
+    assert quick.train >= 16_384
+    source, recipe = prepared(estimator, Timed(row=1e-3), tmp_path / "fit")
+    costs = json.loads((tmp_path / "fit" / "online.json").read_text())
+    simulation, training = (costs[f"{name} seconds per row"] for name in ("simulation", "training"))
+    assert source.reuse == choose_reuse(simulation, training) > 1
+    assert simulation >= 1e-3
+    assert source.train < 16_384  # the first buffer would take longer than it is worth
+    assert recipe == fresh_recipe(FRESH, source)
+    again, _ = prepared(estimator, Timed(), tmp_path / "fit")  # the same name, source and prior
+    assert again.digest == source.digest
+    assert prepared(estimator, Timed(), tmp_path / "fit", seed=1)[0].reuse == 1
+    assert all(torch.equal(value, weights[name]) for name, value in estimator.state_dict().items())
+    assert all(parameter.grad is None for parameter in estimator.parameters())
+    costs = json.loads((tmp_path / "fit" / "online.json").read_text())
+    (tmp_path / "fit" / "online.json").write_text(json.dumps(costs | {"reuse": 0}))
+    with pytest.warns(UserWarning, match="expected integers of at least 1"):
+        assert prepared(estimator, Timed(), tmp_path / "fit", seed=1)[0].reuse == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
