@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from reporting import arguments, check, finish
-from sbi_peer import c2st, train_peer
+from sbi_peer import Kind, c2st, train_peer
 from torch import Tensor
 
 from sciinf import Flow, Simulator, Store, build_posterior, load_simulator, simulate, train
@@ -81,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="sbi")
     budgets = options.simulations or ([1_000] if options.quick else [1_000, 10_000])
-    peers = options.peers or (["nsf"] if options.quick else ["nsf", "maf"])
+    peers: list[Kind] = options.peers or (["nsf"] if options.quick else ["nsf", "maf"])
     seeds = options.seeds or (1 if options.quick else 3)
     draws = options.draws or (1_000 if options.quick else 5_000)
     _warm_up(load_task(options.tasks[0], options.data))
@@ -121,7 +121,7 @@ def load_task(name: str, data: Path) -> Task:
     return Task(name, simulator, observations, references)
 
 
-def compare(job: Job, peers: Sequence[str], folder: Path, *, many: bool) -> list[Row]:
+def compare(job: Job, peers: Sequence[Kind], folder: Path, *, many: bool) -> list[Row]:
     """One row for each peer: both methods on the same simulations."""
     ours = run_sciinf(job, folder, many=many)
     rows = []
@@ -156,7 +156,7 @@ def run_sciinf(job: Job, folder: Path, *, many: bool) -> Row:
     return figures
 
 
-def run_peer(kind: str, job: Job, *, many: bool) -> Row:
+def run_peer(kind: Kind, job: Job, *, many: bool) -> Row:
     """sbi's NPE with a flow of its own and its defaults."""
     peer = train_peer(kind, job.task.simulator, job.store, job.seed, job.cache)
     figures: Row = {"CPU s": peer.cpu, "wall s": peer.wall}

@@ -15,7 +15,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch import distributions as td
 from sciinf import Simulator, Store
 from sciinf.core.files import versions
 
+Kind = Literal["nsf", "maf"]
 TIMED_ROWS = 30_000  # rows in the epochs that are timed, three epochs at least
 
 
@@ -67,7 +68,7 @@ class Peer:
         return record[name]
 
 
-def train_peer(kind: str, simulator: Simulator, store: Store, seed: int, cache: Path) -> Peer:
+def train_peer(kind: Kind, simulator: Simulator, store: Store, seed: int, cache: Path) -> Peer:
     """Train sbi's NPE on a store, or read what that gave before, and time it.
 
     Args:
@@ -93,7 +94,7 @@ def _digest(store: Store) -> str:
     return hashlib.sha256(batch.theta.numpy().tobytes() + batch.x["x"].numpy().tobytes()).hexdigest()
 
 
-def _train_to_the_end(kind: str, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path) -> None:
+def _train_to_the_end(kind: Kind, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path) -> None:
     from safetensors.torch import save_file
 
     _, estimator, epochs, cpu, wall = _train(kind, simulator, store, seed, None)
@@ -102,7 +103,9 @@ def _train_to_the_end(kind: str, simulator: Simulator, store: Store, seed: int, 
     record.write_text(json.dumps({"epochs": epochs, "CPU s when trained": cpu, "wall s when trained": wall}))
 
 
-def _timed(kind: str, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path, cached: bool) -> Peer:
+def _timed(
+    kind: Kind, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path, cached: bool
+) -> Peer:
     from safetensors.torch import load_file
 
     _train(kind, simulator, store, seed, 1)  # whatever is loaded lazily is not part of the cost
@@ -117,7 +120,7 @@ def _timed(kind: str, simulator: Simulator, store: Store, seed: int, record: Pat
 
 
 def _train(
-    kind: str, simulator: Simulator, store: Store, seed: int, epochs: int | None
+    kind: Kind, simulator: Simulator, store: Store, seed: int, epochs: int | None
 ) -> tuple[Any, Any, int, float, float]:
     """Inference object, network, epochs, CPU seconds and wall seconds."""
     from sbi.inference import NPE

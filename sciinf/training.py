@@ -26,7 +26,7 @@ from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
 from sciinf.engine.learner import Single, Stacked, stream
 from sciinf.engine.loop import Loop
-from sciinf.engine.online import Simulated
+from sciinf.engine.online import FRESH, Simulated, fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
 from sciinf.engine.rows import Rows
@@ -48,10 +48,11 @@ def train(
     Args:
         estimator: A newly built estimator; it stays as it is, for a copy is trained.
         store: Simulations; rows that failed are left out. Or a simulator, whose rows are then made on the training
-            device as they are needed (`engine.online.Simulated`, which may also be passed built as you like it).
+            device as they are needed, each used as often as what it costs suggests (`engine.online.prepared`); or
+            such rows as you like them (`engine.online.Simulated`).
         out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
             recipe and seed is read back; an unfinished one goes on from its last checkpoint.
-        recipe: How to train.
+        recipe: How to train; `Recipe()` for a store, `engine.online.FRESH` for rows of a simulator where left out.
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
 
     Returns:
@@ -65,10 +66,9 @@ def train(
     Warns:
         UserWarning: If a finished fit or a checkpoint of this training is damaged, or the step does not compile.
     """
-    out, recipe = Path(out), recipe or Recipe()
+    out, built = Path(out), to_json(estimator)
     _check_same(estimator, store)
-    built = to_json(estimator)
-    store = _with_rows(store, recipe, seed)
+    store, recipe = _with_rows(estimator, store, out, recipe, seed)
     inputs = _inputs_digest(built, store.digest, recipe, seed)
     found = _finished(out, built, inputs, recipe.device)
     if found is not None:
@@ -116,10 +116,10 @@ def train_ensemble(
     Warns:
         UserWarning: If the members cannot be trained at once; they are then trained one after the other.
     """
-    out, recipe, built = Path(out), recipe or Recipe(), [to_json(estimator) for estimator in estimators]
+    out, built = Path(out), [to_json(estimator) for estimator in estimators]
     _check_alike(built)
     _check_same(estimators[0], store)
-    store = _with_rows(store, recipe, seed)
+    store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
     together = _inputs_digest(built, store.digest, recipe, seed)
     folders = [out / f"member_{k}" for k in range(len(estimators))]
     inputs = [_inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
@@ -189,8 +189,15 @@ def _record(loop: Loop, member: int, inputs: str) -> dict[str, Any]:
     }
 
 
-def _with_rows(store: Store | Simulator | Simulated, recipe: Recipe, seed: int) -> Store | Simulated:
-    return Simulated(store, seed=seed, device=recipe.device) if isinstance(store, Simulator) else store
+def _with_rows(
+    estimator: Estimator, store: Store | Simulator | Simulated, out: Path, recipe: Recipe | None, seed: int
+) -> tuple[Store | Simulated, Recipe]:
+    """What to train on and how, where neither has been said."""
+    if isinstance(store, Simulator):
+        return prepared(estimator, store, out, recipe=recipe, seed=seed)
+    if isinstance(store, Simulated):
+        return store, fresh_recipe(recipe or FRESH, store)
+    return store, recipe or Recipe()
 
 
 def _opened(store: Store | Simulated, recipe: Recipe, readers: int = 1) -> Source:

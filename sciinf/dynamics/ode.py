@@ -108,7 +108,7 @@ def _plus(y: Tensor, h: Any, k: Tensor) -> Tensor:
 
 
 def _compiled(field: Field, state: Tensor, count: int) -> Callable[[Tensor, float, float], Tensor] | None:
-    """`count` steps from (state, t) of length h, several in one program; None, with a warning, if that does not work."""
+    """`count` steps from (state, t) of length h, several in one program; None, with a warning, if that fails."""
     unrolled = max(n for n in range(1, UNROLLED + 1) if count % n == 0)
     program = _program()
 

@@ -83,29 +83,29 @@ class SplineCouplingFlow(ExactFlow):
         self.context_map = nn.Linear(context, layers * plan.hidden)
         self.moved = [_moved(dim, step) for step in range(plan.transforms)]
         self.kept = [[d for d in range(dim) if d not in moved] for moved in self.moved]
-        self.inputs = nn.ParameterList(_uniform(plan.hidden, len(k), fan=dim + context) for k in self.kept if k)
+        self.inputs = nn.ParameterList(uniform(plan.hidden, len(k), fan=dim + context) for k in self.kept if k)
         width = plan.hidden
-        self.block_weight = nn.Parameter(_uniform(plan.transforms, plan.blocks, 2, width, width, fan=width))
-        self.block_bias = nn.Parameter(_uniform(plan.transforms, plan.blocks, 2, width, fan=width))
+        self.block_weight = nn.Parameter(uniform(plan.transforms, plan.blocks, 2, width, width, fan=width))
+        self.block_bias = nn.Parameter(uniform(plan.transforms, plan.blocks, 2, width, fan=width))
         with torch.no_grad():  # as nflows begins: each block close to the identity
             self.block_weight[:, :, 1].uniform_(-1e-3, 1e-3)
             self.block_bias[:, :, 1].uniform_(-1e-3, 1e-3)
         rows = [len(chosen) * rational_quadratic.numbers(plan.bins) for chosen in self.moved]
         # every spline begins as nearly the identity
-        self.output_weight = nn.ParameterList(_uniform(r, width, fan=100 * width) for r in rows)
+        self.output_weight = nn.ParameterList(uniform(r, width, fan=100 * width) for r in rows)
         slopes = [len(moved) * (plan.bins - 1) for moved in self.moved]
         flat = [(r - s, s) for r, s in zip(rows, slopes, strict=True)]
         self.output_bias = nn.ParameterList(
             torch.cat([torch.zeros(shares), torch.full((slopes,), EDGE)]) for shares, slopes in flat
         )
         self.linear = _Linear(plan.transforms, dim) if dim > 1 else None
-        self.gaussian = _Gaussian(dim, context, plan.hidden) if plan.gaussian else None
+        self.gaussian = ConditionalGaussian(dim, context, plan.hidden) if plan.gaussian else None
 
     def encode(
         self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
         value, log_det = z.permute(2, 0, 1), z.new_zeros(())
-        with _single_precision(z):
+        with single_precision(z):
             if self.gaussian is not None:
                 value, log_det = self.gaussian(value, context.to(z.dtype))
             maps = self._maps()
@@ -115,7 +115,7 @@ class SplineCouplingFlow(ExactFlow):
             raw = network(kept).flatten(1)
             moved, change = rational_quadratic.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             log_det = log_det + change.sum(0).view(z.shape[:-1])
-            with _single_precision(z):
+            with single_precision(z):
                 value = torch.addmm(bias, matrix, torch.cat([kept.flatten(1), moved])).view_as(value)
         if self.linear is not None:
             log_det = log_det + self.linear.log_det()
@@ -237,7 +237,7 @@ class _Linear(nn.Module):
         return lower + torch.eye(d, dtype=flat.dtype, device=flat.device), upper + torch.diag_embed(self._scale())
 
 
-class _Gaussian(nn.Module):
+class ConditionalGaussian(nn.Module):
     """z -> A(c) (z - m(c)), A lower triangular with a positive diagonal; the identity for every c to begin with."""
 
     below: Tensor
@@ -275,7 +275,7 @@ class _Gaussian(nn.Module):
         return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
 
 
-def _single_precision(value: Tensor) -> torch.autocast:
+def single_precision(value: Tensor) -> torch.autocast:
     """No autocast within: rounding to half precision would blur z itself, not only what decides its map."""
     return torch.autocast(value.device.type, enabled=False)
 
@@ -285,7 +285,7 @@ def _moved(dim: int, step: int) -> list[int]:
     return [0] if dim == 1 else list(range(step % 2, dim, 2))
 
 
-def _uniform(*shape: int, fan: int) -> Tensor:
+def uniform(*shape: int, fan: int) -> Tensor:
     """Values as torch.nn.Linear draws them."""
     bound = 1 / math.sqrt(fan)
     return torch.empty(*shape).uniform_(-bound, bound)

@@ -14,6 +14,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.flows.conditional import Architecture, ExactFlow
 from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.flows.spline import SplineCoupling
+from sciinf.flows.spline_autoregressive import SplineAutoregressive
 from sciinf.flows.zuko_flows import MAF, NSF, Coupling
 
 SMALL = [
@@ -22,8 +23,9 @@ SMALL = [
     MAF(transforms=2, hidden=(16,)),
     CouplingNSF(transforms=3, hidden=12, bins=5),
     SplineCoupling(transforms=3, hidden=12, bins=5),
+    SplineAutoregressive(transforms=2, hidden=12, bins=5),
 ]
-DEFAULTS = [NSF(), Coupling(), MAF(), CouplingNSF(), SplineCoupling()]
+DEFAULTS = [NSF(), Coupling(), MAF(), CouplingNSF(), SplineCoupling(), SplineAutoregressive()]
 CONTEXT = 3
 
 

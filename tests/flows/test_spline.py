@@ -11,6 +11,7 @@ from nflows.transforms.splines.rational_quadratic import unconstrained_rational_
 from sciinf.flows import rational_quadratic
 from sciinf.flows.nflows_flows import fused
 from sciinf.flows.spline import SplineCoupling
+from sciinf.flows.spline_autoregressive import SplineAutoregressive
 
 BINS, BOUND, CONTEXT = 6, 3.0, 4
 
@@ -157,3 +158,32 @@ def test_starts_near_the_standard_normal(dim):
     with torch.no_grad():
         excess = -flow.log_prob(z, context).mean() - dim * 0.5 * (1 + math.log(2 * math.pi))
     assert abs(float(excess)) < 0.1 * dim + 4 * math.sqrt(dim / 2 / 2000)  # 4 standard errors: 6e-5
+
+
+def reach(flow, dim):
+    """(dim, dim), whether noise i moves with z j."""
+    z, context = normal(1, 1, dim), normal(1, CONTEXT)
+    jacobian = torch.autograd.functional.jacobian(lambda value: flow.encode(value, context)[0], z)
+    return jacobian.reshape(dim, dim) != 0
+
+
+def autoregressive(dim):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        flow = SplineAutoregressive(transforms=1, hidden=11, gaussian=False).build(dim, CONTEXT).double()
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return flow
+
+
+def test_a_dimension_sees_those_before_it_and_no_other():
+    flow = autoregressive(4)
+    order = torch.ones(4, 4, dtype=torch.bool).tril().flip(0)  # a step turns the order round
+    assert torch.equal(reach(flow, 4), order)
+
+
+def test_planted_fault_a_mask_off_by_one_is_noticed():
+    flow = autoregressive(4)
+    flow.steps[0].last_mask.fill_(1.0)
+    assert not torch.equal(reach(flow, 4), torch.ones(4, 4, dtype=torch.bool).tril().flip(0))
