@@ -312,7 +312,11 @@ def law_from_json(data: Mapping[str, Any]) -> td.Distribution:
         raise ValueError(f"the file names the law {name!r}, which torch.distributions does not have")
     dtype = torch.float64 if data.get("dtype") == "float64" else torch.float32
     build: Any = kind
-    return build(**{k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()})
+    arguments = {k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()}
+    law = build(**arguments)
+    if isinstance(law, td.Categorical):
+        law.logits = arguments["logits"]  # as written: torch would normalise them again, and round
+    return law
 
 
 def _arguments(law: td.Distribution) -> dict[str, Tensor]:
