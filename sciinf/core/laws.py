@@ -315,7 +315,7 @@ def law_from_json(data: Mapping[str, Any]) -> td.Distribution:
     arguments = {k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()}
     law = build(**arguments)
     if isinstance(law, td.Categorical):
-        law.logits = arguments["logits"]  # as written: torch would normalise them again, and round
+        vars(law)["logits"] = arguments["logits"]  # as written: torch would normalise them again, and round
     return law
 
 
