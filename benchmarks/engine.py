@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import arguments, check, finish
+from reporting import arguments, check, clock, finish
 from torch import Tensor
 from torch import distributions as td
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,28 +72,16 @@ class Report:
 def main() -> None:
     """Run all parts."""
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     report = Report(options.device, options.quick, options.seed)
-    if torch.device(options.device).type == "cuda":
-        card = torch.cuda.get_device_properties(options.device)
-        report.add("card", card.name, card.total_memory / 2**30, "GiB")
     with tempfile.TemporaryDirectory() as scratch:  # what torch loads when it first trains is not to count
         write_wide(Path(scratch), 500)
         trained(Path(scratch), Recipe(batch=100, device=report.device))
     for name in options.only:
         PARTS[name](report)
     finish(report.rows, report.checks, options.json)
-
-
-def clock(device: str) -> float:
-    """CPU seconds of this process, or wall seconds when a GPU is done."""
-    if torch.device(device).type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def seconds(call: Callable[[], Any], device: str, *, least: float = 0.2, rounds: int = 3) -> float:

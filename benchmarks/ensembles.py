@@ -12,13 +12,12 @@ small on average. The cost of a step is that of 1,000 rows, in CPU seconds on a 
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from reporting import arguments, check, finish
+from reporting import arguments, check, clock, finish
 
 from sciinf import (
     Calibration,
@@ -52,7 +51,6 @@ TIMED = 20_000  # simulations of the timed trainings: 18 steps of 1,000 rows an 
 def main() -> None:
     """Run all tasks."""
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--tasks", nargs="+", default=None, choices=TASKS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -115,10 +113,9 @@ def _error(found: Calibration) -> float:
 
 
 def _timed(call: Any, device: str) -> float:
-    clock = time.process_time if torch.device(device).type == "cpu" else time.perf_counter
-    started = clock()
+    started = clock(device)
     call()
-    return clock() - started
+    return clock(device) - started
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ gap: mean of log p - log q over fresh rows, the Kullback-Leibler divergence in n
 entropy is the same but for the noise in the mean of -log p, which both share. The Gaussian that has the mean and the
 covariance of p, as a row, says what there is to gain.
 integral: of q(theta | x = 0.7) over a grid, in two dimensions.
-CPU s: of the training; rows/s (densities, one x per row) and draws/s (one x for all) are per CPU second too.
+s: of the training; rows/s (densities, one x per row) and draws/s (one x for all) are of the same seconds: CPU seconds,
+or wall seconds on a GPU.
 
 `Perturbed` is judged against p as it is. The noise that stays in it, 1e-3 sds, adds half its variance times the Fisher
 information of p to the entropy (de Bruijn), which is below 1e-4 nats here.
@@ -23,18 +24,18 @@ References:
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from densities import KnownDensity, known_densities
-from reporting import arguments, check, finish
+from reporting import arguments, check, clock, finish
 from torch import Tensor
 from torch import distributions as td
 
@@ -95,7 +96,7 @@ FLOWS = {
     "StudentT": Entry(lambda: StudentT(SplineCoupling())),
     "Perturbed": Entry(lambda: Perturbed(SplineCoupling())),
     "Continuous": Entry(lambda: Continuous(hidden=(48, 48), penalty=2.0), rate=1e-2),
-    "Residual": Entry(Residual, rate=1e-2),
+    "Residual": Entry(Residual, steps=700, rate=1e-2),
     "TransformerAutoregressive": Entry(lambda: TransformerAutoregressive(blocks=2, width=32), rate=1e-2),
     "NSF": Entry(lambda: NSF(transforms=3), judged=False),
     "Coupling": Entry(lambda: Coupling(transforms=4), judged=False),
@@ -128,17 +129,15 @@ def main() -> None:
         entropy, error = known[name].entropy()
         print(f"{name}: entropy {entropy:.4f}, standard error {error:.4f}", flush=True)
         made = [gaussian(name, known[name], entropy, options.seed)]
-        made += compare(name, known[name], entropy, options.flows, quick=options.quick, seed=options.seed)
+        made += compare(name, known[name], entropy, options)
         rows += made
         checks += [item for row in made[1:] for item in _checks(row, quick=options.quick)]
     finish(rows, checks, options.json)
 
 
-def compare(
-    name: str, density: KnownDensity, entropy: float, flows: list[str], *, quick: bool, seed: int
-) -> list[dict[str, Any]]:
+def compare(name: str, density: KnownDensity, entropy: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each flow, trained on the same rows."""
-    made = []
+    made, quick, seed, device = [], options.quick, options.seed, options.device
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         simulator = Shifted(name.replace(" ", "_").replace("-", "_"), density.dim)
@@ -146,15 +145,15 @@ def compare(
         store = Store.create(folder / "rows", simulator, seed=seed, block=n, rows=n)
         theta, x, _ = draw(density, n, seed)
         store.commit(0, theta, Outcome({"x": x}), seconds=0.0)
-        for flow in flows:
-            recipe = FLOWS[flow].recipe(density.dim, quick=quick)
+        for flow in options.flows:
+            recipe = replace(FLOWS[flow].recipe(density.dim, quick=quick), device=device)
             estimator = Flow(simulator.prior, simulator.observables, flow=FLOWS[flow].build(), seed=seed)
-            started = time.process_time()
+            started = clock(device)
             fit = train(estimator, store, folder / flow, recipe=recipe, seed=seed)
-            cpu = time.process_time() - started
-            judged = judge(fit.estimator.condition, density, seed)
+            spent = clock(device) - started
+            judged = judge(fit.estimator.condition, density, seed, device)
             first = {"density": name, "flow": flow, "NLL": judged["NLL"], "entropy": entropy, "gap": judged["gap"]}
-            made.append(first | judged | {"CPU s": cpu})
+            made.append(first | judged | {"s": spent})
             print(json.dumps(made[-1]), flush=True)
     return made
 
@@ -177,21 +176,23 @@ def gaussian(name: str, density: KnownDensity, entropy: float, seed: int) -> dic
     """The row of the Gaussian that has the mean and the covariance of p."""
     z = density.sample(100_000, generator=torch.Generator().manual_seed(seed))
     nll = 0.5 * float(torch.logdet(2 * math.pi * math.e * z.T.cov()))
-    rest = dict.fromkeys(("standard error", "integral", "rows/s", "draws/s", "CPU s"))
+    rest = dict.fromkeys(("standard error", "integral", "rows/s", "draws/s", "s"))
     return {"density": name, "flow": "(Gaussian)", "NLL": nll, "entropy": entropy, "gap": nll - entropy} | rest
 
 
-def judge(condition: Callable[[dict[str, Tensor]], Density], density: KnownDensity, seed: int) -> dict[str, Any]:
+def judge(
+    condition: Callable[[dict[str, Tensor]], Density], density: KnownDensity, seed: int, device: str
+) -> dict[str, Any]:
     """A trained flow's figures."""
     theta, x, log_p = draw(density, FRESH, seed + 1_000)
-    started = time.process_time()
-    log_q = condition({"x": x}).log_prob(theta[None])[0].double()
-    rows = FRESH / (time.process_time() - started)
+    started = clock(device)
+    log_q = condition({"x": x}).log_prob(theta[None])[0].double().cpu()
+    rows = FRESH / (clock(device) - started)
     gap = log_p - log_q
     at = condition({"x": torch.full((1, 1), AT)})
-    started = time.process_time()
+    started = clock(device)
     at.sample(FRESH, generator=torch.Generator().manual_seed(seed))
-    draws = FRESH / (time.process_time() - started)
+    draws = FRESH / (clock(device) - started)
     return {
         "NLL": -float(log_q.mean()),
         "gap": float(gap.mean()),

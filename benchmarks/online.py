@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import arguments, check, finish
+from reporting import arguments, check, clock, finish
 
 from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
 from sciinf.core import Fit
@@ -47,7 +47,6 @@ def main() -> None:
     """Run the comparison."""
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=["slcp", "lotka_volterra"])
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, checks = [], []
@@ -61,14 +60,6 @@ def main() -> None:
         checks.append(check(f"{task}: online seconds / stored", online["s"] / stored["s"], 1.0))
         checks.append(check(f"{task}: online NLL above stored", online["NLL"] - stored["NLL"], 0.0))
     finish(rows, checks, options.json)
-
-
-def clock(device: str) -> float:
-    """CPU seconds of this process, or wall seconds when a GPU is done."""
-    if torch.device(device).type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def compare(simulator: Simulator, budget: int, seed: int, device: str) -> tuple[dict[str, Any], dict[str, Any]]:

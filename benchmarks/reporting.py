@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,21 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="minutes on two cores")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--device", default="cpu", help="cpu or cuda; seconds are CPU seconds on the one, wall on the other"
+    )
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     default = Path(os.environ.get("SCIINF_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=default, help="folder with reference posteriors")
     return parser
+
+
+def clock(device: str) -> float:
+    """CPU seconds of this process, or wall seconds when a GPU is done."""
+    if torch.device(device).type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def check(name: str, value: float, bound: float) -> dict[str, Any]:
@@ -36,7 +48,14 @@ def finish(rows: list[dict[str, Any]], checks: list[dict[str, Any]], file: Path 
     for item in checks:
         mark = "passed" if item["passed"] else "FAILED"
         print(f"{mark}  {item['name']}: {item['value']:.4g} (bound {item['bound']:.4g})")
-    machine = {"platform": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    machine: dict[str, Any] = {
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        machine["card"] = torch.cuda.get_device_name()
+    print(json.dumps(machine))
     if file is not None:
         data = {"rows": rows, "checks": checks, "machine": machine, "versions": versions()}
         file.write_text(json.dumps(data, indent=1) + "\n")
