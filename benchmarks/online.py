@@ -26,7 +26,7 @@ from reporting import arguments, check, clock, finish
 
 from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
 from sciinf.core import Fit
-from sciinf.engine.online import FRESH, Simulated, prepared
+from sciinf.engine.online import Simulated, prepared
 
 SIMULATORS = Path(__file__).parent.parent / "simulators" / "benchmarks"
 HELD_OUT = 5_000
@@ -75,7 +75,7 @@ def compare(simulator: Simulator, budget: int, seed: int, device: str) -> tuple[
 
 def within(simulator: Simulator, seconds: float, seed: int, folder: Path, device: str) -> Timed:
     """An online training that takes no longer than `seconds`, as far as its speed can be known beforehand."""
-    told = replace(FRESH, device=device)
+    told = Recipe(device=device)
     started, wall = clock(device), time.perf_counter()
     source, recipe = prepared(flow(simulator, seed), simulator, folder / "online", recipe=told, seed=seed)
     measuring, wall = clock(device) - started, time.perf_counter() - wall

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.flows.nflows_flows import CouplingNSF
+from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf.flows.spline import SplineCoupling
 from sciinf.summaries.vector import MLP
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
@@ -27,9 +27,9 @@ def run(out: Path, *, seed: int = 0, simulations: int = 300_000, ess: float = 10
     store = simulate(simulator, out / "simulations", simulations, seed=seed)
 
     # The prior allows populations over many decades, so the summary has to resolve a narrow part of a wide range.
-    summary, flow = MLP(features=64, hidden=(256, 256)), CouplingNSF(hidden=64)
+    summary, flow = MLP(features=64, hidden=(256, 256)), SplineCoupling(hidden=64)
     estimator = Flow(simulator.prior, simulator.observables, summary=summary, flow=flow, seed=seed)
-    fit = train(estimator, store, out / "fit", recipe=Recipe(epochs=8), seed=seed)
+    fit = train(estimator, store, out / "fit", seed=seed)
 
     fresh = simulate(simulator, out / "calibration_simulations", 10_000, seed=seed + 1)
     calibration = calibrate(build_posterior(fit), fresh, out)

@@ -19,7 +19,7 @@ from sciinf.core.simulator import Status
 from sciinf.figures.calibration import CONFIDENCE, PANELS, coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.corner import LEVELS, corner, windows
 from sciinf.figures.history import history_figure
-from sciinf.figures.methods_text import methods_text
+from sciinf.figures.methods_text import epochs, methods_text
 from sciinf.figures.page import (
     Section,
     absent,
@@ -244,20 +244,31 @@ def _training(run: Run) -> str:
         return absent(run.missing["history"])
     epoch, train, validation = (run.history[k] for k in ("epoch", "train_loss", "validation_loss"))
     best = int(np.nanargmin(validation)) if np.isfinite(validation).any() else len(validation) - 1
-    recipe = run.fit.get("recipe") or {}
-    words = f"{len(epoch)} epochs{_trained_on(run)}"
+    recipe, count = run.fit.get("recipe") or {}, epochs(run)
+    words = f"{count:,} epochs{_trained_on(run)}"
     words += f", batches of {recipe['batch']:,}" if recipe.get("batch") else ""
     words += f", {duration(run.fit['seconds'])}" if run.fit.get("seconds") else ""
-    words += f". The weights of epoch {int(epoch[best]) + 1} were kept: validation loss {validation[best]:.3f}"
+    words += f". {_weights_kept(run, int(epoch[best]) + 1, float(validation[best]))}"
     figure = history_figure(epoch, train, validation)
     caption = (
         "Mean negative log density of the true parameters in the coordinates that the network learns them in, "
         "unbounded and standardised, on the simulations trained on and on those held out."
     )
-    alt = f"Training and validation loss over {len(epoch)} epochs; lowest validation loss in {int(epoch[best]) + 1}."
+    alt = f"Training and validation loss over {count:,} epochs; lowest validation loss in {int(epoch[best]) + 1}."
     return paragraph(words.replace("loss -", "loss −") + ".") + picture(
         to_svg(figure, alt, "history"), caption, "Training."
     )
+
+
+def _weights_kept(run: Run, epoch: int, loss: float) -> str:
+    """Which weights the fit has, and their validation loss; an average made after the training is that of no epoch."""
+    average = str(run.fit.get("average") or "")
+    if average.startswith("average"):
+        kept, loss = f"The {average} was kept", float(run.fit.get("best_validation_loss", loss))
+        return f"{kept.replace('average', 'average of the weights', 1)}: validation loss {loss:.3f}"
+    running = isinstance((run.fit.get("recipe") or {}).get("ema"), float)
+    what = "running average of the weights at epoch" if running else "weights of epoch"
+    return f"The {what} {epoch} {'was' if running else 'were'} kept: validation loss {loss:.3f}"
 
 
 def _trained_on(run: Run) -> str:
@@ -266,6 +277,11 @@ def _trained_on(run: Run) -> str:
     used, held_out = store.get("used"), store.get("held_out")
     if not used:
         return ""
+    if store.get("online"):
+        times = store.get("reuse") or 1
+        often = "once" if times == 1 else f"up to {times:,} times"
+        made = f" on {used - (held_out or 0):,} simulations made meanwhile and used {often} each"
+        return made + (f", with {held_out:,} more held out" if held_out else "")
     if held_out is None:
         return f" on {used:,} simulations, those held out included"
     return f" on {used - held_out:,} simulations, with {held_out:,} more held out"

@@ -24,9 +24,9 @@ import torch
 from sciinf.core import Estimator, Fit, Simulator, load_fit, save_fit, source_hash
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
-from sciinf.engine.learner import Single, Stacked, stream
+from sciinf.engine.learner import Single, Stacked, check_alike, stream
 from sciinf.engine.loop import Loop
-from sciinf.engine.online import FRESH, Simulated, fresh_recipe, prepared
+from sciinf.engine.online import Simulated, fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
 from sciinf.engine.rows import Rows
@@ -52,30 +52,37 @@ def train(
             such rows as you like them (`engine.online.Simulated`).
         out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
             recipe and seed is read back; an unfinished one goes on from its last checkpoint.
-        recipe: How to train; `Recipe()` for a store, `engine.online.FRESH` for rows of a simulator where left out.
+        recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
+            `engine.online` for rows of a simulator).
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
 
     Returns:
         The fit, with the weights of the best validation loss.
 
     Raises:
-        ValueError: If the store's parameters or observables are not the estimator's, or fewer than 20 rows are usable.
+        ValueError: If the store's parameters or observables are not the estimator's, or fewer than 18 training rows or
+            2 validation rows are usable. Or if more than half of a simulator's rows fail (those that raise are left
+            out like others), it does not return what its observables promise, or runs on another device.
+        TypeError: If the estimator has an argument that cannot be written down, `store` is none of these, or a
+            simulator returns no tensors.
+        MemoryError: If the rows of a simulator do not fit in memory.
         FloatingPointError: If the loss is no longer finite.
-        TypeError: If the estimator has an argument that cannot be written down.
+        BaseException: What the estimator's loss raises; an unfinished training is kept.
 
     Warns:
         UserWarning: If a finished fit or a checkpoint of this training is damaged, or the step does not compile.
     """
     out, built = Path(out), to_json(estimator)
     _check_same(estimator, store)
-    store, recipe = _with_rows(estimator, store, out, recipe, seed)
-    inputs = _inputs_digest(built, store.digest, recipe, seed)
-    found = _finished(out, built, inputs, recipe.device)
-    if found is not None:
-        return found
-    out.mkdir(parents=True, exist_ok=True)
-    source = _opened(store, recipe)
-    with _threads(recipe.threads if recipe.device == "cpu" else torch.get_num_threads()):
+    recipe = recipe or Recipe()
+    with _threads(recipe):  # what is measured, too
+        store, recipe = _with_rows(estimator, store, out, recipe, seed)
+        inputs = _inputs_digest(built, store.digest, recipe, seed)
+        found = _finished(out, built, inputs, recipe.device)
+        if found is not None:
+            return found
+        out.mkdir(parents=True, exist_ok=True)
+        source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
         told, search = searched(copied, source, recipe, seed)
         resolved = told.resolved(source.train, source.held_out)
@@ -98,7 +105,9 @@ def train_ensemble(
     """Train several estimators at once, which takes much less time than one after the other.
 
     Member k is trained as `train(estimators[k], ..., seed=seed + k)` would, up to rounding: with its own shuffling,
-    gradient norm, best weights and patience. What the loss draws is different for each member, too.
+    gradient norm, best weights and patience. There are two exceptions. Rows that are streamed from a store come in
+    another order, for the members divide the memory between them (`engine.rows.Rows`, `readers`). And where a loss
+    draws noise, the members' draws differ, but all come from the stream of the first member's seed.
 
     Args:
         estimators: Built by the same call but for their `seed`; they stay as they are.
@@ -119,15 +128,16 @@ def train_ensemble(
     out, built = Path(out), [to_json(estimator) for estimator in estimators]
     _check_alike(built)
     _check_same(estimators[0], store)
-    store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
-    together = _inputs_digest(built, store.digest, recipe, seed)
-    folders = [out / f"member_{k}" for k in range(len(estimators))]
-    inputs = [_inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
-    found = [_finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
-    if len(fits := [fit for fit in found if fit is not None]) == len(found):
-        return fits
-    source = _opened(store, recipe, len(estimators))
-    with _threads(recipe.threads if recipe.device == "cpu" else torch.get_num_threads()):
+    recipe = recipe or Recipe()
+    with _threads(recipe):
+        store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
+        together = _inputs_digest(built, store.digest, recipe, seed)
+        folders = [out / f"member_{k}" for k in range(len(estimators))]
+        inputs = [_inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
+        found = [_finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
+        if len(fits := [fit for fit in found if fit is not None]) == len(found):
+            return fits
+        source = _opened(store, recipe, len(estimators))
         copied = [_standardised(estimator, source, recipe) for estimator in estimators]
         why = _obstacle(copied, source)
         if why is None:
@@ -141,7 +151,7 @@ def train_ensemble(
     if why is not None:
         warnings.warn(f"the members are trained one after the other, for together fails: {why}", stacklevel=2)
         each = enumerate(zip(estimators, folders, strict=True))
-        return [train(estimator, store, folder, recipe=recipe, seed=seed + k) for k, (estimator, folder) in each]
+        return [train(e, _unread(store), folder, recipe=recipe, seed=seed + k) for k, (e, folder) in each]
     fits = []
     for k, folder in enumerate(folders):
         record = _record(loop, k, inputs[k]) | search
@@ -154,15 +164,7 @@ def _check_alike(built: Sequence[Any]) -> None:
     """Refuse members whose descriptions differ in more than the argument `seed`."""
     if not built:
         raise ValueError("an ensemble needs at least one estimator")
-    first, *rest = [{**b, "arguments": {k: v for k, v in b["arguments"].items() if k != "seed"}} for b in built]
-    for index, other in enumerate(rest, 1):
-        if other != first:
-            names = {*first["arguments"], *other["arguments"]}
-            differ = [n for n in sorted(names) if first["arguments"].get(n) != other["arguments"].get(n)]
-            raise ValueError(
-                f"members 0 and {index} of the ensemble differ in {differ or 'their class'}; build them by the same "
-                "call but for the seed"
-            )
+    check_alike([{n: v for n, v in (b | b["arguments"]).items() if n not in ("arguments", "seed")} for b in built])
 
 
 def _obstacle(estimators: Sequence[Estimator], source: Source) -> str | None:
@@ -190,14 +192,20 @@ def _record(loop: Loop, member: int, inputs: str) -> dict[str, Any]:
 
 
 def _with_rows(
-    estimator: Estimator, store: Store | Simulator | Simulated, out: Path, recipe: Recipe | None, seed: int
+    estimator: Estimator, store: Store | Simulator | Simulated, out: Path, recipe: Recipe, seed: int
 ) -> tuple[Store | Simulated, Recipe]:
-    """What to train on and how, where neither has been said."""
+    """What to train on and how, where that has not been said."""
     if isinstance(store, Simulator):
         return prepared(estimator, store, out, recipe=recipe, seed=seed)
-    if isinstance(store, Simulated):
-        return store, fresh_recipe(recipe or FRESH, store)
-    return store, recipe or Recipe()
+    if isinstance(store, Store):
+        return store, recipe
+    here, there = store.device, torch.device(recipe.device)
+    if (here.type, here.index or 0) != (there.type, there.index or 0):
+        raise ValueError(
+            f"the rows are simulated on {str(here)!r} and the recipe trains on {recipe.device!r}; give "
+            f"Recipe(device={str(here)!r}) or Simulated(..., device={recipe.device!r})"
+        )
+    return store, fresh_recipe(recipe, store)
 
 
 def _opened(store: Store | Simulated, recipe: Recipe, readers: int = 1) -> Source:
@@ -205,6 +213,11 @@ def _opened(store: Store | Simulated, recipe: Recipe, readers: int = 1) -> Sourc
         return store
     fraction, memory = recipe.validation_fraction, recipe.memory
     return Rows(store, fraction=fraction, device=recipe.device, memory=memory, readers=readers)
+
+
+def _unread(store: Store | Simulated) -> Store | Simulated:
+    """The same rows; those of a simulator with nothing simulated and nothing counted yet."""
+    return store.again() if isinstance(store, Simulated) else store
 
 
 def _simulator_of(store: Store | Simulated) -> dict[str, str]:
@@ -217,7 +230,7 @@ def _standardised(estimator: Estimator, source: Source, recipe: Recipe) -> Estim
     """A copy on the training device, with statistics of the training rows."""
     copied = copy.deepcopy(estimator).to(recipe.device)
     copied.standardise(lambda: source.ordered(65_536, validation=False))
-    if any(not math.isfinite(float(b.double().sum())) for b in copied.buffers()):
+    if any(not math.isfinite(float(b.cpu().double().sum())) for b in copied.buffers()):
         raise FloatingPointError("the simulations' mean or spread is not finite; look at them with `sciinf check`")
     return copied
 
@@ -251,6 +264,11 @@ def _inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
 
 
 def _check_same(estimator: Estimator, store: Store | Simulator | Simulated) -> None:
+    if not isinstance(store, Store | Simulator | Simulated):
+        raise TypeError(
+            f"expected a Store, a Simulator or Simulated to train on, got {type(store).__name__}; open a folder with "
+            "Store(path), a simulator's file with load_simulator(path)"
+        )
     made = store.simulator if isinstance(store, Simulated) else store
     where = f"{made.path} holds" if isinstance(made, Store) else f"{made.name!r} makes"
     name = made.simulator["name"] if isinstance(made, Store) else made.name
@@ -267,9 +285,9 @@ def _check_same(estimator: Estimator, store: Store | Simulator | Simulated) -> N
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _threads(recipe: Recipe) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(recipe.threads if torch.device(recipe.device).type == "cpu" else before)
     try:
         yield
     finally:

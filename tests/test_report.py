@@ -221,15 +221,8 @@ def read(folder: Path) -> Page:
 
 def test_the_page_says_everything_in_order(complete):
     page = read(complete)
-    titles = [
-        "All checks passed",
-        "Answer",
-        "Posterior",
-        "Prediction and data",
-        "Calibration",
-        "Training",
-        "Simulations",
-    ]
+    titles = ["All checks passed", "Answer", "Posterior", "Prediction and data", "Calibration", "Training"]
+    titles.append("Simulations")
     places = [page.text.index(title) for title in titles[:1]]
     for title in [*titles[1:], "Provenance", "Methods text"]:
         places.append(page.text.rindex(f" {title} "))
@@ -263,6 +256,25 @@ def test_held_out_simulations_are_not_called_trained_on(complete, tmp_path):
     write_json(tmp_path / "fit" / "fit.json", fit)
     write_report(tmp_path)
     assert "60 epochs on 537 simulations, with 60 more held out, batches of 50" in read(tmp_path).text
+
+
+def test_the_training_is_told_as_it_was(complete, tmp_path):
+    """Validated every fourth epoch, on rows made meanwhile, with an average of the weights chosen afterwards."""
+    assert "The weights of epoch 45 were kept" in read(complete).text
+    shutil.copytree(complete / "fit", tmp_path / "fit")
+    rows = (tmp_path / "fit" / "history.csv").read_text().splitlines()
+    (tmp_path / "fit" / "history.csv").write_text("\n".join([rows[0], *rows[4::4]]) + "\n")
+    fit = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    online = {"rows": 5010, "used": 5000, "held_out": 100, "online": True, "reuse": 3}
+    chosen = {"average": "average of relative width 0.1, up to epoch 40", "best_validation_loss": -1.5}
+    write_json(tmp_path / "fit" / "fit.json", {**fit, **chosen, "store": online})
+    write_report(tmp_path)
+    text = read(tmp_path).text
+    assert "60 epochs on 4,900 simulations made meanwhile and used up to 3 times each, with 100 more held out" in text
+    assert "The average of the weights of relative width 0.1, up to epoch 40 was kept: validation loss −1.500" in text
+    write_json(tmp_path / "fit" / "fit.json", {**fit, "recipe": {"ema": 0.999}})
+    write_report(tmp_path)
+    assert "The running average of the weights at epoch 44 was kept" in read(tmp_path).text
 
 
 def test_the_page_needs_no_network_and_runs_nothing(complete):

@@ -357,7 +357,7 @@ def test_rows_are_positions_failed_ones_included(tmp_path, rows, wanted):
 
 def test_rows_that_do_not_exist(tmp_path):
     store = fill(tmp_path)
-    for rows in (48, [47], [-1], torch.tensor([0.5])):
+    for rows in (48, -5, [47], [-1], torch.tensor([0.5])):
         with pytest.raises(ValueError, match="rows"):
             store.load(rows)
     with pytest.raises(ValueError, match="at least one row"):

@@ -7,22 +7,19 @@ import json
 import math
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import distributions as td
+from trainings import FILES, SHORT, SIMULATOR, losses, same, validation_loss
 
 from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
-from sciinf.engine.learner import stream as _generator
+from sciinf.engine import rows
+from sciinf.engine.rows import Rows
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
-
-FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
-SHORT = Recipe(epochs=5, batch=150)
-FILES = ["fit.json", "history.csv", "model.safetensors"]
 
 
 class Fused(Estimator):
@@ -58,7 +55,7 @@ class Fused(Estimator):
 
 @pytest.fixture(scope="module")
 def ball():
-    return load_simulator(FILE)
+    return load_simulator(SIMULATOR)
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +69,16 @@ def plain(ball, store, tmp_path_factory):
     return train(new(ball), store, tmp_path_factory.mktemp("plain"), recipe=SHORT, seed=1)
 
 
+@pytest.fixture
+def small_buffers(monkeypatch):
+    """Rows that are streamed come in several groups, also where there are few."""
+    monkeypatch.setattr(rows, "SMALLEST", 4_000)
+
+
 def new(ball, **settings):
     estimator = Fused(ball.prior, ball.observables)
     vars(estimator).update(settings)
     return estimator
-
-
-def same(one, two):
-    one, two = one.estimator.state_dict(), two.estimator.state_dict()
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-
-
-def losses(fit):
-    return [(row["train_loss"], row["validation_loss"]) for row in fit.record["history"]]
-
-
-def validation_loss(fit, store):
-    """Mean over the store's last tenth, with the noise that training used."""
-    cut = len(store) - round(len(store) * 0.1)
-    with torch.no_grad():
-        noise = _generator(fit.record["seed"], -1, "cpu")
-        return float(fit.estimator.loss(store.load(slice(cut, len(store))), generator=noise).mean())
 
 
 # --- the same bits ----------------------------------------------------------------------------------------------------
@@ -108,7 +94,9 @@ def test_same_seed_same_bits_and_another_seed_others(ball, store, plain, tmp_pat
 
 @pytest.mark.parametrize("steps", [3, 6, 15, 29])
 @pytest.mark.parametrize("memory", [4 * 2**30, 0])
-def test_resumed_after_an_interruption_to_the_same_bits(ball, store, tmp_path, steps, memory):
+def test_resumed_after_an_interruption_to_the_same_bits(ball, store, tmp_path, steps, memory, small_buffers):
+    if memory == 0:
+        assert 4 * Rows(store, fraction=0.1, device="cpu", memory=0)._limit < 900  # rows of a group
     recipe = Recipe(epochs=5, batch=150, memory=memory, ema=0.9 if steps == 15 else None)
     whole = train(new(ball), store, tmp_path / "whole", recipe=recipe, seed=1)
     with pytest.raises(KeyboardInterrupt):
@@ -258,7 +246,7 @@ def test_validation_may_be_rarer_than_epochs(ball, store, plain, tmp_path):
 # --- what is learned --------------------------------------------------------------------------------------------------
 
 
-def test_streaming_is_as_good_as_memory(ball, tmp_path):
+def test_streaming_is_as_good_as_memory(ball, tmp_path, small_buffers):
     # The order of the rows differs and with it the last digits: 0.15 nats are three times the spread over seeds.
     store = simulate(ball, tmp_path / "s", 2_000, block=300, progress=False)
     recipes = [Recipe(epochs=25, batch=100, learning_rate=0.01, memory=memory) for memory in (4 * 2**30, 0)]
@@ -332,6 +320,10 @@ def test_a_loss_that_is_not_finite_stops_training_with_advice(ball, store, tmp_p
         train(new(ball, bad=math.inf), store, tmp_path / "b", recipe=SHORT)
     with pytest.raises(FloatingPointError, match="validation loss was nan after every epoch"):
         train(new(ball, bad=math.nan, when=False), store, tmp_path / "c", recipe=SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no average ends before the first epoch
+        with pytest.raises(FloatingPointError, match="validation loss was nan after every epoch"):
+            train(new(ball, bad=math.nan, when=False), store, tmp_path / "d", recipe=replace(SHORT, ema="post-hoc"))
     assert not list(tmp_path.glob("*/fit.json"))
 
 
@@ -348,7 +340,7 @@ class Failing(Simulator):
 
 
 @pytest.mark.parametrize("memory", [4 * 2**30, 0])
-def test_rows_that_failed_are_left_out(tmp_path, memory):
+def test_rows_that_failed_are_left_out(tmp_path, memory, small_buffers):
     with pytest.warns(UserWarning, match="NON_FINITE|not finite|failed"):
         store = simulate(Failing(), tmp_path / "s", 400, block=64, progress=False)
     good = len(store.load())
@@ -370,6 +362,13 @@ def test_too_few_rows_are_told(ball, tmp_path):
         train(new(ball), store, tmp_path / "f")
     enough = simulate(ball, tmp_path / "t", 20, progress=False)
     assert train(new(ball), enough, tmp_path / "g", recipe=Recipe(epochs=1)).record["store"]["used"] == 20
+
+
+def test_what_holds_no_rows_is_refused(ball, tmp_path):
+    for wrong in ("runs/store", tmp_path, None):
+        with pytest.raises(TypeError, match=rf"expected a Store, .* got {type(wrong).__name__}; .* with Store\(path\)"):
+            train(new(ball), wrong, tmp_path / "f")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_store_of_another_simulator_is_refused(ball, store, tmp_path):

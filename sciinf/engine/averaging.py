@@ -30,7 +30,7 @@ References:
 
 from __future__ import annotations
 
-import math
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,13 +146,14 @@ class PostHoc(Average):
 
         bases = [(sigma, step) for step in self.steps for sigma in TRACKS]
         weights = coefficients(bases, targets).reshape(len(self.steps), len(TRACKS), len(targets))
-        sums = [torch.zeros_like(self.tracks[0], dtype=torch.float64) for _ in targets]
+        # on the CPU, for not every device has float64
+        sums = [torch.zeros(self.tracks.shape[1:], dtype=torch.float64) for _ in targets]
         for step, rows in zip(self.steps, weights, strict=True):
-            tracks = load(self._file(step).read_bytes())["tracks"].to(self.tracks.device, torch.float64)
+            tracks = load(self._file(step).read_bytes())["tracks"].double()
             for track, row in zip(tracks, rows, strict=True):
                 for total, weight in zip(sums, row.tolist(), strict=True):
                     total.add_(track, alpha=weight)
-        return [total.to(self.tracks.dtype) for total in sums]
+        return [total.to(self.tracks.dtype).to(self.tracks.device) for total in sums]
 
     def state(self) -> dict[str, Tensor]:
         return {"tracks": self.tracks, "snapshots": torch.tensor([self._calls, self._stride, *self.steps])}
@@ -162,19 +163,11 @@ class PostHoc(Average):
         self._calls, self._stride, *self.steps = state["snapshots"].tolist()
 
     def clear(self) -> None:
-        """Remove the snapshots."""
-        for file in self.folder.glob("*.safetensors"):
-            file.unlink()
-        if self.folder.is_dir():
-            self.folder.rmdir()
+        """Remove the snapshots, and what a write that was killed has left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, step: int) -> Path:
         return self.folder / f"{step:09}.safetensors"
-
-
-def width(exponent: float) -> float:
-    """Relative width sigma of the power-function average of an exponent g > -1."""
-    return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
 
 
 def exponent(width: float) -> float:

@@ -22,7 +22,8 @@ class Checkpoints:
     """Keeps the latest state of a training in memory and, as often as is cheap, on disk.
 
     A training that raises calls `flush` and loses nothing since its latest state; one that is killed loses what came
-    since the latest file, at most about twenty times what it takes to write one.
+    since the latest file: about twenty times what it takes to write one, or what lies between two validations where
+    that is more, for only then is there a state to keep.
 
     Args:
         path: The file.

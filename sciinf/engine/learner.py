@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -127,7 +128,7 @@ class Stacked(Learner):
 
     def __init__(self, estimators: Sequence[Estimator]) -> None:
         self.estimators, self.members = list(estimators), len(estimators)
-        _check_alike(self.estimators)
+        check_alike([_shapes(estimator) for estimator in self.estimators])
         self._named = _trainable(self.estimators[0])
         self.weights = _matrix([list(_trainable(e).values()) for e in self.estimators])
         _slopes(self.weights)
@@ -223,14 +224,25 @@ def _parts(matrix: Tensor, named: Mapping[str, Tensor]) -> list[Tensor]:
     return [part.view(len(matrix), *value.shape) for part, value in zip(parts, named.values(), strict=True)]
 
 
-def _check_alike(estimators: Sequence[Estimator]) -> None:
-    first, *rest = [
-        {name: (tuple(v.shape), v.dtype) for name, v in [*e.named_parameters(), *e.named_buffers()]} for e in estimators
-    ]
+def check_alike(members: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an ensemble whose members differ in what is said of them.
+
+    Args:
+        members: What each has under each name; at least one member.
+
+    Raises:
+        ValueError: If one is not as the first; the message names what differs.
+    """
+    first, *rest = members
     for index, other in enumerate(rest, 1):
         if other != first:
             names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
             raise ValueError(
-                f"members 0 and {index} of the ensemble differ in {names}; build them by the same call, with seeds of "
-                "their own alone"
+                f"members 0 and {index} of the ensemble differ in {names}; build them by the same call but for the seed"
             )
+
+
+def _shapes(estimator: Estimator) -> dict[str, Any]:
+    """Shape and dtype of every parameter and buffer."""
+    named = [*estimator.named_parameters(), *estimator.named_buffers()]
+    return {name: (tuple(value.shape), value.dtype) for name, value in named}

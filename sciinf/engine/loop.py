@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, a validation now and then, the best weights so far, and a checkpoint.
 
 A loop trains one estimator or several at once. Each member has its own shuffling, its own best weights and its own
-patience: when that is over its best weights stay as they are, while the others go on.
+patience: when that is over its best weights stay as they are, while the others go on, whatever becomes of its loss.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Loop:
         """Train to the end, and leave the best weights in the learner.
 
         Raises:
-            FloatingPointError: If a loss is no longer finite.
+            FloatingPointError: If the loss of a member that has not stopped is no longer finite.
         """
         self._resume()
         try:
@@ -94,8 +94,9 @@ class Loop:
         for member, epoch in enumerate(self.best_epoch):
             if epoch < 0:
                 raise FloatingPointError(
-                    f"the validation loss was {self.histories[member][-1]['validation_loss']} after every epoch; look "
-                    f"for extreme simulations among the last rows of the store, or lower {self._advice()}"
+                    f"the validation loss{self._of(member)} was {self.histories[member][-1]['validation_loss']} after "
+                    f"every epoch; look for extreme simulations among the last rows of the store, or lower "
+                    f"{self._advice()}"
                 )
         self.learner.weights.data.copy_(self.best)
         self.learner.set_buffers(self._best_buffers)
@@ -120,9 +121,7 @@ class Loop:
         if self._done():
             return
         if self.recipe.compile:
-            self.learner.mode(training=True)
-            with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
-                self.step.prepare(next(batches))
+            self._compile()
         shown = time.monotonic()
         while not self._done():
             started, first = time.monotonic(), self.epochs
@@ -136,12 +135,23 @@ class Loop:
             self._keep()
             shown = self._show(shown)
 
+    def _compile(self) -> None:
+        """Compile the step; the trial that takes leaves what a loss keeps in buffers as it was."""
+        buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
+        self.learner.mode(training=True)
+        with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
+            self.step.prepare(next(batches))
+        self.learner.set_buffers(buffers)
+
     def _done(self) -> bool:
         return self.epochs >= self._total or all(self._stopped(member) for member in range(self.learner.members))
 
     def _stopped(self, member: int) -> bool:
         history = self.histories[member]
         return bool(history) and int(history[-1]["epoch"]) - self.best_epoch[member] >= self._patience
+
+    def _of(self, member: int) -> str:
+        return f" of member {member}" if self.learner.members > 1 else ""
 
     def _advice(self) -> str:
         return f"Recipe(learning_rate={self.schedule.peak:.1e})"
@@ -160,10 +170,10 @@ class Loop:
                 if average is not None:
                     average.update(weights, before + count)
         means = [total / max(count, 1) for total in step.total.tolist()]
-        for mean in means:
-            if not math.isfinite(mean):
+        for member, mean in enumerate(means):
+            if not math.isfinite(mean) and not self._stopped(member):
                 raise FloatingPointError(
-                    f"the training loss became {mean} in epoch {self.epochs}; lower {self._advice()}"
+                    f"the training loss{self._of(member)} became {mean} in epoch {self.epochs}; lower {self._advice()}"
                 )
         self.epochs += 1
         return means
@@ -197,23 +207,22 @@ class Loop:
         kept = None if weights.data_ptr() == own.data_ptr() else own.detach().clone()
         own.data.copy_(weights)
         noise = stream(self.seeds[0], -1, self.recipe.device)
-        total = torch.zeros(self.learner.members, device=own.device, dtype=torch.float64)
-        for batch in self.source.ordered(VALIDATION, validation=True):
-            total += self.learner.loss(batch, noise).double().sum(-1)
+        losses = [self.learner.loss(batch, noise) for batch in self.source.ordered(VALIDATION, validation=True)]
         if kept is not None:
             own.data.copy_(kept)
-        return (total / self.source.held_out).tolist()
+        # on the CPU, for not every device has float64; one copy waits for the device once
+        return (torch.cat(losses, dim=-1).cpu().double().sum(-1) / self.source.held_out).tolist()
 
     def _choose(self, average: PostHoc) -> None:
         """Take the average of the weights that validates best, if it does better than the best weights."""
-        ends = sorted({self.epochs, *(epoch + 1 for epoch in self.best_epoch)})
-        targets = [(width, epochs * self._steps) for epochs in ends for width in LENGTHS]
-        for (width, end), weights in zip(targets, average.synthesise(targets), strict=True):
-            for member, loss in enumerate(self.validate(weights)):
-                if loss < self.best_loss[member]:
-                    self.best_loss[member] = loss
-                    self.chosen[member] = f"average of relative width {width}, up to epoch {end // self._steps}"
-                    self._take(member, weights)
+        for end in sorted({self.epochs, *(epoch + 1 for epoch in self.best_epoch if epoch >= 0)}):
+            found = average.synthesise([(width, end * self._steps) for width in LENGTHS])
+            for width, weights in zip(LENGTHS, found, strict=True):
+                for member, loss in enumerate(self.validate(weights)):
+                    if loss < self.best_loss[member]:
+                        self.best_loss[member] = loss
+                        self.chosen[member] = f"average of relative width {width}, up to epoch {end}"
+                        self._take(member, weights)
 
     def _show(self, shown: float) -> float:
         now, rows = time.monotonic(), [history[-1] for history in self.histories]

@@ -6,9 +6,9 @@ oldest piece gives way to a fresh one. An epoch is one pass over the buffer, hen
 
     every row is used R times and then never again;    n epochs take B + (n - 1) P simulations.
 
-(The R - 1 pieces that epoch 0 begins with beside its first are used less often.) Which rows epoch n sees follows from
-(seed, n, B, R) and the rows per batch alone: a training that was killed simulates the pieces its buffer held, and goes
-on. Rows never leave the device, and nothing is written to disk.
+(The R - 1 pieces that epoch 0 begins with beside its last are used less often, and so are the R - 1 that come last.)
+Which rows epoch n sees follows from (seed, n, B, R) and the rows per batch alone: a training that was killed simulates
+the pieces its buffer held, and goes on. Rows never leave the device, and nothing is written to disk.
 
 How often a row is used follows from what simulating and training cost (`engine.probe.choose_reuse`), which is measured
 on a copy of the estimator before the training begins (`prepared`).
@@ -29,7 +29,6 @@ import hashlib
 import json
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,16 +44,14 @@ from sciinf.engine.block import Attempt, generator_for
 from sciinf.engine.probe import HELD_OUT, SETTINGS, online_settings, probe_block
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.schedule import scaled_rate
-from sciinf.engine.source import Source
+from sciinf.engine.source import Source, in_order, shuffled
+from sciinf.engine.tally import Tally
 from sciinf.storage.outcome import normalise
 from sciinf.storage.selection import row_bytes, take
 
 BUFFER, BYTES = 65_536, 4 * 2**30
 FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 8e-3, 7_500, 8
-FRESH = Recipe(batch=FRESH_BATCH, weight_decay=0.01)
-"""How to train on fresh rows where nothing is said: they cannot be learnt by heart, so weights need hardly decay."""
-REFUSED_ABOVE = 0.5
-_JUDGED_FROM = 50  # rows before which a simulator is not refused for its failures
+DECAY = 0.01  # fresh rows cannot be learnt by heart, so weights need hardly decay
 _SPARE = 16  # rows simulated beyond what is missing, so that a few failures seldom need a third attempt
 _THETA, _NOISE = 0, 1  # as in a campaign's blocks
 _TRAINING, _HELD_OUT = 1 << 48, 2 << 48  # where the counters of either begin; no campaign has so many blocks
@@ -100,21 +97,18 @@ class Simulated(Source):
             raise TypeError(f"online training takes a Simulator, got {type(simulator).__name__}")
         self.simulator, self.seed, self.device = simulator, seed, torch.device(device)
         buffer = _default_buffer(simulator) if buffer is None else buffer
-        lowest = {"seed": 0, "buffer": 1, "reuse": 1, "held_out": 1, "block": 1}
+        _check_numbers({"seed": seed, "buffer": buffer, "reuse": reuse, "held_out": held_out})
+        if reuse > buffer:
+            raise ValueError(f"reuse is {reuse}, more than the {buffer} rows of the buffer; lower it")
         if block == "auto":
             block = probe_block(simulator, buffer, seed=seed, device=device)
         block = simulator.block if block is None else block
-        given = {"seed": seed, "buffer": buffer, "reuse": reuse, "held_out": held_out, "block": block}
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest[name]:
-                raise ValueError(f"{name} must be an integer of at least {lowest[name]}, got {value!r}")
-        if reuse > buffer:
-            raise ValueError(f"reuse is {reuse}, more than the {buffer} rows of the buffer; lower it")
-        self.reuse, self.block = reuse, block
+        _check_numbers({"block": block})
+        self.reuse, self.block, self._told = reuse, block, block
         self._piece = -(-buffer // reuse)
         self.train, self.held_out = self._piece * reuse, held_out
         self.digest = self._digest()
-        self._tally = _Tally(simulator.name)
+        self._tally = Tally(simulator.name)
         self._last = reuse - 1  # the latest piece that was wanted
         self._slots = [-1] * reuse  # the piece in each
         self._buffers: tuple[Batch, Batch] | None = None  # training, validation
@@ -122,30 +116,33 @@ class Simulated(Source):
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:
         if not 1 <= size <= self.train:
             raise ValueError(f"batches of {size} rows from a buffer of {self.train}; choose 1 to {self.train}")
-        rows = self._hold(number)
-        order = torch.randperm(self.train, generator=generator, device=generator.device).to(self.device)
-        for start in range(0, self.train - size + 1, size):
-            yield take(rows, order[start : start + size])
+        yield from shuffled(self._hold(number), size, generator)
 
     def ordered(self, size: int, *, validation: bool) -> Iterator[Batch]:
         """All rows of the validation set, or the training rows of epoch 0, in a fixed order."""
         rows = self._opened()[1] if validation else self._hold(0)
-        for start in range(0, len(rows), size):
-            yield rows.rows(slice(start, start + size))
+        yield from in_order(rows, size)
+
+    def again(self) -> Simulated:
+        """The same rows, none of which has been simulated or counted yet."""
+        settings = {"buffer": self.train, "reuse": self.reuse, "held_out": self.held_out, "block": self._told}
+        return Simulated(self.simulator, seed=self.seed, device=self.device, **settings)
 
     def record(self) -> dict[str, Any]:
         """Where the rows came from: what a store says, and how they were made.
 
-        "used" counts the rows of all epochs so far, whichever process simulated them; "failed" those that this process
-        left out beside them.
+        "rows" and "used" are the rows of all epochs so far and those held out, whichever process simulated them. This
+        object has simulated "simulated" rows, those counted that were not needed or were made a second time, and
+        "failed" of these failed.
         """
         used = (self._last + 1) * self._piece + self.held_out
         return {
             "digest": self.digest,
             "seed": self.seed,
-            "rows": used + self._tally.failed,
+            "rows": used,
             "used": used,
             "held_out": self.held_out,
+            "simulated": self._tally.simulated,
             "failed": self._tally.failed,
             "online": True,
             "reuse": self.reuse,
@@ -281,8 +278,8 @@ class Simulated(Source):
 def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     """A recipe with what is None in it filled in for rows made during training; "auto" is left to its search.
 
-    S = 7500 / sqrt(R) steps of 500 rows, whatever the size of the buffer: as many as a store of the S 500 / R rows that
-    are then simulated would be trained for (`Recipe.resolved`). The schedule is seen through to its end: no patience.
+    S = 7500 / sqrt(R) steps of 500 rows, whatever the size of the buffer, for which 500 S / R rows are simulated. The
+    schedule is seen through to its end: no patience.
 
     Args:
         recipe: How to train.
@@ -293,7 +290,9 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     epochs = recipe.epochs or max(FEWEST_EPOCHS, round(steps * batch / source.train))
     rate = scaled_rate(RATE, FRESH_BATCH, batch) if recipe.learning_rate is None else recipe.learning_rate
     told = "auto" if recipe.batch == "auto" else batch
-    return replace(recipe, batch=told, epochs=epochs, learning_rate=rate, patience=recipe.patience or epochs)
+    decay = DECAY if recipe.weight_decay is None else recipe.weight_decay
+    filled = replace(recipe, batch=told, epochs=epochs, learning_rate=rate, weight_decay=decay)
+    return replace(filled, patience=recipe.patience or epochs)
 
 
 def prepared(
@@ -314,16 +313,16 @@ def prepared(
         estimator: What is to be trained; a copy is measured.
         simulator: What is to run.
         folder: Where the numbers are kept.
-        recipe: How to train; `FRESH` where left out. What is None in it is filled in by `fresh_recipe`.
+        recipe: How to train; `Recipe()` where left out. What is None in it is filled in by `fresh_recipe`.
         seed: Seed of the training and of the rows.
 
     Returns:
         The rows, and the recipe.
 
     Raises:
-        TypeError, ValueError, MemoryError: As for `Simulated`, when the first rows are made.
+        TypeError, ValueError, MemoryError: As for `Simulated`, whose first rows are made here.
     """
-    recipe, file = recipe or FRESH, folder / "online.json"
+    recipe, file = recipe or Recipe(), folder / "online.json"
     said = [to_json(estimator), simulator.name, source_hash(simulator), simulator.prior.to_json(), recipe.said(), seed]
     key = hashlib.sha256(json.dumps([*said, recipe.device], sort_keys=True).encode()).hexdigest()
     numbers = _kept(file, key)
@@ -361,26 +360,11 @@ def _measured(estimator: Estimator, simulator: Simulator, recipe: Recipe, seed: 
     return online_settings(estimator, simulator, rows, resolved, seed=seed, steps=STEPS, largest=largest)
 
 
-class _Tally:
-    """Rows simulated and failed, and why; refuses a simulator that fails too much."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.simulated, self.failed = name, 0, 0
-        self.messages: Counter[str] = Counter()
-
-    def add(self, rows: int, failed: int, messages: Iterable[str]) -> None:
-        self.simulated, self.failed = self.simulated + rows, self.failed + failed
-        if failed:
-            known = list(messages)
-            self.messages.update(known)
-            self.messages["NaN or infinite values, or a status without a reason"] += max(0, failed - len(known))
-        if self.simulated >= _JUDGED_FROM and self.failed > REFUSED_ABOVE * self.simulated:
-            message, times = self.messages.most_common(1)[0]
-            raise ValueError(
-                f"{self.failed:,} of {self.simulated:,} simulations of {self.name!r} failed, refused above "
-                f"{REFUSED_ABOVE:.0%}. The most frequent message, {times:,} times: {message}. `sciinf check` or "
-                "`simulate` into a store shows parameters and messages; mend the simulator"
-            )
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _fits(value: Any, spec: Observable, rows: int) -> bool:

@@ -26,7 +26,7 @@ import warnings
 import torch
 
 from sciinf.core import Batch, Estimator, Simulator
-from sciinf.engine.block import generator_for
+from sciinf.engine.block import Attempt, generator_for
 from sciinf.engine.learner import Single
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.step import WARM_UP, Step, step_settings
@@ -46,8 +46,8 @@ _KEY = 2**31  # no campaign has this many blocks, so the probe shares no random 
 def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> int:
     """Rows per block, found by doubling until rows per second stop growing or memory would.
 
-    A batch takes at most about five seconds and a quarter of the memory. The result depends on the machine; the store
-    records and keeps it.
+    A batch takes at most about five seconds and a quarter of the memory; rows that raise cost what it takes to find
+    them. The result depends on the machine; the store records and keeps it.
 
     Args:
         simulator: What is measured.
@@ -60,7 +60,7 @@ def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | tor
         try:
             seconds, memory = _cost(simulator, size, seed, device)
         except Exception:
-            break  # the campaign meets the same fault, and handles it row by row
+            break  # no memory, or a broken promise; the campaign meets the same fault, and says so
         if size / seconds > _GAIN * speed:
             best, speed = size, size / seconds
         elif size > 4 * best:
@@ -74,7 +74,8 @@ def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | tor
 def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> float:
     """Seconds to draw and simulate one row in a batch: the faster of two batches, after one that warms up.
 
-    Where already the first, of 64 rows or fewer, takes more than a second, it is not repeated.
+    Where already the first, of 64 rows or fewer, takes more than a second, it is not repeated. Where rows raise, the
+    time it takes to find them in halves counts.
 
     Args:
         simulator: What is measured.
@@ -83,7 +84,8 @@ def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str |
         device: Where it runs.
 
     Raises:
-        Exception: What the simulator raises.
+        MemoryError, torch.OutOfMemoryError: If a batch does not fit in memory.
+        ValueError, TypeError: If rows raise, and what the others return is not what the observables promise.
     """
     size = min(SMALLEST, rows)
     seconds, _ = _cost(simulator, size, seed, device)
@@ -170,7 +172,7 @@ def online_settings(
         Integers for `SETTINGS`, and "simulation" and "training seconds per row".
 
     Raises:
-        Exception: What the simulator raises.
+        MemoryError, ValueError, TypeError: As for `seconds_per_row`.
     """
     block = probe_block(simulator, largest, seed=seed, device=recipe.device)
     simulation = seconds_per_row(simulator, block, seed=seed, device=recipe.device)
@@ -184,15 +186,24 @@ def online_settings(
 
 
 def _cost(simulator: Simulator, size: int, seed: int, device: str | torch.device) -> tuple[float, int]:
-    """Seconds to draw and simulate a batch, and bytes by which it raised the peak of memory."""
+    """Seconds to draw and simulate a batch, and bytes by which it raised the peak of memory.
+
+    A batch that raises is tried again in halves, as during training (`engine.online`), and all of that counts.
+    """
     on_cuda = torch.device(device).type == "cuda"
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device) if on_cuda else memory_in_use(device)
     started = time.perf_counter()
-    theta = simulator.prior.sample(size, generator=generator_for(seed, _KEY, size, 0)).to(device)
-    simulator(theta, generator=generator_for(seed, _KEY, size, 1, device=device))
+    theta = simulator.prior.sample(size, generator=generator_for(seed, _KEY, size, 0))
+    try:
+        here = theta.to(device, copy=True)  # a copy: it may work in place
+        simulator(here, generator=generator_for(seed, _KEY, size, 1, device=device))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit):
+        Attempt(simulator, theta, seed, _KEY, torch.device(device)).outcome()
     if on_cuda:
         torch.cuda.synchronize(device)
     return max(time.perf_counter() - started, 1e-9), memory_in_use(device) - before

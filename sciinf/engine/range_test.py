@@ -18,7 +18,8 @@ fewer are mostly noise. It is estimated without bias from M = 16 gradients g_i o
 
 after a short schedule that ends at a rate of nothing: before, the gradients are those of weights that swing to and fro
 across narrow valleys, not of the way along them. The noise scale grows with training, so it bounds the batch from
-above; the batch is a power of two, and an epoch has at least nine steps.
+above. The batch is a power of two, and as large at most as leaves nine steps in an epoch; of fewer than 288 rows it is
+32, or all of them where they are fewer.
 
 References:
     | Cyclical Learning Rates for Training Neural Networks (Smith, 2017), https://arxiv.org/abs/1506.01186
@@ -49,6 +50,7 @@ LOWEST, HIGHEST = 1e-5, 1.0
 SAFETY = 16.0
 GRADIENTS, SMALL = 16, 50
 FEWEST, MOST = 32, 8192
+STEPS_LEFT = 9  # in an epoch, at least
 
 
 def searched(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> tuple[Recipe, dict[str, Any]]:
@@ -105,6 +107,16 @@ def noise_scale(gradients: torch.Tensor, rows: int) -> tuple[float, float]:
     return float(spread * rows), float(mean.square().sum() - spread / len(gradients))
 
 
+def batch_of(scale: float, rows: int) -> int:
+    """The power of two next to a noise scale that leaves nine steps in an epoch of `rows` rows.
+
+    Of fewer than 288 rows it is 32, or all of them where they are fewer.
+    """
+    most = max(FEWEST, min(MOST, rows // STEPS_LEFT))
+    nearest = 2 ** round(math.log2(min(max(scale, FEWEST), most)))
+    return min(nearest, 2 ** math.floor(math.log2(most)), rows)
+
+
 def _rate(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> tuple[float, dict[str, Any]]:
     rates = [LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)) for step in range(STEPS)]
     step = _step(estimator, recipe, seed)
@@ -131,12 +143,10 @@ def _batch(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> t
         for _, batch in zip(range(GRADIENTS), batches, strict=False):
             weights.grad = torch.zeros_like(weights) if weights.grad is None else weights.grad.zero_()
             step.losses(batch).sum().backward()
-            gradients.append(weights.grad[0].double().clone())
-    trace, squared = noise_scale(torch.stack(gradients), rows)
+            gradients.append(weights.grad[0].clone())
+    trace, squared = noise_scale(torch.stack(gradients).cpu().double(), rows)  # not every device has float64
     scale = trace / squared if squared > 0 else math.inf
-    most = max(FEWEST, min(MOST, source.train // 9))
-    batch = 2 ** round(math.log2(min(max(scale, FEWEST), most)))
-    batch = min(batch, source.train)
+    batch = batch_of(scale, source.train)
     return batch, {"batch": batch, "noise_scale": scale, "trace": trace, "gradient_squared": squared}
 
 

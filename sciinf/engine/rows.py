@@ -22,8 +22,8 @@ import torch
 
 from sciinf.core import Batch
 from sciinf.engine.prefetch import read_ahead
-from sciinf.engine.source import Source
-from sciinf.storage.selection import Part, dealt, empty, grouped, row_bytes, take
+from sciinf.engine.source import Source, in_order, shuffled
+from sciinf.storage.selection import Part, dealt, empty, grouped, row_bytes
 from sciinf.store import Store
 
 FEWEST_TRAIN, FEWEST_VALIDATION = 18, 2
@@ -37,7 +37,8 @@ class Rows(Source):
     """The rows of a store that did not fail; the last ones, by position, are for validation.
 
     What is read is settled when it is built: rows that are simulated later do not count. The batches of an epoch
-    depend on the store, `memory`, the generator's state and the size of a batch.
+    depend on the store, the generator's state and the size of a batch; where rows are streamed, on `memory` and
+    `readers` too, for these set how many are shuffled at a time.
 
     Args:
         store: The simulations.
@@ -48,7 +49,7 @@ class Rows(Source):
         readers: Epochs that will be open at a time, which share the memory.
 
     Raises:
-        ValueError: If fewer than 20 rows are usable, or a block is damaged.
+        ValueError: If fewer than 18 training rows or 2 validation rows did not fail, or a block is damaged.
     """
 
     def __init__(self, store: Store, *, fraction: float, device: str, memory: int, readers: int = 1) -> None:
@@ -60,10 +61,7 @@ class Rows(Source):
         counts = {validation: sum(part.rows for part in found) for validation, found in parts.items()}
         self.train, self.held_out = counts[False], counts[True]
         if self.train < FEWEST_TRAIN or self.held_out < FEWEST_VALIDATION:
-            raise ValueError(
-                f"{self.train} simulations for training and {self.held_out} for validation are usable of {total} in "
-                f"{store.path}; at least {FEWEST_TRAIN} and {FEWEST_VALIDATION} are needed: simulate more rows"
-            )
+            raise ValueError(self._shortage(total, held_out))
         used = self.train + self.held_out
         self._record = {"digest": store.digest, "seed": store.seed, "rows": total}
         self._record.update(used=used, held_out=self.held_out)
@@ -81,6 +79,19 @@ class Rows(Source):
         self._largest = min(LARGEST // size, self._limit // 4 if len(kept) < 2 else used) or 1
         self._parts = {v: [p for part in found for p in part.split(self._piece)] for v, found in parts.items()}
 
+    def _shortage(self, total: int, last: int) -> str:
+        """What to do about too few rows of `total`, of which the `last` are held out, failed rows counted in both."""
+        cure = "simulate more rows"
+        if self.train >= FEWEST_TRAIN and last >= FEWEST_VALIDATION:
+            cure = (
+                f"{last - self.held_out} of the last {last} rows, which are held out, failed; look at them with "
+                "`sciinf check` and mend the simulator, or hold out more with Recipe(validation_fraction=...)"
+            )
+        return (
+            f"{self.train} simulations for training and {self.held_out} for validation are usable of {total} in "
+            f"{self.store.path}; at least {FEWEST_TRAIN} and {FEWEST_VALIDATION} are needed: {cure}"
+        )
+
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Generator[Batch, None, None]:
         """Shuffled training batches; see `Source.epoch`. Close the iterator where it may not be exhausted."""
         rows = self._memory.get(False)
@@ -88,9 +99,7 @@ class Rows(Source):
             with closing(self._streamed(self._parts[False], size, generator)) as batches:
                 yield from (batch for batch in batches if len(batch) == size)
             return
-        order = torch.randperm(self.train, generator=generator, device=generator.device).to(self.device)
-        for start in range(0, self.train - size + 1, size):
-            yield take(rows, order[start : start + size])
+        yield from shuffled(rows, size, generator)
 
     def ordered(self, size: int, *, validation: bool) -> Generator[Batch, None, None]:
         """All rows of one part in order, in batches of at most `size`; of fewer where rows are wide or streamed."""
@@ -99,8 +108,7 @@ class Rows(Source):
             with closing(self._streamed(self._parts[validation], size, None)) as batches:
                 yield from batches
             return
-        for start in range(0, len(rows), size):
-            yield rows.rows(slice(start, start + size))
+        yield from in_order(rows, size)
 
     def record(self) -> dict[str, Any]:
         """Digest and seed of the store, its proposal where it has one, its rows, how many of them are usable, and how

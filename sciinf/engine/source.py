@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sciinf.core import Batch
+from sciinf.storage.selection import take
 
 
 class Source(ABC):
@@ -38,3 +39,16 @@ class Source(ABC):
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Where the rows came from, as plain JSON values: what `fit.json` says under "store"."""
+
+
+def shuffled(rows: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Rows in memory, each at most once, in batches of `size`; an incomplete last one is left out."""
+    order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.theta.device)
+    for start in range(0, len(rows) - size + 1, size):
+        yield take(rows, order[start : start + size])
+
+
+def in_order(rows: Batch, size: int) -> Iterator[Batch]:
+    """Rows in memory in batches of `size`, views of them; the last may be shorter."""
+    for start in range(0, len(rows), size):
+        yield rows.rows(slice(start, start + size))

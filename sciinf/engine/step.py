@@ -34,21 +34,21 @@ WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
 class StepSettings:
     """How a step is done; see `Recipe`."""
 
-    optimiser: str = "adamw"
-    weight_decay: float = 0.2
-    clip: float = 5.0
-    half: bool = False
-    graph: bool = False
+    optimiser: str
+    weight_decay: float
+    clip: float
+    half: bool
+    graph: bool
 
 
 def step_settings(recipe: Recipe) -> StepSettings:
-    """What a recipe says about the step."""
+    """What a resolved recipe says about the step."""
     return StepSettings(
         optimiser=recipe.optimiser,
-        weight_decay=recipe.weight_decay,
+        weight_decay=recipe.weight_decay or 0.0,
         clip=recipe.clip,
         half=recipe.precision == "bfloat16",
-        graph=recipe.graph is not False,
+        graph=recipe.graph,
     )
 
 

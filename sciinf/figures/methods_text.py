@@ -5,14 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sciinf.core.files import read_json
 from sciinf.figures.run_folder import Run
 
+_TRUNCATED = "truncated prior"  # what `infer_sequentially` calls the law of its rounds
 PAPERS: Mapping[str, str] = {
     "npe": "Papamakarios & Murray (2016), Fast ε-free inference of simulation models with Bayesian conditional density "
     "estimation, https://arxiv.org/abs/1605.06376",
     "amortised": "Greenberg, Nonnenmacher & Macke (2019), Automatic posterior transformation for likelihood-free "
     "inference, https://arxiv.org/abs/1905.07488",
     "spline": "Durkan, Bekasov, Murray & Papamakarios (2019), Neural spline flows, https://arxiv.org/abs/1906.04032",
+    "masked": "Germain, Gregor, Murray & Larochelle (2015), MADE: masked autoencoder for distribution estimation, "
+    "https://arxiv.org/abs/1502.03509",
+    "maf": "Papamakarios, Pavlakou & Murray (2017), Masked autoregressive flow for density estimation, "
+    "https://arxiv.org/abs/1705.07057",
+    "ffjord": "Grathwohl, Chen, Bettencourt, Sutskever & Duvenaud (2019), FFJORD: free-form continuous dynamics for "
+    "scalable reversible generative models, https://arxiv.org/abs/1810.01367",
+    "solver": "Pal, Ma, Shah & Rackauckas (2021), Opening the blackbox: accelerating neural differential equations by "
+    "regularizing internal solver heuristics, https://arxiv.org/abs/2105.03918",
+    "local solver": "Pal, Edelman & Rackauckas (2023), Locally regularized neural differential equations: some black "
+    "boxes were meant to remain closed!, https://arxiv.org/abs/2303.02262",
+    "residual": "Chen, Behrmann, Duvenaud & Jacobsen (2019), Residual flows for invertible generative modeling, "
+    "https://arxiv.org/abs/1906.02735",
+    "invertible": "Behrmann, Grathwohl, Chen, Duvenaud & Jacobsen (2019), Invertible residual networks, "
+    "https://arxiv.org/abs/1811.00995",
+    "tarflow": "Zhai et al. (2024), Normalizing flows are capable generative models, https://arxiv.org/abs/2412.06329",
+    "tweedie": "Efron (2011), Tweedie's formula and selection bias, https://doi.org/10.1198/jasa.2011.tm11181",
+    "tails": "Laszkiewicz, Lederer & Fischer (2022), Marginal tail-adaptive normalizing flows, "
+    "https://arxiv.org/abs/2206.10311",
+    "lipschitz tails": "Jaini, Kobyzev, Yu & Brubaker (2020), Tails of Lipschitz triangular flows, "
+    "https://arxiv.org/abs/1907.04481",
+    "perturbed": "Chae, Kim, Kim & Lin (2023), A likelihood approach to nonparametric estimation of a singular "
+    "distribution using deep generative models, https://arxiv.org/abs/2105.04046",
+    "softflow": "Kim, Lee, Lee, Kang & Kim (2020), SoftFlow: probabilistic framework for normalizing flow on "
+    "manifolds, https://arxiv.org/abs/2006.04604",
     "weights": "Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, "
     "https://arxiv.org/abs/1507.02646",
     "neural weights": "Dax et al. (2023), Neural importance sampling for rapid and reliable gravitational-wave "
@@ -31,6 +57,21 @@ PAPERS: Mapping[str, str] = {
     "with neural networks, https://arxiv.org/abs/2112.08866",
 }
 
+FLOWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "SplineCoupling": ("neural spline flow", ("spline",)),
+    "CouplingNSF": ("neural spline flow", ("spline",)),
+    "Coupling": ("neural spline flow", ("spline",)),
+    "NSF": ("autoregressive neural spline flow", ("spline", "maf")),
+    "SplineAutoregressive": ("autoregressive neural spline flow", ("spline", "masked")),
+    "MAF": ("masked autoregressive flow", ("maf",)),
+    "Continuous": ("continuous normalizing flow", ("ffjord",)),
+    "Residual": ("residual flow", ("residual", "invertible")),
+    "TransformerAutoregressive": ("autoregressive transformer flow", ("tarflow", "maf")),
+    "StudentT": ("Student-t noise", ("tails", "lipschitz tails")),
+    "Perturbed": ("noise that is added and removed", ("perturbed", "softflow")),
+}
+"""Class of a flow -> what it is called, and the papers behind it."""
+
 
 def methods_text(run: Run) -> tuple[str, list[str]]:
     """The paragraph, plain text, and the papers behind what it names."""
@@ -47,33 +88,81 @@ def methods_text(run: Run) -> tuple[str, list[str]]:
 def _simulations(run: Run) -> tuple[str, list[str]]:
     store = run.stores.get("simulations")
     if store is None:
-        rows = run.fit.get("store", {}).get("rows")
-        return (f"{rows:,} simulations of {run.name} were used." if rows else ""), []
+        found = run.fit.get("store") or {}
+        rows = found.get("rows")
+        if not rows:
+            return "", []
+        online = f"{rows:,} simulations of {run.name}, made while the network was trained and not kept, were used."
+        return (online if found.get("online") else f"{rows:,} simulations of {run.name} were used."), []
     names = run.prior.names if run.prior else ()
     what = f"its parameter {names[0]}" if len(names) == 1 else f"its {len(names)} parameters"
-    law = "a proposal made for the observation" if store.proposed else "the prior"
+    kind = _proposal(run) if store.proposed else None
+    truncated = kind == _TRUNCATED
+    law = "the prior" if kind is None else "a proposal in place of the prior" + (f" ({kind})" if kind else "")
+    law = "the prior truncated to where earlier rounds put the posterior of the observation" if truncated else law
     text = f"The simulator {run.name} was run {store.rows:,} times (seed {store.seed}), with {what} drawn from {law}"
     failed = f"; {store.failed:,} simulations failed and were left out" if store.failed else ""
-    return f"{text}{failed}.", ["truncated"] if store.proposed else []
+    return f"{text}{failed}.", ["truncated"] if truncated else []
+
+
+def _proposal(run: Run) -> str | None:
+    """The kind of law that the simulations trained on were drawn from; None for the prior, empty if it is not said."""
+    said = (run.fit.get("store") or {}).get("proposal")
+    if not said:
+        try:
+            said = read_json(run.folder / "simulations" / "store.json").get("proposal")
+        except (OSError, ValueError, AttributeError):
+            said = None
+    return str(said.get("kind", "")) if isinstance(said, Mapping) else None
 
 
 def _fit(run: Run) -> tuple[str, list[str]]:
     if not run.fit:
         return "", []
     built = run.fit.get("estimator", {})
-    kind = _class(built)
-    epochs, seed = len(run.fit.get("history", ())), run.fit.get("seed")
-    about = ", ".join([f"{epochs} epochs" if epochs else "", f"seed {seed}" if seed is not None else ""]).strip(", ")
+    kind, seed = _class(built), run.fit.get("seed")
+    parts = [f"{epochs(run):,} epochs" if epochs(run) else "", f"seed {seed}" if seed is not None else ""]
+    about = ", ".join(part for part in parts if part)
     if kind != "Flow":
         return f"The estimator {kind} was trained on them{f' ({about})' if about else ''}.", []
-    flow = _class((built.get("arguments") or {}).get("flow") or {}) or "SplineCoupling"
-    spline = "NSF" in flow or flow in ("Coupling", "SplineCoupling")
-    kind, about = "neural spline" if spline else "normalizing", f"; {about}" if about else ""
+    words, called, papers = _flow((built.get("arguments") or {}).get("flow") or {})
+    aim = "to approximate the posterior for every observation at once"
+    if (law := _proposal(run)) is not None:
+        aim = "to approximate the posterior that holds if the law that they were drawn from is taken for the prior"
+        if law == _TRUNCATED:
+            aim = "to approximate the posterior of the observation, up to its mass outside their region"
+    averaged = str(run.fit.get("average") or "").startswith("average")
+    kept = "the average of the weights along the training" if averaged else "the weights"
     text = (
-        f"A conditional {kind} flow ({flow}) was trained on them to approximate the posterior for every observation at "
-        f"once (neural posterior estimation{about}), and the weights with the best loss on held-out simulations kept."
+        f"A conditional {words} ({called}) was trained on them {aim} (neural posterior estimation"
+        f"{f'; {about}' if about else ''}), and {kept} with the best loss on held-out simulations kept."
     )
-    return text, ["npe", "amortised", *(["spline"] if spline else [])]
+    return text, ["npe", "amortised", *papers]
+
+
+def _flow(built: Mapping[str, Any]) -> tuple[str, str, list[str]]:
+    """What a flow is called in words, its classes, and the papers behind it and the flow within it."""
+    name, arguments = _class(built) or "SplineCoupling", built.get("arguments") or {}
+    words, known = FLOWS.get(name, ("normalizing flow", ()))
+    papers = list(known)
+    if name == "TransformerAutoregressive":
+        papers += ["spline"] if arguments.get("bins", 1) else []
+        papers += ["tweedie"] if arguments.get("denoise") else []
+    if name == "Continuous" and arguments.get("penalty", 1):
+        papers += ["solver", "local solver"]
+    inner = arguments.get("flow")
+    if not isinstance(inner, Mapping) or "$class" not in inner:
+        return words, name, papers
+    within, called, more = _flow(inner)
+    return f"{within} with {words}", f"{name} of {called}", [*papers, *more]
+
+
+def epochs(run: Run) -> int:
+    """How many epochs the training took: the history has one row for each validation, not for each epoch."""
+    if len(run.history):
+        return int(run.history["epoch"][-1]) + 1
+    history = run.fit.get("history") or ()
+    return int(history[-1]["epoch"]) + 1 if history else 0
 
 
 def _calibration(run: Run) -> tuple[str, list[str]]:

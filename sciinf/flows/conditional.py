@@ -87,8 +87,7 @@ class ConditionalFlow(nn.Module, ABC):
         if z.numel() == 0:
             return z.new_zeros(z.shape[:-1])
         noise, log_det = self.encode(z.reshape(-1, len(context), self.dim), context)
-        log_normal = -0.5 * (noise.square().sum(-1) + self.dim * math.log(2.0 * math.pi))
-        return (log_normal + log_det).reshape(z.shape[:-1])
+        return (log_normal(noise) + log_det).reshape(z.shape[:-1])
 
     def push(
         self, noise: Float[Tensor, "*n batch dim"], context: Float[Tensor, "rows feature"]
@@ -150,3 +149,13 @@ class Architecture(Component, ABC):
         Raises:
             ValueError: If either is below 1.
         """
+
+
+def log_normal(noise: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n"]:
+    """log N(noise; 0, I)."""
+    return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * math.log(2.0 * math.pi))
+
+
+def single_precision(value: Tensor) -> torch.autocast:
+    """No autocast within: rounding to half precision would blur z itself, not only what decides its map."""
+    return torch.autocast(value.device.type, enabled=False)

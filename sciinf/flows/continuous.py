@@ -57,7 +57,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal, single_precision
 
 TRACES = ("exact", "rademacher", "gaussian")
 """How training may find tr dv/dz: exactly, or by Hutchinson's estimate with noise of this law."""
@@ -247,7 +247,7 @@ class _ContinuousFlow(ConditionalFlow):
         grid = torch.linspace(0.0, 1.0, steps + 1, dtype=z.dtype, device=z.device)
         states = cast(Tensor, odeint(rate, _with_log_det(z[None]), grid, method="rk4"))
         noise, log_det = states[-1, 0, :, :-1], states[-1, 0, :, -1]
-        loss = 0.5 * (noise.square().sum(-1) + self.dim * math.log(2.0 * math.pi)) - log_det
+        loss = -log_normal(noise) - log_det
         if not self.training or self.penalty == 0:
             return loss
         j = torch.randint(steps, (len(z),), generator=generator, device=generator.device).to(z.device)
@@ -265,23 +265,20 @@ class _ContinuousFlow(ConditionalFlow):
         return 2 * torch.randint(2, shape, **where).to(z) - 1
 
     def _solve(self, state: State, context: Tensor, begin: float, end: float) -> State | None:
-        """The state at the end, or None where the solver meets a value that is not finite."""
+        """The state at the end, or None where the solver meets a value that is not finite.
+
+        Never under autocast, whose rounding the solver would take for a field that needs ever smaller steps.
+        """
         from torchdiffeq import odeint
 
-        given = self.field.prepare(context)
-        times = torch.tensor([begin, end], dtype=state.dtype, device=state.device)
-        try:
-            states = odeint(
-                lambda t, y: self.field(t, y, given),
-                state,
-                times,
-                rtol=self.tolerance,
-                atol=self.tolerance,
-                method="dopri5",
-                options={"norm": _worst_row},
-            )
-        except AssertionError:  # how torchdiffeq says so
-            return None
+        times = torch.linspace(begin, end, 2, dtype=state.dtype, device=state.device)
+        control = {"rtol": self.tolerance, "atol": self.tolerance, "options": {"norm": _worst_row}}
+        with single_precision(state):
+            given = self.field.prepare(context.to(state.dtype))
+            try:
+                states = odeint(lambda t, y: self.field(t, y, given), state, times, method="dopri5", **control)
+            except AssertionError:  # how torchdiffeq says so
+                return None
         return cast(Tensor, states)[-1]
 
 

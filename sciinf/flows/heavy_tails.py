@@ -46,7 +46,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, log_normal
 
 LEAST, MOST = 1.0, 1000.0  # degrees of freedom: from a Cauchy to what is a Gaussian in all but name
 START = 5.0  # degrees of freedom before training
@@ -121,7 +121,7 @@ class _StudentT(ConditionalFlow):
     ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
         u, degrees, log_q = self._inner(z, context)
         noise = student_t_to_normal(u, degrees)
-        return noise, log_q + 0.5 * (noise.square() + _LOG_2PI).sum(-1)
+        return noise, log_q - log_normal(noise)
 
     def decode(
         self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]

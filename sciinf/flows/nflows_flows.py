@@ -10,10 +10,8 @@ With one dimension there is nothing to condition on but the context, a plain net
 the linear maps are left out.
 
 Two things differ from sbi. The context's share of each layer is computed once per observation and added to all of its
-draws, which changes the time and not the result. And B is 5 where sbi has 3. Noise beyond B passes every spline unbent:
-a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 at 5, comes out as wide as the prior however
-narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to the
-variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
+draws, which changes the time and not the result. And B is 5 where sbi has 3, which ruins the sd of narrow posteriors:
+see `spline`.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -32,9 +30,9 @@ from nflows.transforms import CompositeTransform, LULinear, PiecewiseRationalQua
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
-from sciinf.flows.rational_quadratic import numbers
-from sciinf.flows.spline import SplineCoupling, SplineCouplingFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.rational_quadratic import LEAST, numbers
+from sciinf.flows.spline import SplineCoupling, SplineCouplingFlow, check_settings
 
 
 class CouplingNSF(Architecture):
@@ -45,19 +43,13 @@ class CouplingNSF(Architecture):
         hidden: Width of the networks behind them.
         bins: Pieces of each spline.
         blocks: Residual blocks of each network.
-        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised. At sbi's 3, 3 draws in
-            1,000 and dimension pass unbent, as wide as the prior, and ruin the sd of narrow posteriors; at 5 fewer
-            than one in a million do.
+        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
     """
 
     def __init__(
         self, transforms: int = 5, hidden: int = 50, bins: int = 10, blocks: int = 2, tail_bound: float = 5.0
     ) -> None:
-        if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
-            raise ValueError(
-                "CouplingNSF needs transforms >= 1, hidden >= 1, 2 <= bins <= 500, blocks >= 0 and tail_bound > 0; "
-                f"got transforms={transforms}, hidden={hidden}, bins={bins}, blocks={blocks}, tail_bound={tail_bound}"
-            )
+        check_settings("CouplingNSF", transforms, hidden, bins, blocks, tail_bound)
         self.transforms, self.hidden, self.bins = transforms, hidden, bins
         self.blocks, self.tail_bound = blocks, tail_bound
 
@@ -100,7 +92,8 @@ class _CouplingNSF(ExactFlow):
             value, change = spline(value, context)
             log_det = log_det + change
             if self.dim > 1:
-                value, change = self.linear[step](value)
+                with single_precision(z):
+                    value, change = self.linear[step](value)
                 log_det = log_det + change
         return value.view(z.shape), log_det.view(z.shape[:-1])
 
@@ -139,7 +132,7 @@ class _SharedContext(nn.Module):
             change = block.linear_layers[0](F.relu(hidden))
             change = block.linear_layers[1](F.relu(change))
             hidden = hidden + change * torch.sigmoid(block.context_layer(context))
-        return net.final_layer(hidden).flatten(0, 1)
+        return net.final_layer(hidden).flatten(0, 1).to(inputs.dtype)
 
 
 class _ContextNet(nn.Module):
@@ -153,11 +146,13 @@ class _ContextNet(nn.Module):
         self.hidden_features = hidden
 
     def forward(self, inputs: Tensor, context: Tensor) -> Tensor:
-        return self.spline_predictor(context).repeat(len(inputs) // len(context), 1)
+        return self.spline_predictor(context).to(inputs.dtype).repeat(len(inputs) // len(context), 1)
 
 
 def fused(transform: nn.Module, context: int) -> ConditionalFlow:
     """nflows' neural spline coupling flow, as sbi builds it, as the fast flow of `spline`: the same function.
+
+    It is the function of evaluation mode; dropout, which acts in training alone, is left out.
 
     Args:
         transform: nflows' transform from standardised parameters to noise: splines, each followed by an LU map, as in
@@ -175,11 +170,11 @@ def fused(transform: nn.Module, context: int) -> ConditionalFlow:
             f"expected splines, each followed by a linear map ({[e.__name__ for e in expected[:2]]} by turns), got "
             f"{[type(part).__name__ for part in parts]}; leave standardisation out, and one dimension has no such flow"
         )
-    first = cast(Any, splines[0])
-    net, dim = first.transform_net, first.features
-    plan = SplineCoupling(
-        len(splines), net.hidden_features, first.num_bins, len(net.blocks), float(first.tail_bound), gaussian=False
-    )
+    kinds = [_kind(cast(Any, spline), cast(Any, linear), context) for spline, linear in zip(splines, maps, strict=True)]
+    if unequal := [other for other in kinds if other != kinds[0]]:
+        raise ValueError(f"the splines are not all alike: {kinds[0]} and {unequal[0]}")
+    dim, hidden, bins, blocks, tail_bound = kinds[0].values()
+    plan = SplineCoupling(len(splines), hidden, bins, blocks, tail_bound, gaussian=False)
     flow = cast(SplineCouplingFlow, plan.build(dim, context))
     if [spline.transform_features.tolist() for spline in cast(Any, splines)] != flow.moved:
         raise ValueError("the splines do not act on every other dimension by turns, the even ones first")
@@ -194,6 +189,42 @@ def fused(transform: nn.Module, context: int) -> ConditionalFlow:
             ):
                 flow.get_parameter(f"linear.{name}")[step] = theirs
     return flow
+
+
+def _kind(spline: Any, linear: Any, context: int) -> dict[str, Any]:
+    """The sizes of a spline and its network.
+
+    Raises:
+        ValueError: If the fast flow has no such spline, network or linear map.
+    """
+    net = spline.transform_net
+    if type(net) is not ResidualNet or net.context_features != context:
+        raise ValueError(
+            f"expected splines behind nflows' ResidualNet of {context} features of context, got {type(net).__name__} "
+            f"of {getattr(net, 'context_features', None)}"
+        )
+    minima = {name: getattr(spline, name) for name in ("min_bin_width", "min_bin_height", "min_derivative")}
+    minima["eps of the linear map"] = linear.eps
+    found = {
+        "batch norm in a spline's network": any(block.use_batch_norm for block in net.blocks),
+        "an activation other than ReLU": not all(_is_relu(block.activation) for block in net.blocks),
+        f"minima other than {LEAST}: {minima}": any(value != LEAST for value in minima.values()),
+        f"tails={spline.tails!r} of a spline, where only 'linear' is the identity": spline.tails != "linear",
+        "a spline of the dimensions that are kept": spline.unconditional_transform is not None,
+    }
+    if wrong := [name for name, is_there in found.items() if is_there]:
+        raise ValueError(f"the fast flow has not {', nor '.join(wrong)}; keep the network as it is")
+    return {
+        "dimensions": spline.features,
+        "hidden": net.hidden_features,
+        "bins": spline.num_bins,
+        "blocks": len(net.blocks),
+        "tail_bound": float(spline.tail_bound),
+    }
+
+
+def _is_relu(activation: Any) -> bool:
+    return activation in (F.relu, torch.relu) or isinstance(activation, nn.ReLU)
 
 
 def _flat(transform: nn.Module) -> Iterator[nn.Module]:

@@ -32,7 +32,8 @@ too, at the same cost, since rows that have ended are no longer carried along.
 
 `exact` builds J by D products and takes the determinant. It has no variance, and in few dimensions it is cheaper as
 well. Evaluation (`encode`, `log_prob`, and `loss` in evaluation mode) is always exact, for any D, at
-O(K D H (H + D) + K D^3) per row: a truncated series would need the same D products for its traces.
+O(K D H (H + D) + K D^3) per row: a truncated series would need the same D products for its traces. All of it is in the
+precision of z, under autocast as well: rounding to half precision would break the bound and the series.
 
 *Inverse.* To solve u + g(u) = y, let r = y - u - g(u). A fixed-point step u + r shrinks |r| by kappa at least; Newton's
 u + (I + J)^{-1} r mostly by far more. Each iteration takes Newton's step, and the fixed-point step in rows where that
@@ -58,7 +59,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal, single_precision
 
 LOG_DETS = ("exact", "roulette")
 """How training may find log det(I + J)."""
@@ -203,20 +204,22 @@ class _ResidualFlow(ConditionalFlow):
         self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
         """Noise e = f(z; c) and the exact log |det df/dz|."""
-        steps = self._steps(context)
-        parts = [self._forward(part, steps, _exact_log_det) for part in self._chunks(z)]
+        with single_precision(z):
+            steps = self._steps(context.to(z.dtype))
+            parts = [self._forward(part, steps, _exact_log_det) for part in self._chunks(z)]
         return torch.cat([e for e, _ in parts]), torch.cat([log_det for _, log_det in parts])
 
     def decode(
         self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> Float[Tensor, "n batch dim"]:
         """z = f^{-1}(noise; c) up to rounding; NaN where the noise is not finite. Differentiable once."""
-        steps = self._steps(context)
         parts = []
-        for z in self._chunks(noise):
-            for step in reversed(steps):
-                z = (_solution(step, z, self.plan.lipschitz) - step.offset) * torch.exp(-step.log_scale)
-            parts.append(z)
+        with single_precision(noise):
+            steps = self._steps(context.to(noise.dtype))
+            for z in self._chunks(noise):
+                for step in reversed(steps):
+                    z = (_solution(step, z, self.plan.lipschitz) - step.offset) * torch.exp(-step.log_scale)
+                parts.append(z)
         return torch.cat(parts)
 
     def loss(
@@ -231,8 +234,9 @@ class _ResidualFlow(ConditionalFlow):
         def estimate(step: _Step, slopes: Sequence[Tensor]) -> Tensor:
             return _roulette_log_det(step, slopes, terms, going_on, generator)
 
-        noise, log_det = self._forward(z, self._steps(context), estimate)
-        return 0.5 * (noise.square().sum(-1) + self.dim * math.log(2.0 * math.pi)) - log_det
+        with single_precision(z):
+            noise, log_det = self._forward(z, self._steps(context.to(z.dtype)), estimate)
+            return -log_normal(noise) - log_det
 
     def _forward(
         self, z: Tensor, steps: Sequence[_Step], log_det: Callable[[_Step, Sequence[Tensor]], Tensor]

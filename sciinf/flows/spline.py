@@ -26,7 +26,6 @@ References:
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.flows import rational_quadratic
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
 from sciinf.flows.rational_quadratic import EDGE, LEAST
 
 
@@ -61,11 +60,7 @@ class SplineCoupling(Architecture):
         tail_bound: float = 5.0,
         gaussian: bool = True,
     ) -> None:
-        if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
-            raise ValueError(
-                "SplineCoupling needs transforms >= 1, hidden >= 1, 2 <= bins <= 500, blocks >= 0 and tail_bound > 0; "
-                f"got transforms={transforms}, hidden={hidden}, bins={bins}, blocks={blocks}, tail_bound={tail_bound}"
-            )
+        check_settings("SplineCoupling", transforms, hidden, bins, blocks, tail_bound)
         self.transforms, self.hidden, self.bins = transforms, hidden, bins
         self.blocks, self.tail_bound, self.gaussian = blocks, tail_bound, gaussian
 
@@ -82,7 +77,7 @@ class SplineCouplingFlow(ExactFlow):
         layers = plan.transforms * (1 + plan.blocks)
         self.context_map = nn.Linear(context, layers * plan.hidden)
         self.moved = [_moved(dim, step) for step in range(plan.transforms)]
-        self.kept = [[d for d in range(dim) if d not in moved] for moved in self.moved]
+        self.kept = [_kept(dim, step) for step in range(plan.transforms)]
         self.inputs = nn.ParameterList(uniform(plan.hidden, len(k), fan=dim + context) for k in self.kept if k)
         width = plan.hidden
         self.block_weight = nn.Parameter(uniform(plan.transforms, plan.blocks, 2, width, width, fan=width))
@@ -109,7 +104,8 @@ class SplineCouplingFlow(ExactFlow):
             if self.gaussian is not None:
                 value, log_det = self.gaussian(value, context.to(z.dtype))
             maps = self._maps()
-        value = value[self._order(0)]
+        if self.linear is not None:  # what the first step keeps, then what it moves
+            value = torch.cat([value[1::2], value[::2]])
         for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), maps, strict=True)):
             kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
             raw = network(kept).flatten(1)
@@ -132,27 +128,19 @@ class SplineCouplingFlow(ExactFlow):
             raw = network(kept).flatten(1)
             moved = rational_quadratic.inverse(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             value = torch.cat([kept.flatten(1), moved]).view_as(value)
-        order = self._order(0)
-        value = value[[order.index(d) for d in range(self.dim)]]
+        if self.linear is not None:
+            value = value.index_select(0, self.linear.places)
         if self.gaussian is not None:
             value = self.gaussian.inverse(value, context)
         return value.permute(1, 2, 0)
-
-    def _order(self, step: int) -> list[int]:
-        """The dimensions in the order in which a step has them: those it keeps, then those it moves."""
-        return self.kept[step] + self.moved[step] if step < self.plan.transforms else list(range(self.dim))
 
     def _maps(self) -> list[tuple[Tensor, Tensor]]:
         """W and bias of each step, from the order of the step to that of the next."""
         if self.linear is None:
             one = self.context_map.weight.new_ones(1, 1)
             return [(one, one - one)] * self.plan.transforms
-        rows, columns = self._permutations()
-        matrices = self.linear.matrices().flatten(1).gather(1, rows * self.dim + columns)
-        biases = self.linear.bias.gather(1, rows[:, :: self.dim])
-        return list(
-            zip(matrices.unflatten(1, (self.dim, self.dim)).unbind(0), biases[..., None].unbind(0), strict=True)
-        )
+        matrices, biases = self.linear.ordered()
+        return list(zip(matrices.unbind(0), biases[..., None].unbind(0), strict=True))
 
     def _inverses(self) -> list[tuple[Tensor, Tensor]]:
         """Their inverses: W^-1 and -W^-1 bias."""
@@ -161,14 +149,6 @@ class SplineCouplingFlow(ExactFlow):
             return maps
         matrices = torch.linalg.inv(torch.stack([matrix for matrix, _ in maps]))
         return [(matrix, -(matrix @ bias)) for matrix, (_, bias) in zip(matrices, maps, strict=True)]
-
-    def _permutations(self) -> tuple[Tensor, Tensor]:
-        """Row and column of W for each entry of the permuted W, (K, D^2)."""
-        device = self.context_map.weight.device
-        orders = [self._order(step) for step in range(self.plan.transforms + 1)]
-        rows = [[r for r in after for _ in before] for before, after in itertools.pairwise(orders)]
-        columns = [[c for _ in after for c in before] for before, after in itertools.pairwise(orders)]
-        return torch.tensor(rows, device=device), torch.tensor(columns, device=device)
 
     def _networks(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
         """For each step the map from the kept dimensions (d, n, batch) to the raw numbers of its splines.
@@ -203,24 +183,40 @@ class SplineCouplingFlow(ExactFlow):
 
 
 class _Linear(nn.Module):
-    """K maps W = L U with a positive diagonal, and their biases."""
+    """K maps W = L U with a positive diagonal, and their biases.
+
+    All that is known of the order of dimensions is kept as buffers: an index made of Python numbers would be copied to
+    the device in each step, which waits for it and which a CUDA graph cannot hold.
+    """
 
     below: Tensor
     above: Tensor
+    entries: Tensor
+    rows: Tensor
+    places: Tensor
 
     def __init__(self, steps: int, dim: int) -> None:
         super().__init__()
         self.lower = nn.Parameter(torch.zeros(steps, dim * (dim - 1) // 2))
         self.upper = nn.Parameter(torch.zeros(steps, dim * (dim - 1) // 2))
-        self.diagonal = nn.Parameter(torch.full((steps, dim), math.log(math.expm1(1 - LEAST))))
+        self.diagonal = nn.Parameter(torch.full((steps, dim), EDGE))
         self.bias = nn.Parameter(torch.zeros(steps, dim))
         for name, indices in (("below", torch.tril_indices(dim, dim, -1)), ("above", torch.triu_indices(dim, dim, 1))):
             self.register_buffer(name, indices[0] * dim + indices[1], persistent=False)
+        orders = torch.tensor([*(_kept(dim, k) + _moved(dim, k) for k in range(steps)), list(range(dim))])
+        entries = orders[1:, :, None] * dim + orders[:-1, None, :]
+        self.register_buffer("entries", entries.flatten(1), persistent=False)
+        self.register_buffer("rows", orders[1:].contiguous(), persistent=False)
+        self.register_buffer("places", orders[0].argsort(), persistent=False)
 
-    def matrices(self) -> Tensor:
-        """W, (K, D, D)."""
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """W, (K, D, D), and biases, (K, D), from the order in which a step has the dimensions to that of the next.
+
+        A step has those it keeps first, then those it moves; after the last they are in their own order.
+        """
         lower, upper = self._factors()
-        return lower @ upper
+        matrices = (lower @ upper).flatten(1).gather(1, self.entries)
+        return matrices.view_as(lower), self.bias.gather(1, self.rows)
 
     def log_det(self) -> Tensor:
         """Of all K together."""
@@ -275,14 +271,27 @@ class ConditionalGaussian(nn.Module):
         return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
 
 
-def single_precision(value: Tensor) -> torch.autocast:
-    """No autocast within: rounding to half precision would blur z itself, not only what decides its map."""
-    return torch.autocast(value.device.type, enabled=False)
+def check_settings(name: str, transforms: int, hidden: int, bins: int, blocks: int, tail_bound: float) -> None:
+    """Of the architectures made of splines and residual networks.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+    if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
+        raise ValueError(
+            f"{name} needs transforms >= 1, hidden >= 1, 2 <= bins <= 500, blocks >= 0 and tail_bound > 0; "
+            f"got transforms={transforms}, hidden={hidden}, bins={bins}, blocks={blocks}, tail_bound={tail_bound}"
+        )
 
 
 def _moved(dim: int, step: int) -> list[int]:
     """The dimensions a spline acts on: every other one, the even ones first; the only one always."""
     return [0] if dim == 1 else list(range(step % 2, dim, 2))
+
+
+def _kept(dim: int, step: int) -> list[int]:
+    """The others."""
+    return [d for d in range(dim) if d not in _moved(dim, step)]
 
 
 def uniform(*shape: int, fan: int) -> Tensor:

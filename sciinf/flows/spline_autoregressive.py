@@ -6,9 +6,11 @@ Each of K steps bends every dimension by a spline whose pieces the dimensions be
 
 and then turns the order of the dimensions round. All h_i are one residual network with masked weights: each hidden
 unit has a degree m in 0..D-1 and sees the context and the dimensions up to m; what belongs to dimension i sees units of
-degree below i. The density takes one pass a step and a draw D passes, for dimension i is known only when those before
-it are. Where D is small or drawing is rare this buys a more flexible density than coupling (`spline`): each dimension
-is conditioned on all before it. A conditional Gaussian comes first, as there.
+degree below i. It sees dimension i - 1 through units of degree i - 1 alone, and dimension 1 sees the context through
+those of degree 0, so there must be units of every degree: at least D. The density takes one pass a step and a draw D
+passes, for dimension i is known only when those before it are. Where D is small or drawing is rare this buys a more
+flexible density than coupling (`spline`): each dimension is conditioned on all before it. A conditional Gaussian comes
+first, as there.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -23,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.flows import rational_quadratic
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
 from sciinf.flows.rational_quadratic import EDGE
-from sciinf.flows.spline import ConditionalGaussian, single_precision, uniform
+from sciinf.flows.spline import ConditionalGaussian, check_settings, uniform
 
 
 class SplineAutoregressive(Architecture):
@@ -33,7 +35,7 @@ class SplineAutoregressive(Architecture):
 
     Args:
         transforms: K, how many steps are chained.
-        hidden: Width of the networks behind them.
+        hidden: Width of the networks behind them, at least D.
         bins: Pieces of each spline.
         blocks: Residual blocks of each network.
         tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
@@ -49,16 +51,16 @@ class SplineAutoregressive(Architecture):
         tail_bound: float = 5.0,
         gaussian: bool = True,
     ) -> None:
-        if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
-            raise ValueError(
-                "SplineAutoregressive needs transforms >= 1, hidden >= 1, 2 <= bins <= 500, blocks >= 0 and tail_bound "
-                f"> 0; got transforms={transforms}, hidden={hidden}, bins={bins}, blocks={blocks}, "
-                f"tail_bound={tail_bound}"
-            )
+        check_settings("SplineAutoregressive", transforms, hidden, bins, blocks, tail_bound)
         self.transforms, self.hidden, self.bins = transforms, hidden, bins
         self.blocks, self.tail_bound, self.gaussian = blocks, tail_bound, gaussian
 
     def build(self, dim: int, context: int) -> ConditionalFlow:
+        if self.hidden < dim:
+            raise ValueError(
+                f"SplineAutoregressive(hidden={self.hidden}) has too few units for {dim} dimensions: the last of them "
+                f"would not see all before; take hidden >= {dim}, or SplineCoupling, whose networks may be narrower"
+            )
         return _SplineAutoregressive(self, dim, context)
 
 

@@ -50,7 +50,7 @@ from torch.nn import functional as F
 from zuko.transforms import MonotonicRQSTransform
 
 from sciinf.core.estimator import DensityUnavailable
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal
 
 BOUND = 5.0  # splines bend [-BOUND, BOUND]
 LOG_SCALE = 7.0  # |alpha| stays below
@@ -149,6 +149,7 @@ class _TransformerAutoregressive(ConditionalFlow):
         self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """-log p_sigma(z + sigma eps | c) per row."""
+        self._check("z", z, context)
         if self.noise > 0:
             drawn = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
             z = z + self.noise * drawn.to(z.device)
@@ -174,7 +175,7 @@ class _TransformerAutoregressive(ConditionalFlow):
 
     def _log_density(self, z: Tensor, features: Tensor) -> Tensor:
         noise, log_det = self._to_noise(z, features)
-        return log_det - 0.5 * (noise.square().sum(-1) + self.dim * math.log(2.0 * math.pi))
+        return log_normal(noise) + log_det
 
     def _score(self, z: Tensor, features: Tensor) -> Tensor:
         """grad log p_sigma(z | c), differentiable itself where gradients are on."""

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Fit, Posterior, X
+from sciinf.core import Fit, X
 from sciinf.core.fit import campaign_of
+from sciinf.inference.learned import Learned
 
 
-class Amortised(Posterior):
+class Amortised(Learned):
     """The fitted density itself.
 
     Args:
@@ -28,10 +29,6 @@ class Amortised(Posterior):
         self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
         self.estimator = fit.estimator
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables
-
-    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        theta = self.draw_batched(x, n, generator=generator)[:, 0]
-        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(n, dtype=torch.float64))
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         return self.estimator.condition(x).sample(n, generator=generator).cpu()

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Posterior, X
+from sciinf.core import Posterior, X
+from sciinf.inference.learned import Learned, covers, holds_for
 
 
-class Ensemble(Posterior):
+class Ensemble(Learned):
     """q(theta | x) = mean of the members' densities.
 
     Args:
@@ -37,11 +38,10 @@ class Ensemble(Posterior):
         self.digest = hashlib.sha256("".join(m.digest for m in members).encode()).hexdigest()
         self.trained_on = frozenset().union(*(m.trained_on for m in members))
         self.prior, self.observables = first.prior, first.observables
-        self.scope, self.under = first.scope, first.under
-
-    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        theta = self.draw_batched(x, n, generator=generator)[:, 0]
-        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(n, dtype=torch.float64))
+        self.under = first.under
+        self.scope = "; ".join(dict.fromkeys(m.scope for m in members if m.scope))
+        self.only = "; ".join(dict.fromkeys(only for only in map(holds_for, members) if only))
+        self.whole = any(covers(m) for m in members)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         batch = len(next(iter(x.values())))

@@ -4,9 +4,10 @@ Draws theta ~ r(theta) get the weight
 
     w = p(x | theta) p(theta) / r(theta),
 
-so that weighted means converge to the exact posterior's whatever r is, and mean(w) to the evidence p(x). A pilot of
-draws from the learned density q(theta | x) shows how well q fits. Where it fits badly (heavy tails), the rest is drawn
-from
+so that weighted means converge to the exact posterior's, and mean(w) to the evidence p(x), whatever r is, as long as it
+is above zero wherever the posterior is. A pilot of draws from the learned density q(theta | x) shows how well q fits.
+Where it fits badly (heavy tails), and where q is zero in parts of the prior's support (it is restricted to a region: no
+draw of q, and so neither the evidence nor k-hat, would tell of mass outside), the rest is drawn from
 
     r = q / 2 + t / 2,
 
@@ -36,6 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, Simulator, X, source_hash
+from sciinf.inference.learned import covers, holds_for
 from sciinf.inference.multivariate_t import MultivariateT, effective_size
 
 _PILOT = 20_000
@@ -77,7 +79,7 @@ class Reweighted(Posterior):
         self.name = f"{proposal.name}, reweighted by the likelihood"
         by = f"{simulator.name} {source_hash(simulator)}"
         self.digest = hashlib.sha256(f"{proposal.digest} reweighted {by} {ess} {budget}".encode()).hexdigest()
-        self.trained_on, self.scope = proposal.trained_on, proposal.scope
+        self.trained_on, self.scope = proposal.trained_on, holds_for(proposal)
         self.prior, self.observables = proposal.prior, proposal.observables
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
@@ -94,7 +96,8 @@ class Reweighted(Posterior):
         log_weight = self._log_weight(theta, x, None)
         spent, law = pilot, None
         thetas, log_weights = [theta], [log_weight]
-        if effective_size(log_weight) < _GOOD * pilot and spent < self.budget:
+        fits = covers(self.proposal) and effective_size(log_weight) >= _GOOD * pilot
+        if not fits and spent < self.budget:
             law = MultivariateT.fit(self.prior.bijection.forward(theta.double()), _some(log_weight))
             thetas, log_weights = [], []
         while spent < self.budget:

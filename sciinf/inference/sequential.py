@@ -28,6 +28,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ import torch
 
 from sciinf.core import (
     Batch,
+    DensityUnavailable,
     Estimator,
     Fit,
     Outcome,
@@ -50,10 +52,10 @@ from sciinf.core import (
 from sciinf.core.component import to_json
 from sciinf.core.files import json_text, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
-from sciinf.engine.block import one_thread
+from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
 from sciinf.inference.local import Local, Sequential
-from sciinf.inference.truncated import Region, TruncatedPrior, observation_hash, truncate
+from sciinf.inference.truncated import FROM_PRIOR, LEAST, Region, TruncatedPrior, observation_hash, truncate
 from sciinf.simulation import simulate
 from sciinf.storage.selection import dealt
 from sciinf.store import Store
@@ -99,21 +101,27 @@ def infer_sequentially(
         workers: Processes that simulate, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
-        progress: Whether simulating reports progress on the standard error.
+        progress: Whether simulating reports progress on the standard error; training always does.
 
     Returns:
         The posterior, for this observation alone.
 
     Raises:
-        ValueError: If x does not fit the observables, a number makes no sense, or the folder holds rounds of another
-            observation, simulator or setting; whatever `simulate` and `train` raise.
-        DensityUnavailable: If the estimator's density has no `log_prob`.
-        RuntimeError: If a round's posterior is not where the earlier ones were.
+        ValueError: If x does not fit the observables, the estimator is for another prior or other observables, a number
+            makes no sense, or the folder holds rounds of another observation, simulator or setting; whatever `simulate`
+            and `train` raise.
+        DensityUnavailable: If the estimator's density has no `log_prob` and there is more than one round.
+        OutsideRegion: If a round's posterior is not where the earlier ones were.
+
+    Warns:
+        UserWarning: If a round's simulations do not quite follow the law they should, or less than nine tenths of what
+            the last round learned lies where its simulations were; the posterior's `scope` says so, too.
     """
     _check(rounds, simulations, epsilon)
     observation, out = as_observation(simulator.observables, x), Path(out)
     recipe = recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
+    _check_estimator(learner, simulator, observation, rounds)
     settings = {
         "observation": observation_hash(observation),
         "simulator": {"name": simulator.name, "source": source_hash(simulator)},
@@ -124,13 +132,14 @@ def infer_sequentially(
         "epsilon": epsilon,
     }
     _claim(out, settings, observation)
-    within: TruncatedPrior | None = None
+    truncations: list[TruncatedPrior] = []
     stores: list[Store] = []
     fits: list[Fit] = []
     for number in range(1, rounds + 1):
         folder = _folder(out, number)
         if fits:
-            within = _proposal(folder / "proposal.json", fits[-1], observation, within, epsilon)
+            truncations.append(_proposal(folder / "proposal.json", fits[-1], observation, _last(truncations), epsilon))
+        within = _last(truncations)
         store = simulate(
             simulator,
             folder / "simulations",
@@ -147,7 +156,7 @@ def infer_sequentially(
         fits.append(train(learner, rows, folder / "fit", recipe=recipe, seed=seed))
     known = frozenset(said for s in stores for said in (s.digest, campaign_of(s.simulator, s.seed)))
     write_json(out / "sequential.json", {**settings, "schema": SCHEMA, "rounds": rounds, "trained_on": sorted(known)})
-    return Sequential(Local(fits[-1], within, known), observation, rounds)
+    return Sequential(Local(fits[-1], _last(truncations), known), observation, truncations)
 
 
 def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Sequential:
@@ -161,6 +170,10 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is unfinished or damaged.
+        OutsideRegion: If nothing of what the last round learned lies where its simulations were.
+
+    Warns:
+        UserWarning: If less than nine tenths of it do.
     """
     out = Path(out)
     if not (out / "sequential.json").is_file():
@@ -170,21 +183,54 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
         raise ValueError(f"{out} holds rounds that are unfinished or of another format; call infer_sequentially again")
     observation = _observation(out / "observation.safetensors", data["observation"])
     fits = [load_fit(_folder(out, k) / "fit", device=device, trust=trust) for k in range(1, data["rounds"] + 1)]
-    within: TruncatedPrior | None = None
+    truncations: list[TruncatedPrior] = []
     for number, fit in enumerate(fits[:-1], start=2):
         file = _folder(out, number) / "proposal.json"
-        within = _kept(file, fit, observation, within, data["epsilon"])
-        if within is None:
+        found = _kept(file, fit, observation, _last(truncations), data["epsilon"])
+        if found is None:
             raise ValueError(f"{file} is missing, damaged or of another fit; call infer_sequentially again")
-    return Sequential(Local(fits[-1], within, frozenset(data["trained_on"])), observation, data["rounds"])
+        truncations.append(found)
+    local = Local(fits[-1], _last(truncations), frozenset(data["trained_on"]))
+    return Sequential(local, observation, truncations)
 
 
 def _check(rounds: int, simulations: int, epsilon: float) -> None:
     for name, value in (("rounds", rounds), ("simulations", simulations)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if not 0 < epsilon <= 0.01:
-        raise ValueError(f"epsilon, the mass cut off in each round, must be above 0 and at most 0.01, got {epsilon!r}")
+    if not LEAST <= epsilon <= 0.01:
+        raise ValueError(f"epsilon, the mass cut off in each round, must be from {LEAST:g} to 0.01, got {epsilon!r}")
+
+
+def _check_estimator(estimator: Estimator, simulator: Simulator, x: X, rounds: int) -> None:
+    """Find out before anything is simulated what training, or the first truncation, would.
+
+    Raises:
+        ValueError: If the estimator is for another prior or other observables.
+        DensityUnavailable: If its density has no `log_prob`, which the second round needs.
+    """
+    if estimator.prior.to_json() != simulator.prior.to_json():
+        raise ValueError(
+            f"the estimator is for {estimator.prior}, the simulator {simulator.name!r} has {simulator.prior}; build "
+            "the estimator from the simulator's own prior"
+        )
+    for name, spec in estimator.observables.items():
+        if simulator.observables.get(name) != spec:
+            raise ValueError(
+                f"the estimator expects {name!r} as {spec}, the simulator {simulator.name!r} gives "
+                f"{simulator.observables.get(name)}; build the estimator from the simulator's own observables"
+            )
+    if rounds > 1:
+        theta = simulator.prior.sample(1, generator=generator_for(0, _ROUND))
+        try:
+            copy.deepcopy(estimator).eval().condition(x).log_prob(theta[:, None])
+        except DensityUnavailable as error:
+            raise DensityUnavailable(f"{error}; rounds after the first need the density, rounds=1 does not") from error
+
+
+def _last(truncations: Sequence[TruncatedPrior]) -> TruncatedPrior | None:
+    """What the newest round is simulated from; None for the prior."""
+    return truncations[-1] if truncations else None
 
 
 def _folder(out: Path, number: int) -> Path:
@@ -256,7 +302,8 @@ def _kept(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: fl
         if not same:
             return None
         region = Region(fit.digest, fit.estimator.condition(x), float(newest["threshold"]))
-        measured = {"acceptance": float(data["acceptance"]), "effective": data.get("effective")}
+        keys = ("acceptance",) if data["method"] == FROM_PRIOR else ("acceptance", "log_bound", "candidates", "error")
+        measured = {key: float(data[key]) for key in keys}
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         return None  # damaged: found again
     with one_thread():

@@ -274,6 +274,8 @@ def _mask(rows: Rows, total: int) -> np.ndarray:
         mask[rows] = True
         return mask
     if isinstance(rows, int):
+        if rows < 0:
+            raise ValueError(f"the first {rows} rows were asked for; for the last, give slice({rows}, None)")
         rows = range(rows)
     positions = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
     if positions.dtype == bool and positions.shape == (total,):

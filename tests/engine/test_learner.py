@@ -11,7 +11,8 @@ from torch import nn
 
 from sciinf.core import Batch, Estimator, Observable, Prior
 from sciinf.engine.learner import Single, Stacked, stream
-from sciinf.engine.step import Step, StepSettings
+from sciinf.engine.recipe import Recipe
+from sciinf.engine.step import Step, step_settings
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 
@@ -35,7 +36,7 @@ def batches(steps, rows, members=None):
 @pytest.mark.parametrize("name", ["adamw", "adan"])
 def test_members_trained_at_once_are_members_trained_alone(name):
     # clip 0.5 acts in most steps: each member's own norm counts
-    settings = StepSettings(optimiser=name, clip=0.5)
+    settings = step_settings(Recipe(optimiser=name, clip=0.5))
     together = Stacked(flows(3))
     step = Step(together, settings, stream(0, 0, "cpu"))
     alone = [Single(flow) for flow in flows(3)]
@@ -55,7 +56,7 @@ def test_members_trained_at_once_are_members_trained_alone(name):
 def test_a_norm_over_all_members_would_be_noticed():
     # planted fault: the members' slopes clipped together
     together, shared = Stacked(flows(3)), Stacked(flows(3))
-    settings = StepSettings(clip=0.5)
+    settings = step_settings(Recipe(clip=0.5))
     steps = [Step(one, settings, stream(0, 0, "cpu")) for one in (together, shared)]
     for batch in batches(5, 50, members=3):
         steps[0](batch, 5e-3)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import distributions as td
+from torch import nn
+from trainings import FILES, SHORT, SIMULATOR, losses, same, validation_loss
 
-from sciinf.core import Estimator, Prior, load_fit, load_simulator
-from sciinf.engine.learner import Single, Stacked, stream
+from sciinf import training
+from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
+from sciinf.engine.learner import Single, Stacked
 from sciinf.engine.online import Simulated
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train, train_ensemble
 
-FILE = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
-SHORT = Recipe(epochs=5, batch=150)
-FILES = ["fit.json", "history.csv", "model.safetensors"]
-
 
 @pytest.fixture(scope="module")
 def ball():
-    return load_simulator(FILE)
+    return load_simulator(SIMULATOR)
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +61,6 @@ def flows(ball, count=3):
 
 def flow(ball):
     return flows(ball, 1)[0]
-
-
-def same(one, two):
-    one, two = one.estimator.state_dict(), two.estimator.state_dict()
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-
-
-def losses(fit):
-    return [(row["train_loss"], row["validation_loss"]) for row in fit.record["history"]]
-
-
-def validation_loss(fit, store):
-    """Mean over the store's last tenth."""
-    cut = len(store) - round(len(store) * 0.1)
-    with torch.no_grad():
-        rows = store.load(slice(cut, len(store)))
-        return float(fit.estimator.loss(rows, generator=stream(fit.record["seed"], -1, "cpu")).mean())
 
 
 def test_the_length_of_a_post_hoc_average_is_chosen_by_the_validation_loss(ball, store, tmp_path, fuse):
@@ -138,6 +119,31 @@ def test_members_stop_by_their_own_patience_and_keep_their_best(ball, tmp_path):
         assert validation_loss(fit, few) == pytest.approx(validation[best], abs=1e-4)
 
 
+def test_a_member_that_has_stopped_may_diverge_and_another_is_named(ball, tmp_path, monkeypatch):
+    few = simulate(ball, tmp_path / "s", 100, progress=False)
+    recipe = Recipe(epochs=60, batch=30, patience=3, learning_rate=0.05)  # three steps an epoch
+    whole = train_ensemble(flows(ball), few, tmp_path / "whole", recipe=recipe)
+    lengths = [len(fit.record["history"]) for fit in whole]
+    first, last = lengths.index(min(lengths)), lengths.index(max(lengths))
+    original, steps = Stacked.loss, [0, 0, 0]
+
+    def spoiled(self, batch, generator):
+        """Losses of which one, with its slopes, is NaN after so many steps of training: steps done, from, member."""
+        steps[0] += batch.theta.ndim == 3
+        factor = torch.ones(3, 1)
+        factor[steps[2]] = torch.nan if steps[0] > steps[1] else 1.0
+        return original(self, batch, generator) * factor
+
+    monkeypatch.setattr(Stacked, "loss", spoiled)
+    steps[:] = [0, 3 * lengths[first], first]
+    fits = train_ensemble(flows(ball), few, tmp_path / "stopped", recipe=recipe)
+    assert steps[0] == 3 * lengths[last] > steps[1]
+    assert all(same(fit, other) and losses(fit) == losses(other) for fit, other in zip(fits, whole, strict=True))
+    steps[:] = [0, 3 * lengths[first], last]
+    with pytest.raises(FloatingPointError, match=rf"the training loss of member {last} became nan in epoch"):
+        train_ensemble(flows(ball), few, tmp_path / "going", recipe=recipe)
+
+
 def test_an_interrupted_ensemble_goes_on_to_the_same_bits(ball, store, tmp_path, fuse):
     recipe = replace(SHORT, ema=0.9)
     whole = train_ensemble(flows(ball), store, tmp_path / "whole", recipe=recipe, seed=1)
@@ -153,7 +159,7 @@ def test_an_interrupted_ensemble_goes_on_to_the_same_bits(ball, store, tmp_path,
 
 def test_members_that_cannot_be_trained_at_once_are_trained_in_turn(ball, store, tmp_path):
     recipe = Recipe(epochs=1, batch=300)
-    with pytest.warns(UserWarning, match="trained one after the other, for together fails: .*data-dependent|vmap"):
+    with pytest.warns(UserWarning, match="trained one after the other, for together fails: .*(data-dependent|vmap)"):
         fits = train_ensemble(
             [Branching(ball.prior, ball.observables, seed=k) for k in range(2)], store, tmp_path / "e", recipe=recipe
         )
@@ -182,6 +188,83 @@ class Branching(Estimator):
 
     def features(self, x):
         return self.inner.features(x)
+
+
+def test_members_trained_in_turn_have_rows_of_their_own(ball, tmp_path):
+    recipe, rows = Recipe(epochs=2, batch=100), Simulated(ball, seed=2, buffer=300, held_out=100)
+    members = [Branching(ball.prior, ball.observables, seed=k) for k in range(2)]
+    with pytest.warns(UserWarning, match="trained one after the other"):
+        fits = train_ensemble(members, rows, tmp_path / "e", recipe=recipe)
+    alone = train(members[1], rows.again(), tmp_path / "a", recipe=recipe, seed=1)
+    assert same(fits[1], alone)
+    assert fits[0].record["store"] == fits[1].record["store"] == alone.record["store"]
+    assert alone.record["store"]["simulated"] == alone.record["store"]["used"] == 700
+
+
+class Normed(Estimator):
+    """Squared distance from a linear map of x after batch normalisation, which keeps running statistics."""
+
+    def __init__(self, prior, observables):
+        super().__init__()
+        self.prior, self.observables = prior, observables
+        self.map = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, len(prior)))
+
+    def standardise(self, batches): ...
+
+    def loss(self, batch, *, generator):
+        return (self.map(batch.x["x"]) - batch.theta).square().sum(-1)
+
+    def condition(self, x): ...
+
+    def features(self, x): ...
+
+
+def test_compiling_leaves_the_buffers_as_they_were(ball, store, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(torch, "compile", lambda function: tried.append(function) or function)
+    estimator = Normed(ball.prior, ball.observables)
+    fits = [train(estimator, store, tmp_path / str(c), recipe=replace(SHORT, compile=c)) for c in (False, True)]
+    assert len(tried) == 1
+    assert same(*fits)
+
+
+class Threads(Simulator):
+    """Notes how many threads its calls may use."""
+
+    name = "threads"
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    observables = {"x": Observable((1,))}
+
+    def __init__(self):
+        self.seen = set()
+
+    def __call__(self, theta, *, generator):
+        self.seen.add(torch.get_num_threads())
+        return {"x": theta + torch.randn(theta.shape, generator=generator)}
+
+
+def test_costs_are_measured_with_the_threads_of_the_training(tmp_path):
+    simulator, before = Threads(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        flow = Flow(simulator.prior, simulator.observables, flow=MAF(1, (8,)))
+        train(flow, simulator, tmp_path, recipe=Recipe(epochs=1, batch=2_000))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert simulator.seen == {1}
+
+
+def test_rows_on_another_device_than_the_training_are_refused(ball, tmp_path):
+    rows = Simulated(ball, seed=0, device="cuda:1")
+    words = r"simulated on 'cuda:1' and the recipe trains on 'cpu'; give Recipe\(device='cuda:1'\) or Simulated"
+    with pytest.raises(ValueError, match=words):
+        train(flow(ball), rows, tmp_path)
+    with pytest.raises(ValueError, match="trains on 'cuda:0'"):
+        training._with_rows(flow(ball), rows, tmp_path, Recipe(device="cuda:0"), 0)
+    for here, there in (("cuda", "cuda:0"), ("cuda:0", "cuda"), ("cpu", "cpu")):
+        rows = Simulated(ball, seed=0, device=here)
+        assert training._with_rows(flow(ball), rows, tmp_path, Recipe(device=there), 0)[0] is rows
 
 
 def test_ensembles_that_make_no_sense_are_refused(ball, store, tmp_path):

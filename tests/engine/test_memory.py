@@ -95,6 +95,5 @@ def test_training_stays_within_the_memory_given(tmp_path):
         assert done.returncode == 0, done.stderr
         line = next(line for line in done.stdout.splitlines() if line.startswith("GREW"))
         grew[memory] = int(line.split()[1])
-    print(grew)
     assert grew[32 * 2**20] < 32 * 2**20
     assert grew[2**30] > 300 * 2**20

@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch import nn
 
 from sciinf.core import Batch, Estimator, Observable, Prior
-from sciinf.engine.range_test import HIGHEST, LOWEST, SAFETY, STEPS, divergence, noise_scale, searched
+from sciinf.engine.range_test import HIGHEST, LOWEST, SAFETY, STEPS, batch_of, divergence, noise_scale, searched
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.source import Source
 
@@ -114,10 +114,34 @@ def test_the_same_answer_every_time_and_the_estimator_stays():
     assert answers[0] != searched(estimator, Normals(2_000), Recipe(learning_rate="auto", batch="auto"), 8)
 
 
+def check_batches(rule):
+    """A power of two within the range, close to the scale where that fits, and nine steps in an epoch."""
+    for rows in (288, 1_000, 6_000, 9_000, 10**6):
+        for scale in (0.1, 40.0, 200.0, 700.0, math.inf):
+            batch = rule(scale, rows)
+            assert batch & (batch - 1) == 0
+            assert 32 <= batch <= 8_192
+            assert rows // batch >= 9
+            if 32 <= scale <= rows / 18:
+                assert 2**-0.5 <= batch / scale <= 2**0.5
+    assert [rule(math.inf, rows) for rows in (287, 100, 32, 20)] == [32, 32, 32, 20]
+
+
+def rounded(scale, rows):
+    """The planted fault: the largest batch is rounded to the nearest power of two, which may be above it."""
+    return min(rows, 2 ** round(math.log2(min(max(scale, 32), 8_192, max(32, rows // 9)))))
+
+
+def test_a_batch_leaves_nine_steps_in_an_epoch():
+    check_batches(batch_of)
+    with pytest.raises(AssertionError):
+        check_batches(rounded)
+
+
 def test_noisy_gradients_want_larger_batches():
     # Rows of a bowl far from its minimum agree on the way down; near the minimum they do not
     far, near = (searched(Bowl(start=s), Normals(9_000), Recipe(batch="auto"), 0)[0].batch for s in (100.0, 0.01))
     assert far == 32
     assert near > 100
     assert near & (near - 1) == 0
-    assert near <= 1_024
+    assert near <= 512

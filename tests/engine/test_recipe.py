@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -17,21 +18,33 @@ from sciinf.engine.recipe import Recipe
         {"weight_decay": -1.0}, {"clip": 0.0}, {"validation_fraction": 0.0}, {"validation_fraction": 1.0},
         {"ema": 1.0}, {"precision": "float16"}, {"batch": "all"}, {"learning_rate": "best"}, {"schedule": "step"},
         {"optimiser": "sgd"}, {"ema": "ema"}, {"ema": True}, {"validate_every": 0}, {"graph": "yes"}, {"warm_up": True},
+        {"graph": None}, {"compile": "no"}, {"compile": None}, {"weight_decay": True}, {"weight_decay": "1"},
+        {"weight_decay": math.nan}, {"clip": None}, {"clip": "5"}, {"clip": True}, {"schedule": ["a"]}, {"ema": [0.9]},
+        {"device": "gpu"}, {"device": None}, {"warm_up": False},
     ],
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(settings):
     (name, value), *_ = settings.items()
-    with pytest.raises(ValueError, match=rf"Recipe\({name}={value!r}\): expected"):
+    with pytest.raises(ValueError, match=re.escape(f"Recipe({name}={value!r}): expected")):
         Recipe(**settings)
+
+
+def test_a_device_is_refused_with_the_reason_of_torch():
+    with pytest.raises(ValueError, match=r"expected a device of torch \(.*cpu, cuda.*: gpu\)"):
+        Recipe(device="gpu")
+    assert [Recipe(device=name).device for name in ("cpu", "cuda", "cuda:1", "mps")] == ["cpu", "cuda", "cuda:1", "mps"]
+    assert (Recipe(clip=math.inf).clip, Recipe(weight_decay=0).weight_decay, Recipe(ema=0).ema) == (math.inf, 0, 0)
 
 
 def test_a_recipe_fills_in_what_it_was_not_told():
     recipe = Recipe().resolved(9_000)
     assert (recipe.batch, recipe.epochs, recipe.patience) == (250, 28, 9)
     assert recipe.learning_rate == pytest.approx(8e-3)
+    assert recipe.weight_decay == Recipe().resolved(900).weight_decay == pytest.approx(0.2)
+    assert Recipe().resolved(72_000).weight_decay == pytest.approx(0.05)
     assert recipe.ema == pytest.approx(1 - 20 / 1008)
     assert Recipe(batch=10**6).resolved(500).batch == 500
-    kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2, validate_every=1, ema=0.9)
+    kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2, validate_every=1, ema=0.9, weight_decay=0.1)
     assert kept.resolved(9_000) == kept
     assert all(Recipe().resolved(rows).epochs >= 8 for rows in (18, 10**3, 10**6, 10**8))
 

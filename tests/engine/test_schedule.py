@@ -19,17 +19,28 @@ def test_warm_up_is_linear_to_the_peak_and_what_follows_never_rises(shape):
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[20:]))
 
 
-def test_known_values():
+def check_values(made):
     # half-way down the cosine, and three quarters: (1 + cos pi/2) / 2 = 1/2, (1 + cos 3 pi/4) / 2 = 0.1464...
-    one, slow, flat = (Schedule(shape, 1.0, 1_000, 0.2) for shape in ("one-cycle", "cosine", "constant"))
+    one, slow, flat = (made(shape, 1.0, 1_000, 0.2) for shape in ("one-cycle", "cosine", "constant"))
     assert one(600) == pytest.approx(0.5)
     assert one(800) == pytest.approx(0.5 - math.sqrt(0.125))
     assert one(1_000) == pytest.approx(0.0, abs=1e-12)
     assert slow(600) == pytest.approx(0.55)
     assert slow(1_000) == pytest.approx(0.1)
     assert flat(600) == flat(999) == 1.0
-    # planted fault: the cosine's angle halved would give 0.854 half-way
-    assert one(600) != pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def halved(shape, peak, steps, warm_up):
+    """The planted fault: the cosine's angle is half of what it should be, so that 0.854 is left half-way."""
+    right = Schedule(shape, peak, steps, warm_up)
+    rise = round(warm_up * steps)
+    return lambda step: right(step) if step < rise else right(rise + (step - rise) / 2)
+
+
+def test_known_values():
+    check_values(Schedule)
+    with pytest.raises(AssertionError):
+        check_values(halved)
 
 
 def test_the_last_step_of_a_cycle_is_close_to_nothing_and_the_first_is_not():

@@ -16,10 +16,12 @@ from torch import distributions as td
 
 from sciinf.answer import load_answer, query
 from sciinf.calibration import calibrate
-from sciinf.core import Observable, Prior, Simulator, load_fit
+from sciinf.core import DensityUnavailable, Observable, Prior, Simulator, load_fit
+from sciinf.core.fit import campaign_of
 from sciinf.estimators.flow import Flow
+from sciinf.flows.transformer import TransformerAutoregressive
 from sciinf.flows.zuko_flows import MAF
-from sciinf.inference import sequential
+from sciinf.inference import sequential, truncated
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.sequential import infer_sequentially, load_sequential
 from sciinf.inference.truncated import truncate
@@ -186,8 +188,13 @@ def test_rounds_share_no_random_numbers(finished):
     stores = [Store(out / f"round_{k}" / "simulations") for k in (1, 2)]
     noise = [s.load().x["x"] - s.load().theta @ TILT.T for s in stores]
     assert len({s.seed for s in stores}) == 2
-    assert abs(float(np.corrcoef(noise[0][:, 0], noise[1][:, 0])[0, 1])) < 5 / math.sqrt(1_000)
-    assert {said for s in stores for said in (s.digest,)} <= posterior.trained_on
+    # the correlation of 1,000 unrelated pairs has a standard deviation of 1 / sqrt(1,000): five, false alarm 6e-7
+    related = [float(np.corrcoef(noise[0][:, 0], n[:, 0])[0, 1]) for n in noise]
+    assert abs(related[1]) < 5 / math.sqrt(1_000)
+    assert not abs(related[0]) < 5 / math.sqrt(1_000)  # planted fault: the noise of one round twice
+    campaigns = {campaign_of(s.simulator, s.seed) for s in stores}
+    assert posterior.trained_on == {s.digest for s in stores} | campaigns
+    assert len(posterior.trained_on) == 4
 
 
 def test_what_was_stopped_goes_on_to_the_same_result(tmp_path):
@@ -259,6 +266,39 @@ def test_a_folder_holds_the_rounds_of_one_question(finished, tmp_path):
             infer(tmp_path, Narrow(), **wrong)
 
 
+def test_an_estimator_that_does_not_fit_is_found_before_anything_is_simulated(tmp_path):
+    """A simulator whose first batch would stop the test shows that none was asked for."""
+    simulator = Narrow(stop=1)
+    told = {"simulations": 300, "recipe": Recipe(epochs=3), "progress": False}
+    denoised = Flow(Narrow.prior, SEEN, flow=TransformerAutoregressive(noise=0.1, denoise=0.5))
+    with pytest.raises(DensityUnavailable, match="denoise=0.*rounds=1 does not"):
+        infer_sequentially(simulator, X, tmp_path / "a", estimator=denoised, **told)
+    other = Flow(Prior(a=td.Normal(0.0, 2.0), b=td.Normal(0.0, 1.0)), SEEN)
+    with pytest.raises(ValueError, match=r"estimator is for .* the simulator 'narrow' has"):
+        infer_sequentially(simulator, X, tmp_path / "a", estimator=other, **told)
+    other = Flow(Narrow.prior, {"y": Observable((2,))})
+    with pytest.raises(ValueError, match="estimator expects 'y'"):
+        infer_sequentially(simulator, X, tmp_path / "a", estimator=other, **told)
+    assert not (tmp_path / "a").exists()
+    assert simulator.calls == 0
+    with pytest.raises(KeyboardInterrupt):  # one round needs no density
+        infer_sequentially(simulator, X, tmp_path / "a", estimator=denoised, rounds=1, **told)
+
+
+def test_a_proposal_made_from_what_was_learned_is_read_back(tmp_path, monkeypatch):
+    """A proposal drawn by way of what was learned; another machine would find another bound, so it is kept."""
+    monkeypatch.setattr(truncated, "_REJECTED", 1)
+    monkeypatch.setattr(truncated, "ERROR", 1.0)  # three epochs teach little
+    posterior = infer(tmp_path, Narrow(), **QUICK)
+    said = Store(tmp_path / "round_2" / "simulations").proposal
+    assert said["method"] == "rejection from what was learned"
+    assert {"log_bound", "candidates", "error"} <= set(said)
+    monkeypatch.setattr(truncated, "CANDIDATES", 3)
+    found = load_sequential(tmp_path)
+    assert found.local.under == posterior.local.under == said
+    assert found.digest == posterior.digest
+
+
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +331,11 @@ def test_it_is_not_calibrated_on_simulations_of_another_law(finished, tmp_path):
 
 @pytest.mark.slow
 def test_rounds_beat_one_round_of_the_same_budget(tmp_path):
-    """A posterior a hundred times narrower than the prior; the error is KL(exact || fitted Gaussian of the draws)."""
+    """A posterior a hundred times narrower than the prior; the error is KL(exact || fitted Gaussian of the draws).
+
+    A limit of 0.3 is that of one sd twice as large as it should be. Five runs, of several seeds and machines, had 0.015,
+    0.022, 0.028, 0.055 and 0.105: taken as log-normal, one in 300 is above it. One round has 1.2 to 1.6.
+    """
     simulator = Narrow(noise=0.01)
     mean, covariance = simulator.exact()
     exact = td.MultivariateNormal(mean, covariance)
@@ -302,7 +346,6 @@ def test_rounds_beat_one_round_of_the_same_budget(tmp_path):
         theta = posterior.sample(10_000, X, generator=generator()).double()
         fitted = td.MultivariateNormal(theta.mean(0), torch.cov(theta.T))
         errors.append(float(td.kl_divergence(exact, fitted)))
-        sd = covariance.diagonal().sqrt()
-        print(rounds, ((theta.mean(0) - mean) / sd).tolist(), (theta.std(0) / sd).tolist(), errors[-1])
-    assert errors[0] < 0.1
+    assert errors[0] < 0.3
+    assert not errors[1] < 0.3  # the check sees what too few simulations near the posterior do
     assert errors[0] < 0.3 * errors[1]

@@ -1,0 +1,40 @@
+"""Rows that a simulator was asked for during training, and how many of them failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+REFUSED_ABOVE = 0.5
+JUDGED_FROM = 50  # rows before which a simulator is not refused for its failures
+
+
+class Tally:
+    """Rows simulated and failed, and why; refuses a simulator that fails too much.
+
+    Args:
+        name: Of the simulator, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.simulated, self.failed = name, 0, 0
+        self.messages: Counter[str] = Counter()
+
+    def add(self, rows: int, failed: int, messages: Iterable[str]) -> None:
+        """Take note of rows.
+
+        Raises:
+            ValueError: If of all so far, 50 or more, more than half have failed.
+        """
+        self.simulated, self.failed = self.simulated + rows, self.failed + failed
+        if failed:
+            known = list(messages)
+            self.messages.update(known)
+            self.messages["NaN or infinite values, or a status without a reason"] += max(0, failed - len(known))
+        if self.simulated >= JUDGED_FROM and self.failed > REFUSED_ABOVE * self.simulated:
+            message, times = self.messages.most_common(1)[0]
+            raise ValueError(
+                f"{self.failed:,} of {self.simulated:,} simulations of {self.name!r} failed, refused above "
+                f"{REFUSED_ABOVE:.0%}. The most frequent message, {times:,} times: {message}. `sciinf check` or "
+                "`simulate` into a store shows parameters and messages; mend the simulator"
+            )
