@@ -61,7 +61,7 @@ class ConditionalFlow(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """What training minimises, per row: in expectation -log q(z | c) up to a constant, or a bound on it.
 
@@ -129,7 +129,7 @@ class ExactFlow(ConditionalFlow, ABC):
     """A flow trained by its exact log density."""
 
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """-log q(z | c) per row; nothing is drawn."""
         return -self.log_prob(z, context)

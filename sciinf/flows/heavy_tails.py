@@ -130,7 +130,7 @@ class _StudentT(ConditionalFlow):
         return self.inner.decode(normal_to_student_t(noise, degrees) * torch.exp(log_scale), context)
 
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """-log q(z | c) per row, without the map to Gaussian noise; nothing is drawn."""
         self._check("z", z, context)

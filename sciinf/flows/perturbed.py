@@ -72,7 +72,7 @@ class _Perturbed(ConditionalFlow):
         return self.inner.decode(noise, _beside(context, context.new_zeros(len(context), 1)))
 
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """The inner flow's loss at z + s eps, a new level s and new noise in every row."""
         self._check("z", z, context)

@@ -223,7 +223,7 @@ class _ResidualFlow(ConditionalFlow):
         return torch.cat(parts)
 
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """-log q(z | c) per row, or in training an estimate of it without bias, in value and in gradient."""
         self._check("z", z, context)

@@ -146,7 +146,7 @@ class _TransformerAutoregressive(ConditionalFlow):
         return torch.cat(parts)
 
     def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch feature"], *, generator: torch.Generator
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
         """-log p_sigma(z + sigma eps | c) per row."""
         self._check("z", z, context)

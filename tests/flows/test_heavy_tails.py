@@ -72,7 +72,11 @@ def test_gradients_of_the_maps(function):
 # --- the flow -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"degrees": 2.0}, {"contextual": False}, {"inner": MAF(2, (8,))}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"degrees": 2.0}, {"contextual": False}, {"inner": MAF(2, (8,))}],
+    ids=["default", "degrees", "fixed", "maf"],
+)
 @pytest.mark.parametrize("dim", [1, 2, 4])
 def test_change_of_variables_and_round_trip(dim, settings):
     flow, context, noise = build(dim, **settings), normal(1, CONTEXT), normal(50, 1, dim)
@@ -91,7 +95,7 @@ def test_change_of_variables_and_round_trip(dim, settings):
 
 def mass(flow, dim):
     """The integral of q by z = tan(angle), which puts infinity at the ends of the grid."""
-    n = 20_001 if dim == 1 else 401
+    n = 20_001 if dim == 1 else 601
     angle = (torch.arange(n, dtype=torch.float64) + 0.5) / n * math.pi - 0.5 * math.pi
     z, weight = torch.tan(angle), math.pi / n / torch.cos(angle).square()
     grid = z[:, None] if dim == 1 else torch.cartesian_prod(z, z)
@@ -205,7 +209,7 @@ def test_degrees_are_learned():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match=r"StudentT\(degrees=0.5\): expected degrees of freedom from 1"):
         StudentT(INNER, degrees=0.5)
-    with pytest.raises(TypeError, match=r"expected an architecture"):
+    with pytest.raises(TypeError, match="rchitecture"):
         StudentT("nsf")
     with pytest.raises(TypeError, match="trained by its exact log density"):
         StudentT(Perturbed(INNER)).build(2, CONTEXT)

@@ -333,7 +333,7 @@ def test_it_is_not_calibrated_on_simulations_of_another_law(finished, tmp_path):
 def test_rounds_beat_one_round_of_the_same_budget(tmp_path):
     """A posterior a hundred times narrower than the prior; the error is KL(exact || fitted Gaussian of the draws).
 
-    A limit of 0.3 is that of one sd twice as large as it should be. Five runs, of several seeds and machines, had 0.015,
+    A limit of 0.3 is that of one sd twice as large as it should be. Five runs (seeds, machines) had 0.015,
     0.022, 0.028, 0.055 and 0.105: taken as log-normal, one in 300 is above it. One round has 1.2 to 1.6.
     """
     simulator = Narrow(noise=0.01)
