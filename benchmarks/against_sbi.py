@@ -1,7 +1,7 @@
 """sciinf beside sbi's NPE, its nsf and its maf, each with its defaults, on the same simulations.
 
     python benchmarks/against_sbi.py                       eight tasks, 1,000 and 10,000 simulations, three seeds
-    python benchmarks/against_sbi.py --quick               1,000 simulations, one seed, nsf only
+    python benchmarks/against_sbi.py --quick               1,000 simulations, one seed, nsf only, fewer draws
     python benchmarks/against_sbi.py --simulations 100000 --tasks two_moons slcp --seeds 1 --peers nsf
 
 Per task, budget and seed: CPU and wall seconds of training, negative log density of fresh simulations (NLL), C2ST
@@ -66,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """One comparison: a task, its simulations, fresh ones, a seed, and the draws in a C2ST."""
+    """One comparison: a task, its simulations, fresh ones, a seed, draws in a C2ST, and observations at once."""
 
     task: Task
     store: Store
@@ -75,6 +75,7 @@ class Job:
     draws: int
     cache: Path
     device: str
+    many: int
 
 
 def main() -> None:
@@ -153,7 +154,7 @@ def run_sciinf(job: Job, folder: Path, *, many: bool) -> Row:
 
     figures["C2ST"] = float(np.mean(_c2st(job, sample)))
     figures["draws/s"] = _speed(lambda: sample(ONE, job.task.observations[0]), ONE, job.device)
-    x = job.fresh.x["x"][:MANY]
+    x = job.fresh.x["x"][: job.many]
     figures["draws/s, many x"] = (
         _speed(lambda: posterior.sample_batched((EACH,), x, generator=generator), EACH * len(x), job.device)
         if many
@@ -173,7 +174,7 @@ def run_peer(kind: Kind, job: Job, *, many: bool) -> Row:
 
     figures["C2ST"] = float(np.mean(peer.remembered(f"C2ST {job.draws}", lambda: _c2st(job, sample))))
     figures["draws/s"] = _speed(lambda: sample(ONE, job.task.observations[0]), ONE, job.device)
-    x = job.fresh.x["x"][:MANY]
+    x = job.fresh.x["x"][: job.many]
 
     def sample_many() -> Tensor:
         return peer.posterior.sample_batched((EACH,), x=x, show_progress_bars=False)
@@ -200,7 +201,9 @@ def _speed(draw: Callable[[], Tensor], count: int, device: str, repeats: int = 3
 def _job(task: Task, budget: int, seed: int, draws: int, options: argparse.Namespace, folder: Path) -> Job:
     store = simulate(task.simulator, folder / "simulations", budget, seed=seed, progress=False)
     fresh = simulate(task.simulator, folder / "fresh", HELD_OUT, seed=seed + 1_000, progress=False)
-    return Job(task, store, fresh.load(), seed, draws, options.cache, options.device)
+    return Job(
+        task, store, fresh.load(), seed, draws, options.cache, options.device, MANY // 10 if options.quick else MANY
+    )
 
 
 def _warm_up(task: Task, device: str) -> None:

@@ -124,11 +124,11 @@ class Recipe:
         return {name: value for name, value in vars(self).items() if name not in where}
 
 
-def _between(value: object, low: float, high: float) -> bool:
+def _between(value: object, low: int | float, high: int | float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
 
 
-def _from(value: object, low: float, high: float) -> bool:
+def _from(value: object, low: int | float, high: int | float) -> bool:
     return _between(value, low, high) or (value == low and not isinstance(value, bool))
 
 
