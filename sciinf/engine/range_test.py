@@ -16,8 +16,8 @@ fewer are mostly noise. It is estimated without bias from M = 16 gradients g_i o
 
     tr(Sigma) / b ~ sum_i |g_i - g|^2 / (M - 1),    |G|^2 ~ |g|^2 - tr(Sigma) / (b M),    g = mean g_i,
 
-after a short schedule that ends at a rate of nothing: before, the gradients are those of weights that swing across narrow
-valleys, not of the way along them. The noise scale grows with training, so it bounds the batch from
+after a short schedule that ends at a rate of nothing: before, the gradients are those of weights that swing across
+narrow valleys, not of the way along them. The noise scale grows with training, so it bounds the batch from
 above. The batch is a power of two, and as large at most as leaves nine steps in an epoch; of fewer than 288 rows it is
 32, or all of them where they are fewer.
 
