@@ -27,24 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import arguments, check, clock, finish
+from reporting import TASKS, arguments, benchmark, check, clock, finish
 from sbi_peer import Kind, c2st, train_peer
 from torch import Tensor
 
-from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
+from sciinf import Flow, Recipe, Simulator, Store, build_posterior, simulate, train
 from sciinf.core import Batch
 
-SIMULATORS = Path(__file__).parent.parent / "simulators" / "benchmarks"
-TASKS = (
-    "two_moons",
-    "slcp",
-    "gaussian_mixture",
-    "lotka_volterra",
-    "sir",
-    "bernoulli_glm",
-    "gaussian_linear_uniform",
-    "gaussian_linear",
-)
 GAUSSIAN = ("gaussian_linear",)  # the tasks with a Gaussian posterior, on which a maf is at home
 AT_ONCE = ("two_moons", "gaussian_linear")  # where sbi's batched sampling rejects few draws, and so ends soon
 HELD_OUT = 5_000
@@ -114,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def load_task(name: str, data: Path) -> Task:
     """A task's simulator, first three observations and 10,000 reference draws each."""
-    simulator = load_simulator(SIMULATORS / f"{name}.py")
+    simulator = benchmark(name)
     observations, references = [], []
     for number in (1, 2, 3):
         folder = data / "sbibm" / name / str(number)

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import arguments, check, clock, finish
+from reporting import SIMULATORS, arguments, benchmark, check, clock, finish, seconds
 from torch import Tensor
 from torch import distributions as td
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,7 +41,6 @@ from sciinf import Flow, Observable, Prior, Recipe, Simulator, Store, load_simul
 from sciinf.core import Batch, Outcome
 from sciinf.training import train_ensemble
 
-SIMULATORS = Path(__file__).parent.parent / "simulators"
 BLOCKS = (1, 256, 4096, 16384)
 WIDTH = 1_000
 MEMBERS = 5
@@ -82,20 +81,6 @@ def main() -> None:
     for name in options.only:
         PARTS[name](report)
     finish(report.rows, report.checks, options.json)
-
-
-def seconds(call: Callable[[], Any], device: str, *, least: float = 0.2, rounds: int = 3) -> float:
-    """The best of some rounds of calls that take at least `least` seconds together, per call."""
-    started = clock(device)
-    call()
-    count = max(1, math.ceil(least / max(clock(device) - started, 1e-6)))
-    best = math.inf
-    for _ in range(rounds):
-        started = clock(device)
-        for _ in range(count):
-            call()
-        best = min(best, (clock(device) - started) / count)
-    return best
 
 
 def exponent(sizes: list[int], costs: list[float]) -> float:
@@ -166,7 +151,7 @@ def training(report: Report) -> None:
     report.add("ceiling", "copy", bandwidth / 1e9, "GB/s")
     count, epochs = (5_000, 4) if report.quick else (10_000, 6)
     for name in ("slcp", "two_moons"):
-        simulator = load_simulator(SIMULATORS / "benchmarks" / f"{name}.py")
+        simulator = benchmark(name)
         flow = Flow(simulator.prior, simulator.observables, seed=report.seed)
         with tempfile.TemporaryDirectory() as scratch:
             store = simulate(simulator, Path(scratch) / "store", count, seed=report.seed, progress=False)
@@ -313,7 +298,7 @@ def growth(report: Report) -> None:
     device = report.device
     batch = 250 if report.quick else 1_000
     counts = [2_000, 4_000, 8_000] if report.quick else [4_000, 8_000, 16_000, 32_000]
-    simulator = load_simulator(SIMULATORS / "benchmarks" / "two_moons.py")
+    simulator = benchmark("two_moons")
     flow = Flow(simulator.prior, simulator.observables)
     costs = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -343,7 +328,7 @@ def growth(report: Report) -> None:
 
 def ensembles(report: Report) -> None:
     """Five members trained at once against one."""
-    simulator = load_simulator(SIMULATORS / "benchmarks" / "two_moons.py")
+    simulator = benchmark("two_moons")
     flows = [Flow(simulator.prior, simulator.observables, seed=k) for k in range(MEMBERS)]
     recipe = Recipe(batch=250, device=report.device)
     with tempfile.TemporaryDirectory() as scratch:
@@ -361,7 +346,7 @@ def graphs(report: Report) -> None:
     if torch.device(report.device).type != "cuda":
         print("graph: left out, CUDA graphs and bfloat16 are measured with --device cuda only", file=sys.stderr)
         return
-    simulator = load_simulator(SIMULATORS / "benchmarks" / "slcp.py")
+    simulator = benchmark("slcp")
     flow = Flow(simulator.prior, simulator.observables, seed=report.seed)
     speed: dict[tuple[bool, str], float] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import arguments, check, clock, finish
+from reporting import TASKS, arguments, benchmark, check, clock, finish
 
 from sciinf import (
     Calibration,
@@ -26,23 +26,11 @@ from sciinf import (
     Simulator,
     build_posterior,
     calibrate,
-    load_simulator,
     simulate,
     train_ensemble,
 )
 from sciinf import train as train_one
 
-SIMULATORS = Path(__file__).parent.parent / "simulators" / "benchmarks"
-TASKS = (
-    "slcp",
-    "two_moons",
-    "gaussian_mixture",
-    "lotka_volterra",
-    "sir",
-    "bernoulli_glm",
-    "gaussian_linear_uniform",
-    "gaussian_linear",
-)
 MEMBERS = 5
 SIMULATIONS, FRESH = 1_000, 2_000
 TIMED = 20_000  # simulations of the timed trainings: 18 steps of 1,000 rows an epoch
@@ -57,7 +45,7 @@ def main() -> None:
     names = options.tasks or (TASKS[:2] if options.quick else TASKS)
     rows = []
     for name in names:
-        simulator = load_simulator(SIMULATORS / f"{name}.py")
+        simulator = benchmark(name)
         with tempfile.TemporaryDirectory() as scratch:
             row = {"task": name, **coverage(simulator, Path(scratch), options.seed, options.device)}
             rows.append({**row, **cost(simulator, Path(scratch), options.device)})

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import arguments, check, clock, finish
+from reporting import arguments, benchmark, check, clock, finish
 
-from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
+from sciinf import Flow, Recipe, Simulator, Store, build_posterior, simulate, train
 from sciinf.core import Fit
 from sciinf.engine.online import Simulated, prepared
 
-SIMULATORS = Path(__file__).parent.parent / "simulators" / "benchmarks"
 HELD_OUT = 5_000
 MARGIN = 0.85  # of the stored training's time is planned for, as speed varies
 TRIALS = (1, 3)  # epochs of the trainings whose speed is measured
@@ -51,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, checks = [], []
     for task in options.tasks:
-        simulator = load_simulator(SIMULATORS / f"{task}.py")
+        simulator = benchmark(task)
         pair = compare(simulator, 10_000 if options.quick else 100_000, options.seed, options.device)
         for one in pair:
             rows.append({"task": task, **one})
@@ -80,21 +79,15 @@ def within(simulator: Simulator, seconds: float, seed: int, folder: Path, device
     source, recipe = prepared(flow(simulator, seed), simulator, folder / "online", recipe=told, seed=seed)
     measuring, wall = clock(device) - started, time.perf_counter() - wall
     few, more = (
-        timed(simulator, again(source), folder / f"trial_{n}", replace(recipe, epochs=n, patience=n), seed).seconds
+        timed(simulator, source.again(), folder / f"trial_{n}", replace(recipe, epochs=n, patience=n), seed).seconds
         for n in TRIALS
     )
     epoch = max((more - few) / (TRIALS[1] - TRIALS[0]), 1e-6)
     fixed = measuring + max(0.0, few - TRIALS[0] * epoch)  # the first buffer, the validation set, writing the fit
     epochs = max(1, math.floor((MARGIN * seconds - fixed) / epoch))
     final = replace(recipe, epochs=epochs, patience=epochs)
-    made = timed(simulator, again(source), folder / "online", final, seed)
+    made = timed(simulator, source.again(), folder / "online", final, seed)
     return Timed(made.fit, measuring + made.seconds, wall + made.wall)
-
-
-def again(source: Simulated) -> Simulated:
-    """The same rows, none of which is simulated yet."""
-    settings = {"buffer": source.train, "reuse": source.reuse, "held_out": source.held_out, "block": source.block}
-    return Simulated(source.simulator, seed=source.seed, device=source.device, **settings)
 
 
 def timed(simulator: Simulator, rows: Store | Simulated, out: Path, recipe: Recipe, seed: int) -> Timed:

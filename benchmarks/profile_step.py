@@ -10,24 +10,21 @@ time of the same matrix products alone, each in its own shape and order, on oper
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import arguments, clock, finish
+from reporting import arguments, benchmark, finish, seconds
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sciinf import Flow, Recipe, load_simulator
+from sciinf import Flow, Recipe
 from sciinf.core import Batch
 from sciinf.engine.averaging import Exponential
 from sciinf.engine.learner import Single
 from sciinf.engine.step import Step, clip, step_settings
 
-SIMULATORS = Path(__file__).parent.parent / "simulators" / "benchmarks"
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
 SHOWN = 8  # kernels
 
@@ -62,7 +59,7 @@ def main() -> None:
 
 def profiled(task: str, size: int, device: str, seed: int) -> dict[str, Any]:
     """Milliseconds of the phases; the kernels' shares are printed."""
-    simulator = load_simulator(SIMULATORS / f"{task}.py")
+    simulator = benchmark(task)
     generator = torch.Generator().manual_seed(seed)
     theta = simulator.prior.sample(size, generator=generator)
     x: Any = simulator(theta, generator=generator)
@@ -84,28 +81,17 @@ def profiled(task: str, size: int, device: str, seed: int) -> dict[str, Any]:
             clip(learner.weights.grad, recipe.clip)
         step.optimiser.step()
 
-    forward, both = best(loss, device), best(lambda: loss().backward(), device)
+    forward, both = seconds(loss, device), seconds(lambda: loss().backward(), device)
     phases = {
         "loss": forward,
         "slopes": both - forward,
-        "optimiser": best(optimise, device),
-        "average": best(lambda: average.update(learner.weights, 1), device),
-        "step": best(lambda: step(batch, 1e-4), device),
+        "optimiser": seconds(optimise, device),
+        "average": seconds(lambda: average.update(learner.weights, 1), device),
+        "step": seconds(lambda: step(batch, 1e-4), device),
         "floor": floor(lambda: loss().backward(), device),
     }
     shares(lambda: loss().backward(), f"{task}, {size} rows")
-    return {f"{name}, ms": 1e3 * seconds for name, seconds in phases.items()}
-
-
-def best(call: Callable[[], Any], device: str, rounds: int = 10, calls: int = 20) -> float:
-    """Seconds a call takes: the best of some rounds of calls."""
-    least = math.inf
-    for _ in range(rounds):
-        started = clock(device)
-        for _ in range(calls):
-            call()
-        least = min(least, (clock(device) - started) / calls)
-    return least
+    return {f"{name}, ms": 1e3 * spent for name, spent in phases.items()}
 
 
 def floor(call: Callable[[], Any], device: str) -> float:
@@ -118,7 +104,7 @@ def floor(call: Callable[[], Any], device: str) -> float:
             func(*args, **kwargs)
 
     with torch.no_grad():
-        return best(again, device)
+        return seconds(again, device)
 
 
 def shares(call: Callable[[], Any], title: str, calls: int = 20) -> None:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sciinf.core.files import versions
+from sciinf import Simulator, load_simulator
+from sciinf.core.files import versions, write_json
+
+SIMULATORS = Path(__file__).parent.parent / "simulators"
+TASKS = (
+    "two_moons",
+    "slcp",
+    "gaussian_mixture",
+    "lotka_volterra",
+    "sir",
+    "bernoulli_glm",
+    "gaussian_linear_uniform",
+    "gaussian_linear",
+)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -37,6 +52,25 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
+def seconds(call: Callable[[], Any], device: str, *, least: float = 0.2, rounds: int = 3) -> float:
+    """The best of some rounds of calls that take at least `least` seconds together, per call."""
+    started = clock(device)
+    call()
+    count = max(1, math.ceil(least / max(clock(device) - started, 1e-6)))
+    best = math.inf
+    for _ in range(rounds):
+        started = clock(device)
+        for _ in range(count):
+            call()
+        best = min(best, (clock(device) - started) / count)
+    return best
+
+
+def benchmark(task: str) -> Simulator:
+    """The simulator of one of `TASKS`."""
+    return load_simulator(SIMULATORS / "benchmarks" / f"{task}.py")
+
+
 def check(name: str, value: float, bound: float) -> dict[str, Any]:
     """A figure that must not exceed its bound."""
     return {"name": name, "value": value, "bound": bound, "passed": bool(value <= bound)}
@@ -58,7 +92,7 @@ def finish(rows: list[dict[str, Any]], checks: list[dict[str, Any]], file: Path 
     print(json.dumps(machine))
     if file is not None:
         data = {"rows": rows, "checks": checks, "machine": machine, "versions": versions()}
-        file.write_text(json.dumps(data, indent=1) + "\n")
+        write_json(file, data)
     raise SystemExit(0 if all(item["passed"] for item in checks) else 1)
 
 

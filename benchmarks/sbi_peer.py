@@ -35,19 +35,15 @@ class Peer:
     Args:
         estimator: Its network.
         posterior: Its posterior.
-        epochs: Epochs until its patience ended.
         cpu: CPU seconds of the whole training: set-up, and epochs times the seconds of an epoch measured now.
         wall: Wall seconds of the same.
-        cached: Whether the weights were read from the cache.
         file: Where figures of this training are kept.
     """
 
     estimator: Any
     posterior: Any
-    epochs: int
     cpu: float
     wall: float
-    cached: bool
     file: Path
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -82,10 +78,9 @@ def train_peer(kind: Kind, simulator: Simulator, store: Store, seed: int, cache:
     key = f"{kind} {_digest(store)} {seed} {versions()['sbi']} {versions()['torch']} {platform.node()}"
     stem = hashlib.sha256(key.encode()).hexdigest()[:16]
     record, weights = cache / f"{stem}.json", cache / f"{stem}.safetensors"
-    cached = record.is_file() and weights.is_file()
-    if not cached:
+    if not (record.is_file() and weights.is_file()):
         _train_to_the_end(kind, simulator, store, seed, record, weights)
-    return _timed(kind, simulator, store, seed, record, weights, cached)
+    return _timed(kind, simulator, store, seed, record, weights)
 
 
 def _digest(store: Store) -> str:
@@ -103,9 +98,7 @@ def _train_to_the_end(kind: Kind, simulator: Simulator, store: Store, seed: int,
     record.write_text(json.dumps({"epochs": epochs, "CPU s when trained": cpu, "wall s when trained": wall}))
 
 
-def _timed(
-    kind: Kind, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path, cached: bool
-) -> Peer:
+def _timed(kind: Kind, simulator: Simulator, store: Store, seed: int, record: Path, weights: Path) -> Peer:
     from safetensors.torch import load_file
 
     _train(kind, simulator, store, seed, 1)  # whatever is loaded lazily is not part of the cost
@@ -116,7 +109,7 @@ def _timed(
     cpu = cpu_few + (epochs - few) * (cpu_more - cpu_few) / (more - few)
     wall = wall_few + (epochs - few) * (wall_more - wall_few) / (more - few)
     estimator.load_state_dict(load_file(weights))
-    return Peer(estimator, inference.build_posterior(estimator), epochs, cpu, wall, cached, record)
+    return Peer(estimator, inference.build_posterior(estimator), cpu, wall, record)
 
 
 def _train(
