@@ -48,6 +48,7 @@ from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.flows.perturbed import Perturbed
 from sciinf.flows.residual import Residual
 from sciinf.flows.spline import SplineCoupling
+from sciinf.flows.spline_autoregressive import SplineAutoregressive
 from sciinf.flows.transformer import TransformerAutoregressive
 from sciinf.flows.zuko_flows import MAF, NSF, Coupling
 
@@ -93,6 +94,7 @@ def rows_for(dim: int, *, quick: bool) -> int:
 
 FLOWS = {
     "SplineCoupling": Entry(SplineCoupling),
+    "SplineAutoregressive": Entry(SplineAutoregressive),
     "StudentT": Entry(lambda: StudentT(SplineCoupling())),
     "Perturbed": Entry(lambda: Perturbed(SplineCoupling())),
     "Continuous": Entry(lambda: Continuous(hidden=(48, 48), penalty=2.0), rate=1e-2),
