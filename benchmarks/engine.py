@@ -303,7 +303,7 @@ def growth(report: Report) -> None:
     costs = []
     with tempfile.TemporaryDirectory() as scratch:
         for count in counts:
-            store = simulate(simulator, Path(scratch) / str(count), count, progress=False)
+            store = simulate(simulator, Path(scratch) / str(count), count, seed=report.seed, progress=False)
             speed, _ = rows_per_second([flow], store, Recipe(batch=batch, device=device), 2)
             costs.append(report.add("grow", f"an epoch of {count} rows", count / speed, "s"))
     report.add("grow", "exponent in rows", exponent(counts, costs), "")
@@ -312,13 +312,13 @@ def growth(report: Report) -> None:
     for d in dimensions:
         wide = Flow(Prior(**{f"p{i}": td.Normal(0.0, 1.0) for i in range(d)}), {"x": Observable((d,))}).to(device)
         rows = Batch(torch.randn(batch, d, device=device), {"x": torch.randn(batch, d, device=device)})
-        costs.append(seconds(lambda w=wide, r=rows: one_step(w, r, generator_on(device, 0)), device))
+        costs.append(seconds(lambda w=wide, r=rows: one_step(w, r, generator_on(device, report.seed)), device))
         report.add("grow", f"a step of {batch} rows, {d} parameters", costs[-1], "s")
     report.add("grow", "exponent in dimensions", exponent(dimensions, costs), "")
     flow, numbers, costs = flow.to(device), [1, 10, 100, 1000], []
     for number in numbers:
         x = {"x": torch.randn(number, 2, device=device)}
-        draw = generator_on(device, 0)
+        draw = generator_on(device, report.seed)
         costs.append(
             seconds(lambda x=x, g=draw: flow.condition(x).sample(1_000, generator=g), device, least=0.05, rounds=1)
         )

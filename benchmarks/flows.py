@@ -221,7 +221,7 @@ def _checks(row: dict[str, Any], *, quick: bool) -> list[dict[str, Any]]:
     if row["integral"] is not None:
         checks.append(check(f"{where}: |integral - 1|", abs(row["integral"] - 1), MASS))
     if not quick and FLOWS[row["flow"]].judged:
-        checks.append(check(f"{where}: gap in nats", row["gap"], GAP))
+        checks.append(check(f"{where}: |gap| in nats", abs(row["gap"]), GAP))
     return checks
 
 
