@@ -50,7 +50,7 @@ from sciinf.storage.outcome import normalise
 from sciinf.storage.selection import row_bytes, take
 
 BUFFER, BYTES = 65_536, 4 * 2**30
-FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 8e-3, 7_500, 8
+FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 0.012, 7_500, 8
 DECAY = 0.01  # fresh rows cannot be learnt by heart, so weights need hardly decay
 _SPARE = 16  # rows simulated beyond what is missing, so that a few failures seldom need a third attempt
 _THETA, _NOISE = 0, 1  # as in a campaign's blocks

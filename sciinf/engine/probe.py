@@ -72,10 +72,11 @@ def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | tor
 
 
 def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> float:
-    """Seconds to draw and simulate one row in a batch: the faster of two batches, after one that warms up.
+    """Seconds to draw and simulate one row in a batch: the faster of two batches, after smaller ones that warm up.
 
-    Where already the first, of 64 rows or fewer, takes more than a second, it is not repeated. Where rows raise, the
-    time it takes to find them in halves counts.
+    Batches grow from 64 rows, since many simulators take little longer for a thousand rows than for one. Where already
+    the first takes more than a second, it is not repeated. Where rows raise, the time it takes to find them in halves
+    counts.
 
     Args:
         simulator: What is measured.
@@ -91,7 +92,9 @@ def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str |
     seconds, _ = _cost(simulator, size, seed, device)
     if seconds > _BRIEF:
         return seconds / size
-    size = min(rows, max(size, int(size * _BRIEF / seconds)))
+    while size < rows and 2 * seconds < _BRIEF:
+        size = min(rows, int(size * _BRIEF / seconds))
+        seconds, _ = _cost(simulator, size, seed, device)
     return min(_cost(simulator, size, seed, device)[0] for _ in range(2)) / size
 
 

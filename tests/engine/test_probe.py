@@ -82,6 +82,8 @@ def test_seconds_per_row(clock):
     slow = Timed(row=2e-3)
     assert seconds_per_row(slow, 100_000, seed=0, device="cpu") == pytest.approx(2e-3)
     assert max(slow.sizes) in (499, 500)  # a second
+    batched = Timed(call=0.05, row=1e-5)  # a thousand rows take hardly longer than 64
+    assert seconds_per_row(batched, 8192, seed=0, device="cpu") == pytest.approx(0.05 / 8192 + 1e-5)
     with pytest.raises(torch.OutOfMemoryError):
         seconds_per_row(Timed(fits=2), 3, seed=0, device="cpu")
 
