@@ -47,13 +47,10 @@ _workers = click.option(
 
 def _known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
     if device != "cpu":
-        import torch
+        from sciinf.engine.recipe import absent
 
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"there is no device {device!r} here; use --device cpu ({reason})") from error
+        if reason := absent(device):
+            raise ValueError(f"there is no device {device!r} here; use --device cpu ({reason})")
     return device
 
 

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from sciinf.engine.loop import Loop
 from sciinf.engine.online import Simulated, fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
+from sciinf.engine.recipe import absent
 from sciinf.engine.rows import Rows
 from sciinf.engine.source import Source
 from sciinf.engine.step import reason
@@ -70,27 +72,32 @@ def train(
         BaseException: What the estimator's loss raises; an unfinished training is kept.
 
     Warns:
-        UserWarning: If a finished fit or a checkpoint of this training is damaged, or the step does not compile.
+        UserWarning: If a finished fit or a checkpoint in the folder is damaged, or of another training, which then
+            replaces it; if rows of a simulator failed; or if the step does not compile.
     """
+    recipe = recipe or Recipe()
+    _check_call([estimator], recipe, seed)
     out, built = Path(out), to_json(estimator)
     _check_same(estimator, store)
-    recipe = recipe or Recipe()
     with _threads(recipe):  # what is measured, too
         store, recipe = _with_rows(estimator, store, out, recipe, seed)
         inputs = _inputs_digest(built, store.digest, recipe, seed)
         found = _finished(out, built, inputs, recipe.device)
         if found is not None:
             return found
+        _warn_of_replacing(out, built, inputs, store.digest, seed)
         out.mkdir(parents=True, exist_ok=True)
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
         told, search = searched(copied, source, recipe, seed)
         resolved = told.resolved(source.train, source.held_out)
+        _announce(source, resolved)
         loop = Loop(Single(copied), source, resolved, [seed], [out], inputs)
         loop.run()
     record = _record(loop, 0, inputs) | search
     fit = save_fit(out, loop.learner.release(0), simulator=_simulator_of(store), record=record)
     loop.clear()
+    _warn_of_failures(source)
     return fit
 
 
@@ -120,15 +127,16 @@ def train_ensemble(
         One fit per member.
 
     Raises:
-        ValueError: As for `train`; or if the estimators differ in more than their seed.
+        ValueError: As for `train`; or if the estimators differ in more than their seed, or not in it.
 
     Warns:
-        UserWarning: If the members cannot be trained at once; they are then trained one after the other.
+        UserWarning: As for `train`; or if the members cannot be trained at once, and so one after the other.
     """
+    recipe = recipe or Recipe()
+    _check_call(estimators, recipe, seed)
     out, built = Path(out), [to_json(estimator) for estimator in estimators]
     _check_alike(built)
     _check_same(estimators[0], store)
-    recipe = recipe or Recipe()
     with _threads(recipe):
         store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
         together = _inputs_digest(built, store.digest, recipe, seed)
@@ -137,6 +145,9 @@ def train_ensemble(
         found = [_finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
         if len(fits := [fit for fit in found if fit is not None]) == len(found):
             return fits
+        for k, (folder, member) in enumerate(zip(folders, built, strict=True)):
+            if found[k] is None:
+                _warn_of_replacing(folder, member, inputs[k], store.digest, seed + k)
         source = _opened(store, recipe, len(estimators))
         copied = [_standardised(estimator, source, recipe) for estimator in estimators]
         why = _obstacle(copied, source)
@@ -146,6 +157,7 @@ def train_ensemble(
             told, search = searched(copied[0], source, recipe, seed)
             resolved = told.resolved(source.train, source.held_out)
             seeds = [seed + k for k in range(len(copied))]
+            _announce(source, resolved)
             loop = Loop(Stacked(copied), source, resolved, seeds, folders, together)
             loop.run()
     if why is not None:
@@ -157,13 +169,79 @@ def train_ensemble(
         record = _record(loop, k, inputs[k]) | search
         fits.append(save_fit(folder, loop.learner.release(k), simulator=_simulator_of(store), record=record))
     loop.clear()
+    _warn_of_failures(source)
     return fits
+
+
+def _check_call(estimators: Sequence[Estimator], recipe: Recipe, seed: int) -> None:
+    """Refuse what is no estimator, recipe or seed, and a device that is not here."""
+    if not isinstance(estimators, Sequence):
+        raise TypeError(f"an ensemble is a list of estimators, got {type(estimators).__name__}")
+    for estimator in estimators:
+        if not isinstance(estimator, Estimator):
+            kind = f"the class {estimator.__name__}" if isinstance(estimator, type) else type(estimator).__name__
+            raise TypeError(f"expected an estimator to train, such as Flow(prior, observables), got {kind}")
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"expected Recipe(...) as recipe, got {type(recipe).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    if why := absent(recipe.device):
+        raise ValueError(f'there is no device {recipe.device!r} here ({why}); use Recipe(device="cpu")')
+
+
+def _announce(source: Source, recipe: Recipe) -> None:
+    """Say how much will be simulated, which nothing but the number of epochs bounds."""
+    if isinstance(source, Simulated):
+        epochs = recipe.epochs or 1
+        print(
+            f"simulating while training: {source.rows_of(epochs):,} rows in {epochs} epochs, each row used "
+            f"{source.reuse} times; Recipe(epochs=...) sets how long",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _warn_of_failures(source: Source) -> None:
+    record = source.record()
+    if record.get("failed"):
+        warnings.warn(
+            f"{record['failed']:,} of {record['simulated']:,} simulations failed and others took their place: where "
+            "the simulator fails, the prior is cut off",
+            stacklevel=3,
+        )
+
+
+def _warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int) -> None:
+    """Say that a folder holds another fit, and what is other."""
+    try:
+        known = read_json(out / "fit.json")
+        if known["inputs"] == inputs:
+            return  # damaged, as `_finished` says
+        parts = [
+            name
+            for name, old, new in (
+                ("estimator", known["estimator"], built),
+                ("store", known["store"]["digest"], rows),
+                ("seed", known["seed"], seed),
+            )
+            if old != new
+        ]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return  # nothing that could be lost
+    warnings.warn(
+        f"{out} holds a fit with another {', '.join(parts) or 'recipe'}; it stays until this training is finished, and "
+        "is then replaced: choose another folder to keep it",
+        stacklevel=3,
+    )
 
 
 def _check_alike(built: Sequence[Any]) -> None:
     """Refuse members whose descriptions differ in more than the argument `seed`."""
     if not built:
         raise ValueError("an ensemble needs at least one estimator")
+    seeds = [b["arguments"].get("seed") for b in built]
+    if None not in seeds and len(set(seeds)) < len(seeds):
+        raise ValueError(f"members begin with the same weights, for their seeds are {seeds}; give each its own seed")
     check_alike([{n: v for n, v in (b | b["arguments"]).items() if n not in ("arguments", "seed")} for b in built])
 
 

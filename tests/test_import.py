@@ -152,6 +152,14 @@ def test_no_exported_name_hides_a_module() -> None:
         assert getattr(sciinf, name) is module
 
 
+@pytest.mark.parametrize("package", ["sciinf.flows", "sciinf.summaries", "sciinf.wrappers"])
+def test_packages_offer_their_parts(package: str) -> None:
+    module = importlib.import_module(package)
+    assert {getattr(module, name).__name__ for name in module.__all__} == set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=f"no attribute 'Spline'; it offers .*{module.__all__[0]}"):
+        module.Spline
+
+
 def test_an_unknown_name_says_what_there_is() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'Priors'; it offers .*Prior"):
         sciinf.Priors

@@ -130,7 +130,8 @@ def test_killed_between_the_last_epoch_and_the_fit(ball, store, tmp_path):
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(ball, store, plain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(new(ball, fuse=20), store, tmp_path, recipe=SHORT, seed=9)
-    assert same(train(new(ball), store, tmp_path, recipe=SHORT, seed=1), plain)
+    with pytest.warns(UserWarning, match="unfinished training of another"):
+        assert same(train(new(ball), store, tmp_path, recipe=SHORT, seed=1), plain)
     with pytest.raises(KeyboardInterrupt):
         train(new(ball, fuse=20), store, tmp_path / "b", recipe=SHORT, seed=1)
     (tmp_path / "b" / "checkpoint.safetensors").write_bytes(b"half")
@@ -170,21 +171,25 @@ def test_a_finished_fit_is_read_back_and_anything_new_trained(ball, store, tmp_p
     assert same(again, first)
     assert again.digest == first.digest
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
-    for changed in ({"recipe": Recipe(epochs=6, batch=150), "seed": 1}, {"recipe": SHORT, "seed": 2}):
-        with pytest.raises(KeyboardInterrupt):
+    other = Recipe(epochs=6, batch=150)
+    for what, changed in (("recipe", {"recipe": other, "seed": 1}), ("seed", {"recipe": SHORT, "seed": 2})):
+        told = pytest.warns(UserWarning, match=f"a fit with another {what}; it stays until")
+        with told, pytest.raises(KeyboardInterrupt):
             train(new(ball, fuse=0), store, tmp_path, **changed)
         train(new(ball), store, tmp_path, **changed)
     wider = Fused(ball.prior, ball.observables, width=8)
     wider.fuse = 0
-    with pytest.raises(KeyboardInterrupt):
-        train(wider, store, tmp_path, recipe=SHORT, seed=2)
+    told = pytest.warns(UserWarning, match="a fit with another estimator, seed; it stays until")
+    with told, pytest.raises(KeyboardInterrupt):
+        train(wider, store, tmp_path, recipe=SHORT, seed=3)
 
 
 def test_more_simulations_mean_a_new_fit(ball, tmp_path):
     small = simulate(ball, tmp_path / "s", 300, block=100, progress=False)
     first = train(new(ball), small, tmp_path / "f", recipe=SHORT)
     grown = simulate(ball, tmp_path / "s", 400, block=100, progress=False)
-    second = train(new(ball), grown, tmp_path / "f", recipe=SHORT)
+    with pytest.warns(UserWarning, match="a fit with another store"):
+        second = train(new(ball), grown, tmp_path / "f", recipe=SHORT)
     said = second.record["store"]
     assert (first.record["store"]["rows"], said["rows"], said["digest"]) == (300, 400, grown.digest)
 

@@ -70,7 +70,7 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
 
     folder = Path(folder)
     if not (folder / "fit.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no finished fit (no fit.json); train one with `sciinf train`")
+        raise FileNotFoundError(f"{folder} holds no finished fit (no fit.json); {_instead(folder)}")
     data = read_json(folder / "fit.json")
     known = ("schema", "digest", "estimator", "simulator")
     if not isinstance(data, dict) or "schema" not in data:
@@ -94,6 +94,15 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     estimator.load_state_dict(load(weights))
     record = {k: v for k, v in data.items() if k not in known}
     return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)
+
+
+def _instead(folder: Path) -> str:
+    """What to do about a folder without a fit."""
+    if (folder / "member_0" / "fit.json").is_file():
+        return f"it holds an ensemble: read each member, {str(folder / 'member_0')!r} and so on"
+    if (folder / "sequential.json").is_file():
+        return "it holds sequential rounds: read them with load_sequential"
+    return "train one with `sciinf train`"
 
 
 def campaign_of(simulator: Mapping[str, str], seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sciinf.core.files import write_bytes
@@ -73,7 +75,7 @@ class Checkpoints:
 
 
 def write_checkpoint(path: Path, about: Mapping[str, Any], groups: Groups) -> None:
-    """Write durably: a kill or a full disk leaves the checkpoint before.
+    """Write durably, with a digest of everything: a kill or a full disk leaves the checkpoint before.
 
     Args:
         path: The file.
@@ -90,7 +92,8 @@ def write_checkpoint(path: Path, about: Mapping[str, Any], groups: Groups) -> No
         for group, values in groups.items()
         for name, value in values.items()
     }
-    write_bytes(path, save(tensors, {"sciinf": json.dumps(about)}))
+    header = json.dumps(about)
+    write_bytes(path, save(tensors, {"sciinf": header, "sha256": _digest(header, tensors)}))
 
 
 def read_checkpoint(path: Path, inputs: str, device: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
@@ -105,22 +108,38 @@ def read_checkpoint(path: Path, inputs: str, device: str) -> tuple[dict[str, Any
         Header and groups; None if there is no checkpoint of this training.
 
     Warns:
-        UserWarning: If the file is damaged.
+        UserWarning: If the file is damaged, or of another training.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt", device=device) as file:
-            about = json.loads(file.metadata()["sciinf"])
-            if about["inputs"] != inputs:
-                return None
-            groups: dict[str, dict[str, Tensor]] = {}
-            for key in file.keys():  # noqa: SIM118
-                group, _, name = key.partition("/")
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
+        with safe_open(path, "pt") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata["sciinf"])
+        if metadata["sha256"] != _digest(metadata["sciinf"], tensors):
+            raise ValueError("its content is not what was written")
+        if about["inputs"] != inputs:
+            warnings.warn(
+                f"{path} is an unfinished training of another estimator, store, recipe or seed, which is given up",
+                stacklevel=2,
+            )
+            return None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         warnings.warn(f"{path} is damaged ({error}), so training starts anew", stacklevel=2)
         return None
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = value.to(device)
     return about, groups
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of a header and tensors on the CPU."""
+    found = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -137,6 +137,7 @@ class Loop:
 
     def _compile(self) -> None:
         """Compile the step; the trial that takes leaves what a loss keeps in buffers as it was."""
+        print("compiling the step, which can take minutes", file=sys.stderr, flush=True)
         buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
         self.learner.mode(training=True)
         with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:

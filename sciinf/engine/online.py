@@ -128,6 +128,10 @@ class Simulated(Source):
         settings = {"buffer": self.train, "reuse": self.reuse, "held_out": self.held_out, "block": self._told}
         return Simulated(self.simulator, seed=self.seed, device=self.device, **settings)
 
+    def rows_of(self, epochs: int) -> int:
+        """Rows that so many epochs and the validation set take, failed ones not counted."""
+        return self.train + (epochs - 1) * self._piece + self.held_out
+
     def record(self) -> dict[str, Any]:
         """Where the rows came from: what a store says, and how they were made.
 
@@ -278,16 +282,17 @@ class Simulated(Source):
 def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     """A recipe with what is None in it filled in for rows made during training; "auto" is left to its search.
 
-    S = 7500 / sqrt(R) steps of 500 rows, whatever the size of the buffer, for which 500 S / R rows are simulated. The
-    schedule is seen through to its end: no patience.
+    S = 7500 / sqrt(R) steps of b = 500 / R^0.2 rows, whatever the size of the buffer, for which b S / R rows are
+    simulated: the dearer a row, the more steps it is to serve. The schedule is seen through to its end: no patience.
 
     Args:
         recipe: How to train.
         source: The rows, which say R.
     """
-    batch = min(recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH, source.train)
+    usual = round(FRESH_BATCH / source.reuse**0.2)
+    batch = min(recipe.batch if isinstance(recipe.batch, int) else usual, source.train)
     steps = STEPS / math.sqrt(source.reuse)
-    epochs = recipe.epochs or max(FEWEST_EPOCHS, round(steps * batch / source.train))
+    epochs = recipe.epochs or max(FEWEST_EPOCHS, round(steps / (source.train // batch)))
     rate = scaled_rate(RATE, FRESH_BATCH, batch) if recipe.learning_rate is None else recipe.learning_rate
     told = "auto" if recipe.batch == "auto" else batch
     decay = DECAY if recipe.weight_decay is None else recipe.weight_decay

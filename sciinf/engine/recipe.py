@@ -141,3 +141,12 @@ def _refused(device: object) -> str:
     except RuntimeError as error:
         return str(error).split("\n")[0]
     return ""
+
+
+def absent(device: str | torch.device) -> str:
+    """Why this machine has no such device; "" if it has."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).split("\n")[0]
+    return ""

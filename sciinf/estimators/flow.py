@@ -49,6 +49,10 @@ class Flow(Estimator):
         flow: The flow's architecture; the neural spline flow of `flows.spline` where left out.
         seed: Seeds the initial weights.
 
+    Raises:
+        TypeError: If `summary` or `flow` is something else: the class or the name of one, say.
+        ValueError: If a summary is for no observable, or the seed is no integer of at least 0.
+
     Example:
         >>> from torch.distributions import Normal
         >>> flow = Flow(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
@@ -73,6 +77,7 @@ class Flow(Estimator):
         masks = {f"{name}_mask" for name in self.observables} & set(self.observables)
         self.data_names = tuple(name for name in self.observables if name not in masks)
         given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
+        _check_parts(given, flow, seed)
         if set(given) - set(self.data_names):
             raise ValueError(f"summaries for {sorted(given)}, but the observables are {list(self.data_names)}")
         self.standardise_x = Standardise(self.observables)
@@ -161,3 +166,13 @@ class _FlowDensity(Density):
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Flow:
     """The estimator with its defaults."""
     return Flow(prior, observables, seed=seed)
+
+
+def _check_parts(summaries: Mapping[str, object], flow: object, seed: object) -> None:
+    parts = [(f"summary of {name!r}", value, Summary, "MLP()") for name, value in summaries.items()]
+    for what, value, kind, example in [*parts, ("flow", flow, Architecture, "SplineCoupling()")]:
+        if value is not None and not isinstance(value, kind):
+            got = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
+            raise TypeError(f"the {what} must be an object such as {example}, got {got}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")

@@ -1,1 +1,55 @@
 """Invertible transforms of R^D conditioned on features: what turns noise into a posterior."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sciinf.flows.continuous import Continuous
+    from sciinf.flows.heavy_tails import StudentT
+    from sciinf.flows.nflows_flows import CouplingNSF
+    from sciinf.flows.perturbed import Perturbed
+    from sciinf.flows.residual import Residual
+    from sciinf.flows.spline import SplineCoupling
+    from sciinf.flows.spline_autoregressive import SplineAutoregressive
+    from sciinf.flows.transformer import TransformerAutoregressive
+    from sciinf.flows.zuko_flows import MAF, NSF, Coupling
+
+__all__ = [
+    "MAF",
+    "NSF",
+    "Continuous",
+    "Coupling",
+    "CouplingNSF",
+    "Perturbed",
+    "Residual",
+    "SplineAutoregressive",
+    "SplineCoupling",
+    "StudentT",
+    "TransformerAutoregressive",
+]
+
+_MODULES = {
+    "Continuous": "continuous",
+    "Coupling": "zuko_flows",
+    "CouplingNSF": "nflows_flows",
+    "MAF": "zuko_flows",
+    "NSF": "zuko_flows",
+    "Perturbed": "perturbed",
+    "Residual": "residual",
+    "SplineAutoregressive": "spline_autoregressive",
+    "SplineCoupling": "spline",
+    "StudentT": "heavy_tails",
+    "TransformerAutoregressive": "transformer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -89,8 +89,8 @@ class _StudentT(ConditionalFlow):
         self.inner = plan.flow.build(dim, context)
         if not isinstance(self.inner, ExactFlow):
             raise TypeError(
-                f"StudentT changes the noise of a flow that is trained by its exact log density; {plan.flow!r} is not: "
-                "wrap another one, such as NSF()"
+                f"StudentT changes the noise of a flow that is trained by its exact log density; "
+                f"{type(plan.flow).__name__} is not: wrap another one, such as NSF()"
             )
         self.fixed = plan.degrees
         outputs = dim * (1 if plan.degrees is not None else 2)

@@ -23,6 +23,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -149,6 +150,16 @@ class Sequential(Learned):
         """What the last round was simulated from; None for the prior."""
         return self.local.truncation
 
+    def sample(
+        self, n: int | tuple[int, ...] = 1, x: Any = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Unweighted draws for the observation, which need not be given, (*n, D)."""
+        return super().sample(n, self._own() if x is None else x, generator=generator)
+
+    def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
+        """Log density of theta (*batch, D) given the observation, which need not be given: (*batch,)."""
+        return super().log_prob(theta, self._own() if x is None else x)
+
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """Unweighted draws for a batch of observations, each of which must be the one.
 
@@ -169,6 +180,9 @@ class Sequential(Learned):
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.local.features(x)
+
+    def _own(self) -> dict[str, Tensor]:
+        return {name: value[0] for name, value in self.x.items()}
 
     def _check(self, x: X) -> None:
         for name, own in self.x.items():

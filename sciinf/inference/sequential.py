@@ -107,6 +107,7 @@ def infer_sequentially(
         The posterior, for this observation alone.
 
     Raises:
+        TypeError: If the simulator is none.
         ValueError: If x does not fit the observables, the estimator is for another prior or other observables, a number
             makes no sense, or the folder holds rounds of another observation, simulator or setting; whatever `simulate`
             and `train` raise.
@@ -117,6 +118,8 @@ def infer_sequentially(
         UserWarning: If a round's simulations do not quite follow the law they should, or less than nine tenths of what
             the last round learned lies where its simulations were; the posterior's `scope` says so, too.
     """
+    if not isinstance(simulator, Simulator):
+        raise TypeError(f"expected a Simulator, got {type(simulator).__name__}; load_simulator(path) reads a file")
     _check(rounds, simulations, epsilon)
     observation, out = as_observation(simulator.observables, x), Path(out)
     recipe = recipe or Recipe()

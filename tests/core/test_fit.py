@@ -90,6 +90,14 @@ def test_no_fit_is_told(tmp_path):
         load_fit(tmp_path)
 
 
+@pytest.mark.parametrize(("file", "advice"), [("member_0/fit.json", "an ensemble"), ("sequential.json", "load_seq")])
+def test_a_folder_of_several_fits_is_told_from_one_without(tmp_path, file, advice):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"holds no finished fit .*{advice}"):
+        load_fit(tmp_path)
+
+
 def test_a_newer_format_is_refused_with_the_version_that_wrote_it(folder):
     edit(folder, schema=SCHEMA + 1)
     with pytest.raises(ValueError, match=rf"format {SCHEMA + 1}, written by sciinf 9\.9; .* format {SCHEMA}: update"):

@@ -21,7 +21,8 @@ def test_what_is_kept_is_a_copy_and_comes_back(tmp_path):
     about, groups = read_checkpoint(path, "a", "cpu")
     assert about == ABOUT
     assert torch.equal(groups["weights"]["now"], torch.arange(4.0))
-    assert read_checkpoint(path, "b", "cpu") is None
+    with pytest.warns(UserWarning, match="unfinished training of another estimator, store, recipe or seed"):
+        assert read_checkpoint(path, "b", "cpu") is None
     assert not checkpoints.flush()  # it is written
     checkpoints.clear()
     assert read_checkpoint(path, "a", "cpu") is None
@@ -54,3 +55,14 @@ def test_a_damaged_file_is_told(tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"half")
     with pytest.warns(UserWarning, match="is damaged .* so training starts anew"):
         assert read_checkpoint(tmp_path / "c.safetensors", "a", "cpu") is None
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+def test_one_flipped_bit_is_told(tmp_path, place):
+    path = tmp_path / "c.safetensors"
+    Checkpoints(path).keep(ABOUT, {"weights": {"now": torch.arange(4000.0), "mask": torch.ones(3, dtype=torch.bool)}})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged .* so training starts anew"):
+        assert read_checkpoint(path, "a", "cpu") is None

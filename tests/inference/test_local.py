@@ -169,3 +169,12 @@ def test_one_round_is_restricted_to_its_observation(tmp_path):
     assert posterior.whole
     with pytest.raises(ValueError, match="not amortised"):
         posterior.sample(3, THREE["x"][1])
+
+
+def test_its_observation_need_not_be_given(local):
+    with pytest.warns(UserWarning, match="only 79"):
+        posterior = Sequential(local, X, [local.truncation])
+    own = {name: value[0] for name, value in X.items()}
+    left_out, given = (posterior.sample((7,), *x, generator=torch.Generator().manual_seed(2)) for x in ((), (own,)))
+    assert torch.equal(left_out, given)
+    assert torch.equal(posterior.log_prob(given), posterior.log_prob(given, own))
