@@ -37,6 +37,7 @@ from sciinf.core import Batch
 GAUSSIAN = ("gaussian_linear",)  # the tasks with a Gaussian posterior, on which a maf is at home
 AT_ONCE = ("two_moons", "gaussian_linear")  # where sbi's batched sampling rejects few draws, and so ends soon
 HELD_OUT = 5_000
+SEEDS = 3  # with fewer, C2ST is checked on average only: on one task, a seed changes it by as much as is allowed
 ONE, MANY, EACH = 10_000, 1_000, 1_000  # draws for one observation; observations at once, and draws for each
 FASTER = {("nsf", 1_000): 2.0, ("nsf", 10_000): 8.0, ("nsf", 100_000): 8.0, ("maf", 10_000): 2.5}  # at least
 
@@ -74,7 +75,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="sbi")
     budgets = options.simulations or ([1_000] if options.quick else [1_000, 10_000])
     peers: list[Kind] = options.peers or (["nsf"] if options.quick else ["nsf", "maf"])
-    seeds = options.seeds or (1 if options.quick else 3)
+    seeds = options.seeds or (1 if options.quick else SEEDS)
     draws = options.draws or (1_000 if options.quick else 5_000)
     _warm_up(load_task(options.tasks[0], options.data), options.device)
     rows: list[Row] = []
@@ -215,7 +216,7 @@ def _checks(rows: Sequence[Row]) -> list[dict[str, Any]]:
         excess = _excess(own)
         if peer == "nsf":
             checks.append(check(f"{title}: mean C2ST above sbi's", float(np.mean(list(excess.values()))), 0.005))
-        for task, value in excess.items():
+        for task, value in excess.items() if len({row["seed"] for row in own}) >= SEEDS else ():
             if peer == "nsf":
                 checks.append(check(f"{title}, {task}: C2ST above sbi's", value, 0.02))
             elif task not in GAUSSIAN:

@@ -35,7 +35,7 @@ from sciinf.summaries.choice import choose
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import Summary
 
-CHUNK = {"cpu": 4_096, "cuda": 1_048_576}  # (theta, x) pairs at once when nothing is differentiated
+CHUNK = {"cpu": 5_000, "cuda": 1_048_576}  # (theta, x) pairs at once when nothing is differentiated
 
 
 class Flow(Estimator):
