@@ -18,7 +18,7 @@ from sciinf.core.files import read_json, write_bytes, write_json
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A trained estimator with its provenance.
 
@@ -35,6 +35,12 @@ class Fit:
     simulator: Mapping[str, str]
     record: Mapping[str, Any]
     folder: Path
+
+    def __repr__(self) -> str:
+        kind, names = type(self.estimator).__name__, ", ".join(self.estimator.prior.names)
+        loss = self.record.get("best_validation_loss")
+        best = "" if loss is None else f", validation loss {loss:.4g}"
+        return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
 
 
 def save_fit(folder: Path, estimator: Estimator, *, simulator: Mapping[str, str], record: Mapping[str, Any]) -> Fit:

@@ -34,6 +34,10 @@ class Posterior(ABC):
     scope: str = ""
     under: Mapping[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        scope = f"; {self.scope}" if self.scope else ""
+        return f"{self.name} posterior of ({', '.join(self.prior.names)}){scope}"
+
     @abstractmethod
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """At least n draws for one observation x, name -> (1, *event), weighted where the method weights."""

@@ -80,7 +80,7 @@ class Draws:
         return self.theta[index[torch.randperm(len(index), generator=generator)]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """How a posterior did on fresh simulations whose true parameters are known.
 
@@ -118,6 +118,11 @@ class Calibration:
     passed: bool
     reasons: tuple[str, ...]
     reference: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else "NOT PASSED"
+        of, reasons = f"the {self.of} posterior on {self.rows:,} simulations", "; ".join(self.reasons)
+        return f"calibration of {of}: {verdict}: {reasons}"
 
     @property
     def rows(self) -> int:
@@ -186,7 +191,7 @@ class Estimate:
         return cls(**{**data, "interval": tuple(data["interval"])})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """A posterior with everything needed to believe it or not.
 
@@ -211,6 +216,9 @@ class Answer:
     amortised: Mapping[str, Estimate] = field(default_factory=dict)
     posterior: str = ""
     scope: str = ""
+
+    def __repr__(self) -> str:
+        return self.table()
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""

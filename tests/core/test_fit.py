@@ -188,3 +188,7 @@ def test_an_argument_that_cannot_be_written_down_is_told_before_anything_is_writ
 def test_campaigns_differ_by_simulator_and_seed():
     names = [campaign_of(SIMULATOR, 1), campaign_of(SIMULATOR, 2), campaign_of({**SIMULATOR, "source": "cd"}, 1)]
     assert len(set(names)) == 3
+
+
+def test_a_fit_is_shown_in_a_line(folder):
+    assert repr(load_fit(folder)) == f"Flow of (a, b) trained on 'toy', in {folder}"

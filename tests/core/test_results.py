@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -233,3 +234,10 @@ def test_the_level_of_trust_is_what_tells():
         assert f"trust        {word}: as it is" in an_answer(trust=trust).table().splitlines()
     with pytest.raises(ValueError, match="one of 'good', 'unusual', 'alarm', 'unknown', got 'Alarm'"):
         Trust(0.02, "", "Alarm")  # pyright: ignore[reportArgumentType]
+
+
+def test_answers_and_verdicts_are_shown_as_they_are_read():
+    answer = an_answer()
+    assert repr(answer) == str(answer) == answer.table()
+    shown = repr(a_calibration(passed=False, reasons=("coverage is off",)))
+    assert re.fullmatch(r"calibration of the .* posterior on [\d,]+ simulations: NOT PASSED: coverage is off", shown)

@@ -165,6 +165,7 @@ def test_a_proposal_that_was_not_reached_is_told(local):
 def test_one_round_is_restricted_to_its_observation(tmp_path):
     posterior = Sequential(Local(fitted(tmp_path), None, frozenset()), X, [])
     assert posterior.scope == "restricted to this observation"
+    assert repr(posterior) == f"sequential posterior of ({', '.join(posterior.prior.names)}); {posterior.scope}"
     assert posterior.mass == 1.0
     assert posterior.whole
     with pytest.raises(ValueError, match="not amortised"):
