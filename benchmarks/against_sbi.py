@@ -40,12 +40,13 @@ AT_ONCE = ("two_moons", "gaussian_linear")  # where sbi's batched sampling rejec
 HELD_OUT = 5_000
 SEEDS = 3  # with fewer, C2ST is checked on average only: on one task, a seed changes it by as much as is allowed
 ONE, MANY, EACH = 10_000, 1_000, 1_000  # draws for one observation; observations at once, and draws for each
+# How many times less time training takes, at least.
 FASTER: dict[tuple[Kind, int], float] = {
     ("nsf", 1_000): 2.0,
     ("nsf", 10_000): 8.0,
     ("nsf", 100_000): 8.0,
     ("maf", 10_000): 2.5,
-}  # at least
+}
 
 Row = dict[str, Any]
 
