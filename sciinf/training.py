@@ -25,6 +25,7 @@ import torch
 from sciinf.core import Estimator, Fit, Simulator, load_fit, save_fit, source_hash
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
+from sciinf.core.memory import retain_freed
 from sciinf.engine.learner import Single, Stacked, check_alike, stream
 from sciinf.engine.loop import Loop
 from sciinf.engine.online import Simulated, fresh_recipe, prepared
@@ -364,6 +365,7 @@ def _check_same(estimator: Estimator, store: Store | Simulator | Simulated) -> N
 
 @contextmanager
 def _threads(recipe: Recipe) -> Iterator[None]:
+    retain_freed()
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.threads if torch.device(recipe.device).type == "cpu" else before)
     try:

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
+from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.spline import SplineCoupling
@@ -116,6 +117,7 @@ class Flow(Estimator):
         return self.flow.loss(z, self.features(batch.x), generator=generator)
 
     def condition(self, x: X) -> Density:
+        retain_freed()
         with torch.no_grad():
             device = self.z_mean.device
             return _FlowDensity(self, self.features({name: value.to(device) for name, value in x.items()}))
