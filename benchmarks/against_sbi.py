@@ -223,7 +223,9 @@ def _checks(rows: Sequence[Row]) -> list[dict[str, Any]]:
         excess = _excess(own)
         if peer == "nsf":
             checks.append(check(f"{title}: mean C2ST above sbi's", float(np.mean(list(excess.values()))), 0.005))
-        for task, value in excess.items() if len({row["seed"] for row in own}) >= SEEDS else ():
+        if len({row["seed"] for row in own}) < SEEDS:
+            continue
+        for task, value in excess.items():
             if peer == "nsf":
                 checks.append(check(f"{title}, {task}: C2ST above sbi's", value, 0.02))
             elif task not in GAUSSIAN:

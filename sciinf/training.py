@@ -65,9 +65,10 @@ def train(
     Raises:
         ValueError: If the store's parameters or observables are not the estimator's, or fewer than 18 training rows or
             2 validation rows are usable. Or if more than half of a simulator's rows fail (those that raise are left
-            out like others), it does not return what its observables promise, or runs on another device.
-        TypeError: If the estimator has an argument that cannot be written down, `store` is none of these, or a
-            simulator returns no tensors.
+            out like others), it does not return what its observables promise, or runs on another device. Or if the seed
+            is no int of at least 0, or the recipe's device cannot be used here.
+        TypeError: If the estimator or the recipe is none, the estimator has an argument that cannot be written down,
+            `store` is none of these, or a simulator returns no tensors.
         MemoryError: If the rows of a simulator do not fit in memory.
         FloatingPointError: If the loss is no longer finite.
         BaseException: What the estimator's loss raises; an unfinished training is kept.
@@ -129,6 +130,7 @@ def train_ensemble(
 
     Raises:
         ValueError: As for `train`; or if the estimators differ in more than their seed, or not in it.
+        TypeError: As for `train`; or if the estimators are no sequence.
 
     Warns:
         UserWarning: As for `train`; or if the members cannot be trained at once, and so one after the other.
@@ -146,14 +148,12 @@ def train_ensemble(
         found = [_finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
         if len(fits := [fit for fit in found if fit is not None]) == len(found):
             return fits
-        for k, (folder, member) in enumerate(zip(folders, built, strict=True)):
-            if found[k] is None:
-                _warn_of_replacing(folder, member, inputs[k], store.digest, seed + k)
         source = _opened(store, recipe, len(estimators))
         copied = [_standardised(estimator, source, recipe) for estimator in estimators]
         why = _obstacle(copied, source)
         if why is None:
-            for folder in folders:
+            for k, folder in enumerate(folders):
+                _warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
             told, search = searched(copied[0], source, recipe, seed)
             resolved = told.resolved(source.train, source.held_out)
@@ -185,9 +185,9 @@ def _check_call(estimators: Sequence[Estimator], recipe: Recipe, seed: int) -> N
     if not isinstance(recipe, Recipe):
         raise TypeError(f"expected Recipe(...) as recipe, got {type(recipe).__name__}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+        raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
     if why := absent(recipe.device):
-        raise ValueError(f'there is no device {recipe.device!r} here ({why}); use Recipe(device="cpu")')
+        raise ValueError(f'the device {recipe.device!r} cannot be used here ({why}); use Recipe(device="cpu")')
 
 
 def _announce(source: Source, recipe: Recipe) -> None:
@@ -195,7 +195,7 @@ def _announce(source: Source, recipe: Recipe) -> None:
     if isinstance(source, Simulated):
         epochs = recipe.epochs or 1
         print(
-            f"simulating while training: {source.rows_of(epochs):,} rows in {epochs} epochs, each row used "
+            f"simulating while training: {source.rows_of(epochs):,} rows in {epochs} epochs, each used up to "
             f"{source.reuse} times; Recipe(epochs=...) sets how long",
             file=sys.stderr,
             flush=True,
@@ -217,7 +217,7 @@ def _warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int)
     try:
         known = read_json(out / "fit.json")
         if known["inputs"] == inputs:
-            return  # damaged, as `_finished` says
+            return  # read back, or damaged, as `_finished` says
         parts = [
             name
             for name, old, new in (
@@ -229,9 +229,10 @@ def _warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int)
         ]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return  # nothing that could be lost
+    other = ", ".join(parts) or "recipe or set of members"
     warnings.warn(
-        f"{out} holds a fit with another {', '.join(parts) or 'recipe'}; it stays until this training is finished, and "
-        "is then replaced: choose another folder to keep it",
+        f"{out} holds a fit with another {other}; it stays until this training is finished, and is then replaced: "
+        "choose another folder to keep it",
         stacklevel=3,
     )
 
@@ -240,10 +241,10 @@ def _check_alike(built: Sequence[Any]) -> None:
     """Refuse members whose descriptions differ in more than the argument `seed`."""
     if not built:
         raise ValueError("an ensemble needs at least one estimator")
+    check_alike([{n: v for n, v in (b | b["arguments"]).items() if n not in ("arguments", "seed")} for b in built])
     seeds = [b["arguments"].get("seed") for b in built]
     if None not in seeds and len(set(seeds)) < len(seeds):
         raise ValueError(f"members begin with the same weights, for their seeds are {seeds}; give each its own seed")
-    check_alike([{n: v for n, v in (b | b["arguments"]).items() if n not in ("arguments", "seed")} for b in built])
 
 
 def _obstacle(estimators: Sequence[Estimator], source: Source) -> str | None:

@@ -33,9 +33,9 @@ def test_what_is_no_estimator_recipe_seed_or_device_is_refused(ball, store, tmp_
     with pytest.raises(TypeError, match=r"expected Recipe\(...\) as recipe, got dict"):
         train(Flow(ball.prior, ball.observables), store, tmp_path, recipe={"epochs": 3})
     for seed in (-1, 1.5, True):
-        with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
+        with pytest.raises(ValueError, match="seed must be an int of at least 0"):
             train(Flow(ball.prior, ball.observables), store, tmp_path, seed=seed)
-    with pytest.raises(ValueError, match=r"there is no device 'cuda:63' here .* use Recipe\(device=.cpu.\)"):
+    with pytest.raises(ValueError, match=r"the device 'cuda:63' cannot be used here .* use Recipe\(device=.cpu.\)"):
         train(Flow(ball.prior, ball.observables), store, tmp_path, recipe=Recipe(device="cuda:63"))
     with pytest.raises(TypeError, match="an ensemble is a list of estimators, got Flow"):
         train_ensemble(Flow(ball.prior, ball.observables), store, tmp_path)
@@ -65,5 +65,5 @@ def test_a_training_says_how_many_rows_it_simulates_and_how_many_failed(tmp_path
     with pytest.warns(UserWarning, match=r"\d+ of 1,\d+ simulations failed .* the prior is cut off"):
         train(Flow(Cut.prior, Cut.observables), source, tmp_path, recipe=Recipe(epochs=4, batch=100))
     said = capsys.readouterr().err
-    assert "simulating while training: 1,300 rows in 4 epochs, each row used 3 times; Recipe(epochs=...)" in said
+    assert "simulating while training: 1,300 rows in 4 epochs, each used up to 3 times; Recipe(epochs=...)" in said
     assert source.record()["used"] == source.rows_of(4) == 1_300

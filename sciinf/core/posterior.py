@@ -22,8 +22,9 @@ class Posterior(ABC):
 
     A subclass sets `name`, `digest` (of what was learned), `prior`, `observables` and `trained_on` (digests of the
     stores behind it, and `campaign_of` their simulator and seed), and defines the abstract methods. One that does not
-    hold for every observation says so in `scope`; one that was learned from simulations of a proposal has in `under`
-    what `Store.proposal` says of them.
+    hold for every observation says so in `scope`; one for a single observation keeps it, name -> (1, *event), in
+    `observation`; one that was learned from simulations of a proposal has in `under` what `Store.proposal` says of
+    them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Posterior(ABC):
     observables: Mapping[str, Observable]
     trained_on: frozenset[str]
     scope: str = ""
+    observation: X | None = None
     under: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
@@ -61,7 +63,8 @@ class Posterior(ABC):
 
         Args:
             n: How many, or a shape.
-            x: One observation: a mapping of named arrays, or a bare array where there is one observable.
+            x: One observation: a mapping of named arrays, or a bare array where there is one observable. It may be
+                left out where the posterior is for a single one.
             generator: Source of randomness; fresh entropy when left out.
 
         Returns:
@@ -72,14 +75,14 @@ class Posterior(ABC):
         """
         shape, count = _shape(n)
         generator = generator if generator is not None else fresh_generator()
-        draws = self.draw(as_observation(self.observables, x), count, generator=generator)
+        draws = self.draw(self._one(x), count, generator=generator)
         return draws.resample(count, generator=generator).reshape(*shape, len(self.prior))
 
     def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
-        """Log density of theta (*batch, D) given one observation: (*batch,)."""
+        """Log density of theta (*batch, D) given one observation, as for `sample`: (*batch,)."""
         theta = torch.as_tensor(theta)
         flat = theta.reshape(-1, 1, theta.shape[-1])
-        return self.log_prob_batched(flat, as_observation(self.observables, x)).reshape(theta.shape[:-1])
+        return self.log_prob_batched(flat, self._one(x)).reshape(theta.shape[:-1])
 
     def sample_batched(self, n: int | tuple[int, ...], x: Any, *, generator: torch.Generator | None = None) -> Tensor:
         """Unweighted draws for a batch of observations, name -> (batch, *event): (*n, batch, D)."""
@@ -88,6 +91,10 @@ class Posterior(ABC):
         values = as_observation(self.observables, x, batched=True)
         draws = self.draw_batched(values, count, generator=generator)
         return draws.reshape(*shape, *draws.shape[1:])
+
+    def _one(self, x: Any) -> X:
+        """One observation, name -> (1, *event)."""
+        return self.observation if x is None and self.observation else as_observation(self.observables, x)
 
 
 def _shape(n: int | Sequence[int]) -> tuple[tuple[int, ...], int]:

@@ -25,6 +25,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -289,8 +290,7 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
         recipe: How to train.
         source: The rows, which say R.
     """
-    usual = round(FRESH_BATCH / source.reuse**0.2)
-    batch = min(recipe.batch if isinstance(recipe.batch, int) else usual, source.train)
+    batch = min(_batch(recipe, source.reuse), source.train)
     steps = STEPS / math.sqrt(source.reuse)
     epochs = recipe.epochs or max(FEWEST_EPOCHS, round(steps / (source.train // batch)))
     rate = scaled_rate(RATE, FRESH_BATCH, batch) if recipe.learning_rate is None else recipe.learning_rate
@@ -358,11 +358,20 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
 
 def _measured(estimator: Estimator, simulator: Simulator, recipe: Recipe, seed: int) -> dict[str, int | float]:
     """Costs per row, and the settings that follow."""
-    batch, largest = recipe.batch if isinstance(recipe.batch, int) else FRESH_BATCH, _default_buffer(simulator)
+    batch, largest = _batch(recipe, 1), _default_buffer(simulator)
     first = Simulated(simulator, seed=seed, device=recipe.device, buffer=batch, held_out=1)
     (rows,) = first.ordered(batch, validation=False)
     resolved = fresh_recipe(recipe, first).resolved(batch)
-    return online_settings(estimator, simulator, rows, resolved, seed=seed, steps=STEPS, largest=largest)
+    simulated = functools.partial(_simulated, recipe)
+    return online_settings(estimator, simulator, rows, resolved, seed=seed, simulated=simulated, largest=largest)
+
+
+def _simulated(recipe: Recipe, reuse: int) -> int:
+    return round(STEPS / reuse**1.5 * _batch(recipe, reuse))
+
+
+def _batch(recipe: Recipe, reuse: int) -> int:
+    return recipe.batch if isinstance(recipe.batch, int) else round(FRESH_BATCH / reuse**0.2)
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 
@@ -154,7 +155,7 @@ def online_settings(
     recipe: Recipe,
     *,
     seed: int,
-    steps: int,
+    simulated: Callable[[int], int],
     largest: int,
 ) -> dict[str, int | float]:
     """The settings of `engine.online.Simulated` for an estimator, and the costs they follow from.
@@ -168,7 +169,7 @@ def online_settings(
         rows: One batch.
         recipe: Resolved.
         seed: Seed of the rows.
-        steps: S; rows used R times make S / sqrt(R) steps, of fewer rows the larger R is.
+        simulated: Rows that will be simulated in all, by the reuse factor.
         largest: Rows of the largest buffer.
 
     Returns:
@@ -181,7 +182,7 @@ def online_settings(
     simulation = seconds_per_row(simulator, block, seed=seed, device=recipe.device)
     training = training_seconds_per_row(estimator, rows, recipe)
     reuse = choose_reuse(simulation, training)
-    made = round(steps * len(rows) / reuse**1.7)  # `engine.online.fresh_recipe`
+    made = simulated(reuse)
     buffer = min(max(LEAST_BUFFER, reuse * block), largest, max(made // 3, 2 * len(rows)))
     held_out = min(HELD_OUT, max(1000, made // 10))
     costs = {"simulation seconds per row": simulation, "training seconds per row": training}

@@ -144,7 +144,7 @@ def _refused(device: object) -> str:
 
 
 def absent(device: str | torch.device) -> str:
-    """Why this machine has no such device; "" if it has."""
+    """Why a device cannot be used on this machine; "" if it can."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -52,7 +52,7 @@ class Flow(Estimator):
 
     Raises:
         TypeError: If `summary` or `flow` is something else: the class or the name of one, say.
-        ValueError: If a summary is for no observable, or the seed is no integer of at least 0.
+        ValueError: If a summary is for no observable, or the seed is no int of at least 0.
 
     Example:
         >>> from torch.distributions import Normal
@@ -177,4 +177,4 @@ def _check_parts(summaries: Mapping[str, object], flow: object, seed: object) ->
             got = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
             raise TypeError(f"the {what} must be an object such as {example}, got {got}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+        raise ValueError(f"seed must be an int of at least 0, got {seed!r}")

@@ -23,7 +23,6 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -121,12 +120,14 @@ class Sequential(Learned):
         UserWarning: If less than nine tenths of it do.
     """
 
+    observation: X
+
     def __init__(self, local: Local, x: X, truncations: Sequence[TruncatedPrior]) -> None:
-        self.local, self.x = local, dict(x)
+        self.local, self.observation = local, dict(x)
         self.name = "sequential"
         self.digest, self.trained_on, self.under = local.digest, local.trained_on, local.under
         self.prior, self.observables, self.whole = local.prior, local.observables, local.whole
-        self.mass = local.mass(self.x, _DRAWS)  # of the learned density, within the region
+        self.mass = local.mass(x, _DRAWS)  # of the learned density, within the region
         rounds = len(truncations) + 1
         self.only = f"not amortised: it was learned in {rounds} rounds for this observation and holds for no other"
         self.only = "restricted to this observation" if rounds == 1 else self.only
@@ -150,16 +151,6 @@ class Sequential(Learned):
         """What the last round was simulated from; None for the prior."""
         return self.local.truncation
 
-    def sample(
-        self, n: int | tuple[int, ...] = 1, x: Any = None, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Unweighted draws for the observation, which need not be given, (*n, D)."""
-        return super().sample(n, self._own() if x is None else x, generator=generator)
-
-    def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
-        """Log density of theta (*batch, D) given the observation, which need not be given: (*batch,)."""
-        return super().log_prob(theta, self._own() if x is None else x)
-
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """Unweighted draws for a batch of observations, each of which must be the one.
 
@@ -181,11 +172,8 @@ class Sequential(Learned):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.local.features(x)
 
-    def _own(self) -> dict[str, Tensor]:
-        return {name: value[0] for name, value in self.x.items()}
-
     def _check(self, x: X) -> None:
-        for name, own in self.x.items():
+        for name, own in self.observation.items():
             value = x[name].to(own)
             if not torch.equal(value, own.expand_as(value)):
                 raise ValueError(

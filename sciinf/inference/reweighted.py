@@ -80,6 +80,7 @@ class Reweighted(Posterior):
         by = f"{simulator.name} {source_hash(simulator)}"
         self.digest = hashlib.sha256(f"{proposal.digest} reweighted {by} {ess} {budget}".encode()).hexdigest()
         self.trained_on, self.scope = proposal.trained_on, holds_for(proposal)
+        self.observation = proposal.observation
         self.prior, self.observables = proposal.prior, proposal.observables
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:

@@ -159,10 +159,13 @@ def test_an_interrupted_ensemble_goes_on_to_the_same_bits(ball, store, tmp_path,
 
 def test_members_that_cannot_be_trained_at_once_are_trained_in_turn(ball, store, tmp_path):
     recipe = Recipe(epochs=1, batch=300)
+    members = [Branching(ball.prior, ball.observables, seed=k) for k in range(2)]
     with pytest.warns(UserWarning, match="trained one after the other, for together fails: .*(data-dependent|vmap)"):
-        fits = train_ensemble(
-            [Branching(ball.prior, ball.observables, seed=k) for k in range(2)], store, tmp_path / "e", recipe=recipe
-        )
+        fits = train_ensemble(members, store, tmp_path / "e", recipe=recipe)
+    with pytest.warns(UserWarning, match="trained one after the other") as told:
+        again = train_ensemble(members, store, tmp_path / "e", recipe=recipe)
+    assert same(again[1], fits[1])
+    assert not [warning for warning in told if "replaced" in str(warning.message)]
     assert same(
         fits[1], train(Branching(ball.prior, ball.observables, seed=1), store, tmp_path / "a", recipe=recipe, seed=1)
     )

@@ -159,6 +159,11 @@ def test_costs_are_measured_once_for_a_training(tmp_path, clock):
     assert source.reuse == choose_reuse(simulation, training) > 1
     assert source.train < 16_384  # the first buffer would take longer than it is worth
     assert recipe == fresh_recipe(Recipe(), source)
+    for told in (Recipe(), Recipe(batch=700)):  # the first buffer is a third of all rows that are simulated
+        source, recipe = prepared(estimator, Timed(row=1e-2), tmp_path / "told", recipe=told)
+        made = 7_500 / source.reuse**0.5 * recipe.batch / source.reuse
+        assert source.train == pytest.approx(made / 3, rel=0.02)
+    source, recipe = prepared(estimator, Timed(row=1e-2), tmp_path / "fit")
     again, _ = prepared(estimator, Timed(row=1e-6), tmp_path / "fit")  # the same name, source and prior
     assert again.digest == source.digest
     assert prepared(estimator, Timed(row=1e-6), tmp_path / "fit", seed=1)[0].reuse == 1

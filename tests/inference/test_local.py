@@ -179,3 +179,6 @@ def test_its_observation_need_not_be_given(local):
     left_out, given = (posterior.sample((7,), *x, generator=torch.Generator().manual_seed(2)) for x in ((), (own,)))
     assert torch.equal(left_out, given)
     assert torch.equal(posterior.log_prob(given), posterior.log_prob(given, own))
+    assert Reweighted(posterior, Seen(), ess=10).sample(3).shape == (3, 2)
+    with pytest.raises(ValueError, match="x must be a mapping"):
+        local.sample(3)
