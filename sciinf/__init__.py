@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sciinf.lazy import offered
+
 if TYPE_CHECKING:
     from sciinf import wrappers
     from sciinf.answer import query
@@ -65,26 +67,26 @@ __all__ = [
 ]
 
 _NAMES_IN = {
-    "sciinf.core.estimator": ("Estimator",),
-    "sciinf.core.fit": ("Fit", "load_fit"),
-    "sciinf.core.laws": ("Truncated",),
-    "sciinf.core.posterior": ("Posterior",),
-    "sciinf.core.prior": ("Prior",),
-    "sciinf.core.proposal": ("Proposal",),
-    "sciinf.core.results": ("Answer", "Calibration", "Draws"),
-    "sciinf.core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
-    "sciinf.store": ("Store",),
-    "sciinf.estimators.flow": ("Flow",),
-    "sciinf.checking": ("check_simulator",),
-    "sciinf.simulation": ("repair", "simulate"),
-    "sciinf.training": ("Recipe", "train", "train_ensemble"),
-    "sciinf.inference.sequential": ("infer_sequentially", "load_sequential"),
-    "sciinf.posterior": ("build_posterior",),
-    "sciinf.calibration": ("calibrate",),
-    "sciinf.answer": ("query",),
-    "sciinf.report": ("write_report",),
+    "core.estimator": ("Estimator",),
+    "core.fit": ("Fit", "load_fit"),
+    "core.laws": ("Truncated",),
+    "core.posterior": ("Posterior",),
+    "core.prior": ("Prior",),
+    "core.proposal": ("Proposal",),
+    "core.results": ("Answer", "Calibration", "Draws"),
+    "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
+    "store": ("Store",),
+    "estimators.flow": ("Flow",),
+    "checking": ("check_simulator",),
+    "simulation": ("repair", "simulate"),
+    "training": ("Recipe", "train", "train_ensemble"),
+    "inference.sequential": ("infer_sequentially", "load_sequential"),
+    "posterior": ("build_posterior",),
+    "calibration": ("calibrate",),
+    "answer": ("query",),
+    "report": ("write_report",),
 }
-_HOME = {name: module for module, names in _NAMES_IN.items() for name in names}
+_find, _offered = offered(__name__, {name: module for module, names in _NAMES_IN.items() for name in names})
 
 
 def __getattr__(name: str) -> Any:
@@ -94,10 +96,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("sciinf")
-    if name not in _HOME:
-        raise AttributeError(f"module 'sciinf' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return _find(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return [*_offered(), "wrappers", "__version__"]

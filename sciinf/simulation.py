@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from sciinf.core.checks import check_whole
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.block import give_up, one_thread, propose, run_block
@@ -153,8 +154,7 @@ def _check(simulator: Simulator, n: int, seed: int, workers: int, timeout: float
             "or load a file with load_simulator(path)"
         )
     for name, value, low in (("n", n, 1), ("seed", seed, 0), ("workers", workers, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+        check_whole(name, value, low)
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 

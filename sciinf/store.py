@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinf.core.checks import check_whole
 from sciinf.core.estimator import Batch
 from sciinf.core.files import write_bytes, write_json
 from sciinf.core.prior import Prior
@@ -107,8 +108,7 @@ class Store:
             OSError: If the folder cannot be written.
         """
         for name, value, low in (("seed", seed, 0), ("block", block, 1), ("rows", rows, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+            check_whole(name, value, low)
         path, data = Path(path), describe(simulator, seed, block, rows, proposal)
         file = path / "store.json"
         with writing(path):

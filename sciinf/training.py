@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from sciinf.core import Estimator, Fit, Simulator, load_fit, save_fit, source_hash
+from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
 from sciinf.core.memory import retain_freed
@@ -184,8 +185,7 @@ def _check_call(estimators: Sequence[Estimator], recipe: Recipe, seed: int) -> N
             raise TypeError(f"expected an estimator to train, such as Flow(prior, observables), got {kind}")
     if not isinstance(recipe, Recipe):
         raise TypeError(f"expected Recipe(...) as recipe, got {type(recipe).__name__}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
+    check_whole("seed", seed, 0)
     if why := absent(recipe.device):
         raise ValueError(f'the device {recipe.device!r} cannot be used here ({why}); use Recipe(device="cpu")')
 

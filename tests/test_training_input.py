@@ -33,7 +33,7 @@ def test_what_is_no_estimator_recipe_seed_or_device_is_refused(ball, store, tmp_
     with pytest.raises(TypeError, match=r"expected Recipe\(...\) as recipe, got dict"):
         train(Flow(ball.prior, ball.observables), store, tmp_path, recipe={"epochs": 3})
     for seed in (-1, 1.5, True):
-        with pytest.raises(ValueError, match="seed must be an int of at least 0"):
+        with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
             train(Flow(ball.prior, ball.observables), store, tmp_path, seed=seed)
     with pytest.raises(ValueError, match=r"the device 'cuda:63' cannot be used here .* use Recipe\(device=.cpu.\)"):
         train(Flow(ball.prior, ball.observables), store, tmp_path, recipe=Recipe(device="cuda:63"))

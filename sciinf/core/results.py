@@ -117,7 +117,7 @@ class Calibration:
     failed_rows: int
     passed: bool
     reasons: tuple[str, ...]
-    reference: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    reference: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         verdict = "passed" if self.passed else "NOT PASSED"

@@ -141,5 +141,5 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         found.update(name.encode())
-        found.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Estimator, Observable, Outcome, Simulator, Status, source_hash
+from sciinf.core.checks import check_whole, is_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import Attempt, generator_for
@@ -346,7 +347,7 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
         known = read_json(file)
         if known["for"] != key:
             return None
-        if any(isinstance(known[n], bool) or not isinstance(known[n], int) or known[n] < 1 for n in SETTINGS):
+        if not all(is_whole(known[name], 1) for name in SETTINGS):
             raise ValueError(f"expected integers of at least 1 as {list(SETTINGS)}")
         return known
     except FileNotFoundError:
@@ -376,9 +377,7 @@ def _batch(recipe: Recipe, reuse: int) -> int:
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
-        least = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        check_whole(name, value, 0 if name == "seed" else 1)
 
 
 def _fits(value: Any, spec: Observable, rows: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from sciinf.core.checks import is_whole
 from sciinf.engine.optimisers import NAMES
 from sciinf.engine.schedule import FLOORS, scaled_rate
 
@@ -67,7 +68,7 @@ class Recipe:
             least = 0 if name == "memory" else 1
             if (value is None and name not in ("threads", "memory")) or (name == "batch" and value == "auto"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not is_whole(value, least):
                 also = ' or "auto"' if name == "batch" else ""
                 raise ValueError(f"Recipe({name}={value!r}): expected an integer of at least {least}{also}")
         rate, decay, refused = self.learning_rate, self.weight_decay, _refused(self.device)

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
+from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.flows.conditional import Architecture
@@ -176,5 +177,4 @@ def _check_parts(summaries: Mapping[str, object], flow: object, seed: object) ->
         if value is not None and not isinstance(value, kind):
             got = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
             raise TypeError(f"the {what} must be an object such as {example}, got {got}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
+    check_whole("seed", seed, 0)

@@ -49,6 +49,7 @@ from sciinf.core import (
     load_fit,
     source_hash,
 )
+from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import json_text, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
@@ -199,8 +200,7 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
 
 def _check(rounds: int, simulations: int, epsilon: float) -> None:
     for name, value in (("rounds", rounds), ("simulations", simulations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_whole(name, value, 1)
     if not LEAST <= epsilon <= 0.01:
         raise ValueError(f"epsilon, the mass cut off in each round, must be from {LEAST:g} to 0.01, got {epsilon!r}")
 

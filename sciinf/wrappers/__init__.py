@@ -6,8 +6,9 @@ prior and simulator in sbi's convention; `tables` turns simulations that already
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.wrappers.external_command import command
@@ -28,12 +29,4 @@ _MODULES = {
     "tables": "tables_file",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = offered(__name__, _MODULES)

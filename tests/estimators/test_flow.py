@@ -22,5 +22,5 @@ def test_a_part_that_is_no_object_is_refused(part, wrong, got):
 
 @pytest.mark.parametrize("seed", ["a", -1, 1.5, True])
 def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(ValueError, match="seed must be an int of at least 0"):
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
         Flow(PRIOR, OBSERVABLES, seed=seed)
