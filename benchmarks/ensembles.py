@@ -86,7 +86,7 @@ def cost(simulator: Simulator, folder: Path, device: str) -> dict[str, float]:
     recipe = Recipe(batch=1_000, epochs=4, device=device)
     five, one = _estimators(simulator), _estimators(simulator)[0]
     ones, fives = [], []
-    for round_ in range(2):
+    for round_ in range(3):
         ones.append(_timed(lambda r=round_: train_one(one, store, folder / f"one_{r}", recipe=recipe), device))
         fives.append(_timed(lambda r=round_: train_ensemble(five, store, folder / f"five_{r}", recipe=recipe), device))
     return {"s for one": min(ones), "s for five": min(fives), "cost of five": min(fives) / min(ones)}

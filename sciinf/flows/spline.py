@@ -16,8 +16,8 @@ however narrow the posterior is. Quantiles hardly notice. Means and sds do: at B
 the variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
 
 What makes it fast: the batch is the last, contiguous axis of every tensor; the splines have no branches and a gradient
-of their own (`rational_quadratic`); the context enters all layers through one matrix product, once per observation
-whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
+of their own (`rational_quadratic`); the context enters all layers of a step through one matrix product, once per
+observation whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from sciinf.flows import rational_quadratic
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE, LEAST
 
 
@@ -108,7 +109,7 @@ class SplineCouplingFlow(ExactFlow):
             value = torch.cat([value[1::2], value[::2]])
         for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), maps, strict=True)):
             kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
-            raw = network(kept).flatten(1)
+            raw = network(kept)
             moved, change = rational_quadratic.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             log_det = log_det + change.sum(0).view(z.shape[:-1])
             with single_precision(z):
@@ -125,7 +126,7 @@ class SplineCouplingFlow(ExactFlow):
         for step, (network, (matrix, bias)) in reversed(list(enumerate(steps))):
             value = torch.addmm(bias, matrix, value.flatten(1)).view_as(value)
             kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
-            raw = network(kept).flatten(1)
+            raw = network(kept)
             moved = rational_quadratic.inverse(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             value = torch.cat([kept.flatten(1), moved]).view_as(value)
         if self.linear is not None:
@@ -153,33 +154,20 @@ class SplineCouplingFlow(ExactFlow):
     def _networks(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
         """For each step the map from the kept dimensions (d, n, batch) to the raw numbers of its splines.
 
-        The context's share of all layers is one matrix product.
+        The context's share of all layers of a step is one matrix product.
         """
         plan = self.plan
-        given = torch.addmm(self.context_map.bias[:, None], self.context_map.weight, context.T)
-        given = given.view(-1, plan.hidden, 1, len(context)).unbind(0)
+        given = self.context_map.weight.chunk(plan.transforms), self.context_map.bias[:, None].chunk(plan.transforms)
         weights = self.block_weight.flatten(0, 2).unbind(0)
         biases = self.block_bias.flatten(0, 2)[..., None].unbind(0)
         networks = []
         for step in range(plan.transforms):
-            first, *gates = given[step * (1 + plan.blocks) : (step + 1) * (1 + plan.blocks)]
             both = slice(2 * step * plan.blocks, 2 * (step + 1) * plan.blocks)
-            w, b = weights[both], biases[both]
-            layers = list(zip(w[::2], b[::2], w[1::2], b[1::2], gates, strict=True))
-            networks.append(functools.partial(self._network, step, first, layers))
+            from_kept = self.inputs[step] if self.dim > 1 else context.new_zeros(plan.hidden, 0)
+            w = [given[0][step], from_kept, *weights[both], self.output_weight[step]]
+            b = [given[1][step], *biases[both], self.output_bias[step][:, None]]
+            networks.append(functools.partial(gated, context=context.T, weights=w, biases=b))
         return networks
-
-    def _network(self, step: int, first: Tensor, layers: Sequence[tuple[Tensor, ...]], kept: Tensor) -> Tensor:
-        n, batch = kept.shape[1:]
-        hidden = first.expand(-1, n, batch)
-        if len(kept):
-            hidden = hidden + (self.inputs[step] @ kept.flatten(1)).view(-1, n, batch)
-        for weight, bias, second, second_bias, gate in layers:
-            change = torch.addmm(bias, weight, F.relu(hidden).flatten(1))
-            change = torch.addmm(second_bias, second, F.relu(change)).view(-1, n, batch)
-            hidden = torch.addcmul(hidden, change, gate.sigmoid())
-        weight, bias = self.output_weight[step], self.output_bias[step][:, None]
-        return torch.addmm(bias, weight, hidden.flatten(1)).view(-1, n, batch)
 
 
 class _Linear(nn.Module):

@@ -22,10 +22,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sciinf.flows import rational_quadratic
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE
 from sciinf.flows.spline import ConditionalGaussian, check_settings, uniform
 
@@ -134,14 +134,7 @@ class _MaskedNet(nn.Module):
             self.register_buffer(name, (after[:, None] >= before).float(), persistent=False)
 
     def forward(self, value: Tensor, context: Tensor) -> Tensor:
-        blocks, width, draws = len(self.inner), len(self.first), value.shape[1] // context.shape[1]
-        given = torch.addmm(self.given.bias[:, None], self.given.weight, context)
-        first, *gates = (part.repeat(1, draws) for part in given.view(1 + blocks, width, -1).unbind(0))
-        hidden = torch.addmm(first, self.first * self.first_mask, value)
-        weights = (self.inner * self.inner_mask).flatten(0, 1).unbind(0)
-        biases = self.inner_bias.flatten(0, 1).unbind(0)
-        for number, gate in enumerate(gates):
-            change = torch.addmm(biases[2 * number], weights[2 * number], F.relu(hidden))
-            change = torch.addmm(biases[2 * number + 1], weights[2 * number + 1], F.relu(change))
-            hidden = torch.addcmul(hidden, change, gate.sigmoid())
-        return torch.addmm(self.last_bias, self.last * self.last_mask, hidden)
+        weights = [self.given.weight, self.first * self.first_mask]
+        weights += [*(self.inner * self.inner_mask).flatten(0, 1).unbind(0), self.last * self.last_mask]
+        biases = [self.given.bias[:, None], *self.inner_bias.flatten(0, 1).unbind(0), self.last_bias]
+        return gated(value.unflatten(1, (-1, context.shape[1])), context, weights, biases)
