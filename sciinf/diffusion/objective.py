@@ -1,0 +1,256 @@
+r"""What a network is asked for, and how much each noise level counts.
+
+A network F sees c_in x_t and the level s, and stands for the denoiser D(x_t, s) = E[x_0 | x_t] through
+
+    D = a(t) x_t + b(t) F,    c_in = 1 / sqrt(alpha^2 + sigma^2):
+
+| parameterisation | what F approximates | a | b |
+|---|---|---|---|
+| `Noise` | e | 1 / alpha | -s |
+| `Data` | x_0 | 0 | 1 |
+| `Velocity` | v = (alpha e - sigma x_0) / c, c^2 = alpha^2 + sigma^2 | alpha / c^2 | -sigma / c |
+| `Score` | grad log p_t(x_t) | 1 / alpha | sigma s |
+| `Drift` | dx_t/dt = alpha' x_0 + sigma' e, of flow matching | as below | as below |
+| `Preconditioned` | what is left of x_0 beside the best linear guess | 1 / (alpha (1 + s^2)) | s / sqrt(1 + s^2) |
+
+where data have sd 1. For `Drift`, alpha' = f alpha and sigma' = sigma (f + k) with k = (log s)' = g^2 / (2 sigma^2), so
+that a = (f + k) / (alpha k) and b = -1 / (alpha k).
+
+Training draws a level for each row and minimises, with a weighting w,
+
+    E_{x_0, e, s} [ w(s) |F - F*|^2 ] / D = E [ w(s) / b^2 |D(x_t, s) - x_0|^2 ] / D.
+
+`Even` (w = 1) counts all levels alike in what F approximates. `Likelihood` makes it, up to a constant, the bound on
+-log q(x_0) of the reverse process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density that levels are drawn from.
+`Clipped` is w = 1 in x_0 at most gamma signal-to-noise ratios 1/s^2 (Min-SNR).
+
+References:
+    | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
+      https://arxiv.org/abs/2202.00512
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+      https://arxiv.org/abs/2206.00364
+    | Maximum Likelihood Training of Score-Based Diffusion Models (Song et al., 2021), https://arxiv.org/abs/2101.09258
+    | Efficient Diffusion Training via Min-SNR Weighting Strategy (Hang et al., 2023), https://arxiv.org/abs/2303.09556
+    | Variational Diffusion Models (Kingma et al., 2021), https://arxiv.org/abs/2107.00630 (levels drawn evenly spread)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core.component import Component
+from sciinf.diffusion.schedule import Level, Schedule
+
+Times = Float[Tensor, "*rows"]
+Network = Callable[[Tensor, Tensor], Tensor]
+"""F: c_in x_t (*rows, D) and log s, of shape () or (*rows), to (*rows, D)."""
+
+
+class Parameterisation(Component, ABC):
+    """What the network stands for."""
+
+    @abstractmethod
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        """a and b."""
+
+
+class Noise(Parameterisation):
+    """The noise e."""
+
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        return 1 / schedule.alpha(t), -schedule.level(t)
+
+
+class Data(Parameterisation):
+    """The data x_0."""
+
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        return torch.zeros_like(t), torch.ones_like(t)
+
+
+class Velocity(Parameterisation):
+    """v, which turns from noise into data as levels rise."""
+
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        square = alpha**2 + sigma**2
+        return alpha / square, -sigma / square.sqrt()
+
+
+class Score(Parameterisation):
+    """The score of x_t."""
+
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        alpha = schedule.alpha(t)
+        return 1 / alpha, schedule.level(t) ** 2 * alpha
+
+
+class Drift(Parameterisation):
+    """The velocity of x_t along its path."""
+
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        drift, diffusion = schedule.rates(t)
+        alpha = schedule.alpha(t)
+        rate = 0.5 * diffusion / schedule.sigma(t) ** 2
+        return (drift + rate) / (alpha * rate), -1 / (alpha * rate)
+
+
+class Preconditioned(Parameterisation):
+    """What the best linear guess leaves, scaled so that both input and target have variance 1 at every level."""
+
+    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+        s = schedule.level(t)
+        return 1 / (schedule.alpha(t) * (1 + s**2)), s / (1 + s**2).sqrt()
+
+
+class Levels(Component, ABC):
+    """How noise levels are drawn in training."""
+
+    @abstractmethod
+    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+        """Levels s from numbers u in (0, 1), and p(s) s, the density of log s there."""
+
+
+class EvenTimes(Levels):
+    """Times drawn uniformly."""
+
+    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+        first, last = schedule.span()
+        t = first + (last - first) * uniform
+        _, diffusion = schedule.rates(t)
+        rate = 0.5 * diffusion / schedule.sigma(t) ** 2  # d log s / dt
+        return schedule.level(t), 1 / ((last - first) * rate)
+
+
+class EvenLogs(Levels):
+    """log s drawn uniformly."""
+
+    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+        width = math.log(schedule.most / schedule.least)
+        return schedule.least * torch.exp(width * uniform), torch.full_like(uniform, 1 / width)
+
+
+class NormalLogs(Levels):
+    """log s drawn from a normal distribution, cut at the path's ends.
+
+    Args:
+        mean: Of log s.
+        sd: Of log s.
+
+    Raises:
+        ValueError: Unless sd is above 0.
+    """
+
+    def __init__(self, mean: float = -1.0, sd: float = 1.6) -> None:
+        if not sd > 0:
+            raise ValueError(f"NormalLogs needs an sd above 0, got {sd}")
+        self.mean, self.sd = float(mean), float(sd)
+
+    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+        ends = [(math.log(level) - self.mean) / self.sd for level in (schedule.least, schedule.most)]
+        low, high = (0.5 * math.erfc(-end / math.sqrt(2)) for end in ends)
+        z = torch.special.ndtri((low + (high - low) * uniform.double()).clamp(1e-15, 1 - 1e-15))
+        density = torch.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * self.sd * (high - low))
+        return (self.mean + self.sd * z).exp().to(uniform), density.to(uniform)
+
+
+class Weighting(Component, ABC):
+    """How much each level counts."""
+
+    @abstractmethod
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+        """Factor of |D - x_0|^2.
+
+        Args:
+            level: s.
+            scale: b.
+            density: Of log s, that levels are drawn from.
+        """
+
+
+class Even(Weighting):
+    """All alike, in what the network approximates."""
+
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+        return 1 / scale**2
+
+
+class Likelihood(Weighting):
+    """The bound on the negative log-likelihood."""
+
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+        return 1 / (level**2 * density)
+
+
+class Clipped(Weighting):
+    """The signal-to-noise ratio, at most gamma of it.
+
+    Args:
+        gamma: The largest weight.
+
+    Raises:
+        ValueError: Unless gamma is above 0.
+    """
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        if not gamma > 0:
+            raise ValueError(f"Clipped needs gamma above 0, got {gamma}")
+        self.gamma = float(gamma)
+
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+        return (1 / level**2).clamp_max(self.gamma)
+
+
+class Diffusion(Component):
+    """A path, what the network is asked for along it, and how it is trained.
+
+    Args:
+        schedule: The path; EDM's where left out.
+        parameterisation: What the network stands for; EDM's where left out.
+        levels: How levels are drawn in training.
+        weighting: How much they count.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        parameterisation: Parameterisation | None = None,
+        levels: Levels | None = None,
+        weighting: Weighting | None = None,
+    ) -> None:
+        self.schedule = schedule or Level()
+        self.parameterisation = parameterisation or Preconditioned()
+        self.levels, self.weighting = levels or NormalLogs(), weighting or Even()
+
+    def denoise(self, network: Network, y: Float[Tensor, "*rows dim"], level: Times) -> Float[Tensor, "*rows dim"]:
+        """D at y = x_t / alpha and level s, of shape () or (*rows)."""
+        time = self.schedule.time(level)
+        skip, scale = self.parameterisation.coefficients(self.schedule, time)
+        alpha = self.schedule.alpha(time)
+        shown = y / (1 + level**2).sqrt()[..., None]
+        return (skip * alpha)[..., None] * y + scale[..., None] * network(shown, level.log())
+
+    def loss(
+        self, network: Network, data: Float[Tensor, "batch dim"], *, generator: torch.Generator
+    ) -> Float[Tensor, " batch"]:
+        """The objective for each datum, at one level each; levels of a batch are spread evenly, noise is drawn.
+
+        Args:
+            network: F.
+            data: x_0, of about unit sd.
+            generator: For noise and levels.
+        """
+        size, device = len(data), data.device
+        noise = torch.randn(data.shape, generator=generator, device=generator.device, dtype=data.dtype).to(device)
+        shift = torch.rand(1, generator=generator, device=generator.device, dtype=data.dtype).to(device)
+        uniform = (shift + (torch.arange(size, device=device) + 0.5) / size) % 1.0
+        level, density = self.levels.draw(self.schedule, uniform)
+        _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
+        off = self.denoise(network, data + level[:, None] * noise, level) - data
+        return self.weighting.weight(level, scale, density) * off.square().mean(-1)
