@@ -153,7 +153,7 @@ def compare(name: str, density: KnownDensity, entropy: float, options: argparse.
             started = clock(device)
             fit = train(estimator, store, folder / flow, recipe=recipe, seed=seed)
             spent = clock(device) - started
-            judged = judge(fit.estimator.condition, density, seed, device)
+            judged = judge(fit.estimator.density, density, seed, device)
             first = {"density": name, "flow": flow, "NLL": judged["NLL"], "entropy": entropy, "gap": judged["gap"]}
             made.append(first | judged | {"s": spent})
             print(json.dumps(made[-1]), flush=True)

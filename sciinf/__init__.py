@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from sciinf.core.results import Answer, Calibration, Draws
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.estimators.flow import Flow
+    from sciinf.estimators.likelihood import Likelihood
+    from sciinf.estimators.matching import Matching
+    from sciinf.estimators.ratio import Ratio
+    from sciinf.estimators.score import Score
+    from sciinf.inference.compositional import Compositional
     from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior
     from sciinf.report import write_report
@@ -36,16 +41,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Calibration",
+    "Compositional",
     "Draws",
     "Estimator",
     "Fit",
     "Flow",
+    "Likelihood",
+    "Matching",
     "Observable",
     "Outcome",
     "Posterior",
     "Prior",
     "Proposal",
+    "Ratio",
     "Recipe",
+    "Score",
     "Simulator",
     "Status",
     "Store",
@@ -77,6 +87,11 @@ _NAMES_IN = {
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "store": ("Store",),
     "estimators.flow": ("Flow",),
+    "estimators.likelihood": ("Likelihood",),
+    "estimators.matching": ("Matching",),
+    "estimators.ratio": ("Ratio",),
+    "estimators.score": ("Score",),
+    "inference.compositional": ("Compositional",),
     "checking": ("check_simulator",),
     "simulation": ("repair", "simulate"),
     "training": ("Recipe", "train", "train_ensemble"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from sciinf.core import Fit, Posterior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
+from sciinf.inference.mcmc import MCMC
 from sciinf.inference.reweighted import Reweighted
 
 
@@ -16,20 +18,34 @@ def build_posterior(
     """The posterior of a fit, or of several as an ensemble.
 
     Args:
-        fit: One fit, or several.
-        simulator: If given, and if its likelihood is tractable, the posterior is corrected by it.
+        fit: One fit, or several. That of a `Ratio` or a `Likelihood` is sampled by MCMC; for sets of observations,
+            another sampler or other chains see `inference.mcmc.MCMC`.
+        simulator: If given, and if its likelihood is tractable, the posterior is corrected by it, where it has a
+            density.
         ess: Effective sample size a corrected answer must reach.
         budget: Largest number of draws spent on it.
 
     Returns:
-        `Amortised` or `Ensemble`, inside `Reweighted` where a tractable simulator was given.
+        `Amortised`, `MCMC` or `Ensemble`, inside `Reweighted` where a tractable simulator was given.
+
+    Warns:
+        UserWarning: If a tractable simulator was given for a posterior without a density, which stays as it is.
 
     Example:
         >>> posterior = build_posterior(fit)  # doctest: +SKIP
         >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
     """
     fits = [fit] if isinstance(fit, Fit) else list(fit)
-    posterior = Amortised(fits[0]) if len(fits) == 1 else Ensemble([Amortised(f) for f in fits])
+    each = [Amortised(f) if f.estimator.normalised else MCMC(f) for f in fits]
+    posterior = each[0] if len(each) == 1 else Ensemble(each)
     if simulator is None or simulator.log_likelihood is None:
+        return posterior
+    if not all(f.estimator.normalised for f in fits):
+        kind = type(fits[0].estimator).__name__
+        warnings.warn(
+            f"the posterior of {kind} is sampled by MCMC and has no density to weight by, so it is not corrected by "
+            f"the likelihood of {simulator.name!r}; train a Flow for that",
+            stacklevel=2,
+        )
         return posterior
     return Reweighted(posterior, simulator, ess=ess, budget=budget)

@@ -1,10 +1,11 @@
-"""Estimators and what they are asked for: batches in, densities out."""
+"""Estimators and what they are asked for: batches in, densities out, or likelihoods up to a constant."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -55,9 +56,30 @@ class Density(ABC):
         """
 
 
-class Estimator(nn.Module, Component, ABC):
-    """What is learned, one paper, one file. Built from a prior and the observables' specification."""
+class Potential(ABC):
+    """A conditional likelihood of theta, for a batch of observations embedded once.
 
+    It has no draws and no normalised density of theta: `inference.mcmc` samples the posterior that it gives with the
+    prior. `batch` below is the number of observations it was conditioned on.
+    """
+
+    @abstractmethod
+    def log_likelihood(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        """log p(x | theta) + c(x), with c the same for every theta; torch differentiates it by theta.
+
+        Args:
+            theta: Strictly inside the prior's support, one row for each observation.
+        """
+
+
+class Estimator(nn.Module, Component, ABC):
+    """What is learned, one paper, one file. Built from a prior and the observables' specification.
+
+    `normalised` tells what `condition` gives: a `Density` of theta where it is True, a `Potential`, from which MCMC
+    draws, where it is False.
+    """
+
+    normalised: ClassVar[bool] = True
     prior: Prior
     observables: Mapping[str, Observable]
 
@@ -70,8 +92,22 @@ class Estimator(nn.Module, Component, ABC):
         """Training loss per row."""
 
     @abstractmethod
-    def condition(self, x: X) -> Density:
-        """The density of theta given observations x, name -> (batch, *event); x is embedded here, once."""
+    def condition(self, x: X) -> Density | Potential:
+        """What was learned of theta given observations x, name -> (batch, *event); x is embedded here, once."""
+
+    def density(self, x: X) -> Density:
+        """`condition`, for whoever needs draws and densities.
+
+        Raises:
+            DensityUnavailable: If it gives a `Potential`.
+        """
+        found = self.condition(x)
+        if isinstance(found, Potential):
+            raise DensityUnavailable(
+                f"{type(self).__name__} learns a likelihood, which has no draws and no normalised density of theta; "
+                "sample its posterior with build_posterior(fit), or train a Flow"
+            )
+        return found
 
     @abstractmethod
     def features(self, x: X) -> Float[Tensor, "batch feature"]:

@@ -21,14 +21,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.schedule import Schedule
+from sciinf.diffusion.schedule import NoiseSchedule
 
 
 class Grid(Component, ABC):
     """How noise levels are spread."""
 
     @abstractmethod
-    def levels(self, schedule: Schedule, steps: int) -> Float[Tensor, " levels"]:
+    def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         """N + 1 falling levels, from the path's highest to its lowest; float64 on the CPU."""
 
 
@@ -47,7 +47,7 @@ class Power(Grid):
             raise ValueError(f"Power needs rho above 0, got {rho}")
         self.rho = float(rho)
 
-    def levels(self, schedule: Schedule, steps: int) -> Float[Tensor, " levels"]:
+    def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         first, last = (level ** (1 / self.rho) for level in (schedule.most, schedule.least))
         return torch.linspace(first, last, steps + 1, dtype=torch.float64) ** self.rho
 
@@ -55,7 +55,7 @@ class Power(Grid):
 class Geometric(Grid):
     """Equal steps of the level's logarithm."""
 
-    def levels(self, schedule: Schedule, steps: int) -> Float[Tensor, " levels"]:
+    def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         first, last = math.log(schedule.most), math.log(schedule.least)
         return torch.linspace(first, last, steps + 1, dtype=torch.float64).exp()
 
@@ -63,6 +63,6 @@ class Geometric(Grid):
 class Clock(Grid):
     """Equal steps of the path's time."""
 
-    def levels(self, schedule: Schedule, steps: int) -> Float[Tensor, " levels"]:
+    def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         first, last = schedule.span()
         return schedule.level(torch.linspace(last, first, steps + 1, dtype=torch.float64))

@@ -16,14 +16,16 @@ References:
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.diffusion.schedule import Schedule
+from sciinf.core.checks import check_whole
+from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser
+from sciinf.dynamics.ode import rk4
 
 EXACT = 32
 """Largest D whose trace is found exactly where nothing is said."""
@@ -32,9 +34,10 @@ EXACT = 32
 def log_density(
     denoise: Denoiser,
     y: Float[Tensor, "*rows dim"],
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     *,
-    tolerance: float = 1e-5,
+    steps: int = 40,
+    ending: Callable[[Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*rows"]:
     """log q at y, points at the path's lowest level.
@@ -43,42 +46,45 @@ def log_density(
         denoise: D, differentiable.
         y: Points.
         schedule: The path.
-        tolerance: Relative and absolute error of one step of the solver.
+        steps: Steps of the classical Runge-Kutta method, equal in u and the same for every row, so that a row does not
+            depend on what else is asked; four evaluations each.
+        ending: log density at the highest level, (*rows, D) to (*rows), where another is known than that below.
         generator: For Hutchinson's estimate of the trace; without one the trace is exact.
 
     Raises:
-        ValueError: If D is above 32 and no generator is given.
+        ValueError: If D is above 32 and no generator is given, or steps is no int of at least 1.
     """
-    from torchdiffeq import odeint
-
+    check_whole("steps", steps, 1)
     if generator is None and y.shape[-1] > EXACT:
         raise ValueError(
             f"the exact trace takes {y.shape[-1]} derivatives at each step (above {EXACT}); pass a generator for an "
             "unbiased estimate of it"
         )
     if generator is None:
-        directions = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
-        probes = [direction.expand_as(y) for direction in directions]
+        probes = [direction.expand_as(y) for direction in torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)]
     else:
         signs = torch.randint(0, 2, y.shape, generator=generator, device=generator.device)
         probes = [(2 * signs - 1).to(y)]
 
-    def field(u: Tensor, state: Tensor) -> Tensor:
-        place = state[..., :-1]
+    def field(u: float, state: Tensor) -> Tensor:
+        level = state.new_tensor(math.exp(-u))
         with torch.enable_grad():
-            place = place.detach().requires_grad_()
-            value = denoise(place, (-u).exp())
-            last = len(probes) - 1
-            trace = torch.zeros_like(state[..., -1])
+            place = state[..., :-1].detach().requires_grad_()
+            value = denoise(place, level)
+            last, trace = len(probes) - 1, torch.zeros_like(state[..., -1])
             for number, probe in enumerate(probes):
                 (slope,) = torch.autograd.grad(value, place, probe, retain_graph=number < last)
                 trace = trace + (slope * probe).sum(-1)
         return torch.cat([value.detach() - place.detach(), (trace - y.shape[-1]).detach()[..., None]], dim=-1)
 
-    ends = torch.tensor([-math.log(schedule.least), -math.log(schedule.most)], dtype=y.dtype, device=y.device)
     start = torch.cat([y, torch.zeros_like(y[..., :1])], dim=-1)
-    found = cast(Tensor, odeint(field, start, ends, method="dopri5", rtol=tolerance, atol=tolerance))[-1]
+    ends = [-math.log(schedule.least), -math.log(schedule.most)]
+    found = rk4(field, start, ends, steps_per_interval=steps)[-1]
     noise, integral = found[..., :-1], found[..., -1]  # the integral runs backwards: -int_{u_0}^{u_1}
+    return (ending or _centred(schedule))(noise) + integral
+
+
+def _centred(schedule: NoiseSchedule) -> Callable[[Tensor], Tensor]:
+    """log N(0, (s_0^2 + 1) I)."""
     variance = schedule.most**2 + 1
-    normal = -0.5 * (noise.square().sum(-1) / variance + y.shape[-1] * math.log(2 * math.pi * variance))
-    return normal + integral
+    return lambda y: -0.5 * (y.square().sum(-1) / variance + y.shape[-1] * math.log(2 * math.pi * variance))

@@ -6,23 +6,23 @@ A network F sees c_in x_t and the level s, and stands for the denoiser D(x_t, s)
 
 | parameterisation | what F approximates | a | b |
 |---|---|---|---|
-| `Noise` | e | 1 / alpha | -s |
-| `Data` | x_0 | 0 | 1 |
-| `Velocity` | v = (alpha e - sigma x_0) / c, c^2 = alpha^2 + sigma^2 | alpha / c^2 | -sigma / c |
-| `Score` | grad log p_t(x_t) | 1 / alpha | sigma s |
-| `Drift` | dx_t/dt = alpha' x_0 + sigma' e, of flow matching | as below | as below |
+| `PredictNoise` | e | 1 / alpha | -s |
+| `PredictData` | x_0 | 0 | 1 |
+| `PredictVelocity` | v = (alpha e - sigma x_0) / c, c^2 = alpha^2 + sigma^2 | alpha / c^2 | -sigma / c |
+| `PredictScore` | grad log p_t(x_t) | 1 / alpha | sigma s |
+| `PredictDrift` | dx_t/dt = alpha' x_0 + sigma' e, of flow matching | as below | as below |
 | `Preconditioned` | what is left of x_0 beside the best linear guess | 1 / (alpha (1 + s^2)) | s / sqrt(1 + s^2) |
 
-where data have sd 1. For `Drift`, alpha' = f alpha and sigma' = sigma (f + k) with k = (log s)' = g^2 / (2 sigma^2), so
-that a = (f + k) / (alpha k) and b = -1 / (alpha k).
+where data have sd 1. For `PredictDrift`, alpha' = f alpha and sigma' = sigma (f + k) with
+k = (log s)' = g^2 / (2 sigma^2), so that a = (f + k) / (alpha k) and b = -1 / (alpha k).
 
 Training draws a level for each row and minimises, with a weighting w,
 
     E_{x_0, e, s} [ w(s) |F - F*|^2 ] / D = E [ w(s) / b^2 |D(x_t, s) - x_0|^2 ] / D.
 
-`Even` (w = 1) counts all levels alike in what F approximates. `Likelihood` makes it, up to a constant, the bound on
--log q(x_0) of the reverse process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density that levels are drawn from.
-`Clipped` is w = 1 in x_0 at most gamma signal-to-noise ratios 1/s^2 (Min-SNR).
+`EvenWeights` (w = 1) counts all levels alike in what F approximates. `LikelihoodWeights` makes it, up to a constant,
+the bound on -log q(x_0) of the reverse process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn.
+`ClippedWeights` is w = 1 in x_0 at most gamma signal-to-noise ratios 1/s^2 (Min-SNR).
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -45,7 +45,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.schedule import Level, Schedule
+from sciinf.diffusion.schedule import Level, NoiseSchedule
 
 Times = Float[Tensor, "*rows"]
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -56,45 +56,45 @@ class Parameterisation(Component, ABC):
     """What the network stands for."""
 
     @abstractmethod
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         """a and b."""
 
 
-class Noise(Parameterisation):
+class PredictNoise(Parameterisation):
     """The noise e."""
 
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         return 1 / schedule.alpha(t), -schedule.level(t)
 
 
-class Data(Parameterisation):
+class PredictData(Parameterisation):
     """The data x_0."""
 
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         return torch.zeros_like(t), torch.ones_like(t)
 
 
-class Velocity(Parameterisation):
+class PredictVelocity(Parameterisation):
     """v, which turns from noise into data as levels rise."""
 
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         square = alpha**2 + sigma**2
         return alpha / square, -sigma / square.sqrt()
 
 
-class Score(Parameterisation):
+class PredictScore(Parameterisation):
     """The score of x_t."""
 
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         alpha = schedule.alpha(t)
         return 1 / alpha, schedule.level(t) ** 2 * alpha
 
 
-class Drift(Parameterisation):
+class PredictDrift(Parameterisation):
     """The velocity of x_t along its path."""
 
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         drift, diffusion = schedule.rates(t)
         alpha = schedule.alpha(t)
         rate = 0.5 * diffusion / schedule.sigma(t) ** 2
@@ -104,7 +104,7 @@ class Drift(Parameterisation):
 class Preconditioned(Parameterisation):
     """What the best linear guess leaves, scaled so that both input and target have variance 1 at every level."""
 
-    def coefficients(self, schedule: Schedule, t: Times) -> tuple[Times, Times]:
+    def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         s = schedule.level(t)
         return 1 / (schedule.alpha(t) * (1 + s**2)), s / (1 + s**2).sqrt()
 
@@ -113,14 +113,14 @@ class Levels(Component, ABC):
     """How noise levels are drawn in training."""
 
     @abstractmethod
-    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+    def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
         """Levels s from numbers u in (0, 1), and p(s) s, the density of log s there."""
 
 
 class EvenTimes(Levels):
     """Times drawn uniformly."""
 
-    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+    def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
         first, last = schedule.span()
         t = first + (last - first) * uniform
         _, diffusion = schedule.rates(t)
@@ -131,7 +131,7 @@ class EvenTimes(Levels):
 class EvenLogs(Levels):
     """log s drawn uniformly."""
 
-    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+    def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
         width = math.log(schedule.most / schedule.least)
         return schedule.least * torch.exp(width * uniform), torch.full_like(uniform, 1 / width)
 
@@ -152,7 +152,7 @@ class NormalLogs(Levels):
             raise ValueError(f"NormalLogs needs an sd above 0, got {sd}")
         self.mean, self.sd = float(mean), float(sd)
 
-    def draw(self, schedule: Schedule, uniform: Times) -> tuple[Times, Times]:
+    def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
         ends = [(math.log(level) - self.mean) / self.sd for level in (schedule.least, schedule.most)]
         low, high = (0.5 * math.erfc(-end / math.sqrt(2)) for end in ends)
         z = torch.special.ndtri((low + (high - low) * uniform.double()).clamp(1e-15, 1 - 1e-15))
@@ -174,21 +174,21 @@ class Weighting(Component, ABC):
         """
 
 
-class Even(Weighting):
+class EvenWeights(Weighting):
     """All alike, in what the network approximates."""
 
     def weight(self, level: Times, scale: Times, density: Times) -> Times:
         return 1 / scale**2
 
 
-class Likelihood(Weighting):
+class LikelihoodWeights(Weighting):
     """The bound on the negative log-likelihood."""
 
     def weight(self, level: Times, scale: Times, density: Times) -> Times:
         return 1 / (level**2 * density)
 
 
-class Clipped(Weighting):
+class ClippedWeights(Weighting):
     """The signal-to-noise ratio, at most gamma of it.
 
     Args:
@@ -200,7 +200,7 @@ class Clipped(Weighting):
 
     def __init__(self, gamma: float = 5.0) -> None:
         if not gamma > 0:
-            raise ValueError(f"Clipped needs gamma above 0, got {gamma}")
+            raise ValueError(f"ClippedWeights needs gamma above 0, got {gamma}")
         self.gamma = float(gamma)
 
     def weight(self, level: Times, scale: Times, density: Times) -> Times:
@@ -219,14 +219,14 @@ class Diffusion(Component):
 
     def __init__(
         self,
-        schedule: Schedule | None = None,
+        schedule: NoiseSchedule | None = None,
         parameterisation: Parameterisation | None = None,
         levels: Levels | None = None,
         weighting: Weighting | None = None,
     ) -> None:
         self.schedule = schedule or Level()
         self.parameterisation = parameterisation or Preconditioned()
-        self.levels, self.weighting = levels or NormalLogs(), weighting or Even()
+        self.levels, self.weighting = levels or NormalLogs(), weighting or EvenWeights()
 
     def denoise(self, network: Network, y: Float[Tensor, "*rows dim"], level: Times) -> Float[Tensor, "*rows dim"]:
         """D at y = x_t / alpha and level s, of shape () or (*rows)."""
@@ -246,11 +246,15 @@ class Diffusion(Component):
             data: x_0, of about unit sd.
             generator: For noise and levels.
         """
-        size, device = len(data), data.device
-        noise = torch.randn(data.shape, generator=generator, device=generator.device, dtype=data.dtype).to(device)
-        shift = torch.rand(1, generator=generator, device=generator.device, dtype=data.dtype).to(device)
-        uniform = (shift + (torch.arange(size, device=device) + 0.5) / size) % 1.0
-        level, density = self.levels.draw(self.schedule, uniform)
+        noise, level, density = self.noise(data, generator)
         _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
         off = self.denoise(network, data + level[:, None] * noise, level) - data
         return self.weighting.weight(level, scale, density) * off.square().mean(-1)
+
+    def noise(self, data: Float[Tensor, "batch dim"], generator: torch.Generator) -> tuple[Tensor, Times, Times]:
+        """Noise like data, a level for each, and the density of its logarithm; levels are spread over a batch."""
+        device, uniform = data.device, torch.arange(len(data), device=data.device, dtype=data.dtype) + 0.5
+        noise = torch.randn(data.shape, generator=generator, device=generator.device, dtype=data.dtype).to(device)
+        shift = torch.rand(1, generator=generator, device=generator.device, dtype=data.dtype).to(device)
+        level, density = self.levels.draw(self.schedule, (shift + uniform / len(data)) % 1.0)
+        return noise, level, density

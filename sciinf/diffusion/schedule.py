@@ -44,7 +44,7 @@ from sciinf.core.component import Component
 Times = Float[Tensor, "*batch"]
 
 
-class Schedule(Component, ABC):
+class NoiseSchedule(Component, ABC):
     """A path from data to noise.
 
     Args:
@@ -87,13 +87,13 @@ class Schedule(Component, ABC):
         return first, last
 
 
-class VariancePreserving(Schedule):
+class VariancePreserving(NoiseSchedule):
     """The path of denoising diffusion whose rate of noise grows linearly.
 
     Args:
         slowest: b_0.
         fastest: b_1; where the level ends is exp(-(b_0 + b_1) / 4) of the data left.
-        least: See `Schedule`.
+        least: See `NoiseSchedule`.
 
     Raises:
         ValueError: Unless 0 <= slowest < fastest.
@@ -117,13 +117,13 @@ class VariancePreserving(Schedule):
         return -0.5 * rate, rate
 
 
-class SubVariancePreserving(Schedule):
+class SubVariancePreserving(NoiseSchedule):
     """The path with the drift of `VariancePreserving` and always less noise.
 
     Args:
         slowest: b_0.
         fastest: b_1.
-        least: See `Schedule`.
+        least: See `NoiseSchedule`.
 
     Raises:
         ValueError: Unless 0 <= slowest < fastest.
@@ -147,12 +147,12 @@ class SubVariancePreserving(Schedule):
         return -0.5 * rate, -rate * torch.expm1(-2 * _spent(self.slowest, self.fastest, t))
 
 
-class Cosine(Schedule):
+class Cosine(NoiseSchedule):
     """The variance-preserving path along a quarter of a circle, which spends more time at middle levels.
 
     Args:
-        least: See `Schedule`.
-        most: See `Schedule`.
+        least: See `NoiseSchedule`.
+        most: See `NoiseSchedule`.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 1e3) -> None:
@@ -172,7 +172,7 @@ class Cosine(Schedule):
         return -0.5 * rate, rate
 
 
-class VarianceExploding(Schedule):
+class VarianceExploding(NoiseSchedule):
     """The path that only adds noise, its level growing by a constant factor per time.
 
     Args:
@@ -196,12 +196,12 @@ class VarianceExploding(Schedule):
         return torch.zeros_like(t), 2 * math.log(self.most / self.least) * self.level(t) ** 2
 
 
-class Level(Schedule):
+class Level(NoiseSchedule):
     """The path whose time is the noise level itself, as in EDM.
 
     Args:
-        least: See `Schedule`.
-        most: See `Schedule`.
+        least: See `NoiseSchedule`.
+        most: See `NoiseSchedule`.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 80.0) -> None:
@@ -220,12 +220,12 @@ class Level(Schedule):
         return torch.zeros_like(t), 2 * t
 
 
-class Straight(Schedule):
+class Straight(NoiseSchedule):
     """The straight line from data to noise, as in flow matching; its ends, where s is 0 and infinite, are cut.
 
     Args:
-        least: See `Schedule`.
-        most: See `Schedule`.
+        least: See `NoiseSchedule`.
+        most: See `NoiseSchedule`.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 1e3) -> None:

@@ -45,7 +45,7 @@ from torch import Tensor
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.diffusion.grid import Geometric, Grid, Power
-from sciinf.diffusion.schedule import Schedule
+from sciinf.diffusion.schedule import NoiseSchedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """D(y, s): y (*rows, D) and the level s, of shape () or one per row (*rows), to (*rows, D)."""
@@ -66,7 +66,7 @@ class Solver(Component, ABC):
 
     @abstractmethod
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         """y at the path's highest level to y at its lowest.
 
@@ -100,7 +100,7 @@ class Exponential(Solver):
         return self.steps
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         del generator
         levels = self.grid.levels(schedule, self.steps)
@@ -141,7 +141,7 @@ class Heun(Solver):
         return 2 * self.steps
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         levels = self.grid.levels(schedule, self.steps)
         raised = min(self.churn / self.steps, math.sqrt(2) - 1)
@@ -176,7 +176,7 @@ class ProbabilityFlow(Solver):
         return None
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         from torchdiffeq import odeint
 

@@ -52,7 +52,7 @@ from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.diffusion.grid import Geometric, Grid
-from sciinf.diffusion.schedule import Schedule
+from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser, Solver, noise_like
 
 
@@ -77,7 +77,7 @@ class Ancestral(Solver):
         return self.steps
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             y = _ancestral(y, denoise(y, y.new_tensor(s)), s, after, generator)
@@ -105,7 +105,7 @@ class EulerMaruyama(Solver):
         return self.steps
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             h = math.log(s / after)
@@ -145,7 +145,7 @@ class PredictorCorrector(Solver):
         return self.steps * (1 + self.corrections)
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         step = 2 * self.ratio**2  # in units of s^2, which is at least the variance of y at that level
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
@@ -178,7 +178,7 @@ class ExtendedReverse(Solver):
         return self.steps
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         known: list[tuple[float, Tensor]] = []  # levels and values of D, the latest first
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
@@ -219,7 +219,7 @@ class AdaptiveEuler(Solver):
         return None
 
     def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: Schedule, *, generator: torch.Generator
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
     ) -> Float[Tensor, "*rows dim"]:
         u = torch.full(y.shape[:-1], -math.log(schedule.most), dtype=y.dtype, device=y.device)
         end, h = -math.log(schedule.least), torch.full_like(u, 0.05)

@@ -240,17 +240,18 @@ class ConditionalGaussian(nn.Module):
         self.register_buffer("below", indices[0] * dim + indices[1], persistent=False)
 
     def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        mean, factor, log_scale = self._moments(context)
+        mean, factor, log_scale = self.moments(context)
         centred = value - mean.T[:, None, :]
         moved = (factor.permute(1, 2, 0)[:, :, None, :] * centred).sum(1)
         return moved, log_scale.sum(1)
 
     def inverse(self, value: Tensor, context: Tensor) -> Tensor:
-        mean, factor, _ = self._moments(context)
+        mean, factor, _ = self.moments(context)
         solved = torch.linalg.solve_triangular(factor, value.permute(2, 0, 1), upper=False)
         return solved.permute(1, 2, 0) + mean.T[:, None, :]
 
-    def _moments(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m, A and the logarithms of A's diagonal: (batch, D), (batch, D, D), (batch, D)."""
         d = self.dim
         raw = self.direct(context) + self.net(context)
         log_scale = 8 * torch.tanh(raw[:, d : 2 * d] / 8)

@@ -31,10 +31,10 @@ class Amortised(Learned):
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        return self.estimator.condition(x).sample(n, generator=generator).cpu()
+        return self.estimator.density(x).sample(n, generator=generator).cpu()
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        return self.estimator.condition(x).log_prob(theta).cpu()
+        return self.estimator.density(x).log_prob(theta).cpu()
 
     @torch.no_grad()
     def features(self, x: X) -> Float[Tensor, "batch feature"]:

@@ -61,7 +61,7 @@ class Local(Learned):
         self.digest = hashlib.sha256(f"{fit.digest} {json.dumps(self.under, sort_keys=True)}".encode()).hexdigest()
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        return restricted(self.learned.estimator.condition(x), self.truncation, n, generator)
+        return restricted(self.learned.estimator.density(x), self.truncation, n, generator)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised within the region, -inf outside.

@@ -226,7 +226,7 @@ def _check_estimator(estimator: Estimator, simulator: Simulator, x: X, rounds: i
     if rounds > 1:
         theta = simulator.prior.sample(1, generator=generator_for(0, _ROUND))
         try:
-            copy.deepcopy(estimator).eval().condition(x).log_prob(theta[:, None])
+            copy.deepcopy(estimator).eval().density(x).log_prob(theta[:, None])
         except DensityUnavailable as error:
             raise DensityUnavailable(f"{error}; rounds after the first need the density, rounds=1 does not") from error
 
@@ -304,7 +304,7 @@ def _kept(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: fl
         same = {k: data[k] for k in about} == about and data["regions"][:-1] == before and newest["fit"] == fit.digest
         if not same:
             return None
-        region = Region(fit.digest, fit.estimator.condition(x), float(newest["threshold"]))
+        region = Region(fit.digest, fit.estimator.density(x), float(newest["threshold"]))
         keys = ("acceptance",) if data["method"] == FROM_PRIOR else ("acceptance", "log_bound", "candidates", "error")
         measured = {key: float(data[key]) for key in keys}
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):

@@ -250,7 +250,7 @@ def truncate(fit: Fit, x: X, within: TruncatedPrior | None = None, *, epsilon: f
     """
     if not LEAST <= epsilon < 1:
         raise ValueError(f"epsilon, the mass cut off, must be at least {LEAST:g} and below 1, got {epsilon!r}")
-    prior, density = fit.estimator.prior, fit.estimator.condition(x)
+    prior, density = fit.estimator.prior, fit.estimator.density(x)
     count = max(10_000, math.ceil(_TAIL / epsilon))
     generator = generator_for(0, _REGION, 0)
     logs = [

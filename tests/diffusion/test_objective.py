@@ -9,19 +9,19 @@ import torch
 from diffusion.mixtures import LINE, PLANE
 
 from sciinf.diffusion.objective import (
-    Clipped,
-    Data,
+    ClippedWeights,
     Diffusion,
-    Drift,
-    Even,
     EvenLogs,
     EvenTimes,
-    Likelihood,
-    Noise,
+    EvenWeights,
+    LikelihoodWeights,
     NormalLogs,
     Preconditioned,
-    Score,
-    Velocity,
+    PredictData,
+    PredictDrift,
+    PredictNoise,
+    PredictScore,
+    PredictVelocity,
 )
 from sciinf.diffusion.schedule import (
     Cosine,
@@ -33,7 +33,7 @@ from sciinf.diffusion.schedule import (
 )
 
 PATHS = [VariancePreserving(), SubVariancePreserving(), Cosine(), VarianceExploding(), Level(), Straight()]
-KINDS = [Noise(), Data(), Velocity(), Score(), Drift(), Preconditioned()]
+KINDS = [PredictNoise(), PredictData(), PredictVelocity(), PredictScore(), PredictDrift(), Preconditioned()]
 paths = pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 
 
@@ -46,11 +46,11 @@ def targets(path, level, data, noise):
     length = (alpha**2 + sigma**2).sqrt()
     s = level[:, None]
     return {
-        Noise: noise,
-        Data: data,
-        Velocity: (alpha * noise - sigma * data) / length,
-        Score: -noise / sigma,
-        Drift: rates[0] * data + rates[1] * noise,
+        PredictNoise: noise,
+        PredictData: data,
+        PredictVelocity: (alpha * noise - sigma * data) / length,
+        PredictScore: -noise / sigma,
+        PredictDrift: rates[0] * data + rates[1] * noise,
         Preconditioned: (data - (data + s * noise) / (1 + s**2)) * (1 + s**2).sqrt() / s,
     }
 
@@ -69,7 +69,7 @@ def test_a_network_that_gives_its_target_gives_the_data(path, kind):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
 def test_even_weights_make_the_loss_the_error_of_what_is_approximated(kind):
     """A network that is off by 1 everywhere has a loss of 1, were its target free of noise: data that are one point."""
-    diffusion = Diffusion(Cosine(), kind, EvenTimes(), Even())
+    diffusion = Diffusion(Cosine(), kind, EvenTimes(), EvenWeights())
     data = torch.zeros(64, 2, dtype=torch.float64)
 
     def off(shown, log):
@@ -97,7 +97,7 @@ def test_densities_of_levels_are_those_they_are_drawn_from(path, levels):
 def test_likelihood_weights_make_the_loss_the_integral_of_the_bound(levels):
     """Up to a constant: of a Gaussian and its exact denoiser int E|D - x_0|^2 / s^3 ds has a closed form."""
     path, sd = Level(1e-2, 50.0), 0.7
-    diffusion = Diffusion(path, Preconditioned(), levels, Likelihood())
+    diffusion = Diffusion(path, Preconditioned(), levels, LikelihoodWeights())
     generator = torch.Generator().manual_seed(0)
     data = sd * torch.randn(400_000, 1, generator=generator, dtype=torch.float64)
 
@@ -115,7 +115,7 @@ def test_likelihood_weights_make_the_loss_the_integral_of_the_bound(levels):
 
 def test_clipped_weights_are_the_signal_to_noise_ratio_up_to_gamma():
     level = torch.tensor([0.1, 1.0, 2.0])
-    torch.testing.assert_close(Clipped(5.0).weight(level, level, level), torch.tensor([5.0, 1.0, 0.25]))
+    torch.testing.assert_close(ClippedWeights(5.0).weight(level, level, level), torch.tensor([5.0, 1.0, 0.25]))
 
 
 @pytest.mark.parametrize("mixture", [LINE, PLANE], ids=["line", "plane"])
@@ -138,7 +138,7 @@ def test_the_exact_denoiser_has_the_smallest_loss(mixture):
     assert float(more.mean()) > 4 * float(more.std()) / len(more) ** 0.5
 
 
-@pytest.mark.parametrize("wrong", [lambda: NormalLogs(0.0, 0.0), lambda: Clipped(0.0)])
+@pytest.mark.parametrize("wrong", [lambda: NormalLogs(0.0, 0.0), lambda: ClippedWeights(0.0)])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="above 0"):
         wrong()

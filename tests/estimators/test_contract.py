@@ -15,6 +15,7 @@ from sciinf.core import (
     DensityUnavailable,
     Estimator,
     Observable,
+    Potential,
     Prior,
     Truncated,
     load_fit,
@@ -65,18 +66,41 @@ def simulations(observables, n, seed=0):
     return Batch(theta, x)
 
 
+def made(name, observables, seed=0):
+    """A new estimator; one may refuse masked data, but nothing else."""
+    try:
+        return module(name).build(PRIOR, observables, seed=seed)
+    except ValueError as refusal:
+        if not any(spec.dtype == "bool" for spec in observables.values()):
+            raise
+        pytest.skip(f"not for masked data: {refusal}")
+
+
 def built(name, observables, rows=64, seed=0):
-    estimator = module(name).build(PRIOR, observables, seed=seed)
+    estimator = made(name, observables, seed)
     batch = simulations(observables, rows)
     estimator.standardise(lambda: iter([batch.rows(slice(0, 20)), batch.rows(slice(20, rows))]))
     return estimator, batch
 
 
 def log_prob(estimator, theta, x):
+    """The log density, or the log likelihood of a method that learns one."""
+    found = estimator.condition(x)
+    assert isinstance(found, Potential) != estimator.normalised
+    if isinstance(found, Potential):
+        return found.log_likelihood(theta).detach()
     try:
-        return estimator.condition(x).log_prob(theta)
+        return found.log_prob(theta)
     except DensityUnavailable:
         pytest.skip("this method has no density")
+
+
+def density(estimator, x):
+    try:
+        return estimator.eval().density(x)
+    except DensityUnavailable as why:
+        assert not estimator.normalised
+        pytest.skip(f"this method has no draws: {why}")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -113,13 +137,13 @@ def test_a_batch_of_observations_is_one_after_the_other(name, kind):
 @pytest.mark.parametrize("name", FILES)
 def test_draws_and_density_have_their_shapes(name):
     estimator, batch = built(name, KINDS["two"])
-    density = estimator.eval().condition(batch.rows(slice(0, 4)).x)
-    draws = density.sample(7, generator=generator())
+    found = density(estimator, batch.rows(slice(0, 4)).x)
+    draws = found.sample(7, generator=generator())
     assert draws.shape == (7, 4, 3)
     assert not draws.requires_grad
-    assert torch.equal(draws, density.sample(7, generator=generator()))
-    assert not torch.equal(draws, density.sample(7, generator=generator(1)))
-    assert density.sample(0, generator=generator()).shape == (0, 4, 3)
+    assert torch.equal(draws, found.sample(7, generator=generator()))
+    assert not torch.equal(draws, found.sample(7, generator=generator(1)))
+    assert found.sample(0, generator=generator()).shape == (0, 4, 3)
     values = log_prob(estimator, draws, batch.rows(slice(0, 4)).x)
     assert values.shape == (7, 4)
     assert torch.allclose(log_prob(estimator, draws[3], batch.rows(slice(0, 4)).x), values[3], atol=1e-4)
@@ -137,7 +161,7 @@ def test_draws_stay_strictly_inside_the_prior_up_to_its_edge(name):
     edge = Batch(torch.cat([low, high]), simulations(KINDS["number"], 80).x)
     estimator.standardise(lambda: iter([edge]))
     one = {n: v[:1] for n, v in batch.x.items()}
-    draws = estimator.eval().condition(one).sample(20_000, generator=generator())
+    draws = density(estimator, one).sample(20_000, generator=generator())
     a, b, c = draws[:, 0].unbind(-1)
     assert bool(draws.isfinite().all())
     assert -1 < float(a.min()) < -0.9999
@@ -145,7 +169,9 @@ def test_draws_stay_strictly_inside_the_prior_up_to_its_edge(name):
     assert float(b.min()) > 0
     assert 0 < float(c.min()) < 1e-4
     assert 0.4999 < float(c.max()) < 0.5
-    assert bool(log_prob(estimator, draws, one).isfinite().all())
+    places = draws[:, 0].argsort(dim=0)
+    extreme = draws[torch.cat([places[:200], places[-200:]]).flatten().unique()]
+    assert bool(log_prob(estimator, extreme, one).isfinite().all())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -171,14 +197,36 @@ def test_comes_back_from_disk_to_the_bit(name, kind, tmp_path):
     assert state.keys() == found.keys()
     assert all(torch.equal(state[k], found[k]) and state[k].dtype == found[k].dtype for k in state)
     x = batch.rows(slice(0, 3)).x
-    draws = [e.eval().condition(x).sample(4, generator=generator()) for e in (estimator, again)]
+    theta = PRIOR.sample(3, generator=generator())
+    if estimator.normalised:
+        draws = [e.eval().density(x).sample(4, generator=generator()) for e in (estimator, again)]
+    else:
+        draws = [log_prob(e.eval(), theta, x) for e in (estimator, again)]
     assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_seed_decides_the_first_weights_and_nothing_else_moves(name):
+@pytest.mark.parametrize("kind", ["number", "two"])
+def test_a_likelihood_has_gradients_of_its_own_rows(name, kind):
+    estimator, batch = built(name, KINDS[kind])
+    if estimator.normalised:
+        pytest.skip("this method learns no likelihood")
+    potential = estimator.eval().condition(batch.rows(slice(0, 4)).x)
+    theta = PRIOR.sample(20, generator=generator(1)).reshape(5, 4, 3).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(potential.log_likelihood(theta)[2, 1], theta)
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient[2, 1] != 0).all())
+    gradient[2, 1] = 0.0
+    assert bool((gradient == 0).all())
+    with pytest.raises(ValueError, match=r"expected \(\.\.\., 4, 3\)"):
+        potential.log_likelihood(theta[:, :3])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["set", "two"])
+def test_the_seed_decides_the_first_weights_and_nothing_else_moves(name, kind):
     before = torch.get_rng_state()
-    one, two, other = (module(name).build(PRIOR, KINDS["set"], seed=s).state_dict() for s in (1, 1, 2))
+    one, two, other = (made(name, KINDS[kind], seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)
@@ -196,10 +244,27 @@ def errors(estimator, simulator):
     source = generator(7)
     theta = simulator.prior.sample(100, generator=source)
     x = simulator(theta, generator=source)
-    draws = estimator.eval().condition(x).sample(1_000, generator=source).double()
     mean, covariance = simulator.exact(x)
     sd = covariance.diagonal().sqrt()
-    return ((draws.mean(0) - mean) / sd).square().mean(0).sqrt(), (draws.std(0) / sd).mean(0)
+    draws, weights = drawn(estimator.eval(), simulator, x, source)
+    found = (weights * draws).sum(0)
+    spread = (weights * (draws - found).square()).sum(0).sqrt()
+    return ((found - mean) / sd).square().mean(0).sqrt(), (spread / sd).mean(0)
+
+
+def drawn(estimator, simulator, x, source, n=1_000):
+    """Draws (n, batch, D) and weights (n, batch, 1); of a likelihood, from the prior and a wide exact posterior."""
+    if estimator.normalised:
+        return estimator.density(x).sample(n, generator=source).double(), torch.full((n, 1, 1), 1 / n)
+    mean, covariance = simulator.exact(x)
+    wide = td.MultivariateNormal(mean, 4 * covariance)
+    noise = torch.randn(n // 2, *mean.shape, generator=source, dtype=torch.float64)
+    near = mean + noise @ wide.scale_tril.mT[0]
+    far = simulator.prior.sample(n // 2 * len(mean), generator=source).double().reshape(near.shape)
+    theta = torch.cat([near, far])
+    log_prior = simulator.prior.log_prob(theta)
+    log_weight = log_prob(estimator, theta, x) + log_prior - torch.logaddexp(wide.log_prob(theta), log_prior)
+    return theta, log_weight.softmax(0)[..., None]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,0 +1,240 @@
+r"""The posterior of a set of observations, from an estimator that was trained on single ones.
+
+For x_1..x_n independent given theta, p(theta | x_1..x_n) ~ p(theta)^{1-n} prod_j p(theta | x_j);
+`diffusion.composition` makes one denoiser of those of the factors, by which draws are taken from noise to the posterior
+as of a single observation (GAUSS with centred covariances). Everything happens in z = b(theta), in which priors of laws
+with a distribution function are N(0, I): their score at every noise level is known, and bounds do no harm.
+
+**Correction.** Where factors are not Gaussian the path is not exact at high noise, but its end is: the composed score
+at the lowest level is the sum of the factors'. From the draws, Metropolis-adjusted Langevin steps that know this score
+alone, preconditioned by the composed covariance, take what is left of the error out.
+
+**How many.** An error of a single score that is the same for all observations adds up to n times itself, while the
+posterior's sd falls as n^{-1/2}. For the exact posterior and every z
+
+    e(z) = E_{x | z}[ grad log p(z | x) ] - grad log p(z) = 0,
+
+for the mean of the likelihood's score is 0 at the truth. `reliable` estimates e of the network on held-out simulations,
+by regression on 1, z_i and z_i^2 in two halves, so that the mean over z of e_1^T I^{-1} e_2 / D = t^2 has no bias, I
+the mean square of the likelihood's score (Fisher's information). n observations shift the composed posterior by about
+t sqrt(n) of its sd in each parameter, which reaches a half at n = 1 / (4 t^2).
+
+References:
+    | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023),
+      https://arxiv.org/abs/2209.14249
+    | Diffusion posterior sampling for simulation-based inference in tall data settings (Linhart et al., 2024),
+      https://arxiv.org/abs/2404.07593
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core import Batch, DensityUnavailable, Fit, Observable, X
+from sciinf.core.checks import check_whole
+from sciinf.core.component import to_json
+from sciinf.core.fit import campaign_of
+from sciinf.core.laws import is_normalisable
+from sciinf.diffusion.composition import Composition, Gaussian
+from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.solver import Exponential, Solver, noise_like
+from sciinf.estimators._denoising import DenoisedDensity, Denoising
+from sciinf.inference.learned import Learned
+from sciinf.inference.mcmc import set_of
+from sciinf.samplers.langevin import Langevin
+from sciinf.store import Store
+
+_FINE = 0.03  # lowest level, in units of the composed posterior's smallest sd
+
+
+class Compositional(Learned):
+    """Draws of the posterior of sets of observations.
+
+    Args:
+        fit: What `train` returned or `load_fit` read, of a `Score` or `Matching` with its moments (`gaussian=True`).
+        items: n, observations in a set: x is name -> (batch, n, *event).
+        solver: How draws are taken from noise; `Exponential(30)` where left out.
+        correction: Langevin steps at the end, in its warm-up and one more; 0 for none.
+        some: How many observations' networks are asked at each step, drawn anew; all where left out. With some of
+            them there is no correction.
+        held_out: Fresh simulations of single observations, to tell up to which n the answer can be trusted.
+
+    Raises:
+        TypeError: If the fit's estimator has no scores that can be composed.
+        ValueError: If a number is out of range, or the prior is not Gaussian in z.
+
+    Warns:
+        UserWarning: If held-out simulations say that n is too many.
+    """
+
+    def __init__(
+        self,
+        fit: Fit,
+        items: int,
+        *,
+        solver: Solver | None = None,
+        correction: int = 20,
+        some: int | None = None,
+        held_out: Store | None = None,
+    ) -> None:
+        estimator = fit.estimator
+        if not isinstance(estimator, Denoising) or estimator.moments is None:
+            raise TypeError(
+                f"{type(estimator).__name__} has no scores to compose with moments beside them; train a Score with "
+                "gaussian=True, or a summary network for sets"
+            )
+        for name, value in (("items", items), ("some", items if some is None else some)):
+            check_whole(name, value, 1)
+        check_whole("correction", correction, 0)
+        self.estimator, self.items, self.some = estimator, items, some
+        self.solver, self.correction = solver or Exponential(30), 0 if some else correction
+        self.name = f"compositional ({items})"
+        how = json.dumps([to_json(self.solver), items, correction, some], sort_keys=True)
+        self.digest = hashlib.sha256(f"{fit.digest} {how}".encode()).hexdigest()
+        store = fit.record["store"]
+        self.under = store.get("proposal")
+        self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
+        self.prior = estimator.prior
+        self.observables: Mapping[str, Observable] = {
+            name: set_of(spec, items) for name, spec in estimator.observables.items()
+        }
+        self._prior = _prior_of(estimator)
+        self.reliable = math.inf if held_out is None else reliable(estimator, held_out.load())
+        if self.reliable < items:
+            self.only = self.scope = (
+                f"errors of single scores are expected to shift it by more than half an sd beyond {self.reliable:.0f} "
+                f"observations, and it is asked of {items}"
+            )
+            warnings.warn(f"{self.name}: {self.scope}; train on more simulations", stacklevel=2)
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        device = next(self.estimator.buffers()).device
+        sets = len(next(iter(x.values())))
+        parts = [torch.empty(n, 0, len(self.prior))]
+        for index in range(sets):
+            one = {name: value[index].to(device) for name, value in x.items()}
+            parts.append(self.estimator.to_theta(self._draw(one, n, generator)).cpu()[:, None])
+        return torch.cat(parts, dim=1)
+
+    def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        """There is none.
+
+        Raises:
+            DensityUnavailable: Always.
+        """
+        raise DensityUnavailable("composed scores have no normalised density; use draws, or a Flow trained on sets")
+
+    @torch.no_grad()
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        """Means over each set of the single observations' summaries."""
+        device = next(self.estimator.buffers()).device
+        flat = {name: value.flatten(0, 1).to(device) for name, value in x.items()}
+        return self.estimator.features(flat).unflatten(0, (-1, self.items)).mean(1).cpu()
+
+    @torch.no_grad()
+    def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
+        """z of one set, name -> (items, *event)."""
+        density = self.estimator.condition(x)
+        if not isinstance(density, DenoisedDensity):
+            raise TypeError(f"{type(self.estimator).__name__} gives no denoiser")
+        composition = Composition(_singles(density), self._prior, density.beside)
+        moments = composition.moments()
+        most = self.estimator.diffusion.schedule.most
+        smallest = float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5
+        path = Level(min(_FINE * smallest, 0.5 * most), most)
+        like = density.guess.mean
+        factor = torch.linalg.cholesky(moments.covariance + most**2 * torch.eye(len(self.prior), dtype=torch.float64))
+        y = moments.mean.to(like) + noise_like(like.new_empty(n, len(self.prior)), generator) @ factor.mT.to(like)
+
+        def denoise(value: Tensor, level: Tensor) -> Tensor:
+            chosen = None if self.some is None else torch.randint(self.items, (self.some,), generator=generator)
+            return composition.denoise(value, level, some=chosen)
+
+        z = self.solver.solve(denoise, y, path, generator=generator)
+        return self._corrected(z, composition, path.least, generator) if self.correction else z
+
+    def _corrected(
+        self, z: Tensor, composition: Composition, level: float, generator: torch.Generator
+    ) -> Float[Tensor, "n theta"]:
+        lowest = z.new_tensor(level)
+        chains = Langevin(warmup=max(20, self.correction)).draw_from_score(
+            lambda value: composition.score(value, lowest), z[:, None], 1, generator=generator, covariance=_of(z)[None]
+        )
+        return chains.draws[-1, :, 0]
+
+
+def reliable(estimator: Denoising, held_out: Batch) -> float:
+    """Up to how many observations the errors of single scores stay below half an sd of the composed posterior.
+
+    Args:
+        estimator: Trained.
+        held_out: Simulations that it was not trained on; a thousand or more.
+
+    Returns:
+        1 / (4 t^2); infinite where no error is seen.
+
+    Raises:
+        ValueError: If there are fewer than 100 rows.
+    """
+    if len(held_out) < 100:
+        raise ValueError(
+            f"errors of scores cannot be told from {len(held_out)} held-out simulations; take 1,000 or more"
+        )
+    batch = held_out.to(estimator.z_mean.device)
+    with torch.no_grad():
+        density, z = estimator.condition(batch.x), estimator.to_z(batch.theta)
+        if not isinstance(density, DenoisedDensity):
+            raise TypeError(f"{type(estimator).__name__} gives no denoiser")
+        posterior = density.scores(z)
+    pull, precision = _prior_of(estimator).natural()
+    score = posterior.double().cpu() - (pull - z.double().cpu() @ precision)
+    z = z.double().cpu()
+    known = torch.cat([torch.ones_like(z[:, :1]), z, z * z], dim=1)
+    halves = [slice(0, len(z), 2), slice(1, len(z), 2)]
+    first, second = (known @ torch.linalg.lstsq(known[half], score[half]).solution for half in halves)
+    information = score.mT @ score / len(score)
+    square = float((first * torch.linalg.solve(information, second.mT).mT).sum(1).mean()) / z.shape[1]
+    return math.inf if square <= 0 else 0.25 / square
+
+
+def _singles(density: DenoisedDensity) -> Gaussian:
+    guess = density.guess
+    axes = guess.axes.double().cpu()
+    return Gaussian(guess.mean.double().cpu(), axes * guess.variance.double().cpu()[:, None, :] @ axes.mT)
+
+
+def _prior_of(estimator: Denoising) -> Gaussian:
+    """Moments of the prior in z.
+
+    Raises:
+        ValueError: If it is not Gaussian there.
+    """
+    mean, sd = estimator.z_mean.double().cpu(), estimator.z_sd.double().cpu()
+    means, blocks = [], []
+    for law in estimator.prior.bijection.laws:
+        if isinstance(law, td.MultivariateNormal):
+            means.append(law.mean.double())
+            blocks.append(law.covariance_matrix.double())
+        elif not law.event_shape and is_normalisable(law):
+            means.append(torch.zeros(1, dtype=torch.float64))
+            blocks.append(torch.ones(1, 1, dtype=torch.float64))
+        else:
+            raise ValueError(
+                f"the prior's law {law} has no Gaussian form, whose score at every noise level composition needs; use "
+                "one with a distribution function, or a multivariate normal"
+            )
+    return Gaussian((torch.cat(means) - mean) / sd, torch.block_diag(*blocks) / sd[:, None] / sd)
+
+
+def _of(z: Float[Tensor, "n theta"]) -> Float[Tensor, "theta theta"]:
+    """Centred covariance of draws."""
+    return torch.cov(z.mT).reshape(z.shape[1], z.shape[1])

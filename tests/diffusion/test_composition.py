@@ -1,0 +1,199 @@
+"""Composed denoisers against posteriors of many observations that are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusion.mixtures import Mixture
+
+from sciinf.diffusion.composition import Composition, Gaussian, remainder_of
+from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.solver import Exponential
+from sciinf.samplers.langevin import Langevin
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(dim, n):
+    """Prior, singles and posterior of n observations of N(theta, V), theta off the origin; the singles' denoiser."""
+    source = seeded(dim)
+    a, b = (torch.randn(dim, dim, generator=source, dtype=torch.float64) for _ in range(2))
+    eye = torch.eye(dim, dtype=torch.float64)
+    prior = Gaussian(0.3 * torch.ones(dim, dtype=torch.float64), eye + 0.1 * a @ a.T)
+    noise = 0.5 * eye + 0.2 * b @ b.T
+    theta = torch.full((dim,), 2.0, dtype=torch.float64)
+    theta[1::2] = -1.5
+    x = theta + torch.randn(n, dim, generator=source, dtype=torch.float64) @ torch.linalg.cholesky(noise).T
+    pull, before = prior.natural()
+    per = torch.linalg.inv(noise)
+    covariance = torch.linalg.inv(before + per)
+    single = Gaussian((x @ per + pull) @ covariance, covariance.expand(n, dim, dim))
+    together = torch.linalg.inv(before + n * per)
+    exact = Gaussian(together @ (pull + per @ x.sum(0)), together)
+
+    def denoise(y, level, some):
+        gain = covariance @ torch.linalg.inv(covariance + float(level) ** 2 * eye)
+        return single.mean[some] + (y[:, None] - single.mean[some]) @ gain.T
+
+    return prior, single, exact, denoise
+
+
+def sampled(composition, n, steps=30):
+    moments, dim = composition.moments(), len(composition.h)
+    path = Level(0.03 * float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5, 10.0)
+    spread = torch.linalg.cholesky(moments.covariance + path.most**2 * torch.eye(dim, dtype=torch.float64))
+    y = moments.mean + torch.randn(n, dim, generator=seeded(9), dtype=torch.float64) @ spread.T
+    return Exponential(steps).solve(composition.denoise, y, path, generator=seeded()), path
+
+
+def off(draws, exact):
+    """Norm of the means' error in posterior sds, and the ratios of sds."""
+    sd = exact.covariance.diagonal().sqrt()
+    return float(((draws.mean(0) - exact.mean) / sd).norm()), draws.std(0) / sd
+
+
+@pytest.mark.parametrize("dim", [1, 2, 10])
+@pytest.mark.parametrize("n", [1, 10, 30, 100, 1000])
+def test_gaussian_posteriors_of_many_observations(dim, n):
+    """|mean error| <= 3 sqrt(D/N) + 0.05 sd and sds within 0.93 to 1.07; noise breaks it once in a thousand at most."""
+    prior, single, exact, _ = linear(dim, n)
+    count = 4_000 if n < 1_000 else 1_000
+    error, ratio = off(sampled(Composition(single, prior), count)[0], exact)
+    assert error <= 3 * math.sqrt(dim / count) + 0.05
+    assert ratio.min() > 0.93
+    assert ratio.max() < 1.07
+
+
+def estimated(denoise, single, *, centred=True):
+    """Moments from 1,000 draws of each single posterior."""
+    factor = torch.linalg.cholesky(single.covariance)
+    draws = single.mean[:, None] + torch.randn(*single.mean.shape[:1], 1_000, factor.shape[-1], generator=seeded(3),
+                                               dtype=torch.float64) @ factor.mT  # fmt: skip
+    mean = draws.mean(1)
+    away = draws - mean[:, None] if centred else draws
+    moments = Gaussian(mean, torch.einsum("nka,nkb->nab", away, away) / 999)
+    return moments, remainder_of(denoise, moments)
+
+
+@pytest.mark.parametrize("n", [10, 30, 100])
+def test_moments_from_draws_and_the_rest_from_denoisers(n):
+    prior, single, exact, denoise = linear(2, n)
+    error, ratio = off(sampled(Composition(*reordered(estimated(denoise, single), prior)), 4_000)[0], exact)
+    assert error <= 3 * math.sqrt(2 / 4_000) + 0.05
+    assert ratio.min() > 0.93
+    assert ratio.max() < 1.07
+
+
+def reordered(pair, prior):
+    moments, rest = pair
+    return moments, prior, rest
+
+
+def test_uncentred_covariances_would_be_seen():
+    """The planted fault: second moments in place of covariances, which are far too wide off the origin."""
+    prior, single, exact, denoise = linear(2, 30)
+    wrong = estimated(denoise, single, centred=False)
+    error, ratio = off(sampled(Composition(*reordered(wrong, prior)), 4_000)[0], exact)
+    assert error > 0.3 or ratio.min() < 0.9 or ratio.max() > 1.1
+
+
+def test_composed_denoiser_is_that_of_the_posterior_at_every_level():
+    prior, single, exact, denoise = linear(2, 20)
+    moments, rest = estimated(denoise, single)
+    y = torch.randn(50, 2, generator=seeded(4), dtype=torch.float64)
+    eye = torch.eye(2, dtype=torch.float64)
+    for level in (0.01, 0.3, 3.0):
+        gain = exact.covariance @ torch.linalg.inv(exact.covariance + level**2 * eye)
+        found = Composition(single, prior).denoise(y, torch.tensor(level, dtype=torch.float64))
+        torch.testing.assert_close(found, exact.mean + (y - exact.mean) @ gain.T)
+    score = Composition(moments, prior, rest).score(y, torch.tensor(1e-3, dtype=torch.float64))
+    torch.testing.assert_close(score, (exact.mean - y) @ torch.linalg.inv(exact.covariance), rtol=1e-3, atol=1e-2)
+
+
+def test_some_observations_at_a_time_stand_for_all():
+    prior, single, exact, denoise = linear(1, 200)
+    moments, rest = estimated(denoise, single)
+    composition, source = Composition(moments, prior, rest), seeded(5)
+
+    def denoised(y, level):
+        return composition.denoise(y, level, some=torch.randint(200, (20,), generator=source))
+
+    path = Level(0.03 * float(exact.covariance) ** 0.5, 10.0)
+    y = 10 * torch.randn(2_000, 1, generator=seeded(9), dtype=torch.float64)
+    draws = Exponential(60).solve(denoised, y, path, generator=seeded())
+    error, ratio = off(draws, exact)
+    assert error < 0.3
+    assert abs(float(ratio) - 1) < 0.15
+
+
+def bent(n):
+    """A prior of two modes in one dimension, n observations of N(theta, 0.5^2); grid posterior and exact pieces."""
+    prior = Mixture(*(torch.tensor(v, dtype=torch.float64) for v in ([0.6, 0.4], [[-0.8], [1.0]], [[0.4], [0.3]])))
+    x = 0.7 + 0.5 * torch.randn(n, generator=seeded(7), dtype=torch.float64)
+    noise = torch.tensor(0.25, dtype=torch.float64)
+    variance = 1 / (1 / prior.sd[:, 0] ** 2 + 1 / noise)
+    means = variance * (prior.mean[:, 0] / prior.sd[:, 0] ** 2 + x[:, None] / noise)
+    log = -0.5 * (x[:, None] - prior.mean[:, 0]) ** 2 / (prior.sd[:, 0] ** 2 + noise)
+    log = log - 0.5 * (prior.sd[:, 0] ** 2 + noise).log() + prior.weight.log()
+    singles = [
+        Mixture(w, m[:, None], variance.sqrt()[:, None]) for w, m in zip(torch.softmax(log, 1), means, strict=True)
+    ]
+    grid = torch.linspace(-3, 3, 20_001, dtype=torch.float64)
+    total = prior.log_prob(grid[:, None]) - 0.5 * ((x[:, None] - grid) ** 2).sum(0) / noise
+    return prior, singles, grid, torch.softmax(total, 0)
+
+
+def moments_of(mixtures):
+    mean = torch.stack([(m.weight[:, None] * m.mean).sum(0) for m in mixtures])
+    second = torch.stack([(m.weight[:, None] * (m.mean**2 + m.sd**2)).sum(0) for m in mixtures])
+    return Gaussian(mean, (second - mean**2)[..., None])
+
+
+@pytest.mark.parametrize("n", [1, 10, 30])
+def test_a_prior_of_two_modes_is_right_after_correction(n):
+    """Against a grid; the composition alone is approximate there, and finite."""
+    prior, singles, grid, weight = bent(n)
+    single, before = moments_of(singles), moments_of([prior])
+    before = Gaussian(before.mean[0], before.covariance[0])
+
+    def denoise(y, level, some):
+        return torch.stack([singles[int(k)].denoise(y, level) for k in some], dim=1)
+
+    def beside(y, level):
+        square, variance = float(level) ** 2, before.covariance
+        guess = before.mean + (variance / (variance + square)) * (y - before.mean)
+        return (1 / variance + 1 / square) * (prior.denoise(y, level) - guess)
+
+    composition = Composition(single, before, remainder_of(denoise, single), beside)
+    draws, path = sampled(composition, 4_000, steps=40)
+    assert draws.isfinite().all()
+    lowest = torch.tensor(path.least, dtype=torch.float64)
+    chains = Langevin(warmup=60).draw_from_score(
+        lambda value: composition.score(value, lowest), draws[:, None], 1, generator=seeded(2),
+        covariance=torch.cov(draws.T).reshape(1, 1, 1),
+    )  # fmt: skip
+    mean = (weight * grid).sum()
+    exact = Gaussian(mean[None], ((weight * (grid - mean) ** 2).sum())[None, None])
+    error, ratio = off(chains.draws[-1, :, 0], exact)
+    assert error <= 3 * math.sqrt(1 / 4_000) + 0.05
+    assert 0.93 < float(ratio) < 1.07
+
+
+def test_factors_wider_than_the_prior_leave_every_value_finite():
+    eye = torch.eye(2, dtype=torch.float64)
+    wide = Gaussian(torch.zeros(30, 2, dtype=torch.float64), 1.2 * eye.expand(30, 2, 2))
+    composition = Composition(wide, Gaussian(torch.zeros(2, dtype=torch.float64), eye))
+    assert not composition.narrower
+    draws, _ = sampled(composition, 100)
+    assert draws.isfinite().all()
+
+
+def test_a_covariance_that_is_none_is_refused():
+    zero = torch.zeros(3, 2, 2, dtype=torch.float64)
+    prior = Gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    with pytest.raises(ValueError, match="not positive definite"):
+        Composition(Gaussian(zero[..., 0], zero), prior)

@@ -1,0 +1,135 @@
+"""Posteriors of sets from an estimator of single observations, on a linear Gaussian whose answers are known."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, simulate, train
+from sciinf.core import DensityUnavailable, Simulator
+from sciinf.inference.compositional import reliable
+
+SD = 0.8  # of the noise
+
+
+class Ball(Simulator):
+    """x = theta + noise, theta uniform in one place and normal in another."""
+
+    name = "ball"
+    prior = Prior(a=td.Normal(0.5, 1.0), b=td.Normal(0.0, 2.0))
+    observables = {"x": Observable((2,))}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta + SD * torch.randn(theta.shape, generator=generator)}
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("compositional")
+    store = simulate(Ball(), folder / "simulations", 4_000, progress=False)
+    estimator = Score(Ball.prior, Ball.observables, hidden=32, blocks=2)
+    return train(estimator, store, folder / "fit", recipe=Recipe(epochs=30, learning_rate=3e-3))
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    return simulate(Ball(), tmp_path_factory.mktemp("fresh"), 2_000, seed=1, progress=False)
+
+
+def exact(x):
+    """Means and sds of the posterior of a set, (n, 2)."""
+    mean, variance = torch.tensor([0.5, 0.0]), torch.tensor([1.0, 4.0])
+    precision = 1 / variance + len(x) / SD**2
+    return (mean / variance + x.sum(0) / SD**2) / precision, precision.rsqrt()
+
+
+@pytest.mark.parametrize("n", [1, 8, 30])
+def test_sets_have_their_posterior(fit, n):
+    """Within 0.6 sd for means and a quarter for sds, after seconds of training; the same run gives the same numbers."""
+    theta = torch.tensor([[1.2, -1.7]])
+    x = Ball()(theta.expand(n, 2), generator=torch.Generator().manual_seed(n))["x"]
+    draws = Compositional(fit, n).sample(1_000, x=x, generator=torch.Generator().manual_seed(0))
+    mean, sd = exact(x)
+    assert ((draws.mean(0) - mean).abs() < 0.6 * sd).all()
+    assert ((draws.std(0) / sd - 1).abs() < 0.25).all()
+    # planted fault: the posterior of one of them, or of as many of another theta
+    one, _ = exact(x[:1]) if n > 1 else exact(x + 1.0)
+    assert ((draws.mean(0) - one).abs() > 0.6 * sd).any()
+
+
+def test_batches_of_sets_are_one_after_the_other(fit):
+    posterior = Compositional(fit, 5)
+    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
+    draws = posterior.sample_batched(400, {"x": x}, generator=torch.Generator().manual_seed(0))
+    assert draws.shape == (400, 3, 2)
+    for index in range(3):
+        mean, sd = exact(x[index])
+        assert ((draws[:, index].mean(0) - mean).abs() < 0.8 * sd).all()
+    assert posterior.features({"x": x}).shape == (3, 2)
+
+
+def test_some_of_many_observations(fit):
+    x = Ball()(torch.tensor([[1.2, -1.7]]).expand(60, 2), generator=torch.Generator().manual_seed(1))["x"]
+    draws = Compositional(fit, 60, some=10).sample(500, x=x, generator=torch.Generator().manual_seed(0))
+    mean, sd = exact(x)
+    assert ((draws.mean(0) - mean).abs() < 1.5 * sd).all()
+
+
+def test_says_how_many_observations_it_can_be_trusted_with(fit, fresh):
+    held_out = fresh.load()
+    trusted = reliable(fit.estimator, held_out)
+    assert trusted > 10
+    # planted fault: scores that are off by the same for all observations
+    worse = copy.deepcopy(fit.estimator)
+    with torch.no_grad():
+        worse.moments.direct.bias[:2] += 0.3
+    assert reliable(worse, held_out) < 10
+    if trusted < 100_000:
+        with pytest.warns(UserWarning, match="more than half an sd beyond"):
+            posterior = Compositional(fit, 100_000, held_out=fresh)
+        assert "asked of 100000" in posterior.scope
+    assert Compositional(fit, 2, held_out=fresh).scope == ""
+
+
+def test_draws_are_those_of_the_generator(fit):
+    posterior, x = Compositional(fit, 4), torch.ones(4, 2)
+    first, second = (posterior.sample(20, x=x, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_what_cannot_be_composed_is_refused(fit, tmp_path):
+    store = simulate(Ball(), tmp_path / "s", 200, progress=False)
+    flow = train(Flow(Ball.prior, Ball.observables), store, tmp_path / "flow", recipe=Recipe(epochs=1))
+    with pytest.raises(TypeError, match="train a Score"):
+        Compositional(flow, 3)
+    with pytest.raises(ValueError, match="items must be an integer"):
+        Compositional(fit, 0)
+    with pytest.raises(ValueError, match="take 1,000 or more"):
+        reliable(fit.estimator, store.load().rows(slice(0, 50)))
+    with pytest.raises(DensityUnavailable, match="no normalised density"):
+        Compositional(fit, 3).log_prob(torch.zeros(1, 2), x=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="shape"):
+        Compositional(fit, 3).sample(5, x=torch.zeros(4, 2))
+
+
+def test_priors_that_are_not_gaussian_in_z_are_refused(tmp_path):
+    mixture = td.MixtureSameFamily(
+        td.Categorical(torch.ones(2)), td.MultivariateNormal(torch.zeros(2, 2), torch.eye(2).expand(2, 2, 2))
+    )
+
+    class Other(Simulator):
+        name = "other"
+        prior = Prior.joint(["a", "b"], mixture)
+        observables = {"x": Observable((2,))}
+
+        def __call__(self, theta, *, generator):
+            return {"x": theta + torch.randn(theta.shape, generator=generator)}
+
+    store = simulate(Other(), tmp_path / "s", 200, progress=False)
+    fit = train(Score(Other.prior, Other.observables), store, tmp_path / "fit", recipe=Recipe(epochs=1))
+    with pytest.raises(ValueError, match="no Gaussian form"):
+        Compositional(fit, 3)
