@@ -45,6 +45,7 @@ class Score(Denoising):
         ValueError: If a number is out of range, or `gaussian` stands beside another parameterisation.
 
     Example:
+        >>> import torch
         >>> from torch.distributions import Normal
         >>> score = Score(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> score.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape

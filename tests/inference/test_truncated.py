@@ -40,16 +40,16 @@ class Written(Estimator):
 
     def __init__(self, mean, sd):
         super().__init__()
-        self.prior, self.observables, self.density = SQUARE, {"x": Observable((2,))}, Gaussian(mean, sd)
+        self.prior, self.observables, self.law = SQUARE, {"x": Observable((2,))}, Gaussian(mean, sd)
 
     def standardise(self, batches):
         return None
 
     def loss(self, batch, *, generator):
-        return -self.density.log_prob(batch.theta)
+        return -self.law.log_prob(batch.theta)
 
     def condition(self, x):
-        return self.density
+        return self.law
 
     def features(self, x):
         return x["x"]
@@ -69,9 +69,9 @@ def test_the_region_keeps_all_mass_but_epsilon(tmp_path):
     """The threshold rests on ten draws: the mass lost is epsilon Gamma(10) / 10, outside [1/5, 3] once in 20,000."""
     fit, epsilon = written(tmp_path), 1e-3
     truncation = truncate(fit, X, epsilon=epsilon)
-    assert epsilon / 5 < lost(truncation, fit.estimator.density) < 3 * epsilon
+    assert epsilon / 5 < lost(truncation, fit.estimator.law) < 3 * epsilon
     # planted fault: a threshold at the median
-    assert not lost(truncate(fit, X, epsilon=0.5), fit.estimator.density) < 10 * epsilon
+    assert not lost(truncate(fit, X, epsilon=0.5), fit.estimator.law) < 10 * epsilon
 
 
 @pytest.mark.parametrize("sd", [(0.2, 0.1), (0.01, 0.005)])
@@ -79,7 +79,7 @@ def test_draws_are_of_the_prior_within_the_region(tmp_path, sd):
     """A uniform prior within an ellipse: squared radius and angle are uniform, and the acceptance is its area."""
     fit = written(tmp_path, sd=sd)
     truncation = truncate(fit, X, epsilon=1e-3)
-    square = 2 * (float(fit.estimator.density.log_prob(torch.tensor([0.1, -0.2]))) - truncation.regions[0].threshold)
+    square = 2 * (float(fit.estimator.law.log_prob(torch.tensor([0.1, -0.2]))) - truncation.regions[0].threshold)
     area = math.pi * square * sd[0] * sd[1]
     assert truncation.method == (
         "rejection from the prior" if area / 4 > 1 / 256 else "rejection from what was learned"
@@ -101,7 +101,7 @@ def test_draws_are_of_the_prior_within_the_region(tmp_path, sd):
     assert min(p_values(theta)) > 1e-4  # the false-alarm rate
     assert torch.equal(theta, truncation.sample(1_000, generator=generator(1)))
     # planted fault: draws of what was learned instead
-    assert min(p_values(fit.estimator.density.sample(2_000, generator=generator(1))[:, 0])) < 1e-4
+    assert min(p_values(fit.estimator.law.sample(2_000, generator=generator(1))[:, 0])) < 1e-4
 
 
 def test_draws_follow_a_prior_that_is_not_flat(tmp_path):
@@ -141,7 +141,7 @@ class TwoModes(Density):
 def two_modes(tmp_path, dim):
     prior = Prior(**{f"p{d}": td.Uniform(-1.0, 1.0) for d in range(dim)})
     estimator = Written((0.0,), (1.0,))
-    estimator.prior, estimator.density = prior, TwoModes(dim)
+    estimator.prior, estimator.law = prior, TwoModes(dim)
     return Fit(estimator, f"two modes in {dim}", {}, {}, tmp_path)
 
 

@@ -286,7 +286,11 @@ def test_single_precision_and_gradients_switched_off(name):
     assert is_standard_normal(found.draws.double())
 
 
-@pytest.mark.parametrize("plan", [Hamiltonian(50, dense=False), Langevin(50, panels=2), Slice(30, thin=2)], ids=repr)
+@pytest.mark.parametrize(
+    "plan",
+    [Hamiltonian(50, dense=False), Langevin(50, panels=2), Slice(30, thin=2)],
+    ids=lambda plan: type(plan).__name__,
+)
 def test_a_plan_is_rebuilt_from_json(plan):
     again = from_json(to_json(plan))
     assert type(again) is type(plan)
