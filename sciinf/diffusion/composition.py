@@ -26,9 +26,6 @@ where factors are not Gaussian. Covariances are centred. Where Q is not above S_
 factors are wider than the prior, L is built from Q with its eigenvalues (relative to S_0^{-1}) raised to 1; the bracket
 stays as it is.
 
-**Damping.** d(s) <= 1 multiplies the score where noise is high, d = n^{-(1 - (s_*/s)^2)} for s > s_*, s_* the sd of the
-composed posterior: noise levels there are then those of one observation, not of n.
-
 **Some at a time.** The sum over R_j is the only one that takes a network; of n in the thousands a few are drawn anew at
 each step and their sum scaled up. The Gaussian parts are summed over all of them.
 
@@ -37,8 +34,6 @@ References:
       https://arxiv.org/abs/2209.14249
     | Diffusion posterior sampling for simulation-based inference in tall data settings (Linhart et al., 2024),
       https://arxiv.org/abs/2404.07593
-    | Compositional amortized inference for large-scale hierarchical Bayesian models (Arruda et al., 2025),
-      https://arxiv.org/abs/2505.14429
 """
 
 from __future__ import annotations
@@ -125,12 +120,12 @@ class Composition:
         return total.reshape(y.shape)
 
     def denoise(
-        self, y: Float[Tensor, "*rows dim"], level: Tensor, *, some: Tensor | None = None, damping: float = 1.0
+        self, y: Float[Tensor, "*rows dim"], level: Tensor, *, some: Tensor | None = None
     ) -> Float[Tensor, "*rows dim"]:
         """D, at a level of shape ()."""
         eye = torch.eye(y.shape[-1], dtype=torch.float64)
         spread = torch.linalg.inv(self._raised + eye / float(level) ** 2).to(y)
-        return y + damping * self.score(y, level, some) @ spread
+        return y + self.score(y, level, some) @ spread
 
 
 def remainder_of(
