@@ -316,8 +316,8 @@ def _build(name: str, simulator: Simulator, seed: int) -> Estimator:
 
     import sciinf.estimators
 
-    names = (module.name for module in pkgutil.iter_modules(sciinf.estimators.__path__))
-    known = [known for known in names if not known.startswith("_")]
+    files = pkgutil.iter_modules(sciinf.estimators.__path__)
+    known = [file.name for file in files if not file.name.startswith("_")]
     if name not in known:
         raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)

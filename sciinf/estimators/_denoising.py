@@ -47,7 +47,7 @@ from sciinf.core.prior import global_seed
 from sciinf.diffusion.likelihood import EXACT, log_density
 from sciinf.diffusion.objective import Diffusion, Preconditioned
 from sciinf.diffusion.solver import Solver, noise_like
-from sciinf.estimators._embedded import Embedded, check_part, check_rows, in_chunks
+from sciinf.estimators._embedded import Embedded, check_part, in_chunks
 from sciinf.flows.spline import ConditionalGaussian
 from sciinf.nets.modulated import Modulated
 from sciinf.summaries.summary import Summary
@@ -156,7 +156,7 @@ class Denoising(Embedded, ABC):
         target = guess.along(z - guess.mean) - skip * guess.along(y - guess.mean)
         return ((size * left - target).square() / (square * skip)).mean(-1) + gaussian
 
-    def condition(self, x: X) -> Density:
+    def condition(self, x: X) -> DenoisedDensity:
         retain_freed()
         with torch.no_grad():
             device = self.z_mean.device
@@ -243,13 +243,7 @@ class DenoisedDensity(Density):
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         """By the probability flow; above 32 parameters with an estimated trace, the same at each call."""
-        owner = self.estimator
-        check_rows(theta, self.rows, owner.prior)
-        flat = theta.to(self.guess.mean.device).reshape(-1, self.rows, len(owner.prior))
-        parts = [flat.new_empty(0, self.rows, dtype=torch.float64)]
-        for start, stop in in_chunks(len(flat), self.rows, flat.device):
-            parts.append(owner.log_density(flat[start:stop], self._log_density))
-        return torch.cat(parts).reshape(theta.shape[:-1])
+        return self.estimator.log_density(theta, self.rows, self._log_density)
 
     def _log_density(self, z: Tensor) -> Tensor:
         generator = torch.Generator(z.device).manual_seed(0) if z.shape[-1] > EXACT else None

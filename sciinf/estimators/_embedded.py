@@ -78,14 +78,9 @@ class Embedded(Estimator, ABC):
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_x.fit(batches)
-        count, total, squares = 0, torch.zeros(len(self.prior)).double(), torch.zeros(len(self.prior)).double()
-        for batch in batches():
-            z = self.prior.bijection.forward(batch.theta.cpu()).double()
-            count, total, squares = count + len(z), total + z.sum(0), squares + (z**2).sum(0)
-        mean = total / count
-        variance = (squares / count - mean**2).clamp_min(1e-12)
+        mean, sd = z_moments(self.prior, batches)
         self.z_mean.copy_(mean)
-        self.z_sd.copy_(variance.sqrt())
+        self.z_sd.copy_(sd)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         values = self.standardise_x(x)
@@ -104,14 +99,38 @@ class Embedded(Estimator, ABC):
         return self.prior.bijection.inverse(z * self.z_sd + self.z_mean)
 
     def log_density(
-        self, theta: Float[Tensor, "*batch theta"], log_q: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "*batch"]:
-        """log q(theta) in the parameters' own units from that of z; -inf outside the prior's support; float64."""
+        self, theta: Float[Tensor, "*n batch theta"], rows: int, log_q: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "*n batch"]:
+        """log q(theta) in the parameters' own units, for each of `rows` observations, from that of z (n, rows, D).
+
+        -inf outside the prior's support; float64; in pieces that suit the device.
+
+        Raises:
+            ValueError: If theta is not (*n, rows, D).
+        """
+        check_rows(theta, rows, self.prior)
+        flat = theta.to(self.z_mean.device).reshape(-1, rows, len(self.prior))
+        parts = [torch.empty(0, rows, dtype=torch.float64, device=flat.device)]
+        for start, stop in in_chunks(len(flat), rows, flat.device):
+            parts.append(self._log_density(flat[start:stop], log_q))
+        return torch.cat(parts).reshape(theta.shape[:-1])
+
+    def _log_density(self, theta: Tensor, log_q: Callable[[Tensor], Tensor]) -> Tensor:
         inside = torch.isfinite(self.prior.log_prob(theta))
         centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
         safe = torch.where(inside[..., None], theta, centre)
         found = log_q(self.to_z(safe).to(self.z_mean.dtype)).double() - self.z_sd.double().log().sum()
         return torch.where(inside, found + self.prior.bijection.log_abs_det_jacobian(safe), -math.inf)
+
+
+def z_moments(prior: Prior, batches: Callable[[], Iterator[Batch]]) -> tuple[Tensor, Tensor]:
+    """Means and sds of b(theta) over one pass of the rows, (D,) each, float64."""
+    count, total, squares = 0, torch.zeros(len(prior)).double(), torch.zeros(len(prior)).double()
+    for batch in batches():
+        z = prior.bijection.forward(batch.theta.cpu()).double()
+        count, total, squares = count + len(z), total + z.sum(0), squares + (z**2).sum(0)
+    mean = total / count
+    return mean, (squares / count - mean**2).clamp_min(1e-12).sqrt()
 
 
 def check_part(what: str, value: object, kind: type, example: str) -> None:

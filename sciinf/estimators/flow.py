@@ -25,7 +25,7 @@ from torch import Tensor
 from sciinf.core import Batch, Density, Observable, Prior, X
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
-from sciinf.estimators._embedded import Embedded, check_part, check_rows, in_chunks
+from sciinf.estimators._embedded import Embedded, check_part, in_chunks
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.spline import SplineCoupling
 from sciinf.summaries.summary import Summary
@@ -97,12 +97,7 @@ class _FlowDensity(Density):
     @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         flow, context = self.estimator, self.context
-        check_rows(theta, len(context), flow.prior)
-        flat = theta.to(context.device).reshape(-1, len(context), len(flow.prior))
-        parts = [torch.empty(0, len(context), dtype=torch.float64, device=context.device)]
-        for start, stop in in_chunks(len(flat), len(context), context.device):
-            parts.append(flow.log_density(flat[start:stop], lambda z: flow.flow.log_prob(z, context)))
-        return torch.cat(parts).reshape(theta.shape[:-1])
+        return flow.log_density(theta, len(context), lambda z: flow.flow.log_prob(z, context))
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Flow:

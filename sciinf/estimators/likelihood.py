@@ -36,7 +36,7 @@ from sciinf.core import Batch, Estimator, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
-from sciinf.estimators._embedded import check_part, check_rows
+from sciinf.estimators._embedded import check_part, check_rows, z_moments
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.spline import SplineCoupling
 from sciinf.flows.spline_autoregressive import SplineAutoregressive
@@ -88,13 +88,9 @@ class Likelihood(Estimator):
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_x.fit(lambda: (Batch(batch.theta, self._middle(batch.x)) for batch in batches()))
-        count, total, squares = 0, torch.zeros(len(self.prior)).double(), torch.zeros(len(self.prior)).double()
-        for batch in batches():
-            z = self.prior.bijection.forward(batch.theta.cpu()).double()
-            count, total, squares = count + len(z), total + z.sum(0), squares + (z**2).sum(0)
-        mean = total / count
+        mean, sd = z_moments(self.prior, batches)
         self.z_mean.copy_(mean)
-        self.z_sd.copy_((squares / count - mean**2).clamp_min(1e-12).sqrt())
+        self.z_sd.copy_(sd)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         """y: nothing of the data is left out."""

@@ -144,8 +144,6 @@ class Compositional(Learned):
     def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """z of one set, name -> (items, *event)."""
         density = self.estimator.condition(x)
-        if not isinstance(density, DenoisedDensity):
-            raise TypeError(f"{type(self.estimator).__name__} gives no denoiser")
         composition = Composition(_singles(density), self._prior, density.beside)
         moments = composition.moments()
         most = self.estimator.diffusion.schedule.most
@@ -192,8 +190,6 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     batch = held_out.to(estimator.z_mean.device)
     with torch.no_grad():
         density, z = estimator.condition(batch.x), estimator.to_z(batch.theta)
-        if not isinstance(density, DenoisedDensity):
-            raise TypeError(f"{type(estimator).__name__} gives no denoiser")
         posterior = density.scores(z)
     pull, precision = _prior_of(estimator).natural()
     score = posterior.double().cpu() - (pull - z.double().cpu() @ precision)
