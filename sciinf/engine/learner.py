@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Estimator
+from sciinf.engine.muon import Span, spans
 from sciinf.engine.source import Source
 
 
@@ -42,12 +43,13 @@ def stream_seed(seed: int, number: int) -> int:
 class Learner(ABC):
     """K estimators with their trainable weights in one matrix.
 
-    `weights` is (K, P), with its slopes in `weights.grad`; `buffers` maps names to (K, ...), what is not trained by
-    descent: standardisation, running statistics, frozen parameters.
+    `weights` is (K, P), with its slopes in `weights.grad`; `matrices` says where its matrices lie; `buffers` maps names
+    to (K, ...), what is not trained by descent: standardisation, running statistics, frozen parameters.
     """
 
     members: int
     weights: nn.Parameter
+    matrices: list[Span]
 
     @abstractmethod
     def epoch(self, source: Source, number: int, size: int, seeds: Sequence[int]) -> Generator[Batch, None, None]:
@@ -89,6 +91,7 @@ class Single(Learner):
         self.estimator, self.members = estimator, 1
         named = _trainable(estimator)
         self.weights = _matrix([list(named.values())])
+        self.matrices = spans(value.shape for value in named.values())
         views = zip(named.values(), _parts(self.weights.data, named), _parts(_slopes(self.weights), named), strict=True)
         for parameter, value, slope in views:
             parameter.data, parameter.grad = value[0], slope[0]
@@ -131,6 +134,7 @@ class Stacked(Learner):
         check_alike([_shapes(estimator) for estimator in self.estimators])
         self._named = _trainable(self.estimators[0])
         self.weights = _matrix([list(_trainable(e).values()) for e in self.estimators])
+        self.matrices = spans(value.shape for value in self._named.values())
         _slopes(self.weights)
         self._sizes = [value.numel() for value in self._named.values()]
         stacked = {name: torch.stack([_fixed(e)[name] for e in self.estimators]) for name in _fixed(self.estimators[0])}

@@ -298,7 +298,7 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     told = "auto" if recipe.batch == "auto" else batch
     decay = DECAY if recipe.weight_decay is None else recipe.weight_decay
     filled = replace(recipe, batch=told, epochs=epochs, learning_rate=rate, weight_decay=decay)
-    return replace(filled, patience=recipe.patience or epochs)
+    return replace(filled, patience=recipe.patience or epochs, optimiser=recipe.optimiser or "muon")
 
 
 def prepared(

@@ -1,4 +1,4 @@
-r"""Optimisers: AdamW, AdamW with AMSGrad's maximum, and Adan.
+r"""Optimisers: AdamW, AdamW with AMSGrad's maximum, Adan, and Muon (`engine.muon`).
 
 Adan looks ahead like Nesterov, but with gradients at the present weights only. With gradient g_k, decay rates b1, b2,
 b3, weight decay l and learning rate r,
@@ -20,13 +20,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-NAMES = ("adamw", "amsgrad", "adan")
+from sciinf.engine.muon import Muon, Span
+
+NAMES = ("adamw", "amsgrad", "adan", "muon")
 
 
 class Adan(torch.optim.Optimizer):
@@ -106,13 +108,14 @@ class Adan(torch.optim.Optimizer):
 
 
 def optimiser(
-    name: str, parameters: Iterable[Tensor], *, lr: float | Tensor, weight_decay: float
+    name: str, weights: nn.Parameter, matrices: Sequence[Span] = (), *, lr: float | Tensor, weight_decay: float
 ) -> torch.optim.Optimizer:
     """An optimiser by the name a recipe calls it.
 
     Args:
-        name: "adamw", "amsgrad" or "adan".
-        parameters: What is optimised.
+        name: "adamw", "amsgrad", "adan" or "muon".
+        weights: What is optimised, (K, P).
+        matrices: Where its matrices lie, which Muon treats in a way of their own.
         lr: Learning rate; a tensor on the parameters' device where the step is to be captured as a CUDA graph.
         weight_decay: Decoupled weight decay.
 
@@ -120,12 +123,14 @@ def optimiser(
         ValueError: If the name is unknown.
     """
     if name == "adan":
-        return Adan(parameters, lr, weight_decay=weight_decay)
+        return Adan([weights], lr, weight_decay=weight_decay)
+    if name == "muon":
+        return Muon(weights, matrices, lr=lr, weight_decay=weight_decay)
     if name not in NAMES:
         raise ValueError(f"the optimiser {name!r} is not known; expected one of {list(NAMES)}")
     captured = isinstance(lr, Tensor)
     return torch.optim.AdamW(
-        parameters, lr=lr, weight_decay=weight_decay, amsgrad=name == "amsgrad", fused=True, capturable=captured
+        [weights], lr=lr, weight_decay=weight_decay, amsgrad=name == "amsgrad", fused=True, capturable=captured
     )
 
 

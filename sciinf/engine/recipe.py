@@ -27,7 +27,8 @@ class Recipe:
         learning_rate: Peak of the schedule; "auto" takes it from a short range test.
         schedule: "one-cycle", "cosine" or "constant" (`engine.schedule`), each after a linear warm-up.
         warm_up: Fraction of the steps before the peak.
-        optimiser: "adamw", "amsgrad" (AdamW with AMSGrad's maximum) or "adan".
+        optimiser: "adamw", "amsgrad" (AdamW with AMSGrad's maximum), "adan" or "muon"; None: "adamw" for stored rows,
+            "muon" for rows simulated during training, which are not there to be learnt by heart.
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm.
         patience: Epochs without a better validation loss after which training stops.
@@ -48,7 +49,7 @@ class Recipe:
     learning_rate: float | Literal["auto"] | None = None
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warm_up: float = 0.1
-    optimiser: Literal["adamw", "amsgrad", "adan"] = "adamw"
+    optimiser: Literal["adamw", "amsgrad", "adan", "muon"] | None = None
     weight_decay: float | None = None
     clip: float = 5.0
     patience: int | None = None
@@ -77,7 +78,7 @@ class Recipe:
             "learning_rate": ('a positive number or "auto"', rate in (None, "auto") or _between(rate, 0, math.inf)),
             "schedule": (f"one of {list(FLOORS)}", self.schedule in tuple(FLOORS)),
             "warm_up": ("a fraction, at least 0 and below 1", _from(self.warm_up, 0, 1)),
-            "optimiser": (f"one of {list(NAMES)}", self.optimiser in NAMES),
+            "optimiser": (f"None or one of {list(NAMES)}", self.optimiser in (None, *NAMES)),
             "weight_decay": ("None or a number of at least 0", decay is None or _from(decay, 0, math.inf)),
             "clip": ("a positive number", self.clip == math.inf or _between(self.clip, 0, math.inf)),
             "validation_fraction": ("a fraction between 0 and 1", _between(self.validation_fraction, 0, 1)),
@@ -115,7 +116,7 @@ class Recipe:
         sparse = math.ceil(_FORWARD * held_out / (_VALIDATION_SHARE * max(rows, 1)))
         every = self.validate_every or max(1, min(sparse, epochs, patience))
         filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate, weight_decay=decay)
-        return replace(filled, patience=patience, validate_every=every, ema=ema)
+        return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=self.optimiser or "adamw")
 
     def said(self) -> Mapping[str, Any]:
         """What a training's result follows from: all but where and how fast it runs. (With less memory than the rows

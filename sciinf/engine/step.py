@@ -44,7 +44,7 @@ class StepSettings:
 def step_settings(recipe: Recipe) -> StepSettings:
     """What a resolved recipe says about the step."""
     return StepSettings(
-        optimiser=recipe.optimiser,
+        optimiser=recipe.optimiser or "adamw",
         weight_decay=recipe.weight_decay or 0.0,
         clip=recipe.clip,
         half=recipe.precision == "bfloat16",
@@ -69,7 +69,9 @@ class Step:
         self.device = learner.weights.device
         self._graphed = settings.graph and self.device.type == "cuda"
         rate = torch.tensor(1.0, device=self.device) if self._graphed else 1.0
-        self.optimiser = optimiser(settings.optimiser, [learner.weights], lr=rate, weight_decay=settings.weight_decay)
+        self.optimiser = optimiser(
+            settings.optimiser, learner.weights, learner.matrices, lr=rate, weight_decay=settings.weight_decay
+        )
         self.total = torch.zeros(learner.members, device=self.device)
         self._forward: Callable[[Batch], Tensor] = self.losses
         self._steps = 0

@@ -33,7 +33,7 @@ def batches(steps, rows, members=None):
         yield Batch(theta, {"x": x}) if members else Batch(theta[0], {"x": x[0]})
 
 
-@pytest.mark.parametrize("name", ["adamw", "adan"])
+@pytest.mark.parametrize("name", ["adamw", "adan", "muon"])
 def test_members_trained_at_once_are_members_trained_alone(name):
     # clip 0.5 acts in most steps: each member's own norm counts
     settings = step_settings(Recipe(optimiser=name, clip=0.5))

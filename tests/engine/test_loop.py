@@ -292,7 +292,7 @@ def test_a_simulator_may_stand_in_for_a_store(ball, tmp_path):
         train(Flow(Prior(a=td.Normal(0.0, 1.0)), ball.observables, flow=MAF(1, (8,))), ball, tmp_path / "c")
 
 
-@pytest.mark.parametrize("name", ["amsgrad", "adan"])
+@pytest.mark.parametrize("name", ["amsgrad", "adan", "muon"])
 def test_other_optimisers_resume_to_the_same_bits(ball, store, tmp_path, fuse, name):
     recipe = replace(SHORT, optimiser=name, schedule="cosine", learning_rate=2e-3)
     whole = train(flow(ball), store, tmp_path / "whole", recipe=recipe)

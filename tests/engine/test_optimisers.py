@@ -41,19 +41,17 @@ def by_hand(steps: int, *, ahead: float = 1 - B2) -> list[float]:
 
 def by_tensor(steps: int, *, chosen: str = "adan", between: int | None = None) -> list[float]:
     """The same with the optimiser; saved and loaded into a new one after `between` steps."""
-    a = torch.nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
-    b = torch.nn.Parameter(torch.tensor([[-2.0, 0.5]], dtype=torch.float64))
-    made = optimiser(chosen, [a, b], lr=RATE, weight_decay=DECAY)
+    weights = torch.nn.Parameter(torch.tensor([[3.0, -2.0, 0.5]], dtype=torch.float64))
+    made = optimiser(chosen, weights, lr=RATE, weight_decay=DECAY)
     for k in range(steps):
         if k == between:
             saved = load(save({name: value.clone() for name, value in tensors_of(made).items()}))
-            made = optimiser(chosen, [a, b], lr=RATE, weight_decay=DECAY)
+            made = optimiser(chosen, weights, lr=RATE, weight_decay=DECAY)
             load_tensors(made, saved)
-        for parameter, scales in ((a, SCALES[:1]), (b, SCALES[1:])):
-            slopes = [slope(float(t), k, s) for t, s in zip(parameter.detach().flatten(), scales, strict=True)]
-            parameter.grad = torch.tensor(slopes, dtype=torch.float64).view(parameter.shape)
+        slopes = [slope(float(t), k, s) for t, s in zip(weights.detach()[0], SCALES, strict=True)]
+        weights.grad = torch.tensor([slopes], dtype=torch.float64)
         made.step()
-    return [a.item(), *b.detach().flatten().tolist()]
+    return weights.detach()[0].tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 50])
@@ -104,7 +102,7 @@ def test_amsgrad_divides_by_the_largest_square(name):
         theta -= 0.01 * m / (1 - 0.9**k) / (math.sqrt(most / (1 - 0.999**k)) + 1e-8)
         by_hand.append(theta)
     weight = torch.nn.Parameter(torch.tensor([0.0], dtype=torch.float64))
-    made = optimiser(name, [weight], lr=0.01, weight_decay=0.0)
+    made = optimiser(name, weight, lr=0.01, weight_decay=0.0)
     for k in range(1_000):
         weight.grad = torch.tensor([1e3 if k == 0 else 1.0], dtype=torch.float64)
         made.step()
@@ -126,4 +124,4 @@ def test_numbers_out_of_range_are_refused(settings, message):
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="'sgd' is not known"):
-        optimiser("sgd", [torch.nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.0)
+        optimiser("sgd", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.0)

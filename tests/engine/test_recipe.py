@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,8 @@ def test_a_recipe_fills_in_what_it_was_not_told():
     assert recipe.ema == pytest.approx(1 - 20 / 1008)
     assert Recipe(batch=10**6).resolved(500).batch == 500
     kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2, validate_every=1, ema=0.9, weight_decay=0.1)
-    assert kept.resolved(9_000) == kept
+    assert kept.resolved(9_000) == replace(kept, optimiser="adamw")
+    assert replace(kept, optimiser="muon").resolved(9_000).optimiser == "muon"
     assert all(Recipe().resolved(rows).epochs >= 8 for rows in (18, 10**3, 10**6, 10**8))
 
 

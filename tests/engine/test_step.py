@@ -87,7 +87,7 @@ def test_reasons_are_one_line():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["adamw", "amsgrad", "adan"])
+@pytest.mark.parametrize("name", ["adamw", "amsgrad", "adan", "muon"])
 def test_a_captured_step_is_the_step(name):
     ends = []
     for graph in (False, True):
