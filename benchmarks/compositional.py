@@ -19,7 +19,7 @@ import torch
 from reporting import arguments, benchmark, check, clock, finish
 from torch import Tensor
 
-from sciinf import Compositional, Recipe, Score, simulate, train
+from sciinf import Compositional, Score, simulate, train
 from sciinf.diffusion import Exponential, Level
 from sciinf.diffusion.composition import Composition, Gaussian
 
@@ -73,10 +73,8 @@ def trained(counts: list[int], sets: int, seed: int) -> list[dict[str, Any]]:
     simulator, source, rows = benchmark("gaussian_linear"), torch.Generator().manual_seed(seed), []
     with tempfile.TemporaryDirectory() as scratch:
         store = simulate(simulator, Path(scratch) / "simulations", SIMULATIONS, seed=seed, progress=False)
-        epochs = 2 * int(Recipe().resolved(SIMULATIONS).epochs or 1)
-        recipe = Recipe(epochs=epochs, learning_rate=2e-3, weight_decay=0.01)
         estimator = Score(simulator.prior, simulator.observables)
-        fit = train(estimator, store, Path(scratch) / "fit", recipe=recipe, seed=seed)
+        fit = train(estimator, store, Path(scratch) / "fit", seed=seed)
     for n in counts:
         started, posterior, each = clock("cpu"), Compositional(fit, n), []
         for _ in range(sets):

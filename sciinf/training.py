@@ -93,7 +93,7 @@ def train(
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
         told, search = searched(copied, source, recipe, seed)
-        resolved = told.resolved(source.train, source.held_out)
+        resolved = told.resolved(source.train, source.held_out, denoises=copied.denoises)
         _announce(source, resolved)
         loop = Loop(Single(copied), source, resolved, [seed], [out], inputs)
         loop.run()
@@ -157,7 +157,7 @@ def train_ensemble(
                 _warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
             told, search = searched(copied[0], source, recipe, seed)
-            resolved = told.resolved(source.train, source.held_out)
+            resolved = told.resolved(source.train, source.held_out, denoises=copied[0].denoises)
             seeds = [seed + k for k in range(len(copied))]
             _announce(source, resolved)
             loop = Loop(Stacked(copied), source, resolved, seeds, folders, together)

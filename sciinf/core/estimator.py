@@ -76,10 +76,12 @@ class Estimator(nn.Module, Component, ABC):
     """What is learned, one paper, one file. Built from a prior and the observables' specification.
 
     `normalised` tells what `condition` gives: a `Density` of theta where it is True, a `Potential`, from which MCMC
-    draws, where it is False.
+    draws, where it is False. `denoises` tells that the loss draws fresh noise for every row at every step: rows are
+    then learnt by heart more slowly, and need more steps (`Recipe.resolved`).
     """
 
     normalised: ClassVar[bool] = True
+    denoises: ClassVar[bool] = False
     prior: Prior
     observables: Mapping[str, Observable]
 

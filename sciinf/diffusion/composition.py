@@ -47,6 +47,8 @@ from torch import Tensor
 
 Remainder = Callable[[Tensor, Tensor, Tensor], Tensor]
 """R: y (draws, D), a level of shape () and indices of observations (some,) to (draws, D), the sum over them."""
+Scores = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Scores of some observations: y (draws, some, D), a level of shape () and their indices to (draws, some, D)."""
 
 
 @dataclass(frozen=True)
@@ -128,27 +130,66 @@ class Composition:
         return y + self.score(y, level, some) @ spread
 
 
-def remainder_of(
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor], single: Gaussian, *, rows: int = 100_000
-) -> Remainder:
-    """R from denoisers alone, y (draws, D), s and indices (some,) to (draws, some, D).
+def remainder_of(score: Scores, single: Gaussian, *, pairs: int = 20_000) -> Remainder:
+    r"""R from scores,
+
+        R_j = (I + s^2 S_j^{-1}) grad log p_s(y | x_j) + S_j^{-1} (y - m_j),
+
+    in which nothing is divided by s.
 
     Args:
-        denoise: D_j of some observations.
-        single: Their moments, (n, D).
-        rows: Pairs of a draw and an observation at once.
+        score: Scores of some observations.
+        single: Moments of the posterior of each observation, (n, D).
+        pairs: Of a draw and an observation at once.
     """
+    pulls, precisions = single.natural()
 
     def total(y: Tensor, level: Tensor, some: Tensor) -> Tensor:
-        out, size = torch.zeros_like(y), max(1, rows // max(1, len(y)))
-        square = float(level) ** 2
-        eye = torch.eye(y.shape[-1], dtype=torch.float64)
-        for part in some.split(size):
-            mean, covariance = single.mean[part.cpu()], single.covariance[part.cpu()]
-            gain = (covariance @ torch.linalg.inv(covariance + square * eye)).to(y)
-            weight = (torch.linalg.inv(covariance) + eye / square).to(y)
-            guess = mean.to(y) + torch.einsum("jab,njb->nja", gain, y[:, None] - mean.to(y))
-            out = out + torch.einsum("jab,njb->na", weight, denoise(y, level, part) - guess)
+        out, square = torch.zeros_like(y), float(level) ** 2
+        for part in some.split(max(1, pairs // max(1, len(y)))):
+            found = score(y[:, None].expand(-1, len(part), -1), level.to(y), part)
+            precision = precisions[part.cpu()].to(y)
+            inner = found.sum(1) + torch.einsum("jab,njb->na", precision, square * found)
+            out = out + inner + y @ precision.sum(0) - pulls[part.cpu()].sum(0).to(y)
         return out
 
     return total
+
+
+def shrunk(draws: Float[Tensor, "draws many dim"]) -> Gaussian:
+    r"""Moments of many densities from few draws of each, (many, D), the covariances drawn towards their mean.
+
+    Sample covariances C_j of k draws are whitened by their mean and their matrix logarithms L_j taken, which scatter by
+    D (D + 1) / (k - 1) (squared norm) whatever the true ones are, and are too low by (D + 1) / 2 (k - 1) in each
+    direction. The share w of their scatter about their mean that is beyond it is kept of each: w L_j + (1 - w) L, L their
+    mean,
+    the best linear guess of all together. Densities that are alike so share their draws; one density keeps its own.
+
+    Args:
+        draws: At least D + 2 of each.
+
+    References:
+        | A well-conditioned estimator for large-dimensional covariance matrices (Ledoit & Wolf, 2004)
+    """
+    count, many, dim = draws.shape
+    values = draws.double().cpu()
+    mean = values.mean(0)
+    off = values - mean
+    own = torch.einsum("kja,kjb->jab", off, off) / (count - 1)
+    if many == 1:
+        return Gaussian(mean, own)
+    root = torch.linalg.cholesky(own.mean(0))
+    half = torch.linalg.solve_triangular(root, own, upper=False)
+    log = _through(torch.linalg.solve_triangular(root, half.mT, upper=False), torch.log)
+    centre, noise = log.mean(0), dim * (dim + 1) / (count - 1)
+    scatter = float((log - centre).square().sum((1, 2)).mean()) * many / (many - 1)
+    keep = max(0.0, 1 - noise / max(scatter, noise))
+    eye = torch.eye(dim, dtype=torch.float64)
+    grown = _through(keep * log + (1 - keep) * centre + 0.5 * noise / dim * eye, torch.exp)
+    return Gaussian(mean, root @ grown @ root.mT)
+
+
+def _through(matrices: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of symmetric matrices, by their eigenvalues."""
+    values, axes = torch.linalg.eigh(0.5 * (matrices + matrices.mT))
+    return (axes * function(values)[..., None, :]) @ axes.mT

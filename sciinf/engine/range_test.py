@@ -66,7 +66,7 @@ def searched(estimator: Estimator, source: Source, recipe: Recipe, seed: int) ->
         The recipe with numbers in place of "auto"; and, as plain JSON values under "search", what was measured.
     """
     found: dict[str, Any] = {}
-    start = recipe.resolved(source.train, source.held_out)
+    start = recipe.resolved(source.train, source.held_out, denoises=estimator.denoises)
     batch, rate = int(start.batch or 1), float(start.learning_rate or 0.0)
     if recipe.learning_rate == "auto":
         rate, found["learning_rate"] = _rate(estimator, source, start, seed)

@@ -76,14 +76,18 @@ class Embedded(Estimator, ABC):
         self.summaries = nn.ModuleList(networks)
         return sum(network.features for network in networks)
 
-    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def standardise_both(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Set the standardisation of data and of parameters: a pass for each over the rows."""
         self.standardise_x.fit(batches)
         mean, sd = z_moments(self.prior, batches)
         self.z_mean.copy_(mean)
         self.z_sd.copy_(sd)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        values = self.standardise_x(x)
+        return self.summarise(self.standardise_x(x), x)
+
+    def summarise(self, values: Mapping[str, Tensor], x: X) -> Float[Tensor, "batch feature"]:
+        """Features of standardised values; x for its masks."""
         parts = [
             network(values[name], x.get(f"{name}_mask"))
             for name, network in zip(self.data_names, self.summaries, strict=True)

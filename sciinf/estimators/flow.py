@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -67,6 +67,9 @@ class Flow(Embedded):
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries()
             self.flow = (flow or SplineCoupling()).build(len(prior), width)
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        self.standardise_both(batches)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         return self.flow.loss(self.to_z(batch.theta), self.features(batch.x), generator=generator)

@@ -33,7 +33,7 @@ class Matching(Denoising):
         summary: One summary network for every observable, or one per name; chosen where left out.
         diffusion: The path, what is asked of the network and how levels count.
         solver: How draws are made; `Exponential(4, 3)` for few steps.
-        gaussian: Whether moments of each posterior are learned beside; without, `Diffusion` wants another
+        linear: Whether the network learns what the best linear guess leaves; without, `Diffusion` may have another
             parameterisation, `PredictDrift` being the paper's.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
@@ -41,7 +41,7 @@ class Matching(Denoising):
 
     Raises:
         TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or `gaussian` stands beside another parameterisation.
+        ValueError: If a number is out of range, or `linear` stands beside another parameterisation.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Matching(Denoising):
         summary: Summary | Mapping[str, Summary] | None = None,
         diffusion: Diffusion | None = None,
         solver: Solver | None = None,
-        gaussian: bool = True,
+        linear: bool = True,
         hidden: int = 128,
         blocks: int = 3,
         seed: int = 0,
     ) -> None:
         path = diffusion or Diffusion(Straight(1e-3, 20.0), levels=EvenTimes())
-        design = Design(path, solver or Exponential(20, 2), gaussian, hidden, blocks)
+        design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks)
         super().__init__(prior, observables, summary, design, seed)
 
 

@@ -52,7 +52,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -121,6 +121,9 @@ class Ratio(Embedded):
             width = self.build_summaries()
             self.left = _Left(len(prior), width, hidden, blocks)
             self.gaussian = ConditionalGaussian(len(prior), width, hidden) if gaussian else None
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        self.standardise_both(batches)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """NRE-C's loss per row, plus the balance of the whole batch; nothing is drawn.

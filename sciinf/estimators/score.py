@@ -35,14 +35,14 @@ class Score(Denoising):
         summary: One summary network for every observable, or one per name; chosen where left out.
         diffusion: The path, what is asked of the network and how levels count.
         solver: How draws are made.
-        gaussian: Whether moments of each posterior are learned beside.
+        linear: Whether the network learns what the best linear guess leaves.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
         seed: Seeds the initial weights.
 
     Raises:
         TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or `gaussian` stands beside another parameterisation.
+        ValueError: If a number is out of range, or `linear` stands beside another parameterisation.
 
     Example:
         >>> import torch
@@ -60,13 +60,13 @@ class Score(Denoising):
         summary: Summary | Mapping[str, Summary] | None = None,
         diffusion: Diffusion | None = None,
         solver: Solver | None = None,
-        gaussian: bool = True,
+        linear: bool = True,
         hidden: int = 128,
         blocks: int = 3,
         seed: int = 0,
     ) -> None:
         path = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
-        design = Design(path, solver or Exponential(20, 2), gaussian, hidden, blocks)
+        design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks)
         super().__init__(prior, observables, summary, design, seed)
 
 

@@ -44,10 +44,10 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.laws import is_normalisable
-from sciinf.diffusion.composition import Composition, Gaussian
+from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Solver, noise_like
-from sciinf.estimators._denoising import DenoisedDensity, Denoising
+from sciinf.estimators._denoising import Denoising
 from sciinf.inference.learned import Learned
 from sciinf.inference.mcmc import set_of
 from sciinf.samplers.langevin import Langevin
@@ -60,7 +60,7 @@ class Compositional(Learned):
     """Draws of the posterior of sets of observations.
 
     Args:
-        fit: What `train` returned or `load_fit` read, of a `Score` or `Matching` with its moments (`gaussian=True`).
+        fit: What `train` returned or `load_fit` read, of a `Score` or `Matching`.
         items: n, observations in a set: x is name -> (batch, n, *event).
         solver: How draws are taken from noise; `Exponential(30)` where left out.
         correction: Langevin steps at the end, in its warm-up and one more; 0 for none.
@@ -87,10 +87,9 @@ class Compositional(Learned):
         held_out: Store | None = None,
     ) -> None:
         estimator = fit.estimator
-        if not isinstance(estimator, Denoising) or estimator.moments is None:
+        if not isinstance(estimator, Denoising):
             raise TypeError(
-                f"{type(estimator).__name__} has no scores to compose with moments beside them; train a Score with "
-                "gaussian=True, or a summary network for sets"
+                f"{type(estimator).__name__} has no scores to compose; train a Score, or a summary network for sets"
             )
         for name, value in (("items", items), ("some", items if some is None else some)):
             check_whole(name, value, 1)
@@ -144,12 +143,13 @@ class Compositional(Learned):
     def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """z of one set, name -> (items, *event)."""
         density = self.estimator.condition(x)
-        composition = Composition(_singles(density), self._prior, density.beside)
+        single = shrunk(density.draw(draws_of(self.items), generator))
+        composition = Composition(single, self._prior, remainder_of(density.score, single))
         moments = composition.moments()
         most = self.estimator.diffusion.schedule.most
         smallest = float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5
         path = Level(min(_FINE * smallest, 0.5 * most), most)
-        like = density.guess.mean
+        like = density.mean
         factor = torch.linalg.cholesky(moments.covariance + most**2 * torch.eye(len(self.prior), dtype=torch.float64))
         y = moments.mean.to(like) + noise_like(like.new_empty(n, len(self.prior)), generator) @ factor.mT.to(like)
 
@@ -190,7 +190,7 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     batch = held_out.to(estimator.z_mean.device)
     with torch.no_grad():
         density, z = estimator.condition(batch.x), estimator.to_z(batch.theta)
-        posterior = density.scores(z)
+        posterior = density.score(z, z.new_tensor(estimator.diffusion.schedule.least))
     pull, precision = _prior_of(estimator).natural()
     score = posterior.double().cpu() - (pull - z.double().cpu() @ precision)
     z = z.double().cpu()
@@ -202,10 +202,9 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     return math.inf if square <= 0 else 0.25 / square
 
 
-def _singles(density: DenoisedDensity) -> Gaussian:
-    guess = density.guess
-    axes = guess.axes.double().cpu()
-    return Gaussian(guess.mean.double().cpu(), axes * guess.variance.double().cpu()[:, None, :] @ axes.mT)
+def draws_of(items: int) -> int:
+    """Draws of each single posterior for its covariance: 100,000 together, 100 to 1,000 each."""
+    return min(1_000, max(100, 100_000 // items))
 
 
 def _prior_of(estimator: Denoising) -> Gaussian:

@@ -86,7 +86,7 @@ def test_says_how_many_observations_it_can_be_trusted_with(fit, fresh):
     # planted fault: scores that are off by the same for all observations
     worse = copy.deepcopy(fit.estimator)
     with torch.no_grad():
-        worse.moments.direct.bias[:2] += 0.3
+        worse.guess.offset += 0.2
     assert reliable(worse, held_out) < 10
     if trusted < 100_000:
         with pytest.warns(UserWarning, match="more than half an sd beyond"):
