@@ -1,4 +1,4 @@
-"""sbi's NPE with its defaults, as a peer: trained once and kept, timed anew beside whatever it is compared with.
+"""sbi's NPE, NPSE and FMPE with their defaults, as peers: trained once and kept, timed anew beside what they meet.
 
 A training of sbi takes minutes and gives the same network each time, so its weights and its number of epochs are kept
 in a cache, by machine, versions, simulations and seed. Its speed is not: each run trains a few epochs again, and the
@@ -24,7 +24,7 @@ from torch import distributions as td
 from sciinf import Simulator, Store
 from sciinf.core.files import versions
 
-Kind = Literal["nsf", "maf"]
+Kind = Literal["nsf", "maf", "npse", "fmpe"]
 TIMED_ROWS = 30_000  # rows in the epochs that are timed, three epochs at least
 
 
@@ -47,7 +47,7 @@ class Peer:
     file: Path
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Log density of each row of theta given its own row of x."""
+        """Log density of each row of theta given its own row of x; of a flow."""
         with torch.no_grad():
             parts = [
                 self.estimator.log_prob(theta[None, i : i + 1000], condition=x[i : i + 1000])[0]
@@ -65,10 +65,10 @@ class Peer:
 
 
 def train_peer(kind: Kind, simulator: Simulator, store: Store, seed: int, cache: Path) -> Peer:
-    """Train sbi's NPE on a store, or read what that gave before, and time it.
+    """Train sbi's estimator on a store, or read what that gave before, and time it.
 
     Args:
-        kind: sbi's name of the flow, "nsf" or "maf".
+        kind: sbi's name of the flow of its NPE, "nsf" or "maf"; or "npse" or "fmpe".
         simulator: Whose simulations they are.
         store: The simulations.
         seed: sbi's global seed.
@@ -116,7 +116,7 @@ def _train(
     kind: Kind, simulator: Simulator, store: Store, seed: int, epochs: int | None
 ) -> tuple[Any, Any, int, float, float]:
     """Inference object, network, epochs, CPU seconds and wall seconds."""
-    from sbi.inference import NPE
+    from sbi.inference import FMPE, NPE, NPSE
     from sbi.utils.tracking import TensorBoardTracker
     from torch.utils.tensorboard import SummaryWriter
 
@@ -126,9 +126,12 @@ def _train(
         warnings.simplefilter("ignore")
         tracker = TensorBoardTracker(SummaryWriter(logs))  # its default writes into the working folder
         started, wall = time.process_time(), time.perf_counter()
-        inference = NPE(
-            prior=sbi_prior(simulator), density_estimator=kind, show_progress_bars=False, tracker=tracker
-        ).append_simulations(batch.theta, batch.x["x"])
+        given: dict[str, Any] = {"prior": sbi_prior(simulator), "show_progress_bars": False, "tracker": tracker}
+        if kind in ("nsf", "maf"):
+            inference = NPE(density_estimator=kind, **given)
+        else:
+            inference = {"npse": NPSE, "fmpe": FMPE}[kind](**given)
+        inference.append_simulations(batch.theta, batch.x["x"])
         estimator = inference.train() if epochs is None else inference.train(max_num_epochs=epochs)
         spent = time.process_time() - started, time.perf_counter() - wall
         tracker.flush()

@@ -45,6 +45,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+PAIRS = 20_000  # of a draw and an observation, in one pass of a network
+
 Remainder = Callable[[Tensor, Tensor, Tensor], Tensor]
 """R: y (draws, D), a level of shape () and indices of observations (some,) to (draws, D), the sum over them."""
 Scores = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -91,12 +93,7 @@ class Composition:
         pull, precision = prior.natural()
         self.h = pulls.sum(0) - (self.count - 1) * pull
         self.q = precisions.sum(0) - (self.count - 1) * precision
-        root = torch.linalg.cholesky(precision)
-        inner = torch.linalg.solve_triangular(root, self.q, upper=False)
-        relative, axes = torch.linalg.eigh(torch.linalg.solve_triangular(root, inner.mT, upper=False))
-        self.narrower = bool((relative > 1 - 1e-9).all())
-        raised = root @ axes
-        self._raised = raised @ (relative.clamp_min(1.0)[:, None] * raised.mT)
+        self._raised = raised(self.q, precision)
         self.remainder, self.prior_remainder = remainder, prior_remainder
 
     def moments(self) -> Gaussian:
@@ -130,7 +127,17 @@ class Composition:
         return y + self.score(y, level, some) @ spread
 
 
-def remainder_of(score: Scores, single: Gaussian, *, pairs: int = 20_000) -> Remainder:
+def raised(precision: Float[Tensor, "*n dim dim"], least: Float[Tensor, "*n dim dim"]) -> Float[Tensor, "*n dim dim"]:
+    """A precision matrix with its eigenvalues, relative to another one, raised to 1 where they are below."""
+    root = torch.linalg.cholesky(least)
+    inner = torch.linalg.solve_triangular(root, precision, upper=False)
+    inner = torch.linalg.solve_triangular(root, inner.mT, upper=False)
+    relative, axes = torch.linalg.eigh(0.5 * (inner + inner.mT))
+    grown = root @ axes
+    return (grown * relative.clamp_min(1.0)[..., None, :]) @ grown.mT
+
+
+def remainder_of(score: Scores, single: Gaussian, *, pairs: int = PAIRS) -> Remainder:
     r"""R from scores,
 
         R_j = (I + s^2 S_j^{-1}) grad log p_s(y | x_j) + S_j^{-1} (y - m_j),
@@ -161,9 +168,8 @@ def shrunk(draws: Float[Tensor, "draws many dim"]) -> Gaussian:
 
     Sample covariances C_j of k draws are whitened by their mean and their matrix logarithms L_j taken, which scatter by
     D (D + 1) / (k - 1) (squared norm) whatever the true ones are, and are too low by (D + 1) / 2 (k - 1) in each
-    direction. The share w of their scatter about their mean that is beyond it is kept of each: w L_j + (1 - w) L, L their
-    mean,
-    the best linear guess of all together. Densities that are alike so share their draws; one density keeps its own.
+    direction. The share w of their scatter about their mean that is beyond it is kept of each: w L_j + (1 - w) mean(L),
+    the best linear guess of all together. Densities that are alike share their draws so; one density keeps its own.
 
     Args:
         draws: At least D + 2 of each.

@@ -184,7 +184,6 @@ class DenoisedDensity(Density):
         """E[z | z + s e = y, x] for each observation, at a level of shape () or (*n, batch)."""
         return self.estimator.denoise(y, level, self.mean, self._prepared)
 
-    @torch.no_grad()
     def score(
         self, y: Float[Tensor, "*n batch dim"], level: Tensor, some: Tensor | None = None
     ) -> Float[Tensor, "*n batch dim"]:

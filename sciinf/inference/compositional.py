@@ -45,8 +45,7 @@ from sciinf.core.component import to_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.laws import is_normalisable
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
-from sciinf.diffusion.schedule import Level
-from sciinf.diffusion.solver import Exponential, Solver, noise_like
+from sciinf.diffusion.joined import Gauss, Method, Parts
 from sciinf.estimators._denoising import Denoising
 from sciinf.inference.learned import Learned
 from sciinf.inference.mcmc import set_of
@@ -62,7 +61,7 @@ class Compositional(Learned):
     Args:
         fit: What `train` returned or `load_fit` read, of a `Score` or `Matching`.
         items: n, observations in a set: x is name -> (batch, n, *event).
-        solver: How draws are taken from noise; `Exponential(30)` where left out.
+        method: How scores are joined; `Gauss()` where left out (`diffusion.joined`).
         correction: Langevin steps at the end, in its warm-up and one more; 0 for none.
         some: How many observations' networks are asked at each step, drawn anew; all where left out. With some of
             them there is no correction.
@@ -81,7 +80,7 @@ class Compositional(Learned):
         fit: Fit,
         items: int,
         *,
-        solver: Solver | None = None,
+        method: Method | None = None,
         correction: int = 20,
         some: int | None = None,
         held_out: Store | None = None,
@@ -95,9 +94,9 @@ class Compositional(Learned):
             check_whole(name, value, 1)
         check_whole("correction", correction, 0)
         self.estimator, self.items, self.some = estimator, items, some
-        self.solver, self.correction = solver or Exponential(30), 0 if some else correction
+        self.method, self.correction = method or Gauss(), 0 if some else correction
         self.name = f"compositional ({items})"
-        how = json.dumps([to_json(self.solver), items, correction, some], sort_keys=True)
+        how = json.dumps([to_json(self.method), items, correction, some], sort_keys=True)
         self.digest = hashlib.sha256(f"{fit.digest} {how}".encode()).hexdigest()
         store = fit.record["store"]
         self.under = store.get("proposal")
@@ -145,20 +144,12 @@ class Compositional(Learned):
         density = self.estimator.condition(x)
         single = shrunk(density.draw(draws_of(self.items), generator))
         composition = Composition(single, self._prior, remainder_of(density.score, single))
-        moments = composition.moments()
+        smallest = float(torch.linalg.eigvalsh(composition.moments().covariance)[0]) ** 0.5
         most = self.estimator.diffusion.schedule.most
-        smallest = float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5
-        path = Level(min(_FINE * smallest, 0.5 * most), most)
-        like = density.mean
-        factor = torch.linalg.cholesky(moments.covariance + most**2 * torch.eye(len(self.prior), dtype=torch.float64))
-        y = moments.mean.to(like) + noise_like(like.new_empty(n, len(self.prior)), generator) @ factor.mT.to(like)
-
-        def denoise(value: Tensor, level: Tensor) -> Tensor:
-            chosen = None if self.some is None else torch.randint(self.items, (self.some,), generator=generator)
-            return composition.denoise(value, level, some=chosen)
-
-        z = self.solver.solve(denoise, y, path, generator=generator)
-        return self._corrected(z, composition, path.least, generator) if self.correction else z
+        least = min(_FINE * smallest, 0.5 * most)
+        parts = Parts(density.score, single, self._prior, least, most, self.some, density.mean)
+        z = self.method.draw(parts, n, generator)
+        return self._corrected(z, composition, least, generator) if self.correction else z
 
     def _corrected(
         self, z: Tensor, composition: Composition, level: float, generator: torch.Generator

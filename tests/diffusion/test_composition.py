@@ -7,39 +7,12 @@ import math
 import pytest
 import torch
 from diffusion.mixtures import Mixture
+from diffusion.sets import linear, off, scores_of, seeded
 
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential
 from sciinf.samplers.langevin import Langevin
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def linear(dim, n):
-    """Prior, singles and posterior of n observations of N(theta, V), theta off the origin; the singles' denoiser."""
-    source = seeded(dim)
-    a, b = (torch.randn(dim, dim, generator=source, dtype=torch.float64) for _ in range(2))
-    eye = torch.eye(dim, dtype=torch.float64)
-    prior = Gaussian(0.3 * torch.ones(dim, dtype=torch.float64), eye + 0.1 * a @ a.T)
-    noise = 0.5 * eye + 0.2 * b @ b.T
-    theta = torch.full((dim,), 2.0, dtype=torch.float64)
-    theta[1::2] = -1.5
-    x = theta + torch.randn(n, dim, generator=source, dtype=torch.float64) @ torch.linalg.cholesky(noise).T
-    pull, before = prior.natural()
-    per = torch.linalg.inv(noise)
-    covariance = torch.linalg.inv(before + per)
-    single = Gaussian((x @ per + pull) @ covariance, covariance.expand(n, dim, dim))
-    together = torch.linalg.inv(before + n * per)
-    exact = Gaussian(together @ (pull + per @ x.sum(0)), together)
-
-    def denoise(y, level, some):
-        gain = covariance @ torch.linalg.inv(covariance + float(level) ** 2 * eye)
-        return single.mean[some] + (y[:, None] - single.mean[some]) @ gain.T
-
-    return prior, single, exact, denoise
 
 
 def sampled(composition, n, steps=30):
@@ -50,27 +23,16 @@ def sampled(composition, n, steps=30):
     return Exponential(steps).solve(composition.denoise, y, path, generator=seeded()), path
 
 
-def off(draws, exact):
-    """Norm of the means' error in posterior sds, and the ratios of sds."""
-    sd = exact.covariance.diagonal().sqrt()
-    return float(((draws.mean(0) - exact.mean) / sd).norm()), draws.std(0) / sd
-
-
 @pytest.mark.parametrize("dim", [1, 2, 10])
 @pytest.mark.parametrize("n", [1, 10, 30, 100, 1000])
 def test_gaussian_posteriors_of_many_observations(dim, n):
     """|mean error| <= 3 sqrt(D/N) + 0.05 sd and sds within 0.93 to 1.07; noise breaks it once in a thousand at most."""
-    prior, single, exact, _ = linear(dim, n)
+    prior, single, exact = linear(dim, n)
     count = 4_000 if n < 1_000 else 1_000
     error, ratio = off(sampled(Composition(single, prior), count)[0], exact)
     assert error <= 3 * math.sqrt(dim / count) + 0.05
     assert ratio.min() > 0.93
     assert ratio.max() < 1.07
-
-
-def scored(denoise):
-    """Scores from denoisers that take the same points for all observations."""
-    return lambda y, level, some: (denoise(y[:, 0], level, some) - y) / level**2
 
 
 def drawn(single, count=1_000):
@@ -80,20 +42,20 @@ def drawn(single, count=1_000):
     return single.mean + torch.einsum("nab,knb->kna", factor, noise)
 
 
-def estimated(denoise, single, *, centred=True):
+def estimated(single, *, centred=True):
     """Moments from 1,000 draws of each single posterior, and what scores have beside them."""
     draws = drawn(single)
     moments = shrunk(draws)
     if not centred:
         moments = Gaussian(moments.mean, torch.einsum("kna,knb->nab", draws, draws) / 999)
-    return moments, remainder_of(scored(denoise), moments)
+    return moments, remainder_of(scores_of(single), moments)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 10])
 @pytest.mark.parametrize("n", [10, 30, 100])
 def test_moments_from_draws_and_the_rest_from_scores(dim, n):
-    prior, single, exact, denoise = linear(dim, n)
-    error, ratio = off(sampled(Composition(*reordered(estimated(denoise, single), prior)), 2_000)[0], exact)
+    prior, single, exact = linear(dim, n)
+    error, ratio = off(sampled(Composition(*reordered(estimated(single), prior)), 2_000)[0], exact)
     assert error <= 3 * math.sqrt(dim / 2_000) + 0.05
     assert ratio.min() > 0.93
     assert ratio.max() < 1.07
@@ -106,15 +68,15 @@ def reordered(pair, prior):
 
 def test_uncentred_covariances_would_be_seen():
     """The planted fault: second moments in place of covariances, which are far too wide off the origin."""
-    prior, single, exact, denoise = linear(2, 30)
-    wrong = estimated(denoise, single, centred=False)
+    prior, single, exact = linear(2, 30)
+    wrong = estimated(single, centred=False)
     error, ratio = off(sampled(Composition(*reordered(wrong, prior)), 4_000)[0], exact)
     assert error > 0.3 or ratio.min() < 0.9 or ratio.max() > 1.1
 
 
 def test_composed_denoiser_is_that_of_the_posterior_at_every_level():
-    prior, single, exact, denoise = linear(2, 20)
-    moments, rest = estimated(denoise, single)
+    prior, single, exact = linear(2, 20)
+    moments, rest = estimated(single)
     y = torch.randn(50, 2, generator=seeded(4), dtype=torch.float64)
     eye = torch.eye(2, dtype=torch.float64)
     for level in (0.01, 0.3, 3.0):
@@ -126,8 +88,8 @@ def test_composed_denoiser_is_that_of_the_posterior_at_every_level():
 
 
 def test_some_observations_at_a_time_stand_for_all():
-    prior, single, exact, denoise = linear(1, 200)
-    moments, rest = estimated(denoise, single)
+    prior, single, exact = linear(1, 200)
+    moments, rest = estimated(single)
     composition, source = Composition(moments, prior, rest), seeded(5)
 
     def denoised(y, level):
@@ -171,15 +133,16 @@ def test_a_prior_of_two_modes_is_right_after_correction(n):
     single, before = moments_of(singles), moments_of([prior])
     before = Gaussian(before.mean[0], before.covariance[0])
 
-    def denoise(y, level, some):
-        return torch.stack([singles[int(k)].denoise(y, level) for k in some], dim=1)
+    def scores(y, level, some):
+        found = torch.stack([singles[int(k)].denoise(y[:, j], level) for j, k in enumerate(some)], dim=1)
+        return (found - y) / level**2
 
     def beside(y, level):
         square, variance = float(level) ** 2, before.covariance
         guess = before.mean + (variance / (variance + square)) * (y - before.mean)
         return (1 / variance + 1 / square) * (prior.denoise(y, level) - guess)
 
-    composition = Composition(single, before, remainder_of(scored(denoise), single), beside)
+    composition = Composition(single, before, remainder_of(scores, single), beside)
     draws, path = sampled(composition, 4_000, steps=40)
     assert draws.isfinite().all()
     lowest = torch.tensor(path.least, dtype=torch.float64)
@@ -219,7 +182,6 @@ def test_factors_wider_than_the_prior_leave_every_value_finite():
     eye = torch.eye(2, dtype=torch.float64)
     wide = Gaussian(torch.zeros(30, 2, dtype=torch.float64), 1.2 * eye.expand(30, 2, 2))
     composition = Composition(wide, Gaussian(torch.zeros(2, dtype=torch.float64), eye))
-    assert not composition.narrower
     draws, _ = sampled(composition, 100)
     assert draws.isfinite().all()
 

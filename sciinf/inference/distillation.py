@@ -1,0 +1,162 @@
+r"""A trained score posterior whose draws take a few evaluations.
+
+From level s_k to s_{k+1} of a short grid the teacher goes in M small steps, y_k to y_{k+1}. The student makes the same
+way in one step of DDIM, y_{k+1} = r y_k + (1 - r) D, r = s_{k+1} / s_k, so what it is to give is
+
+    D*_k = (y_{k+1} - r y_k) / (1 - r),
+
+and it minimises, over draws of (theta, x), k and noise e, with y_k = z + s_k e and N(m, S) the linear guess,
+
+    (1 - r)^2 | (S + s_{k+1}^2 I)^{-1/2} (D(y_k, s_k; x) - D*_k) |^2 / D,
+
+the error of y_{k+1} at its own scale. It is progressive distillation with all halvings at once: the teacher is asked M
+times per row in place of twice in each of log2(M) trainings. The student has the teacher's network and begins with its
+weights. Densities remain the teacher's.
+
+References:
+    | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
+      https://arxiv.org/abs/2202.00512
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Batch, Density, Estimator, Fit, X
+from sciinf.core.checks import check_whole
+from sciinf.core.simulator import Simulator
+from sciinf.diffusion.grid import Grid, Power
+from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.solver import Exponential, noise_like
+from sciinf.engine.recipe import Recipe
+from sciinf.estimators._denoising import DenoisedDensity, Denoising
+from sciinf.store import Store
+from sciinf.training import train
+
+
+class FewSteps(Estimator):
+    """The student, teacher included.
+
+    Args:
+        teacher: Trained; a copy is kept as it is.
+        of: Digest of the teacher's fit, which tells students apart.
+        steps: Evaluations of a draw.
+        small: M, steps of the teacher for one of the student.
+        grid: Where the student stops.
+
+    Raises:
+        TypeError: If the teacher does not denoise.
+        ValueError: If a number is no int of at least 1.
+    """
+
+    denoises: ClassVar[bool] = True
+
+    def __init__(
+        self, teacher: Denoising, of: str = "", *, steps: int = 4, small: int = 5, grid: Grid | None = None
+    ) -> None:
+        super().__init__()
+        if not isinstance(teacher, Denoising):
+            raise TypeError(f"{type(teacher).__name__} has no steps to save; distil a Score or a Matching")
+        check_whole("steps", steps, 1)
+        check_whole("small", small, 1)
+        self.prior, self.observables, self.of = teacher.prior, teacher.observables, of
+        self.teacher, self.student = copy.deepcopy(teacher), copy.deepcopy(teacher)
+        self.teacher.requires_grad_(False)
+        self.student.requires_grad_(True)
+        self.student.solver = Exponential(steps, 1, grid or Power(3.0))
+        self.steps, self.small = steps, small
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Nothing: all standardisation is the teacher's."""
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        shift = int(torch.randint(self.steps, (1,), generator=generator, device=generator.device))
+        sizes = [len(batch) // self.steps + (k < len(batch) % self.steps) for k in range(self.steps)]
+        losses, start = [], 0
+        for k, size in enumerate(sizes):
+            if size:
+                part = batch.rows(slice(start, start + size))
+                losses.append(self._step(part, (k + shift) % self.steps, generator))
+            start += size
+        return torch.cat(losses)
+
+    def _step(self, batch: Batch, k: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """The loss of rows at step k."""
+        path = self.student.diffusion.schedule
+        before, after = self.levels()[k : k + 2]
+        with torch.no_grad():
+            z = self.teacher.to_z(batch.theta)
+            y = z + before * noise_like(z, generator)
+            there = Exponential(self.small, 2).solve(
+                self.teacher.condition(batch.x).denoise, y, Level(after, before), generator=generator
+            )
+        ratio = after / before
+        student = self.student
+        values = student.standardise_x(batch.x)
+        prepared = student.network.prepare(student.summarise(values, batch.x))
+        found = student.denoise(y, y.new_tensor(max(before, path.least)), student.guess(values), prepared)
+        off = student.guess.along((1 - ratio) * found - there + ratio * y)
+        return (off.square() / (student.guess.variance + after**2)).mean(-1)
+
+    def levels(self) -> list[float]:
+        """s_0 > ... > s_steps."""
+        solver = self.student.solver
+        if not isinstance(solver, Exponential):
+            raise TypeError("the student's steps are those of Exponential(steps, 1)")
+        return solver.grid.levels(self.student.diffusion.schedule, self.steps).tolist()
+
+    def condition(self, x: X) -> FewStepDensity:
+        return FewStepDensity(self.student.condition(x), self.teacher.condition(x))
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return self.teacher.features(x)
+
+
+class FewStepDensity(Density):
+    """The student's draws and the teacher's densities."""
+
+    def __init__(self, student: DenoisedDensity, teacher: DenoisedDensity) -> None:
+        self.student, self.teacher = student, teacher
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        return self.student.sample(n, generator=generator)
+
+    def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        return self.teacher.log_prob(theta)
+
+
+def distil(
+    fit: Fit,
+    rows: Store | Simulator,
+    out: str | Path,
+    *,
+    steps: int = 4,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+) -> Fit:
+    """Train a student whose draws take `steps` evaluations.
+
+    Args:
+        fit: Of a `Score` or a `Matching`.
+        rows: Simulations, those of the fit or others.
+        out: Folder of the new fit.
+        steps: Evaluations of a draw.
+        recipe: How to train.
+        seed: Seeds the training.
+
+    Returns:
+        A fit as `train` gives it.
+
+    Raises:
+        TypeError, ValueError: As `FewSteps` and `train`.
+    """
+    if not isinstance(fit.estimator, Denoising):
+        raise TypeError(f"{type(fit.estimator).__name__} has no steps to save; distil a Score or a Matching")
+    return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)
