@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sciinf.estimators.ratio import Ratio
     from sciinf.estimators.score import Score
     from sciinf.inference.compositional import Compositional
+    from sciinf.inference.distillation import distil
     from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior
     from sciinf.report import write_report
@@ -63,6 +64,7 @@ __all__ = [
     "build_posterior",
     "calibrate",
     "check_simulator",
+    "distil",
     "infer_sequentially",
     "load_fit",
     "load_sequential",
@@ -92,6 +94,7 @@ _NAMES_IN = {
     "estimators.ratio": ("Ratio",),
     "estimators.score": ("Score",),
     "inference.compositional": ("Compositional",),
+    "inference.distillation": ("distil",),
     "checking": ("check_simulator",),
     "simulation": ("repair", "simulate"),
     "training": ("Recipe", "train", "train_ensemble"),

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
+    from sciinf.diffusion.auxiliary import LinearDiffusion, critically_damped, resting, variance_preserving
+    from sciinf.diffusion.fokker_planck import regularised_loss
     from sciinf.diffusion.grid import Clock, Geometric, Power
+    from sciinf.diffusion.guidance import Guided
+    from sciinf.diffusion.hybrid import HybridMatching
+    from sciinf.diffusion.joined import Bridging, Gauss, Jacobian
+    from sciinf.diffusion.joint_solver import JointAncestral, JointExponential
     from sciinf.diffusion.objective import (
         ClippedWeights,
         Diffusion,
@@ -39,10 +45,12 @@ if TYPE_CHECKING:
         ExtendedReverse,
         PredictorCorrector,
     )
+    from sciinf.diffusion.trajectory import Listed, fit_grid
 
 __all__ = [
     "AdaptiveEuler",
     "Ancestral",
+    "Bridging",
     "ClippedWeights",
     "Clock",
     "Cosine",
@@ -53,10 +61,18 @@ __all__ = [
     "EvenWeights",
     "Exponential",
     "ExtendedReverse",
+    "Gauss",
     "Geometric",
+    "Guided",
     "Heun",
+    "HybridMatching",
+    "Jacobian",
+    "JointAncestral",
+    "JointExponential",
     "Level",
     "LikelihoodWeights",
+    "LinearDiffusion",
+    "Listed",
     "NormalLogs",
     "Power",
     "Preconditioned",
@@ -71,11 +87,17 @@ __all__ = [
     "SubVariancePreserving",
     "VarianceExploding",
     "VariancePreserving",
+    "critically_damped",
+    "fit_grid",
+    "regularised_loss",
+    "resting",
+    "variance_preserving",
 ]
 
 _MODULES = {
     "AdaptiveEuler": "stochastic",
     "Ancestral": "stochastic",
+    "Bridging": "joined",
     "ClippedWeights": "objective",
     "Clock": "grid",
     "Cosine": "schedule",
@@ -86,10 +108,18 @@ _MODULES = {
     "EvenWeights": "objective",
     "Exponential": "solver",
     "ExtendedReverse": "stochastic",
+    "Gauss": "joined",
     "Geometric": "grid",
+    "Guided": "guidance",
     "Heun": "solver",
+    "HybridMatching": "hybrid",
+    "Jacobian": "joined",
+    "JointAncestral": "joint_solver",
+    "JointExponential": "joint_solver",
     "Level": "schedule",
     "LikelihoodWeights": "objective",
+    "LinearDiffusion": "auxiliary",
+    "Listed": "trajectory",
     "NormalLogs": "objective",
     "Power": "grid",
     "Preconditioned": "objective",
@@ -104,6 +134,11 @@ _MODULES = {
     "SubVariancePreserving": "schedule",
     "VarianceExploding": "schedule",
     "VariancePreserving": "schedule",
+    "critically_damped": "auxiliary",
+    "fit_grid": "trajectory",
+    "regularised_loss": "fokker_planck",
+    "resting": "auxiliary",
+    "variance_preserving": "auxiliary",
 }
 
 __getattr__, __dir__ = offered(__name__, _MODULES)

@@ -9,6 +9,9 @@ with a distribution function are N(0, I): their score at every noise level is kn
 at the lowest level is the sum of the factors'. From the draws, Metropolis-adjusted Langevin steps that know this score
 alone, preconditioned by the composed covariance, take what is left of the error out.
 
+**Factors of several.** An estimator of masked sets of up to m observations (`sciinf.wrappers.sets`) takes them m at a
+time: n / m factors whose errors add up, at m simulations per row of training (PF-NPSE).
+
 **How many.** An error of a single score that is the same for all observations adds up to n times itself, while the
 posterior's sd falls as n^{-1/2}. For the exact posterior and every z
 
@@ -60,7 +63,7 @@ class Compositional(Learned):
 
     Args:
         fit: What `train` returned or `load_fit` read, of a `Score` or `Matching`.
-        items: n, observations in a set: x is name -> (batch, n, *event).
+        items: n, observations in a set: x is name -> (batch, n, *event), without masks.
         method: How scores are joined; `Gauss()` where left out (`diffusion.joined`).
         correction: Langevin steps at the end, in its warm-up and one more; 0 for none.
         some: How many observations' networks are asked at each step, drawn anew; all where left out. With some of
@@ -102,23 +105,26 @@ class Compositional(Learned):
         self.under = store.get("proposal")
         self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
         self.prior = estimator.prior
+        self._most = largest_set(estimator.observables)
+        self._factors = -(-items // self._most)
         self.observables: Mapping[str, Observable] = {
-            name: set_of(spec, items) for name, spec in estimator.observables.items()
+            name: set_of(_item(spec) if self._most > 1 else spec, items)
+            for name, spec in estimator.observables.items()
+            if self._most == 1 or spec.dtype != "bool"
         }
         self._prior = _prior_of(estimator)
         self.reliable = math.inf if held_out is None else reliable(estimator, held_out.load())
-        if self.reliable < items:
+        if self.reliable < self._factors:
             self.only = self.scope = (
                 f"errors of single scores are expected to shift it by more than half an sd beyond {self.reliable:.0f} "
-                f"observations, and it is asked of {items}"
+                f"observations, and it is asked of {self._factors}"
             )
             warnings.warn(f"{self.name}: {self.scope}; train on more simulations", stacklevel=2)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         device = next(self.estimator.buffers()).device
-        sets = len(next(iter(x.values())))
         parts = [torch.empty(n, 0, len(self.prior))]
-        for index in range(sets):
+        for index in range(_length(x)):
             one = {name: value[index].to(device) for name, value in x.items()}
             parts.append(self.estimator.to_theta(self._draw(one, n, generator)).cpu()[:, None])
         return torch.cat(parts, dim=1)
@@ -135,14 +141,14 @@ class Compositional(Learned):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         """Means over each set of the single observations' summaries."""
         device = next(self.estimator.buffers()).device
-        flat = {name: value.flatten(0, 1).to(device) for name, value in x.items()}
-        return self.estimator.features(flat).unflatten(0, (-1, self.items)).mean(1).cpu()
+        parts = [self._folded({name: value[k].to(device) for name, value in x.items()}) for k in range(_length(x))]
+        return torch.stack([self.estimator.features(part).mean(0) for part in parts]).cpu()
 
     @torch.no_grad()
     def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """z of one set, name -> (items, *event)."""
-        density = self.estimator.condition(x)
-        single = shrunk(density.draw(draws_of(self.items), generator))
+        density = self.estimator.condition(self._folded(x))
+        single = shrunk(density.draw(draws_of(self._factors), generator))
         composition = Composition(single, self._prior, remainder_of(density.score, single))
         smallest = float(torch.linalg.eigvalsh(composition.moments().covariance)[0]) ** 0.5
         most = self.estimator.diffusion.schedule.most
@@ -150,6 +156,19 @@ class Compositional(Learned):
         parts = Parts(density.score, single, self._prior, least, most, self.some, density.mean)
         z = self.method.draw(parts, n, generator)
         return self._corrected(z, composition, least, generator) if self.correction else z
+
+    def _folded(self, x: X) -> X:
+        """One set, name -> (items, *event), as what the estimator was trained on: single observations, or sets."""
+        if self._most == 1:
+            return x
+        folded: dict[str, Tensor] = {}
+        shape = (self._factors, self._most)
+        for name, value in x.items():
+            padded = value.new_zeros(self._factors * self._most, *value.shape[1:])
+            padded[: self.items] = value
+            folded[name] = padded.unflatten(0, shape)
+            folded[f"{name}_mask"] = (torch.arange(len(padded), device=value.device) < self.items).view(shape)
+        return folded
 
     def _corrected(
         self, z: Tensor, composition: Composition, level: float, generator: torch.Generator
@@ -159,6 +178,24 @@ class Compositional(Learned):
             lambda value: composition.score(value, lowest), z[:, None], 1, generator=generator, covariance=_of(z)[None]
         )
         return chains.draws[-1, :, 0]
+
+
+def largest_set(observables: Mapping[str, Observable]) -> int:
+    """The largest set that an estimator of masked sets takes; 1 for one of single observations.
+
+    Raises:
+        ValueError: If some observables are sets with a mask and others are not.
+    """
+    names = [name for name, spec in observables.items() if spec.dtype != "bool"]
+    sizes = {
+        observables[name].shape[0] if observables[name].dims[:1] == ("item",) and f"{name}_mask" in observables else 1
+        for name in names
+    }
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the observables {names} are sets of different sizes, {sorted(sizes)}; see sciinf.wrappers.sets"
+        )
+    return sizes.pop()
 
 
 def reliable(estimator: Denoising, held_out: Batch) -> float:
@@ -191,6 +228,16 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     information = score.mT @ score / len(score)
     square = float((first * torch.linalg.solve(information, second.mT).mT).sum(1).mean()) / z.shape[1]
     return math.inf if square <= 0 else 0.25 / square
+
+
+def _item(spec: Observable) -> Observable:
+    """One item of a set."""
+    dims = () if len(spec.shape) == 1 else spec.dims[1:]
+    return Observable(spec.shape[1:], spec.unit, dims, spec.dtype, spec.scale)
+
+
+def _length(x: X) -> int:
+    return len(next(iter(x.values())))
 
 
 def draws_of(items: int) -> int:

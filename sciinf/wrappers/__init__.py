@@ -1,7 +1,8 @@
 """Foreign simulators in: one function for each kind, each giving a `Simulator`.
 
 `numpy` wraps a Python function, `jax` a function of a key, `numpyro` a model, `command` an external program, `sbi` a
-prior and simulator in sbi's convention; `tables` turns simulations that already exist into a store.
+prior and simulator in sbi's convention; `sets` makes one of sets of observations from one of single ones; `tables`
+turns simulations that already exist into a store.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from sciinf.wrappers.numpy_function import numpy
     from sciinf.wrappers.numpyro_model import numpyro
     from sciinf.wrappers.sbi_pair import sbi
+    from sciinf.wrappers.sets_of_observations import sets
     from sciinf.wrappers.tables_file import tables
 
-__all__ = ["command", "jax", "numpy", "numpyro", "sbi", "tables"]
+__all__ = ["command", "jax", "numpy", "numpyro", "sbi", "sets", "tables"]
 
 _MODULES = {
     "command": "external_command",
@@ -26,6 +28,7 @@ _MODULES = {
     "numpy": "numpy_function",
     "numpyro": "numpyro_model",
     "sbi": "sbi_pair",
+    "sets": "sets_of_observations",
     "tables": "tables_file",
 }
 

@@ -11,7 +11,10 @@ from torch import distributions as td
 
 from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, simulate, train
 from sciinf.core import DensityUnavailable, Simulator
+from sciinf.diffusion.joined import Bridging, Jacobian
+from sciinf.diffusion.solver import Exponential
 from sciinf.inference.compositional import reliable
+from sciinf.wrappers import sets
 
 SD = 0.8  # of the noise
 
@@ -133,3 +136,33 @@ def test_priors_that_are_not_gaussian_in_z_are_refused(tmp_path):
     fit = train(Score(Other.prior, Other.observables), store, tmp_path / "fit", recipe=Recipe(epochs=1))
     with pytest.raises(ValueError, match="no Gaussian form"):
         Compositional(fit, 3)
+
+
+def test_sets_of_several_are_joined_from_smaller_ones(tmp_path):
+    """PF-NPSE: 23 observations by a network of up to 6, four factors of which the last has 5."""
+    simulator = sets(Ball(), 6)
+    store = simulate(simulator, tmp_path / "s", 4_000, progress=False)
+    fit = train(Score(simulator.prior, simulator.observables, hidden=48, blocks=2), store, tmp_path / "fit")
+    x = Ball()(torch.tensor([[1.2, -1.7]]).expand(23, 2), generator=torch.Generator().manual_seed(2))["x"]
+    posterior = Compositional(fit, 23)
+    assert posterior.observables["x"].shape == (23, 2)
+    assert set(posterior.observables) == {"x"}
+    draws = posterior.sample(800, x=x, generator=torch.Generator().manual_seed(0))
+    mean, sd = exact(x)
+    assert ((draws.mean(0) - mean).abs() < 1.2 * sd).all()
+    assert ((draws.std(0) / sd - 1).abs() < 0.4).all()
+    assert posterior.features({"x": x[None]}).ndim == 2
+    # the planted fault: the last factor's empty place read as an observation at 0
+    wrong, _ = exact(torch.cat([x, torch.zeros(1, 2)]))
+    assert ((wrong - mean).abs() > 0.2 * sd).any()
+
+
+@pytest.mark.parametrize("method", [Jacobian(Exponential(20)), Bridging(60, 5)], ids=["jacobian", "bridging"])
+def test_other_ways_to_join(fit, method):
+    x = Ball()(torch.tensor([[1.2, -1.7]]).expand(8, 2), generator=torch.Generator().manual_seed(8))["x"]
+    posterior = Compositional(fit, 8, method=method, correction=0)
+    draws = posterior.sample(300, x=x, generator=torch.Generator().manual_seed(0))
+    mean, sd = exact(x)
+    assert ((draws.mean(0) - mean).abs() < 0.7 * sd).all()
+    assert ((draws.std(0) / sd - 1).abs() < 0.35).all()
+    assert posterior.digest != Compositional(fit, 8).digest

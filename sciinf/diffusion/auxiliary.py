@@ -1,0 +1,321 @@
+r"""Linear diffusions with auxiliary variables: each number of the data noised through others that noise enters first.
+
+A number x_0 of the data and K - 1 auxiliaries make u in R^K (all D numbers alike, u of shape (K, D)), and
+
+    du = A u dt + B dW,    u_0 = (x_0, e_1, ..., e_{K-1}),    e_k ~ N(0, c_k) independent of x_0.
+
+A rate beta(t) only changes the clock: t here is the integral of beta. With F = e^{A t}, a = F's first column and
+Q = B B^T,
+
+    Cov(u_t | u_0) = int_0^t e^{A v} Q e^{A^T v} dv =: S_0,        the solution of S' = A S + S A^T + Q, S(0) = 0,
+    u_t | x_0 ~ N(a x_0, S),    S = F diag(0, c) F^T + S_0.
+
+They are Taylor series, S_0 = sum_n C_n t^{n+1} / (n+1)! with C_0 = Q and C_{n+1} = A C_n + C_n A^T, of a time halved
+until it is short, then doubled by S_0(2t) = S_0 + F S_0 F^T. Nothing cancels, so that the smallest entry has its
+digits (t^3 for data behind one auxiliary), which Van Loan's block exponential has only to the size of the largest.
+
+Drawing u_t given x_0, with the auxiliaries integrated out, is hybrid score matching. S = L L^T, with coordinates that
+receive noise last, gives u = a x_0 + L e and
+
+    grad_u log p(u_t | x_0) = -S^{-1} (u - a x_0) = -L^{-T} e,
+
+whose entries where noise comes in, all that the way back needs, depend on e there alone: e_v / L_vv for K = 2.
+
+**What is to be learned.** Everything is Gaussian given x_0, so y = s^2 a^T S^{-1} u with s^{-2} = a^T S^{-1} a is
+sufficient: y = x_0 + s e', and
+
+    E[x_0 | u_t] = D(y, s),    grad log p(u_t) = -S^{-1} (u - a D(y, s)),    (s^{-2})' = -|B^T S^{-1} a|^2,
+
+D the denoiser of any path of `schedule`. So a denoiser that was trained without auxiliaries goes with each of these
+diffusions (`joint_solver`), and by the last equation the likelihood's bound, 1/2 int |B^T S^{-1} a|^2 E|D - x_0|^2 dt
+= int E|D - x_0|^2 s^{-3} ds, is the same for all of them: auxiliaries change the way back, and what a network that is
+shown u finds easy. `hybrid` trains such a network.
+
+References:
+    | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
+      (Singhal et al., 2023), https://arxiv.org/abs/2302.07261
+    | Score-Based Generative Modeling with Critically-Damped Langevin Diffusion (Dockhorn et al., 2022),
+      https://arxiv.org/abs/2112.07068
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core.component import Component
+from sciinf.diffusion.solver import Denoiser, noise_like
+
+_TERMS = 15
+
+Times = Float[Tensor, "*time"]
+JointDenoiser = Callable[[Tensor, Tensor], Tensor]
+"""D(u, t): u (*rows, K, D) and the time, of shape () or (*rows), to E[x_0 | u_t] (*rows, D)."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The law of u_t given x_0, N(a x_0, S), at some times; float64.
+
+    Attributes:
+        mean: a, (*time, K).
+        covariance: S, (*time, K, K).
+        receives: Which coordinates receive noise, (K).
+        factor: A Cholesky factor of S, (*time, K, K).
+        pull: S^{-1} a, (*time, K).
+        level: s, (*time).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    receives: Tensor
+    factor: Tensor = field(init=False)
+    pull: Tensor = field(init=False)
+    level: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        factor, _ = torch.linalg.cholesky_ex(self.covariance)
+        pull = torch.cholesky_solve(self.mean[..., None], factor)[..., 0]
+        object.__setattr__(self, "factor", factor)
+        object.__setattr__(self, "pull", pull)
+        object.__setattr__(self, "level", (self.mean * pull).sum(-1).rsqrt())
+
+    def draw(self, data: Float[Tensor, "*rows dim"], generator: torch.Generator) -> Float[Tensor, "*rows K dim"]:
+        """u_t given x_0."""
+        return self._around(data, self.factor, generator)
+
+    def lift(self, y: Float[Tensor, "*rows dim"], generator: torch.Generator) -> Float[Tensor, "*rows K dim"]:
+        """u_t given y, whatever x_0: N(a y, S - s^2 a a^T)."""
+        along = torch.linalg.solve_triangular(self.factor, self.mean[..., None], upper=False)
+        along = along * self.level[..., None, None]  # of length 1
+        return self._around(y, self.factor - (self.factor @ along) @ along.mT, generator)
+
+    def project(self, u: Float[Tensor, "*rows K dim"]) -> Float[Tensor, "*rows dim"]:
+        """y = s^2 a^T S^{-1} u, all that u_t says of x_0."""
+        return ((self.pull * self.level[..., None] ** 2).to(u)[..., None] * u).sum(-2)
+
+    def score(
+        self, u: Float[Tensor, "*rows K dim"], denoised: Float[Tensor, "*rows dim"]
+    ) -> Float[Tensor, "*rows K dim"]:
+        """grad log p(u_t), given E[x_0 | u_t]; with x_0 itself in its place, grad log p(u_t | x_0)."""
+        return -torch.cholesky_inverse(self.factor).to(u) @ self._off(u, denoised)
+
+    def noises(
+        self, u: Float[Tensor, "*rows K dim"], denoised: Float[Tensor, "*rows dim"]
+    ) -> Float[Tensor, "*rows receiving dim"]:
+        """e_r, the noise in the coordinates that receive any, given E[x_0 | u_t] or x_0."""
+        factor, order = self._ordered()
+        off = self._off(u, denoised)[..., order, :]
+        return torch.linalg.solve_triangular(factor.to(u), off, upper=False)[..., int((~self.receives).sum()) :, :]
+
+    def share(self) -> Float[Tensor, "*time"]:
+        """|[L^{-1} a]_r|^2, by which a squared error of x_0 is one of e_r."""
+        factor, order = self._ordered()
+        along = torch.linalg.solve_triangular(factor, self.mean[..., order, None], upper=False)
+        return along[..., int((~self.receives).sum()) :, 0].square().sum(-1)
+
+    def _around(self, centre: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
+        noise = noise_like(centre[..., None, :].expand(*centre.shape[:-1], len(self.receives), -1), generator)
+        return self.mean.to(centre)[..., None] * centre[..., None, :] + factor.to(centre) @ noise
+
+    def _off(self, u: Tensor, denoised: Tensor) -> Tensor:
+        return u - self.mean.to(u)[..., None] * denoised[..., None, :]
+
+    def _ordered(self) -> tuple[Tensor, Tensor]:
+        """L, coordinates that receive noise last, and that order."""
+        order = torch.argsort(self.receives.int(), stable=True)
+        return torch.linalg.cholesky(self.covariance[..., order, :][..., :, order]), order
+
+
+class LinearDiffusion(Component):
+    """A diffusion of data and auxiliaries.
+
+    Args:
+        drift: A, (K, K).
+        noise: B, (K, M).
+        start: Variances c_k of the auxiliaries at time 0, (K - 1).
+
+    Raises:
+        ValueError: If shapes do not agree, a variance is negative, something is not finite, or noise does not get to
+            the data.
+    """
+
+    def __init__(
+        self, drift: Sequence[Sequence[float]], noise: Sequence[Sequence[float]], start: Sequence[float] = ()
+    ) -> None:
+        self.drift, self.noise = _matrix("drift", drift), _matrix("noise", noise)
+        self.size = len(self.drift)
+        self._start = torch.diag(torch.tensor([0.0, *start], dtype=torch.float64))
+        if self.drift.shape[1] != self.size or len(self.noise) != self.size or len(self._start) != self.size:
+            raise ValueError(
+                f"a diffusion with {len(self._start) - 1} auxiliaries has a square drift, and a row of noise for each "
+                f"coordinate, got a drift of shape {tuple(self.drift.shape)} and noise of {tuple(self.noise.shape)}"
+            )
+        if not bool((self._start >= 0).all() and self._start.isfinite().all()):
+            raise ValueError(f"variances of the auxiliaries at the start must be at least 0, got {list(start)}")
+        self._powers, self._rises = _series(self.drift, self.noise @ self.noise.T)
+        self._times, self._levels = self._tabulate()
+
+    def transition(self, time: Times) -> tuple[Float[Tensor, "*time K K"], Float[Tensor, "*time K K"]]:
+        """F and S_0 of u_t given u_0; float64."""
+        time = time.double()
+        longest = float(self.drift.norm() * time.max()) if time.numel() else 0.0
+        halvings = max(0, math.ceil(math.log2(4 * longest))) if longest > 0 else 0
+        short = time[..., None, None] / 2**halvings
+        mean, covariance = (_polynomial(part.to(time.device), short) for part in (self._powers, self._rises))
+        covariance = short * covariance
+        for _ in range(halvings):
+            covariance = covariance + mean @ covariance @ mean.mT
+            mean = mean @ mean
+        return mean, 0.5 * (covariance + covariance.mT)
+
+    def kernel(self, time: Times) -> Kernel:
+        """The law of u_t given x_0, the auxiliaries integrated out."""
+        mean, covariance = self.transition(time)
+        covariance = covariance + mean @ self._start.to(mean.device) @ mean.mT
+        return Kernel(mean[..., 0], covariance, (self.noise != 0).any(1))
+
+    def level(self, time: Times) -> Times:
+        """s, the noise that is left on x_0 when all of u_t is known; grows with time."""
+        return self.kernel(time).level.to(time)
+
+    def time(self, level: Times) -> Float[Tensor, "*time"]:
+        """The time at which the level is s, within 1e-5 of it; float64.
+
+        Raises:
+            ValueError: If the diffusion does not get to that level.
+        """
+        wanted = level.double().log()
+        times, levels = self._times.to(wanted.device), self._levels.to(wanted.device)
+        if wanted.numel() and not bool((wanted.min() >= levels[0]) and (wanted.max() <= levels[-1])):
+            raise ValueError(
+                f"this diffusion goes from noise level {float(levels[0].exp()):.2g} to {float(levels[-1].exp()):.2g}, "
+                f"asked for {float(level.min()):.2g} to {float(level.max()):.2g}; choose a path within"
+            )
+        cell = torch.searchsorted(levels, wanted.contiguous()).clamp(1, len(levels) - 1)
+        slope = (times[cell] - times[cell - 1]) / (levels[cell] - levels[cell - 1])
+        found = times[cell - 1] + slope * (wanted - levels[cell - 1])
+        for _ in range(2):  # from 1e-5; Newton's slopes would fail where levels pause, as some diffusions' do
+            found = found + slope * (wanted - self.kernel(found.exp()).level.log())
+        return found.exp()
+
+    def joint(self, denoise: Denoiser) -> JointDenoiser:
+        """E[x_0 | u_t] by the denoiser D(y, s) of an ordinary path."""
+
+        def call(u: Tensor, time: Tensor) -> Tensor:
+            kernel = self.kernel(time)
+            return denoise(kernel.project(u), kernel.level.to(u))
+
+        return call
+
+    def _tabulate(self) -> tuple[Tensor, Tensor]:
+        """log t and log s, rising, over all times at which both have their digits."""
+        rate = max(float(self.drift.norm()), 1e-3)
+        times = torch.exp2(torch.arange(-40.0, 40.0, 1 / 64, dtype=torch.float64)) / rate
+        levels = self.kernel(times).level
+        good = levels.isfinite() & (levels > 1e-5) & (levels < 1e6)
+        rising = good[1:] & good[:-1] & (levels[1:] > levels[:-1])
+        if not bool(rising.any()):
+            raise ValueError(
+                f"noise does not get to the data by drift {self.drift.tolist()} and noise {self.noise.tolist()}; every "
+                "coordinate must receive some, of its own or through others"
+            )
+        start = int(rising.int().argmax())
+        stops = torch.nonzero(~rising[start:])
+        stop = start + (int(stops[0]) if len(stops) else len(rising) - start)
+        return times[start : stop + 1].log(), levels[start : stop + 1].log()
+
+
+def variance_preserving() -> LinearDiffusion:
+    """dx = -x/2 dt + dW, without auxiliaries: `schedule.VariancePreserving` with its b(t) as the time."""
+    return LinearDiffusion([[-0.5]], [[1.0]])
+
+
+def critically_damped(mass: float = 0.25, start: float = 0.04) -> LinearDiffusion:
+    """Langevin dynamics of x and a velocity v that alone receives noise, damped so that nothing swings.
+
+    dx = v / m dt, dv = -x dt - 2 v / sqrt(m) dt + 2 m^{1/4} dW, which rests at N(0, 1) x N(0, m).
+
+    Args:
+        mass: m.
+        start: Variance of v at time 0, in units of m.
+
+    Raises:
+        ValueError: Unless the mass is above 0 and start at least 0.
+    """
+    if not (mass > 0 and start >= 0):
+        raise ValueError(f"critically_damped needs a mass above 0 and a start of at least 0, got {mass} and {start}")
+    damping = 2 * math.sqrt(mass)
+    return resting([1.0, mass], [[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, damping]], [start * mass])
+
+
+def resting(
+    variances: Sequence[float],
+    swirl: Sequence[Sequence[float]],
+    damping: Sequence[Sequence[float]],
+    start: Sequence[float] = (),
+) -> LinearDiffusion:
+    """The linear diffusion with swirl Q and damping R that rests at N(0, diag(variances)).
+
+    A = -(Q + R) diag(variances)^{-1}, B B^T = 2 R: all linear diffusions with that law at rest have this form.
+
+    Args:
+        variances: Of each coordinate at rest, (K).
+        swirl: Q, antisymmetric, (K, K).
+        damping: R, symmetric and positive semidefinite, (K, K).
+        start: See `LinearDiffusion`.
+
+    Raises:
+        ValueError: If a matrix is not what it has to be, or a variance not above 0.
+    """
+    rest, q, r = torch.tensor(variances, dtype=torch.float64), _matrix("swirl", swirl), _matrix("damping", damping)
+    size = len(variances)
+    if not bool((rest > 0).all()) or q.shape != (size, size) or r.shape != (size, size):
+        raise ValueError(
+            f"resting needs {size} variances above 0 and square matrices of that size, got {list(variances)}, swirl of "
+            f"shape {tuple(q.shape)} and damping of {tuple(r.shape)}"
+        )
+    values, axes = torch.linalg.eigh(r)
+    if not torch.equal(q, -q.T) or not torch.equal(r, r.T) or float(values[0]) < -1e-12 * float(values[-1].abs()):
+        raise ValueError("swirl must be antisymmetric, and damping symmetric without negative eigenvalues")
+    root = axes * (2 * values.clamp_min(0)).sqrt()
+    root = torch.where(r.diagonal()[:, None] > 0, root, torch.zeros_like(root))  # no noise where there is no damping
+    return LinearDiffusion((0.0 - (q + r) / rest).tolist(), root.tolist(), start)
+
+
+def _series(drift: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """A^n / n! and C_n / (n + 1)!, n = 0, 1, ..., (terms, K, K): enough for times t with |A| t <= 1/4."""
+    power, rise = torch.eye(len(drift), dtype=torch.float64), gain
+    powers, rises = [power], [rise]
+    for n in range(1, _TERMS):
+        power, rise = drift @ power / n, (drift @ rise + rise @ drift.T) / (n + 1)
+        powers.append(power)
+        rises.append(rise)
+    return torch.stack(powers), torch.stack(rises)
+
+
+def _polynomial(coefficients: Tensor, at: Tensor) -> Tensor:
+    """sum_n coefficients[n] at^n, by Horner's rule."""
+    total = coefficients[-1]
+    for coefficient in coefficients[:-1].flip(0):
+        total = coefficient + at * total
+    return total
+
+
+def _matrix(name: str, value: Sequence[Sequence[float]]) -> Tensor:
+    """Rows of numbers as float64.
+
+    Raises:
+        ValueError: If they are no matrix of finite numbers.
+    """
+    if not value or len({len(row) for row in value}) != 1 or not value[0]:
+        raise ValueError(f"{name} must be rows of numbers, all of one length, got {value!r}")
+    found = torch.tensor([[float(x) for x in row] for row in value], dtype=torch.float64)
+    if not bool(found.isfinite().all()):
+        raise ValueError(f"{name} has numbers that are not finite: {value!r}")
+    return found

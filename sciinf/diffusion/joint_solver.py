@@ -1,0 +1,205 @@
+r"""From noise to data by way of a linear diffusion with auxiliary variables.
+
+In u = (data, auxiliaries) of `auxiliary`, with the law N(a x_0, S) of u_t given x_0, the reverse process and its
+probability flow are
+
+    du = (A u - Q score) dt + B dW    (backwards in time),    du/dt = A u - Q score / 2,    score = -S^{-1} (u - a D).
+
+| solver | step from t to t' < t | order | evaluations for N steps |
+|---|---|---|---|
+| `JointAncestral` | draws u' from its law given u and x_0 = D | 1 | N |
+| `JointExponential` | the flow, exactly but for D, a polynomial through its last values | 1, 2 or 3 | N |
+
+With G = S' F^T S^{-1}, F = e^{A (t - t')}, the law of `JointAncestral` is
+
+    u' ~ N(a' D + G (u - a D), (1 - G F) S' (1 - G F)^T + G S_0(t - t') G^T),
+
+which tends to Euler-Maruyama's as steps become short, and is stable however long they are. `JointExponential` solves
+
+    u' = R(t', t) u + int_t^{t'} R(t', v) c(v) D(v) dv,    dR/dt = (A + Q S^{-1} / 2) R,    c = -Q S^{-1} a / 2,
+
+R and the integrals of c times powers of -log s by Runge-Kutta steps on K x K matrices, before D is asked at all. Where
+D is constant it is u' = a' D + R (u - a D); without auxiliaries it is `Exponential`, DDIM where the order is 1.
+
+Both are solvers as any other: they take y to y and ask an ordinary denoiser D(y, s). Between, they draw auxiliaries
+for y, walk, and project. `walk` alone goes from u to u with a denoiser of u, such as `hybrid.HybridMatching` trains.
+
+References:
+    | gDDIM: Generalized Denoising Diffusion Implicit Models (Zhang, Tao & Chen, 2023), https://arxiv.org/abs/2206.05564
+    | Score-Based Generative Modeling with Critically-Damped Langevin Diffusion (Dockhorn et al., 2022),
+      https://arxiv.org/abs/2112.07068
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core.checks import check_whole
+from sciinf.diffusion.auxiliary import JointDenoiser, LinearDiffusion, critically_damped
+from sciinf.diffusion.grid import Geometric, Grid
+from sciinf.diffusion.schedule import NoiseSchedule
+from sciinf.diffusion.solver import Denoiser, Solver, noise_like
+
+_SUBSTEPS = 32
+
+
+class JointSolver(Solver, ABC):
+    """A way back through auxiliaries.
+
+    Args:
+        process: The diffusion; critically damped Langevin dynamics where left out.
+        steps: N.
+        grid: Where it stops; evenly spaced log s where left out.
+
+    Raises:
+        ValueError: If steps is no int of at least 1.
+    """
+
+    def __init__(self, process: LinearDiffusion | None, steps: int, grid: Grid | None) -> None:
+        check_whole("steps", steps, 1)
+        self.process, self.steps, self.grid = process or critically_damped(), steps, grid or Geometric()
+
+    @abstractmethod
+    def walk(
+        self,
+        denoise: JointDenoiser,
+        u: Float[Tensor, "*rows K dim"],
+        times: Float[Tensor, " times"],
+        *,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "*rows K dim"]:
+        """u at the first time to u at the last.
+
+        Args:
+            denoise: E[x_0 | u_t].
+            u: Data and auxiliaries at the first time.
+            times: Falling.
+            generator: For the noise of those that draw any.
+        """
+
+    def evaluations(self) -> int:
+        return self.steps
+
+    def solve(
+        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
+    ) -> Float[Tensor, "*rows dim"]:
+        times = self.process.time(self.grid.levels(schedule, self.steps))
+        u = self.process.kernel(times[0]).lift(y, generator)
+        u = self.walk(self.process.joint(denoise), u, times, generator=generator)
+        return self.process.kernel(times[-1]).project(u)
+
+
+class JointAncestral(JointSolver):
+    """Draws u' from its law given u, as if x_0 were D.
+
+    Args:
+        process: See `JointSolver`.
+        steps: N.
+        grid: See `JointSolver`.
+
+    Raises:
+        ValueError: If steps is no int of at least 1.
+    """
+
+    order = 1
+
+    def __init__(self, process: LinearDiffusion | None = None, steps: int = 100, grid: Grid | None = None) -> None:
+        super().__init__(process, steps, grid)
+
+    def walk(
+        self,
+        denoise: JointDenoiser,
+        u: Float[Tensor, "*rows K dim"],
+        times: Float[Tensor, " times"],
+        *,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "*rows K dim"]:
+        late, early = self.process.kernel(times[:-1]), self.process.kernel(times[1:])
+        forward, added = self.process.transition(times[:-1] - times[1:])
+        gain = torch.linalg.solve(late.covariance, forward @ early.covariance).mT
+        kept = torch.eye(self.process.size, dtype=torch.float64) - gain @ forward
+        spread = kept @ early.covariance @ kept.mT + gain @ added @ gain.mT
+        factor = torch.linalg.cholesky(spread).to(u)
+        gain, before, after = gain.to(u), late.mean.to(u)[..., None], early.mean.to(u)[..., None]
+        for step in range(len(times) - 1):
+            value = denoise(u, times[step])[..., None, :]
+            u = after[step] * value + gain[step] @ (u - before[step] * value) + factor[step] @ noise_like(u, generator)
+        return u
+
+
+class JointExponential(JointSolver):
+    """Exponential integrator of the probability flow, of Adams' kind.
+
+    Args:
+        process: See `JointSolver`.
+        steps: N.
+        order: 1, 2 or 3: how many values of D a step rests on; the first steps rest on fewer.
+        grid: See `JointSolver`.
+
+    Raises:
+        ValueError: If steps is no int of at least 1 or the order none of them.
+    """
+
+    def __init__(
+        self, process: LinearDiffusion | None = None, steps: int = 20, order: int = 2, grid: Grid | None = None
+    ) -> None:
+        super().__init__(process, steps, grid)
+        if order not in (1, 2, 3):
+            raise ValueError(f"the order of JointExponential is 1, 2 or 3, got {order}")
+        self.order = order
+
+    def walk(
+        self,
+        denoise: JointDenoiser,
+        u: Float[Tensor, "*rows K dim"],
+        times: Float[Tensor, " times"],
+        *,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "*rows K dim"]:
+        del generator
+        rotation, moments = self._integrals(times)
+        places = -self.process.level(times).log()
+        values: list[Tensor] = []  # of D, the latest first
+        for step in range(len(times) - 1):
+            values = [denoise(u, times[step]), *values[: self.order - 1]]
+            count = len(values)
+            back = torch.stack([places[step - past] - places[step] for past in range(count)])
+            powers = torch.stack([back**k for k in range(count)])
+            weights = torch.linalg.solve(powers, moments[step, :, :count].mT).to(u)  # (count, K)
+            u = rotation[step].to(u) @ u
+            for weight, value in zip(weights, values, strict=True):
+                u = u + weight[:, None] * value[..., None, :]
+        return u
+
+    def _integrals(self, times: Float[Tensor, " times"]) -> tuple[Float[Tensor, "N K K"], Float[Tensor, "N K order"]]:
+        """R and int R c (log s_n - log s)^k dv of each step n, k below the order; by the classical method in log t."""
+        process, size = self.process, self.process.size
+        parts = torch.linspace(0, 1, 2 * _SUBSTEPS + 1, dtype=torch.float64)
+        start, width = times[:-1].log(), times[1:].log() - times[:-1].log()
+        nodes = (start + width * parts[:, None]).exp()  # (points, N)
+        kernel = process.kernel(nodes)
+        noise = process.noise @ process.noise.T
+        matrix = process.drift + 0.5 * noise @ torch.linalg.inv(kernel.covariance)
+        past = -kernel.level.log() + kernel.level[0].log()
+        powers = torch.stack([past**k for k in range(self.order)], dim=-1)
+        source = (-0.5 * noise @ kernel.pull[..., None]) * powers[..., None, :]
+        rate = nodes * width / _SUBSTEPS  # dt for one substep
+
+        def slope(point: int, state: Tensor) -> Tensor:
+            inner = matrix[point] @ state
+            inner[..., size:] += source[point]
+            return rate[point][:, None, None] * inner
+
+        state = torch.cat([torch.eye(size, dtype=torch.float64), torch.zeros(size, self.order, dtype=torch.float64)], 1)
+        state = state.expand(len(start), -1, -1)
+        for point in range(0, 2 * _SUBSTEPS, 2):
+            first = slope(point, state)
+            second = slope(point + 1, state + 0.5 * first)
+            third = slope(point + 1, state + 0.5 * second)
+            fourth = slope(point + 2, state + third)
+            state = state + (first + 2 * second + 2 * third + fourth) / 6
+        return state[..., :size], state[..., size:]

@@ -1,0 +1,103 @@
+"""Few-step students against their teacher, and the teacher against a posterior that is known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf import Flow, Observable, Prior, Recipe, Score, build_posterior, simulate, train
+from sciinf.core import Batch, Simulator, load_fit
+from sciinf.diffusion import Exponential
+from sciinf.diffusion.grid import Power
+from sciinf.inference.distillation import FewSteps, distil
+
+
+class Square(Simulator):
+    """x = theta^2 + noise: two modes, at +- sqrt(x)."""
+
+    name = "square"
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    observables = {"x": Observable((1,))}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta**2 + 0.2 * torch.randn(theta.shape, generator=generator)}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("distillation")
+    store = simulate(Square(), folder / "simulations", 4_000, progress=False)
+    teacher = train(Score(Square.prior, Square.observables, hidden=48, blocks=2), store, folder / "teacher")
+    return teacher, distil(teacher, store, folder / "student", steps=3), folder
+
+
+def distance(draws, x):
+    """Largest distance of the draws' distribution function to the posterior's, by a grid."""
+    grid = torch.linspace(-4, 4, 8_001, dtype=torch.float64)
+    weight = torch.softmax(-0.5 * grid**2 - 0.5 * ((x - grid**2) / 0.2) ** 2, 0)
+    level = torch.searchsorted(draws.double().flatten().sort().values, grid) / draws.numel()
+    return float((level - weight.cumsum(0)).abs().max())
+
+
+@pytest.mark.parametrize("x", [0.3, 1.0, 2.0])
+def test_three_evaluations_draw_as_twenty_do(both, x):
+    """The largest distance of distribution functions of 5,000 draws is 0.023 by chance, once in a hundred."""
+    teacher, student, _ = both
+    data = torch.tensor([x])
+    found = {}
+    for name, fit in (("teacher", teacher), ("student", student)):
+        draws = build_posterior(fit).sample(5_000, x=data, generator=torch.Generator().manual_seed(0))
+        found[name] = distance(draws, x)
+    assert found["student"] < found["teacher"] + 0.05
+    # the planted fault: the teacher itself in three steps
+    plain = teacher.estimator.condition({"x": data[None]})
+    owner, kept = teacher.estimator, teacher.estimator.solver
+    owner.solver = Exponential(3, 1, Power(3.0))
+    hasty = distance(plain.sample(5_000, generator=torch.Generator().manual_seed(0)), x)
+    owner.solver = kept
+    assert hasty > found["student"] + 0.02
+
+
+def test_densities_are_the_teachers_and_files_give_it_back(both):
+    teacher, student, folder = both
+    theta, data = torch.linspace(-2, 2, 7)[:, None], torch.tensor([1.0])
+    one, other = (build_posterior(fit).log_prob(theta, x=data) for fit in (teacher, student))
+    torch.testing.assert_close(one, other)
+    read = load_fit(folder / "student")
+    first, second = (
+        build_posterior(fit).sample(10, x=data, generator=torch.Generator().manual_seed(1)) for fit in (student, read)
+    )
+    assert torch.equal(first, second)
+    weights = teacher.estimator.network.state_dict()
+    kept = student.estimator.teacher.network.state_dict()
+    assert all(torch.equal(weights[name], kept[name]) for name in weights)
+    assert any(not torch.equal(v, kept[n]) for n, v in student.estimator.student.network.state_dict().items())
+
+
+def test_the_teachers_way_is_what_the_student_learns(both):
+    # a student whose network is the teacher's, and a teacher of one small step of DDIM: nothing is left to learn
+    teacher, _, _ = both
+    g = torch.Generator().manual_seed(0)
+    theta = Square.prior.sample(64, generator=g)
+    batch = Square()(theta, generator=g)
+    same = FewSteps(teacher.estimator, small=1)
+    loss = same.loss(Batch(theta, batch), generator=torch.Generator().manual_seed(1))
+    assert loss.shape == (64,)
+    assert float(loss.abs().max()) < 1e-8
+    more = FewSteps(teacher.estimator, small=8).loss(Batch(theta, batch), generator=torch.Generator().manual_seed(1))
+    assert float(more.mean()) > 1e-5
+    assert math.isfinite(float(more.sum()))
+
+
+def test_what_has_no_steps_is_refused(both, tmp_path):
+    teacher, _, _ = both
+    store = simulate(Square(), tmp_path / "s", 200, progress=False)
+    flow = train(Flow(Square.prior, Square.observables), store, tmp_path / "flow", recipe=Recipe(epochs=1))
+    with pytest.raises(TypeError, match="distil a Score"):
+        distil(flow, store, tmp_path / "out")
+    with pytest.raises(ValueError, match="steps"):
+        FewSteps(teacher.estimator, steps=0)
