@@ -191,3 +191,41 @@ def test_a_covariance_that_is_none_is_refused():
     prior = Gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
     with pytest.raises(ValueError, match="not positive definite"):
         Composition(Gaussian(zero[..., 0], zero), prior)
+
+
+def uniform(n, noise=0.3):
+    """theta uniform in (0, 1) near its end, z = Phi^{-1}(theta); singles and posterior on a grid of z."""
+    x = 0.9 + noise * torch.randn(n, generator=seeded(8), dtype=torch.float64)
+    z = torch.linspace(-5, 5, 241, dtype=torch.float64)
+    theta = torch.special.ndtr(z)
+    log = -0.5 * z**2 - 0.5 * ((x[:, None] - theta) / noise) ** 2
+    fine = torch.linspace(-5, 7, 6_001, dtype=torch.float64)
+    total = -0.5 * fine**2 - 0.5 * (((x[:, None] - torch.special.ndtr(fine)) / noise) ** 2).sum(0)
+    return z, torch.softmax(log, 1), fine, torch.softmax(total, 0)
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_a_uniform_prior_is_right_after_correction(n):
+    """Against a grid, with scores by quadrature: same bounds as for Gaussians, and no draw outside the prior."""
+    z, weights, fine, weight = uniform(n)
+    mean = (weights * z).sum(1)
+    single = Gaussian(mean[:, None], ((weights * z**2).sum(1) - mean**2)[:, None, None])
+    before = Gaussian(torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
+
+    def scores(y, level, some):
+        near = weights[some].log() - 0.5 * ((y - z) / level) ** 2
+        return ((torch.softmax(near, -1) * z).sum(-1, keepdim=True) - y) / level**2
+
+    composition = Composition(single, before, remainder_of(scores, single))
+    draws, _ = sampled(composition, 1_000, steps=40)
+    lowest = torch.tensor(0.1, dtype=torch.float64)  # the grid's own width is 0.04
+    chains = Langevin(warmup=40).draw_from_score(
+        lambda value: composition.score(value, lowest), draws[:, None], 1, generator=seeded(2),
+        covariance=torch.cov(draws.T).reshape(1, 1, 1),
+    )  # fmt: skip
+    middle = (weight * fine).sum()
+    exact = Gaussian(middle[None], ((weight * (fine - middle) ** 2).sum())[None, None])
+    error, ratio = off(chains.draws[-1, :, 0], exact)
+    assert chains.draws.isfinite().all()
+    assert error <= 3 * math.sqrt(1 / 1_000) + 0.05
+    assert 0.93 < float(ratio) < 1.07
