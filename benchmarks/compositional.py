@@ -13,7 +13,9 @@ methods for sets, for the first set alone.
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -29,6 +31,7 @@ from sciinf.diffusion import Exponential, Level
 from sciinf.diffusion.composition import Composition, Gaussian
 
 SIMULATIONS, SETS, DRAWS = 10_000, 5, 1_000
+PEER_DRAWS = 200  # of sbi, whose jac_gauss takes minutes for them
 METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")  # sbi's
 BOUNDS = {10: 0.3, 30: 0.5, 100: 1.0}  # of the trained network's means, in sds
 VARIANCE = 0.1  # of prior and noise of the task
@@ -103,10 +106,13 @@ def trained(counts: list[int], sets: int, seed: int, cache: Path | None) -> list
         ends = {"least sd": min(one["least sd"] for one in each), "largest sd": max(one["largest sd"] for one in each)}
         shown = {"D": 10, "n": n, "draws": DRAWS}
         rows.append({"scores": "trained", **shown, "error": error, **ends, **since(started), "first": each[0]["error"]})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         for method in METHODS if peer is not None else ():
             started = clock("cpu")
             draws = sampled_by(peer, data[0], method)
             rows.append({"scores": f"sbi {method}", **shown, **moments(draws, data[0]), **since(started)})
+            rows[-1]["draws"] = PEER_DRAWS
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
 
@@ -114,7 +120,7 @@ def sampled_by(peer: Any, x: Tensor, method: str) -> Tensor:
     """Draws of sbi's posterior of a set."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peer.sample((DRAWS,), x=x, iid_method=method, show_progress_bars=False)
+        return peer.sample((PEER_DRAWS,), x=x, iid_method=method, show_progress_bars=False)
 
 
 def moments(draws: Tensor, x: Tensor) -> dict[str, float]:

@@ -52,7 +52,7 @@ from sciinf.diffusion.joined import Gauss, Method, Parts
 from sciinf.estimators._denoising import Denoising
 from sciinf.inference.learned import Learned
 from sciinf.inference.mcmc import set_of
-from sciinf.samplers.langevin import Langevin
+from sciinf.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.store import Store
 
 _FINE = 0.03  # lowest level, in units of the composed posterior's smallest sd
@@ -65,7 +65,7 @@ class Compositional(Learned):
         fit: What `train` returned or `load_fit` read, of a `Score` or `Matching`.
         items: n, observations in a set: x is name -> (batch, n, *event), without masks.
         method: How scores are joined; `Gauss()` where left out (`diffusion.joined`).
-        correction: Langevin steps at the end, in its warm-up and one more; 0 for none.
+        correction: Langevin steps at the end, their warm-up, and one more: 20 or more; 0 for none.
         some: How many observations' networks are asked at each step, drawn anew; all where left out. With some of
             them there is no correction.
         held_out: Fresh simulations of single observations, to tell up to which n the answer can be trusted.
@@ -95,7 +95,7 @@ class Compositional(Learned):
             )
         for name, value in (("items", items), ("some", items if some is None else some)):
             check_whole(name, value, 1)
-        check_whole("correction", correction, 0)
+        check_whole("correction", correction, LEAST_WARMUP if correction else 0)
         self.estimator, self.items, self.some = estimator, items, some
         self.method, self.correction = method or Gauss(), 0 if some else correction
         self.name = f"compositional ({items})"
@@ -174,7 +174,7 @@ class Compositional(Learned):
         self, z: Tensor, composition: Composition, level: float, generator: torch.Generator
     ) -> Float[Tensor, "n theta"]:
         lowest = z.new_tensor(level)
-        chains = Langevin(warmup=max(20, self.correction)).draw_from_score(
+        chains = Langevin(warmup=self.correction).draw_from_score(
             lambda value: composition.score(value, lowest), z[:, None], 1, generator=generator, covariance=_of(z)[None]
         )
         return chains.draws[-1, :, 0]

@@ -111,6 +111,8 @@ def test_what_cannot_be_composed_is_refused(fit, tmp_path):
         Compositional(flow, 3)
     with pytest.raises(ValueError, match="items must be an integer"):
         Compositional(fit, 0)
+    with pytest.raises(ValueError, match="correction must be an integer of at least 20"):
+        Compositional(fit, 3, correction=5)
     with pytest.raises(ValueError, match="take 1,000 or more"):
         reliable(fit.estimator, store.load().rows(slice(0, 50)))
     with pytest.raises(DensityUnavailable, match="no normalised density"):
