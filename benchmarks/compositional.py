@@ -8,7 +8,7 @@
 linear task in 10 dimensions, a `Score` trained on single observations; rms over parameters and sets. Errors of means
 are in sds of the exact posterior; for "exact" it is the norm over dimensions, which noise of N draws makes sqrt(D / N).
 sbi's NPSE is trained on the same simulations with its defaults, which is kept in `--cache`, and draws by its four
-methods for sets, for the first set alone.
+methods for sets (jac_gauss, which takes many minutes, without --quick only), for the first set alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from sciinf.diffusion.composition import Composition, Gaussian
 
 SIMULATIONS, SETS, DRAWS = 10_000, 5, 1_000
 PEER_DRAWS = 200  # of sbi, whose jac_gauss takes minutes for them
-METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")  # sbi's
+METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")  # sbi's; the last only without --quick
 BOUNDS = {10: 0.3, 30: 0.5, 100: 1.0}  # of the trained network's means, in sds
 VARIANCE = 0.1  # of prior and noise of the task
 
@@ -51,8 +52,9 @@ def main() -> None:
         name = f"exact, D = {row['D']}, n = {row['n']}"
         checks.append(check(f"{name}: error of means", row["error"], 3 * math.sqrt(row["D"] / row["draws"]) + 0.05))
         checks.append(check(f"{name}: sds off by", max(1 - row["least sd"], row["largest sd"] - 1), 0.07))
-    cache = None if options.no_peer else options.cache
-    found = trained([n for n in BOUNDS if n <= most], 1 if options.quick else SETS, options.seed, cache)
+    methods = () if options.no_peer else METHODS[:-1] if options.quick else METHODS
+    counts = [n for n in BOUNDS if n <= most]
+    found = trained(counts, methods, 1 if options.quick else SETS, options.seed, options.cache)
     for row in found:
         if row["scores"] != "trained":
             continue
@@ -89,13 +91,13 @@ def exact(dim: int, n: int, seed: int) -> dict[str, Any]:
     return {"scores": "exact", "D": dim, "n": n, "draws": draws, **off(z, mean, sd, norm=True), **since(started)}
 
 
-def trained(counts: list[int], sets: int, seed: int, cache: Path | None) -> list[dict[str, Any]]:
+def trained(counts: list[int], methods: Sequence[str], sets: int, seed: int, cache: Path) -> list[dict[str, Any]]:
     """Sets of observations, each of a theta of its own, with a trained network; and sbi's."""
     simulator, source, rows = benchmark("gaussian_linear"), torch.Generator().manual_seed(seed), []
     with tempfile.TemporaryDirectory() as scratch:
         store = simulate(simulator, Path(scratch) / "simulations", SIMULATIONS, seed=seed, progress=False)
         fit = train(Score(simulator.prior, simulator.observables), store, Path(scratch) / "fit", seed=seed)
-        peer = None if cache is None else train_peer("npse", simulator, store, seed, cache).posterior
+        peer = train_peer("npse", simulator, store, seed, cache).posterior if methods else None
     for n in counts:
         thetas = simulator.prior.sample(sets, generator=source)
         data: list[Any] = [simulator(theta.expand(n, -1), generator=source) for theta in thetas]
@@ -107,7 +109,7 @@ def trained(counts: list[int], sets: int, seed: int, cache: Path | None) -> list
         shown = {"D": 10, "n": n, "draws": DRAWS}
         rows.append({"scores": "trained", **shown, "error": error, **ends, **since(started), "first": each[0]["error"]})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        for method in METHODS if peer is not None else ():
+        for method in methods:
             started = clock("cpu")
             draws = sampled_by(peer, data[0], method)
             rows.append({"scores": f"sbi {method}", **shown, **moments(draws, data[0]), **since(started)})
