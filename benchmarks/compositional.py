@@ -1,7 +1,7 @@
 """Posteriors of many observations, composed from scores of single ones, against the exact ones.
 
     python benchmarks/compositional.py             exact scores, and a network trained on 10,000 simulations
-    python benchmarks/compositional.py --quick     up to 30 observations, one set each
+    python benchmarks/compositional.py --quick     up to 30 observations
     python benchmarks/compositional.py --no-peer   without sbi
 
 "exact": Gaussian prior and likelihood in D dimensions, theta off the origin, scores known. "trained": the Gaussian
@@ -54,7 +54,7 @@ def main() -> None:
         checks.append(check(f"{name}: sds off by", max(1 - row["least sd"], row["largest sd"] - 1), 0.07))
     methods = () if options.no_peer else METHODS[:-1] if options.quick else METHODS
     counts = [n for n in BOUNDS if n <= most]
-    found = trained(counts, methods, 1 if options.quick else SETS, options.seed, options.cache)
+    found = trained(counts, methods, SETS, options.seed, options.cache)
     for row in found:
         if row["scores"] != "trained":
             continue
