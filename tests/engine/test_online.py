@@ -352,12 +352,11 @@ def test_the_length_of_a_training_follows_from_the_reuse_and_not_from_the_buffer
         check_length(lambda recipe, source: recipe.resolved(source.train))
     source = Simulated(Noisy(), seed=0, buffer=5_000, reuse=4)
     filled = fresh_recipe(Recipe(), source)
-    assert (filled.batch, filled.weight_decay) == (round(500 / 4**0.2), 0.01)
+    assert (filled.batch, filled.weight_decay, filled.optimiser) == (round(500 / 4**0.2), 0.01, "muon")
     assert filled.learning_rate == pytest.approx(0.012 * math.sqrt(filled.batch / 500))
     assert fresh_recipe(filled, source) == filled
-    told = Recipe(epochs=7, batch=2_000, patience=3)
-    assert fresh_recipe(told, source) == replace(told, learning_rate=0.024, weight_decay=0.01, optimiser="muon")
-    assert fresh_recipe(Recipe(optimiser="adan"), source).optimiser == "adan"
+    told = Recipe(epochs=7, batch=2_000, patience=3, optimiser="adan")
+    assert fresh_recipe(told, source) == replace(told, learning_rate=0.024, weight_decay=0.01)
     searched = fresh_recipe(Recipe(batch="auto", learning_rate="auto"), source)
     assert (searched.batch, searched.learning_rate) == ("auto", "auto")
     assert fresh_recipe(Recipe(), Simulated(Noisy(), seed=0, buffer=60)).batch == 60
