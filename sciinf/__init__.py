@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from sciinf.core.results import Answer, Calibration, Draws
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.estimators.flow import Flow
+    from sciinf.estimators.joint import Joint
     from sciinf.estimators.likelihood import Likelihood
     from sciinf.estimators.matching import Matching
     from sciinf.estimators.ratio import Ratio
     from sciinf.estimators.score import Score
     from sciinf.inference.compositional import Compositional
+    from sciinf.inference.conditional import Conditional
     from sciinf.inference.distillation import distil
     from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior
@@ -43,10 +45,12 @@ __all__ = [
     "Answer",
     "Calibration",
     "Compositional",
+    "Conditional",
     "Draws",
     "Estimator",
     "Fit",
     "Flow",
+    "Joint",
     "Likelihood",
     "Matching",
     "Observable",
@@ -89,11 +93,13 @@ _NAMES_IN = {
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "store": ("Store",),
     "estimators.flow": ("Flow",),
+    "estimators.joint": ("Joint",),
     "estimators.likelihood": ("Likelihood",),
     "estimators.matching": ("Matching",),
     "estimators.ratio": ("Ratio",),
     "estimators.score": ("Score",),
     "inference.compositional": ("Compositional",),
+    "inference.conditional": ("Conditional",),
     "inference.distillation": ("distil",),
     "checking": ("check_simulator",),
     "simulation": ("repair", "simulate"),

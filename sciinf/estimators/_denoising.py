@@ -1,29 +1,18 @@
 r"""What estimators share that learn to take noise out of parameters, given an observation.
 
-With z = z(theta) standardised (`_embedded`), noise e ~ N(0, I) and a level s, the network learns the denoiser
+With z = z(theta) standardised (`_standardised`), noise e ~ N(0, I) and a level s, the network learns the denoiser
 
     D(y, s; x) = E[z | y, x],    y = z + s e,
 
 whose score, grad log p_s(y | x) = (D - y) / s^2, leads from noise to draws of the posterior (`diffusion.solver`).
 
-**What is known beforehand.** For a posterior N(m, S) the denoiser is m + S (S + s^2)^{-1} (y - m). Least squares over
-the training rows gives m(x) = b + A x and S (`_linear`), and the network learns what that leaves:
-
-    D = m + S (S + s^2)^{-1} (y - m) + s^2 S^{1/2} (S + s^2)^{-1} F((S + s^2)^{-1/2} (y - m), log s, x).
-
-It is EDM's preconditioning with the linear guess in place of the moments of all data: where parameters and data are
-jointly Gaussian F = 0 is right, levels are drawn relative to det(S)^{1/2D}, and paths start at N(m, S + s_1^2 I), s_1
-the largest level. The factor of F falls with s^2 where EDM's falls with s, so that an error of F is one of the score by
-S^{-1/2} F at most, at every level, and not by F / s: sums of many scores live at low levels. F is shown
-y / sqrt(1 + s^2) too, for what does not move with m. The loss weighs what is left as EDM does,
-
-    | s^{-1} S^{-1/2} (S + s^2)^{1/2} (D - z) |^2 / D.
+**What is known beforehand.** Least squares over the training rows gives the best linear guess N(m(x), S) of z, with
+m(x) = b + A x (`_linear`), and the network F learns what that leaves (`_gaussian`): where parameters and data are
+jointly Gaussian F = 0 is right. Levels are drawn relative to det(S)^{1/2D}, paths start at N(m, S + s_1^2 I), s_1 the
+largest level, and scores have no 1/s^2: sums of many live at low levels. F is shown y / sqrt(1 + s^2) too, for what
+does not move with m.
 
 Without it (`linear=False`) D is what a parameterisation of `diffusion.objective` makes of F.
-
-References:
-    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
-      https://arxiv.org/abs/2206.00364
 """
 
 from __future__ import annotations
@@ -44,8 +33,9 @@ from sciinf.core.prior import global_seed
 from sciinf.diffusion.likelihood import EXACT, log_density
 from sciinf.diffusion.objective import Diffusion, Preconditioned
 from sciinf.diffusion.solver import Solver, noise_like
-from sciinf.estimators._embedded import Embedded, check_part, in_chunks
+from sciinf.estimators._embedded import Embedded
 from sciinf.estimators._linear import LinearGuess
+from sciinf.estimators._standardised import check_part, in_chunks
 from sciinf.nets.modulated import Modulated
 from sciinf.summaries.summary import Summary
 
@@ -125,15 +115,11 @@ class Denoising(Embedded, ABC):
         prepared = self.network.prepare(self.summarise(values, batch.x))
         if not self.linear:
             return self.diffusion.loss(lambda v, log: self.network(v, log, prepared), z, generator=generator)
-        guess, path = self.guess, self.diffusion.schedule
+        spread, path = self.guess.spread(), self.diffusion.schedule
         noise, level, _ = self.diffusion.noise(z, generator)
-        level = (level * guess.scale()).clamp(path.least, path.most)
-        mean, y = guess(values), z + level[:, None] * noise
-        left, size = self._left(y, level, mean, prepared)
-        square = level[:, None] ** 2
-        skip = guess.variance / (guess.variance + square)
-        target = guess.along(z - mean) - skip * guess.along(y - mean)
-        return ((size * left - target).square() / (square * skip)).mean(-1)
+        level = (level * spread.scale()).clamp(path.least, path.most)
+        mean, y = self.guess(values), z + level[:, None] * noise
+        return spread.loss(self._left(y, level, mean, prepared), y - mean, z - mean, level)
 
     def condition(self, x: X) -> DenoisedDensity:
         retain_freed()
@@ -146,29 +132,23 @@ class Denoising(Embedded, ABC):
         """D at y (*n, batch, D) and a level of shape () or (*n, batch)."""
         if not self.linear:
             return self.diffusion.denoise(lambda v, log: self.network(v, log, prepared), y, level)
-        left, size = self._left(y, level, mean, prepared)
-        skip = self.guess.variance / (self.guess.variance + level[..., None] ** 2)
-        return mean + self.guess.back(skip * self.guess.along(y - mean) + size * left)
+        left = self._left(y, level, mean, prepared)
+        return mean + self.guess.spread().denoised(left, y - mean, level)
 
     def score(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
         """(D - y) / s^2, which no small level magnifies: below a twentieth of det(S)^{1/2D}, where training draws few
         levels, F is taken as it is there.
         """
-        floor = level.clamp_min(_LOWEST * float(self.guess.scale()))
+        spread = self.guess.spread()
+        floor = level.clamp_min(_LOWEST * float(spread.scale()))
         if not self.linear:
             return (self.denoise(y, floor, mean, prepared) - y) / floor[..., None] ** 2
-        left, _ = self._left(y, floor, mean, prepared)
-        variance = self.guess.variance
-        known = variance.sqrt() * left - self.guess.along(y - mean)
-        return self.guess.back(known / (variance + level[..., None] ** 2))
+        return spread.score(self._left(y, floor, mean, prepared), y - mean, level)
 
-    def _left(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """F along the eigenvectors, and its factor s^2 S^{1/2} (S + s^2)^{-1}."""
-        guess, square = self.guess, level[..., None] ** 2
-        shown = guess.back(guess.along(y - mean) / (guess.variance + square).sqrt())
-        size = square * guess.variance.sqrt() / (guess.variance + square)
-        shown = torch.cat([shown, y / (1 + square).sqrt()], dim=-1)
-        return guess.along(self.network(shown, level.log(), prepared)), size
+    def _left(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
+        """F."""
+        shown = [self.guess.spread().whitened(y - mean, level), y / (1 + level[..., None] ** 2).sqrt()]
+        return self.network(torch.cat(shown, dim=-1), level.log(), prepared)
 
 
 class DenoisedDensity(Density):
@@ -203,7 +183,7 @@ class DenoisedDensity(Density):
         """Draws of z, in one piece."""
         owner, path = self.estimator, self.estimator.diffusion.schedule
         noise = noise_like(self.mean.expand(n, *self.mean.shape), generator)
-        y = self.mean + owner.guess.back((owner.guess.variance + path.most**2).sqrt() * noise)
+        y = self.mean + owner.guess.spread().noisy(noise, path.most)
         return owner.solver.solve(self.denoise, y, path, generator=generator)
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
@@ -212,11 +192,9 @@ class DenoisedDensity(Density):
 
     def _log_density(self, z: Tensor) -> Tensor:
         generator = torch.Generator(z.device).manual_seed(0) if z.shape[-1] > EXACT else None
-        path, guess = self.estimator.diffusion.schedule, self.estimator.guess
+        path, spread = self.estimator.diffusion.schedule, self.estimator.guess.spread()
 
         def ending(y: Tensor) -> Tensor:
-            variance = guess.variance + path.most**2
-            off = guess.along(y - self.mean).square() / variance
-            return -0.5 * (off + (2 * torch.pi * variance).log()).sum(-1)
+            return spread.log_prob(y - self.mean, path.most)
 
         return log_density(self.denoise, z, path, ending=ending, generator=generator)

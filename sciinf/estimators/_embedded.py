@@ -1,34 +1,24 @@
-r"""What estimators of theta given x share: both sides brought to numbers that networks like.
+"""Estimators of theta given x that read x through summary networks, one for each observable, trained with the rest.
 
-theta becomes z = (b(theta) - mean) / sd, b: support -> R^D the prior's bijection, mean and sd those of the training
-rows; x becomes features s(x), by a summary network for each observable, trained jointly with whatever comes after it.
-A density q(z | s(x)) is then one of theta,
-
-    log q(theta | x) = log q(z | s(x)) + log |det db / dtheta| - sum_i log sd_i,
-
-with no mass outside the prior's support. Shapes: theta, z (batch, D); s(x) (batch, F).
+A density is one of z given features s(x) (`_standardised`). Shapes: s(x) (batch, F).
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core import Batch, Estimator, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core import Observable, Prior, X
+from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose
-from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import Summary
 
-CHUNK = {"cpu": 5_000, "cuda": 1_048_576}  # (theta, x) pairs at once when nothing is differentiated
 
-
-class Embedded(Estimator, ABC):
+class Embedded(Standardised, ABC):
     """An estimator with standardisation and summary networks.
 
     Args:
@@ -43,9 +33,6 @@ class Embedded(Estimator, ABC):
         ValueError: If a summary is for no observable, or the seed is no int of at least 0.
     """
 
-    z_mean: Tensor
-    z_sd: Tensor
-
     def __init__(
         self,
         prior: Prior,
@@ -53,19 +40,14 @@ class Embedded(Estimator, ABC):
         summary: Summary | Mapping[str, Summary] | None,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.prior, self.observables = prior, dict(observables)
+        super().__init__(prior, observables, seed)
         self._masks = {f"{name}_mask" for name in self.observables} & set(self.observables)
         self.data_names = tuple(name for name in self.observables if name not in self._masks)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():
             check_part(f"summary of {name!r}", value, Summary, "MLP()")
-        check_whole("seed", seed, 0)
         if set(self._given) - set(self.data_names):
             raise ValueError(f"summaries for {sorted(self._given)}, but the observables are {list(self.data_names)}")
-        self.standardise_x = Standardise(self.observables)
-        self.register_buffer("z_mean", torch.zeros(len(prior)))
-        self.register_buffer("z_sd", torch.ones(len(prior)))
 
     def build_summaries(self) -> int:
         """Build the summary networks, drawing their first weights from torch's global state; F, what they give."""
@@ -75,13 +57,6 @@ class Embedded(Estimator, ABC):
             networks.append((self._given.get(name) or choose(spec, masked)).build(spec, masked=masked))
         self.summaries = nn.ModuleList(networks)
         return sum(network.features for network in networks)
-
-    def standardise_both(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the standardisation of data and of parameters: a pass for each over the rows."""
-        self.standardise_x.fit(batches)
-        mean, sd = z_moments(self.prior, batches)
-        self.z_mean.copy_(mean)
-        self.z_sd.copy_(sd)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.summarise(self.standardise_x(x), x)
@@ -93,75 +68,3 @@ class Embedded(Estimator, ABC):
             for name, network in zip(self.data_names, self.summaries, strict=True)
         ]
         return torch.cat(parts, dim=-1)
-
-    def to_z(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
-        """z of theta inside the prior's support."""
-        return (self.prior.bijection.forward(theta) - self.z_mean) / self.z_sd
-
-    def to_theta(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
-        """theta, strictly inside the prior's support."""
-        return self.prior.bijection.inverse(z * self.z_sd + self.z_mean)
-
-    def log_density(
-        self, theta: Float[Tensor, "*n batch theta"], rows: int, log_q: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "*n batch"]:
-        """log q(theta) in the parameters' own units, for each of `rows` observations, from that of z (n, rows, D).
-
-        -inf outside the prior's support; float64; in pieces that suit the device.
-
-        Raises:
-            ValueError: If theta is not (*n, rows, D).
-        """
-        check_rows(theta, rows, self.prior)
-        flat = theta.to(self.z_mean.device).reshape(-1, rows, len(self.prior))
-        parts = [torch.empty(0, rows, dtype=torch.float64, device=flat.device)]
-        for start, stop in in_chunks(len(flat), rows, flat.device):
-            parts.append(self._log_density(flat[start:stop], log_q))
-        return torch.cat(parts).reshape(theta.shape[:-1])
-
-    def _log_density(self, theta: Tensor, log_q: Callable[[Tensor], Tensor]) -> Tensor:
-        inside = torch.isfinite(self.prior.log_prob(theta))
-        centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
-        safe = torch.where(inside[..., None], theta, centre)
-        found = log_q(self.to_z(safe).to(self.z_mean.dtype)).double() - self.z_sd.double().log().sum()
-        return torch.where(inside, found + self.prior.bijection.log_abs_det_jacobian(safe), -math.inf)
-
-
-def z_moments(prior: Prior, batches: Callable[[], Iterator[Batch]]) -> tuple[Tensor, Tensor]:
-    """Means and sds of b(theta) over one pass of the rows, (D,) each, float64."""
-    count, total, squares = 0, torch.zeros(len(prior)).double(), torch.zeros(len(prior)).double()
-    for batch in batches():
-        z = prior.bijection.forward(batch.theta.cpu()).double()
-        count, total, squares = count + len(z), total + z.sum(0), squares + (z**2).sum(0)
-    mean = total / count
-    return mean, (squares / count - mean**2).clamp_min(1e-12).sqrt()
-
-
-def check_part(what: str, value: object, kind: type, example: str) -> None:
-    """Refuse a part of an estimator that is not built.
-
-    Raises:
-        TypeError: If it is neither None nor of its kind; the message says what is wrong with it.
-    """
-    if value is not None and not isinstance(value, kind):
-        got = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
-        raise TypeError(f"the {what} must be an object such as {example}, got {got}")
-
-
-def in_chunks(size: int, rows: int, device: torch.device) -> list[tuple[int, int]]:
-    """(start, stop) of pieces of `size` draws, each of as many as suit the device with `rows` observations."""
-    most = max(1, CHUNK.get(device.type, CHUNK["cpu"]) // max(1, rows))
-    return [(start, min(start + most, size)) for start in range(0, size, most)]
-
-
-def check_rows(theta: Tensor, rows: int, prior: Prior) -> None:
-    """Refuse theta that is not (*n, rows, D).
-
-    Raises:
-        ValueError: The message says what was expected.
-    """
-    if theta.ndim < 2 or tuple(theta.shape[-2:]) != (rows, len(prior)):
-        raise ValueError(
-            f"theta has shape {tuple(theta.shape)}, expected (..., {rows}, {len(prior)}): one row of "
-            f"{prior.names} for each of the {rows} observations"
-        )

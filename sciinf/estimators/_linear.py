@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Observable
+from sciinf.estimators._gaussian import ROWS, Spread, moments
 
 MOST = 64  # numbers; of more, of masked data and of few rows, only mean and covariance of z are taken
-_ROWS = 5  # rows per number, at least
 
 
 class LinearGuess(nn.Module):
@@ -50,17 +50,12 @@ class LinearGuess(nn.Module):
 
         S is never below a millionth of the variance of z in any direction.
         """
-        dim, count = len(self.offset), 0
-        sums = torch.zeros(dim + self.numbers, dtype=torch.float64)
-        products = torch.zeros(len(sums), len(sums), dtype=torch.float64)
-        for z, values in rows():
-            both = torch.cat([z.double().cpu(), self.flat(values).double().cpu()], dim=-1)
-            count, sums, products = count + len(both), sums + both.sum(0), products + both.mT @ both
-        mean = sums / count
-        covariance = products / count - torch.outer(mean, mean)
+        dim = len(self.offset)
+        both = (torch.cat([z, self.flat(values)], dim=-1) for z, values in rows())
+        count, mean, covariance = moments(both, dim + self.numbers)
         own, cross, data = covariance[:dim, :dim], covariance[:dim, dim:], covariance[dim:, dim:]
         slope, left = torch.zeros_like(cross), own
-        if self.numbers and count >= _ROWS * self.numbers:
+        if self.numbers and count >= ROWS * self.numbers:
             slope = cross @ torch.linalg.pinv(data, rtol=1e-10, hermitian=True)
             left = (own - slope @ cross.mT) * (count / (count - self.numbers - 1))
         variance, axes = torch.linalg.eigh(0.5 * (left + left.mT))
@@ -81,14 +76,6 @@ class LinearGuess(nn.Module):
         """b + A x."""
         return self.offset + self.flat(values).to(self.slope.dtype) @ self.slope.mT
 
-    def along(self, value: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
-        """Coordinates in the eigenvectors of S."""
-        return value @ self.axes
-
-    def back(self, value: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
-        """From coordinates in the eigenvectors of S."""
-        return value @ self.axes.mT
-
-    def scale(self) -> Float[Tensor, ""]:
-        """det(S)^{1/2D}."""
-        return (0.5 * self.variance.log().mean()).exp()
+    def spread(self) -> Spread:
+        """S."""
+        return Spread(self.axes, self.variance)

@@ -4,8 +4,8 @@ For draws (theta, x) of prior and simulator, the flow q minimises
 
     E_{p(theta, x)} [ -log q(z(theta) | s(x)) ],
 
-whose minimum over all densities is the posterior for every x at once; z and s are those of `_embedded`, s trained
-jointly. Shapes: theta, z (batch, D); s(x) (batch, F).
+whose minimum over all densities is the posterior for every x at once; z is that of `_standardised`, and s of
+`_embedded`, trained jointly. Shapes: theta, z (batch, D); s(x) (batch, F).
 
 References:
     | Fast epsilon-free inference of simulation models with Bayesian conditional density estimation
@@ -25,7 +25,8 @@ from torch import Tensor
 from sciinf.core import Batch, Density, Observable, Prior, X
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
-from sciinf.estimators._embedded import Embedded, check_part, in_chunks
+from sciinf.estimators._embedded import Embedded
+from sciinf.estimators._standardised import check_part, in_chunks
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.spline import SplineCoupling
 from sciinf.summaries.summary import Summary

@@ -64,7 +64,8 @@ from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
-from sciinf.estimators._embedded import Embedded, check_rows
+from sciinf.estimators._embedded import Embedded
+from sciinf.estimators._standardised import check_rows
 from sciinf.flows.conditional import single_precision
 from sciinf.flows.spline import ConditionalGaussian
 from sciinf.summaries.summary import Summary

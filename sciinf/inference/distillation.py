@@ -102,8 +102,8 @@ class FewSteps(Estimator):
         values = student.standardise_x(batch.x)
         prepared = student.network.prepare(student.summarise(values, batch.x))
         found = student.denoise(y, y.new_tensor(max(before, path.least)), student.guess(values), prepared)
-        off = student.guess.along((1 - ratio) * found - there + ratio * y)
-        return (off.square() / (student.guess.variance + after**2)).mean(-1)
+        off = (1 - ratio) * found - there + ratio * y
+        return student.guess.spread().whitened(off, y.new_tensor(after)).square().mean(-1)
 
     def levels(self) -> list[float]:
         """s_0 > ... > s_steps."""

@@ -107,6 +107,16 @@ class Standardise(nn.Module):
             result[name] = z if mask is None else torch.where(mask, z, 0.0)
         return result
 
+    def inverse(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What would be standardised to z, float64."""
+        result = {}
+        for name, value in z.items():
+            size = value.double().abs()
+            u = torch.where(size > LIMIT, value.sign() * (LIMIT - 1.0 + (size - LIMIT).exp()), value.double())
+            x = u * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
+            result[name] = x.exp() if self.specs[name].scale == "log" else x
+        return result
+
     def _take(self, name: str, x: X) -> tuple[Tensor, Tensor | None]:
         """The observable as floats and its mask over all of its entries."""
         spec = self.specs[name]

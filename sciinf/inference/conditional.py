@@ -1,0 +1,191 @@
+"""Questions to a joint model of parameters and data: some of them given some others, the rest integrated out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from sciinf.core import Fit, Observable
+from sciinf.core.checks import check_whole
+from sciinf.core.laws import support
+from sciinf.core.observation import as_observation
+from sciinf.core.posterior import fresh_generator
+from sciinf.core.prior import Bijection
+from sciinf.estimators._numbers import flat_with_slopes, unflat
+from sciinf.estimators.joint import Conditioned, Joint
+
+
+class Conditional:
+    """Any conditional of a joint model.
+
+    Names are those of parameters and observables. What is neither asked for nor given is integrated out, and so is
+    each number of a given observable that is NaN: a missing one.
+
+    Args:
+        fit: What `train` returned or `load_fit` read, of a `Joint`.
+
+    Raises:
+        TypeError: If the fit's estimator is another.
+
+    Example:
+        >>> conditional = Conditional(fit)  # doctest: +SKIP
+        >>> conditional.sample(1000, ["rate"], {"x": x_o, "offset": 0.3})["rate"].mean()  # doctest: +SKIP
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        if not isinstance(fit.estimator, Joint):
+            raise TypeError(
+                f"{type(fit.estimator).__name__} answers one question only, the posterior given all data; train a Joint"
+            )
+        self.joint = fit.estimator
+
+    def __repr__(self) -> str:
+        return f"conditionals of ({', '.join(self.joint.places)})"
+
+    def sample(
+        self,
+        n: int,
+        asked: Sequence[str],
+        given: Mapping[str, Any] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Draws of some names, jointly, given values of others.
+
+        Args:
+            n: How many.
+            asked: Names.
+            given: Name -> value: a number for a parameter, and for an observable numbers of its shape, NaN where
+                missing; with a unit or in the simulator's own.
+            generator: Source of randomness; fresh entropy when left out.
+
+        Returns:
+            Name -> (n, *event), in the simulator's own units.
+
+        Raises:
+            ValueError: If a name is unknown or both asked for and given, nothing is asked for, a value has another
+                shape, does not convert or lies outside the prior's support, or n is below 1.
+        """
+        check_whole("n", n, 1)
+        law = self._law(asked, given or {})
+        v = law.draw(n, generator if generator is not None else fresh_generator())[:, 0]
+        joint = self.joint
+        theta = joint.to_theta(v[:, : len(joint.prior)]).cpu()
+        found = {name: theta[:, i] for i, name in enumerate(joint.prior.names)}
+        found |= {name: value.cpu() for name, value in unflat(joint.standardise_x, v[:, len(joint.prior) :]).items()}
+        return {name: found[name] for name in asked}
+
+    def log_prob(self, asked: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Tensor:
+        """Log density of values of some names, jointly, given values of others.
+
+        Args:
+            asked: Name -> values (*event) or (n, *event).
+            given: As for `sample`.
+
+        Returns:
+            (n,), float64, in the simulator's own units; of whole numbers the log probability; -inf outside the prior's
+            support.
+
+        Raises:
+            ValueError: As for `sample`, or if the numbers of values differ or one is NaN.
+        """
+        joint, prior = self.joint, self.joint.prior
+        law = self._law(list(asked), given or {})
+        values = {name: self._values(name, value, many=True) for name, value in asked.items()}
+        if len({len(value) for value in values.values()}) > 1:
+            raise ValueError(f"asked for different numbers of values: { {k: len(v) for k, v in values.items()} }")
+        rows = len(next(iter(values.values())))
+        theta, inside = self._theta({k: v for k, v in values.items() if k in prior.names}, rows)
+        y, slopes = self._data({k: v for k, v in values.items() if k in joint.observables}, rows)
+        v = torch.cat([joint.to_z(theta.to(joint.z_mean.device)).float(), y], dim=-1)[:, None]
+        found = law.log_density(v)[:, 0].double().cpu()
+        stretch = torch.cat([-joint.z_sd.double().log().expand(rows, -1), slopes], dim=-1)
+        found = found + (stretch * law.asked).sum(-1).cpu() + self._bend(theta, values)
+        return torch.where(inside, found, -math.inf)
+
+    def _law(self, asked: Sequence[str], given: Mapping[str, Any]) -> Conditioned:
+        joint, names = self.joint, self.joint.places
+        self._check(asked, given)
+        device, size = joint.z_mean.device, len(joint.gaussian.mean)
+        flags = torch.zeros(2, size, dtype=torch.bool, device=device)
+        for name in asked:
+            flags[0, names[name]] = True
+        values = {name: self._values(name, value, many=False) for name, value in given.items()}
+        for name, value in values.items():
+            flags[1, names[name]] = ~value.isnan().reshape(-1).to(device)
+        theta, inside = self._theta({k: v for k, v in values.items() if k in joint.prior.names}, 1)
+        if not bool(inside.all()):
+            outside = {k: float(v) for k, v in values.items() if k in joint.prior.names}
+            raise ValueError(f"{outside} lies outside the prior's support")
+        y, _ = self._data({k: v for k, v in values.items() if k in joint.observables}, 1)
+        v = torch.cat([joint.to_z(theta.to(device)).float(), y], dim=-1)
+        return Conditioned(joint, v, flags[0], flags[1])
+
+    def _check(self, asked: Sequence[str], given: Mapping[str, Any]) -> None:
+        names = set(self.joint.places)
+        if isinstance(asked, str) or not asked:
+            raise ValueError(f"ask for a list of one or more of {sorted(names)}, got {asked!r}")
+        if unknown := sorted((set(asked) | set(given)) - names):
+            raise ValueError(f"{unknown} are neither parameters nor observables; there are {sorted(names)}")
+        if both := sorted(set(asked) & set(given)):
+            raise ValueError(f"{both} are asked for and given too")
+        for law, part in zip(self.joint.prior.laws, self._columns(), strict=True):
+            states = {(name in asked, name in given) for name in part}
+            if len(states) > 1 and support(law) != constraints.real_vector:
+                raise ValueError(f"{part} share one bounded law: ask for all of them, give all, or leave all out")
+
+    def _columns(self) -> list[tuple[str, ...]]:
+        """The parameters of each of the prior's laws."""
+        names, found = iter(self.joint.prior.names), []
+        for law in self.joint.prior.laws:
+            found.append(tuple(next(names) for _ in range(law.event_shape[0] if law.event_shape else 1)))
+        return found
+
+    def _values(self, name: str, value: Any, *, many: bool) -> Tensor:
+        """(n, *event), or (1, *event) unless many; NaN where missing, which only what is given may be."""
+        prior, observables = self.joint.prior, self.joint.observables
+        parameter = name in prior.names
+        spec = Observable((), prior.units[prior.names.index(name)]) if parameter else observables[name]
+        spec = Observable(spec.shape, spec.unit, spec.dims, "float64" if spec.dtype == "int64" else spec.dtype)
+        numbers = np.asarray(getattr(value, "value", value), dtype=float)
+        missing = np.isnan(numbers) & (not parameter and not many)
+        if missing.any():
+            unit = getattr(value, "unit", None)
+            value = np.where(missing, 0.0, numbers)
+            value = value if unit is None else value * unit
+        batched = many and numbers.ndim > len(spec.shape)
+        found = as_observation({name: spec}, {name: value}, batched=batched)[name]
+        return torch.where(torch.as_tensor(missing).reshape(-1, *spec.shape), torch.nan, found)
+
+    def _theta(self, values: Mapping[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+        """theta (rows, D), in the middle of the prior where it has no value, and which rows the support holds."""
+        prior = self.joint.prior
+        middle_ = prior.bijection.inverse(torch.zeros(rows, len(prior), dtype=torch.float64))
+        theta = middle_.clone()
+        for name, value in values.items():
+            theta[:, prior.names.index(name)] = value.double()
+        inside = prior.log_prob(theta).isfinite()
+        return torch.where(inside[:, None], theta, middle_), inside
+
+    def _data(self, values: Mapping[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+        """y (rows, E) and log |dy / dx| of each, at 1 where there is no value."""
+        joint, x = self.joint, {}
+        for name, spec in joint.observables.items():
+            value = values.get(name, torch.ones(rows, *spec.shape)).nan_to_num(nan=1.0)
+            x[name] = (value + 1.0 if spec.dtype == "int64" else value).to(joint.z_mean.device)
+        return flat_with_slopes(joint.standardise_x, x)
+
+    def _bend(self, theta: Tensor, values: Mapping[str, Any]) -> Tensor:
+        """log |det dz / dtheta| of the parameters asked for."""
+        total, start = torch.zeros(len(theta), dtype=torch.float64), 0
+        for law, part in zip(self.joint.prior.laws, self._columns(), strict=True):
+            if any(name in values for name in part):
+                total = total + Bijection((law,)).log_abs_det_jacobian(theta[:, start : start + len(part)])
+            start += len(part)
+        return total
