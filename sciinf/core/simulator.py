@@ -69,6 +69,11 @@ class Observable:
     def torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
 
+    def in_sets(self, items: int) -> Observable:
+        """A set of that many, along a first axis."""
+        dims = ("item", *self.dims) if self.dims or not self.shape else ()
+        return Observable((items, *self.shape), self.unit, dims, self.dtype, self.scale)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "shape": list(self.shape),

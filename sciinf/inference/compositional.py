@@ -51,7 +51,6 @@ from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, sh
 from sciinf.diffusion.joined import Gauss, Method, Parts
 from sciinf.estimators._denoising import Denoising
 from sciinf.inference.learned import Learned
-from sciinf.inference.mcmc import set_of
 from sciinf.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.store import Store
 
@@ -108,7 +107,7 @@ class Compositional(Learned):
         self._most = largest_set(estimator.observables)
         self._factors = -(-items // self._most)
         self.observables: Mapping[str, Observable] = {
-            name: set_of(_item(spec) if self._most > 1 else spec, items)
+            name: (_item(spec) if self._most > 1 else spec).in_sets(items)
             for name, spec in estimator.observables.items()
             if self._most == 1 or spec.dtype != "bool"
         }
@@ -241,8 +240,8 @@ def _length(x: X) -> int:
 
 
 def draws_of(items: int) -> int:
-    """Draws of each single posterior for its covariance: 100,000 together, 100 to 1,000 each."""
-    return min(1_000, max(100, 100_000 // items))
+    """Draws of each single posterior for its covariance: 10,000 together, 100 to 1,000 each."""
+    return min(1_000, max(100, 10_000 // items))
 
 
 def _prior_of(estimator: Denoising) -> Gaussian:

@@ -105,7 +105,8 @@ class MCMC(Learned):
         )
         self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
         self.prior = estimator.prior
-        self.observables = {name: set_of(spec, items) for name, spec in estimator.observables.items()}
+        specs = dict(estimator.observables)
+        self.observables = specs if items is None else {name: spec.in_sets(items) for name, spec in specs.items()}
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """n draws for each observation or set, float32, thinned from longer chains where n is small.
@@ -264,14 +265,6 @@ def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
         return generator
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     return torch.Generator(device).manual_seed(seed)
-
-
-def set_of(spec: Observable, items: int | None) -> Observable:
-    """What a set of that many observations is, along a first axis; the observable itself where left out."""
-    if items is None:
-        return spec
-    dims = ("item", *spec.dims) if spec.dims or not spec.shape else ()
-    return Observable((items, *spec.shape), spec.unit, dims, spec.dtype, spec.scale)
 
 
 def _length(x: X, observables: Mapping[str, Observable]) -> int:

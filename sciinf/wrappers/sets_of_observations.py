@@ -16,19 +16,21 @@ from sciinf.core import Observable, Outcome, Simulator, Status
 from sciinf.core.checks import check_whole
 
 
-def sets(simulator: Simulator, most: int) -> SetSimulator:
-    """A simulator of sets: each row is 1 to `most` observations of its theta, every size as often.
+def sets(simulator: Simulator, most: int, *, least: int = 1) -> SetSimulator:
+    """A simulator of sets: each row is `least` to `most` observations of its theta, every size as often.
 
     Every observable becomes (most, *event) with a first axis "item"; beside it stands `<name>_mask`, True where the set
-    has an item. Entries without an item are 0.
+    has an item. Entries without an item are 0. Where all sets are of one size there are no masks: on such sets
+    `calibrate` judges a `Compositional`.
 
     Args:
         simulator: Of one observation.
         most: Largest size.
+        least: Smallest size.
 
     Raises:
         TypeError: If `simulator` is none.
-        ValueError: If `most` is no int of at least 1, or the simulator has masks of its own.
+        ValueError: If a size is no int of at least 1, `least` is above `most`, or the simulator has masks of its own.
 
     References:
         | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023), section 3.3,
@@ -36,26 +38,30 @@ def sets(simulator: Simulator, most: int) -> SetSimulator:
     """
     if not isinstance(simulator, Simulator):
         raise TypeError(f"sets are made of the observations of a Simulator, got {type(simulator).__name__}")
-    check_whole("most", most, 1)
+    check_whole("least", least, 1)
+    check_whole("most", most, least)
     masks = [name for name, spec in simulator.observables.items() if spec.dtype == "bool"]
     if masks:
         raise ValueError(f"{simulator.name!r} has masks of its own, {masks}; sets need observations that are complete")
-    return SetSimulator(simulator, most)
+    return SetSimulator(simulator, most, least)
 
 
 @final
 class SetSimulator(Simulator):
     """What `sets` makes."""
 
-    def __init__(self, simulator: Simulator, most: int) -> None:
-        self.simulator, self.most = simulator, most
-        self.name, self.prior = f"{simulator.name}_sets_{most}", simulator.prior
+    def __init__(self, simulator: Simulator, most: int, least: int) -> None:
+        self.simulator, self.most, self.least = simulator, most, least
+        sizes = f"{least}_to_{most}" if 1 < least < most else f"of_{most}" if least == most else f"{most}"
+        self.name, self.prior = f"{simulator.name}_sets_{sizes}", simulator.prior
         self.source, self.block = simulator.source, max(1, simulator.block // most)
-        self.observables = _in_sets(simulator.observables, most)
+        self.observables = _in_sets(simulator.observables, most, masked=least < most)
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
         rows, most = len(theta), self.most
-        sizes = torch.randint(1, most + 1, (rows,), generator=generator, device=generator.device).to(theta.device)
+        sizes = torch.randint(self.least, most + 1, (rows,), generator=generator, device=generator.device).to(
+            theta.device
+        )
         mask = torch.arange(most, device=theta.device) < sizes[:, None]
         found = self.simulator(theta.repeat_interleave(most, dim=0), generator=generator)
         outcome = found if isinstance(found, Outcome) else Outcome(found)
@@ -63,7 +69,9 @@ class SetSimulator(Simulator):
         for name in self.simulator.observables:
             value = outcome.x[name].unflatten(0, (rows, most))
             keep = mask.view(*mask.shape, *[1] * (value.ndim - 2))
-            x[name], x[f"{name}_mask"] = torch.where(keep, value, torch.zeros_like(value)), mask
+            x[name] = torch.where(keep, value, torch.zeros_like(value))
+            if self.least < most:
+                x[f"{name}_mask"] = mask
         if outcome.status is None:
             return Outcome(x)
         each = outcome.status.to(theta.device).unflatten(0, (rows, most))
@@ -72,8 +80,10 @@ class SetSimulator(Simulator):
         return Outcome(x, status, messages)
 
 
-def _in_sets(observables: Mapping[str, Observable], most: int) -> dict[str, Observable]:
-    """Sets of up to `most` of them, each with its mask."""
+def _in_sets(observables: Mapping[str, Observable], most: int, *, masked: bool) -> dict[str, Observable]:
+    """Sets of `most` of them, or of up to as many, each with its mask."""
+    if not masked:
+        return {name: spec.in_sets(most) for name, spec in observables.items()}
     found: dict[str, Observable] = {}
     for name, spec in observables.items():
         inner = spec.dims or tuple(f"{name}_{axis}" for axis in range(len(spec.shape)))

@@ -1,4 +1,4 @@
-"""Every file in pipelines/ keeps the contract; three are run whole and compared with what is known."""
+"""Every file in pipelines/ keeps the contract; four are run whole and compared with what is known."""
 
 from __future__ import annotations
 
@@ -130,3 +130,18 @@ def test_influenza_end_to_end(tmp_path: Path) -> None:
     assert np.abs(shift).max() <= 0.25
     assert ratio.min() >= 0.8
     assert ratio.max() <= 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_sdss_exposures_end_to_end(tmp_path: Path) -> None:
+    """Against NUTS on the pixels of all exposures, with each one's calibration and sky; it is in no training."""
+    answer = load_module(ROOT / "pipelines/sdss_exposures.py").run(tmp_path)
+    simulator: Any = load_simulator(ROOT / "simulators/sdss_exposures.py")
+    reference = simulator.posterior(simulator.exposures, 4_000, seed=1).double().numpy()
+    shift, ratio = _figures(answer.draws, reference.mean(0), reference.std(0))
+    print(f"\ncomposed: shift {shift.round(3)}, ratio {ratio.round(3)}")
+    assert np.abs(shift).max() <= 0.5
+    assert ratio.min() >= 0.8
+    assert ratio.max() <= 1.25
+    assert (tmp_path / "exposures.png").is_file()

@@ -66,10 +66,29 @@ def test_a_set_fails_with_one_of_its_items():
     assert bool(above[good][outcome.x["x_mask"][good]].all())
 
 
+def test_sets_of_one_size_have_no_masks():
+    simulator = sets(Pair(), 3, least=3)
+    theta = simulator.prior.sample(200, generator=torch.Generator().manual_seed(0))
+    x = simulator(theta, generator=torch.Generator().manual_seed(1)).x
+    assert {name: tuple(v.shape) for name, v in x.items()} == {"x": (200, 3, 2), "count": (200, 3)}
+    assert simulator.observables["count"].dims == ("item",)
+    assert bool((x["count"] == 1).all())
+
+
+def test_sizes_may_begin_above_one():
+    simulator = sets(Pair(), 4, least=2)
+    theta = simulator.prior.sample(300, generator=torch.Generator().manual_seed(0))
+    mask = simulator(theta, generator=torch.Generator().manual_seed(1)).x["x_mask"]
+    assert mask.sum(1).unique().tolist() == [2, 3, 4]
+    assert len({sets(Pair(), most, least=least).name for most in (3, 4) for least in (1, 2, 3)}) == 6
+
+
 def test_what_makes_no_sets_is_refused():
     with pytest.raises(TypeError, match="of a Simulator, got int"):
         sets(3, 2)
     with pytest.raises(ValueError, match="most"):
         sets(Pair(), 0)
+    with pytest.raises(ValueError, match="most"):
+        sets(Pair(), 2, least=3)
     with pytest.raises(ValueError, match="has masks of its own"):
         sets(sets(Pair(), 2), 2)
