@@ -54,13 +54,15 @@ def _draw(file: Path, pixels: Tensor, answer: Answer, reference: Tensor) -> None
 
     with look():
         figure = Figure(figsize=(9.6, 6.4), layout="constrained", facecolor="white")
-        above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+        above, below = parts
         for axes, stamp in zip(above.subplots(3, -(-len(pixels) // 3)).flat, pixels, strict=True):
-            axes.imshow((stamp / 0.1).asinh(), origin="lower", cmap="gray", vmin=0, vmax=6)
+            axes.imshow((stamp / 0.1).asinh().numpy(), origin="lower", cmap="gray", vmin=0, vmax=6)
             axes.set_axis_off()
         for k, axes in enumerate(below.subplots(1, len(answer.draws.names))):
             composed, nuts = answer.draws.theta[:, k].numpy(), reference[:, k].numpy()
-            edges = np.linspace(*np.quantile(np.concatenate([composed, nuts]), (0.0005, 0.9995)), 40)
+            low, high = np.quantile(np.concatenate([composed, nuts]), (0.0005, 0.9995))
+            edges = np.linspace(low, high, 40)
             axes.hist(composed, edges, density=True, color=BLUE, alpha=0.3, label="composed from single exposures")
             axes.hist(
                 nuts, edges, density=True, histtype="step", linewidth=1.4, color=VERMILION, label="NUTS on all pixels"

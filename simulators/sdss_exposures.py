@@ -71,8 +71,8 @@ def read(file: str | Path = FILE) -> Exposures:
     from astropy.table import Table
 
     table = Table.read(file)
-    columns = (torch.from_numpy(np.asarray(table[name], dtype=float)) for name in ("pixels", "seen", "sky", "electron"))
-    return Exposures(*columns, torch.from_numpy(np.asarray(table["psf"], dtype=float)))
+    names = ("pixels", "seen", "sky", "electron", "psf")
+    return Exposures(**{name: torch.from_numpy(np.asarray(table[name], dtype=float)) for name in names})
 
 
 def point(psf: Any, x: Any, y: Any, size: int, xp: Any = torch) -> tuple[Any, Any, Any]:
