@@ -8,7 +8,8 @@
 linear task in 10 dimensions, a `Score` trained on single observations; rms over parameters and sets. Errors of means
 are in sds of the exact posterior; for "exact" it is the norm over dimensions, which noise of N draws makes sqrt(D / N).
 sbi's NPSE is trained on the same simulations with its defaults, which is kept in `--cache`, and draws by its four
-methods for sets (jac_gauss, which takes many minutes, without --quick only), for the first set alone.
+methods for sets (jac_gauss, which takes many minutes, without --quick only), for the first set alone; one that fails
+or takes longer than `--patience` seconds has no figures.
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ import json
 import math
 import sys
 import tempfile
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from reporting import arguments, benchmark, check, clock, finish
-from sbi_peer import train_peer
+from sbi_peer import SET_METHODS, sample_set, train_peer
 from torch import Tensor
 
 from sciinf import Compositional, Score, simulate, train
@@ -33,7 +32,6 @@ from sciinf.diffusion.composition import Composition, Gaussian
 
 SIMULATIONS, SETS, DRAWS = 10_000, 5, 1_000
 PEER_DRAWS = 200  # of sbi, whose jac_gauss takes minutes for them
-METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")  # sbi's; the last only without --quick
 BOUNDS = {10: 0.3, 30: 0.5, 100: 1.0}  # of the trained network's means, in sds
 VARIANCE = 0.1  # of prior and noise of the task
 
@@ -42,6 +40,7 @@ def main() -> None:
     """Print both tables as one."""
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--no-peer", action="store_true", help="leave sbi out")
+    parser.add_argument("--patience", type=int, default=1_800, help="seconds for draws of one method of sbi")
     parser.add_argument("--cache", type=Path, default=Path("runs/against_sbi"), help="what sbi's trainings gave")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -52,9 +51,9 @@ def main() -> None:
         name = f"exact, D = {row['D']}, n = {row['n']}"
         checks.append(check(f"{name}: error of means", row["error"], 3 * math.sqrt(row["D"] / row["draws"]) + 0.05))
         checks.append(check(f"{name}: sds off by", max(1 - row["least sd"], row["largest sd"] - 1), 0.07))
-    methods = () if options.no_peer else METHODS[:-1] if options.quick else METHODS
+    options.methods = () if options.no_peer else SET_METHODS[:-1] if options.quick else SET_METHODS
     counts = [n for n in BOUNDS if n <= most]
-    found = trained(counts, methods, SETS, options.seed, options.cache)
+    found = trained(counts, SETS, options)
     for row in found:
         if row["scores"] != "trained":
             continue
@@ -91,8 +90,9 @@ def exact(dim: int, n: int, seed: int) -> dict[str, Any]:
     return {"scores": "exact", "D": dim, "n": n, "draws": draws, **off(z, mean, sd, norm=True), **since(started)}
 
 
-def trained(counts: list[int], methods: Sequence[str], sets: int, seed: int, cache: Path) -> list[dict[str, Any]]:
+def trained(counts: list[int], sets: int, options: Any) -> list[dict[str, Any]]:
     """Sets of observations, each of a theta of its own, with a trained network; and sbi's."""
+    methods, seed, cache = options.methods, options.seed, options.cache
     simulator, source, rows = benchmark("gaussian_linear"), torch.Generator().manual_seed(seed), []
     with tempfile.TemporaryDirectory() as scratch:
         store = simulate(simulator, Path(scratch) / "simulations", SIMULATIONS, seed=seed, progress=False)
@@ -111,18 +111,11 @@ def trained(counts: list[int], methods: Sequence[str], sets: int, seed: int, cac
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         for method in methods:
             started = clock("cpu")
-            draws = sampled_by(peer, data[0], method)
+            draws = sample_set(peer, data[0], method, PEER_DRAWS, options.patience)
             rows.append({"scores": f"sbi {method}", **shown, **moments(draws, data[0]), **since(started)})
             rows[-1]["draws"] = PEER_DRAWS
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
-
-
-def sampled_by(peer: Any, x: Tensor, method: str) -> Tensor:
-    """Draws of sbi's posterior of a set."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return peer.sample((PEER_DRAWS,), x=x, iid_method=method, show_progress_bars=False)
 
 
 def moments(draws: Tensor, x: Tensor) -> dict[str, float]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -25,6 +27,7 @@ from sciinf import Simulator, Store
 from sciinf.core.files import versions
 
 Kind = Literal["nsf", "maf", "npse", "fmpe"]
+SET_METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")
 TIMED_ROWS = 30_000  # rows in the epochs that are timed, three epochs at least
 
 
@@ -136,6 +139,23 @@ def _train(
         spent = time.process_time() - started, time.perf_counter() - wall
         tracker.flush()
     return inference, estimator.eval(), int(inference.summary["epochs_trained"][-1]), *spent
+
+
+def sample_set(posterior: Any, x: Tensor, method: str, draws: int, patience: int) -> Tensor:
+    """Draws of an NPSE posterior of a set x (n, E) by one of `SET_METHODS`; none where it fails or takes too long."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no draws within {patience} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(patience)
+    try:
+        return posterior.sample((draws,), x=x, iid_method=method, show_progress_bars=False)
+    except (TimeoutError, RuntimeError, ValueError, AssertionError) as error:
+        print(f"sbi {method}: {type(error).__name__} {error}", file=sys.stderr)
+        return torch.empty(0, x.shape[1])
+    finally:
+        signal.alarm(0)
 
 
 def sbi_prior(simulator: Simulator) -> td.Distribution:

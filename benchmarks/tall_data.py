@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 import tempfile
 import warnings
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from reporting import arguments, benchmark, check, clock, finish
-from sbi_peer import c2st, train_peer
+from sbi_peer import SET_METHODS, c2st, sample_set, train_peer
 from torch import Tensor
 
 from sciinf import Compositional, Flow, Score, Simulator, build_posterior, simulate, train
@@ -40,7 +39,6 @@ from sciinf.wrappers import sets
 
 NAMES = ("slcp", "lotka_volterra", "sir")
 COUNTS, BUDGETS, MOST = (1, 8, 14, 22, 30), (1_000, 3_000, 10_000, 30_000), 30
-METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")
 DRAWS, WALKERS, STEPS = 500, 400, 1_500
 MIRRORED = {"slcp": (2, 3)}  # parameters whose sign the likelihood does not see
 
@@ -51,7 +49,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=None, choices=NAMES)
     parser.add_argument("--budgets", nargs="+", type=int, default=None)
     parser.add_argument("--counts", nargs="+", type=int, default=None, help="observations in a set")
-    parser.add_argument("--methods", nargs="*", default=None, choices=METHODS, help="of sbi")
+    parser.add_argument("--methods", nargs="*", default=None, choices=SET_METHODS, help="of sbi")
     parser.add_argument("--no-peer", action="store_true", help="leave sbi out")
     parser.add_argument("--patience", type=int, default=300, help="seconds for draws of one method of sbi")
     parser.add_argument("--cache", type=Path, default=Path("runs/against_sbi"), help="trainings of sbi, references")
@@ -60,7 +58,7 @@ def main() -> None:
     quick = options.quick
     tasks = options.tasks or (("sir",) if quick else NAMES)
     counts = options.counts or ((1, 8) if quick else COUNTS)
-    options.methods = () if options.no_peer else options.methods or (METHODS[:3] if quick else METHODS)
+    options.methods = () if options.no_peer else options.methods or (SET_METHODS[:3] if quick else SET_METHODS)
     rows: list[dict[str, Any]] = []
     for task in tasks:
         for budget in options.budgets or ((1_000,) if quick else BUDGETS):
@@ -105,7 +103,7 @@ def trained(task: str, budget: int, counts: tuple[int, ...], options: Any, folde
             ),
         }
         for method in options.methods:
-            methods[f"sbi {method}"] = lambda x=x, method=method: sampled_by(peer, x, method, options.patience)
+            methods[f"sbi {method}"] = lambda x=x, method=method: sample_set(peer, x, method, DRAWS, options.patience)
         for name, sample in methods.items():
             started = clock("cpu")
             with warnings.catch_warnings():
@@ -138,23 +136,6 @@ def sliced(a: Tensor, b: Tensor) -> float:
     directions = torch.randn(a.shape[1], 200, generator=torch.Generator().manual_seed(0))
     directions = directions / directions.norm(dim=0)
     return float(((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean())
-
-
-def sampled_by(peer: Any, x: Tensor, method: str, patience: int) -> Tensor:
-    """Draws of sbi's posterior of a set; none where it fails or takes too long."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(patience)
-    try:
-        return peer.sample((DRAWS,), x=x, iid_method=method, show_progress_bars=False)
-    except (TimeoutError, RuntimeError, ValueError, AssertionError) as error:
-        print(f"sbi {method}: {type(error).__name__} {error}", file=sys.stderr)
-        return torch.empty(0, x.shape[1])
-    finally:
-        signal.alarm(0)
 
 
 def reference(task: str, x: Tensor, seed: int, cache: Path) -> Tensor:
