@@ -26,6 +26,12 @@ where factors are not Gaussian. Covariances are centred. Where Q is not above S_
 factors are wider than the prior, L is built from Q with its eigenvalues (relative to S_0^{-1}) raised to 1; the bracket
 stays as it is.
 
+**Steps that cannot run away.** Whatever the law of z, D lies where the prior has z, and D - y is -s times a vector of
+about standard normal numbers. Of factors with several modes Q is that of all together, and the bracket's slope within
+one mode far above it, so that D would overshoot by more at each step; and errors of scores far out, where no z was
+seen, add up. D is therefore held within sqrt(D) + 5 sds of the prior, and within (sqrt(D) + 5) s of y (`limited`),
+which exact scores never reach.
+
 **Some at a time.** The sum over R_j is the only one that takes a network; of n in the thousands a few are drawn anew at
 each step and their sum scaled up. The Gaussian parts are summed over all of them.
 
@@ -93,7 +99,7 @@ class Composition:
         pull, precision = prior.natural()
         self.h = pulls.sum(0) - (self.count - 1) * pull
         self.q = precisions.sum(0) - (self.count - 1) * precision
-        self._raised = raised(self.q, precision)
+        self._raised, self._prior = raised(self.q, precision), prior
         self.remainder, self.prior_remainder = remainder, prior_remainder
 
     def moments(self) -> Gaussian:
@@ -124,7 +130,20 @@ class Composition:
         """D, at a level of shape ()."""
         eye = torch.eye(y.shape[-1], dtype=torch.float64)
         spread = torch.linalg.inv(self._raised + eye / float(level) ** 2).to(y)
-        return y + self.score(y, level, some) @ spread
+        return limited(y + self.score(y, level, some) @ spread, y, level, self._prior)
+
+
+def limited(
+    found: Float[Tensor, "*rows dim"], y: Float[Tensor, "*rows dim"], level: Tensor, prior: Gaussian
+) -> Float[Tensor, "*rows dim"]:
+    """D, no further from the prior's mean than sqrt(D) + 5 of its sds, and from y than as many s."""
+    most = found.shape[-1] ** 0.5 + 5
+    root = torch.linalg.cholesky(prior.covariance).to(y)
+    centre = prior.mean.to(y)
+    white = torch.linalg.solve_triangular(root, (found - centre).mT, upper=False).mT
+    near = centre + (found - centre) * (most / white.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+    off = near - y
+    return y + off * (most * level.to(y) / off.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
 
 
 def raised(precision: Float[Tensor, "*n dim dim"], least: Float[Tensor, "*n dim dim"]) -> Float[Tensor, "*n dim dim"]:

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.diffusion.composition import PAIRS, Composition, Gaussian, Scores, raised, remainder_of
+from sciinf.diffusion.composition import PAIRS, Composition, Gaussian, Scores, limited, raised, remainder_of
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Solver, noise_like
 
@@ -154,7 +154,7 @@ def _by_jacobians(parts: Parts, prior: tuple[Tensor, Tensor], y: Tensor, level: 
     known = torch.linalg.solve(widest, pull[:, None])[:, 0] - y @ torch.linalg.solve(widest, before).mT  # its score
     pulled = scale * pulled - (count - 1) * known @ widest.mT
     joined = raised(scale * weight - (count - 1) * widest, widest)
-    return y + square * torch.linalg.solve(joined, pulled[..., None])[..., 0]
+    return limited(y + square * torch.linalg.solve(joined, pulled[..., None])[..., 0], y, level, parts.prior)
 
 
 def _with_slopes(score: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:

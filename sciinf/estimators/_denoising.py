@@ -8,9 +8,9 @@ whose score, grad log p_s(y | x) = (D - y) / s^2, leads from noise to draws of t
 
 **What is known beforehand.** Least squares over the training rows gives the best linear guess N(m(x), S) of z, with
 m(x) = b + A x (`_linear`), and the network F learns what that leaves (`_gaussian`): where parameters and data are
-jointly Gaussian F = 0 is right. Levels are drawn relative to det(S)^{1/2D}, paths start at N(m, S + s_1^2 I), s_1 the
-largest level, and scores have no 1/s^2: sums of many live at low levels. F is shown y / sqrt(1 + s^2) too, for what
-does not move with m.
+jointly Gaussian F = 0 is right. Levels are drawn relative to the sds of S, and scores have no 1/s^2: sums of many live
+at low levels. F is shown y / sqrt(1 + s^2) too, for what does not move with m. Paths start at
+N(D(m, s_1), S + s_1^2 I), s_1 the largest level, where D(m, s_1) is all but E[z | x].
 
 Without it (`linear=False`) D is what a parameterisation of `diffusion.objective` makes of F.
 """
@@ -117,7 +117,7 @@ class Denoising(Embedded, ABC):
             return self.diffusion.loss(lambda v, log: self.network(v, log, prepared), z, generator=generator)
         spread, path = self.guess.spread(), self.diffusion.schedule
         noise, level, _ = self.diffusion.noise(z, generator)
-        level = (level * spread.scale()).clamp(path.least, path.most)
+        level = spread.levels(level).clamp(path.least, path.most)
         mean, y = self.guess(values), z + level[:, None] * noise
         return spread.loss(self._left(y, level, mean, prepared), y - mean, z - mean, level)
 
@@ -183,8 +183,13 @@ class DenoisedDensity(Density):
         """Draws of z, in one piece."""
         owner, path = self.estimator, self.estimator.diffusion.schedule
         noise = noise_like(self.mean.expand(n, *self.mean.shape), generator)
-        y = self.mean + owner.guess.spread().noisy(noise, path.most)
+        y = self._start() + owner.guess.spread().noisy(noise, path.most)
         return owner.solver.solve(self.denoise, y, path, generator=generator)
+
+    @torch.no_grad()
+    def _start(self) -> Float[Tensor, "batch dim"]:
+        """The mean at the highest level."""
+        return self.denoise(self.mean, self.mean.new_tensor(self.estimator.diffusion.schedule.most))
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         """By the probability flow; above 32 parameters with an estimated trace, the same at each call."""
@@ -194,7 +199,9 @@ class DenoisedDensity(Density):
         generator = torch.Generator(z.device).manual_seed(0) if z.shape[-1] > EXACT else None
         path, spread = self.estimator.diffusion.schedule, self.estimator.guess.spread()
 
+        start = self._start()
+
         def ending(y: Tensor) -> Tensor:
-            return spread.log_prob(y - self.mean, path.most)
+            return spread.log_prob(y - start, path.most)
 
         return log_density(self.denoise, z, path, ending=ending, generator=generator)

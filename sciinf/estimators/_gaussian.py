@@ -54,6 +54,19 @@ class Spread:
         """det(S)^{1/2D}."""
         return (0.5 * self._mean(self.variance.log())).exp()
 
+    def levels(self, level: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Levels of training, relative to the sd of one direction after another; every eighth as it is, for the way of
+        a draw begins there however small S is.
+        """
+        dim = self.variance.shape[-1]
+        row = torch.arange(len(level), device=level.device)
+        if self.counts is None:
+            sd = self.variance.sqrt()[row % dim]
+        else:  # those that count stand last
+            last = self.counts.sum(-1).long()
+            sd = self.variance.sqrt().gather(-1, (dim - 1 - row % last)[:, None])[:, 0]
+        return torch.where(row % 8 == 7, level, level * sd)
+
     def noisy(self, noise: Tensor, level: float) -> Tensor:
         """(S + s^2)^{1/2} e."""
         return self.back(self.along(noise) * (self.variance + level**2).sqrt())

@@ -113,7 +113,7 @@ class Joint(Standardised):
         known = self.gaussian.given(asked.to(v.device), given.to(v.device)).rows(index)
         asked, given = asked[index].to(v), given[index].to(v)
         noise, level, _ = self.diffusion.noise(v, generator)
-        level = (level * known.spread.scale()).clamp(self.diffusion.schedule.least, self.diffusion.schedule.most)
+        level = known.spread.levels(level).clamp(self.diffusion.schedule.least, self.diffusion.schedule.most)
         mean, y = known.mean(v), asked * (v + level[:, None] * noise)
         prepared = self.prepare(v, asked, given, mean)
         left = self.left(known, y, level, mean, prepared)
@@ -197,9 +197,14 @@ class Conditioned:
         path, parts = self.joint.diffusion.schedule, [self.mean.new_empty(0, *self.mean.shape)]
         for start, stop in in_chunks(n, self.rows, self.mean.device):
             noise = noise_like(self.mean.expand(stop - start, *self.mean.shape), generator)
-            y = self.mean + self.known.spread.noisy(noise, path.most)
+            y = self._start() + self.known.spread.noisy(noise, path.most)
             parts.append(self.joint.solver.solve(self.denoise, y, path, generator=generator))
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def _start(self) -> Float[Tensor, "batch number"]:
+        """The mean at the highest level."""
+        return self.denoise(self.mean, self.mean.new_tensor(self.joint.diffusion.schedule.most))
 
     def log_density(self, v: Float[Tensor, "*n batch number"]) -> Float[Tensor, "*n batch"]:
         """log q of the numbers asked for, by the probability flow; above 32 of them with an estimated trace, the same
@@ -215,8 +220,10 @@ class Conditioned:
         def denoise(part: Tensor, level: Tensor) -> Tensor:
             return self.denoise(put(part), level)[..., places]
 
+        start = self._start()
+
         def ending(part: Tensor) -> Tensor:
-            return self.known.spread.log_prob(put(part) - self.mean, path.most)
+            return self.known.spread.log_prob(put(part) - start, path.most)
 
         flat = v[..., places].reshape(-1, self.rows, len(places))
         parts = [flat.new_empty(0, self.rows)]

@@ -38,3 +38,11 @@ def holds_for(posterior: Posterior) -> str:
 def covers(posterior: Posterior) -> bool:
     """Whether a posterior has a density above zero wherever the prior has one, as far as is known."""
     return posterior.whole if isinstance(posterior, Learned) else True
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator on a device: the same, or one that it seeds."""
+    if generator.device.type == device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return torch.Generator(device).manual_seed(seed)

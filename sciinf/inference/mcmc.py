@@ -48,7 +48,7 @@ from sciinf.core.component import to_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.laws import is_normalisable, support
 from sciinf.flows.conditional import log_normal
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import Learned, generator_on
 from sciinf.samplers.chains import Chains, Sampler
 from sciinf.samplers.hamiltonian import Hamiltonian
 
@@ -118,7 +118,7 @@ class MCMC(Learned):
             UserWarning: If R-hat of a parameter is above 1.05, or its effective sample size below 100.
         """
         device = next(self.estimator.buffers()).device
-        source = _on(device, generator)
+        source = generator_on(device, generator)
         batch = _length(x, self.observables)
         size = max(1, PAIRS.get(device.type, PAIRS["cpu"]) // (self.chains * (self.items or 1)))
         parts, faults = [torch.empty(n, 0, len(self.prior))], []
@@ -186,7 +186,7 @@ class MCMC(Learned):
 
     def _candidates(self, generator: torch.Generator) -> Tensor:
         """Prior draws in R^D, float64, (candidates, D)."""
-        on_cpu = generator if generator.device.type == "cpu" else _on(torch.device("cpu"), generator)
+        on_cpu = generator if generator.device.type == "cpu" else generator_on(torch.device("cpu"), generator)
         theta = self.prior.sample(self.candidates, generator=on_cpu)
         return self.prior.bijection.forward(theta.double()).to(generator.device)
 
@@ -257,14 +257,6 @@ def tempered(log_weight: Float[Tensor, "n batch"], least: float | int) -> Float[
         beta = (low + high) / 2
     scaled = torch.where(log_weight.isfinite(), low * log_weight, -math.inf)
     return torch.where(scaled.isfinite().any(0), scaled, 0.0).log_softmax(0)
-
-
-def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """A generator on a device: the same, or one that it seeds."""
-    if generator.device.type == device.type == "cpu":
-        return generator
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return torch.Generator(device).manual_seed(seed)
 
 
 def _length(x: X, observables: Mapping[str, Observable]) -> int:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from diffusion.mixtures import Mixture
+from diffusion.mixtures import Mixture, double
 from diffusion.sets import linear, off, scores_of, seeded
 
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
@@ -77,12 +77,13 @@ def test_uncentred_covariances_would_be_seen():
 def test_composed_denoiser_is_that_of_the_posterior_at_every_level():
     prior, single, exact = linear(2, 20)
     moments, rest = estimated(single)
-    y = torch.randn(50, 2, generator=seeded(4), dtype=torch.float64)
-    eye = torch.eye(2, dtype=torch.float64)
+    noise, eye = torch.randn(50, 2, generator=seeded(4), dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     for level in (0.01, 0.3, 3.0):
+        y = exact.mean + noise @ torch.linalg.cholesky(exact.covariance + level**2 * eye).T
         gain = exact.covariance @ torch.linalg.inv(exact.covariance + level**2 * eye)
         found = Composition(single, prior).denoise(y, torch.tensor(level, dtype=torch.float64))
         torch.testing.assert_close(found, exact.mean + (y - exact.mean) @ gain.T)
+    y = noise
     score = Composition(moments, prior, rest).score(y, torch.tensor(1e-3, dtype=torch.float64))
     torch.testing.assert_close(score, (exact.mean - y) @ torch.linalg.inv(exact.covariance), rtol=1e-3, atol=1e-2)
 
@@ -229,3 +230,24 @@ def test_a_uniform_prior_is_right_after_correction(n):
     assert chains.draws.isfinite().all()
     assert error <= 3 * math.sqrt(1 / 1_000) + 0.05
     assert 0.93 < float(ratio) < 1.07
+
+
+def test_factors_of_two_modes_do_not_run_away(monkeypatch):
+    """z_1 of either sign, alike, from 40 observations: modes of sd 0.1 / sqrt(40), far narrower than both together."""
+    n, sd = 40, 0.1
+    prior = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
+    mixture = Mixture(double([0.5, 0.5]), double([[1.0, 0.5], [-1.0, 0.5]]), double([[sd, 0.5], [sd, 0.5]]))
+    draws = mixture.sample(1_000 * n, seeded(3)).reshape(1_000, n, 2)
+    moments = shrunk(draws)
+
+    def scores(y, level, some):
+        return (mixture.denoise(y, level) - y) / level**2
+
+    composition = Composition(moments, prior, remainder_of(scores, moments))
+    found, _ = sampled(composition, 500)
+    assert bool((found.norm(dim=1) < 7).all())
+    assert float((found[:, 0].abs() - 1).abs().median()) < 0.3
+    # planted fault: D as it comes
+    monkeypatch.setattr("sciinf.diffusion.composition.limited", lambda found, *_: found)
+    wild, _ = sampled(composition, 500)
+    assert not bool((wild.norm(dim=1) < 7).all())
