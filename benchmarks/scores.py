@@ -78,8 +78,10 @@ def compare(
     fit = train(built, store, folder / estimator, seed=seed)
     spent = clock("cpu") - started
 
-    def row(method: str, sample: Callable[[int, Tensor], Tensor], spent: float, c2st: float = -1.0) -> dict[str, Any]:
-        distance = c2st if c2st >= 0 else _c2st(sample, task, compared)
+    def row(
+        method: str, sample: Callable[[int, Tensor], Tensor], spent: float, known: float | None = None
+    ) -> dict[str, Any]:
+        distance = _c2st(sample, task, compared) if known is None else known
         shown = {"task": task.name, "simulations": len(store), "method": method, "C2ST": distance}
         return {**shown, "draws s": _seconds(sample, task), "training s": spent}
 

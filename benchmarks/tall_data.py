@@ -9,7 +9,8 @@ as many simulator calls in all. sbi: its NPSE with its defaults on the same simu
 for sets; a method that fails, or takes longer than `--patience` seconds, has no figures. The reference: stretch moves
 of 400 walkers on the true likelihood, started from draws of the prior; of SLCP each of its four mirrored modes is as
 likely. "W": sliced Wasserstein-1 distance in units of the reference's sds, 200 directions, beside the distance of two
-halves of the reference ("floor"). C2ST: of as many draws. Trainings and references are kept in `--cache`.
+parts of the reference as small ("floor") and of the first and the last third of the chains ("chains"). C2ST: of as many
+draws. Trainings and references are kept in `--cache`.
 
 References:
     | Diffusion posterior sampling for simulation-based inference in tall data settings (Linhart et al., 2024),
@@ -19,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -58,7 +60,8 @@ def main() -> None:
     quick = options.quick
     tasks = options.tasks or (("sir",) if quick else NAMES)
     counts = options.counts or ((1, 8) if quick else COUNTS)
-    options.methods = () if options.no_peer else options.methods or (SET_METHODS[:3] if quick else SET_METHODS)
+    usual = SET_METHODS[:3] if quick else SET_METHODS
+    options.methods = () if options.no_peer else usual if options.methods is None else options.methods
     rows: list[dict[str, Any]] = []
     for task in tasks:
         for budget in options.budgets or ((1_000,) if quick else BUDGETS):
@@ -66,6 +69,7 @@ def main() -> None:
                 rows += trained(task, budget, counts, options, Path(scratch))
     ours = [row for row in rows if row["method"] == "composed"]
     checks = [check("composed: cells without a finite figure", sum(not math.isfinite(r["W"]) for r in ours), 0)]
+    checks.append(check("chains: largest distance of first and last third", max(r["chains"] for r in ours), 0.1))
     for row in ours:
         peers = [r["W"] for r in rows if r["method"].startswith("sbi") and _cell(r) == _cell(row)]
         peers = [w for w in peers if math.isfinite(w)]
@@ -110,7 +114,15 @@ def trained(task: str, budget: int, counts: tuple[int, ...], options: Any, folde
                 warnings.simplefilter("ignore")
                 draws = sample()
             spent = clock("cpu") - started
-            row = {"task": task, "simulations": budget, "n": n, "method": name, **compared(draws, exact), "s": spent}
+            row = {
+                "task": task,
+                "simulations": budget,
+                "n": n,
+                "method": name,
+                **compared(draws, exact),
+                "chains": settled(exact),
+                "s": spent,
+            }
             print(json.dumps(row), file=sys.stderr, flush=True)
             rows.append(row)
     return rows
@@ -123,7 +135,8 @@ def data_of(made: Any) -> Tensor:
 
 def compared(draws: Tensor, exact: Tensor) -> dict[str, float]:
     """Distances of draws from the reference, and of its halves from one another; NaN of draws that are not finite."""
-    first, second = exact[::2][:DRAWS], exact[1::2][:DRAWS]
+    order = torch.randperm(len(exact), generator=torch.Generator().manual_seed(0))
+    first, second = exact[order[:DRAWS]], exact[order[DRAWS : 2 * DRAWS]]
     sd = exact.std(0)
     floor = sliced(first / sd, second / sd)
     if len(draws) < DRAWS or not bool(draws.isfinite().all()):
@@ -140,7 +153,8 @@ def sliced(a: Tensor, b: Tensor) -> float:
 
 def reference(task: str, x: Tensor, seed: int, cache: Path) -> Tensor:
     """Draws of the posterior of a set (n, E) by Markov chains, kept in the cache: (draws, D)."""
-    file = cache / f"tall_{task}_{len(x)}_{seed}.npy"
+    about = x.numpy().tobytes() + f"{task} {WALKERS} {STEPS} {seed}".encode()
+    file = cache / f"tall_{hashlib.sha256(about).hexdigest()[:16]}.npy"
     if file.is_file():
         return torch.from_numpy(np.load(file))
     draws = by_chains(benchmark(task), likelihood_of(task), x, torch.Generator().manual_seed(seed))
@@ -152,8 +166,14 @@ def reference(task: str, x: Tensor, seed: int, cache: Path) -> Tensor:
     return draws
 
 
+def settled(exact: Tensor) -> float:
+    """Distance of the first and the last third of a reference, in its sds: of chains that still moved, or stuck."""
+    third, sd = len(exact) // 3, exact.std(0)
+    return sliced(exact[:third] / sd, exact[-third:] / sd)
+
+
 def by_chains(simulator: Simulator, likelihood: Any, x: Tensor, source: torch.Generator) -> Tensor:
-    """Stretch moves in z = b(theta), half of the walkers at a time; every 20th of the last two thirds of the steps."""
+    """Stretch moves in z = b(theta), half of the walkers at a time; every 20th of the last two thirds, by time."""
     bijection, half = simulator.prior.bijection, WALKERS // 2
 
     def log_density(z: Tensor) -> Tensor:
@@ -181,8 +201,7 @@ def by_chains(simulator: Simulator, likelihood: Any, x: Tensor, source: torch.Ge
             z[moved[taken]], value[moved[taken]] = proposal[taken], found[taken]
         if step >= STEPS // 3 and step % 20 == 0:
             kept.append(bijection.inverse(z.clone()))
-    draws = torch.cat(kept).float()
-    return draws[torch.randperm(len(draws), generator=source)]
+    return torch.cat(kept).float()
 
 
 def _ess(log_weight: Tensor) -> float:

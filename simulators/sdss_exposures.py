@@ -85,7 +85,7 @@ def point(psf: Any, x: Any, y: Any, size: int, xp: Any = torch) -> tuple[Any, An
         size: S.
         xp: torch or jax.numpy.
     """
-    grid = xp.arange(size) - size // 2
+    grid = xp.arange(size) - size // 2 if xp is not torch else torch.arange(size, device=x.device) - size // 2
     total = along = across = 0.0
     for k in range(3):
         amplitude, dx, dy, vx, vy, c = (
@@ -104,7 +104,7 @@ def measure(exposures: Exposures) -> Tensor:
     size, n = pixels.shape[-1], len(pixels)
     peak = (pixels * seen).reshape(n, -1).argmax(-1)
     x, y = (peak % size - size // 2).to(pixels), (peak // size - size // 2).to(pixels)
-    flux = torch.zeros(n, dtype=pixels.dtype)
+    flux = torch.zeros_like(x)
     model = torch.zeros_like(pixels)
     for turn in range(_ROUNDS):
         p, along, across = point(exposures.psf, x, y, size)
@@ -112,7 +112,7 @@ def measure(exposures: Exposures) -> Tensor:
         slopes = [p, torch.ones_like(p)] + ([flux[:, None, None] * s for s in (along, across)] if turn else [])
         a = torch.stack(slopes, dim=-1).reshape(n, size * size, -1)
         aw = a * weight.reshape(n, -1, 1)
-        normal = aw.mT @ a + 1e-9 * torch.eye(a.shape[-1], dtype=a.dtype)
+        normal = aw.mT @ a + 1e-9 * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
         found = torch.linalg.solve(normal, (aw * pixels.reshape(n, -1, 1)).sum(1)[..., None])[..., 0]
         flux = found[:, 0].clamp_min(1e-3)
         if turn:
@@ -143,19 +143,21 @@ class SdssExposures(Simulator):
 
     def render(self, theta: Tensor, *, generator: torch.Generator) -> Exposures:
         """One exposure of a star of each row of theta, under conditions drawn from those observed."""
-        seen, n = self.exposures, len(theta)
-        index = torch.randint(len(seen.sky), (n,), generator=generator)
-        normal = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+        seen, n, device = self.exposures, len(theta), theta.device
+        like = {"generator": generator, "device": device, "dtype": torch.float64}
+        index = torch.randint(len(seen.sky), (n,), generator=generator, device=device)
+        psf, sky, electron = (value.to(device)[index] for value in (seen.psf, seen.sky, seen.electron))
+        normal = torch.randn(n, 4, **like)
         # Student's t: a normal number over the root of a mean of five squares
-        mean = torch.randn(n, 3, int(FREEDOM), generator=generator, dtype=torch.float64).square().mean(-1)
-        off = normal[:, :3] / mean.sqrt() * torch.tensor([PHOTOMETRIC, ASTROMETRIC, ASTROMETRIC]).double()
+        mean = torch.randn(n, 3, int(FREEDOM), **like).square().mean(-1)
+        off = normal[:, :3] / mean.sqrt() * normal.new_tensor([PHOTOMETRIC, ASTROMETRIC, ASTROMETRIC])
         magnitude, x, y = (theta.double() + off).unbind(-1)
         flux, size = 10 ** ((ZERO_POINT - magnitude) / 2.5), seen.pixels.shape[-1]
-        light = flux[:, None, None] * point(seen.psf[index], x, y, size)[0]
-        noise = torch.randn(light.shape, generator=generator, dtype=torch.float64)
-        spread = seen.sky[index, None, None] + seen.electron[index, None, None] * light
+        light = flux[:, None, None] * point(psf, x, y, size)[0]
+        noise = torch.randn(light.shape, **like)
+        spread = sky[:, None, None] + electron[:, None, None] * light
         pixels = light + SKY * normal[:, 3, None, None] + spread.sqrt() * noise
-        return Exposures(pixels, torch.ones_like(pixels), seen.sky[index], seen.electron[index], seen.psf[index])
+        return Exposures(pixels, torch.ones_like(pixels), sky, electron, psf)
 
     def observed(self) -> X:
         """What the exposures observed measure: each observable (n,)."""

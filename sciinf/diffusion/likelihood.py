@@ -39,6 +39,7 @@ def log_density(
     steps: int = 40,
     ending: Callable[[Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
+    exact: int = EXACT,
 ) -> Float[Tensor, "*rows"]:
     """log q at y, points at the path's lowest level.
 
@@ -50,14 +51,15 @@ def log_density(
             depend on what else is asked; four evaluations each.
         ending: log density at the highest level, (*rows, D) to (*rows), where another is known than that below.
         generator: For Hutchinson's estimate of the trace; without one the trace is exact.
+        exact: Largest D whose trace may be exact.
 
     Raises:
-        ValueError: If D is above 32 and no generator is given, or steps is no int of at least 1.
+        ValueError: If D is above `exact` and no generator is given, or steps is no int of at least 1.
     """
     check_whole("steps", steps, 1)
-    if generator is None and y.shape[-1] > EXACT:
+    if generator is None and y.shape[-1] > exact:
         raise ValueError(
-            f"the exact trace takes {y.shape[-1]} derivatives at each step (above {EXACT}); pass a generator for an "
+            f"the exact trace takes {y.shape[-1]} derivatives at each step (above {exact}); pass a generator for an "
             "unbiased estimate of it"
         )
     if generator is None:

@@ -31,9 +31,10 @@ from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.likelihood import EXACT, log_density
-from sciinf.diffusion.objective import Diffusion, Preconditioned
+from sciinf.diffusion.objective import Diffusion
 from sciinf.diffusion.solver import Solver, noise_like
 from sciinf.estimators._embedded import Embedded
+from sciinf.estimators._gaussian import check_beside
 from sciinf.estimators._linear import LinearGuess
 from sciinf.estimators._standardised import check_part, in_chunks
 from sciinf.nets.modulated import Modulated
@@ -76,7 +77,7 @@ class Denoising(Embedded, ABC):
 
     Raises:
         TypeError: If a part is something else.
-        ValueError: If a number is out of range, or `linear` stands beside another parameterisation.
+        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or weighting.
     """
 
     denoises: ClassVar[bool] = True
@@ -95,11 +96,8 @@ class Denoising(Embedded, ABC):
         check_part("solver", design.solver, Solver, "Exponential(20)")
         check_whole("hidden", design.hidden, 1)
         check_whole("blocks", design.blocks, 1)
-        if design.linear and not isinstance(design.diffusion.parameterisation, Preconditioned):
-            raise ValueError(
-                "with linear=True the network stands for what a guess leaves, as Preconditioned() has it, and not "
-                f"for {type(design.diffusion.parameterisation).__name__}; pass linear=False with that parameterisation"
-            )
+        if design.linear:
+            check_beside(design.diffusion, "pass linear=False with it")
         self.diffusion, self.solver, self.linear = design.diffusion, design.solver, design.linear
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries()
@@ -117,7 +115,7 @@ class Denoising(Embedded, ABC):
             return self.diffusion.loss(lambda v, log: self.network(v, log, prepared), z, generator=generator)
         spread, path = self.guess.spread(), self.diffusion.schedule
         noise, level, _ = self.diffusion.noise(z, generator)
-        level = spread.levels(level).clamp(path.least, path.most)
+        level = spread.levels(level, generator).clamp(path.least, path.most)
         mean, y = self.guess(values), z + level[:, None] * noise
         return spread.loss(self._left(y, level, mean, prepared), y - mean, z - mean, level)
 

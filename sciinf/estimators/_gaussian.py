@@ -24,7 +24,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sciinf.diffusion.objective import Diffusion, EvenWeights, Preconditioned
+from sciinf.flows.conditional import single_precision
+
 ROWS = 5  # rows per number, at least, for a covariance
+
+
+def check_beside(diffusion: Diffusion, instead: str) -> None:
+    """Refuse what has no meaning where the network stands for what a Gaussian leaves.
+
+    Raises:
+        ValueError: If the parameterisation or the weighting is another than the one above.
+    """
+    for part, kind in ((diffusion.parameterisation, Preconditioned), (diffusion.weighting, EvenWeights)):
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"the network stands for what a guess leaves, as {kind.__name__}() has it, and not for "
+                f"{type(part).__name__}; {instead}"
+            )
 
 
 @dataclass(frozen=True)
@@ -43,29 +60,29 @@ class Spread:
 
     def along(self, value: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
         """Coordinates in the eigenvectors of S."""
-        found = value @ self.axes if self.axes.ndim == 2 else (value[..., None, :] @ self.axes)[..., 0, :]
+        found = _product(value, self.axes)
         return found if self.counts is None else found * self.counts
 
     def back(self, value: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
         """From coordinates in the eigenvectors of S."""
-        return value @ self.axes.mT if self.axes.ndim == 2 else (value[..., None, :] @ self.axes.mT)[..., 0, :]
+        return _product(value, self.axes.mT)
 
     def scale(self) -> Float[Tensor, "*rows"]:
         """det(S)^{1/2D}."""
         return (0.5 * self._mean(self.variance.log())).exp()
 
-    def levels(self, level: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Levels of training, relative to the sd of one direction after another; every eighth as it is, for the way of
-        a draw begins there however small S is.
+    def levels(self, level: Float[Tensor, " batch"], generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """Levels of training, each relative to the sd of a direction by chance; one in eight as it is, for the way of a
+        draw begins there however small S is.
         """
+        draw = torch.rand(2, len(level), generator=generator, device=generator.device).to(level.device)
         dim = self.variance.shape[-1]
-        row = torch.arange(len(level), device=level.device)
         if self.counts is None:
-            sd = self.variance.sqrt()[row % dim]
+            sd = self.variance.sqrt()[(draw[0] * dim).long()]
         else:  # those that count stand last
-            last = self.counts.sum(-1).long()
-            sd = self.variance.sqrt().gather(-1, (dim - 1 - row % last)[:, None])[:, 0]
-        return torch.where(row % 8 == 7, level, level * sd)
+            index = dim - 1 - (draw[0] * self.counts.sum(-1)).long()
+            sd = self.variance.sqrt().gather(-1, index[:, None])[:, 0]
+        return torch.where(draw[1] < 0.125, level, level * sd)
 
     def noisy(self, noise: Tensor, level: float) -> Tensor:
         """(S + s^2)^{1/2} e."""
@@ -132,7 +149,7 @@ class Regression:
 
     def mean(self, v: Float[Tensor, "batch number"]) -> Float[Tensor, "batch number"]:
         """m."""
-        return self.offset + (self.slope @ v[..., None])[..., 0]
+        return self.offset + _product(v, self.slope.mT)
 
 
 class JointGaussian(nn.Module):
@@ -180,6 +197,15 @@ class JointGaussian(nn.Module):
         offset = a * self.mean - (slope @ self.mean[:, None])[..., 0]
         spread = Spread(axes.float(), variance.float(), counts.float())
         return Regression(offset.float(), slope.float(), spread)
+
+
+def _product(value: Tensor, matrix: Tensor) -> Tensor:
+    """Rows times one matrix, or each times its own, in the matrix's precision under autocast too: losses take small
+    differences of such products.
+    """
+    with single_precision(value):
+        value = value.to(matrix.dtype)
+        return value @ matrix if matrix.ndim == 2 else (value[..., None, :] @ matrix)[..., 0, :]
 
 
 def moments(rows: Iterable[Float[Tensor, "batch number"]], numbers: int) -> tuple[int, Tensor, Tensor]:

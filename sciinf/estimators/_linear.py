@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sciinf.core import Observable
 from sciinf.estimators._gaussian import ROWS, Spread, moments
+from sciinf.flows.conditional import single_precision
 
 MOST = 64  # numbers; of more, of masked data and of few rows, only mean and covariance of z are taken
 
@@ -53,6 +54,8 @@ class LinearGuess(nn.Module):
         dim = len(self.offset)
         both = (torch.cat([z, self.flat(values)], dim=-1) for z, values in rows())
         count, mean, covariance = moments(both, dim + self.numbers)
+        if count < ROWS * dim:
+            covariance = covariance.diagonal().diag()
         own, cross, data = covariance[:dim, :dim], covariance[:dim, dim:], covariance[dim:, dim:]
         slope, left = torch.zeros_like(cross), own
         if self.numbers and count >= ROWS * self.numbers:
@@ -74,7 +77,9 @@ class LinearGuess(nn.Module):
 
     def forward(self, values: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
         """b + A x."""
-        return self.offset + self.flat(values).to(self.slope.dtype) @ self.slope.mT
+        flat = self.flat(values)
+        with single_precision(flat):
+            return self.offset + flat.to(self.slope.dtype) @ self.slope.mT
 
     def spread(self) -> Spread:
         """S."""

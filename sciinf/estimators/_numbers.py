@@ -62,7 +62,8 @@ def spread(x: X, generator: torch.Generator) -> dict[str, Tensor]:
     values = {}
     for name, value in x.items():
         if not value.is_floating_point():
-            value = value + 0.5 + torch.rand(value.shape, generator=generator, device=value.device)
+            noise = torch.rand(value.shape, generator=generator, device=generator.device)
+            value = value.double() + 0.5 + noise.to(value.device)
         values[name] = value
     return values
 
@@ -89,8 +90,12 @@ def unflat(standardise: Standardise, y: Float[Tensor, "batch number"]) -> dict[s
         stop = start + math.prod(spec.shape)
         values[name] = y[:, start:stop].reshape(len(y), *spec.shape)
         start = stop
-    found = standardise.inverse(values)
-    return {
-        name: value.to(specs[name].torch_dtype) if specs[name].dtype != "int64" else (value - 1.0).round().long()
-        for name, value in found.items()
-    }
+    return {name: _own(specs[name], value) for name, value in standardise.inverse(values).items()}
+
+
+def _own(spec: Observable, value: Tensor) -> Tensor:
+    """Floats in the observable's dtype."""
+    if spec.dtype != "int64":
+        return value.to(spec.torch_dtype)
+    whole = (value - 1.0).round().clamp(-(2.0**62), 2.0**62).long()
+    return whole.clamp_min(0) if spec.scale == "log" else whole

@@ -33,17 +33,17 @@ from sciinf.core import Batch, Density, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
-from sciinf.diffusion.likelihood import EXACT, log_density
+from sciinf.diffusion.likelihood import log_density
 from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Solver, noise_like
-from sciinf.estimators._gaussian import JointGaussian, Regression
+from sciinf.estimators._gaussian import JointGaussian, Regression, check_beside
 from sciinf.estimators._numbers import count, flat, middle, spread
 from sciinf.estimators._standardised import Standardised, check_part, in_chunks
 from sciinf.nets.modulated import Modulated
 
 MOST = 64  # numbers in an observation
-_QUESTIONS = 16  # in a batch
+_QUESTIONS = 16  # in a batch, at least
 
 
 class Joint(Standardised):
@@ -61,7 +61,8 @@ class Joint(Standardised):
     Raises:
         TypeError: If a part is something else: the class or the name of one, say.
         ValueError: If an observable has a mask or is bool, an observation has more than 64 numbers, a parameter is
-            called like an observable, or a number is out of range.
+            called like an observable, a number is out of range, or the diffusion has a parameterisation or weighting of
+            its own.
 
     Example:
         >>> from torch.distributions import Normal
@@ -92,6 +93,7 @@ class Joint(Standardised):
             raise ValueError(f"{sorted(set(prior.names) & set(observables))} name a parameter and an observable too")
         numbers = len(prior) + count(observables, MOST, "Joint")
         self.diffusion = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
+        check_beside(self.diffusion, "leave both out")
         self.solver = solver or Exponential(20, 2)
         self.places = _places(prior, observables)
         self.gaussian = JointGaussian(numbers)
@@ -108,12 +110,12 @@ class Joint(Standardised):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         v = self._joined(batch.theta, spread(batch.x, generator))
-        asked, given = self._questions(min(_QUESTIONS, len(v)), generator)
+        asked, given = self._questions(min(max(_QUESTIONS, len(v) // 16), len(v)), generator)
         index = torch.arange(len(v)) % len(asked)
         known = self.gaussian.given(asked.to(v.device), given.to(v.device)).rows(index)
         asked, given = asked[index].to(v), given[index].to(v)
         noise, level, _ = self.diffusion.noise(v, generator)
-        level = known.spread.levels(level).clamp(self.diffusion.schedule.least, self.diffusion.schedule.most)
+        level = known.spread.levels(level, generator).clamp(self.diffusion.schedule.least, self.diffusion.schedule.most)
         mean, y = known.mean(v), asked * (v + level[:, None] * noise)
         prepared = self.prepare(v, asked, given, mean)
         left = self.left(known, y, level, mean, prepared)
@@ -207,11 +209,8 @@ class Conditioned:
         return self.denoise(self.mean, self.mean.new_tensor(self.joint.diffusion.schedule.most))
 
     def log_density(self, v: Float[Tensor, "*n batch number"]) -> Float[Tensor, "*n batch"]:
-        """log q of the numbers asked for, by the probability flow; above 32 of them with an estimated trace, the same
-        at each call.
-        """
+        """log q of the numbers asked for, by the probability flow with its exact trace."""
         places = self.asked.nonzero()[:, 0]
-        generator = torch.Generator(v.device).manual_seed(0) if len(places) > EXACT else None
         path, put_in = self.joint.diffusion.schedule, torch.eye(v.shape[-1], device=v.device)[places]
 
         def put(part: Tensor) -> Tensor:
@@ -220,15 +219,15 @@ class Conditioned:
         def denoise(part: Tensor, level: Tensor) -> Tensor:
             return self.denoise(put(part), level)[..., places]
 
-        start = self._start()
+        centre = self._start()
 
         def ending(part: Tensor) -> Tensor:
-            return self.known.spread.log_prob(put(part) - start, path.most)
+            return self.known.spread.log_prob(put(part) - centre, path.most)
 
         flat = v[..., places].reshape(-1, self.rows, len(places))
         parts = [flat.new_empty(0, self.rows)]
         for start, stop in in_chunks(len(flat), self.rows, flat.device):
-            parts.append(log_density(denoise, flat[start:stop], path, ending=ending, generator=generator))
+            parts.append(log_density(denoise, flat[start:stop], path, ending=ending, exact=v.shape[-1]))
         return torch.cat(parts).reshape(v.shape[:-1])
 
 
@@ -246,7 +245,7 @@ class JointDensity(Density):
         return self.joint.to_theta(self._law.draw(n, generator)[..., : len(self.joint.prior)])
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """By the probability flow; above 32 parameters with an estimated trace, the same at each call."""
+        """By the probability flow, with its exact trace."""
         return self.joint.log_density(theta, self.rows, self._log_density)
 
     def _log_density(self, z: Tensor) -> Tensor:

