@@ -148,7 +148,7 @@ def distil(
         rows: Simulations, those of the fit or others.
         out: Folder of the new fit.
         steps: Evaluations of a draw.
-        recipe: How to train.
+        recipe: How to train; on stored rows twice as long as other estimators that denoise where left out.
         seed: Seeds the training.
 
     Returns:
@@ -159,4 +159,7 @@ def distil(
     """
     if not isinstance(fit.estimator, Denoising):
         raise TypeError(f"{type(fit.estimator).__name__} has no steps to save; distil a Score or a Matching")
+    if recipe is None and isinstance(rows, Store):
+        usual = Recipe().resolved(len(rows), denoises=True).epochs
+        recipe = Recipe(epochs=2 * usual) if usual else None
     return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)
