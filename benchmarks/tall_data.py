@@ -41,7 +41,7 @@ from sciinf.wrappers import sets
 
 NAMES = ("slcp", "lotka_volterra", "sir")
 COUNTS, BUDGETS, MOST = (1, 8, 14, 22, 30), (1_000, 3_000, 10_000, 30_000), 30
-DRAWS, WALKERS, STEPS = 500, 400, 1_500
+DRAWS, WALKERS, STEPS = 500, 400, 3_000
 MIRRORED = {"slcp": (2, 3)}  # parameters whose sign the likelihood does not see
 
 
