@@ -171,18 +171,19 @@ class DenoisedDensity(Density):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        parts = [self.mean.new_empty(0, *self.mean.shape)]
-        for start, stop in in_chunks(n, self.rows, self.mean.device):
-            parts.append(self.estimator.to_theta(self.draw(stop - start, generator)))
-        return torch.cat(parts)
+        return self.estimator.to_theta(self.draw(n, generator))
 
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
-        """Draws of z, in one piece."""
+        """Draws of z."""
         owner, path = self.estimator, self.estimator.diffusion.schedule
-        noise = noise_like(self.mean.expand(n, *self.mean.shape), generator)
-        y = self._start() + owner.guess.spread().noisy(noise, path.most)
-        return owner.solver.solve(self.denoise, y, path, generator=generator)
+        start, spread = self._start(), owner.guess.spread()
+        parts = [self.mean.new_empty(0, *self.mean.shape)]
+        for first, last in in_chunks(n, self.rows, self.mean.device):
+            noise = noise_like(self.mean.expand(last - first, *self.mean.shape), generator)
+            y = start + spread.noisy(noise, path.most)
+            parts.append(owner.solver.solve(self.denoise, y, path, generator=generator))
+        return torch.cat(parts)
 
     @torch.no_grad()
     def _start(self) -> Float[Tensor, "batch dim"]:
@@ -196,7 +197,6 @@ class DenoisedDensity(Density):
     def _log_density(self, z: Tensor) -> Tensor:
         generator = torch.Generator(z.device).manual_seed(0) if z.shape[-1] > EXACT else None
         path, spread = self.estimator.diffusion.schedule, self.estimator.guess.spread()
-
         start = self._start()
 
         def ending(y: Tensor) -> Tensor:

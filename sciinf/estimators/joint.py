@@ -196,10 +196,11 @@ class Conditioned:
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch number"]:
         """Draws of v, 0 where not asked for."""
-        path, parts = self.joint.diffusion.schedule, [self.mean.new_empty(0, *self.mean.shape)]
-        for start, stop in in_chunks(n, self.rows, self.mean.device):
-            noise = noise_like(self.mean.expand(stop - start, *self.mean.shape), generator)
-            y = self._start() + self.known.spread.noisy(noise, path.most)
+        path, start = self.joint.diffusion.schedule, self._start()
+        parts = [self.mean.new_empty(0, *self.mean.shape)]
+        for first, last in in_chunks(n, self.rows, self.mean.device):
+            noise = noise_like(self.mean.expand(last - first, *self.mean.shape), generator)
+            y = start + self.known.spread.noisy(noise, path.most)
             parts.append(self.joint.solver.solve(self.denoise, y, path, generator=generator))
         return torch.cat(parts)
 
@@ -219,15 +220,15 @@ class Conditioned:
         def denoise(part: Tensor, level: Tensor) -> Tensor:
             return self.denoise(put(part), level)[..., places]
 
-        centre = self._start()
+        start = self._start()
 
         def ending(part: Tensor) -> Tensor:
-            return self.known.spread.log_prob(put(part) - centre, path.most)
+            return self.known.spread.log_prob(put(part) - start, path.most)
 
-        flat = v[..., places].reshape(-1, self.rows, len(places))
-        parts = [flat.new_empty(0, self.rows)]
-        for start, stop in in_chunks(len(flat), self.rows, flat.device):
-            parts.append(log_density(denoise, flat[start:stop], path, ending=ending, exact=v.shape[-1]))
+        rows = v[..., places].reshape(-1, self.rows, len(places))
+        parts = [rows.new_empty(0, self.rows)]
+        for first, last in in_chunks(len(rows), self.rows, rows.device):
+            parts.append(log_density(denoise, rows[first:last], path, ending=ending, exact=v.shape[-1]))
         return torch.cat(parts).reshape(v.shape[:-1])
 
 

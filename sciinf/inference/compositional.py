@@ -50,7 +50,6 @@ from sciinf.core.laws import is_normalisable
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
 from sciinf.diffusion.joined import Gauss, Method, Parts
 from sciinf.estimators._denoising import Denoising
-from sciinf.estimators._standardised import in_chunks
 from sciinf.inference.learned import Learned, generator_on
 from sciinf.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.store import Store
@@ -148,9 +147,7 @@ class Compositional(Learned):
     def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """z of one set, name -> (items, *event)."""
         density = self.estimator.condition(self._folded(x))
-        many = draws_of(self._factors, len(self.prior))
-        chunks = in_chunks(many, self._factors, density.mean.device)
-        single = shrunk(torch.cat([density.draw(stop - start, generator) for start, stop in chunks]))
+        single = shrunk(density.draw(draws_of(self._factors, len(self.prior)), generator))
         composition = Composition(single, self._prior, remainder_of(density.score, single))
         smallest = float(torch.linalg.eigvalsh(composition.moments().covariance)[0]) ** 0.5
         most = self.estimator.diffusion.schedule.most

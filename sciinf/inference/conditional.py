@@ -178,12 +178,12 @@ class Conditional:
     def _theta(self, values: Mapping[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
         """theta (rows, D), in the middle of the prior where it has no value, and which rows the support holds."""
         prior = self.joint.prior
-        middle_ = prior.bijection.inverse(torch.zeros(rows, len(prior), dtype=torch.float64))
-        theta = middle_.clone()
+        centre = prior.bijection.inverse(torch.zeros(rows, len(prior), dtype=torch.float64))
+        theta = centre.clone()
         for name, value in values.items():
             theta[:, prior.names.index(name)] = value.double()
         inside = prior.log_prob(theta).isfinite()
-        return torch.where(inside[:, None], theta, middle_), inside
+        return torch.where(inside[:, None], theta, centre), inside
 
     def _data(self, values: Mapping[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
         """y (rows, E) and log |dy / dx| of each, at 1 where there is no value."""

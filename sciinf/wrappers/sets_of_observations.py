@@ -7,6 +7,7 @@ An estimator trained on them answers for sets: a `Flow` for sets of up to that s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -86,7 +87,7 @@ def _in_sets(observables: Mapping[str, Observable], most: int, *, masked: bool) 
         return {name: spec.in_sets(most) for name, spec in observables.items()}
     found: dict[str, Observable] = {}
     for name, spec in observables.items():
-        inner = spec.dims or tuple(f"{name}_{axis}" for axis in range(len(spec.shape)))
-        found[name] = Observable((most, *spec.shape), spec.unit, ("item", *inner), spec.dtype, spec.scale)
+        named = spec.dims or tuple(f"{name}_{axis}" for axis in range(len(spec.shape)))
+        found[name] = replace(spec, dims=named).in_sets(most)
         found[f"{name}_mask"] = Observable((most,), dims=("item",), dtype="bool")
     return found
