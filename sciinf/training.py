@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
-from sciinf.core import Estimator, Fit, Simulator, load_fit, save_fit, source_hash
+from sciinf.core import Adjusting, Estimator, Fit, Simulator, load_fit, save_fit, source_hash
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
 from sciinf.core.memory import retain_freed
 from sciinf.engine.learner import Single, Stacked, check_alike, stream
-from sciinf.engine.loop import Loop
+from sciinf.engine.loop import VALIDATION, Loop
 from sciinf.engine.online import Simulated, fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
@@ -97,8 +97,8 @@ def train(
         _announce(source, resolved)
         loop = Loop(Single(copied), source, resolved, [seed], [out], inputs)
         loop.run()
-    record = _record(loop, 0, inputs) | search
-    fit = save_fit(out, loop.learner.release(0), simulator=_simulator_of(store), record=record)
+        trained, record = _released(loop, 0, inputs)
+    fit = save_fit(out, trained, simulator=_simulator_of(store), record=record | search)
     loop.clear()
     _warn_of_failures(source)
     return fit
@@ -162,14 +162,14 @@ def train_ensemble(
             _announce(source, resolved)
             loop = Loop(Stacked(copied), source, resolved, seeds, folders, together)
             loop.run()
+            released = [_released(loop, k, inputs[k]) for k in range(len(copied))]
     if why is not None:
         warnings.warn(f"the members are trained one after the other, for together fails: {why}", stacklevel=2)
         each = enumerate(zip(estimators, folders, strict=True))
         return [train(e, _unread(store), folder, recipe=recipe, seed=seed + k) for k, (e, folder) in each]
     fits = []
-    for k, folder in enumerate(folders):
-        record = _record(loop, k, inputs[k]) | search
-        fits.append(save_fit(folder, loop.learner.release(k), simulator=_simulator_of(store), record=record))
+    for folder, (trained, record) in zip(folders, released, strict=True):
+        fits.append(save_fit(folder, trained, simulator=_simulator_of(store), record=record | search))
     loop.clear()
     _warn_of_failures(source)
     return fits
@@ -260,8 +260,13 @@ def _obstacle(estimators: Sequence[Estimator], source: Source) -> str | None:
     return None
 
 
-def _record(loop: Loop, member: int, inputs: str) -> dict[str, Any]:
-    return {
+def _released(loop: Loop, member: int, inputs: str) -> tuple[Estimator, dict[str, Any]]:
+    """A member as it has been trained, and what is to be said about it."""
+    estimator, source = loop.learner.release(member), loop.source
+    told = {}
+    if isinstance(estimator, Adjusting):
+        told = estimator.adjust(lambda: source.ordered(VALIDATION, validation=True))
+    return estimator, told | {
         "inputs": inputs,
         "recipe": asdict(loop.recipe),
         "seed": loop.seeds[member],

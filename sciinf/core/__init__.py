@@ -1,7 +1,7 @@
 """The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
 
 from sciinf.core.component import Component
-from sciinf.core.estimator import Batch, Density, DensityUnavailable, Estimator, Potential
+from sciinf.core.estimator import Adjusting, Batch, Density, DensityUnavailable, Estimator, Potential
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.laws import Truncated
 from sciinf.core.observation import as_observation, read_observation
@@ -12,6 +12,7 @@ from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, load_simulator, source_hash
 
 __all__ = [
+    "Adjusting",
     "Answer",
     "Batch",
     "Calibration",

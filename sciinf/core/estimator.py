@@ -114,3 +114,15 @@ class Estimator(nn.Module, Component, ABC):
     @abstractmethod
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         """The learned summary of x, which the check of an observation looks at."""
+
+
+class Adjusting(ABC):
+    """An estimator that looks once at held-out rows when it has been trained."""
+
+    @abstractmethod
+    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        """Set what only rows that it was not trained on can tell; each call of `batches` is a pass over them.
+
+        Returns:
+            What the fit's record is to say of it.
+        """

@@ -78,3 +78,10 @@ class Modulated(nn.Module):
             inner = torch.addcmul(shift, 1 + scale, first(hidden))
             hidden = hidden + second(F.silu(inner))
         return self.leave(hidden) + self.beside(condition)
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Make F that many times itself."""
+        for layer in (self.leave, self.beside):
+            layer.weight.mul_(factor)
+            layer.bias.mul_(factor)
