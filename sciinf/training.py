@@ -339,7 +339,7 @@ def _modules(built: Any) -> Sequence[str]:
         return [module for value in built for module in _modules(value)]
     if not isinstance(built, dict):
         return []
-    own = [str(built["$class"]).rpartition(".")[0]] if "$class" in built else []
+    own = [str(built[kind]).rpartition(".")[0] for kind in ("$class", "$function") if kind in built]
     return own + [module for value in built.values() for module in _modules(value)]
 
 

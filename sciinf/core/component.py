@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import sys
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
+from torch import distributions as td
+
+from sciinf.core.laws import law_from_json, law_to_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
 
@@ -16,8 +21,8 @@ from sciinf.core.simulator import Observable
 class Component(ABC):
     """Base of everything a fit is built from (estimators, flows, summaries).
 
-    Arguments must be plain values (None, bool, int, float, str, lists and mappings of them), priors, observables or
-    other components; that is checked when the fit is saved.
+    Arguments must be plain values (None, bool, int, float, str, lists and mappings of them), laws, priors, observables,
+    other components or functions of a module; that is checked when the fit is saved.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -45,6 +50,13 @@ def to_json(value: Any) -> Any:
         return {"$prior": value.to_json()}
     if isinstance(value, Observable):
         return {"$observable": value.to_json()}
+    if isinstance(value, td.Distribution):
+        return {"$law": law_to_json(value)}
+    if isinstance(value, FunctionType):
+        path = f"{value.__module__}.{value.__qualname__}"
+        if getattr(sys.modules.get(value.__module__), value.__qualname__, None) is not value:
+            raise TypeError(f"the function {path} cannot be saved; define it by its name in a module")
+        return {"$function": path}
     if isinstance(value, Component):
         kind = type(value)
         call = getattr(value, "_call")  # noqa: B009  (set by __new__, invisible to type checkers)
@@ -57,7 +69,10 @@ def to_json(value: Any) -> Any:
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [to_json(v) for v in value]
-    raise TypeError(f"{value!r} cannot be saved; pass numbers, strings, lists, priors, observables or components")
+    raise TypeError(
+        f"{value!r} cannot be saved; pass numbers, strings, lists, laws, priors, observables, components or functions "
+        "of a module"
+    )
 
 
 def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
@@ -78,6 +93,14 @@ def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
         return Prior.from_json(data["$prior"])
     if set(data) == {"$observable"}:
         return Observable.from_json(data["$observable"])
+    if set(data) == {"$law"}:
+        return law_from_json(data["$law"])
+    if set(data) == {"$function"}:
+        path = str(data["$function"])
+        found = _named(path, trust)
+        if not isinstance(found, FunctionType):
+            raise ValueError(f"the file names {path!r}, which is not a function")
+        return found
     if "$class" in data:
         kind = _component_class(str(data["$class"]), trust)
         return kind(**{str(k): from_json(v, trust=trust) for k, v in data["arguments"].items()})
@@ -85,16 +108,21 @@ def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
 
 
 def _component_class(path: str, trust: Sequence[str]) -> type[Component]:
-    module, _, name = path.rpartition(".")
-    if module.split(".")[0] != "sciinf" and module not in trust:
-        raise ValueError(
-            f"the file names the class {path!r}, which is outside sciinf; if you trust the module {module!r}, "
-            f"load it with trust=({module!r},)"
-        )
-    try:
-        kind = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the file names the class {path!r}, whose module does not exist here: {error}") from error
+    kind = _named(path, trust)
     if not (isinstance(kind, type) and issubclass(kind, Component)):
         raise ValueError(f"the file names {path!r}, which is not a component of sciinf")
     return kind
+
+
+def _named(path: str, trust: Sequence[str]) -> object:
+    """What a path names, in sciinf or a trusted module; None where there is nothing of the name."""
+    module, _, name = path.rpartition(".")
+    if module.split(".")[0] != "sciinf" and module not in trust:
+        raise ValueError(
+            f"the file names {path!r}, which is outside sciinf; if you trust the module {module!r}, load it with "
+            f"trust=({module!r},)"
+        )
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the file names {path!r}, whose module does not exist here: {error}") from error

@@ -103,6 +103,17 @@ class Prior:
         prior._set(names, units, laws)
         return prior
 
+    @classmethod
+    def of_laws(cls, names: Sequence[str], units: Sequence[str], laws: Sequence[td.Distribution]) -> Prior:
+        """A prior of laws that priors have, each of as many names, in order, as it has dimensions.
+
+        Raises:
+            ValueError: If the numbers of names and units differ, a name is given twice or a unit is unknown.
+        """
+        prior = cls.__new__(cls)
+        prior._set(tuple(names), tuple(units), tuple(laws))
+        return prior
+
     def _set(self, names: tuple[str, ...], units: tuple[str, ...], laws: tuple[td.Distribution, ...]) -> None:
         if len(units) != len(names):
             raise ValueError(f"{len(names)} parameters {names} need as many units, got {units}")

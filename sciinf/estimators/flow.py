@@ -95,7 +95,7 @@ class _FlowDensity(Density):
         parts = [torch.empty(0, *shape, device=context.device)]
         for start, stop in in_chunks(n, len(context), context.device):
             noise = torch.randn(stop - start, *shape, generator=generator, device=generator.device)
-            parts.append(flow.to_theta(flow.flow.push(noise.to(context.device), context)))
+            parts.append(flow.to_theta(flow.flow.push(noise.to(context), context)))
         return torch.cat(parts)
 
     @torch.no_grad()

@@ -7,8 +7,9 @@ Along x_t = (1 - t) z + t e, e ~ N(0, I), t uniform, the velocity e - z is match
 carries noise at t = 1 to draws of the posterior at t = 0. As x_t / (1 - t) = z + s e with s = t / (1 - t), u follows
 from the denoiser of the same level, u = (x_t - D) / t: it is the one diffusion core on the path `Straight`.
 
-With `linear=True` the network learns what the best linear guess leaves of D, under the loss of `_gaussian`; the loss of
-the papers, on u itself, is that of `linear=False, diffusion=Diffusion(Straight(), PredictDrift(), EvenTimes())`.
+With `linear=True` the network learns what the best linear guess leaves of D, under the loss of `_gaussian`, at levels
+drawn as for a `Score`; the loss of the papers, on u itself, is that of `linear=False` and
+`diffusion=Diffusion(Straight(), PredictDrift(), EvenTimes())`.
 
 References:
     | Flow Matching for Scalable Simulation-Based Inference (Wildberger et al., 2023), https://arxiv.org/abs/2305.17161
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sciinf.core import Observable, Prior
-from sciinf.diffusion.objective import Diffusion, EvenTimes
+from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Straight
 from sciinf.diffusion.solver import Exponential, Solver
 from sciinf.estimators._denoising import Denoising, Design
@@ -61,7 +62,7 @@ class Matching(Denoising):
         blocks: int = 3,
         seed: int = 0,
     ) -> None:
-        path = diffusion or Diffusion(Straight(1e-3, 20.0), levels=EvenTimes())
+        path = diffusion or Diffusion(Straight(1e-3, 20.0), levels=NormalLogs(-0.7, 1.8))
         design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks)
         super().__init__(prior, observables, summary, design, seed)
 

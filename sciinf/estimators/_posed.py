@@ -1,0 +1,281 @@
+r"""The posterior that a conditional density given blurred poses belongs to: chains, and its density recovered.
+
+**Chains.** p(theta, h | x), h = g(theta) e the blurred pose, is sampled by steps: h = g e with e ~ kappa, and theta ~
+q(theta | x, h), accepted by what the prior of an exact pose has to say (`Poses.log_ratio`, r): the ratio of Metropolis
+and Hastings is r(theta) / r(theta before), for q is both the target without r and the proposal. Many chains run side by
+side from the poses of a small flow, and are stopped by `samplers.gibbs`.
+
+**Density.** With poses g_1..g_M of the chains and the kernel's density k(h | g), the law of blurred poses is a mixture
+of which draws and density are at hand, and one pass of q gives the posterior's own, with R(h) = E_q[r(theta) | x, h]:
+
+    theta, h ~ m(h) q(theta | x, h) r(theta) / R(h),    m(h) = mean_j k(h | g_j),
+    log q(theta | x) = log r(theta) + log E_{h ~ k(. | g(theta))}[ m(h) q(theta | x, h) / (R(h) k(h | g(theta))) ].
+
+R is smoothed over draws that serve nothing else: what it is off by changes the law a little, and draws and density
+alike when both are divided by the share A that is accepted. Where q and the chains are right the ratio is the same for
+every h: 16 draws will do. All random numbers behind the law are the same at each call.
+
+References:
+    | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139
+    | Neural importance sampling for rapid and reliable gravitational-wave inference (Dax et al., 2023),
+      https://arxiv.org/abs/2210.05686, where a flow is fitted to blurred poses in place of the mixture
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Density, X
+from sciinf.core.memory import retain_freed
+from sciinf.estimators._standardised import CHUNK, check_rows
+from sciinf.samplers.gibbs import Settled, run
+
+if TYPE_CHECKING:
+    from sciinf.estimators.gnpe import GNPE
+
+_BLURS = 16  # per density
+_ROUNDS = 200  # of rejection
+_FIRST = 8  # steps, after which strays are looked for
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What draws and densities are made of.
+
+    Attributes:
+        poses: Of the chains, (M, batch, k).
+        settled: How the chains ended.
+        near: Coordinates of blurred poses in units of a third of the blur, (P, batch, c), and
+        ratio: r of their draws, (P, batch), whose smoothed mean is R.
+        unit: That unit, (batch, c).
+        most: log of the largest r / R, of a draw that is always accepted, (batch,).
+        accepted: A, (batch,).
+    """
+
+    poses: Tensor
+    settled: Settled
+    near: Tensor
+    ratio: Tensor
+    unit: Tensor
+    most: Tensor
+    accepted: Tensor
+
+
+class PosedDensity(Density):
+    """The posterior of each of a batch of observations."""
+
+    def __init__(self, estimator: GNPE, x: X) -> None:
+        self.estimator, self.x, self.poses = estimator, x, estimator.poses
+        self.rows = len(next(iter(x.values())))
+        self._device = next(iter(x.values())).device
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """Draws; None is missing even where few are accepted, for poses of the chains take their place."""
+        found = self.recovered()
+        done = torch.zeros(n, self.rows, dtype=torch.bool, device=self._device)
+        theta = done.new_zeros(n, self.rows, len(self.estimator.prior), dtype=found.poses.dtype)
+        for _ in range(_ROUNDS):
+            drawn, kept = self._drawn(found, n, generator)
+            theta = torch.where((kept & ~done)[..., None], drawn, theta)
+            done |= kept
+            if bool(done.all()):
+                return theta
+        raise ValueError(
+            "hardly any draw lies within the prior: the observation looks like none that was simulated, or its pose "
+            "lies far outside the prior"
+        )
+
+    @torch.no_grad()
+    def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        check_rows(theta, self.rows, self.estimator.prior)
+        found, flat = self.recovered(), theta.to(self._device).reshape(-1, self.rows, theta.shape[-1])
+        ratio, generator = self.poses.log_ratio(flat), self._source()
+        total = torch.full_like(ratio, -math.inf)
+        for _ in range(_BLURS):
+            total = torch.logaddexp(total, self._log_joint(flat, ratio, found, generator))
+        total = total - math.log(_BLURS) - found.accepted.log()
+        return torch.where(ratio == -math.inf, ratio, total).reshape(theta.shape[:-1])
+
+    def recovered(self) -> Recovered:
+        """Chains, and what is accepted of draws made from their poses; kept for the last observations asked about.
+
+        Warns:
+            UserWarning: If the chains have not settled.
+        """
+        key = self._key()
+        if key not in self.estimator.kept:
+            self.estimator.kept.clear()
+            self.estimator.kept[key] = (self._recover(),)
+        return self.estimator.kept[key][0]
+
+    @torch.no_grad()
+    def chains(
+        self, poses: Float[Tensor, "chains batch k"], generator: torch.Generator, *, iterations: int | None = None
+    ) -> tuple[Float[Tensor, "chains batch theta"], Settled]:
+        """Chains from poses within the prior, and how they ended; as many iterations as are given, if any are."""
+        prior, (count, rows) = self.estimator.prior, poses.shape[:2]
+        others = prior.sample(count * rows, generator=torch.Generator().manual_seed(0)).to(poses)
+        theta = self.poses.whole(others.reshape(count, rows, -1)[..., self.poses.rest], poses)
+        if iterations is not None:
+            for _ in range(iterations):
+                theta = self.step(theta, generator)
+            return theta, Settled(iterations, math.nan, math.nan, converged=False)
+
+        def coordinates(position: Tensor) -> Tensor:
+            return self.poses.coordinates(position[..., self.poses.columns])
+
+        return run(lambda t: self.step(t, generator), theta, coordinates, most=self.estimator.iterations)
+
+    @torch.no_grad()
+    def step(self, theta: Float[Tensor, "n batch theta"], generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """One step of every chain."""
+        new = self._pass(self._blurred(theta[..., self.poses.columns], generator), generator)
+        draw = torch.rand(theta.shape[:-1], generator=generator, device=generator.device, dtype=torch.float64)
+        gain = self.poses.log_ratio(new) - self.poses.log_ratio(theta)
+        return torch.where((draw.to(gain).log() < gain)[..., None], new, theta)
+
+    def _recover(self) -> Recovered:
+        retain_freed()
+        estimator, generator = self.estimator, self._source()
+        count = estimator.chains if self.rows == 1 else max(16, estimator.chains // 8)
+        if estimator.start is None:
+            raise ValueError("without a pose there are no chains")
+        first = estimator.start.condition(self.x).sample(count, generator=generator)
+        theta, _ = self.chains(first, generator, iterations=_FIRST)
+        theta = self._gathered(theta, generator)
+        theta, settled = self.chains(theta[..., self.poses.columns], generator)
+        if not settled.converged:
+            warnings.warn(
+                f"chains of the poses {list(self.poses.names)} have not forgotten where they began after "
+                f"{settled.iterations} iterations (correlation {settled.correlation:.2f}): a wider kernel makes them "
+                "faster; GNPE(..., iterations=) lets them run longer",
+                stacklevel=5,
+            )
+        poses = theta[..., self.poses.columns]
+        proposed, blurred = self._proposed(poses, 2 * count, generator)
+        ratio, near = self.poses.log_ratio(proposed).exp(), self.poses.coordinates(blurred)
+        unit = self._unit(poses, generator)
+        found = Recovered(
+            poses, settled, near / unit, ratio, unit, ratio.new_zeros(self.rows), ratio.new_ones(self.rows)
+        )
+        proposed, blurred = self._proposed(poses, count, generator)
+        gain = self.poses.log_ratio(proposed) - self._log_expected(found, blurred)
+        most = gain.max(0).values
+        return replace(found, most=most, accepted=(gain - most).exp().mean(0))
+
+    def _unit(self, poses: Tensor, generator: torch.Generator) -> Float[Tensor, "batch c"]:
+        """A third of what a blur moves coordinates by."""
+        moved, where = self.poses.coordinates(self._blurred(poses, generator)), self.poses.coordinates(poses)
+        return (moved - where).std(0).clamp_min(1e-30) / 3
+
+    def _log_expected(self, found: Recovered, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
+        """log R."""
+        if bool((found.ratio == found.ratio[:1]).all()):
+            return found.ratio[:1].log().expand(blurred.shape[:2])
+        parts, at = [], self.poses.coordinates(blurred) / found.unit
+        for part in at.split(max(1, 4_000_000 // found.near.numel())):
+            log = -0.5 * (part[:, None] - found.near).square().sum(-1).clamp_max(600.0).double()
+            parts.append(((log + found.ratio.log()).logsumexp(1) - log.logsumexp(1)).clamp_min(-20.0))
+        return torch.cat(parts)
+
+    def _gathered(self, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """Strays brought back: chains more than 8 robust sds from the median, where they are less than one in 100.
+
+        Far from the truth data moved back look like none in training, and a chain that began there may stay.
+        """
+        away = self.poses.coordinates(theta[..., self.poses.columns])
+        away = (away - away.median(0).values).abs()
+        stray = (away > 8 * 1.4826 * away.median(0).values).any(-1)
+        stray = stray & (stray.double().mean(0) < 0.01)
+        noise = torch.rand(theta.shape[:-1], generator=generator, device=generator.device).to(theta.device)
+        order = (noise + stray).argsort(0)  # strays last
+        least = int((~stray).sum(0).min())
+        other = order[torch.arange(len(theta), device=theta.device) % least]
+        return torch.where(stray[..., None], theta.gather(0, other[..., None].expand_as(theta)), theta)
+
+    def _drawn(self, found: Recovered, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One pass for each draw, and whether it is accepted."""
+        theta, blurred = self._proposed(found.poses, n, generator)
+        draw = torch.rand(n, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
+        gain = self.poses.log_ratio(theta) - self._log_expected(found, blurred) - found.most
+        return theta, draw.to(theta.device).log() < gain
+
+    def _proposed(self, poses: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """theta of one pass from poses by chance, and the blurred poses."""
+        shape = (n, self.rows)
+        chosen = torch.randint(len(poses), shape, generator=generator, device=generator.device).to(self._device)
+        blurred = self._blurred(poses.gather(0, chosen[..., None].expand(-1, -1, poses.shape[-1])), generator)
+        return self._pass(blurred, generator), blurred
+
+    def _blurred(self, poses: Float[Tensor, "n batch k"], generator: torch.Generator) -> Float[Tensor, "n batch k"]:
+        blurs = self.poses.draw(poses.shape[:-1].numel(), generator).to(poses).reshape(poses.shape)
+        return self.poses.compose(poses, blurs)
+
+    def _pass(self, blurred: Float[Tensor, "n batch k"], generator: torch.Generator) -> Tensor:
+        """theta ~ q(theta | x, h)."""
+
+        def one(x: X, h: Tensor) -> Tensor:
+            others, blurs = self.poses.split(self.estimator.at(x, h).sample(1, generator=generator)[0])
+            return self.poses.whole(others, self.poses.undo(h, blurs))
+
+        return self._in_chunks(one, blurred)
+
+    def _log_joint(
+        self, theta: Tensor, ratio: Tensor, found: Recovered, generator: torch.Generator
+    ) -> Float[Tensor, "n batch"]:
+        """log m(h) q(theta | x, h) r / (R k(h | g)), for a blurred pose by chance."""
+        poses = theta[..., self.poses.columns]
+        blurs = self.poses.draw(poses.shape[:-1].numel(), generator).to(poses).reshape(poses.shape)
+        blurred, inner = self.poses.compose(poses, blurs), self.poses.inner(theta, blurs)
+
+        def one(x: X, h: Tensor, value: Tensor) -> Tensor:
+            return self.estimator.at(x, h).log_prob(value[None])[0]
+
+        found_q = self._in_chunks(one, blurred, inner)
+        kernel = self.poses.log_kernel(blurs) + self.poses.log_measure(blurs)
+        taken = (ratio - self._log_expected(found, blurred) - found.most).clamp_max(0.0)
+        return self._log_mixture(found, blurred) + found_q - kernel + self.poses.log_measure(poses) + taken
+
+    def _log_mixture(self, found: Recovered, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
+        """log m, by the invariant measure."""
+        parts, size = [], max(1, 2_000_000 // max(1, found.poses.numel()))
+        for part in blurred.split(size):
+            each = self.poses.log_kernel(self.poses.between(found.poses[None], part[:, None]))
+            parts.append(each.logsumexp(1) - math.log(len(found.poses)))
+        return torch.cat(parts) if parts else blurred.new_zeros(blurred.shape[:-1]).double()
+
+    def _in_chunks(self, one: Callable[..., Tensor], *values: Float[Tensor, "n batch *rest"]) -> Tensor:
+        """A function of data and values, row by row, in pieces that suit the device."""
+        shape, flat = values[0].shape[:2], [value.flatten(0, 1) for value in values]
+        parts = [one(self._rows(at), *(value[at] for value in flat)) for at in self._pieces(len(flat[0]))]
+        return torch.cat(parts).unflatten(0, shape)
+
+    def _pieces(self, size: int) -> Iterator[Tensor]:
+        yield from torch.arange(size, device=self._device).split(CHUNK.get(self._device.type, CHUNK["cpu"]))
+
+    def _rows(self, at: Tensor) -> X:
+        if self.rows == 1:
+            return {name: value.expand(len(at), *value.shape[1:]) for name, value in self.x.items()}
+        return {name: value[at % self.rows] for name, value in self.x.items()}
+
+    def _source(self) -> torch.Generator:
+        return torch.Generator(self._device).manual_seed(0)
+
+    def _key(self) -> str:
+        """Of the observations, and the weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.x.items()):
+            digest.update(f"{name} {tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        versions = [value._version for value in self.estimator.state_dict(keep_vars=True).values()]
+        digest.update(f"{versions} {self.estimator.chains} {self.estimator.iterations}".encode())
+        return digest.hexdigest()

@@ -1,0 +1,216 @@
+r"""Symmetries used without chains: data moved at random in training, or to where their pose is estimated to be.
+
+**Augmentation.** For an exact symmetry, (theta, x) moved by h, g(theta) -> h g(theta) and x -> T_h x, is as good a draw
+as it was. Each step moves every simulation to a new pose of the prior; a plain flow has all of the symmetry to learn.
+
+**Canonicalisation.** A small flow estimates a pose g_0(x), where no noise goes, data are moved back by it, and another
+flow learns
+
+    q(theta', e | T_{g_0^{-1}} x, g_0),    g(theta) = g_0 e^{-1},
+
+in one pass. The error of g_0, which the chains of `estimators.gnpe` take out, stays in the data moved.
+
+References:
+    | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139, which compares
+      both
+    | Equivariance with learned canonicalization functions (Kaba et al., 2023), https://arxiv.org/abs/2211.06489
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import constraints
+
+from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
+from sciinf.core.laws import support
+from sciinf.estimators._standardised import check_rows
+from sciinf.estimators.flow import Flow
+from sciinf.estimators.gnpe import SHOWN, data_names
+from sciinf.flows.conditional import Architecture
+from sciinf.flows.spline import SplineCoupling
+from sciinf.poses.pose import Pose
+from sciinf.poses.several import Poses
+from sciinf.summaries.summary import Summary
+
+_ROUNDS = 200  # of rejection
+
+
+class Augmented(Estimator):
+    """A `Flow` that sees every simulation in many poses.
+
+    Args:
+        prior: The prior; parameters of poses have laws of their own.
+        observables: What the simulator produces.
+        poses: Exact symmetries.
+        summary: As for `Flow`.
+        flow: As for `Flow`.
+        seed: Seeds the initial weights.
+
+    Raises:
+        TypeError: If a part is something else.
+        ValueError: If a pose is no exact symmetry, or does not fit the prior.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        poses: Sequence[Pose] = (),
+        *,
+        summary: Summary | Mapping[str, Summary] | None = None,
+        flow: Architecture | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prior, self.observables, self.poses = prior, dict(observables), Poses(poses, prior)
+        if self.poses.seen:
+            raise ValueError("data can be moved at random for an exact symmetry alone; pass Pose(..., exact=True)")
+        self.flow = Flow(prior, observables, summary=summary, flow=flow, seed=seed)
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        self.flow.standardise(batches)
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        if self.poses.names:
+            old = batch.theta[:, self.poses.columns]
+            new = self.poses.draw_prior(len(batch), generator).to(old)
+            x = self.poses.standardised(batch.x, self.poses.undo(old, new))
+            batch = Batch(self.poses.whole(batch.theta[:, self.poses.rest], new), x)
+        return self.flow.loss(batch, generator=generator)
+
+    def condition(self, x: X) -> Density:
+        return self.flow.condition(x)
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return self.flow.features(x)
+
+
+class Canonical(Estimator):
+    """A flow of data moved back by an estimate of their pose.
+
+    Args:
+        prior: The prior; parameters of poses have laws of their own.
+        observables: What the simulator produces.
+        poses: Taken out one after the other; kernels say how large errors of the estimate are, roughly.
+        summary: As for `Flow`.
+        flow: As for `Flow`.
+        start: Of poses given data as they are; a small one where left out.
+        seed: Seeds the initial weights.
+
+    Raises:
+        TypeError: If a part is something else.
+        ValueError: If there is no pose, one does not fit the prior, or a kernel has bounds that errors may exceed.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        poses: Sequence[Pose],
+        *,
+        summary: Summary | Mapping[str, Summary] | None = None,
+        flow: Architecture | None = None,
+        start: Architecture | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prior, self.observables, self.poses = prior, dict(observables), Poses(poses, prior)
+        if not self.poses.names:
+            raise ValueError("without a pose there is nothing to estimate; train a Flow")
+        for law in self.poses.kernels():
+            if not any(support(law) is free for free in (constraints.real, constraints.positive)):
+                raise ValueError(f"errors of an estimated pose may exceed the bounds of {law!r}; give another kernel")
+        given = {**observables, SHOWN: Observable((self.poses.width,))}
+        own = dict.fromkeys(data_names(observables), summary) if isinstance(summary, Summary) else summary
+        inner = self.poses.prior_beside(self.poses.kernels())
+        self.conditional = Flow(inner, given, summary=own, flow=flow, seed=seed)
+        small = start or SplineCoupling(transforms=3, hidden=32)
+        self.start = Flow(self.poses.prior_alone(), observables, summary=summary, flow=small, seed=seed)
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        def blurred() -> Iterator[Batch]:
+            generator = torch.Generator(next(self.buffers()).device).manual_seed(0)
+            for batch in batches():
+                old = batch.theta[:, self.poses.columns]
+                yield self._inner(batch, self.poses.compose(old, self.poses.draw(len(batch), generator).to(old)))
+
+        self.conditional.standardise(blurred)
+        self.start.standardise(lambda: (self._poses_of(batch) for batch in batches()))
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        inner = self._inner(batch, self.estimate(batch.x))
+        found = self.start.loss(self._poses_of(batch), generator=generator)
+        return found + self.conditional.loss(inner, generator=generator)
+
+    def condition(self, x: X) -> Density:
+        device = next(self.buffers()).device
+        return _CanonicalDensity(self, {name: value.to(device) for name, value in x.items()})
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return self.conditional.features(self.seen(x, self.estimate(x)))
+
+    @torch.no_grad()
+    def estimate(self, x: X) -> Float[Tensor, "batch k"]:
+        """g_0."""
+        features = self.start.features(x)
+        nothing = features.new_zeros(1, len(features), len(self.poses.names))
+        return self.start.to_theta(self.start.flow.push(nothing, features)[0])
+
+    def seen(self, x: X, estimate: Tensor) -> X:
+        """Data moved back, and the estimate."""
+        shown = self.poses.coordinates(estimate).to(next(self.buffers()).dtype)
+        return {**self.poses.standardised(x, estimate), SHOWN: shown}
+
+    def _inner(self, batch: Batch, estimate: Tensor) -> Batch:
+        errors = self.poses.between(batch.theta[:, self.poses.columns], estimate)
+        return Batch(self.poses.inner(batch.theta, errors), self.seen(batch.x, estimate))
+
+    def _poses_of(self, batch: Batch) -> Batch:
+        return Batch(batch.theta[:, self.poses.columns], batch.x)
+
+
+class _CanonicalDensity(Density):
+    """The posterior of each of a batch of observations; what lies outside the prior is drawn anew."""
+
+    def __init__(self, estimator: Canonical, x: X) -> None:
+        self.estimator, self.poses = estimator, estimator.poses
+        self._pose = estimator.estimate(x)
+        self._inner = estimator.conditional.condition(estimator.seen(x, self._pose))
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        theta, done = self._drawn(n, generator)
+        for _ in range(_ROUNDS):
+            if bool(done.all()):
+                return theta
+            new, kept = self._drawn(n, generator)
+            theta = torch.where((kept & ~done)[..., None], new, theta)
+            done |= kept
+        raise ValueError("hardly any draw lies within the prior: the observation looks like none that was simulated")
+
+    @torch.no_grad()
+    def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        check_rows(theta, len(self._pose), self.estimator.prior)
+        poses = theta.to(self._pose.device)[..., self.poses.columns]
+        errors = self.poses.between(poses, self._pose.expand_as(poses))
+        found = self._inner.log_prob(self.poses.inner(theta.to(poses), errors))
+        found = found + self.poses.log_measure(poses) - self.poses.log_measure(errors)
+        _, kept = self._drawn(1_000, torch.Generator(poses.device).manual_seed(0))
+        inside = torch.isfinite(self.estimator.prior.log_prob(theta)).to(found.device)
+        return torch.where(inside, found - kept.double().mean(0).clamp_min(1e-3).log(), -math.inf)
+
+    def _drawn(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws, and whether they lie within the prior."""
+        others, errors = self.poses.split(self._inner.sample(n, generator=generator))
+        theta = self.poses.whole(others, self.poses.undo(self._pose.expand_as(errors), errors))
+        return theta, torch.isfinite(self.estimator.prior.log_prob(theta))
+
+
+def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Augmented:
+    """The estimator without poses, which only its user knows."""
+    return Augmented(prior, observables, seed=seed)
