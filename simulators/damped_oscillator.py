@@ -64,7 +64,7 @@ class DampedOscillator(Simulator):
 
 
 def log_evidence(x: X) -> Tensor:
-    """Of f^{-1}(x), for curves (batch, 200): the prior's density times the mass of N(f^{-1}(x), S) within its bounds."""
+    """Of f^{-1}(x), of curves (batch, 200): the prior's density times the mass of N(f^{-1}(x), S) within its bounds."""
     centre, generator = struck(x["x"]), torch.Generator().manual_seed(0)
     root = torch.linalg.cholesky(torch.tensor(S, dtype=torch.float64))
     draws = centre[:, None] + torch.randn(200_000, 3, generator=generator, dtype=torch.float64) @ root.mT

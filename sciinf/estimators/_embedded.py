@@ -59,7 +59,7 @@ class Embedded(Standardised, ABC):
         return sum(network.features for network in networks)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        return self.summarise(self.standardise_x(x), x)
+        return self.summarise(self.standardise_x(x, self.z_mean.dtype), x)
 
     def summarise(self, values: Mapping[str, Tensor], x: X) -> Float[Tensor, "batch feature"]:
         """Features of standardised values; x for its masks."""

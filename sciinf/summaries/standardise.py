@@ -84,14 +84,15 @@ class Standardise(nn.Module):
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
 
-    def forward(self, x: X) -> dict[str, Tensor]:
+    def forward(self, x: X, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Standardised data.
 
         Args:
             x: Observable name -> (batch, *event), of any dtype, masks among them.
+            dtype: Of the result.
 
         Returns:
-            Name -> (batch, *event), float32, of the observables that are not masks.
+            Name -> (batch, *event), of the observables that are not masks.
 
         Raises:
             ValueError: If an observable or its mask is missing, or has another shape.
@@ -103,7 +104,7 @@ class Standardise(nn.Module):
             # the mean in two parts: one alone would shift z by its rounding, where mean / sd is large
             first = mean.to(value.dtype)
             rest = (mean - first.to(mean.dtype)).to(value.dtype)
-            z = squash(((value - first) - rest) / sd).to(torch.float32)
+            z = squash(((value - first) - rest) / sd).to(dtype)
             result[name] = z if mask is None else torch.where(mask, z, 0.0)
         return result
 
