@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _BLURS = 16  # per density
 _ROUNDS = 200  # of rejection
+_SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
 _FIRST = 8  # steps, after which strays are looked for
 
 
@@ -52,15 +53,17 @@ class Recovered:
     """What draws and densities are made of.
 
     Attributes:
+        last: Where the chains ended, (M, batch, D).
         poses: Of the chains, (M, batch, k).
         settled: How the chains ended.
         near: Coordinates of blurred poses in units of a third of the blur, (P, batch, c), and
         ratio: r of their draws, (P, batch), whose smoothed mean is R.
         unit: That unit, (batch, c).
-        most: log of the largest r / R, of a draw that is always accepted, (batch,).
+        most: log of r / R of draws that are always accepted, (batch,).
         accepted: A, (batch,).
     """
 
+    last: Tensor
     poses: Tensor
     settled: Settled
     near: Tensor
@@ -80,7 +83,7 @@ class PosedDensity(Density):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """Draws; None is missing even where few are accepted, for poses of the chains take their place."""
+        """Draws; where hardly any lies within the prior, the chains' own."""
         found = self.recovered()
         done = torch.zeros(n, self.rows, dtype=torch.bool, device=self._device)
         theta = done.new_zeros(n, self.rows, len(self.estimator.prior), dtype=found.poses.dtype)
@@ -90,10 +93,9 @@ class PosedDensity(Density):
             done |= kept
             if bool(done.all()):
                 return theta
-        raise ValueError(
-            "hardly any draw lies within the prior: the observation looks like none that was simulated, or its pose "
-            "lies far outside the prior"
-        )
+        chosen = torch.randint(len(found.last), done.shape, generator=generator, device=generator.device)
+        last = found.last.gather(0, chosen.to(self._device)[..., None].expand_as(theta))
+        return torch.where(done[..., None], theta, last)
 
     @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
@@ -165,13 +167,12 @@ class PosedDensity(Density):
         proposed, blurred = self._proposed(poses, 2 * count, generator)
         ratio, near = self.poses.log_ratio(proposed).exp(), self.poses.coordinates(blurred)
         unit = self._unit(poses, generator)
-        found = Recovered(
-            poses, settled, near / unit, ratio, unit, ratio.new_zeros(self.rows), ratio.new_ones(self.rows)
-        )
+        nothing = ratio.new_zeros(self.rows)
+        found = Recovered(theta, poses, settled, near / unit, ratio, unit, nothing, nothing)
         proposed, blurred = self._proposed(poses, count, generator)
         gain = self.poses.log_ratio(proposed) - self._log_expected(found, blurred)
-        most = gain.max(0).values
-        return replace(found, most=most, accepted=(gain - most).exp().mean(0))
+        most = gain.quantile(0.99, dim=0).nan_to_num(neginf=0.0)  # more than always cannot be
+        return replace(found, most=most, accepted=(gain - most).clamp_max(0.0).exp().mean(0).clamp_min(1e-6))
 
     def _unit(self, poses: Tensor, generator: torch.Generator) -> Float[Tensor, "batch c"]:
         """A third of what a blur moves coordinates by."""
@@ -185,8 +186,8 @@ class PosedDensity(Density):
         parts, at = [], self.poses.coordinates(blurred) / found.unit
         for part in at.split(max(1, 4_000_000 // found.near.numel())):
             log = -0.5 * (part[:, None] - found.near).square().sum(-1).clamp_max(600.0).double()
-            parts.append(((log + found.ratio.log()).logsumexp(1) - log.logsumexp(1)).clamp_min(-20.0))
-        return torch.cat(parts)
+            parts.append((log + found.ratio.log()).logsumexp(1) - log.logsumexp(1))
+        return torch.maximum(torch.cat(parts), (_SEEN * found.ratio.max(0).values).log())
 
     def _gathered(self, theta: Tensor, generator: torch.Generator) -> Tensor:
         """Strays brought back: chains more than 8 robust sds from the median, where they are less than one in 100.
