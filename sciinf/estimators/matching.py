@@ -63,7 +63,7 @@ class Matching(Denoising):
         seed: int = 0,
     ) -> None:
         path = diffusion or Diffusion(Straight(1e-3, 20.0), levels=NormalLogs(-0.7, 1.8))
-        design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks)
+        design = Design(path, solver or Exponential(16, 2), linear, hidden, blocks)
         super().__init__(prior, observables, summary, design, seed)
 
 

@@ -3,6 +3,6 @@
 from sciinf.poses.group import Additive, Group, Multiplicative, Periodic
 from sciinf.poses.images import ImageMotion
 from sciinf.poses.pose import Pose
-from sciinf.poses.series import TimeShift
+from sciinf.poses.series import SpectrumShift, TimeShift
 
-__all__ = ["Additive", "Group", "ImageMotion", "Multiplicative", "Periodic", "Pose", "TimeShift"]
+__all__ = ["Additive", "Group", "ImageMotion", "Multiplicative", "Periodic", "Pose", "SpectrumShift", "TimeShift"]

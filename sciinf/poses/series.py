@@ -1,6 +1,8 @@
-"""Time series moved in time."""
+"""Time series, and spectra of them, moved in time."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -49,3 +51,31 @@ class TimeShift(Component):
         inner = index.clamp(0, length - 1).view(shape).expand(value.shape)
         outside = torch.where(index < 0, self.before, self.after).to(value).view(shape)
         return torch.where(((index >= 0) & (index < length)).view(shape), value.gather(1, inner), outside)
+
+
+class SpectrumShift(Component):
+    """Moves spectra (frequency, 2), of real and imaginary parts, later by a pose: by phases exp(-2 pi i f pose).
+
+    Args:
+        first: Lowest frequency, in one over the pose's unit.
+        step: From one frequency to the next.
+        names: Observables that it moves; all where left out.
+
+    Raises:
+        ValueError: Unless the step is above 0.
+    """
+
+    def __init__(self, first: float, step: float, names: tuple[str, ...] | None = None) -> None:
+        if not step > 0:
+            raise ValueError(f"the step between frequencies is above 0, got {step}")
+        self.first, self.step = float(first), float(step)
+        self.names = None if names is None else tuple(names)
+
+    def __call__(self, x: X, pose: Float[Tensor, "batch 1"]) -> X:
+        return {name: self._moved(x[name], pose) for name in self.names or x}
+
+    def _moved(self, value: Float[Tensor, "batch frequency 2"], pose: Tensor) -> Tensor:
+        frequency = self.first + self.step * torch.arange(value.shape[1], device=value.device, dtype=torch.float64)
+        angle = (-2 * math.pi * frequency * pose.double() % (2 * math.pi)).to(value)
+        cos, sin, (real, imaginary) = angle.cos(), angle.sin(), value.unbind(-1)
+        return torch.stack([cos * real - sin * imaginary, sin * real + cos * imaginary], dim=-1)

@@ -284,7 +284,7 @@ def _early_amplitude(pair: Pair) -> Series:
 
 
 def _early_phase(pair: Pair) -> Series:
-    """The inspiral's p, but for its constant: post-Newtonian phi_k and psi_k, to the order 3.5, and the fitted terms."""
+    """The inspiral's p but for its constant: post-Newtonian, to the order 3.5, and the four fitted terms."""
     eta, fitted, pi = pair.eta, pair.fitted, math.pi
     bodies = ((pair.heavy, pair.chi_1), (pair.light, pair.chi_2))
     phi = {

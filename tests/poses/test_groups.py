@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciinf.poses import Additive, ImageMotion, Multiplicative, Periodic, TimeShift
+from sciinf.poses import Additive, ImageMotion, Multiplicative, Periodic, SpectrumShift, TimeShift
 
 GROUPS = {
     "additive": (Additive(), lambda n, g: torch.randn(n, 2, generator=g)),
@@ -51,6 +51,15 @@ def test_series_are_moved_by_whole_and_by_parts_of_steps():
     torch.testing.assert_close(moved["x"][0, 3:], x["x"][0, :-3])
     torch.testing.assert_close(moved["x"][1, :37, 0], 3.0 * (t[:37] + 0.75) + 1.0)
     assert moved["x"][1, -1].tolist() == [9.0, 9.0]
+
+
+def test_spectra_are_moved_as_their_series_are():
+    t = torch.arange(64).double()
+    series = (-0.5 * ((t - 20.0) / 3) ** 2).exp()
+    later = (-0.5 * ((t - 26.5) / 3) ** 2).exp()
+    spectrum, known = (torch.view_as_real(torch.fft.rfft(value))[None, 1:] for value in (series, later))
+    moved = SpectrumShift(1 / 64, 1 / 64)({"x": spectrum}, torch.tensor([[6.5]]))["x"]
+    torch.testing.assert_close(moved, known, atol=1e-6, rtol=0)
 
 
 def blob(angle, column, row, size=32):
