@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sciinf.core.results import Answer, Calibration, Draws
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.estimators.flow import Flow
+    from sciinf.estimators.gnpe import GNPE
     from sciinf.estimators.joint import Joint
     from sciinf.estimators.likelihood import Likelihood
     from sciinf.estimators.matching import Matching
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from sciinf.training import Recipe, train, train_ensemble
 
 __all__ = [
+    "GNPE",
     "Answer",
     "Calibration",
     "Compositional",
@@ -93,6 +95,7 @@ _NAMES_IN = {
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "store": ("Store",),
     "estimators.flow": ("Flow",),
+    "estimators.gnpe": ("GNPE",),
     "estimators.joint": ("Joint",),
     "estimators.likelihood": ("Likelihood",),
     "estimators.matching": ("Matching",),

@@ -1,7 +1,7 @@
 """The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
 
 from sciinf.core.component import Component
-from sciinf.core.estimator import Adjusting, Batch, Density, DensityUnavailable, Estimator, Potential
+from sciinf.core.estimator import Adjusting, Batch, Density, DensityUnavailable, Estimator, PairedDensity, Potential
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.laws import Truncated
 from sciinf.core.observation import as_observation, read_observation
@@ -25,6 +25,7 @@ __all__ = [
     "Fit",
     "Observable",
     "Outcome",
+    "PairedDensity",
     "Posterior",
     "Potential",
     "Prior",

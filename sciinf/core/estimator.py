@@ -56,6 +56,19 @@ class Density(ABC):
         """
 
 
+class PairedDensity(Density, ABC):
+    """A density that is a mean over something drawn with theta, which weights of draws are better told by."""
+
+    @abstractmethod
+    def sample_with_log_prob(
+        self, n: int, *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
+        """Draws, and for each log r such that the mean of f(theta) / r over draws is the integral of f.
+
+        r is an estimate of the density, made with what the draw itself was drawn with.
+        """
+
+
 class Potential(ABC):
     """A conditional likelihood of theta, for a batch of observations embedded once.
 

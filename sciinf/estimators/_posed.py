@@ -15,6 +15,9 @@ R is smoothed over draws that serve nothing else: what it is off by changes the 
 alike when both are divided by the share A that is accepted. Where q and the chains are right the ratio is the same for
 every h: 16 draws will do. All random numbers behind the law are the same at each call.
 
+Weights of draws take the same mean over four blurred poses, the one that theta was drawn with among them: their law is
+then known exactly, however much the ratio varies.
+
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139
     | Neural importance sampling for rapid and reliable gravitational-wave inference (Dax et al., 2023),
@@ -34,7 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Density, X
+from sciinf.core import PairedDensity, X
 from sciinf.core.memory import retain_freed
 from sciinf.estimators._standardised import CHUNK, check_rows
 from sciinf.samplers.gibbs import Settled, run
@@ -42,7 +45,7 @@ from sciinf.samplers.gibbs import Settled, run
 if TYPE_CHECKING:
     from sciinf.estimators.gnpe import GNPE
 
-_BLURS = 16  # per density
+_BLURS, _BESIDE = 16, 3  # per density; beside the one that a draw was drawn with
 _ROUNDS = 200  # of rejection
 _SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
 _FIRST = 8  # steps, after which strays are looked for
@@ -73,7 +76,7 @@ class Recovered:
     accepted: Tensor
 
 
-class PosedDensity(Density):
+class PosedDensity(PairedDensity):
     """The posterior of each of a batch of observations."""
 
     def __init__(self, estimator: GNPE, x: X) -> None:
@@ -84,29 +87,49 @@ class PosedDensity(Density):
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """Draws; where hardly any lies within the prior, the chains' own."""
+        return self._sample(self.recovered(), n, generator)[0]
+
+    @torch.no_grad()
+    def sample_with_log_prob(
+        self, n: int, *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
         found = self.recovered()
-        done = torch.zeros(n, self.rows, dtype=torch.bool, device=self._device)
-        theta = done.new_zeros(n, self.rows, len(self.estimator.prior), dtype=found.poses.dtype)
-        for _ in range(_ROUNDS):
-            drawn, kept = self._drawn(found, n, generator)
-            theta = torch.where((kept & ~done)[..., None], drawn, theta)
-            done |= kept
-            if bool(done.all()):
-                return theta
-        chosen = torch.randint(len(found.last), done.shape, generator=generator, device=generator.device)
-        last = found.last.gather(0, chosen.to(self._device)[..., None].expand_as(theta))
-        return torch.where(done[..., None], theta, last)
+        theta, blurred = self._sample(found, n, generator)
+        return theta, self._log_mean(theta, found, generator, _BESIDE, blurred)
 
     @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         check_rows(theta, self.rows, self.estimator.prior)
-        found, flat = self.recovered(), theta.to(self._device).reshape(-1, self.rows, theta.shape[-1])
-        ratio, generator = self.poses.log_ratio(flat), self._source()
-        total = torch.full_like(ratio, -math.inf)
-        for _ in range(_BLURS):
-            total = torch.logaddexp(total, self._log_joint(flat, ratio, found, generator))
-        total = total - math.log(_BLURS) - found.accepted.log()
-        return torch.where(ratio == -math.inf, ratio, total).reshape(theta.shape[:-1])
+        flat = theta.to(self._device).reshape(-1, self.rows, theta.shape[-1])
+        return self._log_mean(flat, self.recovered(), self._source(), _BLURS, None).reshape(theta.shape[:-1])
+
+    def _sample(self, found: Recovered, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """theta, and the blurred poses it was drawn with."""
+        chosen = torch.randint(len(found.last), (n, self.rows), generator=generator, device=generator.device)
+        theta = found.last.gather(0, chosen.to(self._device)[..., None].expand(-1, -1, found.last.shape[-1]))
+        blurred = self._blurred(theta[..., self.poses.columns], generator)
+        done = torch.zeros(theta.shape[:-1], dtype=torch.bool, device=self._device)
+        for _ in range(_ROUNDS):
+            drawn, with_ = self._proposed(found.poses, n, generator)
+            draw = torch.rand(n, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
+            gain = self.poses.log_ratio(drawn) - self._log_expected(found, with_) - found.most
+            new = (draw.to(theta.device).log() < gain) & ~done
+            theta, blurred = (
+                torch.where(new[..., None], value, old) for value, old in ((drawn, theta), (with_, blurred))
+            )
+            done |= new
+            if bool(done.all()):
+                break
+        return theta, blurred
+
+    def _log_mean(
+        self, theta: Tensor, found: Recovered, generator: torch.Generator, fresh: int, own: Tensor | None
+    ) -> Float[Tensor, "n batch"]:
+        """log q, over fresh blurs and those that theta was drawn with, if any."""
+        ratio, poses = self.poses.log_ratio(theta), theta[..., self.poses.columns]
+        every = [self._blurred(poses, generator) for _ in range(fresh)] + ([] if own is None else [own])
+        total = torch.stack([self._log_joint(theta, ratio, found, blurred) for blurred in every]).logsumexp(0)
+        return torch.where(ratio == -math.inf, ratio, total - math.log(len(every)) - found.accepted.log())
 
     def recovered(self) -> Recovered:
         """Chains, and what is accepted of draws made from their poses; kept for the last observations asked about.
@@ -204,13 +227,6 @@ class PosedDensity(Density):
         other = order[torch.arange(len(theta), device=theta.device) % least]
         return torch.where(stray[..., None], theta.gather(0, other[..., None].expand_as(theta)), theta)
 
-    def _drawn(self, found: Recovered, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One pass for each draw, and whether it is accepted."""
-        theta, blurred = self._proposed(found.poses, n, generator)
-        draw = torch.rand(n, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
-        gain = self.poses.log_ratio(theta) - self._log_expected(found, blurred) - found.most
-        return theta, draw.to(theta.device).log() < gain
-
     def _proposed(self, poses: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """theta of one pass from poses by chance, and the blurred poses."""
         shape = (n, self.rows)
@@ -231,13 +247,11 @@ class PosedDensity(Density):
 
         return self._in_chunks(one, blurred)
 
-    def _log_joint(
-        self, theta: Tensor, ratio: Tensor, found: Recovered, generator: torch.Generator
-    ) -> Float[Tensor, "n batch"]:
-        """log m(h) q(theta | x, h) r / (R k(h | g)), for a blurred pose by chance."""
+    def _log_joint(self, theta: Tensor, ratio: Tensor, found: Recovered, blurred: Tensor) -> Float[Tensor, "n batch"]:
+        """log m(h) q(theta | x, h) r / (R k(h | g))."""
         poses = theta[..., self.poses.columns]
-        blurs = self.poses.draw(poses.shape[:-1].numel(), generator).to(poses).reshape(poses.shape)
-        blurred, inner = self.poses.compose(poses, blurs), self.poses.inner(theta, blurs)
+        blurs = self.poses.between(poses, blurred)
+        inner = self.poses.inner(theta, blurs)
 
         def one(x: X, h: Tensor, value: Tensor) -> Tensor:
             return self.estimator.at(x, h).log_prob(value[None])[0]

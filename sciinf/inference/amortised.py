@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Fit, X
+from sciinf.core import Fit, PairedDensity, Posterior, X
 from sciinf.core.fit import campaign_of
 from sciinf.inference.learned import Learned
 
@@ -40,3 +40,16 @@ class Amortised(Learned):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         device = next(self.estimator.buffers()).device
         return self.estimator.features({name: value.to(device) for name, value in x.items()}).cpu()
+
+
+def draw_with_log_prob(
+    posterior: Posterior, x: X, n: int, *, generator: torch.Generator
+) -> tuple[Float[Tensor, "n theta"], Float[Tensor, " n"]]:
+    """Draws for one observation, and the log density to weight each by (see `PairedDensity`), float64."""
+    if isinstance(posterior, Amortised):
+        density = posterior.estimator.density(x)
+        if isinstance(density, PairedDensity):
+            theta, log_r = density.sample_with_log_prob(n, generator=generator)
+            return theta[:, 0].cpu(), log_r[:, 0].cpu().double()
+    theta = posterior.draw_batched(x, n, generator=generator)
+    return theta[:, 0], posterior.log_prob_batched(theta, x)[:, 0].double()

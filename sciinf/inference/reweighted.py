@@ -37,6 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, Simulator, X, source_hash
+from sciinf.inference.amortised import draw_with_log_prob
 from sciinf.inference.learned import covers, holds_for
 from sciinf.inference.multivariate_t import MultivariateT, effective_size
 
@@ -93,8 +94,8 @@ class Reweighted(Posterior):
             UserWarning: If the budget was spent before the ESS was reached, or k-hat says not to rely on the weights.
         """
         pilot = min(_PILOT, max(1_000, self.budget // 4), self.budget)
-        theta = self.proposal.draw_batched(x, pilot, generator=generator)[:, 0]
-        log_weight = self._log_weight(theta, x, None)
+        theta, log_r = draw_with_log_prob(self.proposal, x, pilot, generator=generator)
+        log_weight = self._log_weight(theta, log_r, x)
         spent, law = pilot, None
         thetas, log_weights = [theta], [log_weight]
         fits = covers(self.proposal) and effective_size(log_weight) >= _GOOD * pilot
@@ -106,9 +107,9 @@ class Reweighted(Posterior):
             if done >= n and effective_size(torch.cat(log_weights)) >= self.target_ess:
                 break
             size = min(_CHUNK, self.budget - spent)
-            theta = self._mixture(x, law, size, generator)
+            theta, log_r = self._mixture(x, law, size, generator)
             thetas.append(theta)
-            log_weights.append(self._log_weight(theta, x, law))
+            log_weights.append(self._log_weight(theta, log_r, x))
             spent += size
         return self._finish(torch.cat(thetas), torch.cat(log_weights))
 
@@ -130,10 +131,10 @@ class Reweighted(Posterior):
         names, units = self.prior.names, self.prior.units
         return Draws(names, units, theta, log_weight - shift, float(shift) + math.log(mean), error, k)
 
-    def _log_weight(self, theta: Tensor, x: X, law: MultivariateT | None) -> Tensor:
+    def _log_weight(self, theta: Tensor, log_r: Tensor, x: X) -> Tensor:
         target = self._log_target(theta, x)
         # where the target is zero the weight is, even where rounding took the proposal's density to zero as well
-        return torch.where(target == -math.inf, target, target - self._log_mixture(theta, x, law))
+        return torch.where(target == -math.inf, target, target - log_r)
 
     def _log_target(self, theta: Tensor, x: X) -> Tensor:
         log_prior = self.prior.log_prob(theta)
@@ -141,24 +142,20 @@ class Reweighted(Posterior):
         log_likelihood = torch.where(log_likelihood.isnan(), -math.inf, log_likelihood)
         return torch.where(torch.isfinite(log_prior), log_prior + log_likelihood, -math.inf)
 
-    def _log_proposal(self, theta: Tensor, x: X) -> Tensor:
-        return self.proposal.log_prob_batched(theta[:, None], x)[:, 0].double()
-
-    def _mixture(self, x: X, law: MultivariateT | None, n: int, generator: torch.Generator) -> Tensor:
+    def _mixture(self, x: X, law: MultivariateT | None, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws of r, and its log density."""
         if law is None:
-            return self.proposal.draw_batched(x, n, generator=generator)[:, 0]
+            return draw_with_log_prob(self.proposal, x, n, generator=generator)
         learned = torch.rand(n, generator=generator) < 0.5
         theta = self.prior.bijection.inverse(law.sample(n, generator=generator).float())
-        theta[learned] = self.proposal.draw_batched(x, int(learned.sum()), generator=generator)[:, 0]
-        return theta
-
-    def _log_mixture(self, theta: Tensor, x: X, law: MultivariateT | None) -> Tensor:
-        log_q = self._log_proposal(theta, x)
-        if law is None:
-            return log_q
+        log_q = torch.empty(n, dtype=torch.float64)
+        if bool(learned.any()):
+            count = int(learned.sum())
+            theta[learned], log_q[learned] = draw_with_log_prob(self.proposal, x, count, generator=generator)
+        log_q[~learned] = self.proposal.log_prob_batched(theta[~learned, None], x)[:, 0].double()
         z = self.prior.bijection.forward(theta.double())
         log_t = law.log_prob(z) + self.prior.bijection.log_abs_det_jacobian(theta)
-        return torch.logaddexp(log_q, log_t) - math.log(2)
+        return theta, torch.logaddexp(log_q, log_t) - math.log(2)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """One observation after the other: each has its own importance weights."""

@@ -121,7 +121,7 @@ class GravitationalWave(Simulator):
         for rows, (data, curves) in _chunks(theta, x):
             h = templates(rows, curves)
             product = (h.conj() * data).sum(-1, keepdim=True)
-            found.append(torch.view_as_real(h * product / product.abs()))
+            found.append(torch.view_as_real(h * product.sgn()))
         return {f"strain_{d}": torch.cat(found)[:, k] for k, d in enumerate(NAMES)}
 
     def observe(self, *paths: str | Path, gps: float | None = None) -> dict[str, Tensor]:
@@ -177,17 +177,15 @@ def check_length(prior: Prior) -> None:
     Raises:
         ValueError: If one needs longer from 20 Hz to its coalescence.
     """
-    corners = [
-        [v for v in bounds(prior.laws[prior.names.index(n)]) if v is not None] for n in ("mass_ratio", "chi_eff")
-    ]
-    mass = bounds(prior.laws[prior.names.index("chirp_mass")])[0]
-    ratio, chi = torch.cartesian_prod(*(torch.tensor(c, dtype=torch.float64) for c in corners)).unbind(-1)
+    mass, ratio, chi = (torch.tensor([v for v in bounds(law) if v is not None]).double() for law in prior.laws[:3])
+    low = float(mass.min())
+    ratio, chi = torch.cartesian_prod(ratio, chi).unbind(-1)
     near = torch.tensor([LOW, LOW + 0.01], dtype=torch.float64)
-    phase = phenom_d(near, torch.full_like(ratio, mass or 1e-3), ratio, chi, chi)[1]
+    phase = phenom_d(near, torch.full_like(ratio, low), ratio, chi, chi)[1]
     needed = float(((phase[:, 0] - phase[:, 1]) / (2 * math.pi * 0.01)).max()) + LATE
     if needed > SECONDS / 2 - RAMP:
         raise ValueError(
-            f"a chirp mass of {mass:g} solar masses, the prior's lowest, needs {needed:.1f} s from {LOW:g} Hz to its "
+            f"a chirp mass of {low:g} solar masses, the prior's lowest, needs {needed:.1f} s from {LOW:g} Hz to its "
             f"coalescence, and of {SECONDS:g} s of data {SECONDS / 2 - RAMP:g} are before the trigger; raise the bound"
         )
 
@@ -197,7 +195,7 @@ def _chunks(theta: Tensor, x: X) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]
     rows = len(x["strain_h1"])
     if rows not in (1, len(theta)):
         raise ValueError(f"theta has {len(theta)} rows and the data {rows}; give as many, or one observation")
-    for first in range(0, len(theta), CHUNK):
+    for first in range(0, max(len(theta), 1), CHUNK):
         part = slice(None) if rows == 1 else slice(first, first + CHUNK)
         strain, off = (
             torch.stack([x[f"{kind}_{d}"][part].to(theta.device).double() for d in NAMES], dim=1)

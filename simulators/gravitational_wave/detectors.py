@@ -87,7 +87,8 @@ def antenna(right_ascension: float, declination: float, polarisation: float, gps
     """
     if detector not in DETECTORS:
         raise ValueError(f"there is no detector {detector!r}; choose from {', '.join(DETECTORS)}")
-    place, first, second = (np.array(v) for v in vars(DETECTORS[detector]).values())
+    site = DETECTORS[detector]
+    place, first, second = (np.array(v) for v in (site.place, site.first, site.second))
     longitude, latitude = _below(right_ascension, declination, gps)
     east = np.array([-math.sin(longitude), math.cos(longitude), 0.0])
     to_source = np.array(

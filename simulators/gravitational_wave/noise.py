@@ -116,9 +116,10 @@ def read_losc(path: str | Path, detector: str | None = None) -> Strain:
             meta: Any = file["meta"]
             values, spacing = np.asarray(data, dtype=float), float(data.attrs["Xspacing"])
             start, found = float(meta["GPSstart"][()]), meta["Detector"][()]
+        rate = round(1 / spacing)
     except FileNotFoundError:
         raise
-    except (OSError, KeyError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, TypeError, ZeroDivisionError) as error:
         raise ValueError(
             f"{path.name} is no strain file with strain/Strain, its Xspacing, meta/GPSstart and meta/Detector "
             f"({error}); take the HDF5 file of an event from gwosc.org"
@@ -126,7 +127,6 @@ def read_losc(path: str | Path, detector: str | None = None) -> Strain:
     found = found.decode() if isinstance(found, bytes) else str(found)
     if detector is not None and found != detector:
         raise ValueError(f"{path.name} is of {found}, expected {detector}; give the files in the order H1, L1")
-    rate = round(1 / spacing)
     if rate not in RATES or values.ndim != 1:
         raise ValueError(
             f"{path.name} has {1 / spacing:g} samples per second in the shape {values.shape}; take the file of 4096 "
@@ -146,8 +146,8 @@ def welch(
     """One-sided power spectral density, by medians over segments under a Tukey window.
 
     The window must be that of the data which it is to whiten: strong lines leak through it into their neighbours.
-    Segments overlap by three quarters. Of the files of GW150914, a stretch that took no part is whitened to a
-    variance of 1.12, and to 1.2 with an overlap of a half: that is what the few segments cost.
+    Segments overlap by three quarters. Of the files of GW150914, stretches that took no part are whitened to a
+    variance of about 1.1, and to 1.2 with an overlap of a half: that is what the few segments cost.
 
     Args:
         strain: The data.
@@ -246,13 +246,13 @@ def _lines(n: int, f: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def whiten(
-    spectrum: Complex[Tensor, "*batch frequency"], log_density: Float[Tensor, "*batch frequency"], seconds: float
+    data: Complex[Tensor, "*batch frequency"], log_density: Float[Tensor, "*batch frequency"], seconds: float
 ) -> Complex[Tensor, "*batch frequency"]:
     """Spectra in units in which real and imaginary part of the noise are N(0, 1).
 
     Args:
-        spectrum: Fourier transform of a segment, 1/Hz.
+        data: Fourier transform of a segment, 1/Hz.
         log_density: log sqrt(S), of sqrt(S) in Hz^{-1/2}.
         seconds: T, the segment's length.
     """
-    return spectrum * (math.log(2 / math.sqrt(seconds)) - log_density).exp()
+    return data * (math.log(2 / math.sqrt(seconds)) - log_density).exp()

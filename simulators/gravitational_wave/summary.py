@@ -136,7 +136,7 @@ class _Bands(SummaryNetwork):
 
 
 @functools.cache
-def basis(size: int, bank: int, jitter: float, chirp_mass: tuple[float, float]) -> Complex[Tensor, "frequency {size}"]:
+def basis(size: int, bank: int, jitter: float, chirp_mass: tuple[float, float]) -> Complex[Tensor, "frequency vector"]:
     """V of waveforms ~ (waveforms V) V^H, the same in each call: (F, k), complex64.
 
     Args:
@@ -156,7 +156,7 @@ def basis(size: int, bank: int, jitter: float, chirp_mass: tuple[float, float]) 
 
 def whitened_bank(
     n: int, jitter: float, chirp_mass: tuple[float, float], generator: torch.Generator
-) -> Complex[Tensor, "{n} frequency"]:
+) -> Complex[Tensor, "waveform frequency"]:
     """Whitened waveforms of norm 1 with parameters and noise curves drawn at random, complex128.
 
     Args:

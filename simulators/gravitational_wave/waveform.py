@@ -84,7 +84,7 @@ def phenom_d(
         >>> values = torch.tensor([[30.0], [0.8], [0.1], [0.1]])
         >>> amplitude, phase = phenom_d(torch.tensor([100.0]), *values)
         >>> f"{float(amplitude):.2e}"
-        '3.61e-22'
+        '4.92e-21'
     """
     f, mass, q, chi_1, chi_2 = (v.double() for v in (frequency, chirp_mass, mass_ratio, chi_1, chi_2))
     _check(f, mass, q, torch.stack([chi_1, chi_2]))
