@@ -75,7 +75,7 @@ class SpectrumShift(Component):
         return {name: self._moved(x[name], pose) for name in self.names or x}
 
     def _moved(self, value: Float[Tensor, "batch frequency 2"], pose: Tensor) -> Tensor:
-        frequency = self.first + self.step * torch.arange(value.shape[1], device=value.device, dtype=torch.float64)
-        angle = (-2 * math.pi * frequency * pose.double() % (2 * math.pi)).to(value)
-        cos, sin, (real, imaginary) = angle.cos(), angle.sin(), value.unbind(-1)
-        return torch.stack([cos * real - sin * imaginary, sin * real + cos * imaginary], dim=-1)
+        frequency = self.first + self.step * torch.arange(value.shape[1], device=value.device, dtype=value.dtype)
+        angle = -2 * math.pi * frequency * pose.to(value)
+        turn = torch.complex(angle.cos(), angle.sin())
+        return torch.view_as_real(torch.view_as_complex(value.contiguous()) * turn)
