@@ -55,7 +55,7 @@ def run(
     flow = SplineCoupling(transforms=8, hidden=96)
     estimator = GNPE(simulator.prior, simulator.observables, parts.POSES, summary=summary, flow=flow, seed=seed)
     rows = Simulated(simulator, seed=seed, buffer=16_384, reuse=8)
-    fit = train(estimator, rows, out / "fit", recipe=Recipe(epochs=epochs, batch=256, learning_rate=2e-3), seed=seed)
+    fit = train(estimator, rows, out / "fit", recipe=Recipe(epochs=epochs, batch=256, learning_rate=3e-3), seed=seed)
 
     fresh = simulate(simulator, out / "calibration_simulations", injections, seed=seed + 1)
     calibration = calibrate(build_posterior(fit), fresh, out)

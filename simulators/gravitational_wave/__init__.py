@@ -37,6 +37,7 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, Truncated, X
 from sciinf.core.laws import bounds
+from sciinf.poses import Pose, SpectrumShift
 
 from .detectors import antenna, arrival_difference
 from .noise import BINS, FREQUENCY, LOW, RAMP, SECONDS, central, draw_curves, read_losc, spectrum, welch, whiten
@@ -50,7 +51,9 @@ LATE = 0.05  # s by which a coalescence may miss the trigger
 NEAR, FAR = 200.0, 4000.0  # Mpc
 CHUNK = 128  # rows of waveforms at a time
 
-# --- POSES: how the data move with time_h1 and time_l1 ---
+POSES = tuple(
+    Pose(f"time_{d}", SpectrumShift(LOW, 1 / SECONDS, (f"strain_{d}",)), td.Normal(0.0, 1e-3)) for d in DETECTORS
+)
 
 
 class GravitationalWave(Simulator):
