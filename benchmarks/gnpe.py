@@ -6,8 +6,8 @@
 "oscillator": `simulators/damped_oscillator.py`, whose pose is when it was struck; "spots": `simulators/turned_spot.py`,
 an image whose pose is an angle and a place. C2ST minus 1/2 against exact posteriors, mean over ten observations; CPU
 seconds of training, and of 2,000 draws for one observation. NPE and NPE with a convolutional summary are trained as
-long as GNPE: their epochs are raised until their CPU time is no less. "efficiency" of importance weights and "evidence",
-log Z minus the exact one in standard errors, are of the oscillator.
+long as GNPE: their epochs are raised until their CPU time is no less. "efficiency" of importance weights and
+"evidence", log Z minus the exact one in standard errors, are of the oscillator.
 """
 
 from __future__ import annotations

@@ -26,7 +26,14 @@ TO_WORKERS = {"sciinf/engine/pool.py"}  # hands a simulator that has no file to 
 READERS_OF_PAGES = {"tests/docs/test_docs.py"}  # follows the documentation, so it runs the code on its pages
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 LUMBER = {"utils", "util", "common", "helpers", "misc", "config", "registry"}
-FOR_SIMULATORS = ("sciinf.core", "sciinf.wrappers", "sciinf.dynamics", "sciinf.nets")
+FOR_SIMULATORS = (
+    "sciinf.core",
+    "sciinf.wrappers",
+    "sciinf.dynamics",
+    "sciinf.summaries",
+    "sciinf.poses",
+    "sciinf.nets",
+)
 MACHINE = re.compile(r"(?<![\w.~])/(work|root|home|Users|tmp)(?=/\w)")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
