@@ -30,6 +30,7 @@ from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulat
 from sciinf.core import Estimator, Fit
 from sciinf.estimators.equivariant import Augmented, Canonical
 from sciinf.estimators.gnpe import GNPE
+from sciinf.inference.amortised import draw_with_log_prob
 from sciinf.summaries.image import CNN
 from sciinf.summaries.series import Conv1d
 from sciinf.summaries.vector import MLP
@@ -127,7 +128,7 @@ def distances(fit: Fit, simulator: Simulator, options: Any) -> dict[str, float]:
         seconds.append(time.process_time() - started)
         if exact is not None:
             excess.append(c2st(draws, exact) - 0.5)
-        found = weighed(posterior, simulator, draws, one)
+        found = weighed(posterior, simulator, one, source)
         efficiency.append(found[0])
         evidence.append(found[1])
     square = sum(value**2 for value in evidence) / count
@@ -139,14 +140,14 @@ def distances(fit: Fit, simulator: Simulator, options: Any) -> dict[str, float]:
     }
 
 
-def weighed(posterior: Any, simulator: Simulator, draws: Any, x: Any) -> tuple[float, float]:
+def weighed(posterior: Any, simulator: Simulator, x: Any, source: torch.Generator) -> tuple[float, float]:
     """Efficiency of importance weights, and log Z minus the exact one in standard errors; NaN where none is known."""
     module = sys.modules[type(simulator).__module__]
     if simulator.log_likelihood is None or "log_evidence" not in vars(module):
         return math.nan, math.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        log_q = posterior.log_prob_batched(draws[:, None], x)[:, 0]
+        draws, log_q = draw_with_log_prob(posterior, x, DRAWS, generator=source)
     weight = simulator.prior.log_prob(draws) + simulator.log_likelihood(draws, x).double() - log_q
     weight = (weight - float(module.log_evidence(x))).exp()
     mean, n = float(weight.mean()), len(weight)
