@@ -116,7 +116,7 @@ def distances(fit: Fit, simulator: Simulator, options: Any) -> dict[str, float]:
     """C2ST, time, efficiency and evidence, means over observations; of the evidence the rms."""
     source = torch.Generator().manual_seed(1_000 + options.seed)
     count = 3 if options.quick else 10
-    x = simulator(simulator.prior.sample(count, generator=source), generator=source)
+    x: Any = simulator(simulator.prior.sample(count, generator=source), generator=source)
     posterior, excess, seconds, efficiency, evidence = build_posterior(fit), [], [], [], []
     for k in range(count):
         one = {name: value[k : k + 1] for name, value in x.items()}
