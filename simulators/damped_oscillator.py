@@ -57,10 +57,12 @@ class DampedOscillator(Simulator):
         centre, root = struck(x["x"].reshape(1, STEPS)), torch.linalg.cholesky(torch.tensor(S, dtype=torch.float64))
         low, high = (torch.tensor(end, dtype=torch.float64) for end in (LOW, HIGH))
         draws = torch.empty(0, 3, dtype=torch.float64)
-        while len(draws) < n:
+        for _ in range(1_000):
+            if len(draws) >= n:
+                return draws[:n].float()
             new = centre + torch.randn(2 * n, 3, generator=generator, dtype=torch.float64) @ root.mT
             draws = torch.cat([draws, new[((new > low) & (new < high)).all(-1)]])
-        return draws[:n].float()
+        raise ValueError(f"the prior leaves next to nothing of the posterior around {centre[0].tolist()}")
 
 
 def log_evidence(x: X) -> Tensor:

@@ -69,7 +69,8 @@ class TurnedSpot(Simulator):
             inside = theta.clone()
             inside[:, 2] = (theta[:, 2] + 0.5 * math.pi) % math.pi - 0.5 * math.pi
             log = self.prior.log_prob(inside) + self.log_likelihood(inside, data) - law.log_prob(theta)
-            weight = _tempered(log.nan_to_num(nan=-math.inf))
+            log = log.nan_to_num(nan=-math.inf)
+            weight = log.softmax(0) if turn == 6 else _tempered(log)
         return inside[torch.multinomial(weight, n, replacement=True, generator=generator)].float()
 
 

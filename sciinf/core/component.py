@@ -54,7 +54,8 @@ def to_json(value: Any) -> Any:
         return {"$law": law_to_json(value)}
     if isinstance(value, FunctionType):
         path = f"{value.__module__}.{value.__qualname__}"
-        if getattr(sys.modules.get(value.__module__), value.__qualname__, None) is not value:
+        own = sys.modules.get(value.__module__)
+        if value.__module__ == "__main__" or getattr(own, value.__qualname__, None) is not value:
             raise TypeError(f"the function {path} cannot be saved; define it by its name in a module")
         return {"$function": path}
     if isinstance(value, Component):
@@ -98,8 +99,8 @@ def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
     if set(data) == {"$function"}:
         path = str(data["$function"])
         found = _named(path, trust)
-        if not isinstance(found, FunctionType):
-            raise ValueError(f"the file names {path!r}, which is not a function")
+        if not isinstance(found, FunctionType) or f"{found.__module__}.{found.__qualname__}" != path:
+            raise ValueError(f"the file names {path!r}, and there is no function of that module with this name")
         return found
     if "$class" in data:
         kind = _component_class(str(data["$class"]), trust)

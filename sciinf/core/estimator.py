@@ -57,16 +57,24 @@ class Density(ABC):
 
 
 class PairedDensity(Density, ABC):
-    """A density that is a mean over something drawn with theta, which weights of draws are better told by."""
+    """A density that is a mean over something drawn with theta, which weights of draws are better told by.
+
+    For any f, the mean of f(theta) / r over `sample_to_weigh` is the integral of f, and the mean of g(r) over draws of
+    another law is what it is over theta of that law and the r that `sample_to_weigh` gives such theta. Some theta may
+    lie outside the prior's support.
+    """
 
     @abstractmethod
-    def sample_with_log_prob(
+    def sample_to_weigh(
         self, n: int, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
-        """Draws, and for each log r such that the mean of f(theta) / r over draws is the integral of f.
+        """Draws, and log r of each."""
 
-        r is an estimate of the density, made with what the draw itself was drawn with.
-        """
+    @abstractmethod
+    def log_prob_to_weigh(
+        self, theta: Float[Tensor, "n batch theta"], *, generator: torch.Generator
+    ) -> Float[Tensor, "n batch"]:
+        """log r of theta drawn elsewhere."""
 
 
 class Potential(ABC):

@@ -13,10 +13,10 @@ of which draws and density are at hand, and one pass of q gives the posterior's 
 
 R is smoothed over draws that serve nothing else: what it is off by changes the law a little, and draws and density
 alike when both are divided by the share A that is accepted. Where q and the chains are right the ratio is the same for
-every h: 16 draws will do. All random numbers behind the law are the same at each call.
+every h: four draws will do. All random numbers behind the law are the same at each call.
 
-Weights of draws take the same mean over four blurred poses, the one that theta was drawn with among them: their law is
-then known exactly, however much the ratio varies.
+**Weights.** For draws that are to be weighted nothing is rejected, and one of the four is the blurred pose that theta
+was drawn with: the law of theta and all four is then known exactly, however much the ratio varies.
 
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139
@@ -45,8 +45,8 @@ from sciinf.samplers.gibbs import Settled, run
 if TYPE_CHECKING:
     from sciinf.estimators.gnpe import GNPE
 
-_BLURS, _BESIDE = 16, 3  # per density; beside the one that a draw was drawn with
-_ROUNDS = 200  # of rejection
+_BLURS = 4  # per density
+_ROUNDS = 2_000  # of rejection
 _SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
 _FIRST = 8  # steps, after which strays are looked for
 
@@ -86,50 +86,82 @@ class PosedDensity(PairedDensity):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """Draws; where hardly any lies within the prior, the chains' own."""
-        return self._sample(self.recovered(), n, generator)[0]
+        """Draws.
+
+        Warns:
+            UserWarning: If hardly any lies within the prior, for the chains' own then take the place of some.
+        """
+        theta, _, done = self._sample(self.recovered(), n, generator)
+        if not bool(done.all()):
+            warnings.warn(
+                f"{float((~done).double().mean()):.1%} of the draws are of the chains themselves, for nearly all of "
+                "what their poses lead to lies outside the prior: look at the observation, or widen the prior",
+                stacklevel=4,
+            )
+        return theta
 
     @torch.no_grad()
-    def sample_with_log_prob(
+    def sample_to_weigh(
         self, n: int, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
         found = self.recovered()
-        theta, blurred = self._sample(found, n, generator)
-        return theta, self._log_mean(theta, found, generator, _BESIDE, blurred)
+        theta, blurred = self._proposed(found.poses, n, generator)
+        return theta, self._log_mean(theta, found, generator, [blurred])
+
+    @torch.no_grad()
+    def log_prob_to_weigh(
+        self, theta: Float[Tensor, "n batch theta"], *, generator: torch.Generator
+    ) -> Float[Tensor, "n batch"]:
+        return self._log_mean(theta.to(self._device), self.recovered(), generator, [])
 
     @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         check_rows(theta, self.rows, self.estimator.prior)
-        flat = theta.to(self._device).reshape(-1, self.rows, theta.shape[-1])
-        return self._log_mean(flat, self.recovered(), self._source(), _BLURS, None).reshape(theta.shape[:-1])
+        found, flat = self.recovered(), theta.to(self._device).reshape(-1, self.rows, theta.shape[-1])
+        ratio = self.poses.log_ratio(flat)
+        total = self._log_mean(flat, found, self._source(), [], ratio) - found.accepted.log()
+        return torch.where(ratio == -math.inf, ratio, total).reshape(theta.shape[:-1])
 
-    def _sample(self, found: Recovered, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """theta, and the blurred poses it was drawn with."""
+    def _sample(self, found: Recovered, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """theta, the blurred poses it was drawn with, and whether it was drawn; the chains' own where not."""
         chosen = torch.randint(len(found.last), (n, self.rows), generator=generator, device=generator.device)
         theta = found.last.gather(0, chosen.to(self._device)[..., None].expand(-1, -1, found.last.shape[-1]))
         blurred = self._blurred(theta[..., self.poses.columns], generator)
         done = torch.zeros(theta.shape[:-1], dtype=torch.bool, device=self._device)
         for _ in range(_ROUNDS):
-            drawn, with_ = self._proposed(found.poses, n, generator)
-            draw = torch.rand(n, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
-            gain = self.poses.log_ratio(drawn) - self._log_expected(found, with_) - found.most
-            new = (draw.to(theta.device).log() < gain) & ~done
-            theta, blurred = (
-                torch.where(new[..., None], value, old) for value, old in ((drawn, theta), (with_, blurred))
-            )
-            done |= new
-            if bool(done.all()):
+            need = int((~done).sum(0).max()) if n and self.rows else 0
+            if not need:
                 break
-        return theta, blurred
+            drawn, beside = self._proposed(found.poses, need, generator)
+            draw = torch.rand(need, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
+            gain = self.poses.log_ratio(drawn) - self._log_expected(found, beside) - found.most
+            place = torch.sort(done.long(), dim=0, stable=True).indices[:need]  # those still open first
+            new = (draw.to(theta.device).log() < gain) & ~done.gather(0, place)
+            for all_, value in ((theta, drawn), (blurred, beside)):
+                at = place[..., None].expand_as(value)
+                all_.scatter_(0, at, torch.where(new[..., None], value, all_.gather(0, at)))
+            done.scatter_(0, place, done.gather(0, place) | new)
+        return theta, blurred, done
 
     def _log_mean(
-        self, theta: Tensor, found: Recovered, generator: torch.Generator, fresh: int, own: Tensor | None
+        self,
+        theta: Tensor,
+        found: Recovered,
+        generator: torch.Generator,
+        own: list[Tensor],
+        ratio: Tensor | None = None,
     ) -> Float[Tensor, "n batch"]:
-        """log q, over fresh blurs and those that theta was drawn with, if any."""
-        ratio, poses = self.poses.log_ratio(theta), theta[..., self.poses.columns]
-        every = [self._blurred(poses, generator) for _ in range(fresh)] + ([] if own is None else [own])
-        total = torch.stack([self._log_joint(theta, ratio, found, blurred) for blurred in every]).logsumexp(0)
-        return torch.where(ratio == -math.inf, ratio, total - math.log(len(every)) - found.accepted.log())
+        """log of the mean over blurred poses, by chance and those that theta was drawn with, of one pass' density.
+
+        Given a ratio, log r(theta), it is that of draws that are accepted, A times.
+        """
+        poses, each = theta[..., self.poses.columns], []
+        for blurred in own + [self._blurred(poses, generator) for _ in range(_BLURS - len(own))]:
+            value = self._log_joint(theta, found, blurred)
+            if ratio is not None:
+                value = value + (ratio - self._log_expected(found, blurred) - found.most).clamp_max(0.0)
+            each.append(value)
+        return torch.stack(each).logsumexp(0) - math.log(_BLURS)
 
     def recovered(self) -> Recovered:
         """Chains, and what is accepted of draws made from their poses; kept for the last observations asked about.
@@ -138,10 +170,11 @@ class PosedDensity(PairedDensity):
             UserWarning: If the chains have not settled.
         """
         key = self._key()
-        if key not in self.estimator.kept:
-            self.estimator.kept.clear()
-            self.estimator.kept[key] = (self._recover(),)
-        return self.estimator.kept[key][0]
+        found = self.estimator.kept.get(key)
+        if found is None:
+            found = self._recover()
+            self.estimator.kept = {key: found}
+        return found
 
     @torch.no_grad()
     def chains(
@@ -173,9 +206,7 @@ class PosedDensity(PairedDensity):
         retain_freed()
         estimator, generator = self.estimator, self._source()
         count = estimator.chains if self.rows == 1 else max(16, estimator.chains // 8)
-        if estimator.start is None:
-            raise ValueError("without a pose there are no chains")
-        first = estimator.start.condition(self.x).sample(count, generator=generator)
+        first = estimator.starts.condition(self.x).sample(count, generator=generator)
         theta, _ = self.chains(first, generator, iterations=_FIRST)
         theta = self._gathered(theta, generator)
         theta, settled = self.chains(theta[..., self.poses.columns], generator)
@@ -193,7 +224,7 @@ class PosedDensity(PairedDensity):
         nothing = ratio.new_zeros(self.rows)
         found = Recovered(theta, poses, settled, near / unit, ratio, unit, nothing, nothing)
         proposed, blurred = self._proposed(poses, count, generator)
-        gain = self.poses.log_ratio(proposed) - self._log_expected(found, blurred)
+        gain = (self.poses.log_ratio(proposed) - self._log_expected(found, blurred)).nan_to_num(nan=-math.inf)
         most = gain.quantile(0.99, dim=0).nan_to_num(neginf=0.0)  # more than always cannot be
         return replace(found, most=most, accepted=(gain - most).clamp_max(0.0).exp().mean(0).clamp_min(1e-6))
 
@@ -247,8 +278,8 @@ class PosedDensity(PairedDensity):
 
         return self._in_chunks(one, blurred)
 
-    def _log_joint(self, theta: Tensor, ratio: Tensor, found: Recovered, blurred: Tensor) -> Float[Tensor, "n batch"]:
-        """log m(h) q(theta | x, h) r / (R k(h | g))."""
+    def _log_joint(self, theta: Tensor, found: Recovered, blurred: Tensor) -> Float[Tensor, "n batch"]:
+        """log m(h) q(theta | x, h) / k(h | g)."""
         poses = theta[..., self.poses.columns]
         blurs = self.poses.between(poses, blurred)
         inner = self.poses.inner(theta, blurs)
@@ -258,8 +289,8 @@ class PosedDensity(PairedDensity):
 
         found_q = self._in_chunks(one, blurred, inner)
         kernel = self.poses.log_kernel(blurs) + self.poses.log_measure(blurs)
-        taken = (ratio - self._log_expected(found, blurred) - found.most).clamp_max(0.0)
-        return self._log_mixture(found, blurred) + found_q - kernel + self.poses.log_measure(poses) + taken
+        total = self._log_mixture(found, blurred) + found_q - kernel + self.poses.log_measure(poses)
+        return torch.where(torch.isfinite(kernel), total, -math.inf)  # rounded over the edge of a kernel with bounds
 
     def _log_mixture(self, found: Recovered, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
         """log m, by the invariant measure."""
@@ -267,7 +298,7 @@ class PosedDensity(PairedDensity):
         for part in blurred.split(size):
             each = self.poses.log_kernel(self.poses.between(found.poses[None], part[:, None]))
             parts.append(each.logsumexp(1) - math.log(len(found.poses)))
-        return torch.cat(parts) if parts else blurred.new_zeros(blurred.shape[:-1]).double()
+        return torch.cat(parts)
 
     def _in_chunks(self, one: Callable[..., Tensor], *values: Float[Tensor, "n batch *rest"]) -> Tensor:
         """A function of data and values, row by row, in pieces that suit the device."""
@@ -287,10 +318,10 @@ class PosedDensity(PairedDensity):
         return torch.Generator(self._device).manual_seed(0)
 
     def _key(self) -> str:
-        """Of the observations, and the weights."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.x.items()):
-            digest.update(f"{name} {tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        versions = [value._version for value in self.estimator.state_dict(keep_vars=True).values()]
-        digest.update(f"{versions} {self.estimator.chains} {self.estimator.iterations}".encode())
+        """Of the observations, the weights, and how chains are run."""
+        digest = hashlib.sha256(f"{self._device} {self.estimator.chains} {self.estimator.iterations}".encode())
+        for values in (self.x, self.estimator.state_dict()):
+            for name, value in sorted(values.items()):
+                digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -123,7 +123,9 @@ class Canonical(Estimator):
         if not self.poses.names:
             raise ValueError("without a pose there is nothing to estimate; train a Flow")
         for law in self.poses.kernels():
-            if not any(support(law) is free for free in (constraints.real, constraints.positive)):
+            if not law.event_shape and not any(
+                support(law) is free for free in (constraints.real, constraints.positive)
+            ):
                 raise ValueError(f"errors of an estimated pose may exceed the bounds of {law!r}; give another kernel")
         given = {**observables, SHOWN: Observable((self.poses.width,))}
         own = dict.fromkeys(data_names(observables), summary) if isinstance(summary, Summary) else summary
@@ -191,7 +193,10 @@ class _CanonicalDensity(Density):
             new, kept = self._drawn(n, generator)
             theta = torch.where((kept & ~done)[..., None], new, theta)
             done |= kept
-        raise ValueError("hardly any draw lies within the prior: the observation looks like none that was simulated")
+        raise ValueError(
+            "hardly any draw of some observation lies within the prior: look at the observations, widen the prior, or "
+            "train on more simulations"
+        )
 
     @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:

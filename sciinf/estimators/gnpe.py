@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.checks import check_whole
-from sciinf.estimators._posed import PosedDensity
+from sciinf.estimators._posed import PosedDensity, Recovered
 from sciinf.estimators.flow import Flow
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.spline import SplineCoupling
@@ -44,8 +44,8 @@ class GNPE(Estimator):
     Args:
         prior: The prior; parameters of poses have laws of their own.
         observables: What the simulator produces.
-        poses: Taken out one after the other. Without any it is a `Flow`.
-        summary: Of data, moved or not, as for `Flow`.
+        poses: Taken out one after the other; exact ones must not care in which order. Without any it is a `Flow`.
+        summary: Of data, as for `Flow`: each network builds its own, of data moved and as they are.
         flow: Of all parameters given moved data; the default of `Flow` where left out.
         start: Of poses given data as they are; a small one where left out.
         chains: Chains for one observation, from whose poses draws are made; an eighth of them for each of several.
@@ -95,7 +95,7 @@ class GNPE(Estimator):
         if self.poses.names:
             small = start or SplineCoupling(transforms=3, hidden=32)
             self.start = Flow(self.poses.prior_alone(), observables, summary=summary, flow=small, seed=seed)
-        self.kept: dict[str, tuple] = {}  # what `_posed` found for the last observations
+        self.kept: dict[str, Recovered] = {}  # what was found for the last observations
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         def moved() -> Iterator[Batch]:
@@ -120,6 +120,17 @@ class GNPE(Estimator):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return (self.start or self.conditional).features(x)
 
+    @property
+    def starts(self) -> Flow:
+        """The flow of poses.
+
+        Raises:
+            ValueError: If there is no pose.
+        """
+        if self.start is None:
+            raise ValueError("there is no pose, and nothing to start chains from; pass GNPE(..., poses=[Pose(...)])")
+        return self.start
+
     def at(self, x: X, blurred: Float[Tensor, "batch k"]) -> Density:
         """q, given a blurred pose for each observation."""
         return self.conditional.condition(self._seen(x, blurred))
@@ -132,7 +143,9 @@ class GNPE(Estimator):
 
     def _seen(self, x: X, blurred: Tensor) -> X:
         moved = self.poses.standardised(x, blurred)
-        return {**moved, SHOWN: self.poses.shown(blurred).float()} if self.poses.seen else moved
+        return (
+            {**moved, SHOWN: self.poses.shown(blurred).to(next(self.parameters()).dtype)} if self.poses.seen else moved
+        )
 
     def _poses_of(self, batch: Batch) -> Batch:
         return Batch(batch.theta[:, self.poses.columns], batch.x)

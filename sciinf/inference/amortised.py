@@ -42,14 +42,30 @@ class Amortised(Learned):
         return self.estimator.features({name: value.to(device) for name, value in x.items()}).cpu()
 
 
-def draw_with_log_prob(
+def draw_to_weigh(
     posterior: Posterior, x: X, n: int, *, generator: torch.Generator
 ) -> tuple[Float[Tensor, "n theta"], Float[Tensor, " n"]]:
     """Draws for one observation, and the log density to weight each by (see `PairedDensity`), float64."""
-    if isinstance(posterior, Amortised):
-        density = posterior.estimator.density(x)
-        if isinstance(density, PairedDensity):
-            theta, log_r = density.sample_with_log_prob(n, generator=generator)
-            return theta[:, 0].cpu(), log_r[:, 0].cpu().double()
+    density = _paired(posterior, x)
+    if density is not None:
+        theta, log_r = density.sample_to_weigh(n, generator=generator)
+        return theta[:, 0].cpu(), log_r[:, 0].cpu().double()
     theta = posterior.draw_batched(x, n, generator=generator)
     return theta[:, 0], posterior.log_prob_batched(theta, x)[:, 0].double()
+
+
+def log_prob_to_weigh(
+    posterior: Posterior, theta: Float[Tensor, "n theta"], x: X, *, generator: torch.Generator
+) -> Float[Tensor, " n"]:
+    """The same log density of theta drawn elsewhere."""
+    density = _paired(posterior, x)
+    if density is not None:
+        return density.log_prob_to_weigh(theta[:, None], generator=generator)[:, 0].cpu().double()
+    return posterior.log_prob_batched(theta[:, None], x)[:, 0].double()
+
+
+def _paired(posterior: Posterior, x: X) -> PairedDensity | None:
+    if not isinstance(posterior, Amortised):
+        return None
+    density = posterior.estimator.density(x)
+    return density if isinstance(density, PairedDensity) else None

@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, Simulator, X, source_hash
-from sciinf.inference.amortised import draw_with_log_prob
+from sciinf.inference.amortised import draw_to_weigh, log_prob_to_weigh
 from sciinf.inference.learned import covers, holds_for
 from sciinf.inference.multivariate_t import MultivariateT, effective_size
 
@@ -94,7 +94,7 @@ class Reweighted(Posterior):
             UserWarning: If the budget was spent before the ESS was reached, or k-hat says not to rely on the weights.
         """
         pilot = min(_PILOT, max(1_000, self.budget // 4), self.budget)
-        theta, log_r = draw_with_log_prob(self.proposal, x, pilot, generator=generator)
+        theta, log_r = draw_to_weigh(self.proposal, x, pilot, generator=generator)
         log_weight = self._log_weight(theta, log_r, x)
         spent, law = pilot, None
         thetas, log_weights = [theta], [log_weight]
@@ -145,14 +145,14 @@ class Reweighted(Posterior):
     def _mixture(self, x: X, law: MultivariateT | None, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws of r, and its log density."""
         if law is None:
-            return draw_with_log_prob(self.proposal, x, n, generator=generator)
+            return draw_to_weigh(self.proposal, x, n, generator=generator)
         learned = torch.rand(n, generator=generator) < 0.5
         theta = self.prior.bijection.inverse(law.sample(n, generator=generator).float())
         log_q = torch.empty(n, dtype=torch.float64)
         if bool(learned.any()):
             count = int(learned.sum())
-            theta[learned], log_q[learned] = draw_with_log_prob(self.proposal, x, count, generator=generator)
-        log_q[~learned] = self.proposal.log_prob_batched(theta[~learned, None], x)[:, 0].double()
+            theta[learned], log_q[learned] = draw_to_weigh(self.proposal, x, count, generator=generator)
+        log_q[~learned] = log_prob_to_weigh(self.proposal, theta[~learned], x, generator=generator)
         z = self.prior.bijection.forward(theta.double())
         log_t = law.log_prob(z) + self.prior.bijection.log_abs_det_jacobian(theta)
         return theta, torch.logaddexp(log_q, log_t) - math.log(2)

@@ -9,6 +9,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from sciinf.core import X
 from sciinf.core.component import Component
+from sciinf.poses.pose import values_of
 
 
 class ImageMotion(Component):
@@ -33,7 +34,7 @@ class ImageMotion(Component):
         self.names = None if names is None else tuple(names)
 
     def __call__(self, x: X, pose: Float[Tensor, "batch k"]) -> X:
-        return {name: self._moved(x[name], pose.to(x[name])) for name in self.names or x}
+        return {name: self._moved(x[name], pose.to(x[name])) for name in self.names or values_of(x)}
 
     def _moved(self, value: Tensor, pose: Tensor) -> Tensor:
         """value where each pixel came from."""

@@ -20,7 +20,6 @@ from torch import distributions as td
 from sciinf.core import Prior, X
 from sciinf.core.component import Component
 from sciinf.core.laws import is_normalisable
-from sciinf.core.prior import global_seed
 from sciinf.poses.group import Additive, Group
 
 Action = Callable[[X, Tensor], X]
@@ -36,7 +35,8 @@ class Pose(Component):
         kernel: kappa, the law of the blur, as wide as what the data leave of the pose or wider: a narrower one makes
             chains slow. One law for every parameter, one for each in a list, or a joint one.
         exact: Whether data moved are as likely as before, to all that matters. The blurred pose is then kept from the
-            network, which has less to learn; otherwise the network sees it.
+            network, which has less to learn; otherwise the network sees it. Several exact poses must commute: a shift
+            and a turn of an image do not, and one of them has to be seen.
         group: How poses are composed; `Additive()` where left out.
 
     Raises:
@@ -74,8 +74,8 @@ class Pose(Component):
         if self._carried:
             noise = torch.randn(n, len(self.names), generator=generator, device=generator.device)
             return self.blur.bijection.inverse(noise)
-        with global_seed(generator):
-            return self.blur.sample(n, generator=torch.Generator()).to(generator.device)
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        return self.blur.sample(n, generator=torch.Generator().manual_seed(seed)).to(generator.device)
 
     def standardised(self, x: X, blurred: Float[Tensor, "batch k"]) -> X:
         """T_{(g e)^{-1}} x.
@@ -90,6 +90,12 @@ class Pose(Component):
                 raise ValueError(
                     f"the action of the pose {self.names} returns {name!r} of shape {tuple(value.shape)}; there is "
                     f"{there}"
+                )
+        for mask in (f"{name}_mask" for name in moved if f"{name}_mask" in x):
+            if mask not in moved:
+                raise ValueError(
+                    f"the pose {self.names} moves {mask.removesuffix('_mask')!r}, of which values are missing, and "
+                    f"not {mask!r}; let its action return both"
                 )
         return {**x, **moved}
 
@@ -108,3 +114,8 @@ def _blur(names: Sequence[str], kernel: object) -> tuple[Prior, bool]:
     if len(laws) != len(names):
         raise ValueError(f"the pose has the parameters {list(names)} and {len(laws)} kernels; give one for each")
     return Prior(**dict(zip(names, laws, strict=True))), all(is_normalisable(law) for law in laws)
+
+
+def values_of(x: X) -> list[str]:
+    """Names of observables that are not masks."""
+    return [name for name, value in x.items() if value.dtype != torch.bool]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sciinf.core import X
 from sciinf.core.component import Component
+from sciinf.poses.pose import values_of
 
 
 class TimeShift(Component):
@@ -35,7 +36,7 @@ class TimeShift(Component):
 
     def __call__(self, x: X, pose: Float[Tensor, "batch 1"]) -> X:
         shift = pose[:, 0] / self.step
-        return {name: self._moved(x[name], shift) for name in self.names or x}
+        return {name: self._moved(x[name], shift) for name in self.names or values_of(x)}
 
     def _moved(self, value: Tensor, shift: Float[Tensor, " batch"]) -> Tensor:
         """value at t - shift."""
@@ -72,7 +73,7 @@ class SpectrumShift(Component):
         self.names = None if names is None else tuple(names)
 
     def __call__(self, x: X, pose: Float[Tensor, "batch 1"]) -> X:
-        return {name: self._moved(x[name], pose) for name in self.names or x}
+        return {name: self._moved(x[name], pose) for name in self.names or values_of(x)}
 
     def _moved(self, value: Float[Tensor, "batch frequency 2"], pose: Tensor) -> Tensor:
         frequency = self.first + self.step * torch.arange(value.shape[1], device=value.device, dtype=value.dtype)

@@ -40,6 +40,7 @@ class Poses:
         self.laws = tuple(laws[name] for name in self.names)
         self.columns = [prior.names.index(name) for name in self.names]
         self.rest = [k for k in range(len(prior)) if k not in self.columns]
+        _check_groups(self)
         self.width = sum(_size(pose) for pose in poses)
         self.seen = sum(_size(pose) for pose in poses if not pose.exact)
 
@@ -118,13 +119,11 @@ class Poses:
         -inf outside the support of any parameter; float64.
         """
         total = torch.where(torch.isfinite(self.prior.log_prob(theta)), 0.0, -math.inf).double()
-        first, poses = 0, theta[..., self.columns].double()
-        for pose in self.all:
-            at = slice(first, first + len(pose.names))
+        for pose, g in self._each(theta[..., self.columns].double()):
             if pose.exact:
-                own = Prior.of_laws(pose.names, ("",) * len(pose.names), self.laws[at])
-                total = total + own.log_prob(poses[..., at]) - pose.group.log_measure(poses[..., at])
-            first = at.stop
+                laws = [self.laws[self.names.index(name)] for name in pose.names]
+                own = Prior.of_laws(pose.names, ("",) * len(pose.names), laws)
+                total = total + own.log_prob(g) - pose.group.log_measure(g)
         return total
 
     def inner(self, theta: Float[Tensor, "*rows theta"], blurs: Elements) -> Float[Tensor, "*rows theta"]:
@@ -150,6 +149,25 @@ class Poses:
 
     def _units(self) -> tuple[str, ...]:
         return tuple(self.prior.units[k] for k in self.columns)
+
+
+def _check_groups(poses: Poses) -> None:
+    """Refuse a group that does not take values of prior and kernel to where they came from."""
+    z = torch.cartesian_prod(*(torch.tensor([-2.5, 0.0, 2.5]).double(),) * 2)
+    for pose in poses.all:
+        laws = [poses.laws[poses.names.index(name)] for name in pose.names]
+        prior = Prior.of_laws(pose.names, ("",) * len(pose.names), laws)
+        wide = z[:, None, :].expand(-1, len(pose.names), -1)
+        g, e = prior.bijection.inverse(wide[..., 0]), pose.blur.bijection.inverse(wide[..., 1])
+        blurred = pose.group.compose(g, e)
+        again, blur = pose.group.compose(blurred, pose.group.inverse(e)), pose.group.between(g, blurred)
+        same = torch.allclose(again, g, rtol=1e-6, atol=1e-9) and torch.allclose(blur, e, rtol=1e-6, atol=1e-9)
+        if not (same and bool(pose.group.log_measure(e).isfinite().all())):
+            raise ValueError(
+                f"the group {type(pose.group).__name__} of the pose {pose.names} does not undo its blur: values of "
+                "prior and kernel must belong to it (factors above 0; angles from `low` to `low` + `period`, as in "
+                "Periodic(-math.pi), blurred by less than half a period)"
+            )
 
 
 def _size(pose: Pose) -> int:

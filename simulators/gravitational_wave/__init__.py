@@ -50,9 +50,7 @@ NAMES = ("h1", "l1")
 LATE = 0.05  # s by which a coalescence may miss the trigger
 NEAR, FAR = 200.0, 4000.0  # Mpc
 CHUNK = 128  # rows of waveforms at a time
-POSES = tuple(
-    Pose(f"time_{d}", SpectrumShift(LOW, 1 / SECONDS, (f"strain_{d}",)), td.Normal(0.0, 1e-3)) for d in NAMES
-)
+POSES = tuple(Pose(f"time_{d}", SpectrumShift(LOW, 1 / SECONDS, (f"strain_{d}",)), td.Normal(0.0, 1e-3)) for d in NAMES)
 
 
 class GravitationalWave(Simulator):
