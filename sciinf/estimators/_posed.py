@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _BLURS = 4  # per density
 _ROUNDS = 2_000  # of rejection
 _SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
+_FAR = 200.0  # nats: what is that much less likely than draws are was not drawn, but rounded to the prior's edge
 _FIRST = 8  # steps, after which strays are looked for
 
 
@@ -106,7 +107,9 @@ class PosedDensity(PairedDensity):
     ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
         found = self.recovered()
         theta, blurred = self._proposed(found.poses, n, generator)
-        return theta, self._log_mean(theta, found, generator, [blurred])
+        log_r = self._log_mean(theta, found, generator, [blurred])
+        lost = log_r < log_r.median(0).values - _FAR if n else log_r.bool()
+        return theta, torch.where(lost, math.inf, log_r)
 
     @torch.no_grad()
     def log_prob_to_weigh(
