@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _BLURS = 4  # per density
 _ROUNDS = 2_000  # of rejection
 _SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
-_FAR = 200.0  # nats: what is that much less likely than draws are was not drawn, but rounded to the prior's edge
+_FAR = 50.0  # nats: what is that much less likely than draws are was not drawn, but rounded to the prior's edge
 _FIRST = 8  # steps, after which strays are looked for
 
 
