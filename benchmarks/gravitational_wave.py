@@ -48,7 +48,9 @@ def main() -> None:
     with warnings.catch_warnings(record=True) as caught:
         raw = posterior.draw_batched(x, 2_000, generator=torch.Generator().manual_seed(options.seed))[:, 0]
     amortised = clock("cpu") - started
-    corrected = build_posterior(load_fit(options.fit, trust=(module, f"{module}.summary")), simulator, ess=1_000)
+    corrected = build_posterior(
+        load_fit(options.fit, trust=(module, f"{module}.summary")), simulator, ess=1_000, budget=6_000
+    )
     started = clock("cpu")
     draws = corrected.draw(x, 1_000, generator=torch.Generator().manual_seed(options.seed))
     seconds = clock("cpu") - started

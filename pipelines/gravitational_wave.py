@@ -28,7 +28,7 @@ def run(
     l1: str = "",
     gps: float = 1126259462.4,
     seed: int = 0,
-    epochs: int = 150,
+    epochs: int = 110,
     injections: int = 500,
     ess: float = 1_000,
 ) -> Answer:
@@ -53,13 +53,22 @@ def run(
     strain, noise = parts.Reduced(), parts.Bands()
     summary = {"strain_h1": strain, "strain_l1": strain, "noise_h1": noise, "noise_l1": noise}
     flow = SplineCoupling(transforms=8, hidden=96)
-    estimator = GNPE(simulator.prior, simulator.observables, parts.POSES, summary=summary, flow=flow, seed=seed)
+    estimator = GNPE(
+        simulator.prior,
+        simulator.observables,
+        parts.POSES,
+        summary=summary,
+        flow=flow,
+        chains=1_024,
+        iterations=30,  # of weak signals arrival times are so uncertain that chains would need hundreds
+        seed=seed,
+    )
     rows = Simulated(simulator, seed=seed, buffer=16_384, reuse=8)
     fit = train(estimator, rows, out / "fit", recipe=Recipe(epochs=epochs, batch=256, learning_rate=3e-3), seed=seed)
 
     fresh = simulate(simulator, out / "calibration_simulations", injections, seed=seed + 1)
     calibration = calibrate(build_posterior(fit), fresh, out)
-    posterior = build_posterior(fit, simulator, ess=ess)
+    posterior = build_posterior(fit, simulator, ess=ess, budget=50_000)
     answer = query(posterior, data, calibration, simulator=simulator, out=out, seed=seed)
     _draw(out / "strain.png", simulator, answer)
     return answer
