@@ -16,7 +16,6 @@ import json
 import math
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from sciinf.core import Estimator, Fit
 from sciinf.estimators.equivariant import Augmented, Canonical
 from sciinf.estimators.gnpe import GNPE
 from sciinf.inference.amortised import draw_to_weigh
+from sciinf.inference.multivariate_t import effective_size
 from sciinf.poses import Pose
 from sciinf.summaries.image import CNN
 from sciinf.summaries.series import Conv1d
@@ -133,11 +133,11 @@ def distances(fit: Fit, simulator: Simulator, options: Any) -> dict[str, float]:
     for k in range(count):
         one = {name: value[k : k + 1] for name, value in x.items()}
         exact = simulator.reference(one, DRAWS, source) if simulator.reference else None
-        started = time.process_time()
+        started = clock("cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             draws = posterior.sample((DRAWS,), x={n: v[0] for n, v in one.items()}, generator=source)
-        seconds.append(time.process_time() - started)
+        seconds.append(clock("cpu") - started)
         if exact is not None:
             excess.append(c2st(draws, exact) - 0.5)
         found = weighed(posterior, simulator, one, source)
@@ -160,11 +160,11 @@ def weighed(posterior: Any, simulator: Simulator, x: Any, source: torch.Generato
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         draws, log_q = draw_to_weigh(posterior, x, DRAWS, generator=source)
-    weight = simulator.prior.log_prob(draws) + simulator.log_likelihood(draws, x).double() - log_q
-    weight = (weight - float(module.log_evidence(x))).exp()
-    mean, n = float(weight.mean()), len(weight)
-    error = float(weight.std()) / math.sqrt(n) / mean
-    return mean**2 / float(weight.square().mean()), math.log(mean) / error
+    log_weight = simulator.prior.log_prob(draws) + simulator.log_likelihood(draws, x).double() - log_q
+    weight = (log_weight - float(module.log_evidence(x))).exp()
+    mean = float(weight.mean())
+    error = float(weight.std()) / math.sqrt(len(weight)) / mean
+    return effective_size(log_weight) / len(weight), math.log(mean) / error
 
 
 if __name__ == "__main__":

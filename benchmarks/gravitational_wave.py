@@ -23,7 +23,7 @@ from reporting import arguments, check, clock, finish
 from torch import Tensor
 
 from sciinf import Simulator, build_posterior, load_fit, load_simulator
-from sciinf.core import X
+from sciinf.core import Fit, X
 
 HERE = Path(__file__).parent
 WALKS = 60  # steps of a random walk
@@ -43,21 +43,20 @@ def main() -> None:
     x = {name: value[None] for name, value in simulator.observe(options.h1, options.l1, gps=options.gps).items()}
     nested, spent = sampled(simulator, x, 100 if options.quick else 500, options)
     module = type(simulator).__module__
-    posterior = build_posterior(load_fit(options.fit, trust=(module, f"{module}.summary")))
+
+    def fitted() -> Fit:  # anew for each question, for a network keeps the chains of the last
+        return load_fit(options.fit, trust=(module, f"{module}.summary"))
+
+    posterior = build_posterior(fitted())
     started = clock("cpu")
     with warnings.catch_warnings(record=True) as caught:
         raw = posterior.draw_batched(x, 2_000, generator=torch.Generator().manual_seed(options.seed))[:, 0]
     amortised = clock("cpu") - started
-    corrected = build_posterior(
-        load_fit(options.fit, trust=(module, f"{module}.summary")), simulator, ess=1_000, budget=6_000
-    )
+    corrected = build_posterior(fitted(), simulator, ess=1_000, budget=6_000)
     started = clock("cpu")
     draws = corrected.draw(x, 1_000, generator=torch.Generator().manual_seed(options.seed))
     seconds = clock("cpu") - started
-    weight = draws.log_weight.softmax(0)[:, None]
-    mean = (weight * draws.theta).sum(0)
-    sd = (weight * (draws.theta - mean).square()).sum(0).sqrt()
-    rows, checks = [], []
+    mean, sd, rows, checks = draws.mean(), draws.sd(), [], []
     for k, name in enumerate(simulator.prior.names):
         centre, width = float(nested[:, k].mean()), float(nested[:, k].std())
         off = (float(mean[k]) - centre) / width

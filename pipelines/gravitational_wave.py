@@ -79,14 +79,15 @@ def _draw(file: Path, simulator: Any, answer: Answer) -> None:
     from matplotlib.figure import Figure
 
     data = {name: torch.as_tensor(value)[None] for name, value in answer.observation.items()}
+    parts: Any = sys.modules[type(simulator).__module__]
     theta = answer.draws.resample(200, generator=torch.Generator().manual_seed(0))
     found = simulator.projected(theta, data)
     with look():
         figure = Figure(figsize=(9.6, 5.0), layout="constrained", facecolor="white")
         axes: Any = figure.subplots(2, 1, sharex=True, sharey=True)
         for ax, name in zip(axes, ("strain_h1", "strain_l1"), strict=True):
-            seen, band = _series(data[name].double()), np.quantile(_series(found[name]), (0.05, 0.5, 0.95), axis=0)
-            t = (np.arange(seen.shape[1]) / seen.shape[1] - 0.5) * 4.0
+            seen, band = _series(data[name], parts), np.quantile(_series(found[name], parts), (0.05, 0.5, 0.95), axis=0)
+            t = (np.arange(seen.shape[1]) / seen.shape[1] - 0.5) * parts.SECONDS
             ax.plot(t, seen[0], color=MUTED, linewidth=0.8, label="whitened strain, 20 to 512 Hz")
             ax.fill_between(t, band[0], band[2], color=BLUE, alpha=0.35, linewidth=0, label="waveforms, 90 %")
             ax.plot(t, band[1], color=BLUE, linewidth=1.2)
@@ -97,9 +98,10 @@ def _draw(file: Path, simulator: Any, answer: Answer) -> None:
         figure.savefig(file, dpi=150)
 
 
-def _series(spectrum: torch.Tensor) -> np.ndarray:
-    """Time series of spectra (n, 1968, 2) that begin at 20 Hz, in sds of the noise, the trigger in the middle."""
-    full = torch.zeros(len(spectrum), 2049, dtype=torch.complex128)
-    full[:, 80 : 80 + spectrum.shape[1]] = torch.view_as_complex(spectrum.double().contiguous())
+def _series(spectrum: torch.Tensor, parts: Any) -> np.ndarray:
+    """Time series of whitened spectra (n, F, 2), in sds of the noise, the trigger in the middle."""
+    first, count = round(parts.LOW * parts.SECONDS), spectrum.shape[1]
+    full = torch.zeros(len(spectrum), first + count + 1, dtype=torch.complex128)
+    full[:, first : first + count] = torch.view_as_complex(spectrum.double().contiguous())
     series = torch.fft.irfft(full, norm="ortho")
-    return torch.roll(series, 2048, dims=1).numpy() * np.sqrt(2049 / spectrum.shape[1]) / np.sqrt(2)
+    return torch.roll(series, series.shape[1] // 2, dims=1).numpy() * np.sqrt(full.shape[1] / (2 * count))

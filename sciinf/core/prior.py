@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -99,9 +100,7 @@ class Prior:
         else:
             _check_joint(law)
             laws = (law,)
-        prior = cls.__new__(cls)
-        prior._set(names, units, laws)
-        return prior
+        return cls.of_laws(names, units, laws)
 
     @classmethod
     def of_laws(cls, names: Sequence[str], units: Sequence[str], laws: Sequence[td.Distribution]) -> Prior:
@@ -142,6 +141,18 @@ class Prior:
                     columns.append(law.sample((n,)).float().reshape(n, -1))
         return torch.cat(columns, dim=1)
 
+    def sample_on_device(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
+        """n draws, float32, on the generator's device, without leaving it where the laws allow."""
+        if self.bijection.normal:
+            noise = torch.randn(n, len(self), generator=generator, device=generator.device)
+            return self.bijection.inverse(noise)
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        return self.sample(n, generator=torch.Generator().manual_seed(seed)).to(generator.device)
+
+    def places(self) -> list[tuple[td.Distribution, slice]]:
+        """Each law with the places of its parameters."""
+        return list(zip(self.laws, self.bijection.places, strict=True))
+
     def log_prob(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
         """Log density in the parameters' own units; -inf outside the support. Computed in float64."""
         self._check(theta)
@@ -165,17 +176,21 @@ class Prior:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prior:
         """The prior that `to_json` wrote."""
-        prior = cls.__new__(cls)
-        prior._set(tuple(data["names"]), tuple(data["units"]), tuple(law_from_json(law) for law in data["laws"]))
-        return prior
+        return cls.of_laws(data["names"], data["units"], [law_from_json(law) for law in data["laws"]])
 
 
 class Bijection:
-    """The map between the support of a prior's laws and R^D, law by law (see `core.laws`)."""
+    """The map between the support of a prior's laws and R^D, law by law (see `core.laws`).
+
+    `places` are those of each law's parameters; `normal` says whether it carries the prior to N(0, I).
+    """
 
     def __init__(self, laws: tuple[td.Distribution, ...]) -> None:
         self.laws = laws
+        ends = list(accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0))
+        self.places = tuple(slice(*pair) for pair in pairwise(ends))
         self._normal = tuple(not law.event_shape and is_normalisable(law) for law in laws)
+        self.normal = all(self._normal)
         self._on_cpu = tuple(not _goes_anywhere(law) for law in laws)
 
     def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
@@ -183,12 +198,10 @@ class Bijection:
 
         They are on the values' device, or on the CPU where the law computes only there.
         """
-        out, start = [], 0
-        for law, on_cpu in zip(self.laws, self._on_cpu, strict=True):
-            width = law.event_shape[0] if law.event_shape else 1
-            part = values[..., start : start + width] if law.event_shape else values[..., start]
+        out = []
+        for law, place, on_cpu in zip(self.laws, self.places, self._on_cpu, strict=True):
+            part = values[..., place] if law.event_shape else values[..., place.start]
             out.append((law, part.cpu() if on_cpu else part))
-            start += width
         return out
 
     def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:

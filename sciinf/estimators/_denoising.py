@@ -117,19 +117,20 @@ class Denoising(Embedded, Adjusting, ABC):
             self.guess.fit(lambda: ((self.to_z(batch.theta), self.standardise_x(batch.x)) for batch in batches()))
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        if self.linear:
+            return self.guess.spread().loss(*self._asked(batch, generator))
         z, values = self.to_z(batch.theta), self.standardise_x(batch.x)
         prepared = self.network.prepare(self.summarise(values, batch.x))
-        if not self.linear:
-            return self.diffusion.loss(lambda v, log: self.network(v, log, prepared), z, generator=generator)
-        mean, level, y = self._noisy(z, values, generator)
-        return self.guess.spread().loss(self._left(y, level, mean, prepared), y - mean, z - mean, level)
+        return self.diffusion.loss(lambda v, log: self.network(v, log, prepared), z, generator=generator)
 
-    def _noisy(self, z: Tensor, values: X, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, and z at levels of training."""
-        path = self.diffusion.schedule
+    def _asked(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """F at levels of training, y - m, z - m and the levels."""
+        z, values, path = self.to_z(batch.theta), self.standardise_x(batch.x), self.diffusion.schedule
+        prepared = self.network.prepare(self.summarise(values, batch.x))
         noise, level, _ = self.diffusion.noise(z, generator)
         level = self.guess.spread().levels(level, generator).clamp(path.least, path.most)
-        return self.guess(values), level, z + level[:, None] * noise
+        mean, y = self.guess(values), z + level[:, None] * noise
+        return self._left(y, level, mean, prepared), y - mean, z - mean, level
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
@@ -151,11 +152,8 @@ class Denoising(Embedded, Adjusting, ABC):
 
     def _parabola(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "batch 2"]:
         """b and k of each row, at a level of its own."""
-        z, values = self.to_z(batch.theta), self.standardise_x(batch.x)
-        prepared = self.network.prepare(self.summarise(values, batch.x))
-        mean, level, y = self._noisy(z, values, generator)
-        left, spread = self._left(y, level, mean, prepared), self.guess.spread()
-        below, at, above = (spread.loss(c * left, y - mean, z - mean, level) for c in (-1, 0, 1))
+        left, *rest = self._asked(batch, generator)
+        below, at, above = (self.guess.spread().loss(c * left, *rest) for c in (-1, 0, 1))
         return torch.stack([(below - above) / 4, (below + above) / 2 - at], dim=1)
 
     def condition(self, x: X) -> DenoisedDensity:

@@ -41,8 +41,7 @@ class Embedded(Standardised, ABC):
         seed: int,
     ) -> None:
         super().__init__(prior, observables, seed)
-        self._masks = {f"{name}_mask" for name in self.observables} & set(self.observables)
-        self.data_names = tuple(name for name in self.observables if name not in self._masks)
+        self.data_names = data_names(self.observables)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():
             check_part(f"summary of {name!r}", value, Summary, "MLP()")
@@ -53,7 +52,7 @@ class Embedded(Standardised, ABC):
         """Build the summary networks, drawing their first weights from torch's global state; F, what they give."""
         networks = []
         for name in self.data_names:
-            spec, masked = self.observables[name], f"{name}_mask" in self._masks
+            spec, masked = self.observables[name], f"{name}_mask" in self.observables
             networks.append((self._given.get(name) or choose(spec, masked)).build(spec, masked=masked))
         self.summaries = nn.ModuleList(networks)
         return sum(network.features for network in networks)
@@ -68,3 +67,9 @@ class Embedded(Standardised, ABC):
             for name, network in zip(self.data_names, self.summaries, strict=True)
         ]
         return torch.cat(parts, dim=-1)
+
+
+def data_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
+    """Names of observables that are no masks of others."""
+    masks = {f"{name}_mask" for name in observables}
+    return tuple(name for name in observables if name not in masks)

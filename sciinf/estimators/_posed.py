@@ -29,8 +29,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,17 +39,43 @@ from torch import Tensor
 
 from sciinf.core import PairedDensity, X
 from sciinf.core.memory import retain_freed
-from sciinf.estimators._standardised import CHUNK, check_rows
+from sciinf.estimators._rejection import fill
+from sciinf.estimators._standardised import check_rows, in_chunks
 from sciinf.samplers.gibbs import Settled, run
 
 if TYPE_CHECKING:
+    from sciinf.estimators.flow import Flow
     from sciinf.estimators.gnpe import GNPE
 
 _BLURS = 4  # per density
-_ROUNDS = 2_000  # of rejection
 _SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
 _FAR = 50.0  # nats: what is that much less likely than draws are was not drawn, but rounded to the prior's edge
 _FIRST = 8  # steps, after which strays are looked for
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """R as a mean over draws, each weighing by how near its blurred pose is.
+
+    Attributes:
+        near: Coordinates of blurred poses in units of a third of the blur, (P, batch, c), and
+        ratio: r of their draws, (P, batch).
+        unit: That unit, (batch, c).
+    """
+
+    near: Tensor
+    ratio: Tensor
+    unit: Tensor
+
+    def log(self, at: Float[Tensor, "n batch c"]) -> Float[Tensor, "n batch"]:
+        """log R at coordinates."""
+        if bool((self.ratio == self.ratio[:1]).all()):
+            return self.ratio[:1].log().expand(at.shape[:2])
+        parts = []
+        for part in (at / self.unit).split(max(1, 4_000_000 // self.near.numel())):
+            weight = -0.5 * (part[:, None] - self.near).square().sum(-1).clamp_max(600.0).double()
+            parts.append((weight + self.ratio.log()).logsumexp(1) - weight.logsumexp(1))
+        return torch.maximum(torch.cat(parts), (_SEEN * self.ratio.max(0).values).log())
 
 
 @dataclass(frozen=True)
@@ -58,21 +84,15 @@ class Recovered:
 
     Attributes:
         last: Where the chains ended, (M, batch, D).
-        poses: Of the chains, (M, batch, k).
         settled: How the chains ended.
-        near: Coordinates of blurred poses in units of a third of the blur, (P, batch, c), and
-        ratio: r of their draws, (P, batch), whose smoothed mean is R.
-        unit: That unit, (batch, c).
+        expected: R.
         most: log of r / R of draws that are always accepted, (batch,).
         accepted: A, (batch,).
     """
 
     last: Tensor
-    poses: Tensor
     settled: Settled
-    near: Tensor
-    ratio: Tensor
-    unit: Tensor
+    expected: Smoothed
     most: Tensor
     accepted: Tensor
 
@@ -80,8 +100,8 @@ class Recovered:
 class PosedDensity(PairedDensity):
     """The posterior of each of a batch of observations."""
 
-    def __init__(self, estimator: GNPE, x: X) -> None:
-        self.estimator, self.x, self.poses = estimator, x, estimator.poses
+    def __init__(self, estimator: GNPE, start: Flow, x: X) -> None:
+        self.estimator, self.start, self.x, self.poses = estimator, start, x, estimator.poses
         self.rows = len(next(iter(x.values())))
         self._device = next(iter(x.values())).device
 
@@ -92,7 +112,14 @@ class PosedDensity(PairedDensity):
         Warns:
             UserWarning: If hardly any lies within the prior, for the chains' own then take the place of some.
         """
-        theta, _, done = self._sample(self.recovered(), n, generator)
+        found = self.recovered()
+
+        def propose(need: int) -> tuple[Tensor, Tensor]:
+            drawn, blurred = self._proposed(found.last, need, generator)
+            draw = torch.rand(need, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
+            return drawn, draw.to(drawn.device).log() < self._gain(found.expected, drawn, blurred) - found.most
+
+        theta, done = fill(self._chosen(found.last, n, generator), propose)
         if not bool(done.all()):
             warnings.warn(
                 f"{float((~done).double().mean()):.1%} of the draws are of the chains themselves, for nearly all of "
@@ -106,7 +133,7 @@ class PosedDensity(PairedDensity):
         self, n: int, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
         found = self.recovered()
-        theta, blurred = self._proposed(found.poses, n, generator)
+        theta, blurred = self._proposed(found.last, n, generator)
         log_r = self._log_mean(theta, found, generator, [blurred])
         lost = log_r < log_r.median(0).values - _FAR if n else log_r.bool()
         return theta, torch.where(lost, math.inf, log_r)
@@ -125,27 +152,6 @@ class PosedDensity(PairedDensity):
         total = self._log_mean(flat, found, self._source(), [], ratio) - found.accepted.log()
         return torch.where(ratio == -math.inf, ratio, total).reshape(theta.shape[:-1])
 
-    def _sample(self, found: Recovered, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """theta, the blurred poses it was drawn with, and whether it was drawn; the chains' own where not."""
-        chosen = torch.randint(len(found.last), (n, self.rows), generator=generator, device=generator.device)
-        theta = found.last.gather(0, chosen.to(self._device)[..., None].expand(-1, -1, found.last.shape[-1]))
-        blurred = self._blurred(theta[..., self.poses.columns], generator)
-        done = torch.zeros(theta.shape[:-1], dtype=torch.bool, device=self._device)
-        for _ in range(_ROUNDS):
-            need = int((~done).sum(0).max()) if n and self.rows else 0
-            if not need:
-                break
-            drawn, beside = self._proposed(found.poses, need, generator)
-            draw = torch.rand(need, self.rows, generator=generator, device=generator.device, dtype=torch.float64)
-            gain = self.poses.log_ratio(drawn) - self._log_expected(found, beside) - found.most
-            place = torch.sort(done.long(), dim=0, stable=True).indices[:need]  # those still open first
-            new = (draw.to(theta.device).log() < gain) & ~done.gather(0, place)
-            for all_, value in ((theta, drawn), (blurred, beside)):
-                at = place[..., None].expand_as(value)
-                all_.scatter_(0, at, torch.where(new[..., None], value, all_.gather(0, at)))
-            done.scatter_(0, place, done.gather(0, place) | new)
-        return theta, blurred, done
-
     def _log_mean(
         self,
         theta: Tensor,
@@ -162,7 +168,8 @@ class PosedDensity(PairedDensity):
         for blurred in own + [self._blurred(poses, generator) for _ in range(_BLURS - len(own))]:
             value = self._log_joint(theta, found, blurred)
             if ratio is not None:
-                value = value + (ratio - self._log_expected(found, blurred) - found.most).clamp_max(0.0)
+                expected = found.expected.log(self.poses.coordinates(blurred))
+                value = value + (ratio - expected - found.most).clamp_max(0.0)
             each.append(value)
         return torch.stack(each).logsumexp(0) - math.log(_BLURS)
 
@@ -209,7 +216,7 @@ class PosedDensity(PairedDensity):
         retain_freed()
         estimator, generator = self.estimator, self._source()
         count = estimator.chains if self.rows == 1 else max(16, estimator.chains // 8)
-        first = estimator.starts.condition(self.x).sample(count, generator=generator)
+        first = self.start.condition(self.x).sample(count, generator=generator)
         theta, _ = self.chains(first, generator, iterations=_FIRST)
         theta = self._gathered(theta, generator)
         theta, settled = self.chains(theta[..., self.poses.columns], generator)
@@ -220,31 +227,23 @@ class PosedDensity(PairedDensity):
                 "faster; GNPE(..., iterations=) lets them run longer",
                 stacklevel=5,
             )
-        poses = theta[..., self.poses.columns]
-        proposed, blurred = self._proposed(poses, 2 * count, generator)
+        proposed, blurred = self._proposed(theta, 2 * count, generator)
         ratio, near = self.poses.log_ratio(proposed).exp(), self.poses.coordinates(blurred)
-        unit = self._unit(poses, generator)
-        nothing = ratio.new_zeros(self.rows)
-        found = Recovered(theta, poses, settled, near / unit, ratio, unit, nothing, nothing)
-        proposed, blurred = self._proposed(poses, count, generator)
-        gain = (self.poses.log_ratio(proposed) - self._log_expected(found, blurred)).nan_to_num(nan=-math.inf)
+        unit = self._unit(theta[..., self.poses.columns], generator)
+        expected = Smoothed(near / unit, ratio, unit)
+        gain = self._gain(expected, *self._proposed(theta, count, generator)).nan_to_num(nan=-math.inf)
         most = gain.quantile(0.99, dim=0).nan_to_num(neginf=0.0)  # more than always cannot be
-        return replace(found, most=most, accepted=(gain - most).clamp_max(0.0).exp().mean(0).clamp_min(1e-6))
+        accepted = (gain - most).clamp_max(0.0).exp().mean(0).clamp_min(1e-6)
+        return Recovered(theta, settled, expected, most, accepted)
+
+    def _gain(self, expected: Smoothed, theta: Tensor, blurred: Tensor) -> Float[Tensor, "n batch"]:
+        """log r / R."""
+        return self.poses.log_ratio(theta) - expected.log(self.poses.coordinates(blurred))
 
     def _unit(self, poses: Tensor, generator: torch.Generator) -> Float[Tensor, "batch c"]:
         """A third of what a blur moves coordinates by."""
         moved, where = self.poses.coordinates(self._blurred(poses, generator)), self.poses.coordinates(poses)
         return (moved - where).std(0).clamp_min(1e-30) / 3
-
-    def _log_expected(self, found: Recovered, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
-        """log R."""
-        if bool((found.ratio == found.ratio[:1]).all()):
-            return found.ratio[:1].log().expand(blurred.shape[:2])
-        parts, at = [], self.poses.coordinates(blurred) / found.unit
-        for part in at.split(max(1, 4_000_000 // found.near.numel())):
-            log = -0.5 * (part[:, None] - found.near).square().sum(-1).clamp_max(600.0).double()
-            parts.append((log + found.ratio.log()).logsumexp(1) - log.logsumexp(1))
-        return torch.maximum(torch.cat(parts), (_SEEN * found.ratio.max(0).values).log())
 
     def _gathered(self, theta: Tensor, generator: torch.Generator) -> Tensor:
         """Strays brought back: chains more than 8 robust sds from the median, where they are less than one in 100.
@@ -261,12 +260,15 @@ class PosedDensity(PairedDensity):
         other = order[torch.arange(len(theta), device=theta.device) % least]
         return torch.where(stray[..., None], theta.gather(0, other[..., None].expand_as(theta)), theta)
 
-    def _proposed(self, poses: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """theta of one pass from poses by chance, and the blurred poses."""
-        shape = (n, self.rows)
-        chosen = torch.randint(len(poses), shape, generator=generator, device=generator.device).to(self._device)
-        blurred = self._blurred(poses.gather(0, chosen[..., None].expand(-1, -1, poses.shape[-1])), generator)
+    def _proposed(self, last: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """theta of one pass from where chains ended, by chance, and the blurred poses."""
+        blurred = self._blurred(self._chosen(last, n, generator)[..., self.poses.columns], generator)
         return self._pass(blurred, generator), blurred
+
+    def _chosen(self, last: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """Where n chains of each observation ended, by chance."""
+        index = torch.randint(len(last), (n, self.rows), generator=generator, device=generator.device)
+        return last.gather(0, index.to(self._device)[..., None].expand(-1, -1, last.shape[-1]))
 
     def _blurred(self, poses: Float[Tensor, "n batch k"], generator: torch.Generator) -> Float[Tensor, "n batch k"]:
         blurs = self.poses.draw(poses.shape[:-1].numel(), generator).to(poses).reshape(poses.shape)
@@ -297,20 +299,19 @@ class PosedDensity(PairedDensity):
 
     def _log_mixture(self, found: Recovered, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
         """log m, by the invariant measure."""
-        parts, size = [], max(1, 2_000_000 // max(1, found.poses.numel()))
-        for part in blurred.split(size):
-            each = self.poses.log_kernel(self.poses.between(found.poses[None], part[:, None]))
-            parts.append(each.logsumexp(1) - math.log(len(found.poses)))
+        poses, parts = found.last[..., self.poses.columns], []
+        for part in blurred.split(max(1, 2_000_000 // max(1, poses.numel()))):
+            each = self.poses.log_kernel(self.poses.between(poses[None], part[:, None]))
+            parts.append(each.logsumexp(1) - math.log(len(poses)))
         return torch.cat(parts)
 
     def _in_chunks(self, one: Callable[..., Tensor], *values: Float[Tensor, "n batch *rest"]) -> Tensor:
         """A function of data and values, row by row, in pieces that suit the device."""
         shape, flat = values[0].shape[:2], [value.flatten(0, 1) for value in values]
-        parts = [one(self._rows(at), *(value[at] for value in flat)) for at in self._pieces(len(flat[0]))]
+        index = torch.arange(len(flat[0]), device=self._device)
+        pieces = in_chunks(max(1, len(index)), 1, self._device)
+        parts = [one(self._rows(index[a:b]), *(value[a:b] for value in flat)) for a, b in pieces]
         return torch.cat(parts).unflatten(0, shape)
-
-    def _pieces(self, size: int) -> Iterator[Tensor]:
-        yield from torch.arange(size, device=self._device).split(CHUNK.get(self._device.type, CHUNK["cpu"]))
 
     def _rows(self, at: Tensor) -> X:
         if self.rows == 1:

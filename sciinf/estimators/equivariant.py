@@ -28,16 +28,14 @@ from torch.distributions import constraints
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.laws import support
+from sciinf.estimators._moved import Flows, MovedBack
+from sciinf.estimators._rejection import fill
 from sciinf.estimators._standardised import check_rows
 from sciinf.estimators.flow import Flow
-from sciinf.estimators.gnpe import SHOWN, data_names
 from sciinf.flows.conditional import Architecture
-from sciinf.flows.spline import SplineCoupling
 from sciinf.poses.pose import Pose
 from sciinf.poses.several import Poses
 from sciinf.summaries.summary import Summary
-
-_ROUNDS = 200  # of rejection
 
 
 class Augmented(Estimator):
@@ -78,7 +76,7 @@ class Augmented(Estimator):
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         if self.poses.names:
             old = batch.theta[:, self.poses.columns]
-            new = self.poses.draw_prior(len(batch), generator).to(old)
+            new = self.poses.alone.sample_on_device(len(batch), generator=generator).to(old)
             x = self.poses.standardised(batch.x, self.poses.undo(old, new))
             batch = Batch(self.poses.whole(batch.theta[:, self.poses.rest], new), x)
         return self.flow.loss(batch, generator=generator)
@@ -90,7 +88,7 @@ class Augmented(Estimator):
         return self.flow.features(x)
 
 
-class Canonical(Estimator):
+class Canonical(MovedBack):
     """A flow of data moved back by an estimate of their pose.
 
     Args:
@@ -118,36 +116,17 @@ class Canonical(Estimator):
         start: Architecture | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.prior, self.observables, self.poses = prior, dict(observables), Poses(poses, prior)
-        if not self.poses.names:
-            raise ValueError("without a pose there is nothing to estimate; train a Flow")
+        super().__init__(prior, observables, poses, Flows(summary, flow, start, every=True), seed)
+        self._of_poses()
         for law in self.poses.kernels():
             if not law.event_shape and not any(
                 support(law) is free for free in (constraints.real, constraints.positive)
             ):
                 raise ValueError(f"errors of an estimated pose may exceed the bounds of {law!r}; give another kernel")
-        given = {**observables, SHOWN: Observable((self.poses.width,))}
-        own = dict.fromkeys(data_names(observables), summary) if isinstance(summary, Summary) else summary
-        inner = self.poses.prior_beside(self.poses.kernels())
-        self.conditional = Flow(inner, given, summary=own, flow=flow, seed=seed)
-        small = start or SplineCoupling(transforms=3, hidden=32)
-        self.start = Flow(self.poses.prior_alone(), observables, summary=summary, flow=small, seed=seed)
 
-    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        def blurred() -> Iterator[Batch]:
-            generator = torch.Generator(next(self.buffers()).device).manual_seed(0)
-            for batch in batches():
-                old = batch.theta[:, self.poses.columns]
-                yield self._inner(batch, self.poses.compose(old, self.poses.draw(len(batch), generator).to(old)))
-
-        self.conditional.standardise(blurred)
-        self.start.standardise(lambda: (self._poses_of(batch) for batch in batches()))
-
-    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        inner = self._inner(batch, self.estimate(batch.x))
-        found = self.start.loss(self._poses_of(batch), generator=generator)
-        return found + self.conditional.loss(inner, generator=generator)
+    def moves(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:
+        estimate = self.estimate(batch.x)
+        return estimate, self.poses.between(batch.theta[:, self.poses.columns], estimate)
 
     def condition(self, x: X) -> Density:
         device = next(self.buffers()).device
@@ -159,21 +138,15 @@ class Canonical(Estimator):
     @torch.no_grad()
     def estimate(self, x: X) -> Float[Tensor, "batch k"]:
         """g_0."""
-        features = self.start.features(x)
+        flow = self._of_poses()
+        features = flow.features(x)
         nothing = features.new_zeros(1, len(features), len(self.poses.names))
-        return self.start.to_theta(self.start.flow.push(nothing, features)[0])
+        return flow.to_theta(flow.flow.push(nothing, features)[0])
 
-    def seen(self, x: X, estimate: Tensor) -> X:
-        """Data moved back, and the estimate."""
-        shown = self.poses.coordinates(estimate).to(next(self.buffers()).dtype)
-        return {**self.poses.standardised(x, estimate), SHOWN: shown}
-
-    def _inner(self, batch: Batch, estimate: Tensor) -> Batch:
-        errors = self.poses.between(batch.theta[:, self.poses.columns], estimate)
-        return Batch(self.poses.inner(batch.theta, errors), self.seen(batch.x, estimate))
-
-    def _poses_of(self, batch: Batch) -> Batch:
-        return Batch(batch.theta[:, self.poses.columns], batch.x)
+    def _of_poses(self) -> Flow:
+        if self.start is None:
+            raise ValueError("without a pose there is nothing to estimate; train a Flow")
+        return self.start
 
 
 class _CanonicalDensity(Density):
@@ -182,17 +155,14 @@ class _CanonicalDensity(Density):
     def __init__(self, estimator: Canonical, x: X) -> None:
         self.estimator, self.poses = estimator, estimator.poses
         self._pose = estimator.estimate(x)
-        self._inner = estimator.conditional.condition(estimator.seen(x, self._pose))
+        self._inner = estimator.at(x, self._pose)
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        theta, done = self._drawn(n, generator)
-        for _ in range(_ROUNDS):
-            if bool(done.all()):
-                return theta
-            new, kept = self._drawn(n, generator)
-            theta = torch.where((kept & ~done)[..., None], new, theta)
-            done |= kept
+        empty = self._pose.new_zeros(n, len(self._pose), len(self.estimator.prior))
+        theta, done = fill(empty, lambda need: self._drawn(need, generator))
+        if bool(done.all()):
+            return theta
         raise ValueError(
             "hardly any draw of some observation lies within the prior: look at the observations, widen the prior, or "
             "train on more simulations"

@@ -19,26 +19,22 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
+from sciinf.core import Batch, Density, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.estimators._moved import Flows, MovedBack
 from sciinf.estimators._posed import PosedDensity, Recovered
-from sciinf.estimators.flow import Flow
 from sciinf.flows.conditional import Architecture
-from sciinf.flows.spline import SplineCoupling
 from sciinf.poses.pose import Pose
-from sciinf.poses.several import Poses
 from sciinf.summaries.summary import Summary
 
-SHOWN = "blurred_pose"  # what the network sees of approximate symmetries
 
-
-class GNPE(Estimator):
+class GNPE(MovedBack):
     """Posterior estimation with poses taken out of the data.
 
     Args:
@@ -80,80 +76,22 @@ class GNPE(Estimator):
         iterations: int = 300,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(prior, observables, poses, Flows(summary, flow, start, every=False), seed)
         check_whole("chains", chains, 16)
         check_whole("iterations", iterations, 2)
-        self.prior, self.observables, self.chains, self.iterations = prior, dict(observables), chains, iterations
-        self.poses = Poses(poses, prior)
-        shown = {SHOWN: Observable((self.poses.seen,))} if self.poses.seen else {}
-        if set(shown) & set(observables):
-            raise ValueError(f"the name {SHOWN!r} of an observable is taken; choose another")
-        own = dict.fromkeys(data_names(observables), summary) if isinstance(summary, Summary) else summary
-        inner = self.poses.prior_beside(self.poses.kernels())
-        self.conditional = Flow(inner, {**observables, **shown}, summary=own, flow=flow, seed=seed)
-        self.start = None
-        if self.poses.names:
-            small = start or SplineCoupling(transforms=3, hidden=32)
-            self.start = Flow(self.poses.prior_alone(), observables, summary=summary, flow=small, seed=seed)
+        self.chains, self.iterations = chains, iterations
         self.kept: dict[str, Recovered] = {}  # what was found for the last observations
 
-    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        def moved() -> Iterator[Batch]:
-            generator = torch.Generator(next(self.buffers()).device).manual_seed(0)
-            return (self._moved(batch, generator) for batch in batches())
-
-        self.conditional.standardise(moved)
-        if self.start is not None:
-            self.start.standardise(lambda: (self._poses_of(batch) for batch in batches()))
-
-    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        found = self.conditional.loss(self._moved(batch, generator), generator=generator)
-        if self.start is None:
-            return found
-        return found + self.start.loss(self._poses_of(batch), generator=generator)
+    def moves(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:
+        return self.blurred(batch, generator)
 
     def condition(self, x: X) -> Density:
         device = next(self.buffers()).device
         data = {name: value.to(device) for name, value in x.items()}
-        return self.conditional.condition(data) if self.start is None else PosedDensity(self, data)
+        return self.conditional.condition(data) if self.start is None else PosedDensity(self, self.start, data)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return (self.start or self.conditional).features(x)
-
-    @property
-    def starts(self) -> Flow:
-        """The flow of poses.
-
-        Raises:
-            ValueError: If there is no pose.
-        """
-        if self.start is None:
-            raise ValueError("there is no pose, and nothing to start chains from; pass GNPE(..., poses=[Pose(...)])")
-        return self.start
-
-    def at(self, x: X, blurred: Float[Tensor, "batch k"]) -> Density:
-        """q, given a blurred pose for each observation."""
-        return self.conditional.condition(self._seen(x, blurred))
-
-    def _moved(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Blurred, and moved back."""
-        poses = batch.theta[:, self.poses.columns]
-        blurs = self.poses.draw(len(batch), generator).to(poses)
-        return Batch(self.poses.inner(batch.theta, blurs), self._seen(batch.x, self.poses.compose(poses, blurs)))
-
-    def _seen(self, x: X, blurred: Tensor) -> X:
-        moved = self.poses.standardised(x, blurred)
-        return (
-            {**moved, SHOWN: self.poses.shown(blurred).to(next(self.parameters()).dtype)} if self.poses.seen else moved
-        )
-
-    def _poses_of(self, batch: Batch) -> Batch:
-        return Batch(batch.theta[:, self.poses.columns], batch.x)
-
-
-def data_names(observables: Mapping[str, Observable]) -> list[str]:
-    """Names of observables that are not masks."""
-    return [name for name in observables if not (name.endswith("_mask") and name.removesuffix("_mask") in observables)]
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> GNPE:

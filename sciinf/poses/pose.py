@@ -19,7 +19,6 @@ from torch import distributions as td
 
 from sciinf.core import Prior, X
 from sciinf.core.component import Component
-from sciinf.core.laws import is_normalisable
 from sciinf.poses.group import Additive, Group
 
 Action = Callable[[X, Tensor], X]
@@ -67,15 +66,7 @@ class Pose(Component):
         if group is not None and not isinstance(group, Group):
             raise TypeError(f"the group is an object such as Multiplicative(), got {group!r}")
         self.act, self.exact, self.group = act, bool(exact), group or Additive()
-        self.blur, self._carried = _blur(self.names, kernel)
-
-    def draw(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n k"]:
-        """Blurs, on the generator's device."""
-        if self._carried:
-            noise = torch.randn(n, len(self.names), generator=generator, device=generator.device)
-            return self.blur.bijection.inverse(noise)
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        return self.blur.sample(n, generator=torch.Generator().manual_seed(seed)).to(generator.device)
+        self.blur = _blur(self.names, kernel)
 
     def standardised(self, x: X, blurred: Float[Tensor, "batch k"]) -> X:
         """T_{(g e)^{-1}} x.
@@ -104,16 +95,16 @@ class Pose(Component):
         return self.blur.log_prob(blur) - self.group.log_measure(blur.double())
 
 
-def _blur(names: Sequence[str], kernel: object) -> tuple[Prior, bool]:
-    """The kernel as a prior of blurs, and whether all its laws have a distribution function."""
+def _blur(names: Sequence[str], kernel: object) -> Prior:
+    """The kernel as a prior of blurs."""
     if isinstance(kernel, td.Distribution) and kernel.event_shape:
-        return Prior.joint(names, kernel), False
+        return Prior.joint(names, kernel)
     laws = [kernel] * len(names) if isinstance(kernel, td.Distribution) else kernel
     if not isinstance(laws, Sequence) or not all(isinstance(law, td.Distribution) for law in laws):
         raise TypeError(f"the kernel is a law of torch.distributions, or a list of them, got {kernel!r}")
     if len(laws) != len(names):
         raise ValueError(f"the pose has the parameters {list(names)} and {len(laws)} kernels; give one for each")
-    return Prior(**dict(zip(names, laws, strict=True))), all(is_normalisable(law) for law in laws)
+    return Prior(**dict(zip(names, laws, strict=True)))
 
 
 def values_of(x: X) -> list[str]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.core.laws import is_normalisable
 from sciinf.poses.pose import Pose
 
 Elements = Float[Tensor, "*rows k"]
@@ -36,45 +35,30 @@ class Poses:
                 raise TypeError(f"expected Pose(parameters, act, kernel), got {pose!r}")
         self.all, self.prior = list(poses), prior
         self.names = tuple(chain.from_iterable(pose.names for pose in poses))
-        laws = _own_laws(prior, self.names)
-        self.laws = tuple(laws[name] for name in self.names)
+        _check_own(prior, self.names)
         self.columns = [prior.names.index(name) for name in self.names]
         self.rest = [k for k in range(len(prior)) if k not in self.columns]
-        _check_groups(self)
+        self.priors = [_part(prior, pose.names) for pose in poses]
+        self.alone = _part(prior, self.names)
+        for pose, own in zip(poses, self.priors, strict=True):
+            _check_group(pose, own)
         self.width = sum(_size(pose) for pose in poses)
         self.seen = sum(_size(pose) for pose in poses if not pose.exact)
 
-    def prior_alone(self) -> Prior:
-        """The prior of the poses."""
-        return Prior.of_laws(self.names, self._units(), self.laws)
-
     def prior_beside(self, laws: Sequence[td.Distribution]) -> Prior:
         """The prior of the other parameters, and then k numbers, named as the poses are, with laws of their own."""
-        names, units, others, start = [], [], [], 0
-        for law in self.prior.laws:
-            at = slice(start, start + (law.event_shape[0] if law.event_shape else 1))
-            if start not in self.columns:
-                names, units, others = [*names, *self.prior.names[at]], [*units, *self.prior.units[at]], [*others, law]
-            start = at.stop
-        return Prior.of_laws((*names, *self.names), (*units, *self._units()), (*others, *laws))
+        names, units = ([of[k] for k in (*self.rest, *self.columns)] for of in (self.prior.names, self.prior.units))
+        others = [law for law, place in self.prior.places() if place.start not in self.columns]
+        return Prior.of_laws(names, units, [*others, *laws])
 
     def kernels(self) -> tuple[td.Distribution, ...]:
         """Laws of the blurs."""
         return tuple(chain.from_iterable(pose.blur.laws for pose in self.all))
 
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
-        """Blurs, from their kernels."""
-        parts = [pose.draw(n, generator=generator) for pose in self.all]
+        """Blurs, from their kernels, on the generator's device."""
+        parts = [pose.blur.sample_on_device(n, generator=generator) for pose in self.all]
         return torch.cat(parts, dim=-1) if parts else torch.zeros(n, 0, device=generator.device)
-
-    def draw_prior(self, n: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
-        """Poses of the prior."""
-        if all(is_normalisable(law) for law in self.laws):
-            noise = torch.randn(n, len(self.names), generator=generator, device=generator.device)
-            return self.prior_alone().bijection.inverse(noise)
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        source = torch.Generator().manual_seed(seed)
-        return self.prior_alone().sample(n, generator=source).to(generator.device)
 
     def compose(self, poses: Elements, blurs: Elements) -> Elements:
         """Blurred poses."""
@@ -119,10 +103,8 @@ class Poses:
         -inf outside the support of any parameter; float64.
         """
         total = torch.where(torch.isfinite(self.prior.log_prob(theta)), 0.0, -math.inf).double()
-        for pose, g in self._each(theta[..., self.columns].double()):
+        for own, (pose, g) in zip(self.priors, self._each(theta[..., self.columns].double()), strict=True):
             if pose.exact:
-                laws = [self.laws[self.names.index(name)] for name in pose.names]
-                own = Prior.of_laws(pose.names, ("",) * len(pose.names), laws)
                 total = total + own.log_prob(g) - pose.group.log_measure(g)
         return total
 
@@ -147,27 +129,28 @@ class Poses:
             yield (pose, *(value[..., at] for value in values))
             first = at.stop
 
-    def _units(self) -> tuple[str, ...]:
-        return tuple(self.prior.units[k] for k in self.columns)
+
+def _part(prior: Prior, names: Sequence[str]) -> Prior:
+    """The prior of some parameters with laws of their own."""
+    places = [prior.names.index(name) for name in names]
+    laws = {place.start: law for law, place in prior.places()}
+    return Prior.of_laws(names, [prior.units[k] for k in places], [laws[k] for k in places])
 
 
-def _check_groups(poses: Poses) -> None:
+def _check_group(pose: Pose, prior: Prior) -> None:
     """Refuse a group that does not take values of prior and kernel to where they came from."""
     z = torch.cartesian_prod(*(torch.tensor([-2.5, 0.0, 2.5]).double(),) * 2)
-    for pose in poses.all:
-        laws = [poses.laws[poses.names.index(name)] for name in pose.names]
-        prior = Prior.of_laws(pose.names, ("",) * len(pose.names), laws)
-        wide = z[:, None, :].expand(-1, len(pose.names), -1)
-        g, e = prior.bijection.inverse(wide[..., 0]), pose.blur.bijection.inverse(wide[..., 1])
-        blurred = pose.group.compose(g, e)
-        again, blur = pose.group.compose(blurred, pose.group.inverse(e)), pose.group.between(g, blurred)
-        same = torch.allclose(again, g, rtol=1e-6, atol=1e-9) and torch.allclose(blur, e, rtol=1e-6, atol=1e-9)
-        if not (same and bool(pose.group.log_measure(e).isfinite().all())):
-            raise ValueError(
-                f"the group {type(pose.group).__name__} of the pose {pose.names} does not undo its blur: values of "
-                "prior and kernel must belong to it (factors above 0; angles from `low` to `low` + `period`, as in "
-                "Periodic(-math.pi), blurred by less than half a period)"
-            )
+    wide = z[:, None, :].expand(-1, len(pose.names), -1)
+    g, e = prior.bijection.inverse(wide[..., 0]), pose.blur.bijection.inverse(wide[..., 1])
+    blurred = pose.group.compose(g, e)
+    again, blur = pose.group.compose(blurred, pose.group.inverse(e)), pose.group.between(g, blurred)
+    same = torch.allclose(again, g, rtol=1e-6, atol=1e-9) and torch.allclose(blur, e, rtol=1e-6, atol=1e-9)
+    if not (same and bool(pose.group.log_measure(e).isfinite().all())):
+        raise ValueError(
+            f"the group {type(pose.group).__name__} of the pose {pose.names} does not undo its blur: values of prior "
+            "and kernel must belong to it (factors above 0; angles from `low` to `low` + `period`, as in "
+            "Periodic(-math.pi), blurred by less than half a period)"
+        )
 
 
 def _size(pose: Pose) -> int:
@@ -178,20 +161,15 @@ def _joined(like: Tensor, parts: list[Tensor]) -> Tensor:
     return torch.cat(parts, dim=-1) if parts else like[..., :0]
 
 
-def _own_laws(prior: Prior, names: Sequence[str]) -> dict[str, td.Distribution]:
-    """Law of each parameter that has one of its own; all those of poses do."""
+def _check_own(prior: Prior, names: Sequence[str]) -> None:
+    """Refuse parameters of poses that do not each have a law of their own."""
     if len(set(names)) != len(names):
         raise ValueError(f"the poses share parameters: {list(names)}")
-    laws, start = {}, 0
-    for law in prior.laws:
-        if not law.event_shape:
-            laws[prior.names[start]] = law
-        start += law.event_shape[0] if law.event_shape else 1
+    own = {prior.names[place.start] for law, place in prior.places() if not law.event_shape}
     for name in names:
         if name not in prior.names:
             raise ValueError(f"a pose has the parameter {name!r}; the prior has {list(prior.names)}")
-        if name not in laws:
+        if name not in own:
             raise ValueError(
                 f"{name!r} shares a law with other parameters, of which a pose must be independent; give it its own"
             )
-    return laws

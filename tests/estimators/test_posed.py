@@ -64,7 +64,6 @@ def posed(kernel, law, x, **changes):
     estimator = SimpleNamespace(
         prior=prior,
         poses=Poses([pose], prior),
-        starts=SimpleNamespace(condition=lambda data: guess),
         chains=2_048,
         iterations=300,
         kept={},
@@ -72,7 +71,7 @@ def posed(kernel, law, x, **changes):
         at=lambda data, h: OnGrid(law_of_blur, data["x"] - h[:, 0]),
     )
     estimator.__dict__.update(changes)
-    return PosedDensity(estimator, {"x": x})
+    return PosedDensity(estimator, SimpleNamespace(condition=lambda data: guess), {"x": x})
 
 
 def exact(law, x):
@@ -134,7 +133,7 @@ def test_blurs_that_round_over_the_edge_of_a_box_give_no_nan():
 
 def test_draws_whose_poses_lead_out_of_the_prior_are_told(monkeypatch):
     density = posed("normal", td.Uniform(-3.0, -2.999), torch.tensor([4.0]).double(), chains=64)
-    monkeypatch.setattr("sciinf.estimators._posed._ROUNDS", 2)
+    monkeypatch.setattr("sciinf.estimators._rejection.ROUNDS", 2)
     with pytest.warns(UserWarning, match="draws are of the chains themselves"):
         draws = density.sample(500, generator=torch.Generator().manual_seed(8))
     assert bool(((draws >= -3.0) & (draws <= -2.999)).all())
@@ -177,15 +176,15 @@ def test_factors_have_the_measure_of_factors():
         def log_prob(self, theta):
             return self.law.log_prob(theta[..., 0])
 
-    starts = SimpleNamespace(
+    start = SimpleNamespace(
         condition=lambda data: SimpleNamespace(
             sample=lambda n, generator: torch.rand(n, 1, 1, generator=generator).double() + 0.5
         )
     )
-    estimator = SimpleNamespace(prior=prior, poses=Poses([pose], prior), starts=starts, chains=2_048, iterations=300)
+    estimator = SimpleNamespace(prior=prior, poses=Poses([pose], prior), chains=2_048, iterations=300)
     estimator.kept, estimator.state_dict = {}, dict
     estimator.at = lambda data, h: Logs(data["x"] / h[:, 0])
-    density = PosedDensity(estimator, {"x": x})
+    density = PosedDensity(estimator, start, {"x": x})
     known = td.LogNormal(math.log(2.0) * 4 / 5, math.sqrt(1 / 5))
     draws = density.sample(1_000, generator=torch.Generator().manual_seed(6))[:, 0, 0]
     assert kstest(draws.numpy(), lambda v: known.cdf(torch.as_tensor(v)).numpy()).pvalue > 1e-4

@@ -31,8 +31,8 @@ def shift(x, pose):
 def test_blurs_are_drawn_anew_by_the_generator_alone(name):
     pose = Pose(("a", "b"), shift, KERNELS[name])
     generator = torch.Generator().manual_seed(0)
-    first, second = pose.draw(500, generator=generator), pose.draw(500, generator=generator)
-    again = pose.draw(500, generator=torch.Generator().manual_seed(0))
+    first, second = (pose.blur.sample_on_device(500, generator=generator) for _ in range(2))
+    again = pose.blur.sample_on_device(500, generator=torch.Generator().manual_seed(0))
     assert torch.equal(first, again)
     assert float((first - second).abs().min()) > 0
     assert float(first.mean().abs()) < 0.3  # 4 standard errors and more

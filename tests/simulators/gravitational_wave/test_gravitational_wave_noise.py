@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from sciinf.core import load_simulator
-
-FOLDER = Path(__file__).parents[2] / "simulators" / "gravitational_wave"
-FILES = ("H-H1_LOSC_4_V2-1126259446-32.hdf5", "L-L1_LOSC_4_V2-1126259446-32.hdf5")
 GW150914 = 1126259462.4
-
-
-@pytest.fixture(scope="module")
-def simulator():
-    return load_simulator(FOLDER)
-
-
-@pytest.fixture(scope="module")
-def module(simulator):
-    return sys.modules[type(simulator).__module__]
-
-
-@pytest.fixture(scope="module")
-def parts(module):
-    """The folder's files, by name."""
-    return lambda name: sys.modules[f"{module.__name__}.{name}"]
-
-
-@pytest.fixture(scope="module")
-def event(simulator, reference_data):
-    """GW150914, as one row."""
-    seen = simulator.observe(*(reference_data / "gw" / name for name in FILES), gps=GW150914)
-    return {name: value[None] for name, value in seen.items()}
 
 
 def generator(seed=0):
