@@ -1,0 +1,121 @@
+"""Simulators that solve a differential equation on a grid, and what sensors see of it.
+
+A `FieldEquation` is an ordinary simulator: a prior over physical parameters, and as observables what the solution
+started from (fields that it draws itself) and the solution "u", in the layout (batch, time, channel, *space). It also
+tells its parts apart, which is what surrogates and sensors need: `start` draws, `solve` solves, `residual` says how well
+a trajectory satisfies the equation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Observable, Prior, Simulator, X
+from sciinf.dynamics.grid import Grid
+
+SOLUTION = "u"
+
+
+class FieldEquation(Simulator, ABC):
+    """A differential equation and its solver.
+
+    A subclass's `__init__` calls `describe`. Everything is computed in the precision of theta.
+
+    Attributes:
+        grid: Where fields live; None for ordinary differential equations, whose fields have no space.
+        times: Of the solution's frames, increasing; of length 1 where there is no time.
+        given: What solutions start from: name -> (channel, *space).
+        random: Whether what they start from is drawn anew for each; else parameters tell everything.
+    """
+
+    grid: Grid | None
+    times: tuple[float, ...]
+    given: Mapping[str, Observable]
+    random: bool
+
+    @abstractmethod
+    def start(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw what solutions start from, name -> (batch, channel, *space)."""
+
+    @abstractmethod
+    def solve(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        """Solutions at `times`."""
+
+    @abstractmethod
+    def residual(
+        self, trajectory: Float[Tensor, "batch time channel *space"], theta: Float[Tensor, "batch theta"], given: X
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """What is left of the equation when a trajectory is put into it: 0 for a solution. Differentiable."""
+
+    @final
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        given = self.start(theta, generator=generator)
+        found = {**given, SOLUTION: self.solve(theta.double(), given)}
+        return {name: value.to(self.observables[name].torch_dtype) for name, value in found.items()}
+
+
+class Evolution(FieldEquation, ABC):
+    """An equation du/dt = rate(u, theta)."""
+
+    @abstractmethod
+    def rate(
+        self, field: Float[Tensor, "batch frame channel *space"], theta: Float[Tensor, "batch theta"]
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """du/dt of frames."""
+
+    @final
+    def residual(
+        self, trajectory: Float[Tensor, "batch time channel *space"], theta: Float[Tensor, "batch theta"], given: X
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """du/dt - rate, at frames that have one on either side.
+
+        du/dt is the slope of the parabola through three frames, which is off by h^2 / 6 d^3u/dt^3.
+        """
+        t = torch.tensor(self.times, dtype=trajectory.dtype, device=trajectory.device)
+        t = t.reshape(-1, *[1] * (trajectory.ndim - 2))
+        before, after = t[1:-1] - t[:-2], t[2:] - t[1:-1]
+        earlier, here, later = trajectory[:, :-2], trajectory[:, 1:-1], trajectory[:, 2:]
+        slope = (
+            -after / (before * (before + after)) * earlier
+            + (after - before) / (before * after) * here
+            + before / (after * (before + after)) * later
+        )
+        return slope - self.rate(here, theta)
+
+
+def described(
+    given: Mapping[str, tuple[int, ...]],
+    frames: int,
+    channels: int,
+    grid: Grid | None,
+    units: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Observable], dict[str, Observable]]:
+    """`given` and `observables` of an equation.
+
+    Args:
+        given: Name -> leading axes, (channels,) mostly, of what solutions start from.
+        frames: Of the solution.
+        channels: Of the solution.
+        grid: Where they live.
+        units: Name -> unit; "" where left out.
+    """
+    space = () if grid is None else grid.shape
+    axes = (("y", "x", "z") if len(space) > 1 else ("x",))[: len(space)]
+    units = units or {}
+    starts = {
+        name: Observable((*lead, *space), units.get(name, ""), ("channel", *axes)) for name, lead in given.items()
+    }
+    solution = Observable((frames, channels, *space), units.get(SOLUTION, ""), ("time", "channel", *axes))
+    return starts, {**starts, SOLUTION: solution}
+
+
+def column(theta: Float[Tensor, "batch theta"], prior: Prior, name: str, like: Tensor) -> Tensor:
+    """A parameter of every row, shaped to go with (batch, ...) tensors like the one given."""
+    value = theta[:, prior.names.index(name)]
+    return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.real.dtype if like.is_complex() else like.dtype)

@@ -1,0 +1,154 @@
+"""Regular grids over boxes: coordinates, wave numbers, and what fields are between their points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points of a box [0, length] in each direction, the last direction running fastest.
+
+    Args:
+        shape: Points in each direction.
+        lengths: Of the box, in whatever unit the equation has.
+        periodic: Whether the point at `length` is the one at 0, and so is left out; else both ends are points.
+
+    Raises:
+        ValueError: If there are not as many lengths as directions, a length is not positive, or a direction has fewer
+            than 2 points.
+    """
+
+    shape: tuple[int, ...]
+    lengths: tuple[float, ...]
+    periodic: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.lengths) or not self.shape:
+            raise ValueError(f"a grid of {len(self.shape)} directions, {len(self.lengths)} lengths: give one for each")
+        if min(self.shape) < 2 or not all(0 < length < math.inf for length in self.lengths):
+            raise ValueError(f"a grid has at least 2 points and a positive length in each direction, got {self}")
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Between points, in each direction."""
+        gaps = (n if self.periodic else n - 1 for n in self.shape)
+        return tuple(length / gap for length, gap in zip(self.lengths, gaps, strict=True))
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The last axes of a field."""
+        return tuple(range(-len(self.shape), 0))
+
+    @cached_property
+    def coordinates(self) -> Float[Tensor, "d *space"]:
+        """Of every point, float64."""
+        axes = [h * torch.arange(n, dtype=torch.float64) for h, n in zip(self.spacing, self.shape, strict=True)]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+    @cached_property
+    def wave_numbers(self) -> tuple[Tensor, ...]:
+        """2 pi m / length in each direction, float64, shaped to go with `transformed` fields.
+
+        In the last direction they are those of a real transform, 0 to n / 2. The highest of an even number of points is
+        taken for 0 where derivatives of odd order are made (`derivative`).
+        """
+        found, last = [], len(self.shape) - 1
+        for k, (n, h) in enumerate(zip(self.shape, self.spacing, strict=True)):
+            m = torch.fft.rfftfreq(n, h) if k == last else torch.fft.fftfreq(n, h)
+            found.append(2 * math.pi * m.double().reshape([-1 if j == k else 1 for j in range(last + 1)]))
+        return tuple(found)
+
+    @cached_property
+    def squared(self) -> Float[Tensor, "*modes"]:
+        """|k|^2 of every mode, float64."""
+        total = torch.zeros((), dtype=torch.float64)
+        for k in self.wave_numbers:
+            total = total + k.square()
+        return total
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """True for modes below two thirds of the highest in each direction, where products alias onto nothing."""
+        mask = torch.ones((), dtype=torch.bool)
+        for k, n, h in zip(self.wave_numbers, self.shape, self.spacing, strict=True):
+            mask = mask & (k.abs() * h * n / (2 * math.pi) < n / 3 - 1e-9)
+        return mask
+
+    def transformed(self, field: Float[Tensor, "*batch"]) -> Tensor:
+        """Fourier coefficients of real fields (..., *space)."""
+        return torch.fft.rfftn(field, dim=self.space)
+
+    def back(self, modes: Tensor) -> Tensor:
+        """Fields of coefficients."""
+        return torch.fft.irfftn(modes, s=self.shape, dim=self.space)
+
+    def slope(self, axis: int) -> Tensor:
+        """i k of a direction, 0 at the highest mode of an even number of points, complex128."""
+        k, n, h = self.wave_numbers[axis], self.shape[axis], self.spacing[axis]
+        highest = (k.abs() * h * n / (2 * math.pi)).round() * 2 == n
+        return torch.where(highest, torch.zeros_like(k), k) * 1j
+
+    def derivative(self, field: Tensor, axis: int, order: int = 1) -> Tensor:
+        """Of real fields (..., *space) along a direction of a periodic grid."""
+        k = self.slope(axis) if order % 2 else 1j * self.wave_numbers[axis]
+        return self.back(self.transformed(field) * (k**order).to(field.device, _complex(field.dtype)))
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a grid's fields are at points between its own, by linear interpolation in each direction.
+
+    Args:
+        grid: The grid.
+        at: Coordinates of the points, one sequence of numbers each.
+
+    Raises:
+        ValueError: If a point has another number of coordinates than the grid, or lies outside it.
+    """
+
+    grid: Grid
+    at: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(_point(p) for p in self.at))
+        for point in self.at:
+            if len(point) != len(self.grid.shape):
+                raise ValueError(f"the point {point} has not {len(self.grid.shape)} coordinates, as the grid has")
+            if any(not 0 <= value <= length for value, length in zip(point, self.grid.lengths, strict=True)):
+                raise ValueError(f"the point {point} lies outside the box of {self.grid.lengths}")
+
+    @cached_property
+    def corners(self) -> tuple[Tensor, Tensor]:
+        """Flat indices of the grid's points around each, and their weights: both (points, 2^d)."""
+        index, weight = torch.zeros(len(self.at), 1, dtype=torch.int64), torch.ones(len(self.at), 1).double()
+        where = torch.tensor(self.at, dtype=torch.float64).reshape(len(self.at), -1)
+        for k, (n, h) in enumerate(zip(self.grid.shape, self.grid.spacing, strict=True)):
+            low = (where[:, k] / h).floor().clamp_max(n - 1 if self.grid.periodic else n - 2)
+            part = where[:, k] / h - low
+            both = torch.stack([low, low + 1], 1).long()
+            both = both % n if self.grid.periodic else both
+            index = (index[:, :, None] * n + both[:, None, :]).flatten(1)
+            weight = (weight[:, :, None] * torch.stack([1 - part, part], 1)[:, None, :]).flatten(1)
+        return index, weight
+
+    def of(self, field: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch point"]:
+        """Values of fields (..., *space) at the points."""
+        index, weight = self.corners
+        flat = field.flatten(-len(self.grid.shape))
+        return (flat[..., index.to(field.device)] * weight.to(field)).sum(-1)
+
+
+def _point(value: float | Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),)
+
+
+def _complex(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
