@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.core.estimator import Batch
 from sciinf.core.files import write_bytes, write_json
+from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.storage import selection

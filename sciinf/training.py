@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sciinf.core import Adjusting, Estimator, Fit, Simulator, load_fit, save_fit, source_hash
+from sciinf.core import Adjusting, Fit, Learned, Simulator, load_fit, save_fit, source_hash
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
@@ -40,7 +40,7 @@ from sciinf.store import Store
 
 
 def train(
-    estimator: Estimator,
+    estimator: Learned,
     store: Store | Simulator | Simulated,
     out: str | Path,
     *,
@@ -93,7 +93,7 @@ def train(
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
         told, search = searched(copied, source, recipe, seed)
-        resolved = told.resolved(source.train, source.held_out, denoises=copied.denoises)
+        resolved = told.resolved(source.train, source.held_out, learns=copied.learns)
         _announce(source, resolved)
         loop = Loop(Single(copied), source, resolved, [seed], [out], inputs)
         loop.run()
@@ -105,7 +105,7 @@ def train(
 
 
 def train_ensemble(
-    estimators: Sequence[Estimator],
+    estimators: Sequence[Learned],
     store: Store | Simulator | Simulated,
     out: str | Path,
     *,
@@ -157,7 +157,7 @@ def train_ensemble(
                 _warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
             told, search = searched(copied[0], source, recipe, seed)
-            resolved = told.resolved(source.train, source.held_out, denoises=copied[0].denoises)
+            resolved = told.resolved(source.train, source.held_out, learns=copied[0].learns)
             seeds = [seed + k for k in range(len(copied))]
             _announce(source, resolved)
             loop = Loop(Stacked(copied), source, resolved, seeds, folders, together)
@@ -175,14 +175,16 @@ def train_ensemble(
     return fits
 
 
-def _check_call(estimators: Sequence[Estimator], recipe: Recipe, seed: int) -> None:
+def _check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> None:
     """Refuse what is no estimator, recipe or seed, and a device that is not here."""
     if not isinstance(estimators, Sequence):
         raise TypeError(f"an ensemble is a list of estimators, got {type(estimators).__name__}")
     for estimator in estimators:
-        if not isinstance(estimator, Estimator):
+        if not isinstance(estimator, Learned):
             kind = f"the class {estimator.__name__}" if isinstance(estimator, type) else type(estimator).__name__
-            raise TypeError(f"expected an estimator to train, such as Flow(prior, observables), got {kind}")
+            raise TypeError(
+                f"expected an estimator to train, such as Flow(prior, observables), or a surrogate, got {kind}"
+            )
     if not isinstance(recipe, Recipe):
         raise TypeError(f"expected Recipe(...) as recipe, got {type(recipe).__name__}")
     check_whole("seed", seed, 0)
@@ -247,7 +249,7 @@ def _check_alike(built: Sequence[Any]) -> None:
         raise ValueError(f"members begin with the same weights, for their seeds are {seeds}; give each its own seed")
 
 
-def _obstacle(estimators: Sequence[Estimator], source: Source) -> str | None:
+def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
     """Why the members cannot be trained at once; None if they can."""
     try:
         learner = Stacked(copy.deepcopy(list(estimators)))
@@ -260,7 +262,7 @@ def _obstacle(estimators: Sequence[Estimator], source: Source) -> str | None:
     return None
 
 
-def _released(loop: Loop, member: int, inputs: str) -> tuple[Estimator, dict[str, Any]]:
+def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, Any]]:
     """A member as it has been trained, and what is to be said about it."""
     estimator, source = loop.learner.release(member), loop.source
     told = {}
@@ -277,7 +279,7 @@ def _released(loop: Loop, member: int, inputs: str) -> tuple[Estimator, dict[str
 
 
 def _with_rows(
-    estimator: Estimator, store: Store | Simulator | Simulated, out: Path, recipe: Recipe, seed: int
+    estimator: Learned, store: Store | Simulator | Simulated, out: Path, recipe: Recipe, seed: int
 ) -> tuple[Store | Simulated, Recipe]:
     """What to train on and how, where that has not been said."""
     if isinstance(store, Simulator):
@@ -311,7 +313,7 @@ def _simulator_of(store: Store | Simulated) -> dict[str, str]:
     return dict(store.simulator)
 
 
-def _standardised(estimator: Estimator, source: Source, recipe: Recipe) -> Estimator:
+def _standardised(estimator: Learned, source: Source, recipe: Recipe) -> Learned:
     """A copy on the training device, with statistics of the training rows."""
     copied = copy.deepcopy(estimator).to(recipe.device)
     copied.standardise(lambda: source.ordered(65_536, validation=False))
@@ -348,7 +350,7 @@ def _inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _check_same(estimator: Estimator, store: Store | Simulator | Simulated) -> None:
+def _check_same(estimator: Learned, store: Store | Simulator | Simulated) -> None:
     if not isinstance(store, Store | Simulator | Simulated):
         raise TypeError(
             f"expected a Store, a Simulator or Simulated to train on, got {type(store).__name__}; open a folder with "

@@ -306,6 +306,9 @@ def lumber_rooms(paths: list[str]) -> Iterator[str]:
             yield f"{path}: a folder or file is named for what it holds, not {', '.join(sorted(LUMBER))}"
 
 
+CALLED = {"neuralop": "neuraloperator"}  # imported under another name than it is installed by
+
+
 def undeclared(files: list[Source], project: str) -> Iterator[str]:
     """Packages that sciinf imports anywhere and pyproject.toml does not name."""
     import sys
@@ -314,7 +317,8 @@ def undeclared(files: list[Source], project: str) -> Iterator[str]:
     for source in files:
         for node in ast.walk(source.tree):
             for name in (n.split(".")[0] for n in imported(node)):
-                if name not in {*sys.stdlib_module_names, "sciinf"} and name.lower() not in declared:
+                asked = {name.lower(), CALLED.get(name, name)}
+                if name not in {*sys.stdlib_module_names, "sciinf"} and not asked & declared:
                     yield f"{source.path}:{line(node)}: imports {name}, which pyproject.toml does not ask for"
 
 

@@ -1,15 +1,17 @@
 """The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
 
 from sciinf.core.component import Component
-from sciinf.core.estimator import Adjusting, Batch, Density, DensityUnavailable, Estimator, PairedDensity, Potential
+from sciinf.core.estimator import Density, DensityUnavailable, Estimator, PairedDensity, Potential
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.laws import Truncated
+from sciinf.core.learned import Adjusting, Batch, Learned, Learns
 from sciinf.core.observation import as_observation, read_observation
 from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, load_simulator, source_hash
+from sciinf.core.surrogate import Surrogate
 
 __all__ = [
     "Adjusting",
@@ -23,6 +25,8 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Fit",
+    "Learned",
+    "Learns",
     "Observable",
     "Outcome",
     "PairedDensity",
@@ -32,6 +36,7 @@ __all__ = [
     "Proposal",
     "Simulator",
     "Status",
+    "Surrogate",
     "Truncated",
     "Trust",
     "X",

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sciinf.core.component import Component
-from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, X
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Simulations side by side: theta (batch, D), and x as observable name -> (batch, *event)."""
-
-    theta: Tensor
-    x: X
-
-    def __len__(self) -> int:
-        return len(self.theta)
-
-    def to(self, device: str | torch.device) -> Batch:
-        return Batch(self.theta.to(device), {k: v.to(device) for k, v in self.x.items()})
-
-    def rows(self, index: Tensor | slice) -> Batch:
-        return Batch(self.theta[index], {k: v[index] for k, v in self.x.items()})
+from sciinf.core.learned import Learned
+from sciinf.core.simulator import X
 
 
 class DensityUnavailable(RuntimeError):
@@ -93,26 +73,14 @@ class Potential(ABC):
         """
 
 
-class Estimator(nn.Module, Component, ABC):
-    """What is learned, one paper, one file. Built from a prior and the observables' specification.
+class Estimator(Learned, ABC):
+    """What is learned of theta, one paper, one file.
 
     `normalised` tells what `condition` gives: a `Density` of theta where it is True, a `Potential`, from which MCMC
-    draws, where it is False. `denoises` tells that the loss draws fresh noise for every row at every step: rows are
-    then learnt by heart more slowly, and need more steps (`Recipe.resolved`).
+    draws, where it is False.
     """
 
     normalised: ClassVar[bool] = True
-    denoises: ClassVar[bool] = False
-    prior: Prior
-    observables: Mapping[str, Observable]
-
-    @abstractmethod
-    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the standardisation buffers from passes over the training rows (each call of `batches` is one pass)."""
-
-    @abstractmethod
-    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """Training loss per row."""
 
     @abstractmethod
     def condition(self, x: X) -> Density | Potential:
@@ -135,15 +103,3 @@ class Estimator(nn.Module, Component, ABC):
     @abstractmethod
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         """The learned summary of x, which the check of an observation looks at."""
-
-
-class Adjusting(ABC):
-    """An estimator that looks once at held-out rows when it has been trained."""
-
-    @abstractmethod
-    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Set what only rows that it was not trained on can tell; each call of `batches` is a pass over them.
-
-        Returns:
-            What the fit's record is to say of it.
-        """

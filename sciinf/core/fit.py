@@ -14,36 +14,63 @@ import torch
 from sciinf.core.component import from_json, to_json
 from sciinf.core.estimator import Estimator
 from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.core.learned import Learned
+from sciinf.core.surrogate import Surrogate
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True, repr=False)
 class Fit:
-    """A trained estimator with its provenance.
+    """A trained estimator or surrogate with its provenance.
 
     Args:
-        estimator: The trained network, in evaluation mode.
+        learned: The trained network, in evaluation mode.
         digest: SHA-256 of its weights and of how it is built.
         simulator: Name and source hash of the simulator it was trained on.
         record: Everything else `fit.json` says: recipe, seed, store digest, history, versions, seconds.
         folder: Where it lies.
     """
 
-    estimator: Estimator
+    learned: Learned
     digest: str
     simulator: Mapping[str, str]
     record: Mapping[str, Any]
     folder: Path
 
+    @property
+    def estimator(self) -> Estimator:
+        """What was learned of theta.
+
+        Raises:
+            TypeError: If it is a surrogate.
+        """
+        if not isinstance(self.learned, Estimator):
+            raise TypeError(
+                f"{type(self.learned).__name__} is a surrogate of {self.simulator.get('name', 'a simulator')!r}, which "
+                "knows of no posterior: make a simulator of it, Emulator(fit, equation), and train an estimator on that"
+            )
+        return self.learned
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """What was learned of the simulator's fields.
+
+        Raises:
+            TypeError: If it is an estimator.
+        """
+        if not isinstance(self.learned, Surrogate):
+            raise TypeError(f"{type(self.learned).__name__} is no surrogate; train an Operator, say")
+        return self.learned
+
     def __repr__(self) -> str:
-        kind, names = type(self.estimator).__name__, ", ".join(self.estimator.prior.names)
+        kind, names = type(self.learned).__name__, ", ".join(self.learned.prior.names)
         loss = self.record.get("best_validation_loss")
         best = "" if loss is None else f", validation loss {loss:.4g}"
         return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
 
 
-def save_fit(folder: Path, estimator: Estimator, *, simulator: Mapping[str, str], record: Mapping[str, Any]) -> Fit:
+def save_fit(folder: Path, estimator: Learned, *, simulator: Mapping[str, str], record: Mapping[str, Any]) -> Fit:
     """Write a trained estimator; the folder is complete once `fit.json` is there."""
     from safetensors.torch import save
 
@@ -95,8 +122,10 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     if _digest(weights, data["estimator"]) != data["digest"]:
         raise ValueError(f"{folder} is damaged: model.safetensors and fit.json do not belong together; train again")
     estimator = from_json(data["estimator"], trust=trust)
-    if not isinstance(estimator, Estimator):
-        raise ValueError(f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is no estimator")
+    if not isinstance(estimator, Learned):
+        raise ValueError(
+            f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is neither an estimator nor a surrogate"
+        )
     estimator.load_state_dict(load(weights))
     record = {k: v for k, v in data.items() if k not in known}
     return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)

@@ -2,8 +2,8 @@
 
 A `FieldEquation` is an ordinary simulator: a prior over physical parameters, and as observables what the solution
 started from (fields that it draws itself) and the solution "u", in the layout (batch, time, channel, *space). It also
-tells its parts apart, which is what surrogates and sensors need: `start` draws, `solve` solves, `residual` says how well
-a trajectory satisfies the equation.
+tells its parts apart, which is what surrogates and sensors need: `start` draws, `solve` solves, `residual` says how
+well a trajectory satisfies the equation.
 """
 
 from __future__ import annotations
@@ -17,24 +17,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
-from sciinf.dynamics.grid import Grid
+from sciinf.dynamics.grid import BoxGrid
 
 SOLUTION = "u"
 
 
-class FieldEquation(Simulator, ABC):
-    """A differential equation and its solver.
-
-    A subclass's `__init__` calls `describe`. Everything is computed in the precision of theta.
+class FieldSource(Simulator, ABC):
+    """A simulator of fields: an equation with its solver, or what stands in for it.
 
     Attributes:
-        grid: Where fields live; None for ordinary differential equations, whose fields have no space.
-        times: Of the solution's frames, increasing; of length 1 where there is no time.
+        grid: Where fields live; without directions for ordinary differential equations, whose fields have no space.
+        times: Of the solution's frames, increasing; it starts at 0, which need not be one; (0,) if there is no time.
         given: What solutions start from: name -> (channel, *space).
-        random: Whether what they start from is drawn anew for each; else parameters tell everything.
+        random: Whether two solutions of the same theta differ.
     """
 
-    grid: Grid | None
+    grid: BoxGrid
     times: tuple[float, ...]
     given: Mapping[str, Observable]
     random: bool
@@ -42,6 +40,22 @@ class FieldEquation(Simulator, ABC):
     @abstractmethod
     def start(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw what solutions start from, name -> (batch, channel, *space)."""
+
+    @abstractmethod
+    def solution(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        """Solutions at `times`."""
+
+    @final
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        given = self.start(theta, generator=generator)
+        found = {**given, SOLUTION: self.solution(theta, given, generator=generator)}
+        return {name: value.to(self.observables[name].torch_dtype) for name, value in found.items()}
+
+
+class FieldEquation(FieldSource, ABC):
+    """A differential equation and its solver, in double precision if it does not say otherwise."""
 
     @abstractmethod
     def solve(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
@@ -54,10 +68,10 @@ class FieldEquation(Simulator, ABC):
         """What is left of the equation when a trajectory is put into it: 0 for a solution. Differentiable."""
 
     @final
-    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
-        given = self.start(theta, generator=generator)
-        found = {**given, SOLUTION: self.solve(theta.double(), given)}
-        return {name: value.to(self.observables[name].torch_dtype) for name, value in found.items()}
+    def solution(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        return self.solve(theta.double(), given)
 
 
 class Evolution(FieldEquation, ABC):
@@ -93,7 +107,7 @@ def described(
     given: Mapping[str, tuple[int, ...]],
     frames: int,
     channels: int,
-    grid: Grid | None,
+    grid: BoxGrid,
     units: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Observable], dict[str, Observable]]:
     """`given` and `observables` of an equation.
@@ -105,7 +119,7 @@ def described(
         grid: Where they live.
         units: Name -> unit; "" where left out.
     """
-    space = () if grid is None else grid.shape
+    space = grid.shape
     axes = (("y", "x", "z") if len(space) > 1 else ("x",))[: len(space)]
     units = units or {}
     starts = {

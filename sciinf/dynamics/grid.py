@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Grid:
+class BoxGrid:
     """Points of a box [0, length] in each direction, the last direction running fastest.
 
     Args:
@@ -24,6 +24,8 @@ class Grid:
     Raises:
         ValueError: If there are not as many lengths as directions, a length is not positive, or a direction has fewer
             than 2 points.
+
+    With no directions it is that of ordinary differential equations, whose fields have no space.
     """
 
     shape: tuple[int, ...]
@@ -31,9 +33,9 @@ class Grid:
     periodic: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.shape) != len(self.lengths) or not self.shape:
+        if len(self.shape) != len(self.lengths):
             raise ValueError(f"a grid of {len(self.shape)} directions, {len(self.lengths)} lengths: give one for each")
-        if min(self.shape) < 2 or not all(0 < length < math.inf for length in self.lengths):
+        if min(self.shape, default=2) < 2 or not all(0 < length < math.inf for length in self.lengths):
             raise ValueError(f"a grid has at least 2 points and a positive length in each direction, got {self}")
 
     @property
@@ -48,7 +50,7 @@ class Grid:
         return tuple(range(-len(self.shape), 0))
 
     @cached_property
-    def coordinates(self) -> Float[Tensor, "d *space"]:
+    def coordinates(self) -> Float[Tensor, "dim ..."]:
         """Of every point, float64."""
         axes = [h * torch.arange(n, dtype=torch.float64) for h, n in zip(self.spacing, self.shape, strict=True)]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
@@ -62,8 +64,9 @@ class Grid:
         """
         found, last = [], len(self.shape) - 1
         for k, (n, h) in enumerate(zip(self.shape, self.spacing, strict=True)):
-            m = torch.fft.rfftfreq(n, h) if k == last else torch.fft.fftfreq(n, h)
-            found.append(2 * math.pi * m.double().reshape([-1 if j == k else 1 for j in range(last + 1)]))
+            make = torch.fft.rfftfreq if k == last else torch.fft.fftfreq
+            m = make(n, h, dtype=torch.float64)
+            found.append(2 * math.pi * m.reshape([-1 if j == k else 1 for j in range(last + 1)]))
         return tuple(found)
 
     @cached_property
@@ -114,7 +117,7 @@ class Points:
         ValueError: If a point has another number of coordinates than the grid, or lies outside it.
     """
 
-    grid: Grid
+    grid: BoxGrid
     at: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.dynamics.grid import Grid
+from sciinf.dynamics.grid import BoxGrid
 
 
 class Start(Component, ABC):
@@ -34,7 +34,7 @@ class Start(Component, ABC):
 
     @abstractmethod
     def draw(
-        self, count: int, channels: int, grid: Grid, *, generator: torch.Generator
+        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
     ) -> Float[Tensor, "count channels *space"]:
         """That many fields, float64, on the generator's device."""
 
@@ -59,17 +59,17 @@ class RandomField(Start):
         self.sd, self.tau, self.alpha = sd, tau, alpha
 
     def draw(
-        self, count: int, channels: int, grid: Grid, *, generator: torch.Generator
+        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
     ) -> Float[Tensor, "count channels *space"]:
         longest = max(grid.lengths)
         if grid.periodic:
             return self._periodic(count, channels, grid, longest, generator)
         # a corner of a periodic one in a box twice as long, which knows nothing of its edges
-        wide = Grid(tuple(2 * n for n in grid.shape), tuple(2 * n * h for n, h in _each(grid)))
+        wide = BoxGrid(tuple(2 * n for n in grid.shape), tuple(2 * n * h for n, h in _each(grid)))
         part = (..., *(slice(0, n) for n in grid.shape))
         return self._periodic(count, channels, wide, longest, generator)[part]
 
-    def _periodic(self, count: int, channels: int, grid: Grid, longest: float, generator: torch.Generator) -> Tensor:
+    def _periodic(self, count: int, channels: int, grid: BoxGrid, longest: float, generator: torch.Generator) -> Tensor:
         squared = grid.squared * longest**2
         spectrum = (self.tau**2 + squared) ** -self.alpha
         spectrum = torch.where(squared == 0, torch.zeros_like(spectrum), spectrum)
@@ -102,7 +102,7 @@ class Waves(Start):
         self.amplitudes, self.phases = tuple(amplitudes), tuple(phases) + (0.0,) * (len(amplitudes) - len(phases))
 
     def draw(
-        self, count: int, channels: int, grid: Grid, *, generator: torch.Generator
+        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
     ) -> Float[Tensor, "count channels *space"]:
         x, total = grid.coordinates[0] / grid.lengths[0], torch.zeros((), dtype=torch.float64)
         for k, (amplitude, phase) in enumerate(zip(self.amplitudes, self.phases, strict=True)):
@@ -110,5 +110,5 @@ class Waves(Start):
         return total.to(generator.device).expand(count, channels, *grid.shape)
 
 
-def _each(grid: Grid) -> zip[tuple[int, float]]:
+def _each(grid: BoxGrid) -> zip[tuple[int, float]]:
     return zip(grid.shape, grid.spacing, strict=True)

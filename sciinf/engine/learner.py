@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core import Batch, Estimator
+from sciinf.core import Batch, Learned
 from sciinf.engine.muon import Span, spans
 from sciinf.engine.source import Source
 
@@ -72,7 +72,7 @@ class Learner(ABC):
         """Training or evaluation."""
 
     @abstractmethod
-    def release(self, member: int) -> Estimator:
+    def release(self, member: int) -> Learned:
         """An estimator with weights of its own, those of a member now."""
 
 
@@ -87,7 +87,7 @@ class Single(Learner):
         TypeError: If its trainable parameters differ in dtype.
     """
 
-    def __init__(self, estimator: Estimator) -> None:
+    def __init__(self, estimator: Learned) -> None:
         self.estimator, self.members = estimator, 1
         named = _trainable(estimator)
         self.weights = _matrix([list(named.values())])
@@ -112,7 +112,7 @@ class Single(Learner):
     def mode(self, *, training: bool) -> None:
         self.estimator.train(training)
 
-    def release(self, member: int) -> Estimator:
+    def release(self, member: int) -> Learned:
         for parameter in self.estimator.parameters():
             parameter.data, parameter.grad = parameter.data.clone(), None
         return self.estimator
@@ -129,7 +129,7 @@ class Stacked(Learner):
         TypeError: If their trainable parameters differ in dtype.
     """
 
-    def __init__(self, estimators: Sequence[Estimator]) -> None:
+    def __init__(self, estimators: Sequence[Learned]) -> None:
         self.estimators, self.members = list(estimators), len(estimators)
         check_alike([_shapes(estimator) for estimator in self.estimators])
         self._named = _trainable(self.estimators[0])
@@ -175,7 +175,7 @@ class Stacked(Learner):
     def mode(self, *, training: bool) -> None:
         self.estimators[0].train(training)
 
-    def release(self, member: int) -> Estimator:
+    def release(self, member: int) -> Learned:
         estimator = self.estimators[member]
         named, buffers = _trainable(estimator), self.buffers()
         with torch.no_grad():
@@ -189,7 +189,7 @@ class Stacked(Learner):
 class _Call(nn.Module):
     """The loss where torch asks for a module's call."""
 
-    def __init__(self, estimator: Estimator) -> None:
+    def __init__(self, estimator: Learned) -> None:
         super().__init__()
         self.estimator = estimator
 
@@ -197,11 +197,11 @@ class _Call(nn.Module):
         return self.estimator.loss(batch, generator=generator)
 
 
-def _trainable(estimator: Estimator) -> dict[str, nn.Parameter]:
+def _trainable(estimator: Learned) -> dict[str, nn.Parameter]:
     return {name: value for name, value in estimator.named_parameters() if value.requires_grad}
 
 
-def _fixed(estimator: Estimator) -> dict[str, Tensor]:
+def _fixed(estimator: Learned) -> dict[str, Tensor]:
     """Buffers, and parameters that are not trained."""
     frozen = {name: value.detach() for name, value in estimator.named_parameters() if not value.requires_grad}
     return {**dict(estimator.named_buffers()), **frozen}
@@ -246,7 +246,7 @@ def check_alike(members: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _shapes(estimator: Estimator) -> dict[str, Any]:
+def _shapes(estimator: Learned) -> dict[str, Any]:
     """Shape and dtype of every parameter and buffer."""
     named = [*estimator.named_parameters(), *estimator.named_buffers()]
     return {name: (tuple(value.shape), value.dtype) for name, value in named}

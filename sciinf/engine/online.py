@@ -38,7 +38,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Estimator, Observable, Outcome, Simulator, Status, source_hash
+from sciinf.core import Batch, Learned, Observable, Outcome, Simulator, Status, source_hash
 from sciinf.core.checks import check_whole, is_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, write_json
@@ -302,7 +302,7 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
 
 
 def prepared(
-    estimator: Estimator,
+    estimator: Learned,
     simulator: Simulator,
     folder: Path,
     *,
@@ -357,7 +357,7 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
         return None
 
 
-def _measured(estimator: Estimator, simulator: Simulator, recipe: Recipe, seed: int) -> dict[str, int | float]:
+def _measured(estimator: Learned, simulator: Simulator, recipe: Recipe, seed: int) -> dict[str, int | float]:
     """Costs per row, and the settings that follow."""
     batch, largest = _batch(recipe, 1), _default_buffer(simulator)
     first = Simulated(simulator, seed=seed, device=recipe.device, buffer=batch, held_out=1)

@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 import torch
 
-from sciinf.core import Batch, Estimator, Simulator
+from sciinf.core import Batch, Learned, Simulator
 from sciinf.engine.block import Attempt, generator_for
 from sciinf.engine.learner import Single
 from sciinf.engine.recipe import Recipe
@@ -99,7 +99,7 @@ def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str |
     return min(_cost(simulator, size, seed, device)[0] for _ in range(2)) / size
 
 
-def training_seconds_per_row(estimator: Estimator, rows: Batch, recipe: Recipe) -> float:
+def training_seconds_per_row(estimator: Learned, rows: Batch, recipe: Recipe) -> float:
     """Seconds of training per row: the fastest of three rounds of steps on a copy, after some that warm up.
 
     Args:
@@ -149,7 +149,7 @@ def choose_reuse(simulation: float, training: float) -> int:
 
 
 def online_settings(
-    estimator: Estimator,
+    estimator: Learned,
     simulator: Simulator,
     rows: Batch,
     recipe: Recipe,

@@ -38,7 +38,7 @@ from typing import Any
 
 import torch
 
-from sciinf.core import Batch, Estimator
+from sciinf.core import Batch, Learned
 from sciinf.engine.learner import Single, stream, stream_seed
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.schedule import Schedule, scaled_rate
@@ -53,7 +53,7 @@ FEWEST, MOST = 32, 8192
 STEPS_LEFT = 9  # in an epoch, at least
 
 
-def searched(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> tuple[Recipe, dict[str, Any]]:
+def searched(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with what is "auto" in it found by a search, and how.
 
     Args:
@@ -66,7 +66,7 @@ def searched(estimator: Estimator, source: Source, recipe: Recipe, seed: int) ->
         The recipe with numbers in place of "auto"; and, as plain JSON values under "search", what was measured.
     """
     found: dict[str, Any] = {}
-    start = recipe.resolved(source.train, source.held_out, denoises=estimator.denoises)
+    start = recipe.resolved(source.train, source.held_out, learns=estimator.learns)
     batch, rate = int(start.batch or 1), float(start.learning_rate or 0.0)
     if recipe.learning_rate == "auto":
         rate, found["learning_rate"] = _rate(estimator, source, start, seed)
@@ -117,7 +117,7 @@ def batch_of(scale: float, rows: int) -> int:
     return min(nearest, 2 ** math.floor(math.log2(most)), rows)
 
 
-def _rate(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> tuple[float, dict[str, Any]]:
+def _rate(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> tuple[float, dict[str, Any]]:
     rates = [LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)) for step in range(STEPS)]
     step = _step(estimator, recipe, seed)
     sums = []
@@ -132,7 +132,7 @@ def _rate(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> tu
     return rate, {**about, "divergence": None if at is None else rates[at]}
 
 
-def _batch(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> tuple[int, dict[str, Any]]:
+def _batch(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> tuple[int, dict[str, Any]]:
     schedule = Schedule("one-cycle", float(recipe.learning_rate or 0.0), STEPS, 0.1)
     step = _step(estimator, recipe, seed)
     with closing(_batches(step, source, int(recipe.batch or 1), seed)) as batches:
@@ -150,7 +150,7 @@ def _batch(estimator: Estimator, source: Source, recipe: Recipe, seed: int) -> t
     return batch, {"batch": batch, "noise_scale": scale, "trace": trace, "gradient_squared": squared}
 
 
-def _step(estimator: Estimator, recipe: Recipe, seed: int) -> Step:
+def _step(estimator: Learned, recipe: Recipe, seed: int) -> Step:
     learner = Single(copy.deepcopy(estimator))
     learner.mode(training=True)
     settings = replace(step_settings(recipe), graph=False)

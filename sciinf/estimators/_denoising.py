@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Adjusting, Batch, Density, Observable, Prior, X
+from sciinf.core import Adjusting, Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
@@ -88,7 +88,7 @@ class Denoising(Embedded, Adjusting, ABC):
         ValueError: If a number is out of range, or `linear` stands beside another parameterisation or weighting.
     """
 
-    denoises: ClassVar[bool] = True
+    learns: ClassVar[Learns] = "noise"
 
     def __init__(
         self,

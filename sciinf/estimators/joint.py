@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sciinf.core import Batch, Density, Observable, Prior, X
+from sciinf.core import Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
@@ -71,7 +71,7 @@ class Joint(Standardised):
         torch.Size([5, 2, 1])
     """
 
-    denoises: ClassVar[bool] = True
+    learns: ClassVar[Learns] = "noise"
 
     def __init__(
         self,

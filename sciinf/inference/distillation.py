@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Batch, Density, Estimator, Fit, X
+from sciinf.core import Batch, Density, Estimator, Fit, Learns, X
 from sciinf.core.checks import check_whole
 from sciinf.core.simulator import Simulator
 from sciinf.diffusion.grid import Grid, Power
@@ -56,7 +56,7 @@ class FewSteps(Estimator):
         ValueError: If a number is no int of at least 1.
     """
 
-    denoises: ClassVar[bool] = True
+    learns: ClassVar[Learns] = "noise"
 
     def __init__(
         self, teacher: Denoising, of: str = "", *, steps: int = 4, small: int = 5, grid: Grid | None = None
@@ -160,6 +160,6 @@ def distil(
     if not isinstance(fit.estimator, Denoising):
         raise TypeError(f"{type(fit.estimator).__name__} has no steps to save; distil a Score or a Matching")
     if recipe is None and isinstance(rows, Store):
-        usual = Recipe().resolved(len(rows), denoises=True).epochs
+        usual = Recipe().resolved(len(rows), learns="noise").epochs
         recipe = Recipe(epochs=2 * usual) if usual else None
     return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.estimator import Batch
+from sciinf.core.learned import Batch
 from sciinf.core.simulator import Observable, Status
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor

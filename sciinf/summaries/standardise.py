@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from sciinf.core.estimator import Batch
+from sciinf.core.learned import Batch
 from sciinf.core.simulator import Observable, X
 from sciinf.summaries.summary import IMAGE_AXES, expand_mask
 

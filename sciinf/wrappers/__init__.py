@@ -2,7 +2,8 @@
 
 `numpy` wraps a Python function, `jax` a function of a key, `numpyro` a model, `command` an external program, `sbi` a
 prior and simulator in sbi's convention; `sets` makes one of sets of observations from one of single ones; `tables`
-turns simulations that already exist into a store.
+turns simulations that already exist into a store, `the_well` and `pdebench` those of these two collections of fields;
+`observed` is what `Sensors` with noise see of a simulator of fields.
 """
 
 from __future__ import annotations
@@ -13,23 +14,30 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.wrappers.external_command import command
+    from sciinf.wrappers.field_sensors import Sensors, observed
     from sciinf.wrappers.jax_function import jax
     from sciinf.wrappers.numpy_function import numpy
     from sciinf.wrappers.numpyro_model import numpyro
+    from sciinf.wrappers.pdebench_files import pdebench
     from sciinf.wrappers.sbi_pair import sbi
     from sciinf.wrappers.sets_of_observations import sets
     from sciinf.wrappers.tables_file import tables
+    from sciinf.wrappers.the_well_files import the_well
 
-__all__ = ["command", "jax", "numpy", "numpyro", "sbi", "sets", "tables"]
+__all__ = ["Sensors", "command", "jax", "numpy", "numpyro", "observed", "pdebench", "sbi", "sets", "tables", "the_well"]
 
 _MODULES = {
+    "Sensors": "field_sensors",
     "command": "external_command",
     "jax": "jax_function",
     "numpy": "numpy_function",
     "numpyro": "numpyro_model",
+    "observed": "field_sensors",
+    "pdebench": "pdebench_files",
     "sbi": "sbi_pair",
     "sets": "sets_of_observations",
     "tables": "tables_file",
+    "the_well": "the_well_files",
 }
 
 __getattr__, __dir__ = offered(__name__, _MODULES)

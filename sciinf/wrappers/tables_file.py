@@ -84,7 +84,7 @@ def tables(
         store = Store.create(Path(out), simulator, seed=0, block=BLOCK, rows=count)
         for index in sorted({*store.missing(), *(damage.block for damage in store.damaged())}):
             start, stop = index * BLOCK, index * BLOCK + store.rows_of(index)
-            theta = _theta(pieces, prior, start, stop)
+            theta = theta_of(pieces, prior, start, stop)
             store.commit(index, theta, _outcome(pieces, simulator.observables, start, stop), seconds=0.0)
     return store
 
@@ -108,7 +108,7 @@ class Tabulated(Simulator):
         )
 
 
-class _Piece:
+class Piece:
     """Rows that follow one another: every parameter and observable, each from some file."""
 
     def __init__(self, fields: Mapping[str, Field], labels: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ class _Piece:
         self.fields, self.rows, self.label = fields, next(iter(counts.values())), ", ".join(labels)
 
 
-def _pieces(opened: Sequence[Table], simulator: Tabulated) -> list[_Piece]:
+def _pieces(opened: Sequence[Table], simulator: Tabulated) -> list[Piece]:
     needed = {**{f"theta:{n}": n for n in simulator.prior.names}, **{f"x:{n}": n for n in simulator.observables}}
     found: list[dict[str, Field]] = []
     for table in opened:
@@ -129,7 +129,7 @@ def _pieces(opened: Sequence[Table], simulator: Tabulated) -> list[_Piece]:
                 fields[f"x:{name}"] = field
         found.append(fields)
     if all(set(fields) == set(needed) for fields in found):
-        return [_Piece(fields, [table.label]) for fields, table in zip(found, opened, strict=True)]
+        return [Piece(fields, [table.label]) for fields, table in zip(found, opened, strict=True)]
     together: dict[str, Field] = {}
     for key, name in needed.items():
         holders = [table.label for fields, table in zip(found, opened, strict=True) if key in fields]
@@ -141,10 +141,10 @@ def _pieces(opened: Sequence[Table], simulator: Tabulated) -> list[_Piece]:
                 + f"; found the columns {columns}. Either every file has all columns, or each column is in one file"
             )
         together[key] = next(fields[key] for fields in found if key in fields)
-    return [_Piece(together, [table.label for table in opened])]
+    return [Piece(together, [table.label for table in opened])]
 
 
-def _read(pieces: Sequence[_Piece], key: str, start: int, stop: int) -> np.ndarray:
+def _read(pieces: Sequence[Piece], key: str, start: int, stop: int) -> np.ndarray:
     parts, offset = [], 0
     for piece in pieces:
         low, high = max(start - offset, 0), min(stop - offset, piece.rows)
@@ -154,7 +154,7 @@ def _read(pieces: Sequence[_Piece], key: str, start: int, stop: int) -> np.ndarr
     return np.concatenate(parts)
 
 
-def _theta(pieces: Sequence[_Piece], prior: Prior, start: int, stop: int) -> Tensor:
+def theta_of(pieces: Sequence[Piece], prior: Prior, start: int, stop: int) -> Tensor:
     """theta (rows, D), float32, what rounding put beyond the edge of the support moved inside."""
     columns = [torch.from_numpy(_read(pieces, f"theta:{n}", start, stop).astype(np.float64)) for n in prior.names]
     exact = torch.stack(columns, dim=1)
@@ -185,11 +185,11 @@ def _support(law: torch.distributions.Distribution) -> str:
     return f"({'-inf' if low is None else f'{low:g}'}, {'inf' if high is None else f'{high:g}'})"
 
 
-def _check_theta(pieces: Sequence[_Piece], prior: Prior, count: int) -> None:
+def _check_theta(pieces: Sequence[Piece], prior: Prior, count: int) -> None:
     """Every theta in the support, before anything is written; and a warning where it was not drawn from the prior."""
     from scipy import stats
 
-    read = [_theta(pieces, prior, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    read = [theta_of(pieces, prior, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     theta = torch.cat(read)
     z, at = prior.bijection.forward(theta), 0
     for law in prior.laws:
@@ -204,7 +204,7 @@ def _check_theta(pieces: Sequence[_Piece], prior: Prior, count: int) -> None:
         at += law.event_shape[0] if law.event_shape else 1
 
 
-def _outcome(pieces: Sequence[_Piece], observables: Mapping[str, Observable], start: int, stop: int) -> Outcome:
+def _outcome(pieces: Sequence[Piece], observables: Mapping[str, Observable], start: int, stop: int) -> Outcome:
     raw = {name: _read(pieces, f"x:{name}", start, stop) for name in observables}
     arrays, lost = check_result(observables, raw, (stop - start,), what="the table")
     status = torch.from_numpy(np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8))

@@ -24,7 +24,7 @@ from torch import distributions as td
 
 from sciinf.core import Prior, X
 from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import Grid
+from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField, Start
 from sciinf.dynamics.spectral import solve
 
@@ -37,7 +37,7 @@ class Burgers(Evolution):
 
     Args:
         points: Of the ring.
-        times: Of the frames, the first being 0.
+        times: Of the frames, increasing from 0 on.
         initial: f.
         viscosity: Law of nu; of logarithms evenly from 0.01 to 0.1 where left out.
         amplitude: Law of A.
@@ -56,7 +56,7 @@ class Burgers(Evolution):
         amplitude: td.Distribution | None = None,
         longest: float = LONGEST,
     ) -> None:
-        self.grid, self.times, self.longest = Grid((points,), (1.0,)), tuple(times), longest
+        self.grid, self.times, self.longest = BoxGrid((points,), (1.0,)), tuple(times), longest
         self.initial = initial or RandomField(1.0, tau=5.0, alpha=2.0)
         self.random = self.initial.random
         self.prior = Prior(
@@ -70,7 +70,7 @@ class Burgers(Evolution):
         return {"initial": shape * column(theta, self.prior, "amplitude", shape)}
 
     def solve(self, theta: Tensor, given: X) -> Tensor:
-        fine = Grid((FINER * self.grid.shape[0],), self.grid.lengths)
+        fine = BoxGrid((FINER * self.grid.shape[0],), self.grid.lengths)
         modes = _resized(self.grid.transformed(given["initial"].double()), fine.shape[0], self.grid.shape[0])
         kept, slope = fine.kept.to(theta.device), fine.slope(0).to(theta.device)
         linear = -column(theta.double(), self.prior, "viscosity", modes) * fine.squared.to(theta.device)

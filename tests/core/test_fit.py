@@ -171,7 +171,7 @@ def test_what_is_no_estimator_is_refused(folder):
 
     built = to_json(MLP(4))
     edit(folder, estimator=built, digest=_digest((folder / "model.safetensors").read_bytes(), built))
-    with pytest.raises(ValueError, match="MLP, which is no estimator"):
+    with pytest.raises(ValueError, match="MLP, which is neither an estimator nor a surrogate"):
         load_fit(folder)
     built = {"$class": "sciinf.core.files.read_json", "arguments": {"path": "x"}}
     edit(folder, estimator=built, digest=_digest((folder / "model.safetensors").read_bytes(), built))

@@ -1,0 +1,68 @@
+"""What is trained on simulations, whatever it learns of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sciinf.core.component import Component
+from sciinf.core.prior import Prior
+from sciinf.core.simulator import Observable, X
+
+Learns = Literal["densities", "noise", "fields"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Simulations side by side: theta (batch, D), and x as observable name -> (batch, *event)."""
+
+    theta: Tensor
+    x: X
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def to(self, device: str | torch.device) -> Batch:
+        return Batch(self.theta.to(device), {k: v.to(device) for k, v in self.x.items()})
+
+    def rows(self, index: Tensor | slice) -> Batch:
+        return Batch(self.theta[index], {k: v[index] for k, v in self.x.items()})
+
+
+class Learned(nn.Module, Component, ABC):
+    """A network with what it takes to train it. Built from a prior and the observables' specification.
+
+    `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows; noise,
+    drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; or fields,
+    which have no noise at all.
+    """
+
+    learns: ClassVar[Learns] = "densities"
+    prior: Prior
+    observables: Mapping[str, Observable]
+
+    @abstractmethod
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Set the standardisation buffers from passes over the training rows (each call of `batches` is one pass)."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """Training loss per row."""
+
+
+class Adjusting(ABC):
+    """A network that looks once at held-out rows when it has been trained."""
+
+    @abstractmethod
+    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        """Set what only rows that it was not trained on can tell; each call of `batches` is a pass over them.
+
+        Returns:
+            What the fit's record is to say of it.
+        """

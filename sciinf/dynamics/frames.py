@@ -1,0 +1,40 @@
+"""Solutions of ordinary differential equations at given times, by steps that are no longer than they may be."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sciinf.dynamics.ode import Field, rk4
+
+
+def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: float) -> Tensor:
+    """Solve dy/dt = field(t, y) from time 0 on by the classical Runge-Kutta method.
+
+    Args:
+        field: The right-hand side, as `rk4` takes it.
+        state: (batch, *state), at time 0.
+        times: Increasing, none below 0.
+        longest: Of a step; each interval has as many equal ones as that takes.
+
+    Returns:
+        (batch, len(times), *state).
+
+    Raises:
+        ValueError: If times are out of order, below 0 or not there, or no step can be taken.
+    """
+    if not times or times[0] < 0 or any(after <= before for before, after in itertools.pairwise(times)):
+        raise ValueError(f"times are {tuple(times)}, expected one or more, increasing, none below 0")
+    if not longest > 0:
+        raise ValueError(f"the longest step is {longest}, expected a positive time")
+    found = []
+    for before, after in itertools.pairwise((0.0, *times)):
+        if after > before:
+            count = max(1, math.ceil((after - before) / longest - 1e-9))
+            state = rk4(field, state, (before, after), steps_per_interval=count)[-1]
+        found.append(state)
+    return torch.stack(found, dim=1)

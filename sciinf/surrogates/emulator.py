@@ -1,0 +1,64 @@
+"""A fitted surrogate as a simulator: the equation's prior and start, the surrogate's solution, its error as noise.
+
+    u = f(theta, g) + e,     g ~ start(theta),    e ~ the error of held-out solutions.
+
+What is inferred through it is as wide as the surrogate's error demands: an estimator trained on such u (seen through
+sensors, `wrappers.observed`) does not take the surrogate's mistakes for information. Its draws can then be weighted by
+the true solver's likelihood where there is one (`build_posterior(fit, simulator, ess=..., budget=...)`), or trained
+again on true solutions where the posterior is (`inference.sequential`).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Fit, X
+from sciinf.dynamics.field_equation import SOLUTION, FieldSource
+
+_CHUNK = 256  # rows predicted at once
+
+
+@final
+class Emulator(FieldSource):
+    """A surrogate in the equation's place.
+
+    Args:
+        fit: Of a surrogate, trained on the equation's simulations.
+        equation: The simulator that it was trained on.
+        error: Whether predictions carry the error that they have; False leaves a posterior too narrow.
+
+    Raises:
+        TypeError: If the fit is of an estimator.
+        ValueError: If the fit is of another simulator's parameters or fields.
+    """
+
+    def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
+        self.surrogate, self.equation, self.with_error = fit.surrogate, equation, error
+        if self.surrogate.prior.names != equation.prior.names:
+            raise ValueError(f"{fit} is of another simulator than {equation.name!r}, whose prior is {equation.prior}")
+        if self.surrogate.target != SOLUTION:
+            raise ValueError(f"{fit} predicts {self.surrogate.target!r}, not the solution {SOLUTION!r}")
+        for name in (*self.surrogate.given, SOLUTION):
+            if equation.observables.get(name) != self.surrogate.observables[name]:
+                raise ValueError(f"{name!r} of {equation.name!r} is not what {fit} was trained on")
+        self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}"
+        self.prior, self.observables, self.source = equation.prior, equation.observables, equation.source
+        self.block, self.random = equation.block, equation.random or error
+        self.grid, self.times, self.given = equation.grid, equation.times, equation.given
+
+    def start(self, theta: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.equation.start(theta, generator=generator)
+
+    @torch.no_grad()
+    def solution(self, theta: Tensor, given: X, *, generator: torch.Generator) -> Tensor:
+        parts = []
+        for index in torch.arange(len(theta), device=theta.device).split(_CHUNK):
+            some = {name: value[index] for name, value in given.items()}
+            found = self.surrogate.predict(theta[index], some)
+            if self.with_error:
+                found = found + self.surrogate.error(theta[index], some, generator=generator)
+            parts.append(found)
+        return torch.cat(parts)

@@ -1,0 +1,92 @@
+r"""How far predicted fields are from true ones, as a fraction of these.
+
+With the norm |.| over channels and points of a frame,
+
+    |u - v| / |u|,    |v|_s^2 = sum_k (1 + |k|^2)^s |vhat(k)|^2 for `Sobolev`, s = 0 for `RelativeL2`,
+
+k in waves per box: of order 1, sharp fronts count as much as broad shapes.
+
+References:
+    | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
+      https://arxiv.org/abs/2010.08895
+    | Learning Dissipative Dynamics in Chaotic Systems (Li et al., 2022), https://arxiv.org/abs/2106.06898
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core.component import Component
+
+_LEAST = 1e-12
+
+
+class FieldLoss(Component, ABC):
+    """A relative distance of fields."""
+
+    @abstractmethod
+    def __call__(
+        self, found: Float[Tensor, "batch ..."], true: Float[Tensor, "batch ..."], *, directions: int
+    ) -> Tensor:
+        """(batch,), the mean over whatever axis stands between batch and channels.
+
+        Args:
+            found: Predictions (batch, [frame,] channel, *space).
+            true: What they are to be.
+            directions: Axes of space.
+        """
+
+
+class RelativeL2(FieldLoss):
+    """In the mean square."""
+
+    def __call__(self, found: Tensor, true: Tensor, *, directions: int) -> Tensor:
+        axes = list(range(-1 - directions, 0))
+        off, whole = (found - true).square().sum(axes), true.square().sum(axes)
+        return (off / whole.clamp_min(_LEAST)).sqrt().flatten(1).mean(1) if off.ndim > 1 else _root(off, whole)
+
+
+class Sobolev(FieldLoss):
+    """In a Sobolev norm of periodic fields.
+
+    Args:
+        order: s, any number.
+
+    Raises:
+        ValueError: If it is not finite.
+    """
+
+    def __init__(self, order: float = 1.0) -> None:
+        if not math.isfinite(order):
+            raise ValueError(f"a Sobolev norm has an order that is finite, got {order}")
+        self.order = order
+
+    def __call__(self, found: Tensor, true: Tensor, *, directions: int) -> Tensor:
+        axes = list(range(-1 - directions, 0))
+        off, whole = (squared_modes(v, directions, self.order).sum(axes) for v in (found - true, true))
+        return (off / whole.clamp_min(_LEAST)).sqrt().flatten(1).mean(1) if off.ndim > 1 else _root(off, whole)
+
+
+def squared_modes(field: Tensor, directions: int, order: float) -> Tensor:
+    """(1 + |k|^2)^s |vhat(k)|^2 of real fields (..., *space); their sum is the squared norm over all points."""
+    space = field.shape[-directions:]
+    modes = torch.fft.rfftn(field, dim=tuple(range(-directions, 0)), norm="forward").abs().square()
+    squared = torch.zeros((), dtype=field.dtype, device=field.device)
+    for axis, n in enumerate(space):
+        k = torch.fft.rfftfreq(n, 1 / n) if axis == directions - 1 else torch.fft.fftfreq(n, 1 / n)
+        shape = [-1 if j == axis else 1 for j in range(directions)]
+        squared = squared + k.to(field).square().reshape(shape)
+    twice = torch.full((modes.shape[-1],), 2.0, dtype=field.dtype, device=field.device)
+    twice[0] = 1.0
+    if space[-1] % 2 == 0:
+        twice[-1] = 1.0
+    return modes * twice * (1 + squared) ** order
+
+
+def _root(off: Tensor, whole: Tensor) -> Tensor:
+    return (off / whole.clamp_min(_LEAST)).sqrt()

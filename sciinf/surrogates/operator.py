@@ -1,0 +1,80 @@
+r"""One network from what a solution starts from to the whole of it.
+
+    u(t_1..t_T) ~ f(g, theta),     loss = |u - f| / |u|,
+
+g what it starts from (an initial field, a coefficient), theta the parameters. Frames are channels of the network's last
+map, in units of their own means and sds. It is as fast as one pass, and errors do not grow from frame to frame; where
+solutions are long or chaotic take `Stepwise`.
+
+References:
+    | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
+      https://arxiv.org/abs/2010.08895
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.prior import global_seed
+from sciinf.nets.fields import FieldArchitecture
+from sciinf.nets.spectral import Fourier
+from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates.losses import FieldLoss, RelativeL2
+
+
+class Operator(OfFields):
+    """A neural operator for whole trajectories.
+
+    Args:
+        prior: The simulator's.
+        observables: The simulator's.
+        network: From given channels to frames; a `Fourier` where left out.
+        target: Name of what is predicted.
+        given: Names of what it starts from; all others where left out.
+        loss: Distance of fields; `RelativeL2()` where left out.
+        seed: Seeds the first weights.
+
+    Raises:
+        ValueError: If names or layouts do not go together.
+
+    Example:
+        >>> from torch.distributions import Uniform
+        >>> prior = Prior(viscosity=Uniform(0.01, 0.1))
+        >>> fields = {"initial": Observable((1, 64)), "u": Observable((5, 1, 64))}
+        >>> operator = Operator(prior, fields, Fourier(width=8, modes=8))
+        >>> operator.predict(torch.ones(3, 1), {"initial": torch.ones(3, 1, 64)}).shape
+        torch.Size([3, 5, 1, 64])
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        network: FieldArchitecture | None = None,
+        *,
+        target: str = "u",
+        given: Sequence[str] | None = None,
+        loss: FieldLoss | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prior, observables, target, given, seed)
+        if not self.given:
+            raise ValueError(f"an Operator of {target!r} starts from fields, and there are none to give it")
+        self.distance = loss or RelativeL2()
+        with global_seed(torch.Generator().manual_seed(seed)):
+            channels = (self.channels_given, self.frames * self.channels)
+            self.network = (network or Fourier()).build(channels, len(self.space), len(prior.names))
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        true = batch.x[self.target].to(self.target_mean)
+        return self.distance(self.predict(batch.theta, batch.x), true, directions=len(self.space))
+
+    def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        fields = (self.stacked(given).to(self.given_mean) - self.given_mean) / self.given_sd
+        found = self.network(fields, self.z(theta)).unflatten(1, (self.frames, self.channels))
+        return self.target_mean + self.target_sd * found

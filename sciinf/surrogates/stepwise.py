@@ -1,0 +1,125 @@
+r"""One frame from the one before, again and again.
+
+    u_{t+1} = u_t + d f(u_t, g, theta),     d the sd of a step,     loss = |u_{t+1} - true| / |true|,
+
+over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
+length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
+as many sds of a step, so that the network learns to come back from where it strays.
+
+References:
+    | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
+      https://arxiv.org/abs/2010.08895
+    | Learning to Simulate Complex Physics with Graph Networks (Sanchez-Gonzalez et al., 2020), for the noise,
+      https://arxiv.org/abs/2002.09405
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.checks import check_whole
+from sciinf.core.prior import global_seed
+from sciinf.nets.fields import FieldArchitecture
+from sciinf.nets.spectral import Fourier
+from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates.losses import FieldLoss, RelativeL2
+
+
+class Stepwise(OfFields):
+    """A neural operator for one step, rolled out.
+
+    Args:
+        prior: The simulator's.
+        observables: The simulator's; frames of the target are evenly spaced.
+        network: From a frame and fields that stay to the change; a `Fourier` where left out.
+        target: Name of what is predicted.
+        start: Name of the field that it starts from, of the target's channels.
+        stays: Names of fields that stay.
+        begins: Whether the first frame is the start itself (`times[0]` is 0), not the one after it.
+        pairs: Of frames, from each trajectory at each step of training.
+        noise: Sd of the blur, in sds of a step.
+        loss: Distance of fields; `RelativeL2()` where left out.
+        seed: Seeds the first weights.
+
+    Raises:
+        ValueError: If names or layouts do not go together, there is no second frame, or noise is negative.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        network: FieldArchitecture | None = None,
+        *,
+        target: str = "u",
+        start: str = "initial",
+        stays: Sequence[str] = (),
+        begins: bool = True,
+        pairs: int = 4,
+        noise: float = 0.0,
+        loss: FieldLoss | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prior, observables, target, (start, *stays), seed)
+        check_whole("pairs", pairs, 1)
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise is a number of sds of at least 0, got {noise}")
+        if self.observables[start].shape[0] != self.channels:
+            raise ValueError(f"{start!r} has {self.observables[start].shape[0]} channels, {target!r} {self.channels}")
+        if self.frames < 1 + begins:
+            raise ValueError(f"{target!r} has {self.frames} frames, and no step from one to the next")
+        self.begins, self.pairs, self.noise, self.distance = begins, pairs, noise, loss or RelativeL2()
+        with global_seed(torch.Generator().manual_seed(seed)):
+            channels = (self.channels_given, self.channels)
+            self.network = (network or Fourier()).build(channels, len(self.space), len(prior.names))
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        known = self.stacked(batch.x).to(self.given_mean)
+        frames = batch.x[self.target].to(self.target_mean)
+        if not self.begins:
+            frames = torch.cat([known[:, None, : self.channels], frames], 1)
+        rows, pairs = len(frames), self.pairs
+        at = torch.randint(frames.shape[1] - 1, (rows, pairs), generator=generator, device=generator.device)
+        row = torch.arange(rows, device=frames.device).repeat_interleave(pairs)
+        at = at.to(frames.device).flatten()
+        before, after = frames[row, at], frames[row, at + 1]
+        if self.noise and self.training:
+            blur = torch.randn(before.shape, generator=generator, device=generator.device).to(before)
+            before = before + self.noise * self.step_sd * blur
+        found = self.step(before, known[row, self.channels :], self.z(batch.theta)[row])
+        return self.distance(found, after, directions=len(self.space)).unflatten(0, (rows, pairs)).mean(1)
+
+    def step(
+        self,
+        frame: Float[Tensor, "batch channel *space"],
+        stays: Float[Tensor, "batch channel_stays *space"],
+        z: Float[Tensor, "batch theta"],
+    ) -> Float[Tensor, "batch channel *space"]:
+        """The frame after one."""
+        mean, sd = self.level()
+        fixed = (stays - self.given_mean[self.channels :]) / self.given_sd[self.channels :]
+        here = torch.cat([(frame - mean) / sd, fixed], 1)
+        return frame + self.step_sd * self.network(here, z)
+
+    def level(self) -> tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]:
+        """Mean and sd of frames, whenever they are."""
+        mean = self.target_mean.mean(0)
+        squares = (self.target_sd.square() + self.target_mean.square()).mean(0)
+        return mean, (squares - mean.square()).clamp_min(1e-24).sqrt()
+
+    def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        return self.rollout(theta, given, self.frames - self.begins)[:, 0 if self.begins else 1 :]
+
+    def rollout(self, theta: Float[Tensor, "batch theta"], given: X, steps: int) -> Float[Tensor, "batch frame ..."]:
+        """The start, and as many frames after it as steps."""
+        known, z = self.stacked(given).to(self.given_mean), self.z(theta)
+        frames = [known[:, : self.channels]]
+        for _ in range(steps):
+            frames.append(self.step(frames[-1], known[:, self.channels :], z))
+        return torch.stack(frames, 1)

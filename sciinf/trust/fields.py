@@ -1,0 +1,144 @@
+r"""How good predicted fields and their error bars are: bands that hold, and scores of ensembles.
+
+**Conformal bands.** With scores r_i = max_p |u_i(p) - f_i(p)| / s(p) of m fresh simulations, s the rms error at each
+point, and q the ceil((m + 1) level)-th smallest, the band f +- q s holds the whole field of a new simulation with
+probability of at least `level`, whatever f is and without any law (`simultaneous`); with r_i(p) at every point for
+itself, it holds at that point (the default). Over the draw of the m simulations that probability is Beta(k, m + 1 - k),
+k the rank: with m = 200 and level 0.9 it lies within 0.86 and 0.94 in 19 of 20 cases.
+
+**Scores**, of K draws y_k for a truth y, at every point:
+
+    CRPS = mean_k |y_k - y| - 1/(2 K (K - 1)) sum_{jk} |y_j - y_k|     (fair: its mean does not depend on K),
+    spread-skill ratio = sqrt((K + 1) / K mean variance) / rms error of the mean,      1 for an ensemble that is right,
+    rank of y among the y_k, even from 0 to K for one that is.
+
+References:
+    | Algorithmic Learning in a Random World (Vovk, Gammerman, Shafer, 2005), https://doi.org/10.1007/b106715
+    | Calibrated Uncertainty Quantification for Operator Learning via Conformal Prediction (Ma et al., 2024),
+      https://arxiv.org/abs/2402.01960
+    | Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007),
+      https://doi.org/10.1198/016214506000001437
+    | Why Should Ensemble Spread Match the RMSE of the Ensemble Mean? (Fortin et al., 2014),
+      https://doi.org/10.1175/JHM-D-14-0008.1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sciinf.core import Batch, Surrogate
+from sciinf.store import Store
+
+_ROWS = 64  # predicted at once
+
+
+@dataclass(frozen=True)
+class Band:
+    """A conformal band of a surrogate's predictions.
+
+    Attributes:
+        width: Half of it at every point, (*event).
+        level: Probability that a new solution lies within, at each point or, `simultaneous`, as a whole.
+        simultaneous: Which of both.
+        simulations: Fresh ones it was made from.
+    """
+
+    width: Tensor
+    level: float
+    simultaneous: bool
+    simulations: int
+
+    def around(self, predicted: Float[Tensor, "batch ..."]) -> tuple[Tensor, Tensor]:
+        """Lower and upper end for predictions."""
+        return predicted - self.width.to(predicted), predicted + self.width.to(predicted)
+
+    def holds(self, predicted: Float[Tensor, "batch ..."], true: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+        """The fraction of points at which each solution lies within."""
+        return ((true - predicted).abs() <= self.width.to(predicted)).flatten(1).double().mean(1)
+
+
+def conformal(surrogate: Surrogate, fresh: Store | Batch, *, level: float = 0.9, simultaneous: bool = False) -> Band:
+    """A band that holds, from simulations that the surrogate was not trained on.
+
+    Args:
+        surrogate: What predicts.
+        fresh: Simulations of another seed than it was trained on.
+        level: Probability to lie within the band.
+        simultaneous: Whether whole fields are to, not points each for itself.
+
+    Raises:
+        ValueError: If the level is not between 0 and 1, or simulations are too few for it: (m + 1) (1 - level) >= 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"a band's level lies between 0 and 1, got {level}")
+    rows = fresh.load() if isinstance(fresh, Store) else fresh
+    count = len(rows)
+    rank = math.ceil((count + 1) * level)
+    if rank > count:
+        least = math.ceil(level / (1 - level))
+        raise ValueError(f"{count} simulations are too few for a band of {level:.0%}; give at least {least}")
+    off = (rows.x[surrogate.target] - predicted(surrogate, rows)).abs()
+    scale = off.square().mean(0).sqrt()
+    scale = scale.clamp_min(1e-6 * scale.max().clamp_min(1e-30))
+    if simultaneous:
+        width = scale * (off / scale).flatten(1).amax(1).kthvalue(rank).values
+    else:
+        width = off.kthvalue(rank, dim=0).values
+    return Band(width, level, simultaneous, count)
+
+
+@torch.no_grad()
+def predicted(surrogate: Surrogate, rows: Batch) -> Float[Tensor, "batch ..."]:
+    """Predictions for simulations, in pieces."""
+    parts = [rows.rows(slice(k, k + _ROWS)) for k in range(0, len(rows), _ROWS)]
+    return torch.cat([surrogate.predict(part.theta, part.x) for part in parts])
+
+
+def crps(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """The continuous ranked probability score at every point, fair to small ensembles.
+
+    Raises:
+        ValueError: If there are fewer than two draws.
+    """
+    count = _several(draws)
+    ordered = draws.sort(0).values
+    weight = 2 * torch.arange(1, count + 1, dtype=draws.dtype, device=draws.device) - count - 1
+    between = (ordered * weight.reshape(-1, *[1] * (draws.ndim - 1))).sum(0)  # half of the sum over pairs
+    return (draws - true).abs().mean(0) - between / (count * (count - 1))
+
+
+def spread_skill(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."]) -> float:
+    """Spread of draws over the error of their mean.
+
+    Raises:
+        ValueError: If there are fewer than two draws.
+    """
+    count = _several(draws)
+    spread = ((count + 1) / count * draws.var(0).mean()).sqrt()
+    return float(spread / (draws.mean(0) - true).square().mean().sqrt().clamp_min(1e-30))
+
+
+def rank_histogram(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."]) -> Int[Tensor, " rank"]:
+    """How often the truth has each rank among the draws, over all points: (draws + 1,)."""
+    ranks = (draws < true).sum(0)
+    return torch.bincount(ranks.flatten(), minlength=len(draws) + 1)
+
+
+def interval_coverage(
+    draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."], level: float
+) -> Float[Tensor, " batch"]:
+    """The fraction of points at which the truth lies in the draws' central interval."""
+    ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=draws.dtype, device=draws.device)
+    low, high = draws.quantile(ends, dim=0)
+    return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
+
+
+def _several(draws: Tensor) -> int:
+    if len(draws) < 2:
+        raise ValueError(f"an ensemble has at least two draws, got {len(draws)}")
+    return len(draws)

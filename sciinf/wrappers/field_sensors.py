@@ -1,0 +1,120 @@
+"""What sensors with noise see of a simulator's fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Observable, Simulator, X
+from sciinf.dynamics.field_equation import SOLUTION, FieldSource
+from sciinf.dynamics.grid import Points
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """Where and how fields are measured.
+
+    Args:
+        at: Coordinates of the sensors, one number or a sequence of numbers each, in the equation's units of length.
+        sd: Of the independent Gaussian noise of a measurement, in the field's units.
+        frames: Which of the solution's frames are measured; all where left out.
+        channels: Which channels are; all where left out.
+
+    Raises:
+        ValueError: If there are no sensors, or sd is not positive.
+    """
+
+    at: Sequence[float | Sequence[float]]
+    sd: float
+    frames: Sequence[int] | None = None
+    channels: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.at:
+            raise ValueError("there are no sensors: give coordinates, at=[...]")
+        if not 0 < self.sd < math.inf:
+            raise ValueError(f"the sd of a measurement's noise is positive and finite, got {self.sd}")
+
+
+def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = ()) -> ObservedFields:
+    """A simulator of measurements "y" in place of fields.
+
+    y has shape (frames, sensors of each channel), without the first axis where one frame is measured. Where solutions
+    follow from theta alone there is a likelihood, so that draws can be weighted by it; of an emulator with its error,
+    or of random starts, there is none.
+
+    Args:
+        source: An equation, or a surrogate in its place (`surrogates.Emulator`).
+        sensors: Where and how it is measured.
+        beside: Names of what it starts from that is known too, and so is an observable as it is.
+
+    Raises:
+        TypeError: If `source` has no fields.
+        ValueError: If a sensor lies outside the grid, or a frame, channel or name is not there.
+
+    Example:
+        >>> from sciinf import load_simulator
+        >>> burgers = load_simulator("simulators/pde/burgers.py")
+        >>> observed(burgers, Sensors([0.1, 0.3, 0.7], sd=0.02, frames=[4])).observables["y"].shape
+        (3,)
+    """
+    if not isinstance(source, FieldSource):
+        raise TypeError(f"sensors see the fields of a differential equation, got {type(source).__name__}")
+    if not source.grid.shape:
+        raise TypeError(f"the solutions of {source.name!r} have no space to put sensors in")
+    return ObservedFields(source, sensors, tuple(beside))
+
+
+@final
+class ObservedFields(Simulator):
+    """What `observed` makes."""
+
+    def __init__(self, source: FieldSource, sensors: Sensors, beside: tuple[str, ...]) -> None:
+        spec = source.observables[SOLUTION]
+        self.source_of_fields, self.sensors, self.beside = source, sensors, beside
+        self.points = Points(source.grid, tuple(sensors.at))  # pyright: ignore[reportArgumentType]
+        self.frames = _chosen("frames", sensors.frames, spec.shape[0])
+        self.channels = _chosen("channels", sensors.channels, spec.shape[1])
+        for name in beside:
+            if name not in source.given:
+                raise ValueError(f"{source.name!r} does not start from {name!r}, but from {', '.join(source.given)}")
+        width, frames = len(self.channels) * len(self.points.at), len(self.frames)
+        shape, dims = ((width,), ("sensor",)) if frames == 1 else ((frames, width), ("time", "sensor"))
+        self.name, self.prior, self.block = f"{source.name}_observed", source.prior, source.block
+        self.source = source.source
+        self.observables = {"y": Observable(shape, spec.unit, dims), **{name: source.given[name] for name in beside}}
+        self.log_likelihood = None if source.random else self._log_likelihood
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        fields = self.source_of_fields(theta, generator=generator)
+        seen = self.measured(fields[SOLUTION])
+        noise = torch.randn(seen.shape, generator=generator, dtype=seen.dtype, device=seen.device)
+        return {"y": (seen + self.sensors.sd * noise).float(), **{name: fields[name] for name in self.beside}}
+
+    def measured(self, solution: Tensor) -> Tensor:
+        """Solutions (batch, time, channel, *space) at the sensors, without noise: (batch, *y)."""
+        some = solution[:, list(self.frames)][:, :, list(self.channels)]
+        seen = self.points.of(some).flatten(2)
+        return seen[:, 0] if len(self.frames) == 1 else seen
+
+    def _log_likelihood(self, theta: Tensor, x: X) -> Tensor:
+        parts, generator = [], torch.Generator(theta.device).manual_seed(0)  # nothing is random
+        for part in theta.split(self.block):
+            given = self.source_of_fields.start(part, generator=generator)
+            parts.append(self.measured(self.source_of_fields.solution(part, given, generator=generator)))
+        off = (x["y"].to(theta.device).double() - torch.cat(parts).double()) / self.sensors.sd
+        count = math.prod(off.shape[1:])
+        total = -0.5 * off.square().flatten(1).sum(1) - count * math.log(self.sensors.sd * math.sqrt(2 * math.pi))
+        return torch.where(total.isnan(), -math.inf, total).to(theta)
+
+
+def _chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    found = tuple(range(count)) if index is None else tuple(index)
+    if not found or any(not 0 <= k < count for k in found):
+        raise ValueError(f"{what} {list(found)}: the solution has {count}, numbered from 0")
+    return found

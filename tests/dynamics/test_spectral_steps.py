@@ -1,0 +1,56 @@
+"""Exponential time differencing against exact solutions, and its order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sciinf.dynamics.spectral import ExponentialStep, solve
+
+
+def test_without_a_rest_any_step_is_exact():
+    linear = torch.tensor([0.0, -1e-9, -3.0, -200.0], dtype=torch.float64)
+    start = torch.ones(2, 4, dtype=torch.complex128)
+    found = solve(start, linear, torch.zeros_like, (0.0, 0.5, 2.0), longest=5.0)
+    times = torch.tensor([0.0, 0.5, 2.0], dtype=torch.float64)[:, None]
+    assert torch.allclose(found, (linear * times).exp().to(found).expand(2, 3, 4), atol=1e-13)
+
+
+def error(steps, slope):
+    """Of v' = L v + v^2 at t = 1, which is Bernoulli's equation."""
+    linear = torch.tensor([-2.0, -0.5, 1e-7, -40.0], dtype=torch.float64)
+    start = torch.full((4,), 0.4, dtype=torch.complex128)
+    found = solve(start[None], linear, slope, (1.0,), longest=1 / steps)[0, 0]
+    grown = linear.exp()
+    exact = 0.4 * grown / (1 - 0.4 * (grown - 1) / linear)
+    return (found.real - exact).abs()
+
+
+def test_the_order_is_four():
+    few, more = error(16, lambda v: v**2), error(32, lambda v: v**2)
+    order = (few / more).log2()[:3]
+    assert float(order.min()) > 3.7
+    assert float(more.max()) < 1e-6
+
+
+def test_a_step_that_forgets_a_stage_has_not():
+    # the fault: the middle stages at half their weight
+    def step(v, linear, h):
+        whole = ExponentialStep.of(linear, h)
+        worse = ExponentialStep(whole.half, whole.whole, whole.inner, whole.first, whole.middle / 2, whole.last)
+        return worse(v, lambda u: u**2)
+
+    linear = torch.tensor([-2.0], dtype=torch.float64)
+    v = torch.full((1,), 0.4, dtype=torch.complex128)
+    for _ in range(32):
+        v = step(v, linear, 1 / 32)
+    grown = float(linear.exp())
+    assert abs(float(v.real) - 0.4 * grown / (1 + 0.2 * (grown - 1))) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+def test_imaginary_parts_turn_modes(kind):
+    linear = torch.tensor([-0.3], dtype=torch.float64) if kind == torch.float64 else torch.tensor([-0.3 + 2.0j])
+    linear = linear.to(kind)
+    found = solve(torch.ones(1, 1, dtype=torch.complex128), linear, torch.zeros_like, (1.5,), longest=0.5)
+    assert torch.allclose(found[0, 0], (1.5 * linear).exp().to(torch.complex128))

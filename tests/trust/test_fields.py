@@ -1,0 +1,96 @@
+"""Bands and scores of predicted fields against what they must be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from surrogates.fields import Decay
+
+from sciinf.core import Batch
+from sciinf.surrogates import Operator
+from sciinf.trust.fields import conformal, crps, interval_coverage, predicted, rank_histogram, spread_skill
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(n, seed):
+    equation = Decay()
+    theta = equation.prior.sample(n, generator=generator(seed))
+    return Batch(theta, equation(theta, generator=generator(seed + 1)))
+
+
+@pytest.fixture(scope="module")
+def surrogate():
+    """It knows nothing, which bands must do with."""
+    equation = Decay()
+    return Operator(equation.prior, equation.observables)
+
+
+def test_a_band_around_whole_fields_holds_one(surrogate):
+    # Given the band, what it holds is Beta(k, m + 1 - k), k = 181 of m = 200, and of 2,000 fields binomially many:
+    # outside of these bounds once in 10,000 times.
+    band = conformal(surrogate, rows(200, 0), level=0.9, simultaneous=True)
+    fresh = rows(2_000, 10)
+    inside = int((band.holds(predicted(surrogate, fresh), fresh.x["u"]) == 1).sum())
+    law = stats.betabinom(2_000, 181, 20)
+    assert law.ppf(5e-5) <= inside <= law.ppf(1 - 5e-5)
+
+
+def test_a_band_at_each_point_holds_it(surrogate):
+    band = conformal(surrogate, rows(200, 0), level=0.8)
+    fresh = rows(2_000, 10)
+    held = ((predicted(surrogate, fresh) - fresh.x["u"]).abs() <= band.width).double().mean(0).flatten()
+    law = stats.betabinom(2_000, 161, 40)  # at each of 48 points; bounds at 1e-6 of each
+    assert law.ppf(1e-6) / 2_000 <= float(held.min())
+    assert float(held.max()) <= law.ppf(1 - 1e-6) / 2_000
+    low, high = band.around(fresh.x["u"])
+    assert torch.allclose(high - low, (2 * band.width).expand_as(low), atol=1e-5)
+
+
+def test_a_band_from_the_rows_of_other_predictions_does_not_hold(surrogate):
+    # the fault: a band of a better surrogate
+    band = conformal(surrogate, rows(200, 0), level=0.9)
+    half = type(band)(band.width / 2, band.level, band.simultaneous, band.simulations)
+    fresh = rows(500, 10)
+    assert float(half.holds(predicted(surrogate, fresh), fresh.x["u"]).mean()) < 0.75
+
+
+def test_bands_that_cannot_be_are_refused(surrogate):
+    with pytest.raises(ValueError, match="give at least 99"):
+        conformal(surrogate, rows(50, 0), level=0.99)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        conformal(surrogate, rows(50, 0), level=90)
+
+
+def gaussian_crps(mean, sd, true):
+    z = (true - mean) / sd
+    return sd * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / math.sqrt(math.pi))
+
+
+@pytest.mark.parametrize("count", [2, 5, 400])
+def test_crps_is_fair_to_any_number_of_draws(count):
+    # the mean over 40,000 ensembles has a sd of at most 0.004
+    draws = 0.5 + 2 * torch.randn(count, 40_000, generator=generator(), dtype=torch.float64)
+    found = float(crps(draws, torch.full((40_000,), 1.5, dtype=torch.float64)).mean())
+    assert found == pytest.approx(gaussian_crps(0.5, 2.0, 1.5), abs=0.03)
+
+
+def test_scores_of_an_ensemble_that_is_right_and_of_one_that_is_not():
+    truth = torch.randn(3_000, 4, generator=generator())
+    draws = torch.randn(9, 3_000, 4, generator=generator(1))
+    assert spread_skill(draws, truth) == pytest.approx(1.0, abs=0.04)
+    counts = rank_histogram(draws, truth)
+    assert counts.sum() == 12_000
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+    many = torch.randn(400, 300, 4, generator=generator(2))
+    assert float(interval_coverage(many, truth[:300], 0.8).mean()) == pytest.approx(0.8, abs=0.05)
+    narrow = draws / 2  # the fault
+    assert spread_skill(narrow, truth) < 0.7
+    assert stats.chisquare(rank_histogram(narrow, truth).numpy()).pvalue < 1e-6
+    with pytest.raises(ValueError, match="two draws"):
+        crps(draws[:1], truth)

@@ -1,0 +1,98 @@
+"""Sensors in fields: what they measure, their noise, and their likelihood."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from surrogates.fields import Decay
+
+from sciinf.core import load_simulator
+from sciinf.dynamics.random_field import Waves
+from sciinf.wrappers import Sensors, observed
+
+AT = (0.1, 0.35, 0.8)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def waves():
+    return Decay(initial=Waves((1.0,)))
+
+
+def test_they_measure_the_field_where_they_are(waves):
+    simulator = observed(waves, Sensors(AT, sd=0.01))
+    theta = waves.prior.sample(4_000, generator=generator())
+    y = simulator(theta, generator=generator(1))["y"]
+    assert y.shape == (4_000, *simulator.observables["y"].shape) == (4_000, 3, 3)
+    t = torch.tensor(waves.times)[:, None]
+    at = torch.tensor(AT)
+    exact = theta[:, 1, None, None] * torch.exp(-theta[:, 0, None, None] * (2 * math.pi) ** 2 * t)
+    exact = exact * torch.sin(2 * math.pi * at)
+    off = (y - exact).flatten(1)
+    # straight lines between 16 points are off by (pi / 16)^2 / 2 = 2 % of a wave of at most 1.5
+    assert float(off.mean(0).abs().max()) < 0.03
+    noise = (off - off.mean(0))[:, 6:]  # at the last frame, where what is left of the bias hardly varies
+    assert float(noise.std()) == pytest.approx(0.01, rel=0.1)
+    assert float(off.abs().max()) < 0.08
+
+
+def test_noise_is_gaussian_and_independent(waves):
+    simulator = observed(waves, Sensors(AT, sd=0.3, frames=[1]))
+    theta = waves.prior.sample(1, generator=generator()).expand(3_000, -1)
+    y = simulator(theta, generator=generator(2))["y"]
+    assert y.shape == (3_000, 3)
+    noise = (y - y.mean(0)) / 0.3
+    # three tests at 1e-4 and one bound of 5 sds on three correlations: refused by chance once in 3,000
+    assert min(stats.kstest(noise[:, k].numpy(), "norm").pvalue for k in range(3)) > 1e-4
+    assert float(torch.corrcoef(noise.mT).fill_diagonal_(0.0).abs().max()) < 5 / math.sqrt(3_000)
+
+
+def test_the_likelihood_is_that_of_the_noise(waves):
+    simulator = observed(waves, Sensors(AT, sd=0.05, frames=[2]))
+    theta = waves.prior.sample(7, generator=generator())
+    x = simulator(theta, generator=generator(1))
+    clean = simulator.measured(waves.solve(theta.double(), waves.start(theta, generator=generator())))
+    expected = torch.distributions.Normal(clean, 0.05).log_prob(x["y"].double()).sum(1)
+    assert simulator.log_likelihood is not None
+    assert torch.allclose(simulator.log_likelihood(theta, x).double(), expected, rtol=1e-4, atol=1e-3)
+    wide = observed(waves, Sensors(AT, sd=0.1, frames=[2]))  # the fault: another noise
+    assert not torch.allclose(wide.log_likelihood(theta, x).double(), expected, rtol=1e-2)
+
+
+def test_random_starts_have_no_likelihood_but_can_be_shown():
+    simulator = observed(Decay(), Sensors(AT, sd=0.1), beside=["initial"])
+    assert simulator.log_likelihood is None
+    theta = simulator.prior.sample(5, generator=generator())
+    x = simulator(theta, generator=generator(1))
+    assert set(x) == set(simulator.observables) == {"y", "initial"}
+    assert x["initial"].shape == (5, 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"at": [1.5]}, "outside the box"),
+        ({"at": []}, "no sensors"),
+        ({"sd": 0.0}, "positive"),
+        ({"frames": [3]}, "frames"),
+        ({"channels": []}, "channels"),
+    ],
+)
+def test_sensors_that_cannot_be_are_refused(waves, told, says):
+    with pytest.raises(ValueError, match=says):
+        observed(waves, Sensors(**{"at": AT, "sd": 0.1} | told))
+
+
+def test_what_has_no_fields_is_refused(waves, root):
+    with pytest.raises(TypeError, match="fields of a differential equation"):
+        observed(load_simulator(root / "simulators" / "linear_gaussian.py"), Sensors(AT, sd=0.1))
+    with pytest.raises(TypeError, match="no space"):
+        observed(load_simulator(root / "simulators" / "pde" / "lorenz_63.py"), Sensors(AT, sd=0.1))
+    with pytest.raises(ValueError, match="does not start from 'w'"):
+        observed(waves, Sensors(AT, sd=0.1), beside=["w"])
