@@ -1,0 +1,92 @@
+"""Posteriors of Burgers' equation through a surrogate, against a grid on the solver: a part of `surrogates.py`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import SIMULATORS, check
+from sbi_peer import c2st
+from torch import Tensor
+
+from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, simulate, train
+from sciinf.dynamics.random_field import Waves
+from sciinf.nets.spectral import Fourier
+from sciinf.surrogates import Emulator, Operator
+from sciinf.wrappers import Sensors, observed
+
+SENSORS = Sensors([0.05 + 0.1 * k for k in range(10)], sd=0.05, frames=[4])
+SIDES = (300, 200)  # of the grid: logarithms of viscosities, amplitudes
+DRAWS = 2_000
+CASES = {"well trained": (1_000, 60), "badly trained": (1_000, 3)}
+
+
+def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of C2ST, shifts and widths, and what they are to be; the surrogate's own figures beside them."""
+    equation: Any = type(load_simulator(SIMULATORS / "pde" / "burgers.py"))
+    burgers = equation(initial=Waves((1.0, 0.5), (0.0, 0.2)))
+    truth = observed(burgers, SENSORS)
+    fresh = simulate(truth, out / "fresh", 500, seed=options.seed + 3)
+    seen = simulate(truth, out / "seen", 3 if options.quick else 10, seed=options.seed + 4).load()
+    exact = [on_grid(truth, y, options.seed) for y in seen.x["y"]]
+    rows, checks = [], []
+    for case, (solutions, epochs) in CASES.items():
+        store = simulate(burgers, out / f"solved {solutions}", solutions, seed=options.seed)
+        operator = Operator(burgers.prior, burgers.observables, Fourier(16, 16), seed=options.seed)
+        recipe = Recipe(epochs=epochs, batch=20)
+        fit = train(operator, store, out / case / "surrogate", recipe=recipe, seed=options.seed)
+        emulated = observed(Emulator(fit, burgers), SENSORS)
+        simulated = simulate(emulated, out / case / "simulated", 10_000, seed=options.seed + 1)
+        learned = train(Flow(emulated.prior, emulated.observables), simulated, out / case / "fit", seed=options.seed)
+        calibration = calibrate(build_posterior(learned), fresh)
+        corrected = build_posterior(learned, truth, ess=DRAWS, budget=20_000)
+        each = [compared(learned, corrected, y, e, options.seed) for y, e in zip(seen.x["y"], exact, strict=True)]
+        row = {key: sum(one[key] for one in each) / len(each) for key in each[0]}
+        row |= {"surrogate error": fit.record["relative_error"], "p": min(calibration.p_values.values())}
+        row["coverage off"] = max(abs(gap) for gap in calibration.gaps.values())
+        rows.append({"case": case, **row})
+        if case == "well trained":
+            checks.append(check(f"{case}: C2ST", row["C2ST"], 0.6))
+            checks.append(check(f"{case}: 0.01 / smallest p of SBC on the solver's data", 0.01 / row["p"], 1.0))
+        else:
+            checks.append(check(f"{case}: mean off by, in its sds", row["shift"], 0.5))
+            checks.append(check(f"{case}: 1 / width", 1 / row["width"], 1.0))
+            checks.append(check(f"{case}: coverage off by", row["coverage off"], 0.05))
+        checks.append(check(f"{case}: C2ST after correction", row["C2ST corrected"], 0.55))
+    return rows, checks
+
+
+def compared(learned: Any, corrected: Any, y: Tensor, exact: Tensor, seed: int) -> dict[str, float]:
+    """Amortised and corrected draws against those of the grid."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = logged(build_posterior(learned).draw({"y": y[None]}, DRAWS, generator=generator).theta)
+    draws = corrected.draw({"y": y[None]}, DRAWS, generator=generator)
+    better = logged(draws.resample(DRAWS, generator=generator))
+    shift = ((raw.mean(0) - exact.mean(0)) / raw.std(0)).abs().mean()
+    return {
+        "C2ST": c2st(raw, exact),
+        "C2ST corrected": c2st(better, exact),
+        "shift": float(shift),
+        "width": float((raw.std(0) / exact.std(0)).mean()),
+        "solver runs": float(len(draws.theta)),
+    }
+
+
+def on_grid(truth: Any, y: Tensor, seed: int) -> Tensor:
+    """Draws of the posterior on a grid of the solver, (draws, 2), the viscosity in logarithms."""
+    viscosity = torch.linspace(math.log(0.003), math.log(0.3), SIDES[0]).double()
+    amplitude = torch.linspace(0.5, 1.0, SIDES[1] + 1).double()[:-1] + 0.25 / SIDES[1]
+    theta = torch.cartesian_prod(viscosity, amplitude)
+    natural = torch.stack([theta[:, 0].exp(), theta[:, 1]], 1)
+    log_p = truth.prior.log_prob(natural) + theta[:, 0] + truth.log_likelihood(natural, {"y": y[None]})
+    generator = torch.Generator().manual_seed(seed)
+    chosen = theta[torch.multinomial((log_p - log_p.max()).exp(), DRAWS, replacement=True, generator=generator)]
+    cell = torch.tensor([float(viscosity[1] - viscosity[0]), 0.5 / SIDES[1]])
+    return chosen + cell * (torch.rand(chosen.shape, generator=generator) - 0.5)
+
+
+def logged(theta: Tensor) -> Tensor:
+    """The viscosity in logarithms."""
+    return torch.stack([theta[:, 0].log(), theta[:, 1]], 1).double()

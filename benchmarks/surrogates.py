@@ -1,0 +1,249 @@
+"""Solvers of differential equations and what stands in for them: accuracy, speed, and posteriors through both.
+
+    python benchmarks/surrogates.py                            all parts (an hour and a half of CPU time)
+    python benchmarks/surrogates.py --parts solvers burgers    some
+    python benchmarks/surrogates.py --quick                    smaller, in minutes; its checks are wider
+
+Parts. "solvers": simulations per second of every equation, and how much halving its step changes them. "burgers":
+an `Operator` from u(0) to u(1), 1,000 pairs. "darcy": from coefficient to pressure, beside the FNO of the neuraloperator
+package (extra "operators") on the same data, as many epochs, by the same training loop; medians of three seeds.
+"navier_stokes": `Stepwise` over 20 time units. "bridge": viscosity and amplitude of a wave of Burgers' equation from ten
+sensors, through the solver and through a surrogate, well and badly trained, against a grid. "speed": surrogates and
+solvers coarsened until they are no more accurate. Errors are relative, in the mean square; seconds are CPU seconds of
+one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bridge import bridge
+from reporting import SIMULATORS, arguments, check, clock, finish, seconds
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf import Recipe, load_simulator, simulate, train
+from sciinf.core import Batch, Surrogate
+from sciinf.dynamics.field_equation import FieldEquation
+from sciinf.dynamics.random_field import RandomField
+from sciinf.nets.packaged_operators import FNO
+from sciinf.nets.spectral import Fourier
+from sciinf.surrogates import Operator, Stepwise
+from sciinf.trust.fields import predicted
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+PDE = SIMULATORS / "pde"
+SD = 0.592  # of the Gaussian fields with covariance 625 (25 - d^2/dx^2)^-2, without their mean
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, checks = [], []
+    for name in options.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = PARTS[name](options, Path(scratch))
+        rows += [{"part": name, **row} for row in found[0]]
+        checks += found[1]
+        print(f"{name}: done", file=sys.stderr, flush=True)
+    finish(rows, checks, options.json)
+
+
+def solvers(options: Any, out: Path) -> Found:
+    """How fast and how accurate every solver is."""
+    rows, checks = [], []
+    for file in sorted(PDE.glob("*.py")):
+        equation: Any = load_simulator(file)
+        if not isinstance(equation, FieldEquation):
+            continue
+        count = min(equation.block, 16 if options.quick else 64)
+        theta = equation.prior.sample(count, generator=torch.Generator().manual_seed(options.seed))
+        started = clock("cpu")
+        x = equation(theta, generator=torch.Generator().manual_seed(options.seed))
+        spent = clock("cpu") - started
+        row = {
+            "equation": equation.name,
+            "frames": str(tuple(equation.observables["u"].shape)),
+            "sims/s": count / spent,
+        }
+        longest = getattr(equation, "longest", None)
+        if longest:
+            few = theta[:4].double(), {name: value[:4] for name, value in x.items()}
+            coarse = equation.solve(*few)
+            make: Any = type(equation)
+            fine = make(longest=longest / 2).solve(*few)
+            row["step halved"] = float(relative(coarse, fine).max())
+            checks.append(check(f"{equation.name}: change when steps are halved", row["step halved"], 1e-3))
+        rows.append(row)
+    return rows, checks
+
+
+def burgers(options: Any, out: Path) -> Found:
+    """From the beginning to t = 1, at two viscosities."""
+    rows, checks = [], []
+    for nu, bound in ((0.1, 0.004), (0.01, 0.007)):
+        equation = unit_burgers(nu)
+        epochs = 10 if options.quick else 100
+        surrogate, error, spent = fitted(equation, Fourier(32, 16), out / str(nu), options.seed, epochs=epochs)
+        rows.append({"equation": "burgers", "viscosity": nu, "error": error, "s": spent})
+        bound = 0.1 if options.quick else bound
+        checks.append(check(f"burgers, viscosity {nu:g}: error", error, bound))
+    return rows, checks
+
+
+def darcy(options: Any, out: Path) -> Found:
+    """Beside the package's operator."""
+    equation: Any = load_simulator(PDE / "darcy.py")
+    epochs, seeds = (3, 1) if options.quick else (20, 3)
+    nets = {"Fourier": Fourier(24, 12, padding=0.1, coordinates=True, hidden=64), "FNO": FNO((16, 16), 24)}
+    rows = []
+    for seed in range(options.seed, options.seed + seeds):
+        for name, net in nets.items():
+            _, error, spent = fitted(equation, net, out, seed, epochs=epochs, data=options.seed)
+            rows.append({"equation": "darcy", "network": name, "seed": seed, "error": error, "s": spent})
+    middle = {
+        (name, key): float(torch.tensor([row[key] for row in rows if row["network"] == name]).median())
+        for name in nets
+        for key in ("error", "s")
+    }
+    slack = 2.0 if options.quick else 1.05
+    ratio = middle["Fourier", "error"] / middle["FNO", "error"]
+    return rows, [
+        check("darcy: median error / the package's", ratio, slack),
+        check("darcy: median seconds / the package's", middle["Fourier", "s"] / middle["FNO", "s"], 1.0),
+    ]
+
+
+def navier_stokes(options: Any, out: Path) -> Found:
+    """Twenty steps of one time unit."""
+    rows, epochs = (40, 4) if options.quick else (220, 40)
+    equation = unit_flow()
+    net = Fourier(20, 12, coordinates=True, hidden=64)
+    surrogate = Stepwise(equation.prior, equation.observables, net, seed=options.seed)
+    store = simulate(equation, out / "store", rows, seed=options.seed)
+    started = clock("cpu")
+    recipe = Recipe(epochs=epochs, batch=8, learning_rate=5e-3)
+    fit = train(surrogate, store, out / "fit", recipe=recipe, seed=options.seed)
+    spent = clock("cpu") - started
+    test = simulate(equation, out / "test", 20, seed=options.seed + 1).load()
+    found = predicted(fit.surrogate, test)
+    error = [float(relative(found[:, k], test.x["u"][:, k]).mean()) for k in range(1, found.shape[1])]
+    row = {"equation": "navier_stokes", "one step": error[0], "20 steps": error[-1], "mean": sum(error) / len(error)}
+    bound = 1.0 if options.quick else 0.06
+    return [row | {"s": spent}], [check("navier_stokes: error after 20 steps", error[-1], bound)]
+
+
+def speed(options: Any, out: Path) -> Found:
+    """Each surrogate against the cheapest coarsening of its solver that is at least as accurate."""
+    rows = []
+    wave, ground = unit_burgers(0.01), load_simulator(PDE / "darcy.py")
+    coarser: list[tuple[str, Any, list[Any], Any]] = [
+        (
+            "burgers",
+            wave,
+            [_Coarse(wave, n, h) for n in (16, 32, 64, 128) for h in (0.05, 0.02, 0.01)],
+            Fourier(32, 16),
+        ),
+        (
+            "darcy",
+            ground,
+            [type(ground)(tolerance=t) for t in (0.3, 0.1, 0.03, 0.01, 1e-3)],  # pyright: ignore[reportCallIssue]
+            Fourier(24, 12, padding=0.1, coordinates=True, hidden=64),
+        ),
+    ]
+    epochs = 5 if options.quick else 40
+    for name, equation, candidates, net in coarser:
+        surrogate, error, _ = fitted(equation, net, out / name, options.seed, epochs=epochs)
+        theta = equation.prior.sample(128, generator=torch.Generator().manual_seed(9))
+        x = equation(theta, generator=torch.Generator().manual_seed(10))
+        cost = seconds(lambda s=surrogate, t=theta, x=x: predicted(s, Batch(t, x)), "cpu") / len(theta)
+        options_of: list[tuple[float, float]] = []
+        for solver in candidates:
+            off = float(relative(solver.solve(theta.double(), x).float(), x["u"]).nan_to_num(nan=9.0).mean())
+            run = seconds(lambda s=solver, t=theta, x=x: s.solve(t.double(), x), "cpu") / len(theta)
+            options_of.append((run, off))
+        good = [pair for pair in options_of if pair[1] <= error] or [max(options_of)]
+        run, off = min(good)
+        full = seconds(lambda e=equation, t=theta, x=x: e.solve(t.double(), x), "cpu") / len(theta)
+        rows.append(
+            {
+                "equation": name,
+                "surrogate error": error,
+                "solver error": off,
+                "surrogate ms": 1e3 * cost,
+                "solver ms": 1e3 * run,
+                "solver in full ms": 1e3 * full,
+                "surrogate faster by": run / cost,
+            }
+        )
+    return rows, []
+
+
+class _Coarse:
+    """Burgers' equation on fewer points with longer steps, its solution brought back to all points."""
+
+    def __init__(self, equation: Any, points: int, longest: float) -> None:
+        self.every = equation.grid.shape[0] // points
+        self.points = equation.grid.shape[0]
+        self.solver = type(equation)(points=points, times=equation.times, longest=longest)
+
+    def solve(self, theta: Tensor, x: Any) -> Tensor:
+        found = self.solver.solve(theta, {"initial": x["initial"][..., :: self.every]})
+        modes = torch.fft.rfft(found, norm="forward")
+        return torch.fft.irfft(modes, n=self.points, norm="forward")
+
+
+def unit_burgers(nu: float) -> Any:
+    """Burgers' equation from Gaussian fields at t = 0 to t = 1, at one viscosity."""
+    make: Any = type(load_simulator(PDE / "burgers.py"))
+    near, whole = td.Uniform(0.999 * nu, 1.001 * nu), td.Uniform(0.999, 1.001)
+    return make(times=(1.0,), initial=RandomField(SD), viscosity=near, amplitude=whole)
+
+
+def unit_flow() -> Any:
+    """The flow of the literature, viscosity 1e-3, frames one time unit apart."""
+    make: Any = type(load_simulator(PDE / "navier_stokes.py"))
+    times = tuple(float(t) for t in range(21))
+    return make(times=times, viscosity=td.Uniform(0.999e-3, 1.001e-3), strength=td.Uniform(0.0999, 0.1001))
+
+
+def fitted(
+    equation: Any, net: Any, out: Path, seed: int, *, epochs: int, data: int | None = None
+) -> tuple[Surrogate, float, float]:
+    """An `Operator` trained on 1,000 solutions, its mean error on 200 fresh ones, and the seconds it took."""
+    store = simulate(equation, out / "store", 1_112, seed=seed if data is None else data)
+    operator = Operator(equation.prior, equation.observables, net, seed=seed)
+    folder = out / f"fit_{type(net).__name__}_{seed}"
+    started = clock("cpu")
+    recipe = Recipe(epochs=epochs, batch=20, validation_fraction=0.1)
+    surrogate = train(operator, store, folder, recipe=recipe, seed=seed).surrogate
+    spent = clock("cpu") - started
+    test = simulate(equation, out / "test", 200, seed=1_000).load()
+    return surrogate, float(relative(predicted(surrogate, test), test.x["u"]).mean()), spent
+
+
+def relative(found: Tensor, true: Tensor) -> Tensor:
+    """|found - true| / |true| of each row."""
+    return (found - true).flatten(1).norm(dim=1) / true.flatten(1).norm(dim=1)
+
+
+PARTS: dict[str, Callable[[Any, Path], Found]] = {
+    "solvers": solvers,
+    "burgers": burgers,
+    "darcy": darcy,
+    "navier_stokes": navier_stokes,
+    "bridge": bridge,
+    "speed": speed,
+}
+
+
+if __name__ == "__main__":
+    main()
