@@ -4,11 +4,11 @@
     python benchmarks/surrogates.py --parts solvers burgers    some
     python benchmarks/surrogates.py --quick                    smaller, in minutes; its checks are wider
 
-Parts. "solvers": simulations per second of every equation, and how much halving its step changes them. "burgers":
-an `Operator` from u(0) to u(1), 1,000 pairs. "darcy": from coefficient to pressure, beside the FNO of the neuraloperator
+Parts. "solvers": simulations per second of every equation, and how much halving its step changes them. "burgers": an
+`Operator` from u(0) to u(1), 1,000 pairs. "darcy": from coefficient to pressure, beside the FNO of the neuraloperator
 package (extra "operators") on the same data, as many epochs, by the same training loop; medians of three seeds.
-"navier_stokes": `Stepwise` over 20 time units. "bridge": viscosity and amplitude of a wave of Burgers' equation from ten
-sensors, through the solver and through a surrogate, well and badly trained, against a grid. "speed": surrogates and
+"navier_stokes": `Stepwise` over 20 time units. "bridge": viscosity and amplitude of a wave of Burgers' equation from
+ten sensors, through the solver and through a surrogate, well and badly trained, against a grid. "speed": surrogates and
 solvers coarsened until they are no more accurate. Errors are relative, in the mean square; seconds are CPU seconds of
 one thread.
 """
@@ -92,7 +92,7 @@ def burgers(options: Any, out: Path) -> Found:
     for nu, bound in ((0.1, 0.004), (0.01, 0.007)):
         equation = unit_burgers(nu)
         epochs = 10 if options.quick else 100
-        surrogate, error, spent = fitted(equation, Fourier(32, 16), out / str(nu), options.seed, epochs=epochs)
+        _, error, spent = fitted(equation, Fourier(32, 16), out / str(nu), options.seed, epochs=epochs)
         rows.append({"equation": "burgers", "viscosity": nu, "error": error, "s": spent})
         bound = 0.1 if options.quick else bound
         checks.append(check(f"burgers, viscosity {nu:g}: error", error, bound))

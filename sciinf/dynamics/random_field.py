@@ -110,5 +110,25 @@ class Waves(Start):
         return total.to(generator.device).expand(count, channels, *grid.shape)
 
 
+class Known(Start):
+    """The same field every time, drawn once: a beginning that is known.
+
+    Args:
+        law: What it is drawn from.
+        seed: Which draw.
+    """
+
+    random = False
+
+    def __init__(self, law: Start, seed: int = 0) -> None:
+        self.law, self.seed = law, seed
+
+    def draw(
+        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
+    ) -> Float[Tensor, "count channels *space"]:
+        one = self.law.draw(1, channels, grid, generator=torch.Generator().manual_seed(self.seed))
+        return one.to(generator.device).expand(count, *one.shape[1:])
+
+
 def _each(grid: BoxGrid) -> zip[tuple[int, float]]:
     return zip(grid.shape, grid.spacing, strict=True)

@@ -1,0 +1,85 @@
+"""The bounded step: it cannot strengthen a wave, and learns like others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from surrogates.fields import Decay
+
+from sciinf import Recipe, load_fit, simulate, train
+from sciinf.surrogates import Stepwise
+from sciinf.surrogates.stable_rollout import Stable, Weakening
+
+
+def test_no_wave_grows_and_none_beyond_the_circle_is_left():
+    torch.manual_seed(0)
+    layer = Weakening(3, (8, 8)).double()
+    with torch.no_grad():
+        layer.size.mul_(50)  # whatever is learned
+    fields = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    before = torch.fft.rfft2(fields).abs()
+    after = torch.fft.rfft2(layer(fields)).abs()
+    inner = (slice(None), slice(None), slice(None), slice(1, 8))  # where no two waves stand for each other
+    assert bool((after[inner] <= before[inner] * (1 + 1e-9)).all())
+    assert float(layer(fields).norm()) <= float(fields.norm())
+    y, x = torch.fft.fftfreq(16, 1 / 16)[:, None], torch.arange(9)
+    beyond = (y.square() + x.square()) >= 64
+    assert float(after[..., beyond].max()) < 1e-9
+    corner = torch.zeros(1, 3, 16, 16, dtype=torch.complex128)
+    corner[..., 6, 6] = 1.0  # a wave of the square that is not of the circle
+    assert float(layer(torch.fft.ifft2(corner).real * 256).abs().max()) < 1e-9
+
+
+def test_a_multiplier_without_its_bound_is_seen():
+    # the fault: sizes that are not squashed
+    layer = Weakening(1, (4,)).double()
+    with torch.no_grad():
+        layer.size.fill_(2.0)
+    fields = torch.sin(torch.arange(16, dtype=torch.float64) * 2 * torch.pi / 16)[None, None]
+    free = torch.polar(layer.size, layer.turn)
+    assert float(free.abs().max()) > 1
+    assert float(layer(fields).abs().max()) < 1
+
+
+def test_matrices_have_no_singular_value_above_one():
+    net = Stable(8, 4, layers=2).build((1, 1), 1, 2)
+    fields, theta = torch.randn(5, 1, 16), torch.randn(5, 2)
+    for _ in range(50):  # power iterations go on with each call
+        net.train()(fields, theta)
+    weights = [
+        net.enter.weight,
+        net.leave.weight,
+        *(m.weight for layer in net.layers for m in (layer.enter, layer.leave)),
+    ]
+    assert max(float(torch.linalg.matrix_norm(w, 2)) for w in weights) < 1.05
+
+
+def test_coordinates_close_the_ring():
+    torch.manual_seed(0)
+    fields, theta = torch.zeros(1, 1, 16), torch.zeros(1, 1)
+    told = Stable(8, 4, layers=1, coordinates=True).build((1, 1), 1, 1).eval()
+    found = told(fields, theta)[0, 0]
+    gaps = (found - found.roll(1)).abs()
+    assert float(gaps.max() - gaps.min()) > 1e-6
+    assert float(gaps[0]) < 3 * float(gaps[1:].max())
+
+
+def test_it_learns_a_step_and_is_read_back(tmp_path):
+    equation = Decay()
+    store = simulate(equation, tmp_path / "store", 500, seed=0)
+    step = Stepwise(equation.prior, equation.observables, Stable(12, 8, layers=2))
+    fit = train(step, store, tmp_path / "fit", recipe=Recipe(epochs=30, batch=25))
+    fresh = simulate(equation, tmp_path / "fresh", 100, seed=1).load()
+    with torch.no_grad():
+        found = fit.surrogate.predict(fresh.theta, fresh.x)
+        again = load_fit(tmp_path / "fit").surrogate.predict(fresh.theta, fresh.x)
+    true = fresh.x["u"]
+    assert float(((found - true).flatten(1).norm(dim=1) / true.flatten(1).norm(dim=1)).mean()) < 0.15
+    assert torch.equal(found, again)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="build it with 7"):
+        Weakening(1, (8,))(torch.randn(1, 1, 15))
+    with pytest.raises(ValueError, match="2 directions, the fields have 1"):
+        Stable(8, (4, 4)).build((1, 1), 1, 1)
