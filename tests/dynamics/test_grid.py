@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from sciinf.dynamics.grid import BoxGrid, Points
-from sciinf.dynamics.random_field import RandomField, Waves
+from sciinf.dynamics.random_field import Known, RandomField, Waves
 
 GRID = BoxGrid((16, 24), (2.0, 3.0))
 
@@ -134,3 +134,13 @@ def test_waves_are_the_same_every_time():
     expected = (2 * math.pi * (y + 0.25)).sin() + 0.5 * (4 * math.pi * y).sin()
     assert found.shape == (3, 2, 8, 4)
     assert torch.allclose(found, expected.expand(3, 2, 8, 4))
+
+
+def test_a_known_field_is_one_draw_for_all():
+    grid, law = BoxGrid((16,), (1.0,)), RandomField(1.0)
+    one, two = (Known(law, seed=3).draw(4, 1, grid, generator=generator(s)) for s in (0, 1))
+    assert torch.equal(one, two)
+    assert torch.equal(one[0], one[3])
+    assert torch.equal(one[:1], law.draw(1, 1, grid, generator=generator(3)))
+    assert not torch.equal(Known(law, seed=4).draw(1, 1, grid, generator=generator()), one[:1])
+    assert (law.random, Known(law).random) == (True, False)
