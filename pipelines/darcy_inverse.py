@@ -50,14 +50,14 @@ def run(
 
     truth, emulated = observed(darcy, GAUGES), observed(Emulator(surrogate, darcy), GAUGES)
     rows = simulate(emulated, out / "simulations", simulations, seed=seed + 1)
-    first = train(Flow(emulated.prior, emulated.observables), rows, out / "first_fit", seed=seed)
+    first = train(Flow(emulated.prior, emulated.observables), rows, out / "fit", seed=seed)
 
     theta = torch.tensor([[4.0, 12.0]])
     fields = darcy(theta, generator=torch.Generator().manual_seed(seed + 2))
     clean = truth.measured(fields["u"])[0]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed + 3))
     data = {"y": clean + GAUGES.sd * noise}
-    posterior = correct(first, truth, data, out, runs=runs, seed=seed + 4)
+    posterior = correct(first, truth, data, out / "corrected", runs=runs, seed=seed + 4)
     fresh = simulate(truth, out / "calibration_simulations", 1_000, seed=seed + 5, proposal=posterior.truncation)
     calibration = calibrate(posterior.local, fresh, out)
     answer = query(posterior, data, calibration, simulator=truth, out=out, seed=seed)
