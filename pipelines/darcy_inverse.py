@@ -30,7 +30,7 @@ def run(
     solutions: int = 1_000,
     epochs: int = 20,
     simulations: int = 10_000,
-    runs: int = 4_000,
+    runs: int = 10_000,
 ) -> Answer:
     """The posterior of both conductivities, learned through a surrogate and corrected by the true solver.
 

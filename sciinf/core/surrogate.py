@@ -33,6 +33,10 @@ class Surrogate(Learned, ABC):
         """
 
     @abstractmethod
+    def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
+        """The rms error that held-out simulations lead to expect at parameters, in the target's units."""
+
+    @abstractmethod
     def error(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:

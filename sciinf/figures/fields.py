@@ -35,7 +35,7 @@ def draw_fields(file: Path, source: FieldSource, surrogate: Surrogate, rows: Bat
         raise ValueError(f"fields in {len(source.grid.shape)} directions cannot be drawn; one or two can")
     one = rows.rows(slice(0, 1))
     true, found = (value[0].double().cpu().numpy() for value in (one.x[surrogate.target], predicted(surrogate, one)))
-    width = band.width.double().cpu().numpy()
+    width = band.half(surrogate, one.theta)[0].double().cpu().numpy()
     count = len(source.times)
     chosen = sorted({round(k) for k in np.linspace(min(1, count - 1), count - 1, min(_FRAMES, count))})
     spec = source.observables[surrogate.target]

@@ -154,12 +154,16 @@ class OfFields(Surrogate, Adjusting, ABC):
         return torch.cat([torch.ones_like(z[:, :1]), z, z.square()], 1)
 
     @final
+    def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
+        return (self._design(theta) @ self.size).exp().to(self.errors)
+
+    @final
     def error(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:
         count = len(self.errors)
         noise = torch.randn(len(theta), count, generator=generator, device=generator.device).to(self.errors)
-        size = (self._design(theta) @ self.size).exp().to(self.errors) / math.sqrt(count)
+        size = self.spread(theta) / math.sqrt(count)
         return ((noise * size[:, None]) @ self.errors.flatten(1)).unflatten(1, self.errors.shape[1:])
 
 

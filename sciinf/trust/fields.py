@@ -1,10 +1,11 @@
 r"""How good predicted fields and their error bars are: bands that hold, and scores of ensembles.
 
-**Conformal bands.** With scores r_i = max_p |u_i(p) - f_i(p)| / s(p) of m fresh simulations, s the rms error at each
-point, and q the ceil((m + 1) level)-th smallest, the band f +- q s holds the whole field of a new simulation with
-probability of at least `level`, whatever f is and without any law (`simultaneous`); with r_i(p) at every point for
-itself, it holds at that point (the default). Over the draw of the m simulations that probability is Beta(k, m + 1 - k),
-k the rank: with m = 200 and level 0.9 it lies within 0.86 and 0.94 in 19 of 20 cases.
+**Conformal bands.** With scores r_i(p) = |u_i(p) - f_i(p)| / s(theta_i) of m fresh simulations, s the error that the
+surrogate expects, and q(p) the ceil((m + 1) level)-th smallest at a point p, the band f +- q(p) s(theta) holds the
+solution of a new simulation there with probability of at least `level`, whatever f and s are and without any law. For
+bands of whole fields (`simultaneous`) the score is the largest over points of r_i(p) over its rms. Over the draw of the
+m simulations that probability is Beta(k, m + 1 - k), k the rank: with m = 200 and level 0.9 it lies within 0.86 and
+0.94 in 19 of 20 cases.
 
 **Scores**, of K draws y_k for a truth y, at every point:
 
@@ -42,7 +43,7 @@ class Band:
     """A conformal band of a surrogate's predictions.
 
     Attributes:
-        width: Half of it at every point, (*event).
+        width: Half of it at every point, (*event), where the surrogate expects an error of 1.
         level: Probability that a new solution lies within, at each point or, `simultaneous`, as a whole.
         simultaneous: Which of both.
         simulations: Fresh ones it was made from.
@@ -53,13 +54,21 @@ class Band:
     simultaneous: bool
     simulations: int
 
-    def around(self, predicted: Float[Tensor, "batch ..."]) -> tuple[Tensor, Tensor]:
-        """Lower and upper end for predictions."""
-        return predicted - self.width.to(predicted), predicted + self.width.to(predicted)
+    def half(self, surrogate: Surrogate, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch ..."]:
+        """Half of its width at parameters."""
+        size = surrogate.spread(theta)
+        return self.width.to(size) * size.reshape(-1, *[1] * self.width.ndim)
 
-    def holds(self, predicted: Float[Tensor, "batch ..."], true: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    def around(self, surrogate: Surrogate, rows: Batch) -> tuple[Tensor, Tensor]:
+        """Lower and upper end for simulations, each (batch, *event)."""
+        middle, half = predicted(surrogate, rows), self.half(surrogate, rows.theta)
+        return middle - half, middle + half
+
+    def holds(self, surrogate: Surrogate, rows: Batch) -> Float[Tensor, " batch"]:
         """The fraction of points at which each solution lies within."""
-        return ((true - predicted).abs() <= self.width.to(predicted)).flatten(1).double().mean(1)
+        low, high = self.around(surrogate, rows)
+        true = rows.x[surrogate.target]
+        return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
 
 
 def conformal(surrogate: Surrogate, fresh: Store | Batch, *, level: float = 0.9, simultaneous: bool = False) -> Band:
@@ -83,6 +92,7 @@ def conformal(surrogate: Surrogate, fresh: Store | Batch, *, level: float = 0.9,
         least = math.ceil(level / (1 - level))
         raise ValueError(f"{count} simulations are too few for a band of {level:.0%}; give at least {least}")
     off = (rows.x[surrogate.target] - predicted(surrogate, rows)).abs()
+    off = off / surrogate.spread(rows.theta).reshape(-1, *[1] * (off.ndim - 1))
     scale = off.square().mean(0).sqrt()
     scale = scale.clamp_min(1e-6 * scale.max().clamp_min(1e-30))
     if simultaneous:
