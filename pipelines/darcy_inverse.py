@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from sciinf import Answer, Flow, Recipe, calibrate, load_simulator, query, simulate, train
+from sciinf import Answer, Flow, Recipe, calibrate, correct, load_simulator, query, simulate, train
 from sciinf.core import Batch
 from sciinf.figures.fields import draw_fields
-from sciinf.inference.corrected import correct
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Emulator, Operator
 from sciinf.trust.fields import conformal

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sciinf.estimators.score import Score
     from sciinf.inference.compositional import Compositional
     from sciinf.inference.conditional import Conditional
+    from sciinf.inference.corrected import correct
     from sciinf.inference.distillation import distil
     from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior
@@ -70,6 +71,7 @@ __all__ = [
     "build_posterior",
     "calibrate",
     "check_simulator",
+    "correct",
     "distil",
     "infer_sequentially",
     "load_fit",
@@ -103,6 +105,7 @@ _NAMES_IN = {
     "estimators.score": ("Score",),
     "inference.compositional": ("Compositional",),
     "inference.conditional": ("Conditional",),
+    "inference.corrected": ("correct",),
     "inference.distillation": ("distil",),
     "checking": ("check_simulator",),
     "simulation": ("repair", "simulate"),

@@ -267,7 +267,7 @@ def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, 
     estimator, source = loop.learner.release(member), loop.source
     told = {}
     if isinstance(estimator, Adjusting):
-        told = estimator.adjust(lambda: source.ordered(VALIDATION, validation=True))
+        told = estimator.eval().adjust(lambda: source.ordered(VALIDATION, validation=True))
     return estimator, told | {
         "inputs": inputs,
         "recipe": asdict(loop.recipe),

@@ -36,6 +36,11 @@ class Component(ABC):
         return self
 
 
+def rebuilt(component: Any) -> Any:
+    """A component as its constructor call made it, whatever has become of it since."""
+    return type(component)(**getattr(component, "_call"))  # noqa: B009  (set by __new__, as above)
+
+
 def to_json(value: Any) -> Any:
     """Components, priors, observables and plain values as plain JSON values.
 

@@ -27,10 +27,7 @@ def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: floa
     Raises:
         ValueError: If times are out of order, below 0 or not there, or no step can be taken.
     """
-    if not times or times[0] < 0 or any(after <= before for before, after in itertools.pairwise(times)):
-        raise ValueError(f"times are {tuple(times)}, expected one or more, increasing, none below 0")
-    if not longest > 0:
-        raise ValueError(f"the longest step is {longest}, expected a positive time")
+    check_times(times, longest)
     found = []
     for before, after in itertools.pairwise((0.0, *times)):
         if after > before:
@@ -38,3 +35,15 @@ def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: floa
             state = rk4(field, state, (before, after), steps_per_interval=count)[-1]
         found.append(state)
     return torch.stack(found, dim=1)
+
+
+def check_times(times: Sequence[float], longest: float) -> None:
+    """Refuse times that no solution is asked for at, and steps that lead nowhere.
+
+    Raises:
+        ValueError: If times are out of order, below 0 or not there, or the longest step is not positive.
+    """
+    if not times or times[0] < 0 or any(after <= before for before, after in itertools.pairwise(times)):
+        raise ValueError(f"times are {tuple(times)}, expected one or more, increasing, none below 0")
+    if not longest > 0:
+        raise ValueError(f"the longest step is {longest}, expected a positive time")

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sciinf.dynamics.frames import check_times
+
 _CIRCLE = 16  # points around z; of real z those above it will do, for the others have the same real parts
 
 
@@ -97,7 +99,11 @@ def solve(
 
     Returns:
         (batch, len(times), *modes).
+
+    Raises:
+        ValueError: If times are out of order, below 0 or not there, or no step can be taken.
     """
+    check_times(times, longest)
     found, steps = [], {}
     for before, after in itertools.pairwise((0.0, *times)):
         count = math.ceil((after - before) / longest - 1e-9)

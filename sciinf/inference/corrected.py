@@ -4,7 +4,7 @@ Where the true simulator has a likelihood, draws are weighted by it: `build_post
 Where it has none, `correct` spends a stated number of its runs where the posterior is, and learns from them: what the
 surrogate's posterior holds possible (all but epsilon of its mass) is the region that the prior is truncated to, and one
 round of truncated inference on the true simulator follows. The surrogate decides where to look and nothing else, so
-its errors do not enter, as long as the region holds the posterior: an `Emulator` with its error is wide enough.
+its errors do not enter, as long as the region holds the posterior.
 
 References:
     | Truncated proposals for scalable and hassle-free simulation-based inference (Deistler, Goncalves & Macke, 2022),
@@ -18,11 +18,11 @@ from typing import Any
 
 from sciinf.core import Estimator, Fit, Simulator
 from sciinf.core.checks import check_whole
-from sciinf.core.component import from_json, to_json
+from sciinf.core.component import rebuilt
 from sciinf.core.fit import campaign_of
 from sciinf.core.observation import as_observation
 from sciinf.inference.local import Local, Sequential
-from sciinf.inference.truncated import truncate
+from sciinf.inference.sequential import proposal_in
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 
@@ -65,14 +65,20 @@ def correct(
         ValueError: If x does not fit the observables, or the simulator has other parameters or observables than the
             fit; whatever `simulate` and `train` raise.
         DensityUnavailable: If the first density has no `log_prob`.
+        OutsideRegion: If the new posterior is not where the first was.
     """
     check_whole("runs", runs, 1)
     first = fit.estimator
     if first.prior.to_json() != simulator.prior.to_json():
         raise ValueError(f"{fit} is for {first.prior}, the true simulator {simulator.name!r} has {simulator.prior}")
     observation, out = as_observation(simulator.observables, x), Path(out)
-    learner = estimator or from_json(to_json(first), trust=(type(first).__module__,))
-    region = truncate(fit, observation, epsilon=epsilon)
+    learner = estimator or rebuilt(first)
+    for name, spec in learner.observables.items():
+        if simulator.observables.get(name) != spec:
+            seen = simulator.observables.get(name)
+            raise ValueError(f"{fit} is of {name!r} as {spec}; of the true simulator {simulator.name!r} it is {seen}")
+    out.mkdir(parents=True, exist_ok=True)
+    region = proposal_in(out / "proposal.json", fit, observation, None, epsilon)
     store = simulate(simulator, out / "simulations", runs, seed=seed, workers=workers, proposal=region)
     better = train(learner, store, out / "fit", recipe=recipe, seed=seed)
     known = frozenset((store.digest, campaign_of(store.simulator, store.seed)))

@@ -142,7 +142,9 @@ def infer_sequentially(
     for number in range(1, rounds + 1):
         folder = _folder(out, number)
         if fits:
-            truncations.append(_proposal(folder / "proposal.json", fits[-1], observation, _last(truncations), epsilon))
+            truncations.append(
+                proposal_in(folder / "proposal.json", fits[-1], observation, _last(truncations), epsilon)
+            )
         within = _last(truncations)
         store = simulate(
             simulator,
@@ -282,7 +284,7 @@ def _observation(file: Path, digest: str) -> X:
     return found
 
 
-def _proposal(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: float) -> TruncatedPrior:
+def proposal_in(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: float) -> TruncatedPrior:
     """What a round is simulated from, kept in a file so that another machine's rounding does not move its edge."""
     found = _kept(file, fit, x, within, epsilon)
     if found is not None:

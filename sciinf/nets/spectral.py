@@ -5,8 +5,8 @@ A spectral convolution takes channels v to w,
     w(x) = sum_{|k| < m} e^{i k x} W_k vhat(k),     vhat(k) = 1/n sum_x e^{-i k x} v(x),
 
 with a complex matrix W_k for each wave number k (in every direction) below m. As so few waves are kept, the transforms
-are products with small matrices of sines and cosines, which take a fraction of the time of fast Fourier transforms of
-whole fields; and any dtype goes, for W_k is kept as its real and imaginary part. A layer is
+are products with small matrices of sines and cosines, which take less time than fast Fourier transforms of whole
+fields; W_k is kept as its real and imaginary part, in single or double precision. A layer is
 
     h <- h + B gelu((1 + a) * (K h + A h + b) + s),     (a, s) = M theta,
 
@@ -51,8 +51,12 @@ class SpectralConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(kept, *channels, 2) / math.sqrt(2 * channels[0]))
 
     def forward(self, fields: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out *space"]:
+        with torch.autocast(fields.device.type, enabled=False):
+            return self._convolved(fields.to(self.weight))
+
+    def _convolved(self, fields: Tensor) -> Tensor:
         space, weight = fields.shape[2:], self.weight
-        modes = tuple(min(m, max(1, n // 2)) for n, m in zip(space, self.modes, strict=True))
+        modes = tuple(min(m, (n + 1) // 2) for n, m in zip(space, self.modes, strict=True))
         if modes != self.modes:
             each = weight.unflatten(0, [2 * m - 1 for m in self.modes[:-1]] + [self.modes[-1]])
             middle = [slice(m - k, m + k - 1) for k, m in zip(modes[:-1], self.modes[:-1], strict=True)]
@@ -193,6 +197,8 @@ class Fourier(FieldArchitecture):
         self.coordinates, self.padding = coordinates, padding
 
     def build(self, channels: tuple[int, int], directions: int, parameters: int) -> FourierNet:
+        if not directions:
+            raise ValueError("fields without space, as of ordinary differential equations, have no waves for a Fourier")
         modes = (self.modes,) * directions if isinstance(self.modes, int) else tuple(self.modes)
         if len(modes) != directions:
             raise ValueError(f"modes {modes} are of {len(modes)} directions, the fields have {directions}")

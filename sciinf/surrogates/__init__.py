@@ -1,8 +1,10 @@
 """Learned simulators of fields."""
 
+from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
+from sciinf.surrogates.inversion import Inversion, interval
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.operator import Operator
 from sciinf.surrogates.stepwise import Stepwise
 
-__all__ = ["Emulator", "Operator", "RelativeL2", "Sobolev", "Stepwise"]
+__all__ = ["DGNO", "Emulator", "Inversion", "Operator", "RelativeL2", "Sobolev", "Stepwise", "interval"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ from sciinf.core.checks import check_whole
 
 _BYTES = 64 * 2**20  # of errors kept, at most
 _MOST = 256
+_ROWS_EACH = 8  # held out, for each coefficient of the error's size
+_REACH = 3.0  # sds of a parameter, beyond which that size stays what it is
 
 
 class OfFields(Surrogate, Adjusting, ABC):
@@ -42,7 +44,7 @@ class OfFields(Surrogate, Adjusting, ABC):
         ValueError: If a name is unknown, layouts do not go together, or the seed is no int of at least 0.
     """
 
-    learns: Learns = "fields"  # pyright: ignore[reportIncompatibleVariableOverride]
+    learns: ClassVar[Learns] = "fields"
     theta_mean: Tensor
     theta_sd: Tensor
     given_mean: Tensor
@@ -139,18 +141,34 @@ class OfFields(Surrogate, Adjusting, ABC):
                 rows.append(one.theta)
                 if sum(map(len, kept)) < len(self.errors):
                     kept.append(off)
-        design, wanted = self._design(torch.cat(rows)), torch.cat(sizes).double().log()
-        ridge = 1e-3 * len(wanted) * torch.eye(design.shape[1], dtype=torch.float64, device=design.device)
-        ridge[0, 0] = 0.0
-        self.size.copy_(torch.linalg.solve(design.mT @ design + ridge, design.mT @ wanted))
-        off = torch.cat(kept)[: len(self.errors)]
-        fitted = (design[: len(off)] @ self.size).exp().to(off).reshape(-1, *[1] * (off.ndim - 1))
+        off, size, theta = torch.cat(kept)[: len(self.errors)], torch.cat(sizes), torch.cat(rows)
+        if not bool(size.isfinite().all()):
+            bad = int((~size.isfinite()).sum())
+            raise FloatingPointError(
+                f"{bad} of {len(size)} predictions of held-out solutions are not finite: train longer, or more stably"
+            )
+        self.size.copy_(self._fitted(theta, size))
+        each = off / self.spread(theta[: len(off)]).reshape(-1, *[1] * (off.ndim - 1))
+        level = (size / self.spread(theta)).square().mean().sqrt()  # what the mean of logarithms leaves out
+        self.size[0] += level.log()
         self.errors.zero_()
-        self.errors[: len(off)] = off / fitted * math.sqrt(len(self.errors) / len(off))
+        self.errors[: len(off)] = each / level * math.sqrt(len(self.errors) / len(off))
         return {"relative_error": float(torch.cat(relative).mean())}
 
+    def _fitted(self, theta: Tensor, size: Tensor) -> Tensor:
+        """Coefficients of log s; of few rows a constant, or no squares, for they would be taken for what chance did."""
+        design, wanted = self._design(theta), size.double().log()
+        width = self.theta_mean.numel()
+        columns = next((c for c in (1 + 2 * width, 1 + width) if len(size) >= _ROWS_EACH * c), 1)
+        some = design[:, :columns]
+        ridge = torch.eye(columns, dtype=torch.float64, device=some.device)
+        ridge[0, 0] = 0.0
+        found = torch.zeros_like(self.size)
+        found[:columns] = torch.linalg.solve(some.mT @ some + ridge, some.mT @ wanted)
+        return found
+
     def _design(self, theta: Tensor) -> Tensor:
-        z = self.z(theta).double()
+        z = self.z(theta).double().clamp(-_REACH, _REACH)
         return torch.cat([torch.ones_like(z[:, :1]), z, z.square()], 1)
 
     @final

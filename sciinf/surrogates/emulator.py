@@ -5,7 +5,7 @@
 What is inferred through it is as wide as the surrogate's error demands: an estimator trained on such u (seen through
 sensors, `wrappers.observed`) does not take the surrogate's mistakes for information. Its draws can then be weighted by
 the true solver's likelihood where there is one (`build_posterior(fit, simulator, ess=..., budget=...)`), or trained
-again on true solutions where the posterior is (`inference.sequential`).
+again on true solutions where the posterior is (`inference.corrected`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ class Emulator(FieldSource):
         error: Whether predictions carry the error that they have; False leaves a posterior too narrow.
 
     Raises:
-        TypeError: If the fit is of an estimator.
+        TypeError: If the fit is of an estimator, or the equation is none.
         ValueError: If the fit is of another simulator's parameters or fields.
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
         self.surrogate, self.equation, self.with_error = fit.surrogate, equation, error
-        if self.surrogate.prior.names != equation.prior.names:
+        if not isinstance(equation, FieldSource):
+            raise TypeError(f"a surrogate takes the place of a differential equation, got {type(equation).__name__}")
+        if self.surrogate.prior.to_json() != equation.prior.to_json() or fit.simulator.get("name") != equation.name:
             raise ValueError(f"{fit} is of another simulator than {equation.name!r}, whose prior is {equation.prior}")
         if self.surrogate.target != SOLUTION:
             raise ValueError(f"{fit} predicts {self.surrogate.target!r}, not the solution {SOLUTION!r}")
         for name in (*self.surrogate.given, SOLUTION):
             if equation.observables.get(name) != self.surrogate.observables[name]:
                 raise ValueError(f"{name!r} of {equation.name!r} is not what {fit} was trained on")
-        self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}"
-        self.prior, self.observables, self.source = equation.prior, equation.observables, equation.source
+        sure = "" if error else "_without_error"
+        self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
+        self.prior, self.observables = equation.prior, equation.observables
         self.block, self.random = equation.block, equation.random or error
         self.grid, self.times, self.given = equation.grid, equation.times, equation.given
 
@@ -60,5 +63,5 @@ class Emulator(FieldSource):
             found = self.surrogate.predict(theta[index], some)
             if self.with_error:
                 found = found + self.surrogate.error(theta[index], some, generator=generator)
-            parts.append(found)
+            parts.append(found.to(theta.device))
         return torch.cat(parts)

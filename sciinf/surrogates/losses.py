@@ -73,7 +73,7 @@ class Sobolev(FieldLoss):
 
 
 def squared_modes(field: Tensor, directions: int, order: float) -> Tensor:
-    """(1 + |k|^2)^s |vhat(k)|^2 of real fields (..., *space); their sum is the squared norm over all points."""
+    """(1 + |k|^2)^s |vhat(k)|^2 of real fields (..., *space); their sum is the mean square."""
     space = field.shape[-directions:]
     modes = torch.fft.rfftn(field, dim=tuple(range(-directions, 0)), norm="forward").abs().square()
     squared = torch.zeros((), dtype=field.dtype, device=field.device)

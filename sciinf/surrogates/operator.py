@@ -3,8 +3,8 @@ r"""One network from what a solution starts from to the whole of it.
     u(t_1..t_T) ~ f(g, theta),     loss = |u - f| / |u|,
 
 g what it starts from (an initial field, a coefficient), theta the parameters. Frames are channels of the network's last
-map, in units of their own means and sds. It is as fast as one pass, and errors do not grow from frame to frame; where
-solutions are long or chaotic take `Stepwise`.
+map, in units of their own means and sds. It is as fast as one pass, and no frame is made from
+another; where solutions are long or chaotic take `Stepwise`.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),

@@ -1,4 +1,4 @@
-r"""A step that errors do not grow in: for `Stepwise`, where plain operators blow up after some hundred steps.
+r"""A step whose spectral layers can only weaken waves: for `Stepwise`, over many steps.
 
 A layer is a residual one whose spectral part can only weaken and turn waves,
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Simulator, X
+from sciinf.core import Observable, Simulator, X, source_hash
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.dynamics.grid import Points
 
@@ -35,6 +37,8 @@ class Sensors:
     channels: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        given = self.at.tolist() if isinstance(self.at, Tensor | np.ndarray) else list(self.at)
+        object.__setattr__(self, "at", tuple(tuple(p) if isinstance(p, Sequence) else float(p) for p in given))
         if not self.at:
             raise ValueError("there are no sensors: give coordinates, at=[...]")
         if not 0 < self.sd < math.inf:
@@ -46,7 +50,7 @@ def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = (
 
     y has shape (frames, sensors of each channel), without the first axis where one frame is measured. Where solutions
     follow from theta alone there is a likelihood, so that draws can be weighted by it; of an emulator with its error,
-    or of random starts, there is none.
+    or of random starts, there is none, nor where what is known beside tells of theta too.
 
     Args:
         source: An equation, or a surrogate in its place (`surrogates.Emulator`).
@@ -85,16 +89,20 @@ class ObservedFields(Simulator):
                 raise ValueError(f"{source.name!r} does not start from {name!r}, but from {', '.join(source.given)}")
         width, frames = len(self.channels) * len(self.points.at), len(self.frames)
         shape, dims = ((width,), ("sensor",)) if frames == 1 else ((frames, width), ("time", "sensor"))
-        self.name, self.prior, self.block = f"{source.name}_observed", source.prior, source.block
-        self.source = source.source
+        said = (source.name, source_hash(source), source.times, source.prior.to_json(), source.grid, sensors, beside)
+        self.name = f"{source.name}_observed_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
+        self.prior, self.block = source.prior, source.block
         self.observables = {"y": Observable(shape, spec.unit, dims), **{name: source.given[name] for name in beside}}
-        self.log_likelihood = None if source.random else self._log_likelihood
+        self.log_likelihood = None if source.random or beside else self._log_likelihood
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         fields = self.source_of_fields(theta, generator=generator)
         seen = self.measured(fields[SOLUTION])
-        noise = torch.randn(seen.shape, generator=generator, dtype=seen.dtype, device=seen.device)
-        return {"y": (seen + self.sensors.sd * noise).float(), **{name: fields[name] for name in self.beside}}
+        noise = torch.randn(seen.shape, generator=generator, dtype=seen.dtype, device=generator.device)
+        return {
+            "y": (seen + self.sensors.sd * noise.to(seen.device)).float(),
+            **{name: fields[name] for name in self.beside},
+        }
 
     def measured(self, solution: Tensor) -> Tensor:
         """Solutions (batch, time, channel, *space) at the sensors, without noise: (batch, *y)."""
@@ -110,7 +118,7 @@ class ObservedFields(Simulator):
         off = (x["y"].to(theta.device).double() - torch.cat(parts).double()) / self.sensors.sd
         count = math.prod(off.shape[1:])
         total = -0.5 * off.square().flatten(1).sum(1) - count * math.log(self.sensors.sd * math.sqrt(2 * math.pi))
-        return torch.where(total.isnan(), -math.inf, total).to(theta)
+        return torch.where(total.isnan(), -math.inf, total)
 
 
 def _chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...]:

@@ -39,8 +39,8 @@ class Burgers(Evolution):
         points: Of the ring.
         times: Of the frames, increasing from 0 on.
         initial: f.
-        viscosity: Law of nu; of logarithms evenly from 0.01 to 0.1 where left out.
-        amplitude: Law of A.
+        viscosity: Law of nu; logarithms normal around log 0.032 with sd 0.5 where left out.
+        amplitude: Law of A; even from 0.5 to 1 where left out.
         longest: Longest step.
     """
 

@@ -69,7 +69,7 @@ class NavierStokes(Evolution):
         times: Of the frames, increasing from 0 on.
         initial: ω at the beginning; its mean is taken out.
         forcing: f.
-        viscosity: Law of ν; nearly even in logarithms from 4e-4 to 4e-3 where left out.
+        viscosity: Law of ν; log-normal around 1.25e-3, cut, from 4e-4 to 4e-3 where left out.
         strength: Law of s; even from 0.05 to 0.15 where left out.
         drag: μ.
         length: L.

@@ -54,3 +54,10 @@ def test_imaginary_parts_turn_modes(kind):
     linear = linear.to(kind)
     found = solve(torch.ones(1, 1, dtype=torch.complex128), linear, torch.zeros_like, (1.5,), longest=0.5)
     assert torch.allclose(found[0, 0], (1.5 * linear).exp().to(torch.complex128))
+
+
+@pytest.mark.parametrize(("times", "longest"), [((1.0, 0.5), 0.1), ((-1.0, 0.5), 0.1), ((), 0.1), ((0.5,), 0.0)])
+def test_times_that_cannot_be_are_refused(times, longest):
+    linear = torch.zeros(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="expected"):
+        solve(torch.ones(1, 1, dtype=torch.complex128), linear, torch.zeros_like, times, longest=longest)

@@ -170,6 +170,7 @@ def test_an_emulator_is_a_simulator(fits, tmp_path):
     store = simulate(emulator, tmp_path / "emulated", 100, seed=2)
     assert store.simulator["name"] == emulator.name
     assert emulator.name.startswith("decay_by_operator_")
+    assert bare.name != emulator.name
 
 
 def test_what_does_not_fit_is_refused(fits):

@@ -65,6 +65,26 @@ def test_the_likelihood_is_that_of_the_noise(waves):
     assert not torch.allclose(wide.log_likelihood(theta, x).double(), expected, rtol=1e-2)
 
 
+def test_other_sensors_are_another_simulator(waves):
+    names = {
+        observed(waves, sensors, beside=beside).name
+        for sensors, beside in (
+            (Sensors(AT, sd=0.05), []),
+            (Sensors(AT, sd=0.06), []),
+            (Sensors((0.1, 0.35, 0.9), sd=0.05), []),
+            (Sensors(AT, sd=0.05, frames=[1]), []),
+            (Sensors(AT, sd=0.05), ["initial"]),
+        )
+    }
+    assert len(names) == 5
+    assert observed(waves, Sensors(torch.tensor(AT), sd=0.05)).name not in names  # other numbers, by rounding
+    assert observed(waves, Sensors(list(AT), sd=0.05)).name in names
+
+
+def test_a_start_that_is_shown_tells_of_theta_and_so_there_is_no_likelihood(waves):
+    assert observed(waves, Sensors(AT, sd=0.1), beside=["initial"]).log_likelihood is None
+
+
 def test_random_starts_have_no_likelihood_but_can_be_shown():
     simulator = observed(Decay(), Sensors(AT, sd=0.1), beside=["initial"])
     assert simulator.log_likelihood is None

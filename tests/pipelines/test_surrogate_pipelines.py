@@ -1,0 +1,71 @@
+"""Inference through surrogates, run whole: against a grid on the true solver."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sciinf.core import load_simulator
+from sciinf.core.simulator import load_module
+from sciinf.dynamics.random_field import Waves
+from sciinf.wrappers import observed
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def gridded(truth: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and sds of the posterior on a grid of 60 viscosities and 40 amplitudes."""
+    viscosity = torch.linspace(math.log(0.004), math.log(0.25), 60).double()
+    theta = torch.cartesian_prod(viscosity, torch.linspace(0.505, 0.995, 40).double())
+    natural = torch.stack([theta[:, 0].exp(), theta[:, 1]], 1)
+    log_p = truth.prior.log_prob(natural) + theta[:, 0] + truth.log_likelihood(natural, {"y": y[None]})
+    weight = (log_p - log_p.max()).exp()
+    weight = weight / weight.sum()
+    mean = (weight[:, None] * natural).sum(0)
+    return mean, (weight[:, None] * (natural - mean).square()).sum(0).sqrt()
+
+
+def test_burgers_inverse_end_to_end(tmp_path: Path) -> None:
+    pipeline = load_module(ROOT / "pipelines/burgers_inverse.py")
+    answer = pipeline.run(tmp_path, seed=1, solutions=150, simulations=2_000, ess=500)
+    equation: Any = type(load_simulator(ROOT / "simulators/pde/burgers.py"))
+    truth = observed(equation(initial=Waves((1.0, 0.5), (0.0, 0.2))), pipeline.SENSORS)
+    mean, sd = gridded(truth, torch.from_numpy(answer.observation["y"]))
+    # 500 weighted draws tell a mean to 0.045 sds (five of these are allowed) and an sd to 3 % (six)
+    for d, estimate in enumerate(answer.parameters.values()):
+        assert estimate.mean == pytest.approx(float(mean[d]), abs=0.25 * float(sd[d]))
+        assert estimate.sd == pytest.approx(float(sd[d]), rel=0.2)
+    assert answer.draws.ess >= 500
+    assert answer.calibration is not None
+    assert answer.calibration.rows == 1_000
+    wanted = {"solutions", "surrogate", "simulations", "fit", "calibration.json", "answer.json", "fields.png"}
+    assert wanted <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_darcy_inverse_end_to_end(tmp_path: Path) -> None:
+    answer = load_module(ROOT / "pipelines/darcy_inverse.py").run(tmp_path, seed=1)
+    low, high = answer.parameters.values()
+    assert abs(low.mean - 4.0) < 3 * low.sd  # what it was simulated with
+    assert abs(high.mean - 12.0) < 3 * high.sd
+    assert answer.calibration is not None
+    assert answer.calibration.passed
+    assert (tmp_path / "fields.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_navier_stokes_end_to_end(tmp_path: Path) -> None:
+    answer = load_module(ROOT / "pipelines/navier_stokes.py").run(tmp_path, seed=1)
+    viscosity, strength = answer.parameters.values()
+    assert abs(viscosity.mean - 1e-3) < 3 * viscosity.sd
+    assert abs(strength.mean - 0.1) < 3 * strength.sd
+    assert answer.draws.ess >= 500
+    assert answer.calibration is not None
+    assert answer.calibration.passed
+    assert (tmp_path / "fields.png").is_file()
