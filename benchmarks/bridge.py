@@ -18,7 +18,7 @@ from sciinf.surrogates import Emulator, Operator
 from sciinf.wrappers import Sensors, observed
 
 SENSORS = Sensors([0.05 + 0.1 * k for k in range(10)], sd=0.05, frames=[4])
-SIDES = (300, 200)  # of the grid: logarithms of viscosities, amplitudes
+SIDES = (150, 100)  # of the grid: logarithms of viscosities, amplitudes
 DRAWS = 2_000
 CASES = {"well trained": (1_000, 60), "badly trained": (1_000, 3)}
 
@@ -30,7 +30,7 @@ def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str
     truth = observed(burgers, SENSORS)
     fresh = simulate(truth, out / "fresh", 500, seed=options.seed + 3)
     seen = simulate(truth, out / "seen", 3 if options.quick else 10, seed=options.seed + 4).load()
-    exact = [on_grid(truth, y, options.seed) for y in seen.x["y"]]
+    exact = on_grid(burgers, truth, seen.x["y"], options.seed)
     rows, checks = [], []
     for case, (solutions, epochs) in CASES.items():
         store = simulate(burgers, out / f"solved {solutions}", solutions, seed=options.seed)
@@ -74,17 +74,22 @@ def compared(learned: Any, corrected: Any, y: Tensor, exact: Tensor, seed: int) 
     }
 
 
-def on_grid(truth: Any, y: Tensor, seed: int) -> Tensor:
-    """Draws of the posterior on a grid of the solver, (draws, 2), the viscosity in logarithms."""
+def on_grid(burgers: Any, truth: Any, seen: Tensor, seed: int) -> list[Tensor]:
+    """Draws of each observation's posterior on a grid of the solver, (draws, 2), the viscosity in logarithms."""
     viscosity = torch.linspace(math.log(0.003), math.log(0.3), SIDES[0]).double()
     amplitude = torch.linspace(0.5, 1.0, SIDES[1] + 1).double()[:-1] + 0.25 / SIDES[1]
     theta = torch.cartesian_prod(viscosity, amplitude)
     natural = torch.stack([theta[:, 0].exp(), theta[:, 1]], 1)
-    log_p = truth.prior.log_prob(natural) + theta[:, 0] + truth.log_likelihood(natural, {"y": y[None]})
-    generator = torch.Generator().manual_seed(seed)
-    chosen = theta[torch.multinomial((log_p - log_p.max()).exp(), DRAWS, replacement=True, generator=generator)]
-    cell = torch.tensor([float(viscosity[1] - viscosity[0]), 0.5 / SIDES[1]])
-    return chosen + cell * (torch.rand(chosen.shape, generator=generator) - 0.5)
+    generator, clean = torch.Generator().manual_seed(seed), []
+    for part in natural.split(1_000):
+        clean.append(truth.measured(burgers.solve(part, burgers.start(part, generator=generator))))
+    log_prior = truth.prior.log_prob(natural) + theta[:, 0]
+    cell, found = torch.tensor([float(viscosity[1] - viscosity[0]), 0.5 / SIDES[1]]), []
+    for y in seen.double():
+        log_p = log_prior - 0.5 * ((torch.cat(clean) - y) / SENSORS.sd).square().sum(1)
+        chosen = theta[torch.multinomial((log_p - log_p.max()).exp(), DRAWS, replacement=True, generator=generator)]
+        found.append(chosen + cell * (torch.rand(chosen.shape, generator=generator) - 0.5))
+    return found
 
 
 def logged(theta: Tensor) -> Tensor:
