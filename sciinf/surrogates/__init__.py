@@ -4,7 +4,18 @@ from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
 from sciinf.surrogates.inversion import Inversion, interval
 from sciinf.surrogates.losses import RelativeL2, Sobolev
+from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.operator import Operator
 from sciinf.surrogates.stepwise import Stepwise
 
-__all__ = ["DGNO", "Emulator", "Inversion", "Operator", "RelativeL2", "Sobolev", "Stepwise", "interval"]
+__all__ = [
+    "DGNO",
+    "Emulator",
+    "Inversion",
+    "MultiOperator",
+    "Operator",
+    "RelativeL2",
+    "Sobolev",
+    "Stepwise",
+    "interval",
+]
