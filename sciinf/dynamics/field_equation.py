@@ -120,7 +120,7 @@ def described(
         units: Name -> unit; "" where left out.
     """
     space = grid.shape
-    axes = (("y", "x", "z") if len(space) > 1 else ("x",))[: len(space)]
+    axes = ("z", "y", "x")[3 - len(space) :]
     units = units or {}
     starts = {
         name: Observable((*lead, *space), units.get(name, ""), ("channel", *axes)) for name, lead in given.items()

@@ -62,6 +62,8 @@ class BoxGrid:
         In the last direction they are those of a real transform, 0 to n / 2. The highest of an even number of points is
         taken for 0 where derivatives of odd order are made (`derivative`).
         """
+        if not self.periodic:
+            raise ValueError(f"a grid with edges has no wave numbers: {self}; make it periodic")
         found, last = [], len(self.shape) - 1
         for k, (n, h) in enumerate(zip(self.shape, self.spacing, strict=True)):
             make = torch.fft.rfftfreq if k == last else torch.fft.fftfreq

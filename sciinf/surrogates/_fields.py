@@ -126,6 +126,13 @@ class OfFields(Surrogate, Adjusting, ABC):
         return (theta.to(self.theta_mean) - self.theta_mean) / self.theta_sd
 
     @final
+    def level(self) -> tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]:
+        """Mean and sd of frames, whenever they are."""
+        mean = self.target_mean.mean(0)
+        squares = (self.target_sd.square() + self.target_mean.square()).mean(0)
+        return mean, (squares - mean.square()).clamp_min(1e-24).sqrt()
+
+    @final
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
         """Keep what predictions of held-out rows are off by."""
@@ -201,4 +208,4 @@ class _Moments:
         middle = self.total / max(self.count, 1)
         spread = (self.squares / max(self.count, 1) - middle.square()).clamp_min(0.0).sqrt()
         mean.copy_(middle.reshape(mean.shape))
-        sd.copy_(torch.where(spread > 1e-12, spread, torch.ones_like(spread)).reshape(sd.shape))
+        sd.copy_(torch.where(spread > 1e-7 * middle.abs(), spread, torch.ones_like(spread)).reshape(sd.shape))

@@ -1,6 +1,6 @@
 r"""How far predicted fields are from true ones, as a fraction of these.
 
-With the norm |.| over channels and points of a frame,
+With the norm |.| over channels (each in units of its sd) and points of a frame,
 
     |u - v| / |u|,    |v|_s^2 = sum_k (1 + |k|^2)^s |vhat(k)|^2 for `Sobolev`, s = 0 for `RelativeL2`,
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sciinf.core.component import Component
 
-_LEAST = 1e-12
+_LEAST = 1e-6  # of the mean square of all frames
 
 
 class FieldLoss(Component, ABC):
@@ -48,7 +48,7 @@ class RelativeL2(FieldLoss):
     def __call__(self, found: Tensor, true: Tensor, *, directions: int) -> Tensor:
         axes = list(range(-1 - directions, 0))
         off, whole = (found - true).square().sum(axes), true.square().sum(axes)
-        return (off / whole.clamp_min(_LEAST)).sqrt().flatten(1).mean(1) if off.ndim > 1 else _root(off, whole)
+        return _relative(off, whole)
 
 
 class Sobolev(FieldLoss):
@@ -69,7 +69,7 @@ class Sobolev(FieldLoss):
     def __call__(self, found: Tensor, true: Tensor, *, directions: int) -> Tensor:
         axes = list(range(-1 - directions, 0))
         off, whole = (squared_modes(v, directions, self.order).sum(axes) for v in (found - true, true))
-        return (off / whole.clamp_min(_LEAST)).sqrt().flatten(1).mean(1) if off.ndim > 1 else _root(off, whole)
+        return _relative(off, whole)
 
 
 def squared_modes(field: Tensor, directions: int, order: float) -> Tensor:
@@ -88,5 +88,8 @@ def squared_modes(field: Tensor, directions: int, order: float) -> Tensor:
     return modes * twice * (1 + squared) ** order
 
 
-def _root(off: Tensor, whole: Tensor) -> Tensor:
-    return (off / whole.clamp_min(_LEAST)).sqrt()
+def _relative(off: Tensor, whole: Tensor) -> Float[Tensor, " batch"]:
+    """Root of their ratio, the mean over frames; those a thousand times smaller than others count as so large."""
+    off, whole = off.reshape(len(off), -1), whole.reshape(len(whole), -1)
+    least = (_LEAST * whole.mean(1, keepdim=True)).clamp_min(torch.finfo(whole.dtype).tiny)
+    return (off / torch.maximum(whole, least)).sqrt().mean(1)

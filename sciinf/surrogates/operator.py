@@ -72,7 +72,8 @@ class Operator(OfFields):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         true = batch.x[self.target].to(self.target_mean)
-        return self.distance(self.predict(batch.theta, batch.x), true, directions=len(self.space))
+        _, sd = self.level()
+        return self.distance(self.predict(batch.theta, batch.x) / sd, true / sd, directions=len(self.space))
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         fields = (self.stacked(given).to(self.given_mean) - self.given_mean) / self.given_sd

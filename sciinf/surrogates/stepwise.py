@@ -93,7 +93,8 @@ class Stepwise(OfFields):
             blur = torch.randn(before.shape, generator=generator, device=generator.device).to(before)
             before = before + self.noise * self.step_sd * blur
         found = self.step(before, known[row, self.channels :], self.z(batch.theta)[row])
-        return self.distance(found, after, directions=len(self.space)).unflatten(0, (rows, pairs)).mean(1)
+        _, sd = self.level()
+        return self.distance(found / sd, after / sd, directions=len(self.space)).unflatten(0, (rows, pairs)).mean(1)
 
     def step(
         self,
@@ -106,12 +107,6 @@ class Stepwise(OfFields):
         fixed = (stays - self.given_mean[self.channels :]) / self.given_sd[self.channels :]
         here = torch.cat([(frame - mean) / sd, fixed], 1)
         return frame + self.step_sd * self.network(here, z)
-
-    def level(self) -> tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]:
-        """Mean and sd of frames, whenever they are."""
-        mean = self.target_mean.mean(0)
-        squares = (self.target_sd.square() + self.target_mean.square()).mean(0)
-        return mean, (squares - mean.square()).clamp_min(1e-24).sqrt()
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         return self.rollout(theta, given, self.frames - self.begins)[:, 0 if self.begins else 1 :]

@@ -155,6 +155,15 @@ def test_losses_are_their_formulas():
     assert float(Sobolev(2.0)(2 * flat, flat, directions=2)) == pytest.approx(1.0)
 
 
+def test_a_frame_at_rest_does_not_swamp_the_others():
+    true = torch.randn(2, 3, 1, 16, dtype=torch.float64, generator=generator())
+    true[:, 0] = 0.0
+    found = true + 0.01
+    loss = RelativeL2()(found, true, directions=1)
+    assert bool((loss < 10).all())
+    assert torch.allclose(RelativeL2()(1e-9 * found, 1e-9 * true, directions=1), loss)
+
+
 def test_an_emulator_is_a_simulator(fits, tmp_path):
     equation = Decay()
     emulator, bare = Emulator(fits[Operator], equation), Emulator(fits[Operator], equation, error=False)
