@@ -20,7 +20,7 @@ from sciinf.wrappers import Sensors, observed
 SENSORS = Sensors([0.05 + 0.1 * k for k in range(10)], sd=0.05, frames=[4])
 SIDES = (150, 100)  # of the grid: logarithms of viscosities, amplitudes
 DRAWS = 2_000
-CASES = {"well trained": (1_000, 60), "badly trained": (1_000, 3)}
+CASES = {"well trained": (1_000, 60), "badly trained": (400, 4)}
 
 
 def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
