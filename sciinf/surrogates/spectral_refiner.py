@@ -28,7 +28,7 @@ solve it; each conjugate gradient counts as one step.
 
 Good values: frames that start smoothly, and a period of 1.5 to 2 T. Flows of 64 x 64 points to t = 8 were predicted
 with errors of 8 to 21 % after ten epochs on 200 of them; then at most 50 steps divided the root of R by 258 to 5,700
-and left errors of 7e-6 to 1.4e-3, each in a tenth of the CPU time of an epoch or less (benchmarks/refinement.py). Where
+and left errors of 7e-6 to 1.4e-3, each in 4 to 10 % of the CPU time of an epoch (benchmarks/refinement.py). Where
 fine structures decay within the first frame, as from the usual random starts, a series cannot follow: the root of R
 fell 9- to 250-fold, errors 70-fold or more. More waves leave less, after more steps. Two limits: that equation's solver
 takes a thirtieth of the time of a refinement; and refinement went nearly as far from a network that was never trained,
