@@ -6,6 +6,7 @@ from sciinf.surrogates.inversion import Inversion, interval
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.operator import Operator
+from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
 from sciinf.surrogates.stepwise import Stepwise
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "Operator",
     "RelativeL2",
     "Sobolev",
+    "SpectralRefiner",
     "Stepwise",
     "interval",
+    "refine",
 ]
