@@ -48,9 +48,9 @@ class Sensors:
 def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = ()) -> ObservedFields:
     """A simulator of measurements "y" in place of fields.
 
-    y has shape (frames, sensors of each channel), without the first axis where one frame is measured. Where solutions
-    follow from theta alone there is a likelihood, so that draws can be weighted by it; of an emulator with its error,
-    or of random starts, there is none, nor where what is known beside tells of theta too.
+    y has shape (frames, sensors of each channel): (5, 3) for three sensors in five frames of one channel, (3,) where one
+    frame is measured. Where solutions follow from theta alone there is a likelihood, so that draws can be weighted by
+    it; of an emulator with its error, or of random starts, there is none, nor where what is known beside tells of theta.
 
     Args:
         source: An equation, or a surrogate in its place (`surrogates.Emulator`).
@@ -60,12 +60,6 @@ def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = (
     Raises:
         TypeError: If `source` has no fields.
         ValueError: If a sensor lies outside the grid, or a frame, channel or name is not there.
-
-    Example:
-        >>> from sciinf import load_simulator
-        >>> burgers = load_simulator("simulators/pde/burgers.py")
-        >>> observed(burgers, Sensors([0.1, 0.3, 0.7], sd=0.02, frames=[4])).observables["y"].shape
-        (3,)
     """
     if not isinstance(source, FieldSource):
         raise TypeError(f"sensors see the fields of a differential equation, got {type(source).__name__}")
