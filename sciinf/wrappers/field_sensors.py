@@ -48,9 +48,10 @@ class Sensors:
 def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = ()) -> ObservedFields:
     """A simulator of measurements "y" in place of fields.
 
-    y has shape (frames, sensors of each channel): (5, 3) for three sensors in five frames of one channel, (3,) where one
-    frame is measured. Where solutions follow from theta alone there is a likelihood, so that draws can be weighted by
-    it; of an emulator with its error, or of random starts, there is none, nor where what is known beside tells of theta.
+    y has shape (frames, sensors of each channel): (5, 3) for three sensors in five frames of one channel, (3,) where
+    one frame is measured. Where solutions follow from theta alone there is a likelihood, so that draws can be weighted
+    by it; of an emulator with its error, or of random starts, there is none, nor where what is known beside tells of
+    theta.
 
     Args:
         source: An equation, or a surrogate in its place (`surrogates.Emulator`).
