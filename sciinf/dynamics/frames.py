@@ -27,18 +27,16 @@ def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: floa
     Raises:
         ValueError: If times are out of order, below 0 or not there, or no step can be taken.
     """
-    check_times(times, longest)
     found = []
-    for before, after in itertools.pairwise((0.0, *times)):
-        if after > before:
-            count = max(1, math.ceil((after - before) / longest - 1e-9))
+    for before, after, count in intervals(times, longest):
+        if count:
             state = rk4(field, state, (before, after), steps_per_interval=count)[-1]
         found.append(state)
     return torch.stack(found, dim=1)
 
 
-def check_times(times: Sequence[float], longest: float) -> None:
-    """Refuse times that no solution is asked for at, and steps that lead nowhere.
+def intervals(times: Sequence[float], longest: float) -> list[tuple[float, float, int]]:
+    """From 0 to the first time, and from each to the next: both ends, and equal steps no longer than they may be.
 
     Raises:
         ValueError: If times are out of order, below 0 or not there, or the longest step is not positive.
@@ -47,3 +45,5 @@ def check_times(times: Sequence[float], longest: float) -> None:
         raise ValueError(f"times are {tuple(times)}, expected one or more, increasing, none below 0")
     if not longest > 0:
         raise ValueError(f"the longest step is {longest}, expected a positive time")
+    pairs = itertools.pairwise((0.0, *times))
+    return [(before, after, math.ceil((after - before) / longest - 1e-9)) for before, after in pairs]

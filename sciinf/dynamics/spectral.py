@@ -18,7 +18,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciinf.dynamics.frames import check_times
+from sciinf.dynamics.frames import intervals
 
 _CIRCLE = 16  # points around z; of real z those above it will do, for the others have the same real parts
 
@@ -103,10 +102,8 @@ def solve(
     Raises:
         ValueError: If times are out of order, below 0 or not there, or no step can be taken.
     """
-    check_times(times, longest)
     found, steps = [], {}
-    for before, after in itertools.pairwise((0.0, *times)):
-        count = math.ceil((after - before) / longest - 1e-9)
+    for before, after, count in intervals(times, longest):
         length = round((after - before) / max(count, 1), 15)
         if count and length not in steps:
             steps[length] = ExponentialStep.of(linear, length)
