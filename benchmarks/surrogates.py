@@ -28,13 +28,12 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
-from sciinf.core import Batch, Surrogate
+from sciinf.core import Batch, Surrogate, predicted
 from sciinf.dynamics.field_equation import FieldEquation
 from sciinf.dynamics.random_field import RandomField
 from sciinf.nets.packaged_operators import FNO
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Operator, Stepwise
-from sciinf.trust.fields import predicted
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 PDE = SIMULATORS / "pde"

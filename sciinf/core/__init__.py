@@ -11,7 +11,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, load_simulator, source_hash
-from sciinf.core.surrogate import Surrogate
+from sciinf.core.surrogate import Surrogate, predicted
 
 __all__ = [
     "Adjusting",
@@ -43,6 +43,7 @@ __all__ = [
     "as_observation",
     "load_fit",
     "load_simulator",
+    "predicted",
     "read_observation",
     "save_fit",
     "source_hash",

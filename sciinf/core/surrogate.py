@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.learned import Learned
+from sciinf.core.learned import Batch, Learned
 from sciinf.core.simulator import X
+
+_ROWS = 64  # predicted at once
 
 
 class Surrogate(Learned, ABC):
@@ -41,3 +43,10 @@ class Surrogate(Learned, ABC):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:
         """Draws of what the prediction is off by, solution minus prediction, as held-out simulations tell."""
+
+
+@torch.no_grad()
+def predicted(surrogate: Surrogate, rows: Batch) -> Float[Tensor, "batch ..."]:
+    """Predictions for simulations, in pieces, on their device."""
+    parts = [rows.rows(slice(k, k + _ROWS)) for k in range(0, len(rows), _ROWS)]
+    return torch.cat([surrogate.predict(part.theta, part.x).to(rows.theta.device) for part in parts])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciinf.core import Batch, Surrogate
+from sciinf.core import Batch, Surrogate, predicted
 from sciinf.dynamics.field_equation import FieldSource
 from sciinf.figures.style import BLUE, INK, MUTED, WIDTH, label, look
-from sciinf.trust.fields import Band, predicted
+from sciinf.trust.fields import Band
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X
+from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X, predicted
 from sciinf.core.checks import check_whole
 
 _BYTES = 64 * 2**20  # of errors kept, at most
@@ -138,16 +138,14 @@ class OfFields(Surrogate, Adjusting, ABC):
         """Keep what predictions of held-out rows are off by."""
         sizes, rows, relative, kept = [], [], [], []
         for batch in batches():
-            for part in torch.arange(len(batch)).split(64):
-                one = batch.rows(part.to(batch.theta.device))
-                true = one.x[self.target]
-                off = true - self.predict(one.theta, one.x)
-                size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
-                relative.append(size / true.flatten(1).square().mean(1).sqrt().clamp_min(1e-30))
-                sizes.append(size)
-                rows.append(one.theta)
-                if sum(map(len, kept)) < len(self.errors):
-                    kept.append(off)
+            true = batch.x[self.target]
+            off = true - predicted(self, batch)
+            size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
+            relative.append(size / true.flatten(1).square().mean(1).sqrt().clamp_min(1e-30))
+            sizes.append(size)
+            rows.append(batch.theta)
+            if sum(map(len, kept)) < len(self.errors):
+                kept.append(off)
         off, size, theta = torch.cat(kept)[: len(self.errors)], torch.cat(sizes), torch.cat(rows)
         if not bool(size.isfinite().all()):
             bad = int((~size.isfinite()).sum())

@@ -15,10 +15,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciinf.core import Fit, X
+from sciinf.core import Batch, Fit, X, predicted
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
-
-_CHUNK = 256  # rows predicted at once
 
 
 @final
@@ -57,11 +55,7 @@ class Emulator(FieldSource):
 
     @torch.no_grad()
     def solution(self, theta: Tensor, given: X, *, generator: torch.Generator) -> Tensor:
-        parts = []
-        for index in torch.arange(len(theta), device=theta.device).split(_CHUNK):
-            some = {name: value[index] for name, value in given.items()}
-            found = self.surrogate.predict(theta[index], some)
-            if self.with_error:
-                found = found + self.surrogate.error(theta[index], some, generator=generator)
-            parts.append(found.to(theta.device))
-        return torch.cat(parts)
+        found = predicted(self.surrogate, Batch(theta, given))
+        if self.with_error:
+            found = found + self.surrogate.error(theta, given, generator=generator).to(found.device)
+        return found

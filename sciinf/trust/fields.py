@@ -32,10 +32,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciinf.core import Batch, Surrogate
+from sciinf.core import Batch, Surrogate, predicted
 from sciinf.store import Store
-
-_ROWS = 64  # predicted at once
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,6 @@ def conformal(surrogate: Surrogate, fresh: Store | Batch, *, level: float = 0.9,
     else:
         width = off.kthvalue(rank, dim=0).values
     return Band(width, level, simultaneous, count)
-
-
-@torch.no_grad()
-def predicted(surrogate: Surrogate, rows: Batch) -> Float[Tensor, "batch ..."]:
-    """Predictions for simulations, in pieces."""
-    parts = [rows.rows(slice(k, k + _ROWS)) for k in range(0, len(rows), _ROWS)]
-    return torch.cat([surrogate.predict(part.theta, part.x).to(rows.theta.device) for part in parts])
 
 
 def crps(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

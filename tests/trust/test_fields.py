@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from surrogates.fields import Decay
 
-from sciinf.core import Batch
+from sciinf.core import Batch, predicted
 from sciinf.surrogates import Operator
-from sciinf.trust.fields import conformal, crps, interval_coverage, predicted, rank_histogram, spread_skill
+from sciinf.trust.fields import conformal, crps, interval_coverage, rank_histogram, spread_skill
 
 
 def generator(seed=0):
