@@ -7,10 +7,11 @@
 Parts. "solvers": simulations per second of every equation, and how much halving its step changes them. "burgers": an
 `Operator` from u(0) to u(1), 1,000 pairs. "darcy": from coefficient to pressure, beside the FNO of the neuraloperator
 package (extra "operators") on the same data, as many epochs, by the same training loop; medians of three seeds.
-"navier_stokes": `Stepwise` over 20 time units. "bridge": viscosity and amplitude of a wave of Burgers' equation from
-ten sensors, through the solver and through a surrogate, well and badly trained, against a grid. "speed": surrogates and
-solvers coarsened until they are no more accurate. Errors are relative, in the mean square; seconds are CPU seconds of
-one thread.
+"navier_stokes": `Stepwise` over 20 time units. "stability": a thousand steps of turbulence at viscosity 1e-4, by a
+plain operator that sees all waves and by a bounded one, three seeds. "bridge": viscosity and amplitude of a wave of
+Burgers' equation from ten sensors, through the solver and through a surrogate, well and badly trained, against a grid.
+"speed": surrogates and solvers coarsened until they are no more accurate. Errors are relative, in the mean square;
+seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from bridge import bridge
 from reporting import SIMULATORS, arguments, check, clock, finish, seconds
+from stability import stability
 from torch import Tensor
 from torch import distributions as td
 
@@ -254,6 +256,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "burgers": burgers,
     "darcy": darcy,
     "navier_stokes": navier_stokes,
+    "stability": stability,
     "bridge": bridge,
     "speed": speed,
 }

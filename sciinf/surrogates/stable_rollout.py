@@ -1,17 +1,26 @@
-r"""A step whose spectral layers can only weaken waves: for `Stepwise`, over many steps.
+r"""A step that cannot run away, however often it is taken: for `Stepwise`.
 
-A layer is a residual one whose spectral part can only weaken and turn waves,
+With frames h in sds of the flow, l(h) = h min(1, L / rms(h)) and q the sd of a step in the same units, a step is
 
-    h <- h + S(M(h)),     (S v)(k) = sigmoid(a_{c,k}) e^{i phi_{c,k}} vhat(k)  for |k| < m,  0 beyond,
+    h <- (1 - q) h + q (W l(h) + B(f(l(h)))),     (W h)(k) = sigmoid(a_k) e^{i p_k} hhat(k)  for |k| < m,  0 beyond,
+    B(v) = v min(1, c / rms(v)),
 
-channel by channel, with a matrix network M at every point between; all matrices have their largest singular value
-divided out (spectral normalisation). Waves are kept within a circle, not a square, so that no direction is preferred,
-and all that the grid resolves can be: what sets off a plain operator are the highest waves, which aliasing feeds and
-its truncated layers never see.
+f a network, c = 2. W weakens every wave, and B limits what comes in: with q <= 1 (frames that resemble the one
+before) the root mean square of frames never exceeds L + c, or what it began with, whatever f has learnt and
+wherever it is asked. f is made of layers whose spectral part can only weaken and turn waves too, channel by channel,
+with a matrix network M between:
+
+    h <- h + S(M(h)),     (S v)(k) = sigmoid(a_{c,k}) e^{i p_{c,k}} vhat(k)  for |k| < m,  0 beyond,
+
+and begins as fields that are blurred and moved by some cells, from which matrices make slopes. Waves are kept within a
+circle, not a square, so that no direction is preferred, and all that the grid resolves can be: what sets off a plain
+operator are the highest waves, which aliasing feeds and its truncated layers never see.
+
+McCabe et al. have the circle and the bounded multipliers, and divide the largest singular value out of every matrix.
+With the widths that a few CPU minutes allow that learnt no more than to stand still; the bound of W and B needs it not.
 
 References:
     | Towards Stability of Autoregressive Neural Operators (McCabe et al., 2023), https://arxiv.org/abs/2306.10619
-    | Spectral Normalization for Generative Adversarial Networks (Miyato et al., 2018), https://arxiv.org/abs/1802.05957
 """
 
 from __future__ import annotations
@@ -23,11 +32,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from sciinf.core.checks import check_whole
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Pointwise, places, restored, transformed
+
+_CHANGE = 2.0  # c
+_PACE = 5.0  # of what belongs to one wave, beside that of matrices: it sees less of the loss
+_MOVED = 1.5  # sd of the first shifts, in cells
+_BLURRED = (0.3, 6.0)  # the first blurs, in cells
 
 
 class Weakening(nn.Module):
@@ -36,23 +49,29 @@ class Weakening(nn.Module):
     Args:
         channels: Of fields, in and out.
         modes: m, of every direction.
+        still: Whether it begins as next to nothing done, not as a blur and a shift of every channel.
     """
 
     circle: Tensor
 
-    def __init__(self, channels: int, modes: Sequence[int]) -> None:
+    def __init__(self, channels: int, modes: Sequence[int], *, still: bool = False) -> None:
         super().__init__()
         self.modes = tuple(modes)
         waves = [torch.arange(1 - m, m) / m for m in self.modes[:-1]] + [torch.arange(self.modes[-1]) / self.modes[-1]]
-        squared = sum(k.square() for k in torch.meshgrid(*waves, indexing="ij"))
-        self.register_buffer("circle", torch.as_tensor(squared) < 1, persistent=False)
-        shape = (channels, *self.circle.shape)
-        self.size = nn.Parameter(torch.randn(shape) * 0.5)
-        self.turn = nn.Parameter(torch.randn(shape) * 0.5)
+        k = torch.stack(torch.meshgrid(*waves, indexing="ij"))
+        squared = k.square().sum(0)
+        self.register_buffer("circle", squared < 1, persistent=False)
+        ones = [1] * len(self.modes)
+        blur = torch.empty(channels, *ones).uniform_(*map(math.log, _BLURRED)).exp()
+        size = (-0.5 * (math.pi * blur).square() * squared).exp().clamp(0.02, 0.9)
+        moved = _MOVED * torch.randn(channels, len(self.modes))
+        turn = math.pi * (moved.reshape(channels, -1, *ones) * k).sum(1)
+        self.size = nn.Parameter((torch.full_like(size, 3.0) if still else torch.logit(size)) / _PACE)
+        self.turn = nn.Parameter((torch.zeros_like(turn) if still else turn) / _PACE)
 
     def multiplier(self) -> Float[Tensor, "channel ..."]:
-        """Complex, no larger than 1."""
-        return torch.polar(torch.sigmoid(self.size) * self.circle, self.turn)
+        """Complex, smaller than 1."""
+        return torch.polar(torch.sigmoid(_PACE * self.size) * self.circle, _PACE * self.turn)
 
     def forward(self, fields: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         space = fields.shape[2:]
@@ -67,8 +86,7 @@ class StableLayer(nn.Module):
 
     def __init__(self, width: int, modes: Sequence[int], parameters: int) -> None:
         super().__init__()
-        self.enter = spectral_norm(Pointwise(width, 2 * width))
-        self.leave = spectral_norm(Pointwise(2 * width, width))
+        self.enter, self.leave = Pointwise(width, 2 * width), Pointwise(2 * width, width)
         self.film = nn.Linear(parameters, 4 * width)
         self.weaken = Weakening(width, modes)
 
@@ -79,17 +97,20 @@ class StableLayer(nn.Module):
 
 
 class StableNet(FieldNetwork):
-    """What `Stable` builds."""
+    """W l(h) - h + B(f(l(h))), the change of a frame in sds of a step; what `Stable` builds."""
 
     def __init__(self, told: Stable, channels: tuple[int, int], modes: Sequence[int], parameters: int) -> None:
         super().__init__()
-        self.coordinates, seen = told.coordinates, channels[0] + 2 * len(modes) * told.coordinates
-        self.enter = spectral_norm(Pointwise(seen, told.width))
+        self.coordinates, self.limit, self.target = told.coordinates, told.limit, channels[1]
+        self.enter = Pointwise(channels[0] + 2 * len(modes) * told.coordinates, told.width)
         self.layers = nn.ModuleList(StableLayer(told.width, modes, parameters) for _ in range(told.layers))
-        self.leave = spectral_norm(Pointwise(told.width, channels[1]))
-        self.gain = nn.Parameter(torch.ones(()))
+        self.project, self.leave = Pointwise(told.width, 2 * told.width), Pointwise(2 * told.width, channels[1])
+        self.hold = Weakening(channels[1], modes, still=True)
 
     def forward(self, fields: Tensor, theta: Tensor) -> Tensor:
+        frame = fields[:, : self.target]
+        held = limited(frame, self.limit)
+        fields = torch.cat([held, fields[:, self.target :]], 1)
         if self.coordinates:  # on a ring, which has no beginning
             angle = 2 * math.pi * places(fields.shape[2:], fields) * _ends(fields)
             around = torch.cat([angle.sin(), angle.cos()], 1)
@@ -97,7 +118,13 @@ class StableNet(FieldNetwork):
         hidden = self.enter(fields)
         for layer in self.layers:
             hidden = layer(hidden, theta)
-        return self.gain * self.leave(hidden)
+        return self.hold(held) - frame + limited(self.leave(F.gelu(self.project(hidden))), _CHANGE)
+
+
+def limited(fields: Float[Tensor, "batch channel *space"], most: float) -> Float[Tensor, "batch channel *space"]:
+    """l, and B: fields whose root mean square is no larger."""
+    level = fields.flatten(1).square().mean(1).add(1e-12).sqrt()
+    return fields * (most / level).clamp(max=1.0).reshape(-1, *[1] * (fields.ndim - 1))
 
 
 class Stable(FieldArchitecture):
@@ -108,22 +135,34 @@ class Stable(FieldArchitecture):
         modes: m, for every direction or one for each: half of the grid's points for all of its waves.
         layers: How many.
         coordinates: Whether the network is told where a point lies: where the equation is not the same everywhere.
+        limit: L, a root mean square that frames do not reach, in sds of all frames: the tighter, the nearer a long
+            rollout stays to what the flow does.
 
     Raises:
         ValueError: If a number is not positive.
     """
 
     def __init__(
-        self, width: int = 32, modes: int | Sequence[int] = 32, *, layers: int = 4, coordinates: bool = False
+        self,
+        width: int = 32,
+        modes: int | Sequence[int] = 32,
+        *,
+        layers: int = 4,
+        coordinates: bool = False,
+        limit: float = 3.0,
     ) -> None:
         for name, value in (("width", width), ("layers", layers)):
             check_whole(name, value, 1)
         for value in (modes,) if isinstance(modes, int) else modes:
             check_whole("modes", value, 1)
-        self.width, self.modes, self.layers, self.coordinates = width, modes, layers, coordinates
+        if not 0 < limit < math.inf:
+            raise ValueError(f"limit is a positive number of sds, got {limit}")
+        self.width, self.modes, self.layers, self.coordinates, self.limit = width, modes, layers, coordinates, limit
 
     def build(self, channels: tuple[int, int], directions: int, parameters: int) -> StableNet:
         modes = (self.modes,) * directions if isinstance(self.modes, int) else tuple(self.modes)
+        if channels[0] < channels[1]:
+            raise ValueError(f"a step from {channels[0]} channels to {channels[1]} is not from frame to frame")
         if len(modes) != directions:
             raise ValueError(f"modes {modes} are of {len(modes)} directions, the fields have {directions}")
         return StableNet(self, channels, modes, parameters)

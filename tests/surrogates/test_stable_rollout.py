@@ -7,8 +7,9 @@ import torch
 from surrogates.fields import Decay
 
 from sciinf import Recipe, load_fit, simulate, train
+from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Stepwise
-from sciinf.surrogates.stable_rollout import Stable, Weakening
+from sciinf.surrogates.stable_rollout import Stable, Weakening, limited
 
 
 def test_no_wave_grows_and_none_beyond_the_circle_is_left():
@@ -41,17 +42,28 @@ def test_a_multiplier_without_its_bound_is_seen():
     assert float(layer(fields).abs().max()) < 1
 
 
-def test_matrices_have_no_singular_value_above_one():
-    net = Stable(8, 4, layers=2).build((1, 1), 1, 2)
-    fields, theta = torch.randn(5, 1, 16), torch.randn(5, 2)
-    for _ in range(50):  # power iterations go on with each call
-        net.train()(fields, theta)
-    weights = [
-        net.enter.weight,
-        net.leave.weight,
-        *(m.weight for layer in net.layers for m in (layer.enter, layer.leave)),
-    ]
-    assert max(float(torch.linalg.matrix_norm(w, 2)) for w in weights) < 1.05
+@pytest.mark.parametrize("q", [0.1, 1.0])
+def test_no_weights_make_a_rollout_leave_its_bound(q):
+    def largest(architecture):
+        torch.manual_seed(0)
+        net = architecture.build((1, 1), 1, 2).eval()
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.mul_(20)  # as bad as can be
+            frame, sizes = torch.randn(5, 1, 16), []
+            for _ in range(200):
+                frame = frame + q * net(frame, torch.zeros(5, 2))
+                sizes.append(frame.square().mean((1, 2)).sqrt().max())
+        return float(torch.stack(sizes).max())
+
+    assert largest(Stable(8, 8, layers=2, limit=1.5)) <= 1.5 + 2.0 + 1e-4
+    assert not largest(Fourier(8, 8, layers=2)) < 1e3  # a plain one is the fault that the bound must be seen to mend
+
+
+def test_inside_its_limits_nothing_is_held():
+    fields = torch.randn(3, 2, 16)
+    assert torch.equal(limited(fields, 10.0), fields)
+    assert limited(fields, 0.1).square().mean((1, 2)).sqrt() == pytest.approx(torch.full((3,), 0.1), rel=1e-4)
 
 
 def test_coordinates_close_the_ring():
@@ -83,3 +95,7 @@ def test_what_does_not_fit_is_refused():
         Weakening(1, (8,))(torch.randn(1, 1, 15))
     with pytest.raises(ValueError, match="2 directions, the fields have 1"):
         Stable(8, (4, 4)).build((1, 1), 1, 1)
+    with pytest.raises(ValueError, match="from 1 channels to 2 is not from frame to frame"):
+        Stable(8, 4).build((1, 2), 1, 1)
+    with pytest.raises(ValueError, match="limit is a positive number"):
+        Stable(8, 4, limit=0.0)
