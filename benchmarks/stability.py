@@ -22,7 +22,7 @@ from sciinf.surrogates.stable_rollout import Stable
 
 POINTS, FINER = 64, 2  # read on every other point of those it is solved on
 SETTLED, EVERY, FRAMES = 12.0, 0.25, 81
-TRAJECTORIES, PAIRS, EPOCHS = 40, 4, 48
+TRAJECTORIES, PAIRS, EPOCHS = 40, 4, 32
 STEPS, BEYOND, SEEN_EVERY = 1_000, 3.0, 50
 OCTAVES = ((1, 4), (4, 8), (8, 16), (16, 32))
 NETS: dict[str, FieldArchitecture] = {
