@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Fit, X, predicted
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
+from sciinf.surrogates.stepwise import Stepwise
 
 
 @final
@@ -30,7 +31,7 @@ class Emulator(FieldSource):
 
     Raises:
         TypeError: If the fit is of an estimator, or the equation is none.
-        ValueError: If the fit is of another simulator's parameters or fields.
+        ValueError: If the fit is of another simulator's parameters or fields, or takes steps that its frames are not.
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
@@ -44,6 +45,8 @@ class Emulator(FieldSource):
         for name in (*self.surrogate.given, SOLUTION):
             if equation.observables.get(name) != self.surrogate.observables[name]:
                 raise ValueError(f"{name!r} of {equation.name!r} is not what {fit} was trained on")
+        if isinstance(self.surrogate, Stepwise):
+            self.surrogate.check_times(equation.times)
         sure = "" if error else "_without_error"
         self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
         self.prior, self.observables = equation.prior, equation.observables

@@ -79,6 +79,24 @@ class Stepwise(OfFields):
             channels = (self.channels_given, self.channels)
             self.network = (network or Fourier()).build(channels, len(self.space), len(prior.names))
 
+    def check_times(self, times: Sequence[float]) -> None:
+        """Refuse times of frames that are not as many equal steps.
+
+        Raises:
+            ValueError: If they are not evenly spaced, or `begins` and the first of them disagree.
+        """
+        if self.begins != (times[0] == 0):
+            place = "after the start, which is at 0" if self.begins else "the start itself"
+            raise ValueError(
+                f"the first frame, at {times[0]:g}, is {place}: build the surrogate with begins={not self.begins}"
+            )
+        steps = torch.tensor(times if self.begins else (0.0, *times), dtype=torch.float64).diff()
+        if float(steps.max() - steps.min()) > 1e-6 * float(steps.max()):
+            raise ValueError(
+                f"frames are {float(steps.min()):g} to {float(steps.max()):g} apart, and a step has one length: solve "
+                "at evenly spaced times, or predict all frames at once with an Operator"
+            )
+
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         known = self.stacked(batch.x).to(self.given_mean)
         frames = batch.x[self.target].to(self.target_mean)

@@ -195,6 +195,8 @@ def test_what_does_not_fit_is_refused(fits):
         (lambda: Stepwise(prior, {**fields, "initial": Observable((2, 16))}), "has 2 channels"),
         (lambda: Stepwise(prior, {**fields, "u": Observable((1, 1, 16))}), "no step from one"),
         (lambda: Emulator(fits[Operator], Decay(points=32)), "not what"),
+        (lambda: Emulator(fits[Stepwise], Decay(times=(0.5, 1.0, 1.5))), "at 0.5, is after the start"),
+        (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 0.5, 1.5))), "0.5 to 1 apart"),
         (lambda: Sobolev(math.inf), "finite"),
     ):
         with pytest.raises(ValueError, match=says):
