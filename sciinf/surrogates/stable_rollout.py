@@ -1,20 +1,21 @@
 r"""A step that cannot run away, however often it is taken: for `Stepwise`.
 
-With frames h in sds of the flow, l(h) = h min(1, L / rms(h)) and q the sd of a step in the same units, a step is
+With frames h in sds of the flow, l(h) = h min(1, L / rms(h)) and q the sd of a step in the same units, q <= 1
+(`Stepwise` sees to that), a step is, channel by channel of the frame,
 
     h <- (1 - q) h + q (W l(h) + B(f(l(h)))),     (W h)(k) = sigmoid(a_k) e^{i p_k} hhat(k)  for |k| < m,  0 beyond,
     B(v) = v min(1, c / rms(v)),
 
-f a network, c = 2. W weakens every wave, and B limits what comes in: with q <= 1 (frames that resemble the one
-before) the root mean square of frames never exceeds L + c, or what it began with, whatever f has learnt and
-wherever it is asked. f is made of layers whose spectral part can only weaken and turn waves too, channel by channel,
-with a matrix network M between:
+f a network, c = 2. W weakens every wave, and B limits what comes in, so that the root mean square of a channel never
+exceeds L + c, or what it began with, whatever weights f has learnt and wherever it is asked. f is made of layers whose
+spectral part can only weaken and turn waves too, with a matrix network M between:
 
     h <- h + S(M(h)),     (S v)(k) = sigmoid(a_{c,k}) e^{i p_{c,k}} vhat(k)  for |k| < m,  0 beyond,
 
 and begins as fields that are blurred and moved by some cells, from which matrices make slopes. Waves are kept within a
-circle, not a square, so that no direction is preferred, and all that the grid resolves can be: what sets off a plain
-operator are the highest waves, which aliasing feeds and its truncated layers never see.
+circle (an ellipse, if m differs by direction), not a square, so that no direction is preferred, and all that the grid
+resolves can be: what sets off a plain operator are the highest waves, which aliasing feeds and its truncated layers
+never see.
 
 McCabe et al. have the circle and the bounded multipliers, and divide the largest singular value out of every matrix.
 With the widths that a few CPU minutes allow that learnt no more than to stand still; the bound of W and B needs it not.
@@ -39,8 +40,8 @@ from sciinf.nets.spectral import Pointwise, places, restored, transformed
 
 _CHANGE = 2.0  # c
 _PACE = 5.0  # of what belongs to one wave, beside that of matrices: it sees less of the loss
-_MOVED = 1.5  # sd of the first shifts, in cells
-_BLURRED = (0.3, 6.0)  # the first blurs, in cells
+_MOVED = 1.5  # sd of the first shifts, in the same
+_BLURRED = (0.3, 6.0)  # the first blurs, in cells of a grid with twice as many points as waves
 
 
 class Weakening(nn.Module):
@@ -57,27 +58,28 @@ class Weakening(nn.Module):
     def __init__(self, channels: int, modes: Sequence[int], *, still: bool = False) -> None:
         super().__init__()
         self.modes = tuple(modes)
-        waves = [torch.arange(1 - m, m) / m for m in self.modes[:-1]] + [torch.arange(self.modes[-1]) / self.modes[-1]]
+        ends = [(1 - m if axis < len(self.modes) - 1 else 0, m) for axis, m in enumerate(self.modes)]
+        waves = [torch.arange(first, m, dtype=torch.float64) / m for first, m in ends]
         k = torch.stack(torch.meshgrid(*waves, indexing="ij"))
         squared = k.square().sum(0)
-        self.register_buffer("circle", squared < 1, persistent=False)
+        self.register_buffer("circle", squared < 1 - 1e-12, persistent=False)
         ones = [1] * len(self.modes)
         blur = torch.empty(channels, *ones).uniform_(*map(math.log, _BLURRED)).exp()
         size = (-0.5 * (math.pi * blur).square() * squared).exp().clamp(0.02, 0.9)
         moved = _MOVED * torch.randn(channels, len(self.modes))
         turn = math.pi * (moved.reshape(channels, -1, *ones) * k).sum(1)
-        self.size = nn.Parameter((torch.full_like(size, 3.0) if still else torch.logit(size)) / _PACE)
-        self.turn = nn.Parameter((torch.zeros_like(turn) if still else turn) / _PACE)
+        self.size = nn.Parameter((torch.full_like(size, 3.0) if still else torch.logit(size)).float() / _PACE)
+        self.turn = nn.Parameter((torch.zeros_like(turn) if still else turn).float() / _PACE)
 
     def multiplier(self) -> Float[Tensor, "channel ..."]:
-        """Complex, smaller than 1."""
+        """Complex, no larger than 1."""
         return torch.polar(torch.sigmoid(_PACE * self.size) * self.circle, _PACE * self.turn)
 
     def forward(self, fields: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         space = fields.shape[2:]
         for n, m in zip(space, self.modes, strict=True):
-            if n < 2 * m:
-                raise ValueError(f"{n} grid points do not have the {m} waves that are kept; build it with {n // 2}")
+            if m > (n + 1) // 2:
+                raise ValueError(f"{n} grid points have no {m} waves to keep: build Stable with modes={(n + 1) // 2}")
         return restored(transformed(fields, self.modes) * self.multiplier(), self.modes, space)
 
 
@@ -122,9 +124,9 @@ class StableNet(FieldNetwork):
 
 
 def limited(fields: Float[Tensor, "batch channel *space"], most: float) -> Float[Tensor, "batch channel *space"]:
-    """l, and B: fields whose root mean square is no larger."""
-    level = fields.flatten(1).square().mean(1).add(1e-12).sqrt()
-    return fields * (most / level).clamp(max=1.0).reshape(-1, *[1] * (fields.ndim - 1))
+    """l, and B: channels whose root mean square is no larger."""
+    level = fields.flatten(2).square().mean(2).add(1e-12).sqrt()
+    return fields * (most / level).clamp(max=1.0).reshape(*level.shape, *[1] * (fields.ndim - 2))
 
 
 class Stable(FieldArchitecture):
@@ -135,8 +137,8 @@ class Stable(FieldArchitecture):
         modes: m, for every direction or one for each: half of the grid's points for all of its waves.
         layers: How many.
         coordinates: Whether the network is told where a point lies: where the equation is not the same everywhere.
-        limit: L, a root mean square that frames do not reach, in sds of all frames: the tighter, the nearer a long
-            rollout stays to what the flow does.
+        limit: L, in sds of all frames from their mean: above the root mean square of any true frame. The tighter, the
+            nearer a long rollout stays to what the flow does; it never exceeds L + 2.
 
     Raises:
         ValueError: If a number is not positive.
@@ -160,6 +162,8 @@ class Stable(FieldArchitecture):
         self.width, self.modes, self.layers, self.coordinates, self.limit = width, modes, layers, coordinates, limit
 
     def build(self, channels: tuple[int, int], directions: int, parameters: int) -> StableNet:
+        if not directions:
+            raise ValueError("fields without space, as of ordinary differential equations, have no waves for a Stable")
         modes = (self.modes,) * directions if isinstance(self.modes, int) else tuple(self.modes)
         if channels[0] < channels[1]:
             raise ValueError(f"a step from {channels[0]} channels to {channels[1]} is not from frame to frame")

@@ -1,6 +1,6 @@
 r"""One frame from the one before, again and again.
 
-    u_{t+1} = u_t + d f(u_t, g, theta),     d the sd of a step,     loss = |u_{t+1} - true| / |true|,
+    u_{t+1} = u_t + d f(u_t, g, theta),     d the sd of a step, or of frames if less,     loss = |u_{t+1} - true| / |true|,
 
 over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
 length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
@@ -122,9 +122,10 @@ class Stepwise(OfFields):
     ) -> Float[Tensor, "batch channel *space"]:
         """The frame after one."""
         mean, sd = self.level()
+        apart = torch.minimum(self.step_sd, sd)
         fixed = (stays - self.given_mean[self.channels :]) / self.given_sd[self.channels :]
         here = torch.cat([(frame - mean) / sd, fixed], 1)
-        return frame + self.step_sd * self.network(here, z)
+        return frame + apart * self.network(here, z)
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         return self.rollout(theta, given, self.frames - self.begins)[:, 0 if self.begins else 1 :]
