@@ -31,7 +31,7 @@ class Emulator(FieldSource):
 
     Raises:
         TypeError: If the fit is of an estimator, or the equation is none.
-        ValueError: If the fit is of another simulator's parameters or fields, or takes steps that its frames are not.
+        ValueError: If the fit is of another simulator's parameters or fields, or its frames are no equal steps.
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:

@@ -1,6 +1,7 @@
 r"""One frame from the one before, again and again.
 
-    u_{t+1} = u_t + d f(u_t, g, theta),     d the sd of a step, or of frames if less,     loss = |u_{t+1} - true| / |true|,
+    u_{t+1} = u_t + d f(u_t, g, theta),     d the sd of a step or, if less, of frames,
+    loss = |u_{t+1} - true| / |true|,
 
 over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
 length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
