@@ -7,6 +7,7 @@ from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.operator import Operator
 from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
+from sciinf.surrogates.stable_rollout import Stable
 from sciinf.surrogates.stepwise import Stepwise
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RelativeL2",
     "Sobolev",
     "SpectralRefiner",
+    "Stable",
     "Stepwise",
     "interval",
     "refine",
