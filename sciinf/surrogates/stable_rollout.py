@@ -50,7 +50,7 @@ class Weakening(nn.Module):
     Args:
         channels: Of fields, in and out.
         modes: m, of every direction.
-        still: Whether it begins as next to nothing done, not as a blur and a shift of every channel.
+        still: Whether it begins by damping the highest waves alone, not as a blur and a shift of every channel.
     """
 
     circle: Tensor
@@ -68,7 +68,8 @@ class Weakening(nn.Module):
         size = (-0.5 * (math.pi * blur).square() * squared).exp().clamp(0.02, 0.9)
         moved = _MOVED * torch.randn(channels, len(self.modes))
         turn = math.pi * (moved.reshape(channels, -1, *ones) * k).sum(1)
-        self.size = nn.Parameter((torch.full_like(size, 3.0) if still else torch.logit(size)).float() / _PACE)
+        held = (3.0 - 6.0 * squared).expand_as(size)
+        self.size = nn.Parameter((held if still else torch.logit(size)).float() / _PACE)
         self.turn = nn.Parameter((torch.zeros_like(turn) if still else turn).float() / _PACE)
 
     def multiplier(self) -> Float[Tensor, "channel ..."]:
