@@ -47,3 +47,17 @@ def intervals(times: Sequence[float], longest: float) -> list[tuple[float, float
         raise ValueError(f"the longest step is {longest}, expected a positive time")
     pairs = itertools.pairwise((0.0, *times))
     return [(before, after, math.ceil((after - before) / longest - 1e-9)) for before, after in pairs]
+
+
+def spacing(times: Sequence[float]) -> float:
+    """The time from each to the next.
+
+    Raises:
+        ValueError: If they are not evenly spaced.
+    """
+    apart = [after - before for before, after in itertools.pairwise(times)]
+    if max(apart) - min(apart) > 1e-6 * max(apart):
+        raise ValueError(
+            f"frames are {min(apart):g} to {max(apart):g} apart, and a step has one length: solve at evenly spaced times"
+        )
+    return (times[-1] - times[0]) / len(apart)

@@ -189,23 +189,45 @@ class Fourier(FieldArchitecture):
     ) -> None:
         for name, value in (("width", width), ("layers", layers), ("hidden", hidden)):
             check_whole(name, value, 1)
-        for value in (modes,) if isinstance(modes, int) else modes:
-            check_whole("modes", value, 1)
+        check_modes(modes)
         if padding < 0:
             raise ValueError(f"padding is a fraction of the points of at least 0, got {padding}")
         self.width, self.modes, self.layers, self.hidden = width, modes, layers, hidden
         self.coordinates, self.padding = coordinates, padding
 
     def build(self, channels: tuple[int, int], directions: int, parameters: int) -> FourierNet:
-        if not directions:
-            raise ValueError("fields without space, as of ordinary differential equations, have no waves for a Fourier")
-        modes = (self.modes,) * directions if isinstance(self.modes, int) else tuple(self.modes)
-        if len(modes) != directions:
-            raise ValueError(f"modes {modes} are of {len(modes)} directions, the fields have {directions}")
+        modes = each_direction(self.modes, directions)
         return FourierNet(self, channels, modes, parameters)
+
+
+def check_modes(modes: int | Sequence[int]) -> None:
+    """Refuse numbers of waves that are not whole and positive."""
+    for value in (modes,) if isinstance(modes, int) else modes:
+        check_whole("modes", value, 1)
+
+
+def each_direction(modes: int | Sequence[int], directions: int) -> tuple[int, ...]:
+    """Numbers of waves of every direction.
+
+    Raises:
+        ValueError: If there is no direction, or there are numbers for others.
+    """
+    if not directions:
+        raise ValueError("fields without space, as of ordinary differential equations, have no waves for this network")
+    found = (modes,) * directions if isinstance(modes, int) else tuple(modes)
+    if len(found) != directions:
+        raise ValueError(f"modes {found} are of {len(found)} directions, the fields have {directions}")
+    return found
 
 
 def places(space: Sequence[int], like: Tensor) -> Float[Tensor, "1 dim *space"]:
     """Coordinates of points, each from 0 to 1."""
     axes = [torch.linspace(0.0, 1.0, n, dtype=like.dtype, device=like.device) for n in space]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def around(space: Sequence[int], like: Tensor) -> Float[Tensor, "twice_dim ..."]:
+    """Cosines and sines of where points lie on a ring or torus, which has no beginning."""
+    axes = [2 * math.pi / n * torch.arange(n, dtype=like.dtype, device=like.device) for n in space]
+    angles = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return torch.cat([angles.cos(), angles.sin()])

@@ -57,7 +57,8 @@ from sciinf.core import Batch, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.field_equation import Evolution
-from sciinf.nets.spectral import FourierLayer, Pointwise, SpectralConv
+from sciinf.dynamics.frames import spacing
+from sciinf.nets.spectral import FourierLayer, Pointwise, SpectralConv, around
 from sciinf.surrogates._fields import OfFields
 from sciinf.surrogates._least_squares import gauss_newton
 from sciinf.surrogates.losses import FieldLoss, RelativeL2, squared_modes
@@ -119,7 +120,9 @@ class SpectralRefiner(OfFields):
             raise ValueError(f"{target!r} has shape {self.observables[target].shape}: a trajectory of fields is needed")
         self.padded, self.distance = math.ceil(self.frames * (1 + padding)), loss or RelativeL2()
         kept = (modes_time, *[modes] * len(self.space))
-        self.register_buffer("places", _around(self.space) if coordinates else torch.zeros(0, *self.space), False)
+        self.register_buffer(
+            "places", around(self.space, self.target_mean) if coordinates else torch.zeros(0, *self.space), False
+        )
         with global_seed(torch.Generator().manual_seed(seed)):
             self.enter = Pointwise(self.channels_given + len(self.places) + 1, width)
             self.layers = nn.ModuleList(FourierLayer(width, kept, len(prior.names)) for _ in range(layers))
@@ -237,13 +240,13 @@ def refine(
     if not isinstance(surrogate, SpectralRefiner):
         raise TypeError(f"only a SpectralRefiner has a last layer to refine, got {type(surrogate).__name__}")
     times, layout = equation.times, (surrogate.channels, *surrogate.space)
-    spacing = times[-1] / max(len(times) - 1, 1)
-    if len(times) != surrogate.frames or any(abs(t - k * spacing) > 1e-6 * spacing for k, t in enumerate(times)):
-        raise ValueError(f"frames at {times}: expected {surrogate.frames} that are evenly spaced, the first at 0")
+    if len(times) != surrogate.frames or times[0] != 0:
+        raise ValueError(f"frames at {times}: expected {surrogate.frames}, the first at 0")
+    apart = spacing(times)
     if equation.observables[surrogate.target].shape[1:] != layout:
         raise ValueError(f"the equation's fields are {equation.observables[surrogate.target].shape[1:]}, not {layout}")
     with torch.no_grad():
-        path = copy.deepcopy(surrogate).double().path(theta.double(), given, spacing)
+        path = copy.deepcopy(surrogate).double().path(theta.double(), given, apart)
     return correct(path, equation, theta, steps=steps, waves=surrogate.padded // 2 if waves is None else waves)
 
 
@@ -342,12 +345,6 @@ def _symbol(equation: Evolution, theta: Tensor, base: Tensor, point: Tensor) -> 
         found.append(equation.grid.transformed(response[:, 0, channel]))
     symbol = torch.stack(found, 1)
     return torch.complex(symbol.real.clamp_max(0.0), symbol.imag)
-
-
-def _around(space: Sequence[int]) -> Float[Tensor, "coordinate ..."]:
-    axes = [2 * math.pi / n * torch.arange(n) for n in space]
-    angles = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return torch.cat([angles.cos(), angles.sin()])
 
 
 def _basis(times: Tensor, count: int, period: float, order: int) -> Float[Tensor, "time wave"]:

@@ -36,12 +36,12 @@ from torch.nn import functional as F
 
 from sciinf.core.checks import check_whole
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
-from sciinf.nets.spectral import Pointwise, places, restored, transformed
+from sciinf.nets.spectral import Pointwise, around, check_modes, each_direction, restored, transformed
 
 _CHANGE = 2.0  # c
 _PACE = 5.0  # of what belongs to one wave, beside that of matrices: it sees less of the loss
-_MOVED = 1.5  # sd of the first shifts, in the same
 _BLURRED = (0.3, 6.0)  # the first blurs, in cells of a grid with twice as many points as waves
+_MOVED = 1.5  # sd of the first shifts, in the same
 
 
 class Weakening(nn.Module):
@@ -114,10 +114,9 @@ class StableNet(FieldNetwork):
         frame = fields[:, : self.target]
         held = limited(frame, self.limit)
         fields = torch.cat([held, fields[:, self.target :]], 1)
-        if self.coordinates:  # on a ring, which has no beginning
-            angle = 2 * math.pi * places(fields.shape[2:], fields) * _ends(fields)
-            around = torch.cat([angle.sin(), angle.cos()], 1)
-            fields = torch.cat([fields, around.expand(len(fields), -1, *fields.shape[2:])], 1)
+        if self.coordinates:
+            place = around(fields.shape[2:], fields)
+            fields = torch.cat([fields, place.expand(len(fields), *place.shape)], 1)
         hidden = self.enter(fields)
         for layer in self.layers:
             hidden = layer(hidden, theta)
@@ -156,24 +155,13 @@ class Stable(FieldArchitecture):
     ) -> None:
         for name, value in (("width", width), ("layers", layers)):
             check_whole(name, value, 1)
-        for value in (modes,) if isinstance(modes, int) else modes:
-            check_whole("modes", value, 1)
+        check_modes(modes)
         if not 0 < limit < math.inf:
             raise ValueError(f"limit is a positive number of sds, got {limit}")
         self.width, self.modes, self.layers, self.coordinates, self.limit = width, modes, layers, coordinates, limit
 
     def build(self, channels: tuple[int, int], directions: int, parameters: int) -> StableNet:
-        if not directions:
-            raise ValueError("fields without space, as of ordinary differential equations, have no waves for a Stable")
-        modes = (self.modes,) * directions if isinstance(self.modes, int) else tuple(self.modes)
         if channels[0] < channels[1]:
             raise ValueError(f"a step from {channels[0]} channels to {channels[1]} is not from frame to frame")
-        if len(modes) != directions:
-            raise ValueError(f"modes {modes} are of {len(modes)} directions, the fields have {directions}")
+        modes = each_direction(self.modes, directions)
         return StableNet(self, channels, modes, parameters)
-
-
-def _ends(fields: Tensor) -> Tensor:
-    """What makes the last point of each direction the one before the first."""
-    part = torch.tensor([(n - 1) / n for n in fields.shape[2:]], dtype=fields.dtype, device=fields.device)
-    return part.reshape(1, -1, *[1] * (fields.ndim - 2))

@@ -26,6 +26,7 @@ from torch import Tensor
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
+from sciinf.dynamics.frames import spacing
 from sciinf.nets.fields import FieldArchitecture
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates._fields import OfFields
@@ -91,12 +92,7 @@ class Stepwise(OfFields):
             raise ValueError(
                 f"the first frame, at {times[0]:g}, is {place}: build the surrogate with begins={not self.begins}"
             )
-        steps = torch.tensor(times if self.begins else (0.0, *times), dtype=torch.float64).diff()
-        if float(steps.max() - steps.min()) > 1e-6 * float(steps.max()):
-            raise ValueError(
-                f"frames are {float(steps.min()):g} to {float(steps.max()):g} apart, and a step has one length: solve "
-                "at evenly spaced times, or predict all frames at once with an Operator"
-            )
+        spacing(times if self.begins else (0.0, *times))
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         known = self.stacked(batch.x).to(self.given_mean)

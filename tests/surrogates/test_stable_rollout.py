@@ -9,9 +9,9 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Observable, Prior
-from sciinf.nets.spectral import Fourier, places
+from sciinf.nets.spectral import Fourier, around
 from sciinf.surrogates import Stepwise
-from sciinf.surrogates.stable_rollout import Stable, Weakening, _ends, limited
+from sciinf.surrogates.stable_rollout import Stable, Weakening, limited
 
 
 def check_no_wave_grows(layer):
@@ -81,7 +81,8 @@ def test_coordinates_close_the_ring():
     gaps = (found - found.roll(1)).abs()
     assert float(gaps.max()) > 1e-6
     assert 0.05 * float(gaps.max()) < float(gaps[0] + gaps[1]) < 3 * float(gaps[1:].max())
-    assert torch.allclose(places((16,), fields) * _ends(fields), torch.arange(16) / 16)
+    turn = 2 * torch.pi * torch.arange(16) / 16
+    assert torch.allclose(around((16,), fields), torch.stack([turn.cos(), turn.sin()]))
 
 
 def test_it_learns_a_step_and_is_read_back(tmp_path):
