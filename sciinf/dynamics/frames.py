@@ -58,6 +58,6 @@ def spacing(times: Sequence[float]) -> float:
     apart = [after - before for before, after in itertools.pairwise(times)]
     if max(apart) - min(apart) > 1e-6 * max(apart):
         raise ValueError(
-            f"frames are {min(apart):g} to {max(apart):g} apart, and a step has one length: space times evenly"
+            f"frames are {min(apart):g} to {max(apart):g} apart, and a step has one length: they must be evenly spaced"
         )
     return (times[-1] - times[0]) / len(apart)
