@@ -29,6 +29,7 @@ References:
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,11 +43,13 @@ from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
+from sciinf.engine.progress import Progress
 from sciinf.store import Store
 from sciinf.trust.ood import make_reference
 
 LEVELS = np.linspace(0.05, 0.95, 19)
-_PAIRS = 65_536  # (observation, draw) pairs in one pass
+_PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
+_PIECES = 20  # passes, at least: between them the user hears how far it is
 _SIGNIFICANT = 0.01
 _TOLERANCE = 0.03
 
@@ -59,6 +62,7 @@ def calibrate(
     rows: int = 5_000,
     draws: int = 127,
     seed: int = 0,
+    progress: bool = True,
 ) -> Calibration:
     """Check a posterior on fresh simulations.
 
@@ -71,6 +75,7 @@ def calibrate(
         rows: Largest number of simulations to use for ranks and coverage; the check of observations uses up to 20,000.
         draws: Posterior draws per simulation.
         seed: Seeds the draws.
+        progress: Whether to report progress on the standard error.
 
     Returns:
         Ranks, coverage, p-values and the verdict with its reasons.
@@ -95,7 +100,8 @@ def calibrate(
             f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100"
         )
     generator = torch.Generator().manual_seed(seed)
-    values = _statistics(posterior, fresh, draws, generator)
+    with Progress(len(fresh), 0, shown=progress, task="calibrating", unit="simulations calibrated on") as bar:
+        values = _statistics(posterior, fresh, draws, generator, bar)
     p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
     passed, reasons = _verdict(p_values, gaps, len(fresh))
     calibration = Calibration(
@@ -184,12 +190,14 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
     write_json(folder / "calibration.json", {**calibration.to_json(), **about})
 
 
-def _statistics(posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _statistics(
+    posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator, bar: Progress
+) -> dict[str, Tensor]:
     """Per row, numbers of draws: ranks (rows, D), and those that HPD and TARP count (rows,)."""
     prior = posterior.prior
     references = prior.bijection.forward(prior.sample(len(fresh), generator=generator))
     scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
-    chunk = max(1, _PAIRS // draws)
+    chunk = max(1, min(_PAIRS // draws, math.ceil(len(fresh) / _PIECES)))
     parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": []}
     for start in range(0, len(fresh), chunk):
         batch = fresh.rows(slice(start, start + chunk))
@@ -204,7 +212,8 @@ def _statistics(posterior: Posterior, fresh: Batch, draws: int, generator: torch
             density = posterior.log_prob_batched(both, batch.x)
             parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
         except DensityUnavailable:
-            continue
+            pass
+        bar.add(len(batch))
     return {name: torch.cat(values) for name, values in parts.items() if values}
 
 

@@ -220,6 +220,13 @@ def test_the_same_seed_gives_the_same_figures(simulator: Simulator, fresh: Store
     assert first.p_values != calibrate(Exact(simulator), fresh, rows=500, seed=1).p_values
 
 
+def test_it_says_how_far_it_is(simulator: Simulator, fresh: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(Exact(simulator), fresh, rows=500)
+    assert capsys.readouterr().err.startswith("500 of 500 simulations calibrated on, ")
+    calibrate(Exact(simulator), fresh, rows=500, progress=False)
+    assert not capsys.readouterr().err
+
+
 def test_round_trip_and_skip(simulator: Simulator, fresh: Store, tmp_path: Path) -> None:
     made = calibrate(Exact(simulator), fresh, tmp_path, rows=1_000)
     data = json.loads((tmp_path / "calibration.json").read_text())

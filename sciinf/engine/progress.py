@@ -1,4 +1,4 @@
-"""How a campaign is going: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""How a long job is going: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ class Progress:
         total: Rows in all.
         done: Rows that were there at the start.
         shown: Whether anything is printed, to the standard error.
+        task: What is being done.
+        unit: What a row is, in the plural.
     """
 
-    def __init__(self, total: int, done: int, *, shown: bool) -> None:
-        self.total, self.done, self.failed = total, done, 0
+    def __init__(
+        self, total: int, done: int, *, shown: bool, task: str = "simulating", unit: str = "simulations"
+    ) -> None:
+        self.total, self.done, self.failed, self.task, self.unit = total, done, 0, task, unit
         self._start = self._last = time.monotonic()
         self._before = done
         self._bar: Any = _bar() if shown and sys.stderr.isatty() else None
@@ -29,7 +33,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("simulating", total=self.total, completed=self.done, failed="", rate="")
+            self._task = self._bar.add_task(self.task, total=self.total, completed=self.done, failed="", rate="")
         return self
 
     def __exit__(
@@ -40,7 +44,7 @@ class Progress:
         elif self._plain and kind is None:
             self._print()
 
-    def add(self, rows: int, failed: int) -> None:
+    def add(self, rows: int, failed: int = 0) -> None:
         """Take note of a finished block."""
         self.done += rows
         self.failed += failed
@@ -55,7 +59,7 @@ class Progress:
 
     def _print(self) -> None:
         self._last = time.monotonic()
-        parts = [f"{self.done:,} of {self.total:,} simulations", f"{_brief(self._rate())} per second"]
+        parts = [f"{self.done:,} of {self.total:,} {self.unit}", f"{_brief(self._rate())} per second"]
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if self.done < self.total and self._rate() > 0:
