@@ -30,6 +30,8 @@ class Poses:
     """
 
     def __init__(self, poses: Sequence[Pose], prior: Prior) -> None:
+        if isinstance(poses, Pose):
+            raise TypeError(f"poses are given as a list, got one alone: write [Pose({poses.names[0]!r}, ...)]")
         for pose in poses:
             if not isinstance(pose, Pose):
                 raise TypeError(f"expected Pose(parameters, act, kernel), got {pose!r}")

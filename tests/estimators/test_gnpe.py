@@ -127,6 +127,7 @@ WRONG = {
     "the same twice": ({"poses": [Pose("a", keep, td.Normal(0.0, 1.0))] * 2}, "share parameters"),
     "joint law": ({"poses": [Pose("b", keep, td.Normal(0.0, 1.0))]}, "shares a law"),
     "no pose": ({"poses": ["a"]}, r"expected Pose\("),
+    "one alone": ({"poses": Pose("a", keep, td.Normal(0.0, 1.0))}, r"got one alone: write \[Pose\('a', "),
     "chains": ({"poses": [], "chains": 1}, "chains must be"),
 }
 
