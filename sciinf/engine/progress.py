@@ -51,7 +51,7 @@ class Progress:
         if self._bar is not None:
             text = f"{self.failed:,} failed" if self.failed else ""
             self._bar.update(self._task, completed=self.done, failed=text, rate=f"{_brief(self._rate())} rows/s")
-        elif self._plain and time.monotonic() - self._last >= INTERVAL:
+        elif self._plain and self.done < self.total and time.monotonic() - self._last >= INTERVAL:
             self._print()
 
     def _rate(self) -> float:
