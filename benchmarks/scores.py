@@ -12,6 +12,8 @@ reference draws, mean over three observations. Seconds: CPU, of 10,000 draws for
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +94,9 @@ def compare(estimator: str, task: Task, store: Store, options: Any, compared: in
     ) -> dict[str, Any]:
         distance = _c2st(sample, task, compared) if known is None else known
         shown = {"task": task.name, "simulations": len(store), "seed": seed, "method": method}
-        return {**shown, "C2ST": distance, "draws s": _seconds(sample, task), "training s": spent}
+        made = {**shown, "C2ST": distance, "draws s": _seconds(sample, task), "training s": spent}
+        print(json.dumps(made), file=sys.stderr, flush=True)
+        return made
 
     def drawn(trained: Fit) -> Callable[[int, Tensor], Tensor]:
         posterior = build_posterior(trained)
