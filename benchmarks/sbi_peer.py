@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import resource
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from sciinf.core.files import versions
 
 Kind = Literal["nsf", "maf", "npse", "fmpe"]
 SET_METHODS = ("fnpe", "gauss", "auto_gauss", "jac_gauss")
+MEMORY = 12 * 2**30  # bytes that draws of a set may take: jac_gauss asks for over 23 GiB for a hundred observations
 TIMED_ROWS = 30_000  # rows in the epochs that are timed, three epochs at least
 
 
@@ -142,20 +144,23 @@ def _train(
 
 
 def sample_set(posterior: Any, x: Tensor, method: str, draws: int, patience: int) -> Tensor:
-    """Draws of an NPSE posterior of a set x (n, E) by one of `SET_METHODS`; none where it fails or takes too long."""
+    """Draws of an NPSE posterior of a set x (n, E) by one of `SET_METHODS`; none where it fails or takes too much."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"no draws within {patience} s")
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(patience)
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, most))
     try:
         return posterior.sample((draws,), x=x, iid_method=method, show_progress_bars=False)
-    except (TimeoutError, RuntimeError, ValueError, AssertionError) as error:
+    except (TimeoutError, MemoryError, RuntimeError, ValueError, AssertionError) as error:
         print(f"sbi {method}: {type(error).__name__} {error}", file=sys.stderr)
         return torch.empty(0, x.shape[1])
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def sbi_prior(simulator: Simulator) -> td.Distribution:
