@@ -8,10 +8,10 @@ Parts. "solvers": simulations per second of every equation, and how much halving
 `Operator` from u(0) to u(1), 1,000 pairs. "darcy": from coefficient to pressure, beside the FNO of the neuraloperator
 package (extra "operators") on the same data, as many epochs, by the same training loop; medians of three seeds.
 "navier_stokes": `Stepwise` over 20 time units. "stability": a thousand steps of turbulence at viscosity 1e-4, by a
-plain operator that sees all waves and by a bounded one, three seeds. "bridge": viscosity and amplitude of a wave of
-Burgers' equation from ten sensors, through the solver and through a surrogate, well and badly trained, against a grid.
-"speed": surrogates and solvers coarsened until they are no more accurate. Errors are relative, in the mean square;
-seconds are CPU seconds of one thread.
+plain operator that sees all waves and by a bounded one that is trained with noise, three seeds. "bridge": viscosity and
+amplitude of a wave of Burgers' equation from ten sensors, through the solver and through a surrogate, well and badly
+trained, against a grid. "speed": surrogates and solvers coarsened until they are no more accurate. Errors are relative,
+in the mean square; seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations

@@ -132,6 +132,10 @@ def limited(fields: Float[Tensor, "batch channel *space"], most: float) -> Float
 class Stable(FieldArchitecture):
     """A bounded neural operator for steps on a ring or torus.
 
+    What is bounded can still be rough: where a flow crosses several cells in a step, short waves grow to many times
+    their true energy in long rollouts, unless the network was trained with noise, `Stepwise(noise=1)`. Shorter steps
+    help too.
+
     Args:
         width: Channels of the layers.
         modes: m, for every direction or one for each: half of the grid's points for all of its waves.
