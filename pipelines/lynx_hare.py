@@ -14,7 +14,7 @@ from sciinf.summaries.vector import MLP
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
 
-def run(out: Path, *, seed: int = 0, simulations: int = 300_000, ess: float = 10_000) -> Answer:
+def run(out: Path, *, seed: int = 0, simulations: int = 600_000, ess: float = 10_000) -> Answer:
     """The Hudson Bay posterior, corrected by the true likelihood.
 
     Args:
