@@ -32,6 +32,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +208,10 @@ def _statistics(
         far = ((prior.bijection.forward(sample) - reference) / scale).norm(dim=-1)
         true_far = ((prior.bijection.forward(batch.theta) - reference) / scale).norm(dim=-1)
         parts["tarp"].append((far < true_far).sum(dim=0))
-        try:
+        with suppress(DensityUnavailable):  # ranks and TARP are checked all the same
             both = torch.cat([sample, batch.theta[None]])
             density = posterior.log_prob_batched(both, batch.x)
             parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
-        except DensityUnavailable:
-            pass
         bar.add(len(batch))
     return {name: torch.cat(values) for name, values in parts.items() if values}
 
