@@ -97,11 +97,18 @@ def finish(rows: list[dict[str, Any]], checks: list[dict[str, Any]], file: Path 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned text, columns in the order of the first row."""
-    if not rows:
-        return ""
+    """Rows as aligned text; a new table, with its own columns, begins at a row that has one which the last has not."""
+    tables: list[list[dict[str, Any]]] = []
+    for row in rows:
+        if not tables or not row.keys() <= tables[-1][0].keys():
+            tables.append([])
+        tables[-1].append(row)
+    return "\n\n".join(map(_aligned, tables))
+
+
+def _aligned(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
-    cells = [names] + [[_cell(row.get(name)) for name in names] for row in rows]
+    cells = [names] + [[_cell(row.get(name, "-")) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
 
