@@ -26,7 +26,7 @@ from sciinf.core import (
 )
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_bytes, write_json
-from sciinf.core.simulator import source_hash
+from sciinf.core.simulator import identity
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.reweighted import Reweighted
 from sciinf.storage.outcome import join
@@ -80,7 +80,7 @@ def query(
             f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
             "run calibrate on this posterior"
         )
-    source = (simulator.name, source_hash(simulator)) if simulator else None
+    source = identity(simulator) if simulator else None
     inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source))
     folder = None if out is None else Path(out)
     # A simulator that is in no file may have changed under its name: then the question is asked anew.

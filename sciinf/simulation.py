@@ -168,8 +168,8 @@ def _warn_of_rows_there(store: Store, simulator: Simulator, n: int) -> None:
         )
     if simulator.source is None and len(store):
         warnings.warn(
-            f"the simulator {simulator.name!r} is in no file, so only its name says that the {len(store):,} "
-            f"simulations in {store.path} are its own; if you changed it, simulate into a new folder",
+            f"the simulator {simulator.name!r} is in no file, so only its name and settings say that the "
+            f"{len(store):,} simulations in {store.path} are its own; if you changed it, simulate into a new folder",
             stacklevel=3,
         )
 

@@ -90,9 +90,9 @@ class Store:
     ) -> Store:
         """The store of a campaign in a folder: a new one, or the one that is there if it is of the same campaign.
 
-        A campaign is the same if simulator (name and file), prior or proposal, observables, seed and block are. More
-        rows than before make it grow, a last incomplete block being simulated again whole. Fewer change nothing: all
-        rows there are stay, and reading takes `rows=` to use fewer.
+        A campaign is the same if simulator (name, file and settings), prior or proposal, observables, seed and block
+        are. More rows than before make it grow, a last incomplete block being simulated again whole. Fewer change
+        nothing: all rows there are stay, and reading takes `rows=` to use fewer.
 
         Args:
             path: The folder.

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sciinf.core import Adjusting, Fit, Learned, Simulator, load_fit, save_fit, source_hash
+from sciinf.core import Adjusting, Fit, Learned, Simulator, identity, load_fit, save_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
@@ -309,7 +309,7 @@ def _unread(store: Store | Simulated) -> Store | Simulated:
 
 def _simulator_of(store: Store | Simulated) -> dict[str, str]:
     if isinstance(store, Simulated):
-        return {"name": store.simulator.name, "source": source_hash(store.simulator)}
+        return identity(store.simulator)
     return dict(store.simulator)
 
 

@@ -10,7 +10,7 @@ from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
-from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, load_simulator, source_hash
+from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, identity, load_simulator, source_hash
 from sciinf.core.surrogate import Surrogate, predicted
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Trust",
     "X",
     "as_observation",
+    "identity",
     "load_fit",
     "load_simulator",
     "predicted",

@@ -107,10 +107,13 @@ class Simulator(ABC):
     """A program that turns parameters into data, a batch at a time.
 
     A subclass sets `name`, `prior` and `observables` and defines `__call__`. It may set `block` (rows simulated in
-    one batch, recorded in every store) and define what it can of `log_likelihood`, `reference` and `observe`.
+    one batch, recorded in every store) and define what it can of `log_likelihood`, `settings`, `reference` and
+    `observe`.
 
     `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
     one, repeated) -> (batch,).
+    `settings()`: what else than its file and prior makes its simulations what they are, such as arguments it was built
+    with: name -> text. Simulations under other settings are another campaign.
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
     """
 
@@ -120,6 +123,7 @@ class Simulator(ABC):
     block: int = 4096
     source: Path | None = None
     log_likelihood: Callable[[Tensor, X], Tensor] | None = None
+    settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
 
     @abstractmethod
@@ -195,6 +199,19 @@ def source_hash(simulator: Simulator) -> str:
         digest.update(str(file.relative_to(source)).encode() + b"\0" if source.is_dir() else b"")
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def identity(simulator: Simulator) -> dict[str, str]:
+    """What tells a simulator from others, beside prior and observables: name, source and settings.
+
+    Raises:
+        ValueError: If a setting is called name or source.
+    """
+    settings = dict(simulator.settings() if simulator.settings else {})
+    own = {"name": simulator.name, "source": source_hash(simulator)}
+    if taken := settings.keys() & own.keys():
+        raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
+    return own | settings
 
 
 def event_of(observables: Mapping[str, Observable]) -> str:

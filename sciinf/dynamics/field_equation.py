@@ -8,18 +8,23 @@ well a trajectory satisfies the equation.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import final
+from types import FunctionType
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Observable, Prior, Simulator, X
+from sciinf.core import Component, Observable, Prior, Simulator, X
+from sciinf.core.component import to_json
 from sciinf.dynamics.grid import BoxGrid
 
 SOLUTION = "u"
+_SAID_ELSEWHERE = ("name", "source", "block", "prior", "given", "observables")
 
 
 class FieldSource(Simulator, ABC):
@@ -72,6 +77,13 @@ class FieldEquation(FieldSource, ABC):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
         return self.solve(theta.double(), given)
+
+    @final
+    def settings(self) -> dict[str, str]:
+        """Its grid, times, and whatever else its constructor has set: name -> text."""
+        own = {"grid": self.grid, "times": self.times, **vars(self)}
+        told = {name: value for name, value in sorted(own.items()) if name not in _SAID_ELSEWHERE and name[0] != "_"}
+        return {name: _said(value) for name, value in told.items()}
 
 
 class Evolution(FieldEquation, ABC):
@@ -127,6 +139,15 @@ def described(
     }
     solution = Observable((frames, channels, *space), units.get(SOLUTION, ""), ("time", "channel", *axes))
     return starts, {**starts, SOLUTION: solution}
+
+
+def _said(value: Any) -> str:
+    """What a setting is, the same in every process."""
+    if isinstance(value, FunctionType):
+        return value.__qualname__
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()[:12]}"
+    return json.dumps(to_json(value)) if isinstance(value, Component) else repr(value)
 
 
 def column(theta: Float[Tensor, "batch theta"], prior: Prior, name: str, like: Tensor) -> Tensor:

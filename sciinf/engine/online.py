@@ -38,7 +38,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Learned, Observable, Outcome, Simulator, Status, source_hash
+from sciinf.core import Batch, Learned, Observable, Outcome, Simulator, Status, identity
 from sciinf.core.checks import check_whole, is_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, write_json
@@ -270,7 +270,7 @@ class Simulated(Source):
     def _digest(self) -> str:
         """SHA-256 of what the rows follow from; a simulator in no file is known by its name, prior and observables."""
         said = {
-            "simulator": [self.simulator.name, source_hash(self.simulator), self.simulator.prior.to_json()],
+            "simulator": [identity(self.simulator), self.simulator.prior.to_json()],
             "observables": {name: spec.to_json() for name, spec in self.simulator.observables.items()},
             "seed": self.seed,
             "buffer": self.train,
@@ -329,7 +329,7 @@ def prepared(
         TypeError, ValueError, MemoryError: As for `Simulated`, whose first rows are made here.
     """
     recipe, file = recipe or Recipe(), folder / "online.json"
-    said = [to_json(estimator), simulator.name, source_hash(simulator), simulator.prior.to_json(), recipe.said(), seed]
+    said = [to_json(estimator), identity(simulator), simulator.prior.to_json(), recipe.said(), seed]
     key = hashlib.sha256(json.dumps([*said, recipe.device], sort_keys=True).encode()).hexdigest()
     numbers = _kept(file, key)
     if numbers is None:

@@ -36,7 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Posterior, Simulator, X, source_hash
+from sciinf.core import Draws, Posterior, Simulator, X, identity
 from sciinf.inference.amortised import draw_to_weigh, log_prob_to_weigh
 from sciinf.inference.learned import covers, holds_for
 from sciinf.inference.multivariate_t import MultivariateT, effective_size
@@ -78,8 +78,8 @@ class Reweighted(Posterior):
         self.log_likelihood = simulator.log_likelihood
         self.proposal, self.target_ess, self.budget = proposal, ess, budget
         self.name = f"{proposal.name}, reweighted by the likelihood"
-        by = f"{simulator.name} {source_hash(simulator)}"
-        self.digest = hashlib.sha256(f"{proposal.digest} reweighted {by} {ess} {budget}".encode()).hexdigest()
+        said = f"{proposal.digest} reweighted {identity(simulator)} {ess} {budget}"
+        self.digest = hashlib.sha256(said.encode()).hexdigest()
         self.trained_on, self.scope = proposal.trained_on, holds_for(proposal)
         self.observation = proposal.observation
         self.prior, self.observables = proposal.prior, proposal.observables

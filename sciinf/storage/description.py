@@ -10,7 +10,7 @@ from typing import Any
 
 from sciinf.core.files import read_json, versions
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import Observable, Simulator, source_hash
+from sciinf.core.simulator import Observable, Simulator, identity
 
 SCHEMA = 1
 _IDENTITY = ("simulator", "prior", "observables", "seed", "block")
@@ -29,7 +29,7 @@ def describe(
     _check_names(simulator.observables)
     data = {
         "schema": SCHEMA,
-        "simulator": {"name": simulator.name, "source": source_hash(simulator)},
+        "simulator": identity(simulator),
         "prior": simulator.prior.to_json(),
         "observables": [{"name": name, **spec.to_json()} for name, spec in simulator.observables.items()],
         "seed": seed,

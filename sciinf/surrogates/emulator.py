@@ -10,12 +10,13 @@ again on true solutions where the posterior is (`inference.corrected`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Fit, X, predicted
+from sciinf.core import Batch, Fit, X, identity, predicted
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.surrogates.stepwise import Stepwise
 
@@ -31,7 +32,8 @@ class Emulator(FieldSource):
 
     Raises:
         TypeError: If the fit is of an estimator, or the equation is none.
-        ValueError: If the fit is of another simulator's parameters or fields, or its frames are no equal steps.
+        ValueError: If the fit is of another simulator's parameters, fields or settings, or its frames are no equal
+            steps.
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
@@ -47,10 +49,12 @@ class Emulator(FieldSource):
                 raise ValueError(f"{name!r} of {equation.name!r} is not what {fit} was trained on")
         if isinstance(self.surrogate, Stepwise):
             self.surrogate.check_times(equation.times)
+        if differing := _differing(fit.simulator, identity(equation)):
+            raise ValueError(f"{fit} is of {equation.name!r} with other settings, build that one: {differing}")
         sure = "" if error else "_without_error"
         self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
         self.prior, self.observables = equation.prior, equation.observables
-        self.block, self.random = equation.block, equation.random or error
+        self.block, self.random, self.settings = equation.block, equation.random or error, equation.settings
         self.grid, self.times, self.given = equation.grid, equation.times, equation.given
 
     def start(self, theta: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -62,3 +66,9 @@ class Emulator(FieldSource):
         if self.with_error:
             found = found + self.surrogate.error(theta, given, generator=generator).to(found.device)
         return found
+
+
+def _differing(trained: Mapping[str, str], given: Mapping[str, str]) -> str:
+    """Settings of two simulators that are not the same; their file may have changed."""
+    names = [name for name in {**trained, **given} if name != "source" and trained.get(name) != given.get(name)]
+    return ", ".join(f"{name} was {trained.get(name)}, is {given.get(name)}" for name in names)

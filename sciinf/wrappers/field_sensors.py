@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Simulator, X, source_hash
+from sciinf.core import Observable, Simulator, X, identity
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.dynamics.grid import Points
 
@@ -84,9 +84,9 @@ class ObservedFields(Simulator):
                 raise ValueError(f"{source.name!r} does not start from {name!r}, but from {', '.join(source.given)}")
         width, frames = len(self.channels) * len(self.points.at), len(self.frames)
         shape, dims = ((width,), ("sensor",)) if frames == 1 else ((frames, width), ("time", "sensor"))
-        said = (source.name, source_hash(source), source.times, source.prior.to_json(), source.grid, sensors, beside)
+        said = (identity(source), source.prior.to_json(), sensors, beside)
         self.name = f"{source.name}_observed_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
-        self.prior, self.block = source.prior, source.block
+        self.prior, self.block, self.settings = source.prior, source.block, source.settings
         self.observables = {"y": Observable(shape, spec.unit, dims), **{name: source.given[name] for name in beside}}
         self.log_likelihood = None if source.random or beside else self._log_likelihood
 

@@ -55,7 +55,8 @@ class SetSimulator(Simulator):
         self.simulator, self.most, self.least = simulator, most, least
         sizes = f"{least}_to_{most}" if 1 < least < most else f"of_{most}" if least == most else f"{most}"
         self.name, self.prior = f"{simulator.name}_sets_{sizes}", simulator.prior
-        self.source, self.block = simulator.source, max(1, simulator.block // most)
+        self.source, self.settings = simulator.source, simulator.settings
+        self.block = max(1, simulator.block // most)
         self.observables = _in_sets(simulator.observables, most, masked=least < most)
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:

@@ -10,6 +10,7 @@ from surrogates.fields import Decay
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
+from sciinf.dynamics.random_field import RandomField
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Emulator, Operator, RelativeL2, Sobolev, Stepwise
 from sciinf.training import train_ensemble
@@ -197,6 +198,8 @@ def test_what_does_not_fit_is_refused(fits):
         (lambda: Emulator(fits[Operator], Decay(points=32)), "not what"),
         (lambda: Emulator(fits[Stepwise], Decay(times=(0.5, 1.0, 1.5))), "at 0.5, is after the start"),
         (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 0.5, 1.5))), "0.5 to 1 apart"),
+        (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 1.0, 2.0))), r"times was \(0.0, 0.5, 1.0\), is \(0.0, 1"),
+        (lambda: Emulator(fits[Operator], Decay(initial=RandomField(1.0, tau=9.0))), "initial was .* is .*9.0"),
         (lambda: Sobolev(math.inf), "finite"),
     ):
         with pytest.raises(ValueError, match=says):

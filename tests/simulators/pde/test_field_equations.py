@@ -16,6 +16,7 @@ from sciinf.core import Prior
 from sciinf.dynamics.field_equation import SOLUTION, Evolution, FieldEquation, column, described
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField, Waves
+from sciinf.store import Store
 
 ROWS = 3
 HALVED = 1e-4  # of a solution's norm, by which it may change if steps are half as long
@@ -288,3 +289,16 @@ def test_a_faulty_equation_is_refused(fault, check):
     check(fading(""))
     with pytest.raises((AssertionError, RuntimeError)):
         check(fading(fault))
+
+
+def test_settings_tell_campaigns_apart(equation, tmp_path):
+    settings, again = equation.settings(), rebuilt(equation)
+    assert (settings["grid"], settings["times"]) == (repr(equation.grid), repr(equation.times))
+    assert settings == again.settings()
+    assert not any(" at 0x" in said for said in settings.values())  # they are the same in every process
+    again.source = equation.source
+    for _ in range(2):  # made, and found again
+        Store.create(tmp_path, again, seed=0, block=2, rows=2)
+    again.times = tuple(t + 0.5 for t in equation.times)  # the fault: other simulations under the same name
+    with pytest.raises(ValueError, match=r"another campaign.*simulator: times"):
+        Store.create(tmp_path, again, seed=0, block=2, rows=2)
