@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,11 +25,11 @@ class FieldArchitecture(Component, ABC):
     """How such a network is built."""
 
     @abstractmethod
-    def build(self, channels: tuple[int, int], directions: int, parameters: int) -> FieldNetwork:
+    def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> FieldNetwork:
         """A new network, its first weights drawn from torch's global state.
 
         Args:
             channels: Of fields in, and out.
-            directions: Of space.
+            space: Points of the fields' grid, in each direction.
             parameters: Width of theta.
         """

@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ class FNO(FieldArchitecture):
     ) -> None:
         self.n_modes, self.hidden_channels, self.options = tuple(n_modes), hidden_channels, dict(options or {})
 
-    def build(self, channels: tuple[int, int], directions: int, parameters: int) -> PackagedNet:
+    def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> PackagedNet:
         from neuralop.models import FNO as Model
 
         seen = channels[0] + parameters
@@ -92,7 +92,7 @@ class UNO(FieldArchitecture):
     def __init__(self, hidden_channels: int, options: Mapping[str, Any]) -> None:
         self.hidden_channels, self.options = hidden_channels, dict(options)
 
-    def build(self, channels: tuple[int, int], directions: int, parameters: int) -> PackagedNet:
+    def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> PackagedNet:
         from neuralop.models import UNO as Model
 
         usual = {"channel_mlp_skip": "linear", "n_layers": len(self.options.get("uno_n_modes", ()))}  # its own fails
@@ -111,12 +111,12 @@ class GINO(FieldArchitecture):
     def __init__(self, latent: int, radius: float, options: Mapping[str, Any] | None = None) -> None:
         self.latent, self.radius, self.options = latent, radius, dict(options or {})
 
-    def build(self, channels: tuple[int, int], directions: int, parameters: int) -> PackagedCloud:
+    def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> PackagedCloud:
         from neuralop.models import GINO as Model
 
         seen = channels[0] + parameters
-        told: dict[str, Any] = {"fno_in_channels": seen, "fno_n_modes": (8,) * directions, "fno_hidden_channels": 32}
-        told |= {"gno_use_open3d": False, "gno_use_torch_scatter": False, "gno_coord_dim": directions}
+        told: dict[str, Any] = {"fno_in_channels": seen, "fno_n_modes": (8,) * len(space), "fno_hidden_channels": 32}
+        told |= {"gno_use_open3d": False, "gno_use_torch_scatter": False, "gno_coord_dim": len(space)}
         told |= {"in_gno_radius": self.radius, "out_gno_radius": self.radius}
         model = Model(seen, channels[1], **told | self.options)
         return PackagedCloud(model, self.latent)

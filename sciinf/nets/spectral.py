@@ -195,8 +195,8 @@ class Fourier(FieldArchitecture):
         self.width, self.modes, self.layers, self.hidden = width, modes, layers, hidden
         self.coordinates, self.padding = coordinates, padding
 
-    def build(self, channels: tuple[int, int], directions: int, parameters: int) -> FourierNet:
-        modes = each_direction(self.modes, directions)
+    def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> FourierNet:
+        modes = each_direction(self.modes, len(space))
         return FourierNet(self, channels, modes, parameters)
 
 

@@ -68,7 +68,7 @@ class Operator(OfFields):
         self.distance = loss or RelativeL2()
         with global_seed(torch.Generator().manual_seed(seed)):
             channels = (self.channels_given, self.frames * self.channels)
-            self.network = (network or Fourier()).build(channels, len(self.space), len(prior.names))
+            self.network = (network or Fourier()).build(channels, self.space, len(prior.names))
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         true = batch.x[self.target].to(self.target_mean)

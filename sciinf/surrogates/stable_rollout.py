@@ -78,10 +78,24 @@ class Weakening(nn.Module):
 
     def forward(self, fields: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         space = fields.shape[2:]
-        for n, m in zip(space, self.modes, strict=True):
-            if m > (n + 1) // 2:
-                raise ValueError(f"{n} grid points have no {m} waves to keep: build Stable with modes={(n + 1) // 2}")
+        check_grid(space, self.modes)
         return restored(transformed(fields, self.modes) * self.multiplier(), self.modes, space)
+
+
+def waves_of(points: int) -> int:
+    """How many a direction of the grid resolves, the constant among them."""
+    return (points + 1) // 2
+
+
+def check_grid(space: Sequence[int], modes: Sequence[int]) -> None:
+    """Refuse a grid that has not all of these waves.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    for n, m in zip(space, modes, strict=True):
+        if m > waves_of(n):
+            raise ValueError(f"{n} grid points have no {m} waves to keep: build Stable with modes={waves_of(n)}")
 
 
 class StableLayer(nn.Module):
@@ -138,7 +152,7 @@ class Stable(FieldArchitecture):
 
     Args:
         width: Channels of the layers.
-        modes: m, for every direction or one for each: half of the grid's points for all of its waves.
+        modes: m, for every direction or one for each; all waves that the grid has where left out.
         layers: How many.
         coordinates: Whether the network is told where a point lies: where the equation is not the same everywhere.
         limit: L, in sds of all frames from their mean: above the root mean square of any true frame. The tighter, the
@@ -151,7 +165,7 @@ class Stable(FieldArchitecture):
     def __init__(
         self,
         width: int = 32,
-        modes: int | Sequence[int] = 32,
+        modes: int | Sequence[int] | None = None,
         *,
         layers: int = 4,
         coordinates: bool = False,
@@ -159,13 +173,15 @@ class Stable(FieldArchitecture):
     ) -> None:
         for name, value in (("width", width), ("layers", layers)):
             check_whole(name, value, 1)
-        check_modes(modes)
+        if modes is not None:
+            check_modes(modes)
         if not 0 < limit < math.inf:
             raise ValueError(f"limit is a positive number of sds, got {limit}")
         self.width, self.modes, self.layers, self.coordinates, self.limit = width, modes, layers, coordinates, limit
 
-    def build(self, channels: tuple[int, int], directions: int, parameters: int) -> StableNet:
+    def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> StableNet:
         if channels[0] < channels[1]:
             raise ValueError(f"a step from {channels[0]} channels to {channels[1]} is not from frame to frame")
-        modes = each_direction(self.modes, directions)
+        modes = each_direction([waves_of(n) for n in space] if self.modes is None else self.modes, len(space))
+        check_grid(space, modes)
         return StableNet(self, channels, modes, parameters)

@@ -79,7 +79,7 @@ class Stepwise(OfFields):
         self.begins, self.pairs, self.noise, self.distance = begins, pairs, noise, loss or RelativeL2()
         with global_seed(torch.Generator().manual_seed(seed)):
             channels = (self.channels_given, self.channels)
-            self.network = (network or Fourier()).build(channels, len(self.space), len(prior.names))
+            self.network = (network or Fourier()).build(channels, self.space, len(prior.names))
 
     def check_times(self, times: Sequence[float]) -> None:
         """Refuse times of frames that are not as many equal steps.

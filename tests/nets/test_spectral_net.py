@@ -45,7 +45,7 @@ def test_short_waves_are_left_out():
 
 def test_a_finer_grid_gives_the_same_field():
     torch.manual_seed(1)
-    net = Fourier(8, 5, layers=2, hidden=16).build((1, 2), 1, 3).double()
+    net = Fourier(8, 5, layers=2, hidden=16).build((1, 2), (16,), 3).double()
     x, theta = torch.arange(64, dtype=torch.float64) * 2 * torch.pi / 64, torch.randn(2, 3, dtype=torch.float64)
     field = (x.sin() + 0.3 * (2 * x).cos()).expand(2, 1, 64)
     fine, coarse = net(field, theta), net(field[..., ::2], theta)
@@ -65,14 +65,14 @@ def test_without_coordinates_it_moves_with_its_input():
     fields, theta = torch.randn(2, 1, 16, 16, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64)
     moved = fields.roll((3, 5), (2, 3))
     for coordinates in (False, True):
-        net = Fourier(8, 4, layers=2, hidden=16, coordinates=coordinates).build((1, 1), 2, 1).double()
+        net = Fourier(8, 4, layers=2, hidden=16, coordinates=coordinates).build((1, 1), (16, 16), 1).double()
         same = torch.allclose(net(moved, theta), net(fields, theta).roll((3, 5), (2, 3)), atol=1e-10)
         assert same is not coordinates
 
 
 def test_single_and_double_precision_agree():
     torch.manual_seed(2)
-    net = Fourier(8, 4, layers=2, hidden=16, padding=0.25).build((2, 1), 2, 2)
+    net = Fourier(8, 4, layers=2, hidden=16, padding=0.25).build((2, 1), (16, 16), 2)
     fields, theta = torch.randn(3, 2, 12, 16), torch.randn(3, 2)
     single = net(fields, theta)
     double = net.double()(fields.double(), theta.double())
@@ -82,7 +82,7 @@ def test_single_and_double_precision_agree():
 
 def test_parameters_matter_and_have_slopes():
     torch.manual_seed(3)
-    net = Fourier(8, 4, layers=2, hidden=16).build((1, 1), 1, 2)
+    net = Fourier(8, 4, layers=2, hidden=16).build((1, 1), (16,), 2)
     fields, theta = torch.randn(1, 1, 16).expand(2, 1, 16), torch.randn(2, 2, requires_grad=True)
     found = net(fields, theta)
     assert not torch.allclose(found[0], found[1], atol=1e-4)
@@ -93,6 +93,6 @@ def test_parameters_matter_and_have_slopes():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="2 directions, the fields have 1"):
-        Fourier(8, (4, 4)).build((1, 1), 1, 1)
+        Fourier(8, (4, 4)).build((1, 1), (16,), 1)
     with pytest.raises(ValueError, match="padding"):
         Fourier(padding=-0.1)

@@ -75,7 +75,7 @@ def test_inside_its_limits_nothing_is_held():
 def test_coordinates_close_the_ring():
     torch.manual_seed(0)
     fields, theta = torch.zeros(1, 1, 16), torch.zeros(1, 1)
-    told = Stable(8, 4, layers=1, coordinates=True).build((1, 1), 1, 1).eval()
+    told = Stable(8, 4, layers=1, coordinates=True).build((1, 1), (16,), 1).eval()
     with torch.no_grad():
         found = told(fields, theta)[0, 0]
     gaps = (found - found.roll(1)).abs()
@@ -83,6 +83,12 @@ def test_coordinates_close_the_ring():
     assert 0.05 * float(gaps.max()) < float(gaps[0] + gaps[1]) < 3 * float(gaps[1:].max())
     turn = 2 * torch.pi * torch.arange(16) / 16
     assert torch.allclose(around((16,), fields), torch.stack([turn.cos(), turn.sin()]))
+
+
+def test_all_waves_of_the_grid_are_kept_by_default():
+    net = Stable(8, layers=1).build((1, 1), (16, 15), 1)
+    assert net.hold.modes == (8, 8)
+    assert net(torch.randn(2, 1, 16, 15), torch.zeros(2, 1)).shape == (2, 1, 16, 15)
 
 
 def test_it_learns_a_step_and_is_read_back(tmp_path):
@@ -102,11 +108,13 @@ def test_it_learns_a_step_and_is_read_back(tmp_path):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="15 grid points have no 9 waves to keep: build Stable with modes=8"):
         Weakening(1, (9,))(torch.randn(1, 1, 15))
+    with pytest.raises(ValueError, match="15 grid points have no 9 waves"):  # before it is trained, not after
+        Stable(8, 9).build((1, 1), (32, 15), 1)
     with pytest.raises(ValueError, match="fields without space"):
-        Stable(8, 4).build((1, 1), 0, 1)
+        Stable(8, 4).build((1, 1), (), 1)
     with pytest.raises(ValueError, match="2 directions, the fields have 1"):
-        Stable(8, (4, 4)).build((1, 1), 1, 1)
+        Stable(8, (4, 4)).build((1, 1), (16,), 1)
     with pytest.raises(ValueError, match="from 1 channels to 2 is not from frame to frame"):
-        Stable(8, 4).build((1, 2), 1, 1)
+        Stable(8, 4).build((1, 2), (16,), 1)
     with pytest.raises(ValueError, match="limit is a positive number"):
         Stable(8, 4, limit=0.0)
