@@ -130,25 +130,30 @@ class Points:
             if any(not 0 <= value <= length for value, length in zip(point, self.grid.lengths, strict=True)):
                 raise ValueError(f"the point {point} lies outside the box of {self.grid.lengths}")
 
-    @cached_property
-    def corners(self) -> tuple[Tensor, Tensor]:
-        """Flat indices of the grid's points around each, and their weights: both (points, 2^d)."""
-        index, weight = torch.zeros(len(self.at), 1, dtype=torch.int64), torch.ones(len(self.at), 1).double()
-        where = torch.tensor(self.at, dtype=torch.float64).reshape(len(self.at), -1)
-        for k, (n, h) in enumerate(zip(self.grid.shape, self.grid.spacing, strict=True)):
-            low = (where[:, k] / h).floor().clamp_max(n - 1 if self.grid.periodic else n - 2)
-            part = where[:, k] / h - low
-            both = torch.stack([low, low + 1], 1).long()
-            both = both % n if self.grid.periodic else both
-            index = (index[:, :, None] * n + both[:, None, :]).flatten(1)
-            weight = (weight[:, :, None] * torch.stack([1 - part, part], 1)[:, None, :]).flatten(1)
-        return index, weight
-
     def of(self, field: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch point"]:
         """Values of fields (..., *space) at the points."""
-        index, weight = self.corners
-        flat = field.flatten(-len(self.grid.shape))
-        return (flat[..., index.to(field.device)] * weight.to(field)).sum(-1)
+        lead = field.shape[: field.ndim - len(self.grid.shape)]
+        at = torch.tensor(self.at, dtype=torch.float64, device=field.device).reshape(1, len(self.at), -1)
+        return interpolated(self.grid, field.reshape(1, -1, *self.grid.shape), at).reshape(*lead, len(self.at))
+
+
+def interpolated(
+    grid: BoxGrid, fields: Float[Tensor, "batch channel *space"], at: Float[Tensor, "batch point dim"]
+) -> Float[Tensor, "batch channel point"]:
+    """Values of fields at points within the box, each row at its own, by linear interpolation in each direction."""
+    at = at.double()
+    index = torch.zeros(*at.shape[:2], 1, dtype=torch.int64, device=at.device)
+    weight = torch.ones(*at.shape[:2], 1, dtype=torch.float64, device=at.device)
+    for k, (n, h) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
+        low = (at[..., k] / h).floor().clamp_max(n - 1 if grid.periodic else n - 2)
+        part = at[..., k] / h - low
+        both = torch.stack([low, low + 1], -1).long()
+        both = both % n if grid.periodic else both
+        index = (index[..., :, None] * n + both[..., None, :]).flatten(2)
+        weight = (weight[..., :, None] * torch.stack([1 - part, part], -1)[..., None, :]).flatten(2)
+    flat = fields.flatten(2)
+    picked = index.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
+    return (flat.gather(2, picked).unflatten(2, index.shape[1:]) * weight.to(flat)[:, None]).sum(-1)
 
 
 def _point(value: float | Sequence[float]) -> tuple[float, ...]:

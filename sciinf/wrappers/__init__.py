@@ -3,7 +3,7 @@
 `numpy` wraps a Python function, `jax` a function of a key, `numpyro` a model, `command` an external program, `sbi` a
 prior and simulator in sbi's convention; `sets` makes one of sets of observations from one of single ones; `tables`
 turns simulations that already exist into a store, `the_well` and `pdebench` those of these two collections of fields;
-`observed` is what `Sensors` with noise see of a simulator of fields.
+`observed` is what `Sensors` with noise see of a simulator of fields, `scattered` what measurements at random places do.
 """
 
 from __future__ import annotations
@@ -20,11 +20,25 @@ if TYPE_CHECKING:
     from sciinf.wrappers.numpyro_model import numpyro
     from sciinf.wrappers.pdebench_files import pdebench
     from sciinf.wrappers.sbi_pair import sbi
+    from sciinf.wrappers.scattered_points import scattered
     from sciinf.wrappers.sets_of_observations import sets
     from sciinf.wrappers.tables_file import tables
     from sciinf.wrappers.the_well_files import the_well
 
-__all__ = ["Sensors", "command", "jax", "numpy", "numpyro", "observed", "pdebench", "sbi", "sets", "tables", "the_well"]
+__all__ = [
+    "Sensors",
+    "command",
+    "jax",
+    "numpy",
+    "numpyro",
+    "observed",
+    "pdebench",
+    "sbi",
+    "scattered",
+    "sets",
+    "tables",
+    "the_well",
+]
 
 _MODULES = {
     "Sensors": "field_sensors",
@@ -35,6 +49,7 @@ _MODULES = {
     "observed": "field_sensors",
     "pdebench": "pdebench_files",
     "sbi": "sbi_pair",
+    "scattered": "scattered_points",
     "sets": "sets_of_observations",
     "tables": "tables_file",
     "the_well": "the_well_files",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -62,11 +62,7 @@ def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = (
         TypeError: If `source` has no fields.
         ValueError: If a sensor lies outside the grid, or a frame, channel or name is not there.
     """
-    if not isinstance(source, FieldSource):
-        raise TypeError(f"sensors see the fields of a differential equation, got {type(source).__name__}")
-    if not source.grid.shape:
-        raise TypeError(f"the solutions of {source.name!r} have no space to put sensors in")
-    return ObservedFields(source, sensors, tuple(beside))
+    return ObservedFields(fields_in_space(source), sensors, tuple(beside))
 
 
 @final
@@ -77,8 +73,8 @@ class ObservedFields(Simulator):
         spec = source.observables[SOLUTION]
         self.source_of_fields, self.sensors, self.beside = source, sensors, beside
         self.points = Points(source.grid, tuple(sensors.at))  # pyright: ignore[reportArgumentType]
-        self.frames = _chosen("frames", sensors.frames, spec.shape[0])
-        self.channels = _chosen("channels", sensors.channels, spec.shape[1])
+        self.frames = chosen("frames", sensors.frames, spec.shape[0])
+        self.channels = chosen("channels", sensors.channels, spec.shape[1])
         for name in beside:
             if name not in source.given:
                 raise ValueError(f"{source.name!r} does not start from {name!r}, but from {', '.join(source.given)}")
@@ -106,17 +102,39 @@ class ObservedFields(Simulator):
         return seen[:, 0] if len(self.frames) == 1 else seen
 
     def _log_likelihood(self, theta: Tensor, x: X) -> Tensor:
-        parts, generator = [], torch.Generator(theta.device).manual_seed(0)  # nothing is random
-        for part in theta.split(self.block):
-            given = self.source_of_fields.start(part, generator=generator)
-            parts.append(self.measured(self.source_of_fields.solution(part, given, generator=generator)))
-        off = (x["y"].to(theta.device).double() - torch.cat(parts).double()) / self.sensors.sd
+        middle = torch.cat([self.measured(solution) for solution in solutions(self.source_of_fields, theta)])
+        off = (x["y"].to(theta.device).double() - middle.double()) / self.sensors.sd
         count = math.prod(off.shape[1:])
         total = -0.5 * off.square().flatten(1).sum(1) - count * math.log(self.sensors.sd * math.sqrt(2 * math.pi))
         return torch.where(total.isnan(), -math.inf, total)
 
 
-def _chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...]:
+def fields_in_space(source: FieldSource) -> FieldSource:
+    """The same, or a refusal of what has no fields to put sensors in.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    if not isinstance(source, FieldSource):
+        raise TypeError(f"sensors see the fields of a differential equation, got {type(source).__name__}")
+    if not source.grid.shape:
+        raise TypeError(f"the solutions of {source.name!r} have no space to put sensors in")
+    return source
+
+
+def solutions(source: FieldSource, theta: Tensor) -> Iterator[Tensor]:
+    """Solutions that follow from theta alone, a block of rows at a time."""
+    generator = torch.Generator(theta.device).manual_seed(0)  # nothing is random
+    for part in theta.split(source.block):
+        yield source.solution(part, source.start(part, generator=generator), generator=generator)
+
+
+def chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Frames or channels that are meant, of so many; all where None.
+
+    Raises:
+        ValueError: If one is not there.
+    """
     found = tuple(range(count)) if index is None else tuple(index)
     if not found or any(not 0 <= k < count for k in found):
         raise ValueError(f"{what} {list(found)}: the solution has {count}, numbered from 0")
