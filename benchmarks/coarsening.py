@@ -18,7 +18,7 @@ from sciinf.core import Batch, Surrogate, predicted
 
 
 class Coarse:
-    """An equation on a torus, on fewer points with longer steps: its longest waves, and back to all points."""
+    """An equation on a torus, built with its defaults, on fewer points with longer steps, and back to all points."""
 
     def __init__(self, equation: Any, points: int, longest: float) -> None:
         self.points, self.all = points, equation.grid.shape[0]
@@ -54,7 +54,10 @@ def raced(surrogate: Surrogate, equation: Any, candidates: Sequence[Any], *, row
         off = float(relative(solver.solve(theta.double(), x).float(), x["u"]).nan_to_num(nan=9.0).mean())
         run = seconds(lambda s=solver: s.solve(theta.double(), x), "cpu") / rows
         measured.append((run, off))
-    run, off = min(pair for pair in measured if pair[1] <= error)
+    as_good = [pair for pair in measured if pair[1] <= error]
+    if not as_good:
+        raise FloatingPointError(f"the surrogate of {equation.name!r} predicts what is not finite: {error}")
+    run, off = min(as_good)
     return {
         "equation": equation.name,
         "surrogate error": error,

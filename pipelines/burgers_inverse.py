@@ -36,12 +36,12 @@ def run(out: Path, *, seed: int = 0, solutions: int = 1_000, simulations: int = 
     equation: Any = type(load_simulator(BURGERS))
     burgers = equation(initial=Waves((1.0, 0.5), (0.0, 0.2)))
     solved = simulate(burgers, out / "solutions", solutions, seed=seed)
-    operator = Operator(burgers.prior, burgers.observables, Fourier(width=16))
+    operator = Operator(burgers.prior, burgers.observables, Fourier(width=16), seed=seed)
     surrogate = train(operator, solved, out / "surrogate", seed=seed)
 
     truth, emulated = observed(burgers, SENSORS), observed(Emulator(surrogate, burgers), SENSORS)
     rows = simulate(emulated, out / "simulations", simulations, seed=seed + 1)
-    fit = train(Flow(emulated.prior, emulated.observables), rows, out / "fit", seed=seed)
+    fit = train(Flow(emulated.prior, emulated.observables, seed=seed), rows, out / "fit", seed=seed)
     fresh = simulate(truth, out / "calibration_simulations", 1_000, seed=seed + 2)
     calibration = calibrate(build_posterior(fit), fresh, out)  # of the surrogate's posterior on the solver's data
 
@@ -52,6 +52,6 @@ def run(out: Path, *, seed: int = 0, solutions: int = 1_000, simulations: int = 
 
     given = burgers.start(seen.theta, generator=torch.Generator().manual_seed(seed))
     one = Batch(seen.theta, {**given, "u": burgers.solve(seen.theta.double(), given).float()})
-    band = conformal(surrogate.surrogate, simulate(burgers, out / "band_solutions", 200, seed=seed + 4))
+    band = conformal(surrogate, simulate(burgers, out / "band_solutions", 200, seed=seed + 4))
     draw_fields(out / "fields.png", burgers, surrogate.surrogate, one, band)
     return answer

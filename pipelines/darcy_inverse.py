@@ -44,12 +44,12 @@ def run(
     darcy: Any = load_simulator(DARCY)
     net = Fourier(24, 8, padding=0.1, coordinates=True, hidden=64)
     solved = simulate(darcy, out / "solutions", solutions, seed=seed)
-    operator = Operator(darcy.prior, darcy.observables, net)
+    operator = Operator(darcy.prior, darcy.observables, net, seed=seed)
     surrogate = train(operator, solved, out / "surrogate", recipe=Recipe(epochs=epochs, batch=20), seed=seed)
 
     truth, emulated = observed(darcy, GAUGES), observed(Emulator(surrogate, darcy), GAUGES)
     rows = simulate(emulated, out / "simulations", simulations, seed=seed + 1)
-    first = train(Flow(emulated.prior, emulated.observables), rows, out / "fit", seed=seed)
+    first = train(Flow(emulated.prior, emulated.observables, seed=seed), rows, out / "fit", seed=seed)
 
     theta = torch.tensor([[4.0, 12.0]])
     fields = darcy(theta, generator=torch.Generator().manual_seed(seed + 2))
@@ -61,6 +61,6 @@ def run(
     calibration = calibrate(posterior.local, fresh, out)
     answer = query(posterior, data, calibration, simulator=truth, out=out, seed=seed)
 
-    band = conformal(surrogate.surrogate, simulate(darcy, out / "band_solutions", 200, seed=seed + 6))
+    band = conformal(surrogate, simulate(darcy, out / "band_solutions", 200, seed=seed + 6))
     draw_fields(out / "fields.png", darcy, surrogate.surrogate, Batch(theta, fields), band)
     return answer

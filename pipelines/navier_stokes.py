@@ -37,7 +37,7 @@ def run(
 
     Args:
         out: Run folder.
-        seed: Seeds everything.
+        seed: Seeds everything but the flow's beginning, which is the same always.
         points: Of each side of the grid.
         solutions: Runs of the solver that the surrogate is trained on.
         epochs: Passes over them.
@@ -48,13 +48,13 @@ def run(
     begin = Known(RandomField(0.262, tau=7.0, alpha=2.5), seed=1)
     flow = equation(points=points, times=tuple(float(t) for t in range(7)), initial=begin)
     solved = simulate(flow, out / "solutions", solutions, seed=seed)
-    step = Stepwise(flow.prior, flow.observables, Fourier(16, 10, coordinates=True, hidden=64))
+    step = Stepwise(flow.prior, flow.observables, Fourier(16, 10, coordinates=True, hidden=64), seed=seed)
     recipe = Recipe(epochs=epochs, batch=8, learning_rate=5e-3)
     surrogate = train(step, solved, out / "surrogate", recipe=recipe, seed=seed)
 
     truth, emulated = observed(flow, PROBES), observed(Emulator(surrogate, flow), PROBES)
     rows = simulate(emulated, out / "simulations", simulations, seed=seed + 1)
-    fit = train(Flow(emulated.prior, emulated.observables), rows, out / "fit", seed=seed)
+    fit = train(Flow(emulated.prior, emulated.observables, seed=seed), rows, out / "fit", seed=seed)
     fresh = simulate(truth, out / "calibration_simulations", 500, seed=seed + 2)
     calibration = calibrate(build_posterior(fit), fresh, out)
 
@@ -65,6 +65,6 @@ def run(
     posterior = build_posterior(fit, truth, ess=ess, budget=2_000)
     answer = query(posterior, data, calibration, simulator=truth, out=out, seed=seed)
 
-    band = conformal(surrogate.surrogate, simulate(flow, out / "band_solutions", 50, seed=seed + 4))
+    band = conformal(surrogate, simulate(flow, out / "band_solutions", 50, seed=seed + 4))
     draw_fields(out / "fields.png", flow, surrogate.surrogate, Batch(theta, fields), band)
     return answer

@@ -71,6 +71,13 @@ _ess = click.option(
     show_default=True,
     help="Effective sample size where corrected.",
 )
+_budget = click.option(
+    "--budget",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Largest number of draws spent on it, each with its likelihood.",
+)
 _estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
 
 
@@ -120,6 +127,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
 @_ess
+@_budget
 @_seed
 @_workers
 @_device
@@ -142,7 +150,7 @@ def infer(
     fit = _train(estimator, store, folder, options["device"], seed)
     fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
     checked = calibrate(build_posterior(fit), fresh, folder)
-    posterior = build_posterior(fit, sim, ess=options["ess"])
+    posterior = build_posterior(fit, sim, ess=options["ess"], budget=options["budget"])
     answer = query(posterior, data, checked, simulator=sim, out=folder, level=options["level"], seed=seed)
     _finish(folder, answer, seed=seed, started=started)
 
@@ -222,6 +230,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
 @click.option("--simulator", default=None, metavar="SIM.py", help="For its observe, likelihood and predictive draws.")
 @_level
 @_ess
+@_budget
 @click.option("--json", "as_json", is_flag=True, help="Print answer.json instead of the table.")
 @click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
 @_seed
@@ -249,7 +258,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **opti
         _same_simulator(sim, fit.simulator, f"the fit in {folder}")
     data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
-    posterior = build_posterior(fit, sim, ess=options["ess"])
+    posterior = build_posterior(fit, sim, ess=options["ess"], budget=options["budget"])
     level, seed = options["level"], options["seed"]
     answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
     if draws is not None:
@@ -338,13 +347,12 @@ def _load_fit(folder: str, device: str) -> Fit:
 
 
 def _same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
-    from sciinf.core import source_hash
+    from sciinf.core.simulator import unlike
 
-    if simulator.name != recorded["name"] or source_hash(simulator) != recorded["source"]:
+    if differing := unlike(recorded, simulator):
         raise ValueError(
-            f"{what} is of the simulator {recorded['name']!r} with source {recorded['source'][:12]}, "
-            f"{simulator.source} is {simulator.name!r} with source {source_hash(simulator)[:12]}; give the file it "
-            "was made with, or run again"
+            f"{what} is of another simulator than {simulator.source}: {differing}; give the file it was made with, or "
+            "run again"
         )
 
 

@@ -142,7 +142,13 @@ def _instead(folder: Path) -> str:
 
 def campaign_of(simulator: Mapping[str, str], seed: int) -> str:
     """What simulations that may share rows have in common, however many there are: simulator and seed."""
-    return f"{simulator['name']} {simulator['source']} seed {seed}"
+    return f"{json.dumps(dict(simulator), sort_keys=True)} seed {seed}"
+
+
+def trained_on(fit: Fit) -> frozenset[str]:
+    """What a store is called by that may share simulations with those a fit was trained on."""
+    store = fit.record["store"]
+    return frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
 
 
 def _digest(weights: bytes, built: Any) -> str:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from sciinf.core.prior import Prior, check_unit
 
+_SHA256 = 64  # characters
+
 X = Mapping[str, Tensor]
 """Named data: observable name -> tensor (batch, *event)."""
 
@@ -207,11 +209,27 @@ def identity(simulator: Simulator) -> dict[str, str]:
     Raises:
         ValueError: If a setting is called name or source.
     """
-    settings = dict(simulator.settings() if simulator.settings else {})
+    settings = settings_of(simulator)
     own = {"name": simulator.name, "source": source_hash(simulator)}
     if taken := settings.keys() & own.keys():
         raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
     return own | settings
+
+
+def settings_of(simulator: Simulator) -> dict[str, str]:
+    """What it tells of its settings."""
+    return dict(simulator.settings() if simulator.settings else {})
+
+
+def unlike(recorded: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[str] = ()) -> str:
+    """What tells a simulator from the one that is recorded, such as "name was a, is b"; "" if nothing does."""
+    given = identity(simulator)
+    names = [name for name in {**recorded, **given} if name not in ignore and recorded.get(name) != given.get(name)]
+
+    def said(value: str | None) -> str:
+        return "nothing" if not value else value[:12] if len(value) == _SHA256 else value
+
+    return ", ".join(f"{name} was {said(recorded.get(name))}, is {said(given.get(name))}" for name in names)
 
 
 def event_of(observables: Mapping[str, Observable]) -> str:

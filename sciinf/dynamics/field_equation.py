@@ -9,17 +9,20 @@ well a trajectory satisfies the equation.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from types import FunctionType
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Component, Observable, Prior, Simulator, X
+from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.component import to_json
 from sciinf.dynamics.grid import BoxGrid
 
@@ -80,10 +83,22 @@ class FieldEquation(FieldSource, ABC):
 
     @final
     def settings(self) -> dict[str, str]:
-        """Its grid, times, and whatever else its constructor has set: name -> text."""
+        """Its grid, times, and whatever else its constructor has set, and the hash of its class's file: name -> text.
+
+        Raises:
+            TypeError: If a value has no text that is the same in every process; of functions that is their name.
+        """
         own = {"grid": self.grid, "times": self.times, **vars(self)}
         told = {name: value for name, value in sorted(own.items()) if name not in _SAID_ELSEWHERE and name[0] != "_"}
-        return {name: _said(value) for name, value in told.items()}
+        try:
+            found = {name: _said(value) for name, value in told.items()}
+        except TypeError as error:
+            raise TypeError(
+                f"the equation {self.name!r} cannot be told from others by what it was built with: {error}; what does "
+                "not change solutions may stand under a name that begins with _"
+            ) from error
+        file = _file_of(type(self))
+        return found if file is None else found | {"code": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 class Evolution(FieldEquation, ABC):
@@ -142,12 +157,29 @@ def described(
 
 
 def _said(value: Any) -> str:
-    """What a setting is, the same in every process."""
+    """What a setting is, the same in every process.
+
+    Raises:
+        TypeError: If it is nothing that has such a text.
+    """
     if isinstance(value, FunctionType):
+        to_json(value)  # refuses what is not found by its name in a module
         return value.__qualname__
-    if isinstance(value, Tensor):
-        return f"{tuple(value.shape)} {hashlib.sha256(value.cpu().numpy().tobytes()).hexdigest()[:12]}"
-    return json.dumps(to_json(value)) if isinstance(value, Component) else repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        numbers = torch.as_tensor(value).cpu().contiguous()
+        return f"{tuple(numbers.shape)} {hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:12]}"
+    if isinstance(value, BoxGrid | torch.dtype):
+        return repr(value)
+    return json.dumps(to_json(value))
+
+
+def _file_of(kind: type) -> Path | None:
+    """The file that defines a class; None for one that was typed in."""
+    try:
+        found = inspect.getsourcefile(kind)
+    except (TypeError, OSError):
+        return None
+    return Path(found) if found and Path(found).is_file() else None
 
 
 def column(theta: Float[Tensor, "batch theta"], prior: Prior, name: str, like: Tensor) -> Tensor:

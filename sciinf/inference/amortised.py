@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Fit, PairedDensity, Posterior, X
-from sciinf.core.fit import campaign_of
+from sciinf.core.fit import trained_on
 from sciinf.inference.learned import Learned
 
 
@@ -26,7 +26,7 @@ class Amortised(Learned):
         self.scope = (
             "learned from simulations of a proposal, it is not the posterior under the prior" if self.under else ""
         )
-        self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
+        self.trained_on = trained_on(fit)
         self.estimator = fit.estimator
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables
 

@@ -45,7 +45,7 @@ from torch import distributions as td
 from sciinf.core import Batch, DensityUnavailable, Fit, Observable, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
-from sciinf.core.fit import campaign_of
+from sciinf.core.fit import trained_on
 from sciinf.core.laws import is_normalisable
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
 from sciinf.diffusion.joined import Gauss, Method, Parts
@@ -102,7 +102,7 @@ class Compositional(Learned):
         self.digest = hashlib.sha256(f"{fit.digest} {how}".encode()).hexdigest()
         store = fit.record["store"]
         self.under = store.get("proposal")
-        self.trained_on = frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
+        self.trained_on = trained_on(fit)
         self.prior = estimator.prior
         self._most = largest_set(estimator.observables)
         self._factors = -(-items // self._most)

@@ -46,8 +46,8 @@ from sciinf.core import (
     Simulator,
     X,
     as_observation,
+    identity,
     load_fit,
-    source_hash,
 )
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
@@ -128,7 +128,7 @@ def infer_sequentially(
     _check_estimator(learner, simulator, observation, rounds)
     settings = {
         "observation": observation_hash(observation),
-        "simulator": {"name": simulator.name, "source": source_hash(simulator)},
+        "simulator": identity(simulator),
         "simulations": simulations,
         "estimator": to_json(learner),
         "recipe": recipe.said(),

@@ -2,7 +2,7 @@
 
 from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
-from sciinf.surrogates.inversion import Inversion, interval
+from sciinf.surrogates.inversion import Inversion
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.operator import Operator
@@ -21,6 +21,5 @@ __all__ = [
     "SpectralRefiner",
     "Stable",
     "Stepwise",
-    "interval",
     "refine",
 ]

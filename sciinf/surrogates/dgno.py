@@ -123,8 +123,9 @@ class DGNO(OfFields):
             check_whole(name, value, 1)
         if source == 0 or not math.isfinite(source) or min(balance, told) < 0:
             raise ValueError(f"source={source}, balance={balance}, told={told}: f is not 0, weights are at least 0")
-        if len(radii) != 2 or not 0 < radii[0] <= radii[1] <= 0.5:
-            raise ValueError(f"radii {tuple(radii)}: expected the least and the largest, between 0 and 1/2")
+        if len(radii) != 2 or not 0.5 / panels <= radii[0] <= radii[1] <= 0.5:
+            least = 0.5 / panels  # below which a bump may hold no point of the lattice
+            raise ValueError(f"radii {tuple(radii)}: expected the least and the largest, between {least:.3g} and 1/2")
         if smoothness not in SMOOTHNESS:
             raise ValueError(f"smoothness is {smoothness}, expected one of {SMOOTHNESS}")
         if levels is not None and (len(levels) != 2 or not 0 < levels[0] < levels[1]):

@@ -10,13 +10,13 @@ again on true solutions where the posterior is (`inference.corrected`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Fit, X, identity, predicted
+from sciinf.core import Batch, Fit, X, predicted
+from sciinf.core.simulator import unlike
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.surrogates.stepwise import Stepwise
 
@@ -37,20 +37,24 @@ class Emulator(FieldSource):
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
+        if not isinstance(fit, Fit) or not isinstance(equation, FieldSource):
+            found = f"{type(fit).__name__} and {type(equation).__name__}"
+            raise TypeError(f"an Emulator takes a surrogate's fit and the differential equation it is of; got {found}")
         self.surrogate, self.equation, self.with_error = fit.surrogate, equation, error
-        if not isinstance(equation, FieldSource):
-            raise TypeError(f"a surrogate takes the place of a differential equation, got {type(equation).__name__}")
         if self.surrogate.prior.to_json() != equation.prior.to_json() or fit.simulator.get("name") != equation.name:
             raise ValueError(f"{fit} is of another simulator than {equation.name!r}, whose prior is {equation.prior}")
         if self.surrogate.target != SOLUTION:
             raise ValueError(f"{fit} predicts {self.surrogate.target!r}, not the solution {SOLUTION!r}")
         for name in (*self.surrogate.given, SOLUTION):
             if equation.observables.get(name) != self.surrogate.observables[name]:
-                raise ValueError(f"{name!r} of {equation.name!r} is not what {fit} was trained on")
+                raise ValueError(
+                    f"{name!r} of {equation.name!r} is not what {fit} was trained on: {equation.observables.get(name)} "
+                    f"in place of {self.surrogate.observables[name]}"
+                )
         if isinstance(self.surrogate, Stepwise):
             self.surrogate.check_times(equation.times)
-        if differing := _differing(fit.simulator, identity(equation)):
-            raise ValueError(f"{fit} is of {equation.name!r} with other settings, build that one: {differing}")
+        if differing := unlike(fit.simulator, equation, ignore=("source",)):
+            raise ValueError(f"{fit} is of another {equation.name!r}, build that one: {differing}")
         sure = "" if error else "_without_error"
         self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
         self.prior, self.observables = equation.prior, equation.observables
@@ -66,9 +70,3 @@ class Emulator(FieldSource):
         if self.with_error:
             found = found + self.surrogate.error(theta, given, generator=generator).to(found.device)
         return found
-
-
-def _differing(trained: Mapping[str, str], given: Mapping[str, str]) -> str:
-    """Settings of two simulators that are not the same; their file may have changed."""
-    names = [name for name in {**trained, **given} if name != "source" and trained.get(name) != given.get(name)]
-    return ", ".join(f"{name} was {trained.get(name)}, is {given.get(name)}" for name in names)

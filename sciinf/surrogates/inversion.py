@@ -111,18 +111,21 @@ class Inversion:
         """Draws of what was measured.
 
         Args:
-            at: Coordinates of the sensors, in the order of the grid's axes.
+            at: Coordinates of the sensors, in the order of the grid's axes, between 0 and 1.
             y: Measurements.
             sd: Of the noise, of all observations or each, in units of the solution.
             generator: Source of all randomness.
 
         Raises:
-            ValueError: If y does not have a value for each sensor, or an sd is not positive.
+            ValueError: If y does not have a finite value for each sensor, a sensor lies outside the square, or an sd is
+                not positive.
         """
         at, y = at.to(self.mean), y.to(self.mean)
         noise_sd = torch.as_tensor(sd, dtype=y.dtype, device=y.device).expand(len(y))
         if y.ndim != 2 or y.shape[1] != len(at) or at.shape[1:] != (2,):
             raise ValueError(f"y of shape {tuple(y.shape)} for sensors {tuple(at.shape)}: expected a value for each")
+        if not bool(((at >= 0) & (at <= 1)).all()) or not bool(y.isfinite().all()):
+            raise ValueError("sensors lie between 0 and 1 along both axes, and what they measure is finite")
         if not bool((noise_sd > 0).all()):
             raise ValueError("the noise's sd is to be positive: the least squares are in units of it")
         count, net = (len(y), self.draws), self.surrogate
@@ -179,20 +182,3 @@ class Inversion:
             (found.grad,) = torch.autograd.grad(total, [found])
             adam.step()
         return self.mean + found.detach() @ self.root.mT
-
-
-def interval(draws: Float[Tensor, "observation draw ..."], level: float = 0.9) -> tuple[Tensor, Tensor]:
-    """Lower and upper ends of central intervals, (observation, ...) each.
-
-    They hold the truth with the probability asked for if that is one more draw of the same law: the k-th of n draws
-    lies below it with probability k / (n + 1).
-
-    Raises:
-        ValueError: If the level is not between 0 and 1, or there are too few draws for it.
-    """
-    count, tail = draws.shape[1], (1 - level) / 2
-    if not 0 < level < 1 or tail * (count + 1) < 1:
-        raise ValueError(f"{count} draws have no interval of level {level}; {math.ceil(1 / max(tail, 1e-9))} would")
-    low = (tail * (count + 1) - 1) / (count - 1)
-    ends = torch.quantile(draws, torch.tensor([low, 1 - low], dtype=draws.dtype, device=draws.device), dim=1)
-    return ends[0], ends[1]

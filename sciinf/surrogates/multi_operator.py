@@ -145,7 +145,8 @@ class MultiOperator(OfFields):
             known = known.gather(-1, at[:, None].expand_as(known))
             true = true.gather(-1, at[:, None, None].expand_as(true))
         symbols = self.equation(self.families.coefficients(batch.theta).to(known))
-        return self.distance(self._found(symbols, known), true, directions=1)
+        _, sd = self.level()
+        return self.distance(self._found(symbols, known) / sd, true / sd, directions=1)
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel x"]:
         frames = self.stacked(given).to(self.target_mean)

@@ -132,7 +132,9 @@ class SpectralRefiner(OfFields):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         true = batch.x[self.target].to(self.target_mean)[:, 1:]  # the start is exact
-        return self.distance(self.predict(batch.theta, batch.x)[:, 1:], true, directions=len(self.space))
+        _, sd = self.level()
+        found = self.predict(batch.theta, batch.x)[:, 1:]
+        return self.distance(found / sd, true / sd, directions=len(self.space))
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         waves = self.scaled(theta, given)[:, : self.frames]
@@ -160,7 +162,7 @@ class SpectralRefiner(OfFields):
             spacing: Time between frames.
         """
         waves, frames = self.scaled(theta, given), self.padded
-        count = min(self.last.modes[0], max(1, frames // 2)) - 1
+        count = min(self.last.modes[0], (frames + 1) // 2) - 1
         angle = 2 * math.pi / frames * torch.outer(torch.arange(1, count + 1), torch.arange(frames)).double()
         transform = (2 / frames * torch.cat([angle.cos(), angle.sin()])).to(waves)
         found = torch.einsum("jt,bt...->bj...", transform, waves)

@@ -74,8 +74,8 @@ class Stepwise(OfFields):
             raise ValueError(f"noise is a number of sds of at least 0, got {noise}")
         if self.observables[start].shape[0] != self.channels:
             raise ValueError(f"{start!r} has {self.observables[start].shape[0]} channels, {target!r} {self.channels}")
-        if self.frames < 1 + begins:
-            raise ValueError(f"{target!r} has {self.frames} frames, and no step from one to the next")
+        if self.frames < 2:
+            raise ValueError(f"{target!r} has {self.frames} frames, and no step from one to the next: use an Operator")
         self.begins, self.pairs, self.noise, self.distance = begins, pairs, noise, loss or RelativeL2()
         with global_seed(torch.Generator().manual_seed(seed)):
             channels = (self.channels_given, self.channels)

@@ -32,7 +32,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciinf.core import Batch, Surrogate, predicted
+from sciinf.core import Batch, Fit, Surrogate, predicted
+from sciinf.core.fit import campaign_of, trained_on
 from sciinf.store import Store
 
 
@@ -69,18 +70,26 @@ class Band:
         return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
 
 
-def conformal(surrogate: Surrogate, fresh: Store | Batch, *, level: float = 0.9, simultaneous: bool = False) -> Band:
+def conformal(
+    surrogate: Surrogate | Fit, fresh: Store | Batch, *, level: float = 0.9, simultaneous: bool = False
+) -> Band:
     """A band that holds, from simulations that the surrogate was not trained on.
 
     Args:
-        surrogate: What predicts.
+        surrogate: What predicts; of a fit it can be told whether simulations are fresh.
         fresh: Simulations of another seed than it was trained on.
         level: Probability to lie within the band.
         simultaneous: Whether whole fields are to, not points each for itself.
 
     Raises:
-        ValueError: If the level is not between 0 and 1, or simulations are too few for it: (m + 1) (1 - level) >= 1.
+        ValueError: If the level is not between 0 and 1, or simulations are too few for it: (m + 1) (1 - level) >= 1;
+            or if they may be among those that the fit was trained on.
     """
+    if isinstance(surrogate, Fit):
+        known = trained_on(surrogate)
+        if isinstance(fresh, Store) and {fresh.digest, campaign_of(fresh.simulator, fresh.seed)} & known:
+            raise ValueError(f"{fresh.path} may hold simulations that {surrogate} was trained on: take another seed")
+        surrogate = surrogate.surrogate
     if not 0 < level < 1:
         raise ValueError(f"a band's level lies between 0 and 1, got {level}")
     rows = fresh.load() if isinstance(fresh, Store) else fresh
@@ -134,14 +143,38 @@ def rank_histogram(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "
 def interval_coverage(
     draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."], level: float
 ) -> Float[Tensor, " batch"]:
-    """The fraction of points at which the truth lies in the draws' central interval."""
-    ordered = draws.sort(dim=0).values  # torch.quantile refuses more than 16 million numbers
-    ends = []
-    for place in ((0.5 - level / 2) * (len(draws) - 1), (0.5 + level / 2) * (len(draws) - 1)):
-        below = int(place)
-        ends.append(torch.lerp(ordered[below], ordered[min(below + 1, len(draws) - 1)], place - below))
-    low, high = ends
+    """The fraction of points at which the truth lies in the draws' central interval.
+
+    Raises:
+        ValueError: As `interval`.
+    """
+    low, high = interval(draws, level)
     return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
+
+
+def interval(draws: Float[Tensor, "draw batch ..."], level: float = 0.9) -> tuple[Tensor, Tensor]:
+    """Lower and upper ends of central intervals, (batch, ...) each.
+
+    They hold the truth with the probability asked for if that is one more draw of the same law: the k-th of n draws
+    lies below it with probability k / (n + 1).
+
+    Raises:
+        ValueError: If the level is not between 0 and 1, or there are too few draws for it.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"an interval's level lies between 0 and 1, got {level}")
+    count, tail = len(draws), (1 - level) / 2
+    place = tail * (count + 1) - 1
+    if place < -1e-9:
+        raise ValueError(
+            f"{count} draws have no interval of level {level}: give at least {math.ceil(1 / tail - 1 - 1e-9)}, or a "
+            f"level of at most {(count - 1) / (count + 1):.3f}"
+        )
+    ordered = draws.sort(dim=0).values  # torch.quantile refuses more than 16 million numbers
+    below = max(0, min(int(place), count - 2))
+    low = torch.lerp(ordered[below], ordered[below + 1], place - below)
+    high = torch.lerp(ordered[-1 - below], ordered[-2 - below], place - below)
+    return low, high
 
 
 def _several(draws: Tensor) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X, identity
+from sciinf.core.simulator import settings_of
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.dynamics.grid import Points
 
@@ -37,12 +38,13 @@ class Sensors:
     channels: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        given = self.at.tolist() if isinstance(self.at, Tensor | np.ndarray) else list(self.at)
-        object.__setattr__(self, "at", tuple(tuple(p) if isinstance(p, Sequence) else float(p) for p in given))
+        if not isinstance(self.at, Iterable) or (isinstance(self.at, Tensor | np.ndarray) and self.at.ndim == 0):
+            raise ValueError(f"sensors have coordinates each, at=[...], got {self.at!r}")
+        each = [p.tolist() if isinstance(p, Tensor | np.ndarray) else p for p in self.at]
+        object.__setattr__(self, "at", tuple(tuple(p) if isinstance(p, Sequence) else float(p) for p in each))
         if not self.at:
             raise ValueError("there are no sensors: give coordinates, at=[...]")
-        if not 0 < self.sd < math.inf:
-            raise ValueError(f"the sd of a measurement's noise is positive and finite, got {self.sd}")
+        check_sd(self.sd)
 
 
 def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = ()) -> ObservedFields:
@@ -80,9 +82,9 @@ class ObservedFields(Simulator):
                 raise ValueError(f"{source.name!r} does not start from {name!r}, but from {', '.join(source.given)}")
         width, frames = len(self.channels) * len(self.points.at), len(self.frames)
         shape, dims = ((width,), ("sensor",)) if frames == 1 else ((frames, width), ("time", "sensor"))
-        said = (identity(source), source.prior.to_json(), sensors, beside)
+        said = (identity(source), source.prior.to_json(), self._measured(), self.beside)
         self.name = f"{source.name}_observed_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
-        self.prior, self.block, self.settings = source.prior, source.block, source.settings
+        self.prior, self.block = source.prior, source.block
         self.observables = {"y": Observable(shape, spec.unit, dims), **{name: source.given[name] for name in beside}}
         self.log_likelihood = None if source.random or beside else self._log_likelihood
 
@@ -94,6 +96,13 @@ class ObservedFields(Simulator):
             "y": (seen + self.sensors.sd * noise.to(seen.device)).float(),
             **{name: fields[name] for name in self.beside},
         }
+
+    def settings(self) -> dict[str, str]:
+        """Those of the equation, and how it is measured."""
+        return {**settings_of(self.source_of_fields), "sensors": repr(self._measured())}
+
+    def _measured(self) -> tuple[object, ...]:
+        return self.points.at, float(self.sensors.sd), self.frames, self.channels
 
     def measured(self, solution: Tensor) -> Tensor:
         """Solutions (batch, time, channel, *space) at the sensors, without noise: (batch, *y)."""
@@ -109,6 +118,16 @@ class ObservedFields(Simulator):
         return torch.where(total.isnan(), -math.inf, total)
 
 
+def check_sd(sd: float) -> None:
+    """Refuse what is no noise.
+
+    Raises:
+        ValueError: If it is no positive number.
+    """
+    if not isinstance(sd, int | float) or not 0 < sd < math.inf:
+        raise ValueError(f"the sd of a measurement's noise is one number, positive and finite, got {sd!r}")
+
+
 def fields_in_space(source: FieldSource) -> FieldSource:
     """The same, or a refusal of what has no fields to put sensors in.
 
@@ -116,7 +135,10 @@ def fields_in_space(source: FieldSource) -> FieldSource:
         TypeError: If it has none.
     """
     if not isinstance(source, FieldSource):
-        raise TypeError(f"sensors see the fields of a differential equation, got {type(source).__name__}")
+        raise TypeError(
+            f"sensors see the fields of a differential equation, a FieldSource, got {type(source).__name__}; "
+            "docs/skeletons/field_equation.py makes one of any solver"
+        )
     if not source.grid.shape:
         raise TypeError(f"the solutions of {source.name!r} have no space to put sensors in")
     return source
@@ -135,7 +157,8 @@ def chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...
     Raises:
         ValueError: If one is not there.
     """
-    found = tuple(range(count)) if index is None else tuple(index)
-    if not found or any(not 0 <= k < count for k in found):
-        raise ValueError(f"{what} {list(found)}: the solution has {count}, numbered from 0")
-    return found
+    found = tuple(range(count)) if index is None else tuple(index) if isinstance(index, Iterable) else (index,)
+    whole = all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in found)
+    if not found or not whole or any(not 0 <= k < count for k in found):
+        raise ValueError(f"{what} {list(found)}: the solution has {count}, called by numbers from 0 to {count - 1}")
+    return tuple(int(k) for k in found)

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X, identity
 from sciinf.core.checks import check_whole
+from sciinf.core.observation import convert
+from sciinf.core.simulator import settings_of
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.dynamics.grid import interpolated
-from sciinf.wrappers.field_sensors import chosen, fields_in_space, solutions
+from sciinf.wrappers.field_sensors import check_sd, chosen, fields_in_space, solutions
 
 MASK = "y_mask"
 
@@ -51,8 +53,7 @@ def scattered(
     """
     check_whole("least", least, 1)
     check_whole("most", most, least)
-    if not 0 < sd < math.inf:
-        raise ValueError(f"the sd of a measurement's noise is positive and finite, got {sd}")
+    check_sd(sd)
     return ScatteredFields(fields_in_space(source), (least, most), sd, frames, channels)
 
 
@@ -74,9 +75,9 @@ class ScatteredFields(Simulator):
         self.channels = chosen("channels", channels, spec.shape[1])
         self.directions, (least, most) = len(source.grid.shape), sizes
         width = self.directions + len(self.frames) * len(self.channels)
-        said = (identity(source), source.prior.to_json(), sizes, sd, self.frames, self.channels)
+        said = (identity(source), source.prior.to_json(), self._measured())
         self.name = f"{source.name}_scattered_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
-        self.prior, self.block, self.settings = source.prior, source.block, source.settings
+        self.prior, self.block, self.field = source.prior, source.block, spec
         self.observables = {"y": Observable((most, width), dims=("item", "feature"))}
         if least < most:
             self.observables[MASK] = Observable((most,), dims=("item",), dtype="bool")
@@ -94,6 +95,13 @@ class ScatteredFields(Simulator):
         there = torch.arange(most, device=theta.device) < count
         return self._masked(torch.cat([at.to(seen), seen], -1), there)
 
+    def settings(self) -> dict[str, str]:
+        """Those of the equation, and how it is measured."""
+        return {**settings_of(self.source_of_fields), "sensors": repr(self._measured())}
+
+    def _measured(self) -> tuple[object, ...]:
+        return self.sizes, float(self.sd), self.frames, self.channels
+
     def measured(
         self, solution: Float[Tensor, "batch time channel *space"], at: Float[Tensor, "batch place dim"]
     ) -> Float[Tensor, "batch place value"]:
@@ -106,28 +114,33 @@ class ScatteredFields(Simulator):
 
         Args:
             at: Coordinates, (places, directions), or (places,) where there is one direction.
-            values: What was measured, (places, frames, channels) or fewer axes where those left out are one long.
+            values: What was measured, (places, frames, channels); an axis of frames or channels that is one long may
+                be left out. With a unit, as of astropy, it is converted to the field's.
 
         Raises:
-            ValueError: If shapes do not go together, a place lies outside the grid, or there are more or fewer places
-                than there were in simulations.
+            ValueError: If shapes do not go together, a value is not finite or its unit not that of the field, a place
+                lies outside the grid, or there are more or fewer places than there were in simulations.
         """
         grid, (least, most) = self.source_of_fields.grid, self.sizes
-        where = torch.as_tensor(at, dtype=torch.float32)
+        plain = convert(getattr(values, "value", values), str(getattr(values, "unit", "")), self.field, SOLUTION)
+        where, seen = (torch.as_tensor(v, dtype=torch.float32) for v in (at, plain))
         where = where[:, None] if where.ndim == 1 else where
-        seen, each = torch.as_tensor(values, dtype=torch.float32), len(self.frames) * len(self.channels)
-        count = len(where)
-        if where.shape[1:] != (self.directions,) or len(seen) != count or seen.numel() != count * each:
+        whole = (len(self.frames), len(self.channels))
+        short = tuple(n for n in whole if n > 1)
+        if where.ndim != 2 or where.shape[1] != self.directions or seen.shape[1:] not in (whole, whole[:1], short):
             raise ValueError(
-                f"places {tuple(where.shape)} and values {tuple(seen.shape)} do not go together: each place has "
-                f"{self.directions} coordinates and {each} values, {len(self.frames)} frames of {len(self.channels)}"
+                f"places {tuple(where.shape)} and values {tuple(seen.shape)} are not (places, {self.directions}) and "
+                f"(places, {whole[0]} frames, {whole[1]} channels)"
             )
+        count = len(where)
+        if len(seen) != count or not least <= count <= most:
+            raise ValueError(f"{count} places and {len(seen)} values; there are to be {least} to {most} of both")
         if not bool(((where >= 0) & (where <= torch.tensor(grid.lengths))).all()):
             raise ValueError(f"some places lie outside the box of {grid.lengths}")
-        if not least <= count <= most:
-            raise ValueError(f"{count} places, and simulations had {least} to {most}; give others to `scattered`")
+        if not bool(seen.isfinite().all()):
+            raise ValueError("some values are not finite: leave their places out")
         y = torch.zeros(1, *self.observables["y"].shape)
-        y[0, :count] = torch.cat([where, seen.reshape(count, each)], 1)
+        y[0, :count] = torch.cat([where, seen.flatten(1) if seen.ndim > 1 else seen[:, None]], 1)
         return {name: value[0] for name, value in self._masked(y, torch.arange(most)[None] < count).items()}
 
     def _masked(self, y: Tensor, there: Tensor) -> dict[str, Tensor]:

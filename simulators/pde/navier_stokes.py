@@ -43,7 +43,7 @@ from sciinf.dynamics.random_field import RandomField, Start
 from sciinf.dynamics.spectral import solve
 
 STEP = 3.2  # longest, times points: stable for speeds up to 0.3 in a box of 1
-TOGETHER = 8  # solutions on a processor at a time, which its cache holds
+TOGETHER = 2**15  # points of solutions on a processor at a time, which its cache holds
 
 Forcing = Callable[[BoxGrid], Float[Tensor, "y x"]]
 """f at the points of a grid."""
@@ -109,7 +109,7 @@ class NavierStokes(Evolution):
         return {"initial": vorticity - vorticity.mean((-2, -1), keepdim=True)}
 
     def solve(self, theta: Tensor, given: X) -> Tensor:
-        together = TOGETHER if theta.device.type == "cpu" else len(theta)
+        together = max(1, TOGETHER // math.prod(self.grid.shape)) if theta.device.type == "cpu" else len(theta)
         parts = zip(theta.double().split(together), given["initial"].double().split(together), strict=True)
         return torch.cat([self._solved(rows, vorticity) for rows, vorticity in parts])
 

@@ -17,6 +17,7 @@ import sciinf
 from sciinf import Observable, Prior, Simulator, Store, build_posterior, cli, load_simulator, simulate, train
 from sciinf.answer import load_answer
 from sciinf.core.simulator import load_module
+from sciinf.wrappers import Sensors, observed
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -187,6 +188,21 @@ def test_skeleton_pipeline_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (here / "runs" / "mine" / "report.html").is_file()
     answer = load_answer(here / "runs" / "mine")
     assert {name: e.unit for name, e in answer.parameters.items()} == {"rate": "1/h", "amplitude": "mV"}
+
+
+def test_skeleton_equation_solves_its_equation_and_sensors_see_it() -> None:
+    equation: Any = load_simulator(SKELETONS / "field_equation.py")
+    theta = torch.tensor([[0.01, 0.3], [0.05, 0.9]])
+    wave = (4 * torch.pi * equation.grid.coordinates[0]).sin().expand(2, 1, -1)
+    found = equation.solve(theta, {"initial": wave})
+    decay = -(theta[:, 0] * (4 * torch.pi) ** 2 + theta[:, 1])[:, None] * torch.tensor(equation.times)
+    assert torch.allclose(found[:, :, 0], decay.exp()[..., None] * wave, atol=0.01)
+    x = equation(theta, generator=torch.Generator().manual_seed(0))
+    left = equation.residual(x["u"].double(), theta, x).square().mean().sqrt()
+    wrong = equation.residual(x["u"].double(), theta.flip(0), x).square().mean().sqrt()  # the fault: other parameters
+    assert float(left) < 0.3 * float(wrong)
+    seen = observed(equation, Sensors([0.1, 0.6], sd=0.1))
+    assert seen.observables["y"] == Observable((5, 2), "K", ("time", "sensor"))
 
 
 class Scale(Simulator):

@@ -94,14 +94,15 @@ def test_slopes_of_a_path_are_its_derivatives():
     assert torch.allclose(path.slope(times), (path.at(times + h) - path.at(times - h)) / (2 * h), atol=1e-7)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_a_path_is_the_prediction_at_any_time(layers):
-    equation = Decay(times=FRAMES)
-    surrogate = SpectralRefiner(equation.prior, equation.observables, width=8, modes=6, modes_time=3, layers=layers)
+@pytest.mark.parametrize(("layers", "frames", "waves"), [(1, 5, 3), (3, 5, 3), (1, 6, 5), (1, 7, 5)])
+def test_a_path_is_the_prediction_at_any_time(layers, frames, waves):
+    times = tuple(torch.linspace(0.0, 1.0, frames).tolist())
+    equation, told = Decay(times=times), {"width": 8, "modes": 6, "modes_time": waves, "layers": layers}
+    surrogate = SpectralRefiner(equation.prior, equation.observables, **told)
     rows = rows_of(equation)
-    path = surrogate.double().path(rows.theta, rows.x, 0.25)
+    path = surrogate.double().path(rows.theta, rows.x, 1 / (frames - 1))
     found = surrogate.predict(rows.theta, rows.x)
-    assert torch.allclose(path.at(torch.tensor(FRAMES)), found, atol=1e-6)
+    assert torch.allclose(path.at(torch.tensor(times)), found, atol=1e-6)
     assert torch.allclose(found[:, 0], rows.x["initial"].double())
     assert path.at(torch.linspace(0.0, 1.0, 33)).shape == (6, 33, 1, 16)
 

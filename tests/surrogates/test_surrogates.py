@@ -14,6 +14,7 @@ from sciinf.dynamics.random_field import RandomField
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Emulator, Operator, RelativeL2, Sobolev, Stepwise
 from sciinf.training import train_ensemble
+from sciinf.trust.fields import conformal
 
 NET = Fourier(12, 6, layers=2, hidden=32)
 KINDS = (Operator, Stepwise)
@@ -198,7 +199,7 @@ def test_what_does_not_fit_is_refused(fits):
         (lambda: Emulator(fits[Operator], Decay(points=32)), "not what"),
         (lambda: Emulator(fits[Stepwise], Decay(times=(0.5, 1.0, 1.5))), "at 0.5, is after the start"),
         (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 0.5, 1.5))), "0.5 to 1 apart"),
-        (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 1.0, 2.0))), r"times was \(0.0, 0.5, 1.0\), is \(0.0, 1"),
+        (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 1.0, 2.0))), r"times was \[0.0, 0.5, 1.0\], is \[0.0, 1"),
         (lambda: Emulator(fits[Operator], Decay(initial=RandomField(1.0, tau=9.0))), "initial was .* is .*9.0"),
         (lambda: Sobolev(math.inf), "finite"),
     ):
@@ -208,3 +209,13 @@ def test_what_does_not_fit_is_refused(fits):
     other.prior = Prior(nu=torch.distributions.Uniform(0.0, 1.0))
     with pytest.raises(ValueError, match="another simulator"):
         Emulator(fits[Operator], other)
+    for wrong in ((fits[Operator].surrogate, equation), (equation, fits[Operator])):
+        with pytest.raises(TypeError, match="takes a surrogate's fit and the differential equation"):
+            Emulator(*wrong)
+
+
+def test_a_band_is_not_made_of_what_was_trained_on(fits, store, tmp_path):
+    with pytest.raises(ValueError, match="take another seed"):
+        conformal(fits[Operator], store)
+    fresh = simulate(Decay(), tmp_path / "fresh", 50, seed=1)
+    assert torch.equal(conformal(fits[Operator], fresh).width, conformal(fits[Operator].surrogate, fresh).width)

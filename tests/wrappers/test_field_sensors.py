@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from surrogates.fields import Decay
 
-from sciinf.core import load_simulator
+from sciinf import Flow, build_posterior
+from sciinf.core import Fit, identity, load_simulator
 from sciinf.dynamics.random_field import Waves
 from sciinf.wrappers import Sensors, observed
 
@@ -77,6 +81,9 @@ def test_other_sensors_are_another_simulator(waves):
         )
     }
     assert len(names) == 5
+    some = observed(waves, Sensors(AT, sd=1.0, frames=[1, 2]))
+    same = observed(waves, Sensors([np.array([a]) for a in AT], sd=1, frames=range(1, 3), channels=(0,)))
+    assert same.name == some.name
     assert observed(waves, Sensors(torch.tensor(AT), sd=0.05)).name not in names  # other numbers, by rounding
     assert observed(waves, Sensors(list(AT), sd=0.05)).name in names
 
@@ -101,12 +108,33 @@ def test_random_starts_have_no_likelihood_but_can_be_shown():
         ({"at": []}, "no sensors"),
         ({"sd": 0.0}, "positive"),
         ({"frames": [3]}, "frames"),
+        ({"frames": [0.5]}, r"called by numbers from 0 to 2"),  # a time
+        ({"frames": [True]}, "called by numbers"),
         ({"channels": []}, "channels"),
+        ({"at": 0.1}, r"at=\[...\], got 0.1"),
+        ({"sd": [0.1, 0.2]}, r"one number, .* got \[0.1, 0.2\]"),
     ],
 )
 def test_sensors_that_cannot_be_are_refused(waves, told, says):
     with pytest.raises(ValueError, match=says):
         observed(waves, Sensors(**{"at": AT, "sd": 0.1} | told))
+
+
+def test_a_likelihood_of_other_measurements_does_not_correct_without_a_word(waves):
+    right = observed(waves, Sensors(AT, sd=0.1))
+    estimator = Flow(right.prior, right.observables)
+    record = {"store": {"digest": "store", "seed": 0}}
+    fit = Fit(estimator.eval(), "digest", identity(right), record, Path())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_posterior(fit, right)
+    for sensors in (Sensors(AT, sd=0.2), Sensors((0.2, 0.45, 0.9), sd=0.1)):
+        with pytest.warns(UserWarning, match=r"other settings .*sensors was .* another experiment"):
+            build_posterior(fit, observed(waves, sensors))
+    with pytest.warns(UserWarning, match=r"other settings .*initial was"):
+        build_posterior(fit, observed(Decay(points=64, initial=Waves((1.0, 0.5))), Sensors(AT, sd=0.1)))
+    with pytest.raises(ValueError, match="another experiment corrects nothing"):
+        build_posterior(fit, observed(waves, Sensors(AT[:2], sd=0.1)))
 
 
 def test_what_has_no_fields_is_refused(waves, root):

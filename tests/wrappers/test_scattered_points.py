@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from astropy import units
 from scipy import stats
 from surrogates.fields import Decay
 
@@ -105,14 +107,23 @@ def test_what_does_not_fit_is_refused(waves):
     for make, says in (
         (lambda: scattered(waves, 5, least=6, sd=0.1), "most"),
         (lambda: scattered(waves, 5, sd=0.0), "positive and finite"),
-        (lambda: scattered(waves, 5, sd=0.1, frames=[3]), "has 3, numbered from 0"),
-        (lambda: simulator.observation([0.1, 0.2], [[1.0], [2.0]]), "3 frames of 1"),
+        (lambda: scattered(waves, 5, sd=0.1, frames=[3]), "has 3, called by numbers from 0 to 2"),
+        (lambda: simulator.observation([0.1, 0.2], [[1.0], [2.0]]), "3 frames, 1 channels"),
+        (lambda: simulator.observation([0.1, 0.2], torch.zeros(3, 2)), "3 frames, 1 channels"),
+        (lambda: simulator.observation(0.1, torch.zeros(1, 3)), r"places \(\) and"),
+        (lambda: simulator.observation([0.1, 0.2], torch.full((2, 3), math.nan)), "not finite"),
         (lambda: simulator.observation([0.1, 1.2], torch.zeros(2, 3)), "outside the box"),
-        (lambda: simulator.observation([0.1], torch.zeros(1, 3)), "1 places, and simulations had 2 to 5"),
+        (lambda: simulator.observation([0.1], torch.zeros(1, 3)), "1 places and 1 values; there are to be 2 to 5"),
         (lambda: simulator.observation([0.1] * 6, torch.zeros(6, 3)), "6 places"),
     ):
         with pytest.raises(ValueError, match=says):
             make()
+    kelvin = Decay(points=64, initial=Waves((1.0,)))
+    kelvin.observables = {**kelvin.observables, "u": Observable((3, 1, 64), "K", ("time", "channel", "x"))}
+    one = scattered(kelvin, 4, sd=0.1, frames=[2])
+    assert one.observation([0.5], np.array([1_000.0]) * units.mK)["y"][0].tolist() == [0.5, 1.0]
+    with pytest.raises(ValueError, match="does not convert"):
+        one.observation([0.5], np.array([1.0]) * units.m)
     ordinary = load_simulator("simulators/pde/lorenz_63.py")
     with pytest.raises(TypeError, match="no space"):
         scattered(ordinary, 5, sd=0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import json
 import math
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from simulators.test_contract import FOLDER, generator, loaded, simulator_files
 from torch import distributions as td
 
-from sciinf.core import Prior
+from sciinf.core import Prior, source_hash
 from sciinf.dynamics.field_equation import SOLUTION, Evolution, FieldEquation, column, described
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField, Waves
@@ -293,12 +294,19 @@ def test_a_faulty_equation_is_refused(fault, check):
 
 def test_settings_tell_campaigns_apart(equation, tmp_path):
     settings, again = equation.settings(), rebuilt(equation)
-    assert (settings["grid"], settings["times"]) == (repr(equation.grid), repr(equation.times))
+    assert (settings["grid"], settings["times"]) == (repr(equation.grid), json.dumps(equation.times))
+    assert settings["code"] == source_hash(equation)
     assert settings == again.settings()
     assert not any(" at 0x" in said for said in settings.values())  # they are the same in every process
     again.source = equation.source
     for _ in range(2):  # made, and found again
         Store.create(tmp_path, again, seed=0, block=2, rows=2)
+    again.other = lambda grid: 0.0  # which has no name that would tell it from the next one
+    with pytest.raises(TypeError, match="cannot be told from others by what it was built with: the function"):
+        again.settings()
+    again.other = "none"
+    assert again.settings() != settings
+    del again.other
     again.times = tuple(t + 0.5 for t in equation.times)  # the fault: other simulations under the same name
     with pytest.raises(ValueError, match=r"another campaign.*simulator: times"):
         Store.create(tmp_path, again, seed=0, block=2, rows=2)
