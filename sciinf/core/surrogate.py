@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from sciinf.core.learned import Batch, Learned
 from sciinf.core.simulator import X
 
-_ROWS = 64  # predicted at once
+_ROWS, _NUMBERS = 64, 2**22  # predicted at once, at most: a network holds some ten times as many
 
 
 class Surrogate(Learned, ABC):
@@ -48,5 +49,6 @@ class Surrogate(Learned, ABC):
 @torch.no_grad()
 def predicted(surrogate: Surrogate, rows: Batch) -> Float[Tensor, "batch ..."]:
     """Predictions for simulations, in pieces, on their device."""
-    parts = [rows.rows(slice(k, k + _ROWS)) for k in range(0, len(rows), _ROWS)]
+    most = max(1, min(_ROWS, _NUMBERS // math.prod(surrogate.observables[surrogate.target].shape)))
+    parts = [rows.rows(slice(k, k + most)) for k in range(0, len(rows), most)]
     return torch.cat([surrogate.predict(part.theta, part.x).to(rows.theta.device) for part in parts])

@@ -166,7 +166,7 @@ class Fourier(FieldArchitecture):
 
     Args:
         width: Channels of the layers.
-        modes: m, for every direction or one for each.
+        modes: m, for every direction or one for each; of a grid with fewer waves, all that it has.
         layers: How many.
         hidden: Channels before the last map.
         coordinates: Whether the network is told where a point lies: where the equation is the same everywhere it had

@@ -10,6 +10,7 @@ again on true solutions where the posterior is (`inference.corrected`).
 
 from __future__ import annotations
 
+import warnings
 from typing import final
 
 import torch
@@ -34,6 +35,9 @@ class Emulator(FieldSource):
         TypeError: If the fit is of an estimator, or the equation is none.
         ValueError: If the fit is of another simulator's parameters, fields or settings, or its frames are no equal
             steps.
+
+    Warns:
+        UserWarning: If the file that defines the equation is not as it was.
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
@@ -53,8 +57,10 @@ class Emulator(FieldSource):
                 )
         if isinstance(self.surrogate, Stepwise):
             self.surrogate.check_times(equation.times)
-        if differing := unlike(fit.simulator, equation, ignore=("source",)):
+        if differing := unlike(fit.simulator, equation, ignore=("source", "code")):
             raise ValueError(f"{fit} is of another {equation.name!r}, build that one: {differing}")
+        if unlike(fit.simulator, equation, ignore=("source",)):
+            warnings.warn(f"the file of {equation.name!r} has changed since {fit} was trained on it", stacklevel=2)
         sure = "" if error else "_without_error"
         self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
         self.prior, self.observables = equation.prior, equation.observables

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import final
 
 import numpy as np
@@ -124,7 +125,7 @@ def check_sd(sd: float) -> None:
     Raises:
         ValueError: If it is no positive number.
     """
-    if not isinstance(sd, int | float) or not 0 < sd < math.inf:
+    if not isinstance(sd, Real) or not 0 < sd < math.inf:
         raise ValueError(f"the sd of a measurement's noise is one number, positive and finite, got {sd!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -209,6 +210,9 @@ def test_what_does_not_fit_is_refused(fits):
     other.prior = Prior(nu=torch.distributions.Uniform(0.0, 1.0))
     with pytest.raises(ValueError, match="another simulator"):
         Emulator(fits[Operator], other)
+    changed = replace(fits[Operator], simulator={**fits[Operator].simulator, "code": "another"})
+    with pytest.warns(UserWarning, match="file of 'decay' has changed"):
+        Emulator(changed, equation)
     for wrong in ((fits[Operator].surrogate, equation), (equation, fits[Operator])):
         with pytest.raises(TypeError, match="takes a surrogate's fit and the differential equation"):
             Emulator(*wrong)
