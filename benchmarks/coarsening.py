@@ -30,16 +30,6 @@ class Coarse:
         return with_points(self.solver.solve(theta, {"initial": few}), self.all, directions)
 
 
-class Loose:
-    """Darcy's equation with an iteration that ends early; on fewer points its ground would be another."""
-
-    def __init__(self, equation: Any, tolerance: float) -> None:
-        self.solver = type(equation)(tolerance=tolerance)
-
-    def solve(self, theta: Tensor, x: Any) -> Tensor:
-        return self.solver.solve(theta, x)
-
-
 def raced(surrogate: Surrogate, equation: Any, candidates: Sequence[Any], *, rows: int) -> dict[str, Any]:
     """A row: the surrogate and the cheapest candidate that is no less accurate, on fresh solutions.
 

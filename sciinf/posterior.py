@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from sciinf.core import Fit, Posterior, Simulator, identity
-from sciinf.core.simulator import unlike
+from sciinf.core import Fit, Posterior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
+from sciinf.inference.experiment import check_experiment
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.reweighted import Reweighted
 
@@ -54,23 +54,5 @@ def build_posterior(
         )
         return posterior
     for each_fit in fits:
-        _check_experiment(each_fit, simulator)
+        check_experiment(each_fit, simulator, each_fit.estimator.observables)
     return Reweighted(posterior, simulator, ess=ess, budget=budget)
-
-
-def _check_experiment(fit: Fit, simulator: Simulator) -> None:
-    """Whether a likelihood is of what the fit has learned from, as far as can be told."""
-    for name, spec in fit.estimator.observables.items():
-        if simulator.observables.get(name) != spec:
-            raise ValueError(
-                f"{fit} is of {name!r} as {spec}, of the simulator {simulator.name!r} it is "
-                f"{simulator.observables.get(name)}: the likelihood of another experiment corrects nothing"
-            )
-    given = identity(simulator)
-    own = ("name", "source", "code", *(fit.simulator.keys() ^ given.keys()))  # of a surrogate and its equation
-    if differing := unlike(fit.simulator, simulator, ignore=own):
-        warnings.warn(
-            f"the simulator {simulator.name!r} that corrects the posterior has other settings than the simulations "
-            f"learned from: {differing}; unless it is only more exact, the answer is that of another experiment",
-            stacklevel=3,
-        )

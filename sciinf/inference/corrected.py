@@ -21,6 +21,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.fit import campaign_of
 from sciinf.core.observation import as_observation
+from sciinf.inference.experiment import check_experiment
 from sciinf.inference.local import Local, Sequential
 from sciinf.inference.sequential import proposal_in
 from sciinf.simulation import simulate
@@ -66,6 +67,9 @@ def correct(
             fit; whatever `simulate` and `train` raise.
         DensityUnavailable: If the first density has no `log_prob`.
         OutsideRegion: If the new posterior is not where the first was.
+
+    Warns:
+        UserWarning: If the simulator has other settings than the simulations that were learned from.
     """
     check_whole("runs", runs, 1)
     first = fit.estimator
@@ -73,10 +77,7 @@ def correct(
         raise ValueError(f"{fit} is for {first.prior}, the true simulator {simulator.name!r} has {simulator.prior}")
     observation, out = as_observation(simulator.observables, x), Path(out)
     learner = estimator or rebuilt(first)
-    for name, spec in learner.observables.items():
-        if simulator.observables.get(name) != spec:
-            seen = simulator.observables.get(name)
-            raise ValueError(f"{fit} is of {name!r} as {spec}; of the true simulator {simulator.name!r} it is {seen}")
+    check_experiment(fit, simulator, learner.observables)
     out.mkdir(parents=True, exist_ok=True)
     region = proposal_in(out / "proposal.json", fit, observation, None, epsilon)
     store = simulate(simulator, out / "simulations", runs, seed=seed, workers=workers, proposal=region)
