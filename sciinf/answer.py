@@ -28,6 +28,7 @@ from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.simulator import identity
 from sciinf.engine.block import Attempt, one_thread
+from sciinf.inference.finite import finite
 from sciinf.inference.reweighted import Reweighted
 from sciinf.storage.outcome import join
 from sciinf.trust.ood import check_observation
@@ -63,11 +64,11 @@ def query(
         Estimates with units, draws, calibration and the verdict on the observation.
 
     Raises:
-        ValueError: If x does not fit the observables or is not finite, the calibration is of another fit, or level or
-            draws make no sense.
+        ValueError: If x does not fit the observables or is not finite, the calibration is of another fit, level or
+            draws make no sense, or more than one in a hundred draws is not finite.
 
     Warns:
-        UserWarning: If the observation is unlike the simulations.
+        UserWarning: If the observation is unlike the simulations, or draws that are not finite are left out.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is a probability between 0 and 1, got {level}")
@@ -95,8 +96,8 @@ def query(
         return kept
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    found = posterior.draw(observation, draws, generator=generator)
-    plain = raw.draw(observation, draws, generator=generator) if raw else None
+    found = finite(posterior.draw(observation, draws, generator=generator))
+    plain = finite(raw.draw(observation, draws, generator=generator)) if raw else None
     answer = Answer(
         parameters=_estimates(found, level),
         draws=found,

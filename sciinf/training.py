@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from sciinf.core import Adjusting, Fit, Learned, Simulator, identity, load_fit, save_fit
+from sciinf.core import Fit, Learned, Simulator, identity, load_fit, save_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
 from sciinf.core.memory import retain_freed
+from sciinf.engine.held_out import looked_at, tell
 from sciinf.engine.learner import Single, Stacked, check_alike, stream
 from sciinf.engine.loop import VALIDATION, Loop
 from sciinf.engine.online import Simulated, fresh_recipe, prepared
@@ -76,7 +77,8 @@ def train(
 
     Warns:
         UserWarning: If a finished fit or a checkpoint in the folder is damaged, or of another training, which then
-            replaces it; if rows of a simulator failed; or if the step does not compile.
+            replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
+            not finite or far from the truth.
     """
     recipe = recipe or Recipe()
     _check_call([estimator], recipe, seed)
@@ -101,6 +103,7 @@ def train(
     fit = save_fit(out, trained, simulator=_simulator_of(store), record=record | search)
     loop.clear()
     _warn_of_failures(source)
+    tell(fit)
     return fit
 
 
@@ -172,6 +175,8 @@ def train_ensemble(
         fits.append(save_fit(folder, trained, simulator=_simulator_of(store), record=record | search))
     loop.clear()
     _warn_of_failures(source)
+    for fit in fits:
+        tell(fit)
     return fits
 
 
@@ -265,9 +270,7 @@ def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
 def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, Any]]:
     """A member as it has been trained, and what is to be said about it."""
     estimator, source = loop.learner.release(member), loop.source
-    told = {}
-    if isinstance(estimator, Adjusting):
-        told = estimator.eval().adjust(lambda: source.ordered(VALIDATION, validation=True))
+    told = looked_at(estimator, lambda: source.ordered(VALIDATION, validation=True))
     return estimator, told | {
         "inputs": inputs,
         "recipe": asdict(loop.recipe),

@@ -20,9 +20,16 @@ Training draws a level for each row and minimises, with a weighting w,
 
     E_{x_0, e, s} [ w(s) |F - F*|^2 ] / D = E [ w(s) / b^2 |D(x_t, s) - x_0|^2 ] / D.
 
-`EvenWeights` (w = 1) counts all levels alike in what F approximates. `LikelihoodWeights` makes it, up to a constant,
-the bound on -log q(x_0) of the reverse process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn.
-`ClippedWeights` is w = 1 in x_0 at most gamma signal-to-noise ratios 1/s^2 (Min-SNR).
+`EvenWeights`, w = 1 / E |F*|^2 per dimension, counts all levels alike relative to the size of what F approximates. For
+noise, data, velocity and EDM's target that size is 1 and w = 1 is the loss of the papers, as for the drift of
+`Straight`, whose size is the same all along. A score grows as 1 / sigma, and w = sigma^2: w = 1 would be the noise of
+the lowest levels alone. `LikelihoodWeights` makes it, up to a constant, the bound on -log q(x_0) of the reverse process,
+E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn. `ClippedWeights` is w = 1 in x_0 at most gamma
+signal-to-noise ratios 1/s^2 (Min-SNR).
+
+A loss that hangs on few of the levels drawn trains to nonsense, so a `Diffusion` looks at this when it is built. Of
+data with sd 1 and the best linear denoiser a row's loss is v(s) = w / b^2 s^2 / (1 + s^2), and (E v)^2 / E v^2 the
+share of levels that count.
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -37,6 +44,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -48,6 +56,7 @@ from sciinf.core.component import Component
 from sciinf.diffusion.schedule import Level, NoiseSchedule
 
 Times = Float[Tensor, "*rows"]
+LEAST_SHARE = 0.01  # of the levels drawn that carry the loss; below, a Diffusion warns
 Network = Callable[[Tensor, Tensor], Tensor]
 """F: c_in x_t (*rows, D) and log s, of shape () or (*rows), to (*rows, D)."""
 
@@ -164,27 +173,27 @@ class Weighting(Component, ABC):
     """How much each level counts."""
 
     @abstractmethod
-    def weight(self, level: Times, scale: Times, density: Times) -> Times:
-        """Factor of |D - x_0|^2.
+    def weight(self, level: Times, size: Times, density: Times) -> Times:
+        """Factor of |D - x_0|^2, which is w / b^2.
 
         Args:
             level: s.
-            scale: b.
+            size: How far off D is where F is by as much as its target is large: |b| (E |F*|^2)^{1/2} per dimension.
             density: Of log s, that levels are drawn from.
         """
 
 
 class EvenWeights(Weighting):
-    """All alike, in what the network approximates."""
+    """All alike, relative to the size of what the network approximates."""
 
-    def weight(self, level: Times, scale: Times, density: Times) -> Times:
-        return 1 / scale**2
+    def weight(self, level: Times, size: Times, density: Times) -> Times:
+        return 1 / size**2
 
 
 class LikelihoodWeights(Weighting):
     """The bound on the negative log-likelihood."""
 
-    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+    def weight(self, level: Times, size: Times, density: Times) -> Times:
         return 1 / (level**2 * density)
 
 
@@ -203,7 +212,7 @@ class ClippedWeights(Weighting):
             raise ValueError(f"ClippedWeights needs gamma above 0, got {gamma}")
         self.gamma = float(gamma)
 
-    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+    def weight(self, level: Times, size: Times, density: Times) -> Times:
         return (1 / level**2).clamp_max(self.gamma)
 
 
@@ -215,6 +224,9 @@ class Diffusion(Component):
         parameterisation: What the network stands for; EDM's where left out.
         levels: How levels are drawn in training.
         weighting: How much they count.
+
+    Warns:
+        UserWarning: If less than 1 % of the levels drawn carry the loss.
     """
 
     def __init__(
@@ -227,6 +239,28 @@ class Diffusion(Component):
         self.schedule = schedule or Level()
         self.parameterisation = parameterisation or Preconditioned()
         self.levels, self.weighting = levels or NormalLogs(), weighting or EvenWeights()
+        share = self._share()
+        if not share >= LEAST_SHARE:
+            parts = ", ".join(type(part).__name__ for part in (self.parameterisation, self.levels, self.weighting))
+            warnings.warn(
+                f"with {parts} on the path {type(self.schedule).__name__}, {share:.2%} of the noise levels drawn carry "
+                "the loss, and training may end in nonsense; leave out the weighting, or draw levels with EvenLogs()",
+                stacklevel=2,
+            )
+
+    def _share(self) -> float:
+        """(E v)^2 / E v^2, of levels drawn."""
+        uniform = (torch.arange(1_024, dtype=torch.float64) + 0.5) / 1_024
+        level, density = self.levels.draw(self.schedule, uniform)
+        carried = self._weight(level, density) * level**2 / (1 + level**2)
+        return float(carried.mean() ** 2 / carried.square().mean())
+
+    def _weight(self, level: Times, density: Times) -> Times:
+        time = self.schedule.time(level)
+        skip, _ = self.parameterisation.coefficients(self.schedule, time)
+        kept = skip * self.schedule.alpha(time)
+        size = ((1 - kept) ** 2 + (kept * level) ** 2).sqrt()  # of x_0 - a x_t
+        return self.weighting.weight(level, size, density)
 
     def denoise(self, network: Network, y: Float[Tensor, "*rows dim"], level: Times) -> Float[Tensor, "*rows dim"]:
         """D at y = x_t / alpha and level s, of shape () or (*rows)."""
@@ -247,9 +281,8 @@ class Diffusion(Component):
             generator: For noise and levels.
         """
         noise, level, density = self.noise(data, generator)
-        _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
         off = self.denoise(network, data + level[:, None] * noise, level) - data
-        return self.weighting.weight(level, scale, density) * off.square().mean(-1)
+        return self._weight(level, density) * off.square().mean(-1)
 
     def noise(self, data: Float[Tensor, "batch dim"], generator: torch.Generator) -> tuple[Tensor, Times, Times]:
         """Noise like data, a level for each, and the density of its logarithm; levels are spread over a batch."""

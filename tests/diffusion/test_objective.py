@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -66,19 +67,22 @@ def test_a_network_that_gives_its_target_gives_the_data(path, kind):
     torch.testing.assert_close(found, data, rtol=1e-5, atol=1e-6)
 
 
+@paths
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
-def test_even_weights_make_the_loss_the_error_of_what_is_approximated(kind):
-    """A network that is off by 1 everywhere has a loss of 1, were its target free of noise: data that are one point."""
-    diffusion = Diffusion(Cosine(), kind, EvenTimes(), EvenWeights())
+def test_even_weights_count_errors_relative_to_the_size_of_the_target(path, kind):
+    """A network that is off by the size of its target has a loss of 1, were that free of noise: data are one point."""
+    diffusion = Diffusion(path, kind, EvenLogs(), EvenWeights())
     data = torch.zeros(64, 2, dtype=torch.float64)
 
     def off(shown, log):
-        path, level = diffusion.schedule, log.exp()
+        level = log.exp()
         noise = shown * (1 + level**2).sqrt()[:, None] / level[:, None]
-        return targets(path, level, data, noise)[type(kind)] + 1
+        one, none = torch.ones(len(level), 1, dtype=torch.float64), torch.zeros(len(level), 1, dtype=torch.float64)
+        of_data, of_noise = (targets(path, level, *pair)[type(kind)] for pair in ((one, none), (none, one)))
+        return targets(path, level, data, noise)[type(kind)] + (of_data**2 + of_noise**2).sqrt()
 
     loss = diffusion.loss(off, data, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(loss, torch.ones_like(loss), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss, torch.ones_like(loss), rtol=1e-3, atol=0)
 
 
 @paths
@@ -97,7 +101,9 @@ def test_densities_of_levels_are_those_they_are_drawn_from(path, levels):
 def test_likelihood_weights_make_the_loss_the_integral_of_the_bound(levels):
     """Up to a constant: of a Gaussian and its exact denoiser int E|D - x_0|^2 / s^3 ds has a closed form."""
     path, sd = Level(1e-2, 50.0), 0.7
-    diffusion = Diffusion(path, Preconditioned(), levels, LikelihoodWeights())
+    with warnings.catch_warnings():  # with even times few levels carry the bound, as the warning says
+        warnings.simplefilter("ignore")
+        diffusion = Diffusion(path, Preconditioned(), levels, LikelihoodWeights())
     generator = torch.Generator().manual_seed(0)
     data = sd * torch.randn(400_000, 1, generator=generator, dtype=torch.float64)
 

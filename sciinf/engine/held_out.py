@@ -1,0 +1,67 @@
+"""What a network that has been trained does on rows it was not trained on: so that a training that failed says so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+
+from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned
+
+ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
+_ROWS, _DRAWS, _FEWEST = 64, 8, 16
+
+
+def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    """Adjust it to held-out rows where it can be, and try what it is for on a few of them.
+
+    Args:
+        learned: Trained, with its best weights.
+        batches: Each call is a pass over the held-out rows.
+
+    Returns:
+        What the fit's record is to say of it. Of an estimator with draws: `draws_not_finite`, their share, and
+        `draws_off`, the distance of the median draw from the truth, in sds of the held-out parameters, of the
+        parameter where it is largest.
+    """
+    learned.eval()
+    told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}
+    rows = next(iter(batches()))
+    if isinstance(learned, Estimator) and learned.normalised and len(rows) >= _FEWEST:
+        told = told | _drawn(learned, rows.rows(slice(0, _ROWS)))
+    return told
+
+
+@torch.no_grad()
+def _drawn(estimator: Estimator, rows: Batch) -> dict[str, float]:
+    density = estimator.condition(rows.x)
+    if not isinstance(density, Density):
+        return {}
+    found = density.sample(_DRAWS, generator=torch.Generator().manual_seed(0)).cpu()
+    bijection = estimator.prior.bijection
+    true, drawn = bijection.forward(rows.theta.cpu()).double(), bijection.forward(found).double()
+    good = drawn.isfinite().all(-1)
+    off = (drawn - true).abs() / true.std(0).clamp_min(1e-12)
+    told = {"draws_not_finite": float((~good).double().mean())}
+    return told | ({"draws_off": float(off[good].median(0).values.max())} if bool(good.any()) else {})
+
+
+def tell(fit: Fit) -> None:
+    """Say what the record of a new fit has of it.
+
+    Warns:
+        UserWarning: If draws are not finite, or far from the truth.
+    """
+    lost, off = fit.record.get("draws_not_finite", 0.0), fit.record.get("draws_off", 0.0)
+    way_out = "look at history.csv, lower the learning rate, or leave settings of the estimator at their defaults"
+    if lost > 0:
+        warnings.warn(
+            f"{lost:.1%} of the draws of {fit!r} are not finite for held-out simulations: {way_out}", stacklevel=3
+        )
+    if off > ABSURD:
+        warnings.warn(
+            f"the training of {fit!r} went astray: for held-out simulations the median draw is {off:.3g} standard "
+            f"deviations off, and draws of the prior would be 1 off. Do not use it: {way_out}",
+            stacklevel=3,
+        )

@@ -1,0 +1,40 @@
+"""Draws that are numbers: what a posterior that went astray gives is no answer."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import torch
+
+from sciinf.core import Draws
+
+MOST = 0.01  # of the draws may be left out
+
+
+def finite(draws: Draws) -> Draws:
+    """The draws without those that are not finite.
+
+    Raises:
+        ValueError: If more than one in a hundred is not finite, or none has a weight.
+
+    Warns:
+        UserWarning: If some are left out.
+    """
+    good = draws.theta.isfinite().all(-1) & (draws.log_weight < torch.inf)  # a NaN is below nothing
+    lost = int((~good).sum())
+    if lost > MOST * len(draws):
+        raise ValueError(
+            f"{lost:,} of {len(draws):,} posterior draws are not finite, so there is no answer: the network's training "
+            "went astray, or a weight is not a number; look at history.csv of the fit, and train again with the "
+            "estimator's default settings, a lower learning rate or more simulations"
+        )
+    if not bool((draws.log_weight[good] > -torch.inf).any()):
+        raise ValueError(
+            f"all {len(draws):,} posterior draws have weight 0, so there is no answer: the likelihood of the "
+            "observation is 0 at every one of them; check its units, and the simulator with `sciinf check`"
+        )
+    if lost == 0:
+        return draws
+    warnings.warn(f"{lost:,} of {len(draws):,} posterior draws are not finite and are left out", stacklevel=3)
+    return replace(draws, theta=draws.theta[good], log_weight=draws.log_weight[good])
