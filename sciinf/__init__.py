@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from sciinf.answer import query
     from sciinf.calibration import calibrate
     from sciinf.checking import check_simulator
+    from sciinf.core.answer import Answer
+    from sciinf.core.draws import Draws
     from sciinf.core.estimator import Estimator
     from sciinf.core.fit import Fit, load_fit
     from sciinf.core.laws import Truncated
     from sciinf.core.posterior import Posterior
     from sciinf.core.prior import Prior
     from sciinf.core.proposal import Proposal
-    from sciinf.core.results import Answer, Calibration, Draws
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
+    from sciinf.core.verdicts import Calibration, Check
     from sciinf.estimators.flow import Flow
     from sciinf.estimators.gnpe import GNPE
     from sciinf.estimators.joint import Joint
@@ -47,6 +49,7 @@ __all__ = [
     "GNPE",
     "Answer",
     "Calibration",
+    "Check",
     "Compositional",
     "Conditional",
     "Draws",
@@ -93,7 +96,9 @@ _NAMES_IN = {
     "core.posterior": ("Posterior",),
     "core.prior": ("Prior",),
     "core.proposal": ("Proposal",),
-    "core.results": ("Answer", "Calibration", "Draws"),
+    "core.answer": ("Answer",),
+    "core.draws": ("Draws",),
+    "core.verdicts": ("Calibration", "Check"),
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "store": ("Store",),
     "estimators.flow": ("Flow",),

@@ -17,11 +17,13 @@ from torch import Tensor
 from sciinf.core import (
     Answer,
     Calibration,
+    Check,
     Draws,
     Estimate,
     Observable,
     Posterior,
     Simulator,
+    Trust,
     as_observation,
 )
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
@@ -108,6 +110,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
+        checks=_checks(posterior, found, calibration),
     )
     if folder is not None:
         about = {"inputs": inputs, "seconds": time.monotonic() - started}
@@ -155,8 +158,6 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
     """
     import h5py
 
-    from sciinf.core import Trust
-
     folder = Path(folder)
     if not (folder / "answer.json").is_file():
         raise FileNotFoundError(f"{folder} holds no answer; ask with `sciinf query {folder} --observation FILE`")
@@ -179,6 +180,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
+        checks=tuple(Check(**check) for check in data.get("checks", ())),
     )
 
 
@@ -204,6 +206,11 @@ def _estimates(draws: Draws, level: float) -> dict[str, Estimate]:
         )
         for d, name in enumerate(draws.names)
     }
+
+
+def _checks(posterior: Posterior, draws: Draws, calibration: Calibration | None) -> tuple[Check, ...]:
+    """What else is to be said of an answer, each finding by a function of its own."""
+    return ()
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:

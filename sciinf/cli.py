@@ -7,78 +7,14 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from sciinf.commands import options, steps
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 
-if TYPE_CHECKING:
-    from sciinf.core import Answer, Estimator, Fit, Simulator
-
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
-
-
-class _FilesCommand(click.Command):
-    """A command whose --observation takes all the files that follow it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        open_ended = False
-        for token in args:
-            if token.startswith("-"):
-                open_ended = token.partition("=")[0] == "--observation"
-                spread.append(token)
-            elif open_ended and spread[-1] != "--observation":
-                spread += ["--observation", token]
-            else:
-                spread.append(token)
-        return click.Command.parse_args(self, ctx, spread)
-
-
-_observation = click.option(
-    "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
-)
-_seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
-_workers = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate."
-)
-
-
-def _known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
-    if device != "cpu":
-        from sciinf.engine.recipe import absent
-
-        if reason := absent(device):
-            raise ValueError(f"there is no device {device!r} here; use --device cpu ({reason})")
-    return device
-
-
-_device = click.option(
-    "--device", default="cpu", show_default=True, callback=_known_device, help="cpu, cuda, cuda:1, mps."
-)
-_level = click.option(
-    "--level",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.9,
-    show_default=True,
-    help="Level of the credible intervals.",
-)
-_ess = click.option(
-    "--ess",
-    type=click.FloatRange(0, min_open=True),
-    default=2_000,
-    show_default=True,
-    help="Effective sample size where corrected.",
-)
-_budget = click.option(
-    "--budget",
-    type=click.IntRange(1),
-    default=1_000_000,
-    show_default=True,
-    help="Largest number of draws spent on it, each with its likelihood.",
-)
-_estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,7 +30,7 @@ def cli(traceback: bool) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("pipeline", metavar="PIPELINE.py")
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
-@_seed
+@options.seed
 @click.pass_context
 def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
@@ -109,33 +45,31 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     function = getattr(from_file(path, load_module), "run", None)
     if not callable(function):
         raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
-    options = keywords(function, ctx.args, path)
+    given = keywords(function, ctx.args, path)
     folder = run_folder(out)
     started = time.time()
-    answer = function(folder, seed=seed, **options)
+    answer = function(folder, seed=seed, **given)
     if not isinstance(answer, Answer):
         raise TypeError(
             f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
         )
-    _finish(folder, answer, seed=seed, started=started)
+    steps.finish(folder, answer, seed=seed, started=started)
 
 
-@cli.command(cls=_FilesCommand)
+@cli.command(cls=options.FilesCommand)
 @click.argument("simulator", metavar="SIM.py")
-@_observation
+@options.observation
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
-@_ess
-@_budget
-@_seed
-@_workers
-@_device
-@_estimator
-@_level
-def infer(
-    simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **options: Any
-) -> None:
+@options.ess
+@options.budget
+@options.seed
+@options.workers
+@options.device
+@options.estimator
+@options.level
+def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
     from sciinf import build_posterior, calibrate, query, simulate
     from sciinf.commands.user_files import user_simulator
@@ -143,28 +77,28 @@ def infer(
 
     sim = user_simulator(simulator)
     data = as_observation(sim.observables, sim.observe(*observation))
-    estimator = _build(options["estimator"], sim, options["seed"])
-    folder, started, seed = run_folder(out), time.time(), options["seed"]
-    how: dict[str, Any] = {"workers": options["workers"], "device": options["device"]}
+    estimator = steps.build(given["estimator"], sim, given["seed"])
+    folder, started, seed = run_folder(out), time.time(), given["seed"]
+    how: dict[str, Any] = {"workers": given["workers"], "device": given["device"]}
     store = simulate(sim, folder / "simulations", n, seed=seed, **how)
-    fit = _train(estimator, store, folder, options["device"], seed)
+    fit = steps.train(estimator, store, folder, given["device"], seed)
     fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
     checked = calibrate(build_posterior(fit), fresh, folder)
-    posterior = build_posterior(fit, sim, ess=options["ess"], budget=options["budget"])
-    answer = query(posterior, data, checked, simulator=sim, out=folder, level=options["level"], seed=seed)
-    _finish(folder, answer, seed=seed, started=started)
+    posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
+    answer = query(posterior, data, checked, simulator=sim, out=folder, level=given["level"], seed=seed)
+    steps.finish(folder, answer, seed=seed, started=started)
 
 
 @cli.command()
 @click.argument("simulator", metavar="SIM.py")
 @click.option("-n", "n", type=click.IntRange(1), required=True, help="Simulations wanted in all.")
 @click.option("--out", required=True, metavar="STORE", help="Folder of the store; an unfinished one goes on.")
-@_seed
-@_workers
-@_device
+@options.seed
+@options.workers
+@options.device
 @click.option("--block", default=None, metavar="N|auto", help="Rows per batch; auto measures.")
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
-def simulate(simulator: str, n: int, out: str, block: str | None, **options: Any) -> None:
+def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
     from sciinf import simulate as run_campaign
     from sciinf.commands.user_files import user_simulator
@@ -172,7 +106,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **options: Any
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
     size: Any = int(block) if block is not None and block.isdigit() else block
-    store = run_campaign(user_simulator(simulator), Path(out), n, block=size, **options)
+    store = run_campaign(user_simulator(simulator), Path(out), n, block=size, **given)
     click.echo(f"{len(store):,} simulations in {store.path}")
     for status, count in store.counts.items():
         if status != 0 and count:
@@ -184,19 +118,19 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **options: Any
 @click.argument("simulator", metavar="SIM.py")
 @click.argument("store", metavar="STORE")
 @click.option("--out", required=True, metavar="DIR", help="Run folder; the fit goes into DIR/fit.")
-@_estimator
-@_device
-@_seed
+@options.estimator
+@options.device
+@options.seed
 def train(simulator: str, store: str, out: str, estimator: str, device: str, seed: int) -> None:
     """Train an estimator on a store."""
     from sciinf import Store
     from sciinf.commands.user_files import user_simulator
 
     sim, opened = user_simulator(simulator), Store(store)
-    _same_simulator(sim, opened.simulator, f"the store {store}")
+    steps.same_simulator(sim, opened.simulator, f"the store {store}")
     started, where = time.time(), run_folder(out)
-    fit = _train(_build(estimator, sim, seed), opened, where, device, seed)
-    _record(where, seed, started)
+    fit = steps.train(steps.build(estimator, sim, seed), opened, where, device, seed)
+    steps.record(where, seed, started)
     click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
 
 
@@ -204,8 +138,8 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @click.argument("simulator", metavar="SIM.py")
 @click.argument("folder", metavar="DIR")
 @click.option("-n", "n", type=click.IntRange(100), default=10_000, show_default=True, help="Fresh simulations.")
-@_workers
-@_device
+@options.workers
+@options.device
 def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
     from sciinf import build_posterior
@@ -214,28 +148,28 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
     from sciinf.commands.user_files import user_simulator
 
     folder = run_of(folder)
-    sim, fit = user_simulator(simulator), _load_fit(folder, device)
-    _same_simulator(sim, fit.simulator, f"the fit in {folder}")
+    sim, fit = user_simulator(simulator), steps.load_fit(folder, device)
+    steps.same_simulator(sim, fit.simulator, f"the fit in {folder}")
     started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
     where = Path(folder) / "calibration_simulations"
     fresh = run_campaign(sim, where, n, seed=seed, workers=workers, device=device)
     result = check(build_posterior(fit), fresh, folder)
-    _record(Path(folder), seed, started)
+    steps.record(Path(folder), seed, started)
     click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
 
 
-@cli.command(cls=_FilesCommand)
+@cli.command(cls=options.FilesCommand)
 @click.argument("folder", metavar="DIR")
-@_observation
+@options.observation
 @click.option("--simulator", default=None, metavar="SIM.py", help="For its observe, likelihood and predictive draws.")
-@_level
-@_ess
-@_budget
+@options.level
+@options.ess
+@options.budget
 @click.option("--json", "as_json", is_flag=True, help="Print answer.json instead of the table.")
 @click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
-@_seed
-@_device
-def query(folder: str, observation: Sequence[str], simulator: str | None, **options: Any) -> None:
+@options.seed
+@options.device
+def query(folder: str, observation: Sequence[str], simulator: str | None, **given: Any) -> None:
     """Ask a fitted run for the parameters behind an observation."""
     from sciinf import build_posterior
     from sciinf import query as ask
@@ -245,26 +179,26 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **opti
     from sciinf.core.files import json_text
     from sciinf.exports.plain import KNOWN, write_draws
 
-    draws = None if options["draws"] is None else Path(options["draws"])
+    draws = None if given["draws"] is None else Path(given["draws"])
     if draws is not None and draws.suffix.lower() not in KNOWN:
         raise ValueError(f"{draws}: unknown kind of file; expected one of {', '.join(KNOWN)}")
     if draws is not None and not draws.parent.is_dir():
         raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
     folder = run_of(folder)
     tell_what_changes(Path(folder), simulator)
-    started, fit = time.time(), _load_fit(folder, options["device"])
+    started, fit = time.time(), steps.load_fit(folder, given["device"])
     sim = None if simulator is None else user_simulator(simulator)
     if sim is not None:
-        _same_simulator(sim, fit.simulator, f"the fit in {folder}")
+        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}")
     data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
-    posterior = build_posterior(fit, sim, ess=options["ess"], budget=options["budget"])
-    level, seed = options["level"], options["seed"]
+    posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
+    level, seed = given["level"], given["seed"]
     answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
     if draws is not None:
         write_draws(answer, draws, fit.estimator.observables)
-    _record(Path(folder), seed, started)
-    click.echo(json_text(answer.to_json()) if options["as_json"] else answer.table())
+    steps.record(Path(folder), seed, started)
+    click.echo(json_text(answer.to_json()) if given["as_json"] else answer.table())
 
 
 @cli.command()
@@ -279,7 +213,7 @@ def report(folder: str) -> None:
 @cli.command()
 @click.argument("path", metavar="SIM.py|STORE")
 @click.option("--repair", default=None, metavar="SIM.py", help="Simulate a store's damaged blocks again.")
-@_device
+@options.device
 def check(path: str, repair: str | None, device: str) -> None:
     """Look for faults: a simulator's shapes, seeds and speed, or a store's damage."""
     from sciinf.checking import check_simulator, check_store
@@ -316,63 +250,6 @@ def main() -> None:
             raise
         click.echo(f"sciinf: error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(BAD_INPUT) from None
-
-
-def _build(name: str, simulator: Simulator, seed: int) -> Estimator:
-    """The estimator in `sciinf/estimators/NAME.py`, with its defaults."""
-    import importlib
-    import pkgutil
-
-    import sciinf.estimators
-
-    files = pkgutil.iter_modules(sciinf.estimators.__path__)
-    known = [file.name for file in files if not file.name.startswith("_")]
-    if name not in known:
-        raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
-    return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
-
-
-def _train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:
-    from sciinf import Recipe
-    from sciinf import train as fit
-
-    return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed)
-
-
-def _load_fit(folder: str, device: str) -> Fit:
-    from sciinf import load_fit
-
-    inner = Path(folder) / "fit"
-    return load_fit(inner if inner.is_dir() else folder, device=device)
-
-
-def _same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
-    from sciinf.core.simulator import unlike
-
-    if differing := unlike(recorded, simulator):
-        raise ValueError(
-            f"{what} is of another simulator than {simulator.source}: {differing}; give the file it was made with, or "
-            "run again"
-        )
-
-
-def _finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
-    """Provenance, report, and the answer on the screen."""
-    from sciinf import write_report
-
-    _record(folder, seed, started)
-    page = write_report(folder)
-    click.echo(answer.table())
-    click.echo(f"\nreport       {page}")
-    if answer.calibration is not None and not answer.calibration.passed:
-        click.echo("note: more simulations usually mend a calibration; the same command with more goes on", err=True)
-
-
-def _record(folder: Path, seed: int, started: float) -> None:
-    from sciinf.commands.provenance import provenance
-    from sciinf.core.files import write_json
-
-    write_json(folder / "provenance.json", provenance(folder, seed, started))
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

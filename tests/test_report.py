@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.core import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.draws_file import write_draws_h5
 from sciinf.core.files import write_json
 from sciinf.core.prior import Prior
-from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X
 from sciinf.report import write_report
 from sciinf.store import Store

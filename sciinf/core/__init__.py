@@ -1,6 +1,8 @@
 """The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
 
+from sciinf.core.answer import Answer, Estimate
 from sciinf.core.component import Component
+from sciinf.core.draws import Draws
 from sciinf.core.estimator import Density, DensityUnavailable, Estimator, PairedDensity, Potential
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.laws import Truncated
@@ -9,15 +11,16 @@ from sciinf.core.observation import as_observation, read_observation
 from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
-from sciinf.core.results import Answer, Calibration, Draws, Estimate, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, identity, load_simulator, source_hash
 from sciinf.core.surrogate import Surrogate, predicted
+from sciinf.core.verdicts import Calibration, Check, Trust
 
 __all__ = [
     "Adjusting",
     "Answer",
     "Batch",
     "Calibration",
+    "Check",
     "Component",
     "Density",
     "DensityUnavailable",

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
-from sciinf.core.results import Draws
 
 FORMAT = "sciinf draws"
 SCHEMA = 1

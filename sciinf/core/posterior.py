@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinf.core.draws import Draws
 from sciinf.core.observation import as_observation
 from sciinf.core.prior import Prior
-from sciinf.core.results import Draws
 from sciinf.core.simulator import Observable, X
 
 

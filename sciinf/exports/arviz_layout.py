@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sciinf.core.answer import Answer
+from sciinf.core.draws import Draws
 from sciinf.core.files import write_through
-from sciinf.core.results import Answer, Draws
 from sciinf.core.simulator import Observable
 from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
 

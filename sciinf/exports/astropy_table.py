@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sciinf.core.answer import Answer
+from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes, write_through
-from sciinf.core.results import Answer, Draws
 from sciinf.exports.contents import draws_of, facts
 
 if TYPE_CHECKING:

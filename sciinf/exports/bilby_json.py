@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import distributions as td
 
+from sciinf.core.answer import Answer
+from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
 from sciinf.core.laws import Truncated, bounds
 from sciinf.core.prior import Prior
-from sciinf.core.results import Answer, Draws
 from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
 
 

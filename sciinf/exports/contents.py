@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciinf.core.results import Answer, Draws
+from sciinf.core.answer import Answer
+from sciinf.core.draws import Draws
 
 
 def draws_of(source: Answer | Draws) -> Draws:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sciinf.core.answer import Answer
+from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
 from sciinf.core.laws import bounds
 from sciinf.core.prior import Prior
-from sciinf.core.results import Answer, Draws
 from sciinf.exports.contents import draws_of
 
 

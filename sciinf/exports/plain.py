@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from sciinf.core.answer import Answer
+from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
-from sciinf.core.results import Answer, Draws
 from sciinf.core.simulator import Observable
 from sciinf.exports.arviz_layout import write_netcdf
 from sciinf.exports.astropy_table import write_table

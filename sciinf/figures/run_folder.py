@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import read_json
 from sciinf.core.prior import Prior
-from sciinf.core.results import Calibration, Draws
 from sciinf.core.simulator import Status
+from sciinf.core.verdicts import Calibration
 from sciinf.figures.predictive import Checked
 from sciinf.store import Store
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sciinf.core.results import NOT_CALIBRATED
+from collections.abc import Mapping
+from typing import Any
+
+from sciinf.core.verdicts import NOT_CALIBRATED
 from sciinf.figures.page import Card, Colour, verdict
 from sciinf.figures.run_folder import Run
 
@@ -14,6 +17,7 @@ _LEVELS: dict[str, tuple[Colour, str]] = {
     "alarm": ("red", "Unlike the simulations"),
     "unknown": ("amber", "Not known"),
 }
+_CHECKS: dict[str, Colour] = {"good": "green", "caution": "amber", "alarm": "red", "unknown": "amber"}
 _PASSED = {True: "Passed", False: "Not passed"}
 
 
@@ -22,6 +26,7 @@ def verdict_band(run: Run) -> str:
     cards = [_calibration_card(run), _trust_card(run)]
     if run.answer.get("pareto_k") is not None or run.answer.get("amortised"):
         cards.append(_weights_card(run))
+    cards += [_check_card(check) for check in run.answer.get("checks") or ()]
     colours, what = {card.colour for card in cards}, "answer" if run.answer else "posterior"
     if "red" in colours:
         failed = " and ".join(card.title.lower() for card in cards if card.colour == "red")
@@ -63,6 +68,13 @@ def _trust_card(run: Run) -> Card:
     words = str(trust.get("verdict") or "The observation was not compared with simulations.")
     colour, state = _LEVELS.get(str(trust.get("level")), _LEVELS["unknown"])
     return Card(title, colour, state, [_sentence(words)])
+
+
+def _check_card(check: Mapping[str, Any]) -> Card:
+    """A further finding about the answer (`core.verdicts.Check`)."""
+    name, colour = str(check["name"]), _CHECKS.get(str(check["level"]), "amber")
+    words = {"green": "Good", "amber": "With care", "red": "Do not rely"}[colour]
+    return Card(name[:1].upper() + name[1:], colour, words, [_sentence(str(check["verdict"]))])
 
 
 def _weights_card(run: Run) -> Card:

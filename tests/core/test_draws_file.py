@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
-from sciinf.core.results import Draws
 
 
 def some_draws(dtype: torch.dtype = torch.float32, **extra: float) -> Draws:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sciinf.core.results import NOT_CALIBRATED, Calibration
+from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import verdict_band
 

@@ -1,0 +1,68 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+
+class FilesCommand(click.Command):
+    """A command whose --observation takes all the files that follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        open_ended = False
+        for token in args:
+            if token.startswith("-"):
+                open_ended = token.partition("=")[0] == "--observation"
+                spread.append(token)
+            elif open_ended and spread[-1] != "--observation":
+                spread += ["--observation", token]
+            else:
+                spread.append(token)
+        return click.Command.parse_args(self, ctx, spread)
+
+
+observation = click.option(
+    "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
+)
+seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
+workers = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate."
+)
+
+
+def known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
+    """The device, if there is one of that name."""
+    if device != "cpu":
+        from sciinf.engine.recipe import absent
+
+        if reason := absent(device):
+            raise ValueError(f"there is no device {device!r} here; use --device cpu ({reason})")
+    return device
+
+
+device = click.option(
+    "--device", default="cpu", show_default=True, callback=known_device, help="cpu, cuda, cuda:1, mps."
+)
+level = click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Level of the credible intervals.",
+)
+ess = click.option(
+    "--ess",
+    type=click.FloatRange(0, min_open=True),
+    default=2_000,
+    show_default=True,
+    help="Effective sample size where corrected.",
+)
+budget = click.option(
+    "--budget",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Largest number of draws spent on it, each with its likelihood.",
+)
+estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")

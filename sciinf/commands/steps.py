@@ -1,0 +1,76 @@
+"""What several commands do: build, train, load, compare with what is recorded, and end with provenance and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sciinf.core import Answer, Estimator, Fit, Simulator
+
+
+def build(name: str, simulator: Simulator, seed: int) -> Estimator:
+    """The estimator in `sciinf/estimators/NAME.py`, with its defaults."""
+    import importlib
+    import pkgutil
+
+    import sciinf.estimators
+
+    files = pkgutil.iter_modules(sciinf.estimators.__path__)
+    known = [file.name for file in files if not file.name.startswith("_")]
+    if name not in known:
+        raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
+    return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
+
+
+def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:
+    """Train with the default recipe, into `folder/fit`."""
+    from sciinf import Recipe
+    from sciinf import train as fit
+
+    return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed)
+
+
+def load_fit(folder: str, device: str) -> Fit:
+    """The fit of a run folder, or in the folder itself."""
+    from sciinf import load_fit
+
+    inner = Path(folder) / "fit"
+    return load_fit(inner if inner.is_dir() else folder, device=device)
+
+
+def same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
+    """Refuse a simulator that is not the recorded one.
+
+    Raises:
+        ValueError: If it is another; the message says what differs.
+    """
+    from sciinf.core.simulator import unlike
+
+    if differing := unlike(recorded, simulator):
+        raise ValueError(
+            f"{what} is of another simulator than {simulator.source}: {differing}; give the file it was made with, or "
+            "run again"
+        )
+
+
+def finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
+    """Provenance, report, and the answer on the screen."""
+    from sciinf import write_report
+
+    record(folder, seed, started)
+    page = write_report(folder)
+    click.echo(answer.table())
+    click.echo(f"\nreport       {page}")
+    if answer.calibration is not None and not answer.calibration.passed:
+        click.echo("note: more simulations usually mend a calibration; the same command with more goes on", err=True)
+
+
+def record(folder: Path, seed: int, started: float) -> None:
+    """Write `provenance.json`."""
+    from sciinf.commands.provenance import provenance
+    from sciinf.core.files import write_json
+
+    write_json(folder / "provenance.json", provenance(folder, seed, started))

@@ -1,0 +1,76 @@
+"""Draws: what a posterior gives for one observation, with weights where they were corrected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Weighted posterior draws for one observation.
+
+    Args:
+        names: Parameter names, D of them.
+        units: One unit per name; "" for dimensionless.
+        theta: (n, D).
+        log_weight: (n,); all zero for plain draws. Known up to a constant only.
+        log_evidence: log p(x), where the weights give it, and its standard error.
+        pareto_k: Shape of the weights' tail; below 0.7 importance weights can be relied on.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    theta: Tensor
+    log_weight: Tensor
+    log_evidence: float | None = None
+    log_evidence_error: float | None = None
+    pareto_k: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised weights, float64, (n,), summing to one."""
+        return torch.softmax(self.log_weight.to(torch.float64), dim=0)
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the weights, (sum w)^2 / sum w^2 (Kish)."""
+        return float(1.0 / (self.weights**2).sum())
+
+    def mean(self) -> Tensor:
+        """Posterior mean, float64, (D,)."""
+        return self.weights @ self.theta.to(torch.float64)
+
+    def sd(self) -> Tensor:
+        """Posterior standard deviation, float64, (D,)."""
+        centred = self.theta.to(torch.float64) - self.mean()
+        return (self.weights @ centred**2).sqrt()
+
+    def quantile(self, q: float) -> Tensor:
+        """Weighted marginal quantiles, float64, (D,)."""
+        values, order = self.theta.to(torch.float64).sort(dim=0)
+        cumulative = self.weights[order].cumsum(dim=0)
+        middle = cumulative - 0.5 * self.weights[order]
+        index = (middle < q).sum(dim=0).clamp(max=len(self) - 1)
+        return values.gather(0, index[None])[0]
+
+    def resample(self, n: int, *, generator: torch.Generator, distinct: bool = False) -> Tensor:
+        """n unweighted draws (n, D), by systematic resampling; in random order.
+
+        Args:
+            n: How many.
+            generator: Source of randomness.
+            distinct: Keep each draw at most once; fewer than n may be returned.
+        """
+        if float(self.log_weight.max() - self.log_weight.min()) == 0.0 and n <= len(self):
+            return self.theta[torch.randperm(len(self), generator=generator)[:n]]
+        edges = self.weights.cumsum(0)
+        points = (torch.arange(n, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)) / n
+        index = torch.searchsorted(edges, points * edges[-1]).clamp(max=len(self) - 1)
+        index = index.unique() if distinct else index
+        return self.theta[index[torch.randperm(len(index), generator=generator)]]

@@ -1,0 +1,134 @@
+"""Verdicts: whether the posterior, the observation and the answer are to be believed, with the reasons in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+NOT_CALIBRATED = "never checked on fresh simulations"
+TRUST_LEVELS = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
+
+
+@dataclass(frozen=True, repr=False)
+class Calibration:
+    """How a posterior did on fresh simulations whose true parameters are known.
+
+    Args:
+        names: Parameter names, D of them.
+        ranks: Rank of the truth among the draws, int, (rows, D), each in 0..draws.
+        draws: Posterior draws per row.
+        levels: Nominal credible levels, (K,).
+        coverage: Fraction of rows whose truth lies in the highest-density region of each level, (K,).
+        tarp: The same for TARP's regions around random reference points, (K,).
+        p_values: Test name -> p-value (uncorrected).
+        gaps: Test name -> largest distance between nominal and found coverage, in probability.
+        of: Which posterior was checked, in words.
+        fit: Digest of the fit.
+        simulations: Digest of the store of fresh simulations.
+        failed_rows: Simulations left out because they failed.
+        passed: The verdict.
+        reasons: The verdict in words.
+        reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
+            beside the JSON, in `reference.safetensors`.
+    """
+
+    names: tuple[str, ...]
+    ranks: np.ndarray
+    draws: int
+    levels: np.ndarray
+    coverage: np.ndarray
+    tarp: np.ndarray
+    p_values: Mapping[str, float]
+    gaps: Mapping[str, float]
+    of: str
+    fit: str
+    simulations: str
+    failed_rows: int
+    passed: bool
+    reasons: tuple[str, ...]
+    reference: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else "NOT PASSED"
+        of, reasons = f"the {self.of} posterior on {self.rows:,} simulations", "; ".join(self.reasons)
+        return f"calibration of {of}: {verdict}: {reasons}"
+
+    @property
+    def rows(self) -> int:
+        return len(self.ranks)
+
+    def to_json(self) -> dict[str, Any]:
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reference"}
+        arrays = {k: v.tolist() for k, v in data.items() if isinstance(v, np.ndarray)}
+        return {**data, **arrays, "names": list(self.names), "reasons": list(self.reasons)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], reference: Mapping[str, Tensor] | None = None) -> Calibration:
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k != "reference"}
+        arrays = {k: np.asarray(known[k]) for k in ("ranks", "levels", "coverage", "tarp")}
+        words = {k: tuple(known[k]) for k in ("names", "reasons")}
+        return cls(**{**known, **arrays, **words}, reference=reference or {})
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether the observation looks like anything that was simulated.
+
+    Args:
+        p_value: Probability, for an observation from the simulator and its prior, of being at least this unusual;
+            None where there is nothing to compare with.
+        verdict: The same in words.
+        level: The same in one word: "good", "unusual", "alarm" (do not use the answer), or "unknown" where there are
+            no, or too few, fresh simulations to tell.
+
+    Raises:
+        ValueError: If the level is none of the four.
+    """
+
+    p_value: float | None
+    verdict: str
+    level: Literal["good", "unusual", "alarm", "unknown"]
+
+    def __post_init__(self) -> None:
+        if self.level not in TRUST_LEVELS:
+            raise ValueError(f"the level of trust is one of {', '.join(map(repr, TRUST_LEVELS))}, got {self.level!r}")
+
+    @property
+    def alarm(self) -> bool:
+        return self.level == "alarm"
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One further finding about an answer, good or bad: the one place for what a reader must know beside the numbers.
+
+    Args:
+        name: What was looked at, a word or two: "failures", "prior bounds", "chains".
+        level: "good", "caution" (read the answer with care), "alarm" (do not use it) or "unknown" (it could not be
+            told).
+        verdict: The finding in words, with its figures and, unless it is good, the way out.
+
+    Raises:
+        ValueError: If the level is none of the four.
+    """
+
+    name: str
+    level: Literal["good", "caution", "alarm", "unknown"]
+    verdict: str
+
+    def __post_init__(self) -> None:
+        if self.level not in CHECK_LEVELS:
+            raise ValueError(f"the level of a check is one of {', '.join(map(repr, CHECK_LEVELS))}, got {self.level!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+CHECK_LEVELS = {"good": "good", "caution": "caution", "alarm": "WARNING", "unknown": "UNKNOWN"}
