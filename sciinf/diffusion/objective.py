@@ -20,12 +20,12 @@ Training draws a level for each row and minimises, with a weighting w,
 
     E_{x_0, e, s} [ w(s) |F - F*|^2 ] / D = E [ w(s) / b^2 |D(x_t, s) - x_0|^2 ] / D.
 
-`EvenWeights`, w = 1 / E |F*|^2 per dimension, counts all levels alike relative to the size of what F approximates. For
-noise, data, velocity and EDM's target that size is 1 and w = 1 is the loss of the papers, as for the drift of
+`EvenWeights`, w = 1 / E |F*|^2 per dimension, counts all levels alike relative to the size of what F approximates.
+For noise, data, velocity and EDM's target that size is 1 and w = 1 is the loss of the papers, as for the drift of
 `Straight`, whose size is the same all along. A score grows as 1 / sigma, and w = sigma^2: w = 1 would be the noise of
-the lowest levels alone. `LikelihoodWeights` makes it, up to a constant, the bound on -log q(x_0) of the reverse process,
-E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn. `ClippedWeights` is w = 1 in x_0 at most gamma
-signal-to-noise ratios 1/s^2 (Min-SNR).
+the lowest levels alone. `LikelihoodWeights` makes it, up to a constant, the bound on -log q(x_0) of the reverse
+process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn. `ClippedWeights` is w = 1 in x_0 at most
+gamma signal-to-noise ratios 1/s^2 (Min-SNR).
 
 A loss that hangs on few of the levels drawn trains to nonsense, so a `Diffusion` looks at this when it is built. Of
 data with sd 1 and the best linear denoiser a row's loss is v(s) = w / b^2 s^2 / (1 + s^2), and (E v)^2 / E v^2 the
