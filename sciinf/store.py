@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.core.files import write_bytes, write_json
+from sciinf.core.files import write_bytes
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.storage import selection
-from sciinf.storage.description import campaign, check_same, describe, read_description
+from sciinf.storage.description import campaign, claim, describe, read_description
 from sciinf.storage.durable import sweep, writing
 from sciinf.storage.journal import Entry, Journals
 from sciinf.storage.outcome import normalise, status_of
@@ -60,7 +60,8 @@ class Store:
     """The simulations in a folder. See `Store.create` for a new one.
 
     `rows` is what was asked for and `len(store)` what is there; they differ while a campaign is unfinished. `proposal`
-    is None, or says which law theta was drawn from instead of the prior.
+    is None, or says which law theta was drawn from instead of the prior. `simulator` says which one it was begun with,
+    and `accepted` which changes of its files were declared to change no data.
 
     Raises:
         FileNotFoundError: If the folder holds no store.
@@ -73,6 +74,7 @@ class Store:
             raise FileNotFoundError(f"{self.path} holds no simulations (no store.json); run `sciinf simulate`")
         data = read_description(self.path / "store.json")
         self.simulator: Mapping[str, str] = data["simulator"]
+        self.accepted: Sequence[Mapping[str, str]] = data.get("accepted", ())
         self.prior = Prior.from_json(data["prior"])
         self.observables = {o["name"]: Observable.from_json(o) for o in data["observables"]}
         self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
@@ -90,9 +92,9 @@ class Store:
     ) -> Store:
         """The store of a campaign in a folder: a new one, or the one that is there if it is of the same campaign.
 
-        A campaign is the same if simulator (name, file and settings), prior or proposal, observables, seed and block
-        are. More rows than before make it grow, a last incomplete block being simulated again whole. Fewer change
-        nothing: all rows there are stay, and reading takes `rows=` to use fewer.
+        A campaign is the same if simulator (name, code, files and settings), prior or proposal, observables, seed and
+        block are. More rows than before make it grow, a last incomplete block being simulated again whole. Fewer
+        change nothing: all rows there are stay, and reading takes `rows=` to use fewer.
 
         Args:
             path: The folder.
@@ -109,17 +111,11 @@ class Store:
         """
         for name, value, low in (("seed", seed, 0), ("block", block, 1), ("rows", rows, 1)):
             check_whole(name, value, low)
-        path, data = Path(path), describe(simulator, seed, block, rows, proposal)
-        file = path / "store.json"
+        path, wanted = Path(path), describe(simulator, seed, block, rows, proposal)
         with writing(path):
             for folder in (path / "shards", path / "journal"):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not file.is_file():
-                write_json(file, data)
-            found = read_description(file)  # another process may have written its own in the meantime
-            check_same(path, found, data)
-            if found["rows"] < rows:
-                write_json(file, {**found, "rows": rows, "versions": data["versions"]})
+            claim(path / "store.json", wanted, simulator)
             sweep(path / "shards")
         return cls(path)
 

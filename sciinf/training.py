@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from sciinf.core import Fit, Learned, Simulator, identity, load_fit, save_fit
+from sciinf.core import Fit, Learned, Simulator, load_fit, save_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import read_json, versions
 from sciinf.core.memory import retain_freed
+from sciinf.core.simulator import recorded
 from sciinf.engine.held_out import looked_at, tell
 from sciinf.engine.learner import Single, Stacked, check_alike, stream
 from sciinf.engine.loop import VALIDATION, Loop
@@ -312,7 +313,7 @@ def _unread(store: Store | Simulated) -> Store | Simulated:
 
 def _simulator_of(store: Store | Simulated) -> dict[str, str]:
     if isinstance(store, Simulated):
-        return identity(store.simulator)
+        return recorded(store.simulator)
     return dict(store.simulator)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import enum
-import hashlib
-import importlib.util
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_code, only_text, same_mark, text_of
+from sciinf.core.loading import load_module
 from sciinf.core.prior import Prior, check_unit
-
-_SHA256 = 64  # characters
 
 X = Mapping[str, Tensor]
 """Named data: observable name -> tensor (batch, *event)."""
@@ -109,8 +106,9 @@ class Simulator(ABC):
     """A program that turns parameters into data, a batch at a time.
 
     A subclass sets `name`, `prior` and `observables` and defines `__call__`. It may set `block` (rows simulated in
-    one batch, recorded in every store) and define what it can of `log_likelihood`, `settings`, `reference` and
-    `observe`.
+    one batch, recorded in every store), `files` (what it reads beside its code: a program, a template, a grid) and
+    `by_row` (whether row i of a batch comes out the same however many rows follow it), and define what it can of
+    `log_likelihood`, `settings`, `reference` and `observe`. `former_name` is what earlier versions called it.
 
     `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
     one, repeated) -> (batch,).
@@ -123,7 +121,10 @@ class Simulator(ABC):
     prior: Prior
     observables: Mapping[str, Observable]
     block: int = 4096
+    by_row: bool = False
     source: Path | None = None
+    files: Sequence[Path] = ()
+    former_name: str = ""
     log_likelihood: Callable[[Tensor, X], Tensor] | None = None
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
@@ -171,46 +172,37 @@ def load_simulator(path: str | Path) -> Simulator:
     return simulator
 
 
-def load_module(file: Path) -> Any:
-    """The module in a file, run anew under a name of its own; a package's submodules import relatively."""
-    name = f"sciinf_file_{file.stem.strip('_')}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    package = file.name == "__init__.py"
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[str(file.parent)] if package else None
-    )
-    if spec is None or spec.loader is None:
-        raise TypeError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    for stale in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-        del sys.modules[stale]
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def source_hash(simulator: Simulator) -> str:
-    """SHA-256 of the simulator's file, or of all files of its folder; "" for one defined outside a file."""
-    if simulator.source is None:
-        return ""
-    digest = hashlib.sha256()
-    source = simulator.source
-    files: Sequence[Path] = [source]
-    if source.is_dir():
-        files = sorted(f for f in source.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
-    for file in files:
-        digest.update(str(file.relative_to(source)).encode() + b"\0" if source.is_dir() else b"")
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    """What the code of the simulator's own file is known by; "" for one defined outside a file."""
+    return only_code(identity(simulator)["source"])
 
 
 def identity(simulator: Simulator) -> dict[str, str]:
-    """What tells a simulator from others, beside prior and observables: name, source and settings.
+    """What tells a simulator from others, beside prior and observables: name, code, files and settings.
+
+    A comment or another format of its files changes nothing here; `recorded` tells what is to be written down.
+    """
+    return {key: only_code(value) for key, value in recorded(simulator).items()}
+
+
+def earlier_identity(simulator: Simulator) -> dict[str, str]:
+    """What earlier versions had for `identity`: the text of its own file or folder in place of code."""
+    found = {key: only_text(value) for key, value in recorded(simulator).items() if not key.startswith(FILE)}
+    return found if simulator.source is None else {**found, "source": text_of(simulator.source)}
+
+
+def recorded(simulator: Simulator) -> dict[str, str]:
+    """What a store or a fit writes down of a simulator: its name, the marks of its files (`core.code`), its settings.
 
     Raises:
         ValueError: If a setting is called name or source.
     """
     settings = settings_of(simulator)
-    own = {"name": simulator.name, "source": source_hash(simulator)}
+    own = {"name": simulator.name, "source": ""}
+    if simulator.source is not None:
+        own |= marks(simulator.source, simulator.files)
+    else:
+        own |= marks_beside(simulator.files)
     if taken := settings.keys() & own.keys():
         raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
     return own | settings
@@ -221,15 +213,29 @@ def settings_of(simulator: Simulator) -> dict[str, str]:
     return dict(simulator.settings() if simulator.settings else {})
 
 
-def unlike(recorded: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[str] = ()) -> str:
-    """What tells a simulator from the one that is recorded, such as "name was a, is b"; "" if nothing does."""
-    given = identity(simulator)
-    names = [name for name in {**recorded, **given} if name not in ignore and recorded.get(name) != given.get(name)]
+def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[str] = ()) -> str:
+    """What tells a simulator from the one that was recorded, such as "helper.py has changed, name was a, is b".
 
-    def said(value: str | None) -> str:
-        return "nothing" if not value else value[:12] if len(value) == _SHA256 else value
+    Args:
+        before: What was recorded, by this version or an earlier one.
+        simulator: The one at hand.
+        ignore: Names that do not count; "source" stands for all files.
 
-    return ", ".join(f"{name} was {said(recorded.get(name))}, is {said(given.get(name))}" for name in names)
+    Returns:
+        "" if nothing does.
+    """
+    given = recorded(simulator)
+    words = [] if "source" in ignore else changed(before, given, simulator.source)
+    for name in {**before, **given}:
+        old, new = before.get(name), given.get(name)
+        if name in ignore or name == "source" or name.startswith(FILE) or same_mark(old, new):
+            continue
+        if name == "name" and old == simulator.former_name:
+            continue
+        words.append(
+            f"{name} has changed" if is_mark(new or "") else f"{name} was {old or 'nothing'}, is {new or 'nothing'}"
+        )
+    return ", ".join(words)
 
 
 def event_of(observables: Mapping[str, Observable]) -> str:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
+from sciinf.core.code import mark
 from sciinf.core.component import to_json
 from sciinf.dynamics.grid import BoxGrid
 
@@ -83,7 +84,7 @@ class FieldEquation(FieldSource, ABC):
 
     @final
     def settings(self) -> dict[str, str]:
-        """Its grid, times, and whatever else its constructor has set, and the hash of its class's file: name -> text.
+        """Its grid, times, and whatever else its constructor has set, and the mark of its class's file: name -> text.
 
         Raises:
             TypeError: If a value has no text that is the same in every process; of functions that is their name.
@@ -98,7 +99,7 @@ class FieldEquation(FieldSource, ABC):
                 "not change solutions may stand under a name that begins with _"
             ) from error
         file = _file_of(type(self))
-        return found if file is None else found | {"code": hashlib.sha256(file.read_bytes()).hexdigest()}
+        return found if file is None else found | {"code": mark(file)}
 
 
 class Evolution(FieldEquation, ABC):

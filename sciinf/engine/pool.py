@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sciinf.core.simulator import Simulator, Status, load_simulator, source_hash
+from sciinf.core.simulator import Simulator, Status, identity, load_simulator
 from sciinf.engine.block import give_up, run_block
 from sciinf.storage.durable import alive
 from sciinf.storage.journal import Entry
@@ -52,6 +52,7 @@ class Job:
         pickled: The simulator itself where it has no file.
         device: Where it runs.
         claims: A folder in which workers note which block they have begun.
+        identity: What the simulator was known by as the campaign began (`core.identity`).
     """
 
     store: str
@@ -59,6 +60,7 @@ class Job:
     pickled: bytes | None
     device: str
     claims: str
+    identity: tuple[tuple[str, str], ...]
 
 
 def run_in_workers(
@@ -90,7 +92,7 @@ def run_in_workers(
     pickled = _pickled(simulator) if simulator.source is None else None
     source = None if simulator.source is None else str(simulator.source)
     with tempfile.TemporaryDirectory(prefix="sciinf-") as claims, _single_threads():
-        job = Job(str(store.path.resolve()), source, pickled, str(device), claims)
+        job = Job(str(store.path.resolve()), source, pickled, str(device), claims, _known(simulator))
         crew = _Crew(job, store, deque(blocks), min(workers, max(1, len(blocks))), timeout)
         try:
             yield from crew.run()
@@ -239,8 +241,10 @@ def _end(*_: object) -> None:
 def _opened(job: Job) -> tuple[Simulator, Store]:
     simulator = load_simulator(job.source) if job.source is not None else pickle.loads(job.pickled or b"")
     store = Store(job.store)
-    if source_hash(simulator) != store.simulator["source"]:
-        raise ValueError(f"{job.source} has changed since the campaign began; run the command again")
+    if _known(simulator) != job.identity:
+        raise ValueError(
+            f"{job.source}, or a file beside it, has changed since the campaign began; run the command again"
+        )
     return simulator, store
 
 
@@ -262,6 +266,10 @@ def _work(job: Job, index: int, tries: int) -> Entry | Exception:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _known(simulator: Simulator) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(identity(simulator).items()))
 
 
 def _pickled(simulator: Simulator) -> bytes:

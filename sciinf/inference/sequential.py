@@ -46,13 +46,13 @@ from sciinf.core import (
     Simulator,
     X,
     as_observation,
-    identity,
     load_fit,
 )
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.files import json_text, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
+from sciinf.core.simulator import recorded, unlike
 from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
 from sciinf.inference.local import Local, Sequential
@@ -128,14 +128,14 @@ def infer_sequentially(
     _check_estimator(learner, simulator, observation, rounds)
     settings = {
         "observation": observation_hash(observation),
-        "simulator": identity(simulator),
+        "simulator": recorded(simulator),
         "simulations": simulations,
         "estimator": to_json(learner),
         "recipe": recipe.said(),
         "seed": seed,
         "epsilon": epsilon,
     }
-    _claim(out, settings, observation)
+    _claim(out, settings, observation, simulator)
     truncations: list[TruncatedPrior] = []
     stores: list[Store] = []
     fits: list[Fit] = []
@@ -247,7 +247,7 @@ def _round_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(_ROUND, number)).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _claim(out: Path, settings: Mapping[str, Any], x: X) -> None:
+def _claim(out: Path, settings: Mapping[str, Any], x: X, simulator: Simulator) -> None:
     """Note what the rounds in a folder are of, before the first, and refuse a folder with others.
 
     Raises:
@@ -259,7 +259,9 @@ def _claim(out: Path, settings: Mapping[str, Any], x: X) -> None:
     said = json.loads(json_text({"schema": SCHEMA, **settings}))
     if file.is_file():
         found = dict(read_json(file))
-        differ = [key for key, value in said.items() if found.get(key) != value]
+        differ = [key for key, value in said.items() if key != "simulator" and found.get(key) != value]
+        if words := unlike(found.get("simulator", {}), simulator):
+            differ.append(f"simulator ({words})")
         if differ:
             raise ValueError(
                 f"{out} holds sequential rounds of another {', '.join(differ)}; choose another folder: rounds "

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sciinf.core.files import read_json, versions
+from sciinf.core.files import read_json, versions, write_json
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import Observable, Simulator, identity
+from sciinf.core.simulator import Observable, Simulator, recorded, unlike
 
 SCHEMA = 1
-_IDENTITY = ("simulator", "prior", "observables", "seed", "block")
+_FILES = ("source", "code")  # what stands for files where simulators are compared
+_SIMULATOR, _ACCEPTED = "simulator", "accepted"
+_IDENTITY = (_SIMULATOR, "prior", "observables", "seed", "block")
 _PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
 
 
@@ -29,7 +31,7 @@ def describe(
     _check_names(simulator.observables)
     data = {
         "schema": SCHEMA,
-        "simulator": identity(simulator),
+        _SIMULATOR: recorded(simulator),
         "prior": simulator.prior.to_json(),
         "observables": [{"name": name, **spec.to_json()} for name, spec in simulator.observables.items()],
         "seed": seed,
@@ -66,22 +68,74 @@ def campaign(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def claim(file: Path, wanted: Mapping[str, Any], simulator: Simulator) -> None:
+    """Write a campaign's description, or make sure that the one which is there is of the same campaign; let it grow.
+
+    Raises:
+        ValueError: If it is of another campaign, or damaged.
+        OSError: If it cannot be written.
+    """
+    if not file.is_file():
+        write_json(file, wanted)
+    found = read_description(file)  # another process may have written its own in the meantime
+    check_same(file.parent, found, wanted, simulator)
+    if found["rows"] < wanted["rows"]:
+        write_json(file, {**found, "rows": wanted["rows"], "versions": wanted["versions"]})
+
+
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], simulator: Simulator) -> None:
     """Refuse to mix two campaigns.
+
+    Args:
+        path: The store's folder.
+        found: What it describes.
+        wanted: What is asked for.
+        simulator: Whose simulations are asked for.
 
     Raises:
         ValueError: If they are not the same; the message says what differs.
     """
-    differences = [
-        f"{key}: {_difference(found.get(key), wanted.get(key))}"
-        for key in (*_IDENTITY, _PROPOSAL)
+    differences = {
+        key: _difference(found.get(key), wanted.get(key))
+        for key in (*_IDENTITY[1:], _PROPOSAL)
         if found.get(key) != wanted.get(key)
-    ]
+    }
+    if words := stale(found, simulator):
+        differences = {_SIMULATOR: words, **differences}
+    if set(differences) == {_SIMULATOR} and not unlike(found[_SIMULATOR], simulator, ignore=_FILES):
+        raise ValueError(
+            f"{path}: {words} since these {found['rows']:,} simulations were begun. Simulate into another folder "
+            "(--out), these are kept; or, where the change does not touch what is simulated, go on with "
+            "--accept-changes (accept_changes=True)"
+        )
     if differences:
         raise ValueError(
-            f"{path} holds simulations of another campaign (in the folder -> asked for); {'; '.join(differences)}. "
-            "Choose another folder, or ask for what this one holds; delete the folder if its simulations are worthless"
+            f"{path} holds simulations of another campaign (in the folder -> asked for); "
+            f"{'; '.join(f'{key}: {words}' for key, words in differences.items())}. Choose another folder, or ask for "
+            "what this one holds; delete the folder if its simulations are worthless"
         )
+
+
+def stale(found: Mapping[str, Any], simulator: Simulator) -> str:
+    """What tells a simulator from the one a store was begun with, and from those accepted since; "" if nothing does."""
+    each = [unlike(before, simulator) for before in (*found.get(_ACCEPTED, ()), found[_SIMULATOR])]
+    return "" if "" in each else each[0]
+
+
+def accept(file: Path, simulator: Simulator) -> None:
+    """Note in a store's description that a simulator stands for the one it was begun with, though its files changed.
+
+    Raises:
+        ValueError: If more than its files has changed.
+        OSError: If it cannot be written.
+    """
+    found, given = read_description(file), recorded(simulator)
+    if words := unlike(found[_SIMULATOR], simulator, ignore=_FILES):
+        raise ValueError(
+            f"{file.parent}: only changes of a simulator's files can be accepted; here {words}. Choose another folder"
+        )
+    if given not in found.get(_ACCEPTED, ()):
+        write_json(file, {**found, _ACCEPTED: [*found.get(_ACCEPTED, ()), given]})
 
 
 def _difference(found: Any, wanted: Any) -> str:

@@ -15,6 +15,9 @@ reason. One that a signal ends (a crash, the out-of-memory killer) is run again 
 all. One that takes longer than `timeout` seconds is killed with everything it started: Status.TIMED_OUT.
 Where `processes` > 1, as many programs run at once, each awaited by a thread: nothing needs to be pickled, and
 it works inside worker processes, which may not have children of their own kind.
+
+The program, the template and every file that an argument names belong to the simulator: where one of them has changed,
+simulations made before are not taken for its own. That leaves out what is installed (/usr, /opt, Python's own folders).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +44,7 @@ from sciinf.wrappers.placeholders import decimal, fill, names_in
 from sciinf.wrappers.program_results import read_results
 
 _RESERVED = ("seed", "input", "output", "folder")
+_INSTALLED = [Path(p).resolve() for p in ("/usr", "/bin", "/opt", sys.prefix, sys.base_prefix, sys.exec_prefix)]
 
 
 def command(
@@ -113,6 +118,7 @@ def command(
             timeout=timeout,
             tries=tries,
             environment=dict(environment or {}),
+            files=_files(program, argv[1:], template),
         ),
         prior,
         specified,
@@ -127,6 +133,8 @@ def command(
 class CommandSimulator(Simulator):
     """What `command` makes; it pickles where `parse` and `observe` do."""
 
+    by_row = True
+
     def __init__(
         self,
         program: Program,
@@ -139,7 +147,7 @@ class CommandSimulator(Simulator):
         observe: Callable[..., Any] | None,
     ) -> None:
         self.program, self.prior, self.observables, self.name = program, prior, observables, name
-        self.processes, self.block, self.reader = processes, block, observe
+        self.processes, self.block, self.reader, self.files = processes, block, observe, program.files
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
         """Simulate a batch, one run of the program for each row.
@@ -192,6 +200,7 @@ class Program:
         timeout: Seconds one run may take.
         tries: How often it is run for a row while signals end it.
         environment: Variables with placeholders, beside those of this process.
+        files: What it depends on and is not installed: itself, files among its arguments, the template's.
     """
 
     argv: tuple[str, ...]
@@ -203,6 +212,7 @@ class Program:
     timeout: float
     tries: int
     environment: Mapping[str, str]
+    files: tuple[Path, ...]
 
     def row(self, theta: np.ndarray, seed: int, containment: Containment) -> tuple[Status, str, dict[str, np.ndarray]]:
         """What became of one row, why, and its results where there are any."""
@@ -272,6 +282,14 @@ def _check_placeholders(prior: Prior, parts: Mapping[str, str], template: str | 
             f"the parameters {unused} reach the program nowhere; write {{{unused[0]}}} where it takes them, in argv, "
             "the template or the environment"
         )
+
+
+def _files(program: str, arguments: Sequence[str | os.PathLike[str]], template: str | Path | None) -> tuple[Path, ...]:
+    """What `Program.files` says."""
+    named = [Path(os.fspath(part)) for part in arguments if "{" not in os.fspath(part)]
+    named += [template] if isinstance(template, Path) else []
+    files = [Path(program), *(path for path in named if path.is_file())]
+    return tuple(file for file in map(Path.resolve, files) if not any(file.is_relative_to(p) for p in _INSTALLED))
 
 
 def _find(program: str, path: str | None) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X, identity
-from sciinf.core.simulator import settings_of
+from sciinf.core.simulator import earlier_identity, settings_of
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.dynamics.grid import Points
 
@@ -83,8 +83,10 @@ class ObservedFields(Simulator):
                 raise ValueError(f"{source.name!r} does not start from {name!r}, but from {', '.join(source.given)}")
         width, frames = len(self.channels) * len(self.points.at), len(self.frames)
         shape, dims = ((width,), ("sensor",)) if frames == 1 else ((frames, width), ("time", "sensor"))
-        said = (identity(source), source.prior.to_json(), self._measured(), self.beside)
-        self.name = f"{source.name}_observed_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
+        self.name, self.former_name = (
+            name_after(f"{source.name}_observed", known, source.prior.to_json(), self._measured(), self.beside)
+            for known in (identity(source), earlier_identity(source))
+        )
         self.prior, self.block = source.prior, source.block
         self.observables = {"y": Observable(shape, spec.unit, dims), **{name: source.given[name] for name in beside}}
         self.log_likelihood = None if source.random or beside else self._log_likelihood
@@ -117,6 +119,11 @@ class ObservedFields(Simulator):
         count = math.prod(off.shape[1:])
         total = -0.5 * off.square().flatten(1).sum(1) - count * math.log(self.sensors.sd * math.sqrt(2 * math.pi))
         return torch.where(total.isnan(), -math.inf, total)
+
+
+def name_after(prefix: str, *said: object) -> str:
+    """A name that is another for whatever else is said."""
+    return f"{prefix}_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
 
 
 def check_sd(sd: float) -> None:

@@ -103,6 +103,7 @@ class FunctionSimulator(Simulator):
         log_likelihood: Callable[..., Any] | None,
         observe: Callable[..., Any] | None,
     ) -> None:
+        self.by_row = not vectorised
         self.takes_rng = "rng" in match_arguments(function, prior, ("rng",), what="the function")
         if log_likelihood is not None:
             match_likelihood(log_likelihood, prior)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any, final
@@ -14,10 +13,10 @@ from torch import Tensor
 from sciinf.core import Observable, Simulator, X, identity
 from sciinf.core.checks import check_whole
 from sciinf.core.observation import convert
-from sciinf.core.simulator import settings_of
+from sciinf.core.simulator import earlier_identity, settings_of
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.dynamics.grid import interpolated
-from sciinf.wrappers.field_sensors import check_sd, chosen, fields_in_space, solutions
+from sciinf.wrappers.field_sensors import check_sd, chosen, fields_in_space, name_after, solutions
 
 MASK = "y_mask"
 
@@ -75,8 +74,10 @@ class ScatteredFields(Simulator):
         self.channels = chosen("channels", channels, spec.shape[1])
         self.directions, (least, most) = len(source.grid.shape), sizes
         width = self.directions + len(self.frames) * len(self.channels)
-        said = (identity(source), source.prior.to_json(), self._measured())
-        self.name = f"{source.name}_scattered_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
+        self.name, self.former_name = (
+            name_after(f"{source.name}_scattered", known, source.prior.to_json(), self._measured())
+            for known in (identity(source), earlier_identity(source))
+        )
         self.prior, self.block, self.field = source.prior, source.block, spec
         self.observables = {"y": Observable((most, width), dims=("item", "feature"))}
         if least < most:

@@ -55,7 +55,7 @@ class SetSimulator(Simulator):
         self.simulator, self.most, self.least = simulator, most, least
         sizes = f"{least}_to_{most}" if 1 < least < most else f"of_{most}" if least == most else f"{most}"
         self.name, self.prior = f"{simulator.name}_sets_{sizes}", simulator.prior
-        self.source, self.settings = simulator.source, simulator.settings
+        self.source, self.settings, self.files = simulator.source, simulator.settings, simulator.files
         self.block = max(1, simulator.block // most)
         self.observables = _in_sets(simulator.observables, most, masked=least < most)
 

@@ -1,0 +1,168 @@
+"""Python files of users, run by path: what lies beside a file imports, as it does with `python FILE`.
+
+A file is run anew under a name of its own, `sciinf_file_NAME_HASH`. What it imports from its folder is run under the
+name `sciinf_beside_NAME_HASH.MODULE`, so two files with a `helper.py` each get their own, `sys.path` stays as it is,
+and a file loaded again sees what has changed beside it. That holds for imports inside functions too: the `import`
+statements of such files look in their folder first, through a `__import__` of theirs. Names of Python itself and of
+sciinf are never looked for there, nor does a file import itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, final
+
+_FILE, _BESIDE = "sciinf_file_", "sciinf_beside_"
+_NAME = re.compile(r"(sciinf_(?:file|beside)_)(\w*)_[0-9a-f]{12}(?=\.|$)")
+
+
+def load_module(file: Path) -> Any:
+    """The module in a file, run anew under a name of its own; a package's submodules import relatively.
+
+    Raises:
+        TypeError: If it is no Python file.
+    """
+    if file.suffix not in SOURCE_SUFFIXES:
+        raise TypeError(f"{file} is not a Python file")
+    name = name_of_file(file)
+    beside = name.replace(_FILE, _BESIDE, 1)
+    for stale in [m for m in sys.modules if m.partition(".")[0] in (name, beside)]:
+        del sys.modules[stale]
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    parent = ModuleType(beside, f"What lies beside {file}.")
+    parent.__path__ = [str(file.parent)]
+    sys.modules[beside] = parent
+    package = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(
+        name, file, loader=_Local(name, str(file)), submodule_search_locations=package
+    )
+    if spec is None or spec.loader is None:
+        raise TypeError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def is_local(module: str) -> bool:
+    """Whether a module, by its name, is a user's file or lies beside one."""
+    return module.startswith((_FILE, _BESIDE))
+
+
+def name_of_file(file: Path) -> str:
+    """The name under which a file's module is loaded."""
+    return f"{_FILE}{file.stem.strip('_')}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+
+
+def local_module(name: str, folder: Path) -> ModuleSpec | None:
+    """Where `import name` finds a module in a folder, if it does; one without `__init__.py` gives way to others."""
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "sciinf":
+        return None
+    spec = module_in(name, folder)
+    if spec is not None and spec.loader is None and _elsewhere(top):
+        return None
+    return spec
+
+
+def renamed(name: str, file: Path) -> str:
+    """A module's name in a file written elsewhere, where it is that of a file called like this one, as it is here."""
+    here = name_of_file(file)
+    match = _NAME.match(name)
+    if match is None or match[2] != file.stem.strip("_"):
+        return name
+    return here.replace(_FILE, match[1], 1) + name[match.end() :]
+
+
+def _elsewhere(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def module_in(name: str, folder: Path) -> ModuleSpec | None:
+    """Where a module, the last part of its name, lies in a folder; None if it does not."""
+    # a new finder each time, for one that is kept misses files that are made within a tick of the folder's clock
+    return FileFinder(str(folder), (ExtensionFileLoader, EXTENSION_SUFFIXES), (_Local, SOURCE_SUFFIXES)).find_spec(name)
+
+
+@final
+class _Local(SourceFileLoader):
+    """Runs a local file, with the `__import__` that looks beside it."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = ModuleType(spec.name)
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _Import(self.name, self.path)}
+        return module
+
+    def get_code(self, fullname: str) -> CodeType:
+        # compiled anew: kept bytecode goes by time and size, and a change within a second would be missed
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+@final
+class _Import:
+    """`__import__` of a user's file and of all that lies beside it."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.beside = name.partition(".")[0].replace(_FILE, _BESIDE, 1)
+        self.file = path if name.startswith(_FILE) else None  # which would be run a second time under another name
+        self.found: dict[str, str | None] = {}
+
+    def __call__(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        top = name.partition(".")[0]
+        origin = self._origin(top) if level == 0 else None
+        if origin is None or origin == self.file:
+            return __import__(name, globals, locals, fromlist or (), level)
+        module = __import__(f"{self.beside}.{name}", globals, locals, fromlist or (), 0)
+        return module if fromlist else sys.modules[f"{self.beside}.{top}"]
+
+    def _origin(self, top: str) -> str | None:
+        """The file that a name stands for here, or "" for a folder without `__init__.py`; None if it is not local."""
+        if top not in self.found:
+            spec = local_module(top, Path(sys.modules[self.beside].__path__[0]))
+            self.found[top] = None if spec is None else spec.origin or ""
+        return self.found[top]
+
+
+@final
+class _Finder(MetaPathFinder):
+    """Finds the submodules of local packages, which nobody else does with our loader."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is None or not is_local(fullname):
+            return None
+        for folder in path:
+            if (spec := module_in(fullname, Path(folder))) is not None:
+                return spec
+        return None
+
+
+_FINDER = _Finder()
