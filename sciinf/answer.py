@@ -32,7 +32,9 @@ from sciinf.core.simulator import identity
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.finite import finite
 from sciinf.inference.reweighted import Reweighted
+from sciinf.inference.tilted import Tilted
 from sciinf.storage.outcome import join
+from sciinf.trust.failures import Reading, check_failures, mended
 from sciinf.trust.ood import check_observation
 
 _PREDICTIVE = 400
@@ -48,6 +50,7 @@ def query(
     level: float = 0.9,
     draws: int = 10_000,
     seed: int = 0,
+    failures: Reading = "exclude",
 ) -> Answer:
     """Ask for the parameters behind one observation.
 
@@ -61,6 +64,9 @@ def query(
         level: Credible level of the central intervals.
         draws: Posterior draws, at least.
         seed: Seeds the draws.
+        failures: What simulations that failed are, where failing depends on the parameters (`trust.failures`): left
+            out, as the answer then says ("exclude"); an outcome that nature could have had as well ("outcome"); or a
+            fault of the program, for which draws take weights 1 / P(success), known from the calibration ("model").
 
     Returns:
         Estimates with units, draws, calibration and the verdict on the observation.
@@ -77,14 +83,15 @@ def query(
     if draws < 1:
         raise ValueError(f"an answer needs at least one draw, got draws={draws}")
     observation = as_observation(posterior.observables, x)
-    raw = posterior.proposal if isinstance(posterior, Reweighted) else None
+    posterior = mended(posterior, calibration, failures)
+    raw = _uncorrected(posterior)
     if calibration is not None and calibration.fit not in (posterior.digest, raw.digest if raw else ""):
         raise ValueError(
             f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
             "run calibrate on this posterior"
         )
     source = identity(simulator) if simulator else None
-    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source))
+    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source, failures))
     folder = None if out is None else Path(out)
     # A simulator that is in no file may have changed under its name: then the question is asked anew.
     known = simulator is None or simulator.source is not None
@@ -110,7 +117,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=_checks(posterior, found, calibration),
+        checks=_checks(posterior, found, calibration, failures),
     )
     if folder is not None:
         about = {"inputs": inputs, "seconds": time.monotonic() - started}
@@ -208,9 +215,19 @@ def _estimates(draws: Draws, level: float) -> dict[str, Estimate]:
     }
 
 
-def _checks(posterior: Posterior, draws: Draws, calibration: Calibration | None) -> tuple[Check, ...]:
+def _checks(
+    posterior: Posterior, draws: Draws, calibration: Calibration | None, failures: Reading
+) -> tuple[Check, ...]:
     """What else is to be said of an answer, each finding by a function of its own."""
-    return ()
+    return (*check_failures(calibration, posterior, draws, failures),)
+
+
+def _uncorrected(posterior: Posterior) -> Posterior | None:
+    """What was learned, where the posterior corrects it."""
+    inner = posterior
+    while isinstance(inner, Reweighted | Tilted):
+        inner = inner.proposal
+    return None if inner is posterior else inner
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:
@@ -234,7 +251,10 @@ def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> 
 def _inputs_digest(
     posterior: Posterior, observation: Mapping[str, Tensor], calibration: Calibration | None, settings: tuple[Any, ...]
 ) -> str:
-    checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons) if calibration else None
+    checked: tuple[Any, ...] = ()
+    if calibration:
+        seen = sorted(calibration.reference)  # what is known of fresh simulations
+        checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
     digest = hashlib.sha256(repr((posterior.digest, settings, checked)).encode())
     for name, value in observation.items():
         digest.update(name.encode() + value.numpy().tobytes())

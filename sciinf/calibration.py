@@ -46,6 +46,7 @@ from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
 from sciinf.store import Store
+from sciinf.trust.failures import Failures, look
 from sciinf.trust.ood import make_reference
 
 LEVELS = np.linspace(0.05, 0.95, 19)
@@ -105,6 +106,7 @@ def calibrate(
         values = _statistics(posterior, fresh, draws, generator, bar)
     p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
     passed, reasons = _verdict(p_values, gaps, len(fresh))
+    failures = look(store)
     calibration = Calibration(
         names=posterior.prior.names,
         ranks=values["ranks"].numpy(),
@@ -120,7 +122,7 @@ def calibrate(
         failed_rows=sum(count for status, count in store.counts.items() if status != 0),
         passed=passed,
         reasons=reasons,
-        reference=make_reference(posterior, store),
+        reference={**make_reference(posterior, store), **(failures.tensors() if failures else {})},
     )
     if folder is not None:
         _save(calibration, folder, inputs, time.monotonic() - started)
@@ -175,8 +177,11 @@ def _law(proposal: Mapping[str, Any] | None) -> str:
 def _found(folder: Path, inputs: str) -> Calibration | None:
     """The calibration of the same inputs in a run folder; a damaged one is as good as none, and made again."""
     try:
-        same = read_json(folder / "calibration.json")["inputs"] == inputs
-        return load_calibration(folder) if same else None
+        if read_json(folder / "calibration.json")["inputs"] != inputs:
+            return None
+        found = load_calibration(folder)
+        looked = not found.failed_rows or Failures.from_tensors(found.reference) is not None
+        return found if looked else None
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 

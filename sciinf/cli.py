@@ -69,6 +69,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.device
 @options.estimator
 @options.level
+@options.failures
 def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
     from sciinf import build_posterior, calibrate, query, simulate
@@ -85,7 +86,8 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
     checked = calibrate(build_posterior(fit), fresh, folder)
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    answer = query(posterior, data, checked, simulator=sim, out=folder, level=given["level"], seed=seed)
+    asked: dict[str, Any] = {"level": given["level"], "failures": given["failures"], "seed": seed}
+    answer = query(posterior, data, checked, simulator=sim, out=folder, **asked)
     steps.finish(folder, answer, seed=seed, started=started)
 
 
@@ -111,6 +113,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
     for status, count in store.counts.items():
         if status != 0 and count:
             click.echo(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})")
+    steps.tell_failures(store)
     click.echo(f"digest {store.digest}")
 
 
@@ -156,6 +159,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
     result = check(build_posterior(fit), fresh, folder)
     steps.record(Path(folder), seed, started)
     click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
+    steps.tell_failures(fresh)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -165,6 +169,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
 @options.level
 @options.ess
 @options.budget
+@options.failures
 @click.option("--json", "as_json", is_flag=True, help="Print answer.json instead of the table.")
 @click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
 @options.seed
@@ -193,11 +198,11 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    level, seed = given["level"], given["seed"]
-    answer = ask(posterior, data, checked, simulator=sim, out=folder, level=level, seed=seed)
+    asked: dict[str, Any] = {name: given[name] for name in ("level", "failures", "seed")}
+    answer = ask(posterior, data, checked, simulator=sim, out=folder, **asked)
     if draws is not None:
         write_draws(answer, draws, fit.estimator.observables)
-    steps.record(Path(folder), seed, started)
+    steps.record(Path(folder), given["seed"], started)
     click.echo(json_text(answer.to_json()) if given["as_json"] else answer.table())
 
 

@@ -5,6 +5,8 @@ A case is a way in which a wrong answer once came with a green verdict. Tests of
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -53,6 +55,67 @@ def line(made: Path, tmp_path: Path) -> Path:
 
 
 # --- 3: failures that depend on parameters ------------------------------------------------------------------------
+
+
+CUT = """
+import numpy as np
+from torch.distributions import Normal
+
+from sciinf import Observable, Prior, wrappers
+
+
+def measured(theta, rng):
+    x = theta + 0.577 * rng.normal(size=len(theta))
+    return np.where(FAILS, np.nan, x)
+
+
+prior = Prior(theta=(Normal(0.0, 1.0), "m"))
+simulator = wrappers.numpy(measured, prior, {"x": Observable((), "m")}, vectorised=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run whose simulator fails where theta > .25, and what `infer` printed."""
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / "cut.py").write_text(CUT.replace("FAILS", "theta > 0.25"))
+    (folder / "seen.csv").write_text("x [m]\n0.8\n")
+    words = ["--observation", folder / "seen.csv", "--out", folder / "run", "-n", 300, "--calibration", 300]
+    result = call("infer", folder / "cut.py", *words)
+    assert result.code == 0, result.err
+    return folder, result.out
+
+
+def test_a_prior_that_is_cut_off_by_failures_is_no_good_answer(cut: tuple[Path, str]) -> None:
+    folder, printed = cut
+    page = (folder / "run" / "report.html").read_text()
+    assert "Do not rely on this answer as it stands: see failures" in page
+    assert "All checks passed" not in page
+    again = call("query", folder / "run", "--observation", folder / "seen.csv").out
+    for table in (printed, again):
+        [line] = [line for line in table.splitlines() if line.startswith("failures ")]
+        assert line.startswith("failures     WARNING: ")
+        assert re.search(r"failing depends on the parameters .*: 100% fail where theta > 0\.2\d m", line)
+        assert "The prior is cut off there, and the answer leans on that edge" in line
+    answer = call("query", folder / "run", "--observation", folder / "seen.csv", "--json").out
+    assert [(c["name"], c["level"]) for c in json.loads(answer)["checks"]] == [("failures", "alarm")]
+
+
+@pytest.mark.parametrize(("reading", "level"), [("model", "WARNING"), ("outcome", "good")])
+def test_what_a_failure_is_can_be_said(cut: tuple[Path, str], reading: str, level: str) -> None:
+    folder, _ = cut
+    table = call("query", folder / "run", "--observation", folder / "seen.csv", "--failures", reading).out
+    assert f"failures     {level}: " in table
+    assert ("amortised mean" in table) == (reading == "model")  # weights beyond nothing but the edge mend nothing
+
+
+def test_crashes_at_any_parameter_are_harmless(tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(CUT.replace("FAILS", "rng.random(len(theta)) < 0.1"))
+    result = call("simulate", tmp_path / "crash.py", "-n", 1_000, "--out", tmp_path / "store")
+    assert "failures do not depend on the parameters (p = " in result.out
+    (tmp_path / "cut.py").write_text(CUT.replace("FAILS", "theta > 0.25"))
+    result = call("simulate", tmp_path / "cut.py", "-n", 1_000, "--out", tmp_path / "another")
+    assert "failing depends on the parameters (p < 1e-12): 100% fail where theta > 0.25 m" in result.out
 
 
 # --- 4: single precision ------------------------------------------------------------------------------------------

@@ -66,3 +66,11 @@ budget = click.option(
     help="Largest number of draws spent on it, each with its likelihood.",
 )
 estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
+failures = click.option(
+    "--failures",
+    type=click.Choice(["exclude", "outcome", "model"]),
+    default="exclude",
+    show_default=True,
+    help="Simulations that fail where others do not: left out, an outcome nature could have had, or made up for by "
+    "weights 1 / P(success).",
+)

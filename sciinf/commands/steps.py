@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from sciinf.core import Answer, Estimator, Fit, Simulator
+    from sciinf.store import Store
 
 
 def build(name: str, simulator: Simulator, seed: int) -> Estimator:
@@ -74,3 +75,11 @@ def record(folder: Path, seed: int, started: float) -> None:
     from sciinf.core.files import write_json
 
     write_json(folder / "provenance.json", provenance(folder, seed, started))
+
+
+def tell_failures(store: Store) -> None:
+    """Say whether failing depends on the parameters, and where, if anything failed."""
+    from sciinf.trust.failures import look
+
+    if found := look(store):
+        click.echo(f"failures: {found.words(store.prior)}")

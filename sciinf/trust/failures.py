@@ -1,0 +1,309 @@
+r"""Do simulations fail at some parameters rather than others, and what does that do to an answer?
+
+Rows that fail are left out, so a network learns from theta ~ p(theta) P(ok | theta) / Z: where simulations fail, the
+prior is thinned, or cut off. Whether that is right is not for a test to say, for there are two readings.
+
+- **A failure is an outcome.** "No spike", "not detected": nature could have failed as well, and did not. Then success
+  is a part of the data, the posterior is
+
+      p(theta | x, ok)  ~  p(theta) P(ok | theta) p(x | theta, ok),
+
+  and a network trained on the successes is right as it is.
+- **A failure is the program's.** A solver did not converge; nature has data there. The posterior under the prior as
+  written is
+
+      p(theta | x)  ~  p(theta) p(x | theta, ok)  ~  p(theta | x, ok) / P(ok | theta),
+
+  as long as P(ok | theta) > 0 and failing has nothing to do with the data beyond theta. Draws of the network take the
+  weight 1 / P(ok | theta) (`inference.tilted`). Where nothing succeeds there is nothing to weight, and no method
+  mends that: below P(ok) = 0.05 the weight is 0, and the answer is that of the prior cut off there.
+
+Posteriors by a likelihood (weighted by the simulator's, or chains on a learned ratio or likelihood) have the second
+form from the start, and take the factor P(ok | theta) under the first reading.
+
+References:
+    | Flexible statistical inference for mechanistic models of neural dynamics (Lueckmann et al., 2017),
+      https://arxiv.org/abs/1711.01861
+    | Variational methods for simulation-based inference (Glöckler, Deistler & Macke, 2022), where a learned likelihood
+      takes the factor P(ok | theta), https://arxiv.org/abs/2203.04176
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Calibration, Check, Draws, Posterior, Prior
+from sciinf.core.simulator import Status
+from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator
+from sciinf.storage.outcome import status_of
+from sciinf.store import Store
+from sciinf.trust.dependence import independence, influence, worst_interval
+from sciinf.trust.success import Success, fit_success
+
+Reading = Literal["exclude", "outcome", "model"]
+Level = Literal["good", "caution", "alarm", "unknown"]
+
+SIGNIFICANT = 0.01
+_ROWS = 20_000
+_FEW = 20  # failures below which independence cannot be told
+_RARE = 0.005  # share of failures below which few do not matter
+_NEVER = 0.05  # P(ok) below which there is next to nothing to learn from, or to weight
+_MASS = 0.05  # of the posterior: the share that may be elsewhere before an answer is refused
+_LITTLE = 0.01  # and before it is to be read with care
+_PRIOR = 0.1  # of the prior: the share that may be cut off before an answer is refused
+_SPREAD = 2.0  # how many times wider than an answer one looks for simulations that fail,
+_SPREAD_MENDED = 1.5  # and than one that they do not cut off
+_DRAWS = 4_000
+_PREFIX = "failures/"
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What the failed rows of a store say.
+
+    Args:
+        rows: Rows looked at.
+        failed: Failed ones among them.
+        p_value: Of independence from theta.
+        ranges: For each parameter the interval where most fails, (D, 7): low, high (infinite where the prior's end
+            is), failure rate inside and outside, how much the interval explains of what the classifier does, the
+            parameter's sd, and what it does to P(ok).
+        cut: Share of rows where P(ok) is nearly zero.
+        success: P(ok | theta).
+    """
+
+    rows: int
+    failed: int
+    p_value: float
+    ranges: Tensor
+    cut: float
+    success: Success
+
+    @property
+    def depend(self) -> bool:
+        return self.p_value < SIGNIFICANT
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a calibration keeps them."""
+        numbers = torch.tensor([self.rows, self.failed, self.p_value, self.cut], dtype=torch.float64)
+        own = {"numbers": numbers, "ranges": self.ranges}
+        return {_PREFIX + name: value.contiguous() for name, value in {**own, **self.success.tensors()}.items()}
+
+    @classmethod
+    def from_tensors(cls, reference: Mapping[str, Tensor]) -> Failures | None:
+        """What `tensors` wrote, among others; None where nothing failed, or nobody looked."""
+        own = {k.removeprefix(_PREFIX): v for k, v in reference.items() if k.startswith(_PREFIX)}
+        if not own:
+            return None
+        rows, failed, p_value, cut = own["numbers"].tolist()
+        return cls(int(rows), int(failed), p_value, own["ranges"], cut, Success.from_tensors(own))
+
+    def words(self, prior: Prior) -> str:
+        """How many failed, whether that depends on the parameters, and where."""
+        share = f"{self.failed:,} of {self.rows:,} simulations failed ({_percent(self.failed / self.rows)})"
+        if self.depend:
+            p = f"p = {self.p_value:.1g}" if self.p_value > 1e-12 else "p < 1e-12"
+            return f"{share}, and failing depends on the parameters ({p}): {self._where(prior)}"
+        if self.failed < _FEW:
+            return f"{share}, too few to tell whether failing depends on the parameters (p = {self.p_value:.2g})"
+        return f"{share}; failures do not depend on the parameters (p = {self.p_value:.2g})"
+
+    def _where(self, prior: Prior) -> str:
+        first = int(self.ranges[:, 4].argmax())
+        matter = self.ranges[:, 6] > 0.3 * self.ranges[:, 6].max()
+        several = [name for name, big in zip(prior.names, matter.tolist(), strict=True) if big]
+        if float(self.ranges[first, 4]) > 0.5 or len(several) < 2:
+            return self._range(prior, first)
+        names = f"{', '.join(several[:-1])} and {several[-1]}"
+        return f"on {names} together; along single ones, above all {self._range(prior, first)}"
+
+    def _range(self, prior: Prior, d: int) -> str:
+        low, high, inside, outside, _, sd, _ = self.ranges[d].tolist()
+        name, unit = prior.names[d], f" {prior.units[d]}" if prior.units[d] else ""
+        small, large = _digits(low, sd), _digits(high, sd)
+        if math.isfinite(low) and math.isfinite(high):
+            where = f"{small} < {name} < {large}{unit}"
+        else:
+            where = f"{name} > {small}{unit}" if math.isfinite(low) else f"{name} < {large}{unit}"
+        return f"{_percent(inside)} fail where {where} ({_percent(outside)} elsewhere)"
+
+
+def look(store: Store, rows: int = _ROWS) -> Failures | None:
+    """Look at the failed rows of a store; None if none failed.
+
+    Args:
+        store: Simulations.
+        rows: How many of them to look at, at most.
+
+    Raises:
+        ValueError: If a block is damaged.
+    """
+    if not sum(count for status, count in store.counts.items() if status != Status.OK):
+        return None
+    thetas, flags, missing = [], [], set(store.missing())
+    for index in range(store.blocks):
+        if sum(map(len, thetas)) >= rows:
+            break
+        if index not in missing:
+            theta, outcome = store.read(index)
+            thetas.append(theta.double())
+            flags.append(status_of(outcome) != int(Status.OK))
+    theta, failed = torch.cat(thetas)[:rows], torch.cat(flags)[:rows]
+    return examine(store.prior, theta, failed) if bool(failed.any()) else None
+
+
+def examine(prior: Prior, theta: Tensor, failed: Tensor) -> Failures:
+    """The same from parameters (n, D), and whether each row failed, bool (n,); one failed row at least."""
+    theta = theta.double()
+    z = prior.bijection.forward(theta).clamp(-40, 40)
+    success = fit_success(z, failed)
+    ok = success.log_prob(z).exp()
+    rate = failed.double().mean().clamp(1e-12, 1 - 1e-12)
+    wrong = -torch.where(failed, torch.log1p(-ok.clamp(max=1 - 1e-12)), ok.clamp_min(1e-300).log()).sum()
+    explained = float(-len(z) * (rate * rate.log() + (1 - rate) * (-rate).log1p()) - wrong)
+    found = torch.stack([worst_interval(theta[:, d], failed) for d in range(theta.shape[1])])
+    found[:, 4] /= max(explained, float(found[:, 4].max()), 1e-12)
+    found = torch.cat([found, theta.std(dim=0)[:, None], influence(success, z)[:, None]], dim=1)
+    inside = (theta > found[:, 0]) & (theta < found[:, 1]) & (found[:, 2] > 1 - _NEVER)
+    cut = max(float((ok < _NEVER).double().mean()), float(inside.double().mean(dim=0).max()))
+    return Failures(len(z), int(failed.sum()), independence(z, failed), found, cut, success)
+
+
+def mended(posterior: Posterior, calibration: Calibration | None, reading: Reading) -> Posterior:
+    """The posterior under a reading of failures, with the factor 1 / P(ok | theta) or P(ok | theta) where it needs one.
+
+    Raises:
+        ValueError: If the reading is unknown, or is "model" and no calibration says which simulations fail.
+    """
+    if reading not in ("exclude", "outcome", "model"):
+        raise ValueError(f"failures are to be taken as 'exclude', 'outcome' or 'model', got {reading!r}")
+    failures = Failures.from_tensors(calibration.reference) if calibration else None
+    if failures is None and reading == "model" and (calibration is None or calibration.failed_rows):
+        raise ValueError(
+            "failures are to be modelled, and no calibration says which simulations fail: run `sciinf calibrate` first"
+        )
+    if failures is None or not failures.depend or reading == "exclude":
+        return posterior
+    if by_likelihood(posterior) == (reading == "model"):
+        return posterior
+    words = "1 / P(success)" if reading == "model" else "P(success)"
+
+    def log_factor(theta: Tensor) -> Tensor:
+        return _factor(failures.success, posterior.prior, theta, reading)
+
+    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in failures.tensors().values())).hexdigest()
+    return Tilted(posterior, log_factor, words, digest)
+
+
+def check_failures(
+    calibration: Calibration | None, posterior: Posterior, draws: Draws, reading: Reading = "exclude"
+) -> list[Check]:
+    """The verdict on one answer; empty where nothing failed, or nothing is known.
+
+    Args:
+        calibration: Of the posterior, with what the failed rows of its simulations said.
+        posterior: What answered, `mended` by the reading.
+        draws: Its draws.
+        reading: What a failure is: "outcome", the program's ("model"), or not said ("exclude").
+    """
+    failures = Failures.from_tensors(calibration.reference) if calibration else None
+    if failures is not None:
+        return [judge(failures, posterior, draws, reading)]
+    if calibration is None or not calibration.failed_rows:
+        return []
+    count = f"{calibration.failed_rows:,} of the fresh simulations failed"
+    words = f"{count}, and whether that depends on the parameters was not looked at: run `sciinf calibrate` again"
+    return [Check("failures", "unknown", words)]
+
+
+def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Reading = "exclude") -> Check:
+    """The verdict on one answer, given what was found on fresh simulations; the rest as for `check_failures`."""
+    prior, success, words = posterior.prior, failures.success, failures.words(posterior.prior)
+    if not failures.depend:
+        open_question = failures.failed < _FEW and failures.failed > _RARE * failures.rows
+        return Check("failures", "unknown" if open_question else "good", words)
+    if reading == "outcome":
+        return Check("failures", "good", f"{words}. They are taken as outcomes that were not observed, as was asked")
+    z = prior.bijection.forward(draws.resample(_DRAWS, generator=torch.Generator().manual_seed(0)).double())
+    cut = failures.cut
+    if reading == "exclude" and not by_likelihood(posterior):
+        level, found = _as_it_is(_near(success, z, _SPREAD), _moved(success, z), cut)
+        return Check("failures", level, f"{words}. {found}" + (f". {_WAY_OUT}" if level != "good" else ""))
+    how = "The answer is by a likelihood, with the prior as written"
+    how = how if by_likelihood(posterior) else "The answer is weighted by 1 / P(success), as was asked"
+    if _near(success, z, _SPREAD_MENDED) > _MASS or cut > _PRIOR:
+        level = "caution" if judged_by_simulator(posterior) else "alarm"
+        gone = f"but next to nothing succeeds in {_percent(cut)} of the prior, and nothing was learned there"
+        return Check("failures", level, f"{words}. {how}, {gone}: mend the simulator, or narrow the prior")
+    if cut > _RARE:
+        return Check("failures", "caution", f"{words}. {how}, but {_percent(cut)} of the prior is cut off")
+    if float(success.off) > _MASS and not by_likelihood(posterior):
+        off = f"but P(success) itself is off by up to {_percent(float(success.off))}: calibrate on more simulations"
+        return Check("failures", "caution", f"{words}. {how}, {off}")
+    return Check("failures", "good", f"{words}. {how}")
+
+
+def _as_it_is(near: float, moved: float, cut: float) -> tuple[Level, str]:
+    """What failures do to an answer that was learned from the successes."""
+    if near > _MASS:
+        return "alarm", "The prior is cut off there, and the answer leans on that edge"
+    if moved > _MASS:
+        thinned = f"with all of it, {_percent(moved)} of the answer's mass would be elsewhere"
+        return "alarm", f"The prior is thinned there: {thinned}"
+    if cut > _PRIOR:
+        gone = f"what the data say of that {_percent(cut)} of it, no simulation could show"
+        return "alarm", f"The prior is cut off there: {gone}"
+    if cut > _RARE:
+        return "caution", "The prior is cut off there; the answer is far from that, and holds for the rest of the prior"
+    if moved > _LITTLE:
+        return "caution", f"With all of the prior, {_percent(moved)} of the answer's mass would be elsewhere"
+    return "good", "That is too little, and too far from this answer, to matter"
+
+
+_WAY_OUT = (
+    "Mend the simulator or narrow the prior; or say what a failure is: `--failures outcome` if nature could have "
+    "failed as well and did not (the answer stands), `--failures model` if the data would exist (it is weighted by "
+    "1 / P(success))"
+)
+
+
+def _factor(success: Success, prior: Prior, theta: Tensor, reading: Reading) -> Tensor:
+    """Log of 1 / P(ok), which is 0 where next to nothing succeeds and nothing was learned; or of P(ok)."""
+    log_ok = success.log_prob(prior.bijection.forward(theta.double()))
+    return log_ok if reading == "outcome" else torch.where(log_ok < math.log(_NEVER), -math.inf, -log_ok)
+
+
+def _near(success: Success, z: Tensor, spread: float) -> float:
+    """Share of an answer, spread out, where P(ok) is nearly zero.
+
+    A posterior that is cut off cannot show what lies beyond. Spread to twice its width, but to no more than the
+    prior's, it shows whether the cut is within its reach: a normal one 3.3 sds away has 5 % of itself there.
+    """
+    centre, sd = z.mean(dim=0), z.std(dim=0).clamp_min(1e-12)
+    factor = (success.centre[1] / sd).clamp(1.0, spread)
+    return float((success.log_prob(centre + factor * (z - centre)) < math.log(_NEVER)).double().mean())
+
+
+def _moved(success: Success, z: Tensor) -> float:
+    """Share of the mass of an answer that weights 1 / P(ok) put elsewhere (total variation)."""
+    weight = (-success.log_prob(z).clamp_min(math.log(_NEVER))).exp()
+    return float(0.5 * (weight / weight.mean() - 1).abs().mean())
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if 0.1 <= share <= 0.99 else f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.4g}%"
+
+
+def _digits(value: float, sd: float) -> str:
+    """A number to about a hundredth of its parameter's sd."""
+    if not math.isfinite(value) or value == 0 or not sd > 0:
+        return f"{value:.4g}"
+    digits = 3 + math.floor(math.log10(abs(value))) - math.floor(math.log10(sd))
+    return f"{value:.{min(max(digits, 1), 17)}g}"
