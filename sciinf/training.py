@@ -79,7 +79,7 @@ def train(
     Warns:
         UserWarning: If a finished fit or a checkpoint in the folder is damaged, or of another training, which then
             replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
-            not finite or far from the truth.
+            not finite or far from the truth, or a surrogate's fields off by more than 10 %.
     """
     recipe = recipe or Recipe()
     _check_call([estimator], recipe, seed)

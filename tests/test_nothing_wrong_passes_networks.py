@@ -18,8 +18,10 @@ from command_line import call
 from sciinf import Recipe, Score, load_fit, load_simulator, simulate, train
 from sciinf.core.fit import save_fit
 from sciinf.diffusion import Diffusion, Level, NormalLogs, PredictScore
+from sciinf.surrogates import Operator
 
-LINEAR = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
+SIMULATORS = Path(__file__).parents[1] / "simulators"
+LINEAR = SIMULATORS / "linear_gaussian.py"
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,19 @@ def test_draws_that_are_no_numbers_are_no_answer_and_leave_the_folder_whole(run)
     answer = json.loads(next(run.rglob("answer.json")).read_text())
     assert all(np.isfinite(estimate["mean"]) for estimate in answer["parameters"].values())
     assert call("report", run).code == 0
+
+
+# --- 12: a surrogate's error
+
+
+def test_a_surrogate_says_how_far_off_it_is_and_sees_the_edges_of_its_fields(tmp_path, capsys):
+    darcy = type(load_simulator(SIMULATORS / "pde" / "darcy.py"))(points=12)
+    store = simulate(darcy, tmp_path / "store", 80, seed=0, progress=False)
+    with pytest.warns(UserWarning, match=r"'u' is off by \d+% for held-out simulations"):
+        fit = train(
+            Operator(darcy.prior, darcy.observables), store, tmp_path / "fit", recipe=Recipe(epochs=1, batch=16)
+        )
+    assert f"held-out fields: 'u' is off by {fit.record['relative_error']:.1%}" in capsys.readouterr().err
+    network = json.loads((tmp_path / "fit" / "fit.json").read_text())["estimator"]["arguments"]["network"]
+    assert network["arguments"]["coordinates"] is True
+    assert network["arguments"]["padding"] == 0.1

@@ -41,6 +41,16 @@ def rebuilt(component: Any) -> Any:
     return type(component)(**getattr(component, "_call"))  # noqa: B009  (set by __new__, as above)
 
 
+def called_with(component: Any, **arguments: Any) -> None:
+    """Make a component remember other arguments than it was built with: those that it chose since, from the data.
+
+    Args:
+        component: Which.
+        **arguments: Of its constructor.
+    """
+    getattr(component, "_call").update(arguments)  # noqa: B009  (set by __new__, as above)
+
+
 def to_json(value: Any) -> Any:
     """Components, priors, observables and plain values as plain JSON values.
 

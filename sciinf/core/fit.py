@@ -67,6 +67,8 @@ class Fit:
         kind, names = type(self.learned).__name__, ", ".join(self.learned.prior.names)
         loss = self.record.get("best_validation_loss")
         best = "" if loss is None else f", validation loss {loss:.4g}"
+        error = self.record.get("relative_error")
+        best += "" if error is None else f", held-out fields off by {error:.1%}"
         return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 
-from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned
+from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, Surrogate
 
+COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
 ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
 _ROWS, _DRAWS, _FEWEST = 64, 8, 16
 
@@ -21,9 +23,9 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
         batches: Each call is a pass over the held-out rows.
 
     Returns:
-        What the fit's record is to say of it. Of an estimator with draws: `draws_not_finite`, their share, and
-        `draws_off`, the distance of the median draw from the truth, in sds of the held-out parameters, of the
-        parameter where it is largest.
+        What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|. Of an
+        estimator with draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw from the
+        truth, in sds of the held-out parameters, of the parameter where it is largest.
     """
     learned.eval()
     told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}
@@ -51,8 +53,10 @@ def tell(fit: Fit) -> None:
     """Say what the record of a new fit has of it.
 
     Warns:
-        UserWarning: If draws are not finite, or far from the truth.
+        UserWarning: If draws are not finite, or far from the truth, or the fields of a surrogate off by more than 10 %.
     """
+    if isinstance(fit.learned, Surrogate):
+        _tell_error(fit.learned, fit.record.get("relative_error", 0.0))
     lost, off = fit.record.get("draws_not_finite", 0.0), fit.record.get("draws_off", 0.0)
     way_out = "look at history.csv, lower the learning rate, or leave settings of the estimator at their defaults"
     if lost > 0:
@@ -64,4 +68,15 @@ def tell(fit: Fit) -> None:
             f"the training of {fit!r} went astray: for held-out simulations the median draw is {off:.3g} standard "
             f"deviations off, and draws of the prior would be 1 off. Do not use it: {way_out}",
             stacklevel=3,
+        )
+
+
+def _tell_error(surrogate: Surrogate, error: float) -> None:
+    print(f"held-out fields: {surrogate.target!r} is off by {error:.1%}", file=sys.stderr, flush=True)
+    if error > COARSE:
+        warnings.warn(
+            f"the surrogate's {surrogate.target!r} is off by {error:.0%} for held-out simulations, and posteriors by "
+            "it will be as wide as that makes them. Try more solutions; a network of more width, of more modes for "
+            "fronts and jumps, with coordinates=True and padding=0.1 where fields have edges",
+            stacklevel=4,
         )

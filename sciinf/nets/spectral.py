@@ -11,7 +11,8 @@ fields; W_k is kept as its real and imaginary part, in single or double precisio
     h <- h + B gelu((1 + a) * (K h + A h + b) + s),     (a, s) = M theta,
 
 K the convolution, A and B matrices at every point, a and s numbers for every channel that parameters set. Between the
-layers and the fields stand maps at every point. Fields that are not periodic are continued by zeros.
+layers and the fields stand maps at every point. Fields that are not periodic are continued by zeros, and the network
+is told where a point lies.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
@@ -34,6 +35,8 @@ from torch.nn import functional as F
 
 from sciinf.core.checks import check_whole
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
+
+PADDING = 0.1  # of the points of a direction, where fields have edges and nothing else was said
 
 
 class SpectralConv(nn.Module):
@@ -143,8 +146,8 @@ class FourierNet(FieldNetwork):
 
     def __init__(self, told: Fourier, channels: tuple[int, int], modes: Sequence[int], parameters: int) -> None:
         super().__init__()
-        self.coordinates, self.padding = told.coordinates, told.padding
-        self.enter = Pointwise(channels[0] + len(modes) * told.coordinates, told.width)
+        self.coordinates, self.padding = bool(told.coordinates), told.padding or 0.0
+        self.enter = Pointwise(channels[0] + len(modes) * self.coordinates, told.width)
         self.layers = nn.ModuleList(FourierLayer(told.width, modes, parameters) for _ in range(told.layers))
         self.project, self.leave = Pointwise(told.width, told.hidden), Pointwise(told.hidden, channels[1])
 
@@ -170,8 +173,9 @@ class Fourier(FieldArchitecture):
         layers: How many.
         hidden: Channels before the last map.
         coordinates: Whether the network is told where a point lies: where the equation is the same everywhere it had
-            better not be.
+            better not be. None: a surrogate tells it where the fields that it is trained on have edges.
         padding: Zeros beyond the end of each direction, as a fraction of its points: for fields that are not periodic.
+            None: a tenth where the fields that a surrogate is trained on have edges, else none.
 
     Raises:
         ValueError: If a number is not positive, or the padding is negative.
@@ -184,16 +188,27 @@ class Fourier(FieldArchitecture):
         *,
         layers: int = 4,
         hidden: int = 128,
-        coordinates: bool = False,
-        padding: float = 0.0,
+        coordinates: bool | None = None,
+        padding: float | None = None,
     ) -> None:
         for name, value in (("width", width), ("layers", layers), ("hidden", hidden)):
             check_whole(name, value, 1)
         check_modes(modes)
-        if padding < 0:
+        if padding is not None and padding < 0:
             raise ValueError(f"padding is a fraction of the points of at least 0, got {padding}")
         self.width, self.modes, self.layers, self.hidden = width, modes, layers, hidden
         self.coordinates, self.padding = coordinates, padding
+
+    def at_edges(self) -> Fourier:
+        """The same for fields that have edges, where it was left open."""
+        return Fourier(
+            self.width,
+            self.modes,
+            layers=self.layers,
+            hidden=self.hidden,
+            coordinates=True if self.coordinates is None else self.coordinates,
+            padding=PADDING if self.padding is None else self.padding,
+        )
 
     def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> FourierNet:
         modes = each_direction(self.modes, len(space))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X, predicted
 from sciinf.core.checks import check_whole
+from sciinf.surrogates._edges import ByEdges, show_edges
 
 _BYTES = 64 * 2**20  # of errors kept, at most
 _MOST = 256
@@ -114,6 +115,10 @@ class OfFields(Surrogate, Adjusting, ABC):
         target.into(self.target_mean, self.target_sd)
         if self.frames > 1:
             step.into(torch.empty_like(self.step_sd), self.step_sd)
+        if isinstance(self, ByEdges):
+            show_edges(
+                self, batches, lambda rows: [rows.x[self.target].flatten(0, 1), *(rows.x[n] for n in self.given)]
+            )
 
     @final
     def stacked(self, given: X) -> Float[Tensor, "batch channel ..."]:

@@ -20,20 +20,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
-from sciinf.nets.fields import FieldArchitecture
+from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
+from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._fields import OfFields
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 
-class Operator(OfFields):
+class Operator(OfFields, ByEdges):
     """A neural operator for whole trajectories.
 
     Args:
         prior: The simulator's.
         observables: The simulator's.
-        network: From given channels to frames; a `Fourier` where left out.
+        network: From given channels to frames; a `Fourier` where left out, with coordinates and padding where the
+            training fields have edges.
         target: Name of what is predicted.
         given: Names of what it starts from; all others where left out.
         loss: Distance of fields; `RelativeL2()` where left out.
@@ -66,9 +69,19 @@ class Operator(OfFields):
         if not self.given:
             raise ValueError(f"an Operator of {target!r} starts from fields, and there are none to give it")
         self.distance = loss or RelativeL2()
-        with global_seed(torch.Generator().manual_seed(seed)):
-            channels = (self.channels_given, self.frames * self.channels)
-            self.network = (network or Fourier()).build(channels, self.space, len(prior.names))
+        self.architecture, self.seed = network or Fourier(), seed
+        self.network = self._built()
+
+    def _built(self) -> FieldNetwork:
+        channels = (self.channels_given, self.frames * self.channels)
+        with global_seed(torch.Generator().manual_seed(self.seed)):
+            return self.architecture.build(channels, self.space, len(self.prior.names))
+
+    def at_edges(self) -> None:
+        if isinstance(self.architecture, Fourier):
+            self.architecture = self.architecture.at_edges()
+            called_with(self, network=self.architecture)
+            self.network = self._built().to(self.target_mean.device)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         true = batch.x[self.target].to(self.target_mean)

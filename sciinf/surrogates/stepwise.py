@@ -25,21 +25,24 @@ from torch import Tensor
 
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.frames import spacing
-from sciinf.nets.fields import FieldArchitecture
+from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
+from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._fields import OfFields
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 
-class Stepwise(OfFields):
+class Stepwise(OfFields, ByEdges):
     """A neural operator for one step, rolled out.
 
     Args:
         prior: The simulator's.
         observables: The simulator's; frames of the target are evenly spaced.
-        network: From a frame and fields that stay to the change; a `Fourier` where left out.
+        network: From a frame and fields that stay to the change; a `Fourier` where left out, with coordinates and
+            padding where the training fields have edges.
         target: Name of what is predicted.
         start: Name of the field that it starts from, of the target's channels.
         stays: Names of fields that stay.
@@ -77,9 +80,18 @@ class Stepwise(OfFields):
         if self.frames < 2:
             raise ValueError(f"{target!r} has {self.frames} frames, and no step from one to the next: use an Operator")
         self.begins, self.pairs, self.noise, self.distance = begins, pairs, noise, loss or RelativeL2()
-        with global_seed(torch.Generator().manual_seed(seed)):
-            channels = (self.channels_given, self.channels)
-            self.network = (network or Fourier()).build(channels, self.space, len(prior.names))
+        self.architecture, self.seed = network or Fourier(), seed
+        self.network = self._built()
+
+    def _built(self) -> FieldNetwork:
+        with global_seed(torch.Generator().manual_seed(self.seed)):
+            return self.architecture.build((self.channels_given, self.channels), self.space, len(self.prior.names))
+
+    def at_edges(self) -> None:
+        if isinstance(self.architecture, Fourier):
+            self.architecture = self.architecture.at_edges()
+            called_with(self, network=self.architecture)
+            self.network = self._built().to(self.target_mean.device)
 
     def check_times(self, times: Sequence[float]) -> None:
         """Refuse times of frames that are not as many equal steps.
