@@ -30,7 +30,7 @@ from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.simulator import identity
 from sciinf.engine.block import Attempt, one_thread
-from sciinf.inference.finite import finite
+from sciinf.inference.finite import finite, left_out
 from sciinf.inference.reweighted import Reweighted
 from sciinf.inference.tilted import Tilted
 from sciinf.storage.outcome import join
@@ -76,7 +76,7 @@ def query(
             draws make no sense, or more than one in a hundred draws is not finite.
 
     Warns:
-        UserWarning: If the observation is unlike the simulations, or draws that are not finite are left out.
+        UserWarning: If the observation is unlike the simulations.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is a probability between 0 and 1, got {level}")
@@ -105,7 +105,8 @@ def query(
         return kept
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    found = finite(posterior.draw(observation, draws, generator=generator))
+    drawn = posterior.draw(observation, draws, generator=generator)
+    found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw else None
     answer = Answer(
         parameters=_estimates(found, level),
@@ -117,7 +118,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=_checks(posterior, found, calibration, failures),
+        checks=left_out(drawn, found) + _checks(posterior, found, calibration, failures),
     )
     if folder is not None:
         about = {"inputs": inputs, "seconds": time.monotonic() - started}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
 
-from sciinf.core import Draws
+from sciinf.core import Check, Draws
 
 MOST = 0.01  # of the draws may be left out
 
@@ -17,9 +16,6 @@ def finite(draws: Draws) -> Draws:
 
     Raises:
         ValueError: If more than one in a hundred is not finite, or none has a weight.
-
-    Warns:
-        UserWarning: If some are left out.
     """
     good = draws.theta.isfinite().all(-1) & (draws.log_weight < torch.inf)  # a NaN is below nothing
     lost = int((~good).sum())
@@ -34,7 +30,13 @@ def finite(draws: Draws) -> Draws:
             f"all {len(draws):,} posterior draws have weight 0, so there is no answer: the likelihood of the "
             "observation is 0 at every one of them; check its units, and the simulator with `sciinf check`"
         )
-    if lost == 0:
-        return draws
-    warnings.warn(f"{lost:,} of {len(draws):,} posterior draws are not finite and are left out", stacklevel=3)
-    return replace(draws, theta=draws.theta[good], log_weight=draws.log_weight[good])
+    return replace(draws, theta=draws.theta[good], log_weight=draws.log_weight[good]) if lost else draws
+
+
+def left_out(drawn: Draws, kept: Draws) -> tuple[Check, ...]:
+    """What the answer says of draws that `finite` left out, if there are any."""
+    lost = len(drawn) - len(kept)
+    if not lost:
+        return ()
+    verdict = f"{lost:,} of {len(drawn):,} draws are not finite and are left out; more training or simulations may help"
+    return (Check("draws", "caution", verdict),)
