@@ -31,8 +31,7 @@ from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.simulator import identity
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.finite import finite, left_out
-from sciinf.inference.reweighted import Reweighted
-from sciinf.inference.tilted import Tilted
+from sciinf.inference.tilted import layers
 from sciinf.storage.outcome import join
 from sciinf.trust.failures import Reading, check_failures, mended
 from sciinf.trust.ood import check_observation
@@ -84,8 +83,8 @@ def query(
         raise ValueError(f"an answer needs at least one draw, got draws={draws}")
     observation = as_observation(posterior.observables, x)
     posterior = mended(posterior, calibration, failures)
-    raw = _uncorrected(posterior)
-    if calibration is not None and calibration.fit not in (posterior.digest, raw.digest if raw else ""):
+    *_, raw = layers(posterior)
+    if calibration is not None and calibration.fit not in [layer.digest for layer in layers(posterior)]:
         raise ValueError(
             f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
             "run calibrate on this posterior"
@@ -107,7 +106,7 @@ def query(
     generator = torch.Generator().manual_seed(seed)
     drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
-    plain = finite(raw.draw(observation, draws, generator=generator)) if raw else None
+    plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     answer = Answer(
         parameters=_estimates(found, level),
         draws=found,
@@ -221,14 +220,6 @@ def _checks(
 ) -> tuple[Check, ...]:
     """What else is to be said of an answer, each finding by a function of its own."""
     return (*check_failures(calibration, posterior, draws, failures),)
-
-
-def _uncorrected(posterior: Posterior) -> Posterior | None:
-    """What was learned, where the posterior corrects it."""
-    inner = posterior
-    while isinstance(inner, Reweighted | Tilted):
-        inner = inner.proposal
-    return None if inner is posterior else inner
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:

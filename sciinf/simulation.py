@@ -216,8 +216,8 @@ def _warn(store: Store) -> None:
     if _failed(counts):
         warnings.warn(
             f"{_failed(counts):,} of {len(store):,} simulations in {store.path} failed ({_words(counts)}) and are left "
-            "out of training and calibration: where the simulator fails, the prior is cut off. `store.failures()` "
-            "shows parameters and messages",
+            "out of training and calibration: if failing depends on the parameters, the prior is cut off there. "
+            "`store.failures()` shows parameters and messages",
             stacklevel=3,
         )
 

@@ -214,8 +214,8 @@ def _warn_of_failures(source: Source) -> None:
     record = source.record()
     if record.get("failed"):
         warnings.warn(
-            f"{record['failed']:,} of {record['simulated']:,} simulations failed and others took their place: where "
-            "the simulator fails, the prior is cut off",
+            f"{record['failed']:,} of {record['simulated']:,} simulations failed and others took their place: if "
+            "failing depends on the parameters, the prior is cut off there, which `calibrate` finds out",
             stacklevel=3,
         )
 

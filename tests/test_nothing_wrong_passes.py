@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from command_line import call
 
+from sciinf import load_fit
+from sciinf.inference.amortised import Amortised
+
 LINE = """
 import numpy as np
 from torch.distributions import Normal
@@ -107,6 +110,16 @@ def test_what_a_failure_is_can_be_said(cut: tuple[Path, str], reading: str, leve
     table = call("query", folder / "run", "--observation", folder / "seen.csv", "--failures", reading).out
     assert f"failures     {level}: " in table
     assert ("amortised mean" in table) == (reading == "model")  # weights beyond nothing but the edge mend nothing
+
+
+def test_failures_are_told_without_a_calibration_too(cut: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = cut
+    shutil.copytree(folder / "run" / "fit", tmp_path / "run" / "fit")
+    table = call("query", tmp_path / "run", "--observation", folder / "seen.csv").out
+    assert re.search(r"failures     UNKNOWN: 1\d\d simulations to learn from failed, and nobody has looked", table)
+    refused = call("query", tmp_path / "run", "--observation", folder / "seen.csv", "--failures", "model")
+    assert "run `sciinf calibrate` first" in refused.error
+    assert not Amortised(load_fit(folder / "run" / "fit")).whole  # so that weights come with draws from everywhere
 
 
 def test_crashes_at_any_parameter_are_harmless(tmp_path: Path) -> None:

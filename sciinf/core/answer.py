@@ -43,7 +43,7 @@ class Answer:
         trust: Whether the observation looks like the simulations.
         observation: Observable name -> array (*event), what was asked about.
         predictive: Observable name -> array (m, *event), data simulated from the posterior; empty without a simulator.
-        amortised: The estimates before correction by the likelihood; empty when there was no correction.
+        amortised: The estimates before correction by the likelihood or another weight; empty when there was none.
         posterior: Which posterior answered, in words.
         scope: For which observations it holds, in words, where not for all.
         checks: Further findings, such as simulations that failed, or mass at a bound of the prior.

@@ -153,5 +153,11 @@ def trained_on(fit: Fit) -> frozenset[str]:
     return frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
 
 
+def failed_of(fit: Fit) -> int:
+    """How many of the simulations a fit was to be trained on failed."""
+    store = fit.record["store"]
+    return int(store.get("failed", store.get("rows", 0) - store.get("used", store.get("rows", 0))))
+
+
 def _digest(weights: bytes, built: Any) -> str:
     return hashlib.sha256(weights + json.dumps(built, sort_keys=True).encode()).hexdigest()

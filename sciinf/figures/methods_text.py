@@ -187,14 +187,14 @@ def _answer(run: Run) -> tuple[str, list[str]]:
     size = f"{count:,} draws" if count else "draws"
     keys: list[str] = []
     if answer.get("amortised"):
-        text = (
-            f"For the observation, draws of the trained posterior were weighted by the simulator's likelihood: {size}"
-        )
+        by, likelihood = _weights(str(answer.get("posterior") or ""))
+        text = f"For the observation, draws of the trained posterior were weighted by {by}: {size}"
         text += f" with an effective sample size of {ess:,.0f}" if ess else ""
         evidence, error = answer.get("log_evidence"), answer.get("log_evidence_error")
         if evidence is not None:
             text += f", log evidence {evidence:.2f}" + (f" ± {error:.2f}" if error is not None else "")
-        text, keys = f"{text.replace('-', '−') if evidence is not None and evidence < 0 else text}.", ["neural weights"]
+        text = f"{text.replace('-', '−') if evidence is not None and evidence < 0 else text}."
+        keys += ["neural weights"] if likelihood else []
         keys += ["weights"] if answer.get("pareto_k") is not None else []
     else:
         text = f"The answer for the observation rests on {size} of the trained posterior."
@@ -203,6 +203,16 @@ def _answer(run: Run) -> tuple[str, list[str]]:
         text += f" The observation was compared with fresh simulations in data and summary space (p = {p:.2g})."
         keys.append("trust")
     return text, keys
+
+
+def _weights(posterior: str) -> tuple[str, bool]:
+    """What draws were weighted by, from a posterior's name, and whether the likelihood was among it."""
+    success = "the probability that a simulation with these parameters succeeds, as a classifier has it"
+    success = f"one over {success}" if "1 / P(success)" in posterior else success
+    if "P(success)" not in posterior:
+        return "the simulator's likelihood", True
+    likelihood = "reweighted by the likelihood" in posterior
+    return f"the simulator's likelihood and {success}" if likelihood else success, likelihood
 
 
 def _class(built: Mapping[str, Any]) -> str:

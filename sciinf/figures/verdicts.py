@@ -79,7 +79,7 @@ def _check_card(check: Mapping[str, Any]) -> Card:
 
 def _weights_card(run: Run) -> Card:
     k, ess, count = run.answer.get("pareto_k"), run.answer.get("ess") or 0.0, run.answer.get("draws") or 0
-    words = [f"The correction by the likelihood leaves an effective sample size of {ess:,.0f} from {count:,} draws."]
+    words = [f"The correction by weights leaves an effective sample size of {ess:,.0f} from {count:,} draws."]
     if k is not None:
         words.append(f"Pareto k = {k:.2f}; weights can be relied on below {_RELIABLE_K}.".replace("-", "−"))
     if k is not None and k >= _RELIABLE_K:

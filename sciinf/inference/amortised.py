@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Fit, PairedDensity, Posterior, X
-from sciinf.core.fit import trained_on
+from sciinf.core.fit import failed_of, trained_on
 from sciinf.inference.learned import Learned
 
 _FEW = 0.005  # share of simulations that may fail without leaving a part of the prior unlearned
@@ -28,9 +28,9 @@ class Amortised(Learned):
         self.scope = (
             "learned from simulations of a proposal, it is not the posterior under the prior" if self.under else ""
         )
-        failed = store.get("failed", store.get("rows", 0) - store.get("used", store.get("rows", 0)))
+        self.failed = failed_of(fit)
         # Where simulations fail, nothing was learned: weights must be given draws from there by another law.
-        self.whole = failed <= _FEW * (store.get("used", 0) + failed)
+        self.whole = self.failed <= _FEW * (store.get("used", 0) + self.failed)
         self.trained_on = trained_on(fit)
         self.estimator = fit.estimator
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables

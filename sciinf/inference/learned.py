@@ -13,12 +13,13 @@ class Learned(Posterior, ABC):
     """A posterior whose draws are unweighted draws of a learned density.
 
     Beside what every posterior has, a subclass sets `only` (which observations it holds for, in words; empty where for
-    all) and `whole` (whether its density is above zero wherever the prior's is). What else `scope` says is about the
-    law that was learned, which weights mend.
+    all), `whole` (whether its density is above zero wherever the prior's is) and `failed` (how many simulations failed,
+    and were not learned from). What else `scope` says is about the law that was learned, which weights mend.
     """
 
     only: str = ""
     whole: bool = True
+    failed: int = 0
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """n unweighted draws for one observation.

@@ -45,7 +45,7 @@ from torch import distributions as td
 from sciinf.core import DensityUnavailable, Fit, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
-from sciinf.core.fit import trained_on
+from sciinf.core.fit import failed_of, trained_on
 from sciinf.core.laws import is_normalisable, support
 from sciinf.flows.conditional import log_normal
 from sciinf.inference.learned import Learned, generator_on
@@ -103,7 +103,7 @@ class MCMC(Learned):
         self.only = self.scope = (
             "learned from simulations of a proposal, it holds where those reach" if store.get("proposal") else ""
         )
-        self.trained_on = trained_on(fit)
+        self.trained_on, self.failed = trained_on(fit), failed_of(fit)
         self.prior = estimator.prior
         specs = dict(estimator.observables)
         self.observables = specs if items is None else {name: spec.in_sets(items) for name, spec in specs.items()}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sciinf.core import Draws, Posterior, X
 from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.learned import holds_for
+from sciinf.inference.learned import Learned, holds_for
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.reweighted import Reweighted, pareto_k
 
@@ -102,17 +102,27 @@ class Tilted(Posterior):
         return self.proposal.features(x)
 
 
+def layers(posterior: Posterior) -> list[Posterior]:
+    """A posterior, what it weights, and so on down to what was learned."""
+    found = [posterior]
+    while isinstance(found[-1], Reweighted | Tilted):
+        found.append(found[-1].proposal)
+    return found
+
+
 def by_likelihood(posterior: Posterior) -> bool:
     """Whether a posterior is the prior as written times a likelihood, and not what a network makes of the successes."""
-    if isinstance(posterior, Tilted):
-        return by_likelihood(posterior.proposal)
-    if isinstance(posterior, Ensemble):
-        return by_likelihood(posterior.members[0])
-    return isinstance(posterior, Reweighted | MCMC)
+    learned = layers(posterior)[-1]
+    first = learned.members[0] if isinstance(learned, Ensemble) else learned
+    return judged_by_simulator(posterior) or isinstance(first, MCMC)
 
 
 def judged_by_simulator(posterior: Posterior) -> bool:
     """Whether the likelihood is the simulator's own, which holds also where nothing was learned."""
-    return (
-        judged_by_simulator(posterior.proposal) if isinstance(posterior, Tilted) else isinstance(posterior, Reweighted)
-    )
+    return any(isinstance(layer, Reweighted) for layer in layers(posterior))
+
+
+def learned_without(posterior: Posterior) -> int:
+    """How many simulations failed, and are missing from what was learned."""
+    learned = layers(posterior)[-1]
+    return learned.failed if isinstance(learned, Learned) else 0

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from sciinf.core import Calibration, Check, Draws, Posterior, Prior
 from sciinf.core.simulator import Status
-from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator
+from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
 from sciinf.storage.outcome import status_of
 from sciinf.store import Store
 from sciinf.trust.dependence import independence, influence, worst_interval
@@ -205,7 +205,7 @@ def mended(posterior: Posterior, calibration: Calibration | None, reading: Readi
 def check_failures(
     calibration: Calibration | None, posterior: Posterior, draws: Draws, reading: Reading = "exclude"
 ) -> list[Check]:
-    """The verdict on one answer; empty where nothing failed, or nothing is known.
+    """The verdict on one answer; empty where nothing failed.
 
     Args:
         calibration: Of the posterior, with what the failed rows of its simulations said.
@@ -216,11 +216,12 @@ def check_failures(
     failures = Failures.from_tensors(calibration.reference) if calibration else None
     if failures is not None:
         return [judge(failures, posterior, draws, reading)]
-    if calibration is None or not calibration.failed_rows:
+    count = calibration.failed_rows if calibration else learned_without(posterior)
+    if not count:
         return []
-    count = f"{calibration.failed_rows:,} of the fresh simulations failed"
-    words = f"{count}, and whether that depends on the parameters was not looked at: run `sciinf calibrate` again"
-    return [Check("failures", "unknown", words)]
+    which = "fresh simulations" if calibration else "simulations to learn from"
+    words = f"{count:,} {which} failed, and nobody has looked whether that depends on the parameters"
+    return [Check("failures", "unknown", f"{words}: run `sciinf calibrate`")]
 
 
 def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Reading = "exclude") -> Check:
@@ -239,9 +240,11 @@ def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Readi
     how = "The answer is by a likelihood, with the prior as written"
     how = how if by_likelihood(posterior) else "The answer is weighted by 1 / P(success), as was asked"
     if _near(success, z, _SPREAD_MENDED) > _MASS or cut > _PRIOR:
-        level = "caution" if judged_by_simulator(posterior) else "alarm"
         gone = f"but next to nothing succeeds in {_percent(cut)} of the prior, and nothing was learned there"
-        return Check("failures", level, f"{words}. {how}, {gone}: mend the simulator, or narrow the prior")
+        if judged_by_simulator(posterior):
+            reach = "draws from there are those of a broad law, so look at the effective sample size and Pareto k"
+            return Check("failures", "caution", f"{words}. {how}, {gone}: {reach}")
+        return Check("failures", "alarm", f"{words}. {how}, {gone}: mend the simulator, or narrow the prior")
     if cut > _RARE:
         return Check("failures", "caution", f"{words}. {how}, but {_percent(cut)} of the prior is cut off")
     if float(success.off) > _MASS and not by_likelihood(posterior):

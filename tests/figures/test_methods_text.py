@@ -40,6 +40,16 @@ def test_only_an_answer_with_a_correction_was_corrected(posterior):
     assert "weighted by the simulator's likelihood: 1,000 draws with an effective sample size of 400" in corrected
 
 
+def test_weights_other_than_the_likelihood_are_called_by_their_name():
+    raw = {"a": {"mean": 0.0}}
+    success = "the probability that a simulation with these parameters succeeds, as a classifier has it"
+    modelled = text_of(draws=1000, posterior="amortised, weighted by 1 / P(success)", amortised=raw)
+    assert f"weighted by one over {success}: 1,000 draws" in modelled
+    assert "likelihood" not in modelled
+    name = "amortised, reweighted by the likelihood, weighted by P(success)"
+    assert f"weighted by the simulator's likelihood and {success}" in text_of(draws=1000, posterior=name, amortised=raw)
+
+
 def run_of(flow: Architecture | None = None, history: Any = None, folder: Path | None = None, **record: Any) -> Run:
     built = {"$class": "sciinf.estimators.flow.Flow", "arguments": {"flow": to_json(flow)}}
     fit = {"estimator": built, "seed": 0, "simulator": {"name": "decay"}, **record}
