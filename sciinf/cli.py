@@ -14,6 +14,7 @@ import click
 from sciinf.commands import options, steps
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 
+QUICK = 0.5  # seconds that a question may spend on whether the simulator is still the same
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
 
 
@@ -70,6 +71,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.estimator
 @options.level
 @options.failures
+@options.accept_changes
 def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
     from sciinf import build_posterior, calibrate, query, simulate
@@ -80,7 +82,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     data = as_observation(sim.observables, sim.observe(*observation))
     estimator = steps.build(given["estimator"], sim, given["seed"])
     folder, started, seed = run_folder(out), time.time(), given["seed"]
-    how: dict[str, Any] = {"workers": given["workers"], "device": given["device"]}
+    how: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
     store = simulate(sim, folder / "simulations", n, seed=seed, **how)
     fit = steps.train(estimator, store, folder, given["device"], seed)
     fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
@@ -100,6 +102,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
 @options.device
 @click.option("--block", default=None, metavar="N|auto", help="Rows per batch; auto measures.")
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
+@options.accept_changes
 def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
     from sciinf import simulate as run_campaign
@@ -124,13 +127,15 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
 @options.estimator
 @options.device
 @options.seed
-def train(simulator: str, store: str, out: str, estimator: str, device: str, seed: int) -> None:
+@options.accept_changes
+def train(simulator: str, store: str, out: str, estimator: str, device: str, seed: int, accept_changes: bool) -> None:
     """Train an estimator on a store."""
     from sciinf import Store
     from sciinf.commands.user_files import user_simulator
 
     sim, opened = user_simulator(simulator), Store(store)
-    steps.same_simulator(sim, opened.simulator, f"the store {store}")
+    what = f"the store {store}"
+    steps.same_simulator(sim, opened.simulator, what, [opened.path], accept_changes=accept_changes, device=device)
     started, where = time.time(), run_folder(out)
     fit = steps.train(steps.build(estimator, sim, seed), opened, where, device, seed)
     steps.record(where, seed, started)
@@ -143,7 +148,8 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @click.option("-n", "n", type=click.IntRange(100), default=10_000, show_default=True, help="Fresh simulations.")
 @options.workers
 @options.device
-def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) -> None:
+@options.accept_changes
+def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, accept_changes: bool) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
     from sciinf import build_posterior
     from sciinf import calibrate as check
@@ -151,11 +157,12 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
     from sciinf.commands.user_files import user_simulator
 
     folder = run_of(folder)
-    sim, fit = user_simulator(simulator), steps.load_fit(folder, device)
-    steps.same_simulator(sim, fit.simulator, f"the fit in {folder}")
+    sim, fit = user_simulator(simulator), steps.load_fit(folder, device, simulator)
+    how: dict[str, Any] = {"device": device, "accept_changes": accept_changes}
+    steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", [Path(folder) / "simulations"], **how)
     started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
     where = Path(folder) / "calibration_simulations"
-    fresh = run_campaign(sim, where, n, seed=seed, workers=workers, device=device)
+    fresh = run_campaign(sim, where, n, seed=seed, workers=workers, **how)
     result = check(build_posterior(fit), fresh, folder)
     steps.record(Path(folder), seed, started)
     click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
@@ -174,6 +181,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str) ->
 @click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
 @options.seed
 @options.device
+@options.accept_changes
 def query(folder: str, observation: Sequence[str], simulator: str | None, **given: Any) -> None:
     """Ask a fitted run for the parameters behind an observation."""
     from sciinf import build_posterior
@@ -191,10 +199,13 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
         raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
     folder = run_of(folder)
     tell_what_changes(Path(folder), simulator)
-    started, fit = time.time(), steps.load_fit(folder, given["device"])
+    started = time.time()
     sim = None if simulator is None else user_simulator(simulator)
+    fit = steps.load_fit(folder, given["device"], simulator)
     if sim is not None:
-        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}")
+        stores = [Path(folder) / name for name in ("simulations", "calibration_simulations")]
+        how: dict[str, Any] = {"accept_changes": given["accept_changes"], "seconds": QUICK}
+        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **how)
     data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])

@@ -20,10 +20,12 @@ import torch
 from sciinf.core.checks import check_whole
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
+from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
 from sciinf.engine.pool import run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
+from sciinf.storage.description import accept
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
@@ -43,12 +45,16 @@ def simulate(
     timeout: float | None = None,
     progress: bool = True,
     proposal: Proposal | None = None,
+    accept_changes: bool = False,
 ) -> Store:
     """Simulate n draws of the prior (or of a proposal), or what is still missing of them.
 
     Rows that raise, are not finite or time out are kept with their status and message and left out of training and
     calibration; a warning says how many. One process simulates on one thread, so that results do not depend on the
     machine's number of processors: use workers to employ more.
+
+    Where there are simulations already, a few of them are made anew in this process and compared bit by bit
+    (`engine.again`), so that those of another state of the simulator are not taken for its own.
 
     Args:
         simulator: What to run.
@@ -65,16 +71,19 @@ def simulate(
         progress: Whether to report progress on the standard error.
         proposal: Where theta is drawn from instead of the prior; the store says so, and is another campaign than one of
             the prior. It draws for all missing blocks in this process, before workers start.
+        accept_changes: Go on although files of the simulator have changed since the folder was begun, or it gives other
+            data; the store says so from then on.
 
     Raises:
-        ValueError: If the folder holds another campaign, the simulator does not return what its observables promise,
-            or more than half of the rows failed; what was simulated is kept.
+        ValueError: If the folder holds another campaign, the same parameters and seed give other data than there, the
+            simulator does not return what its observables promise, or more than half of the rows failed; what was
+            simulated is kept.
         OSError: If the store cannot be written; what was committed is kept.
         KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
 
     Warns:
-        UserWarning: If rows failed, if the store holds more than n rows (all are returned), or if it holds rows of a
-            simulator that is in no file, so that nobody can tell whether it is still the same.
+        UserWarning: If rows failed, if the store holds more than n rows (all are returned), or if it cannot be told
+            whether the rows there are of this state of the simulator.
     """
     _check(simulator, n, seed, workers, timeout)
     path = Path(path)
@@ -84,8 +93,10 @@ def simulate(
         known = (path / "store.json").is_file()
         with one_thread():
             block = Store(path).block if known else probe_block(simulator, n, seed=seed, device=device)
+    if accept_changes and (path / "store.json").is_file():
+        accept(path / "store.json", simulator)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
-    _warn_of_rows_there(store, simulator, n)
+    _look_at_rows_there(store, simulator, n, device)
     while blocks := store.missing():
         if proposal is not None:
             with one_thread():
@@ -159,19 +170,15 @@ def _check(simulator: Simulator, n: int, seed: int, workers: int, timeout: float
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 
 
-def _warn_of_rows_there(store: Store, simulator: Simulator, n: int) -> None:
+def _look_at_rows_there(store: Store, simulator: Simulator, n: int, device: str | torch.device) -> None:
     if store.rows > n:
         warnings.warn(
             f"{n:,} simulations were asked for, {store.path} has {store.rows:,} and all are used; give another folder "
             "for fewer",
             stacklevel=3,
         )
-    if simulator.source is None and len(store):
-        warnings.warn(
-            f"the simulator {simulator.name!r} is in no file, so only its name and settings say that the "
-            f"{len(store):,} simulations in {store.path} are its own; if you changed it, simulate into a new folder",
-            stacklevel=3,
-        )
+    if len(store) and (words := checked_again(store, simulator, device=device)):
+        warnings.warn(words, stacklevel=3)
 
 
 def _run_here(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -31,29 +30,11 @@ from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.storage import selection
 from sciinf.storage.description import campaign, claim, describe, read_description
 from sciinf.storage.durable import sweep, writing
+from sciinf.storage.findings import Damage, Failure
 from sciinf.storage.journal import Entry, Journals
 from sciinf.storage.outcome import normalise, status_of
 from sciinf.storage.selection import Layout, Part, Rows, dealt, empty, grouped, row_bytes, select
 from sciinf.storage.shard import embedded, read_shard, write_shard
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A block that was committed and can no longer be read: which, its file, and what is wrong."""
-
-    block: int
-    file: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A simulation that failed: its row in the store, its parameters (D,), what became of it and why."""
-
-    row: int
-    theta: Tensor
-    status: Status
-    message: str
 
 
 class Store:
@@ -149,7 +130,7 @@ class Store:
 
     def missing(self) -> list[int]:
         """Blocks still to be simulated: never committed, deleted, or shorter than they should be by now."""
-        present = {index: entry.rows for index, entry in self._entries()}
+        present = {index: entry.rows for index, entry in self.entries()}
         return [k for k in range(self.blocks) if present.get(k, 0) < self.rows_of(k)]
 
     def damaged(self) -> list[Damage]:
@@ -163,20 +144,20 @@ class Store:
         return found
 
     def __len__(self) -> int:
-        return sum(entry.rows for _, entry in self._entries())
+        return sum(entry.rows for _, entry in self.entries())
 
     @property
     def counts(self) -> dict[Status, int]:
         """Rows by what became of them, every status named."""
         total: Counter[Status] = Counter()
-        for _, entry in self._entries():
+        for _, entry in self.entries():
             total.update(entry.counts)
         return {status: total[status] for status in Status}
 
     @property
     def seconds(self) -> float:
         """Wall seconds of simulation, summed over blocks (and so over workers)."""
-        return sum(entry.seconds for _, entry in self._entries())
+        return sum(entry.seconds for _, entry in self.entries())
 
     @property
     def digest(self) -> str:
@@ -198,7 +179,15 @@ class Store:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def commit(self, index: int, theta: Tensor, outcome: Outcome, *, seconds: float) -> Entry:
+    def commit(
+        self,
+        index: int,
+        theta: Tensor,
+        outcome: Outcome,
+        *,
+        seconds: float,
+        conditions: Mapping[str, str] | None = None,
+    ) -> Entry:
         """Make a block durable, then acknowledge it. Committing the same block again replaces it by equal bytes.
 
         Args:
@@ -206,6 +195,7 @@ class Store:
             theta: (rows, D), all rows of the block.
             outcome: What became of them.
             seconds: Wall seconds it took.
+            conditions: Versions, processor and device, where simulated.
 
         Raises:
             ValueError: If the number of rows or a shape does not fit.
@@ -217,7 +207,8 @@ class Store:
         outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
         theta = theta.detach().to("cpu", torch.float32)
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
-        entry = Entry(index, hashlib.sha256(image).hexdigest(), rows, content, seconds, _count(outcome.status))
+        sha256, counts = hashlib.sha256(image).hexdigest(), _count(outcome.status)
+        entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
         with writing(self.path):
             write_bytes(self.file(index), image)
             self._journals.append(entry)
@@ -261,7 +252,7 @@ class Store:
 
     def parts(self, rows: Rows | None = None) -> list[Part]:
         """Where the rows that did not fail lie, in order; takes `rows`, and raises, as `batches` does."""
-        known = dict(self._entries())  # each file is verified when it is read
+        known = dict(self.entries())  # each file is verified when it is read
         entries = {index: known.get(index) or self._entry(index) for index in self._readable()}
         found = []
         for part in select(rows, [(index, entry.rows) for index, entry in entries.items()]):
@@ -318,7 +309,7 @@ class Store:
             self.read_into(part, batch, end - part.rows)
         return batch
 
-    def _entries(self) -> Iterator[tuple[int, Entry]]:
+    def entries(self) -> Iterator[tuple[int, Entry]]:
         """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
         for index in sorted(self._there):
             lines = self.history(index)

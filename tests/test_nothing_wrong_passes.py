@@ -54,6 +54,79 @@ def line(made: Path, tmp_path: Path) -> Path:
 # --- 1: simulations of a simulator that has changed --------------------------------------------------------------
 
 
+BESIDE = """
+from pathlib import Path
+
+import numpy as np
+from torch.distributions import Normal
+
+import helper
+from sciinf import Prior, wrappers
+
+HERE = Path(__file__).parent
+
+
+def level(a, rng):
+    return a + helper.NOISE * rng.normal() + np.loadtxt(HERE / "data.csv").sum()
+
+
+function = wrappers.numpy(level, Prior(a=Normal(0.0, 1.0)), {"x": ()}, block=8)
+argv = [HERE / "program", "{input}"]
+program = wrappers.command(argv, Prior(a=Normal(0.0, 1.0)), {"x": ()}, template=HERE / "input.txt", block=8)
+simulator = USED
+"""
+
+
+@pytest.fixture(params=["function", "program"])
+def simulated(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, list[object]]:
+    """A simulator of either kind, with simulations of it: its kind and the command that goes on with them."""
+    (tmp_path / "sim.py").write_text(BESIDE.replace("USED", request.param))
+    (tmp_path / "helper.py").write_text("NOISE = 1.0\n")
+    (tmp_path / "data.csv").write_text("1 2\n")
+    (tmp_path / "input.txt").write_text("{a}\n")
+    (tmp_path / "program").write_text('#!/bin/sh\nexec cat "$1"\n')
+    (tmp_path / "program").chmod(0o755)
+    command: list[object] = ["simulate", tmp_path / "sim.py", "--out", tmp_path / "s", "-n", 16]
+    result = call(*command)
+    assert result.code == 0, result.err
+    return request.param, command
+
+
+CHANGES = {  # file -> what becomes of it, whose simulations depend on it, and what is said
+    "helper.py": ("NOISE = 10.0\n", ("function", "program"), "helper.py has changed since these 16 simulations"),
+    "data.csv": ("1 3\n", ("function",), "the same parameters and seed give other data now: 'x' of row"),
+    "program": ("#!/bin/sh\necho 7\n", ("program",), "program has changed since these 16 simulations"),
+    "input.txt": ("{a}e1\n", ("program",), "input.txt has changed since these 16 simulations"),
+}
+
+
+@pytest.mark.parametrize("file", CHANGES)
+def test_simulations_made_before_a_change_are_not_reused(simulated, tmp_path, file):
+    (kind, command), (text, concerned, says) = simulated, CHANGES[file]
+    (tmp_path / file).write_text(text)
+    result = call(*command)
+    if kind not in concerned:
+        assert result.code == 0, result.err
+        return
+    assert result.code == 2, result.out
+    assert says in result.error
+    assert "--out" in result.error, "the way on"
+    accepted = call(*command, "--accept-changes")
+    assert accepted.code == 0, accepted.err
+    assert ("give other data now" in accepted.err) == ((kind, file) != ("program", "helper.py"))
+
+
+def test_a_comment_refuses_neither_simulations_nor_a_question(simulated, tmp_path, line):
+    command = simulated[1]
+    for file in (tmp_path / "sim.py", tmp_path / "helper.py", line / "line.py"):
+        file.write_text('"""A page."""\n\n' + file.read_text().replace(" = ", "  =  ") + "# and a comment\n")
+    assert call(*command).code == 0
+    question = ["query", line / "run", "--observation", line / "seen.csv", "--simulator", line / "line.py"]
+    assert call(*question).code == 0
+    (line / "line.py").write_text((line / "line.py").read_text().replace("rng.normal(size=5)", "0.1"))
+    assert "line.py has changed since the fit" in call(*question).error
+
+
 # --- 2: green by weakness -----------------------------------------------------------------------------------------
 
 

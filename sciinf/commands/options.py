@@ -65,6 +65,11 @@ budget = click.option(
     show_default=True,
     help="Largest number of draws spent on it, each with its likelihood.",
 )
+accept_changes = click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Go on although files of the simulator have changed, or it gives other data than it did.",
+)
 estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
 failures = click.option(
     "--failures",

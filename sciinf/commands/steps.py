@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,27 +35,62 @@ def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int
     return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed)
 
 
-def load_fit(folder: str, device: str) -> Fit:
-    """The fit of a run folder, or in the folder itself."""
+def load_fit(folder: str, device: str, simulator: str | None) -> Fit:
+    """The fit of a run folder, or in the folder itself; parts of it may be of the simulator that the user named."""
     from sciinf import load_fit
 
     inner = Path(folder) / "fit"
-    return load_fit(inner if inner.is_dir() else folder, device=device)
+    trust = () if simulator is None else (Path(simulator),)
+    return load_fit(inner if inner.is_dir() else folder, device=device, trust=trust)
 
 
-def same_simulator(simulator: Simulator, recorded: Any, what: str) -> None:
-    """Refuse a simulator that is not the recorded one.
+def same_simulator(
+    simulator: Simulator,
+    recorded: Mapping[str, str],
+    what: str,
+    folders: Sequence[Path],
+    *,
+    accept_changes: bool,
+    device: str = "cpu",
+    seconds: float | None = None,
+) -> None:
+    """Refuse a simulator that is not the recorded one, or gives other data than the recorded one did.
+
+    Args:
+        simulator: The one at hand.
+        recorded: What was written down of the other.
+        what: Whose it is, for messages.
+        folders: Where simulations of it may lie; some of the first that does are made anew.
+        accept_changes: Whether to say only that files have changed, or that data come out otherwise.
+        device: Where it runs.
+        seconds: What looking again may cost; the default of `engine.again` where left out.
 
     Raises:
         ValueError: If it is another; the message says what differs.
     """
-    from sciinf.core.simulator import unlike
+    from sciinf import Store
+    from sciinf.core.simulator import FILES, unlike
+    from sciinf.engine.again import checked_again
 
-    if differing := unlike(recorded, simulator):
+    stores = [Store(folder) for folder in folders if (folder / "store.json").is_file()]
+    known = [recorded, *(one for store in stores for one in store.accepted)]
+    words = "" if any(not unlike(one, simulator) for one in known) else unlike(recorded, simulator)
+    if words and unlike(recorded, simulator, ignore=FILES):
         raise ValueError(
-            f"{what} is of another simulator than {simulator.source}: {differing}; give the file it was made with, or "
-            "run again"
+            f"{what} is of another simulator than {simulator.source}: {words}; give the file it was made with, or run "
+            "again"
         )
+    if words and not accept_changes:
+        raise ValueError(
+            f"{words} since {what} was made. Run again into another folder, or, where the change does not touch what "
+            "is simulated, go on with --accept-changes"
+        )
+    if words:
+        click.echo(f"note: {words} since {what} was made, and this was accepted", err=True)
+    for store in stores[:1]:
+        said = checked_again(store, simulator, device=device, seconds=seconds, accept_changes=accept_changes)
+        if said:
+            click.echo(f"note: {said}", err=True)
 
 
 def finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:

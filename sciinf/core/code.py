@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def marks_beside(files: Iterable[Path], folder: Path | None = None) -> dict[str,
         inside = folder is not None and file.is_relative_to(folder)
         found[FILE + (file.relative_to(folder).as_posix() if inside and folder else file.name)] = mark(file)
     return found
+
+
+def packages(source: Path) -> set[str]:
+    """The installed packages that a simulator's files import, by the names of their modules."""
+    folder = source if source.is_dir() else source.parent
+    inside = list(_of_folder(source)) if source.is_dir() else [source]
+    files = [file for file in [*inside, *_imported(inside, folder)] if file.suffix == ".py"]
+    tops = {name.partition(".")[0] for file in files for name in _names(file, folder)}
+    return {top for top in tops - sys.stdlib_module_names if local_module(top, folder) is None}
 
 
 def text_of(source: Path) -> str:

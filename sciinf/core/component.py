@@ -8,12 +8,14 @@ import math
 import sys
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from torch import distributions as td
 
 from sciinf.core.laws import law_from_json, law_to_json
+from sciinf.core.loading import at_hand, file_of, is_local
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
 
@@ -91,12 +93,14 @@ def to_json(value: Any) -> Any:
     )
 
 
-def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
+def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
     """The value that `to_json` wrote.
 
     Args:
         data: Plain JSON values.
-        trust: Names of modules outside sciinf whose components may be built.
+        trust: What outside sciinf may be built: the components of a module, by its name, and those of a user's file or
+            folder and of what lies beside it, by its path. A file found elsewhere than when the JSON was written is
+            known by its name.
 
     Raises:
         ValueError: If a class outside sciinf and the trusted modules is named, or one that is no component.
@@ -113,7 +117,7 @@ def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
         return law_from_json(data["$law"])
     if set(data) == {"$function"}:
         path = str(data["$function"])
-        found = _named(path, trust)
+        path, found = _named(path, trust)
         if not isinstance(found, FunctionType) or f"{found.__module__}.{found.__qualname__}" != path:
             raise ValueError(f"the file names {path!r}, and there is no function of that module with this name")
         return found
@@ -123,21 +127,33 @@ def from_json(data: Any, *, trust: Sequence[str] = ()) -> Any:
     return {k: from_json(v, trust=trust) for k, v in data.items()}
 
 
-def _component_class(path: str, trust: Sequence[str]) -> type[Component]:
-    kind = _named(path, trust)
+def _component_class(path: str, trust: Sequence[str | Path]) -> type[Component]:
+    path, kind = _named(path, trust)
     if not (isinstance(kind, type) and issubclass(kind, Component)):
         raise ValueError(f"the file names {path!r}, which is not a component of sciinf")
     return kind
 
 
-def _named(path: str, trust: Sequence[str]) -> object:
-    """What a path names, in sciinf or a trusted module; None where there is nothing of the name."""
+def _named(path: str, trust: Sequence[str | Path]) -> tuple[str, object]:
+    """What a path is called here and names, in sciinf or what is trusted; None where there is nothing of the name."""
     module, _, name = path.rpartition(".")
+    for file in trust:
+        if isinstance(file, Path) and (here := at_hand(module, file)):
+            return f"{here}.{name}", _in_module(here, name, path)
+    if is_local(module) and module not in trust:
+        raise ValueError(
+            f"the file names {path!r}, which is defined in a file of yours, {file_of(module)!r}, or beside it; say "
+            "that you trust it: --simulator FILE on the command line, load_fit(..., trust=(Path(FILE),)) in Python"
+        )
     if module.split(".")[0] != "sciinf" and module not in trust:
         raise ValueError(
             f"the file names {path!r}, which is outside sciinf; if you trust the module {module!r}, load it with "
             f"trust=({module!r},)"
         )
+    return path, _in_module(module, name, path)
+
+
+def _in_module(module: str, name: str, path: str) -> object:
     try:
         return getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:

@@ -89,13 +89,14 @@ def save_fit(folder: Path, estimator: Learned, *, simulator: Mapping[str, str], 
     return Fit(estimator.eval(), digest, dict(simulator), dict(record), folder)
 
 
-def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Fit:
+def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Fit:
     """Read a fit onto a device.
 
     Args:
         folder: What `train` wrote.
         device: Where the weights go, whatever device they were trained on.
-        trust: Modules outside sciinf whose components may be built.
+        trust: What outside sciinf may be built: components of a module, by its name, or of a user's file or folder (a
+            simulator with a summary network of its own, say) and of what lies beside it, by its path.
 
     Raises:
         FileNotFoundError: If the folder holds no finished fit.

@@ -82,13 +82,26 @@ def local_module(name: str, folder: Path) -> ModuleSpec | None:
     return spec
 
 
-def renamed(name: str, file: Path) -> str:
-    """A module's name in a file written elsewhere, where it is that of a file called like this one, as it is here."""
-    here = name_of_file(file)
-    match = _NAME.match(name)
+def at_hand(name: str, path: Path) -> str | None:
+    """The name here of a module of a user's file, run if need be; None if the module is of no file called like it.
+
+    Args:
+        name: As it was in some process, where the file may have lain elsewhere.
+        path: The file, or the folder with `__init__.py`.
+    """
+    file = path.resolve() / "__init__.py" if path.is_dir() else path.resolve()
+    match, here = _NAME.match(name), name_of_file(file)
     if match is None or match[2] != file.stem.strip("_"):
-        return name
+        return None
+    if here not in sys.modules:
+        load_module(file)
     return here.replace(_FILE, match[1], 1) + name[match.end() :]
+
+
+def file_of(name: str) -> str:
+    """What the file of a module is called, by the module's name; a folder's own name is not in it."""
+    match = _NAME.match(name)
+    return "__init__.py" if match is None or match[2] == "init" else f"{match[2]}.py"
 
 
 def _elsewhere(top: str) -> bool:

@@ -16,6 +16,9 @@ from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_c
 from sciinf.core.loading import load_module
 from sciinf.core.prior import Prior, check_unit
 
+FILES = ("source", "code")
+"""What stands for files, the simulator's own and those beside it, in what is recorded of a simulator."""
+
 X = Mapping[str, Tensor]
 """Named data: observable name -> tensor (batch, *event)."""
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from sciinf.core.files import write_bytes
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Outcome, Simulator, Status
+from sciinf.engine.conditions import conditions
 from sciinf.storage.durable import sweep, writing
 from sciinf.storage.journal import Entry
 from sciinf.storage.outcome import failed_outcome, join, normalise
@@ -123,7 +124,8 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
     started = time.perf_counter()
     theta = draw_theta(store, index)
     outcome = Attempt(simulator, theta, store.seed, index, torch.device(device)).outcome()
-    return store.commit(index, theta, outcome, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return store.commit(index, theta, outcome, seconds=seconds, conditions=conditions(simulator, device))
 
 
 def give_up(store: Store, index: int, status: Status, message: str, *, seconds: float = 0.0) -> Entry:

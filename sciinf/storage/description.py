@@ -10,10 +10,9 @@ from typing import Any
 
 from sciinf.core.files import read_json, versions, write_json
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import Observable, Simulator, recorded, unlike
+from sciinf.core.simulator import FILES, Observable, Simulator, recorded, unlike
 
 SCHEMA = 1
-_FILES = ("source", "code")  # what stands for files where simulators are compared
 _SIMULATOR, _ACCEPTED = "simulator", "accepted"
 _IDENTITY = (_SIMULATOR, "prior", "observables", "seed", "block")
 _PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
@@ -102,7 +101,7 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
     }
     if words := stale(found, simulator):
         differences = {_SIMULATOR: words, **differences}
-    if set(differences) == {_SIMULATOR} and not unlike(found[_SIMULATOR], simulator, ignore=_FILES):
+    if set(differences) == {_SIMULATOR} and not unlike(found[_SIMULATOR], simulator, ignore=FILES):
         raise ValueError(
             f"{path}: {words} since these {found['rows']:,} simulations were begun. Simulate into another folder "
             "(--out), these are kept; or, where the change does not touch what is simulated, go on with "
@@ -130,7 +129,7 @@ def accept(file: Path, simulator: Simulator) -> None:
         OSError: If it cannot be written.
     """
     found, given = read_description(file), recorded(simulator)
-    if words := unlike(found[_SIMULATOR], simulator, ignore=_FILES):
+    if words := unlike(found[_SIMULATOR], simulator, ignore=FILES):
         raise ValueError(
             f"{file.parent}: only changes of a simulator's files can be accepted; here {words}. Choose another folder"
         )

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Entry:
         content: SHA-256 of theta, x and status (`shard.content_hash`).
         seconds: Wall seconds it took to simulate.
         counts: Rows by status, those that occur.
+        conditions: Versions, processor and device it was made with; none from earlier versions.
     """
 
     block: int
@@ -37,6 +38,7 @@ class Entry:
     content: str
     seconds: float
     counts: Mapping[Status, int]
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> int:
@@ -44,13 +46,15 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         counts = {status.name.lower(): n for status, n in self.counts.items()}
-        return {**{k: getattr(self, k) for k in self.__dataclass_fields__}, "counts": counts}
+        told = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "conditions" or self.conditions}
+        return {**told, "counts": counts}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
         counts = {Status[name.upper()]: int(n) for name, n in data["counts"].items()}
         block, rows, seconds = int(data["block"]), int(data["rows"]), float(data["seconds"])
-        return cls(block, str(data["sha256"]), rows, str(data["content"]), seconds, counts)
+        conditions = {str(name): str(value) for name, value in data.get("conditions", {}).items()}
+        return cls(block, str(data["sha256"]), rows, str(data["content"]), seconds, counts, conditions)
 
 
 class Journals:

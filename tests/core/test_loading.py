@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciinf.core.loading import load_module, name_of_file, renamed
+from sciinf.core.loading import at_hand, file_of, load_module, name_of_file
 from sciinf.core.simulator import load_simulator
 from sciinf.simulation import simulate
 
@@ -105,12 +106,15 @@ def test_an_error_beside_a_file_names_the_file_and_line_it_is_in(tmp_path):
 
 
 def test_names_of_another_machine_become_those_of_the_file_at_hand(tmp_path):
-    file = tmp_path / "sim.py"
-    here = name_of_file(file).removeprefix("sciinf_file_")
-    assert renamed("sciinf_file_sim_0123456789ab", file) == f"sciinf_file_{here}"
-    assert renamed("sciinf_beside_sim_0123456789ab.nets.deep", file) == f"sciinf_beside_{here}.nets.deep"
+    file = written(tmp_path, 1.0)
+    here = name_of_file(file.resolve()).removeprefix("sciinf_file_")
+    assert at_hand("sciinf_file_sim_0123456789ab", file) == f"sciinf_file_{here}"
+    assert importlib.import_module(f"sciinf_beside_{here}.tools.inner").DEEP == 1.0, "the file has been run"
+    assert at_hand("sciinf_beside_sim_0123456789ab.nets.deep", file) == f"sciinf_beside_{here}.nets.deep"
     for other in ("sciinf_file_simulator_0123456789ab", "os", "sciinf.flows.spline", "sciinf_file_sim_0123456789abc"):
-        assert renamed(other, file) == other
+        assert at_hand(other, file) is None
+    assert file_of("sciinf_beside_sim_0123456789ab.nets.deep") == "sim.py"
+    assert file_of("sciinf_file_init_0123456789ab.nets") == "__init__.py"
 
 
 def test_dataclasses_and_later_builtins_work_as_anywhere(tmp_path):

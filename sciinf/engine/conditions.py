@@ -1,0 +1,57 @@
+"""Under which conditions simulations are made: what else than simulator and seed decides on their last bits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from sciinf.core.code import packages
+from sciinf.core.simulator import Simulator
+
+_ALWAYS = ("sciinf", "torch", "numpy")
+
+
+def conditions(simulator: Simulator, device: str | torch.device) -> dict[str, str]:
+    """Versions of Python and of what the simulator's files import, the processor, the device: name -> text."""
+    return dict(_conditions(simulator.source, str(device)))
+
+
+def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs between conditions, such as "torch 2.7 -> 2.8"; "" if nothing does."""
+    if not before:
+        return "an earlier version of sciinf did not write down under which conditions"
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name, 'unknown')} -> {now.get(name, 'unknown')}" for name in names)
+
+
+@lru_cache(maxsize=8)
+def _conditions(source: Path | None, device: str) -> tuple[tuple[str, str], ...]:
+    names = [*_ALWAYS, *([] if source is None else sorted(packages(source)))]
+    found = {"python": platform.python_version()} | {name: _version(name) for name in dict.fromkeys(names)}
+    found["processor"] = _processor()
+    kind = torch.device(device).type
+    found["device"] = kind if kind != "cuda" else f"cuda {torch.cuda.get_device_name(device)}"
+    return tuple(found.items())
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    of = importlib.metadata.packages_distributions().get(name)  # modules that are not called like their package
+    return importlib.metadata.version(of[0]) if of else "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.processor()} ({platform.machine()})"
