@@ -7,7 +7,7 @@ from sciinf.core.estimator import Density, DensityUnavailable, Estimator, Paired
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.laws import Truncated
 from sciinf.core.learned import Adjusting, Batch, Learned, Learns
-from sciinf.core.observation import as_observation, read_observation
+from sciinf.core.observation import Observation, as_observation, observe, read_observation
 from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
@@ -31,6 +31,7 @@ __all__ = [
     "Learned",
     "Learns",
     "Observable",
+    "Observation",
     "Outcome",
     "PairedDensity",
     "Posterior",
@@ -47,6 +48,7 @@ __all__ = [
     "identity",
     "load_fit",
     "load_simulator",
+    "observe",
     "predicted",
     "read_observation",
     "save_fit",

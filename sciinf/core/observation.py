@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.files import read_json
-from sciinf.core.simulator import Observable, event_of
+from sciinf.core.observation_columns import Column
+from sciinf.core.observation_files import open_columns, values_of
+from sciinf.core.simulator import Observable, Simulator, event_of
 
 
 def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bool = False) -> dict[str, Tensor]:
@@ -47,38 +50,76 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
     return out
 
 
-def read_observation(observables: Mapping[str, Observable], *paths: str | Path) -> dict[str, Tensor]:
+@final
+class Observation(dict[str, Tensor]):
+    """One observation, name -> tensor (*event), which knows how it was read.
+
+    Args:
+        values: The tensors.
+        read: One line for each of them: how many values, and from which unit they were converted.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], read: Sequence[str] = ()) -> None:
+        dict.__init__(self, values)
+        self.read = tuple(read)
+
+
+def read_observation(observables: Mapping[str, Observable], *paths: str | Path) -> Observation:
     """One observation from files: `.csv`/`.ecsv` tables, `.npz`, `.h5`, `.fits` or `.json`.
 
     A table's columns, a file's arrays or keys, are named like the observables. An observable of shape (rows, k) may
     also stand in k columns `name_0 ... name_{k-1}` (or `name_1 ... name_k`), which are put in the order of their
     numbers, or in columns named `name_<label>` in the file's order. Units are taken from the file where it has them
-    (ECSV, FITS, HDF5 attribute `unit`, a header like `v [mV]`) and converted; values without a unit are taken to be in
-    the observable's own.
+    (ECSV, FITS, HDF5 attribute `unit` or `units`, a header like `v [mV]`) and converted; values without a unit are
+    taken to be in the observable's own. The result's `read` says in words what was read and converted.
 
     Returns:
         Observable name -> tensor of its event shape.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If a column is missing, a shape does not fit, a unit does not convert, or a value is not finite.
+        ValueError: If a file is damaged, a column is missing or there twice, a shape does not fit, a unit does not
+            convert, or a value is not finite.
     """
     if not paths:
         raise ValueError("no observation files were given")
-    found: dict[str, Any] = {}
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise FileNotFoundError(f"no observation file at {path}")
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(sorted(_READERS))}")
-        new = reader(path)
-        twice = sorted(set(new) & set(found) & set(observables))
-        if twice:
-            raise ValueError(f"{path} holds {twice}, which an earlier file holds too; keep one of them")
-        found.update(new)
-    picked = {name: _pick(name, spec, found, paths) for name, spec in observables.items()}
-    return {name: value[0] for name, value in as_observation(observables, picked).items()}
+    numbers = sum(math.prod(spec.shape) for spec in observables.values())
+    names: list[str] = []
+    found: dict[str, tuple[Path, Column]] = {}
+    with ExitStack() as stack:
+        for path in map(Path, paths):
+            contents = open_columns(path, lambda name: _is_part(name, observables), numbers, stack)
+            twice = sorted(set(contents.columns) & set(found))
+            if twice:
+                raise ValueError(f"{path} holds {twice}, which an earlier file holds too; keep one of them")
+            names += contents.names
+            found.update({name: (path, column) for name, column in contents.columns.items()})
+        picked = {name: _pick(name, observables, found, (names, paths)) for name in observables}
+        arrays = {
+            name: _put_together(name, observables[name], [(key, *found[key]) for key in keys])
+            for name, keys in picked.items()
+        }
+    values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
+    used = {key for keys in picked.values() for key in keys}
+    lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
+    if beside := [name for name in dict.fromkeys(names) if name not in used]:
+        lines.append(f"not used: {', '.join(beside[:8])}" + (f" and {len(beside) - 8} more" if len(beside) > 8 else ""))
+    return Observation(values, lines)
+
+
+def observe(simulator: Simulator, *paths: str | Path) -> Observation:
+    """An observation as the simulator reads it, which says so where the simulator has a reader of its own.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If it does not fit the simulator.
+    """
+    found = simulator.observe(*paths)
+    values = {name: value[0] for name, value in as_observation(simulator.observables, found).items()}
+    if isinstance(found, Observation):
+        return Observation(values, found.read)
+    sizes = {name: spec.shape for name, spec in simulator.observables.items()}
+    return Observation(values, [f"{k}: {_count(s)}, by the simulator's own observe" for k, s in sizes.items()])
 
 
 def convert(value: Any, unit: str, spec: Observable, name: str) -> np.ndarray:
@@ -104,8 +145,7 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     if not isinstance(value, Tensor):
         unit = getattr(value, "unit", None)
         array = convert(getattr(value, "value", value), str(unit) if unit else "", spec, name)
-        if array.dtype == object or array.dtype.kind not in "biuf":
-            raise ValueError(f"observable {name!r} holds {array.dtype} values, expected numbers of shape {spec.shape}")
+        _check_numbers(name, spec, array)
         value = torch.as_tensor(np.ascontiguousarray(array))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
@@ -120,8 +160,17 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     expected = ("batch", *spec.shape) if batched else spec.shape
     if tuple(value.shape[1:]) != spec.shape or value.ndim == 0 or (not batched and len(value) != 1):
         shape = tuple(value.shape[1:]) if not batched and value.shape[:1] == (1,) else tuple(value.shape)
-        raise ValueError(f"observable {name!r} has shape {shape}, the simulator produces {expected}")
+        raise ValueError(_misshapen(name, shape, expected))
     return _cast(name, spec, value)
+
+
+def _check_numbers(name: str, spec: Observable, values: np.ndarray | Column) -> None:
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"observable {name!r} holds {values.dtype} values, expected numbers of shape {spec.shape}")
+
+
+def _misshapen(name: str, shape: Sequence[object], expected: Sequence[object]) -> str:
+    return f"observable {name!r} has shape {tuple(shape)}, the simulator produces {tuple(expected)}"
 
 
 def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
@@ -139,26 +188,80 @@ def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
     return out
 
 
-def _pick(name: str, spec: Observable, found: Mapping[str, Any], paths: tuple[str | Path, ...]) -> np.ndarray:
+def _is_part(name: str, observables: Mapping[str, Observable]) -> bool:
+    """Whether a column may be an observable, or one of several that make it up."""
+    return name in observables or any(_label(key, name) for key in observables)
+
+
+def _label(observable: str, name: str) -> str | None:
+    """What follows an observable's name in that of a column: `v_0`, `v.left` and `v[1]` have 0, left and 1."""
+    match = re.fullmatch(re.escape(observable) + r"(?:[_.](\w+)|\[(\w+)\])", name)
+    return (match.group(1) or match.group(2)) if match else None
+
+
+def _pick(
+    name: str,
+    observables: Mapping[str, Observable],
+    found: Mapping[str, tuple[Path, Column]],
+    where: tuple[Sequence[str], Sequence[str | Path]],
+) -> list[str]:
+    """The columns that make up an observable; their shapes fit."""
+    spec = observables[name]
     if name in found:
-        value, unit = found[name]
-        array = np.asarray(value)
-        flat = array.shape == (1, *spec.shape) or len(spec.shape) <= 1
-        if flat and array.size == int(np.prod(spec.shape)):
-            array = array.reshape(spec.shape)
-        return convert(array, unit, spec, name)
-    parts = _side_by_side(name, spec, found)
-    if len(spec.shape) == 2 and len(parts) == spec.shape[1]:
-        return np.stack([convert(found[key][0], found[key][1], spec, key) for key in parts], axis=-1)
-    if len(spec.shape) == 1 and len(parts) == spec.shape[0]:
-        return np.stack([np.squeeze(convert(found[key][0], found[key][1], spec, key)) for key in parts], axis=-1)
+        column = found[name][1]
+        _check_numbers(name, spec, column)
+        flat = len(spec.shape) <= 1 and math.prod(column.shape) == math.prod(spec.shape)
+        if not flat and column.shape not in (spec.shape, (1, *spec.shape)):
+            raise ValueError(_misshapen(name, column.shape, spec.shape))
+        return [name]
+    parts = _side_by_side(name, spec, [key for key in found if key not in observables])
+    rows = spec.shape[:-1]
+    if parts and len(parts) == spec.shape[-1]:
+        for key in parts:
+            column = found[key][1]
+            _check_numbers(key, Observable(rows), column)
+            if math.prod(column.shape) != math.prod(rows):
+                raise ValueError(_misshapen(key, column.shape, rows))
+        return parts
+    names, paths = where
+    shown = sorted(set(names))
     raise ValueError(
-        f"no column {name!r} in {', '.join(str(p) for p in paths)}: found {sorted(found)}, "
-        f"expected {name!r} with shape {spec.shape}"
+        f"no column {name!r} in {', '.join(str(p) for p in paths)}: found {shown[:30]}"
+        + (f" and {len(shown) - 30} more" if len(shown) > 30 else "")
+        + f", expected {name!r} with shape {spec.shape}"
     )
 
 
-def _side_by_side(name: str, spec: Observable, found: Mapping[str, Any]) -> list[str]:
+def _put_together(name: str, spec: Observable, parts: Sequence[tuple[str, Path, Column]]) -> np.ndarray:
+    """The values of an observable from its column, or from the columns side by side."""
+    arrays = [convert(values_of(path, column), column.unit, spec, key) for key, path, column in parts]
+    if parts[0][0] == name:
+        return arrays[0].reshape(spec.shape)
+    return np.stack([array.reshape(spec.shape[:-1]) for array in arrays], axis=-1)
+
+
+def _told(name: str, spec: Observable, units: Mapping[str, str]) -> str:
+    """What was read for an observable, and how it was converted: "v: 3 values, V -> mV"."""
+    ways = {key: _converted(unit, spec.unit) for key, unit in units.items()}
+    same = len(set(ways.values())) == 1
+    how = next(iter(ways.values())) if same else "; ".join(f"{key}: {way}" for key, way in ways.items())
+    columns = "" if [*units] == [name] else f" of {', '.join([*units][:8])}" + (" ..." if len(units) > 8 else "")
+    return f"{name}: {_count(spec.shape)}{columns}, {how}"
+
+
+def _converted(unit: str, wanted: str) -> str:
+    if not unit:
+        return f"no unit: taken as {wanted}" if wanted else "no unit"
+    unit = unit.replace(" / ", "/")
+    return f"in {unit}" if unit == wanted.replace(" / ", "/") else f"{unit} -> {wanted or 'no unit'}"
+
+
+def _count(shape: tuple[int, ...]) -> str:
+    size = " x ".join(f"{n:,}" for n in shape) or "1"
+    return f"{size} value{'' if size == '1' else 's'}"
+
+
+def _side_by_side(name: str, spec: Observable, names: Sequence[str]) -> list[str]:
     """The columns that make up an observable of one or two axes: by their numbers, else in the file's order.
 
     Raises:
@@ -167,124 +270,14 @@ def _side_by_side(name: str, spec: Observable, found: Mapping[str, Any]) -> list
     if len(spec.shape) not in (1, 2):
         return []
     width = spec.shape[-1]
-    matches = {key: re.fullmatch(re.escape(name) + r"(?:[_.](\w+)|\[(\w+)\])", key) for key in found}
-    labels = {key: match.group(1) or match.group(2) for key, match in matches.items() if match}
-    numbers = {key: int(label) for key, label in labels.items() if re.fullmatch("[0-9]+", label)}
+    labels = {key: label for key in names if (label := _label(name, key))}
+    numbers = {key: int(label) for key, label in labels.items() if re.fullmatch("[0-9]{1,9}", label)}
     ordered = sorted(numbers, key=lambda key: numbers[key])
     if [numbers[key] for key in ordered] in ([*range(width)], [*range(1, width + 1)]):
         return ordered
     if numbers and len(numbers) == len(labels):
         raise ValueError(
             f"observable {name!r} of shape {spec.shape} needs the columns {name}_0 ... {name}_{width - 1} (or {name}_1 "
-            f"... {name}_{width}), the file has {ordered}"
+            f"... {name}_{width}), the file has {ordered[:30]}"
         )
     return list(labels)
-
-
-def _read_table(path: Path) -> dict[str, tuple[np.ndarray, str]]:
-    from astropy.table import Table
-
-    try:
-        kind = "ascii.ecsv" if path.read_text()[:200].lstrip().startswith("# %ECSV") else "ascii.csv"
-        table = Table.read(path, format=kind)
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable table: {error}") from error
-    out: dict[str, tuple[np.ndarray, str]] = {}
-    for column in table.itercols():
-        name, unit = str(column.info.name), str(column.info.unit or "")
-        match = re.fullmatch(r"(.*?)\s*\[(.*)\]", name)
-        if match and not unit and not match.group(2).isdigit():
-            name, unit = match.group(1), match.group(2)
-        values: Any = np.ma.asarray(getattr(column, "value", column))
-        if np.ma.is_masked(values) and values.dtype.kind in "biuf":
-            values = values.astype(float).filled(np.nan)
-        elif values.dtype.kind == "U" and set(values.ravel().tolist()) <= {"True", "False"}:
-            values = values == "True"
-        out[name] = (np.asarray(values), unit)
-    return out
-
-
-def _read_npz(path: Path) -> dict[str, tuple[np.ndarray, str]]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {key: (data[key], "") for key in data.files}
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a readable .npz of plain arrays: {error}") from error
-
-
-def _read_h5(path: Path) -> dict[str, tuple[np.ndarray, str]]:
-    import h5py
-
-    out: dict[str, tuple[np.ndarray, str]] = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for key, item in file.items():
-                if isinstance(item, h5py.Dataset):
-                    unit: Any = item.attrs.get("unit", "")
-                    out[key] = (np.asarray(item[()]), unit.decode() if isinstance(unit, bytes) else str(unit))
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
-    return out
-
-
-def _read_fits(path: Path) -> dict[str, tuple[np.ndarray, str]]:
-    from astropy.io import fits
-
-    out: dict[str, tuple[np.ndarray, str]] = {}
-    try:
-        with fits.open(path, memmap=False) as opened:
-            hdus: Any = opened
-            for index, hdu in enumerate(hdus):
-                if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-                    columns: Any = hdu.columns
-                    for column in columns:
-                        out[column.name] = (_fits_column(hdu, column), column.unit or "")
-                elif hdu.data is not None:
-                    unnamed = "x" if index == 0 else str(index)
-                    key = hdu.name.lower() if hdu.name and hdu.name != "PRIMARY" else unnamed
-                    out[key] = (np.asarray(hdu.data), str(hdu.header.get("BUNIT", "")))
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable FITS file: {error}") from error
-    return {k: (v.astype(v.dtype.newbyteorder("=")), u) for k, (v, u) in out.items()}
-
-
-def _fits_column(hdu: Any, column: Any) -> np.ndarray:
-    """A column's values, NaN where the file holds what marks a missing number (TNULL); that is told as it is stored."""
-    values = np.asarray(hdu.data[column.name])
-    if column.null is None or values.dtype.kind not in "iuf":
-        return values
-    stored = np.asarray(hdu.data)[column.name]
-    if stored.dtype.kind == "S":
-        missing = np.char.strip(stored) == column.null.strip().encode()
-    else:
-        missing = stored == column.null
-    return np.where(missing.reshape(values.shape), np.nan, values) if missing.any() else values
-
-
-def _read_json(path: Path) -> dict[str, tuple[np.ndarray, str]]:
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold an object of named arrays, got {type(data).__name__}")
-    out: dict[str, tuple[np.ndarray, str]] = {}
-    for key, item in data.items():
-        with_unit = isinstance(item, dict) and "value" in item
-        if with_unit and set(item) - {"value", "unit"}:
-            raise ValueError(f"{path}: {key!r} has {sorted(item)}, expected 'value' and 'unit'")
-        value, unit = (item["value"], item.get("unit", "")) if with_unit else (item, "")
-        try:
-            array = np.asarray(value, dtype=float)
-        except (TypeError, ValueError):
-            continue  # a note beside the data
-        out[key] = (array, unit)
-    return out
-
-
-_READERS: dict[str, Callable[[Path], dict[str, tuple[np.ndarray, str]]]] = {
-    ".csv": _read_table,
-    ".ecsv": _read_table,
-    ".npz": _read_npz,
-    ".h5": _read_h5,
-    ".hdf5": _read_h5,
-    ".fits": _read_fits,
-    ".json": _read_json,
-}

@@ -1,0 +1,88 @@
+"""Named arrays in files, looked at before they are read: what a file says of itself may be wrong, huge or hostile.
+
+A reader names everything a file holds, and gives shape, kind and unit of what is wanted; values are read only
+afterwards, by `Column.read`. So a file of two kilobytes that promises gigabytes is told by what it promises.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Wanted = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A named array of a file, described; its values are read when they are asked for.
+
+    Args:
+        shape: What the file says its shape is.
+        dtype: What it holds.
+        unit: Its unit, "" where the file names none.
+        read: Gives the values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    unit: str
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All names in a file, and the columns that are wanted."""
+
+    names: tuple[str, ...]
+    columns: Mapping[str, Column]
+
+
+def column_of(values: np.ndarray, unit: str = "") -> Column:
+    """A column whose values are there already."""
+    return Column(values.shape, values.dtype, unit.strip(), lambda: values)
+
+
+def plain(column: Any) -> np.ndarray:
+    """The values of a column of an astropy table: NaN where one is missing, and booleans where a text says so."""
+    values: Any = np.ma.asarray(getattr(column, "value", column))
+    if (mask := getattr(column, "mask", None)) is not None:
+        values = np.ma.array(np.asarray(getattr(column, "unmasked", values)), mask=mask)
+    if np.ma.is_masked(values) and values.dtype.kind in "biuf":
+        values = values.astype(float).filled(np.nan)
+    elif values.dtype.kind == "U" and set(values.ravel().tolist()) <= {"True", "False"}:
+        values = values == "True"
+    return np.asarray(values)
+
+
+def only_once(path: Path, names: Sequence[str], wanted: Wanted) -> None:
+    """Refuse what is wanted and there more than once.
+
+    Raises:
+        ValueError: If so.
+    """
+    twice = [name for name, times in Counter(names).items() if times > 1 and wanted(name)]
+    if twice:
+        raise ValueError(f"{path} holds {', '.join(map(repr, twice))} more than once; keep one of them")
+
+
+def guarded(path: Path, what: str, read: Callable[[], Any]) -> Any:
+    """What `read` gives. Whatever a library says of a damaged file becomes one error that names the file.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a library's doubts about a file: what is used of it is checked here
+            return read()
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{path} is not a readable {what}: {reason}") from error

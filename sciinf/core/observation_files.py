@@ -1,0 +1,218 @@
+"""Readers of observation files: `.csv` and `.ecsv` tables, `.json`, `.npz`, `.h5`; FITS has a file of its own.
+
+Nothing outside the file is opened: links and storage that lead elsewhere are refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, guarded, only_once, plain
+from sciinf.core.observation_fits import read_fits
+
+_TEXT = (".csv", ".ecsv", ".json")
+_TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100  # notes beside the data, and each number asked for
+_CHUNK_BYTES = 2**26
+_UNIT_KEYS = ("unit", "units", "Unit", "Units", "UNIT", "UNITS")
+
+
+def open_columns(path: Path, wanted: Wanted, numbers: int, stack: ExitStack) -> Contents:
+    """What a file holds, by its suffix.
+
+    Args:
+        path: The file.
+        wanted: Whether a name is looked for; the others are listed and left unread.
+        numbers: How many numbers are looked for, which bounds the size of a text file.
+        stack: Closes the file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it cannot be read, names something wanted twice, or leads out of itself; the message names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no observation file at {path}")
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(sorted(_READERS))}")
+    size, most = path.stat().st_size, _TEXT_BYTES + _BYTES_PER_NUMBER * numbers
+    if suffix in _TEXT and size > most:
+        raise ValueError(
+            f"{path} is text of {size / 1e6:,.0f} MB; for {numbers:,} numbers at most {most / 1e6:,.0f} MB are read: "
+            "leave out what is not data, or save it as .h5 or .npz"
+        )
+    what, reader = _READERS[suffix]
+    return guarded(path, what, lambda: reader(path, wanted, stack))
+
+
+def values_of(path: Path, column: Column) -> np.ndarray:
+    """The values of a column, as the file describes it.
+
+    Raises:
+        ValueError: If they cannot be read or are not what is described; the message names the file.
+    """
+    what = _READERS[path.suffix.lower()][0]
+    values = guarded(path, what, column.read)
+    if values.shape != column.shape:
+        raise ValueError(f"{path} is damaged: it promises values of shape {column.shape} and holds {values.shape}")
+    return values
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is text in UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as such"
+        ) from error
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _read_table(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+    from astropy.table import Table
+
+    text = _text(path)
+    ecsv = text[:200].lstrip().startswith("# %ECSV")
+    header = _header(text, ecsv)
+    table = Table.read(text.splitlines() or [""], format="ascii.ecsv" if ecsv else "ascii.csv")
+    names, columns = [], {}
+    for raw in header:  # astropy renames a column that is there twice
+        match = re.fullmatch(r"(.*?)\s*\[(.*)\]", raw)
+        names.append(match.group(1) if match and not match.group(2).isdigit() else raw)
+    only_once(path, names, wanted)
+    for raw, name in zip(header, names, strict=True):
+        if not wanted(name) or raw not in table.colnames:
+            continue
+        column: Any = table[raw]
+        unit = str(column.info.unit or "")
+        columns[name] = column_of(plain(column), unit or (raw[len(name) :].strip(" []") if name != raw else ""))
+    return Contents(tuple(names), columns)
+
+
+def _header(text: str, ecsv: bool) -> list[str]:
+    """The names in a table's header line, as they stand there."""
+    lines = [line for line in text.splitlines() if line.strip() and not (ecsv and line.startswith("#"))]
+    comma = not ecsv or re.search(r"^# delimiter: ','", text, re.MULTILINE) is not None
+    found = next(csv.reader(lines[:1], delimiter="," if comma else " ", skipinitialspace=True), [])
+    return [name.strip() for name in found]
+
+
+def _read_json(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+    def pairs(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        only_once(path, [key for key, _ in items], lambda _: True)
+        return dict(items)
+
+    try:
+        data = json.loads(_text(path), object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply for data") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold an object of named arrays, got {type(data).__name__}")
+    return Contents(tuple(data), {key: _json_column(path, key, item) for key, item in data.items() if wanted(key)})
+
+
+def _json_column(path: Path, key: str, item: Any) -> Column:
+    unit = ""
+    if isinstance(item, dict):
+        if "value" not in item or set(item) - {"value", "unit"}:
+            raise ValueError(f"{path}: {key!r} has {sorted(item)}, expected 'value' and 'unit'")
+        item, unit = item["value"], item.get("unit") or ""
+    if not isinstance(unit, str):
+        raise ValueError(f"{path}: the unit of {key!r} is {unit!r}, expected a text")
+    try:
+        values = np.asarray(item)
+        if values.dtype.kind not in "biu":
+            values = np.asarray(item, dtype=float)  # null is a missing number
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: {key!r} is no number, nor a list of lists of numbers of equal lengths") from error
+    return column_of(values, unit)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def _read_npz(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    only_once(path, names, wanted)
+    members = zip(names, archive.infolist(), strict=True)
+    return Contents(tuple(names), {name: _npz_column(path, archive, info) for name, info in members if wanted(name)})
+
+
+def _npz_column(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Column:
+    """An array's header says its shape and kind, before anything else is unpacked."""
+    formats: Any = np.lib.format
+    with archive.open(info) as member:
+        version = formats.read_magic(member)
+        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+        shape, _, dtype = read(member)
+    if dtype.hasobject:
+        raise ValueError(f"{path} is not a readable .npz of plain arrays: {info.filename!r} holds Python objects")
+
+    def values() -> np.ndarray:
+        with archive.open(info) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    return Column(tuple(shape), dtype, "", values)
+
+
+def _read_h5(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+    import h5py
+
+    file: Any = stack.enter_context(h5py.File(path, "r"))
+    names = list(file)
+    columns = {}
+    for name in filter(wanted, names):
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{path}: {name!r} is a link to another place or file; copy the data into the file itself")
+        item = file[name]
+        if isinstance(item, h5py.Dataset):
+            columns[name] = _h5_column(path, name, item)
+    return Contents(tuple(names), columns)
+
+
+def _h5_column(path: Path, name: str, item: Any) -> Column:
+    if item.external or item.is_virtual:
+        raise ValueError(f"{path}: the data of {name!r} lie in other files; copy them into the file itself")
+    if item.shape is None:
+        raise ValueError(f"{path}: {name!r} is empty")
+    if item.chunks and int(np.prod(item.chunks, dtype=float)) * item.dtype.itemsize > _CHUNK_BYTES:
+        raise ValueError(f"{path}: {name!r} is stored in chunks of {item.chunks}, too large to read; store it without")
+    units = {_unit_text(path, name, item.attrs[key]) for key in _UNIT_KEYS if key in item.attrs}
+    if len(units) > 1:
+        raise ValueError(f"{path}: {name!r} has the units {sorted(units)}; keep one of them")
+    return Column(item.shape, item.dtype, next(iter(units), "").strip(), lambda: np.asarray(item[()]))
+
+
+def _unit_text(path: Path, name: str, unit: Any) -> str:
+    if isinstance(unit, np.ndarray) and unit.size == 1:
+        unit = unit.item()
+    if isinstance(unit, bytes):
+        unit = unit.decode()
+    if not isinstance(unit, str):
+        raise ValueError(f"{path}: the unit of {name!r} is {str(unit)[:80]!r}, expected a text")
+    return unit
+
+
+_READERS: dict[str, tuple[str, Callable[[Path, Wanted, ExitStack], Contents]]] = {
+    ".csv": ("table", _read_table),
+    ".ecsv": ("table", _read_table),
+    ".npz": (".npz of plain arrays", _read_npz),
+    ".h5": ("HDF5 file", _read_h5),
+    ".hdf5": ("HDF5 file", _read_h5),
+    ".fits": ("FITS file", read_fits),
+    ".json": ("JSON file", _read_json),
+}
