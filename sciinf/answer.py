@@ -21,6 +21,7 @@ from sciinf.core import (
     Draws,
     Estimate,
     Observable,
+    Observation,
     Posterior,
     Simulator,
     Trust,
@@ -90,7 +91,8 @@ def query(
             "run calibrate on this posterior"
         )
     source = identity(simulator) if simulator else None
-    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source, failures))
+    read = x.read if isinstance(x, Observation) else ()
+    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source, failures, *read))
     folder = None if out is None else Path(out)
     # A simulator that is in no file may have changed under its name: then the question is asked anew.
     known = simulator is None or simulator.source is not None
@@ -118,6 +120,7 @@ def query(
         posterior=posterior.name,
         scope=posterior.scope,
         checks=left_out(drawn, found) + _checks(posterior, found, calibration, failures),
+        read=read,
     )
     if folder is not None:
         about = {"inputs": inputs, "seconds": time.monotonic() - started}
@@ -188,6 +191,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
         checks=tuple(Check(**check) for check in data.get("checks", ())),
+        read=tuple(data.get("read", ())),
     )
 
 

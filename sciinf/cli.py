@@ -7,11 +7,12 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from sciinf.commands import options, steps
+from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 
 QUICK = 0.5  # seconds that a question may spend on whether the simulator is still the same
@@ -76,10 +77,11 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     """The whole default workflow: simulate, train, calibrate, answer, report."""
     from sciinf import build_posterior, calibrate, query, simulate
     from sciinf.commands.user_files import user_simulator
-    from sciinf.core import as_observation
+    from sciinf.core import observe
 
     sim = user_simulator(simulator)
-    data = as_observation(sim.observables, sim.observe(*observation))
+    data = observe(sim, *observation)
+    steps.tell_read(data)
     estimator = steps.build(given["estimator"], sim, given["seed"])
     folder, started, seed = run_folder(out), time.time(), given["seed"]
     how: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
@@ -188,7 +190,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     from sciinf import query as ask
     from sciinf.calibration import load_calibration
     from sciinf.commands.user_files import user_simulator
-    from sciinf.core import read_observation
+    from sciinf.core import observe, read_observation
     from sciinf.core.files import json_text
     from sciinf.exports.plain import KNOWN, write_draws
 
@@ -206,7 +208,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
         stores = [Path(folder) / name for name in ("simulations", "calibration_simulations")]
         how: dict[str, Any] = {"accept_changes": given["accept_changes"], "seconds": QUICK}
         steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **how)
-    data = sim.observe(*observation) if sim else read_observation(fit.estimator.observables, *observation)
+    data = observe(sim, *observation) if sim else read_observation(fit.estimator.observables, *observation)
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
     asked: dict[str, Any] = {name: given[name] for name in ("level", "failures", "seed")}
@@ -226,14 +228,16 @@ def report(folder: str) -> None:
     click.echo(str(write_report(folder)))
 
 
-@cli.command()
+@cli.command(cls=options.FilesCommand)
 @click.argument("path", metavar="SIM.py|STORE")
+@options.may_observe
 @click.option("--repair", default=None, metavar="SIM.py", help="Simulate a store's damaged blocks again.")
 @options.device
-def check(path: str, repair: str | None, device: str) -> None:
-    """Look for faults: a simulator's shapes, seeds and speed, or a store's damage."""
+def check(path: str, observation: Sequence[str], repair: str | None, device: str) -> None:
+    """Look for faults: a simulator's shapes, seeds and speed, and how it reads data; or a store's damage."""
     from sciinf.checking import check_simulator, check_store
     from sciinf.commands.user_files import user_simulator
+    from sciinf.core import observe
     from sciinf.simulation import repair as run_again
     from sciinf.store import Store
 
@@ -243,8 +247,13 @@ def check(path: str, repair: str | None, device: str) -> None:
             raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")
         again = run_again(Store(path), user_simulator(repair), device=device)
         click.echo(f"simulated {len(again)} blocks again")
-    found = check_store(Store(path)) if stored else check_simulator(user_simulator(path))
+    if observation and stored:
+        raise ValueError(f"--observation is for a simulator's file; {path} holds simulations")
+    simulator = None if stored else user_simulator(path)
+    found = check_store(Store(path)) if simulator is None else check_simulator(simulator)
     click.echo("\n".join(found.lines()))
+    if simulator is not None and observation:
+        click.echo("\n".join(f"read            {line}" for line in observe(simulator, *observation).read))
     if not found.ok:
         raise SystemExit(FAILED_CHECK)
 
@@ -258,14 +267,20 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # click takes the end of any file for the user's
+            _fail(stop.__cause__)
         click.echo("interrupted; the same command goes on where it was", err=True)
         raise SystemExit(INTERRUPTED) from None
-    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-        if "--traceback" in sys.argv[1:2] or not str(error):
-            raise
-        click.echo(f"sciinf: error: {' '.join(str(error).split())}", err=True)
-        raise SystemExit(BAD_INPUT) from None
+    except Exception as error:
+        _fail(error)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    if "--traceback" in sys.argv[1:2]:
+        raise error
+    click.echo(f"sciinf: error: {sentence(error)}", err=True)
+    raise SystemExit(BAD_INPUT) from None
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

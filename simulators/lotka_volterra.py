@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, Truncated, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, Truncated, X, read_observation
 from sciinf.dynamics.ode import rk4
 
 YEARS = 21
@@ -76,7 +76,7 @@ class LotkaVolterra(Simulator):
         table = read_observation({"year": column, "hare": column, "lynx": column}, *paths)
         if not bool((table["year"].diff() == 1).all()):
             raise ValueError(f"the years are {table['year'].tolist()}, expected {YEARS} consecutive ones in order")
-        return {"counts": torch.stack([table["hare"], table["lynx"]], dim=-1).float()}
+        return Observation({"counts": torch.stack([table["hare"], table["lynx"]], dim=-1).float()}, table.read)
 
 
 def log_populations(theta: Tensor) -> Tensor:

@@ -213,6 +213,78 @@ def test_crashes_at_any_parameter_are_harmless(tmp_path: Path) -> None:
 # --- 6: units in files --------------------------------------------------------------------------------------------
 
 
+RATES = """
+import numpy as np
+from torch.distributions import LogNormal
+
+from sciinf import Observable, Prior, wrappers
+
+
+def flux(rate, rng):
+    return rate + rng.normal(size=3)
+
+
+prior = Prior(rate=(LogNormal(0.0, 1.0), "electron/s"))
+simulator = wrappers.numpy(flux, prior, {"flux": Observable((3,), "electron/s", dims=("time",))})
+"""
+
+
+def test_units_that_fits_knows_only_from_astropys_notes_are_converted(tmp_path: Path) -> None:
+    """electron / min is no unit of the FITS standard: TUNIT stays empty, and the values were taken as electron/s."""
+    from astropy import units
+    from astropy.table import QTable
+
+    (tmp_path / "rates.py").write_text(RATES)
+    QTable({"flux": [60.0, 120.0, 180.0] * units.electron / units.min, "id": [1, 2, 3]}).write(tmp_path / "seen.fits")
+    result = call("check", tmp_path / "rates.py", "--observation", tmp_path / "seen.fits")
+    assert result.code == 0, result.err
+    assert "flux: 3 values, electron/min -> electron/s" in result.out
+    assert "not used: id" in result.out
+    (tmp_path / "bare.csv").write_text("flux\n60\n120\n180\n")
+    result = call("check", tmp_path / "rates.py", "--observation", tmp_path / "bare.csv")
+    assert "flux: 3 values, no unit: taken as electron/s" in result.out
+
+
+def test_an_answer_says_how_its_observation_was_read(line: Path) -> None:
+    from astropy import units
+    from astropy.table import QTable
+
+    QTable({"x": [20.0, 140.0, 190.0, 320.0, 380.0] * units.cm}).write(line / "seen.fits")
+    words = ["query", line / "run", "--json", "--observation"]
+    given, other = (json.loads(call(*words, line / name).out) for name in ("seen.csv", "seen.fits"))
+    assert other["read"] == ["x: 5 values, cm -> m"]
+    assert given["read"] == ["x: 5 values, in m"]
+    for key in ("slope", "offset"):
+        assert other["parameters"][key]["mean"] == pytest.approx(given["parameters"][key]["mean"], abs=1e-5)
+    result = call("query", line / "run", "--observation", line / "seen.fits", "--simulator", line / "line.py")
+    assert "read         x: 5 values, cm -> m" in result.out
+    assert json.loads((line / "run" / "answer.json").read_text())["read"] == other["read"]
+    result = call("infer", line / "line.py", "--observation", line / "seen.fits", "--out", line / "run", "-n", 300)
+    assert "read x: 5 values, cm -> m" in result.err
+    assert "x: 5 values, cm -> m" in result.out
+
+
+def test_data_that_stand_there_twice_or_elsewhere_are_refused(line: Path, tmp_path: Path) -> None:
+    import h5py
+
+    (tmp_path / "twice.csv").write_text("x [m],x [cm]\n" + "1,100\n" * 5)
+    (tmp_path / "twice.json").write_text('{"x": [1, 2, 3, 4, 5], "x": [5, 4, 3, 2, 1]}')
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["x"] = [1.0] * 5
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["x"] = h5py.ExternalLink(str(tmp_path / "theirs.h5"), "x")
+    with h5py.File(tmp_path / "centimetres.h5", "w") as file:
+        file["x"] = [20.0, 140.0, 190.0, 320.0, 380.0]
+        file["x"].attrs["units"] = "cm"
+    for name, words in (("twice.csv", "more than once"), ("twice.json", "more than once"), ("link.h5", "is a link")):
+        result = call("query", line / "run", "--observation", tmp_path / name)
+        assert result.code == 2
+        assert words in result.error
+        assert name in result.error
+    result = call("query", line / "run", "--observation", tmp_path / "centimetres.h5")
+    assert "x: 5 values, cm -> m" in result.out
+
+
 # --- 7: files believed --------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,9 @@ class FilesCommand(click.Command):
 observation = click.option(
     "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
 )
+may_observe = click.option(
+    "--observation", multiple=True, metavar="FILE...", help="Real data, to see how they are read."
+)
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
 workers = click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from sciinf.core import Answer, Estimator, Fit, Simulator
+    from sciinf.core import Answer, Estimator, Fit, Observation, Simulator
     from sciinf.store import Store
 
 
@@ -25,6 +25,12 @@ def build(name: str, simulator: Simulator, seed: int) -> Estimator:
     if name not in known:
         raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
+
+
+def tell_read(data: Observation) -> None:
+    """Say how an observation was read, before hours are spent on it."""
+    for line in data.read:
+        click.echo(f"read {line}", err=True)
 
 
 def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:

@@ -47,6 +47,7 @@ class Answer:
         posterior: Which posterior answered, in words.
         scope: For which observations it holds, in words, where not for all.
         checks: Further findings, such as simulations that failed, or mass at a bound of the prior.
+        read: How the observation was read from its files, a line for each observable; empty where it came as arrays.
     """
 
     parameters: Mapping[str, Estimate]
@@ -59,6 +60,7 @@ class Answer:
     posterior: str = ""
     scope: str = ""
     checks: tuple[Check, ...] = ()
+    read: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return self.table()
@@ -78,6 +80,7 @@ class Answer:
             "calibration": {"passed": passed, "reasons": list(reasons), "of": of},
             "trust": self.trust.to_json(),
             "checks": [check.to_json() for check in self.checks],
+            "read": list(self.read),
             "posterior": self.posterior,
             "scope": self.scope,
             "amortised": {name: e.to_json() for name, e in self.amortised.items()},
@@ -97,7 +100,8 @@ class Answer:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "-" * max(len(line) for line in lines))
-        lines += ["", f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"]
+        lines += ["", *(f"read         {line}" for line in self.read)]
+        lines += [f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"]
         if self.draws.log_evidence is not None:
             lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error or 0.0:.2f}")
         lines += [f"posterior    {self.posterior}; {self.scope}"] if self.scope else []

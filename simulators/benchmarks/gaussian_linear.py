@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
 
 VARIANCE = 0.1
 
@@ -45,7 +45,8 @@ class GaussianLinear(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """The benchmark's `observation.csv`, columns data_1 to data_10."""
-        return {"x": read_observation({"data": self.observables["x"]}, *paths)["data"]}
+        found = read_observation({"data": self.observables["x"]}, *paths)
+        return Observation({"x": found["data"]}, found.read)
 
 
 simulator = GaussianLinear()

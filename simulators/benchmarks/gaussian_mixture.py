@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, Truncated, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, Truncated, X, read_observation
 from sciinf.core.laws import from_normal, inside
 
 SCALES = (1.0, 0.1)
@@ -60,7 +60,8 @@ class GaussianMixture(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """The benchmark's `observation.csv`, columns data_1 and data_2."""
-        return {"x": read_observation({"data": self.observables["x"]}, *paths)["data"]}
+        found = read_observation({"data": self.observables["x"]}, *paths)
+        return Observation({"x": found["data"]}, found.read)
 
 
 simulator = GaussianMixture()

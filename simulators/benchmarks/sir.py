@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
 from sciinf.dynamics.ode import rk4
 
 POPULATION = 1e6
@@ -54,7 +54,8 @@ class SIR(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """The benchmark's `observation.csv`, columns data_1 to data_10."""
-        return {"x": read_observation({"data": self.observables["x"]}, *paths)["data"]}
+        found = read_observation({"data": self.observables["x"]}, *paths)
+        return Observation({"x": found["data"]}, found.read)
 
 
 def log_infected(theta: Tensor) -> Tensor:

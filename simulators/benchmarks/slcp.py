@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
 
 JITTER = 1e-6
 
@@ -49,7 +49,8 @@ class SLCP(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """The benchmark's `observation.csv`, columns data_1 to data_8."""
-        return {"x": read_observation({"data": self.observables["x"]}, *paths)["data"]}
+        found = read_observation({"data": self.observables["x"]}, *paths)
+        return Observation({"x": found["data"]}, found.read)
 
 
 def factor(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
 
 RADIUS, WIDTH, OFFSET = 0.1, 0.01, 0.25
 ROUNDS = 100
@@ -70,7 +70,8 @@ class TwoMoons(Simulator):
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
         """The benchmark's `observation.csv`, columns data_1 and data_2."""
-        return {"x": read_observation({"data": self.observables["x"]}, *paths)["data"]}
+        found = read_observation({"data": self.observables["x"]}, *paths)
+        return Observation({"x": found["data"]}, found.read)
 
 
 def half_ring(like: Tensor, generator: torch.Generator) -> Tensor:
