@@ -15,7 +15,7 @@ from sciinf.commands import options, steps
 from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 
-QUICK = 0.5  # seconds that a question may spend on whether the simulator is still the same
+QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
 
 

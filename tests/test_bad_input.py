@@ -249,7 +249,7 @@ def test_simulations_and_fits_of_another_simulator(run: Run, tmp_path: Path) -> 
     ):
         result = call(*words)
         assert result.code == 2
-        assert "source" in result.error
+        assert "has changed since" in result.error
     for words in (["simulate", other, "-n", 200, "--out", store], ["check", store, "--repair", other]):
         assert call(*words).code == 2
     assert call("simulate", run.simulator, "-n", 200, "--out", store, "--seed", 7).code == 2
