@@ -62,8 +62,10 @@ def look_again(
     """
     here = conditions(simulator, device)
     seconds = affordable(store) if seconds is None else seconds
-    known = [_part(index, entry, simulator.by_row, here, seconds) for index, entry in store.entries()]
-    parts = [part for part in known if part is not None]
+    known = list(store.entries())
+    start = _start([entry.seconds for _, entry in known if entry.rows == store.block])
+    each = [_part(index, entry, start, simulator.by_row, here, seconds) for index, entry in known]
+    parts = [part for part in each if part is not None]
     if not parts:
         return Look("skipped", "none of them can be run again in this process")
     part = min(parts, key=lambda part: (part.differing != "", part.cost, part.index))
@@ -134,7 +136,12 @@ class _Part:
     device: str
 
 
-def _part(index: int, entry: Entry, by_row: bool, here: dict[str, str], seconds: float) -> _Part | None:
+def _start(seconds: list[float]) -> float:
+    """What a simulator takes once in a process (compilation, tables), judged by the first of some equal blocks."""
+    return max(0.0, seconds[0] - min(seconds)) if seconds else 0.0
+
+
+def _part(index: int, entry: Entry, start: float, by_row: bool, here: dict[str, str], seconds: float) -> _Part | None:
     failed = {Status.TIMED_OUT, Status.RAISED} & {status for status, n in entry.counts.items() if n}
     if entry.seconds <= 0 or Status.TIMED_OUT in failed or (failed and not entry.ok):
         return None  # not known what it costs, or it may hang or end the process
@@ -142,7 +149,7 @@ def _part(index: int, entry: Entry, by_row: bool, here: dict[str, str], seconds:
     if by_row:
         rows = max(1, min(rows, _FEW, int(seconds / 5 / entry.seconds * entry.rows)))
     device = entry.conditions.get("device", here["device"]).split()[0]
-    return _Part(index, rows, entry.seconds * rows / entry.rows, differing(entry.conditions, here), device)
+    return _Part(index, rows, start + entry.seconds * rows / entry.rows, differing(entry.conditions, here), device)
 
 
 def _unequal(before: Outcome, now: Outcome, rows: int, first: int) -> str:

@@ -176,3 +176,16 @@ def test_conditions_name_what_the_files_import(tmp_path):
     assert found["yaml"]
     assert differing(found, found) == ""
     assert differing(found, {**found, "scipy": "9"}) == f"scipy {found['scipy']} -> 9"
+
+
+def test_what_is_done_once_in_a_process_is_part_of_the_cost(tmp_path):
+    store = simulate(Noisy(), tmp_path, 48, progress=False)
+    for journal in store.path.glob("journal/*.jsonl"):
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        for line in lines:
+            line.pop("sha256_of_the_rest", None)
+            line["seconds"] = 30.0 if line["block"] == 0 else 0.1  # compiled with the first block
+        journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    look = look_again(Store(tmp_path), Noisy(), seconds=5.0)
+    assert (look.verdict, "about 30 s" in look.words) == ("skipped", True)
+    assert look_again(Store(tmp_path), Noisy(), seconds=31.0).verdict == "same"
