@@ -34,7 +34,7 @@ from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.outcome import join
-from sciinf.trust.failures import Reading, check_failures, mended
+from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.ood import check_observation
 
 _PREDICTIVE = 400
@@ -83,7 +83,7 @@ def query(
     if draws < 1:
         raise ValueError(f"an answer needs at least one draw, got draws={draws}")
     observation = as_observation(posterior.observables, x)
-    posterior = mended(posterior, calibration, failures)
+    posterior = asked(posterior, calibration, failures)
     *_, raw = layers(posterior)
     if calibration is not None and calibration.fit not in [layer.digest for layer in layers(posterior)]:
         raise ValueError(

@@ -8,6 +8,9 @@ uniform on [0, 1] when the posterior is exact (for a posterior learned under a p
   coverage of highest-density regions;
 - TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
 
+Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
+likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`trust.failures`).
+
 A parameter's rank distribution is the coverage of its one-sided credible bounds, so `gaps` measures every test in
 coverage: the largest distance between found and nominal. The posterior fails when a test's p-value (Kolmogorov-Smirnov,
 Holm-corrected) is below 0.01 **and** its gap is above three points: with many rows the first alone would condemn
@@ -46,7 +49,7 @@ from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
 from sciinf.store import Store
-from sciinf.trust.failures import Failures, look
+from sciinf.trust.failures import Failures, look, mended
 from sciinf.trust.ood import make_reference
 
 LEVELS = np.linspace(0.05, 0.95, 19)
@@ -102,11 +105,11 @@ def calibrate(
             f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100"
         )
     generator = torch.Generator().manual_seed(seed)
+    failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
     with Progress(len(fresh), 0, shown=progress, task="calibrating", unit="simulations calibrated on") as bar:
-        values = _statistics(posterior, fresh, draws, generator, bar)
+        values = _statistics(mended(posterior, failures, "outcome"), fresh, draws, generator, bar)
     p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
     passed, reasons = _verdict(p_values, gaps, len(fresh))
-    failures = look(store)
     calibration = Calibration(
         names=posterior.prior.names,
         ranks=values["ranks"].numpy(),

@@ -109,6 +109,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
     """Run a simulator on draws of its prior, into a store."""
     from sciinf import simulate as run_campaign
     from sciinf.commands.user_files import user_simulator
+    from sciinf.trust.failures import look
 
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
@@ -118,7 +119,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
     for status, count in store.counts.items():
         if status != 0 and count:
             click.echo(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})")
-    steps.tell_failures(store)
+    steps.tell_failures(look(store), store.prior)
     click.echo(f"digest {store.digest}")
 
 
@@ -157,6 +158,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, ac
     from sciinf import calibrate as check
     from sciinf import simulate as run_campaign
     from sciinf.commands.user_files import user_simulator
+    from sciinf.trust.failures import Failures
 
     folder = run_of(folder)
     sim, fit = user_simulator(simulator), steps.load_fit(folder, device, simulator)
@@ -168,7 +170,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, ac
     result = check(build_posterior(fit), fresh, folder)
     steps.record(Path(folder), seed, started)
     click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
-    steps.tell_failures(fresh)
+    steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
 
 
 @cli.command(cls=options.FilesCommand)

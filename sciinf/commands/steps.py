@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from sciinf.core import Answer, Estimator, Fit, Observation, Simulator
-    from sciinf.store import Store
+    from sciinf.core import Answer, Estimator, Fit, Observation, Prior, Simulator
+    from sciinf.trust.failures import Failures
 
 
 def build(name: str, simulator: Simulator, seed: int) -> Estimator:
@@ -119,9 +119,7 @@ def record(folder: Path, seed: int, started: float) -> None:
     write_json(folder / "provenance.json", provenance(folder, seed, started))
 
 
-def tell_failures(store: Store) -> None:
+def tell_failures(found: Failures | None, prior: Prior) -> None:
     """Say whether failing depends on the parameters, and where, if anything failed."""
-    from sciinf.trust.failures import look
-
-    if found := look(store):
-        click.echo(f"failures: {found.words(store.prior)}")
+    if found is not None:
+        click.echo(f"failures: {found.words(prior)}")

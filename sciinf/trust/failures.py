@@ -176,8 +176,8 @@ def examine(prior: Prior, theta: Tensor, failed: Tensor) -> Failures:
     return Failures(len(z), int(failed.sum()), independence(z, failed), found, cut, success)
 
 
-def mended(posterior: Posterior, calibration: Calibration | None, reading: Reading) -> Posterior:
-    """The posterior under a reading of failures, with the factor 1 / P(ok | theta) or P(ok | theta) where it needs one.
+def asked(posterior: Posterior, calibration: Calibration | None, reading: Reading) -> Posterior:
+    """The posterior as a reading of failures asks for it, `mended` by what a calibration knows.
 
     Raises:
         ValueError: If the reading is unknown, or is "model" and no calibration says which simulations fail.
@@ -189,6 +189,11 @@ def mended(posterior: Posterior, calibration: Calibration | None, reading: Readi
         raise ValueError(
             "failures are to be modelled, and no calibration says which simulations fail: run `sciinf calibrate` first"
         )
+    return mended(posterior, failures, reading)
+
+
+def mended(posterior: Posterior, failures: Failures | None, reading: Reading) -> Posterior:
+    """The posterior with the factor 1 / P(ok | theta), or P(ok | theta), where a reading of failures needs one."""
     if failures is None or not failures.depend or reading == "exclude":
         return posterior
     if by_likelihood(posterior) == (reading == "model"):
@@ -209,7 +214,7 @@ def check_failures(
 
     Args:
         calibration: Of the posterior, with what the failed rows of its simulations said.
-        posterior: What answered, `mended` by the reading.
+        posterior: What answered, `asked` by the reading.
         draws: Its draws.
         reading: What a failure is: "outcome", the program's ("model"), or not said ("exclude").
     """

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from sciinf import Prior
-from sciinf.core import Draws
-from sciinf.inference.tilted import Tilted, by_likelihood
+from sciinf import Prior, calibrate, simulate
+from sciinf.core import Draws, Observable, Posterior, Simulator
+from sciinf.inference.reweighted import Reweighted
+from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
 
 PRIOR = Prior(theta=(Normal(0.0, 1.0), "m"))
 X = {"x": torch.zeros(1, 5)}
@@ -62,7 +63,61 @@ def test_evidence_takes_the_factor(tilted):
     found = Tilted._weighted(inner, draws)
     expected = -3.0 + float((draws.weights * log_factor(theta).exp()).sum().log())
     assert found.log_evidence == pytest.approx(expected)
+    assert torch.equal(found.log_weight, draws.log_weight + log_factor(theta))
 
 
 def test_it_is_told_from_a_posterior_by_likelihood(tilted):
     assert not by_likelihood(tilted)
+    weighted = Reweighted(Exact(), Failing(), ess=100)
+    for posterior in (weighted, Tilted(weighted, log_factor, "P(success)", "digest")):
+        assert by_likelihood(posterior)
+        assert judged_by_simulator(posterior)
+        assert learned_without(posterior) == 0
+
+
+class Failing(Simulator):
+    """x = theta + noise, which fails more often to the right."""
+
+    name, prior, observables = "failing", PRIOR, {"x": Observable((1,), "m")}
+
+    def __call__(self, theta, *, generator):
+        x = theta + 2 * torch.randn(len(theta), 1, generator=generator)
+        fails = torch.rand(len(theta), 1, generator=generator) < 0.9 * torch.sigmoid(4 * theta)
+        return {"x": torch.where(fails, torch.nan, x)}
+
+    def log_likelihood(self, theta, x):
+        return Normal(theta, 2.0).log_prob(x["x"].to(theta)).sum(-1)
+
+
+class Exact(Posterior):
+    """Its posterior under the prior as written, N(x / 5, 4 / 5)."""
+
+    def __init__(self):
+        self.name, self.digest, self.trained_on = "exact", "exact", frozenset()
+        self.prior, self.observables = PRIOR, Failing.observables
+
+    def draw(self, x, n, *, generator):
+        theta = self.draw_batched(x, n, generator=generator)[:, 0]
+        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(n, dtype=torch.float64))
+
+    def draw_batched(self, x, n, *, generator):
+        mean = x["x"] / 5
+        return mean + torch.randn(n, *mean.shape, generator=generator) * 0.8**0.5
+
+    def log_prob_batched(self, theta, x):
+        return Normal(x["x"][:, 0] / 5, 0.8**0.5).log_prob(theta[..., 0])
+
+    def features(self, x):
+        return x["x"]
+
+
+def test_a_posterior_by_likelihood_is_calibrated_given_success(tmp_path):
+    with pytest.warns(UserWarning, match="if failing depends on the parameters"):
+        fresh = simulate(Failing(), tmp_path / "fresh", 800, progress=False)
+    right = Reweighted(Exact(), Failing(), ess=50, budget=400)
+    # theta of the rows that are left is given success. Three p-values, one below .003 in one of a hundred runs.
+    found = calibrate(right, fresh, rows=400, draws=15, progress=False)
+    assert min(found.p_values.values()) > 0.003
+    # The same draws without the factor P(success), as what a network learned, are seen to be wrong.
+    wrong = calibrate(Exact(), fresh, rows=400, draws=15, progress=False)
+    assert min(wrong.p_values.values()) < 1e-4

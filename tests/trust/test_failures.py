@@ -15,7 +15,7 @@ from torch.distributions import LogNormal, Normal
 from sciinf import Prior
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, X
 from sciinf.trust.dependence import independence
-from sciinf.trust.failures import Failures, Reading, check_failures, examine, judge, mended
+from sciinf.trust.failures import Failures, Reading, asked, check_failures, examine, judge, mended
 from sciinf.trust.success import KINDS, fit_success
 
 PRIOR = Prior(a=(Normal(5.0, 2.0), "m"), b=LogNormal(0.0, 0.5), c=Normal(0.0, 1e-20))
@@ -72,8 +72,8 @@ def calibrated(said: Failures | None) -> Calibration | None:
 
 
 def answered(mean: float, sd: float, said: Failures | None = None, reading: Reading = "exclude") -> tuple[Any, Draws]:
-    """A posterior around z = (mean, 0, 0), as `mended` by a reading, and its draws."""
-    posterior = mended(Answering(mean, sd), calibrated(said), reading)
+    """A posterior around z = (mean, 0, 0), as `asked` by a reading, and its draws."""
+    posterior = asked(Answering(mean, sd), calibrated(said), reading)
     return posterior, posterior.draw({"x": torch.zeros(1)}, 4_000, generator=torch.Generator().manual_seed(1))
 
 
@@ -109,6 +109,7 @@ CUTS: dict[str, tuple[Callable[[Tensor], Tensor], int, str]] = {
     "window": (lambda z: (z[:, 2] > 0.2) & (z[:, 2] < 0.7), 4_000, "100% fail where 2e-21 < c < 7e-21 (0% elsewhere)"),
     "not all": (lambda z: 0.5 * (z[:, 0] > 1), 2_000, "fail where a > 7.01 m (0% elsewhere)"),
     "product": (lambda z: z[:, 0] * z[:, 1] > 1.0, 2_000, "on a and b together"),
+    "signs, which no single one shows": (lambda z: 0.05 + 0.3 * (z[:, 0] * z[:, 1] > 0), 2_000, "on a and b together"),
     "product, rare": (lambda z: z[:, 0] * z[:, 1] > 2.6, 10_000, "on a and b together"),
 }
 
@@ -165,7 +166,8 @@ def softly(z: Tensor) -> Tensor:
     [
         (a_tenth, 0.0, 0.3, "exclude", "good"),
         (above(1.5), 0.9, 0.3, "exclude", "alarm"),  # leans on the edge
-        (above(1.5), -1.0, 0.3, "exclude", "caution"),  # 8 sds away from it
+        (above(1.5), 0.6, 0.3, "exclude", "alarm"),  # 3 sds away from it: what is cut off could be wider
+        (above(1.5), -1.0, 0.3, "exclude", "caution"),  # 8 sds
         (above(0.5), -1.5, 0.2, "exclude", "alarm"),  # as far, but a third of the prior is gone
         (above(2.9), -1.0, 0.3, "exclude", "good"),  # 2 in 1,000 of the prior
         (softly, 0.0, 0.5, "exclude", "alarm"),  # thinned where the answer is
@@ -173,6 +175,7 @@ def softly(z: Tensor) -> Tensor:
         (above(1.5), 0.9, 0.3, "outcome", "good"),
         (above(1.5), 0.9, 0.3, "model", "alarm"),  # nothing to weight beyond the edge
         (above(1.5), -1.0, 0.3, "model", "caution"),
+        (above(0.5), -1.5, 0.2, "model", "alarm"),
         (softly, 0.0, 0.5, "model", "good"),
     ],
 )
@@ -188,7 +191,7 @@ def test_the_verdict_weighs_what_failures_do_to_this_answer(
 
 def test_unknown_readings_are_refused() -> None:
     with pytest.raises(ValueError, match="'exclude', 'outcome' or 'model', got 'drop'"):
-        mended(Answering(0.0, 1.0), None, "drop")  # type: ignore[arg-type]
+        asked(Answering(0.0, 1.0), None, "drop")  # type: ignore[arg-type]
 
 
 def test_a_model_of_success_gives_the_posterior_under_the_prior_as_written() -> None:
@@ -201,7 +204,7 @@ def test_a_model_of_success_gives_the_posterior_under_the_prior_as_written() -> 
     answers, checks = {}, {}
     readings: tuple[Reading, ...] = ("exclude", "outcome", "model")
     for reading in readings:
-        posterior = mended(learned, calibrated(said), reading)
+        posterior = asked(learned, calibrated(said), reading)
         draws = posterior.draw({"x": torch.zeros(1)}, 4_000, generator=torch.Generator().manual_seed(1))
         z = PRIOR.bijection.forward(draws.theta.double())[:, 0]
         mean = draws.weights @ z
@@ -219,6 +222,17 @@ def test_a_model_of_success_gives_the_posterior_under_the_prior_as_written() -> 
     }
 
 
+@pytest.mark.filterwarnings("ignore:Pareto k")
+def test_where_nothing_succeeds_nothing_is_made_up() -> None:
+    said = found(above(1.0), 2_000)
+    posterior = mended(Answering(1.0, 0.3), said, "model")
+    draws = posterior.draw({"x": torch.zeros(1)}, 1_000, generator=torch.Generator().manual_seed(1))
+    z = PRIOR.bijection.forward(draws.theta.double())[:, 0]
+    assert float(z[draws.weights > 0].max()) < 1.1
+    with pytest.raises(ValueError, match="next to no simulation succeeds where they are"):
+        mended(Answering(3.0, 0.1), said, "model").draw({"x": torch.zeros(1)}, 100, generator=torch.Generator())
+
+
 def test_calibrations_from_before_are_asked_for_again() -> None:
     calibration = calibrated(found(above(0.5), 1_000))
     assert calibration is not None
@@ -230,4 +244,4 @@ def test_calibrations_from_before_are_asked_for_again() -> None:
     assert check_failures(replace(old, failed_rows=0), posterior, draws) == []
     assert check_failures(None, posterior, draws) == []
     with pytest.raises(ValueError, match="no calibration says which simulations fail"):
-        mended(posterior, old, "model")
+        asked(posterior, old, "model")
