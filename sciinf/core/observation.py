@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.observation_columns import Column
+from sciinf.core.observation_columns import Column, Wanted
 from sciinf.core.observation_files import open_columns, values_of
 from sciinf.core.simulator import Observable, Simulator, event_of
+
+_LABEL = r"(?:[_.](\w+)|\[(\w+)\])"
 
 
 def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bool = False) -> dict[str, Tensor]:
@@ -83,12 +85,12 @@ def read_observation(observables: Mapping[str, Observable], *paths: str | Path) 
     """
     if not paths:
         raise ValueError("no observation files were given")
-    numbers = sum(math.prod(spec.shape) for spec in observables.values())
+    wanted = _wanted(observables)
     names: list[str] = []
     found: dict[str, tuple[Path, Column]] = {}
     with ExitStack() as stack:
         for path in map(Path, paths):
-            contents = open_columns(path, lambda name: _is_part(name, observables), numbers, stack)
+            contents = open_columns(path, wanted, stack)
             twice = sorted(set(contents.columns) & set(found))
             if twice:
                 raise ValueError(f"{path} holds {twice}, which an earlier file holds too; keep one of them")
@@ -188,14 +190,15 @@ def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
     return out
 
 
-def _is_part(name: str, observables: Mapping[str, Observable]) -> bool:
-    """Whether a column may be an observable, or one of several that make it up."""
-    return name in observables or any(_label(key, name) for key in observables)
+def _wanted(observables: Mapping[str, Observable]) -> Wanted:
+    """The columns that may be an observable, or one of several that make it up: `v`, `v_0`, `v.left`, `v[1]`."""
+    names = "|".join(re.escape(name) for name in observables)
+    return Wanted(f"(?:{names})(?:{_LABEL})?", sum(math.prod(spec.shape) for spec in observables.values()))
 
 
 def _label(observable: str, name: str) -> str | None:
-    """What follows an observable's name in that of a column: `v_0`, `v.left` and `v[1]` have 0, left and 1."""
-    match = re.fullmatch(re.escape(observable) + r"(?:[_.](\w+)|\[(\w+)\])", name)
+    """What follows an observable's name in that of a column: 0, left and 1 in the examples above."""
+    match = re.fullmatch(re.escape(observable) + _LABEL, name)
     return (match.group(1) or match.group(2)) if match else None
 
 

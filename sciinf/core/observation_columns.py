@@ -6,6 +6,7 @@ afterwards, by `Column.read`. So a file of two kilobytes that promises gigabytes
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-Wanted = Callable[[str], bool]
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for: a regular expression of names, and how many numbers in all."""
+
+    pattern: str
+    numbers: int
+
+    def __call__(self, name: str) -> bool:
+        return re.fullmatch(self.pattern, name) is not None
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ def plain(column: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-def only_once(path: Path, names: Sequence[str], wanted: Wanted) -> None:
+def only_once(path: Path, names: Sequence[str], wanted: Callable[[str], bool]) -> None:
     """Refuse what is wanted and there more than once.
 
     Raises:

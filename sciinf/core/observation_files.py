@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,22 +18,23 @@ from typing import Any
 
 import numpy as np
 
+from sciinf.core import h5_trial
 from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, guarded, only_once, plain
 from sciinf.core.observation_fits import read_fits
 
 _TEXT = (".csv", ".ecsv", ".json")
 _TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100  # notes beside the data, and each number asked for
 _CHUNK_BYTES = 2**26
+_TRIAL_SECONDS, _BYTES_PER_SECOND = 3, 2**24  # of processor time
 _UNIT_KEYS = ("unit", "units", "Unit", "Units", "UNIT", "UNITS")
 
 
-def open_columns(path: Path, wanted: Wanted, numbers: int, stack: ExitStack) -> Contents:
+def open_columns(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     """What a file holds, by its suffix.
 
     Args:
         path: The file.
-        wanted: Whether a name is looked for; the others are listed and left unread.
-        numbers: How many numbers are looked for, which bounds the size of a text file.
+        wanted: What is looked for; other names are listed and left unread. The number of numbers bounds that of bytes.
         stack: Closes the file.
 
     Raises:
@@ -43,11 +46,11 @@ def open_columns(path: Path, wanted: Wanted, numbers: int, stack: ExitStack) -> 
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(sorted(_READERS))}")
-    size, most = path.stat().st_size, _TEXT_BYTES + _BYTES_PER_NUMBER * numbers
+    size, most = path.stat().st_size, _TEXT_BYTES + _BYTES_PER_NUMBER * wanted.numbers
     if suffix in _TEXT and size > most:
         raise ValueError(
-            f"{path} is text of {size / 1e6:,.0f} MB; for {numbers:,} numbers at most {most / 1e6:,.0f} MB are read: "
-            "leave out what is not data, or save it as .h5 or .npz"
+            f"{path} is text of {size / 1e6:,.0f} MB; for {wanted.numbers:,} numbers at most {most / 1e6:,.0f} MB "
+            "are read: leave out what is not data, or save it as .h5 or .npz"
         )
     what, reader = _READERS[suffix]
     return guarded(path, what, lambda: reader(path, wanted, stack))
@@ -172,6 +175,7 @@ def _npz_column(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
 def _read_h5(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     import h5py
 
+    _try(path, wanted)
     file: Any = stack.enter_context(h5py.File(path, "r"))
     names = list(file)
     columns = {}
@@ -182,6 +186,17 @@ def _read_h5(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
         if isinstance(item, h5py.Dataset):
             columns[name] = _h5_column(path, name, item)
     return Contents(tuple(names), columns)
+
+
+def _try(path: Path, wanted: Wanted) -> None:
+    """HDF5 hangs, or kills its process, on some damaged files: another process finds that out."""
+    seconds = str(_TRIAL_SECONDS + path.stat().st_size // _BYTES_PER_SECOND)
+    words = [sys.executable, h5_trial.__file__, str(path), wanted.pattern, str(wanted.numbers), seconds]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if done.returncode < 0:
+        raise ValueError(f"{path} is damaged: HDF5 hangs or breaks on it")
+    if done.returncode > 0:
+        raise ValueError((done.stderr.strip().splitlines() or ["it cannot be opened"])[-1])
 
 
 def _h5_column(path: Path, name: str, item: Any) -> Column:

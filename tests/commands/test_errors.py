@@ -1,0 +1,54 @@
+"""Every error is one sentence."""
+
+from __future__ import annotations
+
+import pytest
+from command_line import call
+
+from sciinf.commands.errors import sentence
+
+SIMULATOR = """
+from torch.distributions import Normal
+from sciinf import Observable, Prior, wrappers
+
+raised = ERROR
+
+
+def observe(path):
+    raise raised
+
+
+simulator = wrappers.numpy(lambda a: [a, a], Prior(a=Normal(0, 1)), {"x": Observable((2,))}, observe=observe)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("MemoryError()", "not enough memory"),
+        ("EOFError('No data left in file')", "a file ends before its data do (EOFError: No data left in file)"),
+        ("KeyError('flux')", "looked for by name is missing (KeyError: 'flux')"),
+        ("OverflowError('too large')", "a number is too large"),
+        ("RecursionError()", "nested too deeply"),
+        ("ValueError()", "ValueError"),
+        ("__import__('safetensors').SafetensorError('header too large')", "SafetensorError: header too large"),
+        ("__import__('struct').error('needs 4 bytes')", "error: needs 4 bytes"),
+        ("ValueError('the way out')", "error: the way out"),
+    ],
+)
+def test_each_error_is_a_sentence(tmp_path, error, words):
+    (tmp_path / "sim.py").write_text(SIMULATOR.replace("ERROR", error))
+    result = call("infer", tmp_path / "sim.py", "--observation", "x", "--out", tmp_path / "run", "-n", 100)
+    assert result.code == 2
+    assert words in result.error
+    assert ("--traceback" in result.error) == ("the way out" not in error)
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path):
+    (tmp_path / "sim.py").write_text(SIMULATOR.replace("ERROR", "KeyError('flux')"))
+    with pytest.raises(KeyError):
+        call("--traceback", "infer", tmp_path / "sim.py", "--observation", "x", "--out", tmp_path / "run", "-n", 100)
+
+
+def test_words_of_users_errors_stay():
+    assert sentence(ValueError("a\n  b")) == "a b"
