@@ -6,7 +6,7 @@ import hashlib
 import io
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from sciinf.core.simulator import identity
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
+from sciinf.storage.answers import answer_folders, answer_place
 from sciinf.storage.outcome import join
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.ood import check_observation
@@ -51,6 +52,8 @@ def query(
     draws: int = 10_000,
     seed: int = 0,
     failures: Reading = "exclude",
+    name: str = "observation",
+    files: Sequence[str | Path] = (),
 ) -> Answer:
     """Ask for the parameters behind one observation.
 
@@ -59,14 +62,16 @@ def query(
         x: One observation: observable name -> array or astropy quantity of its event shape.
         calibration: What `calibrate` said of this posterior, or of the one it corrects.
         simulator: If given, data are simulated from the posterior, for the predictive check in the report.
-        out: Run folder for `answer.json`, `draws.h5` and `predictive.h5`; the answer to the same question found there
-            is read back.
+        out: Run folder. `answer.json`, `draws.h5` and `predictive.h5` go into its `answers/NAME`; the answer to the
+            same question found there is read back, that of another observation stays.
         level: Credible level of the central intervals.
         draws: Posterior draws, at least.
         seed: Seeds the draws.
         failures: What simulations that failed are, where failing depends on the parameters (`trust.failures`): left
             out, as the answer then says ("exclude"); an outcome that nature could have had as well ("outcome"); or a
             fault of the program, for which draws take weights 1 / P(success), known from the calibration ("model").
+        name: What the observation is called.
+        files: The files it came from; the answer names them with their hashes.
 
     Returns:
         Estimates with units, draws, calibration and the verdict on the observation.
@@ -78,10 +83,7 @@ def query(
     Warns:
         UserWarning: If the observation is unlike the simulations.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is a probability between 0 and 1, got {level}")
-    if draws < 1:
-        raise ValueError(f"an answer needs at least one draw, got draws={draws}")
+    _check_numbers(level, draws)
     observation = as_observation(posterior.observables, x)
     posterior = asked(posterior, calibration, failures)
     *_, raw = layers(posterior)
@@ -93,7 +95,7 @@ def query(
     source = identity(simulator) if simulator else None
     read = x.read if isinstance(x, Observation) else ()
     inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source, failures, *read))
-    folder = None if out is None else Path(out)
+    folder = None if out is None else answer_place(Path(out), name, _values_digest(observation))
     # A simulator that is in no file may have changed under its name: then the question is asked anew.
     known = simulator is None or simulator.source is not None
     kept = _found(folder, inputs, calibration) if folder is not None and known else None
@@ -121,11 +123,20 @@ def query(
         scope=posterior.scope,
         checks=left_out(drawn, found) + _checks(posterior, found, calibration, failures),
         read=read,
+        name=name if folder is None else folder.name,
+        files={str(path): _sha256(Path(path)) for path in files},
     )
     if folder is not None:
         about = {"inputs": inputs, "seconds": time.monotonic() - started}
         save_answer(answer, folder, posterior.observables, about)
     return answer
+
+
+def _check_numbers(level: float, draws: int) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability between 0 and 1, got {level}")
+    if draws < 1:
+        raise ValueError(f"an answer needs at least one draw, got draws={draws}")
 
 
 def save_answer(
@@ -152,31 +163,33 @@ def save_answer(
                 item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
     write_bytes(folder / "predictive.h5", image.getvalue())
     files = {name: _sha256(folder / name) for name in ("draws.h5", "predictive.h5")}
-    write_json(folder / "answer.json", {**answer.to_json(), **(about or {}), "sha256": files})
+    values = _values_digest({k: torch.as_tensor(v) for k, v in answer.observation.items()})
+    about = {"values_sha256": values, **(about or {}), "sha256": files}
+    write_json(folder / "answer.json", {**answer.to_json(), **about})
 
 
-def load_answer(folder: str | Path, calibration: Calibration | None = None) -> Answer:
+def load_answer(folder: str | Path, calibration: Calibration | None = None, *, name: str | None = None) -> Answer:
     """Read an answer back from its run folder.
 
     Args:
-        folder: The run folder.
+        folder: The run folder, or the folder of one answer in it.
         calibration: The calibration it was given with (`load_calibration`).
+        name: Which observation's, where the run answered several.
 
     Raises:
-        FileNotFoundError: If the folder holds no answer.
-        ValueError: If a file is damaged, missing or of another answer.
+        FileNotFoundError: If the folder holds no answer, or none of that name.
+        ValueError: If the run holds several answers and no name is given, or a file is damaged, missing or of another
+            answer.
     """
     import h5py
 
-    folder = Path(folder)
-    if not (folder / "answer.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no answer; ask with `sciinf query {folder} --observation FILE`")
+    folder = _one_answer(Path(folder), name)
     data = read_json(folder / "answer.json")
     if not isinstance(data, dict) or "parameters" not in data:
         raise ValueError(f"{folder / 'answer.json'} is not what `sciinf query` writes; ask again")
-    for name, expected in data.get("sha256", {}).items():
-        if not (folder / name).is_file() or _sha256(folder / name) != expected:
-            raise ValueError(f"{folder / name} is damaged, missing or not of the answer in answer.json; ask again")
+    for file_name, expected in data.get("sha256", {}).items():
+        if not (folder / file_name).is_file() or _sha256(folder / file_name) != expected:
+            raise ValueError(f"{folder / file_name} is damaged, missing or not of the answer in answer.json; ask again")
     with h5py.File(folder / "predictive.h5", "r") as opened:
         file: Any = opened
         kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file}
@@ -192,7 +205,20 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None) -> A
         scope=data.get("scope", ""),
         checks=tuple(Check(**check) for check in data.get("checks", ())),
         read=tuple(data.get("read", ())),
+        name=data.get("observation", {}).get("name", ""),
+        files=data.get("observation", {}).get("files", {}),
     )
+
+
+def _one_answer(folder: Path, name: str | None) -> Path:
+    known = answer_folders(folder)
+    if name is not None and name not in known:
+        raise FileNotFoundError(f"{folder} holds no answer called {name!r}; it has {', '.join(known) or 'none'}")
+    if name is None and len(known) > 1:
+        raise ValueError(f"{folder} holds several answers; give the name of one: {', '.join(known)}")
+    if not known:
+        raise FileNotFoundError(f"{folder} holds no answer; ask with `sciinf query {folder} --observation FILE`")
+    return known[name or next(iter(known))]
 
 
 def _found(folder: Path, inputs: str, calibration: Calibration | None) -> Answer | None:
@@ -252,6 +278,13 @@ def _inputs_digest(
         seen = sorted(calibration.reference)  # what is known of fresh simulations
         checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
     digest = hashlib.sha256(repr((posterior.digest, settings, checked)).encode())
-    for name, value in observation.items():
-        digest.update(name.encode() + value.numpy().tobytes())
+    digest.update(_values_digest(observation).encode())
+    return digest.hexdigest()
+
+
+def _values_digest(observation: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the values of an observation, with a leading axis of one or without."""
+    digest = hashlib.sha256()
+    for name in sorted(observation):
+        digest.update(name.encode() + observation[name].numpy().tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import warnings
@@ -55,7 +56,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
         raise TypeError(
             f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
         )
-    steps.finish(folder, answer, seed=seed, started=started)
+    steps.finish(folder, {answer.name: answer}, seed=seed, started=started)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -75,24 +76,27 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.accept_changes
 def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf import build_posterior, calibrate, query, simulate
+    from sciinf import build_posterior, calibrate, simulate
+    from sciinf import query as ask_posterior
+    from sciinf.commands.observations import observations
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe
 
     sim = user_simulator(simulator)
-    data = observe(sim, *observation)
-    steps.tell_read(data)
+    asked = observations(sim.observables, functools.partial(observe, sim), observation)
+    steps.tell_read(asked)
     estimator = steps.build(given["estimator"], sim, given["seed"])
     folder, started, seed = run_folder(out), time.time(), given["seed"]
-    how: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
-    store = simulate(sim, folder / "simulations", n, seed=seed, **how)
+    where: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
+    store = simulate(sim, folder / "simulations", n, seed=seed, **where)
     fit = steps.train(estimator, store, folder, given["device"], seed)
-    fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **how)
+    fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **where)
     checked = calibrate(build_posterior(fit), fresh, folder)
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    asked: dict[str, Any] = {"level": given["level"], "failures": given["failures"], "seed": seed}
-    answer = query(posterior, data, checked, simulator=sim, out=folder, **asked)
-    steps.finish(folder, answer, seed=seed, started=started)
+    how = {name: given[name] for name in ("level", "failures", "seed")}
+    ask = functools.partial(ask_posterior, posterior, calibration=checked, simulator=sim, out=folder, **how)
+    answers = steps.answers_to(asked, ask)
+    steps.finish(folder, answers, seed=seed, started=started)
 
 
 @cli.command()
@@ -189,11 +193,11 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, ac
 def query(folder: str, observation: Sequence[str], simulator: str | None, **given: Any) -> None:
     """Ask a fitted run for the parameters behind an observation."""
     from sciinf import build_posterior
-    from sciinf import query as ask
+    from sciinf import query as ask_posterior
     from sciinf.calibration import load_calibration
+    from sciinf.commands.observations import observations
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe, read_observation
-    from sciinf.core.files import json_text
     from sciinf.exports.plain import KNOWN, write_draws
 
     draws = None if given["draws"] is None else Path(given["draws"])
@@ -210,24 +214,30 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
         stores = [Path(folder) / name for name in ("simulations", "calibration_simulations")]
         how: dict[str, Any] = {"accept_changes": given["accept_changes"], "seconds": QUICK}
         steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **how)
-    data = observe(sim, *observation) if sim else read_observation(fit.estimator.observables, *observation)
+    known = fit.estimator.observables
+    read = functools.partial(observe, sim) if sim else functools.partial(read_observation, known)
+    asked = observations(known, read, observation)
+    if draws is not None and len(asked) > 1:
+        raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
     checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    asked: dict[str, Any] = {name: given[name] for name in ("level", "failures", "seed")}
-    answer = ask(posterior, data, checked, simulator=sim, out=folder, **asked)
+    wanted = {name: given[name] for name in ("level", "failures", "seed")}
+    ask = functools.partial(ask_posterior, posterior, calibration=checked, simulator=sim, out=folder, **wanted)
+    answers = steps.answers_to(asked, ask)
     if draws is not None:
-        write_draws(answer, draws, fit.estimator.observables)
+        write_draws(next(iter(answers.values())), draws, known)
     steps.record(Path(folder), given["seed"], started)
-    click.echo(json_text(answer.to_json()) if given["as_json"] else answer.table())
+    click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))
 
 
 @cli.command()
 @click.argument("folder", metavar="DIR")
-def report(folder: str) -> None:
-    """Write the run's report.html: one page, no network."""
+@click.argument("names", metavar="[OBSERVATION]...", nargs=-1)
+def report(folder: str, names: Sequence[str]) -> None:
+    """Write the run's report.html: one page, no network, with all answers or those for the observations named."""
     from sciinf import write_report
 
-    click.echo(str(write_report(folder)))
+    click.echo(str(write_report(folder, names=names or None)))
 
 
 @cli.command(cls=options.FilesCommand)

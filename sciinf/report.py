@@ -7,15 +7,15 @@ the folder lacks is left out with a sentence that says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sciinf.core.files import write_bytes
 from sciinf.core.simulator import Status
+from sciinf.figures.answers import answer_part, answers_table
 from sciinf.figures.calibration import CONFIDENCE, PANELS, coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.corner import LEVELS, corner, windows
 from sciinf.figures.history import history_figure
@@ -25,55 +25,82 @@ from sciinf.figures.page import (
     absent,
     details,
     duration,
-    interval_bar,
-    number,
     page,
     paragraph,
     picture,
     table,
 )
 from sciinf.figures.predictive import predictive
-from sciinf.figures.prior_curves import prior_marginals, prior_ranges
-from sciinf.figures.run_folder import NOT_PREDICTED, STORES, Run, read_run
-from sciinf.figures.style import pretty_unit
+from sciinf.figures.prior_curves import prior_marginals
+from sciinf.figures.run_folder import NOT_PREDICTED, STORES, Run, read_runs
 from sciinf.figures.svg import to_svg
-from sciinf.figures.verdicts import verdict_band
+from sciinf.figures.verdicts import verdict_band, verdicts_band
+from sciinf.storage.answers import answer_folders
 
 _CORNER = 12
+_PICTURED = 12
 
 
-def write_report(folder: str | Path, *, truth: Mapping[str, float] | None = None) -> Path:
+def write_report(
+    folder: str | Path, *, truth: Mapping[str, float] | None = None, names: Sequence[str] | None = None
+) -> Path:
     """Write `report.html` into a run folder.
 
     Args:
         folder: What `sciinf infer`, `sciinf run` or the steps themselves wrote.
         truth: Parameter -> true value, where the observation was simulated; drawn as lines.
+        names: Of which observations, by the names of their answers; all when left out.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: If the folder holds nothing to report on.
-        ValueError: If `truth` names a parameter that the answer does not have.
+        ValueError: If `truth` names a parameter that the answer does not have, or there is no answer of a name.
     """
-    run = read_run(folder)
+    runs = read_runs(folder, names)
+    run = next(iter(runs.values()))
     known = set(run.answer.get("parameters", ()))
     if set(truth or {}) - known:
         raise ValueError(f"truth is given for {sorted(set(truth or {}) - known)}, the answer has {sorted(known)}")
     sections = [
-        Section("answer", "Answer", _answer(run)),
-        Section("posterior", "Posterior", _posterior(run, truth or {})),
-        Section("predictive", "Prediction and data", _predictive(run)),
+        *(_one(run, truth or {}) if len(runs) == 1 else _several(runs, truth or {})),
         Section("calibration", "Calibration", _calibration(run)),
         Section("training", "Training", _training(run)),
         Section("simulations", "Simulations", _simulations(run)),
         Section("provenance", "Provenance", _provenance(run)),
         Section("methods", "Methods text", _methods(run)),
     ]
-    html = page(run.name, _about(run), verdict_band(run), sections, _foot(run))
+    html = page(
+        run.name, _about(run), verdict_band(run) if len(runs) == 1 else verdicts_band(runs), sections, _foot(run)
+    )
     path = Path(folder) / "report.html"
     write_bytes(path, html.encode())
     return path
+
+
+def _one(run: Run, truth: Mapping[str, float]) -> list[Section]:
+    return [
+        Section("answer", "Answer", answer_part(run)),
+        Section("posterior", "Posterior", _posterior(run, truth)),
+        Section("predictive", "Prediction and data", _predictive(run)),
+    ]
+
+
+def _several(runs: Mapping[str, Run], truth: Mapping[str, float]) -> list[Section]:
+    """One table of all answers, then each by itself, the first of them with their pictures."""
+    sections = [Section("answers", "Answers", answers_table(runs))]
+    for index, (name, run) in enumerate(runs.items()):
+        parts = [verdict_band(run, f"verdict{index}"), answer_part(run)]
+        if index < _PICTURED:
+            unlike = f"answer{index}_"
+            parts += [_posterior(run, truth, unlike), _predictive(run, unlike)]
+        else:
+            parts.append(
+                paragraph(f"Pictures of the first {_PICTURED} are drawn; `sciinf report` with a name draws its own.")
+            )
+        sections.append(Section(f"answer{index}", name, "".join(parts)))
+    return sections
 
 
 def _about(run: Run) -> str:
@@ -90,61 +117,14 @@ def _date(run: Run) -> str:
     try:
         when = datetime.fromisoformat(str(run.provenance["started"]))
     except (KeyError, ValueError):
-        files = [run.folder / name for name in ("answer.json", "calibration.json", "fit/fit.json")]
+        answers = [f / "answer.json" for f in answer_folders(run.folder).values()]
+        files = [*answers, *(run.folder / name for name in ("calibration.json", "fit/fit.json"))]
         times = [f.stat().st_mtime for f in files if f.is_file()]
         when = datetime.fromtimestamp(max(times), UTC) if times else datetime.now(UTC)
     return f"{when.day} {when:%B %Y}"
 
 
-def _answer(run: Run) -> str:
-    found: Mapping[str, Any] = run.answer.get("parameters", {})
-    if not found:
-        return absent(run.missing.get("answer", "The answer names no parameter."))
-    level = next(iter(found.values()))["level"]
-    outer = prior_ranges(run.prior)
-    head = ["parameter", "unit", "mean", "sd", "median", f"{level:.0%} interval", "within the prior"]
-    kinds = ["", "", "n", "n", "n", "n", "bar"]
-    raw: Mapping[str, Any] = run.answer.get("amortised") or {}
-    if raw:
-        head, kinds = [*head, "uncorrected"], [*kinds, "n"]
-    if not outer:
-        head, kinds = head[:6] + head[7:], kinds[:6] + kinds[7:]
-    rows = []
-    for name, e in found.items():
-        sd, (low, high) = e["sd"], e["interval"]
-        row = [name, pretty_unit(e["unit"]) or "–", *(number(v, sd) for v in (e["mean"], sd, e["median"]))]
-        row.append(f"{number(low, sd)} to {number(high, sd)}")
-        if outer:
-            alt = f"{name}: {level:.0%} interval within the central 98% of the prior"
-            values = (low, high, e["median"])
-            bar = name in outer and None not in values
-            row.append(interval_bar((low, high), e["median"], outer[name], alt) if bar else "")
-        if raw:
-            row.append(" ± ".join(number(raw[name][key], raw[name]["sd"]) for key in ("mean", "sd")))
-        rows.append(row)
-    return table(head, rows, kinds) + paragraph(_answer_words(run, level, bool(outer), bool(raw)))
-
-
-def _answer_words(run: Run, level: float, bars: bool, raw: bool) -> str:
-    answer = run.answer
-    scope = str(answer.get("scope") or "")
-    parts = [f"{scope[:1].upper()}{scope[1:]}."] if scope else []
-    parts += [f"Intervals are central and hold {level:.0%} of the posterior."]
-    if bars:
-        parts.append("Bars show them within the central 98% of the prior.")
-    if answer.get("draws"):
-        parts.append(f"{answer['draws']:,} draws, effective sample size {answer.get('ess') or 0:,.0f}.")
-    if answer.get("log_evidence") is not None:
-        error = answer.get("log_evidence_error")
-        parts.append(
-            f"Log evidence {number(answer['log_evidence'], error)}" + (f" ± {number(error, error)}." if error else ".")
-        )
-    if raw:
-        parts.append("Uncorrected are mean and sd before draws were weighted by the likelihood.")
-    return " ".join(parts)
-
-
-def _posterior(run: Run, truth: Mapping[str, float]) -> str:
+def _posterior(run: Run, truth: Mapping[str, float], prefix: str = "") -> str:
     draws = run.draws
     if draws is None:
         return absent(run.missing["draws" if run.answer else "answer"])
@@ -168,10 +148,10 @@ def _posterior(run: Run, truth: Mapping[str, float]) -> str:
     caption += "; the prior is dashed where its density can be drawn." if prior else "."
     left_out = len(draws.names) - len(names)
     note = f" The first {_CORNER} of {len(draws.names)} parameters are drawn." if left_out else ""
-    return picture(to_svg(figure, alt, "corner"), caption + note, "Posterior.")
+    return picture(to_svg(figure, alt, f"{prefix}corner"), caption + note, "Posterior.")
 
 
-def _predictive(run: Run) -> str:
+def _predictive(run: Run, prefix: str = "") -> str:
     if not run.checked:
         return absent(run.missing.get("checked" if run.answer else "answer", NOT_PREDICTED))
     parts = [
@@ -183,7 +163,7 @@ def _predictive(run: Run) -> str:
         drawn = predictive(checked)
         alt = f"{checked.name}: observation against data predicted by the posterior. {drawn.caption}"
         caption = f"{drawn.caption} {drawn.note}".strip()
-        parts.append(picture(to_svg(drawn.figure, alt, f"predictive{index}"), caption, f"{checked.name}."))
+        parts.append(picture(to_svg(drawn.figure, alt, f"{prefix}predictive{index}"), caption, f"{checked.name}."))
     return "".join(parts)
 
 

@@ -16,8 +16,10 @@ from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate
 from sciinf.answer import load_answer
 from sciinf.core import Calibration, Simulator, Status, X
 from sciinf.core.files import write_json
+from sciinf.storage.answers import answer_folders
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
+ONE = "answers/observation"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_the_level_is_the_level(fit: Fit) -> None:
 def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibration, tmp_path: Path) -> None:
     posterior = build_posterior(fit, simulator)
     answer = query(posterior, {"x": X_O}, calibration, simulator=simulator, out=tmp_path)
-    data = json.loads((tmp_path / "answer.json").read_text())
+    data = json.loads((tmp_path / ONE / "answer.json").read_text())
     assert list(data["parameters"]) == list(simulator.prior.names)
     for name, estimate in data["parameters"].items():
         assert set(estimate) == {"mean", "sd", "median", "interval", "level", "unit"}
@@ -110,7 +112,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
         "verdict": answer.trust.verdict,
         "level": answer.trust.level,
     }
-    with h5py.File(tmp_path / "draws.h5") as opened:
+    with h5py.File(tmp_path / ONE / "draws.h5") as opened:
         file: Any = opened
         assert set(file) == {*simulator.prior.names, "log_weight"}
         for name, unit in zip(simulator.prior.names, simulator.prior.units, strict=True):
@@ -119,7 +121,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
         weights = torch.softmax(torch.from_numpy(file["log_weight"][()]), 0)
         mean = float(weights @ torch.from_numpy(file["velocity"][()]).double())
         assert mean == pytest.approx(data["parameters"]["velocity"]["mean"], rel=1e-6)
-    with h5py.File(tmp_path / "predictive.h5") as opened:
+    with h5py.File(tmp_path / ONE / "predictive.h5") as opened:
         file: Any = opened
         assert np.array_equal(file["observation/x"][()], np.array(X_O, np.float32))
         assert dict(file["predictive/x"].attrs) == {"unit": "m", "dims": "time", "scale": "linear"}
@@ -136,7 +138,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
 
 def test_an_amortised_answer_has_no_evidence_and_says_that_it_was_never_checked(fit: Fit, tmp_path: Path) -> None:
     answer = query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=500)
-    data = json.loads((tmp_path / "answer.json").read_text())
+    data = json.loads((tmp_path / ONE / "answer.json").read_text())
     assert data["log_evidence"] is None
     assert data["ess"] == pytest.approx(500)
     assert data["draws"] == 500
@@ -148,13 +150,28 @@ def test_an_amortised_answer_has_no_evidence_and_says_that_it_was_never_checked(
 
 def test_the_same_question_is_read_back_and_another_is_not(fit: Fit, calibration: Calibration, tmp_path: Path) -> None:
     def ask(x: list[float], **options: float) -> int:
-        query(build_posterior(fit), {"x": x}, calibration, out=tmp_path, **{"draws": 200, **options})  # type: ignore[arg-type]
-        return (tmp_path / "answer.json").stat().st_mtime_ns
+        answer = query(build_posterior(fit), {"x": x}, calibration, out=tmp_path, **{"draws": 200, **options})  # type: ignore[arg-type]
+        return (tmp_path / "answers" / answer.name / "answer.json").stat().st_mtime_ns
 
     first = ask(X_O)
     assert ask(X_O) == first
-    stamps = [first, ask([*X_O[:4], -2.1]), ask(X_O), ask(X_O, level=0.5), ask(X_O, seed=1), ask(X_O, draws=300)]
+    other = ask([*X_O[:4], -2.1])
+    assert ask(X_O) == first  # the answer of another observation did not replace it
+    stamps = [first, other, ask(X_O, level=0.5), ask(X_O, seed=1), ask(X_O, draws=300)]
     assert len(set(stamps)) == len(stamps)
+    assert len(answer_folders(tmp_path)) == 2
+    with pytest.raises(ValueError, match="several answers; give the name of one: observation, observation-"):
+        load_answer(tmp_path)
+    assert load_answer(tmp_path, name="observation").observation["x"].tolist() == X_O
+
+
+def test_an_answer_of_an_earlier_version_beside_the_fit_is_read(fit: Fit, tmp_path: Path) -> None:
+    made = query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
+    for file in (tmp_path / ONE).iterdir():
+        file.rename(tmp_path / file.name)
+    assert load_answer(tmp_path).parameters == made.parameters
+    query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
+    assert list(answer_folders(tmp_path)) == ["answer", "observation"]
 
 
 def test_the_warning_is_given_again_when_the_answer_is_read_back(
@@ -170,11 +187,11 @@ def test_damage_is_refused_and_mended_by_asking_again(fit: Fit, tmp_path: Path, 
     made = query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
     for change in ("flip", "remove"):
         if change == "flip":
-            data = bytearray((tmp_path / name).read_bytes())
+            data = bytearray((tmp_path / ONE / name).read_bytes())
             data[len(data) // 2] ^= 255
-            (tmp_path / name).write_bytes(bytes(data))
+            (tmp_path / ONE / name).write_bytes(bytes(data))
         else:
-            (tmp_path / name).unlink()
+            (tmp_path / ONE / name).unlink()
         with pytest.raises((ValueError, FileNotFoundError), match=f"{name}|no answer"):
             load_answer(tmp_path)
         query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
@@ -184,9 +201,9 @@ def test_damage_is_refused_and_mended_by_asking_again(fit: Fit, tmp_path: Path, 
 def test_draws_of_one_question_are_never_taken_for_those_of_another(fit: Fit, tmp_path: Path) -> None:
     """As after a crash between the files: draws.h5 is of the newer question, answer.json of the older."""
     query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100)
-    older = json.loads((tmp_path / "answer.json").read_text())
-    query(build_posterior(fit), {"x": [0.0] * 5}, out=tmp_path, draws=100)
-    write_json(tmp_path / "answer.json", older)
+    older = json.loads((tmp_path / ONE / "answer.json").read_text())
+    query(build_posterior(fit), {"x": X_O}, out=tmp_path, draws=100, seed=1)
+    write_json(tmp_path / ONE / "answer.json", older)
     with pytest.raises(ValueError, match="not of the answer"):
         load_answer(tmp_path)
 

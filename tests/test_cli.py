@@ -75,8 +75,9 @@ def test_infer_leaves_the_whole_run_folder(inferred: tuple[Path, Result, list[st
     folder, result, _ = inferred
     assert result.code == 0, result.err
     parts = {p.name for p in folder.iterdir()}
-    wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answer.json", "draws.h5"}
-    assert wanted | {"predictive.h5", "reference.safetensors", "report.html", "provenance.json"} == parts
+    wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answers"}
+    assert wanted | {"reference.safetensors", "report.html", "provenance.json"} == parts
+    assert {p.name for p in (folder / "answers/ball").iterdir()} == {"answer.json", "draws.h5", "predictive.h5"}
     assert {p.name for p in (folder / "fit").iterdir()} == {"fit.json", "model.safetensors", "history.csv"}
     stores = Store(folder / "simulations"), Store(folder / "calibration_simulations")
     assert [len(s) for s in stores] == [400, 400]
@@ -165,7 +166,7 @@ def test_query_prints_json_and_nothing_else(inferred: tuple[Path, Result, list[s
     result = call("query", folder, "--observation", observation, "--level", 0.5, "--json")
     data = json.loads(result.out)
     assert result.code == 0
-    kept = json.loads((folder / "answer.json").read_text())
+    kept = json.loads((folder / "answers/ball/answer.json").read_text())
     assert {key: kept[key] for key in data} == data
     assert list(data["parameters"]) == ["height", "velocity", "acceleration"]
     assert all(e["level"] == 0.5 for e in data["parameters"].values())
@@ -199,7 +200,7 @@ def test_draws_in_every_format(
     file = tmp_path / f"draws.{suffix}"
     result = call("query", inferred[0], "--observation", observation, "--draws", file)
     assert result.code == 0, result.err
-    with h5py.File(inferred[0] / "draws.h5") as opened:
+    with h5py.File(inferred[0] / "answers/ball/draws.h5") as opened:
         kept: Any = opened
         velocity = kept["velocity"][()]
     if suffix == "h5":
@@ -233,7 +234,7 @@ def test_observations_in_two_files(tmp_path: Path) -> None:
     equals = call("query", f"--observation={files[0]}", files[1], "--json", run)
     assert (once.code, twice.code, equals.code) == (0, 0, 0), once.err + twice.err + equals.err
     assert once.out == twice.out == equals.out
-    with h5py.File(run / "predictive.h5") as opened:
+    with h5py.File(run / "answers/trace+offset/predictive.h5") as opened:
         file: Any = opened
         assert np.allclose(file["observation/trace"][()], 1000.0)  # in the simulator's mV
 

@@ -5,6 +5,7 @@ A case is a way in which a wrong answer once came with a green verdict. Tests of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -304,3 +305,27 @@ def test_data_that_stand_there_twice_or_elsewhere_are_refused(line: Path, tmp_pa
 
 
 # --- 13: answers of several observations --------------------------------------------------------------------------
+
+
+def test_the_answer_of_another_observation_stays(line: Path) -> None:
+    seen, other = line / "seen.csv", line / "sites" / "other.csv"
+    other.parent.mkdir()
+    other.write_text("x [m]\n1.2\n0.4\n0.9\n-0.2\n0.8\n")
+    same_name = other.with_name("seen.csv")
+    same_name.write_text("x [m]\n0.0\n0.1\n-0.9\n0.2\n0.3\n")
+    kept = (line / "run/answers/seen/answer.json").read_bytes()
+    result = call("query", line / "run", "--observation", other, same_name)
+    assert result.code == 0, result.err
+    assert (line / "run/answers/seen/answer.json").read_bytes() == kept
+    folders = {f.name for f in (line / "run/answers").iterdir()}
+    assert {"seen", "other"} < folders
+    assert len(folders) == 3  # the other file called seen.csv has an answer of its own
+    said = json.loads((line / "run/answers/other/answer.json").read_text())["observation"]
+    assert said["files"] == {str(other): hashlib.sha256(other.read_bytes()).hexdigest()}
+    assert [row.split()[:2] for row in result.out.splitlines()[2:4]] == [["other", "slope"], ["other", "offset"]]
+    assert call("query", line / "run", "--observation", seen).code == 0
+    assert call("report", line / "run").code == 0
+    page = (line / "run/report.html").read_text()
+    assert "answers passed all checks" in page
+    assert call("report", line / "run", "other").code == 0
+    assert "answers passed all checks" not in (line / "run/report.html").read_text()

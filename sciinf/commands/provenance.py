@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sciinf.core.files import read_json, versions
+from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
 
 
@@ -38,9 +39,13 @@ def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
         if (folder / name / "store.json").is_file():
             store = Store(folder / name)
             data["seeds"][name], data["seconds"][name] = store.seed, store.seconds
-    for name, file in (("fit", "fit/fit.json"), ("calibration", "calibration.json"), ("answer", "answer.json")):
-        if (folder / file).is_file():
-            found = read_json(folder / file)
+    files = {"fit": folder / "fit" / "fit.json", "calibration": folder / "calibration.json"}
+    answers = answer_folders(folder)
+    for name, inside in answers.items():
+        files["answer" if len(answers) == 1 else f"answer {name}"] = inside / "answer.json"
+    for name, file in files.items():
+        if file.is_file():
+            found = read_json(file)
             data["seconds"][name] = found.get("seconds")
             data["digests"][name] = found.get("digest") or found.get("inputs")
             # each step has hashed what it read; hashing all simulations again would make every question wait

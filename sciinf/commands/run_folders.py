@@ -34,16 +34,17 @@ def run_of(folder: str) -> str:
 
 
 def tell_what_changes(folder: Path, simulator: str | None) -> None:
-    """What a question does to the answer that is there."""
+    """What a question without a simulator lacks, and what the report does not show yet."""
     from sciinf.core.files import read_json
+    from sciinf.storage.answers import answer_folders
 
-    try:
-        corrected = bool(read_json(folder / "answer.json").get("amortised"))
-    except (FileNotFoundError, ValueError, AttributeError):
-        return  # none yet, or a damaged one, which the new answer replaces
+    corrected = False
+    for inside in answer_folders(folder).values():
+        try:
+            corrected |= bool(read_json(inside / "answer.json").get("amortised"))
+        except (FileNotFoundError, ValueError, AttributeError):
+            continue  # a damaged one, which says nothing
     if corrected and simulator is None:
         click.echo("note: without --simulator SIM.py this answer is not corrected by the likelihood", err=True)
     if (folder / "report.html").is_file():
-        click.echo(
-            f"note: report.html shows the answer before this one; renew it with `sciinf report {folder}`", err=True
-        )
+        click.echo(f"note: report.html does not show this answer; renew it with `sciinf report {folder}`", err=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from sciinf.core import Answer, Estimator, Fit, Observation, Prior, Simulator
+    from sciinf.commands.observations import Asked
+    from sciinf.core import Answer, Estimator, Fit, Prior, Simulator
     from sciinf.trust.failures import Failures
 
 
@@ -27,10 +28,11 @@ def build(name: str, simulator: Simulator, seed: int) -> Estimator:
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
 
 
-def tell_read(data: Observation) -> None:
-    """Say how an observation was read, before hours are spent on it."""
-    for line in data.read:
-        click.echo(f"read {line}", err=True)
+def tell_read(asked: Sequence[Asked]) -> None:
+    """Say how observations were read, before hours are spent on them."""
+    for one in asked:
+        for line in one.x.read:
+            click.echo(f"read {line}", err=True)
 
 
 def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:
@@ -99,15 +101,37 @@ def same_simulator(
             click.echo(f"note: {said}", err=True)
 
 
-def finish(folder: Path, answer: Answer, *, seed: int, started: float) -> None:
-    """Provenance, report, and the answer on the screen."""
+def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> dict[str, Answer]:
+    """The answers for observations, by their names in the run folder; `ask` is `query` but for the observation."""
+    answers = [ask(one.x, name=one.name, files=one.files) for one in asked]
+    return {answer.name: answer for answer in answers}
+
+
+def table_of(answers: Mapping[str, Answer]) -> str:
+    """One answer, or several in one table."""
+    from sciinf.core.answer import answers_table
+
+    return next(iter(answers.values())).table() if len(answers) == 1 else answers_table(answers)
+
+
+def json_of(answers: Mapping[str, Answer]) -> str:
+    """The content of one `answer.json`, or of several by their names."""
+    from sciinf.core.files import json_text
+
+    said = {name: answer.to_json() for name, answer in answers.items()}
+    return json_text(next(iter(said.values())) if len(said) == 1 else said)
+
+
+def finish(folder: Path, answers: Mapping[str, Answer], *, seed: int, started: float) -> None:
+    """Provenance, report, and the answers on the screen."""
     from sciinf import write_report
 
     record(folder, seed, started)
-    page = write_report(folder)
-    click.echo(answer.table())
+    page = write_report(folder, names=[name for name in answers if name] or None)
+    click.echo(table_of(answers))
     click.echo(f"\nreport       {page}")
-    if answer.calibration is not None and not answer.calibration.passed:
+    calibration = next(iter(answers.values())).calibration
+    if calibration is not None and not calibration.passed:
         click.echo("note: more simulations usually mend a calibration; the same command with more goes on", err=True)
 
 

@@ -48,6 +48,8 @@ class Answer:
         scope: For which observations it holds, in words, where not for all.
         checks: Further findings, such as simulations that failed, or mass at a bound of the prior.
         read: How the observation was read from its files, a line for each observable; empty where it came as arrays.
+        name: What the observation is called.
+        files: The files the observation came from -> SHA-256 of each.
     """
 
     parameters: Mapping[str, Estimate]
@@ -61,6 +63,8 @@ class Answer:
     scope: str = ""
     checks: tuple[Check, ...] = ()
     read: tuple[str, ...] = ()
+    name: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return self.table()
@@ -71,6 +75,7 @@ class Answer:
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
         of = self.calibration.of if self.calibration else None
         return {
+            "observation": {"name": self.name, "files": dict(self.files)},
             "parameters": {name: e.to_json() for name, e in self.parameters.items()},
             "draws": len(self.draws),
             "ess": self.draws.ess,
@@ -89,37 +94,68 @@ class Answer:
     def table(self) -> str:
         """The answer as lines of text: one per parameter with its unit, then both verdicts."""
         level = next(iter(self.parameters.values())).level
-        rows = [["parameter", "unit", "mean", "sd", f"{level:.0%} interval"]]
-        rows[0] += ["amortised mean", "sd"] if self.amortised else []
+        rows = [["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]]
+        rows[0] += ["uncorrected median", f"{level:.0%} interval"] if self.amortised else []
         for name, e in self.parameters.items():
-            low, high = _digits(e.interval[0], e.sd), _digits(e.interval[1], e.sd)
-            rows.append([name, e.unit or "-", _digits(e.mean, e.sd), _digits(e.sd, e.sd), f"[{low}, {high}]"])
-            if self.amortised:
-                raw = self.amortised[name]
-                rows[-1] += [_digits(raw.mean, raw.sd), _digits(raw.sd, raw.sd)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.insert(1, "-" * max(len(line) for line in lines))
-        lines += ["", *(f"read         {line}" for line in self.read)]
+            rows.append([name, e.unit or "-", *_figures(e)])
+            rows[-1] += _figures(self.amortised[name])[:2] if self.amortised else []
+        lines = _aligned(rows)
+        lines += [f"read         {line}" for line in self.read]
         lines += [f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"]
         if self.draws.log_evidence is not None:
             lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error or 0.0:.2f}")
         lines += [f"posterior    {self.posterior}; {self.scope}"] if self.scope else []
-        passed = self.calibration is not None and self.calibration.passed
-        reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
-        other = self.calibration is not None and self.posterior not in ("", self.calibration.of)
-        of = f" (of the {self.calibration.of} posterior)" if self.calibration and other else ""
-        lines.append(f"calibration  {'passed' if passed else 'NOT PASSED'}{of}: {'; '.join(reasons)}")
+        lines.append(_calibration_line(self))
         lines.append(f"trust        {TRUST_LEVELS[self.trust.level]}: {self.trust.verdict}")
         lines += [f"{check.name:<12} {CHECK_LEVELS[check.level]}: {check.verdict}" for check in self.checks]
         return "\n".join(lines)
 
 
-def _digits(value: float, sd: float) -> str:
-    """A number to two significant digits of its standard deviation."""
+def answers_table(answers: Mapping[str, Answer]) -> str:
+    """The answers for several observations as lines of text: one per observation and parameter, then the verdicts."""
+    level = next(iter(next(iter(answers.values())).parameters.values())).level
+    rows = [["observation", "parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd", "trust"]]
+    for name, answer in answers.items():
+        for parameter, e in answer.parameters.items():
+            rows.append([name, parameter, e.unit or "-", *_figures(e), TRUST_LEVELS[answer.trust.level]])
+    lines = _aligned(rows)
+    for name, answer in answers.items():
+        if answer.trust.level != "good":
+            lines.append(f"{name}: {answer.trust.verdict}")
+        lines += [f"{name}: {check.name}: {check.verdict}" for check in answer.checks if check.level != "good"]
+    return "\n".join([*lines, _calibration_line(next(iter(answers.values())))])
+
+
+def _figures(e: Estimate) -> list[str]:
+    """Median and interval, mean and sd, each to two digits of its own width.
+
+    One draw far out carries the sd with it, but none of the quantiles: their widths are the distances between them.
+    """
+    below, above = e.median - e.interval[0], e.interval[1] - e.median
+    low, high = digits(e.interval[0], below), digits(e.interval[1], above)
+    middle = digits(e.median, min((w for w in (below, above) if w > 0), default=0.0))
+    return [middle, f"[{low}, {high}]", digits(e.mean, e.sd), digits(e.sd, e.sd)]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:], ""]
+
+
+def _calibration_line(answer: Answer) -> str:
+    found = answer.calibration
+    if found is None:
+        return f"calibration  NOT PASSED: {NOT_CALIBRATED}"
+    of = f" (of the {found.of} posterior)" if answer.posterior not in ("", found.of) else ""
+    return f"calibration  {'passed' if found.passed else 'NOT PASSED'}{of}: {'; '.join(found.reasons)}"
+
+
+def digits(value: float, width: float) -> str:
+    """A number to two significant digits of a width, such as its standard deviation."""
     if not math.isfinite(value):
         return str(value)
-    places = 3 if not (sd > 0 and math.isfinite(sd)) else 1 - math.floor(math.log10(sd))
+    places = 3 if not (width > 0 and math.isfinite(width)) else 1 - math.floor(math.log10(width))
     if places > 6 or abs(value) >= 1e7:
         digits = math.floor(math.log10(abs(value))) + 1 + places if value != 0 else 0
         return f"{value:.{min(max(digits, 2), 17)}g}"

@@ -11,8 +11,8 @@ from typing import Literal
 from sciinf.figures.style import superscript
 from sciinf.figures.stylesheet import STYLESHEET
 
-Colour = Literal["green", "amber", "red"]
-_SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕"}
+Colour = Literal["green", "amber", "red", "grey"]
+_SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -22,7 +22,7 @@ class Card:
 
     Args:
         title: What was checked.
-        colour: "green", "amber" or "red".
+        colour: "green", "amber" or "red"; "grey" where it does not count.
         state: The verdict in a few words.
         reasons: The verdict's reasons, one sentence each.
     """
@@ -99,7 +99,7 @@ def interval_bar(inner: tuple[float, float], middle: float, outer: tuple[float, 
     )
 
 
-def verdict(headline: str, cards: Sequence[Card]) -> str:
+def verdict(headline: str, cards: Sequence[Card], key: str = "verdict") -> str:
     """The band of verdicts; colour never speaks alone."""
     parts = []
     for card in cards:
@@ -109,7 +109,7 @@ def verdict(headline: str, cards: Sequence[Card]) -> str:
             f'<span aria-hidden="true">{_SYMBOLS[card.colour]}</span>{escape(card.state)}</p>{reasons}</div>'
         )
     return (
-        f'<section class="verdict" id="verdict" aria-label="Verdict">{paragraph(headline)}'
+        f'<section class="verdict" id="{escape(key)}" aria-label="Verdict">{paragraph(headline)}'
         f'<div class="cards">{"".join(parts)}</div></section>'
     )
 

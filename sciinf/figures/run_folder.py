@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.simulator import Status
 from sciinf.core.verdicts import Calibration
 from sciinf.figures.predictive import Checked
+from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
 
 STORES = {"simulations": "training", "calibration_simulations": "calibration"}
@@ -106,42 +107,87 @@ class Run:
             return None
 
 
-def read_run(folder: str | Path) -> Run:
-    """Read a run folder.
+@dataclass
+class _Parts:
+    """Reads the parts of a folder one by one, and notes why one is missing."""
+
+    folder: Path
+    missing: dict[str, str]
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, name: str, file: str, read: Callable[[Path], T], empty: T, why: str) -> T:
+        path = self.folder / file
+        if not path.exists():
+            self.missing[name] = why
+            return empty
+        try:
+            if file in self.hashes and hashlib.sha256(path.read_bytes()).hexdigest() != self.hashes[file]:
+                raise ValueError("it is damaged, or not of the answer in answer.json")
+            return read(path)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            self.missing[name] = f"{file} could not be read: {error}"
+            return empty
+
+
+def read_runs(folder: str | Path, names: Sequence[str] | None = None) -> dict[str, Run]:
+    """Read a run folder: the name of each answer -> the run with it; one run without, named "", where it has none.
+
+    Args:
+        folder: The run folder.
+        names: Which answers; all when left out.
 
     Raises:
         FileNotFoundError: If it holds nothing to report on.
+        ValueError: If there is no answer of a name.
     """
     folder = Path(folder)
+    known = answer_folders(folder)
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"{folder} holds no answer called {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    run = _read_common(folder)
+    runs = {name: _with_answer(run, known[name]) for name in (names or known)} or {"": _with_answer(run, folder)}
+    one = next(iter(runs.values()))
+    if not (one.answer or run.calibration or run.fit or run.history or run.stores):
+        raise FileNotFoundError(
+            f"{folder} holds nothing to report on (no answer.json, calibration.json, fit or simulations); run "
+            "`sciinf infer` with this folder as --out, or give the folder that a run wrote"
+        )
+    return runs
+
+
+def _with_answer(run: Run, folder: Path) -> Run:
+    """A run with the answer in a folder."""
+    missing = dict(run.missing)
+    parts = _Parts(folder, missing)
+    answer = parts.read(
+        "answer", "answer.json", _read_object, {}, "No observation has been asked about in this folder."
+    )
+    parts.hashes = answer.get("sha256") or {}
+    checked = parts.read("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
+    order = next((s.observables for s in run.stores.values()), ())
+    return replace(
+        run,
+        answer=answer,
+        draws=parts.read("draws", "draws.h5", read_draws_h5, None, "The folder holds no posterior draws (draws.h5)."),
+        checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
+        missing=missing,
+    )
+
+
+def _read_common(folder: Path) -> Run:
+    """What all answers of a run have in common."""
     missing: dict[str, str] = {}
-    hashes: dict[str, str] = {}
-
-    def part(name: str, file: str, read: Callable[[Path], T], empty: T, why: str) -> T:
-        if not (folder / file).exists():
-            missing[name] = why
-            return empty
-        try:
-            if file in hashes and hashlib.sha256((folder / file).read_bytes()).hexdigest() != hashes[file]:
-                raise ValueError("it is damaged, or not of the answer in answer.json")
-            return read(folder / file)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            missing[name] = f"{file} could not be read: {error}"
-            return empty
-
-    answer = part("answer", "answer.json", _read_object, {}, "No observation has been asked about in this folder.")
-    hashes.update(answer.get("sha256") or {})
+    part = _Parts(folder, missing).read
     stores: dict[str, Simulated] = {}
     for name, purpose in STORES.items():
         found = part(name, f"{name}/store.json", _read_store, None, f"The folder holds no {purpose} simulations.")
         if found is not None:
             stores[name] = found
-    checked = part("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
-    order = next((s.observables for s in stores.values()), ())
-    run = Run(
+    return Run(
         folder,
-        answer=answer,
-        draws=part("draws", "draws.h5", read_draws_h5, None, "The folder holds no posterior draws (draws.h5)."),
-        checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
+        answer={},
+        draws=None,
+        checked=(),
         calibration=part("calibration", "calibration.json", _read_calibration, None, _NOT_CALIBRATED),
         fit=part("fit", "fit/fit.json", _read_object, {}, "The folder holds no finished fit (fit/fit.json)."),
         history=part("history", "fit/history.csv", _read_history, {}, "The folder holds no training history."),
@@ -149,12 +195,6 @@ def read_run(folder: str | Path) -> Run:
         provenance=part("provenance", "provenance.json", _read_object, {}, "The command that ran was not recorded."),
         missing=missing,
     )
-    if not (run.answer or run.calibration or run.fit or run.history or run.stores):
-        raise FileNotFoundError(
-            f"{folder} holds nothing to report on (no answer.json, calibration.json, fit or simulations); run "
-            "`sciinf infer` with this folder as --out, or give the folder that a run wrote"
-        )
-    return run
 
 
 NOT_PREDICTED = "No data were simulated from the posterior, because the question was asked without a simulator."

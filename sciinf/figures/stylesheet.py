@@ -43,6 +43,7 @@ nav a{text-decoration:none}nav a:hover{text-decoration:underline}
 .green{background:var(--good);border-color:var(--green)}.green .state{color:var(--green)}
 .amber{background:var(--warn);border-color:var(--orange)}.amber .state{color:var(--amber)}
 .red{background:var(--bad);border-color:var(--vermilion)}.red .state{color:var(--vermilion)}
+.grey{border-color:var(--rule)}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;width:100%;margin:1.2rem 0 .6rem;font-size:.94rem}
 caption{text-align:left;color:var(--muted);font-size:.88rem;padding-bottom:.5rem}

@@ -11,6 +11,7 @@ from sciinf.figures.run_folder import Run
 
 _RELIABLE_K = 0.7
 _FEW = 400
+_NAMED = 12
 _LEVELS: dict[str, tuple[Colour, str]] = {
     "good": ("green", "Like the simulations"),
     "unusual": ("amber", "Unusual"),
@@ -21,24 +22,68 @@ _CHECKS: dict[str, Colour] = {"good": "green", "caution": "amber", "alarm": "red
 _PASSED = {True: "Passed", False: "Not passed"}
 
 
-def verdict_band(run: Run) -> str:
-    """The verdicts of a run as markup, with one sentence over them all."""
-    cards = [_calibration_card(run), _trust_card(run)]
-    if run.answer.get("pareto_k") is not None or run.answer.get("amortised"):
-        cards.append(_weights_card(run))
-    cards += [_check_card(check) for check in run.answer.get("checks") or ()]
-    colours, what = {card.colour for card in cards}, "answer" if run.answer else "posterior"
-    if "red" in colours:
-        failed = " and ".join(card.title.lower() for card in cards if card.colour == "red")
-        headline = f"Do not rely on this {what} as it stands: see {failed}."
-    elif "amber" in colours:
-        open_ones = " and ".join(card.title.lower() for card in cards if card.colour == "amber")
-        headline = f"Read this {what} with care: see {open_ones}."
-    else:
-        headline = (
-            "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
-        )
-    return verdict(headline, cards)
+def verdict_band(run: Run, key: str = "verdict") -> str:
+    """The verdicts of a run as markup, with one sentence over them all; `key` is its anchor on the page."""
+    return verdict(headline(run), _cards(run), key)
+
+
+def verdicts_band(runs: Mapping[str, Run]) -> str:
+    """The verdicts on the answers of several observations: how many can be relied on, and which not."""
+    by_colour = {name: _worst(run) for name, run in runs.items()}
+    cards = []
+    states: dict[Colour, str] = {"red": "Do not rely on", "amber": "Read with care", "green": "All checks passed"}
+    for colour, state in states.items():
+        names = [name for name, worst in by_colour.items() if worst == colour]
+        if names:
+            words = f"{', '.join(names[:_NAMED])}" + (
+                f" and {len(names) - _NAMED} more." if len(names) > _NAMED else "."
+            )
+            cards.append(Card(f"{len(names)} of {len(runs)} observations", colour, state, [words]))
+    cards.append(_calibration_card(next(iter(runs.values()))))
+    green = sum(worst == "green" for worst in by_colour.values())
+    return verdict(f"{green} of {len(runs)} answers passed all checks.", cards)
+
+
+def headline(run: Run) -> str:
+    """Whether to rely on the answer, in a sentence.
+
+    It judges the answer that is given. Where that was corrected by the likelihood, the weights say how well, and the
+    calibration of the network that it began from does not count.
+    """
+    cards, what = _counting(run), "answer" if run.answer else "posterior"
+    worst = _worst(run)
+    named = " and ".join(card.title.lower() for card in cards if card.colour == worst)
+    if worst == "red":
+        return f"Do not rely on this {what} as it stands: see {named}."
+    if worst == "amber":
+        return f"Read this {what} with care: see {named}."
+    if _corrected(run):
+        return "All checks passed: the likelihood corrected the posterior, and the observation is like the simulations."
+    return "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
+
+
+def _worst(run: Run) -> Colour:
+    colours = {card.colour for card in _counting(run)}
+    return "red" if "red" in colours else "amber" if "amber" in colours else "green"
+
+
+def _counting(run: Run) -> list[Card]:
+    return [card for card in _cards(run) if card.colour != "grey"]
+
+
+def _corrected(run: Run) -> bool:
+    """Whether the answer is another posterior than the one that was calibrated, corrected by its weights."""
+    return run.answer.get("pareto_k") is not None or bool(run.answer.get("amortised"))
+
+
+def _cards(run: Run) -> list[Card]:
+    calibrated = _calibration_card(run)
+    if _corrected(run):
+        reasons = ["Of the uncorrected posterior, so it does not judge this answer.", *calibrated.reasons]
+        calibrated = Card(calibrated.title, "grey", calibrated.state, reasons)
+    cards = [calibrated, _trust_card(run)]
+    cards += [_weights_card(run)] if _corrected(run) else []
+    return cards + [_check_card(check) for check in run.answer.get("checks") or ()]
 
 
 def _calibration_card(run: Run) -> Card:

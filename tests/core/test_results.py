@@ -153,7 +153,8 @@ def an_answer(**changes) -> Answer:
 
 
 def test_answer_json_says_everything():
-    data = json.loads(json.dumps(an_answer().to_json(), allow_nan=False))
+    data = json.loads(json.dumps(an_answer(name="cell7", files={"cell7.csv": "ab"}).to_json(), allow_nan=False))
+    assert data["observation"] == {"name": "cell7", "files": {"cell7.csv": "ab"}}
     assert data["parameters"]["rate"] == {
         "mean": 1.2345,
         "sd": 0.0567,
@@ -183,8 +184,8 @@ def test_table_has_a_line_per_parameter_with_its_unit_and_both_verdicts():
     lines = an_answer().table().splitlines()
     assert lines[0].split("  ")[0] == "parameter"
     assert "90% interval" in lines[0]
-    assert lines[2].split() == ["rate", "1/h", "1.234", "0.057", "[1.100,", "1.350]"]
-    assert lines[3].split() == ["offset", "-", "-12.3", "2.5", "[-16.0,", "-8.0]"]
+    assert lines[2].split() == ["rate", "1/h", "1.23", "[1.10,", "1.35]", "1.234", "0.057"]
+    assert lines[3].split() == ["offset", "-", "-12.0", "[-16.0,", "-8.0]", "-12.3", "2.5"]
     assert lines[-2:] == [
         "calibration  passed: coverage within 2 points",
         "trust        good: looks like the simulations",
@@ -195,8 +196,8 @@ def test_table_has_a_line_per_parameter_with_its_unit_and_both_verdicts():
 def test_table_shows_the_amortised_estimates_beside():
     answer = an_answer()
     lines = an_answer(amortised=answer.parameters).table().splitlines()
-    assert lines[0].endswith("amortised mean  sd")
-    assert lines[2].split()[-2:] == ["1.234", "0.057"]
+    assert lines[0].endswith("uncorrected median  90% interval")
+    assert lines[2].split()[-3:] == ["1.23", "[1.10,", "1.35]"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,13 @@ def test_table_shows_the_amortised_estimates_beside():
 )
 def test_table_gives_two_digits_of_the_standard_deviation(mean, sd, expected):
     answer = an_answer(parameters={"t": Estimate(mean, sd, mean, (mean, mean), 0.9, "s")}, amortised={})
-    assert answer.table().splitlines()[2].split()[2] == expected
+    assert answer.table().splitlines()[2].split()[-2] == expected
+
+
+def test_table_rounds_each_figure_by_its_own_width():
+    """One draw of 1e16 carries mean and sd, and none of the quantiles' digits."""
+    answer = an_answer(parameters={"t": Estimate(8e5, 1e11, 1.32, (0.09, 8.7), 0.9, "s")}, amortised={})
+    assert answer.table().splitlines()[2].split()[2:5] == ["1.3", "[0.1,", "8.7]"]
 
 
 def test_a_calibration_of_another_posterior_is_not_passed_off_as_the_answers():

@@ -79,3 +79,20 @@ def test_without_its_file_the_answers_word_on_calibration_is_passed_on():
     assert "Not passed" in text
     assert "Coverage is off by 10.0%." in text
     assert "Checked: the ensemble of 3 posterior. The calibration itself is not in this folder" in text
+
+
+def test_the_headline_judges_the_corrected_answer_and_not_the_network_it_began_from():
+    answer = {"trust": trust("good"), "pareto_k": 0.2, "ess": 5000.0, "draws": 10_000}
+    text = band(calibration(passed=False), **answer)
+    assert "All checks passed: the likelihood corrected the posterior" in text
+    assert "Not passed" in text  # said, in a card that does not count
+    assert "so it does not judge this answer" in text
+    assert "Do not rely" in band(calibration(passed=False), **{**answer, "pareto_k": 0.9})
+
+
+def test_further_findings_are_lights_of_their_own():
+    found = {"name": "failures", "level": "alarm", "verdict": "the prior is cut off where a > 3"}
+    text = band(calibration(), trust=trust("good"), checks=[found])
+    assert "Do not rely on this answer as it stands: see failures." in text
+    assert "The prior is cut off where a > 3." in text
+    assert "All checks passed" in band(calibration(), trust=trust("good"), checks=[{**found, "level": "good"}])

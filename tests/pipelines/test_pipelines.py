@@ -61,9 +61,9 @@ def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
     assert answer.trust.p_value is not None
     assert answer.predictive["x"].shape == (400, 5)
     parts = {p.name for p in tmp_path.iterdir()}
-    wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answer.json", "draws.h5"}
+    wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answers"}
     assert wanted <= parts
-    assert json.loads((tmp_path / "answer.json").read_text())["parameters"]["height"]["unit"] == "m"
+    assert json.loads((tmp_path / "answers/observation/answer.json").read_text())["parameters"]["height"]["unit"] == "m"
 
 
 def _figures(draws: Draws, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

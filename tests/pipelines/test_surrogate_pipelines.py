@@ -42,7 +42,7 @@ def test_burgers_inverse_end_to_end(tmp_path: Path) -> None:
     assert answer.draws.ess >= 500
     assert answer.calibration is not None
     assert answer.calibration.rows == 1_000
-    wanted = {"solutions", "surrogate", "simulations", "fit", "calibration.json", "answer.json", "fields.png"}
+    wanted = {"solutions", "surrogate", "simulations", "fit", "calibration.json", "answers", "fields.png"}
     assert wanted <= {p.name for p in tmp_path.iterdir()}
 
 

@@ -1,0 +1,66 @@
+"""Observations from the files that a command was given: one in all of them, or one in each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sciinf.core.observation import Observation, as_observation
+from sciinf.core.simulator import Observable
+from sciinf.storage.answers import observation_name
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One observation: what it is called, its files and its values."""
+
+    name: str
+    files: tuple[str, ...]
+    x: Observation
+
+
+def observations(
+    observables: Mapping[str, Observable], read: Callable[..., Observation], paths: Sequence[str]
+) -> list[Asked]:
+    """The observations in files.
+
+    Several files are one observation if they make up one together, as spectra of two detectors do. Otherwise each must
+    hold one of its own.
+
+    Args:
+        observables: What the simulator produces.
+        read: Makes one observation of any number of files.
+        paths: The files.
+
+    Raises:
+        ValueError: If the files hold no observation, together or each by itself, or a file is given twice.
+    """
+    twice = [path for path, times in Counter(paths).items() if times > 1]
+    if twice:
+        raise ValueError(f"the file {twice[0]} is given twice; name each file once")
+
+    def one(*files: str) -> Asked:
+        x = read(*files)
+        as_observation(observables, x)
+        return Asked(observation_name(files), files, x)
+
+    if len(paths) == 1:
+        return [one(paths[0])]
+    try:
+        return [one(*paths)]
+    except (ValueError, TypeError) as error:
+        together = error
+    try:
+        found = [one(path) for path in paths]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the {len(paths)} files are no observation together ({together}), nor is each by itself ({error})"
+        ) from error
+    names = Counter(asked.name for asked in found)
+    return [asked if names[asked.name] == 1 else Asked(_whole(asked.files[0]), asked.files, asked.x) for asked in found]
+
+
+def _whole(path: str) -> str:
+    """A name that tells files of the same name in several folders apart."""
+    return observation_name([path.replace("/", "_").replace("\\", "_")])
