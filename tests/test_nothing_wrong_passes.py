@@ -183,7 +183,7 @@ def test_what_a_failure_is_can_be_said(cut: tuple[Path, str], reading: str, leve
     folder, _ = cut
     table = call("query", folder / "run", "--observation", folder / "seen.csv", "--failures", reading).out
     assert f"failures     {level}: " in table
-    assert ("amortised mean" in table) == (reading == "model")  # weights beyond nothing but the edge mend nothing
+    assert ("uncorrected median" in table) == (reading == "model")  # weights beyond nothing but the edge mend nothing
 
 
 def test_failures_are_told_without_a_calibration_too(cut: tuple[Path, str], tmp_path: Path) -> None:
