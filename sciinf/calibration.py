@@ -50,7 +50,7 @@ from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
 from sciinf.store import Store
 from sciinf.trust.failures import Failures, look, mended
-from sciinf.trust.ood import make_reference
+from sciinf.trust.ood import REFERENCE, make_reference
 
 LEVELS = np.linspace(0.05, 0.95, 19)
 _PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
@@ -93,7 +93,8 @@ def calibrate(
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
     _check_fresh(posterior, store)
-    inputs = hashlib.sha256(f"{posterior.digest} {store.digest} {rows} {draws} {seed}".encode()).hexdigest()
+    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE}"
+    inputs = hashlib.sha256(said.encode()).hexdigest()
     folder = None if out is None else Path(out)
     found = None if folder is None else _found(folder, inputs)
     if found is not None:

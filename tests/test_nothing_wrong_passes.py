@@ -15,6 +15,7 @@ import pytest
 from command_line import call
 
 from sciinf import load_fit
+from sciinf.core.files import read_json
 from sciinf.inference.amortised import Amortised
 
 LINE = """
@@ -209,6 +210,34 @@ def test_crashes_at_any_parameter_are_harmless(tmp_path: Path) -> None:
 
 
 # --- 5: discrete data ---------------------------------------------------------------------------------------------
+
+
+SWITCHES = """
+import numpy as np
+from torch.distributions import Normal
+
+from sciinf import Observable, Prior, wrappers
+
+prior = Prior(level=Normal(0.0, 1.0))
+
+
+def switches(level, rng):
+    return rng.normal(size=3) < level
+
+
+simulator = wrappers.numpy(switches, prior, {"on": Observable((3,), "", dims=("switch",), dtype="bool")})
+"""
+
+
+def test_data_that_take_few_values_are_like_themselves(tmp_path: Path) -> None:
+    """Every one of eight possible observations was called unlike all simulations, half of which were equal to it."""
+    (tmp_path / "switches.py").write_text(SWITCHES)
+    (tmp_path / "seen.csv").write_text("on\n1\n0\n1\n")
+    words = ["--observation", tmp_path / "seen.csv", "--out", tmp_path / "run", "-n", 300, "--calibration", 300]
+    result = call("infer", tmp_path / "switches.py", *words)
+    assert result.code == 0, result.err
+    assert read_json(tmp_path / "run" / "answer.json")["trust"]["level"] == "good"
+    assert "unlike the simulations" not in result.out + result.err
 
 
 # --- 6: units in files --------------------------------------------------------------------------------------------
