@@ -17,7 +17,7 @@ from command_line import call
 
 from sciinf import Recipe, Score, load_fit, load_simulator, simulate, train
 from sciinf.core.fit import save_fit
-from sciinf.diffusion import Diffusion, Level, NormalLogs, PredictScore
+from sciinf.diffusion import Diffusion, PredictScore
 from sciinf.surrogates import Operator
 
 SIMULATORS = Path(__file__).parents[1] / "simulators"
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 def test_score_prediction_with_its_default_weighting_trains(run):
     simulator = load_simulator(LINEAR)
     store = simulate(simulator, run / "simulations", 1_000, seed=0, progress=False)
-    diffusion = Diffusion(Level(1e-3, 5.0), PredictScore(), NormalLogs(-0.7, 1.8))
+    diffusion = Diffusion(parameterisation=PredictScore())
     score = Score(simulator.prior, simulator.observables, diffusion=diffusion, linear=False, hidden=32, blocks=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

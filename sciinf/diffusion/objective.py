@@ -9,27 +9,28 @@ A network F sees c_in x_t and the level s, and stands for the denoiser D(x_t, s)
 | `PredictNoise` | e | 1 / alpha | -s |
 | `PredictData` | x_0 | 0 | 1 |
 | `PredictVelocity` | v = (alpha e - sigma x_0) / c, c^2 = alpha^2 + sigma^2 | alpha / c^2 | -sigma / c |
-| `PredictScore` | grad log p_t(x_t) | 1 / alpha | sigma s |
-| `PredictDrift` | dx_t/dt = alpha' x_0 + sigma' e, of flow matching | as below | as below |
+| `PredictScore` | sigma grad log p_t(x_t) | 1 / alpha | s |
+| `PredictDrift` | dx_t/dt / r = (alpha' x_0 + sigma' e) / r, r^2 = (alpha'^2 + sigma'^2) / 2 | as below | as below |
 | `Preconditioned` | what is left of x_0 beside the best linear guess | 1 / (alpha (1 + s^2)) | s / sqrt(1 + s^2) |
 
-where data have sd 1. For `PredictDrift`, alpha' = f alpha and sigma' = sigma (f + k) with
-k = (log s)' = g^2 / (2 sigma^2), so that a = (f + k) / (alpha k) and b = -1 / (alpha k).
+where data have sd 1. Every target has a size of the order of 1 at every level: a score grows as 1 / sigma and a drift
+may grow or fall by orders of magnitude on its path, and networks asked for these themselves train to nonsense, so the
+one is taken times sigma and the other over r, which is 1 in flow matching (`Straight`). For `PredictDrift`,
+alpha' = f alpha and sigma' = sigma (f + k) with k = (log s)' = g^2 / (2 sigma^2), so that a = (f + k) / (alpha k) and
+b = -r / (alpha k).
 
 Training draws a level for each row and minimises, with a weighting w,
 
     E_{x_0, e, s} [ w(s) |F - F*|^2 ] / D = E [ w(s) / b^2 |D(x_t, s) - x_0|^2 ] / D.
 
-`EvenWeights`, w = 1 / E |F*|^2 per dimension, counts all levels alike relative to the size of what F approximates.
-For noise, data, velocity and EDM's target that size is 1 and w = 1 is the loss of the papers, as for the drift of
-`Straight`, whose size is the same all along. A score grows as 1 / sigma, and w = sigma^2: w = 1 would be the noise of
-the lowest levels alone. `LikelihoodWeights` makes it, up to a constant, the bound on -log q(x_0) of the reverse
-process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn. `ClippedWeights` is w = 1 in x_0 at most
-gamma signal-to-noise ratios 1/s^2 (Min-SNR).
+`EvenWeights` (w = 1) counts all levels alike in what F approximates. `LikelihoodWeights` makes it, up to a constant,
+the bound on -log q(x_0) of the reverse process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn.
+`ClippedWeights` is w = 1 in x_0 at most gamma signal-to-noise ratios 1/s^2 (Min-SNR); `PredictData` learns low levels
+better with it.
 
-A loss that hangs on few of the levels drawn trains to nonsense, so a `Diffusion` looks at this when it is built. Of
-data with sd 1 and the best linear denoiser a row's loss is v(s) = w / b^2 s^2 / (1 + s^2), and (E v)^2 / E v^2 the
-share of levels that count.
+A loss that hangs on few of the levels drawn trains to nonsense too, so a `Diffusion` looks at this when it is built. An
+error of F counts as w(s), and of data with sd 1 and the best linear denoiser a row's loss is w / b^2 s^2 / (1 + s^2).
+Of either, v, (E v)^2 / E v^2 is the share of levels that count.
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -93,21 +94,21 @@ class PredictVelocity(Parameterisation):
 
 
 class PredictScore(Parameterisation):
-    """The score of x_t."""
+    """The score of x_t, times sigma."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
-        alpha = schedule.alpha(t)
-        return 1 / alpha, schedule.level(t) ** 2 * alpha
+        return 1 / schedule.alpha(t), schedule.level(t)
 
 
 class PredictDrift(Parameterisation):
-    """The velocity of x_t along its path."""
+    """The velocity of x_t along its path, over its size."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         drift, diffusion = schedule.rates(t)
         alpha = schedule.alpha(t)
         rate = 0.5 * diffusion / schedule.sigma(t) ** 2
-        return (drift + rate) / (alpha * rate), -1 / (alpha * rate)
+        size = (0.5 * ((drift * alpha) ** 2 + (schedule.sigma(t) * (drift + rate)) ** 2)).sqrt()
+        return (drift + rate) / (alpha * rate), -size / (alpha * rate)
 
 
 class Preconditioned(Parameterisation):
@@ -173,27 +174,27 @@ class Weighting(Component, ABC):
     """How much each level counts."""
 
     @abstractmethod
-    def weight(self, level: Times, size: Times, density: Times) -> Times:
-        """Factor of |D - x_0|^2, which is w / b^2.
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+        """Factor of |D - x_0|^2.
 
         Args:
             level: s.
-            size: How far off D is where F is by as much as its target is large: |b| (E |F*|^2)^{1/2} per dimension.
+            scale: b.
             density: Of log s, that levels are drawn from.
         """
 
 
 class EvenWeights(Weighting):
-    """All alike, relative to the size of what the network approximates."""
+    """All alike, in what the network approximates."""
 
-    def weight(self, level: Times, size: Times, density: Times) -> Times:
-        return 1 / size**2
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
+        return 1 / scale**2
 
 
 class LikelihoodWeights(Weighting):
     """The bound on the negative log-likelihood."""
 
-    def weight(self, level: Times, size: Times, density: Times) -> Times:
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
         return 1 / (level**2 * density)
 
 
@@ -212,7 +213,7 @@ class ClippedWeights(Weighting):
             raise ValueError(f"ClippedWeights needs gamma above 0, got {gamma}")
         self.gamma = float(gamma)
 
-    def weight(self, level: Times, size: Times, density: Times) -> Times:
+    def weight(self, level: Times, scale: Times, density: Times) -> Times:
         return (1 / level**2).clamp_max(self.gamma)
 
 
@@ -249,18 +250,13 @@ class Diffusion(Component):
             )
 
     def _share(self) -> float:
-        """(E v)^2 / E v^2, of levels drawn."""
+        """The smaller (E v)^2 / E v^2, of levels drawn."""
         uniform = (torch.arange(1_024, dtype=torch.float64) + 0.5) / 1_024
         level, density = self.levels.draw(self.schedule, uniform)
-        carried = self._weight(level, density) * level**2 / (1 + level**2)
-        return float(carried.mean() ** 2 / carried.square().mean())
-
-    def _weight(self, level: Times, density: Times) -> Times:
-        time = self.schedule.time(level)
-        skip, _ = self.parameterisation.coefficients(self.schedule, time)
-        kept = skip * self.schedule.alpha(time)
-        size = ((1 - kept) ** 2 + (kept * level) ** 2).sqrt()  # of x_0 - a x_t
-        return self.weighting.weight(level, size, density)
+        _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
+        weight = self.weighting.weight(level, scale, density)
+        carried = torch.stack([weight * scale**2, weight * level**2 / (1 + level**2)])
+        return float((carried.mean(1) ** 2 / carried.square().mean(1)).amin())
 
     def denoise(self, network: Network, y: Float[Tensor, "*rows dim"], level: Times) -> Float[Tensor, "*rows dim"]:
         """D at y = x_t / alpha and level s, of shape () or (*rows)."""
@@ -281,8 +277,9 @@ class Diffusion(Component):
             generator: For noise and levels.
         """
         noise, level, density = self.noise(data, generator)
+        _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
         off = self.denoise(network, data + level[:, None] * noise, level) - data
-        return self._weight(level, density) * off.square().mean(-1)
+        return self.weighting.weight(level, scale, density) * off.square().mean(-1)
 
     def noise(self, data: Float[Tensor, "batch dim"], generator: torch.Generator) -> tuple[Tensor, Times, Times]:
         """Noise like data, a level for each, and the density of its logarithm; levels are spread over a batch."""

@@ -16,7 +16,7 @@ RECIPE = Recipe(epochs=40, batch=64, learning_rate=5e-3)
 
 
 class Unbalanced(Weighting):
-    """w = 1 in the score, which grows as 1 / s: what `PredictScore` must not be trained with."""
+    """w = 1 in the score, which grows as 1 / s."""
 
     def weight(self, level, size, density):
         return 1 / level**4

@@ -175,6 +175,21 @@ def test_draws_stay_strictly_inside_the_prior_up_to_its_edge(name):
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_densities_integrate_to_one_in_the_parameters_own_units(name):
+    """Of rows in a small part of the prior, so that standardising parameters stretches them by far."""
+    prior, source = Prior(a=(td.Uniform(-1.0, 1.0), "m")), generator()
+    theta = 0.3 + 0.02 * torch.randn(200, 1, generator=source)
+    rows = Batch(theta, {"x": theta[:, 0] + 0.02 * torch.randn(200, generator=source)})
+    estimator = module(name).build(prior, {"x": Observable(())}, seed=0)
+    if not estimator.normalised:
+        pytest.skip("a likelihood is no density of parameters")
+    estimator.standardise(lambda: iter([rows]))
+    grid = torch.linspace(0.1, 0.5, 101)  # ten sds of the rows to either side
+    found = log_prob(estimator.eval(), grid[:, None, None], rows.rows(slice(0, 1)).x)
+    assert float(found.exp().sum()) * 0.4 / 100 == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", MASKED)
 def test_what_a_mask_hides_changes_nothing(name, kind):
     estimator, batch = built(name, KINDS[kind])
