@@ -49,7 +49,7 @@ def test_score_prediction_with_its_default_weighting_trains(run):
     rows = store.load().rows(slice(0, 100))
     draws = fit.estimator.density(rows.x).sample(50, generator=torch.Generator().manual_seed(0))
     off = (draws.mean(0) - simulator.exact(rows.x)[0]) / rows.theta.std(0)
-    assert float(off.square().mean().sqrt()) < 0.4  # of the prior's sds; 2 with equal weights in the score
+    assert float(off.abs().median()) < 0.7  # of the prior's sds, 0.4 after so short a training; 3e6 for a bare score
 
 
 def test_draws_that_are_no_numbers_are_no_answer_and_leave_the_folder_whole(run):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, Surrogate
+from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, PairedDensity, Surrogate
 
 COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
 ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
@@ -24,8 +24,8 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
 
     Returns:
         What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|. Of an
-        estimator with draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw from the
-        truth, in sds of the held-out parameters, of the parameter where it is largest.
+        estimator with quick draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw
+        from the truth, in sds of the held-out parameters, of the parameter where it is largest.
     """
     learned.eval()
     told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}
@@ -38,7 +38,7 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
 @torch.no_grad()
 def _drawn(estimator: Estimator, rows: Batch) -> dict[str, float]:
     density = estimator.condition(rows.x)
-    if not isinstance(density, Density):
+    if not isinstance(density, Density) or isinstance(density, PairedDensity):  # draws of the latter are long chains
         return {}
     found = density.sample(_DRAWS, generator=torch.Generator().manual_seed(0)).cpu()
     bijection = estimator.prior.bijection
