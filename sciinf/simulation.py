@@ -25,12 +25,10 @@ from sciinf.engine.block import give_up, one_thread, propose, run_block
 from sciinf.engine.pool import run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
+from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
 from sciinf.storage.description import accept
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
-
-REFUSED_ABOVE = 0.5
-_JUDGED_FROM = 50  # rows before which a campaign is not stopped for its failures
 
 
 def simulate(
@@ -76,8 +74,8 @@ def simulate(
 
     Raises:
         ValueError: If the folder holds another campaign, the same parameters and seed give other data than there, the
-            simulator does not return what its observables promise, or more than half of the rows failed; what was
-            simulated is kept.
+            simulator does not return what its observables promise, or clearly more than half of the rows failed; what
+            was simulated is kept.
         OSError: If the store cannot be written; what was committed is kept.
         KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
 
@@ -197,16 +195,16 @@ def _follow(store: Store, entries: Generator[Entry, None, None], shown: bool) ->
         for entry in entries:
             counts.update(entry.counts)
             bar.add(entry.rows, entry.rows - entry.ok)
-            if counts.total() >= _JUDGED_FROM and _failed(counts) > REFUSED_ABOVE * counts.total():
+            if mostly_failing(_failed(counts), counts.total()):
                 break
     store.refresh()
-    if counts.total() >= min(_JUDGED_FROM, store.rows):
-        _refuse(store, counts)
+    _refuse(store, counts, done=counts.total() >= store.rows)
 
 
-def _refuse(store: Store, counts: Mapping[Status, int]) -> None:
+def _refuse(store: Store, counts: Mapping[Status, int], *, done: bool) -> None:
+    """Refuse what clearly fails in more than half of all rows, or has none to learn from when it is done."""
     total, failed = sum(counts.values()), _failed(counts)
-    if failed <= REFUSED_ABOVE * total:
+    if not mostly_failing(failed, total) and not (done and failed == total):
         return
     messages = Counter(failure.message for failure in store.failures(limit=1000))
     message, times = messages.most_common(1)[0]
@@ -219,7 +217,7 @@ def _refuse(store: Store, counts: Mapping[Status, int]) -> None:
 
 def _warn(store: Store) -> None:
     counts = store.counts
-    _refuse(store, counts)
+    _refuse(store, counts, done=True)
     if _failed(counts):
         warnings.warn(
             f"{_failed(counts):,} of {len(store):,} simulations in {store.path} failed ({_words(counts)}) and are left "

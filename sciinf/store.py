@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.core.files import write_bytes
+from sciinf.core.files import sweep, write_bytes
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.storage import selection
 from sciinf.storage.description import campaign, claim, describe, read_description
-from sciinf.storage.durable import sweep, writing
+from sciinf.storage.durable import writing
 from sciinf.storage.findings import Damage, Failure
 from sciinf.storage.journal import Entry, Journals
 from sciinf.storage.outcome import normalise, status_of
@@ -97,7 +97,8 @@ class Store:
             for folder in (path / "shards", path / "journal"):
                 folder.mkdir(parents=True, exist_ok=True)
             claim(path / "store.json", wanted, simulator)
-            sweep(path / "shards")
+            for folder in (path, path / "shards"):
+                sweep(folder)
         return cls(path)
 
     # --- what is there ----------------------------------------------------------------------------------------------

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import call
+from torch.distributions import MultivariateNormal, Normal
 
-from sciinf import Flow, Recipe, load_simulator, simulate, train
+from sciinf import Flow, Prior, Recipe, load_simulator, simulate, train
+from sciinf.commands.run_folders import run_folder
+from sciinf.core.files import writer
 
 OWN = """
 import sys
@@ -118,3 +125,57 @@ def test_a_pipeline_imports_what_lies_beside_it(tmp_path):
     (tmp_path / "settings.py").write_text("raise ValueError('found it')\n")
     (tmp_path / "analysis.py").write_text("def run(out, *, seed):\n    import settings\n")
     assert "found it" in call("run", tmp_path / "analysis.py", "--out", tmp_path / "out").error
+
+
+def test_a_store_of_absurd_size_is_refused_at_once(own: Path, tmp_path: Path) -> None:
+    """It was listed block by block, for ever."""
+    store = own / "run" / "simulations"
+    data = json.loads((store / "store.json").read_text())
+    data.pop("sha256_of_the_rest", None)
+    for rows, words in (
+        (10**15, "files, and there may be"),
+        (-3, "positive whole numbers"),
+        ("many", "positive whole"),
+    ):
+        (store / "store.json").write_text(json.dumps({**data, "rows": rows}))
+        for command in (["check", store], ["train", own / "sim.py", store, "--out", tmp_path / "new"]):
+            result = call(*command)
+            assert result.code == 2
+            assert words in result.error
+    result = call("simulate", own / "sim.py", "-n", 10**15, "--out", tmp_path / "store")
+    assert result.code == 2
+    assert "files, and there may be" in result.error
+    assert not (tmp_path / "store").exists()
+
+
+def test_commands_may_look_at_one_run_folder_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: run_folder(str(tmp_path / "run")), range(400))) == {tmp_path / "run"}
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_leftovers_of_killed_commands_go(tmp_path: Path) -> None:
+    dead, alive = f".{writer()}.4194305.tmp", f".{writer()}.{os.getpid()}.tmp"
+    gone = [tmp_path / f".answer.json{dead}", tmp_path / "fit" / f".fit.json{dead}", tmp_path / ".a.other.7.tmp"]
+    kept = [tmp_path / f".draws.h5{alive}", tmp_path / ".draws.h5.another.host.4194305.tmp", tmp_path / ".mine.tmp"]
+    (tmp_path / "fit").mkdir()
+    for file in (*gone, *kept):
+        file.write_bytes(b"half")
+    os.utime(gone[2], (0, 0))  # of another machine, and old
+    run_folder(str(tmp_path))
+    assert [file.exists() for file in gone] == [False] * 3
+    assert [file.exists() for file in kept] == [True] * 3
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-x", "@sum", "a\nb", " a", "", "x" * 201])
+def test_parameters_that_spreadsheets_would_run_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="a parameter is named"):
+        Prior(**{name: Normal(0.0, 1.0)})
+    with pytest.raises(ValueError, match="a parameter is named"):
+        Prior.joint([name, "b"], MultivariateNormal(torch.zeros(2), torch.eye(2)))
+
+
+def test_names_in_use_stay(tmp_path: Path) -> None:
+    names = ["theta_0", "theta[0]", "a.b", "log10 mass", "α", "m/s", "x-y"]
+    assert Prior(**{name: Normal(0.0, 1.0) for name in names}).names == tuple(names)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
+
+from sciinf.core.files import sweep
 
 
 def run_folder(out: str) -> Path:
@@ -16,9 +19,10 @@ def run_folder(out: str) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # has no name, so that two commands may look at once
+            pass
+        for place in (folder, *(entry for entry in folder.iterdir() if entry.is_dir())):
+            sweep(place)
     except OSError as error:
         raise OSError(
             f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out"

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+_RUN_BY_SPREADSHEETS = "=+-@"
+
+
+def check_parameter_name(name: Any) -> None:
+    """Refuse a name that a table cannot carry, or that a spreadsheet would run as a formula.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not 0 < len(name) <= 200:
+        raise ValueError(f"a parameter is named {name!r}; give it a name of printable characters in one line")
+    if name[0] in _RUN_BY_SPREADSHEETS:
+        raise ValueError(
+            f"a parameter is named {name!r}: spreadsheets run what begins with one of {_RUN_BY_SPREADSHEETS}; rename it"
+        )
+
 
 def is_whole(value: Any, least: int) -> bool:
     """Whether a value is an int of at least `least`; True and False are none."""

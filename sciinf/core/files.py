@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "astropy", "h5py")
+_DAY = 86_400.0  # seconds
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -29,7 +33,7 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
     """
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{writer()}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -43,6 +47,37 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def writer() -> str:
+    """The machine and container that writes here. Host name and process number alone may be those of another one."""
+    told = [platform.node()]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            told.append(os.readlink(file) if file.endswith("pid") else Path(file).read_text())
+    return f"{platform.node() or 'host'}.{hashlib.sha256(' '.join(told).encode()).hexdigest()[:8]}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files of processes that were here and are gone, and any that are more than a day old."""
+    for file in folder.glob(".*.*.tmp"):
+        rest, _, pid = file.name.removesuffix(".tmp").rpartition(".")
+        if not pid.isdigit():
+            continue
+        with suppress(OSError):  # somebody else was faster
+            if (rest.endswith(f".{writer()}") and not alive(int(pid))) or time.time() - file.stat().st_mtime > _DAY:
+                file.unlink()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def json_text(data: Any) -> str:

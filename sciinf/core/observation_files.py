@@ -25,7 +25,7 @@ from sciinf.core.observation_fits import read_fits
 _TEXT = (".csv", ".ecsv", ".json")
 _TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100  # notes beside the data, and each number asked for
 _CHUNK_BYTES = 2**26
-_TRIAL_SECONDS, _BYTES_PER_SECOND = 3, 2**24  # of processor time
+_TRIAL_SECONDS, _BYTES_PER_SECOND = 2, 2**24  # of processor time
 _UNIT_KEYS = ("unit", "units", "Unit", "Units", "UNIT", "UNITS")
 
 

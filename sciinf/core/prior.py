@@ -18,6 +18,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from sciinf.core.checks import check_parameter_name
 from sciinf.core.laws import (
     Truncated,
     from_normal,
@@ -119,6 +120,7 @@ class Prior:
         if len(set(names)) != len(names):
             raise ValueError(f"parameter names must differ, got {names}")
         for name, unit in zip(names, units, strict=True):
+            check_parameter_name(name)
             check_unit(unit, f"parameter {name!r}")
         self.names, self.units, self.laws = names, tuple(str(unit) for unit in units), laws
         self.bijection = Bijection(laws)

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.files import write_bytes
+from sciinf.core.files import sweep, write_bytes
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.conditions import conditions
-from sciinf.storage.durable import sweep, writing
+from sciinf.storage.durable import writing
 from sciinf.storage.journal import Entry
 from sciinf.storage.outcome import failed_outcome, join, normalise
 from sciinf.store import Store

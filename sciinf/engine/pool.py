@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sciinf.core.files import alive
 from sciinf.core.simulator import Simulator, Status, identity, load_simulator
 from sciinf.engine.block import give_up, run_block
-from sciinf.storage.durable import alive
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
 REFUSED_ABOVE = 0.5
 JUDGED_FROM = 50  # rows before which a simulator is not refused for its failures
+
+
+def mostly_failing(failed: int, rows: int) -> bool:
+    """Whether clearly more than half of all rows would fail, judged from those so far.
+
+    The number that fail must lie four standard deviations above half: a simulator that fails half the time looks so in
+    3e-5 of looks, one that fails in 45 % never, however often it is looked at.
+    """
+    return rows >= JUDGED_FROM and failed - REFUSED_ABOVE * rows > 2 * math.sqrt(rows)
 
 
 class Tally:
@@ -24,14 +34,14 @@ class Tally:
         """Take note of rows.
 
         Raises:
-            ValueError: If of all so far, 50 or more, more than half have failed.
+            ValueError: If of all so far, 50 or more, clearly more than half have failed.
         """
         self.simulated, self.failed = self.simulated + rows, self.failed + failed
         if failed:
             known = list(messages)
             self.messages.update(known)
             self.messages["NaN or infinite values, or a status without a reason"] += max(0, failed - len(known))
-        if self.simulated >= JUDGED_FROM and self.failed > REFUSED_ABOVE * self.simulated:
+        if mostly_failing(self.failed, self.simulated):
             message, times = self.messages.most_common(1)[0]
             raise ValueError(
                 f"{self.failed:,} of {self.simulated:,} simulations of {self.name!r} failed, refused above "

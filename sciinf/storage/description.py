@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, versions, write_json
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import FILES, Observable, Simulator, recorded, unlike
 
 SCHEMA = 1
+_MOST_BLOCKS, _MOST_ROWS = 10**7, 10**8
 _SIMULATOR, _ACCEPTED = "simulator", "accepted"
 _IDENTITY = (_SIMULATOR, "prior", "observables", "seed", "block")
 _PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
@@ -28,6 +30,8 @@ def describe(
         ValueError: If there are no observables, or one's name cannot name a dataset beside the others.
     """
     _check_names(simulator.observables)
+    if reason := _absurd(rows, block):
+        raise ValueError(f"{reason}; ask for fewer rows, or for other blocks")
     data = {
         "schema": SCHEMA,
         _SIMULATOR: recorded(simulator),
@@ -58,7 +62,21 @@ def read_description(path: Path) -> dict[str, Any]:
         )
     if schema != SCHEMA or not {*_IDENTITY, "rows"} <= set(data):
         raise ValueError(f"{path} is damaged: it describes no store; restore it, or simulate into another folder")
+    if reason := _absurd(data["rows"], data["block"]):
+        raise ValueError(f"{path} is damaged: {reason}")
     return data
+
+
+def _absurd(rows: Any, block: Any) -> str:
+    """Why no campaign has such numbers; "" if one may. Each block is a file and is listed."""
+    if not is_whole(rows, 1) or not is_whole(block, 1):
+        return f"it has {rows!r} rows in blocks of {block!r}, expected positive whole numbers"
+    if -(-rows // block) > _MOST_BLOCKS or block > _MOST_ROWS:
+        return (
+            f"{rows:,} rows in blocks of {block:,} are {-(-rows // block):,} files, and there may be {_MOST_BLOCKS:,} "
+            f"of {_MOST_ROWS:,} rows at most"
+        )
+    return ""
 
 
 def campaign(description: Mapping[str, Any]) -> str:
