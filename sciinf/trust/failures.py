@@ -140,7 +140,7 @@ def look(store: Store, rows: int = _ROWS) -> Failures | None:
 
     Args:
         store: Simulations.
-        rows: How many of them to look at, at most.
+        rows: How many of them to look at; more, where the first that failed comes later.
 
     Raises:
         ValueError: If a block is damaged.
@@ -149,14 +149,15 @@ def look(store: Store, rows: int = _ROWS) -> Failures | None:
         return None
     thetas, flags, missing = [], [], set(store.missing())
     for index in range(store.blocks):
-        if sum(map(len, thetas)) >= rows:
+        if sum(map(len, thetas)) >= rows and any(bool(flag.any()) for flag in flags):
             break
         if index not in missing:
             theta, outcome = store.read(index)
             thetas.append(theta.double())
             flags.append(status_of(outcome) != int(Status.OK))
-    theta, failed = torch.cat(thetas)[:rows], torch.cat(flags)[:rows]
-    return examine(store.prior, theta, failed) if bool(failed.any()) else None
+    theta, failed = torch.cat(thetas), torch.cat(flags)
+    rows = max(rows, int(failed.nonzero()[0]) + 1)
+    return examine(store.prior, theta[:rows], failed[:rows])
 
 
 def examine(prior: Prior, theta: Tensor, failed: Tensor) -> Failures:

@@ -10,6 +10,7 @@ from sciinf import Prior, calibrate, simulate
 from sciinf.core import Draws, Observable, Posterior, Simulator
 from sciinf.inference.reweighted import Reweighted
 from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
+from sciinf.trust.failures import look
 
 PRIOR = Prior(theta=(Normal(0.0, 1.0), "m"))
 X = {"x": torch.zeros(1, 5)}
@@ -121,3 +122,19 @@ def test_a_posterior_by_likelihood_is_calibrated_given_success(tmp_path):
     # The same draws without the factor P(success), as what a network learned, are seen to be wrong.
     wrong = calibrate(Exact(), fresh, rows=400, draws=15, progress=False)
     assert min(wrong.p_values.values()) < 1e-4
+
+
+def test_the_first_failure_is_looked_at_however_late(tmp_path):
+    class Rarely(Failing):
+        name, block = "rarely", 4
+
+        def __call__(self, theta, *, generator):
+            return {"x": torch.where(theta > 1.5, torch.nan, theta)}
+
+    with pytest.warns(UserWarning, match="failed"):
+        store = simulate(Rarely(), tmp_path / "store", 60, progress=False)
+    first = store.failures()[0].row
+    assert first > 5
+    found = look(store, rows=5)
+    assert found is not None
+    assert (found.rows, found.failed) == (first + 1, 1)
