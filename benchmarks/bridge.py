@@ -54,7 +54,8 @@ def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str
             checks.append(check(f"{case}: 0.01 / smallest p of SBC on the solver's data", 0.01 / row["p"], 1.0))
         else:
             checks.append(check(f"{case}: mean off by, in its sds", row["shift"], 0.5))
-            checks.append(check(f"{case}: 1 / width", 1 / row["width"], 1.0))
+            # three observations and 2,000 draws of each tell a width to some per cent
+            checks.append(check(f"{case}: 1 / width", 1 / row["width"], 1.1 if options.quick else 1.0))
             checks.append(check(f"{case}: coverage off by", row["coverage off"], 0.05))
         checks.append(check(f"{case}: C2ST after correction", row["C2ST corrected"], 0.55))
     return rows, checks
