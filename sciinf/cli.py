@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from sciinf.commands import options, steps
+from sciinf.commands.costs import tell_cost
 from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 
@@ -86,6 +87,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     asked = observations(sim.observables, functools.partial(observe, sim), observation)
     steps.tell_read(asked)
     estimator = steps.build(given["estimator"], sim, given["seed"])
+    tell_cost(sim, n, estimator=estimator)
     folder, started, seed = run_folder(out), time.time(), given["seed"]
     where: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
     store = simulate(sim, folder / "simulations", n, seed=seed, **where)
@@ -118,7 +120,9 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
     size: Any = int(block) if block is not None and block.isdigit() else block
-    store = run_campaign(user_simulator(simulator), Path(out), n, block=size, **given)
+    sim = user_simulator(simulator)
+    tell_cost(sim, n, block=size if isinstance(size, int) else None)
+    store = run_campaign(sim, Path(out), n, block=size, **given)
     click.echo(f"{len(store):,} simulations in {store.path}")
     for status, count in store.counts.items():
         if status != 0 and count:
@@ -144,7 +148,9 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
     what = f"the store {store}"
     steps.same_simulator(sim, opened.simulator, what, [opened.path], accept_changes=accept_changes, device=device)
     started, where = time.time(), run_folder(out)
-    fit = steps.train(steps.build(estimator, sim, seed), opened, where, device, seed)
+    built = steps.build(estimator, sim, seed)
+    tell_cost(sim, len(opened), estimator=built)
+    fit = steps.train(built, opened, where, device, seed)
     steps.record(where, seed, started)
     click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
 
