@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-from sciinf.core.files import sweep
-
 
 def run_folder(out: str) -> Path:
     """The run folder, made if need be.
@@ -16,6 +14,8 @@ def run_folder(out: str) -> Path:
     Raises:
         OSError: If it cannot be made or written.
     """
+    from sciinf.core.files import sweep
+
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
