@@ -157,9 +157,11 @@ def test_commands_may_look_at_one_run_folder_at_once(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_commands_go(tmp_path: Path) -> None:
     dead, alive = f".{writer()}.4194305.tmp", f".{writer()}.{os.getpid()}.tmp"
-    gone = [tmp_path / f".answer.json{dead}", tmp_path / "fit" / f".fit.json{dead}", tmp_path / ".a.other.7.tmp"]
+    gone = [tmp_path / "answers/cell" / f".answer.json{dead}", tmp_path / "fit" / f".fit.json{dead}"]
+    gone.append(tmp_path / ".a.other.7.tmp")
     kept = [tmp_path / f".draws.h5{alive}", tmp_path / ".draws.h5.another.host.4194305.tmp", tmp_path / ".mine.tmp"]
-    (tmp_path / "fit").mkdir()
+    for inner in ("fit", "answers/cell"):
+        (tmp_path / inner).mkdir(parents=True)
     for file in (*gone, *kept):
         file.write_bytes(b"half")
     os.utime(gone[2], (0, 0))  # of another machine, and old

@@ -21,7 +21,7 @@ def run_folder(out: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # has no name, so that two commands may look at once
             pass
-        for place in (folder, *(entry for entry in folder.iterdir() if entry.is_dir())):
+        for place in (folder, *folder.glob("*/"), *folder.glob("answers/*/")):
             sweep(place)
     except OSError as error:
         raise OSError(
