@@ -35,6 +35,7 @@ from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.answers import answer_folders, answer_place
 from sciinf.storage.outcome import join
+from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.ood import check_observation
 
@@ -249,7 +250,7 @@ def _checks(
     posterior: Posterior, draws: Draws, calibration: Calibration | None, failures: Reading
 ) -> tuple[Check, ...]:
     """What else is to be said of an answer, each finding by a function of its own."""
-    return (*check_failures(calibration, posterior, draws, failures),)
+    return (*check_failures(calibration, posterior, draws, failures), *check_bounds(posterior.prior, draws))
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:

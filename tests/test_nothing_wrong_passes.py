@@ -236,7 +236,8 @@ def test_data_that_take_few_values_are_like_themselves(tmp_path: Path) -> None:
     words = ["--observation", tmp_path / "seen.csv", "--out", tmp_path / "run", "-n", 300, "--calibration", 300]
     result = call("infer", tmp_path / "switches.py", *words)
     assert result.code == 0, result.err
-    assert read_json(tmp_path / "run" / "answer.json")["trust"]["level"] == "good"
+    (answer,) = (tmp_path / "run").rglob("answer.json")
+    assert read_json(answer)["trust"]["level"] == "good"
     assert "unlike the simulations" not in result.out + result.err
 
 
@@ -328,6 +329,40 @@ def test_data_that_stand_there_twice_or_elsewhere_are_refused(line: Path, tmp_pa
 
 
 # --- 11: outside the prior ----------------------------------------------------------------------------------------
+
+
+HEAVY = """
+from torch.distributions import Uniform
+
+from sciinf import Observable, Prior, wrappers
+
+prior = Prior(mass=(Uniform(20.0, 45.0), "solMass"))
+
+
+def seen(mass, rng):
+    return mass + 0.5 * rng.normal(size=3)
+
+
+simulator = wrappers.numpy(seen, prior, {"x": Observable((3,), "", dims=("detector",))})
+"""
+
+
+def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
+    """A mass of 19 where the prior begins at 20 piled up at 20, without a word."""
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    (tmp_path / "seen.csv").write_text("x\n19.1\n18.8\n19.0\n")
+    (tmp_path / "inside.csv").write_text("x\n30.1\n29.8\n30.0\n")
+    out = ["--out", tmp_path / "run"]
+    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 2_000, "--calibration", 300]
+    result = call("infer", tmp_path / "heavy.py", *words)
+    assert result.code == 0, result.err
+    (answer,) = (tmp_path / "run").rglob("answer.json")
+    (check,) = [c for c in read_json(answer)["checks"] if c["name"] == "prior bounds"]
+    assert check["level"] == "caution"
+    assert "the lower bound of 20 solMass" in check["verdict"]
+    assert "Widen the prior" in result.out
+    assert "Prior bounds" in (tmp_path / "run" / "report.html").read_text()
+    assert "does not lean on a bound" in call("query", tmp_path / "run", "--observation", tmp_path / "inside.csv").out
 
 
 # --- 12: a surrogate's error --------------------------------------------------------------------------------------

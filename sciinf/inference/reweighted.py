@@ -106,7 +106,8 @@ class Reweighted(Posterior):
             done = sum(map(len, thetas))
             if done >= n and effective_size(torch.cat(log_weights)) >= self.target_ess:
                 break
-            size = min(_CHUNK, self.budget - spent)
+            # as many again each time: at most twice as many as the effective size takes
+            size = min(_CHUNK, self.budget - spent, max(n - done, math.ceil(self.target_ess), done))
             theta, log_r = self._mixture(x, law, size, generator)
             thetas.append(theta)
             log_weights.append(self._log_weight(theta, log_r, x))

@@ -79,6 +79,14 @@ def test_exact_from_a_wrong_proposal(known, ball, truth, kind):
     assert agrees(draws, truth, exact_log_evidence(ball))
 
 
+def test_drawing_stops_when_the_effective_size_is_reached(known, ball, truth):
+    draws = Reweighted(proposal(known, ball, truth, "shifted"), ball, ess=1_000, budget=50_000).draw(
+        X_O, 500, generator=generator(1)
+    )
+    assert draws.ess >= 1_000
+    assert len(draws) < 20_000  # all that the pilot left of the budget, 37,500, were drawn at once before
+
+
 class Tilted(Simulator):
     """A simulator with another likelihood than its own."""
 

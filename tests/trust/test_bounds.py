@@ -1,0 +1,82 @@
+"""Leaning on a bound of the prior is said where the truth lies beyond, and hardly ever where it lies inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import truncnorm
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core import Check, Draws, Prior
+from sciinf.trust.bounds import check_bounds, leaning
+
+MASS = Prior(mass=(td.Uniform(20.0, 45.0), "Msun"))
+N = 2_000
+
+
+def posterior(seen: float, sd: float) -> Tensor:
+    """Of a value seen with normal noise, exact, by quantiles."""
+    law = truncnorm((20.0 - seen) / sd, (45.0 - seen) / sd, loc=seen, scale=sd)
+    return torch.tensor(law.ppf((torch.arange(N).double() + 0.5).numpy() / N))[:, None]
+
+
+def found(theta: Tensor, prior: Prior = MASS) -> Check:
+    draws = Draws(prior.names, prior.units, theta, torch.zeros(len(theta)))
+    return check_bounds(prior, draws)[0]
+
+
+@pytest.mark.parametrize("sd", [0.2, 0.5, 0.8])
+def test_a_truth_beyond_the_bound_is_said(sd: float) -> None:
+    low, high = found(posterior(18.0, sd)), found(posterior(48.0, sd))
+    assert (low.level, high.level) == ("caution", "caution")
+    assert "mass" in low.verdict
+    assert "lower bound of 20 Msun" in low.verdict
+    assert "upper bound of 45 Msun" in high.verdict
+    assert "Widen the prior" in low.verdict
+
+
+@pytest.mark.parametrize("sd", [0.05, 0.5, 5.0, 500.0])
+@pytest.mark.parametrize("seen", [20.0, 20.1, 30.0, 45.0])
+def test_a_truth_at_the_bound_and_one_that_nothing_is_known_of_are_normal(seen: float, sd: float) -> None:
+    assert found(posterior(seen, sd)).level == "good"
+
+
+@pytest.mark.parametrize("sd", [0.1, 1.0, 5.0])
+def test_false_alarms_for_truths_drawn_from_the_prior(sd: float) -> None:
+    """At most 2 * .009 sd / 25: of 2,000 truths 7 are expected for sd 5 at most, and 20 or more in 1 of 10,000."""
+    generator = torch.Generator().manual_seed(0)
+    truth = MASS.sample(2_000, generator=generator)[:, 0].double()
+    seen = truth + sd * torch.randn(2_000, generator=generator, dtype=torch.float64)
+    near = seen[(seen < 20.0 + sd) | (seen > 45.0 - sd)]  # others neither lean nor rise
+    assert sum(found(posterior(float(one), sd)).level != "good" for one in near) < 20
+
+
+def test_upper_limits_stay_below_the_rate_of_markov() -> None:
+    """Exponential counts: n = 0 of a rate uniform up to `most` is the worst case, 1 in `most` answers."""
+    for most, level in ((10.0, "good"), (50.0, "caution")):
+        prior = Prior(rate=td.Uniform(0.0, most))
+        quantiles = -torch.log1p(-(torch.arange(N).double() + 0.5) / N)
+        assert found(quantiles[:, None].clamp(max=0.999 * most), prior).level == level
+
+
+def test_weights_count() -> None:
+    theta = torch.cat([posterior(18.0, 0.5), posterior(30.0, 0.5)])
+    light = torch.cat([torch.full((N,), -20.0), torch.zeros(N)])
+    assert check_bounds(MASS, Draws(("mass",), ("Msun",), theta, light))[0].level == "good"
+    assert check_bounds(MASS, Draws(("mass",), ("Msun",), theta, -light - 20.0))[0].level == "caution"
+
+
+def test_unbounded_priors_have_no_bounds() -> None:
+    prior = Prior(a=td.Normal(0.0, 1.0), b=td.VonMises(0.0, 1.0))
+    assert check_bounds(prior, Draws(("a", "b"), ("", ""), torch.zeros(10, 2), torch.zeros(10))) == ()
+
+
+def test_the_figures_of_the_docstring() -> None:
+    p = (torch.arange(100_000).double() + 0.5) / 100_000
+    even = torch.full_like(p, 1e-5)
+    for draws, expected in ((p, 1.8), (-torch.log1p(-p), 3.32), (-torch.special.ndtri(0.5 * (1 - p)), 2.44)):
+        assert leaning(draws, even)[1] == pytest.approx(expected, abs=0.01)
+    beyond = -torch.special.ndtri((1 - p) * torch.special.ndtr(torch.tensor(-2.0).double())) - 2
+    assert leaning(beyond, even)[1] == pytest.approx(3.02, abs=0.02)
+    assert leaning(p, even)[0] == pytest.approx(0.01, abs=1e-4)
