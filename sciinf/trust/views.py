@@ -105,16 +105,16 @@ class Views:
     def _look(self, x: X) -> dict[str, Tensor]:
         """Rows through each view, (batch, K) each, float64; "raw" has NaN where a number is missing, and the masks."""
         z = self.standard(x)
-        data = torch.cat([v.flatten(1) for v in z.values()], dim=1).double()
+        data = torch.cat([v.reshape(len(v), -1) for v in z.values()], dim=1).double()
         raw, masks, present = [], [], []
         for name in z:
             value = x[name].double()
             if name in self.standard.masks:
                 mask = expand_mask(x[self.standard.masks[name]], value.shape)
                 value = torch.where(mask, value, math.nan)
-                masks.append(mask.flatten(1).double())
+                masks.append(mask.reshape(len(mask), -1).double())
                 present.append(masks[-1].mean(1, keepdim=True))
-            raw.append(value.flatten(1))
+            raw.append(value.reshape(len(value), -1))
         return {
             "learned": self.posterior.features(x).double(),
             "data": data,
