@@ -289,7 +289,7 @@ def test_an_answer_says_how_its_observation_was_read(line: Path) -> None:
         assert other["parameters"][key]["mean"] == pytest.approx(given["parameters"][key]["mean"], abs=1e-5)
     result = call("query", line / "run", "--observation", line / "seen.fits", "--simulator", line / "line.py")
     assert "read         x: 5 values, cm -> m" in result.out
-    assert json.loads((line / "run" / "answer.json").read_text())["read"] == other["read"]
+    assert json.loads((line / "run/answers/seen/answer.json").read_text())["read"] == other["read"]
     result = call("infer", line / "line.py", "--observation", line / "seen.fits", "--out", line / "run", "-n", 300)
     assert "read x: 5 values, cm -> m" in result.err
     assert "x: 5 values, cm -> m" in result.out
