@@ -27,6 +27,7 @@ from sciinf.core import (
     Trust,
     as_observation,
 )
+from sciinf.core.doubts import noting, summed_up
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.simulator import identity
@@ -109,7 +110,8 @@ def query(
         return kept
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    drawn = posterior.draw(observation, draws, generator=generator)
+    with noting() as noted:
+        drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     answer = Answer(
@@ -122,7 +124,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=left_out(drawn, found) + _checks(posterior, found, calibration, failures),
+        checks=summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures),
         read=read,
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},

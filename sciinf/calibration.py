@@ -44,6 +44,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
+from sciinf.core.doubts import noting, summed_up
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
@@ -107,10 +108,12 @@ def calibrate(
         )
     generator = torch.Generator().manual_seed(seed)
     failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
-    with Progress(len(fresh), 0, shown=progress, task="calibrating", unit="simulations calibrated on") as bar:
+    unit = "simulations calibrated on"
+    with noting() as noted, Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit) as bar:
         values = _statistics(mended(posterior, failures, "outcome"), fresh, draws, generator, bar)
     p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
     passed, reasons = _verdict(p_values, gaps, len(fresh))
+    reasons += tuple(f"while calibrating, {check.verdict}" for check in summed_up(noted))
     calibration = Calibration(
         names=posterior.prior.names,
         ranks=values["ranks"].numpy(),

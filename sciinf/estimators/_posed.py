@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,6 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import PairedDensity, X
+from sciinf.core.doubts import doubt
 from sciinf.core.memory import retain_freed
 from sciinf.estimators._rejection import fill
 from sciinf.estimators._standardised import check_rows, in_chunks
@@ -121,9 +121,10 @@ class PosedDensity(PairedDensity):
 
         theta, done = fill(self._chosen(found.last, n, generator), propose)
         if not bool(done.all()):
-            warnings.warn(
+            doubt(
                 f"{float((~done).double().mean()):.1%} of the draws are of the chains themselves, for nearly all of "
                 "what their poses lead to lies outside the prior: look at the observation, or widen the prior",
+                alarm=False,
                 stacklevel=4,
             )
         return theta
@@ -221,10 +222,11 @@ class PosedDensity(PairedDensity):
         theta = self._gathered(theta, generator)
         theta, settled = self.chains(theta[..., self.poses.columns], generator)
         if not settled.converged:
-            warnings.warn(
+            doubt(
                 f"chains of the poses {list(self.poses.names)} have not forgotten where they began after "
                 f"{settled.iterations} iterations (correlation {settled.correlation:.2f}): a wider kernel makes them "
                 "faster; GNPE(..., iterations=) lets them run longer",
+                alarm=True,
                 stacklevel=5,
             )
         proposed, blurred = self._proposed(theta, 2 * count, generator)

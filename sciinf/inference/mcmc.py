@@ -34,7 +34,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -45,6 +44,7 @@ from torch import distributions as td
 from sciinf.core import DensityUnavailable, Fit, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
+from sciinf.core.doubts import doubt
 from sciinf.core.fit import failed_of, trained_on
 from sciinf.core.laws import is_normalisable, support
 from sciinf.flows.conditional import log_normal
@@ -278,9 +278,10 @@ def _length(x: X, observables: Mapping[str, Observable]) -> int:
 def _warn(faults: list[tuple[float, float, int, str]], batch: int) -> None:
     r_hat, ess, row, name = faults[0]
     more = f", and {len(faults) - 1} more pairs of observation and parameter" if len(faults) > 1 else ""
-    warnings.warn(
+    doubt(
         f"the chains have not mixed for observation {row} of {batch}, parameter {name!r}: R-hat {r_hat:.3f} (at most "
         f"{_R_HAT}), effective sample size {ess:.0f} (at least {_ESS}){more}; give the sampler a longer warm-up, "
         "use more chains, or ask for more draws",
+        alarm=True,
         stacklevel=3,
     )

@@ -30,13 +30,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, Simulator, X, identity
+from sciinf.core.doubts import doubt
 from sciinf.inference.amortised import draw_to_weigh, log_prob_to_weigh
 from sciinf.inference.learned import covers, holds_for
 from sciinf.inference.multivariate_t import MultivariateT, effective_size
@@ -122,13 +122,14 @@ class Reweighted(Posterior):
         k = pareto_k(log_weight)
         ess = effective_size(log_weight)
         if ess < self.target_ess:
-            warnings.warn(
+            doubt(
                 f"effective sample size {ess:.0f} after {len(theta):,} draws, {self.target_ess:.0f} were asked for: "
                 "the learned posterior is too far from the true one; train on more simulations or raise the budget",
+                alarm=False,
                 stacklevel=3,
             )
         if k > 0.7:
-            warnings.warn(f"Pareto k = {k:.2f} > 0.7: the importance weights cannot be relied on", stacklevel=3)
+            doubt(f"Pareto k = {k:.2f} > 0.7: the importance weights cannot be relied on", alarm=True, stacklevel=3)
         names, units = self.prior.names, self.prior.units
         return Draws(names, units, theta, log_weight - shift, float(shift) + math.log(mean), error, k)
 

@@ -68,7 +68,7 @@ def test_weights_count() -> None:
 
 
 def test_unbounded_priors_have_no_bounds() -> None:
-    prior = Prior(a=td.Normal(0.0, 1.0), b=td.VonMises(0.0, 1.0))
+    prior = Prior(a=td.Normal(0.0, 1.0), b=td.VonMises(torch.tensor(0.0), torch.tensor(1.0)))
     assert check_bounds(prior, Draws(("a", "b"), ("", ""), torch.zeros(10, 2), torch.zeros(10))) == ()
 
 
