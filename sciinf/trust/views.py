@@ -81,7 +81,7 @@ class Views:
         constant, slack = spans["raw"].constant(self._precision())
         half = spans["range"].half
         count = kept["data"][0].shape[1]
-        alone = ~constant[:count].isnan()  # numbers that the range of raw values judges
+        alone = slack[:count].isfinite()  # numbers that the range of raw values judges
         half[:count][alone] = math.inf
         ranges = {"middle": spans["range"].middle, "half": torch.where(half > 0, half, math.inf)}
         parts = {
@@ -181,10 +181,11 @@ class _Span:
         return self.high / 2 - self.low / 2
 
     def constant(self, precision: Tensor) -> tuple[Tensor, Tensor]:
-        """The value of each number that has but one, NaN for the others; and how much rounding may change it."""
+        """The value of each number that has but one; and how much rounding may change it, infinite for the others."""
         slack = _ROUNDING * precision * self.middle.abs()
-        value = torch.where(2 * self.half.abs() <= slack, self.middle, math.nan)
-        return value, slack.clamp_min(torch.finfo(torch.float64).tiny)
+        one = 2 * self.half.abs() <= slack
+        slack = torch.where(one, slack.clamp_min(torch.finfo(torch.float64).tiny), math.inf)
+        return torch.where(one, self.middle, 0.0), slack
 
 
 def _axes(values: Tensor, least: float, alone: Tensor | None = None) -> dict[str, Tensor]:
