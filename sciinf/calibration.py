@@ -11,10 +11,8 @@ uniform on [0, 1] when the posterior is exact (for a posterior learned under a p
 Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
 likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`trust.failures`).
 
-A parameter's rank distribution is the coverage of its one-sided credible bounds, so `gaps` measures every test in
-coverage: the largest distance between found and nominal. The posterior fails when a test's p-value (Kolmogorov-Smirnov,
-Holm-corrected) is below 0.01 **and** its gap is above three points: with many rows the first alone would condemn
-errors too small to matter.
+What is found is measured in coverage and judged with one of three verdicts: passed, not passed, cannot tell
+(`trust.agreement`).
 
 sbi's `run_sbc`, `run_tarp` and `check_sbc` compute the same from a posterior object, observation by observation or with
 rejection against the prior; here thousands of observations go through the network at once. They are the reference
@@ -50,14 +48,12 @@ from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
 from sciinf.store import Store
+from sciinf.trust.agreement import LEVELS, STATED_GAP, agreements, coverage, judged
 from sciinf.trust.failures import Failures, look, mended
 from sciinf.trust.ood import REFERENCE, make_reference
 
-LEVELS = np.linspace(0.05, 0.95, 19)
 _PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
 _PIECES = 20  # passes, at least: between them the user hears how far it is
-_SIGNIFICANT = 0.01
-_TOLERANCE = 0.03
 
 
 def calibrate(
@@ -69,6 +65,7 @@ def calibrate(
     draws: int = 127,
     seed: int = 0,
     progress: bool = True,
+    gap: float = STATED_GAP,
 ) -> Calibration:
     """Check a posterior on fresh simulations.
 
@@ -82,6 +79,8 @@ def calibrate(
         draws: Posterior draws per simulation.
         seed: Seeds the draws.
         progress: Whether to report progress on the standard error.
+        gap: Largest distance between nominal and true coverage with which it may pass; what the simulations could not
+            have seen is no pass but "cannot tell".
 
     Returns:
         Ranks, coverage, p-values and the verdict with its reasons.
@@ -111,23 +110,26 @@ def calibrate(
     unit = "simulations calibrated on"
     with noting() as noted, Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit) as bar:
         values = _statistics(mended(posterior, failures, "outcome"), fresh, draws, generator, bar)
-    p_values, gaps = _tests(values, posterior.prior.names, draws, generator)
-    passed, reasons = _verdict(p_values, gaps, len(fresh))
-    reasons += tuple(f"while calibrating, {check.verdict}" for check in summed_up(noted))
+    tests = agreements(values, posterior.prior.names, draws, generator)
+    state, cautious, reasons = judged(tests, gap)
+    if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
+        state = "cannot tell" if state == "passed" else state
+        reasons += tuple(f"while calibrating, {check.verdict}" for check in doubts)
     calibration = Calibration(
         names=posterior.prior.names,
         ranks=values["ranks"].numpy(),
         draws=draws,
         levels=LEVELS,
-        coverage=_coverage(values["hpd"], draws) if "hpd" in values else np.array([]),
-        tarp=_coverage(values["tarp"], draws),
-        p_values=p_values,
-        gaps=gaps,
+        coverage=coverage(values["hpd"], draws) if "hpd" in values else np.array([]),
+        tarp=coverage(values["tarp"], draws),
+        p_values={name: test.p_value for name, test in tests.items()},
+        gaps={name: test.gap for name, test in tests.items()},
         of=posterior.name,
         fit=posterior.digest,
         simulations=store.digest,
         failed_rows=sum(count for status, count in store.counts.items() if status != 0),
-        passed=passed,
+        state=state,
+        cautious=cautious,
         reasons=reasons,
         reference={**make_reference(posterior, store), **(failures.tensors() if failures else {})},
     )
@@ -226,45 +228,6 @@ def _statistics(
             parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
         bar.add(len(batch))
     return {name: torch.cat(values) for name, values in parts.items() if values}
-
-
-def _tests(
-    values: Mapping[str, Tensor], names: tuple[str, ...], draws: int, generator: torch.Generator
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Uniformity of every statistic: KS p-values and coverage gaps, by test name."""
-    from scipy.stats import kstest
-
-    counts = {f"rank of {name}": values["ranks"][:, d].double() for d, name in enumerate(names)}
-    counts |= {label: values[key].double() for key, label in (("hpd", "coverage"), ("tarp", "TARP")) if key in values}
-    p_values, gaps = {}, {}
-    for name, count in counts.items():
-        # A rank takes draws + 1 values; spread uniformly over its cell it is uniform on [0, 1].
-        u = (count + torch.rand(len(count), generator=generator, dtype=torch.float64)) / (draws + 1)
-        p_values[name] = float(kstest(u.numpy(), "uniform").pvalue)
-        gaps[name] = float(np.abs(_coverage(count, draws) - LEVELS).max())
-    return p_values, gaps
-
-
-def _verdict(p_values: Mapping[str, float], gaps: Mapping[str, float], rows: int) -> tuple[bool, tuple[str, ...]]:
-    corrected, running = {}, 0.0
-    for i, name in enumerate(sorted(p_values, key=lambda k: p_values[k])):
-        running = max(running, min(1.0, (len(p_values) - i) * p_values[name]))
-        corrected[name] = running
-    bad = [n for n in p_values if corrected[n] < _SIGNIFICANT and gaps[n] > _TOLERANCE]
-    if bad:
-        worst = sorted(bad, key=lambda n: -gaps[n])
-        return False, tuple(
-            f"{n} is off by {gaps[n]:.1%} (p = {corrected[n]:.1g} on {rows:,} simulations)" for n in worst
-        )
-    name = max(gaps, key=lambda n: gaps[n])
-    return True, (
-        f"ranks, coverage and TARP agree with {rows:,} fresh simulations; largest gap {gaps[name]:.1%} ({name})",
-    )
-
-
-def _coverage(count: Tensor, draws: int) -> np.ndarray:
-    """Fraction of rows whose truth lies within the region of each level, the expectation over u in its cell."""
-    return np.clip(LEVELS[:, None] * (draws + 1) - count.numpy(), 0.0, 1.0).mean(axis=1)
 
 
 __all__ = ["LEVELS", "calibrate", "load_calibration"]

@@ -179,7 +179,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, ac
     fresh = run_campaign(sim, where, n, seed=seed, workers=workers, **how)
     result = check(build_posterior(fit), fresh, folder)
     steps.record(Path(folder), seed, started)
-    click.echo(f"calibration {'passed' if result.passed else 'NOT PASSED'}: {'; '.join(result.reasons)}")
+    click.echo(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}")
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
 
 

@@ -135,7 +135,7 @@ def make_calibration(sample: Sample, generator: torch.Generator, rows: int = 100
         fit="f" * 64,
         simulations="5" * 64,
         failed_rows=3,
-        passed=True,
+        state="passed",
         reasons=("ranks, coverage and TARP agree with 1,000 fresh simulations",),
     )
 

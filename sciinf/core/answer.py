@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from sciinf.core.draws import Draws
-from sciinf.core.verdicts import CHECK_LEVELS, NOT_CALIBRATED, TRUST_LEVELS, Calibration, Check, Trust
+from sciinf.core.verdicts import (
+    CALIBRATION_STATES,
+    CHECK_LEVELS,
+    NOT_CALIBRATED,
+    TRUST_LEVELS,
+    Calibration,
+    Check,
+    Trust,
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""
         passed = self.calibration.passed if self.calibration else False
+        state = self.calibration.state if self.calibration else "not checked"
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
         of = self.calibration.of if self.calibration else None
         return {
@@ -82,7 +91,7 @@ class Answer:
             "log_evidence": self.draws.log_evidence,
             "log_evidence_error": self.draws.log_evidence_error,
             "pareto_k": self.draws.pareto_k,
-            "calibration": {"passed": passed, "reasons": list(reasons), "of": of},
+            "calibration": {"state": state, "passed": passed, "reasons": list(reasons), "of": of},
             "trust": self.trust.to_json(),
             "checks": [check.to_json() for check in self.checks],
             "read": list(self.read),
@@ -148,7 +157,7 @@ def _calibration_line(answer: Answer) -> str:
     if found is None:
         return f"calibration  NOT PASSED: {NOT_CALIBRATED}"
     of = f" (of the {found.of} posterior)" if answer.posterior not in ("", found.of) else ""
-    return f"calibration  {'passed' if found.passed else 'NOT PASSED'}{of}: {'; '.join(found.reasons)}"
+    return f"calibration  {CALIBRATION_STATES[found.state]}{of}: {'; '.join(found.reasons)}"
 
 
 def digits(value: float, width: float) -> str:

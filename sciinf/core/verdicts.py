@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 NOT_CALIBRATED = "never checked on fresh simulations"
+CALIBRATION_STATES = {"passed": "passed", "not passed": "NOT PASSED", "cannot tell": "CANNOT TELL"}
 TRUST_LEVELS = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
 
 
@@ -30,8 +31,10 @@ class Calibration:
         fit: Digest of the fit.
         simulations: Digest of the store of fresh simulations.
         failed_rows: Simulations left out because they failed.
-        passed: The verdict.
+        state: The verdict: "passed"; "not passed", an error was seen; or "cannot tell", the fresh simulations are too
+            few to see every gap of the stated size.
         reasons: The verdict in words.
+        cautious: Whether all that is wrong are regions that hold more than they should.
         reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
             beside the JSON, in `reference.safetensors`.
     """
@@ -48,14 +51,19 @@ class Calibration:
     fit: str
     simulations: str
     failed_rows: int
-    passed: bool
+    state: Literal["passed", "not passed", "cannot tell"]
     reasons: tuple[str, ...]
+    cautious: bool = False
     reference: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
-        verdict = "passed" if self.passed else "NOT PASSED"
+        verdict = CALIBRATION_STATES[self.state]
         of, reasons = f"the {self.of} posterior on {self.rows:,} simulations", "; ".join(self.reasons)
         return f"calibration of {of}: {verdict}: {reasons}"
+
+    @property
+    def passed(self) -> bool:
+        return self.state == "passed"
 
     @property
     def rows(self) -> int:
@@ -64,11 +72,14 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reference"}
         arrays = {k: v.tolist() for k, v in data.items() if isinstance(v, np.ndarray)}
-        return {**data, **arrays, "names": list(self.names), "reasons": list(self.reasons)}
+        words = {"names": list(self.names), "reasons": list(self.reasons), "passed": self.passed}
+        return {**data, **arrays, **words}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], reference: Mapping[str, Tensor] | None = None) -> Calibration:
-        known = {k: data[k] for k in cls.__dataclass_fields__ if k != "reference"}
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k in data and k != "reference"}
+        if "state" not in data:  # of a version that knew no "cannot tell"
+            known["state"] = "cannot tell" if data["passed"] else "not passed"
         arrays = {k: np.asarray(known[k]) for k in ("ranks", "levels", "coverage", "tarp")}
         words = {k: tuple(known[k]) for k in ("names", "reasons")}
         return cls(**{**known, **arrays, **words}, reference=reference or {})

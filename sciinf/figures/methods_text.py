@@ -165,6 +165,13 @@ def epochs(run: Run) -> int:
     return int(history[-1]["epoch"]) + 1 if history else 0
 
 
+_CHECKS = {
+    "passed": "the checks were passed.",
+    "not passed": "the checks were not passed ({}).",
+    "cannot tell": "these were too few to tell ({}).",
+}
+
+
 def _calibration(run: Run) -> tuple[str, list[str]]:
     found = run.calibration
     if found is None:
@@ -173,8 +180,7 @@ def _calibration(run: Run) -> tuple[str, list[str]]:
     checks = "ranks of the true parameters" + (", expected coverage of highest-density regions" if density else "")
     text = (
         f"The {found.of} posterior was checked on {found.rows:,} fresh simulations with {found.draws:,} draws each by "
-        f"{checks} and TARP; "
-        + ("the checks were passed." if found.passed else f"the checks were not passed ({'; '.join(found.reasons)}).")
+        f"{checks} and TARP; " + _CHECKS[found.state].format("; ".join(found.reasons))
     )
     return text, ["sbc", *(["coverage"] if density else []), "tarp", "band"]
 

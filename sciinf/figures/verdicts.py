@@ -19,7 +19,11 @@ _LEVELS: dict[str, tuple[Colour, str]] = {
     "unknown": ("amber", "Not known"),
 }
 _CHECKS: dict[str, Colour] = {"good": "green", "caution": "amber", "alarm": "red", "unknown": "amber"}
-_PASSED = {True: "Passed", False: "Not passed"}
+_PASSED: dict[str, tuple[Colour, str]] = {
+    "passed": ("green", "Passed"),
+    "cannot tell": ("amber", "Cannot tell"),
+    "not passed": ("red", "Not passed"),
+}
 
 
 def verdict_band(run: Run, key: str = "verdict") -> str:
@@ -95,14 +99,15 @@ def _calibration_card(run: Run) -> Card:
             return Card("Calibration", "amber", "Not checked", [run.missing["calibration"]])
         about = f"Checked: the {said['of']} posterior. " if said.get("of") else ""
         reasons.append(f"{about}The calibration itself is not in this folder.")
-        return Card("Calibration", "green" if said["passed"] else "red", _PASSED[said["passed"]], reasons)
+        state = str(said.get("state") or ("cannot tell" if said["passed"] else "not passed"))
+        return Card("Calibration", *_PASSED[state], reasons)
     digest = run.fit.get("digest")
     if found.of == "amortised" and digest and digest != found.fit:
         words = "The calibration in this folder is of another fit than the one beside it; run `sciinf calibrate` again."
         return Card("Calibration", "amber", "Of another fit", [words])
-    colour = "green" if found.passed else "red"
+    colour, state = ("amber", "Cautious: too wide") if found.cautious else _PASSED[found.state]
     about = f"Checked: the {found.of} posterior."
-    return Card("Calibration", colour, _PASSED[found.passed], [_sentence(reason) for reason in found.reasons] + [about])
+    return Card("Calibration", colour, state, [_sentence(reason) for reason in found.reasons] + [about])
 
 
 def _trust_card(run: Run) -> Card:

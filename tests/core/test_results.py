@@ -118,7 +118,7 @@ def a_calibration(**changes) -> Calibration:
         "fit": "abc",
         "simulations": "def",
         "failed_rows": 1,
-        "passed": True,
+        "state": "passed",
         "reasons": ("coverage within 2 points",),
     }
     return Calibration(**{**values, **changes})
@@ -133,7 +133,7 @@ def test_calibration_json_round_trip():
     for name in ("ranks", "levels", "coverage", "tarp"):
         np.testing.assert_array_equal(getattr(back, name), getattr(calibration, name))
         assert getattr(back, name).dtype == getattr(calibration, name).dtype
-    for name in ("names", "draws", "p_values", "gaps", "of", "fit", "simulations", "failed_rows", "passed", "reasons"):
+    for name in ("names", "draws", "p_values", "gaps", "of", "fit", "simulations", "failed_rows", "state", "reasons"):
         assert getattr(back, name) == getattr(calibration, name)
     assert torch.equal(back.reference["features"], torch.ones(3))
     assert Calibration.from_json(data).reference == {}
@@ -167,7 +167,7 @@ def test_answer_json_says_everything():
     assert data["ess"] == pytest.approx(1000)
     assert (data["log_evidence"], data["log_evidence_error"], data["pareto_k"]) == (-3.25, 0.01, 0.2)
     of = a_calibration().of
-    assert data["calibration"] == {"passed": True, "reasons": ["coverage within 2 points"], "of": of}
+    assert data["calibration"] == {"state": "passed", "passed": True, "reasons": ["coverage within 2 points"], "of": of}
     assert data["trust"] == {"p_value": 0.4, "verdict": "looks like the simulations", "level": "good"}
     assert Trust(**data["trust"]) == an_answer().trust
     back = Estimate.from_json(data["parameters"]["rate"])
@@ -176,7 +176,12 @@ def test_answer_json_says_everything():
 
 def test_an_answer_without_calibration_has_not_passed():
     answer = an_answer(calibration=None)
-    assert answer.to_json()["calibration"] == {"passed": False, "reasons": [NOT_CALIBRATED], "of": None}
+    assert answer.to_json()["calibration"] == {
+        "state": "not checked",
+        "passed": False,
+        "reasons": [NOT_CALIBRATED],
+        "of": None,
+    }
     assert "NOT PASSED: never checked" in answer.table()
 
 
@@ -246,5 +251,5 @@ def test_the_level_of_trust_is_what_tells():
 def test_answers_and_verdicts_are_shown_as_they_are_read():
     answer = an_answer()
     assert repr(answer) == str(answer) == answer.table()
-    shown = repr(a_calibration(passed=False, reasons=("coverage is off",)))
+    shown = repr(a_calibration(state="not passed", reasons=("coverage is off",)))
     assert re.fullmatch(r"calibration of the .* posterior on [\d,]+ simulations: NOT PASSED: coverage is off", shown)

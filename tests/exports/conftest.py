@@ -60,7 +60,7 @@ def answer(draws: Draws) -> Answer:
         fit="f",
         simulations="s",
         failed_rows=0,
-        passed=True,
+        state="passed",
         reasons=("coverage within 1 point",),
     )
     observation = {"counts": np.arange(4.0, dtype=np.float32), "seen_mask": np.array([True, True, False, True])}

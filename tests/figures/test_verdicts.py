@@ -15,10 +15,10 @@ from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import verdict_band
 
 
-def calibration(*, passed: bool = True, of: str = "amortised") -> Calibration:
-    none = np.array([])
-    reason = "all agree" if passed else "coverage is off by 10.0%"
-    return Calibration(("a",), np.zeros((100, 1), int), 9, none, none, none, {}, {}, of, "f", "s", 0, passed, (reason,))
+def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
+    none, ranks = np.array([]), np.zeros((100, 1), int)
+    reasons = ("all agree" if state == "passed" else "coverage is off by 10.0%",)
+    return Calibration(("a",), ranks, 9, none, none, none, {}, {}, of, "f", "s", 0, state, reasons, cautious)
 
 
 def band(found: Calibration | None, fit: str = "f", **answer: Any) -> str:
@@ -42,7 +42,9 @@ def test_all_green_only_if_all_passed():
 @pytest.mark.parametrize(
     ("found", "answer", "headline", "state"),
     [
-        (calibration(passed=False), {"trust": trust("good")}, "Do not rely on this answer", "Not passed"),
+        (calibration(state="not passed"), {"trust": trust("good")}, "Do not rely on this answer", "Not passed"),
+        (calibration(state="cannot tell"), {"trust": trust("good")}, "Read this answer with care", "Cannot tell"),
+        (calibration(state="not passed", cautious=True), {"trust": trust("good")}, "with care", "too wide"),
         (calibration(), {"trust": trust("alarm", 0.009)}, "Do not rely on this answer", "Unlike the simulations"),
         (calibration(), {"trust": trust("unusual", 0.03)}, "Read this answer with care", "Unusual"),
         (calibration(), {"trust": trust("unknown", None)}, "Read this answer with care", "Not known"),
@@ -83,11 +85,11 @@ def test_without_its_file_the_answers_word_on_calibration_is_passed_on():
 
 def test_the_headline_judges_the_corrected_answer_and_not_the_network_it_began_from():
     answer = {"trust": trust("good"), "pareto_k": 0.2, "ess": 5000.0, "draws": 10_000}
-    text = band(calibration(passed=False), **answer)
+    text = band(calibration(state="not passed"), **answer)
     assert "All checks passed: the likelihood corrected the posterior" in text
     assert "Not passed" in text  # said, in a card that does not count
     assert "so it does not judge this answer" in text
-    assert "Do not rely" in band(calibration(passed=False), **{**answer, "pareto_k": 0.9})
+    assert "Do not rely" in band(calibration(state="not passed"), **{**answer, "pareto_k": 0.9})
 
 
 def test_further_findings_are_lights_of_their_own():

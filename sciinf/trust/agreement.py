@@ -1,0 +1,178 @@
+r"""How far a posterior's coverage is off, and whether its fresh simulations could have told.
+
+Each test gives one number u per fresh simulation that is uniform when the posterior is exact, as a count c of draws in
+0..L, u in [c, c + 1] / (L + 1). With F the distribution function of u, a region of level l holds
+
+    one-sided (ranks, below a quantile; HPD; TARP):   F(l)
+    central (an interval of one parameter):           F((1 + l) / 2) - F((1 - l) / 2)
+
+of the truths, and the gap of a test is the largest |found - l| over the levels. A width that is off by a factor moves
+the central intervals twice as much as the one-sided bounds, so both are looked at.
+
+There are three verdicts. With n simulations the sd of what a region is found to hold is at most 1 / (2 sqrt(n)).
+
+- *not passed*: an error was seen. A test's Kolmogorov-Smirnov p-value, Holm-corrected, is below 0.01, and its gap is
+  above three points; with many rows the first alone would condemn errors too small to matter.
+- *passed*: no error was seen, and for every region gap + 2.33 sd is below the stated gap (five points by default). A
+  posterior with a true gap of that size at any level passes with a probability below 0.01: each test by itself would
+  have to miss it (an intersection-union test needs no correction).
+- *cannot tell*: neither. More fresh simulations tell.
+
+References:
+    | Multiparameter hypothesis testing and acceptance sampling (Berger, 1982), the intersection-union test,
+      https://doi.org/10.2307/1267823
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEVELS = np.linspace(0.05, 0.95, 19)
+STATED_GAP = 0.05
+State = Literal["passed", "not passed", "cannot tell"]
+_SIGNIFICANT, _TOLERANCE = 0.01, 0.03
+_Z = 2.326  # one-sided, 1 %
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What one test found.
+
+    Args:
+        kind: "rank" (one-sided), "interval" (central, of one parameter) or "region" (of all parameters).
+        p_value: Of uniformity, uncorrected.
+        found: Fraction of truths in the region of each of `LEVELS`, (19,).
+        rows: Fresh simulations.
+    """
+
+    kind: Literal["rank", "interval", "region"]
+    p_value: float
+    found: np.ndarray
+    rows: int
+
+    @property
+    def gap(self) -> float:
+        """The largest distance between found and nominal."""
+        return float(np.abs(self.found - LEVELS).max())
+
+    @property
+    def bound(self) -> float:
+        """What the largest true gap may be, with a confidence of 99 % at each level."""
+        spread = np.sqrt(np.maximum(self.found * (1 - self.found), LEVELS * (1 - LEVELS)) / self.rows)
+        return float((np.abs(self.found - LEVELS) + _Z * spread).max())
+
+    @property
+    def moved(self) -> bool:
+        """Whether one-sided bounds err the same way at both ends, as a shift does; a width errs in opposite ways."""
+        error = self.found - LEVELS
+        return self.kind == "rank" and np.abs(error + error[::-1]).max() >= np.abs(error - error[::-1]).max()
+
+    @property
+    def wide(self) -> bool:
+        """Whether its regions hold more than they should: cautious, not dangerous."""
+        level, found = self._worst
+        if self.kind == "rank":
+            return not self.moved and (found < level) == (level < 0.5)
+        return found > level
+
+    @property
+    def _worst(self) -> tuple[float, float]:
+        index = int(np.abs(self.found - LEVELS).argmax())
+        return float(LEVELS[index]), float(self.found[index])
+
+    def words(self) -> str:
+        """The error in words, with its figure."""
+        level, found = self._worst
+        way = "too wide (cautious)" if self.wide else "too narrow (dangerous)"
+        if self.kind == "rank":
+            way = f"too {'high' if found > level else 'low'}" if self.moved else way
+            return f"{way}: {found:.0%} of the truths lie below its {level:.0%} quantile"
+        what = "a" if self.kind == "region" else "its"
+        return f"{way}: {what} {level:.0%} {self.kind} holds {found:.0%}"
+
+
+def agreements(
+    counts: Mapping[str, Tensor], names: tuple[str, ...], draws: int, generator: torch.Generator
+) -> dict[str, Agreement]:
+    """All tests, by name.
+
+    Args:
+        counts: "ranks" (rows, D); "hpd" (rows,), where there is a density; "tarp" (rows,): each in 0..draws.
+        names: The D parameters.
+        draws: Draws per row, L.
+        generator: Spreads each count over its cell.
+    """
+    found = {}
+    for d, name in enumerate(names):
+        found[f"rank of {name}"] = _agreement("rank", counts["ranks"][:, d], draws, generator)
+        found[f"interval of {name}"] = _agreement("interval", counts["ranks"][:, d], draws, generator)
+    for key, name in (("hpd", "coverage"), ("tarp", "TARP")):
+        if key in counts:
+            found[name] = _agreement("region", counts[key], draws, generator)
+    return found
+
+
+def _agreement(
+    kind: Literal["rank", "interval", "region"], count: Tensor, draws: int, generator: torch.Generator
+) -> Agreement:
+    from scipy.stats import kstest
+
+    # A count takes draws + 1 values; spread uniformly over its cell it is uniform on [0, 1].
+    u = (count.double() + torch.rand(len(count), generator=generator, dtype=torch.float64)) / (draws + 1)
+    if kind == "interval":
+        u = (2 * u - 1).abs()
+        held = coverage(count, draws, (1 + LEVELS) / 2) - coverage(count, draws, (1 - LEVELS) / 2)
+    else:
+        held = coverage(count, draws, LEVELS)
+    return Agreement(kind, float(kstest(u.numpy(), "uniform").pvalue), held, len(count))
+
+
+def coverage(count: Tensor, draws: int, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Fraction of rows whose truth lies within the region of each level, the expectation over u in its cell."""
+    return np.clip(levels[:, None] * (draws + 1) - count.double().numpy(), 0.0, 1.0).mean(axis=1)
+
+
+def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[State, bool, tuple[str, ...]]:
+    """The verdict, whether all that is wrong is cautious, and the reasons in words."""
+    p_values = _holm({name: test.p_value for name, test in tests.items()})
+    rows = next(iter(tests.values())).rows
+    bad = [name for name, test in tests.items() if p_values[name] < _SIGNIFICANT and test.gap > _TOLERANCE]
+    worst = max(tests, key=lambda name: tests[name].gap)
+    largest = f"largest gap {tests[worst].gap:.1%} ({worst})"
+    if bad:
+        bad.sort(key=lambda name: -tests[name].gap)
+        reasons = tuple(f"{n} is {tests[n].words()} (p = {p_values[n]:.1g} on {rows:,} simulations)" for n in bad)
+        return "not passed", all(tests[name].wide for name in bad), reasons
+    if max(test.bound for test in tests.values()) <= stated:
+        return (
+            "passed",
+            False,
+            (f"ranks, intervals, coverage and TARP agree with {rows:,} fresh simulations; {largest}",),
+        )
+    more = rows_needed(len(tests), rows, stated)
+    words = f"{rows:,} fresh simulations are too few to see every gap of {stated:.0%}; {largest}"
+    return "cannot tell", False, (f"{words}; {more:,} would tell",)
+
+
+def rows_needed(tests: int, rows: int = 0, stated: float = STATED_GAP) -> int:
+    """Fresh simulations with which an exact posterior passes nine times of ten, and twice those that did not tell.
+
+    The largest of T Kolmogorov-Smirnov distances is below sqrt(log(20 T) / 2n) nine times of ten.
+    """
+    enough = ((math.sqrt(math.log(20 * tests) / 2) + _Z / 2) / stated) ** 2
+    return int(math.ceil(max(enough, 2 * rows) / 500) * 500)
+
+
+def _holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    corrected, running = {}, 0.0
+    for i, name in enumerate(sorted(p_values, key=lambda k: p_values[k])):
+        running = max(running, min(1.0, (len(p_values) - i) * p_values[name]))
+        corrected[name] = running
+    return corrected

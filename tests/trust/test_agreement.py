@@ -1,0 +1,90 @@
+"""Three verdicts: nothing that moves a 90 % interval's coverage by five points passes, and few rows cannot tell."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from sciinf.trust.agreement import LEVELS, Agreement, agreements, judged, rows_needed
+
+DRAWS = 127
+
+
+def counts(rows: int, *, width: float = 1.0, shift: float = 0.0, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Ranks of truths from N(0, 1) under posteriors N(shift, width^2), in two dimensions, one of them right."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randn(rows, 2, generator=generator)
+    scale, centre = torch.tensor([width, 1.0]), torch.tensor([shift, 0.0])
+    draws = centre + scale * torch.randn(DRAWS, rows, 2, generator=generator)
+    far = ((draws - centre) / scale).norm(dim=-1) < ((truth - centre) / scale).norm(dim=-1)
+    return {
+        "ranks": (draws < truth).sum(0),
+        "hpd": far.sum(0),
+        "tarp": (draws.norm(dim=-1) < truth.norm(dim=-1)).sum(0),
+    }
+
+
+def verdict(rows: int, stated: float = 0.05, seed: int = 0, **fault: float) -> tuple[str, bool, tuple[str, ...]]:
+    found = agreements(counts(rows, seed=seed, **fault), ("a", "b"), DRAWS, torch.Generator().manual_seed(seed))
+    return judged(found, stated)
+
+
+def agreement(kind: str, p_value: float, gap: float, rows: int = 10**6) -> Agreement:
+    return Agreement(kind, p_value, LEVELS + gap * np.sin(math.pi * LEVELS), rows)  # type: ignore[arg-type]
+
+
+def test_an_error_must_be_significant_and_matter() -> None:
+    assert judged({"a": agreement("rank", 1e-9, 0.02), "b": agreement("rank", 0.5, 0.01)})[0] == "passed"
+    assert judged({"a": agreement("rank", 0.02, 0.2, 100), "b": agreement("rank", 0.5, 0.01)})[0] == "cannot tell"
+    state, _, reasons = judged({"a": agreement("region", 1e-4, -0.04, 1000), "b": agreement("rank", 0.5, 0.3)})
+    assert state == "not passed"
+    assert reasons == ("a is too narrow (dangerous): a 50% region holds 46% (p = 0.0002 on 1,000 simulations)",)
+    # Holm: the second smallest of three is doubled, and 0.004 * 3 is above 0.01.
+    three = {"a": agreement("rank", 0.004, 0.2), "b": agreement("rank", 0.5, 0.3), "c": agreement("rank", 0.9, 0.1)}
+    assert judged(three)[0] == "cannot tell"
+    both = judged({**three, "a": agreement("rank", 1e-6, 0.2), "b": agreement("rank", 0.004, 0.3)})[2]
+    assert [reason[0] for reason in both] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "cautious"),
+    [
+        ({"width": 0.8}, r"interval of a is too narrow \(dangerous\): its \d\d% interval holds \d\d%", False),
+        ({"width": 1.25}, r"interval of a is too wide \(cautious\): its \d\d% interval holds \d\d%", True),
+        ({"shift": 0.3}, r"rank of a is too high: \d\d% of the truths lie below its \d\d% quantile", False),
+        ({"shift": -0.3}, r"rank of a is too low: \d\d% of the truths lie below its \d\d% quantile", False),
+    ],
+)
+def test_the_direction_is_said_with_its_figure(fault: dict[str, float], words: str, cautious: bool) -> None:
+    state, wide, reasons = verdict(5_000, **fault)
+    assert state == "not passed"
+    assert wide == cautious
+    assert any(re.match(words, reason) for reason in reasons), reasons
+
+
+@pytest.mark.parametrize("rows", [100, 1_000, 5_000])
+@pytest.mark.parametrize(
+    "fault",
+    # each moves the coverage of the 90 % interval of `a` by five points: to 85 %, 85 %, 95 %
+    [{"width": 1.4395 / 1.6449}, {"shift": 0.4885}, {"width": 1.96 / 1.6449}],
+)
+def test_what_moves_coverage_by_five_points_never_passes(rows: int, fault: dict[str, float]) -> None:
+    # Its gap is above 6 points at some level, so each of 20 passes with a probability far below 1e-3.
+    states = {verdict(rows, seed=seed, **fault)[0] for seed in range(20 if rows < 5_000 else 5)}
+    assert "passed" not in states
+    assert rows < 5_000 or states == {"not passed"}
+
+
+def test_an_exact_posterior_passes_with_the_rows_that_are_said_to_be_needed() -> None:
+    # Nine times of ten at least, by construction: fewer than 15 of 20 with a probability of 2e-3 at most.
+    needed = rows_needed(6)
+    assert 2_500 <= needed <= 3_500
+    states = [verdict(needed, seed=seed)[0] for seed in range(20)]
+    assert states.count("passed") >= 15
+    assert "not passed" not in states
+    assert {verdict(200, seed=seed)[0] for seed in range(20)} == {"cannot tell"}
+    assert rows_needed(6, rows=needed) == 2 * needed
