@@ -66,7 +66,7 @@ def calibrated(said: Failures | None) -> Calibration | None:
         {},
         **words,
         failed_rows=said.failed,
-        passed=True,
+        state="passed",
         reference=said.tensors(),
     )
 
