@@ -41,6 +41,7 @@ from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.ood import check_observation
 
 _PREDICTIVE = 400
+_ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 
 def query(
@@ -193,12 +194,16 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None, *, n
     for file_name, expected in data.get("sha256", {}).items():
         if not (folder / file_name).is_file() or _sha256(folder / file_name) != expected:
             raise ValueError(f"{folder / file_name} is damaged, missing or not of the answer in answer.json; ask again")
+    draws = read_draws_h5(folder / "draws.h5")
+    parameters = {n: Estimate.from_json(e) for n, e in data["parameters"].items()}
+    if differing := disagreement(parameters, draws):
+        raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")
     with h5py.File(folder / "predictive.h5", "r") as opened:
         file: Any = opened
         kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file}
     return Answer(
-        parameters={n: Estimate.from_json(e) for n, e in data["parameters"].items()},
-        draws=read_draws_h5(folder / "draws.h5"),
+        parameters=parameters,
+        draws=draws,
         calibration=calibration,
         trust=Trust(**data["trust"]),
         observation=kept.get("observation", {}),
@@ -224,12 +229,30 @@ def _one_answer(folder: Path, name: str | None) -> Path:
     return known[name or next(iter(known))]
 
 
+def disagreement(parameters: Mapping[str, Estimate], draws: Draws) -> str:
+    """Where estimates are not those of the draws, in words; "" where they agree but for rounding."""
+    if set(parameters) != set(draws.names):
+        return f"it names {sorted(parameters)}, they {sorted(draws.names)}"
+    found = _estimates(draws, next(iter(parameters.values())).level)
+    for name, said in parameters.items():
+        for kind in ("mean", "sd", "median", "interval"):
+            old, new = np.array(getattr(said, kind), dtype=float), np.array(getattr(found[name], kind))
+            both = np.isfinite(old) & np.isfinite(new)
+            near = np.abs(old - new) <= _ROUNDING * (np.abs(new) + abs(found[name].sd))
+            if not np.all(near | ~both):
+                return f"the {kind} of {name!r} is {old.tolist()} in it and {new.tolist()} of them"
+    return ""
+
+
 def _found(folder: Path, inputs: str, calibration: Calibration | None) -> Answer | None:
     """The answer to the same question in a run folder; a damaged one is as good as none, and made again."""
     try:
         same = read_json(folder / "answer.json")["inputs"] == inputs
         return load_answer(folder, calibration) if same else None
-    except (OSError, KeyError, TypeError, ValueError):
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        warnings.warn(f"the answer in {folder} cannot be read back, so it is made anew: {error}", stacklevel=3)
         return None
 
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -191,7 +192,10 @@ def _found(folder: Path, inputs: str) -> Calibration | None:
         found = load_calibration(folder)
         looked = not found.failed_rows or Failures.from_tensors(found.reference) is not None
         return found if looked else None
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        warnings.warn(f"the calibration in {folder} cannot be read back, so it is made anew: {error}", stacklevel=3)
         return None
 
 

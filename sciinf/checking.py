@@ -77,32 +77,37 @@ class SimulatorReport:
 
 @dataclass(frozen=True)
 class StoreReport:
-    """The state of a store: rows there and asked for, what became of them, and damaged and missing blocks."""
+    """The state of a store: rows there and asked for, what became of them, and what is damaged or missing."""
 
     rows: int
     wanted: int
     counts: Mapping[Status, int]
     damaged: tuple[Damage, ...]
     missing: tuple[int, ...]
+    lines_damaged: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return not self.damaged
+        return not self.damaged and not self.lines_damaged
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
         counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in self.counts.items() if n)
         lines = [f"{self.rows:,} of {self.wanted:,} simulations ({counts or 'none yet'})"]
         lines += [f"damaged: block {d.block}, {d.file}: {d.reason}" for d in self.damaged]
+        lines += [f"damaged: {line}" for line in self.lines_damaged]
         if self.missing:
             lines.append(f"still to be simulated: {len(self.missing)} blocks")
-        return [*lines, "no damage" if self.ok else f"{len(self.damaged)} blocks are damaged"]
+        parts = [f"{len(self.damaged)} blocks"] * bool(self.damaged)
+        parts += [f"{len(self.lines_damaged)} lines of journals"] * bool(self.lines_damaged)
+        return [*lines, f"{' and '.join(parts)} are damaged" if parts else "no damage"]
 
 
 def check_store(store: Store) -> StoreReport:
     """Read every file of a store and compare it with what was committed."""
     damaged = tuple(store.damaged())
-    return StoreReport(len(store), store.rows, store.counts, damaged, tuple(store.missing()))
+    missing, lines = tuple(store.missing()), tuple(store.journals.damaged)
+    return StoreReport(len(store), store.rows, store.counts, damaged, missing, lines)
 
 
 def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int = 0) -> SimulatorReport:

@@ -7,7 +7,7 @@ the folder lacks is left out with a sentence that says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,12 +71,17 @@ def write_report(
         Section("provenance", "Provenance", _provenance(run)),
         Section("methods", "Methods text", _methods(run)),
     ]
-    html = page(
-        run.name, _about(run), verdict_band(run) if len(runs) == 1 else verdicts_band(runs), sections, _foot(run)
-    )
+    band = verdict_band(run) if len(runs) == 1 else verdicts_band(runs)
+    html = page(run.name, _about(run), band + _doubts(runs.values()), sections, _foot(run))
     path = Path(folder) / "report.html"
     write_bytes(path, html.encode())
     return path
+
+
+def _doubts(runs: Iterable[Run]) -> str:
+    """Files that are damaged, and those that nothing vouches for."""
+    found = dict.fromkeys(doubt for run in runs for doubt in run.doubts)
+    return absent(f"Not read, or not to be checked: {' '.join(found)}") if found else ""
 
 
 def _one(run: Run, truth: Mapping[str, float]) -> list[Section]:

@@ -128,6 +128,7 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
     """
     Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows, proposal=store.proposal)
     store.refresh()
+    store.journals.mend()
     blocks = sorted({damage.block for damage in store.damaged()} | set(store.missing()))
     with _terminable(), one_thread():
         changed = [index for index in blocks if not _simulated_again(store, simulator, index, device)]

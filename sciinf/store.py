@@ -60,7 +60,7 @@ class Store:
         self.observables = {o["name"]: Observable.from_json(o) for o in data["observables"]}
         self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
         self._campaign, self.proposal = campaign(data), data.get("proposal")
-        self._journals = Journals(self.path / "journal")
+        self.journals = Journals(self.path / "journal")
         self._lines: dict[int, list[Entry]] = {}
         self._adopted: dict[int, Entry] = {}
         self._verified: dict[int, tuple[tuple[int, int], Entry]] = {}
@@ -120,7 +120,7 @@ class Store:
 
     def refresh(self) -> None:
         """Take note of what other processes have committed since."""
-        for entry in self._journals.news():
+        for entry in self.journals.news():
             self._lines.setdefault(entry.block, []).append(entry)
         self._there = {int(f.stem) for f in (self.path / "shards").glob("[0-9]*.h5") if f.stem.isdigit()}
         for index in sorted(self._there - set(self._lines) - set(self._adopted)):
@@ -212,7 +212,7 @@ class Store:
         entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
         with writing(self.path):
             write_bytes(self.file(index), image)
-            self._journals.append(entry)
+            self.journals.append(entry)
         self._there.add(index)
         self._lines.setdefault(index, []).append(entry)
         return entry

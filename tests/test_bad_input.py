@@ -31,6 +31,7 @@ from sciinf import (
     simulate,
     train,
 )
+from sciinf.core.files import write_json
 from sciinf.core.fit import _digest
 
 SIMULATOR = """
@@ -260,7 +261,7 @@ def test_fits_of_newer_versions_and_of_other_peoples_classes(run: Run, tmp_path:
     (tmp_path / "data.csv").write_text(GOOD)
     file = run.folder / "fit/fit.json"
     good: dict[str, Any] = json.loads(file.read_text())
-    file.write_text(json.dumps({**good, "schema": 99}))
+    write_json(file, {**good, "schema": 99})
     words = ["query", run.folder, "--observation", tmp_path / "data.csv"]
     result = call(*words)
     assert result.code == 2
@@ -269,11 +270,11 @@ def test_fits_of_newer_versions_and_of_other_peoples_classes(run: Run, tmp_path:
     for name in ("os.path", "subprocess.Popen", "torch.nn.modules.linear.Linear"):
         built = {"$class": name, "arguments": {}}
         digest = _digest((run.folder / "fit/model.safetensors").read_bytes(), built)
-        file.write_text(json.dumps({**good, "estimator": built, "digest": digest}))
+        write_json(file, {**good, "estimator": built, "digest": digest})
         result = call(*words)
         assert result.code == 2
         assert f"'{name}', which is outside sciinf" in result.error
-    file.write_text(json.dumps({**good, "estimator": {"$class": "sciinf.training.Recipe", "arguments": {}}}))
+    write_json(file, {**good, "estimator": {"$class": "sciinf.training.Recipe", "arguments": {}}})
     assert "damaged" in call(*words).error
     file.write_text(json.dumps(good)[:-30])
     assert "fit.json is damaged" in call(*words).error

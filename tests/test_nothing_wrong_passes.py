@@ -317,6 +317,7 @@ def test_data_that_stand_there_twice_or_elsewhere_are_refused(line: Path, tmp_pa
 
 
 # --- 7: files believed --------------------------------------------------------------------------------------------
+# in test_nothing_wrong_passes_files.py
 
 
 # --- 8: trainings that end in nonsense ----------------------------------------------------------------------------

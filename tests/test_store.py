@@ -13,6 +13,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
+from sciinf.core.files import write_json
 from sciinf.storage import selection
 from sciinf.store import Store
 
@@ -253,10 +254,10 @@ def test_newer_and_damaged_descriptions_are_refused(tmp_path):
     fill(tmp_path, [0])
     file = tmp_path / "store.json"
     data = json.loads(file.read_text())
-    file.write_text(json.dumps({**data, "schema": 2, "versions": {"sciinf": "9.9"}}))
+    write_json(file, {**data, "schema": 2, "versions": {"sciinf": "9.9"}})
     with pytest.raises(ValueError, match=r"format 2, written by sciinf 9\.9.*update sciinf"):
         Store(tmp_path)
-    file.write_text(json.dumps({"schema": 1}))
+    write_json(file, {"schema": 1})
     with pytest.raises(ValueError, match="describes no store"):
         Store(tmp_path)
     file.write_text("{")

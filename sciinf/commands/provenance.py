@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
         files["answer" if len(answers) == 1 else f"answer {name}"] = inside / "answer.json"
     for name, file in files.items():
         if file.is_file():
-            found = read_json(file)
+            found = _read(file)
+            if not found:
+                continue
             data["seconds"][name] = found.get("seconds")
             data["digests"][name] = found.get("digest") or found.get("inputs")
             # each step has hashed what it read; hashing all simulations again would make every question wait
@@ -57,7 +60,16 @@ def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
 
 
 def _history(folder: Path) -> list[Any]:
+    return list(_read(folder / "provenance.json").get("history", []))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file says; a damaged one has nothing to say, with a warning."""
     try:
-        return list(read_json(folder / "provenance.json").get("history", []))
-    except (FileNotFoundError, ValueError, AttributeError):
-        return []
+        found = read_json(file)
+        return found if isinstance(found, dict) else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        warnings.warn(f"provenance.json says nothing of {file.name}, which cannot be read: {error}", stacklevel=1)
+        return {}

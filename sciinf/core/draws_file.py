@@ -1,13 +1,17 @@
 """Draws on disk: `draws.h5`, one dataset per parameter with its unit, and `log_weight`.
 
-The root carries `format`, `schema` and `names` (the parameters' order), and `log_evidence`, `log_evidence_error` and
-`pareto_k` where they are known. Each parameter is a dataset (n,) of its name with the attribute `unit` ("" for
-dimensionless). A name with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it.
+The root carries `format`, `schema`, `names` (the parameters' order) and `content` (a hash of all of it, checked on
+reading), and `log_evidence`, `log_evidence_error` and `pareto_k` where they are known. Each parameter is a dataset (n,)
+of its name with the attribute `unit` ("" for dimensionless). A name with a slash, as numpyro's scopes write them, is an
+HDF5 path, and `file[name]` finds it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,7 @@ def write_draws_h5(draws: Draws, path: str | Path) -> Path:
     image = io.BytesIO()
     theta = draws.theta.detach().cpu().numpy()
     with h5py.File(image, "w") as file:
-        file.attrs.update({"format": FORMAT, "schema": SCHEMA})
+        file.attrs.update({"format": FORMAT, "schema": SCHEMA, "content": content_hash(draws)})
         file.attrs.create("names", list(draws.names), dtype=h5py.string_dtype())
         for name in _SCALARS:
             value = getattr(draws, name)
@@ -68,6 +72,9 @@ def read_draws_h5(path: str | Path) -> Draws:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, holds no draws, or a newer version wrote it.
+
+    Warns:
+        UserWarning: If it carries no hash of its content, as files of older versions.
     """
     import h5py
 
@@ -87,6 +94,26 @@ def read_draws_h5(path: str | Path) -> Draws:
             theta = np.stack([file[name][()] for name in names], axis=1)
             units = tuple(str(file[name].attrs["unit"]) for name in names)
             log_weight = torch.from_numpy(file["log_weight"][()])
-    except (OSError, KeyError) as error:
+            content = file.attrs.get("content")
+        draws = Draws(names, units, torch.from_numpy(theta), log_weight, **scalars)
+    except (OSError, KeyError, TypeError, AttributeError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged, or not an HDF5 file of draws: {error}") from error
-    return Draws(names, units, torch.from_numpy(theta), log_weight, **scalars)
+    if content is None:
+        warnings.warn(
+            f"{path} carries no hash of its content, as files of older versions: whether it was changed cannot be told",
+            stacklevel=1,
+        )
+    elif content != content_hash(draws):
+        raise ValueError(f"{path} is damaged: its draws do not have the hash written in it; ask again")
+    return draws
+
+
+def content_hash(draws: Draws) -> str:
+    """SHA-256 over names, units, what is known of the weights, log weights and each parameter's draws."""
+    known = {name: float(value) for name in _SCALARS if (value := getattr(draws, name)) is not None}
+    digest = hashlib.sha256(json.dumps([list(draws.names), list(draws.units), known], sort_keys=True).encode())
+    arrays = [draws.log_weight, *draws.theta.unbind(1)]
+    for name, value in zip(["log_weight", *draws.names], arrays, strict=True):
+        array = np.ascontiguousarray(value.detach().cpu().numpy())
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,8 @@
-"""Files written whole or not at all, and what a result must say about where it came from."""
+"""Files written whole or not at all, which say when they were changed, and what a result rests on.
+
+Every JSON object that we write ends with the key `sha256_of_the_rest`: the SHA-256 of the text that `json.dumps(...,
+sort_keys=True)` gives for all its other keys. Reading compares, so that no changed digit passes for a result.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "astropy", "h5py")
+SEAL = "sha256_of_the_rest"
 _DAY = 86_400.0  # seconds
 
 
@@ -85,20 +91,66 @@ def json_text(data: Any) -> str:
     return json.dumps(_finite(data), indent=1, allow_nan=False)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write strict JSON durably; numbers that are not finite become null."""
-    write_bytes(path, (json_text(data) + "\n").encode())
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """An object as it is written, with the hash of its content as last key."""
+    rest = {key: value for key, value in _finite(data).items() if key != SEAL}
+    return {**rest, SEAL: _hash(rest)}
+
+
+def opened(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """An object without its hash, and whether there was one.
+
+    Raises:
+        ValueError: If the content does not have the hash.
+    """
+    rest = {key: value for key, value in data.items() if key != SEAL}
+    if SEAL in data and data[SEAL] != _hash(rest):
+        raise ValueError(f"its content does not have the hash written in it ({SEAL})")
+    return rest, SEAL in data
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write an object as strict JSON durably, with the hash of its content; numbers that are not finite become null."""
+    write_bytes(path, (json.dumps(sealed(data), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """What `write_json` wrote, without its hash.
+
+    Raises:
+        ValueError: If the file is not JSON, or its content is not what was written; the message names it.
+
+    Warns:
+        UserWarning: If it carries no hash, as files of older versions do.
+    """
+    data = parse_json(path)
+    if not isinstance(data, dict):
+        return data  # nothing of ours; whoever asked says what was expected
+    try:
+        content, known = opened(data)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged, or was edited by hand: {error}; restore it, or make it again with the command that "
+            "wrote it"
+        ) from error
+    if not known:
+        warnings.warn(
+            f"{path} carries no hash of its content ({SEAL}), as files of older versions: whether anything in it was "
+            "changed cannot be told",
+            stacklevel=1,  # one place, so that each file is named once
+        )
+    return content
+
+
+def parse_json(path: Path) -> Any:
+    """JSON of whatever origin, unchecked.
 
     Raises:
         ValueError: If the file is not JSON; the message names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -113,10 +165,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _hash(rest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]

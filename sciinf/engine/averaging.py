@@ -30,6 +30,7 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,8 @@ class PostHoc(Average):
         self.folder.mkdir(parents=True, exist_ok=True)
         from safetensors.torch import save
 
-        write_bytes(self._file(step), save({"tracks": self.tracks.cpu().contiguous()}))
+        tracks = self.tracks.cpu().contiguous()
+        write_bytes(self._file(step), save({"tracks": tracks}, {"sha256": _hash(tracks)}))
         self.steps.append(step)
         if len(self.steps) > SNAPSHOTS and not last:
             for dropped in self.steps[::2]:
@@ -141,15 +143,16 @@ class PostHoc(Average):
 
         Args:
             targets: Relative width sigma and step at which the average ends, at most that of the last snapshot.
-        """
-        from safetensors.torch import load
 
+        Raises:
+            ValueError: If a snapshot is damaged or gone.
+        """
         bases = [(sigma, step) for step in self.steps for sigma in TRACKS]
         weights = coefficients(bases, targets).reshape(len(self.steps), len(TRACKS), len(targets))
         # on the CPU, for not every device has float64
         sums = [torch.zeros(self.tracks.shape[1:], dtype=torch.float64) for _ in targets]
         for step, rows in zip(self.steps, weights, strict=True):
-            tracks = load(self._file(step).read_bytes())["tracks"].double()
+            tracks = self._read(step).double()
             for track, row in zip(tracks, rows, strict=True):
                 for total, weight in zip(sums, row.tolist(), strict=True):
                     total.add_(track, alpha=weight)
@@ -168,6 +171,25 @@ class PostHoc(Average):
 
     def _file(self, step: int) -> Path:
         return self.folder / f"{step:09}.safetensors"
+
+    def _read(self, step: int) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._file(step), "pt") as file:
+                known, tracks = (file.metadata() or {}).get("sha256"), file.get_tensor("tracks")
+            if known != _hash(tracks):
+                raise ValueError("its content does not have the hash written in it")
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{self._file(step)}, which an average of the weights is made of, is damaged or gone ({error}); remove "
+                f"{self.folder} and {self.folder.parent / 'checkpoint.safetensors'}, and train again"
+            ) from error
+        return tracks
+
+
+def _hash(tracks: Tensor) -> str:
+    return hashlib.sha256(tracks.numpy().tobytes()).hexdigest()
 
 
 def exponent(width: float) -> float:

@@ -12,8 +12,10 @@ x given theta and success, as they would be without retries.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from sciinf.storage.outcome import failed_outcome, join, normalise
 from sciinf.store import Store
 
 _THETA, _NOISE = 0, 1
+_SHA256 = 32
 _WORDS = 624
 _HEAD = 24  # bytes of the state before the words: seed (8), left (4), seeded (4), next (8)
 
@@ -95,8 +98,9 @@ def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
             )
         image = io.BytesIO()
         np.save(image, theta.numpy())
+        array = image.getvalue()
         with writing(store.path):
-            write_bytes(_proposed_file(store, index), image.getvalue())
+            write_bytes(_proposed_file(store, index), array + hashlib.sha256(array).digest())
 
 
 def _proposed_file(store: Store, index: int) -> Path:
@@ -104,11 +108,27 @@ def _proposed_file(store: Store, index: int) -> Path:
 
 
 def _proposed(store: Store, index: int) -> Tensor | None:
-    """What a proposal drew for a block, if that is there, whole, and of the block's present size."""
+    """What a proposal drew for a block, if that is there, whole, and of the block's present size.
+
+    The file is an array as numpy writes it, and the 32 bytes of its SHA-256.
+    """
+    file = _proposed_file(store, index)
     try:
-        theta = np.load(io.BytesIO(_proposed_file(store, index).read_bytes()))
-    except (OSError, ValueError, EOFError):
+        data = file.read_bytes()
+        whole = hashlib.sha256(data[:-_SHA256]).digest() == data[-_SHA256:]
+        image = io.BytesIO(data[:-_SHA256] if whole else data)
+        theta = np.load(image)
+        if image.read(1):
+            raise ValueError("its content does not have the hash at its end")
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        warnings.warn(f"{file} is damaged ({error}) and passed over", stacklevel=1)
+        return None
+    if not whole:
+        warnings.warn(
+            f"{file} carries no hash, as those of older versions: whether it was changed cannot be told", stacklevel=1
+        )
     good = theta.dtype == np.float32 and theta.shape == (store.rows_of(index), len(store.prior))
     return torch.from_numpy(theta) if good else None
 

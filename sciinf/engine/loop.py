@@ -6,10 +6,11 @@ patience: when that is over its best weights stay as they are, while the others 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ class Loop:
             "history": history,
             "best_validation_loss": self.best_loss[member],
             "seconds": sum(row["seconds"] for row in history),
+            "sha256": {"history.csv": hashlib.sha256(_table(history)).hexdigest()},
         }
         return record | ({"average": self.chosen[member]} if isinstance(self.average, PostHoc) else {})
 
@@ -241,8 +243,7 @@ class Loop:
 
     def _write_histories(self) -> None:
         for folder, history in zip(self.folders, self.histories, strict=True):
-            lines = [",".join(COLUMNS)] + [",".join(f"{row[c]:.6g}" for c in COLUMNS) for row in history]
-            write_bytes(folder / "history.csv", ("\n".join(lines) + "\n").encode())
+            write_bytes(folder / "history.csv", _table(history))
 
     def _keep(self) -> None:
         about = {
@@ -277,6 +278,12 @@ class Loop:
         if self.average is not None:
             self.average.load(groups["average"])
         load_tensors(self.step.optimiser, groups.get("optimiser", {}))
+
+
+def _table(history: Sequence[Mapping[str, float]]) -> bytes:
+    """The content of `history.csv`."""
+    lines = [",".join(COLUMNS)] + [",".join(f"{row[c]:.6g}" for c in COLUMNS) for row in history]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _average(recipe: Recipe, learner: Learner, folder: Path) -> Average | None:

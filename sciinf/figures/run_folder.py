@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from sciinf.answer import disagreement
+from sciinf.core.answer import Estimate
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import read_json
@@ -77,6 +81,7 @@ class Run:
         stores: Folder name -> the simulations in it.
         provenance: `provenance.json`.
         missing: Part -> why it is not there.
+        doubts: What is damaged, and what could not be checked, in sentences.
     """
 
     folder: Path
@@ -89,6 +94,7 @@ class Run:
     stores: Mapping[str, Simulated]
     provenance: Mapping[str, Any]
     missing: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -113,7 +119,8 @@ class _Parts:
 
     folder: Path
     missing: dict[str, str]
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    vouched: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # file -> its hash, and what says so
+    doubts: list[str] = field(default_factory=list)
 
     def read(self, name: str, file: str, read: Callable[[Path], T], empty: T, why: str) -> T:
         path = self.folder / file
@@ -121,11 +128,14 @@ class _Parts:
             self.missing[name] = why
             return empty
         try:
-            if file in self.hashes and hashlib.sha256(path.read_bytes()).hexdigest() != self.hashes[file]:
-                raise ValueError("it is damaged, or not of the answer in answer.json")
-            return read(path)
-        except (ValueError, OSError, KeyError, TypeError) as error:
+            with _told(self.doubts):
+                expected, by = self.vouched.get(file, ("", ""))
+                if by and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+                    raise ValueError(f"it is damaged, or not of the {by}")
+                return read(path)
+        except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             self.missing[name] = f"{file} could not be read: {error}"
+            self.doubts.append(self.missing[name])
             return empty
 
 
@@ -162,22 +172,31 @@ def _with_answer(run: Run, folder: Path) -> Run:
     answer = parts.read(
         "answer", "answer.json", _read_object, {}, "No observation has been asked about in this folder."
     )
-    parts.hashes = answer.get("sha256") or {}
+    if not answer and (folder / "answer.json").exists():
+        parts.vouched = dict.fromkeys(
+            ("draws.h5", "predictive.h5"), ("", "answer in answer.json, which cannot be read")
+        )
+    else:
+        parts.vouched = {name: (sha, "answer in answer.json") for name, sha in (answer.get("sha256") or {}).items()}
     checked = parts.read("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
     order = next((s.observables for s in run.stores.values()), ())
-    return replace(
+    found = replace(
         run,
         answer=answer,
         draws=parts.read("draws", "draws.h5", read_draws_h5, None, "The folder holds no posterior draws (draws.h5)."),
         checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
         missing=missing,
     )
+    return replace(found, doubts=tuple(dict.fromkeys([*run.doubts, *parts.doubts, *_disagreeing(found)])))
 
 
 def _read_common(folder: Path) -> Run:
     """What all answers of a run have in common."""
     missing: dict[str, str] = {}
-    part = _Parts(folder, missing).read
+    parts = _Parts(folder, missing)
+    part = parts.read
+    fit = part("fit", "fit/fit.json", _read_object, {}, "The folder holds no finished fit (fit/fit.json).")
+    parts.vouched = {f"fit/{name}": (sha, "fit in fit/fit.json") for name, sha in (fit.get("sha256") or {}).items()}
     stores: dict[str, Simulated] = {}
     for name, purpose in STORES.items():
         found = part(name, f"{name}/store.json", _read_store, None, f"The folder holds no {purpose} simulations.")
@@ -189,12 +208,33 @@ def _read_common(folder: Path) -> Run:
         draws=None,
         checked=(),
         calibration=part("calibration", "calibration.json", _read_calibration, None, _NOT_CALIBRATED),
-        fit=part("fit", "fit/fit.json", _read_object, {}, "The folder holds no finished fit (fit/fit.json)."),
+        fit=fit,
         history=part("history", "fit/history.csv", _read_history, {}, "The folder holds no training history."),
         stores=stores,
         provenance=part("provenance", "provenance.json", _read_object, {}, "The command that ran was not recorded."),
         missing=missing,
+        doubts=tuple(parts.doubts),
     )
+
+
+@contextmanager
+def _told(doubts: list[str]) -> Iterator[None]:
+    """Warnings as sentences."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    doubts += [str(warning.message) for warning in told]
+
+
+def _disagreeing(run: Run) -> list[str]:
+    """What the answer says beside what its draws say."""
+    if run.draws is None or not run.answer.get("parameters"):
+        return []
+    try:
+        differing = disagreement({n: Estimate.from_json(e) for n, e in run.answer["parameters"].items()}, run.draws)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        differing = f"it has estimates that cannot be compared with them ({error!r})"
+    return [f"answer.json is not of the draws in draws.h5: {differing}."] if differing else []
 
 
 NOT_PREDICTED = "No data were simulated from the posterior, because the question was asked without a simulator."

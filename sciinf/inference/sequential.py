@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -311,8 +312,11 @@ def _kept(file: Path, fit: Fit, x: X, within: TruncatedPrior | None, epsilon: fl
         region = Region(fit.digest, fit.estimator.density(x), float(newest["threshold"]))
         keys = ("acceptance",) if data["method"] == FROM_PRIOR else ("acceptance", "log_bound", "candidates", "error")
         measured = {key: float(data[key]) for key in keys}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
-        return None  # damaged: found again
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        warnings.warn(f"{file} cannot be read back, so the region is found again: {error}", stacklevel=2)
+        return None
     with one_thread():
         return TruncatedPrior(fit.estimator.prior, (*(within.regions if within else ()), region), about, measured)
 

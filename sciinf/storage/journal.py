@@ -1,7 +1,9 @@
 """Journals: one append-only file of JSON lines per writing process, which acknowledges the blocks it committed.
 
-A line stands for a block only after the block's file is durable, so whatever a journal says can be relied on. A line
-torn by a kill or a full disk does not parse and is passed over; its block's file is then judged by itself.
+A line stands for a block only after the block's file is durable, so whatever a journal says can be relied on. It
+carries a hash of itself, as our JSON files do (`core.files`). A line torn by a kill or a full disk ends before its
+closing brace and is passed over; one that was changed is named. The file of the block that it stood for is judged by
+itself.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sciinf.core.files import opened, sealed, write_bytes
 from sciinf.core.simulator import Status
 
 
@@ -62,7 +66,9 @@ class Journals:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged: list[str] = []
         self._read: dict[str, int] = {}
+        self._lines: dict[str, int] = {}
 
     def append(self, entry: Entry) -> None:
         """Write one line durably.
@@ -76,7 +82,7 @@ class Journals:
         try:
             size = os.fstat(file).st_size
             torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            line = b"\n" * torn + json.dumps(entry.to_json()).encode() + b"\n"
+            line = b"\n" * torn + json.dumps(sealed(entry.to_json())).encode() + b"\n"
             if os.write(file, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(file)
@@ -86,7 +92,12 @@ class Journals:
             sync_folder(self.folder)
 
     def news(self) -> list[Entry]:
-        """The entries added, by anybody, since the last call."""
+        """The entries added, by anybody, since the last call.
+
+        Warns:
+            UserWarning: If a line was changed, which is then passed over and named in `damaged`; or if lines carry no
+                hash, as those of older versions.
+        """
         entries = []
         for path in sorted(self.folder.glob("*.jsonl")):
             start = self._read.get(path.name, 0)
@@ -97,8 +108,41 @@ class Journals:
                 data = file.read()
             whole = data.rfind(b"\n") + 1
             self._read[path.name] = start + whole
-            entries += [entry for line in data[:whole].splitlines() if (entry := _parse(line)) is not None]
+            entries += self._entries(path, data[:whole].split(b"\n")[:-1])
         return entries
+
+    def mend(self) -> None:
+        """Take the lines that were changed out of the journals."""
+        for path in self.folder.glob("*.jsonl"):
+            lines = path.read_bytes().split(b"\n")
+            kept = [line for line in lines if not _changed(line)]
+            if len(kept) < len(lines):
+                write_bytes(path, b"\n".join(kept))
+        self.damaged.clear()
+
+    def _entries(self, path: Path, lines: Sequence[bytes]) -> Iterator[Entry]:
+        first = self._lines.get(path.name, 0) + 1
+        self._lines[path.name] = first - 1 + len(lines)
+        for number, line in enumerate(lines, first):
+            try:
+                found = _parse(line)
+            except ValueError as error:
+                self.damaged.append(f"line {number} of {path}: {error}")
+                warnings.warn(
+                    f"line {number} of {path} is damaged and passed over: {error}. The file of the block it stood for "
+                    f"is judged by itself; `sciinf check {self.folder.parent} --repair SIM.py` takes the line out",
+                    stacklevel=1,
+                )
+                continue
+            if found is None:
+                continue
+            if not found[1]:
+                warnings.warn(
+                    f"lines of the journals in {self.folder} carry no hash, as those of older versions: whether they "
+                    "were changed cannot be told",
+                    stacklevel=1,
+                )
+            yield found[0]
 
 
 def sync_folder(folder: Path) -> None:
@@ -110,8 +154,26 @@ def sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def _parse(line: bytes) -> Entry | None:
-    try:
-        return Entry.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError):
+def _parse(line: bytes) -> tuple[Entry, bool] | None:
+    """The entry in a line, and whether the line carries its hash; None for a line that is torn.
+
+    Raises:
+        ValueError: If it was changed.
+    """
+    if b"{" not in line or line.count(b"{") > line.count(b"}"):  # no string of ours has a brace
         return None
+    try:
+        data, known = opened(json.loads(line))
+        return Entry.from_json(data), known
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it is no entry ({error!r})") from error
+
+
+def _changed(line: bytes) -> bool:
+    try:
+        _parse(line)
+    except ValueError:
+        return True
+    return False

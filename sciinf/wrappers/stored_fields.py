@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import json_text, parse_json, write_bytes
 from sciinf.core.laws import is_normalisable
 from sciinf.dynamics.field_equation import SOLUTION
 from sciinf.store import Store
@@ -301,7 +301,7 @@ def _manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Pat
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         contents["files"].append({"sha256": digest, "bytes": file.stat().st_size})
     path = out / MANIFEST
-    known = read_json(path) if path.is_file() else None
+    known = parse_json(path) if path.is_file() else None
     if known != contents:
         if (out / "store.json").is_file():
             raise ValueError(
@@ -309,5 +309,6 @@ def _manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Pat
                 "folder for `out`"
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, contents)
+        # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
+        write_bytes(path, (json_text(contents) + "\n").encode())
     return path

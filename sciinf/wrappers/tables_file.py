@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import json_text, parse_json, write_bytes
 from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.store import Store
 from sciinf.wrappers.named_function import Specification, check_result, specify, tensors_of
@@ -225,7 +225,7 @@ def _manifest(files: Sequence[Path], out: Path) -> Path:
         contents.append({"sha256": digest, "bytes": file.stat().st_size, "kind": file.suffix.lower()})
     path = out / MANIFEST
     if path.is_file():
-        found = read_json(path)
+        found = parse_json(path)
         if found != contents and (out / "store.json").is_file():
             raise ValueError(
                 f"{out} holds the store of other files ({json.dumps(found)}), not of {[str(f) for f in files]}; "
@@ -233,7 +233,8 @@ def _manifest(files: Sequence[Path], out: Path) -> Path:
             )
     elif (out / "store.json").is_file():
         raise ValueError(f"{out} holds a store of simulations that were not read from files; choose another folder")
-    if not path.is_file() or read_json(path) != contents:
+    if not path.is_file() or parse_json(path) != contents:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, contents)
+        # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
+        write_bytes(path, (json_text(contents) + "\n").encode())
     return path

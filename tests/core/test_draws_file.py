@@ -67,6 +67,29 @@ def test_files_that_are_no_draws_are_refused(tmp_path):
         read_draws_h5(path)
 
 
+def test_a_changed_draw_unit_or_evidence_is_refused(tmp_path):
+    for name, change in (
+        ("draw", lambda file: file["zeta"].__setitem__(7, 0.5)),
+        ("weight", lambda file: file["log_weight"].__setitem__(0, 0.5)),
+        ("unit", lambda file: file["zeta"].attrs.__setitem__("unit", "h")),
+        ("evidence", lambda file: file.attrs.__setitem__("log_evidence", -3.0)),
+        ("order", lambda file: file.attrs.__setitem__("names", ["alpha", "zeta", "scope/mu"])),
+    ):
+        path = write_draws_h5(some_draws(log_evidence=-3.25), tmp_path / f"{name}.h5")
+        with h5py.File(path, "a") as file:
+            change(file)
+        with pytest.raises(ValueError, match=rf"{name}\.h5 is damaged: its draws do not have the hash"):
+            read_draws_h5(path)
+
+
+def test_draws_of_older_versions_are_read_and_said_to_be_unchecked(tmp_path):
+    path = write_draws_h5(some_draws(), tmp_path / "draws.h5")
+    with h5py.File(path, "a") as file:
+        del file.attrs["content"]
+    with pytest.warns(UserWarning, match=r"draws\.h5 carries no hash"):
+        assert torch.equal(read_draws_h5(path).theta, some_draws().theta)
+
+
 def test_damage_is_reported(tmp_path):
     path = write_draws_h5(some_draws(), tmp_path / "draws.h5")
     whole = path.read_bytes()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import warnings
 
 import pytest
 
-from sciinf.core.files import read_json, versions, write_bytes, write_json, write_through
+from sciinf.core.files import SEAL, parse_json, read_json, versions, write_bytes, write_json, write_through
 
 
 def test_bytes_come_back(tmp_path):
@@ -69,7 +71,52 @@ def test_json_is_strict_and_keeps_every_digit(tmp_path):
     expected = {"a": 0.1 + 0.2, "b": [None, None, 1], "c": {"d": [None, None, True, "µ"]}, "3": 1}
     assert read_json(path) == expected
     assert "NaN" not in path.read_text()
-    assert json.loads(path.read_bytes()) == expected
+    content = json.loads(path.read_bytes())
+    assert list(content)[-1] == SEAL
+    assert {key: value for key, value in content.items() if key != SEAL} == expected
+
+
+def kept(path):
+    write_json(path, {"seed": 41, "mean": 1.25, "names": ["a", "b"], "nested": {"rows": 100}})
+    return path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("41", "42"), ("1.25", "1.26"), ('"b"', '"c"'), ("100", "1000"), ("rows", "row5"), ("}", ',"x":1}')],
+)
+def test_a_changed_digit_or_letter_is_refused_by_name(tmp_path, old, new):
+    path = tmp_path / "answer.json"
+    path.write_text(kept(path).replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"answer\.json is damaged, or was edited by hand: .* restore it, or make it"):
+        read_json(path)
+
+
+def test_the_hash_is_what_the_page_says(tmp_path):
+    data = json.loads(kept(tmp_path / "a.json"))
+    said = data.pop(SEAL)
+    assert said == hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def test_layout_and_order_are_immaterial_and_a_rewritten_file_has_the_hash_of_what_is_new(tmp_path):
+    path = tmp_path / "a.json"
+    data = json.loads(kept(path))
+    path.write_text(json.dumps(dict(reversed(data.items()))))
+    assert read_json(path) == {key: value for key, value in data.items() if key != SEAL}
+    write_json(path, {**data, "seed": 42})
+    assert read_json(path)["seed"] == 42
+
+
+def test_a_file_without_a_hash_is_read_with_a_warning_that_names_it(tmp_path):
+    path = tmp_path / "fit.json"
+    data = json.loads(kept(path))
+    del data[SEAL]
+    path.write_text(json.dumps(data))
+    with pytest.warns(UserWarning, match=r"fit\.json carries no hash"):
+        assert read_json(path) == data
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parse_json(path) == data
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"{'a': 1}"])

@@ -12,6 +12,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Estimator, Observable, Prior, load_fit, save_fit
+from sciinf.core.files import write_json
 from sciinf.core.fit import SCHEMA, campaign_of
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
@@ -36,7 +37,7 @@ def folder(tmp_path):
 def edit(folder, **changes):
     file = folder / "fit.json"
     data = {**json.loads(file.read_text()), **changes}
-    file.write_text(json.dumps({k: v for k, v in data.items() if v is not None}))
+    write_json(file, {k: v for k, v in data.items() if v is not None})
 
 
 def test_comes_back_to_the_bit(folder):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Proposal, Simulator, load_simulator
-from sciinf.engine.block import run_block
+from sciinf.engine.block import propose, run_block
 from sciinf.simulation import repair, simulate
 from sciinf.store import Store
 
@@ -90,6 +91,28 @@ def test_blocks_of_a_proposal_can_be_run_by_anyone(tmp_path):
     shutil.rmtree(tmp_path / "two" / "proposed")
     with pytest.raises(ValueError, match="come from a proposal and .* is missing"):
         run_block(NORMAL, Store(tmp_path / "two"), 0)
+
+
+def test_damaged_parameters_of_a_proposal_are_named_and_drawn_again(tmp_path):
+    store = Store.create(tmp_path / "s", NORMAL, seed=0, block=100, rows=250, proposal=Corner())
+    propose(store, Corner(), [1])
+    file = tmp_path / "s/proposed/00000001.npy"
+    whole = file.read_bytes()
+    data = bytearray(whole)
+    data[200] ^= 1
+    file.write_bytes(data)
+    with (
+        pytest.warns(UserWarning, match=r"00000001\.npy is damaged"),
+        pytest.raises(ValueError, match="missing or damaged"),
+    ):
+        run_block(NORMAL, store, 1)
+    with pytest.warns(UserWarning, match="is damaged"):
+        simulate(NORMAL, tmp_path / "s", 250, proposal=Corner(), progress=False)
+    assert file.read_bytes() == whole
+    file.write_bytes(whole[:-32])
+    with pytest.warns(UserWarning, match=r"00000001\.npy carries no hash"):
+        run_block(NORMAL, store, 1)
+    assert np.array_equal(np.load(file), store.read(1)[0].numpy())
 
 
 def test_a_proposal_outside_the_prior_is_refused(tmp_path):

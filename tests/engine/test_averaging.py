@@ -171,6 +171,19 @@ def test_interrupted_averages_go_on_to_the_same_bits(tmp_path, monkeypatch):
     assert torch.equal(*found)
 
 
+def test_a_damaged_snapshot_is_named(tmp_path):
+    average = PostHoc(torch.zeros(1, 3), tmp_path / "averages")
+    for step in (4, 8):
+        average.update(torch.ones(1, 3), step)
+        average.keep(step, last=step == 8)
+    file = tmp_path / "averages" / "000000004.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"000000004\.safetensors.* is damaged or gone .*remove .* and train again"):
+        average.synthesise([(0.1, 8)])
+
+
 def test_the_exponential_average_forgets_the_start_and_then_has_its_length():
     average = Exponential(torch.full((1, 1), 50.0), 0.9)
     for step in range(1, 200):
