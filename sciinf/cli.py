@@ -168,6 +168,7 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, ac
     from sciinf import calibrate as check
     from sciinf import simulate as run_campaign
     from sciinf.commands.user_files import user_simulator
+    from sciinf.core.verdicts import CALIBRATION_STATES
     from sciinf.trust.failures import Failures
 
     folder = run_of(folder)
