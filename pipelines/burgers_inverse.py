@@ -23,7 +23,15 @@ BURGERS = Path(__file__).parent.parent / "simulators" / "pde" / "burgers.py"
 SENSORS = Sensors([0.05 + 0.1 * k for k in range(10)], sd=0.05, frames=[4])
 
 
-def run(out: Path, *, seed: int = 0, solutions: int = 1_000, simulations: int = 10_000, ess: float = 2_000) -> Answer:
+def run(
+    out: Path,
+    *,
+    seed: int = 0,
+    solutions: int = 1_000,
+    simulations: int = 10_000,
+    ess: float = 2_000,
+    budget: int = 20_000,
+) -> Answer:
     """The posterior of viscosity and amplitude, corrected by the true solver.
 
     Args:
@@ -32,6 +40,7 @@ def run(out: Path, *, seed: int = 0, solutions: int = 1_000, simulations: int = 
         solutions: Runs of the solver that the surrogate is trained on.
         simulations: Runs of the surrogate that the posterior is trained on.
         ess: Effective sample size of the answer, by further runs of the solver where the posterior is.
+        budget: Of those runs, at most.
     """
     equation: Any = type(load_simulator(BURGERS))
     burgers = equation(initial=Waves((1.0, 0.5), (0.0, 0.2)))
@@ -47,7 +56,7 @@ def run(out: Path, *, seed: int = 0, solutions: int = 1_000, simulations: int = 
 
     seen = simulate(truth, out / "observation", 1, seed=seed + 3).load()
     data = {name: value[0] for name, value in seen.x.items()}
-    posterior = build_posterior(fit, truth, ess=ess, budget=20_000)
+    posterior = build_posterior(fit, truth, ess=ess, budget=budget)
     answer = query(posterior, data, calibration, simulator=truth, out=out, seed=seed)
 
     given = burgers.start(seen.theta, generator=torch.Generator().manual_seed(seed))

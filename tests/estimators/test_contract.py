@@ -255,9 +255,9 @@ def ball(tmp_path_factory):
 
 
 def errors(estimator, simulator):
-    """Over 100 new observations: rms error of the mean in exact sds, and the mean ratio of sds, per parameter."""
+    """Over 50 new observations: rms error of the mean in exact sds, and the mean ratio of sds, per parameter."""
     source = generator(7)
-    theta = simulator.prior.sample(100, generator=source)
+    theta = simulator.prior.sample(50, generator=source)
     x = simulator(theta, generator=source)
     mean, covariance = simulator.exact(x)
     sd = covariance.diagonal().sqrt()
@@ -270,7 +270,8 @@ def errors(estimator, simulator):
 def drawn(estimator, simulator, x, source, n=1_000):
     """Draws (n, batch, D) and weights (n, batch, 1); of a likelihood, from the prior and a wide exact posterior."""
     if estimator.normalised:
-        return estimator.density(x).sample(n, generator=source).double(), torch.full((n, 1, 1), 1 / n)
+        few = n // 4
+        return estimator.density(x).sample(few, generator=source).double(), torch.full((few, 1, 1), 1 / few)
     mean, covariance = simulator.exact(x)
     wide = td.MultivariateNormal(mean, 4 * covariance)
     noise = torch.randn(n // 2, *mean.shape, generator=source, dtype=torch.float64)

@@ -15,6 +15,7 @@ from sciinf import build_posterior, calibrate, load_fit, load_simulator, simulat
 from sciinf.core import Observable, Prior
 from sciinf.estimators.equivariant import Augmented, Canonical
 from sciinf.estimators.gnpe import GNPE
+from sciinf.flows import SplineCoupling
 from sciinf.poses import Additive, Periodic, Pose, TimeShift
 from sciinf.summaries.vector import MLP
 from sciinf.training import Recipe
@@ -38,7 +39,12 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fit(store, tmp_path_factory):
-    return train(built(GNPE, chains=512), store, tmp_path_factory.mktemp("fit"), recipe=Recipe(epochs=15))
+    return train(
+        built(GNPE, chains=256, iterations=100, flow=SplineCoupling(3, 32)),
+        store,
+        tmp_path_factory.mktemp("fit"),
+        recipe=Recipe(epochs=15),
+    )
 
 
 def curve(tau):
@@ -49,15 +55,15 @@ def test_data_and_starts_moved_by_whole_steps_move_every_chain_as_far(fit):
     estimator = load_fit(fit.folder).estimator.double()
     x, shift = curve(-3.5)["x"], 13
     moved = torch.cat([torch.zeros(1, shift, dtype=torch.float64), x[:, :-shift]], dim=1)
-    start = -3.5 + 0.1 * torch.randn(200, 1, 1, generator=generator(2), dtype=torch.float64)
+    start = -3.5 + 0.1 * torch.randn(50, 1, 1, generator=generator(2), dtype=torch.float64)
     ends = []
     for data, poses in ((x, start), (moved, start + shift * MODULE.STEP)):
-        ends.append(estimator.condition({"x": data}).chains(poses, generator(3), iterations=10)[0])
+        ends.append(estimator.condition({"x": data}).chains(poses, generator(3), iterations=5)[0])
     inside = (ends[0][..., 2] < -shift * MODULE.STEP).all()  # of the prior, to which nothing is moved
     assert inside
     step = torch.tensor([0.0, 0.0, shift * MODULE.STEP], dtype=torch.float64)
     torch.testing.assert_close(ends[1], ends[0] + step, atol=1e-6, rtol=0)
-    other = estimator.condition({"x": x}).chains(start + shift * MODULE.STEP, generator(3), iterations=10)[0]
+    other = estimator.condition({"x": x}).chains(start + shift * MODULE.STEP, generator(3), iterations=5)[0]
     assert float((other - ends[0] - step).abs().max()) > 0.01  # data that stay are told apart
 
 
@@ -76,13 +82,13 @@ def test_chains_from_the_posterior_stay_there(fit):
 def test_it_is_a_posterior_like_any_other(fit, store, tmp_path):
     posterior = build_posterior(fit)
     fresh = simulate(OSCILLATOR, tmp_path / "fresh", 100, seed=2, progress=False)
-    calibration = calibrate(posterior, fresh, draws=100)
+    calibration = calibrate(posterior, fresh, draws=8)
     assert calibration.ranks.shape[1] == 3
     again = build_posterior(load_fit(fit.folder))
     x = curve(-3.0)["x"][0].float()
     one, two = (p.sample(50, x=x, generator=generator(7)) for p in (posterior, again))
     assert torch.equal(one, two)
-    corrected = build_posterior(fit, OSCILLATOR, ess=500).sample(2_000, x=x, generator=generator(8))
+    corrected = build_posterior(fit, OSCILLATOR, ess=400).sample(1_000, x=x, generator=generator(8))
     exact = OSCILLATOR.reference({"x": x[None]}, 4_000, generator(9))
     torch.testing.assert_close(corrected.mean(0) / exact.std(0), exact.mean(0) / exact.std(0), atol=0.2, rtol=0)
     torch.testing.assert_close(corrected.std(0) / exact.std(0), torch.ones(3), atol=0.15, rtol=0)
@@ -90,15 +96,15 @@ def test_it_is_a_posterior_like_any_other(fit, store, tmp_path):
 
 @pytest.mark.parametrize("kind", [GNPE, Canonical, Augmented])
 def test_density_integrates_to_one_within_the_prior(kind, store, tmp_path):
-    options = {"chains": 256} if kind is GNPE else {}
-    fit = train(built(kind, **options), store, tmp_path / "fit", recipe=Recipe(epochs=4))
+    options = {"chains": 128, "iterations": 100} if kind is GNPE else {}
+    fit = train(built(kind, **options), store, tmp_path / "fit", recipe=Recipe(epochs=3))
     posterior = build_posterior(fit)
     x = curve(-4.9)  # at the edge of the prior
     x = {"x": x["x"].float()}
-    draws = posterior.draw_batched(x, 2_000, generator=generator(1))
+    draws = posterior.draw_batched(x, 1_000, generator=generator(1))
     assert bool(torch.isfinite(OSCILLATOR.prior.log_prob(draws)).all())
     law = td.MultivariateNormal(draws[:, 0].double().mean(0), 2 * torch.cov(draws[:, 0].double().T))
-    at = law.mean + torch.randn(4_000, 3, generator=generator(2), dtype=torch.float64) @ law.scale_tril.T
+    at = law.mean + torch.randn(1_500, 3, generator=generator(2), dtype=torch.float64) @ law.scale_tril.T
     weight = (posterior.log_prob_batched(at[:, None], x)[:, 0] - law.log_prob(at)).exp()
     error = float(weight.std()) / math.sqrt(len(weight))
     assert float(weight.mean()) == pytest.approx(1.0, abs=4 * error + 0.03)

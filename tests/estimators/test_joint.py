@@ -48,7 +48,7 @@ def simulations(n):
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
     """Standardised on many rows, and its network silent: what it says is the Gaussian law alone."""
-    joint = Joint(PRIOR, OBSERVABLES)
+    joint = Joint(PRIOR, OBSERVABLES, hidden=8, blocks=1)  # silent, so of any size
     joint.standardise(lambda: iter([simulations(200_000)]))
     for layer in (joint.network.leave, joint.network.beside):
         torch.nn.init.zeros_(layer.weight)

@@ -108,10 +108,10 @@ def test_a_single_draw_and_fewer_than_parameters(fit):
     posterior, x = Compositional(fit, 4), torch.ones(4, 2)
     for n in (1, 2):
         assert posterior.sample(n, x=x).isfinite().all()
-    many = torch.cat([posterior.sample(1, x=x, generator=torch.Generator().manual_seed(k)) for k in range(60)])
+    many = torch.cat([posterior.sample(1, x=x, generator=torch.Generator().manual_seed(k)) for k in range(20)])
     mean, sd = exact(x)
     assert ((many.mean(0) - mean).abs() < 1.3 * sd).all()
-    assert ((many.std(0) / sd).log().abs() < 0.5).all()
+    assert ((many.std(0) / sd).log().abs() < 0.6).all()
 
 
 def test_what_cannot_be_composed_is_refused(fit, tmp_path):
@@ -152,9 +152,11 @@ def test_priors_that_are_not_gaussian_in_z_are_refused(tmp_path):
 
 def test_sets_of_several_are_joined_from_smaller_ones(tmp_path):
     """PF-NPSE: 23 observations by a network of up to 6, four factors of which the last has 5."""
-    simulator = sets(Ball(), 6)
+    simulator, short = sets(Ball(), 6), Recipe(epochs=40)
     store = simulate(simulator, tmp_path / "s", 4_000, progress=False)
-    fit = train(Score(simulator.prior, simulator.observables, hidden=48, blocks=2), store, tmp_path / "fit")
+    fit = train(
+        Score(simulator.prior, simulator.observables, hidden=32, blocks=2), store, tmp_path / "fit", recipe=short
+    )
     x = Ball()(torch.tensor([[1.2, -1.7]]).expand(23, 2), generator=torch.Generator().manual_seed(2))["x"]
     posterior = Compositional(fit, 23)
     assert posterior.observables["x"].shape == (23, 2)

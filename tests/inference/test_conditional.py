@@ -40,7 +40,7 @@ class Bent(Simulator):
 
 
 SIMULATOR = Bent()
-A, B = torch.meshgrid(torch.linspace(-3.5, 3.5, 71), torch.linspace(0.025, 1.975, 40), indexing="ij")
+A, B = torch.meshgrid(torch.linspace(-3.5, 3.5, 36), torch.linspace(0.05, 1.95, 20), indexing="ij")
 GRID = torch.stack([A, B], dim=-1).reshape(-1, 2).double()
 TRUTH, X, N = (1.2, 0.6), (1.30, 1.10), 3
 
@@ -49,7 +49,7 @@ TRUTH, X, N = (1.2, 0.6), (1.30, 1.10), 3
 def conditional(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bent")
     store = simulate(SIMULATOR, folder / "simulations", 6_000, seed=1, progress=False)
-    estimator = Joint(SIMULATOR.prior, SIMULATOR.observables, hidden=128)
+    estimator = Joint(SIMULATOR.prior, SIMULATOR.observables, hidden=96, blocks=2)
     return Conditional(train(estimator, store, folder / "fit", recipe=Recipe(epochs=60)))
 
 
@@ -83,7 +83,7 @@ def test_posteriors_given_whatever_there_is(conditional, question):
     found = conditional.log_prob({"a": GRID[:, 0], "b": GRID[:, 1]}, given)
     assert abs(float(found.exp().sum()) * cell - 1) < 0.03
     assert excess(exact, found) < 0.2
-    draws = conditional.sample(4_000, ["a", "b"], given, generator=torch.Generator().manual_seed(0))
+    draws = conditional.sample(2_000, ["a", "b"], given, generator=torch.Generator().manual_seed(0))
     for k, name in enumerate("ab"):
         mean = (exact.softmax(0) * GRID[:, k]).sum()
         sd = (exact.softmax(0) * (GRID[:, k] - mean) ** 2).sum().sqrt()
@@ -98,13 +98,13 @@ def test_an_answer_to_another_question_is_told_apart(conditional):
 
 
 def test_some_parameters_given_others(conditional):
-    b = torch.linspace(0.01, 1.99, 199).double()
+    b = torch.linspace(0.02, 1.98, 50).double()
     theta = torch.stack([torch.full_like(b, TRUTH[0]), b], dim=-1)
     _, x1, count = parts(theta)
     found = conditional.log_prob({"b": b}, {"x": X, "n": N, "a": TRUTH[0] * 100 * units.cm})
-    assert abs(float(found.exp().sum()) * 0.01 - 1) < 0.03
+    assert abs(float(found.exp().sum()) * 0.04 - 1) < 0.03
     assert excess(x1 + count, found) < 0.1
-    draws = conditional.sample(4_000, ["b"], {"x": X, "n": N, "a": TRUTH[0]}, generator=torch.Generator())["b"]
+    draws = conditional.sample(2_000, ["b"], {"x": X, "n": N, "a": TRUTH[0]}, generator=torch.Generator())["b"]
     mean = ((x1 + count).softmax(0) * b).sum()
     assert abs(float(draws.mean() - mean)) < 0.15 * float(draws.std())
 
@@ -113,7 +113,7 @@ def test_the_likelihood(conditional):
     generator = torch.Generator().manual_seed(2)
     given = {"a": TRUTH[0], "b": TRUTH[1]}
     exact = td.Normal(torch.tensor([TRUTH[0] ** 2, 0.5 * TRUTH[0] + TRUTH[1]]), SD)
-    x = exact.mean + SD * torch.randn(3_000, 2, generator=generator)
+    x = exact.mean + SD * torch.randn(800, 2, generator=generator)
     gap = exact.log_prob(x).sum(-1) - conditional.log_prob({"x": x}, given)
     assert abs(float(gap.mean())) < 0.1  # KL
     draws = conditional.sample(4_000, ["x", "n"], given, generator=generator)

@@ -30,9 +30,11 @@ class Square(Simulator):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("distillation")
-    store = simulate(Square(), folder / "simulations", 4_000, progress=False)
-    teacher = train(Score(Square.prior, Square.observables, hidden=48, blocks=2), store, folder / "teacher")
-    return teacher, distil(teacher, store, folder / "student", steps=3), folder
+    store = simulate(Square(), folder / "simulations", 2_000, progress=False)
+    score = Score(Square.prior, Square.observables, hidden=32, blocks=2)
+    teacher = train(score, store, folder / "teacher", recipe=Recipe(epochs=40, batch=100))
+    recipe = Recipe(epochs=40, batch=100)
+    return teacher, distil(teacher, store, folder / "student", steps=3, recipe=recipe), folder
 
 
 def distance(draws, x):
