@@ -23,7 +23,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,9 @@ def whole() -> dict[str, tuple[str, bytes]]:
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def damage(data: bytes, dice: random.Random) -> tuple[str, bytes]:
-    """One kind of damage, by chance: its name and what is left."""
-    name = dice.choice(list(_DAMAGE))
+def damage(data: bytes, dice: random.Random, among: Sequence[str] = ()) -> tuple[str, bytes]:
+    """One kind of damage (of those named, where some are), by chance: its name and what is left."""
+    name = dice.choice(list(among or _DAMAGE))
     return name, _DAMAGE[name](data, dice)
 
 
