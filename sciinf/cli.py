@@ -57,7 +57,9 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
         raise TypeError(
             f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
         )
-    steps.finish(folder, {answer.name: answer}, seed=seed, started=started)
+    unsure = answer.calibration is not None and not answer.calibration.passed
+    way_on = "note: more simulations usually mend a calibration; the same command with more goes on" if unsure else ""
+    steps.finish(folder, {answer.name: answer}, seed=seed, started=started, way_on=way_on)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -66,6 +68,8 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
+@click.option("--until-calibrated", is_flag=True, help="Go on with more simulations until the calibration passes.")
+@click.option("--most", type=click.IntRange(100), default=None, help="Simulations at which it stops; 16 times -n.")
 @options.ess
 @options.budget
 @options.seed
@@ -77,28 +81,29 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.accept_changes
 def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf import build_posterior, calibrate, simulate
+    from sciinf import build_posterior
     from sciinf import query as ask_posterior
     from sciinf.commands.observations import observations
+    from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe
 
     sim = user_simulator(simulator)
     asked = observations(sim.observables, functools.partial(observe, sim), observation)
     steps.tell_read(asked)
-    estimator = steps.build(given["estimator"], sim, given["seed"])
-    tell_cost(sim, n, estimator=estimator)
+    tell_cost(sim, n, estimator=steps.build(given["estimator"], sim, given["seed"]))
     folder, started, seed = run_folder(out), time.time(), given["seed"]
-    where: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
-    store = simulate(sim, folder / "simulations", n, seed=seed, **where)
-    fit = steps.train(estimator, store, folder, given["device"], seed)
-    fresh = simulate(sim, folder / "calibration_simulations", calibration or min(n, 10_000), seed=seed + 1, **where)
-    checked = calibrate(build_posterior(fit), fresh, folder)
+    plan, attempt = Plan(n, calibration), functools.partial(steps.attempt, sim, folder, given)
+    if given["until_calibrated"]:
+        plan, fit, checked = until_calibrated(plan, given["most"], attempt)
+    else:
+        fit, checked = attempt(plan)
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
     how = {name: given[name] for name in ("level", "failures", "seed")}
     ask = functools.partial(ask_posterior, posterior, calibration=checked, simulator=sim, out=folder, **how)
     answers = steps.answers_to(asked, ask)
-    steps.finish(folder, answers, seed=seed, started=started)
+    way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"))
+    steps.finish(folder, answers, seed=seed, started=started, way_on=way_on)
 
 
 @cli.command()
@@ -158,15 +163,16 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @cli.command()
 @click.argument("simulator", metavar="SIM.py")
 @click.argument("folder", metavar="DIR")
-@click.option("-n", "n", type=click.IntRange(100), default=10_000, show_default=True, help="Fresh simulations.")
+@click.option("-n", "n", type=click.IntRange(100), default=None, help="Fresh simulations; 10,000 when left out.")
 @options.workers
 @options.device
 @options.accept_changes
-def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, accept_changes: bool) -> None:
+def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: str, accept_changes: bool) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
     from sciinf import build_posterior
     from sciinf import calibrate as check
     from sciinf import simulate as run_campaign
+    from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, next_command
     from sciinf.commands.user_files import user_simulator
     from sciinf.core.verdicts import CALIBRATION_STATES
     from sciinf.trust.failures import Failures
@@ -177,10 +183,15 @@ def calibrate(simulator: str, folder: str, n: int, workers: int, device: str, ac
     steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", [Path(folder) / "simulations"], **how)
     started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
     where = Path(folder) / "calibration_simulations"
-    fresh = run_campaign(sim, where, n, seed=seed, workers=workers, **how)
-    result = check(build_posterior(fit), fresh, folder)
+    plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
+    fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, **how)
+    result = check(build_posterior(fit), fresh, folder, rows=n or ROWS)
     steps.record(Path(folder), seed, started)
     click.echo(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}")
+    if result.state == "cannot tell":
+        click.echo(next_command(Path(folder), result, plan, ("-n", "-n")))
+    elif not result.passed:
+        click.echo("next: train on more simulations, for an error that was seen stays")
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
 
 

@@ -10,7 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
-    from sciinf.core import Answer, Estimator, Fit, Prior, Simulator
+    from sciinf.commands.until_calibrated import Plan
+    from sciinf.core import Answer, Calibration, Estimator, Fit, Prior, Simulator
     from sciinf.trust.failures import Failures
 
 
@@ -101,6 +102,18 @@ def same_simulator(
             click.echo(f"note: {said}", err=True)
 
 
+def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) -> tuple[Fit, Calibration]:
+    """Simulate what is missing, train and calibrate, with the options of `infer`."""
+    from sciinf import build_posterior, calibrate, simulate
+
+    how: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
+    seed = given["seed"]
+    store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
+    fit = train(build(given["estimator"], sim, seed), store, folder, given["device"], seed)
+    fresh = simulate(sim, folder / "calibration_simulations", plan.fresh, seed=seed + 1, **how)
+    return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows)
+
+
 def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> dict[str, Answer]:
     """The answers for observations, by their names in the run folder; `ask` is `query` but for the observation."""
     answers = [ask(one.x, name=one.name, files=one.files) for one in asked]
@@ -122,17 +135,16 @@ def json_of(answers: Mapping[str, Answer]) -> str:
     return json_text(next(iter(said.values())) if len(said) == 1 else said)
 
 
-def finish(folder: Path, answers: Mapping[str, Answer], *, seed: int, started: float) -> None:
-    """Provenance, report, and the answers on the screen."""
+def finish(folder: Path, answers: Mapping[str, Answer], *, seed: int, started: float, way_on: str = "") -> None:
+    """Provenance, report, the answers on the screen, and what to do if the calibration did not pass."""
     from sciinf import write_report
 
     record(folder, seed, started)
     page = write_report(folder, names=[name for name in answers if name] or None)
     click.echo(table_of(answers))
     click.echo(f"\nreport       {page}")
-    calibration = next(iter(answers.values())).calibration
-    if calibration is not None and not calibration.passed:
-        click.echo("note: more simulations usually mend a calibration; the same command with more goes on", err=True)
+    if way_on:
+        click.echo(way_on, err=True)
 
 
 def record(folder: Path, seed: int, started: float) -> None:

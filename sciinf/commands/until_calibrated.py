@@ -1,0 +1,122 @@
+"""What to do about a calibration that did not pass: the next command with its cost, or going on until it passes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from sciinf.core import Calibration, Fit
+from sciinf.core.verdicts import CALIBRATION_STATES
+from sciinf.figures.page import duration
+from sciinf.store import Store
+from sciinf.trust.agreement import rows_needed
+
+FRESH = 10_000  # fresh simulations, where no number was asked for: all for the check of observations,
+ROWS = 5_000  # and this many for the calibration
+_GROWTH = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many simulations to train on, and how many fresh ones to calibrate with, where that was asked for."""
+
+    train: int
+    asked: int | None = None
+
+    @property
+    def fresh(self) -> int:
+        """Fresh simulations to make."""
+        return self.asked or min(self.train, FRESH)
+
+    @property
+    def rows(self) -> int:
+        """Fresh simulations that the calibration looks at."""
+        return self.asked or ROWS
+
+
+def next_plan(plan: Plan, found: Calibration) -> Plan:
+    """More fresh simulations where those there cannot tell, twice as many to train on where an error was seen."""
+    if found.state == "cannot tell":
+        return replace(plan, asked=rows_needed(len(found.p_values), found.rows))
+    return replace(plan, train=2 * plan.train)
+
+
+def until_calibrated(
+    plan: Plan, most: int | None, attempt: Callable[[Plan], tuple[Fit, Calibration]]
+) -> tuple[Plan, Fit, Calibration]:
+    """Train and calibrate, with more simulations each time, until the calibration passes.
+
+    Args:
+        plan: What to begin with.
+        most: Largest number of simulations to train on, and of fresh ones; 16 times those of the plan when left out.
+        attempt: Simulates what is missing, trains and calibrates.
+
+    Returns:
+        The last plan, with its fit and its calibration, passed or not.
+    """
+    limit = most or _GROWTH * max(plan.train, plan.fresh)
+    while True:
+        fit, found = attempt(plan)
+        if found.passed:
+            return plan, fit, found
+        following = next_plan(plan, found)
+        click.echo(f"calibration {CALIBRATION_STATES[found.state]}: {'; '.join(found.reasons)}", err=True)
+        if max(following.train, following.fresh) > limit:
+            click.echo(f"note: it would take more than {limit:,} simulations, the most allowed (--most)", err=True)
+            return plan, fit, found
+        click.echo(
+            f"going on with {following.train:,} simulations to train on and {following.fresh:,} fresh ones, "
+            f"about {_cost(fit.folder.parent, plan, following)} more",
+            err=True,
+        )
+        plan = following
+
+
+def next_command(folder: Path, found: Calibration, plan: Plan, options: tuple[str, str]) -> str:
+    """The command that may mend a calibration, or that can tell, with about how long it takes.
+
+    Args:
+        folder: The run folder.
+        found: The calibration, which did not pass.
+        plan: What it was made with.
+        options: What the command calls the simulations to train on, and the fresh ones.
+    """
+    following = next_plan(plan, found)
+    words = list(sys.argv[1:])
+    for name, before, after in zip(options, (plan.train, plan.fresh), (following.train, following.fresh), strict=True):
+        if after != before:
+            words = _with(words, name, str(after))
+    return f"next: {shlex.join(['sciinf', *words])} (about {_cost(folder, plan, following)} more)"
+
+
+def _with(words: Sequence[str], option: str, value: str) -> list[str]:
+    if option in words[:-1]:
+        place = len(words) - 2 - list(words[:-1])[::-1].index(option)
+        return [*words[: place + 1], value, *words[place + 2 :]]
+    return [*words, option, value]
+
+
+def _cost(folder: Path, plan: Plan, following: Plan) -> str:
+    """How long the additional simulations, training and calibration take, by what those before took."""
+    from sciinf.core.files import read_json
+
+    seconds = 0.0
+    more = {"simulations": following.train - plan.train, "calibration_simulations": following.fresh - plan.fresh}
+    for name, rows in more.items():
+        if rows > 0 and (folder / name / "store.json").is_file():
+            store = Store(folder / name)
+            seconds += rows * store.seconds / max(len(store), 1)
+    training, calibrating = (float(read_json(folder / f).get("seconds") or 0) for f in _TIMED)
+    if following.train > plan.train:
+        seconds += training * following.train / plan.train + calibrating
+    else:
+        seconds += calibrating * following.fresh / plan.fresh
+    return duration(seconds)
+
+
+_TIMED = ("fit/fit.json", "calibration.json")
