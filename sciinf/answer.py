@@ -39,6 +39,7 @@ from sciinf.storage.outcome import join
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.ood import check_observation
+from sciinf.trust.stray import check_stray
 
 _PREDICTIVE = 400
 _ROUNDING = 1e-6  # of a sum over draws, on another machine
@@ -275,7 +276,8 @@ def _checks(
     posterior: Posterior, draws: Draws, calibration: Calibration | None, failures: Reading
 ) -> tuple[Check, ...]:
     """What else is to be said of an answer, each finding by a function of its own."""
-    return (*check_failures(calibration, posterior, draws, failures), *check_bounds(posterior.prior, draws))
+    failed = check_failures(calibration, posterior, draws, failures)
+    return (*failed, *check_bounds(posterior.prior, draws), *check_stray(draws))
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:

@@ -1,0 +1,115 @@
+"""Nothing wrong passes as right: verdicts on weak checks, on stray draws, and on answers that were corrected.
+
+Through the command line, as in `test_nothing_wrong_passes.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from command_line import call
+
+STEEP = """
+import numpy as np
+from torch.distributions import Cauchy, Normal
+
+from sciinf import Observable, Prior, wrappers
+
+prior = Prior(far=(Cauchy(0.0, 1.0), "m"), near=(Normal(0.0, 1.0), "m"))
+
+
+def seen(far, near, rng):
+    return near + 0.5 * rng.normal(size=3)
+
+
+simulator = wrappers.numpy(seen, prior, {"x": Observable((3,), "m", dims=("item",))})
+"""
+
+EXACT = """
+import torch
+from torch.distributions import Normal
+
+from sciinf import Observable, Prior, Simulator
+
+
+class Exact(Simulator):
+    name = "exact"
+    prior = Prior(level=(Normal(0.0, 1.0), "V"))
+    observables = {"x": Observable((1,), "V")}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta + 0.5 * torch.randn(len(theta), 1, generator=generator)}
+
+    def log_likelihood(self, theta, x):
+        return Normal(theta[:, 0], 0.5).log_prob(x["x"][:, 0])
+
+
+simulator = Exact()
+"""
+
+
+def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str, str]:
+    """Output, notes and the headline of the report."""
+    (folder / "sim.py").write_text(code)
+    (folder / "seen.csv").write_text(data)
+    told = ["infer", folder / "sim.py", "--observation", folder / "seen.csv", "--out", folder / "run", *words]
+    result = call(*told)
+    assert result.code == 0, result.err
+    page = (folder / "run/report.html").read_text()
+    return result.out, result.err, re.sub("<[^>]*>", "", page.split('id="verdict"')[1].split("</p>")[0])
+
+
+# --- 2: green by weakness -----------------------------------------------------------------------------------------
+
+
+def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(tmp_path: Path) -> None:
+    out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 2_000, "--calibration", 100)
+    assert "calibration  CANNOT TELL" in out
+    assert "All checks passed" not in headline
+    said = json.loads((tmp_path / "run/answers/seen/answer.json").read_text())["calibration"]
+    assert (said["state"], said["passed"]) == ("cannot tell", False)
+    command, cost = re.findall(r"next: (sciinf .*) \(about (.*) more\)", err)[0]
+    assert re.fullmatch(r"[\d.]+ (s|min).*", cost)
+    following = call(*shlex.split(command)[1:])
+    assert "too few" not in following.out
+    assert "calibration  CANNOT TELL" not in following.out
+
+
+def test_infer_goes_on_until_it_is_calibrated(tmp_path: Path) -> None:
+    out, err, _ = infer(
+        tmp_path, EXACT, "x\n0.3\n", "-n", 1_000, "--calibration", 100, "--until-calibrated", "--most", 20_000
+    )
+    assert "going on with" in err
+    assert "calibration  passed" in out
+    short = tmp_path / "short"
+    short.mkdir()
+    out, err, _ = infer(short, EXACT, "x\n0.3\n", "-n", 300, "--calibration", 100, "--until-calibrated", "--most", 300)
+    assert "more than 300 simulations, the most allowed" in err
+    assert "calibration  passed" not in out
+
+
+# --- 9: stray draws -----------------------------------------------------------------------------------------------
+
+
+def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
+    """The data say nothing of `far`, so its draws are Cauchy: sd and mean are those of the few farthest draws."""
+    out, _, headline = infer(tmp_path, STEEP, "x\n0.1\n0.2\n0.3\n", "-n", 500, "--calibration", 300)
+    assert out.splitlines()[0].split()[:3] == ["parameter", "unit", "median"]
+    assert re.search(r"stray draws  caution: 10 of 10,000 draws carry \d+% of the variance of far", out)
+    assert "All checks passed" not in headline
+
+
+# --- 10: the headline judges the answer that is given -------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_network(tmp_path: Path) -> None:
+    out, _, headline = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 200)
+    assert "calibration  passed" not in out
+    assert "All checks passed: the likelihood corrected the posterior" in headline
+    page = (tmp_path / "run/report.html").read_text()
+    assert "so it does not judge this answer" in page
