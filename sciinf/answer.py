@@ -39,6 +39,7 @@ from sciinf.storage.outcome import join
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.ood import check_observation
+from sciinf.trust.predictive import check_predictive
 from sciinf.trust.stray import check_stray
 
 _PREDICTIVE = 400
@@ -65,7 +66,7 @@ def query(
         posterior: Amortised, reweighted, an ensemble, or sequential for this observation.
         x: One observation: observable name -> array or astropy quantity of its event shape.
         calibration: What `calibrate` said of this posterior, or of the one it corrects.
-        simulator: If given, data are simulated from the posterior, for the predictive check in the report.
+        simulator: If given, data are simulated from the posterior, for the predictive check (`trust.predictive`).
         out: Run folder. `answer.json`, `draws.h5` and `predictive.h5` go into its `answers/NAME`; the answer to the
             same question found there is read back, that of another observation stays.
         level: Credible level of the central intervals.
@@ -116,17 +117,19 @@ def query(
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
+    predicted = _predict(simulator, found, generator) if simulator else {}
+    checks = _checks(posterior, found, calibration, failures) + check_predictive(posterior, observation, predicted)
     answer = Answer(
         parameters=_estimates(found, level),
         draws=found,
         calibration=calibration,
         trust=trust,
         observation={name: value[0].numpy() for name, value in observation.items()},
-        predictive=_predict(simulator, found, generator) if simulator else {},
+        predictive=predicted,
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures),
+        checks=summed_up(noted) + left_out(drawn, found) + checks,
         read=read,
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
