@@ -51,7 +51,7 @@ source, path, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 simulator = load_simulator(source)
 Store.create(path, simulator, seed=0, block=20, rows=rows)
 delays, report = random.Random(0), []
-for kill in range(20):
+for kill in range(8):
     before = len(Store(path))
     writer = os.fork()
     if writer == 0:
@@ -88,12 +88,12 @@ def script(folder: Path, text: str, *arguments: object, pause: float = 0.0) -> s
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path, source):
-    rows = 8_000  # 400 blocks, more than twenty writers finish before they are killed
+def test_eight_kills_lose_nothing_that_was_acknowledged(tmp_path, source):
+    rows = 3_200  # 160 blocks, more than eight writers finish before they are killed
     out, err = script(tmp_path, KILLER, source, tmp_path / "s", rows, pause=0.01).communicate(timeout=240)
     assert out, err
     report = json.loads(out)
-    assert sum(kill["killed"] for kill in report) == 20
+    assert sum(kill["killed"] for kill in report) == 8
     for kill in report:
         assert kill["damaged"] == 0
         assert kill["rows"] >= kill["acknowledged"]

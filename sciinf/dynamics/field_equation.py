@@ -164,7 +164,9 @@ def _said(value: Any) -> str:
         TypeError: If it is nothing that has such a text.
     """
     if isinstance(value, FunctionType):
-        to_json(value)  # refuses what is not found by its name in a module
+        # a file that was loaded a second time is another module, and the function still that of its name in its own
+        if value.__module__ == "__main__" or value.__globals__.get(value.__qualname__) is not value:
+            to_json(value)  # refuses what is not found by its name in a module
         return value.__qualname__
     if isinstance(value, Tensor | np.ndarray):
         numbers = torch.as_tensor(value).cpu().contiguous()

@@ -75,6 +75,7 @@ def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
 
 def test_workers_that_die_and_hang_cost_their_block_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "_TICK", 0.3)
+    monkeypatch.setattr(pool, "TRIES", 2)
     plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=250)
     first = [f"{float(draw_theta(plan, k)[0, 0]):.9g}" for k in range(plan.blocks)]
     simulator = load_simulator(source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]]))
@@ -85,7 +86,7 @@ def test_workers_that_die_and_hang_cost_their_block_alone(tmp_path, monkeypatch)
     assert [k for k in range(10) if (status[k] != 0).any()] == [0, 2, 4]
     assert [int(status[k][0]) for k in (0, 2, 4)] == [Status.RAISED, Status.RAISED, Status.TIMED_OUT]
     messages = {k: store.read(k)[1].messages[24] for k in (0, 2, 4)}
-    assert "quarantined after 3 tries: its worker process ended without a word" in messages[0]
+    assert "quarantined after 2 tries: its worker process ended without a word" in messages[0]
     assert "killed by SIGKILL" in messages[2]
     assert "not finished within 10 s" in messages[4]
     # the other blocks are what they would have been

@@ -31,7 +31,7 @@ def gridded(truth: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_burgers_inverse_end_to_end(tmp_path: Path) -> None:
     pipeline = load_module(ROOT / "pipelines/burgers_inverse.py")
-    answer = pipeline.run(tmp_path, seed=1, solutions=40, simulations=1_000, ess=300, budget=4_000)
+    answer = pipeline.run(tmp_path, seed=1, solutions=40, simulations=1_000, ess=300, budget=3_000)
     equation: Any = type(load_simulator(ROOT / "simulators/pde/burgers.py"))
     truth = observed(equation(initial=Waves((1.0, 0.5), (0.0, 0.2))), pipeline.SENSORS)
     mean, sd = gridded(truth, torch.from_numpy(answer.observation["y"]))

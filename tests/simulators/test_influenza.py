@@ -96,9 +96,9 @@ def test_log_likelihood_is_the_negative_binomial_by_hand(simulator, theta, obser
 
 
 def test_simulated_counts_have_the_right_moments(simulator):
-    # 20,000 simulations at one parameter: mean and variance of each day within 5 standard errors (28 checks, false
+    # 4,000 simulations at one parameter: mean and variance of each day within 5 standard errors (28 checks, false
     # alarm below 1 in 10,000 for the means; the variances' error is taken from the sample's fourth moment)
-    theta = torch.tensor([[1.737, 0.541, 0.139]]).expand(20_000, 3)
+    theta = torch.tensor([[1.737, 0.541, 0.139]]).expand(4_000, 3)
     counts = simulator(theta, generator=torch.Generator().manual_seed(1)).x["in_bed"].double().numpy()
     mean = adaptive(1.737, 0.541)
     variance = mean + 0.139 * mean**2
@@ -108,11 +108,11 @@ def test_simulated_counts_have_the_right_moments(simulator):
 
 
 def test_prior_predictive(simulator):
-    theta = simulator.prior.sample(20_000, generator=torch.Generator().manual_seed(2))
+    theta = simulator.prior.sample(2_000, generator=torch.Generator().manual_seed(2))
     theta[:4, 2] = torch.tensor([1e-30, 1e-9, 3.0, 10.0])
     outcome = simulator(theta, generator=torch.Generator().manual_seed(3))
     counts = outcome.x["in_bed"]
-    assert counts.shape == (20_000, 14)
+    assert counts.shape == (2_000, 14)
     assert counts.dtype == torch.int64
     assert int(outcome.status.sum()) == 0
     assert int(counts.min()) >= 0
@@ -121,12 +121,12 @@ def test_prior_predictive(simulator):
 
 
 def test_reference_posterior_of_the_real_data(simulator, observed):
-    # 4,000 draws of NUTS, some 2,000 effective, against a reference of some 1,600: the difference of the means has a
-    # standard error of 0.034 sd, so 0.1 sd is 3 of them (seeded); sds agree within 10 %.
-    draws = simulator.reference(observed, 4000, torch.Generator().manual_seed(0)).double()
+    # 1,000 draws of NUTS, some 500 effective, against a reference of some 1,600: the difference of the means has a
+    # standard error of 0.05 sd, so 0.15 sd is 3 of them (seeded); sds agree within 15 %.
+    draws = simulator.reference(observed, 1_000, torch.Generator().manual_seed(0)).double()
     for column, name in zip(draws.T, simulator.prior.names, strict=True):
         mean, sd = POSTERIOR[name]
-        assert abs(float(column.mean()) - mean) < 0.1 * sd
-        assert 0.88 < float(column.std()) / sd < 1.12
-    assert float((draws[:, 0] / draws[:, 1]).mean()) == pytest.approx(3.23, abs=0.03)
-    assert float((1 / draws[:, 1]).mean()) == pytest.approx(1.86, abs=0.02)
+        assert abs(float(column.mean()) - mean) < 0.15 * sd
+        assert 0.85 < float(column.std()) / sd < 1.15
+    assert float((draws[:, 0] / draws[:, 1]).mean()) == pytest.approx(3.23, abs=0.04)
+    assert float((1 / draws[:, 1]).mean()) == pytest.approx(1.86, abs=0.03)
