@@ -295,22 +295,22 @@ def law_to_json(law: td.Distribution) -> dict[str, Any]:
     return {**values, "dtype": "float64"} if double else values
 
 
-def law_from_json(data: Mapping[str, Any]) -> td.Distribution:
-    """The law that `law_to_json` wrote."""
+def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> td.Distribution:
+    """The law that `law_to_json` wrote, in the precision it had, or in another."""
     name = data["law"]
     if name == "Truncated":
-        return Truncated(law_from_json(data["base"]), data["low"], data["high"])
+        return Truncated(law_from_json(data["base"], dtype=dtype), data["low"], data["high"])
     if name == "Independent":
-        return td.Independent(law_from_json(data["base"]), data["ndims"])
+        return td.Independent(law_from_json(data["base"], dtype=dtype), data["ndims"])
     if name == "MixtureSameFamily":
-        mixture = law_from_json(data["mixture"])
+        mixture = law_from_json(data["mixture"], dtype=dtype)
         if not isinstance(mixture, td.Categorical):
             raise ValueError(f"the mixture of a MixtureSameFamily must be Categorical, the file says {mixture!r}")
-        return td.MixtureSameFamily(mixture, law_from_json(data["components"]))
+        return td.MixtureSameFamily(mixture, law_from_json(data["components"], dtype=dtype))
     kind = getattr(td, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, td.Distribution)):
         raise ValueError(f"the file names the law {name!r}, which torch.distributions does not have")
-    dtype = torch.float64 if data.get("dtype") == "float64" else torch.float32
+    dtype = dtype or (torch.float64 if data.get("dtype") == "float64" else torch.float32)
     build: Any = kind
     arguments = {k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()}
     law = build(**arguments)

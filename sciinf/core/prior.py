@@ -29,6 +29,7 @@ from sciinf.core.laws import (
     support,
     to_normal,
 )
+from sciinf.core.precision import check_resolved, in_double
 
 _GLOBAL_RNG = threading.RLock()
 _ARITHMETIC = (td.Normal, td.LogNormal, td.Uniform, td.HalfNormal, td.Exponential, td.Cauchy, td.Laplace)
@@ -55,9 +56,12 @@ class Prior:
     Args:
         **parameters: `name=law` (dimensionless) or `name=(law, unit)`; the unit is any string astropy reads.
 
+    Densities are computed in float64; parameters are float32.
+
     Raises:
         TypeError: If a value is not a univariate continuous law, alone or with a unit.
-        ValueError: If there are no parameters or astropy cannot read a unit.
+        ValueError: If there are no parameters, astropy cannot read a unit, or float32 has steps of more than 1e-3 of a
+            law's width, as for seconds of GPS time: give such a parameter as an offset from a reference.
 
     Example:
         >>> prior = Prior(rate=(td.LogNormal(0.0, 0.5), "1/h"), offset=td.Normal(0.0, 1.0))
@@ -124,6 +128,8 @@ class Prior:
             check_unit(unit, f"parameter {name!r}")
         self.names, self.units, self.laws = names, tuple(str(unit) for unit in units), laws
         self.bijection = Bijection(laws)
+        for law, place in zip(self.bijection.exact, self.bijection.places, strict=True):
+            check_resolved(names[place], self.units[place], law)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,7 +165,8 @@ class Prior:
         """Log density in the parameters' own units; -inf outside the support. Computed in float64."""
         self._check(theta)
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
-        for law, part in self.bijection.parts(theta.to(torch.float64)):
+        parts = self.bijection.parts(theta.to(torch.float64))
+        for law, (_, part) in zip(self.bijection.exact, parts, strict=True):
             valid = support(law).check(part) & torch.isfinite(part if not law.event_shape else part.sum(-1))
             mask = valid if not law.event_shape else valid[..., None]
             safe = torch.where(mask, part, _central(law).to(part))
@@ -184,11 +191,12 @@ class Prior:
 class Bijection:
     """The map between the support of a prior's laws and R^D, law by law (see `core.laws`).
 
-    `places` are those of each law's parameters; `normal` says whether it carries the prior to N(0, I).
+    `places` are those of each law's parameters; `normal` says whether it carries the prior to N(0, I). Densities are
+    those of `exact`, the laws in float64; values are mapped by the laws as given, so that seeds keep their bits.
     """
 
     def __init__(self, laws: tuple[td.Distribution, ...]) -> None:
-        self.laws = laws
+        self.laws, self.exact = laws, tuple(in_double(law) for law in laws)
         ends = list(accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0))
         self.places = tuple(slice(*pair) for pair in pairwise(ends))
         self._normal = tuple(not law.event_shape and is_normalisable(law) for law in laws)
@@ -225,10 +233,11 @@ class Bijection:
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
         """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this."""
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
-        for (law, part), normal in zip(self.parts(theta.to(torch.float64)), self._normal, strict=True):
+        parts = self.parts(theta.to(torch.float64))
+        for (law, part), exact, normal in zip(parts, self.exact, self._normal, strict=True):
             if normal:
                 z = to_normal(law, part)
-                jacobian = _unchecked(law, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
+                jacobian = _unchecked(exact, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
             else:
                 transform = td.biject_to(support(law))
                 z = transform.inv(part)
