@@ -11,6 +11,7 @@ from torch import distributions as td
 
 from sciinf import Flow
 from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
+from sciinf.core.files import read_json, write_json
 from sciinf.engine import probe
 from sciinf.engine.online import fresh_recipe, prepared
 from sciinf.engine.probe import LARGEST, choose_reuse, probe_block, seconds_per_row, training_seconds_per_row
@@ -167,8 +168,7 @@ def test_costs_are_measured_once_for_a_training(tmp_path, clock):
     again, _ = prepared(estimator, Timed(row=1e-6), tmp_path / "fit")  # the same name, source and prior
     assert again.digest == source.digest
     assert prepared(estimator, Timed(row=1e-6), tmp_path / "fit", seed=1)[0].reuse == 1
-    costs = json.loads((tmp_path / "fit" / "online.json").read_text())
-    (tmp_path / "fit" / "online.json").write_text(json.dumps(costs | {"reuse": 0}))
+    write_json(tmp_path / "fit" / "online.json", read_json(tmp_path / "fit" / "online.json") | {"reuse": 0})
     with pytest.warns(UserWarning, match="expected integers of at least 1"):
         assert prepared(estimator, Timed(row=1e-6), tmp_path / "fit", seed=1)[0].reuse == 1
 
