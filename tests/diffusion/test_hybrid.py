@@ -74,6 +74,19 @@ def test_likelihood_weights_give_every_diffusion_the_same_bound(process):
     assert abs(float(loss.mean()) - 0.5 * (ends[1] - ends[0])) < 5 * float(loss.std()) / len(loss) ** 0.5
 
 
+@processes
+def test_the_network_is_shown_numbers_of_unit_sd_at_every_level(process):
+    """Of 8,000 data of unit sd, in bins of 1,000 levels; 7 standard errors of an sd are 0.16."""
+    matching, seen = HybridMatching(process, PATH.least, PATH.most), []
+
+    def network(shown, log):
+        seen.append(shown[log[:, 0].argsort() if log.ndim > 1 else log.argsort()])
+        return torch.zeros_like(shown[..., :1])
+
+    matching.loss(network, torch.randn(8_000, 1, generator=seeded(), dtype=torch.float64), generator=seeded(1))
+    assert torch.allclose(seen[0].unflatten(0, (8, 1_000)).std(1), torch.ones(8, process.size).double(), atol=0.16)
+
+
 @pytest.fixture(scope="module")
 def matched():
     matching = HybridMatching(DAMPED, PATH.least, PATH.most)

@@ -207,3 +207,13 @@ def test_extended_reverse_lets_in_the_noise_of_its_authors():
     # five standard errors of a mean and of a variance over 20,000 draws: false alarms 2e-6
     assert float(noise.mean(0).abs().max()) < 5 * (variance / 20_000) ** 0.5
     assert float((noise.var(0) / variance - 1).abs().max()) < 5 * (2 / 20_000) ** 0.5
+
+
+def test_churn_puts_noise_in_and_keeps_the_law():
+    """Without it draws follow from where they start alone; 0.02 is twice the distance of 40,000 draws by chance."""
+    y = start(DRAWS)
+    for churn, moves in ((0.0, False), (6.0, True)):
+        solver = Heun(40, churn)
+        one, other = (solver.solve(LINE.denoise, y, PATH, generator=seeded(seed)) for seed in (2, 3))
+        assert (not torch.equal(one, other)) == moves
+        assert distance(one) < 0.02

@@ -98,6 +98,19 @@ def test_one_contrast_is_the_binary_classifier_of_aalr():
     assert torch.allclose(estimator.loss(batch, generator=generator()), expected, atol=1e-5)
 
 
+def test_the_gaussian_part_is_a_normalised_ratio():
+    estimator = moved(Ratio(PRIOR, OBSERVABLES))
+    torch.nn.init.zeros_(estimator.left.last.weight)
+    torch.nn.init.zeros_(estimator.left.last.bias)
+    features = estimator.features(rows(5).x)
+    z = torch.linspace(-12, 12, 4_001)
+    with torch.no_grad():
+        log_r = estimator.log_ratio(z[:, None, None], estimator.embed(features))
+    assert float(log_r.std(1).max()) > 0.05  # it moves with x
+    mass = (log_r + td.Normal(0.0, 1.0).log_prob(z)[:, None]).exp().sum(0) * (z[1] - z[0])
+    assert torch.allclose(mass, torch.ones_like(mass), atol=1e-4)
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_batches_smaller_than_the_contrasts_have_a_loss(n):
     loss = Ratio(PRIOR, OBSERVABLES, contrasts=10).loss(rows(n), generator=generator())

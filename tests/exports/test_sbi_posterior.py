@@ -20,7 +20,7 @@ from sbi.diagnostics import check_sbc, run_sbc, run_tarp
 from sbi.diagnostics.sbc import check_uniformity_frequentist, get_nltp
 from sbi.inference.posteriors.base_posterior import NeuralPosterior
 
-from sciinf.exports.sbi_posterior import observations_of, rows_of
+from sciinf.exports.sbi_posterior import UnboundedTransform, observations_of, rows_of
 
 DESIGN = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 NOISE = 0.7
@@ -202,3 +202,14 @@ def test_wrong_observations_and_keywords_are_refused(exact):
         posterior.sample((3,))
     with pytest.raises(TypeError, match="reject_outside_prior"):
         posterior.sample((3,), x=torch.zeros(1, 3), reject_outside_prior=True)
+
+
+def test_the_transform_has_the_determinant_of_its_own_derivative(prior):
+    transform, theta = UnboundedTransform(prior.bijection), prior.sample(20, generator=torch.Generator().manual_seed(1))
+    theta = theta.double()
+    z = transform(theta)
+    assert torch.allclose(transform.inv(z), theta)
+    each = [torch.autograd.functional.jacobian(prior.bijection.inverse, row) for row in z]
+    exact = -torch.stack([torch.linalg.slogdet(one).logabsdet for one in each])
+    assert torch.allclose(transform.log_abs_det_jacobian(theta, z), exact, atol=1e-5)
+    assert not torch.allclose(exact, -exact, atol=0.1)  # the planted fault: that of the inverse

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import io
 
-from sciinf.storage.shard import content_hash
+import h5py
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Observable, Outcome, Prior
+from sciinf.storage.shard import content_hash, embedded, write_shard
 
 
 def test_the_content_hash_tells_names_dtypes_and_shapes_apart():
@@ -22,3 +28,16 @@ def test_the_content_hash_tells_names_dtypes_and_shapes_apart():
     assert len(hashes) == 5
     both = {"a": torch.zeros(2), "b": torch.ones(2)}
     assert content_hash(theta, both, status) == content_hash(theta, dict(reversed(both.items())), status)
+
+
+@pytest.mark.parametrize("name", ["theta", "x/v", "status"])
+def test_numbers_changed_in_a_sound_file_are_found_without_a_journal(name):
+    observables, status = {"v": Observable((3,))}, torch.zeros(4, dtype=torch.uint8)
+    outcome = Outcome({"v": torch.ones(4, 3)}, status)
+    data, content = write_shard(Prior(a=td.Normal(0.0, 1.0)), observables, "campaign", 5, torch.zeros(4, 1), outcome)
+    assert embedded(data, observables)[:3] == (5, "campaign", content)
+    image = io.BytesIO(data)
+    with h5py.File(image, "r+") as file:
+        file[name][2] = 1 + file[name][2]  # with the checksums of HDF5 that go with it
+    with pytest.raises(ValueError, match="its arrays do not have the hash written in it"):
+        embedded(image.getvalue(), observables)

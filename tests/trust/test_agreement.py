@@ -88,3 +88,15 @@ def test_an_exact_posterior_passes_with_the_rows_that_are_said_to_be_needed() ->
     assert "not passed" not in states
     assert {verdict(200, seed=seed)[0] for seed in range(20)} == {"cannot tell"}
     assert rows_needed(6, rows=needed) == 2 * needed
+
+
+@pytest.mark.parametrize("draws", [3, 63])
+def test_ranks_are_spread_over_one_more_cell_than_there_are_draws(draws: int) -> None:
+    # 20,000 ranks of an exact posterior; false alarms below 1e-6 for each p-value. Ranks over `draws` in place of
+    # `draws + 1` reach beyond 1 and have p-values of 0, with 63 draws as with 3.
+    rank = torch.randint(draws + 1, (20_000,), generator=torch.Generator().manual_seed(1))
+    found = agreements({"ranks": rank[:, None], "tarp": rank}, ("a",), draws, torch.Generator().manual_seed(2))
+    assert set(found) == {"rank of a", "interval of a", "TARP"}
+    for test in found.values():
+        assert test.p_value > 1e-6
+        assert test.gap < 0.02
