@@ -31,10 +31,10 @@ demo: .venv/ready-run ## infer eight parameters of a predator-prey model from 42
 	$(BIN)/sciinf run pipelines/lynx_hare.py --out runs/lynx_hare
 
 test: .venv/ready-test ## run the tests (WORKERS=n processes, TESTS=path or options for pytest)
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 shapes: .venv/ready-test ## run the tests with every annotated shape and type checked at run time
-	$(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)
 
 slow: .venv/ready-test ## run the statistical tests that need minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(TESTS)

@@ -61,3 +61,15 @@ def test_times_that_cannot_be_are_refused(times, longest):
     linear = torch.zeros(1, dtype=torch.float64)
     with pytest.raises(ValueError, match="expected"):
         solve(torch.ones(1, 1, dtype=torch.complex128), linear, torch.zeros_like, times, longest=longest)
+
+
+def test_weights_are_those_of_the_paper_where_a_step_is_stiff():
+    # the circle hides some faults from |z| < 1, where steps are short and every order is right
+    z = torch.tensor([-3.0, -12.0, -80.0], dtype=torch.float64)
+    step, h = ExponentialStep.of(z / 0.25, 0.25), 0.25
+    p1 = torch.expm1(z) / z
+    p2 = (p1 - 1) / z
+    p3 = (p2 - 0.5) / z
+    wanted = {"first": h * (p1 - 3 * p2 + 4 * p3), "middle": 2 * h * (p2 - 2 * p3), "last": h * (4 * p3 - p2)}
+    for name, weight in {**wanted, "inner": h / 2 * torch.expm1(z / 2) / (z / 2)}.items():
+        assert torch.allclose(getattr(step, name), weight, atol=1e-13), name
