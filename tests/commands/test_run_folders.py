@@ -1,0 +1,42 @@
+"""What a question without a simulator is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
+from sciinf.core.files import write_json
+
+
+@pytest.mark.parametrize(("amortised", "simulator", "told"), [({"a": 1}, None, True), ({"a": 1}, "s.py", False)])
+def test_a_question_without_a_simulator_is_told_that_others_were_corrected(
+    tmp_path, capsys, amortised, simulator, told
+):
+    folder = tmp_path / "answers" / "day"
+    folder.mkdir(parents=True)
+    write_json(folder / "answer.json", {"amortised": amortised})
+    tell_what_changes(tmp_path, simulator)
+    assert ("not corrected by the likelihood" in capsys.readouterr().err) == told
+
+
+def test_answers_that_were_not_corrected_or_are_damaged_say_nothing(tmp_path, capsys):
+    for name, text in (("plain", None), ("damaged", "{")):
+        folder = tmp_path / "answers" / name
+        folder.mkdir(parents=True)
+        if text is None:
+            write_json(folder / "answer.json", {"amortised": None})
+        else:
+            (folder / "answer.json").write_text(text)
+    tell_what_changes(tmp_path, None)
+    assert capsys.readouterr().err == ""
+    (tmp_path / "report.html").touch()
+    tell_what_changes(tmp_path, None)
+    assert "report.html does not show this answer" in capsys.readouterr().err
+
+
+def test_a_run_is_named_by_its_folder_or_by_its_fit(tmp_path):
+    run = run_folder(str(tmp_path / "run"))
+    (run / "fit").mkdir()
+    assert run_of(str(run / "fit")) == str(run / "fit")  # no fit in it
+    (run / "fit" / "fit.json").touch()
+    assert run_of(str(run / "fit")) == run_of(str(run)) == str(run)
