@@ -62,7 +62,7 @@ def test_it_is_the_exact_posterior_where_the_first_was_not(first, tmp_path):
     assert abs(better) < 0.35
     assert 0.75 < spread < 1.3
     fresh = simulate(truth, tmp_path / "fresh", 200, seed=5, proposal=posterior.truncation, progress=False)
-    assert calibrate(posterior.local, fresh, draws=31).passed
+    assert calibrate(posterior.local, fresh, draws=31).state == "cannot tell"  # no error seen, too few to pass
     again = correct(first, truth, {"x": x}, tmp_path, runs=2_000)
     assert again.digest == posterior.digest
 

@@ -334,7 +334,7 @@ def test_answers_and_calibration_take_it_like_any_other(tmp_path):
     fresh = simulate(BALL, tmp_path / "fresh", 100, seed=2, progress=False)
     calibration = calibrate(posterior, fresh, draws=20)
     assert "coverage" not in calibration.gaps  # which needs a density
-    assert calibration.passed
+    assert calibration.state == "cannot tell"  # no error seen, and too few rows to pass
     answer = query(posterior, sets(1, 1)[0, 0], calibration, draws=200)
     assert answer.posterior == "MCMC"
     assert set(answer.parameters) == set(BALL.prior.names)
