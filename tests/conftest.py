@@ -10,9 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# What jax compiles in tests runs once or twice: half the time of the compiler is worth more than fast programs.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 # Tests started in the background inherit an ignored SIGINT, and so would the programs whose Ctrl-C is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

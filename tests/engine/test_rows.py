@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from functools import cache
 
@@ -61,12 +62,17 @@ def every() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return torch.cat([theta for theta, _ in blocks]), x
 
 
-@pytest.fixture
-def store(tmp_path):
-    made = Store.create(tmp_path / "store", Kinds(), seed=5, block=BLOCK, rows=COUNT)
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    made = Store.create(tmp_path_factory.mktemp("rows") / "store", Kinds(), seed=5, block=BLOCK, rows=COUNT)
     for index in range(made.blocks):
         made.commit(index, *block_of(index, made.rows_of(index)), seconds=0.0)
-    return made
+    return made.path
+
+
+@pytest.fixture
+def store(original, tmp_path):
+    return Store(shutil.copytree(original, tmp_path / "store"))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ def rows(n, seed, bent):
     return Batch(theta, {"x": x + 0.5 * torch.randn(n, 2, generator=source)})
 
 
-def trained(kind, bent, noise=0.0):
-    """An estimator after some descent; its last weights are then disturbed."""
+@cache
+def descended(kind, bent):
     data = rows(2_000, 1, bent)
     estimator = kind(PRIOR, OBSERVABLES, hidden=32, blocks=1, seed=3)
     estimator.standardise(lambda: iter([data]))
@@ -34,6 +35,12 @@ def trained(kind, bent, noise=0.0):
         descent.zero_grad()
         estimator.loss(data, generator=source).mean().backward()
         descent.step()
+    return estimator
+
+
+def trained(kind, bent, noise=0.0):
+    """An estimator after some descent; its last weights are then disturbed."""
+    estimator, source = copy.deepcopy(descended(kind, bent)), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for layer in (estimator.network.leave, estimator.network.beside):
             layer.weight.add_(noise * torch.randn(layer.weight.shape, generator=source))

@@ -168,16 +168,12 @@ def test_one_chain_is_enough(name):
     assert is_standard_normal(target.whitened(found.draws))
 
 
-# --- planted faults that those statistics must find -----------------------------------------------------------------
+# --- planted faults that the statistics of the first test must find ---------------------------------------------------
 
 
 def gaussian_is_right(name, dim=2):
     target = Gaussians(dim)
     return is_standard_normal(target.whitened(drawn(name, target, target.start(32)).draws))
-
-
-def test_nothing_is_planted_yet():
-    assert all(gaussian_is_right(name) for name in ("hamiltonian", "langevin", "langevin, score", "slice"))
 
 
 @pytest.mark.parametrize("name", ["langevin", "langevin, score"])

@@ -14,6 +14,8 @@ from torch.distributions import LogNormal
 from sciinf import wrappers
 from sciinf.core import Observable, Prior, Status
 
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
+
 TIMES = np.linspace(0, 5, 7).astype(np.float32)
 PRIOR = Prior(rate=(LogNormal(0.0, 0.5), "1/h"), amplitude=(LogNormal(1.0, 0.3), "mV"))
 

@@ -21,6 +21,8 @@ from sciinf.core import Observable, Outcome, Prior, Status
 from sciinf.wrappers.numpyro_laws import torch_laws
 from sciinf.wrappers.numpyro_model import numpyro as wrap
 
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
+
 TIMES = np.linspace(0.0, 1.0, 5)
 DESIGN = np.stack([np.ones(5), TIMES], axis=1)
 NOISE = 0.5
