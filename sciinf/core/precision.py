@@ -15,7 +15,7 @@ from torch import distributions as td
 
 from sciinf.core.laws import is_normalisable, law_from_json, law_to_json
 
-COARSE = 0.02  # spacing of float32, as a share of a law's width, from which the law is refused
+COARSE = 0.015  # spacing of float32, as a share of a law's width, from which the law is refused
 _FAR = 10.0  # widths from its middle that a law is taken to reach
 
 

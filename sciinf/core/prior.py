@@ -60,7 +60,7 @@ class Prior:
 
     Raises:
         TypeError: If a value is not a univariate continuous law, alone or with a unit.
-        ValueError: If there are no parameters, astropy cannot read a unit, or float32 has steps of more than 1e-3 of a
+        ValueError: If there are no parameters, astropy cannot read a unit, or float32 has steps of more than 0.015 of a
             law's width, as for seconds of GPS time: give such a parameter as an offset from a reference.
 
     Example:
