@@ -61,7 +61,7 @@ def test_the_parameter_of_a_joint_law_is_named():
 
 
 def test_numbers_beyond_the_range_of_float32_need_another_unit():
-    for scale, way in ((1e38, "larger"), (1e-43, "smaller")):
+    for scale, way in ((1e38, "larger"), (1e-44, "smaller")):
         with pytest.raises(ValueError, match=f"parameter 'm' .*{way} unit"):
             Prior(m=td.Normal(exact(0.0), exact(scale)))
 
