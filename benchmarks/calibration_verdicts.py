@@ -53,7 +53,7 @@ def states(rows: int, width: float, shift: float, times: int) -> Counter[str]:
 
 def main() -> None:
     """Print the table and check that no large error passed."""
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    options = arguments("The three verdicts of a calibration against planted errors.").parse_args()
     sizes = ROWS[:-1] if options.quick else ROWS
     faults = [(width, 0.0) for width in WIDTHS] + [(1.0, shift) for shift in SHIFTS]
     rows: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -28,3 +29,40 @@ def reference_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}; set SCIINF_DATA to the folder that holds it")
     return folder
+
+
+LINE = """
+import numpy as np
+from torch.distributions import Normal
+
+from sciinf import Observable, Prior, wrappers
+
+prior = Prior(slope=(Normal(0.0, 1.0), "m/s"), offset=(Normal(0.0, 1.0), "m"))
+
+
+def track(slope, offset, rng):
+    return offset + slope * np.arange(5.0) + rng.normal(size=5)
+
+
+simulator = wrappers.numpy(track, prior, {"x": Observable((5,), "m", dims=("time",))})
+"""
+
+
+@pytest.fixture(scope="session")
+def line_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `line.py`, an observation `seen.csv`, and `run`, what `infer` made of them."""
+    from command_line import call
+
+    folder = tmp_path_factory.mktemp("line")
+    (folder / "line.py").write_text(LINE)
+    (folder / "seen.csv").write_text("x [m]\n0.2\n1.4\n1.9\n3.2\n3.8\n")
+    words = ["--observation", folder / "seen.csv", "--out", folder / "run", "-n", 300, "--calibration", 300]
+    result = call("infer", folder / "line.py", *words)
+    assert result.code == 0, result.err
+    return folder
+
+
+@pytest.fixture
+def line(line_made: Path, tmp_path: Path) -> Path:
+    """A copy of `line_made` that a test may damage."""
+    return shutil.copytree(line_made, tmp_path / "line")

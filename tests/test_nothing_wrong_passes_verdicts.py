@@ -113,3 +113,34 @@ def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_networ
     assert "All checks passed: the likelihood corrected the posterior" in headline
     page = (tmp_path / "run/report.html").read_text()
     assert "so it does not judge this answer" in page
+
+
+# --- 13: answers of several observations --------------------------------------------------------------------------
+
+FIRST_ALONE = """
+import numpy as np
+import torch
+
+from exact import Exact
+
+
+class FirstAlone(Exact):
+    def observe(self, *paths):
+        return {"x": torch.tensor([float(np.loadtxt(paths[0]))])}
+
+
+simulator = FirstAlone()
+"""
+
+
+def test_a_reader_that_takes_the_first_file_alone_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "exact.py").write_text(EXACT)
+    (tmp_path / "sim.py").write_text(FIRST_ALONE)
+    for name, value in (("one", "-1.0"), ("two", "1.0")):
+        (tmp_path / f"{name}.txt").write_text(value)
+    files = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    result = call("infer", tmp_path / "sim.py", "--observation", *files, "--out", tmp_path / "run", "-n", 200)
+    assert result.code == 0, result.err
+    found = {f.parent.name: json.loads(f.read_text()) for f in (tmp_path / "run/answers").glob("*/answer.json")}
+    assert sorted(found) == ["one", "two"]
+    assert found["one"]["parameters"]["level"]["median"] < 0 < found["two"]["parameters"]["level"]["median"]

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from sciinf.core.observation import Observation, as_observation
 from sciinf.core.simulator import Observable
 from sciinf.storage.answers import observation_name
@@ -25,8 +27,8 @@ def observations(
 ) -> list[Asked]:
     """The observations in files.
 
-    Several files are one observation if they make up one together, as spectra of two detectors do. Otherwise each must
-    hold one of its own.
+    Several files are one observation if they make up one together that none of them makes alone, as spectra of two
+    detectors do. Otherwise each must hold one of its own.
 
     Args:
         observables: What the simulator produces.
@@ -47,8 +49,11 @@ def observations(
 
     if len(paths) == 1:
         return [one(paths[0])]
+    together: Exception | str = "all but one file would be left unread"
     try:
-        return [one(*paths)]
+        whole = one(*paths)
+        if not any(_alone(one, path, whole) for path in paths):
+            return [whole]
     except (ValueError, TypeError) as error:
         together = error
     try:
@@ -59,6 +64,15 @@ def observations(
         ) from error
     names = Counter(asked.name for asked in found)
     return [asked if names[asked.name] == 1 else Asked(_whole(asked.files[0]), asked.files, asked.x) for asked in found]
+
+
+def _alone(one: Callable[[str], Asked], path: str, whole: Asked) -> bool:
+    """Whether a file makes the same observation by itself, so that a reader of its own passed over the others."""
+    try:
+        x = one(path).x
+    except (ValueError, TypeError, IndexError):
+        return False
+    return x.keys() == whole.x.keys() and all(torch.equal(x[name], whole.x[name]) for name in x)
 
 
 def _whole(path: str) -> str:
