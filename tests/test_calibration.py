@@ -13,6 +13,7 @@ import torch
 from sciinf import Store, calibrate, load_simulator, simulate
 from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
+from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
 from sciinf.trust.agreement import LEVELS
 
@@ -123,6 +124,21 @@ def test_few_fresh_simulations_cannot_tell(simulator: Simulator, fresh: Store) -
     assert "100 fresh simulations are too few to see every gap of 5%" in result.reasons[0]
     assert re.search(r"; 3,\d00 would tell", result.reasons[0])
     assert calibrate(Exact(simulator), fresh, rows=100, gap=0.3).passed
+
+
+def test_draws_that_are_doubted_while_calibrating_do_not_pass(simulator: Simulator, fresh: Store) -> None:
+    posterior = Exact(simulator)
+    right = posterior.draw_batched
+
+    def doubted(x: X, n: int, *, generator: torch.Generator) -> torch.Tensor:
+        doubt("chains did not settle", alarm=True, stacklevel=1)
+        return right(x, n, generator=generator)
+
+    posterior.draw_batched = doubted  # type: ignore[method-assign]
+    with pytest.warns(Doubt, match="chains did not settle"):
+        result = calibrate(posterior, fresh)
+    assert result.state == "cannot tell"
+    assert result.reasons[-1] == "while calibrating, chains did not settle"
 
 
 def test_a_calibration_of_a_version_without_cannot_tell_has_to_be_made_again(right: Calibration) -> None:
