@@ -285,7 +285,7 @@ def _checks(
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:
     """Data simulated from the posterior, as a campaign would; rows that fail are left out, with a warning."""
-    theta = draws.resample(_PREDICTIVE, generator=generator).float()
+    theta = draws.resample(_PREDICTIVE, generator=generator)
     seed = int(torch.randint(2**62, (1,), generator=generator))
     rows = theta.split(simulator.block)
     with one_thread():

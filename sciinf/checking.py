@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
 from sciinf.engine.probe import memory_in_use
@@ -158,6 +159,7 @@ class _Check:
             )
         size = max(memory_in_use("cpu") - before, sum(v.nbytes for v in first.x.values()))
         finite = self._usable(first)
+        self._digits(first)
         again, other = self._outcome(theta, 0), self._outcome(theta, 1)
         same = again is not None and _equal(first, again)
         noisy = other is not None and not _equal(first, other)
@@ -213,6 +215,18 @@ class _Check:
         text = f"{self.rows - good} of {self.rows} rows failed; most often ({times} times): {message}"
         (self.problems if 2 * good < self.rows else self.notes).append(text)
         return good / self.rows
+
+    def _digits(self, outcome: Outcome) -> None:
+        """Whether float32 holds what varies in the data, and which parameters it does not hold."""
+        if self.simulator.prior.dtype == torch.float64:
+            self.notes.append("parameters are float64: float32 cannot tell their values apart")
+        good = status_of(outcome) == Status.OK
+        for name, spec in self.simulator.observables.items():
+            if spec.dtype != "float32" or int(good.sum()) < 2:
+                continue
+            value = outcome.x[name][good].double()
+            if words := rounded_away(value.mean(0), value.std(0)):
+                self.notes.append(f"{name!r} has {words}; declare it with Observable(..., dtype='float64')")
 
     def _sizes(self) -> None:
         for size in SIZES:

@@ -206,7 +206,7 @@ class Store:
         if tuple(theta.shape) != (rows, len(self.prior)):
             raise ValueError(f"block {index} takes theta of shape {(rows, len(self.prior))}, got {tuple(theta.shape)}")
         outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
-        theta = theta.detach().to("cpu", torch.float32)
+        theta = theta.detach().to("cpu", self.prior.dtype)
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
         sha256, counts = hashlib.sha256(image).hexdigest(), _count(outcome.status)
         entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
@@ -242,7 +242,7 @@ class Store:
         """
         if size < 1:
             raise ValueError(f"a batch has at least one row, got size={size}")
-        limit = selection.GROUP_BYTES // row_bytes(len(self.prior), self.observables)
+        limit = selection.GROUP_BYTES // row_bytes(self.prior, self.observables)
         groups = grouped(self.parts(rows), limit, generator)
         for batch in dealt(map(self._gathered, groups), size, generator):
             yield batch.to(device)
@@ -305,7 +305,7 @@ class Store:
 
     def _gathered(self, parts: Sequence[Part]) -> Batch:
         """The rows of parts, in memory."""
-        batch = empty(sum(part.rows for part in parts), len(self.prior), self.observables)
+        batch = empty(sum(part.rows for part in parts), self.prior, self.observables)
         for part, end in zip(parts, accumulate(part.rows for part in parts), strict=True):
             self.read_into(part, batch, end - part.rows)
         return batch

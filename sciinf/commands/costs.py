@@ -24,7 +24,7 @@ def tell_cost(simulator: Simulator, rows: int, *, block: int | None = None, esti
     """
     from sciinf.storage.selection import row_bytes
 
-    one = row_bytes(len(simulator.prior), simulator.observables)
+    one = row_bytes(simulator.prior, simulator.observables)
     at_once = min(rows, block or simulator.block)
     parameters = sum(p.numel() for p in estimator.parameters()) if estimator is not None else 0
     if rows * one < _DISK and at_once * one < _MEMORY and parameters * _TRAINED < _MEMORY:

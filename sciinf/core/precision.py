@@ -1,7 +1,9 @@
-r"""Laws in double precision, and laws that float32, in which parameters are kept, cannot tell apart.
+r"""The precision that parameters need, and laws whose own numbers are too coarse for them.
 
 Numbers of float32 near m lie about |m| 1.2e-7 apart: 4e-6 for N(50, 1), and 128 for N(1126259462.4, 0.1), which has a
-single value there.
+single value there. Parameters are float32 where that is fine, float64 where it is not. But torch makes the numbers that
+a law is built from float32 too, unless they are tensors of float64: N(1126259462.4, 0.1) is then another law, and that
+cannot be mended afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from torch import distributions as td
 
 from sciinf.core.laws import is_normalisable, law_from_json, law_to_json
 
-COARSE = 0.015  # spacing of float32, as a share of a law's width, from which the law is refused
+FINE = 1e-4  # spacing of float32, as a share of a law's width, up to which parameters are float32
+COARSE = 0.015  # spacing of the numbers a law is built from, as a share of its width, from which the law is refused
+LARGE = 2.0**20  # from here on a constant of float32 may be a value whose variation was rounded away
 _FAR = 10.0  # widths from its middle that a law is taken to reach
 
 
@@ -27,41 +31,81 @@ def in_double(law: td.Distribution) -> td.Distribution:
         return law
 
 
-def check_resolved(names: Sequence[str], units: Sequence[str], law: td.Distribution) -> None:
-    """Refuse a law whose values float32 cannot tell apart, or hold.
+def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distribution) -> torch.dtype:
+    """float32 where it tells the law's values apart, else float64.
 
     Args:
         names: The parameters that follow the law.
         units: Their units.
-        law: The law, in float64.
+        law: The law as it was given.
 
     Raises:
-        ValueError: The message says what float32 makes of the parameter, and the way out.
+        ValueError: If the numbers that the law holds are too coarse for its width. The message says the way out.
     """
-    for middle, width in _values(law):
-        single = middle.to(torch.float32)
-        step = torch.nextafter(single.abs(), torch.full_like(single, math.inf)).double() - single.abs().double()
-        beyond = middle.abs() + _FAR * width > torch.finfo(torch.float32).max
-        lost = beyond | (step > COARSE * width)
+    own, needed = precision_of(law), torch.float32
+    for middle, width in _values(in_double(law)):
+        reach = middle.abs() + _FAR * width
+        if bool(((_step(middle, torch.float32) > FINE * width) | (reach > torch.finfo(torch.float32).max)).any()):
+            needed = torch.float64
+        lost = (_step(middle, own) > COARSE * width) | (reach > torch.finfo(torch.float64).max)
         for i in lost.flatten().nonzero().flatten().tolist():
             name, unit = names[i % len(names)], units[i % len(names)]
-            m, w, value, by = (float(t.flatten()[i]) for t in (middle, width, single, step))
-            what = f"parameter {name!r} has a law near {m:.10g} of width {w:.3g}{f' {unit}' if unit else ''}"
-            if bool(beyond.flatten()[i]):
-                raise ValueError(
-                    f"{what}: parameters are float32, which ends at 3.4e38. Give the parameter in a larger unit"
-                )
-            if abs(m) <= 2 * w:
-                raise ValueError(
-                    f"{what}: parameters are float32, which has steps of {by:.2g} there. Give the parameter in a "
-                    "smaller unit"
-                )
+            m, w, by = (float(t.flatten()[i]) for t in (middle, width, _step(middle, own)))
+            digits = 10 if own == torch.float32 else 17
             raise ValueError(
-                f"{what}: parameters are float32, which makes it {value:.10g} in steps of {by:.3g}, "
-                f"{by / w:.2g} times its width. Give the parameter as an offset from a reference: {name} = {name}0 + "
-                f"d{name}, with the number {name}0 in the simulator and the prior on d{name}"
-                f"{f' in {unit}' if unit else ''}"
+                f"parameter {name!r} has a law near {m:.{digits}g} of width {w:.3g}{f' {unit}' if unit else ''}, and "
+                f"its numbers are {str(own).removeprefix('torch.')}, which has steps of {by:.3g} there. "
+                + _way_out(name, unit, own)
             )
+    return needed
+
+
+def rounded_away(mean: Tensor, sd: Tensor) -> str:
+    """What float32 lost of data that have this mean and standard deviation, in words; "" if nothing that matters.
+
+    Args:
+        mean: Of each number, any shape.
+        sd: Its standard deviation as stored in float32, 0 for a constant.
+    """
+    step = _step(mean.double(), torch.float32)
+    lost = torch.where(sd > 0, step > COARSE * sd, mean.abs() >= LARGE).flatten()
+    if not bool(lost.any()):
+        return ""
+    m, s, by = (float(value.flatten()[lost][0]) for value in (mean, sd, step))
+    return f"values near {m:.10g} that vary by {s:.3g}, where float32 has steps of {by:.3g}"
+
+
+def precision_of(law: td.Distribution) -> torch.dtype:
+    """The precision of the numbers that a law holds."""
+    held = vars(law).values()
+    if any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in held):
+        return torch.float64
+    inner = [precision_of(value) for value in held if isinstance(value, td.Distribution)]
+    return torch.float64 if torch.float64 in inner else torch.float32
+
+
+def _way_out(name: str, unit: str, own: torch.dtype) -> str:
+    shifted = (
+        f"give the parameter as an offset from a reference: {name} = {name}0 + d{name}, with the number {name}0 in the "
+        f"simulator and the prior on d{name}{f' in {unit}' if unit else ''}"
+    )
+    if own == torch.float64:
+        return shifted[0].upper() + shifted[1:]
+    return (
+        "torch rounds the numbers of a law to float32 unless they are tensors of float64: give each as "
+        f"torch.tensor(NUMBER, dtype=torch.float64). Or {shifted}"
+    )
+
+
+def _step(at: Tensor, dtype: torch.dtype) -> Tensor:
+    """From a value to the next one of that dtype, away from zero; float64. NaN where it cannot hold the value."""
+    held = at.abs().to(dtype)
+    return torch.nextafter(held, torch.full_like(held, math.inf)).double() - held.double()
+
+
+def whereabouts(law: td.Distribution) -> tuple[Tensor, Tensor]:
+    """The middle of a law and its width, each of its event shape: mean and sd, or location and scale without those."""
+    return next(_moments(law))
 
 
 def _values(law: td.Distribution) -> Iterator[tuple[Tensor, Tensor]]:

@@ -29,7 +29,7 @@ from sciinf.core.laws import (
     support,
     to_normal,
 )
-from sciinf.core.precision import check_resolved, in_double
+from sciinf.core.precision import in_double, precision_for, whereabouts
 
 _GLOBAL_RNG = threading.RLock()
 _ARITHMETIC = (td.Normal, td.LogNormal, td.Uniform, td.HalfNormal, td.Exponential, td.Cauchy, td.Laplace)
@@ -56,12 +56,13 @@ class Prior:
     Args:
         **parameters: `name=law` (dimensionless) or `name=(law, unit)`; the unit is any string astropy reads.
 
-    Densities are computed in float64; parameters are float32.
+    Densities are computed in float64. Parameters are of `dtype`: float32, or float64 where steps of float32 are more
+    than a ten-thousandth of a law's width, as for seconds of GPS time.
 
     Raises:
         TypeError: If a value is not a univariate continuous law, alone or with a unit.
-        ValueError: If there are no parameters, astropy cannot read a unit, or float32 has steps of more than 0.015 of a
-            law's width, as for seconds of GPS time: give such a parameter as an offset from a reference.
+        ValueError: If there are no parameters, astropy cannot read a unit, or the numbers that a law holds are too
+            coarse for its width: torch makes them float32 unless they are given in float64.
 
     Example:
         >>> prior = Prior(rate=(td.LogNormal(0.0, 0.5), "1/h"), offset=td.Normal(0.0, 1.0))
@@ -127,9 +128,11 @@ class Prior:
             check_parameter_name(name)
             check_unit(unit, f"parameter {name!r}")
         self.names, self.units, self.laws = names, tuple(str(unit) for unit in units), laws
-        self.bijection = Bijection(laws)
-        for law, place in zip(self.bijection.exact, self.bijection.places, strict=True):
-            check_resolved(names[place], self.units[place], law)
+        self.dtype, places = torch.float32, places_of(laws)
+        for law, place in zip(laws, places, strict=True):
+            needed = precision_for(names[place], self.units[place], law)
+            self.dtype = torch.promote_types(self.dtype, needed)
+        self.bijection = Bijection(laws, self.dtype)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -138,19 +141,19 @@ class Prior:
         return f"Prior({', '.join(f'{n} [{u}]' if u else n for n, u in zip(self.names, self.units, strict=True))})"
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws, float32, on the CPU, from `generator` alone."""
+        """n draws, of `dtype`, on the CPU, from `generator` alone."""
         columns = []
         for law in self.laws:
             if not law.event_shape and is_normalisable(law):
                 z = torch.randn(n, generator=generator, dtype=torch.float64)
-                columns.append(inside(law, from_normal(law, z).float())[:, None])
+                columns.append(inside(law, from_normal(law, z).to(self.dtype))[:, None])
             else:
                 with global_seed(generator):
-                    columns.append(law.sample((n,)).float().reshape(n, -1))
+                    columns.append(law.sample((n,)).to(self.dtype).reshape(n, -1))
         return torch.cat(columns, dim=1)
 
     def sample_on_device(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws, float32, on the generator's device, without leaving it where the laws allow."""
+        """n draws, of `dtype`, on the generator's device, without leaving it where the laws allow."""
         if self.bijection.normal:
             noise = torch.randn(n, len(self), generator=generator, device=generator.device)
             return self.bijection.inverse(noise)
@@ -193,14 +196,15 @@ class Bijection:
 
     `places` are those of each law's parameters; `normal` says whether it carries the prior to N(0, I). Densities are
     those of `exact`, the laws in float64; values are mapped by the laws as given, so that seeds keep their bits.
+    `dtype` is that of the parameters, and `transforms` has for each law the map from z to its values, None where that
+    goes by its quantiles.
     """
 
-    def __init__(self, laws: tuple[td.Distribution, ...]) -> None:
-        self.laws, self.exact = laws, tuple(in_double(law) for law in laws)
-        ends = list(accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0))
-        self.places = tuple(slice(*pair) for pair in pairwise(ends))
-        self._normal = tuple(not law.event_shape and is_normalisable(law) for law in laws)
-        self.normal = all(self._normal)
+    def __init__(self, laws: tuple[td.Distribution, ...], dtype: torch.dtype) -> None:
+        self.laws, self.exact, self.dtype = laws, tuple(in_double(law) for law in laws), dtype
+        self.places = places_of(laws)
+        self.transforms = tuple(_transform(law, dtype) for law in laws)
+        self.normal = all(transform is None for transform in self.transforms)
         self._on_cpu = tuple(not _goes_anywhere(law) for law in laws)
 
     def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
@@ -217,16 +221,16 @@ class Bijection:
     def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """theta in the support -> z in R^D, in theta's dtype."""
         columns = []
-        for (law, part), normal in zip(self.parts(theta.to(torch.float64)), self._normal, strict=True):
-            z = to_normal(law, part) if normal else td.biject_to(support(law)).inv(part)
+        for (law, part), transform in zip(self.parts(theta.to(torch.float64)), self.transforms, strict=True):
+            z = to_normal(law, part) if transform is None else transform.inv(part)
             columns.append((z if law.event_shape else z[..., None]).to(theta.device))
         return torch.cat(columns, dim=-1).to(theta.dtype)
 
     def inverse(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
-        """z in R^D -> theta strictly inside the support, in z's dtype."""
-        columns = []
-        for (law, part), normal in zip(self.parts(z.to(torch.float64)), self._normal, strict=True):
-            theta = (from_normal(law, part) if normal else td.biject_to(support(law))(part)).to(z.dtype)
+        """z in R^D -> theta strictly inside the support, in z's dtype or the parameters', whichever has more digits."""
+        columns, dtype = [], torch.promote_types(z.dtype, self.dtype)
+        for (law, part), transform in zip(self.parts(z.to(torch.float64)), self.transforms, strict=True):
+            theta = (from_normal(law, part) if transform is None else transform(part)).to(dtype)
             columns.append((theta if law.event_shape else inside(law, theta)[..., None]).to(z.device))
         return torch.cat(columns, dim=-1)
 
@@ -234,17 +238,42 @@ class Bijection:
         """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this."""
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
         parts = self.parts(theta.to(torch.float64))
-        for (law, part), exact, normal in zip(parts, self.exact, self._normal, strict=True):
-            if normal:
+        for (law, part), exact, transform in zip(parts, self.exact, self.transforms, strict=True):
+            if transform is None:
                 z = to_normal(law, part)
                 jacobian = _unchecked(exact, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
             else:
-                transform = td.biject_to(support(law))
                 z = transform.inv(part)
                 jacobian = -transform.log_abs_det_jacobian(z, part)
                 jacobian = jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian
             total = total + jacobian.to(theta.device)
         return total
+
+
+def places_of(laws: Sequence[td.Distribution]) -> tuple[slice, ...]:
+    """Where the parameters of each law stand."""
+    ends = accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0)
+    return tuple(slice(*pair) for pair in pairwise(ends))
+
+
+def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
+    """z in R^k -> the values of a law; None where that goes by its quantiles.
+
+    Where values take float64, networks of float32 need a z in units of the law's width.
+    """
+    if not law.event_shape and is_normalisable(law):
+        return None
+    smooth = td.biject_to(support(law))
+    middle, width = whereabouts(in_double(law))
+    if dtype != torch.float64 or middle.shape != law.event_shape:
+        return smooth
+    try:
+        centre, beside = smooth.inv(middle), smooth.inv(middle + width)
+    except ValueError:
+        return smooth
+    scale = (beside - centre).abs()
+    fits = bool((scale.isfinite() & (scale > 0)).all()) and smooth(centre).shape == centre.shape
+    return td.ComposeTransform([td.AffineTransform(centre, scale), smooth]) if fits else smooth
 
 
 def check_unit(unit: str, where: str) -> None:

@@ -18,7 +18,7 @@ class Proposal(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws within the prior's support, float32, on the CPU, from `generator` alone."""
+        """n draws within the prior's support, of the prior's dtype, on the CPU, from `generator` alone."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

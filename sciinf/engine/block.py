@@ -57,7 +57,7 @@ def generator_for(seed: int, *key: int, device: str | torch.device = "cpu") -> t
 
 
 def draw_theta(store: Store, index: int) -> Tensor:
-    """Parameters of a block, (rows, D), float32, on the CPU.
+    """Parameters of a block, (rows, D), in the prior's dtype, on the CPU.
 
     Raises:
         ValueError: If the store's parameters come from a proposal, and it did not draw those of this block.
@@ -88,7 +88,8 @@ def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
         if _proposed(store, index) is not None:
             continue
         rows = store.rows_of(index)
-        theta = proposal.sample(rows, generator=generator_for(store.seed, index, _THETA)).detach().cpu().float()
+        drawn = proposal.sample(rows, generator=generator_for(store.seed, index, _THETA))
+        theta = drawn.detach().to("cpu", store.prior.dtype)
         wanted = (rows, len(store.prior))
         if tuple(theta.shape) != wanted or not bool(torch.isfinite(store.prior.log_prob(theta)).all()):
             raise ValueError(
@@ -129,8 +130,9 @@ def _proposed(store: Store, index: int) -> Tensor | None:
         warnings.warn(
             f"{file} carries no hash, as those of older versions: whether it was changed cannot be told", stacklevel=1
         )
-    good = theta.dtype == np.float32 and theta.shape == (store.rows_of(index), len(store.prior))
-    return torch.from_numpy(theta) if good else None
+    found = torch.from_numpy(theta) if theta.dtype.kind == "f" else None
+    good = found is not None and found.dtype == store.prior.dtype
+    return found if good and theta.shape == (store.rows_of(index), len(store.prior)) else None
 
 
 def run_block(simulator: Simulator, store: Store, index: int, *, device: str | torch.device = "cpu") -> Entry:

@@ -260,7 +260,7 @@ class Simulated(Source):
                 n: torch.zeros(rows, *o.shape, dtype=o.torch_dtype, device=self.device) for n, o in observables.items()
             }
         except (MemoryError, RuntimeError) as error:
-            size = rows * row_bytes(len(self.simulator.prior), observables)
+            size = rows * row_bytes(self.simulator.prior, observables)
             raise MemoryError(
                 f"{rows:,} rows of simulator {self.simulator.name!r} take {size:,} bytes, which {self.device} does not "
                 f"have ({error}); choose a smaller buffer"
@@ -393,4 +393,4 @@ def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _default_buffer(simulator: Simulator) -> int:
-    return max(1, min(BUFFER, BYTES // row_bytes(len(simulator.prior), simulator.observables)))
+    return max(1, min(BUFFER, BYTES // row_bytes(simulator.prior, simulator.observables)))

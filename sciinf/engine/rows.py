@@ -67,7 +67,7 @@ class Rows(Source):
         self._record.update(used=used, held_out=self.held_out)
         if store.proposal is not None:
             self._record["proposal"] = {name: value for name, value in store.proposal.items() if name != "rows_of"}
-        size = row_bytes(len(store.prior), store.observables)
+        size = row_bytes(store.prior, store.observables)
         if used * size <= memory:
             kept = (False, True)
         else:
@@ -130,7 +130,7 @@ class Rows(Source):
         """The rows of each group, in two buffers by turns."""
         rows = max(sum(part.rows for part in group) for group in groups)
         store, pinned = self.store, self.device.type == "cuda"
-        buffers = [empty(rows, len(store.prior), store.observables, pinned=pinned) for _ in groups[:2]]
+        buffers = [empty(rows, store.prior, store.observables, pinned=pinned) for _ in groups[:2]]
         for number, group in enumerate(groups):
             buffer, end = buffers[number % 2], 0
             for part in group:

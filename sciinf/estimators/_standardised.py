@@ -60,8 +60,8 @@ class Standardised(Estimator, ABC):
         self.z_sd.copy_((squares / count - mean**2).clamp_min(1e-12).sqrt())
 
     def to_z(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
-        """z of theta inside the prior's support."""
-        return (self.prior.bijection.forward(theta) - self.z_mean) / self.z_sd
+        """z of theta inside the prior's support, in the networks' precision."""
+        return ((self.prior.bijection.forward(theta) - self.z_mean) / self.z_sd).to(self.z_mean.dtype)
 
     def to_theta(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """theta, strictly inside the prior's support."""
@@ -88,7 +88,7 @@ class Standardised(Estimator, ABC):
         inside = torch.isfinite(self.prior.log_prob(theta))
         centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
         safe = torch.where(inside[..., None], theta, centre)
-        found = log_q(self.to_z(safe).to(self.z_mean.dtype)).double() - self.z_sd.double().log().sum()
+        found = log_q(self.to_z(safe)).double() - self.z_sd.double().log().sum()
         return torch.where(inside, found + self.prior.bijection.log_abs_det_jacobian(safe), -math.inf)
 
 

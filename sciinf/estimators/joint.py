@@ -139,7 +139,7 @@ class Joint(Standardised):
 
     def _joined(self, theta: Tensor, x: X) -> Float[Tensor, "batch number"]:
         """v, of data as floats."""
-        return torch.cat([self.to_z(theta).float(), flat(self.standardise_x, x)], dim=-1)
+        return torch.cat([self.to_z(theta), flat(self.standardise_x, x)], dim=-1)
 
     def _questions(
         self, size: int, generator: torch.Generator

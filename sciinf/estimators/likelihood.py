@@ -81,7 +81,7 @@ class Likelihood(Standardised):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         y = flat(self.standardise_x, spread(batch.x, generator))
-        return self.flow.loss(y, self.to_z(batch.theta).float(), generator=generator)
+        return self.flow.loss(y, self.to_z(batch.theta), generator=generator)
 
     def condition(self, x: X) -> Potential:
         retain_freed()
@@ -104,7 +104,7 @@ class _LikelihoodPotential(Potential):
         """
         likelihood = self.estimator
         check_rows(theta, len(self.y), likelihood.prior)
-        z = likelihood.to_z(theta.to(self.y.device)).float().reshape(-1, len(likelihood.prior))
+        z = likelihood.to_z(theta.to(self.y.device)).reshape(-1, len(likelihood.prior))
         y = self.y.expand(*theta.shape[:-1], -1).reshape(1, len(z), -1)
         return likelihood.flow.log_prob(y, z).double().reshape(theta.shape[:-1]) + self.log_slope
 

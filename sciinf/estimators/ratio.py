@@ -135,7 +135,7 @@ class Ratio(Embedded):
         shifts = [0, *(1 + j % max(rows - 1, 1) for j in range(k))]
         features = self.features(batch.x)
         with single_precision(features):
-            z = self.to_z(batch.theta).float()
+            z = self.to_z(batch.theta)
             log_r = self.log_ratio(torch.stack([z.roll(-shift, 0) for shift in shifts]), self.embed(features))
             log_odds = math.log(self.gamma / k)
             none = F.softplus(log_odds + log_r[1:].logsumexp(0))
@@ -179,7 +179,7 @@ class _RatioPotential(Potential):
         """log p(x | theta) - log p(x), as far as it was learned."""
         entered = self.given[0]
         check_rows(theta, len(entered), self.estimator.prior)
-        return self.estimator.log_ratio(self.estimator.to_z(theta.to(entered.device)).float(), self.given)
+        return self.estimator.log_ratio(self.estimator.to_z(theta.to(entered.device)), self.given)
 
 
 class _Left(nn.Module):

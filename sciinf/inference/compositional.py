@@ -46,7 +46,6 @@ from sciinf.core import Batch, DensityUnavailable, Fit, Observable, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.fit import trained_on
-from sciinf.core.laws import is_normalisable
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
 from sciinf.diffusion.joined import Gauss, Method, Parts
 from sciinf.estimators._denoising import Denoising
@@ -257,11 +256,15 @@ def _prior_of(estimator: Denoising) -> Gaussian:
     """
     mean, sd = estimator.z_mean.double().cpu(), estimator.z_sd.double().cpu()
     means, blocks = [], []
-    for law in estimator.prior.bijection.laws:
-        if isinstance(law, td.MultivariateNormal):
-            means.append(law.mean.double())
-            blocks.append(law.covariance_matrix.double())
-        elif not law.event_shape and is_normalisable(law):
+    bijection = estimator.prior.bijection
+    for law, transform in zip(bijection.laws, bijection.transforms, strict=True):
+        if isinstance(law, td.MultivariateNormal) and transform is not None:
+            centre = law.mean.double()
+            start = transform(torch.zeros_like(centre))
+            scale = transform(torch.ones_like(centre)) - start
+            means.append((centre - start) / scale)
+            blocks.append(law.covariance_matrix.double() / scale[:, None] / scale)
+        elif transform is None:
             means.append(torch.zeros(1, dtype=torch.float64))
             blocks.append(torch.ones(1, 1, dtype=torch.float64))
         else:

@@ -106,7 +106,7 @@ class Conditional:
         rows = len(next(iter(values.values())))
         theta, inside = self._theta({k: v for k, v in values.items() if k in prior.names}, rows)
         y, slopes = self._data({k: v for k, v in values.items() if k in joint.observables}, rows)
-        v = torch.cat([joint.to_z(theta.to(joint.z_mean.device)).float(), y], dim=-1)[:, None]
+        v = torch.cat([joint.to_z(theta.to(joint.z_mean.device)), y], dim=-1)[:, None]
         found = law.log_density(v)[:, 0].double().cpu()
         stretch = torch.cat([-joint.z_sd.double().log().expand(rows, -1), slopes], dim=-1)
         found = found + (stretch * law.asked).sum(-1).cpu() + self._bend(theta, values)
@@ -127,7 +127,7 @@ class Conditional:
             outside = {k: float(v) for k, v in values.items() if k in joint.prior.names}
             raise ValueError(f"{outside} lies outside the prior's support")
         y, _ = self._data({k: v for k, v in values.items() if k in joint.observables}, 1)
-        v = torch.cat([joint.to_z(theta.to(device)).float(), y], dim=-1)
+        v = torch.cat([joint.to_z(theta.to(device)), y], dim=-1)
         return Conditioned(joint, v, flags[0], flags[1])
 
     def _check(self, asked: Sequence[str], given: Mapping[str, Any]) -> None:

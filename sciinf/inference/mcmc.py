@@ -39,14 +39,12 @@ from collections.abc import Callable, Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch import distributions as td
 
 from sciinf.core import DensityUnavailable, Fit, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.doubts import doubt
 from sciinf.core.fit import failed_of, trained_on
-from sciinf.core.laws import is_normalisable, support
 from sciinf.flows.conditional import log_normal
 from sciinf.inference.learned import Learned, generator_on
 from sciinf.samplers.chains import Chains, Sampler
@@ -109,7 +107,7 @@ class MCMC(Learned):
         self.observables = specs if items is None else {name: spec.in_sets(items) for name, spec in specs.items()}
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """n draws for each observation or set, float32, thinned from longer chains where n is small.
+        """n draws for each observation or set, in the prior's dtype, thinned from longer chains where n is small.
 
         Raises:
             ValueError: If x holds other shapes than this posterior is for, or no prior draw has a finite likelihood.
@@ -228,19 +226,19 @@ class PriorInZ:
 
     def __init__(self, prior: Prior) -> None:
         self.bijection = prior.bijection
-        self._normal = [not law.event_shape and is_normalisable(law) for law in prior.laws]
 
     def log_prob(self, z: Float[Tensor, "*n theta"], theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
         """At z, of which theta is what the prior's bijection makes."""
-        if all(self._normal):
+        if self.bijection.normal:
             return log_normal(z)
         total = z.new_zeros(z.shape[:-1])
-        pairs = zip(self.bijection.parts(z), self.bijection.parts(theta), self._normal, strict=True)
-        for (law, mine), (_, value), normal in pairs:
-            if normal:
+        bijection = self.bijection
+        pairs = zip(bijection.parts(z), bijection.parts(theta), bijection.transforms, strict=True)
+        for (law, mine), (_, value), transform in pairs:
+            if transform is None:
                 part = -0.5 * (mine.square() + math.log(2 * math.pi))
             else:
-                jacobian = td.biject_to(support(law)).log_abs_det_jacobian(mine, value)
+                jacobian = transform.log_abs_det_jacobian(mine, value)
                 part = law.log_prob(value) + (jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian)
             total = total + part.to(z.device)
         return total

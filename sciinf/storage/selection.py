@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core.learned import Batch
+from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Status
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor
@@ -152,15 +153,17 @@ def join(batches: Sequence[Batch]) -> Batch:
     return Batch(torch.cat([batch.theta for batch in batches]), x)
 
 
-def row_bytes(parameters: int, observables: Mapping[str, Observable]) -> int:
+def row_bytes(prior: Prior, observables: Mapping[str, Observable]) -> int:
     """Bytes of one simulation in memory."""
-    return 4 * parameters + sum(math.prod(o.shape) * o.torch_dtype.itemsize for o in observables.values())
+    return len(prior) * prior.dtype.itemsize + sum(
+        math.prod(o.shape) * o.torch_dtype.itemsize for o in observables.values()
+    )
 
 
-def empty(rows: int, parameters: int, observables: Mapping[str, Observable], *, pinned: bool = False) -> Batch:
+def empty(rows: int, prior: Prior, observables: Mapping[str, Observable], *, pinned: bool = False) -> Batch:
     """Memory for rows of simulations, in the dtypes they are stored in; page-locked for copies to a GPU if pinned."""
     x = {n: torch.empty(rows, *o.shape, dtype=o.torch_dtype, pin_memory=pinned) for n, o in observables.items()}
-    return Batch(torch.empty(rows, parameters, pin_memory=pinned), x)
+    return Batch(torch.empty(rows, len(prior), dtype=prior.dtype, pin_memory=pinned), x)
 
 
 def read_status(path: Path) -> np.ndarray:

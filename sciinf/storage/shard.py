@@ -1,9 +1,9 @@
 """One block of simulations as one HDF5 file, built in memory so that it reaches the disk whole or not at all.
 
-`theta` (rows, D) float32 with attributes names and units; `x/<name>` (rows, *event) in the observable's dtype with
-attributes unit, dims and scale; `status` (rows,) uint8; `messages/row` and `messages/text` for the rows that failed.
-The root's attributes are schema, block, campaign (which store it belongs to) and content (SHA-256 of the arrays). The
-bytes depend on nothing else, so that a block simulated again gives the same file.
+`theta` (rows, D) in the prior's dtype with attributes names and units; `x/<name>` (rows, *event) in the observable's
+dtype with attributes unit, dims and scale; `status` (rows,) uint8; `messages/row` and `messages/text` for the rows that
+failed. The root's attributes are schema, block, campaign (which store it belongs to) and content (SHA-256 of the
+arrays). The bytes depend on nothing else, so that a block simulated again gives the same file.
 
 Floats are stored as they are with a checksum per chunk, because compression costs ten times the reading time for a
 quarter of the space; integers and booleans compress well and are.
@@ -49,7 +49,7 @@ def write_shard(
         observables: Units, dims and scales of x.
         campaign: Identity of the store.
         block: The block's number.
-        theta: (rows, D), float32, on the CPU.
+        theta: (rows, D), in the prior's dtype, on the CPU.
         outcome: Normalised (`storage.outcome.normalise`).
     """
     import h5py

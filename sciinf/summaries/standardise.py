@@ -17,12 +17,14 @@ References:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sciinf.core.learned import Batch
+from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Observable, X
 from sciinf.summaries.summary import IMAGE_AXES, expand_mask
 
@@ -68,6 +70,9 @@ class Standardise(nn.Module):
 
         Raises:
             ValueError: If there are no rows, an observable is missing, or one with scale="log" has no positive entry.
+
+        Warns:
+            UserWarning: If float32 rounds away what varies in an observable.
         """
         logs = [name for name, spec in self.specs.items() if spec.scale == "log"]
         if logs:
@@ -83,6 +88,8 @@ class Standardise(nn.Module):
         for name, moment in moments.items():
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
+            if self.specs[name].dtype == "float32" and self.specs[name].scale == "linear":
+                _tell_rounded(name, moment.mean, moment.spread())
 
     def forward(self, x: X, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Standardised data.
@@ -151,6 +158,15 @@ class Standardise(nn.Module):
             self.get_buffer(f"{name}_floor").fill_(max(0.5 * least, tiny[name]))
 
 
+def _tell_rounded(name: str, mean: Tensor, sd: Tensor) -> None:
+    if words := rounded_away(mean, sd):
+        warnings.warn(
+            f"{name!r} has {words}: what varies is rounded away. Declare it with Observable(..., dtype='float64'), and "
+            "return it in that precision",
+            stacklevel=4,
+        )
+
+
 def squash(u: Tensor) -> Tensor:
     """u up to 5 in size; sign(u) (5 + log(|u| - 4)) beyond."""
     size = u.abs().clamp(max=torch.finfo(torch.float32).max)
@@ -182,8 +198,13 @@ class _Moments:
 
     def sd(self) -> Tensor:
         """Standard deviation; 1 where the values do not vary or none was present."""
+        spread = self.spread()
+        return torch.where(spread > 0, spread, 1.0)
+
+    def spread(self) -> Tensor:
+        """Standard deviation; 0 where the values do not vary or none was present."""
         sd = (self.squares / self.count.clamp(min=1)).sqrt()
-        return torch.where(sd > CONSTANT * self.mean.abs(), sd, 1.0)
+        return torch.where(sd > CONSTANT * self.mean.abs(), sd, 0.0)
 
 
 def _shared_axes(spec: Observable) -> list[int]:

@@ -79,8 +79,8 @@ class OfFields(Surrogate, Adjusting, ABC):
             self._check_given(name)
         self.channels_given = sum(self.observables[name].shape[0] for name in self.given)
         width, axes = len(prior.names), len(self.space) * (1,)
-        self.register_buffer("theta_mean", torch.zeros(width))
-        self.register_buffer("theta_sd", torch.ones(width))
+        self.register_buffer("theta_mean", torch.zeros(width, dtype=prior.dtype))
+        self.register_buffer("theta_sd", torch.ones(width, dtype=prior.dtype))
         self.register_buffer("given_mean", torch.zeros(self.channels_given, *axes))
         self.register_buffer("given_sd", torch.ones(self.channels_given, *axes))
         self.register_buffer("target_mean", torch.zeros(self.frames, self.channels, *axes))
@@ -128,7 +128,7 @@ class OfFields(Surrogate, Adjusting, ABC):
     @final
     def z(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
         """Standardised parameters, in the precision of the weights."""
-        return (theta.to(self.theta_mean) - self.theta_mean) / self.theta_sd
+        return ((theta.to(self.theta_mean) - self.theta_mean) / self.theta_sd).to(self.given_mean.dtype)
 
     @final
     def level(self) -> tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]:
@@ -200,15 +200,22 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+        self.start: Tensor | None = None
 
     def add(self, value: Tensor, axes: tuple[int, ...]) -> None:
         value = value.double()
+        if self.start is None:  # close to all of them, so that no digit is lost far from zero
+            self.start = value.mean(axes, keepdim=True)
+        value = value - self.start
         self.count += math.prod(value.shape[axis] for axis in axes)
         self.total = self.total.to(value) + value.sum(axes)
         self.squares = self.squares.to(value) + value.square().sum(axes)
 
     def into(self, mean: Tensor, sd: Tensor) -> None:
         middle = self.total / max(self.count, 1)
-        spread = (self.squares / max(self.count, 1) - middle.square()).clamp_min(0.0).sqrt()
-        mean.copy_(middle.reshape(mean.shape))
-        sd.copy_(torch.where(spread > 1e-7 * middle.abs(), spread, torch.ones_like(spread)).reshape(sd.shape))
+        spread = (self.squares / max(self.count, 1) - middle.square()).clamp_min(0.0).sqrt().reshape(sd.shape)
+        start = 0.0 if self.start is None else self.start.reshape(mean.shape)
+        found = middle.reshape(mean.shape) + start
+        mean.copy_(found)
+        known = spread > torch.finfo(mean.dtype).eps * found.abs()
+        sd.copy_(torch.where(known, spread, torch.ones_like(spread)))

@@ -59,7 +59,8 @@ def jax(
 
     Raises:
         TypeError: If something of the wrong kind is passed.
-        ValueError: If the function's argument names are not the prior's.
+        ValueError: If the function's argument names are not the prior's, or the prior needs float64 and JAX has it
+            switched off.
     """
     return JaxSimulator(
         function,
@@ -87,12 +88,13 @@ class JaxSimulator(Simulator):
         log_likelihood: Callable[..., Any] | None,
         observe: Callable[..., Any] | None,
     ) -> None:
+        _check_digits(prior)
         takes_key = "key" in match_arguments(function, prior, ("key",), what="the function")
         if log_likelihood is not None:
             match_likelihood(log_likelihood, prior)
             self.log_likelihood = JaxLikelihood(log_likelihood, prior)
         self.prior, self.observables, self.name, self.block, self.reader = prior, observables, name, block, observe
-        self.mapped = MappedFunction(function, prior.names, takes_key)
+        self.mapped = MappedFunction(function, prior, takes_key)
         self.label = f"the function {name_of(function)!r}"
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
@@ -120,8 +122,8 @@ class JaxSimulator(Simulator):
 class MappedFunction:
     """A function of one simulation, mapped over a batch and compiled at its first call in each process."""
 
-    def __init__(self, function: Callable[..., Any], names: tuple[str, ...], takes_key: bool) -> None:
-        self.function, self.names, self.takes_key = function, names, takes_key
+    def __init__(self, function: Callable[..., Any], prior: Prior, takes_key: bool) -> None:
+        self.function, self.prior, self.takes_key = function, prior, takes_key
         self._compiled: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,11 +135,11 @@ class MappedFunction:
 
         if self._compiled is None:
             self._compiled = jax.jit(jax.vmap(self._one, in_axes=(None, 0, 0)))
-        n = len(columns[self.names[0]])
+        n = len(columns[self.prior.names[0]])
         index = np.minimum(np.arange(_filled(n)), max(n - 1, 0))
-        filled = {k: (v[index] if n else np.zeros(1)).astype(np.float32) for k, v in columns.items()}
+        filled = {k: v[index] if n else np.zeros(1) for k, v in columns.items()}
         words = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
-        return self._compiled(words, np.arange(_filled(n), dtype=np.uint32), filled)
+        return self._compiled(words, np.arange(_filled(n), dtype=np.uint32), _floats(filled, self.prior))
 
     def _one(self, words: Any, row: Any, parameters: Mapping[str, Any]) -> Any:
         import jax
@@ -173,7 +175,7 @@ class JaxLikelihood:
         data = rows_of_data(x, n)
         repeated = all(len(value) == 1 for value in data.values())
         rows = {k: v[0] if repeated else np.broadcast_to(v, (n, *v.shape[1:])) for k, v in data.items()}
-        value = np.asarray(self._mapped(None if repeated else 0)(_floats(columns), rows))
+        value = np.asarray(self._mapped(None if repeated else 0)(_floats(columns, self.prior), rows))
         if value.shape != (n,):
             raise ValueError(
                 f"the log-likelihood {name_of(self.function)!r} returned shape {value.shape[1:]}, expected (): one "
@@ -196,5 +198,16 @@ def _filled(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _floats(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {k: v.astype(np.float32) for k, v in columns.items()}
+def _floats(columns: Mapping[str, np.ndarray], prior: Prior) -> dict[str, np.ndarray]:
+    kind = np.float64 if prior.dtype == torch.float64 else np.float32
+    return {k: v.astype(kind) for k, v in columns.items()}
+
+
+def _check_digits(prior: Prior) -> None:
+    import jax
+
+    if prior.dtype == torch.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"float32 cannot tell values of {prior} apart, and JAX computes in float32: say "
+            'jax.config.update("jax_enable_x64", True) before the simulator is made'
+        )

@@ -78,7 +78,7 @@ class NumpyroReference:
         return {**self.__dict__, "_compiled": {}}
 
     def __call__(self, x: X, n: int, generator: torch.Generator) -> Tensor:
-        """n posterior draws, float32 on the CPU, strictly inside the prior's support.
+        """n posterior draws, in the prior's dtype on the CPU, strictly inside the prior's support.
 
         Four chains from prior draws, 400 steps of warm-up each; of at least 250 more steps each, n are taken evenly.
 
@@ -114,7 +114,7 @@ class NumpyroReference:
                 )
         rows = columns.swapaxes(0, 1).reshape(CHAINS * steps, -1)
         rows = rows[np.linspace(0, len(rows) - 1, n).round().astype(int)]
-        theta = torch.from_numpy(rows).float()
+        theta = torch.from_numpy(rows).to(self.prior.dtype)
         return torch.stack([inside(law, theta[:, i]) for i, law in enumerate(self.prior.laws)], dim=1)
 
     def _chains(self, steps: int, words: Any, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import distributions as td
 
 from sciinf.core import Truncated
+from sciinf.core.precision import precision_for
 
 _ARGUMENTS: dict[str, tuple[Callable[..., td.Distribution], tuple[str, ...]]] = {
     "Beta": (td.Beta, ("concentration1", "concentration0")),
@@ -71,7 +73,10 @@ def _one(site: str, law: Any, shape: tuple[int, ...], index: tuple[int, ...]) ->
             "sites with such laws, with numpyro.deterministic for its own name"
         )
     torch_law, names = _ARGUMENTS[kind]
-    return torch_law(*(_number(getattr(law, name), shape, index) for name in names))
+    numbers = [_number(getattr(law, name), shape, index) for name in names]
+    exact = torch_law(*(torch.tensor(number, dtype=torch.float64) for number in numbers))
+    needed = precision_for((site,), ("",), exact)
+    return exact if needed == torch.float64 else torch_law(*numbers)
 
 
 def _number(value: Any, shape: tuple[int, ...], index: tuple[int, ...]) -> float:

@@ -73,7 +73,8 @@ def numpyro(
 
     Raises:
         TypeError: If the model cannot be called, or `observed` is of the wrong kind.
-        ValueError: If the model needs its data, lacks a site, or has latent sites that are no independent prior.
+        ValueError: If the model needs its data, lacks a site, has latent sites that are no independent prior, or needs
+            `double`.
     """
     if not callable(model):
         raise TypeError(f"the model must be a function with numpyro.sample statements, got {model!r}")
@@ -105,7 +106,9 @@ class NumpyroSimulator(Simulator):
     ) -> None:
         self.prior, self.observables, self.name, self.block, self.reader = prior, observables, name, block, observe
         self.double = double
-        self.mapped = MappedFunction(sites.simulate, prior.names, True)
+        if prior.dtype == torch.float64 and not double:
+            raise ValueError(f"float32 cannot tell values of {prior} apart: give the model {name!r} with double=True")
+        self.mapped = MappedFunction(sites.simulate, prior, True)
         self.log_likelihood = NumpyroLikelihood(sites, prior, double=double, chunk=block)
         self.reference = NumpyroReference(sites, prior, observables, double=double)
 

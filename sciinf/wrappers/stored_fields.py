@@ -248,7 +248,7 @@ def _in_turn(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _theta_of(file: Trajectories, prior: Prior) -> Tensor:
-    """theta (rows, D), float32, each in the support."""
+    """theta (rows, D), in the prior's dtype, each in the support."""
 
     def reader(k: int) -> Callable[[int, int], np.ndarray]:
         return lambda start, stop: file.theta[start:stop, k]

@@ -155,10 +155,10 @@ def _read(pieces: Sequence[Piece], key: str, start: int, stop: int) -> np.ndarra
 
 
 def theta_of(pieces: Sequence[Piece], prior: Prior, start: int, stop: int) -> Tensor:
-    """theta (rows, D), float32, what rounding put beyond the edge of the support moved inside."""
+    """theta (rows, D), in the prior's dtype, what rounding put beyond the edge of the support moved inside."""
     columns = [torch.from_numpy(_read(pieces, f"theta:{n}", start, stop).astype(np.float64)) for n in prior.names]
     exact = torch.stack(columns, dim=1)
-    theta = exact.float()
+    theta = exact.to(prior.dtype)
     at = 0
     for (law, wide), (_, part) in zip(prior.bijection.parts(exact), prior.bijection.parts(theta), strict=True):
         width, allowed = law.event_shape[0] if law.event_shape else 1, support(law)

@@ -138,7 +138,7 @@ def test_parts_are_read_like_whole_blocks(store):
         theta, outcome = store.read(part.block)
         wanted = generator.random(len(theta)) < generator.choice([0.02, 0.5, 1.0])
         for piece in [p for q in [part.only(wanted)] for p in q.split(int(generator.integers(1, 60)))]:
-            into = empty(piece.rows + 2, 2, store.observables)
+            into = empty(piece.rows + 2, store.prior, store.observables)
             store.read_into(piece, into, 1)
             chosen = np.arange(piece.start, piece.stop)[slice(None) if piece.wanted is None else piece.wanted]
             assert set(chosen) <= set(np.flatnonzero(wanted & (outcome.status.numpy() == 0)))
@@ -184,7 +184,7 @@ def test_streamed_as_the_store_streams(store, monkeypatch, small_buffers):
     """With groups of the same bytes, and blocks that need not be split, the batches are those of `Store.batches`."""
     monkeypatch.setattr(rows, "PARTS", 1)
     found = of(store, memory := 300_000)
-    kept = found.held_out * selection.row_bytes(2, store.observables)
+    kept = found.held_out * selection.row_bytes(store.prior, store.observables)
     monkeypatch.setattr(selection, "GROUP_BYTES", (memory - kept) // rows.SHARES)
     theirs = numbers(store.batches(64, rows=slice(0, COUNT - 386), generator=seeded()))
     assert numbers(found.epoch(0, 64, seeded())) == theirs[: len(theirs) // 64 * 64]
@@ -311,7 +311,7 @@ def test_each_shard_is_verified_once(store, memory, small_buffers):
 
 
 def test_validation_rows_that_fit_in_half_the_memory_are_kept(store, small_buffers):
-    size = selection.row_bytes(2, store.observables)
+    size = selection.row_bytes(store.prior, store.observables)
     for memory, kept in ((2 * len(VALIDATION) * size, True), (2 * len(VALIDATION) * size - 2, False)):
         found = of(store, memory)
         hidden = store.file(store.blocks - 1).rename(store.path / "hidden")  # the last block is all validation
@@ -351,7 +351,7 @@ def test_where_the_rows_held_out_failed_that_is_told(tmp_path):
 
 @pytest.mark.parametrize("memory", [BIG, TINY])
 def test_wide_rows_come_in_small_batches_when_in_order(store, memory, monkeypatch, small_buffers):
-    monkeypatch.setattr(rows, "LARGEST", 10 * selection.row_bytes(2, store.observables))
+    monkeypatch.setattr(rows, "LARGEST", 10 * selection.row_bytes(store.prior, store.observables))
     batches = list(of(store, memory).ordered(64, validation=True))
     assert 1 < max(len(batch) for batch in batches) <= 10
     assert numbers(batches) == VALIDATION
@@ -360,7 +360,7 @@ def test_wide_rows_come_in_small_batches_when_in_order(store, memory, monkeypatc
 @pytest.mark.parametrize("memory", [TINY, 0])
 def test_batches_in_order_are_small_when_memory_is(store, memory, small_buffers):
     """A network that validates takes no more than one that trains: batches are a quarter of a buffer at most."""
-    found, size = of(store, memory), selection.row_bytes(2, store.observables)
+    found, size = of(store, memory), selection.row_bytes(store.prior, store.observables)
     for validation in (False, True):
         batches = list(found.ordered(5_000, validation=validation))
         assert max(len(batch) for batch in batches) * size <= max(memory / rows.SHARES, rows.SMALLEST) / 4

@@ -11,6 +11,7 @@ from sciinf.storage.selection import Part, empty, layouts, read_rows
 from sciinf.storage.shard import write_shard
 
 ROWS = 2_500  # three chunks
+PRIOR = Prior(a=td.Normal(0.0, 1.0))
 OBSERVABLES = {"v": Observable((3, 2)), "scalar": Observable(dtype="float64"), "n": Observable((2,), dtype="int64")}
 
 
@@ -23,7 +24,7 @@ def file(tmp_path):
         "scalar": torch.randn(ROWS, generator=generator, dtype=torch.float64),
         "n": torch.randint(100, (ROWS, 2), generator=generator),
     }
-    image, _ = write_shard(Prior(a=td.Normal(0.0, 1.0)), OBSERVABLES, "campaign", 0, theta, Outcome(x))
+    image, _ = write_shard(PRIOR, OBSERVABLES, "campaign", 0, theta, Outcome(x))
     path = tmp_path / "shard.h5"
     path.write_bytes(image)
     return path, theta, x
@@ -31,7 +32,7 @@ def file(tmp_path):
 
 def test_floats_lie_in_the_file_as_in_memory(file):
     path, theta, x = file
-    found = layouts(path, empty(0, 1, OBSERVABLES))
+    found = layouts(path, empty(0, PRIOR, OBSERVABLES))
     assert set(found) == {"theta", "x/v", "x/scalar"}  # integers are compressed
     data = path.read_bytes()
     for name, value in (("theta", theta), ("x/v", x["v"]), ("x/scalar", x["scalar"])):
@@ -44,7 +45,7 @@ def test_floats_lie_in_the_file_as_in_memory(file):
 @pytest.mark.parametrize(("start", "stop"), [(0, ROWS), (1_023, 1_025), (2_047, 2_500), (7, 8)])
 def test_what_the_file_cannot_tell_is_read_by_hdf5(file, start, stop):
     path, theta, x = file
-    into, part = empty(stop - start + 1, 1, OBSERVABLES), Part(0, start, stop, None, stop - start)
+    into, part = empty(stop - start + 1, PRIOR, OBSERVABLES), Part(0, start, stop, None, stop - start)
     for found in (layouts(path, into), {}):
         read_rows(path, found, part, into, 1)
         assert torch.equal(into.theta[1:], theta[start:stop])
@@ -53,7 +54,7 @@ def test_what_the_file_cannot_tell_is_read_by_hdf5(file, start, stop):
 
 def test_a_short_file_is_noticed(file):
     path, _, _ = file
-    into = empty(ROWS, 1, OBSERVABLES)
+    into = empty(ROWS, PRIOR, OBSERVABLES)
     found = layouts(path, into)
     path.write_bytes(path.read_bytes()[: found["x/v"].offsets[-1] + 100])  # the planted fault
     with pytest.raises(ValueError, match="it ends before row 2500"):
