@@ -82,7 +82,7 @@ def run(name: str, rows: int, seed: int, folder: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Run it."""
     torch.set_num_threads(1)
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    options = arguments(str(__doc__).splitlines()[0]).parse_args()
     rows, checks = [], []
     for name in UNITS:
         with tempfile.TemporaryDirectory() as folder:

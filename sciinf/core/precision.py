@@ -48,7 +48,7 @@ def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distributi
         if bool(((_step(middle, torch.float32) > FINE * width) | (reach > torch.finfo(torch.float32).max)).any()):
             needed = torch.float64
         lost = (_step(middle, own) > COARSE * width) | (reach > torch.finfo(torch.float64).max)
-        for i in lost.flatten().nonzero().flatten().tolist():
+        for i in map(int, lost.flatten().nonzero().flatten()):
             name, unit = names[i % len(names)], units[i % len(names)]
             m, w, by = (float(t.flatten()[i]) for t in (middle, width, _step(middle, own)))
             digits = 10 if own == torch.float32 else 17

@@ -203,7 +203,7 @@ class Bijection:
     def __init__(self, laws: tuple[td.Distribution, ...], dtype: torch.dtype) -> None:
         self.laws, self.exact, self.dtype = laws, tuple(in_double(law) for law in laws), dtype
         self.places = places_of(laws)
-        self.transforms = tuple(_transform(law, dtype) for law in laws)
+        self.transforms: tuple[Any, ...] = tuple(_transform(law, dtype) for law in laws)
         self.normal = all(transform is None for transform in self.transforms)
         self._on_cpu = tuple(not _goes_anywhere(law) for law in laws)
 

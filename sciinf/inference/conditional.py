@@ -198,7 +198,8 @@ class Conditional:
         total, start = torch.zeros(len(theta), dtype=torch.float64), 0
         for law, part in zip(self.joint.prior.laws, self._columns(), strict=True):
             if any(name in values for name in part):
-                total = total + Bijection((law,)).log_abs_det_jacobian(theta[:, start : start + len(part)])
+                bijection = Bijection((law,), self.joint.prior.dtype)
+                total = total + bijection.log_abs_det_jacobian(theta[:, start : start + len(part)])
             start += len(part)
         return total
 
