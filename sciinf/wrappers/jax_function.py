@@ -206,7 +206,7 @@ def _floats(columns: Mapping[str, np.ndarray], prior: Prior) -> dict[str, np.nda
 def _check_digits(prior: Prior) -> None:
     import jax
 
-    if prior.dtype == torch.float64 and not jax.config.read("jax_enable_x64"):
+    if prior.dtype == torch.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise ValueError(
             f"float32 cannot tell values of {prior} apart, and JAX computes in float32: say "
             'jax.config.update("jax_enable_x64", True) before the simulator is made'

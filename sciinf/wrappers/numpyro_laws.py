@@ -75,8 +75,14 @@ def _one(site: str, law: Any, shape: tuple[int, ...], index: tuple[int, ...]) ->
     torch_law, names = _ARGUMENTS[kind]
     numbers = [_number(getattr(law, name), shape, index) for name in names]
     exact = torch_law(*(torch.tensor(number, dtype=torch.float64) for number in numbers))
-    needed = precision_for((site,), ("",), exact)
-    return exact if needed == torch.float64 else torch_law(*numbers)
+    if precision_for((site,), ("",), exact) == torch.float32:
+        return torch_law(*numbers)
+    if any(np.asarray(getattr(law, name)).dtype == np.float32 for name in names):
+        raise ValueError(
+            f"the latent site {site!r} takes values that float32, in which the model runs, cannot tell apart: give "
+            "double=True"
+        )
+    return exact
 
 
 def _number(value: Any, shape: tuple[int, ...], index: tuple[int, ...]) -> float:

@@ -106,8 +106,6 @@ class NumpyroSimulator(Simulator):
     ) -> None:
         self.prior, self.observables, self.name, self.block, self.reader = prior, observables, name, block, observe
         self.double = double
-        if prior.dtype == torch.float64 and not double:
-            raise ValueError(f"float32 cannot tell values of {prior} apart: give the model {name!r} with double=True")
         self.mapped = MappedFunction(sites.simulate, prior, True)
         self.log_likelihood = NumpyroLikelihood(sites, prior, double=double, chunk=block)
         self.reference = NumpyroReference(sites, prior, observables, double=double)

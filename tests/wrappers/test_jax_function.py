@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch.distributions import LogNormal
+from torch.distributions import LogNormal, Normal
 
 from sciinf import wrappers
 from sciinf.core import Observable, Prior, Status
@@ -108,3 +108,14 @@ def test_it_pickles_after_it_was_compiled(theta):
     copy = pickle.loads(pickle.dumps(simulator))
     assert torch.equal(copy(theta, generator=generator()).x["v"], before)
     assert torch.equal(copy.log_likelihood(theta, {"v": before}), simulator.log_likelihood(theta, {"v": before}))
+
+
+def test_parameters_that_float32_cannot_tell_apart_need_x64():
+    prior = Prior(t=Normal(torch.tensor(1126259462.4, dtype=torch.float64), 0.1))
+    seen = {"x": Observable((), dtype="float64")}
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        wrappers.jax(lambda t: t, prior, seen)
+    with jax.enable_x64(True):
+        simulator = wrappers.jax(lambda t: t, prior, seen)
+        theta = prior.sample(8, generator=generator())
+        assert torch.equal(simulator(theta, generator=generator()).x["x"], theta[:, 0])

@@ -324,3 +324,16 @@ def test_real_data_are_read_by_the_site_name(simulator, tmp_path):
     (tmp_path / "y.csv").write_text("time,y [V]\n" + "\n".join(f"{t},0.001" for t in range(5)))
     assert torch.allclose(simulator.observe(tmp_path / "y.csv")["y"], torch.ones(5))
     assert math.isfinite(float(simulator.log_likelihood(torch.zeros(1, 2), {"y": torch.ones(1, 5)})))
+
+
+def test_parameters_that_float32_cannot_tell_apart_need_double():
+    def clock():
+        numpyro.sample("x", dist.Normal(numpyro.sample("t", dist.Normal(1126259462.4, 0.1)), 1e-6))
+
+    with pytest.raises(ValueError, match="double=True"):
+        wrap(clock, observed={"x": Observable((), dtype="float64")}, double=False)
+    simulator = wrap(clock, observed={"x": Observable((), dtype="float64")})
+    theta = simulator.prior.sample(8, generator=torch.Generator().manual_seed(0))
+    x = simulator(theta, generator=torch.Generator().manual_seed(1)).x["x"]
+    torch.testing.assert_close(x, theta[:, 0], rtol=0, atol=1e-5)
+    assert abs(float(theta.mean()) - 1126259462.4) < 0.2
