@@ -319,7 +319,7 @@ def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
     (tmp_path / "seen.csv").write_text("x\n19.1\n18.8\n19.0\n")
     (tmp_path / "inside.csv").write_text("x\n30.1\n29.8\n30.0\n")
     out = ["--out", tmp_path / "run"]
-    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 2_000, "--calibration", 300]
+    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 800, "--calibration", 300]
     result = call("infer", tmp_path / "heavy.py", *words)
     assert result.code == 0, result.err
     (answer,) = (tmp_path / "run").rglob("answer.json")

@@ -67,29 +67,35 @@ def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str,
 
 
 def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(tmp_path: Path) -> None:
-    out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 2_000, "--calibration", 100)
+    """One run folder, so that its network is trained once."""
+    few = ("-n", 3_000, "--calibration", 100)
+    out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", *few)
     assert "calibration  CANNOT TELL" in out
     assert "All checks passed" not in headline
     said = json.loads((tmp_path / "run/answers/seen/answer.json").read_text())["calibration"]
     assert (said["state"], said["passed"]) == ("cannot tell", False)
     command, cost = re.findall(r"next: (sciinf .*) \(about (.*) more\)", err)[0]
     assert re.fullmatch(r"[\d.]+ (s|min).*", cost)
+
+    out, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", *few, "--until-calibrated", "--most", 2_000)
+    assert "more than 2,000 simulations, the most allowed" in err
+    assert "calibration  passed" not in out
+
     following = call(*shlex.split(command)[1:])
     assert "too few" not in following.out
     assert "calibration  CANNOT TELL" not in following.out
 
-
-def test_infer_goes_on_until_it_is_calibrated(tmp_path: Path) -> None:
-    out, err, _ = infer(
-        tmp_path, EXACT, "x\n0.3\n", "-n", 1_000, "--calibration", 100, "--until-calibrated", "--most", 20_000
-    )
-    assert "going on with" in err
+    out, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", *few, "--until-calibrated", "--most", 20_000)
+    assert "going on with 3,000 simulations to train on and 3,000 fresh ones" in err
     assert "calibration  passed" in out
-    short = tmp_path / "short"
-    short.mkdir()
-    out, err, _ = infer(short, EXACT, "x\n0.3\n", "-n", 300, "--calibration", 100, "--until-calibrated", "--most", 300)
-    assert "more than 300 simulations, the most allowed" in err
-    assert "calibration  passed" not in out
+
+
+def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Path) -> None:
+    out, err, _ = infer(
+        tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 300, "--until-calibrated", "--most", 300
+    )
+    assert "NOT PASSED: TARP is too wide" in err
+    assert "going on with 200 simulations to train on and 300 fresh ones" in err
 
 
 # --- 9: stray draws -----------------------------------------------------------------------------------------------
