@@ -38,6 +38,7 @@ from sciinf.storage.answers import answer_folders, answer_place
 from sciinf.storage.outcome import join
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
+from sciinf.trust.likely import check_likelihood
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.stray import check_stray
@@ -117,15 +118,16 @@ def query(
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
-    predicted = _predict(simulator, found, generator) if simulator else {}
+    theta, predicted = _predict(simulator, found, generator) if simulator else (torch.empty(0, 0), {})
     checks = _checks(posterior, found, calibration, failures) + check_predictive(posterior, observation, predicted)
+    checks += check_likelihood(simulator, observation, theta, predicted)
     answer = Answer(
         parameters=_estimates(found, level),
         draws=found,
         calibration=calibration,
         trust=trust,
         observation={name: value[0].numpy() for name, value in observation.items()},
-        predictive=predicted,
+        predictive={name: value.numpy() for name, value in predicted.items()},
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
@@ -283,8 +285,8 @@ def _checks(
     return (*failed, *check_bounds(posterior.prior, draws), *check_stray(draws))
 
 
-def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> dict[str, np.ndarray]:
-    """Data simulated from the posterior, as a campaign would; rows that fail are left out, with a warning."""
+def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draws and data simulated from each, as a campaign would; rows that fail are left out, with a warning."""
     theta = draws.resample(_PREDICTIVE, generator=generator)
     seed = int(torch.randint(2**62, (1,), generator=generator))
     rows = theta.split(simulator.block)
@@ -298,7 +300,7 @@ def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> 
             "predictive check",
             stacklevel=3,
         )
-    return {name: outcome.x[name][good].numpy() for name in simulator.observables}
+    return theta[good], {name: outcome.x[name][good] for name in simulator.observables}
 
 
 def _inputs_digest(

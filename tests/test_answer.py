@@ -63,6 +63,7 @@ def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration
     assert answer.draws.log_evidence == pytest.approx(float(evidence), abs=5 * (answer.draws.log_evidence_error or 0))
     assert set(answer.amortised) == set(answer.parameters)
     assert answer.predictive["x"].shape == (400, 5)
+    assert [check.level for check in answer.checks if check.name == "likelihood"] == ["good"]
     # The predictive law: mean A m and variance diag(A C A^T) + s^2; 400 draws, 5 sd.
     a = torch.tensor([[1.0, t, t**2 / 2] for t in (0.2, 0.6, 1.0, 1.4, 1.8)], dtype=torch.float64)
     expected, spread = a @ mean, ((a @ covariance @ a.T).diagonal() + 0.25).sqrt()
@@ -259,6 +260,17 @@ class Fragile(Simulator):
         x = self.other(theta, generator=generator)
         failed = torch.rand(len(theta), generator=generator) < 1 / 3
         return Outcome(x, failed.to(torch.uint8) * int(Status.RAISED))  # type: ignore[arg-type]
+
+
+def test_data_that_no_parameter_explains_are_less_likely_than_their_posterior_says(
+    simulator: Simulator, fit: Fit
+) -> None:
+    """A zigzag of 4 noise sds about the same parabola, which its parameters cannot follow."""
+    zigzag = [x + 2.0 * (-1) ** k for k, x in enumerate(X_O)]
+    answer = query(build_posterior(fit), {"x": zigzag}, simulator=simulator, draws=1_000)
+    (check,) = [check for check in answer.checks if check.name == "likelihood"]
+    assert check.level == "alarm"
+    assert "less likely" in check.verdict
 
 
 def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator: Simulator, fit: Fit) -> None:

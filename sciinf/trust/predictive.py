@@ -44,7 +44,7 @@ _FITTED = 80  # rows that give the axes; three times 1 / (1 + the rest of 400), 
 _LEAST = 200  # rows: fewer tell alarms in two views at once from chance, at best
 
 
-def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray]) -> tuple[Check, ...]:
+def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray | Tensor]) -> tuple[Check, ...]:
     """The finding about one observation, none where nothing was simulated from its posterior.
 
     Args:

@@ -1,0 +1,62 @@
+r"""Are the data as likely, given draws of their posterior, as data simulated from the same draws?
+
+Where the likelihood is known, it judges noise and signal together, number by number:
+
+    theta_i ~ p(theta | x),   x~_i ~ p(x~ | theta_i),   p = P(log p(x~_i | theta_i) <= log p(x | theta_i)).
+
+A small p says that the data hold more than the model explains: a signal outside the prior, a wrong noise law, or a
+posterior that is off. A p near 1 says that they scatter less than the model's noise. Both count: the p-value is
+2 min(p, 1 - p). For the model's own data and their exact posterior it keeps to the middle, for d parameters and n
+numbers the more, the larger d / n.
+
+Reference:
+    | Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng, Stern, 1996, eq. 8),
+      https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sciinf.core import Check, Simulator, X
+
+NAME = "likelihood"
+_ALARM, _UNUSUAL = 0.01, 0.05
+_LEAST = 200  # pairs: with fewer, no p-value is below an alarm's
+
+
+def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Check, ...]:
+    """The finding about one observation; none where the likelihood is not known, or too little was simulated.
+
+    Args:
+        simulator: Whose likelihood.
+        x: The observation, name -> (1, *event).
+        theta: Draws of the posterior, (m, D), all alike (resampled, no weights).
+        simulated: Data simulated from each, name -> (m, *event).
+    """
+    if simulator is None or simulator.log_likelihood is None or len(theta) < _LEAST:
+        return ()
+    own, seen = simulator.log_likelihood(theta, simulated).double(), simulator.log_likelihood(theta, x).double()
+    known = own.isfinite() & ~seen.isnan()
+    count = int(known.sum())
+    if count < _LEAST:
+        return ()
+    own, seen = own[known], seen[known]
+    below = (float((own < seen).sum()) + 0.5 * float((own == seen).sum()) + 0.5) / (count + 1)
+    p = 2 * min(below, 1 - below)
+    if p >= _UNUSUAL:
+        words = f"the data are as likely as data simulated from their posterior (p = {p:.2g} among {count})"
+        return (Check(NAME, "good", words),)
+    gap = abs(float((own - seen).median()))
+    if below < 0.5:
+        words = (
+            f"the data are less likely than data simulated from their posterior, by exp({gap:.3g}) (p = {p:.2g} among "
+            f"{count}): they hold what no parameter explains. The truth may lie outside the prior, the noise may have "
+            "another law, or the posterior may be off"
+        )
+    else:
+        words = (
+            f"the data are more likely than data simulated from their posterior, by exp({gap:.3g}) (p = {p:.2g} among "
+            f"{count}): they scatter less than the simulator's noise. Check its size and the data's units"
+        )
+    return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)

@@ -1,0 +1,81 @@
+"""The likelihood's own predictive check: uniform enough for the model, small for what no parameter explains."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Observable, Prior, Simulator
+from sciinf.trust.likely import check_likelihood
+
+NUMBERS, PAIRS = 50, 400
+
+
+class Line(Simulator):
+    """x_k = theta + e_k, e ~ N(0, 1), k = 1..50, theta ~ N(0, 1)."""
+
+    name = "line"
+    prior = Prior(theta=td.Normal(0.0, 1.0))
+    observables = {"x": Observable((NUMBERS,))}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta + torch.randn(len(theta), NUMBERS, generator=generator)}
+
+    def log_likelihood(self, theta, x):
+        return td.Normal(theta, 1.0).log_prob(x["x"]).sum(-1)
+
+
+def found(x: torch.Tensor, seed: int = 0):
+    """The finding with draws of the exact posterior."""
+    generator = torch.Generator().manual_seed(seed)
+    mean, sd = float(x.sum()) / (NUMBERS + 1), 1 / math.sqrt(NUMBERS + 1)
+    theta = mean + sd * torch.randn(PAIRS, 1, generator=generator)
+    simulator = Line()
+    return check_likelihood(simulator, {"x": x[None]}, theta, simulator(theta, generator=generator))
+
+
+def test_false_alarms_are_no_more_often_than_they_say():
+    """Of 400 data sets of the model at most 1 % are alarms and 5 % cautions, but for chance (8, 30: 2 sd beyond)."""
+    generator = torch.Generator().manual_seed(1)
+    levels = []
+    for seed in range(400):
+        x = torch.randn((), generator=generator) + torch.randn(NUMBERS, generator=generator)
+        (check,) = found(x, seed)
+        levels.append(check.level)
+    assert levels.count("alarm") <= 8
+    assert levels.count("caution") + levels.count("alarm") <= 30
+    assert levels.count("good") < 400
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda e: e + 1.5 * torch.linspace(-1, 1, NUMBERS).sin(), "less likely"),  # a signal that no theta makes
+        (lambda e: 1.6 * e, "less likely"),
+        (lambda e: 0.5 * e, "more likely"),
+        (lambda e: torch.cat([e[:-1], torch.tensor([9.0])]), "less likely"),
+    ],
+)
+def test_what_no_parameter_explains_is_an_alarm(make, words):
+    e = torch.randn(NUMBERS, generator=torch.Generator().manual_seed(2))
+    (check,) = found(make(e / e.std()))
+    assert check.level == "alarm"
+    assert words in check.verdict
+
+
+def test_a_posterior_that_is_off_is_seen():
+    x = torch.randn(NUMBERS, generator=torch.Generator().manual_seed(2))
+    simulator, generator = Line(), torch.Generator().manual_seed(0)
+    theta = 1.0 + 0.14 * torch.randn(PAIRS, 1, generator=generator)
+    (check,) = check_likelihood(simulator, {"x": x[None]}, theta, simulator(theta, generator=generator))
+    assert check.level == "alarm"
+
+
+def test_nothing_is_said_without_a_likelihood_or_with_few_pairs():
+    simulator, theta = Line(), torch.zeros(100, 1)
+    x = simulator(theta, generator=torch.Generator().manual_seed(0))
+    assert check_likelihood(simulator, {"x": x["x"][:1]}, theta, x) == ()
+    assert check_likelihood(None, {"x": x["x"][:1]}, theta, x) == ()
