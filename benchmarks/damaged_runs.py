@@ -44,6 +44,7 @@ simulator = wrappers.numpy(track, prior, {"x": Observable((5,), "m", dims=("time
 SEEN, OTHER = "x [m]\n0.2\n1.4\n1.9\n3.2\n3.8\n", "x [m]\n0.1\n0.4\n0.9\n1.2\n2.8\n"
 KINDS = ("bits", "digits", "cut", "hole", "insert")
 FAILURES = ("silent", "unclear", "traceback")
+_MEASURED_WORDS = r"\d{4}-\d\d-\d\d[^<]*|\b[\d.,]+ (ms|s|min|h)\b"  # dates and times in a page
 _MEASURED = {"seconds", SEAL, "history.csv"}  # keys that differ between equal runs: times, and hashes over them
 
 
@@ -175,7 +176,7 @@ def _after(folder: Path, words: list[str], file: str = "", data: bytes = b"") ->
         (folder / "run" / file).write_bytes(data)
     paths = [str(folder / word) if word.split("/")[0] in ("run", *_INPUTS) else word for word in words]
     result = call(*paths)
-    page = re.sub(r"\d{4}-\d\d-\d\d[^<]*", "", (folder / "run/report.html").read_text(errors="replace"))
+    page = re.sub(_MEASURED_WORDS, "", (folder / "run/report.html").read_text(errors="replace"))
     return result, page if words[0] in ("report", "infer") else "", contents(folder / "run")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -294,6 +297,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             cli.main(standalone_mode=False)
+        atexit.register(_done)
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None
@@ -304,6 +308,12 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         _fail(error)
+
+
+def _done() -> None:
+    """All is written: an interrupt while Python closes down would end the process as if it were not."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _fail(error: BaseException) -> NoReturn:

@@ -366,3 +366,16 @@ def test_the_processs_warnings_are_as_they_were(ball: Path) -> None:
 def test_errors_can_be_traced(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no simulator at"):
         call("--traceback", "check", tmp_path / "none.py")
+
+
+def test_an_interrupt_after_all_is_written_does_not_end_as_one() -> None:
+    program = (
+        "import atexit, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"  # what is registered last is called first
+        "sys.argv = ['sciinf', '--version']\n"
+        "from sciinf.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator
+from sciinf.core import Observable, Prior, Simulator, load_simulator
 from sciinf.trust.likely import check_likelihood
 
 NUMBERS, PAIRS = 50, 400
@@ -79,3 +79,19 @@ def test_nothing_is_said_without_a_likelihood_or_with_few_pairs():
     x = simulator(theta, generator=torch.Generator().manual_seed(0))
     assert check_likelihood(simulator, {"x": x["x"][:1]}, theta, x) == ()
     assert check_likelihood(None, {"x": x["x"][:1]}, theta, x) == ()
+
+
+def test_a_black_hole_of_a_mass_outside_the_prior_is_no_good_answer(root):
+    """A chirp mass of 9.7 where the prior begins at 20, answered with 30.7 +- 3.6; no prior draw explains it."""
+    simulator, generator = load_simulator(root / "simulators/gravitational_wave"), torch.Generator().manual_seed(0)
+    for mass, expected in ((9.7, "alarm"), (30.0, "good")):
+        distance = 45.0 * mass
+        truth = torch.tensor([[mass, 0.8, 0.1, 0.004, -0.003, distance, distance]])
+        x = simulator(truth, generator=generator)
+        if expected == "good":
+            theta = truth.expand(PAIRS, -1)
+        else:
+            drawn = simulator.prior.sample(1_500, generator=generator)
+            theta = drawn[simulator.log_likelihood(drawn, x).topk(PAIRS).indices]
+        (check,) = check_likelihood(simulator, x, theta, simulator(theta, generator=generator))
+        assert check.level == expected, check
