@@ -25,6 +25,7 @@ from sciinf.core import (
     Posterior,
     Simulator,
     Trust,
+    X,
     as_observation,
 )
 from sciinf.core.doubts import noting, summed_up
@@ -112,15 +113,14 @@ def query(
         warnings.warn(trust.verdict, stacklevel=2)
     if kept is not None:
         return kept
-    started = time.monotonic()
-    generator = torch.Generator().manual_seed(seed)
+    started, generator = time.monotonic(), torch.Generator().manual_seed(seed)
     with noting() as noted:
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     theta, predicted = _predict(simulator, found, generator) if simulator else (torch.empty(0, 0), {})
-    checks = _checks(posterior, found, calibration, failures) + check_predictive(posterior, observation, predicted)
-    checks += check_likelihood(simulator, observation, theta, predicted)
+    checks = summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures)
+    checks += _foretold(posterior, simulator, observation, theta, predicted)
     answer = Answer(
         parameters=_estimates(found, level),
         draws=found,
@@ -131,7 +131,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=summed_up(noted) + left_out(drawn, found) + checks,
+        checks=checks,
         read=read,
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
@@ -283,6 +283,13 @@ def _checks(
     """What else is to be said of an answer, each finding by a function of its own."""
     failed = check_failures(calibration, posterior, draws, failures)
     return (*failed, *check_bounds(posterior.prior, draws), *check_stray(draws))
+
+
+def _foretold(
+    posterior: Posterior, simulator: Simulator | None, x: X, theta: Tensor, predicted: dict[str, Tensor]
+) -> tuple[Check, ...]:
+    """What the data simulated from the posterior, each from one of theta, say about the observation."""
+    return check_predictive(posterior, x, predicted) + check_likelihood(simulator, x, theta, predicted)
 
 
 def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
