@@ -76,6 +76,9 @@ def exact(x):
     return mean, covariance.diagonal().sqrt()
 
 
+QUICK = Hamiltonian(warmup=100, longest=20)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -107,14 +110,14 @@ def off(draws, x):
 # --- with likelihoods that are known: errors are those of the chains alone --------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", [None, Slice(warmup=40)], ids=["hamiltonian", "slice"])
+@pytest.mark.parametrize("sampler", [QUICK, Slice(warmup=30)], ids=["hamiltonian", "slice"])
 def test_draws_are_those_of_the_exact_posterior(sampler):
-    # 8 observations at once, 2,000 draws worth at least 500: a mean is off by more than 5 / sqrt(500) = 0.22 sds with
-    # probability 6e-7, of which there are 24; an sd by 16 %, likewise.
-    x = sets(8, 1)
+    # 4 observations at once, 2,000 draws worth at least 500: a mean is off by more than 5 / sqrt(500) = 0.22 sds with
+    # probability 6e-7, of which there are 12; an sd by 16 %, likewise.
+    x = sets(4, 1)
     posterior = MCMC(known(ball), sampler)
     draws = posterior.draw_batched({"x": x[:, 0]}, 2_000, generator=generator())
-    assert draws.shape == (2_000, 8, 3)
+    assert draws.shape == (2_000, 4, 3)
     assert draws.dtype == torch.float32
     mean, sd = off(draws, x)
     assert mean < 0.22
@@ -128,13 +131,13 @@ def test_draws_are_those_of_the_exact_posterior(sampler):
 def test_the_items_of_a_set_add_up():
     # Bounds as above.
     x = sets(4, 10)
-    posterior = MCMC(known(ball), items=10)
+    posterior = MCMC(known(ball), QUICK, items=10)
     assert posterior.observables["x"] == Observable((10, 5), "m", ("item", "time"))
     mean, sd = off(posterior.draw_batched({"x": x}, 2_000, generator=generator()), x)
     assert mean < 0.22
     assert sd < 0.16
     # planted fault: one item taken for the set
-    one = MCMC(known(ball)).draw_batched({"x": x[:, 0]}, 2_000, generator=generator())
+    one = MCMC(known(ball), QUICK).draw_batched({"x": x[:, 0]}, 500, generator=generator())
     assert off(one, x)[1] > 0.16
     assert torch.allclose(posterior.features({"x": x}), x.mean(1))
     sample = posterior.sample((5,), x=x[0], generator=generator())
@@ -186,8 +189,8 @@ def test_a_density_that_fits_the_data_least_is_found_out():
     x = sets(2, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        turned = MCMC(known(lambda theta, x: ball(theta, x, sign=-0.01)), Slice(warmup=5), chains=4)
-        mean, sd = off(turned.draw_batched({"x": x[:, 0]}, 300, generator=generator()), x)
+        turned = MCMC(known(lambda theta, x: ball(theta, x, sign=-0.01)), Slice(warmup=5, most=4), chains=4)
+        mean, sd = off(turned.draw_batched({"x": x[:, 0]}, 100, generator=generator()), x)
     assert not (mean < 0.22 and sd < 0.16)
 
 
@@ -298,25 +301,25 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["ratio", "likelihood"])
 def fit(request, store, tmp_path_factory):
-    learned = {"ratio": Ratio(BALL.prior, BALL.observables)}
+    learned = {"ratio": Ratio(BALL.prior, BALL.observables, hidden=32)}
     learned["likelihood"] = Likelihood(BALL.prior, BALL.observables, flow=MAF(3, (32,)))
     estimator = learned[request.param]
-    return train(estimator, store, tmp_path_factory.mktemp("fit") / "fit", recipe=Recipe(epochs=20, batch=150))
+    return train(estimator, store, tmp_path_factory.mktemp("fit") / "fit", recipe=Recipe(epochs=15, batch=150))
 
 
 def test_learned_posterior_is_near_the_exact_one(fit):
-    # Stated error: of one observation, means within 0.6 of the exact sd and sds within 30 %; of a set of 10, whose
-    # sds are three times smaller and whose errors are ten times added, means within 1.5 sds and sds within 50 %. The
-    # same run gives the same numbers, so there is no false alarm on one kind of processor.
-    x, how = sets(3, 10), {"sampler": Hamiltonian(warmup=80), "chains": 8}
-    one, other = (MCMC(fit, **how).draw_batched({"x": x[:, k]}, 1_000, generator=generator()) for k in (0, 1))
+    # Stated error: of one observation, means within 0.6 of the exact sd and sds within 30 %; of a set of 5, whose
+    # sds are half as large and whose errors are five times added, means within 1.2 sds and sds within 45 %. The same
+    # run gives the same numbers, so there is no false alarm on one kind of processor.
+    x, how = sets(3, 5), {"sampler": Hamiltonian(warmup=60, longest=10), "chains": 6}
+    one = MCMC(fit, **how).draw_batched({"x": x[:, 0]}, 600, generator=generator())
     mean, sd = off(one, x[:, :1])
     assert mean < 0.6
     assert sd < 0.3
-    assert off(other, x[:, :1])[0] > 0.6
-    mean, sd = off(MCMC(fit, items=10, **how).draw_batched({"x": x}, 1_000, generator=generator()), x)
-    assert mean < 1.5
-    assert sd < 0.5
+    assert off(one, x[:, 1:2])[0] > 0.6
+    mean, sd = off(MCMC(fit, items=5, **how).draw_batched({"x": x}, 600, generator=generator()), x)
+    assert mean < 1.2
+    assert sd < 0.45
 
 
 def test_a_fit_read_back_is_the_same_posterior(fit):
@@ -330,7 +333,7 @@ def test_a_fit_read_back_is_the_same_posterior(fit):
 
 
 def test_answers_and_calibration_take_it_like_any_other(tmp_path):
-    posterior = MCMC(known(ball), Hamiltonian(warmup=50), chains=5)
+    posterior = MCMC(known(ball), Hamiltonian(warmup=20, longest=3), chains=5)
     fresh = simulate(BALL, tmp_path / "fresh", 100, seed=2, progress=False)
     calibration = calibrate(posterior, fresh, draws=20)
     assert "coverage" not in calibration.gaps  # which needs a density
