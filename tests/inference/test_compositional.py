@@ -108,7 +108,7 @@ def test_a_single_draw_and_fewer_than_parameters(fit):
     posterior, x = Compositional(fit, 4), torch.ones(4, 2)
     for n in (1, 2):
         assert posterior.sample(n, x=x).isfinite().all()
-    many = torch.cat([posterior.sample(1, x=x, generator=torch.Generator().manual_seed(k)) for k in range(20)])
+    many = torch.cat([posterior.sample(1, x=x, generator=torch.Generator().manual_seed(k)) for k in range(16)])
     mean, sd = exact(x)
     assert ((many.mean(0) - mean).abs() < 1.3 * sd).all()
     assert ((many.std(0) / sd).log().abs() < 0.6).all()
@@ -151,24 +151,24 @@ def test_priors_that_are_not_gaussian_in_z_are_refused(tmp_path):
 
 
 def test_sets_of_several_are_joined_from_smaller_ones(tmp_path):
-    """PF-NPSE: 23 observations by a network of up to 6, four factors of which the last has 5."""
-    simulator, short = sets(Ball(), 6), Recipe(epochs=40)
+    """PF-NPSE: 7 observations by a network of up to 2, four factors of which the last has 1."""
+    simulator, short = sets(Ball(), 2), Recipe(epochs=24)
     store = simulate(simulator, tmp_path / "s", 4_000, progress=False)
     fit = train(
         Score(simulator.prior, simulator.observables, hidden=32, blocks=2), store, tmp_path / "fit", recipe=short
     )
-    x = Ball()(torch.tensor([[1.2, -1.7]]).expand(23, 2), generator=torch.Generator().manual_seed(2))["x"]
-    posterior = Compositional(fit, 23)
-    assert posterior.observables["x"].shape == (23, 2)
+    x = Ball()(torch.tensor([[1.2, -1.7]]).expand(7, 2), generator=torch.Generator().manual_seed(2))["x"]
+    posterior = Compositional(fit, 7)
+    assert posterior.observables["x"].shape == (7, 2)
     assert set(posterior.observables) == {"x"}
     draws = posterior.sample(800, x=x, generator=torch.Generator().manual_seed(0))
     mean, sd = exact(x)
-    assert ((draws.mean(0) - mean).abs() < 1.2 * sd).all()
+    assert ((draws.mean(0) - mean).abs() < 0.7 * sd).all()
     assert ((draws.std(0) / sd - 1).abs() < 0.6).all()  # 4,000 rows teach a network for sets no more
     assert posterior.features({"x": x[None]}).ndim == 2
     # the planted fault: the last factor's empty place read as an observation at 0
     wrong, _ = exact(torch.cat([x, torch.zeros(1, 2)]))
-    assert ((wrong - mean).abs() > 0.2 * sd).any()
+    assert ((wrong - mean).abs() > 0.7 * sd).any()
 
 
 @pytest.mark.parametrize("method", [Jacobian(Exponential(20)), Bridging(60, 5)], ids=["jacobian", "bridging"])

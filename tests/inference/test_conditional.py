@@ -49,8 +49,8 @@ TRUTH, X, N = (1.2, 0.6), (1.30, 1.10), 3
 def conditional(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bent")
     store = simulate(SIMULATOR, folder / "simulations", 6_000, seed=1, progress=False)
-    estimator = Joint(SIMULATOR.prior, SIMULATOR.observables, hidden=96, blocks=2)
-    return Conditional(train(estimator, store, folder / "fit", recipe=Recipe(epochs=60)))
+    estimator = Joint(SIMULATOR.prior, SIMULATOR.observables, hidden=48, blocks=2)
+    return Conditional(train(estimator, store, folder / "fit", recipe=Recipe(epochs=40)))
 
 
 def parts(theta):

@@ -35,7 +35,7 @@ def first(tmp_path_factory):
         Flow(wrong.prior, wrong.observables, flow=SplineCoupling(2, 24)),
         store,
         folder / "fit",
-        recipe=Recipe(epochs=15),
+        recipe=Recipe(epochs=8),
     )
 
 
@@ -51,19 +51,19 @@ def figures(posterior, x):
 
 
 def test_it_is_the_exact_posterior_where_the_first_was_not(first, tmp_path):
-    # what a network learns from 2,000 rows is off by 0.2 sds and 15 % in this task at most, over ten seeds
+    # what a network learns from 1,200 rows is off by 0.2 sds and 20 % in this task at most, over ten seeds
     x = torch.tensor([0.6, 0.9, 0.75])
     truth = Shifted()
     off, ratio = figures(build_posterior(first), x)
     assert off < -1.2
     assert ratio > 1.5
-    posterior = correct(first, truth, {"x": x}, tmp_path, runs=2_000)
+    posterior = correct(first, truth, {"x": x}, tmp_path, runs=1_200)
     better, spread = figures(posterior, x)
     assert abs(better) < 0.35
     assert 0.75 < spread < 1.3
     fresh = simulate(truth, tmp_path / "fresh", 200, seed=5, proposal=posterior.truncation, progress=False)
     assert calibrate(posterior.local, fresh, draws=31).state == "cannot tell"  # no error seen, too few to pass
-    again = correct(first, truth, {"x": x}, tmp_path, runs=2_000)
+    again = correct(first, truth, {"x": x}, tmp_path, runs=1_200)
     assert again.digest == posterior.digest
 
 

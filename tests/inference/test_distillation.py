@@ -32,8 +32,8 @@ def both(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("distillation")
     store = simulate(Square(), folder / "simulations", 2_000, progress=False)
     score = Score(Square.prior, Square.observables, hidden=32, blocks=2)
-    teacher = train(score, store, folder / "teacher", recipe=Recipe(epochs=40, batch=100))
-    recipe = Recipe(epochs=40, batch=100)
+    teacher = train(score, store, folder / "teacher", recipe=Recipe(epochs=30, batch=100))
+    recipe = Recipe(epochs=8, batch=100)
     return teacher, distil(teacher, store, folder / "student", steps=3, recipe=recipe), folder
 
 

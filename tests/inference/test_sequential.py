@@ -74,7 +74,7 @@ def small(simulator):
 
 
 def infer(out, simulator, **settings):
-    settings = {"rounds": 2, "simulations": 1_000, "recipe": Recipe(epochs=80), **settings}
+    settings = {"rounds": 2, "simulations": 1_000, "recipe": Recipe(epochs=40), **settings}
     return infer_sequentially(simulator, X, out, estimator=small(simulator), progress=False, **settings)
 
 
@@ -257,7 +257,7 @@ def test_a_folder_holds_the_rounds_of_one_question(finished, tmp_path):
     out, _ = finished
     with pytest.raises(ValueError, match="another observation"):
         infer_sequentially(
-            Narrow(), X["x"] + 1, out, estimator=small(Narrow()), simulations=1_000, recipe=Recipe(epochs=80)
+            Narrow(), X["x"] + 1, out, estimator=small(Narrow()), simulations=1_000, recipe=Recipe(epochs=40)
         )
     with pytest.raises(ValueError, match="another .*seed"):
         infer(out, Narrow(), seed=1)
