@@ -114,7 +114,7 @@ def test_training_against_it_lowers_it_without_hurting_the_fit():
     penalties, errors = [], []
     for weight in (0.0, 2.0):
         loss = functools.partial(regularised_loss, DIFFUSION, weight=weight)
-        net = trained(Net(2, 2), loss, PLANE, steps=200, rows=200, rate=1e-2)
+        net = trained(Net(2, 2), loss, PLANE, steps=150, rows=128, rate=1e-2)
         penalties.append(float(penalty(score_of(lambda v, s: DIFFUSION.denoise(net, v, s)), y, level).detach().mean()))
         off = (DIFFUSION.denoise(net, y, level).detach() - exact).square().mean(-1)
         errors.append(float((off * (1 + level**2) / level**2).mean()))

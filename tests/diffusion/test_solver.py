@@ -100,11 +100,11 @@ def test_stochastic_solvers_converge_at_their_order(make, order, counts):
 
 
 def test_adaptive_and_extended_need_a_fifth_of_the_evaluations_of_500_plain_steps():
-    plain = distance(counted(EulerMaruyama(500), start(DRAWS))[0])
+    plain = distance(counted(EulerMaruyama(500), start(DRAWS // 2))[0])
     for solver in (AdaptiveEuler(), ExtendedReverse(40)):
-        found, calls = counted(solver, start(DRAWS))
+        found, calls = counted(solver, start(DRAWS // 2))
         assert calls <= 100
-        assert distance(found) <= plain + 0.003  # less than the noise of 40,000 draws
+        assert distance(found) <= plain + 0.003  # less than the noise of 20,000 draws
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_adaptive_and_extended_need_a_fifth_of_the_evaluations_of_500_plain_step
         Heun(30),
         Heun(60, churn=20.0),
         ProbabilityFlow(),
-        PredictorCorrector(200),
+        PredictorCorrector(120),
         ExtendedReverse(60),
     ],
     ids=lambda solver: type(solver).__name__,
@@ -160,7 +160,7 @@ def test_same_generator_same_draws(solver):
 @pytest.mark.parametrize("grid", [Power(), Geometric(), Clock()])
 def test_any_grid_arrives(grid):
     path = VariancePreserving(least=1e-2)
-    found, _ = counted(Exponential(100, 2, grid), start(DRAWS, path=path), path)
+    found, _ = counted(Exponential(60, 2, grid), start(DRAWS, path=path), path)
     assert distance(found, path) < 0.02
 
 
@@ -214,6 +214,8 @@ def test_churn_puts_noise_in_and_keeps_the_law():
     y = start(DRAWS)
     for churn, moves in ((0.0, False), (6.0, True)):
         solver = Heun(40, churn)
-        one, other = (solver.solve(LINE.denoise, y, PATH, generator=seeded(seed)) for seed in (2, 3))
-        assert (not torch.equal(one, other)) == moves
+        one, few, other = (
+            solver.solve(LINE.denoise, y[:n], PATH, generator=seeded(seed)) for seed, n in ((2, DRAWS), (2, 9), (3, 9))
+        )
+        assert (not torch.equal(few, other)) == moves
         assert distance(one) < 0.02

@@ -104,7 +104,7 @@ def mass(flow, dim):
         return float((flow.log_prob(grid[:, None], normal(1, CONTEXT))[:, 0].exp() * weights).sum())
 
 
-@pytest.mark.parametrize(("dim", "degrees"), [(1, 1.0), (1, 2.5), (1, None), (2, 2.5), (2, None)])
+@pytest.mark.parametrize(("dim", "degrees"), [(1, 1.0), (1, 2.5), (1, None), (2, None)])
 def test_density_integrates_to_one(dim, degrees):
     assert mass(build(dim, degrees=degrees), dim) == pytest.approx(1.0, abs=2e-3)
 
@@ -153,7 +153,7 @@ def simulations(n, generator):
     return c[:, :1] + normal_to_student_t(torch.randn(n, 1, generator=generator), double(NU)), c
 
 
-def learned(architecture, *, steps=300):
+def learned(architecture, *, steps=250):
     """The trained flow; its quantiles at 0.1, 0.5, 99.5 and 99.9 % over the exact ones; and the divergence."""
     generator = seeded(2)
     z, c = simulations(4_000, generator)
@@ -173,7 +173,7 @@ def learned(architecture, *, steps=300):
     levels = double([0.001, 0.005, 0.995, 0.999])
     with torch.no_grad():
         context = torch.randn(20, CONTEXT, generator=generator)
-        draws = flow.push(torch.randn(40_000, 20, 1, generator=generator), context) * sd + mean - context[:, :1]
+        draws = flow.push(torch.randn(10_000, 20, 1, generator=generator), context) * sd + mean - context[:, :1]
         z, c = simulations(20_000, generator)
         log_q = flow.log_prob((z - mean) / sd, c) - sd.log()
     found = torch.quantile(draws.double().flatten(), levels) / torch.tensor(stats.t.ppf(levels.numpy(), NU))

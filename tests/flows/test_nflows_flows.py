@@ -167,7 +167,7 @@ def test_a_context_of_another_width_is_not_fused():
 # --- the tail bound -----------------------------------------------------------------------------------------------
 
 
-def spread_of_a_narrow_posterior(tail_bound, seed=0, steps=1_200):
+def spread_of_a_narrow_posterior(tail_bound, seed=0, steps=800):
     """Mean sd of draws for mu ~ N(0, 1), x ~ N(mu, 0.02^2) over the exact 0.02, for five observations."""
     # one spline, since five of them are not trained far enough in a few seconds: their tails come out too wide as well
     architecture = CouplingNSF(transforms=1, hidden=32, tail_bound=tail_bound)

@@ -11,7 +11,7 @@ from scipy import stats
 from sciinf.samplers import Hamiltonian, Langevin, Slice
 from sciinf.samplers.convergence import effective_sample_size
 
-SCORED = Langevin(200)
+SCORED = Langevin(150)
 
 
 def seeded(seed=0):
@@ -34,10 +34,10 @@ def from_score(log_density, start, n, *, generator, **rest):
 
 
 DRAW = {  # sampler, and draws per chain to take from it in most tests
-    "hamiltonian": (Hamiltonian(150).draw, 60),
-    "hamiltonian, scales": (Hamiltonian(150, dense=False).draw, 60),
-    "langevin": (Langevin(200).draw, 200),
-    "langevin, score": (from_score, 200),
+    "hamiltonian": (Hamiltonian(120).draw, 60),
+    "hamiltonian, scales": (Hamiltonian(120, dense=False).draw, 60),
+    "langevin": (Langevin(150).draw, 150),
+    "langevin, score": (from_score, 150),
     "slice": (Slice(15).draw, 30),
     "slice, scales": (Slice(15, dense=False).draw, 40),
     "slice, random": (Slice(15, random_directions=True).draw, 40),

@@ -22,7 +22,7 @@ from sciinf.training import train_ensemble
 
 SMALL = SymbolsAndFrames(32, heads=2, patch=4, fusion=1, decoder=1)
 TWO = Families({"carried": {"u_x": (-2.0, 2.0)}, "spread": {"u_xx": (0.02, 0.3)}})
-ENOUGH = Recipe(batch=32, optimiser="muon", learning_rate=1e-2, epochs=25)
+ENOUGH = Recipe(batch=32, optimiser="muon", learning_rate=1e-2, epochs=20)
 SEEN, UNSEEN = ((0.0, 0.2), (0.35, 0.65), (0.8, 1.0)), ((0.2, 0.35), (0.65, 0.8))  # parts of every range
 
 

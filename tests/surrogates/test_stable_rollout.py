@@ -95,7 +95,7 @@ def test_it_learns_a_step_and_is_read_back(tmp_path):
     equation = Decay()
     store = simulate(equation, tmp_path / "store", 500, seed=0)
     step = Stepwise(equation.prior, equation.observables, Stable(12, 8, layers=2))
-    fit = train(step, store, tmp_path / "fit", recipe=Recipe(epochs=30, batch=25))
+    fit = train(step, store, tmp_path / "fit", recipe=Recipe(epochs=15, batch=25))
     fresh = simulate(equation, tmp_path / "fresh", 100, seed=1).load()
     with torch.no_grad():
         found = fit.surrogate.predict(fresh.theta, fresh.x)

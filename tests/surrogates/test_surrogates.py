@@ -46,7 +46,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fits(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fits")
-    recipe = Recipe(epochs=30, batch=25)
+    recipe = Recipe(epochs=20, batch=25)
     return {kind: train(built(kind, Decay()), store, folder / kind.__name__, recipe=recipe) for kind in KINDS}
 
 
