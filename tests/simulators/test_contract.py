@@ -13,7 +13,7 @@ from torch import distributions as td
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, load_simulator, source_hash
 
 FOLDER = Path(__file__).parents[2] / "simulators"
-ROWS = 100
+SEEDS = (0, 5, 10)  # of the batches of 17 rows that the tests of a simulator share
 
 
 def simulator_files(folder=FOLDER):
@@ -33,7 +33,7 @@ def loaded(path):
         pytest.skip(f"{path.name} needs {error.name}, which is not installed")
 
 
-@pytest.fixture(params=simulator_files(), ids=lambda p: str(p.relative_to(FOLDER)))
+@pytest.fixture(scope="module", params=simulator_files(), ids=lambda p: str(p.relative_to(FOLDER)))
 def simulator(request):
     return loaded(request.param)
 
@@ -42,7 +42,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@functools.lru_cache(maxsize=4)  # of the last simulator
+@functools.lru_cache(maxsize=1 + len(SEEDS))  # of the last simulator: what its tests ask for is simulated once
 def outcome(simulator, n, seed=0):
     return simulated(simulator, n, seed)
 
@@ -73,7 +73,7 @@ def check_seed(simulator):
     before = torch.get_rng_state()
     _, x, status = outcome(simulator, 17)
     _, again, status_again = simulated(simulator, 17)
-    _, other, _ = outcome(simulator, 17, seed=5)
+    _, other, _ = outcome(simulator, 17, SEEDS[1])
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
     assert torch.equal(status, status_again)
     ok = status == Status.OK
@@ -82,11 +82,9 @@ def check_seed(simulator):
 
 
 def check_log_scale(simulator):
-    if all(spec.scale == "linear" for spec in simulator.observables.values()):
-        return
-    _, x, status = outcome(simulator, ROWS)
     for name, spec in simulator.observables.items():
-        if spec.scale == "log":
+        for seed in SEEDS if spec.scale == "log" else ():
+            _, x, status = outcome(simulator, 17, seed)
             assert bool((x[name][status == Status.OK] >= 0).all()), f"{name} has scale 'log' and values below zero"
 
 
@@ -111,9 +109,10 @@ def test_shapes_and_dtypes(simulator):
 
 
 def test_most_prior_draws_simulate(simulator):
-    # A simulator that fails in 5 % of prior draws is refused here with probability 0.01; the seed is fixed.
-    _, _, status = outcome(simulator, ROWS)
-    assert float((status == Status.OK).double().mean()) >= 0.9
+    # Of 51 prior draws 5 may fail: a simulator that fails in 5 % is refused with probability 0.04, one that fails in
+    # 25 % passes with 0.007; the seeds are fixed.
+    status = torch.cat([outcome(simulator, 17, seed)[2] for seed in SEEDS])
+    assert int((status != Status.OK).sum()) <= 5
 
 
 def test_the_generator_is_the_only_randomness(simulator):
@@ -143,8 +142,10 @@ def test_it_knows_its_file_and_loads_again_alike(simulator):
     again = load_simulator(simulator.source)
     assert again is not simulator
     assert source_hash(again) == source_hash(simulator) != ""
-    _, x, status = outcome(simulator, 2)
-    _, other, _ = outcome(again, 2)
+    n = 1 if outcome(simulator, 1)[2] == Status.OK else 17
+    _, x, status = outcome(simulator, n)
+    _, other, status_again = simulated(again, n)
+    assert torch.equal(status, status_again)
     assert all(torch.equal(x[k][status == Status.OK], other[k][status == Status.OK]) for k in x)
 
 
