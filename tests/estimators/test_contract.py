@@ -123,15 +123,14 @@ def test_a_batch_of_observations_is_one_after_the_other(name, kind):
     estimator, batch = built(name, KINDS[kind])
     estimator.eval()
     theta = PRIOR.sample(6, generator=generator(1)).reshape(2, 3, 3)
-    rows = batch.rows(slice(0, 3))
+    rows, others = batch.rows(slice(0, 3)), batch.rows(torch.tensor([0, 1, 2, 1, 2, 0]))
     features = estimator.features(rows.x)
     alone = torch.cat([estimator.features(rows.rows(slice(i, i + 1)).x) for i in range(3)])
     assert torch.allclose(features, alone, atol=1e-4)
-    together = log_prob(estimator, theta, rows.x)
-    apart = [log_prob(estimator, theta[:, i : i + 1], rows.rows(slice(i, i + 1)).x) for i in (0, 2)]
-    assert torch.allclose(together[:, ::2], torch.cat(apart, dim=1), atol=1e-3)
-    # planted fault: observations in another order must not pass
-    assert not torch.allclose(log_prob(estimator, theta, rows.rows(torch.tensor([1, 2, 0])).x), together, atol=1e-3)
+    together, turned = log_prob(estimator, torch.cat([theta, theta], dim=1), others.x).split(3, dim=1)
+    apart = log_prob(estimator, theta[:, 1:2], rows.rows(slice(1, 2)).x)
+    assert torch.allclose(together[:, 1:2], apart, atol=1e-3)
+    assert not torch.allclose(turned, together, atol=1e-3)  # planted fault: observations in another order
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -144,12 +143,12 @@ def test_draws_and_density_have_their_shapes(name):
     assert torch.equal(draws, found.sample(7, generator=generator()))
     assert not torch.equal(draws, found.sample(7, generator=generator(1)))
     assert found.sample(0, generator=generator()).shape == (0, 4, 3)
-    values = log_prob(estimator, draws, batch.rows(slice(0, 4)).x)
-    assert values.shape == (7, 4)
-    assert torch.allclose(log_prob(estimator, draws[3], batch.rows(slice(0, 4)).x), values[3], atol=1e-4)
     outside = draws.clone()
     outside[..., 0] = 1.5
-    assert bool((log_prob(estimator, outside, batch.rows(slice(0, 4)).x) == -torch.inf).all())
+    values, beyond = log_prob(estimator, torch.cat([draws, outside]), batch.rows(slice(0, 4)).x).split(7)
+    assert values.shape == (7, 4)
+    assert bool((beyond == -torch.inf).all())
+    assert torch.allclose(log_prob(estimator, draws[3], batch.rows(slice(0, 4)).x), values[3], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -251,13 +250,17 @@ def test_the_seed_decides_the_first_weights_and_nothing_else_moves(name, kind):
 def ball(tmp_path_factory):
     simulator = load_simulator(SIMULATOR)
     folder = tmp_path_factory.mktemp("ball")
-    return simulator, simulate(simulator, folder, 3_000, seed=1, progress=False), folder
+    return simulator, simulate(simulator, folder, 2_000, seed=1, progress=False), folder
 
 
-def errors(estimator, simulator):
-    """Over 50 new observations: rms error of the mean in exact sds, and the mean ratio of sds, per parameter."""
+RECIPES = {"ratio": Recipe(epochs=18, batch=100, learning_rate=1e-2)}
+"""What learns from contrasts within a batch needs more steps than all others."""
+
+
+def errors(estimator, simulator, n=30):
+    """Over n new observations: rms error of the mean in exact sds, and the mean ratio of sds, per parameter."""
     source = generator(7)
-    theta = simulator.prior.sample(50, generator=source)
+    theta = simulator.prior.sample(n, generator=source)
     x = simulator(theta, generator=source)
     mean, covariance = simulator.exact(x)
     sd = covariance.diagonal().sqrt()
@@ -289,10 +292,11 @@ def test_linear_gaussian_posterior_after_a_short_training(name, ball):
     # no false alarm on one kind of processor. An estimator that was not trained must fail.
     simulator, store, folder = ball
     estimator = module(name).build(simulator.prior, simulator.observables, seed=0)
-    fit = train(estimator, store, folder / name, recipe=Recipe(epochs=30, batch=400, learning_rate=5e-3), seed=0)
+    recipe = RECIPES.get(name, Recipe(epochs=12, batch=200, learning_rate=1e-2))
+    fit = train(estimator, store, folder / name, recipe=recipe, seed=0)
     off, ratio = errors(fit.estimator, simulator)
     assert float(off.max()) < 0.35
     assert float((ratio - 1).abs().max()) < 0.25
-    off, ratio = errors(estimator, simulator)
+    off, ratio = errors(estimator, simulator, n=10)
     assert float(off.max()) > 0.35
     assert float((ratio - 1).abs().max()) > 0.25
