@@ -34,7 +34,7 @@ def built(kind, **options):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return simulate(OSCILLATOR, tmp_path_factory.mktemp("oscillator"), 3_000, seed=1, progress=False)
+    return simulate(OSCILLATOR, tmp_path_factory.mktemp("oscillator"), 2_000, seed=1, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def fit(store, tmp_path_factory):
         built(GNPE, chains=256, iterations=100, flow=SplineCoupling(3, 32)),
         store,
         tmp_path_factory.mktemp("fit"),
-        recipe=Recipe(epochs=15),
+        recipe=Recipe(epochs=10),
     )
 
 
@@ -82,7 +82,9 @@ def test_chains_from_the_posterior_stay_there(fit):
 def test_it_is_a_posterior_like_any_other(fit, store, tmp_path):
     posterior = build_posterior(fit)
     fresh = simulate(OSCILLATOR, tmp_path / "fresh", 100, seed=2, progress=False)
-    calibration = calibrate(posterior, fresh, draws=8)
+    brief = load_fit(fit.folder)
+    brief.estimator.chains, brief.estimator.iterations = 32, 20  # for each of a hundred
+    calibration = calibrate(build_posterior(brief), fresh, draws=8)
     assert calibration.ranks.shape[1] == 3
     again = build_posterior(load_fit(fit.folder))
     x = curve(-3.0)["x"][0].float()

@@ -34,7 +34,7 @@ class OnGrid(Density):
 
     def __init__(self, kernel, moved):
         ends = kernel.icdf(torch.tensor([1e-7, 1 - 1e-7]))
-        self.grid = torch.linspace(float(ends[0]), float(ends[1]), 801).double()
+        self.grid = torch.linspace(float(ends[0]), float(ends[1]), 401).double()
         log = kernel.log_prob(self.grid.float()).double() - 0.5 * ((moved[:, None] + self.grid) / NOISE) ** 2
         weight = (log - log.max(1, keepdim=True).values).exp()
         self.step = self.grid[1] - self.grid[0]

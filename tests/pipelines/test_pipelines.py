@@ -47,7 +47,7 @@ def test_the_contract_finds_a_fault(tmp_path: Path) -> None:
 
 
 def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
-    answer = load_module(ROOT / "pipelines/linear_gaussian.py").run(tmp_path, seed=1, simulations=2_000, fresh=2_000)
+    answer = load_module(ROOT / "pipelines/linear_gaussian.py").run(tmp_path, seed=1, simulations=1_000, fresh=1_000)
     simulator: Any = load_simulator(ROOT / "simulators/linear_gaussian.py")
     mean, covariance = simulator.exact(torch.from_numpy(answer.observation["x"]))
     for d, estimate in enumerate(answer.parameters.values()):
@@ -56,7 +56,7 @@ def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
         assert estimate.mean == pytest.approx(float(mean[d]), abs=0.4 * sd)
         assert estimate.sd == pytest.approx(sd, rel=0.3)
     assert answer.calibration is not None
-    assert answer.calibration.rows == 2_000
+    assert answer.calibration.rows == 1_000
     assert max(answer.calibration.gaps.values()) < 0.08
     assert answer.trust.p_value is not None
     assert answer.predictive["x"].shape == (400, 5)

@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def gridded(truth: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means and sds of the posterior on a grid of 36 viscosities and 24 amplitudes."""
-    viscosity = torch.linspace(math.log(0.004), math.log(0.25), 36).double()
-    theta = torch.cartesian_prod(viscosity, torch.linspace(0.505, 0.995, 24).double())
+    """Means and sds of the posterior on a grid of 27 viscosities and 18 amplitudes."""
+    viscosity = torch.linspace(math.log(0.004), math.log(0.25), 27).double()
+    theta = torch.cartesian_prod(viscosity, torch.linspace(0.505, 0.995, 18).double())
     natural = torch.stack([theta[:, 0].exp(), theta[:, 1]], 1)
     log_p = truth.prior.log_prob(natural) + theta[:, 0] + truth.log_likelihood(natural, {"y": y[None]})
     weight = (log_p - log_p.max()).exp()
@@ -31,15 +31,15 @@ def gridded(truth: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_burgers_inverse_end_to_end(tmp_path: Path) -> None:
     pipeline = load_module(ROOT / "pipelines/burgers_inverse.py")
-    answer = pipeline.run(tmp_path, seed=1, solutions=40, simulations=1_000, ess=300, budget=3_000)
+    answer = pipeline.run(tmp_path, seed=1, solutions=40, simulations=1_000, ess=200, budget=2_000)
     equation: Any = type(load_simulator(ROOT / "simulators/pde/burgers.py"))
     truth = observed(equation(initial=Waves((1.0, 0.5), (0.0, 0.2))), pipeline.SENSORS)
     mean, sd = gridded(truth, torch.from_numpy(answer.observation["y"]))
-    # 300 weighted draws tell a mean to 0.06 sds (four of these are allowed) and an sd to 4 % (five)
+    # 200 weighted draws tell a mean to 0.07 sds (three of these are allowed) and an sd to 5 % (four)
     for d, estimate in enumerate(answer.parameters.values()):
         assert estimate.mean == pytest.approx(float(mean[d]), abs=0.25 * float(sd[d]))
         assert estimate.sd == pytest.approx(float(sd[d]), rel=0.2)
-    assert answer.draws.ess >= 300
+    assert answer.draws.ess >= 200
     assert answer.calibration is not None
     assert answer.calibration.rows == 1_000
     wanted = {"solutions", "surrogate", "simulations", "fit", "calibration.json", "answers", "fields.png"}

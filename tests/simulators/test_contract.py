@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hasty import hastily_compiled
 from torch import distributions as td
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, load_simulator, source_hash
@@ -50,7 +51,8 @@ def outcome(simulator, n, seed=0):
 def simulated(simulator, n, seed=0):
     """theta, x and status of n simulations from the prior, in the way `simulate` reads them."""
     theta = simulator.prior.sample(n, generator=generator(seed))
-    made = simulator(theta, generator=generator(seed + 1))
+    with hastily_compiled():
+        made = simulator(theta, generator=generator(seed + 1))
     made = made if isinstance(made, Outcome) else Outcome(made)
     status = torch.zeros(n, dtype=torch.uint8) if made.status is None else made.status
     finite = torch.stack([v.reshape(n, -1).isfinite().all(-1) for v in made.x.values()]).all(0)

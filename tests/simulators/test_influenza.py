@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hasty import hastily_compiled
 from scipy import stats
 from scipy.integrate import solve_ivp
 
@@ -39,6 +41,7 @@ def theta(simulator):
     return simulator.prior.sample(100, generator=torch.Generator().manual_seed(0))
 
 
+@functools.cache  # two tests ask for the same parameters
 def adaptive(beta, gamma):
     """I(t) on the days 1 to 14 by scipy at tolerance 1e-11."""
 
@@ -50,7 +53,7 @@ def adaptive(beta, gamma):
 
 
 def independent_log_likelihood(theta, counts):
-    beta, gamma, phi_inv = theta
+    beta, gamma, phi_inv = map(float, theta)
     mean, size = np.maximum(adaptive(beta, gamma), 1e-10), 1 / phi_inv
     return stats.nbinom.logpmf(counts, size, size / (size + mean)).sum()
 
@@ -99,7 +102,9 @@ def test_simulated_counts_have_the_right_moments(simulator):
     # 4,000 simulations at one parameter: mean and variance of each day within 5 standard errors (28 checks, false
     # alarm below 1 in 10,000 for the means; the variances' error is taken from the sample's fourth moment)
     theta = torch.tensor([[1.737, 0.541, 0.139]]).expand(4_000, 3)
-    counts = simulator(theta, generator=torch.Generator().manual_seed(1)).x["in_bed"].double().numpy()
+    with hastily_compiled():
+        outcome = simulator(theta, generator=torch.Generator().manual_seed(1))
+    counts = outcome.x["in_bed"].double().numpy()
     mean = adaptive(1.737, 0.541)
     variance = mean + 0.139 * mean**2
     centred = counts - mean
@@ -108,11 +113,14 @@ def test_simulated_counts_have_the_right_moments(simulator):
 
 
 def test_prior_predictive(simulator):
-    theta = simulator.prior.sample(2_000, generator=torch.Generator().manual_seed(2))
+    theta = simulator.prior.sample(
+        4_000, generator=torch.Generator().manual_seed(2)
+    )  # what is compiled for the moments
     theta[:4, 2] = torch.tensor([1e-30, 1e-9, 3.0, 10.0])
-    outcome = simulator(theta, generator=torch.Generator().manual_seed(3))
+    with hastily_compiled():
+        outcome = simulator(theta, generator=torch.Generator().manual_seed(3))
     counts = outcome.x["in_bed"]
-    assert counts.shape == (2_000, 14)
+    assert counts.shape == (4_000, 14)
     assert counts.dtype == torch.int64
     assert int(outcome.status.sum()) == 0
     assert int(counts.min()) >= 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hasty import hastily_compiled
 
 
 @pytest.fixture(scope="module")
 def hasty_compiler() -> Iterator[None]:
     """Programs that jax compiles in half the time: each runs once or twice, on little data."""
-    import jax
+    import jax  # noqa: F401 (in use from here on)
 
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with hastily_compiled():
+        yield
