@@ -39,12 +39,14 @@ from sciinf.storage.answers import answer_folders, answer_place
 from sciinf.storage.outcome import join
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
+from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.stray import check_stray
 
 _PREDICTIVE = 400
+_AROUND = 2_000  # draws that tell where an answer lies
 _ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 
@@ -118,9 +120,8 @@ def query(
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
-    theta, predicted = _predict(simulator, found, generator) if simulator else (torch.empty(0, 0), {})
+    predicted, foretold = _predict(simulator, posterior, observation, found, generator) if simulator else ({}, ())
     checks = summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures)
-    checks += _foretold(posterior, simulator, observation, theta, predicted)
     answer = Answer(
         parameters=_estimates(found, level),
         draws=found,
@@ -131,7 +132,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=checks,
+        checks=(*checks, *foretold),
         read=read,
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
@@ -285,21 +286,19 @@ def _checks(
     return (*failed, *check_bounds(posterior.prior, draws), *check_stray(draws))
 
 
-def _foretold(
-    posterior: Posterior, simulator: Simulator | None, x: X, theta: Tensor, predicted: dict[str, Tensor]
-) -> tuple[Check, ...]:
-    """What the data simulated from the posterior, each from one of theta, say about the observation."""
-    return check_predictive(posterior, x, predicted) + check_likelihood(simulator, x, theta, predicted)
+def _predict(
+    simulator: Simulator, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
+) -> tuple[dict[str, Tensor], tuple[Check, ...]]:
+    """Data simulated from the posterior, as a campaign would, and what they and others say about the observation.
 
-
-def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """Draws and data simulated from each, as a campaign would; rows that fail are left out, with a warning."""
-    theta = draws.resample(_PREDICTIVE, generator=generator)
+    Rows that fail are left out, with a warning.
+    """
+    theta, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
     seed = int(torch.randint(2**62, (1,), generator=generator))
     rows = theta.split(simulator.block)
     with one_thread():
         parts = [Attempt(simulator, part, seed, i, torch.device("cpu")).outcome() for i, part in enumerate(rows)]
-    outcome = join(parts)
+    outcome, seconds = join(parts), (time.monotonic() - started) / len(theta)
     good = torch.as_tensor(outcome.status) == 0
     if not bool(good.all()):
         warnings.warn(
@@ -307,7 +306,12 @@ def _predict(simulator: Simulator, draws: Draws, generator: torch.Generator) -> 
             "predictive check",
             stacklevel=3,
         )
-    return theta[good], {name: outcome.x[name][good] for name in simulator.observables}
+    data = {name: outcome.x[name][good] for name in simulator.observables}
+    found = check_predictive(posterior, x, data) + check_likelihood(simulator, x, theta[good], data)
+    if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
+        theta = draws.resample(_AROUND, generator=generator)
+        found += check_here(posterior, simulator, x, theta, seconds=seconds, generator=generator)
+    return data, found
 
 
 def _inputs_digest(

@@ -1,0 +1,83 @@
+"""Plain statistics of data, which no network chose: what a summary may have lost can be looked for among them.
+
+Of each observable, after standardisation: mean, log sd, skewness, kurtosis, least and largest value along the axes that
+repeat (time, items, the axes of an image; all of them where none is named), autocorrelations along time; and the
+coordinates of everything along its first principal axes. Each is then replaced by the normal score of its rank, so
+that tails and units do not matter.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Batch, Observable, X
+from sciinf.summaries.standardise import SHARED_AXES, Standardise
+
+_CHANNELS = 6  # of one observable, whose statistics are taken each by itself
+_AXES = 8
+_LAGS = (1, 2)
+_EDGE = 3.0  # largest normal score
+
+
+def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tensor:
+    """Normal scores of the statistics of some rows and of one observation, which comes last.
+
+    Args:
+        observables: What the simulator produces.
+        rows: Name -> (n, *event).
+        x: Name -> (1, *event).
+
+    Returns:
+        (n + 1, K), float64; statistics that do not vary are left out.
+    """
+    count = len(next(iter(rows.values())))
+    standard = Standardise(observables)
+    standard.fit(lambda: iter((Batch(torch.empty(count, 0), rows),)))
+    seen, one = standard(rows), standard(x)
+    both = {name: torch.cat([seen[name], one[name]]).double() for name in seen}
+    found = [_moments(value, observables[name]) for name, value in both.items()]
+    flat = torch.cat([value.reshape(count + 1, -1) for value in both.values()], dim=1)
+    found.append(_principal(flat, count))
+    return _scores(torch.cat(found, dim=1), count)
+
+
+def _moments(value: Tensor, spec: Observable) -> Tensor:
+    """Statistics along the axes that repeat, of each channel: (rows, K)."""
+    repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]
+    others = [axis for axis in range(1, value.ndim) if axis not in repeated] if repeated else []
+    series = value.permute(0, *others, *(a for a in range(1, value.ndim) if a not in others))
+    series = series.reshape(len(value), -1, max(1, _size(value, others)))
+    if series.shape[-1] < 3:
+        return value.new_zeros(len(value), 0)
+    series = series[:, :_CHANNELS]
+    centre, sd = series.mean(-1), series.std(-1).clamp_min(1e-9)
+    u = (series - centre[..., None]) / sd[..., None]
+    parts = [centre, sd.log(), u.pow(3).mean(-1), u.pow(4).mean(-1), series.amin(-1), series.amax(-1)]
+    if "time" in spec.dims or not spec.dims:
+        parts += [(u[..., lag:] * u[..., :-lag]).mean(-1) for lag in _LAGS if series.shape[-1] > 2 * lag]
+    return torch.cat(parts, dim=1)
+
+
+def _size(value: Tensor, others: list[int]) -> int:
+    channels = 1
+    for axis in others:
+        channels *= value.shape[axis]
+    return value[0].numel() // max(channels, 1)
+
+
+def _principal(flat: Tensor, count: int) -> Tensor:
+    centred = flat - flat[:count].mean(0)
+    _, _, axes = torch.pca_lowrank(centred[:count].float(), q=min(_AXES, *centred[:count].shape), center=False)
+    return centred @ axes.double()
+
+
+def _scores(values: Tensor, count: int) -> Tensor:
+    values = values.nan_to_num()
+    spread = values[:count].std(0)
+    values = values[:, spread > 1e-9 * values[:count].abs().amax(0).clamp_min(1e-300)]
+    ordered = values[:count].sort(0).values.T.contiguous()
+    low = torch.searchsorted(ordered, values.T.contiguous())
+    high = torch.searchsorted(ordered, values.T.contiguous(), right=True)
+    level = ((low + high) / 2 + 0.5) / (count + 1)
+    return torch.special.ndtri(level.clamp(1e-9, 1 - 1e-9)).clamp(-_EDGE, _EDGE).T

@@ -1,0 +1,119 @@
+"""The verdict at the observation: exact posteriors pass, wrong ones and lossy summaries do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Observable, Posterior, Prior, Simulator
+from sciinf.trust.here import check_here, look_here, verdict
+from sciinf.trust.plain import plain_statistics
+
+NUMBERS, ROWS = 20, 1_000
+
+
+class Linear(Simulator):
+    """x = A theta + noise, theta ~ N(0, I)."""
+
+    name = "linear"
+    prior = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
+    observables = {"x": Observable((NUMBERS,), "", dims=("time",))}
+
+    def __init__(self):
+        self.design = 0.4 * torch.randn(NUMBERS, 2, generator=torch.Generator().manual_seed(5))
+
+    def __call__(self, theta, *, generator):
+        noise = torch.randn(len(theta), NUMBERS, generator=generator)
+        return {"x": theta @ self.design.T + noise}
+
+
+class Gaussian(Posterior):
+    """The posterior given the first numbers of x alone: exact with all, calibrated on average with fewer.
+
+    Args:
+        simulator: Its model.
+        used: How many numbers it looks at.
+        shift: By how many sds its middle is wrong.
+        width: By what factor its sd is.
+    """
+
+    def __init__(self, simulator, used=NUMBERS, shift=0.0, width=1.0):
+        self.prior, self.observables = simulator.prior, simulator.observables
+        self.used, self.shift, self.width = used, shift, width
+        design = simulator.design[:used]
+        self.covariance = torch.linalg.inv(torch.eye(2) + design.T @ design)
+        self.gain = self.covariance @ design.T
+
+    def features(self, x):
+        return x["x"][:, : self.used] @ self.gain.T
+
+    def draw_batched(self, x, n, *, generator):
+        middle = self.features(x) + self.shift * self.covariance.diagonal().sqrt()
+        noise = torch.randn(n, *middle.shape, generator=generator)
+        return middle + self.width * noise @ torch.linalg.cholesky(self.covariance).T
+
+    def draw(self, x, n, *, generator):
+        raise NotImplementedError
+
+    def log_prob_batched(self, theta, x):
+        raise NotImplementedError
+
+
+def levels(times: int, **faults) -> list[str]:
+    """The verdicts on that many observations."""
+    simulator = Linear()
+    posterior = Gaussian(simulator, **faults)
+    found = []
+    for seed in range(times):
+        generator = torch.Generator().manual_seed(seed)
+        x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+        theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+        local = look_here(posterior, simulator, x, theta, rows=ROWS, generator=generator)
+        found.append(verdict(local, posterior.prior.names).level)
+    return found
+
+
+def test_an_exact_posterior_is_hardly_ever_blamed():
+    """One in a hundred is expected; more than 4 of 60 in one of 3,000 runs."""
+    found = levels(60)
+    assert found.count("alarm") <= 4
+    assert found.count("good") >= 30
+
+
+@pytest.mark.parametrize("fault", [{"used": 6}, {"used": 14}, {"shift": 0.4}, {"width": 0.7}, {"width": 1.35}])
+def test_what_is_wrong_here_is_seen(fault):
+    """With `used`, the posterior is calibrated over the prior: only plain statistics of the data tell."""
+    assert levels(8, **fault).count("alarm") >= 7
+
+
+def test_the_words_name_parameter_direction_and_way_out():
+    simulator, generator = Linear(), torch.Generator().manual_seed(0)
+    posterior = Gaussian(simulator, shift=0.6)
+    x = simulator(torch.zeros(1, 2), generator=generator)
+    theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+    (check,) = check_here(posterior, simulator, x, theta, seconds=1e-4, generator=generator)
+    assert "a is too high by 0." in check.verdict
+    assert "Train on more simulations" in check.verdict
+
+
+def test_a_slow_simulator_is_not_run_and_that_is_said():
+    simulator, generator = Linear(), torch.Generator().manual_seed(0)
+    posterior = Gaussian(simulator)
+    x = simulator(torch.zeros(1, 2), generator=generator)
+    (check,) = check_here(posterior, simulator, x, torch.zeros(500, 2), seconds=1.0, generator=generator)
+    assert (check.level, check.verdict.endswith("would take 500 s")) == ("unknown", True)
+    posterior.observation = x
+    assert check_here(posterior, simulator, x, torch.zeros(500, 2), seconds=1e-4, generator=generator) == ()
+
+
+def test_plain_statistics_see_what_a_mean_does_not():
+    """The spread of twenty items stands among them, monotone in it, and the observation comes last."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(0.5, 2.0, 300)
+    rows = {"x": spread[:, None] * torch.randn(300, NUMBERS, generator=generator)}
+    x = {"x": 5.0 * torch.randn(1, NUMBERS, generator=generator)}
+    found = plain_statistics({"x": Observable((NUMBERS,), dims=("item",))}, rows, x)
+    assert found.shape[0] == 301
+    assert torch.corrcoef(torch.cat([found[:-1].T, spread[None].double()]))[-1, :-1].max() > 0.8
+    assert float(found[-1].abs().max()) > 2.5
