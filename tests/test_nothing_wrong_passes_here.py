@@ -35,6 +35,6 @@ def test_an_sd_of_twenty_points_that_is_wrong_here_is_said(tmp_path: Path) -> No
     answer = read_json(tmp_path / "run/answers/seen/answer.json")
     (check,) = [check for check in answer["checks"] if check["name"] == "here"]
     assert check["level"] == "alarm"
-    assert "sigma is too high by" in check["verdict"]
+    assert "the data tell more of" in check["verdict"]
     assert "not right at this observation" in result.out
     assert "All checks passed" not in (tmp_path / "run/report.html").read_text()
