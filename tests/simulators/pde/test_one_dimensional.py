@@ -74,6 +74,15 @@ def hopf_cole(x, t, nu, amplitude):
     return -2 * nu * (coefficients @ slope) / (coefficients @ phi)
 
 
+def test_burgers_solves_many_rows_part_by_part_as_it_does_each_alone():
+    burgers = equation("burgers", times=(0.0, 0.02))
+    count = 128 * torch.get_num_threads() + 3
+    theta = burgers.prior.sample(count, generator=torch.Generator().manual_seed(0)).double()
+    given = burgers.start(theta, generator=torch.Generator().manual_seed(1))
+    found, last = burgers.solve(theta, given), {name: value[-3:] for name, value in given.items()}
+    torch.testing.assert_close(found[-3:], burgers.solve(theta[-3:], last), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("nu", "amplitude", "tolerance"), [(0.05, 1.0, 1e-7), (0.01, 0.8, 1e-6)])
 def test_burgers_is_hopf_and_coles(nu, amplitude, tolerance):
     burgers = equation("burgers", initial=Waves())
