@@ -73,6 +73,13 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
 @click.option("--until-calibrated", is_flag=True, help="Go on with more simulations until the calibration passes.")
 @click.option("--most", type=click.IntRange(100), default=None, help="Simulations at which it stops; 16 times -n.")
+@click.option(
+    "--refine",
+    type=click.Choice(["off", "auto"]),
+    default="off",
+    show_default=True,
+    help="Where an answer is not right at its observation, four rounds of simulations around it, as many as -n in all.",
+)
 @options.ess
 @options.budget
 @options.seed
@@ -87,6 +94,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     from sciinf import build_posterior
     from sciinf import query as ask_posterior
     from sciinf.commands.observations import observations
+    from sciinf.commands.refine import refine_all, wrong_here
     from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe
@@ -107,6 +115,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     answers = steps.answers_to(asked, ask)
     way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"))
     steps.finish(folder, answers, seed=seed, started=started, way_on=way_on)
+    refine_all(sim, fit, folder, [one for one in asked if wrong_here(answers[one.name])], given)
 
 
 @cli.command()

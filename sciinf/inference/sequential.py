@@ -79,6 +79,7 @@ def infer_sequentially(
     recipe: Recipe | None = None,
     seed: int = 0,
     epsilon: float = 1e-4,
+    first: tuple[Store, Fit] | None = None,
     workers: int = 1,
     timeout: float | None = None,
     device: str | torch.device = "cpu",
@@ -100,6 +101,8 @@ def infer_sequentially(
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
         epsilon: Mass of the learned posterior cut off in each round.
+        first: Simulations of the prior and what was trained on them, which are then the first of the rounds; they stay
+            where they are, and `load_sequential` needs rounds that are all in the folder.
         workers: Processes that simulate, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
@@ -135,12 +138,13 @@ def infer_sequentially(
         "recipe": recipe.said(),
         "seed": seed,
         "epsilon": epsilon,
+        **({} if first is None else {"first": first[1].digest}),
     }
     _claim(out, settings, observation, simulator)
     truncations: list[TruncatedPrior] = []
-    stores: list[Store] = []
-    fits: list[Fit] = []
-    for number in range(1, rounds + 1):
+    stores: list[Store] = [] if first is None else [first[0]]
+    fits: list[Fit] = [] if first is None else [first[1]]
+    for number in range(1 + len(fits), rounds + 1):
         folder = _folder(out, number)
         if fits:
             truncations.append(
@@ -186,6 +190,8 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
     if not (out / "sequential.json").is_file():
         raise FileNotFoundError(f"{out} holds no sequential rounds; make some with infer_sequentially")
     data = read_json(out / "sequential.json")
+    if isinstance(data, dict) and "first" in data:
+        raise ValueError(f"the rounds in {out} began from a fit elsewhere; call infer_sequentially again with it")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or "rounds" not in data:
         raise ValueError(f"{out} holds rounds that are unfinished or of another format; call infer_sequentially again")
     observation = _observation(out / "observation.safetensors", data["observation"])

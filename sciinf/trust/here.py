@@ -34,6 +34,8 @@ from torch import Tensor
 
 from sciinf.core import Check, Posterior, Simulator, X
 from sciinf.engine.block import Attempt, one_thread
+from sciinf.inference.local import Sequential
+from sciinf.inference.truncated import TruncatedPrior
 from sciinf.storage.outcome import join, status_of
 from sciinf.trust.plain import plain_statistics
 
@@ -80,21 +82,24 @@ def check_here(
     """The finding about one observation.
 
     Args:
-        posterior: What was learned, for any observation; nothing is found of one that holds for one alone, or that was
-            learned under a proposal.
+        posterior: What was learned, for any observation, or in rounds for this one, whose network is then asked about
+            data from within the last round's region. Of others that do not hold for any nothing is found.
         simulator: What to simulate with.
         x: The observation, name -> (1, *event).
         theta: Draws of the posterior at x, (n, D), without weights.
         seconds: What a simulation costs.
         generator: Source of randomness.
     """
-    if posterior.observation is not None or posterior.under is not None:
+    within = posterior.truncation if isinstance(posterior, Sequential) else None
+    if isinstance(posterior, Sequential):
+        posterior = posterior.local
+    elif posterior.observation is not None or posterior.under is not None:
         return ()
     rows = ROWS if seconds * ROWS <= BUDGET else int(BUDGET / seconds)
     if rows < _LEAST:
         cost = f"{_LEAST} simulations around the answer would take {_LEAST * seconds:,.0f} s"
         return (Check(NAME, "unknown", f"not checked whether the posterior is right at this observation: {cost}"),)
-    local = look_here(posterior, simulator, x, theta, rows=rows, generator=generator)
+    local = look_here(posterior, simulator, x, theta, rows=rows, generator=generator, within=within)
     if local is None:
         words = (
             "not checked whether the posterior is right at this observation: too few succeed there, or draws are slow"
@@ -104,7 +109,14 @@ def check_here(
 
 
 def look_here(
-    posterior: Posterior, simulator: Simulator, x: X, theta: Tensor, *, rows: int, generator: torch.Generator
+    posterior: Posterior,
+    simulator: Simulator,
+    x: X,
+    theta: Tensor,
+    *,
+    rows: int,
+    generator: torch.Generator,
+    within: TruncatedPrior | None = None,
 ) -> Local | None:
     """The local calibration; None where too few simulations around the answer succeed, or drawing takes too long.
 
@@ -115,12 +127,16 @@ def look_here(
         theta: Its draws at x, (n, D), without weights.
         rows: Simulations to make.
         generator: Source of randomness.
+        within: Where the posterior was learned, and is zero outside.
     """
     bijection = posterior.prior.bijection
     around = bijection.forward(theta.double())
     centre, factor = around.mean(0), _WIDER * torch.linalg.cholesky(_covariance(around))
     z = centre + torch.randn(rows, len(centre), generator=generator, dtype=torch.float64) @ factor.T
     given = bijection.inverse(z.to(posterior.prior.dtype))
+    given = given if within is None else given[within.contains(given)]
+    if len(given) < _LEAST:
+        return None
     data, good = _simulated(simulator, given, generator)
     z, given = bijection.forward(given[good].double()), given[good]
     if len(z) < _LEAST:
@@ -148,10 +164,11 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
             faults.append(f"the data tell more of {name} than the network uses ({unused:.0%} of its error)")
     among = f"{local.rows:,} simulations around it"
     if faults:
-        words = f"not right at this observation: {', '.join(faults)} ({among})"
-        return Check(
-            NAME, "alarm", f"{words}. Train on more simulations, or with a summary that keeps more of the data"
+        words = (
+            f"not right at this observation: {', '.join(faults)} ({among}). Train on more simulations, on some around it "
+            "(infer --refine auto), or with a summary that keeps more of the data"
         )
+        return Check(NAME, "alarm", words)
     middle = float((local.shift.abs() + 2 * local.shift_error).max())
     width = float(((local.width - 1).abs() + 2 * local.width_error).max())
     if middle > 2 * _SHIFT or width > 2 * _WIDTH:
