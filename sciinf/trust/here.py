@@ -165,8 +165,8 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
     among = f"{local.rows:,} simulations around it"
     if faults:
         words = (
-            f"not right at this observation: {', '.join(faults)} ({among}). Train on more simulations, on some around it "
-            "(infer --refine auto), or with a summary that keeps more of the data"
+            f"not right at this observation: {', '.join(faults)} ({among}). Train on more simulations, on some around "
+            "it (infer --refine auto), or with a summary that keeps more of the data"
         )
         return Check(NAME, "alarm", words)
     middle = float((local.shift.abs() + 2 * local.shift_error).max())
