@@ -35,7 +35,7 @@ from torch import Tensor
 from sciinf.core import Check, Posterior, Simulator, X
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.local import Sequential
-from sciinf.inference.truncated import TruncatedPrior
+from sciinf.inference.truncated import OutsideRegion, TruncatedPrior
 from sciinf.storage.outcome import join, status_of
 from sciinf.trust.plain import plain_statistics
 
@@ -95,11 +95,16 @@ def check_here(
         posterior = posterior.local
     elif posterior.observation is not None or posterior.under is not None:
         return ()
-    rows = ROWS if seconds * ROWS <= BUDGET else int(BUDGET / seconds)
-    if rows < _LEAST:
+    if dict(posterior.observables) != dict(simulator.observables):  # of sets of observations
+        return ()
+    rows = next((n for n in (ROWS, ROWS // 2, _LEAST) if seconds * n <= BUDGET), 0)  # few sizes: results then repeat
+    if not rows:
         cost = f"{_LEAST} simulations around the answer would take {_LEAST * seconds:,.0f} s"
         return (Check(NAME, "unknown", f"not checked whether the posterior is right at this observation: {cost}"),)
-    local = look_here(posterior, simulator, x, theta, rows=rows, generator=generator, within=within)
+    try:
+        local = look_here(posterior, simulator, x, theta, rows=rows, generator=generator, within=within)
+    except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
+        local = None
     if local is None:
         words = (
             "not checked whether the posterior is right at this observation: too few succeed there, or draws are slow"
