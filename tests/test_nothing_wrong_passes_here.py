@@ -44,7 +44,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     words = ["--observation", tmp_path / "seen.csv", "--out", run, "-n", 1_000, "--calibration", 100]
 
     result = call("infer", tmp_path / "points.py", *words)
-    (check,) = [check for check in _answer(run)["checks"] if check["name"] == "here"]
+    (check,) = [check for check in _answer(run)["checks"] if check["name"] == "local check"]
     assert check["level"] == "alarm"
     assert "the data tell more of" in check["verdict"]
     assert "not right at this observation" in result.out

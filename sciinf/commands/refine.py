@@ -25,7 +25,9 @@ FRESH = 500  # fresh simulations of the last region; each takes thousands of dra
 
 def wrong_here(answer: Answer) -> bool:
     """Whether an answer was found not to be right at its observation."""
-    return any(check.name == "here" and check.level == "alarm" for check in answer.checks)
+    from sciinf.trust.here import NAME
+
+    return any(check.name == NAME and check.level == "alarm" for check in answer.checks)
 
 
 def refine_all(sim: Simulator, fit: Fit, run: Path, wrong: Sequence[Asked], given: Mapping[str, Any]) -> None:

@@ -39,14 +39,15 @@ from sciinf.inference.truncated import OutsideRegion, TruncatedPrior
 from sciinf.storage.outcome import join, status_of
 from sciinf.trust.plain import plain_statistics
 
-NAME = "here"
+NAME = "local check"
 ROWS = 2_000
 BUDGET = 30.0  # seconds for simulating, and as many for drawing
 _DRAWS = 64
 _WIDER = 2.0
-_SHIFT, _WIDTH = 0.15, 0.10  # what is off by more is told: the middle in sds, the width as a ratio
+_SHIFT, _WIDTH = 0.1, 0.075  # the least that is told, where it is significant: of the middle in sds, of the width
+_BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
 _SURE = 0.01  # chance of a fault being named in an exact posterior
-_UNUSED = 0.02
+_UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
 _LEAST = 500
 _FEW = 6  # statistics along which the width is looked for
 _FAR = 9.0  # largest square
@@ -158,25 +159,28 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
     """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right."""
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
-    faults = []
+    faults, hints = [], []
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
-        if abs(off) > max(sure * float(local.shift_error[d]), _SHIFT / 2):
+        if abs(off) > max(sure * float(local.shift_error[d]), _SHIFT):
             faults.append(f"{name} is too {'low' if off > 0 else 'high'} by {abs(off):.2g} of its sds")
-        if abs(wide - 1) > max(sure * float(local.width_error[d]), _WIDTH / 2):
+        if abs(wide - 1) > max(sure * float(local.width_error[d]), _WIDTH):
             faults.append(f"the sd of {name} should be {wide:.2g} times as large")
         if local.p[d] < level and unused > _UNUSED:
-            faults.append(f"the data tell more of {name} than the network uses ({unused:.0%} of its error)")
+            told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
+            (faults if unused > _MUCH else hints).append(told)
     among = f"{local.rows:,} simulations around it"
     if faults:
         words = (
-            f"not right at this observation: {', '.join(faults)} ({among}). Train on more simulations, on some around "
-            "it (infer --refine auto), or with a summary that keeps more of the data"
+            f"not right at this observation: {', '.join(faults + hints)} ({among}). Train on more simulations, on some "
+            "around it (infer --refine auto), or with a summary that keeps more of the data"
         )
         return Check(NAME, "alarm", words)
+    if hints:
+        return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
     middle = float((local.shift.abs() + 2 * local.shift_error).max())
     width = float(((local.width - 1).abs() + 2 * local.width_error).max())
-    if middle > 2 * _SHIFT or width > 2 * _WIDTH:
+    if middle > _BLIND[0] or width > _BLIND[1]:
         return Check(NAME, "unknown", f"too few simulations to tell whether it is right at this observation ({among})")
     words = f"right at this observation: middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     return Check(NAME, "good", words)
