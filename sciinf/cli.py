@@ -78,7 +78,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     type=click.Choice(["off", "auto"]),
     default="off",
     show_default=True,
-    help="Where an answer is not right at its observation, four rounds of simulations around it, as many as -n in all.",
+    help="Where an answer is not right at its observation, four rounds of -n / 4 simulations around it (500 at least).",
 )
 @options.ess
 @options.budget

@@ -49,7 +49,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert "the data tell more of" in check["verdict"]
     assert "not right at this observation" in result.out
     assert "All checks passed" not in (run / "report.html").read_text()
-    assert "--refine auto (as many simulations again, around each)" in result.err
+    assert "--refine auto (about as many simulations again, around each)" in result.err
     assert not refined.exists()
 
     result = call("infer", tmp_path / "points.py", *words, "--refine", "auto")

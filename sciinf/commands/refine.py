@@ -1,4 +1,4 @@
-"""Rounds for one observation, where its answer was not right there: simulated ever nearer to it, trained, checked."""
+"""Refine an answer that is not right at its observation, by rounds of simulations around it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ def wrong_here(answer: Answer) -> bool:
 
 def refine_all(sim: Simulator, fit: Fit, run: Path, wrong: Sequence[Asked], given: Mapping[str, Any]) -> None:
     """Refine the answers that are not right at their observations, or name the command that does."""
+    from sciinf.core import DensityUnavailable
+
     if wrong and given["refine"] == "off":
         named = ", ".join(one.name for one in wrong)
         words = shlex.join(["sciinf", *sys.argv[1:]])
-        click.echo(f"next, for {named}: {words} --refine auto (as many simulations again, around each)", err=True)
+        click.echo(f"next, for {named}: {words} --refine auto (about as many simulations again, around each)", err=True)
         return
     for one in wrong:
-        refine(sim, fit, run, one, given)
+        try:
+            refine(sim, fit, run, one, given)
+        except DensityUnavailable as error:
+            click.echo(f"note: {one.name} cannot be refined: {error}", err=True)
 
 
 def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, given: Mapping[str, Any]) -> Path:
@@ -82,7 +87,8 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, given: Mapping[str, 
     checked = calibrate(
         found.local, simulate(sim, fresh, FRESH, seed=seed + 1, proposal=found.truncation, **how), folder
     )
-    ask = functools.partial(query, found, calibration=checked, simulator=sim, out=folder, level=given["level"])
-    answer = ask(one.x, name=one.name, files=one.files, seed=seed)
+    how = {name: given[name] for name in ("level", "failures", "seed")}
+    ask = functools.partial(query, found, calibration=checked, simulator=sim, out=folder, **how)
+    answer = ask(one.x, name=one.name, files=one.files)
     steps.finish(folder, {answer.name: answer}, seed=seed, started=started)
     return folder

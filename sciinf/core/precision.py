@@ -76,11 +76,12 @@ def rounded_away(mean: Tensor, sd: Tensor) -> str:
 
 
 def precision_of(law: td.Distribution) -> torch.dtype:
-    """The precision of the numbers that a law holds."""
+    """Of the numbers that a law holds: the coarsest of its own, or the finest of the laws it is made of."""
     held = vars(law).values()
-    if any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in held):
-        return torch.float64
-    inner = [precision_of(value) for value in held if isinstance(value, td.Distribution)]
+    own = {value.dtype for value in held if isinstance(value, Tensor) and value.is_floating_point()}
+    if own:
+        return torch.float64 if own == {torch.float64} else torch.float32
+    inner = {precision_of(value) for value in held if isinstance(value, td.Distribution)}
     return torch.float64 if torch.float64 in inner else torch.float32
 
 

@@ -51,6 +51,7 @@ class Standardised(Estimator, ABC):
     def standardise_both(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Set the standardisation of data and of parameters: a pass for each over the rows."""
         self.standardise_x.fit(batches)
+        self.standardise_x.tell_rounded()
         count, total, squares = 0, torch.zeros(len(self.prior)).double(), torch.zeros(len(self.prior)).double()
         for batch in batches():
             z = self.prior.bijection.forward(batch.theta.cpu()).double()

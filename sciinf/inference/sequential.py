@@ -87,9 +87,10 @@ def infer_sequentially(
 ) -> Sequential:
     """The posterior of one observation, from simulations that are drawn ever nearer to it.
 
-    Round r lies in `out/round_r`: `proposal.json` (what it was simulated from, where not from the prior),
-    `simulations`, `training` (the rows of all rounds so far that lie in its region) and `fit`. A call that was stopped
-    at any moment goes on where it was, to the same result; the same call with more rounds adds them.
+    Round r lies in `out/round_r`, unless it is the first and given: `proposal.json` (what it was simulated from, where
+    not from the prior), `simulations`, `training` (the rows of all rounds so far that lie in its region) and `fit`. A
+    call that was stopped at any moment goes on where it was, to the same result; the same call with more rounds adds
+    them.
 
     Args:
         simulator: What to run.
@@ -138,7 +139,7 @@ def infer_sequentially(
         "recipe": recipe.said(),
         "seed": seed,
         "epsilon": epsilon,
-        **({} if first is None else {"first": first[1].digest}),
+        **({} if first is None else {"first": _first(first, learner)}),
     }
     _claim(out, settings, observation, simulator)
     truncations: list[TruncatedPrior] = []
@@ -205,6 +206,21 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
         truncations.append(found)
     local = Local(fits[-1], _last(truncations), frozenset(data["trained_on"]))
     return Sequential(local, observation, truncations)
+
+
+def _first(first: tuple[Store, Fit], learner: Estimator) -> list[str]:
+    """Digests of what the rounds begin from.
+
+    Raises:
+        ValueError: If the simulations are not of the prior, or the fit is of another one.
+    """
+    store, fit = first
+    if store.proposal is not None or fit.estimator.prior.to_json() != learner.prior.to_json():
+        raise ValueError(
+            f"rounds begin from simulations of the simulator's own prior and a fit of it; got {store.path}, drawn from "
+            f"{'a proposal' if store.proposal else 'a prior'}, and a fit of {fit.estimator.prior}"
+        )
+    return [fit.digest, store.digest]
 
 
 def _check(rounds: int, simulations: int, epsilon: float) -> None:

@@ -46,6 +46,7 @@ class Standardise(nn.Module):
     def __init__(self, observables: Mapping[str, Observable]) -> None:
         super().__init__()
         masks = {name: f"{name}_mask" for name in observables if f"{name}_mask" in observables}
+        self.rounded: dict[str, str] = {}
         self.specs = {name: spec for name, spec in observables.items() if name not in masks.values()}
         self.masks = {name: mask for name, mask in masks.items() if name in self.specs}
         for name, mask in self.masks.items():
@@ -70,9 +71,6 @@ class Standardise(nn.Module):
 
         Raises:
             ValueError: If there are no rows, an observable is missing, or one with scale="log" has no positive entry.
-
-        Warns:
-            UserWarning: If float32 rounds away what varies in an observable.
         """
         logs = [name for name, spec in self.specs.items() if spec.scale == "log"]
         if logs:
@@ -89,7 +87,17 @@ class Standardise(nn.Module):
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
             if self.specs[name].dtype == "float32" and self.specs[name].scale == "linear":
-                _tell_rounded(name, moment.mean, moment.spread())
+                self.rounded[name] = rounded_away(moment.mean, moment.spread())
+
+    def tell_rounded(self) -> None:
+        """Warn of observables of which float32 rounds away what varies."""
+        for name, words in self.rounded.items():
+            if words:
+                warnings.warn(
+                    f"{name!r} has {words}: what varies is rounded away. Declare it with Observable(..., "
+                    "dtype='float64'), and return it in that precision",
+                    stacklevel=4,
+                )
 
     def forward(self, x: X, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Standardised data.
@@ -156,15 +164,6 @@ class Standardise(nn.Module):
             if least == torch.inf and tiny[name] > 0.0:
                 raise ValueError(f"{name!r} has scale='log' but no positive entry; give it scale='linear'")
             self.get_buffer(f"{name}_floor").fill_(max(0.5 * least, tiny[name]))
-
-
-def _tell_rounded(name: str, mean: Tensor, sd: Tensor) -> None:
-    if words := rounded_away(mean, sd):
-        warnings.warn(
-            f"{name!r} has {words}: what varies is rounded away. Declare it with Observable(..., dtype='float64'), and "
-            "return it in that precision",
-            stacklevel=4,
-        )
 
 
 def squash(u: Tensor) -> Tensor:

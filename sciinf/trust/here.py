@@ -2,25 +2,31 @@ r"""Is the posterior right at this observation? Fresh simulations from around it
 
 Calibration over the prior is an average: it can pass while the answer to the one question that was asked is wrong. So
 parameters are drawn from a law r around the answer, data are simulated from them, and the network is asked about
-these. With z the unbounded parameters,
+these. With z the unbounded parameters, m and C mean and covariance of the answer, k = 2,
 
-    z_i ~ r = N(m, k^2 C),   x_i ~ p(x | z_i),   u_i = P_{q_r(z | x_i)}(z < z_i),   q_r(z | x) ~ q(z | x) r(z) / p(z),
+    z_i ~ r(z) ~ N(z; m, k^2 C) N(z; 0, I)^(1 - 1/k^2),   x_i ~ p(x | z_i),
+    u_i = Q_r(z < z_i | x_i),   q_r(z | x) ~ q(z | x) r(z) / p(z),
 
-m and C mean and covariance of the answer and k = 2. Where q(. | x) is the posterior, q_r(. | x) is the posterior under
-r, for any r, and each u is uniform **and independent of the data**. The draws of q take the weights r / p.
+the second factor only where the prior of z is N(0, I): r is then wider than the answer, but not than the prior. Where
+q(. | x) is the posterior, q_r(. | x) is the posterior under r, for any r, and each u is uniform **and independent of
+the data**. The draws of q take the weights r / p, and the truth, one of them, takes its own. Where that is most of the
+weight, as with many parameters, u says nothing.
 
-e = Phi^{-1}(u) is then regressed on the learned summary and on plain statistics of the data (`trust.plain`), centred at
-the observation:
+e = Phi^{-1}(u) is regressed on the learned summary and on plain statistics of the data (`trust.plain`), centred at the
+observation:
 
     e_i = a + b . (s(x_i) - s(x)) + noise.
 
-a is how far the posterior's middle is off *here*, in its sds; the mean of e^2 there, less a^2, is its width: above 1 it
-is too narrow. And b must be zero: what s explains of e is information that the posterior left unused. A network whose
-summary has lost something is calibrated on average, by construction, but its e depends on what it lost.
+a is how far the posterior's middle is off *here*, in sds of q_r; w, the mean square of the noise here, is how much too
+narrow q_r is. With G = (sd of q / sd of q_r)^2 they are a sqrt(G) sds of q, and a factor (G / w - G + 1)^(-1/2) for its
+sd. And b must be zero: what s explains of e is information that the posterior left unused. A network whose summary has
+lost something is calibrated on average, by construction, but its e depends on what it lost.
+
+All this is of z: for a parameter with a LogNormal prior, of its logarithm.
 
 References:
-    | On the calibration of simulation-based posteriors at one observation: Diagnosing model misspecification and local
-      coverage by regression of PIT values (Zhao, Dalmasso, Izbicki & Lee, 2021), https://arxiv.org/abs/2102.10473
+    | Diagnostics for Conditional Density Models and Bayesian Inference Algorithms (Zhao, Dalmasso, Izbicki & Lee,
+      2021), https://arxiv.org/abs/2102.10473
 """
 
 from __future__ import annotations
@@ -35,8 +41,10 @@ from torch import Tensor
 from sciinf.core import Check, Posterior, Simulator, X
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.inference.local import Sequential
+from sciinf.inference.mcmc import MCMC
 from sciinf.inference.truncated import OutsideRegion, TruncatedPrior
 from sciinf.storage.outcome import join, status_of
+from sciinf.storage.selection import row_bytes
 from sciinf.trust.plain import plain_statistics
 
 NAME = "local check"
@@ -49,9 +57,12 @@ _BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
 _LEAST = 500
+_OWN = 0.3  # share of the weight that the truth itself may have
+_MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
+_BYTES = 2**27
 _FEW = 6  # statistics along which the width is looked for
 _FAR = 9.0  # largest square
-_FIRST, _CHUNK = 20, 250  # simulations asked about at once, to begin with and then
+_FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ def check_here(
 
     Args:
         posterior: What was learned, for any observation, or in rounds for this one, whose network is then asked about
-            data from within the last round's region. Of others that do not hold for any nothing is found.
+            data from within the last round's region. For any other posterior that does not hold for every observation,
+            and for chains, no finding is given.
         simulator: What to simulate with.
         x: The observation, name -> (1, *event).
         theta: Draws of the posterior at x, (n, D), without weights.
@@ -96,19 +108,24 @@ def check_here(
         posterior = posterior.local
     elif posterior.observation is not None or posterior.under is not None:
         return ()
-    if dict(posterior.observables) != dict(simulator.observables):  # of sets of observations
+    if isinstance(posterior, MCMC):
         return ()
-    rows = next((n for n in (ROWS, ROWS // 2, _LEAST) if seconds * n <= BUDGET), 0)  # few sizes: results then repeat
-    if not rows:
+    if any(simulator.observables.get(name) != spec for name, spec in posterior.observables.items()):  # of sets
+        return ()
+    size = row_bytes(posterior.prior, posterior.observables)
+    few = (ROWS, ROWS // 2, _LEAST)  # sizes, so that results repeat although times differ
+    sizes = [n for n in few if seconds * n <= BUDGET and n * size <= _BYTES]
+    if not sizes:
         cost = f"{_LEAST} simulations around the answer would take {_LEAST * seconds:,.0f} s"
         return (Check(NAME, "unknown", f"not checked whether the posterior is right at this observation: {cost}"),)
     try:
-        local = look_here(posterior, simulator, x, theta, rows=rows, generator=generator, within=within)
+        local = look_here(posterior, simulator, x, theta, rows=sizes[0], generator=generator, within=within)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = None
     if local is None:
         words = (
-            "not checked whether the posterior is right at this observation: too few succeed there, or draws are slow"
+            "not checked whether the posterior is right at this observation: too few succeed there, draws are "
+            "slow, or there are too many parameters for it"
         )
         return (Check(NAME, "unknown", words),)
     return (verdict(local, posterior.prior.names),)
@@ -137,7 +154,10 @@ def look_here(
     """
     bijection = posterior.prior.bijection
     around = bijection.forward(theta.double())
-    centre, factor = around.mean(0), _WIDER * torch.linalg.cholesky(_covariance(around))
+    law = _around(around, bijection.normal)
+    if law is None:
+        return None
+    centre, factor = law
     z = centre + torch.randn(rows, len(centre), generator=generator, dtype=torch.float64) @ factor.T
     given = bijection.inverse(z.to(posterior.prior.dtype))
     given = given if within is None else given[within.contains(given)]
@@ -147,12 +167,13 @@ def look_here(
     z, given = bijection.forward(given[good].double()), given[good]
     if len(z) < _LEAST:
         return None
-    e = _scores(posterior, data, (z, given), (centre, factor), generator)
-    if len(e) < _LEAST:
+    e, grown, own = _scores(posterior, data, (z, given), law, generator)
+    if len(e) < _LEAST or own > _OWN:
         return None
     data = {name: value[: len(e)] for name, value in data.items()}
     learned = torch.cat([posterior.features(data), posterior.features(x)]).double()
-    return _regressed(e, _design(plain_statistics(dict(posterior.observables), data, x), learned))
+    design = _design(plain_statistics(dict(posterior.observables), data, x), learned)
+    return _regressed(e, design, grown) if design.shape[1] else None
 
 
 def verdict(local: Local, names: tuple[str, ...]) -> Check:
@@ -165,7 +186,7 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
         if abs(off) > max(sure * float(local.shift_error[d]), _SHIFT):
             faults.append(f"{name} is too {'low' if off > 0 else 'high'} by {abs(off):.2g} of its sds")
         if abs(wide - 1) > max(sure * float(local.width_error[d]), _WIDTH):
-            faults.append(f"the sd of {name} should be {wide:.2g} times as large")
+            faults.append(f"the sd of {name} should be {wide:.2g} times as large{' or more' if wide > _MOST else ''}")
         if local.p[d] < level and unused > _UNUSED:
             told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
             (faults if unused > _MUCH else hints).append(told)
@@ -180,15 +201,24 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
     middle = float((local.shift.abs() + 2 * local.shift_error).max())
     width = float(((local.width - 1).abs() + 2 * local.width_error).max())
-    if middle > _BLIND[0] or width > _BLIND[1]:
+    if not (middle <= _BLIND[0] and width <= _BLIND[1]):
         return Check(NAME, "unknown", f"too few simulations to tell whether it is right at this observation ({among})")
     words = f"right at this observation: middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     return Check(NAME, "good", words)
 
 
-def _covariance(z: Tensor) -> Tensor:
-    covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
-    return covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=z.dtype)
+def _around(z: Tensor, normal: bool) -> tuple[Tensor, Tensor] | None:
+    """Mean of r and Cholesky factor of its covariance; None where the draws do not vary or are not finite."""
+    mean, size = z.mean(0), z.shape[1]
+    covariance = torch.cov(z.T).reshape(size, size)
+    covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(size, dtype=z.dtype)
+    factor, fault = torch.linalg.cholesky_ex(covariance)
+    if int(fault) or not bool(factor.isfinite().all() and (factor.diagonal() > 0).all()):
+        return None
+    precision = torch.cholesky_inverse(factor) / _WIDER**2
+    whole = precision + (1 - _WIDER**-2) * torch.eye(size, dtype=z.dtype) if normal else precision
+    wide = torch.linalg.inv(whole)
+    return wide @ precision @ mean, torch.linalg.cholesky((wide + wide.T) / 2)
 
 
 def _simulated(simulator: Simulator, theta: Tensor, generator: torch.Generator) -> tuple[X, Tensor]:
@@ -206,25 +236,36 @@ def _simulated(simulator: Simulator, theta: Tensor, generator: torch.Generator) 
 
 def _scores(
     posterior: Posterior, data: X, truth: tuple[Tensor, Tensor], law: tuple[Tensor, Tensor], generator: torch.Generator
-) -> Tensor:
-    """e of every row and parameter, (n, D): normal scores of the truth among weighted draws, itself one of them."""
+) -> tuple[Tensor, Tensor, float]:
+    """e of every row and parameter, (n, D); sd of q over that of q_r, (D,); the truth's share of the weight.
+
+    They are medians over the rows. Of fewer rows than there are, where drawing takes long.
+    """
     z, theta = truth
-    found, began, size = [], time.monotonic(), _FIRST
+    found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
     while (start := sum(map(len, found))) < len(z):
-        if start and (time.monotonic() - began) / start * _LEAST > BUDGET:
-            return torch.cat(found)  # too few, by which the caller knows
-        if start >= _LEAST and time.monotonic() - began > BUDGET:
+        spent = time.monotonic() - began
+        if start and (spent / start * _LEAST > BUDGET or (start in (_LEAST, ROWS // 2) and spent > BUDGET / 2)):
             break
-        some = {name: value[start : start + size] for name, value in data.items()}
+        stop = min(n for n in (start + size, _LEAST, ROWS // 2, len(z)) if n > start)
+        some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
-        mine = torch.cat([theta[None, start : start + size], drawn])
-        at = torch.cat([z[None, start : start + size], posterior.prior.bijection.forward(drawn.double())])
-        weight = (_log_normal(at, law) - _log_prior(posterior, mine)).nan_to_num(nan=-math.inf).softmax(0)
+        at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn.double())])
+        log_weight = _log_normal(at, law) - _log_prior(posterior, torch.cat([theta[None, start:stop], drawn]))
+        weight = log_weight.nan_to_num(nan=-math.inf, posinf=-math.inf).softmax(0)
         below = (weight[..., None] * (at < at[0])).sum(0)
         tied = (weight[..., None] * (at == at[0])).sum(0)
-        size = _CHUNK
         found.append(below + tied * torch.rand(below.shape, generator=generator, dtype=torch.float64))
-    return torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
+        own.append(weight[0])
+        part = weight[1:] / weight[1:].sum(0).clamp_min(1e-300)
+        middle = (part[..., None] * at[1:]).sum(0)
+        narrow = (part[..., None] * (at[1:] - middle).square()).sum(0) / (1 - part.square().sum(0)).clamp_min(1e-3)[
+            ..., None
+        ]
+        grown.append(at[1:].std(0) / narrow.sqrt().clamp_min(1e-300))
+        size = _CHUNK
+    e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
+    return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
 
 
 def _log_normal(z: Tensor, law: tuple[Tensor, Tensor]) -> Tensor:
@@ -239,11 +280,15 @@ def _log_prior(posterior: Posterior, theta: Tensor) -> Tensor:
 
 
 def _design(plain: Tensor, learned: Tensor) -> Tensor:
-    """Statistics centred at the observation, which comes last, without what repeats others: (n, K)."""
+    """Statistics centred at the observation, which comes last, without what repeats others: (n, K); K may be 0."""
+    learned = learned[:, learned.isfinite().all(0)]
     spread = learned[:-1].std(0)
-    learned = learned[:, spread > 1e-6 * spread.max().clamp_min(1e-12)]
-    learned = ((learned - learned[:-1].mean(0)) / learned[:-1].std(0)).clamp(-3, 3)
+    most = float(spread.max()) if learned.shape[1] else 0.0
+    kept = spread > max(1e-6 * most, 1e-12)
+    learned = ((learned - learned[:-1].mean(0)) / spread)[:, kept].clamp(-3, 3)
     both = torch.cat([plain, learned], dim=1)
+    if not both.shape[1]:
+        return both[:-1]
     _, scale, axes = torch.linalg.svd(both[:-1] - both[:-1].mean(0), full_matrices=False)
     most = min(int((scale > 0.03 * scale[0]).sum()), max(4, (len(both) - 1) // 25))
     seen = both @ axes[:most].T
@@ -251,12 +296,13 @@ def _design(plain: Tensor, learned: Tensor) -> Tensor:
     return seen[:-1] - seen[-1]
 
 
-def _regressed(e: Tensor, design: Tensor) -> Local:
+def _regressed(e: Tensor, design: Tensor, grown: Tensor) -> Local:
     slope, inverse, left, free = _least_squares(e, design)
     shift, shift_error = slope[0], (inverse[0, 0] * left.square().sum(0) / free).sqrt()
     explained = 1 - left.square().sum(0) / (e - e.mean(0)).square().sum(0)
-    ratio = explained / design.shape[1] / ((1 - explained) / free)
-    p = torch.tensor([_beyond(float(value), design.shape[1], free) for value in ratio])
+    used = len(e) - free - 1
+    ratio = explained / max(used, 1) / ((1 - explained) / free)
+    p = torch.tensor([_beyond(float(value), max(used, 1), free) for value in ratio])
     adjusted = (1 - (1 - explained) * (len(e) - 1) / free).clamp_min(0)
     # where the data explain nothing of e, the leading statistics are enough, and tell more
     less, inverse, rest, fewer = _least_squares(e, design[:, :_FEW])
@@ -265,10 +311,10 @@ def _regressed(e: Tensor, design: Tensor) -> Local:
     shift_error = torch.where(steady, (inverse[0, 0] * rest.square().sum(0) / fewer).sqrt(), shift_error)
     # how wide e is about its middle, at the observation: squares along the few leading statistics
     squares = (left.square() * len(e) / free).clamp(max=_FAR)
-    level, inverse, rest, free = _least_squares(squares, design[:, :_FEW])
-    width = level[0].clamp_min(0.04).sqrt()
-    width_error = (inverse[0, 0] * rest.square().sum(0) / free).sqrt() / (2 * width)
-    grown = math.sqrt(1 + _WIDER**-2)  # e is in sds under r, which are smaller
+    level, inverse, rest, fewer = _least_squares(squares, design[:, :_FEW])
+    w, more = level[0].clamp_min(0.01), grown.square().clamp_min(1.0)
+    width = (more / w - more + 1).clamp_min((2 * _MOST) ** -2).rsqrt()
+    width_error = 0.5 * width**3 * more / w.square() * (inverse[0, 0] * rest.square().sum(0) / fewer).sqrt()
     return Local(shift * grown, shift_error * grown, width, width_error, adjusted, p, len(e))
 
 
@@ -277,7 +323,7 @@ def _least_squares(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor, i
     matrix = torch.cat([torch.ones(len(y), 1, dtype=torch.float64), design], dim=1)
     inverse = torch.linalg.pinv(matrix.T @ matrix, hermitian=True)
     slope = inverse @ matrix.T @ y
-    return slope, inverse, y - matrix @ slope, len(y) - matrix.shape[1]
+    return slope, inverse, y - matrix @ slope, len(y) - int(torch.linalg.matrix_rank(matrix))
 
 
 def _beyond(ratio: float, first: int, second: int) -> float:

@@ -22,7 +22,7 @@ from sciinf.core import Check, Simulator, X
 
 NAME = "likelihood"
 _ALARM, _UNUSUAL = 0.01, 0.05
-_LEAST = 200  # pairs: with fewer, no p-value is below an alarm's
+_LEAST = 200  # pairs
 
 
 def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Check, ...]:

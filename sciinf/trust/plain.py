@@ -1,9 +1,9 @@
 """Plain statistics of data, which no network chose: what a summary may have lost can be looked for among them.
 
 Of each observable, after standardisation: mean, log sd, skewness, kurtosis, least and largest value along the axes that
-repeat (time, items, the axes of an image; all of them where none is named), autocorrelations along time; and the
-coordinates of everything along its first principal axes. Each is then replaced by the normal score of its rank, so
-that tails and units do not matter.
+repeat (time, items, the axes of an image; all of them where none of those is named), autocorrelations along time, and
+the share that is present; and the coordinates of everything along its first principal axes. Each is then replaced by
+the normal score of its rank, so that tails and units do not matter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sciinf.summaries.standardise import SHARED_AXES, Standardise
 
 _CHANNELS = 6  # of one observable, whose statistics are taken each by itself
 _AXES = 8
+_ROWS = 500  # that give them
 _LAGS = (1, 2)
 _EDGE = 3.0  # largest normal score
 
@@ -37,6 +38,8 @@ def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tenso
     seen, one = standard(rows), standard(x)
     both = {name: torch.cat([seen[name], one[name]]).double() for name in seen}
     found = [_moments(value, observables[name]) for name, value in both.items()]
+    masks = [torch.cat([rows[m], x[m]]).double() for m in (f"{name}_mask" for name in both) if m in rows]
+    found += [mask.reshape(count + 1, -1).mean(1, keepdim=True) for mask in masks]
     flat = torch.cat([value.reshape(count + 1, -1) for value in both.values()], dim=1)
     found.append(_principal(flat, count))
     return _scores(torch.cat(found, dim=1), count)
@@ -45,8 +48,9 @@ def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tenso
 def _moments(value: Tensor, spec: Observable) -> Tensor:
     """Statistics along the axes that repeat, of each channel: (rows, K)."""
     repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]
+    repeated.sort(key=lambda axis: spec.dims[axis - 1] == "time")  # last, so that neighbours are so in time
     others = [axis for axis in range(1, value.ndim) if axis not in repeated] if repeated else []
-    series = value.permute(0, *others, *(a for a in range(1, value.ndim) if a not in others))
+    series = value.permute(0, *others, *(repeated or range(1, value.ndim)))
     series = series.reshape(len(value), -1, max(1, _size(value, others)))
     if series.shape[-1] < 3:
         return value.new_zeros(len(value), 0)
@@ -67,9 +71,12 @@ def _size(value: Tensor, others: list[int]) -> int:
 
 
 def _principal(flat: Tensor, count: int) -> Tensor:
+    """Coordinates along the axes of the first rows, from their inner products: there may be more numbers than rows."""
     centred = flat - flat[:count].mean(0)
-    _, _, axes = torch.pca_lowrank(centred[:count].float(), q=min(_AXES, *centred[:count].shape), center=False)
-    return centred @ axes.double()
+    some = centred[: min(count, _ROWS)]
+    variance, mix = torch.linalg.eigh(some @ some.T)
+    most = min(_AXES, int((variance > 1e-9 * variance[-1].clamp_min(1e-300)).sum()))
+    return centred @ (some.T @ mix[:, len(mix) - most :])
 
 
 def _scores(values: Tensor, count: int) -> Tensor:

@@ -117,3 +117,64 @@ def test_plain_statistics_see_what_a_mean_does_not():
     assert found.shape[0] == 301
     assert torch.corrcoef(torch.cat([found[:-1].T, spread[None].double()]))[-1, :-1].max() > 0.8
     assert float(found[-1].abs().max()) > 2.5
+
+
+class Many(Simulator):
+    """x = theta + 10 noise of twenty parameters, which it hardly tells."""
+
+    name = "many"
+    prior = Prior.joint([f"p{i}" for i in range(20)], td.Independent(td.Normal(torch.zeros(20), torch.ones(20)), 1))
+    observables = {"x": Observable((20,), "", dims=("channel",))}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta + 10 * torch.randn(theta.shape, generator=generator)}
+
+
+class Shifted(Gaussian):
+    """Its posterior, every mean .4 sd off."""
+
+    def __init__(self, simulator):
+        self.prior, self.observables = simulator.prior, simulator.observables
+
+    def features(self, x):
+        return x["x"]
+
+    def draw_batched(self, x, n, *, generator):
+        return x["x"] / 101 + 0.4 + 0.995 * torch.randn(n, *x["x"].shape, generator=generator)
+
+
+def test_where_many_parameters_hide_an_error_it_is_not_called_right():
+    simulator, generator = Many(), torch.Generator().manual_seed(0)
+    posterior = Shifted(simulator)
+    x = simulator(torch.zeros(1, 20), generator=generator)
+    theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
+    (check,) = check_here(posterior, simulator, x, theta, seconds=1e-5, generator=generator)
+    assert check.level != "good"
+
+
+def test_a_width_is_given_in_sds_of_the_posterior():
+    """A posterior .7 times as wide as it should be needs its sd 1.43 times as large, within .15 on average."""
+    simulator = Linear()
+    posterior, found = Gaussian(simulator, width=0.7), []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+        theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+        found.append(look_here(posterior, simulator, x, theta, rows=ROWS, generator=generator).width)
+    assert abs(float(torch.stack(found).mean()) - 1.43) < 0.15
+
+
+def test_data_that_do_not_vary_around_the_answer_tell_nothing():
+    simulator, generator = Linear(), torch.Generator().manual_seed(0)
+    posterior = Gaussian(simulator)
+    x = {"x": torch.zeros(1, NUMBERS)}
+
+    class Silent(Linear):
+        def __call__(self, theta, *, generator):
+            return {"x": torch.zeros(len(theta), NUMBERS)}
+
+    theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+    (check,) = check_here(posterior, Silent(), x, theta, seconds=1e-5, generator=generator)
+    assert check.level == "unknown"
+    (check,) = check_here(posterior, simulator, x, torch.zeros(500, 2), seconds=1e-5, generator=generator)
+    assert check.level == "unknown"
