@@ -59,6 +59,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert after["sd"] < 0.8 * before["sd"]
     assert "holds for no other" in result.out
     assert (refined / "report.html").is_file()
+    assert [place.name for place in sorted((refined / "rounds").glob("round_*"))] == ["round_2"]  # the first is there
 
 
 def _answer(folder: Path) -> dict[str, Any]:
