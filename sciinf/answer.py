@@ -32,11 +32,10 @@ from sciinf.core.doubts import noting, summed_up
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.simulator import identity
-from sciinf.engine.block import Attempt, one_thread
+from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.answers import answer_folders, answer_place
-from sciinf.storage.outcome import join
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.here import check_here
@@ -288,25 +287,20 @@ def _checks(
 
 def _predict(
     simulator: Simulator, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
-) -> tuple[dict[str, Tensor], tuple[Check, ...]]:
+) -> tuple[X, tuple[Check, ...]]:
     """Data simulated from the posterior, as a campaign would, and what they and others say about the observation.
 
     Rows that fail are left out, with a warning.
     """
     theta, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    rows = theta.split(simulator.block)
-    with one_thread():
-        parts = [Attempt(simulator, part, seed, i, torch.device("cpu")).outcome() for i, part in enumerate(rows)]
-    outcome, seconds = join(parts), (time.monotonic() - started) / len(theta)
-    good = torch.as_tensor(outcome.status) == 0
+    data, good = simulate_from(simulator, theta, generator=generator)
+    seconds = (time.monotonic() - started) / len(theta)
     if not bool(good.all()):
         warnings.warn(
             f"{int((~good).sum())} of {len(good)} simulations from the posterior failed and are left out of the "
             "predictive check",
             stacklevel=3,
         )
-    data = {name: outcome.x[name][good] for name in simulator.observables}
     found = check_predictive(posterior, x, data) + check_likelihood(simulator, x, theta[good], data)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         theta = draws.resample(_AROUND, generator=generator)

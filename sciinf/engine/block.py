@@ -27,11 +27,11 @@ from torch import Tensor
 
 from sciinf.core.files import sweep, write_bytes
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import Outcome, Simulator, Status
+from sciinf.core.simulator import Outcome, Simulator, Status, X
 from sciinf.engine.conditions import conditions
 from sciinf.storage.durable import writing
 from sciinf.storage.journal import Entry
-from sciinf.storage.outcome import failed_outcome, join, normalise
+from sciinf.storage.outcome import failed_outcome, join, normalise, status_of
 from sciinf.store import Store
 
 _THETA, _NOISE = 0, 1
@@ -202,6 +202,21 @@ class Attempt:
             return normalise(result, self.simulator.observables, stop - start, where=where)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{error}; blocks finished before are kept") from error
+
+
+def simulate_from(simulator: Simulator, theta: Tensor, *, generator: torch.Generator) -> tuple[X, Tensor]:
+    """Data simulated from given parameters, (n, D), as a campaign would; kept nowhere.
+
+    Returns:
+        The data of the rows that did not fail, name -> (m, *event), and which these are, bool (n,).
+    """
+    seed, parts = int(torch.randint(2**62, (1,), generator=generator)), []
+    with one_thread():
+        for index, rows in enumerate(theta.split(simulator.block)):
+            parts.append(Attempt(simulator, rows, seed, index, torch.device("cpu")).outcome())
+    outcome = join(parts)
+    good = status_of(outcome) == Status.OK
+    return {name: outcome.x[name][good] for name in simulator.observables}, good
 
 
 @contextmanager

@@ -39,11 +39,10 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Check, Posterior, Simulator, X
-from sciinf.engine.block import Attempt, one_thread
+from sciinf.engine.block import simulate_from
 from sciinf.inference.local import Sequential
-from sciinf.inference.mcmc import MCMC
+from sciinf.inference.mcmc import MCMC, PriorInZ
 from sciinf.inference.truncated import OutsideRegion, TruncatedPrior
-from sciinf.storage.outcome import join, status_of
 from sciinf.storage.selection import row_bytes
 from sciinf.trust.plain import plain_statistics
 
@@ -163,7 +162,7 @@ def look_here(
     given = given if within is None else given[within.contains(given)]
     if len(given) < _LEAST:
         return None
-    data, good = _simulated(simulator, given, generator)
+    data, good = simulate_from(simulator, given, generator=generator)
     z, given = bijection.forward(given[good].double()), given[good]
     if len(z) < _LEAST:
         return None
@@ -221,19 +220,6 @@ def _around(z: Tensor, normal: bool) -> tuple[Tensor, Tensor] | None:
     return wide @ precision @ mean, torch.linalg.cholesky((wide + wide.T) / 2)
 
 
-def _simulated(simulator: Simulator, theta: Tensor, generator: torch.Generator) -> tuple[X, Tensor]:
-    """Data of the rows that did not fail, and which these are."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    with one_thread():
-        parts = [
-            Attempt(simulator, part, seed, i, torch.device("cpu")).outcome()
-            for i, part in enumerate(theta.split(simulator.block))
-        ]
-    outcome = join(parts)
-    good = status_of(outcome) == 0
-    return {name: outcome.x[name][good] for name in simulator.observables}, good
-
-
 def _scores(
     posterior: Posterior, data: X, truth: tuple[Tensor, Tensor], law: tuple[Tensor, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:
@@ -241,7 +227,7 @@ def _scores(
 
     They are medians over the rows. Of fewer rows than there are, where drawing takes long.
     """
-    z, theta = truth
+    (z, theta), prior = truth, PriorInZ(posterior.prior)
     found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
     while (start := sum(map(len, found))) < len(z):
         spent = time.monotonic() - began
@@ -251,7 +237,7 @@ def _scores(
         some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
         at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn.double())])
-        log_weight = _log_normal(at, law) - _log_prior(posterior, torch.cat([theta[None, start:stop], drawn]))
+        log_weight = _log_normal(at, law) - prior.log_prob(at, torch.cat([theta[None, start:stop], drawn]).double())
         weight = log_weight.nan_to_num(nan=-math.inf, posinf=-math.inf).softmax(0)
         below = (weight[..., None] * (at < at[0])).sum(0)
         tied = (weight[..., None] * (at == at[0])).sum(0)
@@ -259,9 +245,8 @@ def _scores(
         own.append(weight[0])
         part = weight[1:] / weight[1:].sum(0).clamp_min(1e-300)
         middle = (part[..., None] * at[1:]).sum(0)
-        narrow = (part[..., None] * (at[1:] - middle).square()).sum(0) / (1 - part.square().sum(0)).clamp_min(1e-3)[
-            ..., None
-        ]
+        free = (1 - part.square().sum(0)).clamp_min(1e-3)[..., None]
+        narrow = (part[..., None] * (at[1:] - middle).square()).sum(0) / free
         grown.append(at[1:].std(0) / narrow.sqrt().clamp_min(1e-300))
         size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
@@ -272,11 +257,6 @@ def _log_normal(z: Tensor, law: tuple[Tensor, Tensor]) -> Tensor:
     centre, factor = law
     u = torch.linalg.solve_triangular(factor, (z - centre).reshape(-1, len(centre)).T, upper=False)
     return -0.5 * u.square().sum(0).reshape(z.shape[:-1])
-
-
-def _log_prior(posterior: Posterior, theta: Tensor) -> Tensor:
-    """Of z, up to a constant."""
-    return posterior.prior.log_prob(theta) - posterior.prior.bijection.log_abs_det_jacobian(theta)
 
 
 def _design(plain: Tensor, learned: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def _moments(value: Tensor, spec: Observable) -> Tensor:
     repeated.sort(key=lambda axis: spec.dims[axis - 1] == "time")  # last, so that neighbours are so in time
     others = [axis for axis in range(1, value.ndim) if axis not in repeated] if repeated else []
     series = value.permute(0, *others, *(repeated or range(1, value.ndim)))
-    series = series.reshape(len(value), -1, max(1, _size(value, others)))
+    series = series.flatten(1 + len(others)).flatten(1, len(others)) if others else series.reshape(len(value), 1, -1)
     if series.shape[-1] < 3:
         return value.new_zeros(len(value), 0)
     series = series[:, :_CHANNELS]
@@ -61,13 +61,6 @@ def _moments(value: Tensor, spec: Observable) -> Tensor:
     if "time" in spec.dims or not spec.dims:
         parts += [(u[..., lag:] * u[..., :-lag]).mean(-1) for lag in _LAGS if series.shape[-1] > 2 * lag]
     return torch.cat(parts, dim=1)
-
-
-def _size(value: Tensor, others: list[int]) -> int:
-    channels = 1
-    for axis in others:
-        channels *= value.shape[axis]
-    return value[0].numel() // max(channels, 1)
 
 
 def _principal(flat: Tensor, count: int) -> Tensor:
