@@ -39,7 +39,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
         "--device", default="cpu", help="cpu or cuda; seconds are CPU seconds on the one, wall on the other"
     )
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
-    default = Path(os.environ.get("SCIINF_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+    default = Path(os.environ.get("SCIINF_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
     parser.add_argument("--data", type=Path, default=default, help="folder with reference posteriors")
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -16,6 +17,16 @@ ROOT = Path(__file__).parent.parent
 # Tests started in the background inherit an ignored SIGINT, and so would the programs whose Ctrl-C is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Nothing that is imported or collected becomes garbage, and looking for it would take a third of the time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage, and it is looked for among what the tests make."""
+    gc.freeze()
+    gc.enable()
+
 
 # What JAX compiles in one test, process or worker it need not compile in another: kept on disk, for this run alone.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -33,7 +44,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
     """Public data sets with reference posteriors, where this machine has them."""
-    folder = Path(os.environ.get("SCIINF_DATA", ROOT.parent / "shared" / "data"))
+    folder = Path(os.environ.get("SCIINF_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder}; set SCIINF_DATA to the folder that holds it")
     return folder
