@@ -62,12 +62,18 @@ def sources() -> list[Source]:
     return [read(f) for folder in FOLDERS for f in sorted((ROOT / folder).rglob("*.py")) if f.is_file()]
 
 
+@cache  # most rules walk through every file
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
 def functions(tree: ast.AST) -> Iterator[Function]:
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+    return (node for node in nodes(tree) if isinstance(node, Function))
 
 
-def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    return ((ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+@cache
+def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in nodes(tree) if isinstance(node, ast.Call)]
 
 
 def line(node: ast.AST) -> int:
@@ -138,7 +144,7 @@ def no_hasattr(source: Source) -> Iterator[str]:
 
 
 def no_code_from_data(source: Source) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         for name in imported(node):
             if name.split(".")[0] in PICKLES and not source.path.startswith("tests/") and source.path not in TO_WORKERS:
                 yield f"{line(node)}: imports {name}; nothing is pickled"
@@ -159,7 +165,7 @@ def light_imports(source: Source) -> Iterator[str]:
 
 def no_assert(source: Source) -> Iterator[str]:
     if source.shipped:
-        for node in ast.walk(source.tree):
+        for node in nodes(source.tree):
             if isinstance(node, ast.Assert):
                 yield f"{node.lineno}: assert is gone under python -O; raise ValueError or TypeError"
 
@@ -167,7 +173,7 @@ def no_assert(source: Source) -> Iterator[str]:
 def annotated(source: Source) -> Iterator[str]:
     if not source.shipped:
         return
-    scopes = [source.tree, *(n for n in ast.walk(source.tree) if isinstance(n, ast.ClassDef))]
+    scopes = [source.tree, *(n for n in nodes(source.tree) if isinstance(n, ast.ClassDef))]
     for function in (n for scope in scopes for n in scope.body if isinstance(n, Function)):
         if function.name.startswith("_") and not function.name.startswith("__"):
             continue
@@ -180,7 +186,7 @@ def annotated(source: Source) -> Iterator[str]:
 
 
 def future_annotations(source: Source) -> Iterator[str]:
-    defines = any(isinstance(node, Function | ast.ClassDef) for node in ast.walk(source.tree))
+    defines = any(isinstance(node, Function | ast.ClassDef) for node in nodes(source.tree))
     if defines and not source.path.startswith("docs/") and "from __future__ import annotations" not in source.text:
         yield "1: lacks `from __future__ import annotations`"
 
@@ -190,7 +196,7 @@ def simulators_know_little(source: Source) -> Iterator[str]:
     import sciinf
 
     allowed = {"sciinf", "sciinf.wrappers"} | {f"sciinf.{n}" for n in sciinf.__all__ if core_or_wrappers(n)}
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         for name in imported(node):
             if not source.path.startswith("simulators/") or name.split(".")[0] != "sciinf":
                 continue
@@ -315,7 +321,7 @@ def undeclared(files: list[Source], project: str) -> Iterator[str]:
 
     declared = {re.split(r"[^\w-]", row.strip(' "'))[0].lower() for row in project.splitlines() if '"' in row}
     for source in files:
-        for node in ast.walk(source.tree):
+        for node in nodes(source.tree):
             for name in (n.split(".")[0] for n in imported(node)):
                 asked = {name.lower(), CALLED.get(name, name)}
                 if name not in {*sys.stdlib_module_names, "sciinf"} and not asked & declared:

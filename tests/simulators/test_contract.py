@@ -43,7 +43,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@functools.lru_cache(maxsize=1 + len(SEEDS))  # of the last simulator: what its tests ask for is simulated once
+@functools.lru_cache(maxsize=2 + len(SEEDS))  # of the last simulator: what its tests ask for is simulated once
 def outcome(simulator, n, seed=0):
     return simulated(simulator, n, seed)
 
@@ -75,12 +75,20 @@ def check_seed(simulator):
     before = torch.get_rng_state()
     _, x, status = outcome(simulator, 17)
     _, again, status_again = simulated(simulator, 17)
-    _, other, _ = outcome(simulator, 17, SEEDS[1])
+    _, other, _ = outcome(simulator, 1, SEEDS[1])
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
     assert torch.equal(status, status_again)
     ok = status == Status.OK
     assert all(torch.equal(x[k][ok], again[k][ok]) for k in x), "the same generator gave other simulations"
-    assert any(not torch.equal(x[k], other[k]) for k in x), "another generator gave the same simulations"
+    assert any(not torch.equal(x[k][:1], other[k]) for k in x), "another generator gave the same simulations"
+
+
+def check_draws(simulator):
+    first, *others = SEEDS
+    status = outcome(simulator, 17, first)[2]
+    if bool((status != Status.OK).any()):
+        status = torch.cat([status, *(outcome(simulator, 17, seed)[2] for seed in others)])
+    assert int((status != Status.OK).sum()) <= 5
 
 
 def check_log_scale(simulator):
@@ -111,10 +119,9 @@ def test_shapes_and_dtypes(simulator):
 
 
 def test_most_prior_draws_simulate(simulator):
-    # Of 51 prior draws 5 may fail: a simulator that fails in 5 % is refused with probability 0.04, one that fails in
-    # 25 % passes with 0.007; the seeds are fixed.
-    status = torch.cat([outcome(simulator, 17, seed)[2] for seed in SEEDS])
-    assert int((status != Status.OK).sum()) <= 5
+    # Of 51 prior draws 5 may fail, and none of the first 17 need no more: a simulator that fails in 5 % is refused with
+    # probability below 0.04, one that fails in 25 % passes with 0.014; the seeds are fixed.
+    check_draws(simulator)
 
 
 def test_the_generator_is_the_only_randomness(simulator):
@@ -167,9 +174,9 @@ def test_log_likelihood(simulator):
 def test_reference(simulator):
     if simulator.reference is None:
         pytest.skip("no known posterior")
-    _, x, status = outcome(simulator, 17)
-    first = int((status == Status.OK).nonzero()[0])
-    one = {k: v[first : first + 1] for k, v in x.items()}
+    theta, x, status = outcome(simulator, 17)
+    likely = int(simulator.prior.log_prob(theta).masked_fill(status != Status.OK, -torch.inf).argmax())
+    one = {k: v[likely : likely + 1] for k, v in x.items()}
     draws = simulator.reference(one, 50, generator(3))
     assert draws.shape == (50, len(simulator.prior))
     assert bool(simulator.prior.log_prob(draws).isfinite().all())
@@ -190,15 +197,24 @@ class Faulty(Simulator):
         n = 1 if self.fault == "batch" else len(theta)
         noise = torch.randn(n, 3) if self.fault == "global" else torch.randn(n, 3, generator=generator)
         x = theta[:n] + noise
+        if self.fault == "failing":
+            x[::3] = torch.nan
         return {"x": x.double() if self.fault == "dtype" else x}
 
 
 @pytest.mark.parametrize(
     ("fault", "check"),
-    [("batch", check_shapes), ("dtype", check_shapes), ("global", check_seed), ("negative", check_log_scale)],
+    [
+        ("batch", check_shapes),
+        ("dtype", check_shapes),
+        ("global", check_seed),
+        ("negative", check_log_scale),
+        ("failing", check_draws),
+    ],
 )
 def test_a_faulty_simulator_is_refused(fault, check):
     check_shapes(Faulty("none"))
     check_seed(Faulty("none"))
+    check_draws(Faulty("none"))
     with pytest.raises((AssertionError, RuntimeError)):
         check(Faulty(fault))
