@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from sciinf import Recipe
 from sciinf.core import load_simulator
 from sciinf.core.simulator import load_module
 from sciinf.dynamics.random_field import Waves
@@ -29,10 +31,24 @@ def gridded(truth: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, (weight[:, None] * (natural - mean).square()).sum(0).sqrt()
 
 
-def test_burgers_inverse_end_to_end(tmp_path: Path) -> None:
+def coarser(file: Path, changes: dict[str, str], folder: Path) -> Path:
+    """A copy of a simulator's file with other defaults."""
+    text = file.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (folder / file.name).write_text(text)
+    return folder / file.name
+
+
+def test_burgers_inverse_end_to_end(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """On a quarter of the points in a quarter of the steps, which are the truth here; networks learn too briefly to be right uncorrected."""
     pipeline = load_module(ROOT / "pipelines/burgers_inverse.py")
+    less = {"points: int = 128": "points: int = 32", "LONGEST = 0.005": "LONGEST = 0.02"}
+    pipeline.BURGERS = coarser(pipeline.BURGERS, less, tmp_path_factory.mktemp("coarse"))
+    pipeline.train = functools.partial(pipeline.train, recipe=Recipe(epochs=20))
     answer = pipeline.run(tmp_path, seed=1, solutions=40, simulations=1_000, ess=200, budget=2_000)
-    equation: Any = type(load_simulator(ROOT / "simulators/pde/burgers.py"))
+    equation: Any = type(load_simulator(pipeline.BURGERS))
     truth = observed(equation(initial=Waves((1.0, 0.5), (0.0, 0.2))), pipeline.SENSORS)
     mean, sd = gridded(truth, torch.from_numpy(answer.observation["y"]))
     # 200 weighted draws tell a mean to 0.07 sds (three of these are allowed) and an sd to 5 % (four)
