@@ -50,7 +50,7 @@ def trained(kind, bent, noise=0.0):
 def held_out_loss(estimator, bent):
     source = torch.Generator().manual_seed(9)
     with torch.no_grad():
-        return float(estimator.loss(rows(20_000, 8, bent), generator=source).mean())
+        return float(estimator.loss(rows(8_000, 8, bent), generator=source).mean())
 
 
 @pytest.mark.parametrize("kind", [Score, Matching])
