@@ -257,7 +257,7 @@ def store(tmp_path_factory):
 def test_trained_saved_and_loaded_as_part_of_an_estimator(architecture, store, tmp_path):
     simulator = load_simulator(SIMULATOR)
     estimator = Flow(simulator.prior, simulator.observables, flow=architecture)
-    fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=4, batch=100, learning_rate=1e-2), seed=0)
+    fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=2, batch=100, learning_rate=1e-2), seed=0)
     history = [row["validation_loss"] for row in fit.record["history"]]
     assert history[-1] < history[0]
     x = store.load(slice(0, 3)).x
