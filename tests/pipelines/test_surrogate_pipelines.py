@@ -42,7 +42,10 @@ def coarser(file: Path, changes: dict[str, str], folder: Path) -> Path:
 
 
 def test_burgers_inverse_end_to_end(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """On a quarter of the points in a quarter of the steps, which are the truth here; networks learn too briefly to be right uncorrected."""
+    """On a quarter of the points in a quarter of the steps, which are the truth here.
+
+    Networks learn too briefly to be right without the correction.
+    """
     pipeline = load_module(ROOT / "pipelines/burgers_inverse.py")
     less = {"points: int = 128": "points: int = 32", "LONGEST = 0.005": "LONGEST = 0.02"}
     pipeline.BURGERS = coarser(pipeline.BURGERS, less, tmp_path_factory.mktemp("coarse"))
