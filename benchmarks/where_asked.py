@@ -25,7 +25,8 @@ from torch import distributions as td
 from sciinf import Flow, Observable, Prior, Simulator, build_posterior, simulate, train
 from sciinf.core import Posterior
 from sciinf.core.simulator import load_module
-from sciinf.trust.here import ROWS, look_here, verdict
+from sciinf.trust.around import ROWS, simulate_around
+from sciinf.trust.here import look_here, verdict
 
 PLANTED: list[dict[str, Any]] = [
     {}, {"used": 6}, {"used": 14}, {"shift": 0.1}, {"shift": 0.2}, {"shift": 0.4},
@@ -86,7 +87,8 @@ def planted(times: int) -> list[dict[str, Any]]:
 
 def _verdict(posterior: Posterior, simulator: Simulator, x: Any, generator: torch.Generator) -> str:
     theta = posterior.draw_batched(x, 2_000, generator=generator)[:, 0]
-    local = look_here(posterior, simulator, x, theta, rows=ROWS, generator=generator)
+    around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
+    local = None if around is None else look_here(posterior, x, around, generator=generator)
     return "unknown" if local is None else verdict(local, posterior.prior.names).level
 
 

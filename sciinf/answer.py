@@ -36,12 +36,14 @@ from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.answers import answer_folders, answer_place
+from sciinf.trust.around import around_answer
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
+from sciinf.trust.residuals import check_residuals
 from sciinf.trust.stray import check_stray
 
 _PREDICTIVE = 400
@@ -302,9 +304,11 @@ def _predict(
             stacklevel=3,
         )
     found = check_predictive(posterior, x, data) + check_likelihood(simulator, x, theta[good], data)
+    theta = draws.resample(_AROUND, generator=generator)
+    around = around_answer(posterior, simulator, theta, seconds=seconds, generator=generator)
+    found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
-        theta = draws.resample(_AROUND, generator=generator)
-        found += check_here(posterior, simulator, x, theta, seconds=seconds, generator=generator)
+        found += check_here(posterior, x, around, generator=generator)
     return data, found
 
 

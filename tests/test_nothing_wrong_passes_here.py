@@ -11,7 +11,7 @@ from command_line import call
 from sciinf.commands import refine
 from sciinf.core.files import read_json
 from sciinf.inference import local, truncated
-from sciinf.trust import here
+from sciinf.trust import around, here
 
 POINTS = """
 from torch.distributions import LogNormal, Normal
@@ -35,7 +35,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     """An sd of twenty points was one sd too high, with "calibration passed, trust good"; exact it is .31 +- .05."""
     for module, name, small in (
         (refine, "ROUNDS", 2), (refine, "FRESH", 100), (truncated, "_TAIL", 1), (local, "_EACH", 256),
-        (local, "_DRAWS", 4_096), (here, "ROWS", 1_000),
+        (local, "_DRAWS", 4_096), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)

@@ -111,13 +111,16 @@ class Simulator(ABC):
     A subclass sets `name`, `prior` and `observables` and defines `__call__`. It may set `block` (rows simulated in
     one batch, recorded in every store), `files` (what it reads beside its code: a program, a template, a grid) and
     `by_row` (whether row i of a batch comes out the same however many rows follow it), and define what it can of
-    `log_likelihood`, `settings`, `reference` and `observe`. `former_name` is what earlier versions called it.
+    `log_likelihood`, `settings`, `reference`, `statistics` and `observe`. `former_name` is what earlier versions called
+    it.
 
     `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
     one, repeated) -> (batch,).
     `settings()`: what else than its file and prior makes its simulations what they are, such as arguments it was built
     with: name -> text. Simulations under other settings are another campaign.
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
+    `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
+    (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
     """
 
     name: str
@@ -131,6 +134,7 @@ class Simulator(ABC):
     log_likelihood: Callable[[Tensor, X], Tensor] | None = None
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
+    statistics: Callable[[X], Mapping[str, Tensor]] | None = None
 
     @abstractmethod
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome | X:

@@ -2,15 +2,13 @@ r"""Is the posterior right at this observation? Fresh simulations from around it
 
 Calibration over the prior is an average: it can pass while the answer to the one question that was asked is wrong. So
 parameters are drawn from a law r around the answer, data are simulated from them, and the network is asked about
-these. With z the unbounded parameters, m and C mean and covariance of the answer, k = 2,
+these. With z the unbounded parameters,
 
-    z_i ~ r(z) ~ N(z; m, k^2 C) N(z; 0, I)^(1 - 1/k^2),   x_i ~ p(x | z_i),
-    u_i = Q_r(z < z_i | x_i),   q_r(z | x) ~ q(z | x) r(z) / p(z),
+    z_i ~ r(z),   x_i ~ p(x | z_i),   u_i = Q_r(z < z_i | x_i),   q_r(z | x) ~ q(z | x) r(z) / p(z),
 
-the second factor only where the prior of z is N(0, I): r is then wider than the answer, but not than the prior. Where
-q(. | x) is the posterior, q_r(. | x) is the posterior under r, for any r, and each u is uniform **and independent of
-the data**. The draws of q take the weights r / p, and the truth, one of them, takes its own. Where that is most of the
-weight, as with many parameters, u says nothing.
+r up to twice as wide as the answer (`trust.around`). Where q(. | x) is the posterior, q_r(. | x) is the posterior
+under r, for any r, and each u is uniform **and independent of the data**. The draws of q take the weights r / p, and
+the truth, one of them, takes its own. Where that is most of the weight, as with many parameters, u says nothing.
 
 e = Phi^{-1}(u) is regressed on the learned summary and on plain statistics of the data (`trust.plain`), centred at the
 observation:
@@ -38,27 +36,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciinf.core import Check, Posterior, Simulator, X
-from sciinf.engine.block import simulate_from
+from sciinf.core import Check, Posterior, X
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC, PriorInZ
-from sciinf.inference.truncated import OutsideRegion, TruncatedPrior
-from sciinf.storage.selection import row_bytes
-from sciinf.trust.plain import plain_statistics
+from sciinf.inference.truncated import OutsideRegion
+from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
+from sciinf.trust.plain import leading, plain_statistics
 
 NAME = "local check"
-ROWS = 2_000
-BUDGET = 30.0  # seconds for simulating, and as many for drawing
 _DRAWS = 64
-_WIDER = 2.0
 _SHIFT, _WIDTH = 0.1, 0.075  # the least that is told, where it is significant: of the middle in sds, of the width
 _BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
-_LEAST = 500
 _OWN = 0.3  # share of the weight that the truth itself may have
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
-_BYTES = 2**27
 _FEW = 6  # statistics along which the width is looked for
 _FAR = 9.0  # largest square
 _FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
@@ -88,91 +80,55 @@ class Local:
 
 
 def check_here(
-    posterior: Posterior, simulator: Simulator, x: X, theta: Tensor, *, seconds: float, generator: torch.Generator
+    posterior: Posterior, x: X, around: Around | str | None, *, generator: torch.Generator
 ) -> tuple[Check, ...]:
     """The finding about one observation.
 
     Args:
         posterior: What was learned, for any observation, or in rounds for this one, whose network is then asked about
             data from within the last round's region. For any other posterior that does not hold for every observation,
-            and for chains, no finding is given.
-        simulator: What to simulate with.
+            for chains, and for sets of observations, no finding is given.
         x: The observation, name -> (1, *event).
-        theta: Draws of the posterior at x, (n, D), without weights.
-        seconds: What a simulation costs.
+        around: Simulations around the answer (`around_answer`), or why there are none.
         generator: Source of randomness.
     """
-    within = posterior.truncation if isinstance(posterior, Sequential) else None
     if isinstance(posterior, Sequential):
         posterior = posterior.local
     elif posterior.observation is not None or posterior.under is not None:
         return ()
-    if isinstance(posterior, MCMC):
+    if around is None or isinstance(posterior, MCMC):
         return ()
-    if any(simulator.observables.get(name) != spec for name, spec in posterior.observables.items()):  # of sets
-        return ()
-    size = row_bytes(posterior.prior, posterior.observables)
-    few = (ROWS, ROWS // 2, _LEAST)  # sizes, so that results repeat although times differ
-    sizes = [n for n in few if seconds * n <= BUDGET and n * size <= _BYTES]
-    if not sizes:
-        cost = f"{_LEAST} simulations around the answer would take {_LEAST * seconds:,.0f} s"
-        return (Check(NAME, "unknown", f"not checked whether the posterior is right at this observation: {cost}"),)
+    if isinstance(around, str):
+        return (Check(NAME, "unknown", f"not checked whether the posterior is right at this observation: {around}"),)
     try:
-        local = look_here(posterior, simulator, x, theta, rows=sizes[0], generator=generator, within=within)
+        local = look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = None
     if local is None:
         words = (
-            "not checked whether the posterior is right at this observation: too few succeed there, draws are "
-            "slow, or there are too many parameters for it"
+            "not checked whether the posterior is right at this observation: draws are slow, or there are too many "
+            "parameters for it"
         )
         return (Check(NAME, "unknown", words),)
     return (verdict(local, posterior.prior.names),)
 
 
-def look_here(
-    posterior: Posterior,
-    simulator: Simulator,
-    x: X,
-    theta: Tensor,
-    *,
-    rows: int,
-    generator: torch.Generator,
-    within: TruncatedPrior | None = None,
-) -> Local | None:
-    """The local calibration; None where too few simulations around the answer succeed, or drawing takes too long.
+def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | None:
+    """The local calibration; None where drawing takes too long, or u says nothing.
 
     Args:
         posterior: What was learned, for any observation.
-        simulator: What to simulate with.
         x: The observation, name -> (1, *event).
-        theta: Its draws at x, (n, D), without weights.
-        rows: Simulations to make.
+        around: Simulations around its answer.
         generator: Source of randomness.
-        within: Where the posterior was learned, and is zero outside.
     """
-    bijection = posterior.prior.bijection
-    around = bijection.forward(theta.double())
-    law = _around(around, bijection.normal)
-    if law is None:
+    e, grown, own = _scores(posterior, around, generator)
+    if len(e) < LEAST or own > _OWN:
         return None
-    centre, factor = law
-    z = centre + torch.randn(rows, len(centre), generator=generator, dtype=torch.float64) @ factor.T
-    given = bijection.inverse(z.to(posterior.prior.dtype))
-    given = given if within is None else given[within.contains(given)]
-    if len(given) < _LEAST:
-        return None
-    data, good = simulate_from(simulator, given, generator=generator)
-    z, given = bijection.forward(given[good].double()), given[good]
-    if len(z) < _LEAST:
-        return None
-    e, grown, own = _scores(posterior, data, (z, given), law, generator)
-    if len(e) < _LEAST or own > _OWN:
-        return None
-    data = {name: value[: len(e)] for name, value in data.items()}
+    data = {name: value[: len(e)] for name, value in around.data.items()}
     learned = torch.cat([posterior.features(data), posterior.features(x)]).double()
-    design = _design(plain_statistics(dict(posterior.observables), data, x), learned)
-    return _regressed(e, design, grown) if design.shape[1] else None
+    design = leading(plain_statistics(dict(posterior.observables), data, x), learned)
+    return _regressed(e, design[:-1], grown) if design.shape[1] else None
 
 
 def verdict(local: Local, names: tuple[str, ...]) -> Check:
@@ -206,34 +162,19 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
     return Check(NAME, "good", words)
 
 
-def _around(z: Tensor, normal: bool) -> tuple[Tensor, Tensor] | None:
-    """Mean of r and Cholesky factor of its covariance; None where the draws do not vary or are not finite."""
-    mean, size = z.mean(0), z.shape[1]
-    covariance = torch.cov(z.T).reshape(size, size)
-    covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(size, dtype=z.dtype)
-    factor, fault = torch.linalg.cholesky_ex(covariance)
-    if int(fault) or not bool(factor.isfinite().all() and (factor.diagonal() > 0).all()):
-        return None
-    precision = torch.cholesky_inverse(factor) / _WIDER**2
-    whole = precision + (1 - _WIDER**-2) * torch.eye(size, dtype=z.dtype) if normal else precision
-    wide = torch.linalg.inv(whole)
-    return wide @ precision @ mean, torch.linalg.cholesky((wide + wide.T) / 2)
-
-
-def _scores(
-    posterior: Posterior, data: X, truth: tuple[Tensor, Tensor], law: tuple[Tensor, Tensor], generator: torch.Generator
-) -> tuple[Tensor, Tensor, float]:
+def _scores(posterior: Posterior, around: Around, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """e of every row and parameter, (n, D); sd of q over that of q_r, (D,); the truth's share of the weight.
 
     They are medians over the rows. Of fewer rows than there are, where drawing takes long.
     """
-    (z, theta), prior = truth, PriorInZ(posterior.prior)
+    z, theta, data, law = around.z, around.theta, around.data, around.law
+    prior = PriorInZ(posterior.prior)
     found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
     while (start := sum(map(len, found))) < len(z):
         spent = time.monotonic() - began
-        if start and (spent / start * _LEAST > BUDGET or (start in (_LEAST, ROWS // 2) and spent > BUDGET / 2)):
+        if start and (spent / start * LEAST > BUDGET or (start in (LEAST, ROWS // 2) and spent > BUDGET / 2)):
             break
-        stop = min(n for n in (start + size, _LEAST, ROWS // 2, len(z)) if n > start)
+        stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
         at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn.double())])
@@ -257,23 +198,6 @@ def _log_normal(z: Tensor, law: tuple[Tensor, Tensor]) -> Tensor:
     centre, factor = law
     u = torch.linalg.solve_triangular(factor, (z - centre).reshape(-1, len(centre)).T, upper=False)
     return -0.5 * u.square().sum(0).reshape(z.shape[:-1])
-
-
-def _design(plain: Tensor, learned: Tensor) -> Tensor:
-    """Statistics centred at the observation, which comes last, without what repeats others: (n, K); K may be 0."""
-    learned = learned[:, learned.isfinite().all(0)]
-    spread = learned[:-1].std(0)
-    most = float(spread.max()) if learned.shape[1] else 0.0
-    kept = spread > max(1e-6 * most, 1e-12)
-    learned = ((learned - learned[:-1].mean(0)) / spread)[:, kept].clamp(-3, 3)
-    both = torch.cat([plain, learned], dim=1)
-    if not both.shape[1]:
-        return both[:-1]
-    _, scale, axes = torch.linalg.svd(both[:-1] - both[:-1].mean(0), full_matrices=False)
-    most = min(int((scale > 0.03 * scale[0]).sum()), max(4, (len(both) - 1) // 25))
-    seen = both @ axes[:most].T
-    seen = torch.cat([seen, seen.square()[:, : most // 3]], dim=1)
-    return seen[:-1] - seen[-1]
 
 
 def _regressed(e: Tensor, design: Tensor, grown: Tensor) -> Local:

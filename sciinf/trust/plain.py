@@ -45,6 +45,31 @@ def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tenso
     return _scores(torch.cat(found, dim=1), count)
 
 
+def leading(plain: Tensor, learned: Tensor) -> Tensor:
+    """Plain and learned statistics along their leading axes, and the squares of the first of these.
+
+    Args:
+        plain: (n + 1, K), the observation last.
+        learned: Summaries of the same rows, (n + 1, F).
+
+    Returns:
+        (n + 1, M), centred at the observation; M may be 0.
+    """
+    learned = learned[:, learned.isfinite().all(0)]
+    spread = learned[:-1].std(0)
+    most = float(spread.max()) if learned.shape[1] else 0.0
+    kept = spread > max(1e-6 * most, 1e-12)
+    learned = ((learned - learned[:-1].mean(0)) / spread)[:, kept].clamp(-_EDGE, _EDGE)
+    both = torch.cat([plain, learned], dim=1)
+    if not both.shape[1]:
+        return both
+    _, scale, axes = torch.linalg.svd(both[:-1] - both[:-1].mean(0), full_matrices=False)
+    most = min(int((scale > 0.03 * scale[0]).sum()), max(4, (len(both) - 1) // 25))
+    seen = both @ axes[:most].T
+    seen = torch.cat([seen, seen.square()[:, : most // 3]], dim=1)
+    return seen - seen[-1]
+
+
 def _moments(value: Tensor, spec: Observable) -> Tensor:
     """Statistics along the axes that repeat, of each channel: (rows, K)."""
     repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]

@@ -7,6 +7,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Posterior, Prior, Simulator
+from sciinf.trust.around import around_answer, simulate_around
 from sciinf.trust.here import check_here, look_here, verdict
 from sciinf.trust.plain import plain_statistics
 
@@ -69,9 +70,18 @@ def levels(times: int, **faults) -> list[str]:
         generator = torch.Generator().manual_seed(seed)
         x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
         theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-        local = look_here(posterior, simulator, x, theta, rows=ROWS, generator=generator)
-        found.append(verdict(local, posterior.prior.names).level)
+        found.append(verdict(looked(posterior, simulator, x, theta, generator), posterior.prior.names).level)
     return found
+
+
+def looked(posterior, simulator, x, theta, generator):
+    around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
+    return look_here(posterior, x, around, generator=generator)
+
+
+def checked(posterior, simulator, x, theta, seconds, generator):
+    around = around_answer(posterior, simulator, theta, seconds=seconds, generator=generator)
+    return check_here(posterior, x, around, generator=generator)
 
 
 def test_an_exact_posterior_is_hardly_ever_blamed():
@@ -92,7 +102,7 @@ def test_the_words_name_parameter_direction_and_way_out():
     posterior = Gaussian(simulator, shift=0.6)
     x = simulator(torch.zeros(1, 2), generator=generator)
     theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-    (check,) = check_here(posterior, simulator, x, theta, seconds=1e-4, generator=generator)
+    (check,) = checked(posterior, simulator, x, theta, 1e-4, generator)
     assert "a is too high by 0." in check.verdict
     assert "Train on more simulations" in check.verdict
 
@@ -101,10 +111,10 @@ def test_a_slow_simulator_is_not_run_and_that_is_said():
     simulator, generator = Linear(), torch.Generator().manual_seed(0)
     posterior = Gaussian(simulator)
     x = simulator(torch.zeros(1, 2), generator=generator)
-    (check,) = check_here(posterior, simulator, x, torch.zeros(500, 2), seconds=1.0, generator=generator)
+    (check,) = checked(posterior, simulator, x, torch.zeros(500, 2), 1.0, generator)
     assert (check.level, check.verdict.endswith("would take 500 s")) == ("unknown", True)
     posterior.observation = x
-    assert check_here(posterior, simulator, x, torch.zeros(500, 2), seconds=1e-4, generator=generator) == ()
+    assert checked(posterior, simulator, x, torch.zeros(500, 2), 1e-4, generator) == ()
 
 
 def test_plain_statistics_see_what_a_mean_does_not():
@@ -148,7 +158,7 @@ def test_where_many_parameters_hide_an_error_it_is_not_called_right():
     posterior = Shifted(simulator)
     x = simulator(torch.zeros(1, 40), generator=generator)
     theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
-    (check,) = check_here(posterior, simulator, x, theta, seconds=1e-5, generator=generator)
+    (check,) = checked(posterior, simulator, x, theta, 1e-5, generator)
     assert "too many parameters" in check.verdict
 
 
@@ -160,7 +170,7 @@ def test_a_width_is_given_in_sds_of_the_posterior():
         generator = torch.Generator().manual_seed(seed)
         x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
         theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-        found.append(look_here(posterior, simulator, x, theta, rows=ROWS, generator=generator).width)
+        found.append(looked(posterior, simulator, x, theta, generator).width)
     assert abs(float(torch.stack(found).mean()) - 1.43) < 0.15
 
 
@@ -174,7 +184,7 @@ def test_data_that_do_not_vary_around_the_answer_tell_nothing():
             return {"x": torch.zeros(len(theta), NUMBERS)}
 
     theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-    (check,) = check_here(posterior, Silent(), x, theta, seconds=1e-5, generator=generator)
+    (check,) = checked(posterior, Silent(), x, theta, 1e-5, generator)
     assert check.level == "unknown"
-    (check,) = check_here(posterior, simulator, x, torch.zeros(500, 2), seconds=1e-5, generator=generator)
+    (check,) = checked(posterior, simulator, x, torch.zeros(500, 2), 1e-5, generator)
     assert check.level == "unknown"
