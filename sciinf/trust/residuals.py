@@ -125,14 +125,16 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
     standard.fit(lambda: iter((Batch(torch.empty(len(around.z) + 1, 0), data),)))
     count = sum(int((value != value[0]).any(0).sum()) for value in (data[name] for name in standard.specs))
     told = simulator.statistics(data) if simulator.statistics else {}
-    if count <= around.z.shape[1] and not told:
-        return f"{count} numbers that vary, for {around.z.shape[1]} parameters, fit any model"
+    free = count > around.z.shape[1]
+    if not free and not told:
+        return f"of the data {count} numbers vary, and {around.z.shape[1]} parameters may fit them whatever they are"
     means = _explained(posterior, x, around, data)
     if means is None:
         return "data do not vary around the answer"
     basis = _basis(means)
     statistics: list[Statistic] = []
-    for name, value in standard(data, dtype=torch.float64 if count <= _LARGE else torch.float32).items():
+    kind = torch.float64 if count <= _LARGE else torch.float32
+    for name, value in standard(data, dtype=kind).items() if free else ():
         mask = expand_mask(data[standard.masks[name]], value.shape) if name in standard.masks else None
         u, present = residuals(value, mask, standard.specs[name], basis)
         statistics += statistics_of(name, u, present, standard.specs[name])

@@ -10,7 +10,7 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Posterior, Prior, Simulator
 from sciinf.trust import residuals
-from sciinf.trust.around import around_answer, simulate_around
+from sciinf.trust.around import Around, around_answer, simulate_around
 from sciinf.trust.residuals import check_residuals, residual_p, statistics_of
 
 POINTS, ROWS = 20, 500
@@ -86,7 +86,7 @@ def p_values(kind, times, axis="time", rows=ROWS, first=0):
 
 
 def test_the_models_own_data_alarm_as_often_as_said():
-    """Of 120, 6 below .05 are expected, more than 15 in one of 3,000 runs; below .5 60, 41 to 79 but in one of 3,000."""
+    """Of 120, 6 below .05 are expected, more than 15 in one of 3,000 runs; and 60 below .5, not 41 to 79 in one."""
     p = p_values("normal", 120)
     assert int((p < 0.05).sum()) <= 15
     assert int((p < 0.01).sum()) <= 6  # 1.2 are expected; more than 6 in one of 4,500 runs
@@ -161,6 +161,18 @@ def test_what_is_not_checked_is_said():
     assert look(x, simulator, seconds=1.0).verdict.endswith("would take 500 s")
     (check,) = check_residuals(Exact(simulator), simulator, x, None)
     assert (check.level, "another form" in check.verdict) == ("unknown", True)
+
+
+def test_data_of_as_few_numbers_as_parameters_fit_any_model():
+    simulator = Points()
+    simulator.observables = {"x": Observable((2,), dims=("channel",))}
+    z = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    around = Around(z, z.float(), {"x": z.float()}, (z[0], torch.eye(2, dtype=torch.float64)))
+    (check,) = check_residuals(Exact(simulator), simulator, {"x": torch.zeros(1, 2)}, around)
+    assert (check.level, "2 parameters may fit them" in check.verdict) == ("unknown", True)
+    simulator.statistics = lambda x: {"the sum": x["x"].sum(1)}
+    (check,) = check_residuals(Exact(simulator), simulator, {"x": torch.zeros(1, 2)}, around)
+    assert check.level != "unknown"
 
 
 def test_order_matters_but_for_items():
