@@ -18,6 +18,7 @@ from sciinf.core import (
     Answer,
     Calibration,
     Check,
+    Corrected,
     Draws,
     Estimate,
     Observable,
@@ -43,6 +44,7 @@ from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
+from sciinf.trust.recalibrate import recalibrated
 from sciinf.trust.residuals import check_residuals
 from sciinf.trust.stray import check_stray
 
@@ -102,9 +104,9 @@ def query(
             f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
             "run calibrate on this posterior"
         )
-    source = identity(simulator) if simulator else None
     read = x.read if isinstance(x, Observation) else ()
-    inputs = _inputs_digest(posterior, observation, calibration, (level, draws, seed, source, failures, *read))
+    settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *read)
+    inputs = _inputs_digest(posterior, observation, calibration, settings)
     folder = None if out is None else answer_place(Path(out), name, _values_digest(observation))
     # A simulator that is in no file may have changed under its name: then the question is asked anew.
     known = simulator is None or simulator.source is not None
@@ -122,9 +124,10 @@ def query(
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     predicted, foretold = _predict(simulator, posterior, observation, found, generator) if simulator else ({}, ())
+    corrected, region = recalibrated(calibration, posterior, observation, found, level)
     checks = summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures)
     answer = Answer(
-        parameters=_estimates(found, level),
+        parameters=_estimates(found, level, corrected),
         draws=found,
         calibration=calibration,
         trust=trust,
@@ -137,10 +140,10 @@ def query(
         read=read,
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
+        region=region,
     )
     if folder is not None:
-        about = {"inputs": inputs, "seconds": time.monotonic() - started}
-        save_answer(answer, folder, posterior.observables, about)
+        save_answer(answer, folder, posterior.observables, {"inputs": inputs, "seconds": time.monotonic() - started})
     return answer
 
 
@@ -223,6 +226,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None, *, n
         read=tuple(data.get("read", ())),
         name=data.get("observation", {}).get("name", ""),
         files=data.get("observation", {}).get("files", {}),
+        region=tuple(data["region"]) if data.get("region") else None,
     )
 
 
@@ -242,9 +246,13 @@ def disagreement(parameters: Mapping[str, Estimate], draws: Draws) -> str:
     if set(parameters) != set(draws.names):
         return f"it names {sorted(parameters)}, they {sorted(draws.names)}"
     found = _estimates(draws, next(iter(parameters.values())).level)
-    for name, said in parameters.items():
-        for kind in ("mean", "sd", "median", "interval"):
-            old, new = np.array(getattr(said, kind), dtype=float), np.array(getattr(found[name], kind))
+    for d, (name, said) in enumerate((name, parameters[name]) for name in draws.names):
+        pairs = {k: (getattr(said, k), getattr(found[name], k)) for k in ("mean", "sd", "median", "interval")}
+        if said.corrected:
+            at = [float(draws.quantile(q)[d]) for q in said.corrected.quantiles]
+            pairs["corrected interval"] = said.corrected.interval, at
+        for kind, (was, now) in pairs.items():
+            old, new = np.array(was, dtype=float), np.array(now)
             both = np.isfinite(old) & np.isfinite(new)
             near = np.abs(old - new) <= _ROUNDING * (np.abs(new) + abs(found[name].sd))
             if not np.all(near | ~both):
@@ -268,15 +276,14 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _estimates(draws: Draws, level: float) -> dict[str, Estimate]:
+def _estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | None = None) -> dict[str, Estimate]:
     mean, sd, median = draws.mean(), draws.sd(), draws.quantile(0.5)
     low, high = draws.quantile((1 - level) / 2), draws.quantile((1 + level) / 2)
-    return {
-        name: Estimate(
-            float(mean[d]), float(sd[d]), float(median[d]), (float(low[d]), float(high[d])), level, draws.units[d]
-        )
-        for d, name in enumerate(draws.names)
-    }
+    found = {}
+    for d, name in enumerate(draws.names):
+        middle, interval = (float(mean[d]), float(sd[d]), float(median[d])), (float(low[d]), float(high[d]))
+        found[name] = Estimate(*middle, interval, level, draws.units[d], (corrected or {}).get(name))
+    return found
 
 
 def _checks(

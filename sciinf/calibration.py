@@ -8,6 +8,8 @@ uniform on [0, 1] when the posterior is exact (for a posterior learned under a p
   coverage of highest-density regions;
 - TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
 
+Beside them, draws of all rows together must be as the theta* of all rows are.
+
 Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
 likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`trust.failures`).
 
@@ -52,8 +54,12 @@ from sciinf.store import Store
 from sciinf.trust.agreement import LEVELS, STATED_GAP, agreements, coverage, judged
 from sciinf.trust.failures import Failures, look, mended
 from sciinf.trust.ood import REFERENCE, make_reference
+from sciinf.trust.recalibrate import keep
+from sciinf.trust.views import Views
 
 _PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
+_SOME = 31  # draws of each row that are averaged over the rows
+_CHUNK = 4_096
 _PIECES = 20  # passes, at least: between them the user hears how far it is
 
 
@@ -111,7 +117,7 @@ def calibrate(
     unit = "simulations calibrated on"
     with noting() as noted, Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit) as bar:
         values = _statistics(mended(posterior, failures, "outcome"), fresh, draws, generator, bar)
-    tests = agreements(values, posterior.prior.names, draws, generator)
+    tests = agreements(values, posterior.prior.names, draws, generator, (fresh.theta, values["some"]))
     state, cautious, reasons = judged(tests, gap)
     if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
         state = "cannot tell" if state == "passed" else state
@@ -132,7 +138,8 @@ def calibrate(
         state=state,
         cautious=cautious,
         reasons=reasons,
-        reference={**make_reference(posterior, store), **(failures.tensors() if failures else {})},
+        reference=_reference(posterior, store, fresh, values, draws, generator)
+        | (failures.tensors() if failures else {}),
     )
     if folder is not None:
         _save(calibration, folder, inputs, time.monotonic() - started)
@@ -212,16 +219,17 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
 def _statistics(
     posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator, bar: Progress
 ) -> dict[str, Tensor]:
-    """Per row, numbers of draws: ranks (rows, D), and those that HPD and TARP count (rows,)."""
+    """Numbers of draws: ranks (rows, D), and those that HPD and TARP count (rows,); and some draws (k, rows, D)."""
     prior = posterior.prior
     references = prior.bijection.forward(prior.sample(len(fresh), generator=generator))
     scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
     chunk = max(1, min(_PAIRS // draws, math.ceil(len(fresh) / _PIECES)))
-    parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": []}
+    parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": [], "some": []}
     for start in range(0, len(fresh), chunk):
         batch = fresh.rows(slice(start, start + chunk))
         sample = posterior.draw_batched(batch.x, draws, generator=generator)
         parts["ranks"].append((sample < batch.theta).sum(dim=0))
+        parts["some"].append(sample[:_SOME])
         reference = references[start : start + chunk]
         far = ((prior.bijection.forward(sample) - reference) / scale).norm(dim=-1)
         true_far = ((prior.bijection.forward(batch.theta) - reference) / scale).norm(dim=-1)
@@ -231,7 +239,23 @@ def _statistics(
             density = posterior.log_prob_batched(both, batch.x)
             parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
         bar.add(len(batch))
-    return {name: torch.cat(values) for name, values in parts.items() if values}
+    return {name: torch.cat(values, dim=int(name == "some")) for name, values in parts.items() if values}
+
+
+def _reference(
+    posterior: Posterior,
+    store: Store,
+    fresh: Batch,
+    values: Mapping[str, Tensor],
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """What fresh simulations look like, and what their ranks say of intervals beside the ranks themselves."""
+    found = make_reference(posterior, store)
+    views = Views(posterior, found)
+    parts = [fresh.rows(slice(start, start + _CHUNK)).x for start in range(0, len(fresh), _CHUNK)]
+    seen = torch.cat([views.coordinates(x) for x in parts])
+    return found | keep(values, draws, seen, generator)
 
 
 __all__ = ["LEVELS", "calibrate", "load_calibration"]

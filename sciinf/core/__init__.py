@@ -1,6 +1,6 @@
 """The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
 
-from sciinf.core.answer import Answer, Estimate
+from sciinf.core.answer import Answer, Corrected, Estimate
 from sciinf.core.component import Component
 from sciinf.core.draws import Draws
 from sciinf.core.estimator import Density, DensityUnavailable, Estimator, PairedDensity, Potential
@@ -22,6 +22,7 @@ __all__ = [
     "Calibration",
     "Check",
     "Component",
+    "Corrected",
     "Density",
     "DensityUnavailable",
     "Draws",

@@ -51,8 +51,8 @@ class Draws:
         centred = self.theta.to(torch.float64) - self.mean()
         return (self.weights @ centred**2).sqrt()
 
-    def quantile(self, q: float) -> Tensor:
-        """Weighted marginal quantiles, float64, (D,)."""
+    def quantile(self, q: float | Tensor) -> Tensor:
+        """Weighted marginal quantiles, float64, (D,); q may be one for each parameter, (D,)."""
         values, order = self.theta.to(torch.float64).sort(dim=0)
         cumulative = self.weights[order].cumsum(dim=0)
         middle = cumulative - 0.5 * self.weights[order]

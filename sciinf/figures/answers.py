@@ -21,8 +21,11 @@ def answer_part(run: Run) -> str:
     outer = prior_ranges(run.prior)
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
     head = ["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]
-    head += ["within the prior"] * bool(outer) + ["uncorrected"] * bool(raw)
-    kinds = ["", "", *["n"] * 4, *["bar"] * bool(outer), *["n"] * bool(raw)]
+    held = any(e.get("corrected") for e in found.values())
+    head += (
+        ["within the prior"] * bool(outer) + ["uncorrected"] * bool(raw) + [f"corrected {level:.0%} interval"] * held
+    )
+    kinds = ["", "", *["n"] * 4, *["bar"] * bool(outer), *["n"] * bool(raw), *["n"] * held]
     rows = []
     for name, e in found.items():
         row = [
@@ -37,8 +40,9 @@ def answer_part(run: Run) -> str:
             low, high = e["interval"]
             bar = name in outer and None not in (low, high, e["median"])
             row.append(interval_bar((low, high), e["median"], outer[name], alt) if bar else "")
-        rows.append([*row, " · ".join(_quantiles(raw[name]))] if raw else row)
-    return table(head, rows, kinds) + paragraph(_words(run, level, bool(outer), bool(raw)))
+        row += [" · ".join(_quantiles(raw[name]))] if raw else []
+        rows.append(row + ([_corrected(e)] if held else []))
+    return table(head, rows, kinds) + paragraph(_words(run, level, bool(outer), bool(raw)) + _moves(found, level))
 
 
 def answers_table(runs: Mapping[str, Run]) -> str:
@@ -64,6 +68,29 @@ def _quantiles(e: Mapping[str, Any]) -> list[str]:
     below, above = middle - low, high - middle
     width = min((w for w in (below, above) if w > 0), default=None)
     return [number(middle, width), f"{number(low, below or None)} to {number(high, above or None)}"]
+
+
+def _corrected(e: Mapping[str, Any]) -> str:
+    """The corrected interval to two digits of its width."""
+    if not e.get("corrected"):
+        return "–"
+    low, high = e["corrected"]["interval"]
+    width = None if None in (low, high) or high <= low else (high - low) / 2
+    return f"{number(low, width)} to {number(high, width)}"
+
+
+def _moves(found: Mapping[str, Any], level: float) -> str:
+    """What corrected intervals are, and which of them moved by more than chance."""
+    each = {name: e["corrected"] for name, e in found.items() if e.get("corrected")}
+    if not each:
+        return ""
+    moved = [f"{n} by {c['moved']:.0%} of its width" for n, c in each.items() if c["moved"] > c["chance"]]
+    local = " for data like these" if any(c["local"] for c in each.values()) else ""
+    words = (
+        f" Corrected intervals are those between the quantiles of the draws that held {level:.0%}{local} of the truths"
+    )
+    words += " of the fresh simulations; draws are left as they are. "
+    return words + (f"Moved by more than chance: {', '.join(moved)}." if moved else "None moved by more than chance.")
 
 
 def _words(run: Run, level: float, bars: bool, raw: bool) -> str:

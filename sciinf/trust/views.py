@@ -102,6 +102,14 @@ class Views:
         far.append(torch.maximum(beyond, _largest(differs.nan_to_num(nan=0.0, posinf=math.inf))))
         return torch.stack(far, dim=1).nan_to_num(nan=math.inf, posinf=math.inf)
 
+    def coordinates(self, x: X) -> Tensor:
+        """Rows along the leading axes of the learned summary and of the data, each of sd 1, (batch, K), float64."""
+        look, found = self._look(x), []
+        for view in ("learned", "data"):
+            axes = _part(self.axes, f"{view}/")
+            found.append(((look[view] - axes["mean"]) / axes["scale"]) @ axes["vectors"] / axes["sd"])
+        return torch.cat(found, dim=1).nan_to_num()
+
     def _look(self, x: X) -> dict[str, Tensor]:
         """Rows through each view, (batch, K) each, float64; "raw" has NaN where a number is missing, and the masks."""
         z = self.standard(x)

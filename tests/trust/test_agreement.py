@@ -33,6 +33,18 @@ def verdict(rows: int, stated: float = 0.05, seed: int = 0, **fault: float) -> t
     return judged(found, stated)
 
 
+def averaged(rows: int, *, pull: float = 0.0, scatter: float = 0.0, seed: int = 0) -> dict[str, Agreement]:
+    """Of a parameter N(0, 1) of which data tell half: posteriors with wrong middles, wide enough for right ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    right = math.sqrt(0.5) * torch.randn(rows, 1, generator=generator)
+    truth = right + math.sqrt(0.5) * torch.randn(rows, 1, generator=generator)
+    centre = (1 + pull) * right + scatter * torch.randn(rows, 1, generator=generator)
+    width = math.sqrt(0.5 + 0.5 * pull**2 + scatter**2)
+    draws = centre + width * torch.randn(DRAWS, rows, 1, generator=generator)
+    counts = {"ranks": (draws < truth).sum(0)}
+    return agreements(counts, ("a",), DRAWS, generator, (truth, draws[:31]))
+
+
 def agreement(kind: str, p_value: float, gap: float, rows: int = 10**6) -> Agreement:
     return Agreement(kind, p_value, LEVELS + gap * np.sin(math.pi * LEVELS), rows)  # type: ignore[arg-type]
 
@@ -100,3 +112,45 @@ def test_ranks_are_spread_over_one_more_cell_than_there_are_draws(draws: int) ->
     for test in found.values():
         assert test.p_value > 1e-6
         assert test.gap < 0.02
+
+
+def test_averages_of_exact_posteriors_have_uniform_p_values_and_are_not_flagged() -> None:
+    # False alarms: 1e-3 for the p-values; of 60 verdicts each not passed with at most .01 by Holm: five or more 4e-4.
+    from scipy.stats import kstest
+
+    found = [averaged(400, seed=seed) for seed in range(60)]
+    assert kstest([tests["average of a"].p_value for tests in found], "uniform").pvalue > 1e-3
+    assert sum(judged(tests)[0] == "not passed" for tests in found) < 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"pull": -0.4}, r"\d+% narrower than the prior: they are drawn to its middle"),
+        ({"pull": 0.4}, r"\d+% wider than the prior: they scatter, or are too far out"),
+        ({"scatter": 0.6}, r"\d+% wider than the prior"),
+    ],
+)
+def test_averages_see_what_ranks_cannot(fault: dict[str, float], words: str) -> None:
+    # 2,000 rows: the gap is 5 to 7 points (sd 1), each of ten is flagged but for 1e-2. Without the average, which
+    # is the planted fault, ranks are exact: each is flagged with 1e-2 at most, three of ten with 1e-4.
+    seen = unseen = 0
+    for seed in range(10):
+        tests = averaged(2_000, seed=seed, **fault)
+        state, _, reasons = judged(tests)
+        seen += state == "not passed" and bool(re.search(words, " ".join(reasons)))
+        del tests["average of a"]
+        unseen += judged(tests)[0] != "not passed"
+    assert seen >= 9
+    assert unseen >= 8
+
+
+def test_an_average_that_is_shifted_says_where_it_lies() -> None:
+    words = Agreement("average", 1e-9, np.linspace(0.1, 0.99, 19), 1_000).words()
+    assert words == "off: posteriors averaged over data lie 0.19 prior sds too high"
+
+
+def test_too_wide_is_cautious_although_its_average_is_wide_too() -> None:
+    tests = {"a": agreement("interval", 1e-9, 0.06), "b": agreement("average", 1e-9, 0.05)}
+    assert judged(tests)[:2] == ("not passed", True)
+    assert judged({"b": tests["b"]})[:2] == ("not passed", False)

@@ -1,0 +1,172 @@
+r"""Intervals that hold what they say on fresh simulations: which quantiles of the draws to give.
+
+The calibration knows, for fresh simulations, how many of L draws lie below the truth: a count c, the truth's level u in
+[c, c + 1] / (L + 1). Where the posterior is exact u is uniform. Where it is not, the interval of level l goes from that
+quantile of the draws below which (1 - l) / 2 of the truths lie to that below which (1 + l) / 2 lie (conformal
+quantiles). The two ends move by themselves, so that a posterior that is shifted is moved back and not widened. With
+
+    w = Phi^-1(u) = m(x) + s(x) e,
+
+e has the distribution that the rows give it, without a form, and its quantiles e_(1 -+ l)/2 make the levels
+Phi(m(x) + s(x) e), which hold on average over the prior for any m and s. These are constants, or depend on the
+observation where that is seen to be better (`local_levels`): then a posterior that is right on average and wrong here
+is corrected for here. What the data tell and the network does not use moves the ends as well.
+
+An exact posterior's ends move by chance: as far as binomial counts of as many rows do in 99 of 100 calibrations, over
+all ends. Regions of all parameters by density: the level of the draws' region that holds l of the truths, likewise.
+
+References:
+    | Conformalized quantile regression (Romano, Patterson, Candes, 2019), https://arxiv.org/abs/1905.03222
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sciinf.core import Calibration, Corrected, Draws, Posterior, X
+from sciinf.trust.failures import Failures, mended
+from sciinf.trust.local_levels import constants, edges_of, fit_local, histogram_of, predict
+from sciinf.trust.views import Views
+
+HIGHER = "recalibrate/higher"  # in a calibration's reference: draws of higher density than the truth, (rows,)
+_LOCAL = "recalibrate/local/"
+_BEYOND = 50  # fresh simulations beyond each end of an interval, at least
+_CHANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What a calibration says of intervals.
+
+    Args:
+        counts: Draws below the truth, (rows, D), each in 0..draws.
+        draws: Draws per row.
+        higher: Draws of higher density than the truth, (rows,); None where there is no density, or it was not kept.
+        local: What `fit_local` gave; empty where levels are the same for all observations.
+    """
+
+    counts: Int[Tensor, "rows theta"]
+    draws: int
+    higher: Tensor | None
+    local: Mapping[str, Tensor]
+
+    def enough(self, level: float) -> bool:
+        """Whether there are 50 rows beyond each end of an interval."""
+        return len(self.counts) * (1 - level) / 2 >= _BEYOND - 1e-9
+
+    def levels(self, level: float, seen: Tensor | None = None) -> Float[Tensor, "rows theta 2"]:
+        """Quantiles of the draws where the intervals end, for each row of `seen` (batch, F), or for all data."""
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        middle, scale = constants(histogram_of(self.counts, self.draws))
+        edges = edges_of(self.draws)
+        found = []
+        for d in range(self.counts.shape[1]):
+            standard = (edges - middle[d]) / scale[d]
+            e = _quantiles(histogram_of(self.counts[:, d : d + 1], self.draws)[:, 0], standard, ends)
+            found.append(middle[d] + scale[d] * e)
+        z = torch.stack(found)[None]
+        if self.local and seen is not None:
+            which = self.local["which"]
+            m, log_s = predict(self.local, seen)
+            residual = torch.quantile(self.local["residual"], ends, dim=0).T
+            z = z.repeat(len(seen), 1, 1)
+            z[:, which] = m[:, which, None] + log_s.exp()[:, which, None] * residual
+        return torch.special.ndtr(z)
+
+    def chance(self, level: float) -> Float[Tensor, "2 2"]:
+        """The lowest and highest quantile that each end is, for 99 of 100 calibrations of an exact posterior."""
+        rows, size = self.counts.shape
+        z = -float(torch.special.ndtri(torch.tensor(_CHANCE / (4 * size), dtype=torch.float64)))
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        off = z * (ends * (1 - ends) / rows).sqrt()
+        return torch.stack([ends - off, ends + off], dim=1).clamp(0, 1)
+
+    def region(self, level: float) -> tuple[float, float] | None:
+        """Level of the draws' highest-density region that holds `level` of the truths; how far from it by chance."""
+        if self.higher is None:
+            return None
+        histogram = histogram_of(self.higher[:, None], self.draws)[:, 0]
+        edges = torch.linspace(0, 1, self.draws + 2, dtype=torch.float64)
+        cumulative = torch.cat([torch.zeros(1).double(), histogram.cumsum(0) / histogram.sum()])
+        z = -float(torch.special.ndtri(torch.tensor(_CHANCE / 2, dtype=torch.float64)))
+        chance = z * math.sqrt(level * (1 - level) / len(self.higher))
+        return float(np.interp(level, cumulative.numpy(), edges.numpy())), chance
+
+
+def keep(counts: Mapping[str, Tensor], draws: int, seen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """What a reference is to have of a calibration's counts ("ranks", "hpd") and its data (`Views.coordinates`)."""
+    higher = {HIGHER: counts["hpd"].int()} if "hpd" in counts else {}
+    local = fit_local(counts["ranks"], draws, seen, generator)
+    return higher | {_LOCAL + name: value for name, value in local.items()}
+
+
+def recalibration(calibration: Calibration) -> Recalibration:
+    """The correction that a calibration allows."""
+    reference = calibration.reference
+    local = {k.removeprefix(_LOCAL): v for k, v in reference.items() if k.startswith(_LOCAL)}
+    return Recalibration(torch.as_tensor(calibration.ranks), calibration.draws, reference.get(HIGHER), local)
+
+
+def recalibrated(
+    calibration: Calibration | None, posterior: Posterior, x: X, draws: Draws, level: float
+) -> tuple[dict[str, Corrected], tuple[float, float] | None]:
+    """Corrected intervals of each parameter and what region to take; nothing where it is not known.
+
+    Args:
+        calibration: If it is of another posterior, or has too few rows, nothing is corrected.
+        posterior: What answered.
+        x: The observation, name -> (1, *event).
+        draws: Its draws there.
+        level: Of the intervals.
+    """
+    if calibration is None or calibration.fit != posterior.digest:
+        return {}, None
+    failures = Failures.from_tensors(calibration.reference)
+    found = recalibration(calibration)
+    if mended(posterior, failures, "outcome") is not posterior or not found.enough(level):
+        return {}, None
+    seen = Views(posterior, calibration.reference).coordinates(x) if found.local else None
+    return corrected(found, draws, level, seen), found.region(level)
+
+
+def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | None) -> dict[str, Corrected]:
+    """The corrected interval of each parameter.
+
+    Args:
+        found: Of the posterior that the draws come from.
+        draws: Its draws for one observation.
+        level: Of the intervals.
+        seen: That observation as `fit_local` saw data, (1, F).
+    """
+    at = found.levels(level, seen)[0]
+    raw = [draws.quantile((1 - level) / 2), draws.quantile((1 + level) / 2)]
+    new = [draws.quantile(q) for q in at.T]
+    width = (raw[1] - raw[0]).clamp_min(1e-300)
+    chance, moved = torch.zeros(len(width)).double(), torch.zeros(len(width)).double()
+    for was, now, span in zip(raw, new, found.chance(level).tolist(), strict=True):
+        moved = torch.maximum(moved, (now - was).abs() / width)
+        for q in span:
+            chance = torch.maximum(chance, (draws.quantile(q) - was).abs() / width)
+    local = set(found.local["which"].tolist()) if found.local else set()
+    each = {}
+    for d, name in enumerate(draws.names):
+        interval, quantiles = (float(new[0][d]), float(new[1][d])), (float(at[d, 0]), float(at[d, 1]))
+        each[name] = Corrected(interval, quantiles, float(moved[d]), float(chance[d]), d in local)
+    return each
+
+
+def _quantiles(histogram: Tensor, edges: Tensor, ends: Tensor) -> Tensor:
+    """Quantiles of e, whose histogram is over cells of these edges and which is normal within each."""
+    cumulative = histogram.cumsum(0) / histogram.sum()
+    cell = torch.searchsorted(cumulative, ends - 1e-12).clamp(max=len(histogram) - 1)
+    share = histogram[cell] / histogram.sum()
+    part = ((ends - (cumulative[cell] - share)) / share).clamp(0, 1)
+    a, b = torch.special.ndtr(edges[cell]), torch.special.ndtr(edges[cell + 1])
+    return torch.special.ndtri((a + part * (b - a)).clamp(1e-12, 1 - 1e-12))
