@@ -298,6 +298,7 @@ def test_data_that_stand_there_twice_or_elsewhere_are_refused(line: Path, tmp_pa
 
 
 HEAVY = """
+import numpy as np
 from torch.distributions import Uniform
 
 from sciinf import Observable, Prior, wrappers
@@ -306,23 +307,25 @@ prior = Prior(mass=(Uniform(20.0, 45.0), "solMass"))
 
 
 def seen(mass, rng):
-    return mass + 0.5 * rng.normal(size=3)
+    return np.append(mass + rng.normal(size=3), rng.normal(size=27))  # the others see nothing
 
 
-simulator = wrappers.numpy(seen, prior, {"x": Observable((3,), "", dims=("detector",))})
+simulator = wrappers.numpy(seen, prior, {"x": Observable((30,), "", dims=("detector",))})
 """
+NOISE = 3 * [0.3, -1.1, 0.4, 0.9, -0.2, -0.6, 1.2, 0.1, -0.8]
 
 
 def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
-    """A mass of 19 where the prior begins at 20 piled up at 20, without a word."""
+    """A mass of 18.6 where the prior begins at 20 piled up at 20, with "passed" and "good" and no more."""
     (tmp_path / "heavy.py").write_text(HEAVY)
-    (tmp_path / "seen.csv").write_text("x\n19.1\n18.8\n19.0\n")
-    (tmp_path / "inside.csv").write_text("x\n30.1\n29.8\n30.0\n")
+    for name, masses in (("seen", [18.9, 18.2, 18.7]), ("inside", [30.1, 29.8, 30.0])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x", *map(str, masses + NOISE)]))
     out = ["--out", tmp_path / "run"]
-    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 800, "--calibration", 300]
+    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 3_000, "--calibration", 200]
     result = call("infer", tmp_path / "heavy.py", *words)
     assert result.code == 0, result.err
     (answer,) = (tmp_path / "run").rglob("answer.json")
+    assert read_json(answer)["trust"]["level"] == "good"
     (check,) = [c for c in read_json(answer)["checks"] if c["name"] == "prior bounds"]
     assert check["level"] == "caution"
     assert "the lower bound of 20 solMass" in check["verdict"]
