@@ -52,6 +52,14 @@ simulator = Exact()
 """
 
 
+FOUR = (
+    EXACT.replace("Observable((1,)", "Observable((4,)")
+    .replace("randn(len(theta), 1,", "randn(len(theta), 4,")
+    .replace('Normal(theta[:, 0], 0.5).log_prob(x["x"][:, 0])', 'Normal(theta, 0.5).log_prob(x["x"]).sum(1)')
+)
+"""Enough numbers to see what the model leaves unexplained."""
+
+
 def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str, str]:
     """Output, notes and the headline of the report."""
     (folder / "sim.py").write_text(code)
@@ -112,8 +120,8 @@ def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_network(tmp_path: Path) -> None:
-    out, _, headline = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 200)
-    assert "calibration  passed" not in out
+    out, _, headline = infer(tmp_path, FOUR, "x\n0.3\n1.0\n-0.2\n0.4\n", "-n", 100, "--calibration", 200)
+    assert "calibration  NOT PASSED" in out
     assert "All checks passed: the likelihood corrected the posterior" in headline
     page = (tmp_path / "run/report.html").read_text()
     assert "so it does not judge this answer" in page
