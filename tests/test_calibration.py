@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +66,14 @@ def fresh(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Sto
 
 
 @pytest.fixture(scope="module")
-def right(simulator: Simulator, fresh: Store) -> Calibration:
-    return calibrate(Exact(simulator), fresh)
+def judged(simulator: Simulator, fresh: Store) -> Callable[..., Calibration]:
+    """The calibration of a posterior with a fault; those that several tests ask about are made once."""
+    return functools.cache(lambda **fault: calibrate(Exact(simulator, **fault), fresh))
+
+
+@pytest.fixture(scope="module")
+def right(judged: Callable[..., Calibration]) -> Calibration:
+    return judged()
 
 
 def test_the_exact_posterior_passes(right: Calibration) -> None:
@@ -110,8 +118,8 @@ def test_p_values_are_uniform_over_campaigns(simulator: Simulator, tmp_path: Pat
         ({"shift": -0.25}, "rank of height"),
     ],
 )
-def test_planted_faults_fail(simulator: Simulator, fresh: Store, fault: dict[str, float], told: str) -> None:
-    result = calibrate(Exact(simulator, **fault), fresh)  # type: ignore[arg-type]
+def test_planted_faults_fail(judged: Callable[..., Calibration], fault: dict[str, float], told: str) -> None:
+    result = judged(**fault)
     assert not result.passed
     assert result.state == "not passed"
     assert any(reason.startswith(told) for reason in result.reasons), result.reasons
@@ -149,14 +157,14 @@ def test_a_calibration_of_a_version_without_cannot_tell_has_to_be_made_again(rig
     assert Calibration.from_json({**data, "passed": False}).state == "not passed"
 
 
-def test_too_wide_covers_more_and_too_narrow_less(simulator: Simulator, fresh: Store) -> None:
+def test_too_wide_covers_more_and_too_narrow_less(judged: Callable[..., Calibration]) -> None:
     middle = slice(5, 14)
-    assert (calibrate(Exact(simulator, width=1.2), fresh).coverage - LEVELS)[middle].min() > 0.03
-    assert (calibrate(Exact(simulator, width=0.8), fresh).coverage - LEVELS)[middle].max() < -0.03
+    assert (judged(width=1.2).coverage - LEVELS)[middle].min() > 0.03
+    assert (judged(width=0.8).coverage - LEVELS)[middle].max() < -0.03
 
 
-def test_the_fault_is_named_where_it_is(simulator: Simulator, fresh: Store) -> None:
-    result = calibrate(Exact(simulator, shift=0.25), fresh)
+def test_the_fault_is_named_where_it_is(judged: Callable[..., Calibration]) -> None:
+    result = judged(shift=0.25)
     # The truth then ranks too low: P(rank < half) = Phi(0.25) = 0.599 against 0.5.
     assert result.gaps["rank of height"] == pytest.approx(0.0987, abs=0.025)
     assert (result.ranks[:, 0] < 64).mean() == pytest.approx(0.599, abs=0.025)

@@ -72,7 +72,7 @@ def posterior_agrees(task, folder, log_likelihood):
     """
     simulator, draws = load(task), reference(folder)
     x = {k: v[None] for k, v in simulator.observe(folder / "observation.csv").items()}
-    chains, steps = {"lotka_volterra": (1000, 40), "sir": (1000, 50)}.get(task, (2000, 200))
+    chains, steps = {"lotka_volterra": (1000, 40), "sir": (1000, 50)}.get(task, (2000, 130))
     order = torch.randperm(len(draws), generator=generator(4))
     start, rest = draws[order[:chains]], draws[order[chains:]]
     theta = walked(simulator, x, start, rest, log_likelihood, steps)
