@@ -102,6 +102,8 @@ def check_residuals(posterior: Posterior, simulator: Simulator, x: X, around: Ar
     """
     around = "the simulator makes data of another form than the observation" if around is None else around
     found = around if isinstance(around, str) else residual_p(posterior, simulator, x, around)
+    if found is None:
+        return ()
     if isinstance(found, str):
         return (Check(NAME, "unknown", f"not checked whether the model reproduces the data: {found}"),)
     p, most, rows = found
@@ -118,8 +120,11 @@ def check_residuals(posterior: Posterior, simulator: Simulator, x: X, around: Ar
     return (Check(NAME, "caution", words.replace("does not reproduce", "may not reproduce")),)
 
 
-def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str:
-    """The p-value, in words where the observation departs most, and among how many; or why it cannot be told."""
+def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str | None:
+    """The p-value, in words where the observation departs most, and among how many; or why it cannot be told.
+
+    None where no more numbers vary than there are parameters, which then leave no residuals.
+    """
     data = {name: torch.cat([around.data[name], x[name]]) for name in posterior.observables}
     standard = Standardise(posterior.observables)
     standard.fit(lambda: iter((Batch(torch.empty(len(around.z) + 1, 0), data),)))
@@ -127,7 +132,7 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
     told = simulator.statistics(data) if simulator.statistics else {}
     free = count > around.z.shape[1]
     if not free and not told:
-        return f"of the data {count} numbers vary, and {around.z.shape[1]} parameters may fit them whatever they are"
+        return None
     means = _explained(posterior, x, around, data)
     if means is None:
         return "data do not vary around the answer"
