@@ -229,8 +229,8 @@ def _residual_ps(
         x = {"x": theta[:, :1] + theta[:, 1:] * noise(kind, 1, generator)}
         draws = posterior.draw_batched(x, 2_000, generator=generator)[:, 0]
         around = simulate_around(posterior, simulator, draws, rows=ROWS, generator=generator)
-        told = "" if around is None else residual_p(posterior, simulator, x, around)
-        found.append(math.nan if isinstance(told, str) else told[0])
+        told = None if around is None else residual_p(posterior, simulator, x, around)
+        found.append(told[0] if isinstance(told, tuple) else math.nan)
     return torch.tensor(found, dtype=torch.float64)
 
 
