@@ -170,14 +170,13 @@ def _basis(means: Tensor) -> Tensor:
 
 
 def _coefficients(y: Tensor, basis: Tensor) -> Tensor:
-    return torch.linalg.pinv(basis.T @ basis, hermitian=True) @ (basis.T @ y)
+    """Of least squares, float64; sums over rows in y's precision."""
+    return torch.linalg.pinv(basis.T @ basis, hermitian=True) @ (basis.to(y.dtype).T @ y).double()
 
 
 def fitted(y: Tensor, basis: Tensor) -> Tensor:
     """What the basis explains of y, (n + 1, J), all rows alike."""
-    kind = basis.to(y.dtype)
-    inverse = torch.linalg.pinv(basis.T @ basis, hermitian=True)
-    return kind @ (inverse @ (kind.T @ y).double()).to(y.dtype)
+    return basis.to(y.dtype) @ _coefficients(y, basis).to(y.dtype)
 
 
 def nearest(means: Tensor) -> Tensor:
