@@ -100,7 +100,7 @@ def calibrate(
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
     _check_fresh(posterior, store)
-    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE}"
+    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages {gap}"
     inputs = hashlib.sha256(said.encode()).hexdigest()
     folder = None if out is None else Path(out)
     found = None if folder is None else _found(folder, inputs)

@@ -282,6 +282,12 @@ def test_round_trip_and_skip(simulator: Simulator, fresh: Store, tmp_path: Path)
     assert (tmp_path / "calibration.json").stat().st_mtime_ns != before
 
 
+def test_a_pass_is_not_read_back_for_a_smaller_gap(simulator: Simulator, fresh: Store, tmp_path: Path) -> None:
+    """The exact posterior with 100 rows passes for a gap of .3, and cannot for the usual one."""
+    assert calibrate(Exact(simulator), fresh, tmp_path, rows=100, gap=0.3).passed
+    assert calibrate(Exact(simulator), fresh, tmp_path, rows=100).state == "cannot tell"
+
+
 @pytest.mark.parametrize("name", ["reference.safetensors", "calibration.json"])
 def test_damage_is_refused_and_mended_by_calibrating_again(
     simulator: Simulator, fresh: Store, tmp_path: Path, name: str
