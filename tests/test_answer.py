@@ -64,6 +64,7 @@ def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration
     assert set(answer.amortised) == set(answer.parameters)
     assert answer.predictive["x"].shape == (400, 5)
     assert [check.level for check in answer.checks if check.name == "likelihood"] == ["good"]
+    assert [check.level for check in answer.checks if check.name == "residuals"] == ["good"]
     # The predictive law: mean A m and variance diag(A C A^T) + s^2; 400 draws, 5 sd.
     a = torch.tensor([[1.0, t, t**2 / 2] for t in (0.2, 0.6, 1.0, 1.4, 1.8)], dtype=torch.float64)
     expected, spread = a @ mean, ((a @ covariance @ a.T).diagonal() + 0.25).sqrt()

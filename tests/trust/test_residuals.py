@@ -194,3 +194,23 @@ def test_what_is_missing_does_not_count():
         second, _ = residuals.residuals(torch.where(mask, value, 99.0), mask, spec, basis)
         torch.testing.assert_close(first, second)
         assert float(first[~mask].abs().max()) == 0.0
+
+
+def test_a_law_is_told_from_others_of_the_same_moments():
+    """Of rows of normal numbers, one of numbers +-1, whose mean and sd are the same: the farthest by far."""
+    w = torch.randn(ROWS, POINTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w[-1] = torch.tensor([1.0, -1.0]).repeat(POINTS // 2)
+    found = statistics_of("x", w, torch.ones_like(w), Observable((POINTS,), dims=("item",)))
+    (law,) = [one for one in found if "distance of the law" in one.words]
+    assert float(law.value[-1]) > float(law.value[:-1].quantile(0.99))
+
+
+def test_what_parameters_explain_of_a_statistic_is_no_departure():
+    """One that follows m to a hundredth, at an observation where m is larger than elsewhere."""
+    m = torch.randn(ROWS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    m[-1] = 3.0
+    spread = torch.randn(ROWS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spread[-1] = 0.0
+    basis = torch.cat([torch.ones_like(m), m], dim=1)
+    one = residuals.Statistic(m[:, 0] + 0.01 * spread, "a statistic")
+    assert residuals.ranked([one], basis, residuals.nearest(m))[0] > 0.5
