@@ -1,6 +1,6 @@
 """The three verdicts of a calibration against planted errors: what passes, what does not, what cannot be told.
 
-    python benchmarks/calibration_verdicts.py [--quick]
+    python benchmarks/calibration_verdicts.py [--quick] [--only tails]
 
 Truths of two parameters are N(0, 1) given the data; the posterior is N(shift, width^2) for the first and right for the
 second. Each error is checked on 100 to 10,000 fresh simulations, many times over. An error that moves the coverage of
@@ -16,13 +16,30 @@ least .9.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from reporting import arguments, check, finish
+from torch import distributions as td
 
-from sciinf.trust.agreement import agreements, judged
+from sciinf import (
+    Flow,
+    Observable,
+    Prior,
+    Simulator,
+    build_posterior,
+    calibrate,
+    simulate,
+    train,
+)
+from sciinf.core import Fit, X
+from sciinf.flows import SplineCoupling, StudentT
+from sciinf.trust.agreement import Agreement, agreements, judged
+from sciinf.trust.tails import SPAN, tail_agreements
 
 DRAWS = 127
 ROWS = (100, 300, 1_000, 3_000, 10_000)
@@ -32,6 +49,20 @@ KNOWN = 0.5  # share of a parameter's variance that the data tell
 SCATTER = 0.5  # of the posterior's variance
 PULL = {"drawn in": -0.4, "pushed out": 0.4}  # by this share of their distance from the middle
 Averaged = tuple[torch.Tensor, torch.Tensor]
+FLOWS = {"default": None, "StudentT": StudentT(SplineCoupling())}
+TRAINED, FRESH, MANY = 5_000, (20_000, 5_000), 100_000
+
+
+class Cauchy(Simulator):
+    """Cauchy noise of a hundredth of the prior's width."""
+
+    name = "cauchy"
+    prior = Prior(mu=td.Normal(0.0, 1.0))
+    observables: Mapping[str, Observable] = {"x": Observable((1,), "", ("channel",))}
+
+    def __call__(self, theta: torch.Tensor, *, generator: torch.Generator) -> X:
+        u = torch.rand(theta.shape, generator=generator, dtype=torch.float64)
+        return {"x": (theta + 0.01 * torch.tan(math.pi * (u - 0.5))).float()}
 
 
 def counts(rows: int, width: float, shift: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -45,8 +76,10 @@ def counts(rows: int, width: float, shift: float, generator: torch.Generator) ->
     return {"ranks": (draws < truth).sum(0), "hpd": higher.sum(0), "tarp": nearer.sum(0)}
 
 
-def modelled(rows: int, size: int, fault: str, generator: torch.Generator) -> tuple[dict[str, torch.Tensor], Averaged]:
-    """Counts, and truths and draws to average, for parameters N(0, 1) of which data tell KNOWN of the variance."""
+def modelled(
+    rows: int, size: int, fault: str, generator: torch.Generator
+) -> tuple[dict[str, torch.Tensor], Averaged, dict[str, Agreement]]:
+    """Counts, truths and draws to average, tails: of parameters N(0, 1) of whose variance data tell KNOWN."""
     left = 1 - KNOWN
     right = math.sqrt(KNOWN) * torch.randn(rows, size, generator=generator)
     truth = right + math.sqrt(left) * torch.randn(rows, size, generator=generator)
@@ -64,7 +97,10 @@ def modelled(rows: int, size: int, fault: str, generator: torch.Generator) -> tu
     higher = ((draws - centre) / scale).norm(dim=-1) < ((truth - centre) / scale).norm(dim=-1)
     nearer = (draws - reference).norm(dim=-1) < (truth - reference).norm(dim=-1)
     counts = {"ranks": (draws < truth).sum(0), "hpd": higher.sum(0), "tarp": nearer.sum(0)}
-    return counts, (truth, draws[:31])
+    u = td.Normal(centre, scale).cdf(truth).double()
+    outside = torch.rand(u.shape, generator=generator, dtype=torch.float64) < u**SPAN + (1 - u) ** SPAN
+    log_p, log_q = (td.Normal(*law).log_prob(truth).sum(1).double() for law in ((0.0, 1.0), (centre, scale)))
+    return counts, (truth, draws[:31]), tail_agreements(outside, tuple("abcd"[:size]), log_p, log_q)
 
 
 def flagged(size: int, fault: str, times: int) -> dict[str, float]:
@@ -72,10 +108,10 @@ def flagged(size: int, fault: str, times: int) -> dict[str, float]:
     found = {"with averages": 0.0, "without": 0.0}
     for seed in range(times):
         generator = torch.Generator().manual_seed(seed)
-        counted, averaged = modelled(1_000, size, fault, generator)
+        counted, averaged, tails = modelled(1_000, size, fault, generator)
         names = tuple("abcd"[:size])
         for label, given in (("with averages", averaged), ("without", None)):
-            tests = agreements(counted, names, DRAWS, torch.Generator().manual_seed(seed), given)
+            tests = agreements(counted, names, DRAWS, torch.Generator().manual_seed(seed), given) | tails
             found[label] += (judged(tests)[0] == "not passed") / times
     return found
 
@@ -96,17 +132,71 @@ def states(rows: int, width: float, shift: float, times: int) -> Counter[str]:
     return found
 
 
+def held(fit: Fit, simulator: Cauchy, seed: int) -> dict[str, float]:
+    """What the intervals of one parameter hold, in per cent, by the flow's own distribution function."""
+    generator, estimator = torch.Generator().manual_seed(seed), fit.estimator
+    assert isinstance(estimator, Flow)
+    theta = simulator.prior.sample(MANY, generator=generator)
+    with torch.no_grad():
+        context = estimator.features(simulator(theta, generator=generator))
+        noise, _ = estimator.flow.encode(estimator.to_z(theta)[None], context)  # type: ignore[operator]
+    outside = 2 * torch.special.ndtr(-noise[0].double().abs())
+    return {f"{level:.2%} holds": 100 * float((outside > 1 - level).double().mean()) for level in (0.9, 0.99, 0.999)}
+
+
+def tails(times: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """How often tails are called too light, and what intervals hold."""
+    simulator, rows, checks = Cauchy(), [], []
+    for name, flow in FLOWS.items():
+        coverage: list[dict[str, float]] = []
+        light: dict[int, list[bool]] = {n: [] for n in FRESH}
+        for seed in range(times):
+            with tempfile.TemporaryDirectory() as folder:
+                place = Path(folder)
+                store = simulate(simulator, place / "simulations", TRAINED, seed=seed, progress=False)
+                estimator = Flow(simulator.prior, simulator.observables, flow=flow, seed=seed)
+                fit = train(estimator, store, place / "fit", seed=seed)
+                coverage.append(held(fit, simulator, seed + 20_000))
+                for n in FRESH:
+                    fresh = simulate(simulator, place / f"fresh{n}", n, seed=seed + n, progress=False)
+                    found = calibrate(build_posterior(fit), fresh, rows=n, progress=False)
+                    light[n].append(bool(found.tails))
+        shares = {f"too light, {n:,} rows": sum(each) / times for n, each in light.items()}
+        middle = {key: sorted(one[key] for one in coverage)[times // 2] for key in coverage[0]}
+        last = [one["99.90% holds"] for one in coverage]
+        rows.append({"flow": name, "networks": times, **middle, "lowest": min(last), "highest": max(last), **shares})
+        share = sum(light[FRESH[0]]) / times
+        if name == "default":
+            checks.append(check("default: tails not called too light", 1 - share, 0.1 + 2 * math.sqrt(0.09 / times)))
+        else:
+            checks.append(check("StudentT: tails called too light", share, 0.05))
+            checks.append(check("StudentT: 99.9 % off, points", abs(middle["99.90% holds"] - 99.9), 0.1))
+    return rows, checks
+
+
 def main() -> None:
-    """Print the table and check that no large error passed."""
-    options = arguments("The three verdicts of a calibration against planted errors.").parse_args()
-    sizes = ROWS[:-1] if options.quick else ROWS
+    """Print the tables and check that no large error passed."""
+    parser = arguments("The three verdicts of a calibration against planted errors.")
+    parser.add_argument("--only", choices=("tails",), help="one table alone")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, checks = tails(2 if options.quick else 12)
+    if options.only is None:
+        more = _planted(quick=options.quick)
+        rows, checks = more[0] + rows, more[1] + checks
+    finish(rows, checks, options.json)
+
+
+def _planted(*, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Errors by width and place, and of averages."""
+    sizes = ROWS[:-1] if quick else ROWS
     faults = [(width, 0.0) for width in WIDTHS] + [(1.0, shift) for shift in SHIFTS]
     rows: list[dict[str, Any]] = []
     wrong = 0
     for width, shift in faults:
         row: dict[str, Any] = {"width": width, "shift": shift, "90 % holds": f"{covered(width, shift):.1%}"}
         for n in sizes:
-            times = 40 if options.quick else 200 if n < 10_000 else 60
+            times = 40 if quick else 200 if n < 10_000 else 60
             found = states(n, width, shift, times)
             row[f"{n:,} rows"] = " / ".join(
                 f"{100 * found[state] / times:.0f}" for state in ("passed", "cannot tell", "not passed")
@@ -115,7 +205,7 @@ def main() -> None:
                 wrong += found["passed"]
         rows.append(row)
     checks = [check("passed with an error of five points or more", wrong, 0)]
-    times = 40 if options.quick else 200
+    times = 40 if quick else 200
     for size in (1, 4):
         for fault in ("none", "15 % too narrow", "scattered", *PULL):
             found = flagged(size, fault, times)
@@ -126,7 +216,7 @@ def main() -> None:
             else:
                 checks.append(check(name + "not seen", 1 - found["with averages"], 0.1))
     print("passed / cannot tell / not passed, of 100")
-    finish(rows, checks, options.json)
+    return rows, checks
 
 
 if __name__ == "__main__":

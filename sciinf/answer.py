@@ -47,6 +47,7 @@ from sciinf.trust.predictive import check_predictive
 from sciinf.trust.recalibrate import recalibrated
 from sciinf.trust.residuals import check_residuals
 from sciinf.trust.stray import check_stray
+from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
@@ -125,7 +126,7 @@ def query(
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     predicted, foretold = _predict(simulator, posterior, observation, found, generator) if simulator else ({}, ())
     corrected, region = recalibrated(calibration, posterior, observation, found, level)
-    checks = summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures)
+    checks = summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures, level)
     answer = Answer(
         parameters=_estimates(found, level, corrected),
         draws=found,
@@ -287,11 +288,12 @@ def _estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | 
 
 
 def _checks(
-    posterior: Posterior, draws: Draws, calibration: Calibration | None, failures: Reading
+    posterior: Posterior, draws: Draws, calibration: Calibration | None, failures: Reading, level: float
 ) -> tuple[Check, ...]:
     """What else is to be said of an answer, each finding by a function of its own."""
     failed = check_failures(calibration, posterior, draws, failures)
-    return (*failed, *check_bounds(posterior.prior, draws), *check_stray(draws))
+    drawn = (*check_bounds(posterior.prior, draws), *check_stray(draws))
+    return (*failed, *drawn, *check_tails(calibration, posterior, level))
 
 
 def _predict(

@@ -8,7 +8,8 @@ uniform on [0, 1] when the posterior is exact (for a posterior learned under a p
   coverage of highest-density regions;
 - TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
 
-Beside them, draws of all rows together must be as the theta* of all rows are.
+Beside them, draws of all rows together must be as the theta* of all rows are, and tails must be heavy enough
+(`trust.tails`).
 
 Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
 likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`trust.failures`).
@@ -51,10 +52,11 @@ from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
 from sciinf.store import Store
-from sciinf.trust.agreement import LEVELS, STATED_GAP, agreements, coverage, judged
+from sciinf.trust.agreement import LEVELS, STATED_GAP, Agreement, agreements, coverage, judged, too_light
 from sciinf.trust.failures import Failures, look, mended
 from sciinf.trust.ood import REFERENCE, make_reference
 from sciinf.trust.recalibrate import keep
+from sciinf.trust.tails import beyond, tail_agreements
 from sciinf.trust.views import Views
 
 _PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
@@ -100,7 +102,7 @@ def calibrate(
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
     _check_fresh(posterior, store)
-    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages {gap}"
+    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap}"
     inputs = hashlib.sha256(said.encode()).hexdigest()
     folder = None if out is None else Path(out)
     found = None if folder is None else _found(folder, inputs)
@@ -116,8 +118,10 @@ def calibrate(
     failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
     unit = "simulations calibrated on"
     with noting() as noted, Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit) as bar:
-        values = _statistics(mended(posterior, failures, "outcome"), fresh, draws, generator, bar)
-    tests = agreements(values, posterior.prior.names, draws, generator, (fresh.theta, values["some"]))
+        right = mended(posterior, failures, "outcome")
+        values = _statistics(right, fresh, draws, generator, bar)
+        tails = _tails(right, fresh, values, draws, seed)
+    tests = agreements(values, posterior.prior.names, draws, generator, (fresh.theta, values["some"])) | tails
     state, cautious, reasons = judged(tests, gap)
     if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
         state = "cannot tell" if state == "passed" else state
@@ -138,6 +142,7 @@ def calibrate(
         state=state,
         cautious=cautious,
         reasons=reasons,
+        tails=tuple(too_light(tests).values()),
         reference=_reference(posterior, store, fresh, values, draws, generator)
         | (failures.tensors() if failures else {}),
     )
@@ -219,12 +224,12 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
 def _statistics(
     posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator, bar: Progress
 ) -> dict[str, Tensor]:
-    """Numbers of draws: ranks (rows, D), and those that HPD and TARP count (rows,); and some draws (k, rows, D)."""
+    """Of each row: ranks (D), counts of HPD and TARP, log density of the truth; and some draws (k, rows, D)."""
     prior = posterior.prior
     references = prior.bijection.forward(prior.sample(len(fresh), generator=generator))
     scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
     chunk = max(1, min(_PAIRS // draws, math.ceil(len(fresh) / _PIECES)))
-    parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": [], "some": []}
+    parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": [], "some": [], "truth": []}
     for start in range(0, len(fresh), chunk):
         batch = fresh.rows(slice(start, start + chunk))
         sample = posterior.draw_batched(batch.x, draws, generator=generator)
@@ -238,8 +243,19 @@ def _statistics(
             both = torch.cat([sample, batch.theta[None]])
             density = posterior.log_prob_batched(both, batch.x)
             parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
+            parts["truth"].append(density[-1].double())
         bar.add(len(batch))
     return {name: torch.cat(values, dim=int(name == "some")) for name, values in parts.items() if values}
+
+
+def _tails(
+    posterior: Posterior, fresh: Batch, values: Mapping[str, Tensor], draws: int, seed: int
+) -> dict[str, Agreement]:
+    """Tests of the tails, where there is a density; chains, which have none, would take too long."""
+    if "truth" not in values:
+        return {}
+    outside = beyond(posterior, fresh, values["ranks"], draws, torch.Generator().manual_seed(seed + 1))
+    return tail_agreements(outside, posterior.prior.names, posterior.prior.log_prob(fresh.theta), values["truth"])
 
 
 def _reference(

@@ -203,7 +203,7 @@ def _calibration(run: Run) -> str:
             + (f"Outside, in red: {', '.join(outside)}." if outside else "All curves stay inside.")
         )
         if outside and found.passed:
-            caption += " An error counts where it is significant and reaches three points."
+            caption += " An error counts where it is significant and reaches three points (a tail: 0.2)."
         if len(curves) > PANELS:
             caption += f" The first {PANELS} of {len(curves)} parameters are drawn."
         parts.append(picture(to_svg(ranks_figure(found.names, curves), caption, "ranks"), caption, "Ranks."))

@@ -35,6 +35,7 @@ class Calibration:
             few to see every gap of the stated size.
         reasons: The verdict in words.
         cautious: Whether all that is wrong are regions that hold more than they should.
+        tails: Which tails were seen to be too light, in words; it may have passed all the same (`trust.tails`).
         reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
             beside the JSON, in `reference.safetensors`.
     """
@@ -54,6 +55,7 @@ class Calibration:
     state: Literal["passed", "not passed", "cannot tell"]
     reasons: tuple[str, ...]
     cautious: bool = False
+    tails: tuple[str, ...] = ()
     reference: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -72,8 +74,8 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reference"}
         arrays = {k: v.tolist() for k, v in data.items() if isinstance(v, np.ndarray)}
-        words = {"names": list(self.names), "reasons": list(self.reasons), "passed": self.passed}
-        return {**data, **arrays, **words}
+        words = {name: list(data[name]) for name in ("names", "reasons", "tails")}
+        return {**data, **arrays, **words, "passed": self.passed}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], reference: Mapping[str, Tensor] | None = None) -> Calibration:
@@ -81,7 +83,7 @@ class Calibration:
         if "state" not in data:  # of a version that knew no "cannot tell"
             known["state"] = "cannot tell" if data["passed"] else "not passed"
         arrays = {k: np.asarray(known[k]) for k in ("ranks", "levels", "coverage", "tarp")}
-        words = {k: tuple(known[k]) for k in ("names", "reasons")}
+        words = {k: tuple(known[k]) for k in ("names", "reasons", "tails") if k != "tails" or k in known}
         return cls(**{**known, **arrays, **words}, reference=reference or {})
 
 

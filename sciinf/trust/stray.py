@@ -2,19 +2,34 @@
 
 Under a heavy-tailed prior one draw in ten thousand may lie so far out that mean and sd are its own. The share of the
 variance that the k draws with the largest w (theta - mean)^2 have tells: with k a thousandth of the draws it is 1 % for
-a normal law, 3 % for a Laplace law, and it is said above 25 %.
+a normal law, 3 % for a Laplace law, and it is said above 25 %, with what the sd is without them. They are stray, or the
+law is like that: Hill's index of the hundredth of the draws that is farthest from the median,
+
+    a = sum w / sum w log(|theta - median| / d),    d the least of these distances,
+
+is the power by which it falls off, P(|theta - median| > r) ~ r^-a. Below 2 more draws make the sd larger, and the
+answer says so; it is about 8 for a normal law.
+
+References:
+    | A simple general approach to inference about the tail of a distribution (Hill, 1975),
+      https://doi.org/10.1214/aos/1176343247
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sciinf.core import Check, Draws
+from sciinf.core.answer import digits
 
 _SHARE = 0.25
 _ONE_IN = 1000
 _AT_LEAST = 3
 _FEWEST = 300
+_FAR = 0.01  # of the draws, for the index
+_NO_VARIANCE = 2.0
 
 
 def check_stray(draws: Draws) -> tuple[Check, ...]:
@@ -24,8 +39,36 @@ def check_stray(draws: Draws) -> tuple[Check, ...]:
     few = max(_AT_LEAST, len(draws) // _ONE_IN)
     parts = draws.weights[:, None] * (draws.theta.double() - draws.mean()).square()
     share = parts.topk(few, dim=0).values.sum(0) / parts.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
-    carried = [f"{share[d]:.0%} of the variance of {name}" for d, name in enumerate(draws.names) if share[d] > _SHARE]
+    carried = [d for d in range(len(draws.names)) if share[d] > _SHARE]
     if not carried:
         return ()
-    words = f"{few:,} of {len(draws):,} draws carry {', '.join(carried)}: read median and interval, not mean and sd"
-    return (Check("stray draws", "caution", words),)
+    each = ", ".join(f"{share[d]:.0%} of the variance of {draws.names[d]}" for d in carried)
+    words = f"{few:,} of {len(draws):,} draws carry {each}: read median and interval, not mean and sd"
+    more = "".join(_told(draws, d, parts[:, d].topk(few).indices) for d in carried)
+    return (Check("stray draws", "caution", words + more),)
+
+
+def tail_index(distance: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> float:
+    """Hill's index of the hundredth that is farthest.
+
+    Args:
+        distance: From the middle, at least 0.
+        weights: Of the draws, summing to one.
+    """
+    far, order = distance.double().sort(descending=True)
+    w = weights.double()[order]
+    count = max(_AT_LEAST, int((w.cumsum(0) <= _FAR).sum()))
+    far, w = far[:count], w[:count]
+    return float(w.sum() / (w * (far / far[-1]).log()).sum().clamp_min(1e-12))
+
+
+def _told(draws: Draws, d: int, strays: Tensor) -> str:
+    """The sd of a parameter without some draws, and whether its tail allows for an sd."""
+    theta, weights = draws.theta[:, d].double(), draws.weights.double().clone()
+    index = tail_index((theta - draws.quantile(0.5)[d]).abs(), weights)
+    weights[strays] = 0.0
+    weights /= weights.sum()
+    sd = float((weights * (theta - weights @ theta).square()).sum().sqrt())
+    words = f"; without them the sd of {draws.names[d]} is {digits(sd, sd)}, not {digits(float(draws.sd()[d]), sd)}"
+    falls = f" (its draws fall off like the power {index:.1f}: with more of them it grows)"
+    return words + (falls if index < _NO_VARIANCE else "")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
+
+import pytest
 import torch
 
 from sciinf.core import Draws
-from sciinf.trust.stray import check_stray
+from sciinf.trust.stray import check_stray, tail_index
 
 
 def of(theta: torch.Tensor, log_weight: torch.Tensor | None = None) -> Draws:
@@ -29,6 +33,8 @@ def test_three_draws_that_carry_the_sd_are_named() -> None:
     assert check.verdict.startswith("10 of 10,000 draws carry 5")
     assert "of the variance of a: read median and interval" in check.verdict
     assert "of b" not in check.verdict
+    # 10,000 normal numbers have an sd of 1 within .03, and sqrt(1 + 1.1) = 1.45 with these three
+    assert check.verdict.endswith("; without them the sd of a is 1.0, not 1.5")
 
 
 def test_a_draw_of_no_weight_is_no_stray_one_until_it_is_very_far() -> None:
@@ -37,6 +43,26 @@ def test_a_draw_of_no_weight_is_no_stray_one_until_it_is_very_far() -> None:
     assert check_stray(of(theta, weight)) == ()
     theta[0, 0] = 1e16
     assert len(check_stray(of(theta, weight))) == 1
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
+def test_the_power_of_a_tail_is_found(power: float) -> None:
+    """Of a Pareto law, Hill's index of its k farthest draws is the power within power / sqrt(k)."""
+    distance = torch.rand(40_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** (-1 / power)
+    weights = torch.full((40_000,), 1 / 40_000, dtype=torch.float64)
+    assert tail_index(distance, weights) == pytest.approx(power, rel=4 / math.sqrt(400))  # false alarms 6e-5
+    half = torch.cat([distance, 2 * distance]), torch.cat([weights, 0 * weights])  # draws of no weight
+    assert tail_index(*half) == pytest.approx(tail_index(distance, weights), rel=0.01)
+
+
+def test_a_law_without_a_variance_is_said_to_have_none() -> None:
+    theta = ordinary()
+    theta[:, 1] = torch.tan(math.pi * (torch.rand(10_000, generator=torch.Generator().manual_seed(2)) - 0.5))
+    (check,) = check_stray(of(theta))
+    assert "of the variance of b" in check.verdict
+    power = re.search(r"its draws fall off like the power (\d\.\d): with more of them it grows", check.verdict)
+    assert power is not None
+    assert float(power[1]) == pytest.approx(1.0, abs=0.45)  # 100 draws, sd .1, rounded
 
 
 def test_few_draws_cannot_tell() -> None:
