@@ -2,11 +2,16 @@
 
     python benchmarks/ensembles.py             eight tasks, 1,000 simulations
     python benchmarks/ensembles.py --quick     two tasks, within a wider bound
+    python benchmarks/ensembles.py --only shares    the last table alone
 
 Five members trained at once (`train_ensemble`) and each alone, on the same 1,000 simulations with the default recipe.
 "coverage error" is the distance between the nominal and the found coverage of highest-density regions, averaged over
 levels, on fresh simulations: for one, the mean of the five; it is in probability, and negative where regions are too
 small on average. The cost of a step is that of 1,000 rows, in CPU seconds on a CPU and wall seconds on a GPU.
+
+Shares (`trust.members`): of the linear Gaussian model, whose posterior is known, how much of an ensemble's variance is
+between its five members, their variance were there many ("unbiased"), and their mean squared error, all in the
+posterior's variances, over 40 observations. Members of one store share what it lacks: the error is larger.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import TASKS, arguments, benchmark, check, clock, finish
+from reporting import SIMULATORS, TASKS, arguments, benchmark, check, clock, finish
 
 from sciinf import (
     Calibration,
@@ -26,10 +31,12 @@ from sciinf import (
     Simulator,
     build_posterior,
     calibrate,
+    load_simulator,
     simulate,
     train_ensemble,
 )
 from sciinf import train as train_one
+from sciinf.trust.members import network_share
 
 MEMBERS = 5
 SIMULATIONS, FRESH = 1_000, 2_000
@@ -40,8 +47,12 @@ def main() -> None:
     """Run all tasks."""
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=None, choices=TASKS)
+    parser.add_argument("--only", choices=("shares",), help="one table alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    shared = [shares(n, seed) for n in ((500,) if options.quick else (500, 2_000, 8_000)) for seed in range(2)]
+    if options.only:
+        return finish(shared, [], options.json)
     names = options.tasks or (TASKS[:2] if options.quick else TASKS)
     rows = []
     for name in names:
@@ -58,7 +69,29 @@ def main() -> None:
         check("cost of five over one (geometric mean)", ratio, most),
         check("mean coverage error of five, against that of one", five, one),
     ]
-    finish(rows, checks, options.json)
+    return finish(rows + shared, checks, options.json)
+
+
+def shares(simulations: int, seed: int) -> dict[str, float]:
+    """What members of an ensemble differ by, beside what they are off by."""
+    simulator: Any = load_simulator(SIMULATORS / "linear_gaussian.py")
+    with tempfile.TemporaryDirectory() as folder:
+        store = simulate(simulator, Path(folder) / "simulations", simulations, seed=seed, progress=False)
+        fits = train_ensemble(_estimators(simulator), store, Path(folder) / "fit", seed=seed)
+        generator = torch.Generator().manual_seed(5 + seed)
+        x = simulator(simulator.prior.sample(40, generator=generator), generator=generator)
+        exact, covariance = simulator.exact(x)
+        means = torch.stack([build_posterior(f).draw_batched(x, 2_000, generator=generator).mean(0) for f in fits])
+        ensemble: Any = build_posterior(fits)
+        rows = [{name: value[i : i + 1] for name, value in x.items()} for i in range(40)]
+        found = torch.cat([network_share(ensemble, row, generator=generator) for row in rows])
+    variance = covariance.diagonal()
+    return {
+        "simulations": simulations,
+        "share, median": float(found.median()),
+        "unbiased": float((means.double().var(0) / variance).mean()),
+        "squared error": float(((means - exact).double().square() / variance).mean()),
+    }
 
 
 def coverage(simulator: Simulator, folder: Path, seed: int, device: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
+from sciinf.trust.members import check_members
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.recalibrate import recalibrated
@@ -126,7 +127,7 @@ def query(
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     predicted, foretold = _predict(simulator, posterior, observation, found, generator) if simulator else ({}, ())
     corrected, region = recalibrated(calibration, posterior, observation, found, level)
-    checks = summed_up(noted) + left_out(drawn, found) + _checks(posterior, found, calibration, failures, level)
+    checks = summed_up(noted) + left_out(drawn, found) + check_members(posterior, observation, seed)
     answer = Answer(
         parameters=_estimates(found, level, corrected),
         draws=found,
@@ -137,7 +138,7 @@ def query(
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=(*checks, *foretold),
+        checks=(*checks, *_checks(posterior, found, calibration, failures, level), *foretold),
         read=read,
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
