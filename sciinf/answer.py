@@ -7,6 +7,7 @@ import io
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sciinf.core import (
     Observation,
     Posterior,
     Simulator,
+    Strange,
     Trust,
     X,
     as_observation,
@@ -43,6 +45,7 @@ from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.members import check_members
+from sciinf.trust.localise import check_data
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.recalibrate import recalibrated
@@ -125,14 +128,16 @@ def query(
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
-    predicted, foretold = _predict(simulator, posterior, observation, found, generator) if simulator else ({}, ())
+    predicted, foretold, where = ({}, (), ())
+    if simulator:
+        predicted, foretold, where = _predict(simulator, posterior, observation, found, generator)
     corrected, region = recalibrated(calibration, posterior, observation, found, level)
     checks = summed_up(noted) + left_out(drawn, found) + check_members(posterior, observation, seed)
     answer = Answer(
         parameters=_estimates(found, level, corrected),
         draws=found,
         calibration=calibration,
-        trust=trust,
+        trust=replace(trust, where=where),
         observation={name: value[0].numpy() for name, value in observation.items()},
         predictive={name: value.numpy() for name, value in predicted.items()},
         amortised=_estimates(plain, level) if plain else {},
@@ -218,7 +223,7 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None, *, n
         parameters=parameters,
         draws=draws,
         calibration=calibration,
-        trust=Trust(**data["trust"]),
+        trust=Trust.from_json(data["trust"]),
         observation=kept.get("observation", {}),
         predictive=kept.get("predictive", {}),
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
@@ -299,8 +304,8 @@ def _checks(
 
 def _predict(
     simulator: Simulator, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
-) -> tuple[X, tuple[Check, ...]]:
-    """Data simulated from the posterior, as a campaign would, and what they and others say about the observation.
+) -> tuple[X, tuple[Check, ...], tuple[Strange, ...]]:
+    """Data simulated from the posterior, as a campaign would; what they and others say about the observation, and where.
 
     Rows that fail are left out, with a warning.
     """
@@ -319,7 +324,8 @@ def _predict(
     found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         found += check_here(posterior, x, around, generator=generator)
-    return data, found
+    strange, where = check_data(posterior, x, around)
+    return data, found + strange, where
 
 
 def _inputs_digest(

@@ -13,7 +13,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, identity, load_simulator, source_hash
 from sciinf.core.surrogate import Surrogate, predicted
-from sciinf.core.verdicts import Calibration, Check, Trust
+from sciinf.core.verdicts import Calibration, Check, Strange, Trust
 
 __all__ = [
     "Adjusting",
@@ -41,6 +41,7 @@ __all__ = [
     "Proposal",
     "Simulator",
     "Status",
+    "Strange",
     "Surrogate",
     "Truncated",
     "Trust",

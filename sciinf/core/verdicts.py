@@ -88,6 +88,38 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Strange:
+    """Numbers of an observation that are unlike what the others say of them (`trust.localise`).
+
+    Args:
+        observable: Its name.
+        start: First index along each axis.
+        stop: One beyond the last; one number where it is start + 1 along each.
+        kind: What is strange: a "number", the "level" or the "drift" of all of them, or the "size" of their noise.
+        z: By how many sds, given the other numbers; of "size", how many times as large as it should be.
+    """
+
+    observable: str
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    kind: Literal["number", "level", "drift", "size"]
+    z: float
+
+    @property
+    def where(self) -> tuple[slice, ...]:
+        """Which numbers, as an index of the observable's array."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {"start": list(self.start), "stop": list(self.stop)}
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, **lists}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Strange:
+        return cls(**{**data, "start": tuple(data["start"]), "stop": tuple(data["stop"])})
+
+
+@dataclass(frozen=True)
 class Trust:
     """Whether the observation looks like anything that was simulated.
 
@@ -97,6 +129,8 @@ class Trust:
         verdict: The same in words.
         level: The same in one word: "good", "unusual", "alarm" (do not use the answer), or "unknown" where there are
             no, or too few, fresh simulations to tell.
+        where: Which of its numbers are strange given the others, the strangest first; empty where none is, or none was
+            looked for.
 
     Raises:
         ValueError: If the level is none of the four.
@@ -105,6 +139,7 @@ class Trust:
     p_value: float | None
     verdict: str
     level: Literal["good", "unusual", "alarm", "unknown"]
+    where: tuple[Strange, ...] = ()
 
     def __post_init__(self) -> None:
         if self.level not in TRUST_LEVELS:
@@ -115,7 +150,12 @@ class Trust:
         return self.level == "alarm"
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        said = {"p_value": self.p_value, "verdict": self.verdict, "level": self.level}
+        return {**said, **({"where": [one.to_json() for one in self.where]} if self.where else {})}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trust:
+        return cls(**{**data, "where": tuple(Strange.from_json(one) for one in data.get("where", ()))})
 
 
 @dataclass(frozen=True)

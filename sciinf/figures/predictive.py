@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from sciinf.figures.images import draw_images
 from sciinf.figures.sets import draw_set
@@ -38,6 +38,7 @@ class Checked:
         scale: "linear" or "log".
         observed: (*event).
         predictive: (m, *event), simulated from the posterior.
+        strange: Which numbers are unlike what the others say of them, (*event); None where none is.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Checked:
     scale: str
     observed: Float[np.ndarray, "*event"]
     predictive: Float[np.ndarray, "m ..."]
+    strange: Bool[np.ndarray, "*event"] | None = None
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,10 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
     free = count > around.z.shape[1]
     if not free and not told:
         return None
-    means = _explained(posterior, x, around, data)
+    means = explained(posterior, x, around, data)
     if means is None:
         return "data do not vary around the answer"
-    basis = _basis(means)
+    basis = basis_of(means)
     statistics: list[Statistic] = []
     kind = torch.float64 if count <= _LARGE else torch.float32
     for name, value in standard(data, dtype=kind).items() if free else ():
@@ -147,7 +147,7 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
     return ranked(statistics, basis, nearest(means))
 
 
-def _explained(posterior: Posterior, x: X, around: Around, data: X) -> Tensor | None:
+def explained(posterior: Posterior, x: X, around: Around, data: X) -> Tensor | None:
     """m of every row, standardised, (n + 1, D); None where the data do not vary."""
     seen = {name: around.data[name] for name in posterior.observables}
     plain = plain_statistics(dict(posterior.observables), seen, x)
@@ -159,7 +159,7 @@ def _explained(posterior: Posterior, x: X, around: Around, data: X) -> Tensor | 
     return (means - means.mean(0)) / means.std(0).clamp_min(1e-12)
 
 
-def _basis(means: Tensor) -> Tensor:
+def basis_of(means: Tensor) -> Tensor:
     """One, m, and its squares and products as far as the rows carry them, (n + 1, K)."""
     near, size = means.clamp(-4, 4), means.shape[1]
     most = len(means) // _PER - 1 - size
@@ -192,10 +192,10 @@ def residuals(value: Tensor, mask: Tensor | None, spec: Observable, basis: Tenso
     """u, 0 where a number is missing, and 1 where it is present, both (n + 1, *event)."""
     items = [axis for axis, name in enumerate(spec.dims, start=1) if name == "item"]
     present = torch.ones_like(value) if mask is None else mask.to(value.dtype)
-    fit = _fit(value, present, items, basis)
+    fit = middles(value, present, items, basis)
     # what is missing takes what is explained of it, again and again
     for _ in range(0 if mask is None or items else _PASSES):
-        fit = _fit(torch.where(present > 0, value, fit), torch.ones_like(value), items, basis)
+        fit = middles(torch.where(present > 0, value, fit), torch.ones_like(value), items, basis)
     u = (value - fit) * present
     axes = (0, *items)
     sd = (u.square().sum(axes, keepdim=True) / present.sum(axes, keepdim=True).clamp_min(1)).sqrt()
@@ -206,7 +206,7 @@ def residuals(value: Tensor, mask: Tensor | None, spec: Observable, basis: Tenso
     return u / scale.reshape(-1, *[1] * len(inner)), present
 
 
-def _fit(value: Tensor, present: Tensor, items: list[int], basis: Tensor) -> Tensor:
+def middles(value: Tensor, present: Tensor, items: list[int], basis: Tensor) -> Tensor:
     """What the basis explains of each number; of items, which are alike, of their mean."""
     total = (value * present).sum(items, keepdim=True) if items else value * present
     count = present.sum(items, keepdim=True) if items else present
@@ -311,7 +311,7 @@ def ranked(statistics: list[Statistic], basis: Tensor, rows: Tensor) -> tuple[fl
     for one in statistics:
         value = one.value.double()
         left.append((value - fitted(value[:, None], basis)[:, 0])[rows])
-        logs.append(_log_p(left[-1], one.upper) + math.log(one.share))
+        logs.append(log_p(left[-1], one.upper) + math.log(one.share))
     each = torch.stack(logs, dim=1)
     least = each.amin(1)
     p = float((least <= least[-1] + 1e-6).double().mean())
@@ -335,17 +335,17 @@ def _figure(value: float, kind: str) -> float:
     return 1 - math.exp(value) / 2 if kind == "correlation" else math.exp(value)
 
 
-def _log_p(value: Tensor, upper: bool) -> Tensor:
-    """Logarithms of p-values of each among all, ties by mid-rank; two-sided unless large values alone are strange."""
+def log_p(value: Tensor, upper: bool) -> Tensor:
+    """Logarithms of p-values of each among all, (..., n), ties by mid-rank; two-sided unless only large is strange."""
     high = _above(value)
     return high if upper else torch.minimum(high, _above(-value)) + math.log(2)
 
 
 def _above(value: Tensor) -> Tensor:
-    ordered, same = value.sort().values, _TIED * float(value.std()) + 1e-300
+    ordered, same = value.sort(-1).values, _TIED * value.std(-1, keepdim=True) + 1e-300
     below = torch.searchsorted(ordered, value - same) + torch.searchsorted(ordered, value + same, right=True)
-    body = 1 - below.double() / (2 * len(value))
-    edge = ordered[int((1 - _TAIL) * len(ordered))]
-    excess = (ordered - edge).clamp_min(0).sum() / max(1, int((ordered > edge).sum()))
+    body = 1 - below.double() / (2 * value.shape[-1])
+    edge = ordered[..., int((1 - _TAIL) * value.shape[-1]), None]
+    excess = (ordered - edge).clamp_min(0).sum(-1, keepdim=True) / (ordered > edge).sum(-1, keepdim=True).clamp_min(1)
     tail = math.log(_TAIL) - (value - edge) / excess.clamp_min(1e-300)
     return torch.where(value > edge + same, tail, body.clamp_min(_TAIL).log())

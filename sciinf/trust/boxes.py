@@ -1,0 +1,134 @@
+"""Parts of data that a fault may lie in, and the directions of such faults.
+
+Boxes are the whole of an observable and its parts along each axis: every index of an axis without order ("item",
+"channel", no name, or a short one), and windows of the others, half as long again and again, each by half its length
+after the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Observable
+
+_SCALES = 3  # halvings of an ordered axis
+_LEAST = 4  # numbers in a box, and along the axis of a drift
+_EACH = 64  # indices of an axis without order, each a box
+_BOXES = 400
+_SHORT = 8  # indices of an axis that is treated as one without order
+_UNORDERED = ("item", "channel", "")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of one observable: first index and one beyond the last along each axis."""
+
+    observable: str
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    def fill(self, value: Tensor) -> Tensor:
+        """A tensor of the observable's shape inside the box, 0 outside, flat."""
+        found, where = torch.zeros_like(value), tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        found[where] = value[where]
+        return found.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The numbers that vary, and the directions that faults are looked for along.
+
+    Args:
+        specs: The observables, whose numbers follow one another.
+        kept: Which of all numbers vary, (J,).
+        boxes: B of them.
+        level: 1 inside each box, (B, J).
+        drift: Linear along an axis inside a box, (R, J).
+        drifting: Which box each of those is of, R of them.
+    """
+
+    specs: Mapping[str, Observable]
+    kept: Tensor
+    boxes: tuple[Box, ...]
+    level: Tensor
+    drift: Tensor
+    drifting: tuple[int, ...]
+
+    def number(self, k: int) -> Box:
+        """The box of the number k of those that vary."""
+        place = int(self.kept[k])
+        for name, spec in self.specs.items():
+            size = math.prod(spec.shape)
+            if place < size:
+                start = (
+                    tuple(int(i) for i in torch.unravel_index(torch.tensor(place), spec.shape)) if spec.shape else ()
+                )
+                return Box(name, start, tuple(i + 1 for i in start))
+            place -= size
+        raise IndexError(k)
+
+
+def box_words(box: Box, spec: Observable) -> str:
+    """A part of an observable, in words; indices count from 0."""
+    names = spec.dims or ("",) * len(spec.shape)
+    parts = []
+    for a, b, size, name in zip(box.start, box.stop, spec.shape, names, strict=True):
+        if b - a < size or size == 1:
+            parts.append(f"{name or 'index'} {a}" + (f" to {b - 1}" if b > a + 1 else ""))
+    return f"{box.observable!r}" + (f" at {', '.join(parts)}" if parts else "")
+
+
+def layout_of(specs: Mapping[str, Observable], kept: Tensor) -> Layout:
+    """Boxes and directions of the numbers that vary."""
+    boxes, level, drift, drifting, first = [], [], [], [], 0
+    total = sum(math.prod(spec.shape) for spec in specs.values())
+
+    def padded(value: Tensor) -> Tensor:
+        return torch.nn.functional.pad(value, (first, total - first - len(value)))[kept]
+
+    for name, spec in specs.items():
+        for box in boxes_of(name, spec):
+            level.append(padded(box.fill(torch.ones(spec.shape, dtype=torch.float64))))
+            for axis, (a, b) in enumerate(zip(box.start, box.stop, strict=True)):
+                if not _without_order(spec.shape[axis], spec.dims[axis] if spec.dims else "") and b - a >= _LEAST:
+                    t = torch.arange(spec.shape[axis], dtype=torch.float64) - (a + b - 1) / 2
+                    shape = [-1 if other == axis else 1 for other in range(len(spec.shape))]
+                    drift.append(padded(box.fill(t.reshape(shape).expand(spec.shape))))
+                    drifting.append(len(boxes))
+            boxes.append(box)
+        first += math.prod(spec.shape)
+    both = [torch.stack(rows) if rows else torch.zeros(0, len(kept), dtype=torch.float64) for rows in (level, drift)]
+    return Layout(specs, kept, tuple(boxes), both[0], both[1], tuple(drifting))
+
+
+def boxes_of(name: str, spec: Observable) -> list[Box]:
+    """The whole of an observable, its indices and windows, those of few numbers left out."""
+    names = spec.dims or ("",) * len(spec.shape)
+    found: dict[Box, None] = {}
+    for scale in range(_SCALES + 1):
+        new = []
+        for part in product(*(_parts(n, axis, scale) for n, axis in zip(spec.shape, names, strict=True))):
+            if math.prod(b - a for a, b in part) >= _LEAST:
+                new.append(Box(name, tuple(a for a, _ in part), tuple(b for _, b in part)))
+        if len(found) + len(new) > _BOXES:
+            break
+        found |= dict.fromkeys(new)
+    return list(found)
+
+
+def _without_order(size: int, axis: str) -> bool:
+    return axis in _UNORDERED or size < _SHORT
+
+
+def _parts(size: int, axis: str, scale: int) -> list[tuple[int, int]]:
+    """First index and one beyond the last of the parts of an axis."""
+    if _without_order(size, axis):
+        return [(0, size), *((i, i + 1) for i in range(size if 1 < size <= _EACH else 0))]
+    width = math.ceil(size / 2**scale)
+    return [(a, a + width) for a in range(0, size - width + 1, max(1, width // 2))]
