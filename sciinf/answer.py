@@ -305,7 +305,7 @@ def _checks(
 def _predict(
     simulator: Simulator, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
 ) -> tuple[X, tuple[Check, ...], tuple[Strange, ...]]:
-    """Data simulated from the posterior, as a campaign would; what they and others say about the observation, and where.
+    """Data simulated from the posterior, as a campaign would; what they and others say of the observation; where.
 
     Rows that fail are left out, with a warning.
     """

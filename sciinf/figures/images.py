@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from sciinf.figures.style import WIDTH, label, log_axis
+from sciinf.figures.style import VERMILION, WIDTH, label, log_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ def draw_images(
     observed: Float[np.ndarray, "y x channel"],
     simulated: Float[np.ndarray, "m y x channel"],
     about: tuple[str, str, str],
+    strange: Bool[np.ndarray, "y x channel"],
 ) -> tuple[Figure, str]:
     """Three panels a channel: observed, predicted mean, (observed - mean) / sd.
 
@@ -29,6 +30,7 @@ def draw_images(
         observed: One image; NaN where masked.
         simulated: m predicted images.
         about: Name, unit and scale of the observable.
+        strange: Pixels that a red line goes around.
 
     Returns:
         The figure and what was left out of it.
@@ -49,6 +51,8 @@ def draw_images(
         suffix = "" if total == 1 else f", channel {channel + 1}"
         images = _coarse(seen, step), _coarse(mean, step), _coarse(pull, step)
         _row(figure, panels[channel], images, (label(name, unit), scale))
+        for axes in panels[channel]:
+            _outline(axes, _coarse(strange[..., channel].astype(float), step) > 0)
         for axes, text in zip(panels[channel], ("observed", "predicted mean", "observed − mean"), strict=True):
             axes.set_title(text + suffix)
     notes = [] if shown == total else [f"The first {shown} of {total} channels are drawn."]
@@ -79,6 +83,17 @@ def _row(
     pull = panels[2].imshow(images[2], vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="none", origin="upper")
     _bare(panels[2])
     _bar(figure, pull, [panels[2]], "(observed − mean) / predictive sd")
+
+
+def _outline(axes: Axes, strange: np.ndarray) -> None:
+    """A line along the edges of the pixels that are strange."""
+    from matplotlib.collections import LineCollection
+
+    inside = np.pad(strange, 1).astype(int)
+    lines = [((x - 0.5, y - 1.5), (x - 0.5, y - 0.5)) for y, x in np.argwhere(np.diff(inside, axis=1))]
+    lines += [((x - 1.5, y - 0.5), (x - 0.5, y - 0.5)) for y, x in np.argwhere(np.diff(inside, axis=0))]
+    if lines:
+        axes.add_collection(LineCollection(lines, colors=VERMILION, linewidths=1.4))
 
 
 def _bar(figure: Figure, image: Any, panels: list[Axes], title: str) -> Any:

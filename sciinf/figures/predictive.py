@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from sciinf.figures.images import draw_images
 from sciinf.figures.sets import draw_set
-from sciinf.figures.style import BLUE, INK, PAPER, WIDTH, label, log_axis, styled, whole_numbers
+from sciinf.figures.style import BLUE, INK, PAPER, WIDTH, label, log_axis, mark, styled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,20 +88,18 @@ def predictive(checked: Checked) -> PredictiveFigure:
     """One observable's observation against its posterior predictive."""
     kind = kind_of(checked.dims, checked.observed.shape)
     if kind == "image":
-        figure, note = draw_images(*_leading(checked, _image_axes(checked.dims)), _about(checked))
+        axes = _image_axes(checked.dims)
+        figure, note = draw_images(*_leading(checked, axes), _about(checked), _marked(checked, axes))
         caption = "Observed image, mean of the images the posterior predicts, and their difference in units of the "
-        return PredictiveFigure(figure, kind, caption + "predictive standard deviation, pixel by pixel.", note)
+        caption += f"predictive standard deviation, pixel by pixel.{_strange(checked)}"
+        return PredictiveFigure(figure, kind, caption, note)
     if kind == "set":
-        observed, simulated = _leading(checked, [checked.dims.index("item")])
-        figure, note = draw_set(observed, simulated, _about(checked))
-        return PredictiveFigure(
-            figure,
-            kind,
-            "Fraction of items below each value: observed (dark) and predicted (bands hold 50% and 90%).",
-            note,
-        )
+        axes = [checked.dims.index("item")]
+        figure, note = draw_set(*_leading(checked, axes), _about(checked), _marked(checked, axes))
+        caption = "Fraction of items below each value: observed (dark) and predicted (bands hold 50% and 90%)."
+        return PredictiveFigure(figure, kind, caption + _strange(checked), note)
     inside, total = covered(checked)
-    counted = f" {inside} of {total} observed values lie inside their 90% band."
+    counted = f" {inside} of {total} observed values lie inside their 90% band.{_strange(checked)}"
     if kind == "series":
         figure, note = _draw_series(checked)
         return PredictiveFigure(
@@ -133,6 +131,18 @@ def _leading(checked: Checked, axes: list[int]) -> tuple[np.ndarray, np.ndarray]
     return observed, simulated.reshape(len(simulated), *shape, -1)
 
 
+def _marked(checked: Checked, axes: list[int]) -> np.ndarray:
+    """Which numbers are strange, shaped as `_leading` shapes the observation."""
+    shape = [checked.observed.shape[i] for i in axes]
+    strange = np.zeros(checked.observed.shape, dtype=bool) if checked.strange is None else checked.strange
+    return np.moveaxis(strange, axes, range(len(axes))).reshape(*shape, -1)
+
+
+def _strange(checked: Checked) -> str:
+    """What the marks mean; "" where there are none."""
+    return "" if checked.strange is None else " Marked in red: unlike what the other numbers say of it."
+
+
 def _quantiles(values: np.ndarray, at: tuple[float, ...]) -> np.ndarray:
     """Quantiles over the first axis, NaN where all is masked."""
     if len(values) == 0 or not np.isfinite(values).any():
@@ -145,7 +155,8 @@ def _quantiles(values: np.ndarray, at: tuple[float, ...]) -> np.ndarray:
 def _draw_series(checked: Checked) -> tuple[Figure, str]:
     from matplotlib.figure import Figure
 
-    observed, simulated = _leading(checked, [checked.dims.index("time")])
+    along = [checked.dims.index("time")]
+    (observed, simulated), strange = _leading(checked, along), _marked(checked, along)
     total = observed.shape[-1]
     shown = min(total, PANELS)
     columns = 1 if shown == 1 else 2
@@ -158,6 +169,7 @@ def _draw_series(checked: Checked) -> tuple[Figure, str]:
             axes.set_visible(False)
             continue
         _series(axes, observed[:, index], simulated[:, :, index], checked.scale)
+        mark(axes, np.arange(len(observed)), observed[:, index], strange[:, index])
         if total > 1:
             axes.set_title(f"{others[0] if len(others) == 1 else 'component'} {index + 1}")
         if index % columns == 0:
@@ -227,6 +239,7 @@ def _draw_vector(checked: Checked) -> tuple[Figure, str]:
     figure = Figure(figsize=(WIDTH if shown > 12 else 6.4, 3.1), layout="constrained")
     axes = figure.subplots()
     _intervals(axes, observed, simulated)
+    mark(axes, np.arange(1, shown + 1), observed, _marked(checked, []).ravel()[:shown])
     _legend(figure, axes)
     axes.set_ylabel(text)
     if checked.scale == "log":

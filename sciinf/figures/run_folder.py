@@ -21,7 +21,7 @@ from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import read_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Status
-from sciinf.core.verdicts import Calibration
+from sciinf.core.verdicts import Calibration, Strange
 from sciinf.figures.predictive import Checked
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
@@ -179,6 +179,10 @@ def _with_answer(run: Run, folder: Path) -> Run:
     else:
         parts.vouched = {name: (sha, "answer in answer.json") for name, sha in (answer.get("sha256") or {}).items()}
     checked = parts.read("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
+    try:
+        checked = tuple(_with_strange(one, (answer.get("trust") or {}).get("where") or ()) for one in checked)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        parts.doubts.append(f"answer.json: what is strange of the observation could not be read: {error!r}")
     order = next((s.observables for s in run.stores.values()), ())
     found = replace(
         run,
@@ -289,6 +293,17 @@ def _read_predictive(path: Path) -> tuple[Checked, ...]:
         axes = tuple(d for d in dims.split(",") if d)
         out.append(Checked(name, unit, axes, scale or "linear", observed, simulated))
     return tuple(out)
+
+
+def _with_strange(checked: Checked, where: Sequence[Mapping[str, Any]]) -> Checked:
+    """An observable with its strange numbers marked."""
+    found = [one for one in map(Strange.from_json, where) if one.observable == checked.name]
+    if not found:
+        return checked
+    strange = np.zeros(checked.observed.shape, dtype=bool)
+    for one in found:
+        strange[one.where] = True
+    return replace(checked, strange=strange)
 
 
 def _masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from sciinf.figures.style import BLUE, INK, WIDTH, label, log_axis
+from sciinf.figures.style import BLUE, INK, WIDTH, label, log_axis, mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ def draw_set(
     observed: Float[np.ndarray, "item feature"],
     simulated: Float[np.ndarray, "m item feature"],
     about: tuple[str, str, str],
+    strange: Bool[np.ndarray, "item feature"],
 ) -> tuple[Figure, str]:
     """Distribution functions, one panel per feature.
 
@@ -29,6 +30,7 @@ def draw_set(
         observed: Items by features; NaN where masked.
         simulated: The same for m predicted sets.
         about: Name, unit and scale of the observable.
+        strange: Values that are marked.
 
     Returns:
         The figure and what was left out of it.
@@ -47,6 +49,7 @@ def draw_set(
             axes.set_visible(False)
             continue
         _distribution(axes, observed[:, index], simulated[:, :, index], scale)
+        _mark(axes, observed[:, index], strange[:, index])
         axes.set_xlabel(label(name if total == 1 else f"{name} {index + 1}", unit))
         if index % columns == 0:
             axes.set_ylabel("fraction of items below")
@@ -75,6 +78,17 @@ def _distribution(axes: Axes, observed: np.ndarray, simulated: np.ndarray, scale
     if scale == "log" and low > 0:
         log_axis(axes, axes.xaxis, low, high)
     axes.set_xlim(low, high)
+
+
+def _mark(axes: Axes, values: np.ndarray, strange: np.ndarray) -> None:
+    """Strange values, on the observed curve; the axis goes as far as they do."""
+    seen = values[np.isfinite(values)]
+    mark(axes, values, _ecdf(seen, values), strange & np.isfinite(values))
+    if strange.any():
+        far = values[strange & np.isfinite(values)]
+        low, high = axes.get_xlim()
+        low, high = min([low, *far]), max([high, *far])
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
 
 
 def _ecdf(values: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
@@ -184,3 +185,10 @@ def plain(value: float) -> str:
         return f"{value:,.{max(0, -exponent)}f}".replace("-", "−")
     lead = value / 10.0**exponent
     return ("" if abs(lead - 1) < 1e-6 else f"{lead:.3g}×".replace("-", "−")) + f"10{superscript(exponent)}"
+
+
+def mark(axes: Axes, x: np.ndarray, y: np.ndarray, strange: np.ndarray) -> None:
+    """Red rings around the strange ones of some points, each (n,)."""
+    if strange.any():
+        ring = {"markersize": 9.0, "markerfacecolor": "none", "markeredgecolor": VERMILION, "markeredgewidth": 1.4}
+        axes.plot(x[strange], y[strange], "o", zorder=5, label="strange", **ring)

@@ -1,14 +1,14 @@
 """Parts of data that a fault may lie in, and the directions of such faults.
 
-Boxes are the whole of an observable and its parts along each axis: every index of an axis without order ("item",
-"channel", no name, or a short one), and windows of the others, half as long again and again, each by half its length
-after the last.
+Boxes are the whole of an observable, every index of each axis by itself, such as a sensor, a time or a row of an image,
+and windows: along axes with an order half as long again and again, each by half its length after the last, with every
+index or all of those without ("item", "channel", no name, or a short one).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -19,7 +19,7 @@ from sciinf.core import Observable
 
 _SCALES = 3  # halvings of an ordered axis
 _LEAST = 4  # numbers in a box, and along the axis of a drift
-_EACH = 64  # indices of an axis without order, each a box
+_EACH = 64  # indices of an axis, each a box
 _BOXES = 400
 _SHORT = 8  # indices of an axis that is treated as one without order
 _UNORDERED = ("item", "channel", "")
@@ -110,16 +110,26 @@ def layout_of(specs: Mapping[str, Observable], kept: Tensor) -> Layout:
 def boxes_of(name: str, spec: Observable) -> list[Box]:
     """The whole of an observable, its indices and windows, those of few numbers left out."""
     names = spec.dims or ("",) * len(spec.shape)
-    found: dict[Box, None] = {}
+    whole = [(0, n) for n in spec.shape]
+    slices = [
+        [*whole[:axis], (i, i + 1), *whole[axis + 1 :]]
+        for axis, n in enumerate(spec.shape)
+        for i in range(n if 1 < n <= _EACH else 0)
+    ]
+    found = dict.fromkeys(_boxes(name, [whole, *slices]))
     for scale in range(_SCALES + 1):
-        new = []
-        for part in product(*(_parts(n, axis, scale) for n, axis in zip(spec.shape, names, strict=True))):
-            if math.prod(b - a for a, b in part) >= _LEAST:
-                new.append(Box(name, tuple(a for a, _ in part), tuple(b for _, b in part)))
+        parts = [_parts(n, axis, scale) for n, axis in zip(spec.shape, names, strict=True)]
+        new = _boxes(name, product(*parts))
         if len(found) + len(new) > _BOXES:
             break
         found |= dict.fromkeys(new)
     return list(found)
+
+
+def _boxes(name: str, parts: Iterable[Sequence[tuple[int, int]]]) -> list[Box]:
+    """Those of enough numbers."""
+    enough = [part for part in parts if math.prod(b - a for a, b in part) >= _LEAST]
+    return [Box(name, tuple(a for a, _ in part), tuple(b for _, b in part)) for part in enough]
 
 
 def _without_order(size: int, axis: str) -> bool:

@@ -183,15 +183,20 @@ def _farthest(scores: Scores, judged: Judged) -> tuple[Strange, ...]:
 
 
 def _strangest_box(scores: Scores, judged: Judged) -> Strange:
-    kind: Kind = min((least, kind) for kind, least in judged.least.items() if kind != "number")[1]
-    k, layout = int(judged.logs[kind][:, -1].argmin()), scores.layout
+    """Of sums the farthest in its sds; the size of noise where sums are no farther than noise of that size takes them."""
+    statistics, layout, z = _statistics(scores), scores.layout, scores.z
+    sums: dict[Kind, Tensor] = {one: statistics[one] for one in ("level", "drift") if one in statistics}
+    each = {one: value / value[:, :-1].std(1, keepdim=True) for one, value in sums.items()}
+    far = torch.cat(list(each.values())).abs().amax(0) / z.square().mean(1).sqrt().clamp_min(1e-12)
+    chance = float((far >= far[-1]).double().mean())
+    if judged.least["size"] < math.log(_ALARM) and chance > _ALARM:
+        k = int(judged.logs["size"][:, -1].argmin())
+        value, box = statistics["size"][k], layout.boxes[k]
+        return Strange(box.observable, box.start, box.stop, "size", math.exp(0.5 * float(value[-1] - value.median())))
+    kind = max(each, key=lambda one: float(each[one][:, -1].abs().max()))
+    k = int(each[kind][:, -1].abs().argmax())
     box = layout.boxes[layout.drifting[k] if kind == "drift" else k]
-    value = _statistics(scores)[kind][k]
-    if kind == "size":
-        z = math.exp(0.5 * float(value[-1] - value[:-1].median()))
-    else:
-        z = float(value[-1] / value[:-1].std())
-    return Strange(box.observable, box.start, box.stop, kind, z)
+    return Strange(box.observable, box.start, box.stop, kind, float(each[kind][k, -1]))
 
 
 def _replaced(x: X, scores: Scores, k: int) -> X:
