@@ -128,9 +128,7 @@ def query(
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
-    predicted, foretold, where = ({}, (), ())
-    if simulator:
-        predicted, foretold, where = _predict(simulator, posterior, observation, found, generator)
+    predicted, foretold, where = _predict(simulator, posterior, observation, found, generator)
     corrected, region = recalibrated(calibration, posterior, observation, found, level)
     checks = summed_up(noted) + left_out(drawn, found) + check_members(posterior, observation, seed)
     answer = Answer(
@@ -303,12 +301,14 @@ def _checks(
 
 
 def _predict(
-    simulator: Simulator, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
+    simulator: Simulator | None, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
 ) -> tuple[X, tuple[Check, ...], tuple[Strange, ...]]:
     """Data simulated from the posterior, as a campaign would; what they and others say of the observation; where.
 
-    Rows that fail are left out, with a warning.
+    Rows that fail are left out, with a warning. Without a simulator there is nothing.
     """
+    if simulator is None:
+        return {}, (), ()
     theta, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
     data, good = simulate_from(simulator, theta, generator=generator)
     seconds = (time.monotonic() - started) / len(theta)

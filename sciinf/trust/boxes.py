@@ -60,6 +60,10 @@ class Layout:
     drift: Tensor
     drifting: tuple[int, ...]
 
+    def whole(self, box: Box) -> bool:
+        """Whether it holds all of its observable."""
+        return box.stop == self.specs[box.observable].shape and not any(box.start)
+
     def number(self, k: int) -> Box:
         """The box of the number k of those that vary."""
         place = int(self.kept[k])

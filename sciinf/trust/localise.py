@@ -15,10 +15,10 @@ whole of an observable and its parts (`trust.boxes`).
 
 | family | statistics | it sees |
 |---|---|---|
-| number | w_k of each number | one wrong number |
+| number | z_k of each number, in the root mean square of all | one wrong number |
 | level | sum of w over each box | a sensor or a time that is off |
 | drift | sum of t w over each box, t linear along an axis | a drift |
-| size | log of the mean of z^2 over each box | noise of another size, a dead sensor |
+| size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size, a dead sensor |
 
 Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
 its tail. The least of a family is ranked among those of all rows, and so is the least of the families: p is uniform.
@@ -158,7 +158,7 @@ def strange(posterior: Posterior, x: X, around: Around, scores: Scores, judged: 
     """The fewest single numbers without which nothing is strange, the strangest first; else the strangest box."""
     found, aside, seen, now, last = [], [], dict(x), scores, judged
     while last.p < _ALARM and len(aside) < _MOST:
-        logs = last.logs["number"][:, -1]
+        logs = log_p(now.z.T.contiguous(), upper=False)[:, -1]  # in the size of all, one would hide another
         k = int(logs.argmin())
         if float(logs[k]) + math.log(len(logs)) > math.log(_ALARM):
             break
@@ -183,17 +183,18 @@ def _farthest(scores: Scores, judged: Judged) -> tuple[Strange, ...]:
 
 
 def _strangest_box(scores: Scores, judged: Judged) -> Strange:
-    """Of sums the farthest in its sds; the size of noise where sums are no farther than noise of that size takes them."""
+    """The size of noise, where sums are no farther off than noise of that size takes them; else the farthest sum."""
     statistics, layout, z = _statistics(scores), scores.layout, scores.z
     sums: dict[Kind, Tensor] = {one: statistics[one] for one in ("level", "drift") if one in statistics}
-    each = {one: value / value[:, :-1].std(1, keepdim=True) for one, value in sums.items()}
+    each: dict[Kind, Tensor] = {one: value / value[:, :-1].std(1, keepdim=True) for one, value in sums.items()}
     far = torch.cat(list(each.values())).abs().amax(0) / z.square().mean(1).sqrt().clamp_min(1e-12)
     chance = float((far >= far[-1]).double().mean())
     if judged.least["size"] < math.log(_ALARM) and chance > _ALARM:
         k = int(judged.logs["size"][:, -1].argmin())
         value, box = statistics["size"][k], layout.boxes[k]
         return Strange(box.observable, box.start, box.stop, "size", math.exp(0.5 * float(value[-1] - value.median())))
-    kind = max(each, key=lambda one: float(each[one][:, -1].abs().max()))
+    kinds: list[Kind] = list(each)
+    kind = max(kinds, key=lambda one: float(each[one][:, -1].abs().max()))
     k = int(each[kind][:, -1].abs().argmax())
     box = layout.boxes[layout.drifting[k] if kind == "drift" else k]
     return Strange(box.observable, box.start, box.stop, kind, float(each[kind][k, -1]))
@@ -290,12 +291,16 @@ def judge(scores: Scores) -> Judged:
 
 def _statistics(scores: Scores) -> dict[Kind, Tensor]:
     """Of each family that has any, (statistics, rows)."""
-    w, z, layout = scores.w[scores.rows], scores.z, scores.layout
-    found: dict[Kind, Tensor] = {"number": z.T.contiguous()}
+    w, z, present, layout = scores.w[scores.rows], scores.z, scores.present[scores.rows], scores.layout
+    own = (z.square().sum(1) / present.sum(1).clamp_min(1)).clamp_min(1e-12)
+    found: dict[Kind, Tensor] = {"number": (z / own.sqrt()[:, None]).T.contiguous()}
     if layout.boxes:
-        count = (layout.level @ scores.present[scores.rows].T).clamp_min(1)
+        size = layout.level @ z.square().T / (layout.level @ present.T).clamp_min(1)
+        whole = torch.tensor(
+            [box.stop == layout.specs[box.observable].shape and not any(box.start) for box in layout.boxes]
+        )
         found["level"] = layout.level @ w.T
-        found["size"] = (layout.level @ z.square().T / count).clamp_min(1e-9).log()
+        found["size"] = torch.where(whole[:, None], size, size / own).clamp_min(1e-9).log()
     if layout.drifting:
         found["drift"] = layout.drift @ w.T
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -134,3 +136,23 @@ def test_zeros_on_a_log_axis_are_left_out_quietly(recwarn):
     data.predictive[:, 1] = 0.0
     to_svg(predictive(data).figure, "alt", "k")
     assert not [str(w.message) for w in recwarn]
+
+
+@pytest.mark.parametrize("dims", [("time",), ("channel",), ("y", "x"), ("item",)])
+def test_strange_numbers_are_marked(dims):
+    """A ring around the number in a series, a vector or a set; a line around the pixel of an image."""
+    shape = (12, 12) if dims == ("y", "x") else (12,)
+    data = checked(shape, dims)
+    plain = predictive(data)
+    strange = np.zeros(shape, dtype=bool)
+    strange[(5,) * len(shape)] = True
+    drawn = predictive(replace(data, strange=strange))
+    assert drawn.caption == plain.caption + " Marked in red: unlike what the other numbers say of it."
+    axes = drawn.figure.axes[0]
+    if dims == ("y", "x"):
+        edges = np.concatenate([path.vertices for path in axes.collections[-1].get_paths()])
+        assert (edges.min(0).tolist(), edges.max(0).tolist()) == ([4.5, 4.5], [5.5, 5.5])
+        return
+    (ring,) = [line for line in axes.lines if line.get_label() == "strange"]
+    place = data.observed[5] if dims == ("item",) else 6 if dims == ("channel",) else 5
+    assert np.asarray(ring.get_xdata()).tolist() == [place]

@@ -71,12 +71,16 @@ def observed(simulator, seed):
 def around_of(simulator, x, generator):
     posterior = Exact(simulator)
     draws = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
-    return posterior, simulate_around(posterior, simulator, draws, rows=ROWS, generator=generator)
+    around = simulate_around(posterior, simulator, draws, rows=ROWS, generator=generator)
+    assert around is not None
+    return posterior, around
 
 
 def scores(simulator, x, generator):
     posterior, around = around_of(simulator, x, generator)
-    return scores_of(posterior, x, around)
+    found = scores_of(posterior, x, around)
+    assert found is not None
+    return found
 
 
 def named(times):
