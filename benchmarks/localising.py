@@ -90,14 +90,11 @@ class Exact(Posterior):
 
 def designs() -> dict[str, tuple[Tensor, float]]:
     """Sensors of a level and a slope, of three random parameters, and with noise that they share."""
-    t = torch.linspace(-1.0, 1.0, 24)
-    g = torch.Generator().manual_seed(1)
+    t, g = torch.linspace(-1.0, 1.0, 24), torch.Generator().manual_seed(1)
     line = torch.stack([torch.ones(24), t], dim=1)
-    return {
-        "line, 24": (line, 0.0),
-        "line, shared noise": (line, 3.0),
-        "3 random, 50": (torch.randn(50, 3, generator=g), 0.0),
-    }
+    many, few = torch.randn(50, 3, generator=g), torch.randn(20, 3, generator=g)
+    found = {"line, 24": (line, 0.0), "line, shared noise": (line, 3.0)}
+    return {**found, "3 random, 50": (many, 0.0), "3 random, 20": (few, 0.0)}
 
 
 def sensors(*, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -44,8 +44,8 @@ from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
-from sciinf.trust.members import check_members
 from sciinf.trust.localise import check_data
+from sciinf.trust.members import check_members
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.recalibrate import recalibrated
