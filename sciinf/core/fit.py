@@ -17,7 +17,8 @@ from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.learned import Learned
 from sciinf.core.surrogate import Surrogate
 
-SCHEMA = 1
+SCHEMA = 2
+_FLOW = "sciinf.estimators.flow.Flow"  # which had no least squares before format 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,7 +112,7 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     known = ("schema", "digest", "estimator", "simulator")
     if not isinstance(data, dict) or "schema" not in data:
         raise ValueError(f"{folder / 'fit.json'} is not what `train` writes; train again")
-    if data["schema"] != SCHEMA:
+    if data["schema"] not in (1, SCHEMA):
         version = data.get("versions", {}).get("sciinf", "unknown")
         raise ValueError(
             f"{folder / 'fit.json'} has format {data['schema']!r}, written by sciinf {version}; this version reads "
@@ -124,7 +125,8 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     weights = (folder / "model.safetensors").read_bytes()
     if _digest(weights, data["estimator"]) != data["digest"]:
         raise ValueError(f"{folder} is damaged: model.safetensors and fit.json do not belong together; train again")
-    estimator = from_json(data["estimator"], trust=trust)
+    built = data["estimator"] if data["schema"] == SCHEMA else _as_it_was(data["estimator"])
+    estimator = from_json(built, trust=trust)
     if not isinstance(estimator, Learned):
         raise ValueError(
             f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is neither an estimator nor a surrogate"
@@ -132,6 +134,13 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     estimator.load_state_dict(load(weights))
     record = {k: v for k, v in data.items() if k not in known}
     return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)
+
+
+def _as_it_was(built: Any) -> Any:
+    """How an estimator of format 1 was built, in the words of today."""
+    if isinstance(built, dict) and built.get("$class") == _FLOW:
+        return {**built, "arguments": {"regression": False, **built["arguments"]}}
+    return built
 
 
 def _instead(folder: Path) -> str:

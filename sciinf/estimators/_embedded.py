@@ -6,16 +6,17 @@ A density is one of z given features s(x) (`_standardised`). Shapes: s(x) (batch
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core import Observable, Prior, X
+from sciinf.core import Batch, Observable, Prior, X
+from sciinf.estimators._regressed import PIECE, ROWS, Regressed
 from sciinf.estimators._standardised import Standardised, check_part
-from sciinf.summaries.choice import choose
-from sciinf.summaries.summary import Summary
+from sciinf.summaries.choice import choose, passes
+from sciinf.summaries.summary import Summary, expand_mask
 
 
 class Embedded(Standardised, ABC):
@@ -48,14 +49,46 @@ class Embedded(Standardised, ABC):
         if set(self._given) - set(self.data_names):
             raise ValueError(f"summaries for {sorted(self._given)}, but the observables are {list(self.data_names)}")
 
-    def build_summaries(self) -> int:
-        """Build the summary networks, drawing their first weights from torch's global state; F, what they give."""
+    def build_summaries(self, *, regressed: bool = False) -> int:
+        """Build the summary networks, drawing their first weights from torch's global state; F, what they give.
+
+        Args:
+            regressed: Whether least squares and plain statistics stand beside the networks that were chosen here. A
+                network that was given stands alone, and so does one that passes its numbers on as they are.
+        """
         networks = []
         for name in self.data_names:
-            spec, masked = self.observables[name], f"{name}_mask" in self.observables
+            spec, masked = self.observables[name], self._masked(name)
             networks.append((self._given.get(name) or choose(spec, masked)).build(spec, masked=masked))
         self.summaries = nn.ModuleList(networks)
-        return sum(network.features for network in networks)
+        plain = {
+            name: self.observables[name]
+            for name in self.data_names
+            if regressed and not self._given.get(name) and not passes(self.observables[name], self._masked(name))
+        }
+        masked = frozenset(name for name in plain if self._masked(name))
+        self.regressed = Regressed(plain, masked, len(self.prior)) if plain else None
+        return sum(network.features for network in networks) + (self.regressed.features if self.regressed else 0)
+
+    def standardise_all(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Set the standardisation of both sides, and what least squares tell."""
+        self.standardise_both(batches)
+        if self.regressed is None:
+            return
+
+        def rows() -> Iterator[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+            device, left = self.z_mean.device, ROWS
+            for batch in batches():
+                for start in range(0, min(len(batch), left), PIECE):
+                    some = batch.rows(slice(start, min(start + PIECE, left, len(batch))))
+                    x = {name: value.to(device) for name, value in some.x.items()}
+                    values = self.standardise_x(x, self.z_mean.dtype)
+                    yield self.to_z(some.theta.to(device)), values, self._masks(x)
+                left -= len(batch)
+                if left <= 0:
+                    return
+
+        self.regressed.fit(rows)
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.summarise(self.standardise_x(x, self.z_mean.dtype), x)
@@ -66,7 +99,19 @@ class Embedded(Standardised, ABC):
             network(values[name], x.get(f"{name}_mask"))
             for name, network in zip(self.data_names, self.summaries, strict=True)
         ]
+        parts += [] if self.regressed is None else [self.regressed(values, self._masks(x))]
         return torch.cat(parts, dim=-1)
+
+    def _masked(self, name: str) -> bool:
+        return f"{name}_mask" in self.observables
+
+    def _masks(self, x: X) -> dict[str, Tensor]:
+        """Masks over all entries of their observables."""
+        return {
+            name: expand_mask(x[f"{name}_mask"], (len(x[name]), *self.observables[name].shape))
+            for name in self.data_names
+            if self._masked(name)
+        }
 
 
 def data_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class Augmented(Estimator):
         self.prior, self.observables, self.poses = prior, dict(observables), Poses(poses, prior)
         if self.poses.seen:
             raise ValueError("data can be moved at random for an exact symmetry alone; pass Pose(..., exact=True)")
-        self.flow = Flow(prior, observables, summary=summary, flow=flow, seed=seed)
+        self.flow = Flow(prior, observables, summary=summary, flow=flow, regression=False, seed=seed)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.flow.standardise(batches)

@@ -41,6 +41,8 @@ class Flow(Embedded):
         summary: One summary network for every observable, or one per name; chosen from the observables'
             specification where left out.
         flow: The flow's architecture; the neural spline flow of `flows.spline` where left out.
+        regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
+            networks that were chosen here (`_regressed`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -61,16 +63,17 @@ class Flow(Embedded):
         *,
         summary: Summary | Mapping[str, Summary] | None = None,
         flow: Architecture | None = None,
+        regression: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, summary, seed)
         check_part("flow", flow, Architecture, "SplineCoupling()")
         with global_seed(torch.Generator().manual_seed(seed)):
-            width = self.build_summaries()
+            width = self.build_summaries(regressed=regression)
             self.flow = (flow or SplineCoupling()).build(len(prior), width)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        self.standardise_both(batches)
+        self.standardise_all(batches)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         return self.flow.loss(self.to_z(batch.theta), self.features(batch.x), generator=generator)

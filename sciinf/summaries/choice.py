@@ -15,6 +15,11 @@ TINY = 10  # numbers that the flow's own networks can look at directly
 FEW = 64  # numbers for which knowing their order in space or time gains nothing
 
 
+def passes(spec: Observable, masked: bool) -> bool:
+    """Whether the numbers are so few that they pass as they are."""
+    return "item" not in spec.dims and not masked and math.prod(spec.shape) <= TINY
+
+
 def choose(spec: Observable, masked: bool) -> Summary:
     """A summary network by the names of the observable's axes and their number.
 
@@ -30,7 +35,7 @@ def choose(spec: Observable, masked: bool) -> Summary:
     numbers = math.prod(spec.shape)
     if "item" in spec.dims:
         return DeepSet()
-    if not masked and numbers <= TINY:
+    if passes(spec, masked):
         return MLP(hidden=())
     if not masked and numbers <= FEW:
         return MLP(features=32, hidden=(64, 64))

@@ -1,0 +1,106 @@
+r"""Plain statistics of standardised data that networks are slow to learn: moments, scales, steps, products.
+
+Of each channel of an observable, along the axes that repeat (time, items, the axes of an image; all of them where the
+axes have no names), over the entries that are present,
+
+    mean,  log sd,  skewness,  log kurtosis,  least,  largest,   and along time, for lags l of 1, 2, 4, 8,
+    log mean (x_{t+l} - x_t)^2;
+
+of pairs of channels their correlations; of data with a second axis the log sd of the means along it; and the share of
+the entries that are present, where a mask comes with them. All are smooth where data are, and every shape is fixed.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sciinf.core import Observable
+from sciinf.summaries.standardise import SHARED_AXES
+
+_CHANNELS = 8  # whose statistics are taken, each by itself
+_LAGS = (1, 2, 4, 8)
+_LEAST = 3  # entries that have a spread
+_TINY = 1e-4  # sds of the training rows that are zero
+
+
+def statistics(
+    x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
+) -> Float[Tensor, "batch statistic"]:
+    """The statistics of each row.
+
+    Args:
+        x: Standardised values, (batch, *event).
+        mask: True where present, of x's shape; None where all are.
+        spec: The observable.
+
+    Returns:
+        (batch, S); S is 0 where fewer than three entries repeat.
+    """
+    series, there = _by_channel(x, spec), _by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
+    if series.shape[-1] < _LEAST:
+        return x.new_zeros(len(x), 0)
+    count = there.sum(-1).clamp_min(1)
+    centre = (series * there).sum(-1) / count
+    away = (series - centre[..., None]) * there
+    sd = (away.square().sum(-1) / count + _TINY**2).sqrt()
+    u = away / sd[..., None]
+    parts = [centre, sd.log(), u.pow(3).sum(-1) / count, (u.pow(4).sum(-1) / count + 0.1).log()]
+    parts += [u.amin(-1), u.amax(-1), *_steps(series, there, spec), *_together(u, there)]
+    parts += [_between(x, mask, spec)] if x.ndim > 2 else []
+    parts += [] if mask is None else [there.reshape(len(x), -1).mean(1, keepdim=True)]
+    return torch.cat(parts, dim=1)
+
+
+def _by_channel(x: Tensor, spec: Observable) -> Tensor:
+    """(batch, channel, entries that repeat), time last among them."""
+    repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]
+    repeated.sort(key=lambda axis: spec.dims[axis - 1] == "time")
+    others = [axis for axis in range(1, x.ndim) if axis not in repeated] if repeated else []
+    moved = x.permute(0, *others, *(repeated or range(1, x.ndim)))
+    channels = 1
+    for axis in others:
+        channels *= x.shape[axis]
+    return moved.reshape(len(x), channels, -1)[:, :_CHANNELS]
+
+
+def _steps(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
+    """Logs of mean squared steps along time, which neighbours in it take."""
+    if "time" not in spec.dims:
+        return []
+    length, found = spec.shape[spec.dims.index("time")], []
+    # time is last, so that rows of it are whole
+    series, there = (v.reshape(*v.shape[:2], -1, length) for v in (series, there))
+    for lag in _LAGS:
+        if length > 2 * lag:
+            both = there[..., lag:] * there[..., :-lag]
+            step = (series[..., lag:] - series[..., :-lag]).square() * both
+            found.append((step.sum((-1, -2)) / both.sum((-1, -2)).clamp_min(1) + _TINY**2).log())
+    return found
+
+
+def _together(u: Tensor, there: Tensor) -> list[Tensor]:
+    """Correlations of channels."""
+    channels = u.shape[1]
+    if channels == 1:
+        return []
+    both = torch.einsum("bis,bjs->bij", there, there).clamp_min(1)
+    product = torch.einsum("bis,bjs->bij", u, u) / both
+    first, second = torch.triu_indices(channels, channels, 1, device=u.device)
+    return [product[:, first, second]]
+
+
+def _between(x: Tensor, mask: Tensor | None, spec: Observable) -> Tensor:
+    """Log sd of the means along each axis of at least three, (batch, axes)."""
+    there, found = torch.ones_like(x) if mask is None else mask.to(x.dtype), []
+    for axis in range(1, x.ndim):
+        if spec.shape[axis - 1] >= _LEAST:
+            inner = tuple(other for other in range(1, x.ndim) if other != axis)
+            count = there.sum(inner)
+            mean = (x * there).sum(inner) / count.clamp_min(1)
+            known = (count > 0).to(x.dtype)
+            total = known.sum(1, keepdim=True).clamp_min(1)
+            away = (mean - (mean * known).sum(1, keepdim=True) / total) * known
+            found.append((away.square().sum(1) / total[:, 0] + _TINY**2).sqrt().log())
+    return torch.stack(found, dim=1) if found else x.new_zeros(len(x), 0)
