@@ -62,7 +62,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
         )
     unsure = answer.calibration is not None and not answer.calibration.passed
     way_on = "note: more simulations usually mend a calibration; the same command with more goes on" if unsure else ""
-    steps.finish(folder, {answer.name: answer}, seed=seed, started=started, way_on=way_on)
+    steps.finish(folder, [answer], seed=seed, started=started, way_on=way_on)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -76,9 +76,9 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @click.option(
     "--refine",
     type=click.Choice(["off", "auto"]),
-    default="off",
+    default="auto",
     show_default=True,
-    help="Where an answer is not right at its observation, four rounds of -n / 4 simulations around it (500 at least).",
+    help="Where an answer is not right at its observation, three rounds of -n / 3 simulations around it.",
 )
 @options.ess
 @options.budget
@@ -94,7 +94,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     from sciinf import build_posterior
     from sciinf import query as ask_posterior
     from sciinf.commands.observations import observations
-    from sciinf.commands.refine import refine_all, wrong_here
+    from sciinf.commands.refine import refine_all
     from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe
@@ -115,7 +115,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     answers = steps.answers_to(asked, ask)
     way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"))
     steps.finish(folder, answers, seed=seed, started=started, way_on=way_on)
-    refine_all(sim, fit, folder, [one for one in asked if wrong_here(answers[one.name])], given)
+    refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), given)
 
 
 @cli.command()
@@ -224,8 +224,8 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     """Ask a fitted run for the parameters behind an observation."""
     from sciinf import build_posterior
     from sciinf import query as ask_posterior
-    from sciinf.calibration import load_calibration
     from sciinf.commands.observations import observations
+    from sciinf.commands.refine import asking
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe, read_observation
     from sciinf.exports.plain import KNOWN, write_draws
@@ -249,13 +249,12 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     asked = observations(known, read, observation)
     if draws is not None and len(asked) > 1:
         raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
-    checked = load_calibration(folder) if (Path(folder) / "calibration.json").is_file() else None
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
     wanted = {name: given[name] for name in ("level", "failures", "seed")}
-    ask = functools.partial(ask_posterior, posterior, calibration=checked, simulator=sim, out=folder, **wanted)
-    answers = steps.answers_to(asked, ask)
+    ask = functools.partial(ask_posterior, simulator=sim, **wanted)
+    answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim))
     if draws is not None:
-        write_draws(next(iter(answers.values())), draws, known)
+        write_draws(answers[0], draws, known)
     steps.record(Path(folder), given["seed"], started)
     click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))
 

@@ -1,4 +1,4 @@
-"""Refine an answer that is not right at its observation, by rounds of simulations around it."""
+"""Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,14 @@ from sciinf.commands import steps
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
-    from sciinf.core import Answer, Fit, Simulator
+    from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
 
-ROUNDS = 5  # the first is what is there
-FRESH = 500  # fresh simulations of the last region; each takes thousands of draws
+ROUNDS = 3
+FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration
+FOLDER, INSIDE = "refined", "rounds"
+
+Ask = Callable[..., "Answer"]
+"""`query`, but for the posterior, the observation, the calibration and what they are called."""
 
 
 def wrong_here(answer: Answer) -> bool:
@@ -30,65 +34,147 @@ def wrong_here(answer: Answer) -> bool:
     return any(check.name == NAME and check.level == "alarm" for check in answer.checks)
 
 
-def refine_all(sim: Simulator, fit: Fit, run: Path, wrong: Sequence[Asked], given: Mapping[str, Any]) -> None:
-    """Refine the answers that are not right at their observations, or name the command that does."""
-    from sciinf.core import DensityUnavailable
-
-    if wrong and given["refine"] == "off":
-        named = ", ".join(one.name for one in wrong)
-        words = shlex.join(["sciinf", *sys.argv[1:]])
-        click.echo(f"next, for {named}: {words} --refine auto (about as many simulations again, around each)", err=True)
-        return
-    for one in wrong:
-        try:
-            refine(sim, fit, run, one, given)
-        except DensityUnavailable as error:
-            click.echo(f"note: {one.name} cannot be refined: {error}", err=True)
-
-
-def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, given: Mapping[str, Any]) -> Path:
-    """Four rounds of a quarter of the simulations each around one answer, in a run folder of their own.
+def refine_all(
+    sim: Simulator, fit: Fit, run: Path, asked: Sequence[tuple[Asked, Answer]], given: Mapping[str, Any]
+) -> None:
+    """Refine the answers that are not right at their observations, or name the command that does.
 
     Args:
         sim: The simulator.
-        fit: What was learned of the whole prior, the first of the rounds.
+        fit: What was learned of the whole prior.
+        run: The run folder.
+        asked: The observations with their answers.
+        given: The options of `infer`.
+    """
+    wrong = [(one, answer.name) for one, answer in asked if wrong_here(answer)]
+    if wrong and given["refine"] == "off":
+        words = shlex.join(_without_off(sys.argv[1:]))
+        named = ", ".join(name for _, name in wrong)
+        click.echo(f"next, for {named}: {words} (about as many simulations again, around each)", err=True)
+        return
+    for one, name in wrong:
+        near = nearest(run, one.x, given["device"], sim)
+        if near is None:
+            refine(sim, fit, run, one, name, given)
+        else:
+            _answer(sim, near, one, name, given, time.time())
+
+
+def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Mapping[str, Any]) -> None:
+    """Three rounds of a third of the simulations each around one answer, in a run folder of their own.
+
+    Args:
+        sim: The simulator.
+        fit: What was learned of the whole prior.
         run: Its run folder; the rounds go into its `refined/NAME`, and go on there when they were stopped.
         one: The observation.
+        name: What its answer is called.
         given: The options of `infer`.
-
-    Returns:
-        The folder, with the last round's fit, its calibration within the region, answer and report.
     """
-    from sciinf import Store, calibrate, query, simulate
-    from sciinf.inference.sequential import infer_sequentially
+    from sciinf import Store, build_posterior
+    from sciinf.inference.refined import Rounds, refine_around
     from sciinf.training import Recipe
 
-    started, seed, folder = time.time(), given["seed"], run / "refined" / one.name
-    store = Store(run / "simulations")
-    each = max(500, len(store) // (ROUNDS - 1))
-    how: dict[str, Any] = {"workers": given["workers"], "device": given["device"]}
-    click.echo(
-        f"refining {one.name}: {ROUNDS - 1} rounds of {each:,} simulations around its answer, in {folder}", err=True
-    )
-    found = infer_sequentially(
+    started, seed, folder = time.time(), given["seed"], run / FOLDER / name
+    each = max(500, len(Store(run / "simulations")) // ROUNDS)
+    click.echo(f"refining {name}: {ROUNDS} rounds of {each:,} simulations around its answer, in {folder}", err=True)
+    found = refine_around(
         sim,
         one.x,
-        folder / "rounds",
-        rounds=ROUNDS,
-        simulations=each,
+        folder / INSIDE,
+        build_posterior(fit),
+        rounds=Rounds(ROUNDS, each, Recipe(device=given["device"]), seed),
         estimator=steps.build(given["estimator"], sim, seed),
-        recipe=Recipe(device=given["device"]),
-        seed=seed,
-        first=(store, fit),
-        **how,
+        workers=given["workers"],
+        device=given["device"],
     )
-    shutil.copytree(folder / "rounds" / f"round_{ROUNDS}" / "fit", folder / "fit", dirs_exist_ok=True)
-    fresh = folder / "calibration_simulations"
-    checked = calibrate(
-        found.local, simulate(sim, fresh, FRESH, seed=seed + 1, proposal=found.truncation, **how), folder
-    )
-    how = {name: given[name] for name in ("level", "failures", "seed")}
-    ask = functools.partial(query, found, calibration=checked, simulator=sim, out=folder, **how)
-    answer = ask(one.x, name=one.name, files=one.files)
-    steps.finish(folder, {answer.name: answer}, seed=seed, started=started)
-    return folder
+    shutil.copytree(folder / INSIDE / f"round_{ROUNDS}" / "fit", folder / "fit", dirs_exist_ok=True)
+    _answer(sim, (folder, found), one, name, given, started)
+
+
+def nearest(run: Path, x: Observation, device: str, sim: Simulator | None) -> tuple[Path, Any] | None:
+    """The refined answer of a run folder that holds for an observation, if there is one: its folder and posterior.
+
+    Args:
+        run: The run folder, or that of a refined answer.
+        x: The observation.
+        device: Where networks go.
+        sim: Whose parts may be built.
+    """
+    from sciinf.core import as_observation
+    from sciinf.inference.refined import load_refined
+
+    trust = () if sim is None or sim.source is None else (sim.source,)
+    for folder in _refined(run):
+        posterior = load_refined(folder / INSIDE, device=device, trust=trust)
+        if posterior.reaches(as_observation(posterior.observables, x)):
+            return folder, posterior
+    return None
+
+
+def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None) -> Ask:
+    """A question that refined answers near the observation answer, and the run's own posterior where there is none.
+
+    Args:
+        run: The run folder.
+        first: The run's own posterior. Where it is corrected by a likelihood it answers alone.
+        ask: `query` but for the posterior, the observation, the calibration and where the answer goes.
+        device: Where networks go.
+        sim: The simulator, if there is one.
+    """
+    from sciinf.calibration import load_calibration
+
+    def checked(folder: Path) -> Any:
+        return load_calibration(folder) if (folder / "calibration.json").is_file() else None
+
+    own = functools.partial(ask, first, calibration=checked(run), out=run)
+
+    def one(x: Observation, *, name: str, files: tuple[str, ...]) -> Answer:
+        near = nearest(run, x, device, sim) if first.name == "amortised" else None
+        if near is None and _refined(run) == [run]:
+            raise ValueError(
+                f"{run} is refined around another observation than {name!r}, too far from it; ask {run.parents[1]}"
+            )
+        if near is None:
+            return own(x, name=name, files=files)
+        folder, posterior = near
+        click.echo(f"note: {name} is answered by what was refined around {folder.name}, in {folder}", err=True)
+        return ask(posterior, x, calibration=checked(folder), out=folder, name=name, files=files)
+
+    return one
+
+
+def _refined(run: Path) -> list[Path]:
+    """Folders of refined answers in a run folder that are whole; the run folder itself where it is one."""
+    from sciinf.core.files import read_json
+    from sciinf.inference.refined import FILE
+
+    def whole(folder: Path) -> bool:
+        file = folder / INSIDE / FILE
+        return file.is_file() and (folder / "calibration.json").is_file() and "rounds" in read_json(file)
+
+    return [run] if whole(run) else [folder for folder in sorted((run / FOLDER).glob("*")) if whole(folder)]
+
+
+def _answer(
+    sim: Simulator, found: tuple[Path, Any], one: Asked, name: str, given: Mapping[str, Any], started: float
+) -> None:
+    """Calibrate what was refined, ask it, and end as a run does."""
+    from sciinf import calibrate, query, simulate
+
+    (folder, posterior), seed = found, given["seed"]
+    how: dict[str, Any] = {"workers": given["workers"], "device": given["device"]}
+    fresh = simulate(sim, folder / "calibration_simulations", FRESH, seed=seed + 1, proposal=posterior.mixture, **how)
+    checked = calibrate(posterior.local, fresh, folder)
+    ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
+    answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
+    steps.finish(folder, [answer], seed=seed, started=started)
+
+
+def _without_off(words: Sequence[str]) -> list[str]:
+    """The command with refinement."""
+    found = [word for word in words if word != "--refine=off"]
+    if "--refine" in found:
+        place = found.index("--refine")
+        found = found[:place] + found[place + 2 :]
+    return ["sciinf", *found, "--refine", "auto"]

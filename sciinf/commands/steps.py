@@ -114,33 +114,33 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
     return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows)
 
 
-def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> dict[str, Answer]:
-    """The answers for observations, by their names in the run folder; `ask` is `query` but for the observation."""
-    answers = [ask(one.x, name=one.name, files=one.files) for one in asked]
-    return {answer.name: answer for answer in answers}
+def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> list[Answer]:
+    """The answers for observations; `ask` is `query` but for the observation."""
+    return [ask(one.x, name=one.name, files=one.files) for one in asked]
 
 
-def table_of(answers: Mapping[str, Answer]) -> str:
+def table_of(answers: Sequence[Answer]) -> str:
     """One answer, or several in one table."""
     from sciinf.core.answer import answers_table
 
-    return next(iter(answers.values())).table() if len(answers) == 1 else answers_table(answers)
+    named = {answer.name: answer for answer in answers}
+    return answers[0].table() if len(named) == 1 else answers_table(named)
 
 
-def json_of(answers: Mapping[str, Answer]) -> str:
+def json_of(answers: Sequence[Answer]) -> str:
     """The content of one `answer.json`, or of several by their names."""
     from sciinf.core.files import json_text
 
-    said = {name: answer.to_json() for name, answer in answers.items()}
+    said = {answer.name: answer.to_json() for answer in answers}
     return json_text(next(iter(said.values())) if len(said) == 1 else said)
 
 
-def finish(folder: Path, answers: Mapping[str, Answer], *, seed: int, started: float, way_on: str = "") -> None:
+def finish(folder: Path, answers: Sequence[Answer], *, seed: int, started: float, way_on: str = "") -> None:
     """Provenance, report, the answers on the screen, and what to do if the calibration did not pass."""
     from sciinf import write_report
 
     record(folder, seed, started)
-    page = write_report(folder, names=[name for name in answers if name] or None)
+    page = write_report(folder, names=[answer.name for answer in answers if answer.name] or None)
     click.echo(table_of(answers))
     click.echo(f"\nreport       {page}")
     if way_on:

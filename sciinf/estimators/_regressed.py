@@ -48,6 +48,14 @@ class Regressed(nn.Module):
         dim: D.
     """
 
+    first: Tensor
+    second: Tensor
+    back: Tensor
+    plain_mean: Tensor
+    plain_sd: Tensor
+    left_mean: Tensor
+    left_sd: Tensor
+
     def __init__(self, observables: Mapping[str, Observable], masked: frozenset[str], dim: int) -> None:
         super().__init__()
         self.specs = dict(observables)

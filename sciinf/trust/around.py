@@ -1,11 +1,7 @@
-r"""Data simulated around an answer, on which the checks at one observation rest.
+"""Data simulated around an answer, on which the checks at one observation rest.
 
-With z the unbounded parameters, m and C mean and covariance of the answer, k = 2,
-
-    z_i ~ r(z) ~ N(z; m, k^2 C) N(z; 0, I)^(1 - 1/k^2),   x_i ~ p(x | z_i),
-
-the second factor only where the prior of z is N(0, I): r is then wider than the answer, but not than the prior. They
-are simulated once, and `trust.here` and `trust.residuals` look at them.
+Parameters come from a normal law of z, twice as wide as the answer (`inference.around`). They are simulated once, and
+`trust.here` and `trust.residuals` look at them.
 """
 
 from __future__ import annotations
@@ -17,6 +13,7 @@ from torch import Tensor
 
 from sciinf.core import Posterior, Simulator, X
 from sciinf.engine.block import simulate_from
+from sciinf.inference.around import Law
 from sciinf.inference.local import Sequential
 from sciinf.inference.truncated import TruncatedPrior
 from sciinf.storage.selection import row_bytes
@@ -36,13 +33,13 @@ class Around:
         z: Unbounded parameters, (n, D), float64.
         theta: The same in the prior's units, (n, D).
         data: Name -> (n, *event).
-        law: Mean of r, (D,), and Cholesky factor of its covariance, (D, D).
+        law: What z was drawn from.
     """
 
     z: Tensor
     theta: Tensor
     data: X
-    law: tuple[Tensor, Tensor]
+    law: Law
 
 
 def around_answer(
@@ -92,29 +89,13 @@ def simulate_around(
         within: Where the posterior was learned, and is zero outside.
     """
     bijection = posterior.prior.bijection
-    law = _law(bijection.forward(theta.double()), bijection.normal)
+    law = Law.around(bijection.forward(theta.double()), _WIDER, normal=bijection.normal)
     if law is None:
         return None
-    centre, factor = law
-    z = centre + torch.randn(rows, len(centre), generator=generator, dtype=torch.float64) @ factor.T
-    given = bijection.inverse(z.to(posterior.prior.dtype))
+    given = bijection.inverse(law.sample(rows, generator=generator).to(posterior.prior.dtype))
     given = given if within is None else given[within.contains(given)]
     if len(given) < LEAST:
         return None
     data, good = simulate_from(simulator, given, generator=generator)
     z, given = bijection.forward(given[good].double()), given[good]
     return None if len(z) < LEAST else Around(z, given, data, law)
-
-
-def _law(z: Tensor, normal: bool) -> tuple[Tensor, Tensor] | None:
-    """Mean of r and Cholesky factor of its covariance; None where the draws do not vary or are not finite."""
-    mean, size = z.mean(0), z.shape[1]
-    covariance = torch.cov(z.T).reshape(size, size)
-    covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(size, dtype=z.dtype)
-    factor, fault = torch.linalg.cholesky_ex(covariance)
-    if int(fault) or not bool(factor.isfinite().all() and (factor.diagonal() > 0).all()):
-        return None
-    precision = torch.cholesky_inverse(factor) / _WIDER**2
-    whole = precision + (1 - _WIDER**-2) * torch.eye(size, dtype=z.dtype) if normal else precision
-    wide = torch.linalg.inv(whole)
-    return wide @ precision @ mean, torch.linalg.cholesky((wide + wide.T) / 2)

@@ -178,7 +178,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
         at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn.double())])
-        log_weight = _log_normal(at, law) - prior.log_prob(at, torch.cat([theta[None, start:stop], drawn]).double())
+        log_weight = law.log_prob(at) - prior.log_prob(at, torch.cat([theta[None, start:stop], drawn]).double())
         weight = log_weight.nan_to_num(nan=-math.inf, posinf=-math.inf).softmax(0)
         below = (weight[..., None] * (at < at[0])).sum(0)
         tied = (weight[..., None] * (at == at[0])).sum(0)
@@ -192,12 +192,6 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
     return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
-
-
-def _log_normal(z: Tensor, law: tuple[Tensor, Tensor]) -> Tensor:
-    centre, factor = law
-    u = torch.linalg.solve_triangular(factor, (z - centre).reshape(-1, len(centre)).T, upper=False)
-    return -0.5 * u.square().sum(0).reshape(z.shape[:-1])
 
 
 def _regressed(e: Tensor, design: Tensor, grown: Tensor) -> Local:

@@ -1,0 +1,280 @@
+r"""Rounds of simulations around one answer, and the posterior that is learned from them.
+
+An amortised network has to learn every observation of the prior. Where its answer to x_o is not right, round k
+simulates from a law r_k around the newest answer (`around`: z normal, k times as wide as the answer, a fifth of it
+wider still), and a network is trained anew on the rows of all rounds, which are draws of the mixture
+
+    r(theta) = sum_k n_k r_k(theta) / sum_k n_k.
+
+It learns q_r(theta | x) = p(x | theta) r(theta) / p_r(x), so that the posterior under the prior is
+
+    q(theta | x) = w(theta) q_r(theta | x) / Z(x),     w = p / r,     Z(x) = E_{q_r}[w],
+
+with w a smooth function that is known exactly. Unlike a truncated prior (`truncated`), r has no edge that a wrong
+answer could be cut off by: a round whose answer moved moves its law along. Draws are draws of q_r, taken with
+probabilities proportional to w.
+
+It holds for observations whose answers lie within the last round's law (`reach`), and is calibrated under r, as
+`local`.
+
+Shapes: theta (n, batch, D), x name -> (batch, *event).
+
+References:
+    | Fast epsilon-free inference of simulation models with Bayesian conditional density estimation
+      (Papamakarios & Murray, 2016), https://arxiv.org/abs/1605.06376: proposals fitted to answers, corrected by p / r
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
+from sciinf.core.checks import check_whole
+from sciinf.core.component import to_json
+from sciinf.core.files import read_json, write_json
+from sciinf.core.simulator import recorded
+from sciinf.engine.block import generator_for, one_thread
+from sciinf.estimators.flow import Flow
+from sciinf.inference.amortised import Amortised
+from sciinf.inference.around import Law, Mixture
+from sciinf.inference.learned import Learned
+from sciinf.inference.rounds import campaigns_of, check_same, claim, claimed, gather, round_folder, round_seed
+from sciinf.inference.truncated import observation_hash
+from sciinf.simulation import simulate
+from sciinf.store import Store
+from sciinf.training import Recipe, train
+
+SCHEMA = 1
+FILE = "refined.json"
+WIDER = ((0.8, 2.0), (0.2, 4.0))  # weight and width of the laws of a round
+_OVER = 8  # draws of q_r for each that is kept
+_DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
+_AROUND = 20_000  # draws that a law is fitted to
+_EDGE = 3.0  # sds of the last law that an answer must lie within
+_INSIDE, _EFFECTIVE = 0.95, 0.1  # share of an answer there, and of the draws that carry the weight
+_STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
+
+
+class Refined(Learned):
+    """What the rounds learned: the posterior under the prior, for data near the observation they were for.
+
+    Args:
+        fit: The last round's.
+        mixture: r, the law of all rows that it was trained on.
+        last: The last round's own law, the narrowest part of it.
+        x: The observation, name -> (1, *event).
+        trained_on: Digests and campaigns of the stores of all rounds.
+    """
+
+    def __init__(self, fit: Fit, mixture: Mixture, last: Law, x: X, trained_on: frozenset[str]) -> None:
+        self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
+        self.local = Amortised(fit)
+        self.digest, self.trained_on = fit.digest, trained_on
+        self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
+        self.only = "refined around one observation: it holds for data near it"
+        self.scope, self.whole = self.only, self.local.whole
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        theta = self.local.draw_batched(x, _OVER * n, generator=generator)
+        weight = self._log_weight(theta).softmax(0)
+        picked = torch.multinomial(weight.T, n, replacement=True, generator=generator).T
+        return theta.gather(0, picked[..., None].expand(*picked.shape, theta.shape[-1]))
+
+    def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
+        ones = len(next(iter(x.values())))
+        drawn = self.local.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
+        log_z = self.mixture.log_ratio(drawn).logsumexp(0) - math.log(len(drawn))
+        return self.local.log_prob_batched(theta, x).double() + self.mixture.log_ratio(theta) - log_z
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return self.local.features(x)
+
+    @torch.no_grad()
+    def reaches(self, x: X) -> bool:
+        """Whether its answer to an observation, name -> (1, *event), lies where the last round simulated."""
+        theta = self.local.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))[:, 0]
+        weight = self._log_weight(theta).softmax(0)
+        z = self.prior.bijection.forward(theta.double())
+        inside = float(weight[self.last.squares(z) < _EDGE**2 * len(self.prior)].sum())
+        return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
+
+    def _log_weight(self, theta: Tensor) -> Tensor:
+        """log w; of draws that all lie outside the support the same."""
+        log_w = self.mixture.log_ratio(theta)
+        return torch.where(log_w.isfinite().any(0), log_w, 0.0)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How rounds are made.
+
+    Args:
+        count: How many.
+        simulations: Rows simulated in each.
+        recipe: How to train; chosen from the number of rows where left out.
+        seed: Seeds each round's campaign, and training.
+    """
+
+    count: int = 3
+    simulations: int = 5_000
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("count", self.count, 1)
+        check_whole("simulations", self.simulations, 1)
+
+
+def refine_around(
+    simulator: Simulator,
+    x: Any,
+    out: str | Path,
+    first: Posterior,
+    *,
+    rounds: Rounds | None = None,
+    estimator: Estimator | None = None,
+    workers: int = 1,
+    timeout: float | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Refined:
+    """The posterior near one observation, from simulations around its answer.
+
+    Round k lies in `out/round_k`: `proposal.json` (its law), `simulations`, `training` (the rows of all rounds so far)
+    and `fit`. A call that was stopped at any moment goes on where it was, to the same result; the same call with more
+    rounds adds them.
+
+    Args:
+        simulator: What to run.
+        x: One observation: observable name -> array or astropy quantity of its event shape.
+        out: Folder of the rounds.
+        first: The posterior whose answer the first round lies around.
+        rounds: How many, and of how many simulations.
+        estimator: A newly built estimator, each round trains a copy; `Flow` where left out.
+        workers: Processes that simulate, as in `simulate`.
+        timeout: Seconds after which a block is given up, as in `simulate`.
+        device: Where the simulator runs; the recipe says where the network is trained.
+        progress: Whether simulating reports progress on the standard error; training always does.
+
+    Returns:
+        The posterior, for data near the observation.
+
+    Raises:
+        ValueError: If x does not fit the observables, the estimator is for another prior or other observables, the
+            folder holds rounds of another observation, simulator or setting, or an answer does not vary; whatever
+            `simulate` and `train` raise.
+    """
+    observation, out, rounds = as_observation(simulator.observables, x), Path(out), rounds or Rounds()
+    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=rounds.seed)
+    check_same(learner, simulator)
+    settings = {
+        "schema": SCHEMA,
+        "observation": observation_hash(observation),
+        "simulator": recorded(simulator),
+        "simulations": rounds.simulations,
+        "estimator": to_json(learner),
+        "recipe": rounds.recipe.said(),
+        "seed": rounds.seed,
+        "first": first.digest,
+    }
+    claim(out / FILE, settings, observation, simulator)
+    posterior, stores, laws = first, list[Store](), list[Mixture]()
+    for number in range(1, rounds.count + 1):
+        folder = round_folder(out, number)
+        laws.append(_law_in(folder / "proposal.json", posterior, observation))
+        how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
+        seed = round_seed(rounds.seed, number)
+        stores.append(
+            simulate(simulator, folder / "simulations", rounds.simulations, seed=seed, proposal=laws[-1], **how)
+        )
+        mixture = _mixed(laws, stores)
+        law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
+        rows = gather(stores, folder / "training", simulator, law)
+        fit = train(learner, rows, folder / "fit", recipe=rounds.recipe, seed=rounds.seed)
+        posterior = _refined(fit, laws, stores, observation)
+    write_json(out / FILE, {**settings, "rounds": rounds.count})
+    return _refined(fit, laws, stores, observation)
+
+
+def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Refined:
+    """Read what `refine_around` left in a folder.
+
+    Args:
+        out: The folder.
+        device: Where the networks go.
+        trust: Modules and files outside sciinf whose components may be built.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is unfinished or damaged.
+    """
+    out = Path(out)
+    if not (out / FILE).is_file():
+        raise FileNotFoundError(f"{out} holds no rounds around an answer; make some with refine_around")
+    data = read_json(out / FILE)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or "rounds" not in data:
+        raise ValueError(f"{out} holds rounds that are unfinished or of another format; call refine_around again")
+    observation = claimed(out, data["observation"], "call refine_around again")
+    folders = [round_folder(out, number) for number in range(1, int(data["rounds"]) + 1)]
+    stores, fit = [Store(folder / "simulations") for folder in folders], None
+    fit = load_fit(folders[-1] / "fit", device=device, trust=trust)
+    laws = [_kept(folder / "proposal.json", fit.estimator, observation) for folder in folders]
+    if None in laws:
+        raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
+    return _refined(fit, [law for law in laws if law is not None], stores, observation)
+
+
+def _refined(fit: Fit, laws: Sequence[Mixture], stores: Sequence[Store], x: X) -> Refined:
+    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], x, campaigns_of(stores))
+
+
+def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:
+    """The law of the rows of several rounds together."""
+    total = sum(len(store) for store in stores)
+    parts = [
+        (weight * len(store) / total, part)
+        for law, store in zip(laws, stores, strict=True)
+        for weight, part in law.parts
+    ]
+    return Mixture(laws[0].prior, parts, laws[0].about)
+
+
+def _law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
+    """What a round is simulated from, kept in a file so that another machine's rounding does not move it.
+
+    Raises:
+        ValueError: If the answer does not vary, or is not finite.
+    """
+    found = _kept(file, posterior, x)
+    if found is not None and found.about.get("answer") == posterior.digest:
+        return found
+    with one_thread():
+        theta = posterior.draw_batched(x, _AROUND, generator=generator_for(0, _STREAM))[:, 0]
+        bijection = posterior.prior.bijection
+        z = bijection.forward(theta[theta.isfinite().all(1)].double())
+        laws = [(weight, Law.around(z, wider, normal=bijection.normal)) for weight, wider in WIDER]
+    parts = [(weight, law) for weight, law in laws if law is not None]
+    if len(parts) < len(laws):
+        raise ValueError("the answer cannot be refined, for its draws do not vary in every parameter")
+    found = Mixture(posterior.prior, parts, {"observation": observation_hash(x), "answer": posterior.digest})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, found.to_json())
+    return found
+
+
+def _kept(file: Path, of: Posterior | Estimator, x: X) -> Mixture | None:
+    """The law in a file, if it is of this observation."""
+    try:
+        data: Mapping[str, Any] = read_json(file)
+        return Mixture.from_json(of.prior, data) if data["observation"] == observation_hash(x) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,258 @@
+"""Rounds around an answer: against exact posteriors, from a wrong answer, stopped, read again, and out of reach."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Density, Estimator, Fit, Observable, Posterior, Prior, Simulator
+from sciinf.core.files import write_json
+from sciinf.estimators.flow import Flow
+from sciinf.flows.zuko_flows import MAF
+from sciinf.inference import refined
+from sciinf.inference.around import Law, Mixture
+from sciinf.inference.refined import Refined, Rounds, load_refined, refine_around
+from sciinf.training import Recipe
+
+PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
+SEEN = {"x": Observable((2,))}
+TILT = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
+X = {"x": torch.tensor([[0.6, -0.4]])}
+NOISE = 0.1
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def exact(x, noise=NOISE):
+    """Mean (n, 2) and covariance (2, 2) of the posterior under the prior."""
+    a = TILT.double()
+    covariance = torch.linalg.inv(a.T @ a / noise**2 + torch.eye(2, dtype=torch.float64))
+    return x.double() @ a @ covariance / noise**2, covariance
+
+
+class Narrow(Simulator):
+    """x = A theta + 0.1 noise; raises KeyboardInterrupt in its `stop`-th batch."""
+
+    name, block, observables, prior = "narrow", 100, SEEN, PRIOR
+
+    def __init__(self, stop=None):
+        self.stop, self.calls = stop, 0
+
+    def __call__(self, theta, *, generator):
+        self.calls += 1
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return {"x": theta @ TILT.to(theta).T + NOISE * torch.randn(theta.shape, generator=generator)}
+
+
+class Wrong(Posterior):
+    """Normal with the exact covariance of `Narrow`, its middle off by some sds and its width by a factor."""
+
+    name, prior, observables, trained_on = "wrong", PRIOR, SEEN, frozenset()
+
+    def __init__(self, off, width):
+        self.off, self.width, self.digest = off, width, f"wrong by {off} and {width}"
+
+    def draw(self, x, n, *, generator):
+        raise NotImplementedError
+
+    def draw_batched(self, x, n, *, generator):
+        mean, covariance = exact(x["x"])
+        noise = torch.randn(n, len(mean), 2, generator=generator, dtype=torch.float64)
+        factor = torch.linalg.cholesky(covariance)
+        return (mean + self.off * covariance.diagonal().sqrt() + self.width * noise @ factor.T).float()
+
+    def log_prob_batched(self, theta, x):
+        raise NotImplementedError
+
+    def features(self, x):
+        return x["x"]
+
+
+class Exact(Estimator):
+    """What is learned under a mixture of normal laws, exactly: a mixture again."""
+
+    prior, observables = PRIOR, SEEN
+
+    def __init__(self, mixture):
+        super().__init__()
+        self.mixture = mixture
+        self.register_buffer("nothing", torch.zeros(1))
+
+    def standardise(self, batches):
+        raise NotImplementedError
+
+    def loss(self, batch, *, generator):
+        raise NotImplementedError
+
+    def features(self, x):
+        return x["x"]
+
+    def condition(self, x):
+        return Laws(self.mixture, x["x"].double())
+
+
+class Laws(Density):
+    def __init__(self, mixture, x):
+        a, self.parts = TILT.double(), []
+        for weight, law in mixture.parts:
+            prior = torch.cholesky_inverse(law.factor)
+            covariance = torch.linalg.inv(a.T @ a / NOISE**2 + prior)
+            mean = (x @ a / NOISE**2 + prior @ law.centre) @ covariance
+            spread = a @ law.factor @ law.factor.T @ a.T + NOISE**2 * torch.eye(2).double()
+            share = td.MultivariateNormal(law.centre @ a.T, spread).log_prob(x) + math.log(weight)
+            self.parts.append((share, td.MultivariateNormal(mean, covariance)))
+        self.shares = torch.stack([share for share, _ in self.parts], dim=-1).log_softmax(-1)
+
+    def sample(self, n, *, generator):
+        which = torch.multinomial(self.shares.exp(), n, replacement=True, generator=generator).T
+        noise = torch.randn(n, len(self.shares), 2, generator=generator, dtype=torch.float64)
+        each = torch.stack([law.loc + noise @ law.scale_tril[0].T for _, law in self.parts])
+        return each.gather(0, which[None, ..., None].expand(1, *which.shape, 2))[0].float()
+
+    def log_prob(self, theta):
+        logs = [law.log_prob(theta.double()) for _, law in self.parts]
+        return (torch.stack(logs, dim=-1) + self.shares).logsumexp(-1)
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A refined posterior of which every part is exact, its laws beside the answer."""
+    z = Wrong(0.7, 1.2).draw_batched(X, 20_000, generator=generator())[:, 0].double()
+    laws = [(weight, Law.around(z, wider, normal=True)) for weight, wider in refined.WIDER]
+    mixture = Mixture(PRIOR, laws, {})
+    record = {"store": {"digest": "d", "seed": 0, "used": 1, "rows": 1, "proposal": mixture.to_json()}}
+    fit = Fit(Exact(mixture), "digest", {"name": "narrow"}, record, Path())
+    return Refined(fit, mixture, laws[0][1], X, frozenset())
+
+
+def off(posterior, x=X):
+    """Means and sds of 20,000 draws, in sds of the exact answer: (2,), (2,)."""
+    theta = posterior.draw_batched(x, 20_000, generator=generator(2))[:, 0].double()
+    mean, covariance = exact(x["x"])
+    sd = covariance.diagonal().sqrt()
+    return (theta.mean(0) - mean[0]) / sd, theta.std(0) / sd
+
+
+def test_draws_are_of_the_posterior_under_the_prior(known):
+    shift, width = off(known)
+    assert shift.abs().max() < 0.05
+    assert (width - 1).abs().max() < 0.03
+    # without the weights they would be of the posterior under the law of the rounds
+    shift, width = off(known.local)
+    assert (width < 0.93).any()
+
+
+def test_draws_of_several_observations_each_are(known):
+    x = {"x": X["x"] + torch.tensor([[0.1, 0.0], [0.0, -0.1], [0.0, 0.0]])}
+    theta = known.draw_batched(x, 5_000, generator=generator())
+    mean, covariance = exact(x["x"])
+    assert ((theta.double().mean(0) - mean) / covariance.diagonal().sqrt()).abs().max() < 0.1
+
+
+def test_its_density_is_that_of_the_posterior_under_the_prior(known):
+    theta = known.draw_batched(X, 50, generator=generator())
+    mean, covariance = exact(X["x"])
+    expected = td.MultivariateNormal(mean, covariance).log_prob(theta.double())
+    assert (known.log_prob_batched(theta, X) - expected).abs().max() < 0.02
+    both = {"x": X["x"].expand(2, 2)}
+    found = known.log_prob_batched(theta.expand(50, 2, 2), both)
+    assert (found - expected).abs().max() < 0.06
+
+
+def test_it_reaches_what_lies_near_and_nothing_else(known):
+    sd = math.sqrt(NOISE**2)
+    near = [X["x"] + sd * torch.tensor(step) for step in ([0.0, 0.0], [1.0, 0.0], [0.0, -1.5])]
+    far = [X["x"] + sd * torch.tensor(step) for step in ([12.0, 0.0], [0.0, 30.0])]
+    assert all(known.reaches({"x": x}) for x in near)
+    assert not any(known.reaches({"x": x}) for x in far)
+
+
+def rounds(out, *, first=None, stop=None, x=X, **settings):
+    how = {"count": 2, "simulations": 1_000, "recipe": Recipe(epochs=30), **settings}
+    estimator = Flow(PRIOR, SEEN, flow=MAF(2, (32,)))
+    return refine_around(
+        Narrow(stop), x, out, first or Wrong(1.5, 1.3), rounds=Rounds(**how), estimator=estimator, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("rounds")
+    return out, rounds(out)
+
+
+def test_rounds_from_a_wrong_answer_end_at_the_right_one(made):
+    """It was off by 1.5 sds, and 1.3 times too wide."""
+    shift, width = off(made[1])
+    assert shift.abs().max() < 0.15
+    assert (width - 1).abs().max() < 0.1
+
+
+def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
+    out, posterior = made
+    again, loaded = rounds(out), load_refined(out)
+    theta = posterior.draw_batched(X, 10, generator=generator())
+    assert torch.equal(again.draw_batched(X, 10, generator=generator()), theta)
+    assert torch.equal(loaded.draw_batched(X, 10, generator=generator()), theta)
+    assert loaded.local.under == loaded.mixture.to_json()
+    assert loaded.trained_on == posterior.trained_on
+    assert sorted(f.name for f in (out / "round_1").iterdir()) == ["fit", "proposal.json", "simulations", "training"]
+
+
+def test_a_stop_at_any_moment_loses_nothing(made, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        rounds(tmp_path, stop=5)
+    with pytest.raises(ValueError, match="unfinished"):
+        load_refined(tmp_path)
+    found = rounds(tmp_path)
+    assert found.digest == made[1].digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": {"x": torch.tensor([[0.6, -0.5]])}}, "rounds of another observation"),
+        ({"simulations": 999}, "rounds of another simulations"),
+        ({"first": Wrong(0.0, 1.0)}, "rounds of another first"),
+        ({"seed": 1}, "rounds of another seed"),
+    ],
+)
+def test_rounds_of_something_else_are_refused(made, change, words):
+    with pytest.raises(ValueError, match=words):
+        rounds(made[0], **change)
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"simulations": 0}, {"count": 1.5}])
+def test_numbers_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be an integer of at least 1"):
+        Rounds(**wrong)
+
+
+def test_an_answer_that_does_not_vary_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="do not vary in every parameter"):
+        rounds(tmp_path, first=Wrong(0.0, 0.0))
+
+
+def test_what_is_damaged_is_said(made, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no rounds around an answer"):
+        load_refined(tmp_path)
+    out = tmp_path / "copy"
+    shutil.copytree(made[0], out)
+    (out / "round_1" / "proposal.json").write_text("{}")
+    with pytest.raises(ValueError, match="missing, damaged or of another observation"):
+        load_refined(out)
+    (out / "observation.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged or missing; call refine_around again"):
+        load_refined(out)
+    write_json(out / "refined.json", {**json.loads((out / "refined.json").read_text()), "schema": 99})
+    with pytest.raises(ValueError, match="another format"):
+        load_refined(out)
