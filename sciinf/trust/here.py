@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Check, Posterior, X
+from sciinf.engine.block import one_thread
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC, PriorInZ
 from sciinf.inference.truncated import OutsideRegion
@@ -53,7 +54,8 @@ _OWN = 0.3  # share of the weight that the truth itself may have
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
 _FEW = 6  # statistics along which the width is looked for
 _FAR = 9.0  # largest square
-_FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
+_WARM, _FIRST, _CHUNK = 2, 16, 250  # simulations asked about at once: to load what is needed, to see how long it takes
+_COLD = 10  # times as long as usual that the first may take
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
         around: Simulations around its answer.
         generator: Source of randomness.
     """
-    e, grown, own = _scores(posterior, around, generator)
+    with one_thread():  # networks this small gain nothing from more, and lose much on a machine that is busy
+        e, grown, own = _scores(posterior, around, generator)
     if len(e) < LEAST or own > _OWN:
         return None
     data = {name: value[: len(e)] for name, value in around.data.items()}
@@ -169,11 +172,14 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
     """
     z, theta, data, law = around.z, around.theta, around.data, around.law
     prior = PriorInZ(posterior.prior)
-    found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
+    found, grown, own, began, warm, size = [], [], [], time.monotonic(), 0, _WARM
     while (start := sum(map(len, found))) < len(z):
-        spent = time.monotonic() - began
-        if start and (spent / start * LEAST > BUDGET or (start in (LEAST, ROWS // 2) and spent > BUDGET / 2)):
+        spent, count = time.monotonic() - began, start - warm
+        most = BUDGET * (_COLD if start == _WARM else 1)
+        if count and (spent / count * LEAST > most or (start in (LEAST, ROWS // 2) and spent > BUDGET / 2)):
             break
+        if start == _WARM:
+            began, warm, size = time.monotonic(), start, _FIRST
         stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
@@ -189,7 +195,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         free = (1 - part.square().sum(0)).clamp_min(1e-3)[..., None]
         narrow = (part[..., None] * (at[1:] - middle).square()).sum(0) / free
         grown.append(at[1:].std(0) / narrow.sqrt().clamp_min(1e-300))
-        size = _CHUNK
+        size = _CHUNK if start else size
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
     return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
 
