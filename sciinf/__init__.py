@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sciinf.inference.conditional import Conditional
     from sciinf.inference.corrected import correct
     from sciinf.inference.distillation import distil
+    from sciinf.inference.refined import load_refined, refine_around
     from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior
     from sciinf.report import write_report
@@ -78,9 +79,11 @@ __all__ = [
     "distil",
     "infer_sequentially",
     "load_fit",
+    "load_refined",
     "load_sequential",
     "load_simulator",
     "query",
+    "refine_around",
     "repair",
     "simulate",
     "train",
@@ -115,6 +118,7 @@ _NAMES_IN = {
     "checking": ("check_simulator",),
     "simulation": ("repair", "simulate"),
     "training": ("Recipe", "train", "train_ensemble"),
+    "inference.refined": ("load_refined", "refine_around"),
     "inference.sequential": ("infer_sequentially", "load_sequential"),
     "posterior": ("build_posterior",),
     "calibration": ("calibrate",),

@@ -72,7 +72,7 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         given: The options of `infer`.
     """
     from sciinf import Store, build_posterior
-    from sciinf.inference.refined import Rounds, refine_around
+    from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
     started, seed, folder = time.time(), given["seed"], run / FOLDER / name
@@ -83,8 +83,11 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         one.x,
         folder / INSIDE,
         build_posterior(fit),
-        rounds=Rounds(ROUNDS, each, Recipe(device=given["device"]), seed),
+        rounds=ROUNDS,
+        simulations=each,
         estimator=steps.build(given["estimator"], sim, seed),
+        recipe=Recipe(device=given["device"]),
+        seed=seed,
         workers=given["workers"],
         device=given["device"],
     )

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,35 +112,17 @@ class Refined(Learned):
         return torch.where(log_w.isfinite().any(0), log_w, 0.0)
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """How rounds are made.
-
-    Args:
-        count: How many.
-        simulations: Rows simulated in each.
-        recipe: How to train; chosen from the number of rows where left out.
-        seed: Seeds each round's campaign, and training.
-    """
-
-    count: int = 3
-    simulations: int = 5_000
-    recipe: Recipe = field(default_factory=Recipe)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_whole("count", self.count, 1)
-        check_whole("simulations", self.simulations, 1)
-
-
 def refine_around(
     simulator: Simulator,
     x: Any,
     out: str | Path,
     first: Posterior,
     *,
-    rounds: Rounds | None = None,
+    rounds: int = 3,
+    simulations: int = 5_000,
     estimator: Estimator | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
     workers: int = 1,
     timeout: float | None = None,
     device: str | torch.device = "cpu",
@@ -158,8 +139,11 @@ def refine_around(
         x: One observation: observable name -> array or astropy quantity of its event shape.
         out: Folder of the rounds.
         first: The posterior whose answer the first round lies around.
-        rounds: How many, and of how many simulations.
+        rounds: How many.
+        simulations: Rows simulated in each round.
         estimator: A newly built estimator, each round trains a copy; `Flow` where left out.
+        recipe: How to train.
+        seed: Seeds each round's campaign, and training.
         workers: Processes that simulate, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
@@ -173,35 +157,35 @@ def refine_around(
             folder holds rounds of another observation, simulator or setting, or an answer does not vary; whatever
             `simulate` and `train` raise.
     """
-    observation, out, rounds = as_observation(simulator.observables, x), Path(out), rounds or Rounds()
-    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=rounds.seed)
+    check_whole("rounds", rounds, 1)
+    check_whole("simulations", simulations, 1)
+    observation, out, recipe = as_observation(simulator.observables, x), Path(out), recipe or Recipe()
+    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
     check_same(learner, simulator)
     settings = {
         "schema": SCHEMA,
         "observation": observation_hash(observation),
         "simulator": recorded(simulator),
-        "simulations": rounds.simulations,
+        "simulations": simulations,
         "estimator": to_json(learner),
-        "recipe": rounds.recipe.said(),
-        "seed": rounds.seed,
+        "recipe": recipe.said(),
+        "seed": seed,
         "first": first.digest,
     }
     claim(out / FILE, settings, observation, simulator)
     posterior, stores, laws = first, list[Store](), list[Mixture]()
-    for number in range(1, rounds.count + 1):
+    for number in range(1, rounds + 1):
         folder = round_folder(out, number)
         laws.append(_law_in(folder / "proposal.json", posterior, observation))
         how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
-        seed = round_seed(rounds.seed, number)
-        stores.append(
-            simulate(simulator, folder / "simulations", rounds.simulations, seed=seed, proposal=laws[-1], **how)
-        )
+        where, own = folder / "simulations", round_seed(seed, number)
+        stores.append(simulate(simulator, where, simulations, seed=own, proposal=laws[-1], **how))
         mixture = _mixed(laws, stores)
         law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
         rows = gather(stores, folder / "training", simulator, law)
-        fit = train(learner, rows, folder / "fit", recipe=rounds.recipe, seed=rounds.seed)
+        fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed)
         posterior = _refined(fit, laws, stores, observation)
-    write_json(out / FILE, {**settings, "rounds": rounds.count})
+    write_json(out / FILE, {**settings, "rounds": rounds})
     return _refined(fit, laws, stores, observation)
 
 

@@ -6,8 +6,9 @@ axes have no names), over the entries that are present,
     mean,  log sd,  skewness,  log kurtosis,  least,  largest,   and along time, for lags l of 1, 2, 4, 8,
     log mean (x_{t+l} - x_t)^2;
 
-of pairs of channels their correlations; of data with a second axis the log sd of the means along it; and the share of
-the entries that are present, where a mask comes with them. All are smooth where data are, and every shape is fixed.
+of pairs of channels their correlations; of data with a second axis the log sds of the means along each, and of what
+both leave; and the share of the entries that are present, where a mask comes with them. All are smooth where data are,
+and every shape is fixed.
 """
 
 from __future__ import annotations
@@ -103,4 +104,15 @@ def _between(x: Tensor, mask: Tensor | None, spec: Observable) -> Tensor:
             total = known.sum(1, keepdim=True).clamp_min(1)
             away = (mean - (mean * known).sum(1, keepdim=True) / total) * known
             found.append((away.square().sum(1) / total[:, 0] + _TINY**2).sqrt().log())
-    return torch.stack(found, dim=1) if found else x.new_zeros(len(x), 0)
+    return torch.stack([*found, *_left(x, there)], dim=1) if found else x.new_zeros(len(x), 0)
+
+
+def _left(x: Tensor, there: Tensor) -> list[Tensor]:
+    """Log sd of what the means along both of two axes leave."""
+    if x.ndim != 3:
+        return []
+    away, axes = x * there, (1, 2)
+    for _ in range(2):  # exact at the first where all are present
+        for axis in axes:
+            away = (away - away.sum(axis, keepdim=True) / there.sum(axis, keepdim=True).clamp_min(1)) * there
+    return [(away.square().sum(axes) / there.sum(axes).clamp_min(1) + _TINY**2).sqrt().log()]

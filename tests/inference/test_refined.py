@@ -17,7 +17,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.refined import Refined, Rounds, load_refined, refine_around
+from sciinf.inference.refined import Refined, load_refined, refine_around
 from sciinf.training import Recipe
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
@@ -177,11 +177,9 @@ def test_it_reaches_what_lies_near_and_nothing_else(known):
 
 
 def rounds(out, *, first=None, stop=None, x=X, **settings):
-    how = {"count": 2, "simulations": 1_000, "recipe": Recipe(epochs=30), **settings}
+    how = {"rounds": 2, "simulations": 1_000, "recipe": Recipe(epochs=30), **settings}
     estimator = Flow(PRIOR, SEEN, flow=MAF(2, (32,)))
-    return refine_around(
-        Narrow(stop), x, out, first or Wrong(1.5, 1.3), rounds=Rounds(**how), estimator=estimator, progress=False
-    )
+    return refine_around(Narrow(stop), x, out, first or Wrong(1.5, 1.3), estimator=estimator, progress=False, **how)
 
 
 @pytest.fixture(scope="module")
@@ -231,10 +229,10 @@ def test_rounds_of_something_else_are_refused(made, change, words):
         rounds(made[0], **change)
 
 
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"simulations": 0}, {"count": 1.5}])
-def test_numbers_that_make_no_sense_are_refused(wrong):
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"simulations": 0}, {"rounds": 1.5}])
+def test_numbers_that_make_no_sense_are_refused(wrong, tmp_path):
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be an integer of at least 1"):
-        Rounds(**wrong)
+        rounds(tmp_path, **wrong)
 
 
 def test_an_answer_that_does_not_vary_is_refused(tmp_path):

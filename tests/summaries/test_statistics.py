@@ -69,7 +69,20 @@ def test_the_spread_between_groups_is_one_of_them():
     x = level + 0.1 * normal(3, 8, 5, seed=1)
     found = statistics(x, None, Observable((8, 5), dims=("item", "channel")))
     wanted = x.mean(2).double().numpy().std(1)
-    np.testing.assert_allclose(found[:, -2].exp().numpy(), wanted, atol=1e-4)
+    np.testing.assert_allclose(found[:, -3].exp().numpy(), wanted, atol=1e-4)
+
+
+def test_what_the_means_of_two_axes_leave_is_one_of_them():
+    spec = Observable((8, 5), dims=("item", "channel"))
+    noise = normal(3, 8, 5, seed=1)
+    noise = noise - noise.mean(1, keepdim=True)
+    noise = noise - noise.mean(2, keepdim=True)
+    x = 3 * normal(3, 8, 1) + 2 * normal(3, 1, 5, seed=2) + 0.1 * noise
+    wanted = 0.1 * noise.square().mean((1, 2)).sqrt()
+    torch.testing.assert_close(statistics(x, None, spec)[:, -1].exp(), wanted, atol=1e-4, rtol=1e-3)
+    mask = torch.rand(3, 8, 5, generator=torch.Generator().manual_seed(3)) < 0.8
+    found = statistics(torch.where(mask, x, 0.0), mask, spec)[:, -2].exp()
+    assert (found < 0.2).all()
 
 
 @pytest.mark.parametrize("spec", [Observable(), Observable((2,)), Observable((2, 3), dims=("time", "channel"))])
