@@ -1,11 +1,14 @@
-"""Is the verdict at the observation right? Planted errors, and trained networks beside exact posteriors.
+"""Is the verdict at the observation right, and the answer? Planted errors, trained networks, and models of many kinds.
 
-    python benchmarks/where_asked.py            200 observations for each planted error, 40 for each network
-    python benchmarks/where_asked.py --quick    40 and 10
+    python benchmarks/where_asked.py            200 observations for a planted error, 40 for a network, 10 for a model
+    python benchmarks/where_asked.py --quick    40, 10, and 2 of one model at 8,000 simulations
+    python benchmarks/where_asked.py --only models --models points,ar2 --observations 4 --peers 1
 
 Planted: a linear model whose exact posterior is made wrong, or is given a part of the data, which leaves it calibrated
 over the prior. Networks: twenty normal points with unknown mean and sd, 20,000 simulations (5,000 with --quick), the
-exact posterior on a grid. An answer is wrong where a mean is off by more than .15 sd or an sd by more than a tenth.
+exact posterior on a grid; one of them sees their mean alone. Models: six (`asked_models`) at 40,000 simulations in all,
+before and after rounds around an answer (`asked_answers`), beside sbi's NPE and its truncated sequential NPE for the
+first observations (`--peers`). An answer is wrong where a mean is off by more than .15 sd, or an sd by a tenth.
 """
 
 from __future__ import annotations
@@ -18,21 +21,36 @@ from typing import Any
 
 import numpy as np
 import torch
+from asked_answers import answers, summed_up, verdict_at
+from asked_models import MODELS
 from reporting import arguments, check, finish, table
 from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Flow, Observable, Prior, Simulator, build_posterior, simulate, train
-from sciinf.core import Posterior
-from sciinf.core.simulator import load_module
-from sciinf.trust.around import ROWS, simulate_around
-from sciinf.trust.here import look_here, verdict
+from sciinf.core.loading import load_module
+from sciinf.summaries.summary import Summary, SummaryNetwork
 
 PLANTED: list[dict[str, Any]] = [
     {}, {"used": 6}, {"used": 14}, {"shift": 0.1}, {"shift": 0.2}, {"shift": 0.4},
     {"width": 0.7}, {"width": 0.85}, {"width": 0.95}, {"width": 1.2},
 ]  # fmt: skip
 POINTS = 20
+PARTS = ("planted", "networks", "models")
+
+
+class MeanAlone(Summary):
+    """A summary that has lost the spread."""
+
+    def build(self, spec: Observable, *, masked: bool) -> SummaryNetwork:
+        return _MeanAlone(spec.shape, masked)
+
+
+class _MeanAlone(SummaryNetwork):
+    features = 1
+
+    def summarise(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True)
 
 
 class Points(Simulator):
@@ -43,7 +61,7 @@ class Points(Simulator):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        size, axis = (2, "channel") if kind == "statistics" else (POINTS, "item" if kind == "set" else "channel")
+        size, axis = (2, "channel") if kind == "statistics" else (POINTS, "channel" if kind == "vector" else "item")
         self.observables = {"x": Observable((size,), dims=(axis,))}
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -77,7 +95,7 @@ def planted(times: int) -> list[dict[str, Any]]:
         for seed in range(times):
             generator = torch.Generator().manual_seed(seed)
             x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-            found[_verdict(posterior, simulator, x, generator)] += 1
+            found[verdict_at(posterior, simulator, x, generator)] += 1
         said = ", ".join(f"{key} {value}" for key, value in fault.items()) or "exact"
         rows.append(
             {"planted": said, **{level: found[level] / times for level in ("good", "unknown", "caution", "alarm")}}
@@ -85,19 +103,13 @@ def planted(times: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _verdict(posterior: Posterior, simulator: Simulator, x: Any, generator: torch.Generator) -> str:
-    theta = posterior.draw_batched(x, 2_000, generator=generator)[:, 0]
-    around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
-    local = None if around is None else look_here(posterior, x, around, generator=generator)
-    return "unknown" if local is None else verdict(local, posterior.prior.names).level
-
-
 def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any]:
     """Verdicts of one network beside what is exact."""
     simulator = Points(kind)
     with tempfile.TemporaryDirectory() as folder:
         store = simulate(simulator, Path(folder) / "s", simulations, seed=seed, progress=False)
-        estimator = Flow(simulator.prior, simulator.observables, seed=seed)
+        summary = MeanAlone() if kind == "mean alone" else None
+        estimator = Flow(simulator.prior, simulator.observables, summary=summary, seed=seed)
         posterior = build_posterior(train(estimator, store, Path(folder) / "f"))
         observed = simulate(simulator, Path(folder) / "o", times, seed=seed + 1, progress=False).load().x["x"]
     wrong, right = Counter[str](), Counter[str]()
@@ -109,7 +121,7 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
         off, ratio = ((draws.mean(0) - mean) / sd).abs(), draws.std(0) / sd
         worst.append(float(off.max()))
         bad = bool((off > 0.15).any() | (ratio > 1.1).any() | (ratio < 0.9).any())
-        (wrong if bad else right)[_verdict(posterior, simulator, {"x": x[None]}, generator)] += 1
+        (wrong if bad else right)[verdict_at(posterior, simulator, {"x": x[None]}, generator)] += 1
     return {
         "network": kind, "simulations": simulations, "median off, sd": float(np.median(worst)), "wrong": wrong.total(),
         "told": wrong["alarm"] + wrong["caution"], "right": right.total(), "alarm": right["alarm"],
@@ -117,27 +129,65 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run it."""
-    torch.set_num_threads(1)
-    options = arguments(str(__doc__).splitlines()[0]).parse_args()
-    times = 40 if options.quick else 200
+def seen_planted(times: int) -> list[dict[str, Any]]:
+    """Print the planted errors; what they must show."""
     rows = planted(times)
     by_name = {row["planted"]: row for row in rows}
     slack = 3 * math.sqrt(0.01 * 0.99 / times)
     checks = [check("exact: share of alarms", by_name["exact"]["alarm"], 0.01 + slack)]
     for name, least in (("used 6", 0.95), ("used 14", 0.95), ("shift 0.4", 0.95), ("width 0.7", 0.95)):
         checks.append(check(f"{name}: share without alarm", 1 - by_name[name]["alarm"], 1 - least))
-    networks = [
-        trained(kind, 5_000 if options.quick else 20_000, 10 if options.quick else 40, options.seed)
-        for kind in ("set", "vector", "statistics")
-    ]
-    silent = sum(row["wrong"] - row["told"] for row in networks) / max(1, sum(row["wrong"] for row in networks))
-    false = sum(row["alarm"] for row in networks) / max(1, sum(row["right"] for row in networks))
-    checks.append(check("networks: wrong answers without alarm or caution", silent, 0.2 if options.quick else 0.1))
-    checks.append(check("networks: right answers with alarm", false, 0.2 if options.quick else 0.1))
     print(table(rows))
-    finish(networks, checks, options.json)
+    return checks
+
+
+def seen_networks(quick: bool, seed: int) -> list[dict[str, Any]]:
+    """Print the networks; what they must show."""
+    kinds = ("set", "vector", "statistics", "mean alone")
+    rows = [trained(kind, 5_000 if quick else 20_000, 10 if quick else 40, seed) for kind in kinds]
+    print(table(rows))
+    *sound, crippled = rows
+    silent = sum(row["wrong"] - row["told"] for row in sound) / max(1, sum(row["wrong"] for row in sound))
+    false = sum(row["alarm"] for row in sound) / max(1, sum(row["right"] for row in sound))
+    return [
+        check("networks: wrong answers without alarm or caution", silent, 0.2 if quick else 0.1),
+        check("networks: right answers with alarm", false, 0.2 if quick else 0.1),
+        check("mean alone: wrong answers that are not told", 1 - crippled["told"] / max(1, crippled["wrong"]), 0.05),
+    ]
+
+
+def seen_models(options: Any) -> list[dict[str, Any]]:
+    """Print the models; what they must show."""
+    names = ["points"] if options.quick else options.models.split(",")
+    simulations, observations = (8_000, 2) if options.quick else (40_000, options.observations)
+    rows = []
+    for found in answers(names, simulations, observations, 0 if options.quick else options.peers, options.seed):
+        rows.append(summed_up(found))
+        print(table(rows[-1:]), flush=True)
+    print(table(rows))
+    wrong, right = sum(row["wrong"] for row in rows), sum(row["fair"] for row in rows)
+    silent = sum(row["wrong"] - row["told"] for row in rows) / max(1, wrong)
+    checks = [check("models: wrong answers without alarm or caution", silent, 0.5 if options.quick else 0.1)]
+    checks.append(check("models: right answers with alarm", sum(row["alarms"] for row in rows) / max(1, right), 0.1))
+    for row in () if options.quick else rows:
+        checks.append(check(f"{row['model']}: share wrong when refined", 1 - row["refined right"] / observations, 0.1))
+    return checks
+
+
+def main() -> None:
+    """Run it."""
+    torch.set_num_threads(1)
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--only", choices=PARTS, default=None)
+    parser.add_argument("--models", default=",".join(MODELS), help="names, with commas between")
+    parser.add_argument("--observations", type=int, default=10, help="of each model")
+    parser.add_argument("--peers", type=int, default=1, help="observations of each model that sbi answers, too")
+    options = parser.parse_args()
+    asked = [options.only] if options.only else PARTS
+    checks = seen_planted(40 if options.quick else 200) if "planted" in asked else []
+    checks += seen_networks(options.quick, options.seed) if "networks" in asked else []
+    checks += seen_models(options) if "models" in asked else []
+    finish([], checks, options.json)
 
 
 if __name__ == "__main__":
