@@ -40,6 +40,7 @@ from sciinf.core import Check, Posterior, X
 from sciinf.engine.block import one_thread
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC, PriorInZ
+from sciinf.inference.refined import Refined
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics
@@ -54,6 +55,12 @@ _OWN = 0.3  # share of the weight that the truth itself may have
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
 _FEW = 6  # statistics along which the width is looked for
 _FAR = 9.0  # largest square
+_WAY_ON = (
+    "Train on more simulations, on some around it (infer --refine auto), or with a summary that keeps more of the data"
+)
+_MORE = (
+    "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
+)
 _WARM, _FIRST, _CHUNK = 2, 16, 250  # simulations asked about at once: to load what is needed, to see how long it takes
 _COLD = 10  # times as long as usual that the first may take
 
@@ -112,7 +119,7 @@ def check_here(
             "parameters for it"
         )
         return (Check(NAME, "unknown", words),)
-    return (verdict(local, posterior.prior.names),)
+    return (verdict(local, posterior.prior.names, way_on=_MORE if isinstance(posterior, Refined) else _WAY_ON),)
 
 
 def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | None:
@@ -134,7 +141,7 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     return _regressed(e, design[:-1], grown) if design.shape[1] else None
 
 
-def verdict(local: Local, names: tuple[str, ...]) -> Check:
+def verdict(local: Local, names: tuple[str, ...], *, way_on: str = _WAY_ON) -> Check:
     """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right."""
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
@@ -150,10 +157,7 @@ def verdict(local: Local, names: tuple[str, ...]) -> Check:
             (faults if unused > _MUCH else hints).append(told)
     among = f"{local.rows:,} simulations around it"
     if faults:
-        words = (
-            f"not right at this observation: {', '.join(faults + hints)} ({among}). Train on more simulations, on some "
-            "around it (infer --refine auto), or with a summary that keeps more of the data"
-        )
+        words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"
         return Check(NAME, "alarm", words)
     if hints:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")

@@ -19,12 +19,15 @@ from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.refined import Refined, load_refined, refine_around
 from sciinf.training import Recipe
+from sciinf.trust.around import simulate_around
+from sciinf.trust.here import check_here
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
 TILT = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
 X = {"x": torch.tensor([[0.6, -0.4]])}
 NOISE = 0.1
+RECORD = {"store": {"digest": "d", "seed": 0, "used": 1, "rows": 1}}
 
 
 def generator(seed=0):
@@ -129,8 +132,7 @@ def known():
     z = Wrong(0.7, 1.2).draw_batched(X, 20_000, generator=generator())[:, 0].double()
     laws = [(weight, Law.around(z, wider, normal=True)) for weight, wider in refined.WIDER]
     mixture = Mixture(PRIOR, laws, {})
-    record = {"store": {"digest": "d", "seed": 0, "used": 1, "rows": 1, "proposal": mixture.to_json()}}
-    fit = Fit(Exact(mixture), "digest", {"name": "narrow"}, record, Path())
+    fit = Fit(Exact(mixture), "digest", {"name": "narrow"}, RECORD, Path())
     return Refined(fit, mixture, laws[0][1], X, frozenset())
 
 
@@ -174,6 +176,27 @@ def test_it_reaches_what_lies_near_and_nothing_else(known):
     far = [X["x"] + sd * torch.tensor(step) for step in ([12.0, 0.0], [0.0, 30.0])]
     assert all(known.reaches({"x": x}) for x in near)
     assert not any(known.reaches({"x": x}) for x in far)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_local_check_passes_what_is_exact_and_sees_a_wrong_law(known, seed):
+    """Exact answers alarm once in a hundred."""
+    level = _verdict(known, seed)
+    assert level in ("good", "unknown")
+    moved = [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts]
+    wrong = Refined(fit_of(known), Mixture(PRIOR, moved, {}), known.last, X, frozenset())
+    assert _verdict(wrong, seed) == "alarm"
+
+
+def fit_of(posterior):
+    return Fit(posterior.local.estimator, "digest", {"name": "narrow"}, RECORD, Path())
+
+
+def _verdict(posterior, seed):
+    theta = posterior.draw_batched(X, 2_000, generator=generator(seed))[:, 0]
+    around = simulate_around(posterior, Narrow(), theta, rows=1_000, generator=generator(seed))
+    (check,) = check_here(posterior, X, around, generator=generator(seed))
+    return check.level
 
 
 def rounds(out, *, first=None, stop=None, x=X, **settings):
