@@ -78,7 +78,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     type=click.Choice(["off", "auto"]),
     default="auto",
     show_default=True,
-    help="Where an answer is not right at its observation, three rounds of -n / 3 simulations around it.",
+    help="Where an answer is not right at its observation, -n more around it, in up to three rounds.",
 )
 @options.ess
 @options.budget
@@ -115,6 +115,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibrat
     answers = steps.answers_to(asked, ask)
     way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"))
     steps.finish(folder, answers, seed=seed, started=started, way_on=way_on)
+    given |= {"n": plan.train, "fresh": plan.fresh}
     refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), given)
 
 

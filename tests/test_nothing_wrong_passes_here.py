@@ -33,7 +33,7 @@ SEEN = [1.1, 0.7, 1.6, 1.3, 1.2, 0.9, 1.5, 1.0, 1.4, 1.2, 0.8, 1.3, 1.1, 1.7, 0.
 def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
     for module, name, small in (
-        (refine, "ROUNDS", 2), (refine, "FRESH", 100), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
+        (refine, "LEAST", 250), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)
@@ -55,7 +55,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 0.14
-    assert after["sd"] < 0.1
+    assert after["sd"] < 0.12
     assert "it holds for data near it" in result.out
     assert (refined / "report.html").is_file()
 

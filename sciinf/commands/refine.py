@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
     from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
 
-ROUNDS = 3
-FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration
+ROUNDS, LEAST = 3, 500  # at most; simulations of each, at least
+FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
 FOLDER, INSIDE = "refined", "rounds"
 
 Ask = Callable[..., "Answer"]
@@ -44,7 +44,7 @@ def refine_all(
         fit: What was learned of the whole prior.
         run: The run folder.
         asked: The observations with their answers.
-        given: The options of `infer`.
+        given: The options of `infer`, with `n` and `fresh`, how many it simulated to train on and to calibrate.
     """
     wrong = [(one, answer.name) for one, answer in asked if wrong_here(answer)]
     if wrong and given["refine"] == "off":
@@ -54,14 +54,16 @@ def refine_all(
         return
     for one, name in wrong:
         near = nearest(run, one.x, given["device"], sim)
-        if near is None:
+        if near is None and given["n"] < LEAST:
+            click.echo(f"note: {name} is not refined, for that takes {LEAST} simulations (-n) at least", err=True)
+        elif near is None:
             refine(sim, fit, run, one, name, given)
         else:
             _answer(sim, near, one, name, given, time.time())
 
 
 def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Mapping[str, Any]) -> None:
-    """Three rounds of a third of the simulations each around one answer, in a run folder of their own.
+    """As many simulations again around one answer, in up to three rounds, in a run folder of their own.
 
     Args:
         sim: The simulator.
@@ -71,19 +73,20 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         name: What its answer is called.
         given: The options of `infer`.
     """
-    from sciinf import Store, build_posterior
+    from sciinf import build_posterior
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
     started, seed, folder = time.time(), given["seed"], run / FOLDER / name
-    each = max(500, len(Store(run / "simulations")) // ROUNDS)
-    click.echo(f"refining {name}: {ROUNDS} rounds of {each:,} simulations around its answer, in {folder}", err=True)
+    rounds = min(ROUNDS, given["n"] // LEAST)
+    each = given["n"] // rounds
+    click.echo(f"refining {name}: {rounds} rounds of {each:,} simulations around its answer, in {folder}", err=True)
     found = refine_around(
         sim,
         one.x,
         folder / INSIDE,
         build_posterior(fit),
-        rounds=ROUNDS,
+        rounds=rounds,
         simulations=each,
         estimator=steps.build(given["estimator"], sim, seed),
         recipe=Recipe(device=given["device"]),
@@ -91,7 +94,7 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         workers=given["workers"],
         device=given["device"],
     )
-    shutil.copytree(folder / INSIDE / f"round_{ROUNDS}" / "fit", folder / "fit", dirs_exist_ok=True)
+    shutil.copytree(folder / INSIDE / f"round_{rounds}" / "fit", folder / "fit", dirs_exist_ok=True)
     _answer(sim, (folder, found), one, name, given, started)
 
 

@@ -191,7 +191,7 @@ def law(extra=0.0):
 @pytest.mark.parametrize("sigma", [0.0, SIGMA])
 def test_learns_the_density_it_is_shown_noise_included(sigma):
     # fixed seeds, so no false alarms between runs; a flow that took p for p_sigma would be at 0.1 or more
-    flow = fitted(TransformerAutoregressive(**{**SMALL, "width": 32, "noise": sigma}), law(), steps=150)
+    flow = fitted(TransformerAutoregressive(**{**SMALL, "width": 32, "noise": sigma}), law(), steps=200)
     assert -0.02 < excess(flow, law(sigma)) < 0.05
     assert excess(flow, law(SIGMA - sigma)) > 0.1
 

@@ -256,17 +256,21 @@ def test_one_row_has_the_p_value_that_it_has_among_many(coarse: Setup) -> None:
     assert float((together[:100] - alone).abs().max()) < 1e-3
 
 
+LEAST = 3.5 / 2_001
+"""Of three views: the row that is farthest in each of the two others is as strange in its own."""
+
+
 def test_values_that_never_change_are_strange_when_they_do(coarse: Setup) -> None:
     x = coarse.observations(1)
     assert float(coarse.p(x)) > 0.01
     for other in (2e-21, 0.0, 1.00001e-21, 1.0):
-        assert float(coarse.p({**x, "same": torch.tensor([[other]])})) < 0.001
+        assert float(coarse.p({**x, "same": torch.tensor([[other]])})) < LEAST
     rounded = torch.nextafter(torch.tensor([[1e-21]]), torch.tensor(1.0))
     assert float(coarse.p({**x, "same": rounded})) > 0.01
     if coarse.simulator.name == "masked":  # the first number was never missing
         there = x["x_mask"].clone()
         there[:, 0] = False
-        assert float(coarse.p({**x, "x_mask": there})) < 0.001
+        assert float(coarse.p({**x, "x_mask": there})) < LEAST
 
 
 def test_counts_beyond_all_simulated_are_found_out(coarse: Setup) -> None:

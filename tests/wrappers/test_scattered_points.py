@@ -100,8 +100,10 @@ def test_one_posterior_answers_for_any_sensors(waves, tmp_path):
         assert abs(float(amplitude[name].mean()) - 1.2) < 3 * float(amplitude[name].std())
     assert 1.5 * amplitude["all over"].std() < amplitude["crest"].std() < amplitude["flank"].std()
     elsewhere = simulator.observation(crest, values(flank))  # the fault: where a value was measured is not heeded
-    astray = plain.sample((500,), x=elsewhere, generator=generator())[:, 1]
-    assert float(astray.mean()) < 0.75
+    there = simulator.observation(flank, values(flank))
+    astray, right = (plain.sample((500,), x=x, generator=generator())[:, 1] for x in (elsewhere, there))
+    assert abs(float(right.mean()) - 1.2) < float(right.std())
+    assert float(astray.mean()) < float(right.mean()) - 0.1
 
 
 def test_what_does_not_fit_is_refused(waves):
