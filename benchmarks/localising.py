@@ -33,9 +33,8 @@ from sciinf.trust.localise import judge, scores_of
 
 EPOCHS = {"lotka_volterra": 20, "influenza": 20, "turned_spot": 10}
 KINDS = ("one number", "dead", "drift", "noise", "along the model")
-# By how much the score's area falls short of the classifier's, where that is more than .03. Epidemics of 14 counts with
-# free overdispersion take most faults up, as parameters that the prior speaks against, which the classifier learns; a
-# sensor that stays where it was repeats a number exactly, which no score looks at.
+# By how much the area of the score is below that of the classifier, where by more than .03. A sensor that stays where
+# it was repeats a number exactly, which no score looks at; 14 counts with free overdispersion are few.
 SHORT = {
     ("lotka_volterra", "dead"): 0.08,
     ("influenza", "one number"): 0.13,
