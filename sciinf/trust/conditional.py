@@ -44,12 +44,6 @@ class Precision:
         """P y of each row, (n, J)."""
         return (y @ self.axes.T * self.weights) @ self.axes + self.rest * y
 
-    def columns(self, which: list[int]) -> Tensor:
-        """Of P, (J, len(which))."""
-        found = self.axes.T @ (self.weights[:, None] * self.axes[:, which])
-        found[which, torch.arange(len(which))] += self.rest
-        return found
-
     @property
     def diagonal(self) -> Tensor:
         """P_kk, (J,)."""
@@ -86,16 +80,6 @@ def conditional(y: Tensor, precision: Precision) -> Tensor:
     share = precision.share * (y * v).sum(1, keepdim=True)
     share[-1] = 0.0
     return v / (1 - share).clamp_min(_TINY)
-
-
-def without(v: Tensor, precision: Precision, aside: list[int]) -> Tensor:
-    """v given the numbers that are not set aside, 0 for those that are, (n + 1, J)."""
-    if not aside:
-        return v
-    columns = precision.columns(aside)
-    found = v - v[:, aside] @ torch.linalg.solve(columns[aside], columns.T)
-    found[:, aside] = 0.0
-    return found
 
 
 def shows(y: Tensor, precision: Precision, z: Tensor) -> Tensor:

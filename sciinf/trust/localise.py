@@ -23,8 +23,9 @@ whole of an observable and its parts (`trust.boxes`).
 Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
 its tail. The least of a family is ranked among those of all rows, and so is the least of the families: p is uniform.
 
-**Which.** The number with the least p-value is set aside: all is done again without it. When nothing is strange any
-more, those are the strange numbers; else it is the box of the least p-value.
+**Which.** The number with the least p-value is set aside: all is done again with what the others say in its place. When
+nothing is strange any more, those are the strange numbers; else it is a box: that of the least p-value of a size, or of
+the farthest sum.
 
 **What cannot be seen.** A fault that other parameters would make as well, and one of a number whose fault moves the
 answer by two sds before it is one of its own sds off (`trust.conditional.shows`).
@@ -48,7 +49,7 @@ from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.trust.around import Around
 from sciinf.trust.boxes import Box, Layout, box_words, layout_of
-from sciinf.trust.conditional import conditional, precision_of, shows, without
+from sciinf.trust.conditional import conditional, precision_of, shows
 from sciinf.trust.residuals import basis_of, explained, fitted, log_p, nearest
 
 NAME = "strange data"
@@ -240,7 +241,7 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
     y, present, sd = ((y - middle) / sd.clamp_min(_CONSTANT))[:, kept], present[:, kept], sd[kept]
     present[:, list(aside)] = 0.0
     precision = precision_of(y[:-1])
-    v = without(conditional(y, precision), precision, list(aside))
+    v = conditional(y, precision)
     own = precision.diagonal
     said = (y[-1] - v[-1] / own) * sd
     layout = layout_of(standard.specs, kept)

@@ -11,9 +11,9 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Posterior, Prior, Simulator, Strange, Trust
 from sciinf.trust import localise
-from sciinf.trust.around import simulate_around
+from sciinf.trust.around import Around, simulate_around
 from sciinf.trust.boxes import Box, boxes_of
-from sciinf.trust.conditional import conditional, precision_of, shows, without
+from sciinf.trust.conditional import conditional, precision_of, shows
 from sciinf.trust.localise import check_data, in_words, judge, scores_of
 
 SENSORS, ROWS, SHARED = 24, 500, 3.0
@@ -123,8 +123,35 @@ def test_given_the_others_is_what_the_exact_covariance_says():
     c = 1 / precision.rest
     rest = (1 - c) * (y[1:-1].T @ y[1:-1]) / 4_000 + c * torch.eye(6, dtype=torch.float64)
     torch.testing.assert_close(v[0], torch.linalg.solve(rest, y[0]))
-    few = torch.linalg.inv(torch.linalg.inv(precision.columns(list(range(6))))[1:, 1:])
-    torch.testing.assert_close(without(precision.times(y), precision, [0])[:, 1:], y[:, 1:] @ few)
+
+
+def test_scores_depend_neither_on_the_parameters_nor_on_the_size_of_noise_that_data_tell():
+    """For the answer has moved to the observation. Sensor 4 alone tells the slope; the noise is a parameter as well."""
+    generator = torch.Generator().manual_seed(0)
+    simulator = Line(shared=0.0)
+    simulator.design[4, 1] = 8.0
+    posterior = Exact(simulator)
+    z = torch.randn(2_000, 3, generator=generator, dtype=torch.float64)
+    size = (0.5 * z[:, 2:]).exp()
+    x = (z[:, :2] @ simulator.design.T.double() + size * torch.randn(2_000, SENSORS, generator=generator)).float()
+    around = Around(z[1:], z[1:].float(), {"x": x[1:]}, (z[0], torch.eye(3, dtype=torch.float64)))
+    posterior.prior = Prior(level=td.Normal(0.0, 1.0), slope=td.Normal(0.0, 1.0), size=td.Normal(0.0, 1.0))
+    found = scores_of(posterior, {"x": x[:1]}, around)
+    assert found is not None
+    both = torch.stack([found.w[:-1, 4], z[1:, 1]])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
+    both = torch.stack([found.w[:-1].square().mean(1).log(), z[1:, 2]])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 0.4
+
+
+def test_a_number_counts_beside_the_size_of_all_and_the_whole_by_itself():
+    simulator = Line()
+    found = scores(simulator, *observed(simulator, 0)[::2])
+    w = found.w.clone()
+    w[-1] *= 3.0
+    first, second = judge(found), judge(replace(found, w=w))
+    torch.testing.assert_close(first.logs["number"][:, -1], second.logs["number"][:, -1])
+    assert float(second.logs["size"][0, -1]) < float(first.logs["size"][0, -1]) - 2.0
 
 
 def test_more_numbers_than_rows():
@@ -134,7 +161,6 @@ def test_more_numbers_than_rows():
     whole = (1 - 1 / precision.rest) * y.T @ y / 60 + torch.eye(200, dtype=torch.float64) / precision.rest
     torch.testing.assert_close(precision.times(y), torch.linalg.solve(whole, y.T).T)
     torch.testing.assert_close(precision.diagonal, torch.linalg.inv(whole).diagonal())
-    torch.testing.assert_close(precision.columns([3]), torch.linalg.inv(whole)[:, 3:4])
 
 
 def check(simulator, x, generator):
