@@ -323,7 +323,8 @@ def _predict(
     around = around_answer(posterior, simulator, theta, seconds=seconds, generator=generator)
     found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
-        found += check_here(posterior, x, around, generator=generator)
+        alike = all(check.level != "alarm" for check in found)
+        found += check_here(posterior, x, around, alike=alike, generator=generator)
     strange, where = check_data(posterior, x, around)
     return data, found + strange, where
 

@@ -89,7 +89,7 @@ class Local:
 
 
 def check_here(
-    posterior: Posterior, x: X, around: Around | str | None, *, generator: torch.Generator
+    posterior: Posterior, x: X, around: Around | str | None, *, alike: bool = True, generator: torch.Generator
 ) -> tuple[Check, ...]:
     """The finding about one observation.
 
@@ -99,6 +99,7 @@ def check_here(
             for chains, and for sets of observations, no finding is given.
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
+        alike: Whether the observation is like them, which alone they can tell of.
         generator: Source of randomness.
     """
     if isinstance(posterior, Sequential):
@@ -119,7 +120,14 @@ def check_here(
             "parameters for it"
         )
         return (Check(NAME, "unknown", words),)
-    return (verdict(local, posterior.prior.names, way_on=_MORE if isinstance(posterior, Refined) else _WAY_ON),)
+    found = verdict(local, posterior.prior.names, way_on=_MORE if isinstance(posterior, Refined) else _WAY_ON)
+    if found.level == "good" and not alike:
+        words = (
+            "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
+            f"it; for data of the model it is {found.verdict}"
+        )
+        return (Check(NAME, "unknown", words),)
+    return (found,)
 
 
 def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | None:
