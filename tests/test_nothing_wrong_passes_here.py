@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import call
 
 from sciinf.commands import refine
-from sciinf.core.files import read_json
+from sciinf.core import Fit
+from sciinf.core.files import read_json, write_json
 from sciinf.trust import around, here
 
 POINTS = """
@@ -70,6 +72,25 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     result = call("query", refined, "--observation", tmp_path / "far.csv")
     assert result.code == 2
     assert "refined around another observation than 'far', too far from it; ask" in result.err
+
+
+def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more simulations, an answer is refined anew; what was there stays, under another name."""
+    folder = tmp_path / "refined" / "seen"
+    (folder / "rounds").mkdir(parents=True)
+    (folder / "calibration.json").write_text("{}")
+    write_json(folder / "rounds" / "refined.json", {"first": "0123456789", "rounds": 2})
+    told: list[str] = []
+    monkeypatch.setattr("click.echo", lambda words, err: told.append(words))
+    same, other = (Fit(torch.nn.Identity(), digest, {}, {}, tmp_path) for digest in ("0123456789", "abcdef"))
+    refine._put_aside(folder, same)
+    assert (folder.is_dir(), told) == (True, [])
+    assert refine.nearest(tmp_path, {}, "cpu", None, first="abcdef") is None
+    refine._put_aside(folder, other)
+    assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567"]
+    assert "was refined from another network" in told[0]
 
 
 def _answer(folder: Path) -> dict[str, Any]:

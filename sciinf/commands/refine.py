@@ -53,7 +53,7 @@ def refine_all(
         click.echo(f"next, for {named}: {words} (about as many simulations again, around each)", err=True)
         return
     for one, name in wrong:
-        near = nearest(run, one.x, given["device"], sim)
+        near = nearest(run, one.x, given["device"], sim, first=fit.digest)
         if near is None and given["n"] < LEAST:
             click.echo(f"note: {name} is not refined, for that takes {LEAST} simulations (-n) at least", err=True)
         elif near is None:
@@ -78,6 +78,7 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
     from sciinf.training import Recipe
 
     started, seed, folder = time.time(), given["seed"], run / FOLDER / name
+    _put_aside(folder, fit)
     rounds = min(ROUNDS, given["n"] // LEAST)
     each = given["n"] // rounds
     click.echo(f"refining {name}: {rounds} rounds of {each:,} simulations around its answer, in {folder}", err=True)
@@ -98,7 +99,9 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
     _answer(sim, (folder, found), one, name, given, started)
 
 
-def nearest(run: Path, x: Observation, device: str, sim: Simulator | None) -> tuple[Path, Any] | None:
+def nearest(
+    run: Path, x: Observation, device: str, sim: Simulator | None, *, first: str | None = None
+) -> tuple[Path, Any] | None:
     """The refined answer of a run folder that holds for an observation, if there is one: its folder and posterior.
 
     Args:
@@ -106,12 +109,15 @@ def nearest(run: Path, x: Observation, device: str, sim: Simulator | None) -> tu
         x: The observation.
         device: Where networks go.
         sim: Whose parts may be built.
+        first: Digest of the network that the rounds began from; of any where left out.
     """
     from sciinf.core import as_observation
     from sciinf.inference.refined import load_refined
 
     trust = () if sim is None or sim.source is None else (sim.source,)
     for folder in _refined(run):
+        if first is not None and _first(folder) != first:
+            continue
         posterior = load_refined(folder / INSIDE, device=device, trust=trust)
         if posterior.reaches(as_observation(posterior.observables, x)):
             return folder, posterior
@@ -160,6 +166,24 @@ def _refined(run: Path) -> list[Path]:
         return file.is_file() and (folder / "calibration.json").is_file() and "rounds" in read_json(file)
 
     return [run] if whole(run) else [folder for folder in sorted((run / FOLDER).glob("*")) if whole(folder)]
+
+
+def _first(folder: Path) -> str:
+    """Digest of the network that the rounds of a refined answer began from."""
+    from sciinf.core.files import read_json
+    from sciinf.inference.refined import FILE
+
+    return str(read_json(folder / INSIDE / FILE).get("first"))
+
+
+def _put_aside(folder: Path, fit: Fit) -> None:
+    """Give another name to rounds that began from another network, so that new ones can be made."""
+    from sciinf.inference.refined import FILE
+
+    if (folder / INSIDE / FILE).is_file() and (first := _first(folder)) != fit.digest:
+        old = folder.with_name(f"{folder.name}-{first[:8]}")
+        click.echo(f"note: {folder} was refined from another network; it is {old} now", err=True)
+        folder.rename(old)
 
 
 def _answer(
