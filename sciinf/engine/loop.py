@@ -280,7 +280,7 @@ class Loop:
         load_tensors(self.step.optimiser, groups.get("optimiser", {}))
 
 
-def _table(history: Sequence[Mapping[str, float]]) -> bytes:
+def _table(history: Sequence[Mapping[str, Any]]) -> bytes:
     """The content of `history.csv`."""
     lines = [",".join(COLUMNS)] + [",".join(f"{row[c]:.6g}" for c in COLUMNS) for row in history]
     return ("\n".join(lines) + "\n").encode()
