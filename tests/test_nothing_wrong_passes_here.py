@@ -10,7 +10,7 @@ import torch
 from command_line import call
 
 from sciinf.commands import refine
-from sciinf.core import Fit
+from sciinf.core import Answer, Check, Draws, Fit, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.trust import around, here
 
@@ -91,6 +91,14 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     refine._put_aside(folder, other)
     assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567"]
     assert "was refined from another network" in told[0]
+
+
+@pytest.mark.parametrize(("level", "wrong"), [("alarm", True), ("caution", True), ("unknown", False), ("good", False)])
+def test_what_is_wrong_or_may_be_is_refined(level: Any, wrong: bool) -> None:
+    """A caution stood beside a mean that was 1.2 sds off, and an sd twice too large."""
+    checks = (Check("residuals", "alarm", ""), Check("local check", level, ""))
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    assert refine.wrong_here(Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)) == wrong
 
 
 def _answer(folder: Path) -> dict[str, Any]:

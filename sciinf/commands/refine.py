@@ -28,10 +28,10 @@ Ask = Callable[..., "Answer"]
 
 
 def wrong_here(answer: Answer) -> bool:
-    """Whether an answer was found not to be right at its observation."""
+    """Whether an answer was found not to be right at its observation, or perhaps not."""
     from sciinf.trust.here import NAME
 
-    return any(check.name == NAME and check.level == "alarm" for check in answer.checks)
+    return any(check.name == NAME and check.level in ("alarm", "caution") for check in answer.checks)
 
 
 def refine_all(
