@@ -1,9 +1,9 @@
 """Draws far out that carry a standard deviation: few of them, and none of the quantiles.
 
 Under a heavy-tailed prior one draw in ten thousand may lie so far out that mean and sd are its own. The share of the
-variance that the k draws with the largest w (theta - mean)^2 have tells: with k a thousandth of the draws it is 1 % for
-a normal law, 3 % for a Laplace law, and it is said above 25 %, with what the sd is without them. They are stray, or the
-law is like that: Hill's index of the hundredth of the draws that is farthest from the median,
+variance that the k draws with the largest w (theta - mean)^2 have tells: with k a thousandth of the effective size it
+is 1 % for a normal law, 3 % for a Laplace law, and it is said above 25 %, with what the sd is without them. They are
+stray, or the law is like that: Hill's index of the hundredth of the draws that is farthest from the median,
 
     a = sum w / sum w log(|theta - median| / d),    d the least of these distances,
 
@@ -36,7 +36,7 @@ def check_stray(draws: Draws) -> tuple[Check, ...]:
     """Which parameters' sd rests on a few draws; nothing where none does, or there are too few draws to tell."""
     if len(draws) < _FEWEST:
         return ()
-    few = max(_AT_LEAST, len(draws) // _ONE_IN)
+    few = max(_AT_LEAST, round(float(draws.ess)) // _ONE_IN)
     parts = draws.weights[:, None] * (draws.theta.double() - draws.mean()).square()
     share = parts.topk(few, dim=0).values.sum(0) / parts.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
     carried = [d for d in range(len(draws.names)) if share[d] > _SHARE]

@@ -58,10 +58,12 @@ def test_the_guess_is_nearly_the_posterior_mean(flow):
     assert (found < 1.25 * left).all()
 
 
-def test_what_the_fit_leaves_tells_the_noise(flow):
-    # 40 residuals tell log sigma to 1 / sqrt(2 * 38) = .115 of a prior sd of .5
+def test_what_the_fit_leaves_tells_the_noise():
+    """40 residuals tell log sigma to 1 / sqrt(2 * 38) = .115 of a prior sd of .5; nothing is known of their order."""
+    flow = Flow(PRIOR, {"x": Observable((40,), dims=("channel",))})
+    flow.standardise(lambda: iter([rows(20_000)]))
     with torch.no_grad():
-        assert explained(flow, rows(4_000, seed=1))[2] > 0.92
+        assert explained(flow, rows(4_000, seed=1))[2] > 0.9  # .81 without statistics of residuals
 
 
 def test_few_rows_do_not_fit_noise():

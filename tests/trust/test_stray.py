@@ -37,6 +37,15 @@ def test_three_draws_that_carry_the_sd_are_named() -> None:
     assert check.verdict.endswith("; without them the sd of a is 1.0, not 1.5")
 
 
+def test_weights_that_few_draws_carry_are_no_strays() -> None:
+    """A thousandth of all draws carries a sixth of the weight here, wherever it lies; the ESS tells of that."""
+    theta, generator = ordinary(100_000), torch.Generator().manual_seed(1)
+    log_weight = 2.2 * torch.randn(len(theta), generator=generator, dtype=torch.float64)
+    draws = of(theta, log_weight)
+    assert float(draws.weights.topk(100).values.sum()) > 0.15
+    assert check_stray(draws) == ()
+
+
 def test_a_draw_of_no_weight_is_no_stray_one_until_it_is_very_far() -> None:
     theta, weight = ordinary(), torch.zeros(10_000, dtype=torch.float64)
     theta[0, 0], weight[0] = 1e3, -30.0
