@@ -55,6 +55,7 @@ from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
+_CHECKS = 2  # raised when what is checked changes, so that an older answer to the same question is made anew
 _ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 
@@ -336,7 +337,7 @@ def _inputs_digest(
     if calibration:
         seen = sorted(calibration.reference)  # what is known of fresh simulations
         checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
-    digest = hashlib.sha256(repr((posterior.digest, settings, checked)).encode())
+    digest = hashlib.sha256(repr((posterior.digest, settings, checked, _CHECKS)).encode())
     digest.update(_values_digest(observation).encode())
     return digest.hexdigest()
 

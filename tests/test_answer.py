@@ -15,7 +15,7 @@ import torch
 from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.answer import load_answer
 from sciinf.core import Calibration, Simulator, Status, X
-from sciinf.core.files import write_json
+from sciinf.core.files import read_json, write_json
 from sciinf.storage.answers import answer_folders
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
@@ -167,6 +167,18 @@ def test_the_same_question_is_read_back_and_another_is_not(fit: Fit, calibration
     with pytest.raises(ValueError, match="several answers; give the name of one: observation, observation-"):
         load_answer(tmp_path)
     assert load_answer(tmp_path, name="observation").observation["x"].tolist() == X_O
+
+
+def test_an_answer_from_before_a_check_is_made_anew(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older answers lack what is checked today, and would pass without it."""
+    posterior, file = build_posterior(fit), tmp_path / "answers/observation/answer.json"
+    query(posterior, {"x": X_O}, out=tmp_path, draws=50)
+    before = read_json(file)["inputs"]
+    query(posterior, {"x": X_O}, out=tmp_path, draws=50)
+    assert read_json(file)["inputs"] == before
+    monkeypatch.setattr("sciinf.answer._CHECKS", 1_000)
+    query(posterior, {"x": X_O}, out=tmp_path, draws=50)
+    assert read_json(file)["inputs"] != before
 
 
 def test_an_answer_of_an_earlier_version_beside_the_fit_is_read(fit: Fit, tmp_path: Path) -> None:
