@@ -87,7 +87,7 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     same, other = (Fit(torch.nn.Identity(), digest, {}, {}, tmp_path) for digest in ("0123456789", "abcdef"))
     refine._put_aside(folder, same)
     assert (folder.is_dir(), told) == (True, [])
-    assert refine.nearest(tmp_path, {}, "cpu", None, first="abcdef") is None
+    assert refine.refined_in(tmp_path, "cpu", None, first="abcdef") == []
     refine._put_aside(folder, other)
     assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567"]
     assert "was refined from another network" in told[0]

@@ -18,6 +18,7 @@ from sciinf.commands import steps
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
     from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
+    from sciinf.inference.refined import Refined
 
 ROUNDS, LEAST = 3, 500  # at most; simulations of each, at least
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
@@ -25,6 +26,8 @@ FOLDER, INSIDE = "refined", "rounds"
 
 Ask = Callable[..., "Answer"]
 """`query`, but for the posterior, the observation, the calibration and what they are called."""
+Near = tuple[Path, "Refined"]
+"""A refined answer's folder and its posterior."""
 
 
 def wrong_here(answer: Answer) -> bool:
@@ -52,17 +55,19 @@ def refine_all(
         named = ", ".join(name for _, name in wrong)
         click.echo(f"next, for {named}: {words} (about as many simulations again, around each)", err=True)
         return
+    known = refined_in(run, given["device"], sim, first=fit.digest) if wrong else []
     for one, name in wrong:
-        near = nearest(run, one.x, given["device"], sim, first=fit.digest)
+        started, near = time.time(), nearest(known, one.x)
         if near is None and given["n"] < LEAST:
             click.echo(f"note: {name} is not refined, for that takes {LEAST} simulations (-n) at least", err=True)
-        elif near is None:
-            refine(sim, fit, run, one, name, given)
-        else:
-            _answer(sim, near, one, name, given, time.time())
+            continue
+        if near is None:
+            near = refine(sim, fit, run, one, name, given)
+            known.append(near)
+        _answer(sim, near, one, name, given, started)
 
 
-def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Mapping[str, Any]) -> None:
+def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Mapping[str, Any]) -> Near:
     """As many simulations again around one answer, in up to three rounds, in a run folder of their own.
 
     Args:
@@ -72,12 +77,15 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         one: The observation.
         name: What its answer is called.
         given: The options of `infer`.
+
+    Returns:
+        The folder, and the posterior that was learned.
     """
     from sciinf import build_posterior
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
-    started, seed, folder = time.time(), given["seed"], run / FOLDER / name
+    seed, folder = given["seed"], run / FOLDER / name
     _put_aside(folder, fit)
     rounds = min(ROUNDS, given["n"] // LEAST)
     each = given["n"] // rounds
@@ -96,32 +104,38 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         device=given["device"],
     )
     shutil.copytree(folder / INSIDE / f"round_{rounds}" / "fit", folder / "fit", dirs_exist_ok=True)
-    _answer(sim, (folder, found), one, name, given, started)
+    return folder, found
 
 
-def nearest(
-    run: Path, x: Observation, device: str, sim: Simulator | None, *, first: str | None = None
-) -> tuple[Path, Any] | None:
-    """The refined answer of a run folder that holds for an observation, if there is one: its folder and posterior.
+def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | None = None) -> list[Near]:
+    """The refined answers of a run folder that are whole: their folders and posteriors.
 
     Args:
-        run: The run folder, or that of a refined answer.
-        x: The observation.
+        run: The run folder, or that of a refined answer, which is then the only one.
         device: Where networks go.
         sim: Whose parts may be built.
         first: Digest of the network that the rounds began from; of any where left out.
     """
-    from sciinf.core import as_observation
-    from sciinf.inference.refined import load_refined
+    from sciinf.core.files import read_json
+    from sciinf.inference.refined import FILE, load_refined
+
+    def wanted(folder: Path) -> bool:
+        file = folder / INSIDE / FILE
+        if not (file.is_file() and (folder / "calibration.json").is_file()):
+            return False
+        said = read_json(file)
+        return "rounds" in said and first in (None, said.get("first"))
 
     trust = () if sim is None or sim.source is None else (sim.source,)
-    for folder in _refined(run):
-        if first is not None and _first(folder) != first:
-            continue
-        posterior = load_refined(folder / INSIDE, device=device, trust=trust)
-        if posterior.reaches(as_observation(posterior.observables, x)):
-            return folder, posterior
-    return None
+    folders = [run] if wanted(run) else [folder for folder in sorted((run / FOLDER).glob("*")) if wanted(folder)]
+    return [(folder, load_refined(folder / INSIDE, device=device, trust=trust)) for folder in folders]
+
+
+def nearest(known: Sequence[Near], x: Observation) -> Near | None:
+    """The first of some refined answers that holds for an observation."""
+    from sciinf.core import as_observation
+
+    return next((one for one in known if one[1].reaches(as_observation(one[1].observables, x))), None)
 
 
 def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None) -> Ask:
@@ -140,10 +154,12 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
         return load_calibration(folder) if (folder / "calibration.json").is_file() else None
 
     own = functools.partial(ask, first, calibration=checked(run), out=run)
+    known = refined_in(run, device, sim) if first.name == "amortised" else []
 
     def one(x: Observation, *, name: str, files: tuple[str, ...]) -> Answer:
-        near = nearest(run, x, device, sim) if first.name == "amortised" else None
-        if near is None and _refined(run) == [run]:
+        """The answer to one question."""
+        near = nearest(known, x)
+        if near is None and any(folder == run for folder, _ in known):
             raise ValueError(
                 f"{run} is refined around another observation than {name!r}, too far from it; ask {run.parents[1]}"
             )
@@ -156,39 +172,19 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
     return one
 
 
-def _refined(run: Path) -> list[Path]:
-    """Folders of refined answers in a run folder that are whole; the run folder itself where it is one."""
-    from sciinf.core.files import read_json
-    from sciinf.inference.refined import FILE
-
-    def whole(folder: Path) -> bool:
-        file = folder / INSIDE / FILE
-        return file.is_file() and (folder / "calibration.json").is_file() and "rounds" in read_json(file)
-
-    return [run] if whole(run) else [folder for folder in sorted((run / FOLDER).glob("*")) if whole(folder)]
-
-
-def _first(folder: Path) -> str:
-    """Digest of the network that the rounds of a refined answer began from."""
-    from sciinf.core.files import read_json
-    from sciinf.inference.refined import FILE
-
-    return str(read_json(folder / INSIDE / FILE).get("first"))
-
-
 def _put_aside(folder: Path, fit: Fit) -> None:
     """Give another name to rounds that began from another network, so that new ones can be made."""
+    from sciinf.core.files import read_json
     from sciinf.inference.refined import FILE
 
-    if (folder / INSIDE / FILE).is_file() and (first := _first(folder)) != fit.digest:
+    file = folder / INSIDE / FILE
+    if file.is_file() and (first := str(read_json(file).get("first"))) != fit.digest:
         old = folder.with_name(f"{folder.name}-{first[:8]}")
         click.echo(f"note: {folder} was refined from another network; it is {old} now", err=True)
         folder.rename(old)
 
 
-def _answer(
-    sim: Simulator, found: tuple[Path, Any], one: Asked, name: str, given: Mapping[str, Any], started: float
-) -> None:
+def _answer(sim: Simulator, found: Near, one: Asked, name: str, given: Mapping[str, Any], started: float) -> None:
     """Calibrate what was refined, ask it, and end as a run does."""
     from sciinf import calibrate, query, simulate
 

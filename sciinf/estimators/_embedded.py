@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Observable, Prior, X
-from sciinf.estimators._regressed import PIECE, ROWS, Regressed
+from sciinf.estimators._regressed import Regressed
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
 from sciinf.summaries.summary import Summary, expand_mask
@@ -76,15 +76,16 @@ class Embedded(Standardised, ABC):
         if self.regressed is None:
             return
 
+        most = self.regressed.rows
+
         def rows() -> Iterator[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
-            device, left = self.z_mean.device, ROWS
+            device, left = self.z_mean.device, most
             for batch in batches():
-                for start in range(0, min(len(batch), left), PIECE):
-                    some = batch.rows(slice(start, min(start + PIECE, left, len(batch))))
-                    x = {name: value.to(device) for name, value in some.x.items()}
-                    values = self.standardise_x(x, self.z_mean.dtype)
-                    yield self.to_z(some.theta.to(device)), values, self._masks(x)
-                left -= len(batch)
+                some = batch.rows(slice(0, left))
+                x = {name: value.to(device) for name, value in some.x.items()}
+                values = self.standardise_x(x, self.z_mean.dtype)
+                yield self.to_z(some.theta.to(device)), values, self._masks(x)
+                left -= len(some)
                 if left <= 0:
                     return
 

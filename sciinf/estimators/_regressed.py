@@ -26,17 +26,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Observable
+from sciinf.estimators._gaussian import moments
 from sciinf.summaries.standardise import squash
 from sciinf.summaries.statistics import statistics
 
-ROWS, PIECE = 65_536, 8_192  # that least squares look at; at once
+_ROWS, _NUMBERS = 65_536, 2**24  # rows that least squares look at, and numbers of them, at most
+_PIECE = 8_192  # rows in double precision at once
 _FREE = 50  # rows for each degree of freedom
 _MOST = 1_024  # numbers of an observable that enter by themselves
 _PRODUCTS = 6  # parameters, beyond which only their squares count
 _CLAMP = 4.0
 
 Rows = Callable[[], Iterator[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]]
-"""Passes over training rows: z (batch, D), standardised data, and masks of their shape by name."""
+"""A pass over training rows: z (batch, D), standardised data, and masks of their shape by name."""
 
 
 class Regressed(nn.Module):
@@ -86,29 +88,40 @@ class Regressed(nn.Module):
         left = self._left(u, masks, told)
         return torch.cat([torch.cat([told, left], dim=1) @ self.second, told[:, 1 + self._numbers :], left], dim=1)
 
+    @property
+    def rows(self) -> int:
+        """How many rows `fit` looks at, at most."""
+        return min(_ROWS, _NUMBERS // len(self.second))
+
     @torch.no_grad()
     def fit(self, rows: Rows) -> None:
-        """Set the maps: three passes over at most `ROWS` rows."""
-        moments = _moments(self._statistics(u, masks, list(self.specs)) for _, u, masks in rows())
-        self._set("plain", moments)
-        self.first.copy_(_least_squares((self._told(u, m), z) for z, u, m in rows()))
+        """Set the maps: one pass over at most `rows` rows."""
+        parts = []
+        for z, u, masks in rows():
+            some = {name: u[name] for name in self.linear}, {n: m for n, m in masks.items() if n in self.linear}
+            parts.append((z, self._statistics(u, masks, list(self.specs)), *some))
+        z, raw = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        u, masks = ({name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i]} for i in (2, 3))
+        self._set("plain", raw)
+        told = self._beside(self._flat(u, raw), raw)
+        self.first.copy_(_least_squares(told, z))
         if not self.linear:
             self.second.copy_(self.first)
             return
-        found = ((self._basis(self._told(u, m)), self._flat(u)) for _, u, m in rows())
-        self.back.copy_(_least_squares(found))
-        self._set("left", _moments(self._residual_statistics(u, m, self._told(u, m)) for _, u, m in rows()))
-        both = ((self._told(u, m), z, u, m) for z, u, m in rows())
-        pairs = ((torch.cat([told, self._left(u, m, told)], dim=1), z) for told, z, u, m in both)
-        self.second.copy_(_least_squares(pairs))
+        self.back.copy_(_least_squares(self._basis(told), self._flat(u, raw)))
+        self._set("left", self._residual_statistics(u, masks, told))
+        self.second.copy_(_least_squares(torch.cat([told, self._left(u, masks, told)], dim=1), z))
 
     @property
     def _numbers(self) -> int:
         return self.back.shape[1]
 
-    def _set(self, name: str, moments: tuple[Tensor, Tensor]) -> None:
-        self.get_buffer(f"{name}_mean").copy_(moments[0])
-        self.get_buffer(f"{name}_sd").copy_(moments[1])
+    def _set(self, name: str, found: Tensor) -> None:
+        """Mean and sd of statistics, (rows, S); an sd of 1 where one does not vary."""
+        found = found.cpu().double()
+        mean, sd = found.mean(0), found.std(0, correction=0)
+        self.get_buffer(f"{name}_mean").copy_(mean)
+        self.get_buffer(f"{name}_sd").copy_(torch.where(sd > 1e-6 * mean.abs() + 1e-9, sd, 1.0))
 
     def _statistics(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor], names: list[str]) -> Tensor:
         parts = [statistics(u[name], masks.get(name), self.specs[name]) for name in names]
@@ -117,15 +130,14 @@ class Regressed(nn.Module):
 
     def _told(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
         """One, the numbers, and t(u)."""
-        plain = squash((self._statistics(u, masks, list(self.specs)) - self.plain_mean) / self.plain_sd)
-        return torch.cat(
-            [torch.ones_like(plain[:, :1]) if plain.shape[1] else plain.new_ones(len(plain), 1), self._flat(u), plain],
-            dim=1,
-        )
+        raw = self._statistics(u, masks, list(self.specs))
+        return self._beside(self._flat(u, raw), raw)
 
-    def _flat(self, u: Mapping[str, Tensor]) -> Tensor:
-        first = next(iter(u.values()))
-        return torch.cat([first.new_zeros(len(first), 0), *(u[name].flatten(1) for name in self.linear)], dim=1)
+    def _beside(self, flat: Tensor, raw: Tensor) -> Tensor:
+        return torch.cat([flat.new_ones(len(flat), 1), flat, squash((raw - self.plain_mean) / self.plain_sd)], dim=1)
+
+    def _flat(self, u: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        return torch.cat([like.new_zeros(len(like), 0), *(u[name].flatten(1) for name in self.linear)], dim=1)
 
     def _basis(self, told: Tensor) -> Tensor:
         h = (told @ self.first).clamp(-_CLAMP, _CLAMP)
@@ -149,32 +161,16 @@ class Regressed(nn.Module):
         return squash((self._residual_statistics(u, masks, told) - self.left_mean) / self.left_sd)
 
 
-def _moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and sd of each column; an sd of 1 where a column does not vary."""
-    count, total, squares = 0, 0.0, 0.0
-    for part in parts:
-        part = part.double()
-        count, total, squares = count + len(part), total + part.sum(0), squares + part.square().sum(0)
-    mean = torch.as_tensor(total) / max(1, count)
-    sd = (torch.as_tensor(squares) / max(1, count) - mean.square()).clamp_min(0).sqrt()
-    return mean, torch.where(sd > 1e-6 * mean.abs() + 1e-9, sd, 1.0)
-
-
-def _least_squares(pairs: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+def _least_squares(x: Tensor, y: Tensor) -> Tensor:
     """Coefficients (K, D) of y on columns of which the first is one and has no ridge."""
-    count, gram, cross = 0, 0.0, 0.0
-    for x, y in pairs:
-        x, y = x.double(), y.double()
-        count, gram, cross = count + len(x), gram + x.T @ x, cross + x.T @ y
-    gram, cross = torch.as_tensor(gram) / count, torch.as_tensor(cross) / count
-    middle = gram[0, 1:]
-    covariance = gram[1:, 1:] - torch.outer(middle, middle)
-    scale, axes = torch.linalg.eigh(covariance)
+    size = x.shape[1] - 1
+    both = (torch.cat(part, dim=1) for part in zip(x[:, 1:].split(_PIECE), y.split(_PIECE), strict=True))
+    count, mean, covariance = moments(both, size + y.shape[1])
+    scale, axes = torch.linalg.eigh(covariance[:size, :size])
     scale = scale.clamp_min(0)
-    ridge = _ridge(scale, count / _FREE)
-    inner = (axes.T @ (cross[1:] - torch.outer(middle, cross[0]))) / (scale + ridge)[:, None]
+    inner = (axes.T @ covariance[:size, size:]) / (scale + _ridge(scale, count / _FREE))[:, None]
     slopes = axes @ inner
-    return torch.cat([(cross[0] - middle @ slopes)[None], slopes])
+    return torch.cat([(mean[size:] - mean[:size] @ slopes)[None], slopes])
 
 
 def _ridge(scale: Tensor, free: float) -> float:

@@ -35,17 +35,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
+from sciinf.core import Estimator, Fit, Posterior, Prior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
-from sciinf.core.component import to_json
 from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import recorded
 from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.learned import Learned
-from sciinf.inference.rounds import campaigns_of, check_same, claim, claimed, gather, round_folder, round_seed
+from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.inference.truncated import observation_hash
 from sciinf.simulation import simulate
 from sciinf.store import Store
@@ -161,17 +159,8 @@ def refine_around(
     check_whole("simulations", simulations, 1)
     observation, out, recipe = as_observation(simulator.observables, x), Path(out), recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
-    check_same(learner, simulator)
-    settings = {
-        "schema": SCHEMA,
-        "observation": observation_hash(observation),
-        "simulator": recorded(simulator),
-        "simulations": simulations,
-        "estimator": to_json(learner),
-        "recipe": recipe.said(),
-        "seed": seed,
-        "first": first.digest,
-    }
+    made = settings_of(simulator, observation, simulations, learner, recipe, seed)
+    settings = {"schema": SCHEMA, **made, "first": first.digest}
     claim(out / FILE, settings, observation, simulator)
     posterior, stores, laws = first, list[Store](), list[Mixture]()
     for number in range(1, rounds + 1):
@@ -184,9 +173,9 @@ def refine_around(
         law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
         rows = gather(stores, folder / "training", simulator, law)
         fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed)
-        posterior = _refined(fit, laws, stores, observation)
+        found = posterior = Refined(fit, mixture, laws[-1].parts[0][1], observation, campaigns_of(stores))
     write_json(out / FILE, {**settings, "rounds": rounds})
-    return _refined(fit, laws, stores, observation)
+    return found
 
 
 def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Refined:
@@ -209,16 +198,13 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
         raise ValueError(f"{out} holds rounds that are unfinished or of another format; call refine_around again")
     observation = claimed(out, data["observation"], "call refine_around again")
     folders = [round_folder(out, number) for number in range(1, int(data["rounds"]) + 1)]
-    stores, fit = [Store(folder / "simulations") for folder in folders], None
+    stores = [Store(folder / "simulations") for folder in folders]
     fit = load_fit(folders[-1] / "fit", device=device, trust=trust)
-    laws = [_kept(folder / "proposal.json", fit.estimator, observation) for folder in folders]
-    if None in laws:
+    found = [_kept(folder / "proposal.json", fit.estimator.prior, observation) for folder in folders]
+    laws = [law for law in found if law is not None]
+    if len(laws) < len(found):
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
-    return _refined(fit, [law for law in laws if law is not None], stores, observation)
-
-
-def _refined(fit: Fit, laws: Sequence[Mixture], stores: Sequence[Store], x: X) -> Refined:
-    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], x, campaigns_of(stores))
+    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], observation, campaigns_of(stores))
 
 
 def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:
@@ -238,7 +224,7 @@ def _law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
     Raises:
         ValueError: If the answer does not vary, or is not finite.
     """
-    found = _kept(file, posterior, x)
+    found = _kept(file, posterior.prior, x)
     if found is not None and found.about.get("answer") == posterior.digest:
         return found
     with one_thread():
@@ -255,10 +241,10 @@ def _law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
     return found
 
 
-def _kept(file: Path, of: Posterior | Estimator, x: X) -> Mixture | None:
+def _kept(file: Path, prior: Prior, x: X) -> Mixture | None:
     """The law in a file, if it is of this observation."""
     try:
         data: Mapping[str, Any] = read_json(file)
-        return Mixture.from_json(of.prior, data) if data["observation"] == observation_hash(x) else None
+        return Mixture.from_json(prior, data) if data["observation"] == observation_hash(x) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -11,13 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from sciinf.core import Batch, Estimator, Outcome, Simulator, X
+from sciinf.core.component import to_json
 from sciinf.core.files import json_text, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
-from sciinf.core.simulator import unlike
+from sciinf.core.simulator import recorded, unlike
 from sciinf.engine.block import one_thread
 from sciinf.inference.truncated import observation_hash
 from sciinf.storage.selection import dealt
 from sciinf.store import Store
+from sciinf.training import Recipe
 
 ROUND = 2**31 + 1  # no campaign has this many blocks, so none shares these random numbers
 _READ = 65_536
@@ -39,7 +41,7 @@ def campaigns_of(stores: Sequence[Store]) -> frozenset[str]:
     return frozenset(said for s in stores for said in (s.digest, campaign_of(s.simulator, s.seed)))
 
 
-def check_same(estimator: Estimator, simulator: Simulator) -> None:
+def _check_same(estimator: Estimator, simulator: Simulator) -> None:
     """Refuse an estimator that is not the simulator's.
 
     Raises:
@@ -56,6 +58,25 @@ def check_same(estimator: Estimator, simulator: Simulator) -> None:
                 f"the estimator expects {name!r} as {spec}, the simulator {simulator.name!r} gives "
                 f"{simulator.observables.get(name)}; build the estimator from the simulator's own observables"
             )
+
+
+def settings_of(
+    simulator: Simulator, x: X, simulations: int, estimator: Estimator, recipe: Recipe, seed: int
+) -> dict[str, Any]:
+    """What rounds are made with, as JSON values.
+
+    Raises:
+        ValueError: If the estimator is for another prior or other observables than the simulator's.
+    """
+    _check_same(estimator, simulator)
+    return {
+        "observation": observation_hash(x),
+        "simulator": recorded(simulator),
+        "simulations": simulations,
+        "estimator": to_json(estimator),
+        "recipe": recipe.said(),
+        "seed": seed,
+    }
 
 
 def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator) -> None:

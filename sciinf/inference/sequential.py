@@ -38,13 +38,11 @@ import torch
 
 from sciinf.core import DensityUnavailable, Estimator, Fit, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
-from sciinf.core.component import to_json
 from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import recorded
 from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
 from sciinf.inference.local import Local, Sequential
-from sciinf.inference.rounds import ROUND, campaigns_of, check_same, claim, claimed, gather, round_folder, round_seed
+from sciinf.inference.rounds import ROUND, campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.inference.truncated import FROM_PRIOR, LEAST, Region, TruncatedPrior, observation_hash, truncate
 from sciinf.simulation import simulate
 from sciinf.store import Store
@@ -111,16 +109,9 @@ def infer_sequentially(
     observation, out = as_observation(simulator.observables, x), Path(out)
     recipe = recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
-    _check_estimator(learner, simulator, observation, rounds)
-    settings = {
-        "observation": observation_hash(observation),
-        "simulator": recorded(simulator),
-        "simulations": simulations,
-        "estimator": to_json(learner),
-        "recipe": recipe.said(),
-        "seed": seed,
-        "epsilon": epsilon,
-    }
+    settings = {**settings_of(simulator, observation, simulations, learner, recipe, seed), "epsilon": epsilon}
+    if rounds > 1:
+        _check_density(learner, simulator, observation)
     claim(out / "sequential.json", {"schema": SCHEMA, **settings}, observation, simulator)
     truncations: list[TruncatedPrior] = []
     stores: list[Store] = []
@@ -193,20 +184,17 @@ def _check(rounds: int, simulations: int, epsilon: float) -> None:
         raise ValueError(f"epsilon, the mass cut off in each round, must be from {LEAST:g} to 0.01, got {epsilon!r}")
 
 
-def _check_estimator(estimator: Estimator, simulator: Simulator, x: X, rounds: int) -> None:
-    """Find out before anything is simulated what training, or the first truncation, would.
+def _check_density(estimator: Estimator, simulator: Simulator, x: X) -> None:
+    """Find out before anything is simulated what the first truncation would.
 
     Raises:
-        ValueError: If the estimator is for another prior or other observables.
-        DensityUnavailable: If its density has no `log_prob`, which the second round needs.
+        DensityUnavailable: If the estimator's density has no `log_prob`, which the second round needs.
     """
-    check_same(estimator, simulator)
-    if rounds > 1:
-        theta = simulator.prior.sample(1, generator=generator_for(0, ROUND))
-        try:
-            copy.deepcopy(estimator).eval().density(x).log_prob(theta[:, None])
-        except DensityUnavailable as error:
-            raise DensityUnavailable(f"{error}; rounds after the first need the density, rounds=1 does not") from error
+    theta = simulator.prior.sample(1, generator=generator_for(0, ROUND))
+    try:
+        copy.deepcopy(estimator).eval().density(x).log_prob(theta[:, None])
+    except DensityUnavailable as error:
+        raise DensityUnavailable(f"{error}; rounds after the first need the density, rounds=1 does not") from error
 
 
 def _last(truncations: Sequence[TruncatedPrior]) -> TruncatedPrior | None:

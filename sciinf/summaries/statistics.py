@@ -13,6 +13,8 @@ and every shape is fixed.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -39,7 +41,7 @@ def statistics(
     Returns:
         (batch, S); S is 0 where fewer than three entries repeat.
     """
-    series, there = _by_channel(x, spec), _by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
+    series, there = by_channel(x, spec), by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
     if series.shape[-1] < _LEAST:
         return x.new_zeros(len(x), 0)
     count = there.sum(-1).clamp_min(1)
@@ -54,16 +56,13 @@ def statistics(
     return torch.cat(parts, dim=1)
 
 
-def _by_channel(x: Tensor, spec: Observable) -> Tensor:
-    """(batch, channel, entries that repeat), time last among them."""
+def by_channel(x: Tensor, spec: Observable) -> Tensor:
+    """Values (batch, *event) as (batch, channel, entries that repeat), time last among these; few channels."""
     repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]
     repeated.sort(key=lambda axis: spec.dims[axis - 1] == "time")
     others = [axis for axis in range(1, x.ndim) if axis not in repeated] if repeated else []
     moved = x.permute(0, *others, *(repeated or range(1, x.ndim)))
-    channels = 1
-    for axis in others:
-        channels *= x.shape[axis]
-    return moved.reshape(len(x), channels, -1)[:, :_CHANNELS]
+    return moved.reshape(len(x), math.prod(x.shape[axis] for axis in others), -1)[:, :_CHANNELS]
 
 
 def _steps(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:

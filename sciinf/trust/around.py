@@ -1,7 +1,7 @@
 """Data simulated around an answer, on which the checks at one observation rest.
 
 Parameters come from a normal law of z, twice as wide as the answer (`inference.around`). They are simulated once, and
-`trust.here` and `trust.residuals` look at them.
+`trust.here`, `trust.residuals` and `trust.localise` look at them.
 """
 
 from __future__ import annotations

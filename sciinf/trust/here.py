@@ -61,8 +61,7 @@ _WAY_ON = (
 _MORE = (
     "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
 )
-_WARM, _FIRST, _CHUNK = 2, 16, 250  # simulations asked about at once: to load what is needed, to see how long it takes
-_COLD = 10  # times as long as usual that the first may take
+_FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
 
 
 @dataclass(frozen=True)
@@ -184,14 +183,11 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
     """
     z, theta, data, law = around.z, around.theta, around.data, around.law
     prior = PriorInZ(posterior.prior)
-    found, grown, own, began, warm, size = [], [], [], time.monotonic(), 0, _WARM
+    found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
     while (start := sum(map(len, found))) < len(z):
-        spent, count = time.monotonic() - began, start - warm
-        most = BUDGET * (_COLD if start == _WARM else 1)
-        if count and (spent / count * LEAST > most or (start in (LEAST, ROWS // 2) and spent > BUDGET / 2)):
+        spent = time.monotonic() - began
+        if start and (spent / start * LEAST > BUDGET or (start in (LEAST, ROWS // 2) and spent > BUDGET / 2)):
             break
-        if start == _WARM:
-            began, warm, size = time.monotonic(), start, _FIRST
         stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
@@ -207,7 +203,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         free = (1 - part.square().sum(0)).clamp_min(1e-3)[..., None]
         narrow = (part[..., None] * (at[1:] - middle).square()).sum(0) / free
         grown.append(at[1:].std(0) / narrow.sqrt().clamp_min(1e-300))
-        size = _CHUNK if start else size
+        size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
     return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
 

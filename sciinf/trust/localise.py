@@ -297,9 +297,7 @@ def _statistics(scores: Scores) -> dict[Kind, Tensor]:
     found: dict[Kind, Tensor] = {"number": (z / own.sqrt()[:, None]).T.contiguous()}
     if layout.boxes:
         size = layout.level @ z.square().T / (layout.level @ present.T).clamp_min(1)
-        whole = torch.tensor(
-            [box.stop == layout.specs[box.observable].shape and not any(box.start) for box in layout.boxes]
-        )
+        whole = torch.tensor([layout.whole(box) for box in layout.boxes])
         found["level"] = layout.level @ w.T
         found["size"] = torch.where(whole[:, None], size, size / own).clamp_min(1e-9).log()
     if layout.drifting:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Observable, X
-from sciinf.summaries.standardise import SHARED_AXES, Standardise
+from sciinf.summaries.standardise import Standardise
+from sciinf.summaries.statistics import by_channel
 
 _CHANNELS = 6  # of one observable, whose statistics are taken each by itself
 _AXES = 8
@@ -72,14 +73,9 @@ def leading(plain: Tensor, learned: Tensor) -> Tensor:
 
 def _moments(value: Tensor, spec: Observable) -> Tensor:
     """Statistics along the axes that repeat, of each channel: (rows, K)."""
-    repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]
-    repeated.sort(key=lambda axis: spec.dims[axis - 1] == "time")  # last, so that neighbours are so in time
-    others = [axis for axis in range(1, value.ndim) if axis not in repeated] if repeated else []
-    series = value.permute(0, *others, *(repeated or range(1, value.ndim)))
-    series = series.flatten(1 + len(others)).flatten(1, len(others)) if others else series.reshape(len(value), 1, -1)
+    series = by_channel(value, spec)[:, :_CHANNELS]
     if series.shape[-1] < 3:
         return value.new_zeros(len(value), 0)
-    series = series[:, :_CHANNELS]
     centre, sd = series.mean(-1), series.std(-1).clamp_min(1e-9)
     u = (series - centre[..., None]) / sd[..., None]
     parts = [centre, sd.log(), u.pow(3).mean(-1), u.pow(4).mean(-1), series.amin(-1), series.amax(-1)]

@@ -80,8 +80,7 @@ def test_few_rows_do_not_fit_noise():
 
 
 def test_rows_beyond_the_most_are_not_read(monkeypatch):
-    monkeypatch.setattr("sciinf.estimators._embedded.ROWS", 1_000)
-    monkeypatch.setattr("sciinf.estimators._embedded.PIECE", 300)
+    monkeypatch.setattr("sciinf.estimators._regressed._ROWS", 1_000)
     first, whole, again = rows(1_000), rows(1_000), Flow(PRIOR, SERIES)
     once = Flow(PRIOR, SERIES)
     again.standardise_both(lambda: iter([first]))
