@@ -55,7 +55,7 @@ WIDER = ((0.8, 2.0), (0.2, 4.0))  # weight and width of the laws of a round
 _OVER = 8  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
 _AROUND = 20_000  # draws that a law is fitted to
-_EDGE = 3.0  # sds of the last law that an answer must lie within
+_EDGE = 2.0  # sds of |u|^2, of mean D, that draws of the last law have: an answer must lie within
 _INSIDE, _EFFECTIVE = 0.95, 0.1  # share of an answer there, and of the draws that carry the weight
 _STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
 
@@ -97,11 +97,12 @@ class Refined(Learned):
 
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
-        """Whether its answer to an observation, name -> (1, *event), lies where the last round simulated."""
+        """Whether its answer to an observation, name -> (1, *event), lies well within what the last round simulated."""
         theta = self.local.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))[:, 0]
         weight = self._log_weight(theta).softmax(0)
         z = self.prior.bijection.forward(theta.double())
-        inside = float(weight[self.last.squares(z) < _EDGE**2 * len(self.prior)].sum())
+        size = len(self.prior)
+        inside = float(weight[self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)].sum())
         return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
 
     def _log_weight(self, theta: Tensor) -> Tensor:

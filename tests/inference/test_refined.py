@@ -173,7 +173,8 @@ def test_its_density_is_that_of_the_posterior_under_the_prior(known):
 def test_it_reaches_what_lies_near_and_nothing_else(known):
     sd = math.sqrt(NOISE**2)
     near = [X["x"] + sd * torch.tensor(step) for step in ([0.0, 0.0], [1.0, 0.0], [0.0, -1.5])]
-    far = [X["x"] + sd * torch.tensor(step) for step in ([12.0, 0.0], [0.0, 30.0])]
+    # the last law is twice as wide as the answer: four sds of that are two of its own
+    far = [X["x"] + sd * torch.tensor(step) for step in ([6.0, 0.0], [0.0, -6.0], [12.0, 0.0], [0.0, 30.0])]
     assert all(known.reaches({"x": x}) for x in near)
     assert not any(known.reaches({"x": x}) for x in far)
 
