@@ -17,7 +17,7 @@ from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.learned import Learned
 from sciinf.core.surrogate import Surrogate
 
-SCHEMA = 2
+SCHEMA = 3
 _FLOW = "sciinf.estimators.flow.Flow"  # which had no least squares before format 2
 
 
@@ -112,7 +112,7 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     known = ("schema", "digest", "estimator", "simulator")
     if not isinstance(data, dict) or "schema" not in data:
         raise ValueError(f"{folder / 'fit.json'} is not what `train` writes; train again")
-    if data["schema"] not in (1, SCHEMA):
+    if data["schema"] not in (1, 2, SCHEMA):
         version = data.get("versions", {}).get("sciinf", "unknown")
         raise ValueError(
             f"{folder / 'fit.json'} has format {data['schema']!r}, written by sciinf {version}; this version reads "
@@ -125,13 +125,18 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     weights = (folder / "model.safetensors").read_bytes()
     if _digest(weights, data["estimator"]) != data["digest"]:
         raise ValueError(f"{folder} is damaged: model.safetensors and fit.json do not belong together; train again")
-    built = data["estimator"] if data["schema"] == SCHEMA else _as_it_was(data["estimator"])
+    built = _as_it_was(data["estimator"]) if data["schema"] == 1 else data["estimator"]
     estimator = from_json(built, trust=trust)
     if not isinstance(estimator, Learned):
         raise ValueError(
             f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is neither an estimator nor a surrogate"
         )
-    estimator.load_state_dict(load(weights))
+    try:
+        estimator.load_state_dict(load(weights))
+    except RuntimeError:
+        if data["schema"] != 2:
+            raise
+        raise ValueError(f"{folder} has format 2, which told networks less of series; train again") from None
     record = {k: v for k, v in data.items() if k not in known}
     return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)
 

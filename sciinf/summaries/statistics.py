@@ -4,11 +4,14 @@ Of each channel of an observable, along the axes that repeat (time, items, the a
 axes have no names), over the entries that are present,
 
     mean,  log sd,  skewness,  log kurtosis,  least,  largest,   and along time, for lags l of 1, 2, 4, 8,
-    log mean (x_{t+l} - x_t)^2;
+    log mean (x_{t+l} - x_t)^2,   and partial autocorrelations of lags 1 to 4 with the log power that each leaves;
 
 of pairs of channels their correlations; of data with a second axis the log sds of the means along each, and of what
 both leave; and the share of the entries that are present, where a mask comes with them. All are smooth where data are,
 and every shape is fixed.
+
+References:
+    | Maximum entropy spectral analysis (Burg, 1975): partial autocorrelations from errors ahead and behind
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from sciinf.summaries.standardise import SHARED_AXES
 
 _CHANNELS = 8  # whose statistics are taken, each by itself
 _LAGS = (1, 2, 4, 8)
+_ORDER = 4  # partial autocorrelations
 _LEAST = 3  # entries that have a spread
 _TINY = 1e-4  # sds of the training rows that are zero
 
@@ -50,7 +54,8 @@ def statistics(
     sd = (away.square().sum(-1) / count + _TINY**2).sqrt()
     u = away / sd[..., None]
     parts = [centre, sd.log(), u.pow(3).sum(-1) / count, (u.pow(4).sum(-1) / count + 0.1).log()]
-    parts += [u.amin(-1), u.amax(-1), *_steps(series, there, spec), *_together(u, there)]
+    parts += [u.amin(-1), u.amax(-1), *_steps(series, there, spec), *_partial(series, there, spec)]
+    parts += _together(u, there)
     parts += [_between(x, mask, spec)] if x.ndim > 2 else []
     parts += [] if mask is None else [there.reshape(len(x), -1).mean(1, keepdim=True)]
     return torch.cat(parts, dim=1)
@@ -77,6 +82,23 @@ def _steps(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
             both = there[..., lag:] * there[..., :-lag]
             step = (series[..., lag:] - series[..., :-lag]).square() * both
             found.append((step.sum((-1, -2)) / both.sum((-1, -2)).clamp_min(1) + _TINY**2).log())
+    return found
+
+
+def _partial(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
+    """Partial autocorrelations along time by Burg's method, and after each the log power that is left."""
+    if "time" not in spec.dims:
+        return []
+    length, found = spec.shape[spec.dims.index("time")], []
+    series, there = (v.reshape(*v.shape[:2], -1, length) for v in (series, there))
+    ahead = behind = series
+    for _ in range(min(_ORDER, length // 4)):
+        ahead, behind, there = ahead[..., 1:], behind[..., :-1], there[..., 1:] * there[..., :-1]
+        power = ((ahead.square() + behind.square()) * there).sum((-1, -2))
+        k = 2 * (ahead * behind * there).sum((-1, -2)) / (power + _TINY)
+        left = power * (1 - k.square()) / (2 * there.sum((-1, -2)).clamp_min(1))
+        found += [k, (left + _TINY**2).log()]
+        ahead, behind = ahead - k[..., None, None] * behind, behind - k[..., None, None] * ahead
     return found
 
 

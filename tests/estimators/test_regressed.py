@@ -120,7 +120,7 @@ def test_a_network_that_was_given_stands_alone_and_so_do_few_numbers():
 def test_large_data_enter_by_their_statistics():
     flow = Flow(PRIOR, {"x": Observable((_regressed._MOST + 1,), dims=("time",))})
     assert not flow.regressed.linear
-    assert flow.regressed.features == 3 + 10
+    assert flow.regressed.features == 3 + 18
 
 
 def test_it_comes_back_to_the_bit(flow, tmp_path):
@@ -141,3 +141,18 @@ def test_a_fit_from_before_least_squares_is_read_as_it_was(tmp_path):
     write_json(file, {**data, "schema": 1, "digest": digest})
     found, batch = load_fit(tmp_path).estimator, rows(5, seed=2)
     assert torch.equal(found.features(batch.x), old.features(batch.x))
+
+
+def test_a_fit_whose_statistics_were_fewer_asks_for_another_training(tmp_path):
+    save_fit(tmp_path, Flow(PRIOR, SERIES), simulator=SIMULATOR, record={})
+    from safetensors.torch import load, save
+
+    from sciinf.core.fit import _digest
+
+    data, file = json.loads((tmp_path / "fit.json").read_text()), tmp_path / "model.safetensors"
+    weights = load(file.read_bytes())
+    file.write_bytes(save({k: v[:-8].contiguous() if k == "regressed.plain_sd" else v for k, v in weights.items()}))
+    digest = _digest(file.read_bytes(), data["estimator"])
+    write_json(tmp_path / "fit.json", {**data, "schema": 2, "digest": digest})
+    with pytest.raises(ValueError, match="format 2, which told networks less of series; train again"):
+        load_fit(tmp_path)
