@@ -1,8 +1,8 @@
 r"""Rounds of simulations around one answer, and the posterior that is learned from them.
 
 An amortised network has to learn every observation of the prior. Where its answer to x_o is not right, round k
-simulates from a law r_k around the newest answer (`around`: z normal, k times as wide as the answer, a fifth of it
-wider still), and a network is trained anew on the rows of all rounds, which are draws of the mixture
+simulates from a law r_k around the newest answer (`around`: z normal, wider than the answer, a fifth of it twice as
+wide again), and a network is trained anew on the rows of all rounds, which are draws of the mixture
 
     r(theta) = sum_k n_k r_k(theta) / sum_k n_k.
 
@@ -12,7 +12,12 @@ It learns q_r(theta | x) = p(x | theta) r(theta) / p_r(x), so that the posterior
 
 with w a smooth function that is known exactly. Unlike a truncated prior (`truncated`), r has no edge that a wrong
 answer could be cut off by: a round whose answer moved moves its law along. Draws are draws of q_r, taken with
-probabilities proportional to w.
+probabilities proportional to w. Where the posterior is normal and the prior flat, the effective share of the draws is
+(1 - k^-4)^(D / 2) for a law k times as wide as it: the narrower the law, the less a network has to learn, and k is the
+least that leaves `_SHARE`, but no less than `_NARROWEST`.
+
+Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
+flow has nothing there to hold it down, and w, which grows outwards, makes them heavier. They can double an sd.
 
 It holds for observations whose answers lie within the last round's law (`reach`), and is calibrated under r, as
 `local`.
@@ -51,7 +56,9 @@ from sciinf.training import Recipe, train
 
 SCHEMA = 1
 FILE = "refined.json"
-WIDER = ((0.8, 2.0), (0.2, 4.0))  # weight and width of the laws of a round
+_FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
+_SHARE, _NARROWEST = 0.6, 1.5
+_STRAY = 1e-4
 _OVER = 8  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
 _AROUND = 20_000  # draws that a law is fitted to
@@ -73,7 +80,7 @@ class Refined(Learned):
 
     def __init__(self, fit: Fit, mixture: Mixture, last: Law, x: X, trained_on: frozenset[str]) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
-        self.local = Amortised(fit)
+        self.local, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
         self.digest, self.trained_on = fit.digest, trained_on
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"
@@ -81,12 +88,19 @@ class Refined(Learned):
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.local.draw_batched(x, _OVER * n, generator=generator)
-        weight = self._log_weight(theta).softmax(0)
+        log_w, strays = self._log_weight(theta), int(_STRAY * len(theta))
+        if strays and self.is_flow:
+            density = self.local.log_prob_batched(theta, x)
+            log_w = torch.where(density > density.kthvalue(strays, dim=0).values, log_w, -math.inf)
+        weight = log_w.softmax(0)
         picked = torch.multinomial(weight.T, n, replacement=True, generator=generator).T
         return theta.gather(0, picked[..., None].expand(*picked.shape, theta.shape[-1]))
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
+        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.
+
+        The draws that are left out are part of it.
+        """
         ones = len(next(iter(x.values())))
         drawn = self.local.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
         log_z = self.mixture.log_ratio(drawn).logsumexp(0) - math.log(len(drawn))
@@ -111,6 +125,12 @@ class Refined(Learned):
         return torch.where(log_w.isfinite().any(0), log_w, 0.0)
 
 
+def widths(size: int) -> tuple[tuple[float, float], ...]:
+    """Weight and width of each of the laws of a round, for so many parameters."""
+    k = max(_NARROWEST, (1 - _SHARE ** (2 / size)) ** -0.25)
+    return (1 - _FARTHER, k), (_FARTHER, 2 * k)
+
+
 def refine_around(
     simulator: Simulator,
     x: Any,
@@ -125,6 +145,7 @@ def refine_around(
     workers: int = 1,
     timeout: float | None = None,
     device: str | torch.device = "cpu",
+    accept_changes: bool = False,
     progress: bool = True,
 ) -> Refined:
     """The posterior near one observation, from simulations around its answer.
@@ -146,6 +167,7 @@ def refine_around(
         workers: Processes that simulate, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
+        accept_changes: Go on although files of the simulator have changed, as in `simulate`.
         progress: Whether simulating reports progress on the standard error; training always does.
 
     Returns:
@@ -162,12 +184,13 @@ def refine_around(
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
     made = settings_of(simulator, observation, simulations, learner, recipe, seed)
     settings = {"schema": SCHEMA, **made, "first": first.digest}
-    claim(out / FILE, settings, observation, simulator)
+    claim(out / FILE, settings, observation, simulator, accept_changes=accept_changes)
     posterior, stores, laws = first, list[Store](), list[Mixture]()
     for number in range(1, rounds + 1):
         folder = round_folder(out, number)
         laws.append(_law_in(folder / "proposal.json", posterior, observation))
         how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
+        how["accept_changes"] = accept_changes
         where, own = folder / "simulations", round_seed(seed, number)
         stores.append(simulate(simulator, where, simulations, seed=own, proposal=laws[-1], **how))
         mixture = _mixed(laws, stores)
@@ -232,7 +255,7 @@ def _law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
         theta = posterior.draw_batched(x, _AROUND, generator=generator_for(0, _STREAM))[:, 0]
         bijection = posterior.prior.bijection
         z = bijection.forward(theta[theta.isfinite().all(1)].double())
-        laws = [(weight, Law.around(z, wider, normal=bijection.normal)) for weight, wider in WIDER]
+        laws = [(weight, Law.around(z, wider, normal=bijection.normal)) for weight, wider in widths(z.shape[1])]
     parts = [(weight, law) for weight, law in laws if law is not None]
     if len(parts) < len(laws):
         raise ValueError("the answer cannot be refined, for its draws do not vary in every parameter")

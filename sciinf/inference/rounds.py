@@ -14,7 +14,7 @@ from sciinf.core import Batch, Estimator, Outcome, Simulator, X
 from sciinf.core.component import to_json
 from sciinf.core.files import json_text, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
-from sciinf.core.simulator import recorded, unlike
+from sciinf.core.simulator import FILES, recorded, unlike
 from sciinf.engine.block import one_thread
 from sciinf.inference.truncated import observation_hash
 from sciinf.storage.selection import dealt
@@ -79,7 +79,7 @@ def settings_of(
     }
 
 
-def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator) -> None:
+def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator, *, accept_changes: bool = False) -> None:
     """Note what the rounds in a folder are of, before the first, and refuse a folder with others.
 
     Args:
@@ -87,6 +87,7 @@ def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator) -
         settings: What the rounds are made with, as JSON values.
         x: The observation, name -> (1, *event).
         simulator: What simulates.
+        accept_changes: Whether its files may be others than those noted.
 
     Raises:
         ValueError: If the folder holds rounds of something else; the message says what differs.
@@ -97,7 +98,8 @@ def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator) -
     if file.is_file():
         found = dict(read_json(file))
         differ = [key for key, value in said.items() if key != "simulator" and found.get(key) != value]
-        if words := unlike(found.get("simulator", {}), simulator):
+        ignore = FILES if accept_changes else ()
+        if words := unlike(found.get("simulator", {}), simulator, ignore=ignore):
             differ.append(f"simulator ({words})")
         if differ:
             raise ValueError(

@@ -12,7 +12,8 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Density, Estimator, Fit, Observable, Posterior, Prior, Simulator
-from sciinf.core.files import write_json
+from sciinf.core.files import read_json, write_json
+from sciinf.core.simulator import FILES
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.inference import refined
@@ -130,7 +131,7 @@ class Laws(Density):
 def known():
     """A refined posterior of which every part is exact, its laws beside the answer."""
     z = Wrong(0.7, 1.2).draw_batched(X, 20_000, generator=generator())[:, 0].double()
-    laws = [(weight, Law.around(z, wider, normal=True)) for weight, wider in refined.WIDER]
+    laws = [(weight, Law.around(z, wider, normal=True)) for weight, wider in refined.widths(2)]
     mixture = Mixture(PRIOR, laws, {})
     fit = Fit(Exact(mixture), "digest", {"name": "narrow"}, RECORD, Path())
     return Refined(fit, mixture, laws[0][1], X, frozenset())
@@ -153,6 +154,29 @@ def test_draws_are_of_the_posterior_under_the_prior(known):
     assert (width < 0.93).any()
 
 
+class Leaking(Laws):
+    """Five of 100,000 draws lie anywhere."""
+
+    def sample(self, n, *, generator):
+        theta = super().sample(n, generator=generator)
+        astray = torch.rand(theta.shape[:2], generator=generator) < 5e-5
+        return torch.where(astray[..., None], 4 * torch.rand(theta.shape, generator=generator) - 2, theta)
+
+    def log_prob(self, theta):
+        leaked = torch.full(theta.shape[:-1], math.log(5e-5 / 16), dtype=torch.float64)
+        return torch.logaddexp(super().log_prob(theta), leaked)
+
+
+def test_a_few_draws_of_a_flow_where_nothing_was_simulated_are_left_out(known, monkeypatch):
+    """The law of the rounds is narrow, so weights prior / law of what lies outside it are all that count."""
+    monkeypatch.setattr(Exact, "condition", lambda self, x: Leaking(self.mixture, x["x"].double()))
+    assert (off(known)[1] < 0.5).all(), "one draw has all the weight"
+    monkeypatch.setattr(known, "is_flow", True)
+    shift, width = off(known)
+    assert shift.abs().max() < 0.05
+    assert (width - 1).abs().max() < 0.03
+
+
 def test_draws_of_several_observations_each_are(known):
     x = {"x": X["x"] + torch.tensor([[0.1, 0.0], [0.0, -0.1], [0.0, 0.0]])}
     theta = known.draw_batched(x, 5_000, generator=generator())
@@ -170,10 +194,19 @@ def test_its_density_is_that_of_the_posterior_under_the_prior(known):
     assert (found - expected).abs().max() < 0.06
 
 
+def test_the_narrowest_law_leaves_the_share_of_draws_that_is_said():
+    """Of normal posteriors under a flat prior, by the moments of normal draws: E[w]^2 / E[w^2]."""
+    for size in (5, 8, 20):
+        k = refined.widths(size)[0][1]
+        variance, slope = k**2 / (1 + k**2), 1 / k**2  # of the draws; log w = slope u^2 / 2
+        first, second = (1 - variance * slope) ** -0.5, (1 - 2 * variance * slope) ** -0.5
+        assert (first**2 / second) ** size == pytest.approx(0.6)
+    assert refined.widths(2) == ((0.8, 1.5), (0.2, 3.0))
+
+
 def test_it_reaches_what_lies_near_and_nothing_else(known):
     sd = math.sqrt(NOISE**2)
     near = [X["x"] + sd * torch.tensor(step) for step in ([0.0, 0.0], [1.0, 0.0], [0.0, -1.5])]
-    # the last law is twice as wide as the answer: four sds of that are two of its own
     far = [X["x"] + sd * torch.tensor(step) for step in ([6.0, 0.0], [0.0, -6.0], [12.0, 0.0], [0.0, 30.0])]
     assert all(known.reaches({"x": x}) for x in near)
     assert not any(known.reaches({"x": x}) for x in far)
@@ -251,6 +284,17 @@ def test_a_stop_at_any_moment_loses_nothing(made, tmp_path):
 def test_rounds_of_something_else_are_refused(made, change, words):
     with pytest.raises(ValueError, match=words):
         rounds(made[0], **change)
+
+
+def test_changed_files_are_refused_unless_they_are_accepted(made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "copy")
+    file = tmp_path / "copy" / "refined.json"
+    said = read_json(file)
+    said["simulator"] = {key: "0" * 64 if key in FILES else value for key, value in said["simulator"].items()}
+    write_json(file, said)
+    with pytest.raises(ValueError, match=r"rounds of another simulator \(.*has changed"):
+        rounds(file.parent)
+    assert rounds(file.parent, accept_changes=True).digest == made[1].digest
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"simulations": 0}])
