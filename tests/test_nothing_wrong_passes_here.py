@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SEEN = [1.1, 0.7, 1.6, 1.3, 1.2, 0.9, 1.5, 1.0, 1.4, 1.2, 0.8, 1.3, 1.1, 1.7, 0.
 def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
     for module, name, small in (
-        (refine, "LEAST", 250), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
+        (refine, "ROUNDS", 2), (refine, "FRESH", 1_000), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)
@@ -49,11 +50,12 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert "the data tell more of" in check["verdict"]
     assert "not right at this observation" in result.out
     assert "All checks passed" not in (run / "report.html").read_text()
-    assert "--refine auto (about as many simulations again, around each)" in result.err
+    assert "--refine auto (up to 2 x 500 simulations around each)" in result.err
     assert not refined.exists()
 
     result = call("infer", tmp_path / "points.py", *words)
     assert result.code == 0, result.err
+    assert re.search(r"round 1: 500 simulations, \d+ s; middles moved by up to [\d.]+ sds, widths by up to", result.err)
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 0.14
@@ -73,6 +75,14 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert result.code == 2
     assert "refined around another observation than 'far', too far from it; ask" in result.err
 
+    # a damaged one is left out, and named
+    (refined / "rounds" / "observation.safetensors").write_bytes(b"")
+    result = call("query", run, "--observation", tmp_path / "near.csv")
+    assert result.code == 0, result.err
+    assert f"the refined answer in {refined} is left out" in result.err
+    assert (run / "answers/near/answer.json").is_file()
+    assert call("query", refined, "--observation", tmp_path / "near.csv").code == 2
+
 
 def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,15 +91,15 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     folder = tmp_path / "refined" / "seen"
     (folder / "rounds").mkdir(parents=True)
     (folder / "calibration.json").write_text("{}")
-    write_json(folder / "rounds" / "refined.json", {"first": "0123456789", "rounds": 2})
+    write_json(folder / "rounds" / "refined.json", {"first": "0123456789", "simulations": 500, "rounds": 2})
     told: list[str] = []
     monkeypatch.setattr("click.echo", lambda words, err: told.append(words))
     same, other = (Fit(torch.nn.Identity(), digest, {}, {}, tmp_path) for digest in ("0123456789", "abcdef"))
-    refine._put_aside(folder, same)
+    refine._put_aside(folder, same, 500)
     assert (folder.is_dir(), told) == (True, [])
     assert refine.refined_in(tmp_path, "cpu", None, first="abcdef") == []
-    refine._put_aside(folder, other)
-    assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567"]
+    refine._put_aside(folder, other, 500)
+    assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567-500"]
     assert "was refined from another network" in told[0]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from sciinf.inference.refined import Refined
 
 ROUNDS, LEAST = 3, 500  # at most; simulations of each, at least
+_SETTLED = 0.1  # sds, and share of a width: what the last of the rounds may change
+_DRAWS, _FEW = 4_000, 20  # of each answer that they are compared by; simulations that tell what one costs
+_STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
 FOLDER, INSIDE = "refined", "rounds"
 
@@ -53,7 +57,7 @@ def refine_all(
     if wrong and given["refine"] == "off":
         words = shlex.join(_without_off(sys.argv[1:]))
         named = ", ".join(name for _, name in wrong)
-        click.echo(f"next, for {named}: {words} (about as many simulations again, around each)", err=True)
+        click.echo(f"next, for {named}: {words} (up to {ROUNDS} x {given['n']:,} simulations around each)", err=True)
         return
     known = refined_in(run, given["device"], sim, first=fit.digest) if wrong else []
     for one, name in wrong:
@@ -68,7 +72,9 @@ def refine_all(
 
 
 def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Mapping[str, Any]) -> Near:
-    """As many simulations again around one answer, in up to three rounds, in a run folder of their own.
+    """Rounds of simulations around one answer, as many as were trained on in each, until it holds.
+
+    It holds where the local check calls it right and the last round hardly moved it.
 
     Args:
         sim: The simulator.
@@ -85,26 +91,53 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
-    seed, folder = given["seed"], run / FOLDER / name
-    _put_aside(folder, fit)
-    rounds = min(ROUNDS, given["n"] // LEAST)
-    each = given["n"] // rounds
-    click.echo(f"refining {name}: {rounds} rounds of {each:,} simulations around its answer, in {folder}", err=True)
-    found = refine_around(
-        sim,
-        one.x,
-        folder / INSIDE,
-        build_posterior(fit),
-        rounds=rounds,
-        simulations=each,
-        estimator=steps.build(given["estimator"], sim, seed),
-        recipe=Recipe(device=given["device"]),
-        seed=seed,
-        workers=given["workers"],
-        device=given["device"],
-    )
-    shutil.copytree(folder / INSIDE / f"round_{rounds}" / "fit", folder / "fit", dirs_exist_ok=True)
+    seed, folder, n = given["seed"], run / FOLDER / name, given["n"]
+    _put_aside(folder, fit, n)
+    click.echo(f"refining {name}: up to {ROUNDS} rounds of {n:,} simulations around its answer, in {folder}", err=True)
+    how: dict[str, Any] = {key: given[key] for key in ("workers", "device", "accept_changes")}
+    first, settled, number = build_posterior(fit), False, 0
+    before: Posterior = first
+    while not settled and number < ROUNDS:
+        started, number = time.monotonic(), number + 1
+        found = refine_around(
+            sim,
+            one.x,
+            folder / INSIDE,
+            first,
+            rounds=number,
+            simulations=n,
+            estimator=steps.build(given["estimator"], sim, seed),
+            recipe=Recipe(device=given["device"]),
+            seed=seed,
+            **how,
+        )
+        words, settled = _gained(sim, before, found, one.x)
+        click.echo(f"round {number}: {n:,} simulations, {time.monotonic() - started:.0f} s; {words}", err=True)
+        before = found
+    shutil.copytree(folder / INSIDE / f"round_{number}" / "fit", folder / "fit", dirs_exist_ok=True)
     return folder, found
+
+
+def _gained(sim: Simulator, before: Posterior, found: Refined, x: Observation) -> tuple[str, bool]:
+    """What a round changed, in words, with what the local check says; and whether no further one is needed."""
+    from sciinf.core import as_observation
+    from sciinf.engine.block import generator_for, simulate_from
+    from sciinf.trust.around import around_answer
+    from sciinf.trust.here import check_here
+
+    observed, generator = as_observation(sim.observables, x), generator_for(0, _STREAM)
+    drawn = [one.draw_batched(observed, _DRAWS, generator=generator)[:, 0] for one in (before, found)]
+    old, new = (found.prior.bijection.forward(theta.double()) for theta in drawn)
+    moved = float(((new.mean(0) - old.mean(0)) / new.std(0)).abs().max())
+    wider = float((new.std(0) / old.std(0)).log().abs().max())
+    words = f"middles moved by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%}"
+    began = time.monotonic()
+    simulate_from(sim, drawn[1][:_FEW], generator=generator)
+    seconds = (time.monotonic() - began) / _FEW
+    around = around_answer(found, sim, drawn[1], seconds=seconds, generator=generator)
+    checks = check_here(found, observed, around, generator=generator)
+    right = any(check.level == "good" for check in checks)
+    return "; ".join([words, *(check.verdict for check in checks)]), right and max(moved, wider) < _SETTLED
 
 
 def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | None = None) -> list[Near]:
@@ -119,16 +152,22 @@ def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | No
     from sciinf.core.files import read_json
     from sciinf.inference.refined import FILE, load_refined
 
-    def wanted(folder: Path) -> bool:
+    trust = () if sim is None or sim.source is None else (sim.source,)
+
+    def read(folder: Path) -> Iterator[Near]:
         file = folder / INSIDE / FILE
         if not (file.is_file() and (folder / "calibration.json").is_file()):
-            return False
-        said = read_json(file)
-        return "rounds" in said and first in (None, said.get("first"))
+            return
+        try:
+            said = read_json(file)
+            if "rounds" in said and first in (None, said.get("first")):
+                yield folder, load_refined(folder / INSIDE, device=device, trust=trust)
+        except ValueError as error:
+            if folder == run:
+                raise
+            click.echo(f"note: the refined answer in {folder} is left out: {error}", err=True)
 
-    trust = () if sim is None or sim.source is None else (sim.source,)
-    folders = [run] if wanted(run) else [folder for folder in sorted((run / FOLDER).glob("*")) if wanted(folder)]
-    return [(folder, load_refined(folder / INSIDE, device=device, trust=trust)) for folder in folders]
+    return list(read(run)) or [near for folder in sorted((run / FOLDER).glob("*")) for near in read(folder)]
 
 
 def nearest(known: Sequence[Near], x: Observation) -> Near | None:
@@ -172,15 +211,16 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
     return one
 
 
-def _put_aside(folder: Path, fit: Fit) -> None:
-    """Give another name to rounds that began from another network, so that new ones can be made."""
+def _put_aside(folder: Path, fit: Fit, n: int) -> None:
+    """Give another name to rounds from another network or of another size, so that new ones can be made."""
     from sciinf.core.files import read_json
     from sciinf.inference.refined import FILE
 
     file = folder / INSIDE / FILE
-    if file.is_file() and (first := str(read_json(file).get("first"))) != fit.digest:
-        old = folder.with_name(f"{folder.name}-{first[:8]}")
-        click.echo(f"note: {folder} was refined from another network; it is {old} now", err=True)
+    said = read_json(file) if file.is_file() else {}
+    if said and (said.get("first"), said.get("simulations")) != (fit.digest, n):
+        old = folder.with_name(f"{folder.name}-{said.get('first')!s:.8}-{said.get('simulations')}")
+        click.echo(f"note: {folder} was refined from another network, or with another -n; it is {old} now", err=True)
         folder.rename(old)
 
 
@@ -189,7 +229,7 @@ def _answer(sim: Simulator, found: Near, one: Asked, name: str, given: Mapping[s
     from sciinf import calibrate, query, simulate
 
     (folder, posterior), seed = found, given["seed"]
-    how: dict[str, Any] = {"workers": given["workers"], "device": given["device"]}
+    how: dict[str, Any] = {key: given[key] for key in ("workers", "device", "accept_changes")}
     fresh = simulate(sim, folder / "calibration_simulations", FRESH, seed=seed + 1, proposal=posterior.mixture, **how)
     checked = calibrate(posterior.local, fresh, folder)
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
