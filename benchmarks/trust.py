@@ -2,7 +2,7 @@
 
     python benchmarks/trust.py            5,000 observations of each kind, references of 13,333 simulations
     python benchmarks/trust.py --quick    1,000 and 2,000
-    python benchmarks/trust.py --only residuals    that table alone; or localise
+    python benchmarks/trust.py --only residuals    that table alone; or moved, or localise
 
 False alarms: p-values of the model's own simulations; below .01 must be at most .015 of them (.02 with `--quick`).
 Power: the share of moved observations with p < .01, beside what it was before equal values had equal ranks (commit
@@ -149,17 +149,17 @@ def kinds() -> dict[str, Made]:
 def main() -> None:
     """Print the tables."""
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--only", choices=("residuals", "localise"), help="one part alone")
+    parser.add_argument("--only", choices=("moved", "residuals", "localise"), help="one part alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
-    if options.only is None:
+    if options.only in (None, "moved"):
         rows, checks = _compared(quick=options.quick, seed=options.seed)
     parts: list[Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]] = []
-    if options.only != "localise":
+    if options.only in (None, "residuals"):
         parts += [partial(_right, quick=options.quick, seed=options.seed), partial(_other_noise, quick=options.quick)]
-    if options.only != "residuals":
+    if options.only in (None, "localise"):
         parts += [partial(localising.sensors, quick=options.quick), partial(localising.faults, quick=options.quick)]
     for part in parts:
         found = part()
@@ -256,7 +256,7 @@ def _moved(x: Tensor, shift: float, seed: int, *, counts: bool) -> Tensor:
 def _judge(simulator: Simulator, folder: Path, rows: int, seed: int) -> Callable[[X], Tensor]:
     """p-values of observations, by a network of one epoch and fresh simulations."""
     store = simulate(simulator, folder / "training", 1_000, seed=seed, progress=False)
-    flow = Flow(simulator.prior, simulator.observables)
+    flow = Flow(simulator.prior, simulator.observables, regression=False)  # as it was when "before" was measured
     posterior = build_posterior(train(flow, store, folder / "fit", recipe=Recipe(epochs=1), seed=seed))
     fresh = simulate(simulator, folder / "fresh", rows, seed=seed + 1, progress=False)
     reference = make_reference(posterior, fresh)

@@ -109,7 +109,7 @@ def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Pa
 
 def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
     """The data say nothing of `far`, so its draws are Cauchy: sd and mean are those of the few farthest draws."""
-    out, _, headline = infer(tmp_path, STEEP, "x\n0.1\n0.2\n0.3\n", "-n", 500, "--calibration", 300)
+    out, _, headline = infer(tmp_path, STEEP, "x\n0.1\n0.2\n0.3\n", "-n", 500, "--calibration", 300, "--refine", "off")
     assert out.splitlines()[0].split()[:3] == ["parameter", "unit", "median"]
     assert re.search(r"stray draws  caution: 10 of 10,000 draws carry \d+% of the variance of far", out)
     assert "All checks passed" not in headline
