@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.commands.refine import _gained
 from sciinf.core import Density, Estimator, Fit, Observable, Posterior, Prior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
@@ -220,6 +222,20 @@ def test_the_local_check_passes_what_is_exact_and_sees_a_wrong_law(known, seed):
     moved = [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts]
     wrong = Refined(fit_of(known), Mixture(PRIOR, moved, {}), known.last, X, frozenset())
     assert _verdict(wrong, seed) == "alarm"
+
+
+def test_rounds_end_where_an_answer_is_right_and_the_last_hardly_moved_it(known):
+    words, settled = _gained(Narrow(), Wrong(0.0, 1.0), known, {"x": X["x"][0]})
+    assert settled
+    assert "right at this observation" in words
+    words, settled = _gained(Narrow(), Wrong(0.7, 1.0), known, {"x": X["x"][0]})
+    assert not settled
+    assert re.match(r"middles moved by up to 0\.[67]\d* sds, widths by up to \d%; right at this observation", words)
+    assert not _gained(Narrow(), Wrong(0.0, 1.5), known, {"x": X["x"][0]})[1], "its width changed"
+    moved = [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts]
+    wrong = Refined(fit_of(known), Mixture(PRIOR, moved, {}), known.last, X, frozenset())
+    words, settled = _gained(Narrow(), wrong, wrong, {"x": X["x"][0]})
+    assert not settled, "it is not right, though it did not move"
 
 
 def fit_of(posterior):
