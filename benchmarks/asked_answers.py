@@ -49,7 +49,7 @@ def answers(
 
     Args:
         names: Of models.
-        simulations: In all, half of them from the prior.
+        simulations: In all, a quarter of them from the prior and a quarter in each round.
         observations: Of each model, drawn from the prior.
         peers: How many of them sbi answers, too.
         seed: Of everything.
@@ -63,7 +63,8 @@ def answers(
 def _of_model(
     model: Asked, folder: Path, simulations: int, counts: tuple[int, int], seed: int
 ) -> Iterator[dict[str, Any]]:
-    store = simulate(model, folder / "s", simulations // 2, seed=seed + 1, progress=False)
+    each = simulations // (1 + ROUNDS)
+    store = simulate(model, folder / "s", each, seed=seed + 1, progress=False)
     started = time.process_time()
     posterior = build_posterior(train(Flow(model.prior, model.observables, seed=seed), store, folder / "fit"))
     trained = time.process_time() - started
@@ -75,7 +76,6 @@ def _of_model(
         first = posterior.draw_batched(one, DRAWS, generator=generator)[:, 0]
         told = verdict_at(posterior, model, one, generator)
         started = time.process_time()
-        each = simulations // 2 // ROUNDS
         refined = refine_around(
             model, {"x": x}, folder / f"r{i}", posterior, rounds=ROUNDS, simulations=each, seed=seed, progress=False
         )
