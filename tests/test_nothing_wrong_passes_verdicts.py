@@ -76,7 +76,7 @@ def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str,
 
 def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(tmp_path: Path) -> None:
     """One run folder, so that its network is trained once."""
-    few = ("-n", 3_000, "--calibration", 100)
+    few = ("-n", 1_000, "--calibration", 100)
     out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", *few)
     assert "calibration  CANNOT TELL" in out
     assert "All checks passed" not in headline
@@ -94,7 +94,7 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(tmp_pa
     assert "calibration  CANNOT TELL" not in following.out
 
     out, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", *few, "--until-calibrated", "--most", 20_000)
-    assert "going on with 3,000 simulations to train on and 3,000 fresh ones" in err
+    assert "going on with 1,000 simulations to train on and 3,000 fresh ones" in err
     assert "calibration  passed" in out
 
 
