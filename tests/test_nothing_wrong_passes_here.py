@@ -101,6 +101,9 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     refine._put_aside(folder, other, 500)
     assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567-500"]
     assert "was refined from another network" in told[0]
+    next(folder.parent.iterdir()).rename(folder)
+    refine._put_aside(folder, same, 600)
+    assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567-500"]
 
 
 @pytest.mark.parametrize(("level", "wrong"), [("alarm", True), ("caution", True), ("unknown", False), ("good", False)])
