@@ -78,6 +78,8 @@ def test_partial_autocorrelations_are_those_of_the_law_and_do_not_span_gaps():
         x[:, t] = 0.4 * 0.7 * x[:, t - 1] + 0.3 * x[:, t - 2] + noise[:, t]  # partial: .4 and .3
     mask = torch.arange(3_000) % 100 < 60
     spec = Observable((3_000,), dims=("time",))
+    level = statistics(torch.where(mask, 1.0, 0.0)[None], mask[None], spec)
+    assert level[0, 10] == pytest.approx(1.0, abs=1e-4), "no step over a gap counts"
     whole, gaps = statistics(x, None, spec)[:, 10:], statistics(torch.where(mask, x, 0.0), mask.expand(4, -1), spec)
     for found in (whole, gaps[:, 10:-1]):  # sds of 1 / sqrt(3000) and of 1 / sqrt(1700)
         assert found[:, :6:2] == pytest.approx(torch.tensor([0.4, 0.3, 0.0]).expand(4, 3), abs=0.1)
