@@ -17,15 +17,13 @@ import click
 from sciinf.commands import steps
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sciinf.commands.observations import Asked
     from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
 ROUNDS, LEAST = 3, 500  # at most; simulations of each, at least
 _SETTLED = 0.1  # sds, and share of a width: what the last of the rounds may change
-_DRAWS, _FEW = 4_000, 20  # of each answer that they are compared by; simulations that tell what one costs
+_DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
 FOLDER, INSIDE = "refined", "rounds"
@@ -124,27 +122,21 @@ def _gained(sim: Simulator, before: Posterior, found: Refined, x: Observation) -
     """What a round changed, in words, with what the local check says; and whether no further one is needed."""
     from sciinf.core import as_observation
     from sciinf.engine.block import generator_for, simulate_from
+    from sciinf.inference.refined import changes
     from sciinf.trust.around import around_answer
     from sciinf.trust.here import check_here
 
     observed, generator = as_observation(sim.observables, x), generator_for(0, _STREAM)
-    drawn = [one.draw_batched(observed, _DRAWS, generator=generator)[:, 0] for one in (before, found)]
-    (low, middle, high), new = (_quantiles(found.prior.bijection.forward(theta.double())) for theta in drawn)
-    width = (new[2] - new[0]) / 2
-    moved, wider = float(((new[1] - middle) / width).abs().max()), float((2 * width / (high - low)).log().abs().max())
+    moved, wider = changes(before, found, observed)
     words = f"middles moved by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%}"
+    theta = found.draw_batched(observed, _DRAWS, generator=generator)[:, 0]
     began = time.monotonic()
-    simulate_from(sim, drawn[1][:_FEW], generator=generator)
+    simulate_from(sim, theta[:_FEW], generator=generator)
     seconds = (time.monotonic() - began) / _FEW
-    around = around_answer(found, sim, drawn[1], seconds=seconds, generator=generator)
+    around = around_answer(found, sim, theta, seconds=seconds, generator=generator)
     checks = check_here(found, observed, around, generator=generator)
     right = any(check.level == "good" for check in checks)
     return "; ".join([words, *(check.verdict for check in checks)]), right and max(moved, wider) < _SETTLED
-
-
-def _quantiles(z: Tensor) -> Tensor:
-    """Of draws (n, D): (3, D), a middle and what lies an sd about it, which no single draw moves."""
-    return z.quantile(z.new_tensor([0.1587, 0.5, 0.8413]), dim=0)
 
 
 def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | None = None) -> list[Near]:
@@ -169,7 +161,7 @@ def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | No
             said = read_json(file)
             if "rounds" in said and first in (None, said.get("first")):
                 yield folder, load_refined(folder / INSIDE, device=device, trust=trust)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             if folder == run:
                 raise
             click.echo(f"note: the refined answer in {folder} is left out: {error}", err=True)

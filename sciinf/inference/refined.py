@@ -55,7 +55,7 @@ from sciinf.store import Store
 from sciinf.training import Recipe, train
 
 SCHEMA = 1
-FILE = "refined.json"
+FILE, GAINED = "refined.json", "gained.json"
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
@@ -76,12 +76,15 @@ class Refined(Learned):
         last: The last round's own law, the narrowest part of it.
         x: The observation, name -> (1, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
+        moved: By how many sds the last round moved a middle at the observation, at most (`changes`).
     """
 
-    def __init__(self, fit: Fit, mixture: Mixture, last: Law, x: X, trained_on: frozenset[str]) -> None:
+    def __init__(
+        self, fit: Fit, mixture: Mixture, last: Law, x: X, trained_on: frozenset[str], moved: float = 0.0
+    ) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.local, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
-        self.digest, self.trained_on = fit.digest, trained_on
+        self.digest, self.trained_on, self.moved = fit.digest, trained_on, moved
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"
         self.scope, self.whole = self.only, self.local.whole
@@ -197,9 +200,32 @@ def refine_around(
         law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
         rows = gather(stores, folder / "training", simulator, law)
         fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed)
-        found = posterior = Refined(fit, mixture, laws[-1].parts[0][1], observation, campaigns_of(stores))
+        found = Refined(fit, mixture, laws[-1].parts[0][1], observation, campaigns_of(stores))
+        found.moved, _ = changes(posterior, found, observation)
+        write_json(folder / GAINED, {"moved": found.moved})
+        posterior = found
     write_json(out / FILE, {**settings, "rounds": rounds})
     return found
+
+
+def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
+    """By how much two answers differ: middles in sds, and the logarithms of the widths, each the largest.
+
+    Of the unbounded parameters: medians, and central intervals of two sds, which no single draw moves.
+
+    Args:
+        before: One posterior.
+        after: Another, whose sds count.
+        x: The observation, name -> (1, *event).
+    """
+    found = []
+    for posterior in (before, after):
+        theta = posterior.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))[:, 0]
+        z = posterior.prior.bijection.forward(theta.double())
+        found.append(z.quantile(z.new_tensor([0.1587, 0.5, 0.8413]), dim=0))
+    (low, middle, high), (lower, new, higher) = found
+    width = (higher - lower) / 2
+    return float(((new - middle) / width).abs().max()), float((2 * width / (high - low)).log().abs().max())
 
 
 def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Refined:
@@ -212,7 +238,7 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is unfinished or damaged.
+        ValueError, KeyError: If it is unfinished or damaged.
     """
     out = Path(out)
     if not (out / FILE).is_file():
@@ -228,7 +254,9 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
     laws = [law for law in found if law is not None]
     if len(laws) < len(found):
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
-    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], observation, campaigns_of(stores))
+    gained = folders[-1] / GAINED  # earlier versions wrote none
+    moved = float(read_json(gained)["moved"]) if gained.is_file() else 0.0
+    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], observation, campaigns_of(stores), moved)
 
 
 def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:

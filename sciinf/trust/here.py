@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,7 +120,9 @@ def check_here(
             "parameters for it"
         )
         return (Check(NAME, "unknown", words),)
-    found = verdict(local, posterior.prior.names, way_on=_MORE if isinstance(posterior, Refined) else _WAY_ON)
+    refined = isinstance(posterior, Refined)
+    how: dict[str, Any] = {"way_on": _MORE, "moved": posterior.moved} if refined else {"way_on": _WAY_ON}
+    found = verdict(local, posterior.prior.names, **how)
     if found.level == "good" and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
@@ -148,8 +151,16 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     return _regressed(e, design[:-1], grown) if design.shape[1] else None
 
 
-def verdict(local: Local, names: tuple[str, ...], *, way_on: str = _WAY_ON) -> Check:
-    """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right."""
+def verdict(local: Local, names: tuple[str, ...], *, way_on: str = _WAY_ON, moved: float = 0.0) -> Check:
+    """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
+
+    Args:
+        local: What was found.
+        names: Of the parameters.
+        way_on: What to do where it is not right.
+        moved: By how many sds another training on as good simulations moved the answer: a network's own error is as
+            large, and no statistic of the data tells of it.
+    """
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
     faults, hints = [], []
@@ -168,7 +179,10 @@ def verdict(local: Local, names: tuple[str, ...], *, way_on: str = _WAY_ON) -> C
         return Check(NAME, "alarm", words)
     if hints:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
-    middle = float((local.shift.abs() + 2 * local.shift_error).max())
+    if moved > _BLIND[0]:
+        words = f"cannot be told whether it is right at this observation: the last round moved it by {moved:.2g} sds"
+        return Check(NAME, "unknown", f"{words} ({among}). {way_on}")
+    middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
     width = float(((local.width - 1).abs() + 2 * local.width_error).max())
     if not (middle <= _BLIND[0] and width <= _BLIND[1]):
         return Check(NAME, "unknown", f"too few simulations to tell whether it is right at this observation ({among})")

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
 TILT = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
 X = {"x": torch.tensor([[0.6, -0.4]])}
+ONE: Any = {"x": X["x"][0]}
 NOISE = 0.1
 RECORD = {"store": {"digest": "d", "seed": 0, "used": 1, "rows": 1}}
 
@@ -225,17 +227,30 @@ def test_the_local_check_passes_what_is_exact_and_sees_a_wrong_law(known, seed):
 
 
 def test_rounds_end_where_an_answer_is_right_and_the_last_hardly_moved_it(known):
-    words, settled = _gained(Narrow(), Wrong(0.0, 1.0), known, {"x": X["x"][0]})
+    words, settled = _gained(Narrow(), Wrong(0.0, 1.0), known, ONE)
     assert settled
     assert "right at this observation" in words
-    words, settled = _gained(Narrow(), Wrong(0.7, 1.0), known, {"x": X["x"][0]})
+    words, settled = _gained(Narrow(), Wrong(0.7, 1.0), known, ONE)
     assert not settled
     assert re.match(r"middles moved by up to 0\.[67]\d* sds, widths by up to \d%; right at this observation", words)
-    assert not _gained(Narrow(), Wrong(0.0, 1.5), known, {"x": X["x"][0]})[1], "its width changed"
+    assert not _gained(Narrow(), Wrong(0.0, 1.5), known, ONE)[1], "its width changed"
     moved = [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts]
     wrong = Refined(fit_of(known), Mixture(PRIOR, moved, {}), known.last, X, frozenset())
-    words, settled = _gained(Narrow(), wrong, wrong, {"x": X["x"][0]})
+    words, settled = _gained(Narrow(), wrong, wrong, ONE)
     assert not settled, "it is not right, though it did not move"
+
+
+def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
+    """Two rounds of a model of eight parameters were .4 sds apart, and the local check called the last right."""
+    said = {}
+    for moved in (0.2, 0.4):
+        posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), moved)
+        around = simulate_around(posterior, Narrow(), known.draw_batched(X, 2_000, generator=generator())[:, 0],
+                                 rows=1_000, generator=generator())  # fmt: skip
+        (said[moved],) = check_here(posterior, X, around, generator=generator())
+    assert (said[0.2].level, said[0.4].level) == ("good", "unknown")
+    assert "middles to 0.2 sds" in said[0.2].verdict
+    assert "the last round moved it by 0.4 sds" in said[0.4].verdict
 
 
 def fit_of(posterior):
@@ -276,7 +291,10 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert torch.equal(loaded.draw_batched(X, 10, generator=generator()), theta)
     assert loaded.local.under == loaded.mixture.to_json()
     assert loaded.trained_on == posterior.trained_on
-    assert sorted(f.name for f in (out / "round_1").iterdir()) == ["fit", "proposal.json", "simulations", "training"]
+    assert loaded.moved == again.moved == posterior.moved > 0
+    assert sorted(f.name for f in (out / "round_1").iterdir()) == [
+        "fit", "gained.json", "proposal.json", "simulations", "training",
+    ]  # fmt: skip
 
 
 def test_a_stop_at_any_moment_loses_nothing(made, tmp_path):
