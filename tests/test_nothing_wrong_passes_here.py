@@ -13,6 +13,7 @@ from command_line import call
 from sciinf.commands import refine
 from sciinf.core import Answer, Check, Draws, Fit, Trust
 from sciinf.core.files import read_json, write_json
+from sciinf.inference.refined import SCHEMA
 from sciinf.trust import around, here
 
 POINTS = """
@@ -93,7 +94,8 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     folder = tmp_path / "refined" / "seen"
     (folder / "rounds").mkdir(parents=True)
     (folder / "calibration.json").write_text("{}")
-    write_json(folder / "rounds" / "refined.json", {"first": "0123456789", "simulations": 500, "rounds": 2})
+    said = {"first": "0123456789", "simulations": 500, "schema": SCHEMA, "rounds": 2}
+    write_json(folder / "rounds" / "refined.json", said)
     told: list[str] = []
     monkeypatch.setattr("click.echo", lambda words, err: told.append(words))
     same, other = (Fit(torch.nn.Identity(), digest, {}, {}, tmp_path) for digest in ("0123456789", "abcdef"))

@@ -95,46 +95,47 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
     _put_aside(folder, fit, n)
     click.echo(f"refining {name}: up to {ROUNDS} rounds of {n:,} simulations around its answer, in {folder}", err=True)
     how: dict[str, Any] = {key: given[key] for key in ("workers", "device", "accept_changes")}
-    first, settled, number = build_posterior(fit), False, 0
-    before: Posterior = first
-    while not settled and number < ROUNDS:
-        started, number = time.monotonic(), number + 1
-        found = refine_around(
-            sim,
-            one.x,
-            folder / INSIDE,
-            first,
-            rounds=number,
-            simulations=n,
-            estimator=steps.build(given["estimator"], sim, seed),
-            recipe=Recipe(device=given["device"]),
-            seed=seed,
-            **how,
-        )
-        words, settled = _gained(sim, before, found, one.x)
-        click.echo(f"round {number}: {n:,} simulations, {time.monotonic() - started:.0f} s; {words}", err=True)
-        before = found
-    shutil.copytree(folder / INSIDE / f"round_{number}" / "fit", folder / "fit", dirs_exist_ok=True)
+    ended = [time.monotonic()]
+
+    def holds(found: Refined) -> bool:
+        """Say what a round gained."""
+        words, settled = _gained(sim, found)
+        ended.append(time.monotonic())
+        click.echo(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}", err=True)
+        return settled
+
+    found = refine_around(
+        sim,
+        one.x,
+        folder / INSIDE,
+        build_posterior(fit),
+        rounds=ROUNDS,
+        simulations=n,
+        estimator=steps.build(given["estimator"], sim, seed),
+        recipe=Recipe(device=given["device"]),
+        seed=seed,
+        until=holds,
+        **how,
+    )
+    shutil.copytree(folder / INSIDE / f"round_{len(ended) - 1}" / "fit", folder / "fit", dirs_exist_ok=True)
     return folder, found
 
 
-def _gained(sim: Simulator, before: Posterior, found: Refined, x: Observation) -> tuple[str, bool]:
+def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     """What a round changed, in words, with what the local check says; and whether no further one is needed."""
-    from sciinf.core import as_observation
     from sciinf.engine.block import generator_for, simulate_from
-    from sciinf.inference.refined import changes
     from sciinf.trust.around import around_answer
     from sciinf.trust.here import check_here
 
-    observed, generator = as_observation(sim.observables, x), generator_for(0, _STREAM)
-    moved, wider = changes(before, found, observed)
+    moved, wider = found.changed
     words = f"middles moved by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%}"
-    theta = found.draw_batched(observed, _DRAWS, generator=generator)[:, 0]
+    generator = generator_for(0, _STREAM)
+    theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
     began = time.monotonic()
     simulate_from(sim, theta[:_FEW], generator=generator)
     seconds = (time.monotonic() - began) / _FEW
     around = around_answer(found, sim, theta, seconds=seconds, generator=generator)
-    checks = check_here(found, observed, around, generator=generator)
+    checks = check_here(found, found.asked, around, generator=generator)
     right = any(check.level == "good" for check in checks)
     return "; ".join([words, *(check.verdict for check in checks)]), right and max(moved, wider) < _SETTLED
 
@@ -154,6 +155,7 @@ def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | No
     trust = () if sim is None or sim.source is None else (sim.source,)
 
     def read(folder: Path) -> Iterator[Near]:
+        """What one folder holds, if anything."""
         file = folder / INSIDE / FILE
         if not (file.is_file() and (folder / "calibration.json").is_file()):
             return
@@ -161,7 +163,7 @@ def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | No
             said = read_json(file)
             if "rounds" in said and first in (None, said.get("first")):
                 yield folder, load_refined(folder / INSIDE, device=device, trust=trust)
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             if folder == run:
                 raise
             click.echo(f"note: the refined answer in {folder} is left out: {error}", err=True)
@@ -211,15 +213,15 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
 
 
 def _put_aside(folder: Path, fit: Fit, n: int) -> None:
-    """Give another name to rounds from another network or of another size, so that new ones can be made."""
+    """Give another name to rounds from another network, of another size or format, so that new ones can be made."""
     from sciinf.core.files import read_json
-    from sciinf.inference.refined import FILE
+    from sciinf.inference.refined import FILE, SCHEMA
 
     file = folder / INSIDE / FILE
     said = read_json(file) if file.is_file() else {}
-    if said and (said.get("first"), said.get("simulations")) != (fit.digest, n):
+    if said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA):
         old = folder.with_name(f"{folder.name}-{said.get('first')!s:.8}-{said.get('simulations')}")
-        click.echo(f"note: {folder} was refined from another network, or with another -n; it is {old} now", err=True)
+        click.echo(f"note: {folder} was refined from another network, -n or version; it is {old} now", err=True)
         folder.rename(old)
 
 

@@ -32,7 +32,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ from sciinf.simulation import simulate
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 1
-FILE, GAINED = "refined.json", "gained.json"
+SCHEMA = 2  # 1 had wider laws, and did not tell what the last round changed
+FILE = "refined.json"
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
@@ -76,15 +76,21 @@ class Refined(Learned):
         last: The last round's own law, the narrowest part of it.
         x: The observation, name -> (1, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
-        moved: By how many sds the last round moved a middle at the observation, at most (`changes`).
+        changed: What the last round changed at the observation (`changes`).
     """
 
     def __init__(
-        self, fit: Fit, mixture: Mixture, last: Law, x: X, trained_on: frozenset[str], moved: float = 0.0
+        self,
+        fit: Fit,
+        mixture: Mixture,
+        last: Law,
+        x: X,
+        trained_on: frozenset[str],
+        changed: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.local, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
-        self.digest, self.trained_on, self.moved = fit.digest, trained_on, moved
+        self.digest, self.trained_on, self.changed = fit.digest, trained_on, changed
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"
         self.scope, self.whole = self.only, self.local.whole
@@ -150,6 +156,7 @@ def refine_around(
     device: str | torch.device = "cpu",
     accept_changes: bool = False,
     progress: bool = True,
+    until: Callable[[Refined], bool] | None = None,
 ) -> Refined:
     """The posterior near one observation, from simulations around its answer.
 
@@ -162,7 +169,7 @@ def refine_around(
         x: One observation: observable name -> array or astropy quantity of its event shape.
         out: Folder of the rounds.
         first: The posterior whose answer the first round lies around.
-        rounds: How many.
+        rounds: How many, at most.
         simulations: Rows simulated in each round.
         estimator: A newly built estimator, each round trains a copy; `Flow` where left out.
         recipe: How to train.
@@ -172,6 +179,7 @@ def refine_around(
         device: Where the simulator runs; the recipe says where the network is trained.
         accept_changes: Go on although files of the simulator have changed, as in `simulate`.
         progress: Whether simulating reports progress on the standard error; training always does.
+        until: Asked after each round whether no further one is needed.
 
     Returns:
         The posterior, for data near the observation.
@@ -201,10 +209,11 @@ def refine_around(
         rows = gather(stores, folder / "training", simulator, law)
         fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed)
         found = Refined(fit, mixture, laws[-1].parts[0][1], observation, campaigns_of(stores))
-        found.moved, _ = changes(posterior, found, observation)
-        write_json(folder / GAINED, {"moved": found.moved})
+        found.changed = changes(posterior, found, observation)
         posterior = found
-    write_json(out / FILE, {**settings, "rounds": rounds})
+        if until is not None and until(found):
+            break
+    write_json(out / FILE, {**settings, "rounds": len(stores), "changed": found.changed})
     return found
 
 
@@ -238,7 +247,7 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError, KeyError: If it is unfinished or damaged.
+        ValueError: If it is unfinished or damaged.
     """
     out = Path(out)
     if not (out / FILE).is_file():
@@ -254,9 +263,8 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
     laws = [law for law in found if law is not None]
     if len(laws) < len(found):
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
-    gained = folders[-1] / GAINED  # earlier versions wrote none
-    moved = float(read_json(gained)["moved"]) if gained.is_file() else 0.0
-    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], observation, campaigns_of(stores), moved)
+    moved, wider = data["changed"]
+    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], observation, campaigns_of(stores), (moved, wider))
 
 
 def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:

@@ -32,7 +32,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,9 +119,8 @@ def check_here(
             "parameters for it"
         )
         return (Check(NAME, "unknown", words),)
-    refined = isinstance(posterior, Refined)
-    how: dict[str, Any] = {"way_on": _MORE, "moved": posterior.moved} if refined else {"way_on": _WAY_ON}
-    found = verdict(local, posterior.prior.names, **how)
+    moved = posterior.changed[0] if isinstance(posterior, Refined) else None
+    found = verdict(local, posterior.prior.names, moved=moved)
     if found.level == "good" and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
@@ -151,16 +149,16 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     return _regressed(e, design[:-1], grown) if design.shape[1] else None
 
 
-def verdict(local: Local, names: tuple[str, ...], *, way_on: str = _WAY_ON, moved: float = 0.0) -> Check:
+def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None) -> Check:
     """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
 
     Args:
         local: What was found.
         names: Of the parameters.
-        way_on: What to do where it is not right.
-        moved: By how many sds another training on as good simulations moved the answer: a network's own error is as
-            large, and no statistic of the data tells of it.
+        moved: By how many sds the last round moved a refined answer: a network's own error is as large, and no
+            statistic of the data tells of it. None of one that is not refined.
     """
+    way_on, moved = (_WAY_ON, 0.0) if moved is None else (_MORE, moved)
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
     faults, hints = [], []

@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.refined import Refined, load_refined, refine_around
+from sciinf.inference.refined import Refined, changes, load_refined, refine_around
 from sciinf.training import Recipe
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
@@ -30,7 +29,6 @@ PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
 TILT = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
 X = {"x": torch.tensor([[0.6, -0.4]])}
-ONE: Any = {"x": X["x"][0]}
 NOISE = 0.1
 RECORD = {"store": {"digest": "d", "seed": 0, "used": 1, "rows": 1}}
 
@@ -226,25 +224,29 @@ def test_the_local_check_passes_what_is_exact_and_sees_a_wrong_law(known, seed):
     assert _verdict(wrong, seed) == "alarm"
 
 
+def test_changes_are_those_of_middles_and_widths(known):
+    assert changes(Wrong(0.7, 1.0), known, X) == pytest.approx((0.7, 0.0), abs=0.06)
+    assert changes(Wrong(0.0, 1.5), known, X) == pytest.approx((0.0, math.log(1.5)), abs=0.06)
+
+
 def test_rounds_end_where_an_answer_is_right_and_the_last_hardly_moved_it(known):
-    words, settled = _gained(Narrow(), Wrong(0.0, 1.0), known, ONE)
+    def after(posterior, changed):
+        return Refined(fit_of(known), posterior, known.last, X, frozenset(), changed)
+
+    words, settled = _gained(Narrow(), after(known.mixture, (0.05, 0.05)))
     assert settled
-    assert "right at this observation" in words
-    words, settled = _gained(Narrow(), Wrong(0.7, 1.0), known, ONE)
-    assert not settled
-    assert re.match(r"middles moved by up to 0\.[67]\d* sds, widths by up to \d%; right at this observation", words)
-    assert not _gained(Narrow(), Wrong(0.0, 1.5), known, ONE)[1], "its width changed"
-    moved = [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts]
-    wrong = Refined(fit_of(known), Mixture(PRIOR, moved, {}), known.last, X, frozenset())
-    words, settled = _gained(Narrow(), wrong, wrong, ONE)
-    assert not settled, "it is not right, though it did not move"
+    assert re.match(r"middles moved by up to 0\.05 sds, widths by up to 5%; right at this observation", words)
+    assert not _gained(Narrow(), after(known.mixture, (0.2, 0.0)))[1], "it moved"
+    assert not _gained(Narrow(), after(known.mixture, (0.0, 0.2)))[1], "its width changed"
+    moved = Mixture(PRIOR, [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts], {})
+    assert not _gained(Narrow(), after(moved, (0.0, 0.0)))[1], "it is not right, though it did not move"
 
 
 def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
     """Two rounds of a model of eight parameters were .4 sds apart, and the local check called the last right."""
     said = {}
     for moved in (0.2, 0.4):
-        posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), moved)
+        posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (moved, 0.0))
         around = simulate_around(posterior, Narrow(), known.draw_batched(X, 2_000, generator=generator())[:, 0],
                                  rows=1_000, generator=generator())  # fmt: skip
         (said[moved],) = check_here(posterior, X, around, generator=generator())
@@ -291,10 +293,18 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert torch.equal(loaded.draw_batched(X, 10, generator=generator()), theta)
     assert loaded.local.under == loaded.mixture.to_json()
     assert loaded.trained_on == posterior.trained_on
-    assert loaded.moved == again.moved == posterior.moved > 0
-    assert sorted(f.name for f in (out / "round_1").iterdir()) == [
-        "fit", "gained.json", "proposal.json", "simulations", "training",
-    ]  # fmt: skip
+    assert loaded.changed == again.changed == posterior.changed
+    assert posterior.changed[0] > 0
+    assert sorted(f.name for f in (out / "round_1").iterdir()) == ["fit", "proposal.json", "simulations", "training"]
+
+
+def test_rounds_end_when_they_are_told_to(made, tmp_path):
+    """A callable that says so after the first; what is left is read again."""
+    seen = []
+    shutil.copytree(made[0], tmp_path / "copy")
+    found = rounds(tmp_path / "copy", until=lambda posterior: not seen.append(posterior.digest))
+    assert seen == [found.digest] == [load_refined(tmp_path / "copy").digest]
+    assert found.digest != made[1].digest
 
 
 def test_a_stop_at_any_moment_loses_nothing(made, tmp_path):
