@@ -108,6 +108,10 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(
     next(folder.parent.iterdir()).rename(folder)
     refine._put_aside(folder, same, 600)
     assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567-500"]
+    next(folder.parent.iterdir()).rename(folder)
+    write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
+    refine._put_aside(folder, same, 500)
+    assert not folder.exists(), "of another format"
 
 
 @pytest.mark.parametrize(("level", "wrong"), [("alarm", True), ("caution", True), ("unknown", False), ("good", False)])
