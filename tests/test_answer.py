@@ -34,7 +34,7 @@ def store(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Sto
 
 @pytest.fixture(scope="module")
 def fit(simulator: Simulator, store: Store) -> Fit:
-    return train(Flow(simulator.prior, simulator.observables), store, store.path / "fit", recipe=Recipe(epochs=8))
+    return train(Flow(simulator.prior, simulator.observables), store, store.path / "fit", recipe=Recipe(epochs=5))
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,18 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
+from sciinf.trust import local_levels
 from sciinf.trust.agreement import LEVELS
 
 ROWS = 5_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def levels_alike_for_all_data() -> Iterator[None]:
+    """How levels depend on data is looked at in `trust/test_recalibrate.py`, and learning it takes longest here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_levels, "_LEAST", math.inf)
+        yield
 
 
 class Exact(Posterior):

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from brief import briefly_trained
 from command_line import Result, call
 
 from sciinf import Flow, Recipe, Store, load_simulator, train
@@ -64,6 +65,7 @@ def observation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+@briefly_trained()
 def inferred(ball: Path, observation: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, list[str]]:
     folder = tmp_path_factory.mktemp("inferred") / "run"
     options = ["--out", str(folder), "-n", "400", "--calibration", "400", "--ess", "300", "--seed", "3"]
@@ -138,6 +140,7 @@ def test_check_finds_faults_in_a_simulator(tmp_path: Path) -> None:
     assert "PROBLEM" in result.out
 
 
+@briefly_trained()
 def test_the_verbs_one_after_the_other(ball: Path, observation: Path, tmp_path: Path) -> None:
     run, store = tmp_path / "run", tmp_path / "store"
     made = call("simulate", ball, "-n", 120, "--out", store, "--seed", 5, "--block", 40)

@@ -6,12 +6,16 @@ Through the command line, as in `test_nothing_wrong_passes.py`.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from brief import briefly_trained
 from command_line import call
+
+from sciinf.trust import local_levels
 
 STEEP = """
 import numpy as np
@@ -74,8 +78,11 @@ def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str,
 # --- 2: green by weakness -----------------------------------------------------------------------------------------
 
 
-def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(tmp_path: Path) -> None:
+def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One run folder, so that its network is trained once."""
+    monkeypatch.setattr(local_levels, "_LEAST", math.inf)  # corrected intervals are not looked at
     few = ("-n", 1_000, "--calibration", 100)
     out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", *few)
     assert "calibration  CANNOT TELL" in out
@@ -98,6 +105,7 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(tmp_pa
     assert "calibration  passed" in out
 
 
+@briefly_trained()
 def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Path) -> None:
     _, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 300, "--until-calibrated", "--most", 300)
     assert "calibration NOT PASSED: " in err
@@ -107,6 +115,7 @@ def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Pa
 # --- 9: stray draws -----------------------------------------------------------------------------------------------
 
 
+@briefly_trained()
 def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
     """The data say nothing of `far`, so its draws are Cauchy: sd and mean are those of the few farthest draws."""
     out, _, headline = infer(tmp_path, STEEP, "x\n0.1\n0.2\n0.3\n", "-n", 500, "--calibration", 300, "--refine", "off")
@@ -119,6 +128,7 @@ def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained()
 def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_network(tmp_path: Path) -> None:
     out, _, headline = infer(tmp_path, FOUR, "x\n0.3\n1.0\n-0.2\n0.4\n", "-n", 100, "--calibration", 200)
     assert "calibration  NOT PASSED" in out
@@ -145,6 +155,7 @@ simulator = FirstAlone()
 """
 
 
+@briefly_trained()
 def test_a_reader_that_takes_the_first_file_alone_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "exact.py").write_text(EXACT)
     (tmp_path / "sim.py").write_text(FIRST_ALONE)

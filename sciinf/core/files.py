@@ -6,6 +6,7 @@ sort_keys=True)` gives for all its other keys. Reading compares, so that no chan
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -156,6 +157,11 @@ def parse_json(path: Path) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages results depend on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -85,12 +85,14 @@ def _moments(value: Tensor, spec: Observable) -> Tensor:
 
 
 def _principal(flat: Tensor, count: int) -> Tensor:
-    """Coordinates along the axes of the first rows, from their inner products: there may be more numbers than rows."""
+    """Coordinates along the axes of the first rows, from the smaller of the two tables of their inner products."""
     centred = flat - flat[:count].mean(0)
     some = centred[: min(count, _ROWS)]
-    variance, mix = torch.linalg.eigh(some @ some.T)
+    narrow = some.shape[1] <= len(some)
+    variance, axes = torch.linalg.eigh(some.T @ some if narrow else some @ some.T)
     most = min(_AXES, int((variance > 1e-9 * variance[-1].clamp_min(1e-300)).sum()))
-    return centred @ (some.T @ mix[:, len(mix) - most :])
+    axes = axes[:, axes.shape[1] - most :]
+    return centred @ (axes if narrow else some.T @ axes)
 
 
 def _scores(values: Tensor, count: int) -> Tensor:

@@ -16,6 +16,7 @@ from sciinf.wrappers.named_function import arrays_of, columns_of, draw_seed, row
 from sciinf.wrappers.numpyro_sites import ModelSites, precision
 
 CHAINS, WARM_UP, SHORTEST = 4, 400, 250
+FORWARD = 4  # parameters up to which slopes are taken forwards: through loops that is faster, 3.5 times for influenza
 """Chains of NUTS, steps of warm-up of each, and the fewest steps kept of each."""
 LARGEST_R_HAT = 1.05
 
@@ -122,7 +123,8 @@ class NumpyroReference:
         import jax
         from numpyro.infer import MCMC, NUTS, init_to_sample
 
-        kernel = NUTS(self.sites.conditioned, init_strategy=init_to_sample)
+        forward = len(self.prior) <= FORWARD
+        kernel = NUTS(self.sites.conditioned, init_strategy=init_to_sample, forward_mode_differentiation=forward)
         chains = MCMC(
             kernel,
             num_warmup=WARM_UP,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from brief import briefly_trained
 from torch.distributions import Normal
 
 import sciinf
@@ -81,6 +82,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained()
 def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands, names = run((ROOT / "README.md").read_text(), monkeypatch)
     assert [words[1] for words in commands] == ["check", "infer", "query"]
@@ -182,6 +184,7 @@ def test_skeleton_simulator_passes_its_check(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained()
 def test_skeleton_pipeline_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--simulations", SMALL, "--fresh", SMALL]
     command(["sciinf", "run", str(SKELETONS / "pipeline.py"), "--out", "runs/mine", *small], monkeypatch)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from brief import coarse_densities
 from torch import distributions as td
 
 import sciinf.estimators
@@ -44,6 +45,12 @@ KINDS = {
     "number": {"x": Observable(())},
     "two": {"x": Observable((4,)), "counts": Observable((3,), "", ("bin",), "int64", "log")},
 }
+
+
+@pytest.fixture(autouse=True)
+def coarse():
+    with coarse_densities():
+        yield
 
 
 def generator(seed=0):

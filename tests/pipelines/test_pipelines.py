@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from brief import briefly_trained
 
 from sciinf.core import Answer, Draws, load_fit, load_simulator
 from sciinf.core.simulator import load_module
@@ -46,6 +47,7 @@ def test_the_contract_finds_a_fault(tmp_path: Path) -> None:
         test_contract(file)
 
 
+@briefly_trained()
 def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
     answer = load_module(ROOT / "pipelines/linear_gaussian.py").run(tmp_path, seed=1, simulations=1_000, fresh=600)
     simulator: Any = load_simulator(ROOT / "simulators/linear_gaussian.py")

@@ -38,7 +38,7 @@ def observed(simulator):
 
 @pytest.fixture(scope="module")
 def theta(simulator):
-    return simulator.prior.sample(100, generator=torch.Generator().manual_seed(0))
+    return simulator.prior.sample(40, generator=torch.Generator().manual_seed(0))
 
 
 @functools.cache  # two tests ask for the same parameters

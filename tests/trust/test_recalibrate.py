@@ -16,6 +16,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, Draws, Fit, Posterior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.report import write_report
+from sciinf.trust import local_levels
 from sciinf.trust.local_levels import fit_local
 from sciinf.trust.recalibrate import HIGHER, Recalibration, corrected, recalibration
 
@@ -114,7 +115,8 @@ def test_no_network_where_the_data_say_nothing_of_the_levels() -> None:
     assert not fit_local(counts[:1_000], DRAWS, normal(1_000, 1, 4), torch.Generator())  # too few rows
 
 
-def test_the_same_bits_from_the_same_generator() -> None:
+def test_the_same_bits_from_the_same_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_levels, "_EPOCHS", 15)
     x = normal(2_000, 1)
     counts = counted(levels_of(normal(2_000, 2), torch.where(x > 0, 0.6, 1.5)))
     one, two = (fit_local(counts, DRAWS, x, torch.Generator().manual_seed(7)) for _ in range(2))
