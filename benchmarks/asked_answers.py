@@ -18,19 +18,20 @@ from torch import Tensor
 from sciinf import Flow, build_posterior, refine_around, simulate, train
 from sciinf.core import Posterior, X
 from sciinf.trust.around import ROWS, simulate_around
-from sciinf.trust.here import look_here, verdict
+from sciinf.trust.here import check_here
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
 ROUNDS = 3
+RARE = 1e-3  # share of the prior that a truncated one accepts, below which it is drawn from by importance resampling
 
 
 def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Generator) -> str:
     """The level of the local check of an answer."""
-    theta = posterior.draw_batched(x, 2_000, generator=generator)[:, 0]
+    theta = posterior.draw(x, 2_000, generator=generator).theta
     around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
-    local = None if around is None else look_here(posterior, x, around, generator=generator)
-    return "unknown" if local is None else verdict(local, posterior.prior.names).level
+    (found,) = check_here(posterior, x, around or "too few simulations", generator=generator)
+    return found.level
 
 
 def compared(theta: Tensor, exact: Reference) -> tuple[float, float, bool]:
@@ -73,14 +74,14 @@ def _of_model(
     for i, x in enumerate(observed.x["x"]):
         exact = reference(model, x)
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
-        first = posterior.draw_batched(one, DRAWS, generator=generator)[:, 0]
+        first = posterior.draw(one, DRAWS, generator=generator).theta
         told = verdict_at(posterior, model, one, generator)
         started = time.process_time()
         refined = refine_around(
             model, {"x": x}, folder / f"r{i}", posterior, rounds=ROUNDS, simulations=each, seed=seed, progress=False
         )
         spent = time.process_time() - started
-        theta = refined.draw_batched(one, DRAWS, generator=generator)[:, 0]
+        theta = refined.draw(one, DRAWS, generator=generator).theta
         row: dict[str, Any] = {"model": model.name, "observation": i}
         row |= dict(zip(("off", "ratio", "right"), compared(first, exact), strict=True)) | {"verdict": told}
         row |= dict(zip(("refined off", "refined ratio", "refined right"), compared(theta, exact), strict=True))
@@ -130,16 +131,23 @@ def _tsnpe(model: Asked, x: Tensor, simulations: int, seed: int, rounds: int = 4
 
     torch.manual_seed(seed)
     prior = proposal = sbi_prior(model)
+    how: dict[str, Any] = {}
     started = time.process_time()
     with tempfile.TemporaryDirectory() as logs:
         inference = NPE(prior=prior, show_progress_bars=False, tracker=_tracker(logs))
         for number in range(rounds):
-            theta = proposal.sample((simulations // rounds,))
+            theta = proposal.sample((simulations // rounds,), **how)
             seen = model(theta, generator=torch.Generator().manual_seed(seed + 10 + number))["x"].flatten(1)
             inference.append_simulations(theta, seen).train(force_first_round_loss=True)
             posterior = inference.build_posterior().set_default_x(x)
             accept = get_density_thresholder(posterior, quantile=1e-4)
-            proposal = RestrictedPrior(prior, accept, sample_with="rejection")
+            proposal = RestrictedPrior(prior, accept, posterior)
+            rare = float(accept(prior.sample((100_000,))).double().mean()) < RARE  # rejection would take hours
+            how = {
+                "sample_with": "sir" if rare else "rejection",
+                "oversampling_factor": 64,
+                "print_rejected_frac": False,
+            }
     found = posterior.sample((DRAWS,), show_progress_bars=False)
     return found, time.process_time() - started
 

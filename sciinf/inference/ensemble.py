@@ -42,6 +42,7 @@ class Ensemble(Learned):
         self.scope = "; ".join(dict.fromkeys(m.scope for m in members if m.scope))
         self.only = "; ".join(dict.fromkeys(only for only in map(holds_for, members) if only))
         self.whole = any(covers(m) for m in members)
+        self.strays = all(isinstance(m, Learned) and m.strays for m in members)
         self.failed = max(m.failed if isinstance(m, Learned) else 0 for m in members)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:

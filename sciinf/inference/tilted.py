@@ -57,14 +57,18 @@ class Tilted(Posterior):
         Warns:
             UserWarning: If k-hat says not to rely on the weights.
         """
-        found = self._weighted(self.proposal.draw(x, n, generator=generator))
+        found = self._weighted(self._drawn(x, n, generator))
         if found.ess < n:
             more = min(_MOST * n, math.ceil(1.1 * n * len(found) / found.ess))
-            found = self._weighted(self.proposal.draw(x, more, generator=generator))
+            found = self._weighted(self._drawn(x, more, generator))
         if found.pareto_k is not None and found.pareto_k > _RELIABLE_K:
             words = f"Pareto k = {found.pareto_k:.2f} > {_RELIABLE_K}: the weights of the factor cannot be relied on"
             warnings.warn(words, stacklevel=3)
         return found
+
+    def _drawn(self, x: X, n: int, generator: torch.Generator) -> Draws:
+        draw = self.proposal.draw_all if isinstance(self.proposal, Learned) else self.proposal.draw
+        return draw(x, n, generator=generator)
 
     def _weighted(self, draws: Draws) -> Draws:
         factor = self.log_factor(draws.theta).double()

@@ -20,6 +20,10 @@ narrow q_r is. With G = (sd of q / sd of q_r)^2 they are a sqrt(G) sds of q, and
 sd. And b must be zero: what s explains of e is information that the posterior left unused. A network whose summary has
 lost something is calibrated on average, by construction, but its e depends on what it lost.
 
+The weights leave little of what q puts far out, where none of the simulations lie: so it is told where tails make the
+sd of q's z much larger than its 90 % interval tells. A network may put a hundredth of its draws anywhere at a cost of a
+hundredth of a nat, and have an sd half as large again for it.
+
 All this is of z: for a parameter with a LogNormal prior, of its logarithm.
 
 References:
@@ -50,6 +54,7 @@ _DRAWS = 64
 _SHIFT, _WIDTH = 0.1, 0.075  # the least that is told, where it is significant: of the middle in sds, of the width
 _BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
 _SURE = 0.01  # chance of a fault being named in an exact posterior
+_HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
 _OWN = 0.3  # share of the weight that the truth itself may have
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
@@ -76,6 +81,7 @@ class Local:
         unused: Share of the variance of e that statistics of the data explain, (D,).
         p: Of their explaining as much by chance, (D,).
         rows: Simulations behind it.
+        heavy: The sd of the answer over what its 90 % interval tells, (D,).
     """
 
     shift: Tensor
@@ -85,6 +91,7 @@ class Local:
     unused: Tensor
     p: Tensor
     rows: int
+    heavy: Tensor
 
 
 def check_here(
@@ -146,7 +153,7 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     data = {name: value[: len(e)] for name, value in around.data.items()}
     learned = torch.cat([posterior.features(data), posterior.features(x)]).double()
     design = leading(plain_statistics(dict(posterior.observables), data, x), learned)
-    return _regressed(e, design[:-1], grown) if design.shape[1] else None
+    return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else None
 
 
 def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None) -> Check:
@@ -171,6 +178,9 @@ def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None)
         if local.p[d] < level and unused > _UNUSED:
             told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
             (faults if unused > _MUCH else hints).append(told)
+        if local.heavy[d] > _HEAVY:
+            told = f"draws far out, where no simulation lies, make the sd of {name}"
+            hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
     among = f"{local.rows:,} simulations around it"
     if faults:
         words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"
@@ -220,7 +230,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
     return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
 
 
-def _regressed(e: Tensor, design: Tensor, grown: Tensor) -> Local:
+def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
     slope, inverse, left, free = _least_squares(e, design)
     shift, shift_error = slope[0], (inverse[0, 0] * left.square().sum(0) / free).sqrt()
     explained = 1 - left.square().sum(0) / (e - e.mean(0)).square().sum(0)
@@ -239,7 +249,7 @@ def _regressed(e: Tensor, design: Tensor, grown: Tensor) -> Local:
     w, more = level[0].clamp_min(0.01), grown.square().clamp_min(1.0)
     width = (more / w - more + 1).clamp_min((2 * _MOST) ** -2).rsqrt()
     width_error = 0.5 * width**3 * more / w.square() * (inverse[0, 0] * rest.square().sum(0) / fewer).sqrt()
-    return Local(shift * grown, shift_error * grown, width, width_error, adjusted, p, len(e))
+    return Local(shift * grown, shift_error * grown, width, width_error, adjusted, p, len(e), heavy)
 
 
 def _least_squares(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:

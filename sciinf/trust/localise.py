@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -225,7 +225,8 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
     """
     rows = len(around.z)
     rows = min(rows, _FEW) if sum(math.prod(s.shape) for s in posterior.observables.values()) > _LARGE else rows
-    around = Around(around.z[:rows], around.theta[:rows], {k: v[:rows] for k, v in around.data.items()}, around.law)
+    data = {name: value[:rows] for name, value in around.data.items()}
+    around = replace(around, z=around.z[:rows], theta=around.theta[:rows], data=data)
     data = {name: torch.cat([around.data[name], x[name]]) for name in posterior.observables}
     standard = Standardise(posterior.observables)
     standard.fit(lambda: iter((Batch(torch.empty(rows + 1, 0), data),)))

@@ -8,7 +8,7 @@ from torch import distributions as td
 
 from sciinf.answer import query
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
-from sciinf.trust.around import around_answer, simulate_around
+from sciinf.trust.around import around_answer, heaviness, simulate_around
 from sciinf.trust.here import check_here, look_here, verdict
 from sciinf.trust.plain import plain_statistics
 
@@ -184,6 +184,38 @@ def test_where_many_parameters_hide_an_error_it_is_not_called_right():
     theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
     (check,) = checked(posterior, simulator, x, theta, 1e-5, generator)
     assert "too many parameters" in check.verdict
+
+
+class Strays(Gaussian):
+    """Its exact posterior, but for a hundredth of the draws, ten sds out: the sd is 1.4 times too large."""
+
+    def draw_batched(self, x, n, *, generator):
+        theta = super().draw_batched(x, n, generator=generator)
+        far = torch.rand(*theta.shape[:-1], 1, generator=generator) < 0.01
+        return torch.where(far, theta.mean(0) + 10 * (theta - theta.mean(0)), theta)
+
+
+def test_an_sd_of_draws_where_no_simulation_lies_is_not_called_right():
+    """Neither ranks nor their squares see them: of eight, not one is called good, and without the strays most are."""
+    simulator, found = Linear(), []
+    for kind in (Strays, Gaussian):
+        for seed in range(8):
+            generator, posterior = torch.Generator().manual_seed(seed), kind(simulator)
+            x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+            theta = posterior.draw_batched(x, 4_000, generator=generator)[:, 0]
+            found.append(verdict(looked(posterior, simulator, x, theta, generator), posterior.prior.names))
+    assert all(check.level != "good" and "draws far out" in check.verdict for check in found[:8])
+    assert not any("draws far out" in check.verdict for check in found[8:])
+
+
+def test_the_sd_of_light_tails_is_what_their_interval_tells():
+    draws = torch.randn(100_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws[:, 1] = draws[:, 1].sign() * draws[:, 1].square()  # quartic tails in the exponent's root
+    draws[:, 2] = torch.where(torch.arange(100_000) < 1_000, 10 * draws[:, 2], draws[:, 2])
+    normal, heavy, strays = heaviness(draws).tolist()
+    assert normal == pytest.approx(1.0, abs=0.01)
+    assert heavy == pytest.approx(3**0.5 / 1.6449, abs=0.03)  # E z^4 = 3, and 1.645^2 is the square's quantile
+    assert strays == pytest.approx((0.99 + 1.0) ** 0.5, abs=0.08)
 
 
 def test_a_width_is_given_in_sds_of_the_posterior():

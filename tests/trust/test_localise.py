@@ -134,7 +134,7 @@ def test_scores_depend_neither_on_the_parameters_nor_on_the_size_of_noise_that_d
     z = torch.randn(2_000, 3, generator=generator, dtype=torch.float64)
     size = (0.5 * z[:, 2:]).exp()
     x = (z[:, :2] @ simulator.design.T.double() + size * torch.randn(2_000, SENSORS, generator=generator)).float()
-    around = Around(z[1:], z[1:].float(), {"x": x[1:]}, (z[0], torch.eye(3, dtype=torch.float64)))
+    around = Around(z[1:], z[1:].float(), {"x": x[1:]}, (z[0], torch.eye(3, dtype=torch.float64)), torch.ones(3))
     posterior.prior = Prior(level=td.Normal(0.0, 1.0), slope=td.Normal(0.0, 1.0), size=td.Normal(0.0, 1.0))
     found = scores_of(posterior, {"x": x[:1]}, around)
     assert found is not None

@@ -167,7 +167,7 @@ def test_data_of_as_few_numbers_as_parameters_fit_any_model():
     simulator = Points()
     simulator.observables = {"x": Observable((2,), dims=("channel",))}
     z = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    around = Around(z, z.float(), {"x": z.float()}, (z[0], torch.eye(2, dtype=torch.float64)))
+    around = Around(z, z.float(), {"x": z.float()}, (z[0], torch.eye(2, dtype=torch.float64)), torch.ones(2))
     assert check_residuals(Exact(simulator), simulator, {"x": torch.zeros(1, 2)}, around) == ()
     simulator.statistics = lambda x: {"the sum": x["x"].sum(1)}
     (check,) = check_residuals(Exact(simulator), simulator, {"x": torch.zeros(1, 2)}, around)
