@@ -27,6 +27,10 @@ class Density(ABC):
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """n draws for each observation, strictly inside the prior's support."""
 
+    def sample_within(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """n draws for each, without those that a method may put anywhere; all, unless a method says otherwise."""
+        return self.sample(n, generator=generator)
+
     @abstractmethod
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         """Normalised log density in the parameters' own units; -inf outside the prior's support.

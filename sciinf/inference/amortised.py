@@ -8,8 +8,6 @@ from torch import Tensor
 
 from sciinf.core import Fit, PairedDensity, Posterior, X
 from sciinf.core.fit import failed_of, trained_on
-from sciinf.estimators.flow import Flow
-from sciinf.flows.conditional import ExactFlow
 from sciinf.inference.learned import Learned
 
 _FEW = 0.005  # share of simulations that may fail without leaving a part of the prior unlearned
@@ -35,11 +33,13 @@ class Amortised(Learned):
         self.whole = self.failed <= _FEW * (store.get("used", 0) + self.failed)
         self.trained_on = trained_on(fit)
         self.estimator = fit.estimator
-        self.strays = isinstance(fit.estimator, Flow) and isinstance(fit.estimator.flow, ExactFlow)
         self.prior, self.observables = fit.estimator.prior, fit.estimator.observables
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         return self.estimator.density(x).sample(n, generator=generator).cpu()
+
+    def draw_within(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        return self.estimator.density(x).sample_within(n, generator=generator).cpu()
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         return self.estimator.density(x).log_prob(theta).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -42,14 +42,23 @@ class Ensemble(Learned):
         self.scope = "; ".join(dict.fromkeys(m.scope for m in members if m.scope))
         self.only = "; ".join(dict.fromkeys(only for only in map(holds_for, members) if only))
         self.whole = any(covers(m) for m in members)
-        self.strays = all(isinstance(m, Learned) and m.strays for m in members)
         self.failed = max(m.failed if isinstance(m, Learned) else 0 for m in members)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        return self._mixed([m.draw_batched for m in self.members], x, n, generator)
+
+    def draw_within(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """Each member without its own strays."""
+        ways = [m.draw_within if isinstance(m, Learned) else m.draw_batched for m in self.members]
+        return self._mixed(ways, x, n, generator)
+
+    def _mixed(
+        self, ways: Sequence[Callable[..., Tensor]], x: X, n: int, generator: torch.Generator
+    ) -> Float[Tensor, "n batch theta"]:
         batch = len(next(iter(x.values())))
         chosen = torch.randint(len(self.members), (n, batch), generator=generator)
         each = max(int((chosen == k).sum(dim=0).max()) for k in range(len(self.members)))
-        draws = torch.stack([m.draw_batched(x, each, generator=generator) for m in self.members])
+        draws = torch.stack([draw(x, each, generator=generator) for draw in ways])
         place = torch.zeros_like(chosen)
         for k in range(len(self.members)):
             mine = chosen == k

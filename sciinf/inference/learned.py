@@ -1,4 +1,4 @@
-r"""What posteriors that follow from a learned density have in common.
+"""What posteriors that follow from a learned density have in common.
 
 A flow may put a thousandth of its draws anywhere: that costs a thousandth of a nat, which no training sees, and ten
 draws of ten thousand that lie ten sds out make an sd 1.4 times too large. So the draws of an answer are those in the
@@ -17,38 +17,33 @@ from torch import Tensor
 
 from sciinf.core import Draws, Posterior, X
 
-_ONE_IN = 1_000  # draws is left out
-
 
 class Learned(Posterior, ABC):
     """A posterior whose draws are unweighted draws of a learned density.
 
     Beside what every posterior has, a subclass sets `only` (which observations it holds for, in words; empty where for
     all), `whole` (whether its density is above zero wherever the prior's is) and `failed` (how many simulations failed,
-    and were not learned from), and `strays` (whether some of its draws may lie anywhere, and its density is quick to
-    tell which). What else `scope` says is about the law that was learned, which weights mend.
+    and were not learned from). What else `scope` says is about the law that was learned, which weights mend.
     """
 
     only: str = ""
     whole: bool = True
     failed: int = 0
-    strays: bool = False
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """n unweighted draws for one observation, without strays.
+        """n unweighted draws for one observation, without those that a flow may put anywhere.
 
         Raises:
             ValueError: If the posterior does not hold for it.
         """
-        more = n // (_ONE_IN - 1) if self.strays else 0
-        theta = self.draw_batched(x, n + more, generator=generator)
-        if more:
-            order = self.log_prob_batched(theta, x)[:, 0].argsort(stable=True)
-            theta = theta[order[more:].sort().values]
-        return self._unweighted(theta[:, 0])
+        return self._unweighted(self.draw_within(x, n, generator=generator)[:, 0])
+
+    def draw_within(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        """The same for a batch, as `draw_batched`; here all draws."""
+        return self.draw_batched(x, n, generator=generator)
 
     def draw_all(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """n unweighted draws for one observation, strays among them: to be given weights."""
+        """n unweighted draws for one observation, all of them: to be given weights."""
         return self._unweighted(self.draw_batched(x, n, generator=generator)[:, 0])
 
     def _unweighted(self, theta: Float[Tensor, "n theta"]) -> Draws:
