@@ -31,7 +31,7 @@ demo: .venv/ready-run ## infer eight parameters of a predator-prey model from 42
 	$(BIN)/sciinf run pipelines/lynx_hare.py --out runs/lynx_hare
 
 test: .venv/ready-test ## run the tests (WORKERS=n processes, TESTS=path or options for pytest)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 shapes: .venv/ready-test ## run the tests with every annotated shape and type checked at run time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)

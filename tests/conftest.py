@@ -23,7 +23,10 @@ gc.disable()
 
 
 # Files whose tests take longest run first, so that at the end no process waits for one of them.
-LONGEST = ("test_nothing_wrong_passes", "docs/", "engine/test_pool", "simulators/test_contract", "test_bad_input")
+LONGEST = (
+    *("test_nothing_wrong_passes", "docs/", "engine/test_pool", "simulators/test_contract", "test_bad_input"),
+    *("tests/test_c", "estimators/test_contract", "inference/test_mcmc", "samplers/", "trust/test_recalibrate"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

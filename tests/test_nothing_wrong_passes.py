@@ -321,7 +321,7 @@ def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
     for name, masses in (("seen", [18.9, 18.2, 18.7]), ("inside", [30.1, 29.8, 30.0])):
         (tmp_path / f"{name}.csv").write_text("\n".join(["x", *map(str, masses + NOISE)]))
     out = ["--out", tmp_path / "run"]
-    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 1_500, "--calibration", 200, "--refine", "off"]
+    words = ["--observation", tmp_path / "seen.csv", *out, "-n", 1_000, "--calibration", 200, "--refine", "off"]
     result = call("infer", tmp_path / "heavy.py", *words)
     assert result.code == 0, result.err
     (answer,) = (tmp_path / "run").rglob("answer.json")

@@ -81,14 +81,14 @@ def test_workers_that_die_and_hang_cost_their_block_alone(tmp_path, monkeypatch)
     simulator = load_simulator(source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]]))
     # the limit is far above what a worker needs to start on a loaded machine, and is waited for by one block alone
     with pytest.warns(UserWarning, match=r"75 of 250 .*\(50 raised, 25 timed out\)"):
-        store = simulate(simulator, tmp_path / "s", 250, workers=2, timeout=5, progress=False)
+        store = simulate(simulator, tmp_path / "s", 250, workers=2, timeout=4, progress=False)
     status = [store.read(k)[1].status for k in range(store.blocks)]
     assert [k for k in range(10) if (status[k] != 0).any()] == [0, 2, 4]
     assert [int(status[k][0]) for k in (0, 2, 4)] == [Status.RAISED, Status.RAISED, Status.TIMED_OUT]
     messages = {k: store.read(k)[1].messages[24] for k in (0, 2, 4)}
     assert "quarantined after 2 tries: its worker process ended without a word" in messages[0]
     assert "killed by SIGKILL" in messages[2]
-    assert "not finished within 5 s" in messages[4]
+    assert "not finished within 4 s" in messages[4]
     # the other blocks are what they would have been
     plain = simulate(load_simulator(source(tmp_path)), tmp_path / "plain", 250, progress=False)
     for k in (1, 3, 5, 6, 7, 8, 9):

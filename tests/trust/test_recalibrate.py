@@ -88,7 +88,8 @@ def test_intervals_of_an_exact_posterior_stay_and_are_not_shown_as_moved() -> No
     assert corrected(wrong, draws, 0.9, None)["b"].seen
 
 
-def test_levels_depend_on_the_observation_where_the_error_does() -> None:
+def test_levels_depend_on_the_observation_where_the_error_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_levels, "_EACH", 3)  # networks of six, in half the time
     # The gap of a half has an sd of .5 points from 10,000 fresh rows, and the networks leave about one and a half
     # more (`benchmarks/recalibration.py`); alike for all data, 12 points are left.
     x = normal(5_000, 1, 3)
