@@ -12,10 +12,10 @@ from sciinf.engine import recipe
 
 
 @contextmanager
-def briefly_trained() -> Iterator[None]:
+def briefly_trained(part: int = 3) -> Iterator[None]:
     """Trainings of the default recipe take a third of its steps; around a function as `@briefly_trained()`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "_STEPS", {learns: steps // 3 for learns, steps in recipe._STEPS.items()})
+        patch.setattr(recipe, "_STEPS", {learns: steps // part for learns, steps in recipe._STEPS.items()})
         yield
 
 

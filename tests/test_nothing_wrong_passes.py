@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from brief import briefly_trained
 from command_line import call
 
 from sciinf import load_fit
@@ -315,6 +316,7 @@ simulator = wrappers.numpy(seen, prior, {"x": Observable((30,), "", dims=("detec
 NOISE = 3 * [0.3, -1.1, 0.4, 0.9, -0.2, -0.6, 1.2, 0.1, -0.8]
 
 
+@briefly_trained(2)
 def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
     """A mass of 18.6 where the prior begins at 20 piled up at 20, with "passed" and "good" and no more."""
     (tmp_path / "heavy.py").write_text(HEAVY)

@@ -78,6 +78,7 @@ def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str,
 # --- 2: green by weakness -----------------------------------------------------------------------------------------
 
 
+@briefly_trained(2)
 def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

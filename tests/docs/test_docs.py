@@ -98,6 +98,7 @@ def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained(2)
 def test_tutorial_can_be_followed(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,7 +84,7 @@ def test_it_is_a_posterior_like_any_other(fit, store, tmp_path):
     posterior = build_posterior(fit)
     fresh = simulate(OSCILLATOR, tmp_path / "fresh", 100, seed=2, progress=False)
     brief = load_fit(fit.folder)
-    brief.estimator.chains, brief.estimator.iterations = 8, 10  # for each of a hundred
+    brief.estimator.chains, brief.estimator.iterations = 8, 3  # for each of a hundred
     calibration = calibrate(build_posterior(brief), fresh, draws=8)
     assert calibration.ranks.shape[1] == 3
     again = build_posterior(load_fit(fit.folder))
