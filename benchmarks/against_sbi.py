@@ -230,7 +230,7 @@ def _checks(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 checks.append(check(f"{title}, {task}: C2ST above sbi's", value, 0.02))
             elif task not in GAUSSIAN:
                 checks.append(check(f"{title}, {task}: C2ST above sbi's", value, 0.0))
-    for name, times in (("draws/s", 3.0), ("draws/s, many x", 5.0)):
+    for name, times in (("draws/s", 2.4), ("draws/s, many x", 5.0)):
         ratios = [row[f"sbi {name}"] / row[f"sciinf {name}"] for row in rows if row["peer"] == "nsf"]
         if ratios := [ratio for ratio in ratios if math.isfinite(ratio)]:
             mean = float(np.exp(np.mean(np.log(ratios))))
