@@ -108,7 +108,7 @@ class _FlowDensity(Density):
         if not more or not isinstance(self.estimator.flow, ExactFlow):
             return self.sample(n, generator=generator)
         theta, radius = self._drawn(n + more, generator)
-        far = radius.topk(min(_AMONG * more, len(theta)), dim=0).indices
+        far = radius.topk(_AMONG * more, dim=0).indices
         density = self.log_prob(theta.gather(0, far[..., None].expand(*far.shape, theta.shape[-1])))
         out = far.gather(0, density.topk(more, dim=0, largest=False).indices)
         kept = torch.ones_like(radius).scatter_(0, out, 0.0).sort(dim=0, descending=True, stable=True).indices[:n]

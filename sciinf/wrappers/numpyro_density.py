@@ -74,6 +74,7 @@ class NumpyroReference:
     def __init__(self, sites: ModelSites, prior: Prior, observables: Mapping[str, Observable], *, double: bool) -> None:
         self.sites, self.prior, self.observables, self.double = sites, prior, observables, double
         self._compiled: dict[int, Callable[..., Any]] = {}
+        self._forward = len(prior) <= FORWARD
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
@@ -92,7 +93,6 @@ class NumpyroReference:
             ValueError: If x is not one observation of this model.
             RuntimeError: If the chains disagree: then they are no reference.
         """
-        import jax
         from numpyro.diagnostics import split_gelman_rubin
 
         data = {k: v[0] for k, v in arrays_of(as_observation(self.observables, x)).items()}
@@ -102,9 +102,14 @@ class NumpyroReference:
         seed = draw_seed(generator)
         words = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
         with precision(self.double):
-            if steps not in self._compiled:
-                self._compiled[steps] = jax.jit(partial(self._chains, steps))
-            drawn = {k: np.asarray(v) for k, v in self._compiled[steps](words, data).items()}
+            try:
+                drawn = self._drawn(steps, words, data)
+            except TypeError:  # functions with a slope of their own, such as jax's `odeint`, have it backwards alone
+                if not self._forward:
+                    raise
+                self._forward = False
+                self._compiled.clear()
+                drawn = self._drawn(steps, words, data)
         columns = np.concatenate([drawn[s].reshape(CHAINS, steps, -1) for s in self.sites.latent], axis=-1)
         for i, name in enumerate(self.prior.names):
             r_hat = float(split_gelman_rubin(columns[..., i]))
@@ -118,12 +123,18 @@ class NumpyroReference:
         theta = torch.from_numpy(rows).to(self.prior.dtype)
         return torch.stack([inside(law, theta[:, i]) for i, law in enumerate(self.prior.laws)], dim=1)
 
-    def _chains(self, steps: int, words: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _drawn(self, steps: int, words: Any, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        import jax
+
+        if steps not in self._compiled:
+            self._compiled[steps] = jax.jit(partial(self._chains, steps, self._forward))
+        return {k: np.asarray(v) for k, v in self._compiled[steps](words, data).items()}
+
+    def _chains(self, steps: int, forward: bool, words: Any, data: Mapping[str, Any]) -> dict[str, Any]:
         """Latent site -> (chains, steps, *shape); compiled as a whole, so that another observation compiles nothing."""
         import jax
         from numpyro.infer import MCMC, NUTS, init_to_sample
 
-        forward = len(self.prior) <= FORWARD
         kernel = NUTS(self.sites.conditioned, init_strategy=init_to_sample, forward_mode_differentiation=forward)
         chains = MCMC(
             kernel,

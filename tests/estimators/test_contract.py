@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from brief import coarse_densities
 from torch import distributions as td
 
 import sciinf.estimators
@@ -26,6 +25,8 @@ from sciinf.core import (
 )
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
+
+pytestmark = pytest.mark.usefixtures("coarse_densities")
 
 FILES = sorted(f.stem for f in Path(next(iter(sciinf.estimators.__path__))).glob("*.py") if not f.stem.startswith("_"))
 SIMULATOR = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
@@ -45,12 +46,6 @@ KINDS = {
     "number": {"x": Observable(())},
     "two": {"x": Observable((4,)), "counts": Observable((3,), "", ("bin",), "int64", "log")},
 }
-
-
-@pytest.fixture(autouse=True)
-def coarse():
-    with coarse_densities():
-        yield
 
 
 def generator(seed=0):

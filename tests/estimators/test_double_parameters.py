@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from brief import coarse_densities
 from torch import distributions as td
 
 from sciinf import Flow, Joint, Likelihood, Matching, Observable, Ratio, Score
 from sciinf.core import Batch, Density, Potential, Prior
 
+pytestmark = pytest.mark.usefixtures("coarse_densities")
+
 GPS, WIDTH = 1126259462.4, 0.1
 OBSERVABLES = {"x": Observable((3,), "", ("channel",))}
-
-
-@pytest.fixture(autouse=True)
-def coarse():
-    with coarse_densities():
-        yield
 
 
 def exact(number: float) -> torch.Tensor:

@@ -132,6 +132,20 @@ def test_reference_draws_only_from_the_generator(simulator):
         simulator.reference({"y": torch.zeros(1, 4)}, 10, generator())
 
 
+def test_a_reference_of_what_has_its_slope_backwards_alone():
+    """As of `odeint`: a ~ N(0, 1), y = a + e / 2, so a given y is N(.8 y, .2); bounds as of the conjugate posterior."""
+    same = jax.custom_vjp(lambda a: a)
+    same.defvjp(lambda a: (a, None), lambda _, slope: (slope,))
+
+    def model(y=None):
+        numpyro.sample("y", dist.Normal(same(numpyro.sample("a", dist.Normal(0.0, 1.0))), 0.5), obs=y)
+
+    reference = wrap(model, observed={"y": Observable(())}).reference
+    draws = reference({"y": torch.tensor([1.0])}, 1_000, generator()).double()
+    assert abs(float(draws.mean()) - 0.8) < 0.16 * 0.2**0.5
+    assert float(draws.std()) == pytest.approx(0.2**0.5, rel=0.15)
+
+
 def test_chains_that_disagree_are_no_reference():
     def two_modes(y=None):
         a = numpyro.sample("a", dist.Uniform(-10.0, 10.0))
