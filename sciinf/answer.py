@@ -55,7 +55,7 @@ from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
-_CHECKS = 4  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 5  # raised when what is checked changes, so that an older answer to the same question is made anew
 _ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 

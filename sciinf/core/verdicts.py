@@ -95,14 +95,16 @@ class Strange:
         observable: Its name.
         start: First index along each axis.
         stop: One beyond the last; one number where it is start + 1 along each.
-        kind: What is strange: a "number", the "level" or the "drift" of all of them, or the "size" of their noise.
-        z: By how many sds, given the other numbers; of "size", how many times as large as it should be.
+        kind: What is strange: a "number", the "level" or the "drift" of all of them, the "size" of their noise, or a
+            value that is "repeated" among them.
+        z: By how many sds, given the other numbers; of "size", how many times as large as it should be; of "repeated",
+            how many times one value is there.
     """
 
     observable: str
     start: tuple[int, ...]
     stop: tuple[int, ...]
-    kind: Literal["number", "level", "drift", "size"]
+    kind: Literal["number", "level", "drift", "size", "repeated"]
     z: float
 
     @property

@@ -18,14 +18,16 @@ whole of an observable and its parts (`trust.boxes`).
 | number | z_k of each number, in the root mean square of all | one wrong number |
 | level | sum of w over each box | a sensor or a time that is off |
 | drift | sum of t w over each box, t linear along an axis | a drift |
-| size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size, a dead sensor |
+| size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size |
+| repeated | the largest number of equal values in the whole and at each index (`trust.repeated`) | a dead sensor |
 
 Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
-its tail. The least of a family is ranked among those of all rows, and so is the least of the families: p is uniform.
+its tail; of a number of equal values, from its rank and how far it is above all others. The least of a family is ranked
+among those of all rows, and so is the least of the families: p is uniform.
 
 **Which.** The number with the least p-value is set aside: all is done again with what the others say in its place. When
 nothing is strange any more, those are the strange numbers; else it is a box: that of the least p-value of a size, or of
-the farthest sum.
+the farthest sum. Where values are repeated too often, it is the smallest box that they are in.
 
 **What cannot be seen.** A fault that other parameters would make as well, and one of a number whose fault moves the
 answer by two sds before it is one of its own sds off (`trust.conditional.shows`).
@@ -50,10 +52,11 @@ from sciinf.summaries.summary import expand_mask
 from sciinf.trust.around import Around
 from sciinf.trust.boxes import Box, Layout, box_words, layout_of
 from sciinf.trust.conditional import conditional, precision_of, shows
-from sciinf.trust.residuals import basis_of, explained, fitted, log_p, nearest
+from sciinf.trust.repeated import lanes, repeats
+from sciinf.trust.residuals import basis_of, explained, fitted, log_p, log_rank, nearest
 
 NAME = "strange data"
-Kind = Literal["number", "level", "drift", "size"]
+Kind = Literal["number", "level", "drift", "size", "repeated"]
 _ALARM = 0.01
 _MOST = 3  # numbers set aside
 _CONSTANT = 1e-6
@@ -74,6 +77,8 @@ class Scores:
         said: What the others say of the observation's numbers, in the units that `standard` gives, (J,).
         standard: Standardises data.
         shows: By how many sds a number is off where that moves the answer by two, (J,).
+        equal: The largest numbers of equal values in `lanes`, (L, n + 1).
+        lanes: Those boxes.
     """
 
     w: Tensor
@@ -83,6 +88,8 @@ class Scores:
     said: Tensor
     standard: Standardise
     shows: Tensor
+    equal: Tensor
+    lanes: tuple[Box, ...]
 
     @property
     def z(self) -> Tensor:
@@ -151,12 +158,16 @@ def in_words(one: Strange, spec: Observable) -> str:
         return f"{place} is {abs(one.z):.3g} sds {'above' if one.z > 0 else 'below'} what the others say of it"
     if one.kind == "size":
         return f"what the parameters do not explain of {place} is {one.z:.3g} times as large as in simulations"
+    if one.kind == "repeated":
+        return f"{place} holds one value {one.z:.0f} times"
     how = "together off" if one.kind == "level" else "drifting"
     return f"{place} is {how}, by {abs(one.z):.3g} sds of that"
 
 
 def strange(posterior: Posterior, x: X, around: Around, scores: Scores, judged: Judged) -> tuple[Strange, ...]:
     """The fewest single numbers without which nothing is strange, the strangest first; else the strangest box."""
+    if judged.least.get("repeated", 0.0) < math.log(_ALARM):
+        return (_most_repeated(scores, judged),)
     found, aside, seen, now, last = [], [], dict(x), scores, judged
     while last.p < _ALARM and len(aside) < _MOST:
         logs = log_p(now.z.T.contiguous(), upper=False)[:, -1]  # in the size of all, one would hide another
@@ -181,6 +192,17 @@ def _farthest(scores: Scores, judged: Judged) -> tuple[Strange, ...]:
     k = int(judged.logs["number"][:, -1].argmin())
     box = scores.layout.number(k)
     return (Strange(box.observable, box.start, box.stop, "number", float(scores.z[-1, k])),)
+
+
+def _most_repeated(scores: Scores, judged: Judged) -> Strange:
+    """The smallest of the boxes whose number of equal values has the least p-value."""
+    logs = judged.logs["repeated"][:, -1]
+    least = (logs <= logs.min()).nonzero()[:, 0].tolist()
+    k = min(
+        least, key=lambda i: math.prod(b - a for a, b in zip(scores.lanes[i].start, scores.lanes[i].stop, strict=True))
+    )
+    box = scores.lanes[k]
+    return Strange(box.observable, box.start, box.stop, "repeated", float(scores.equal[k, -1]))
 
 
 def _strangest_box(scores: Scores, judged: Judged) -> Strange:
@@ -248,7 +270,21 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
     layout = layout_of(standard.specs, kept)
     w = _scaled((v - fitted(v, basis)) * present, own, present, layout, basis)
     shown = shows(y[:-1], precision, around.z)
-    return Scores(w / sd, present, nearest(means), layout, said + middle[kept], standard, shown)
+    equal, of = _equal(data, standard, layout)
+    return Scores(w / sd, present, nearest(means), layout, said + middle[kept], standard, shown, equal, of)
+
+
+def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:
+    """The largest numbers of equal values, and the boxes that they are in."""
+    found, of = [torch.zeros(0, len(next(iter(data.values()))), dtype=torch.float64)], list[Box]()
+    for name, spec in layout.specs.items():
+        boxes = lanes(tuple(box for box in layout.boxes if box.observable == name), spec)
+        if boxes:
+            mask = data[standard.masks[name]] if name in standard.masks else None
+            mask = None if mask is None else expand_mask(mask, data[name].shape) > 0
+            found.append(repeats(data[name], mask, boxes))
+            of += boxes
+    return torch.cat(found), tuple(of)
 
 
 def _straight(data: X, standard: Standardise, basis: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -286,6 +322,9 @@ def judge(scores: Scores) -> Judged:
     """The p-value of the observation, of each family and of all together."""
     logs: dict[Kind, Tensor] = {kind: log_p(value, upper=False) for kind, value in _statistics(scores).items()}
     least: dict[Kind, Tensor] = {kind: log_p(-value.amin(0), upper=True) for kind, value in logs.items()}
+    if scores.lanes:
+        logs["repeated"] = log_rank(scores.equal[:, scores.rows])
+        least["repeated"] = log_rank(-logs["repeated"].amin(0))
     score = torch.stack(list(least.values())).amin(0)
     last: dict[Kind, float] = {kind: float(value[-1]) for kind, value in least.items()}
     return Judged(float((score <= score[-1] + 1e-6).double().mean()), float(score[-1]), logs, last)

@@ -349,3 +349,13 @@ def _above(value: Tensor) -> Tensor:
     excess = (ordered - edge).clamp_min(0).sum(-1, keepdim=True) / (ordered > edge).sum(-1, keepdim=True).clamp_min(1)
     tail = math.log(_TAIL) - (value - edge) / excess.clamp_min(1e-300)
     return torch.where(value > edge + same, tail, body.clamp_min(_TAIL).log())
+
+
+def log_rank(value: Tensor) -> Tensor:
+    """Logarithms of the shares, of the last axis, that are at least as large as each, (..., n): of numbers that tie.
+
+    What is larger than all others is less likely by a factor of e for each whole number that it is above the next.
+    """
+    ordered = value.sort(-1).values
+    share = (1 - torch.searchsorted(ordered, value.contiguous()).double() / value.shape[-1]).log()
+    return share - (value - ordered[..., -2, None]).clamp_min(0)

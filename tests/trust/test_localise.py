@@ -15,6 +15,8 @@ from sciinf.trust.around import Around, simulate_around
 from sciinf.trust.boxes import Box, boxes_of
 from sciinf.trust.conditional import conditional, precision_of, shows
 from sciinf.trust.localise import check_data, in_words, judge, scores_of
+from sciinf.trust.repeated import lanes, repeats
+from sciinf.trust.residuals import log_rank
 
 SENSORS, ROWS, SHARED = 24, 500, 3.0
 
@@ -199,6 +201,56 @@ def test_a_fault_of_many_is_not_told_as_one_of_few():
     assert "times as large as in simulations" in found.verdict
 
 
+def test_a_dead_sensor_is_named_by_what_it_repeats():
+    """Two sensors, of which one stays where it was: within the law of its numbers, so nothing else sees it."""
+    simulator = Line(shared=0.0)
+    x, _, generator = observed(simulator, 5)
+    posterior, around = around_of(simulator, x, generator)
+    posterior.observables = {"x": Observable((SENSORS // 2, 2), dims=("time", "sensor"))}
+    data = {"x": around.data["x"].reshape(-1, SENSORS // 2, 2)}
+    posterior.features = lambda x: x["x"].reshape(len(x["x"]), -1).double() @ posterior.gain.T
+    seen = x["x"].reshape(1, SENSORS // 2, 2).clone()
+    seen[0, 4:, 1] = posterior.features({"x": seen})[0, 0].float()
+    (found,), (one,) = check_data(posterior, {"x": seen}, replace(around, data=data))
+    assert found.level == "alarm"
+    assert (one.kind, one.start, one.stop, one.z) == ("repeated", (0, 1), (SENSORS // 2, 2), 8.0)
+    assert "'x' at sensor 1 holds one value 8 times" in found.verdict
+
+
+def test_rounded_data_repeat_values_and_so_do_simulations_that_are_rounded():
+    """Of 20 series of two or three digits that simulations do not have, none repeats too much: p is below .01 for .2,
+    and for two or more in one of 60 runs. With simulations as they are every one would."""
+    simulator = Line(shared=0.0)
+    found = []
+    for seed in range(20):
+        x, _, generator = observed(simulator, seed)
+        found.append(judge(scores(simulator, {"x": (2 * x["x"]).round() / 2}, generator)).least["repeated"])
+    assert sum(log_p < math.log(0.01) for log_p in found) <= 1
+
+
+def test_equal_values_are_counted_where_they_are_present():
+    x = torch.tensor([[1.1, 1.3, 2.0, 5.0, 2.0, 2.0], [0.0, 0.4, 0.0, 0.0, 1.0, 7.0]])
+    box = Box("x", (0,), (6,))
+    assert repeats(x, None, (box, Box("x", (0,), (4,)))).tolist() == [
+        [3.0, 3.0],
+        [2.0, 3.0],
+    ]  # in steps of .4, 1.1 is 1.3
+    mask = torch.tensor([[True] * 6, [False, True, True, False, True, True]])
+    assert repeats(x, mask, (box,)).tolist() == [[3.0, 1.0]]
+    boxes = tuple(boxes_of("x", Observable((16, 5), dims=("time", "sensor"))))
+    found = lanes(boxes, Observable((16, 5)))
+    assert Box("x", (0, 0), (16, 5)) in found
+    assert Box("x", (0, 3), (16, 4)) in found
+    assert Box("x", (7, 0), (8, 5)) in found
+    assert len(found) == 1 + 5 + 16
+
+
+def test_how_rare_a_number_is_that_ties():
+    """By its rank; beyond all others a factor of e for each whole number, or one in 1,000 rows would be all it can."""
+    found = log_rank(torch.tensor([1.0, 1.0, 2.0, 7.0]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 0.5, 0.25 * math.exp(-5)]).double().log())
+
+
 def test_what_cannot_be_seen_is_said():
     """A fault along the model changes no score; nor does one of a sensor that alone tells a parameter."""
     simulator = Line(shared=0.0)
@@ -237,6 +289,11 @@ def test_missing_numbers_are_never_strange():
     seen[0, 7] = False
     x["x"][0, 7] = 1e6
     assert check_data(posterior, {**x, "x_mask": seen}, replace(around, data=data))[1] == ()
+    seen[0, 7:17] = False
+    x["x"][0, 7:17] = 0.0
+    found = scores_of(posterior, {**x, "x_mask": seen}, replace(around, data=data))
+    assert found is not None
+    assert found.equal[:, -1].max() <= 2
 
 
 def test_boxes_hold_each_axis_and_windows():
