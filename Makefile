@@ -2,6 +2,7 @@
 #
 #   make demo                      the Hudson Bay example, from simulator to report
 #   make test                      the tests
+#   make docs                      the site of the documentation
 #   make check                     all that CI checks
 #
 # PYTHON=python3.12 picks another interpreter, CONSTRAINTS= takes the newest versions instead of the tested ones,
@@ -18,11 +19,12 @@ PIP := $(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 OMP_NUM_THREADS ?= 1
 PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
-export OMP_NUM_THREADS PIP_DISABLE_PIP_VERSION_CHECK PYRIGHT_PYTHON_IGNORE_WARNINGS
+NO_MKDOCS_2_WARNING ?= 1
+export OMP_NUM_THREADS PIP_DISABLE_PIP_VERSION_CHECK PYRIGHT_PYTHON_IGNORE_WARNINGS NO_MKDOCS_2_WARNING
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test shapes slow check lint format format-check types imports spelling constraints clean
+.PHONY: help demo test docs shapes slow check lint format format-check types imports spelling constraints clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +34,9 @@ demo: .venv/ready-run ## infer eight parameters of a predator-prey model from 42
 
 test: .venv/ready-test ## run the tests (WORKERS=n processes, TESTS=path or options for pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+docs: .venv/ready-docs ## build the site from README.md, docs/ and the docstrings into build/site
+	$(BIN)/mkdocs build --strict
 
 shapes: .venv/ready-test ## run the tests with every annotated shape and type checked at run time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)

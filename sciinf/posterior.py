@@ -35,10 +35,6 @@ def build_posterior(
     Warns:
         UserWarning: If a tractable simulator was given for a posterior without a density, which stays as it is; or one
             with other settings (sensors, times of frames, ...) than the simulations that were learned from.
-
-    Example:
-        >>> posterior = build_posterior(fit)  # doctest: +SKIP
-        >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
     """
     fits = [fit] if isinstance(fit, Fit) else list(fit)
     each = [Amortised(f) if f.estimator.normalised else MCMC(f) for f in fits]

@@ -38,7 +38,7 @@ class Truncated(td.Distribution):
         TypeError: If `base` is not a univariate torch law with a distribution function.
         ValueError: If the bounds are out of order or leave no mass.
 
-    Example:
+    Examples:
         >>> Truncated(td.Normal(1.0, 0.5), low=0.0).support.check(torch.tensor(-0.1)).item()
         False
     """

@@ -64,7 +64,7 @@ class Prior:
         ValueError: If there are no parameters, astropy cannot read a unit, or the numbers that a law holds are too
             coarse for its width: torch makes them float32 unless they are given in float64.
 
-    Example:
+    Examples:
         >>> prior = Prior(rate=(td.LogNormal(0.0, 0.5), "1/h"), offset=td.Normal(0.0, 1.0))
         >>> prior.names, prior.units
         (('rate', 'offset'), ('1/h', ''))

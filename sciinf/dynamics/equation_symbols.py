@@ -35,7 +35,7 @@ def written(coefficients: Sequence[float]) -> list[str | float]:
     Args:
         coefficients: Of every term.
 
-    Example:
+    Examples:
         >>> written([0.0, 0.0, 0.0, -1.0, 0.1, 0.0, 0.0])
         ['+', '*', -1.0, '*', 'u', 'd1', 'u', '*', 0.1, 'd2', 'u']
     """

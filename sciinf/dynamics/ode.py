@@ -67,7 +67,7 @@ def rk4(
     Warns:
         UserWarning: If the steps do not compile, with the reason; they are then run as written.
 
-    Example:
+    Examples:
         >>> rk4(lambda t, y: -y, torch.ones(1), [0.0, 1.0], steps_per_interval=10)[-1]
         tensor([0.3679])
     """

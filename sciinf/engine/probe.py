@@ -138,7 +138,7 @@ def choose_reuse(simulation: float, training: float) -> int:
     Raises:
         ValueError: If either is not a positive, finite number.
 
-    Example:
+    Examples:
         >>> choose_reuse(2e-7, 3e-5), choose_reuse(3e-5, 3e-5), choose_reuse(1.0, 3e-5)
         (1, 5, 50)
     """

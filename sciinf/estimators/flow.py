@@ -52,7 +52,7 @@ class Flow(Embedded):
         TypeError: If `summary` or `flow` is something else: the class or the name of one, say.
         ValueError: If a summary is for no observable, or the seed is no int of at least 0.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Normal
         >>> flow = Flow(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> flow.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape

@@ -53,7 +53,7 @@ class GNPE(MovedBack):
         ValueError: If a pose names a parameter that there is not, that another pose has, or that shares a law with
             others; or a number is out of range.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Normal, Uniform
         >>> from sciinf.poses import TimeShift
         >>> prior = Prior(rate=Uniform(1.0, 2.0), arrival=Uniform(0.0, 5.0))

@@ -64,7 +64,7 @@ class Joint(Standardised):
             called like an observable, a number is out of range, or the diffusion has a parameterisation or weighting of
             its own.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Normal
         >>> joint = Joint(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> joint.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape

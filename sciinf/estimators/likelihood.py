@@ -54,7 +54,7 @@ class Likelihood(Standardised):
         ValueError: If an observable has a mask or is bool, an observation has more than 2,000 numbers, or the seed is
             no int of at least 0.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Normal
         >>> likelihood = Likelihood(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> likelihood.condition({"x": torch.zeros(2, 3)}).log_likelihood(torch.zeros(5, 2, 1)).shape

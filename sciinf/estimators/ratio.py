@@ -92,7 +92,7 @@ class Ratio(Embedded):
         ValueError: If a summary is for no observable, contrasts, hidden or blocks is no int of at least 1, gamma is not
             positive, balance is negative, or the seed is no int of at least 0.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Normal
         >>> ratio = Ratio(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> ratio.condition({"x": torch.zeros(2, 3)}).log_likelihood(torch.zeros(5, 2, 1)).shape

@@ -45,7 +45,7 @@ class Score(Denoising):
         ValueError: If a number is out of range, or `linear` stands beside another parameterisation or
             weighting.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.distributions import Normal
         >>> score = Score(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})

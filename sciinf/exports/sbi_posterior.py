@@ -30,7 +30,7 @@ def to_sbi(posterior: Posterior, *, generator: torch.Generator | None = None) ->
         generator: Source of randomness. Left out, each call seeds its own from torch's global one, so that
             `torch.manual_seed` and sbi's parallel diagnostics act on it as on sbi's own posteriors.
 
-    Example:
+    Examples:
         >>> ranks, dap = run_sbc(theta, rows_of(simulator.observables, x), to_sbi(posterior))  # doctest: +SKIP
     """
     return SbiPosterior(posterior, generator)

@@ -84,7 +84,7 @@ class Continuous(Architecture):
     Raises:
         ValueError: If one of them is out of range.
 
-    Example:
+    Examples:
         >>> flow = Continuous(hidden=(32, 32)).build(dim=2, context=3)
         >>> flow.log_prob(torch.zeros(5, 2), torch.zeros(5, 3)).shape
         torch.Size([5])

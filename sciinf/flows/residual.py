@@ -87,7 +87,7 @@ class Residual(Architecture):
     Raises:
         ValueError: If one of them is out of range.
 
-    Example:
+    Examples:
         >>> flow = Residual(blocks=2, hidden=(16,)).build(dim=2, context=3)
         >>> flow.log_prob(torch.zeros(5, 2), torch.zeros(5, 3)).shape
         torch.Size([5])

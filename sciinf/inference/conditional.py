@@ -33,7 +33,7 @@ class Conditional:
     Raises:
         TypeError: If the fit's estimator is another.
 
-    Example:
+    Examples:
         >>> conditional = Conditional(fit)  # doctest: +SKIP
         >>> conditional.sample(1000, ["rate"], {"x": x_o, "offset": 0.3})["rate"].mean()  # doctest: +SKIP
     """

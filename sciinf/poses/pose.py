@@ -42,7 +42,7 @@ class Pose(Component):
         TypeError: If `act`, the kernel or the group is something else.
         ValueError: If there are no parameters, or as many laws as parameters are not given.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Normal
         >>> from sciinf.poses import TimeShift
         >>> Pose("arrival", TimeShift(0.05), Normal(0.0, 0.1)).names

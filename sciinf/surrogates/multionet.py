@@ -56,7 +56,7 @@ class MultiONet(nn.Module):
     Raises:
         ValueError: If a number is not positive, or more layers are to be averaged than there are.
 
-    Example:
+    Examples:
         >>> network = MultiONet(4, 2, 3, width=16)
         >>> network(torch.ones(5, 4), torch.rand(7, 2)).shape
         torch.Size([5, 3, 7])

@@ -45,7 +45,7 @@ class Operator(OfFields, ByEdges):
     Raises:
         ValueError: If names or layouts do not go together.
 
-    Example:
+    Examples:
         >>> from torch.distributions import Uniform
         >>> prior = Prior(viscosity=Uniform(0.01, 0.1))
         >>> fields = {"initial": Observable((1, 64)), "u": Observable((5, 1, 64))}

@@ -88,7 +88,7 @@ def command(
         TypeError: If something of the wrong kind is passed.
         ValueError: If there is no such program, a placeholder is unknown, or a parameter is nowhere passed on.
 
-    Example:
+    Examples:
         >>> from torch import distributions as td
         >>> prior = Prior(rate=(td.Uniform(0.0, 1.0), "1/h"))
         >>> echo = command(["echo", "{rate}"], prior, {"x": ()})

@@ -69,7 +69,7 @@ def numpy(
         TypeError: If something of the wrong kind is passed.
         ValueError: If the function's argument names are not the prior's.
 
-    Example:
+    Examples:
         >>> prior = Prior(rate=(torch.distributions.LogNormal(0.0, 0.5), "1/h"))
         >>> simulator = numpy(lambda rate, rng: rng.poisson(rate), prior, {"decays": ()})
         >>> simulator(torch.ones(3, 1), generator=torch.Generator().manual_seed(0)).x["decays"].shape

@@ -50,7 +50,7 @@ def sbi(
         TypeError: If the prior is no law that can be written down, or the simulator cannot be called.
         ValueError: If names, units and dimensions differ in number, or the simulator is not batched.
 
-    Example:
+    Examples:
         >>> prior = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
         >>> sbi(prior, lambda theta: theta + torch.randn_like(theta)).observables
         {'x': Observable(shape=(2,), unit='', dims=(), dtype='float32', scale='linear')}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from brief import briefly_trained
+from documents import blocks
 from torch.distributions import Normal
 
 import sciinf
@@ -25,11 +26,6 @@ DOCS = ROOT / "docs"
 SKELETONS = DOCS / "skeletons"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 SMALL = "300"  # simulations, instead of the number a document asks for
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The fenced blocks of a page in order: language and content."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def run(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, Any]]:

@@ -1,0 +1,60 @@
+"""Pages of the site that do not lie in docs/: the README, the pipelines, the skeletons, and what both link to."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
+PLAIN = ("LICENSE", "CITATION.cff")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add them."""
+    found = {page: _moved((ROOT / name).read_text()) for name, page in PAGES.items()}
+    found |= {name: (ROOT / name).read_text() for name in PLAIN}
+    pipelines = [file for file in sorted((ROOT / "pipelines").glob("*.py")) if not file.stem.startswith("_")]
+    found |= {f"gallery/{file.stem}.md": _page(file, ROOT / "docs" / "images") for file in pipelines}
+    found["gallery/index.md"] = _contents("Gallery", "Whole analyses, a file each, in `pipelines/`.", pipelines)
+    skeletons = sorted((ROOT / "docs" / "skeletons").glob("*.py"))
+    found |= {f"skeletons/{file.stem}.md": _page(file) for file in skeletons}
+    found["skeletons/index.md"] = _contents("Files to copy", "Copy one of these and fill it in.", skeletons)
+    for name, text in found.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links of pages in docs/ to the one that lies above it."""
+    above = "/" not in page.file.src_uri
+    return markdown.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md") if above else markdown
+
+
+def _moved(text: str) -> str:
+    """The links of a page that lies beside docs/, for one that lies in it."""
+    return re.sub(r"\]\(docs/(skeletons)\)", r"](\1/index.md)", text).replace("](docs/", "](")
+
+
+def _docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text())) or ""
+
+
+def _page(file: Path, pictures: Path | None = None) -> str:
+    """A file of code as a page: what it says of itself, its picture, and the code."""
+    first, _, rest = _docstring(file).partition("\n")
+    folder = file.parent.relative_to(ROOT).as_posix()
+    picture = pictures is not None and (pictures / f"{file.stem}.png").is_file()
+    shown = f"![{first}](../images/{file.stem}.png)\n\n" if picture else ""
+    words = re.sub(r"^    (?=\S)", "        ", rest, flags=re.MULTILINE)
+    code = f'```python title="{folder}/{file.name}"\n{file.read_text()}```\n'
+    return f"# {file.stem}\n\n{first}\n\n{shown}{words}\n\n{code}"
+
+
+def _contents(title: str, words: str, files: list[Path]) -> str:
+    rows = [f"| [{file.stem}]({file.stem}.md) | {_docstring(file).partition(chr(10))[0]} |" for file in files]
+    return "\n".join([f"# {title}", "", words, "", "| file | what |", "|---|---|", *rows, ""])
