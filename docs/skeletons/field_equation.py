@@ -1,9 +1,8 @@
 # An equation with your own solver, for surrogates and sensors. Copy it, change the five parts: sciinf check heat.py
 import numpy as np
 import torch
-from torch.distributions import Uniform
 
-from sciinf.core import Prior
+from sciinf import Prior, Uniform
 from sciinf.dynamics.field_equation import Evolution, column, described
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField

@@ -1,9 +1,7 @@
 # A simulator in one file. Copy it, change the four parts, then: sciinf check simulator.py
 import numpy as np
-from torch.distributions import LogNormal
 
-from sciinf import wrappers
-from sciinf.core import Observable, Prior
+from sciinf import LogNormal, Observable, Prior, wrappers
 
 prior = Prior(rate=(LogNormal(0.0, 0.5), "1/h"), amplitude=(LogNormal(1.0, 0.3), "mV"))  # 1. what you want to know
 t = np.linspace(0, 5, 50)

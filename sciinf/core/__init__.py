@@ -7,6 +7,20 @@ from sciinf.core.estimator import Density, DensityUnavailable, Estimator, Paired
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.laws import Truncated
 from sciinf.core.learned import Adjusting, Batch, Learned, Learns
+from sciinf.core.named_laws import (
+    Beta,
+    Cauchy,
+    Exponential,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    Laplace,
+    LogNormal,
+    LogUniform,
+    Normal,
+    StudentT,
+    Uniform,
+)
 from sciinf.core.observation import Observation, as_observation, observe, read_observation
 from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
@@ -19,7 +33,9 @@ __all__ = [
     "Adjusting",
     "Answer",
     "Batch",
+    "Beta",
     "Calibration",
+    "Cauchy",
     "Check",
     "Component",
     "Corrected",
@@ -28,9 +44,17 @@ __all__ = [
     "Draws",
     "Estimate",
     "Estimator",
+    "Exponential",
     "Fit",
+    "Gamma",
+    "HalfCauchy",
+    "HalfNormal",
+    "Laplace",
     "Learned",
     "Learns",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
     "Observable",
     "Observation",
     "Outcome",
@@ -42,9 +66,11 @@ __all__ = [
     "Simulator",
     "Status",
     "Strange",
+    "StudentT",
     "Surrogate",
     "Truncated",
     "Trust",
+    "Uniform",
     "X",
     "as_observation",
     "identity",

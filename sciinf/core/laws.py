@@ -22,6 +22,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from sciinf.core.log_uniform import LogUniform
+
 _FAR = 37.0  # beyond, a tail probability underflows and an unbounded law's quantile is infinite
 _EDGE = 1e-15  # smallest tail probability told apart from the edge: |z| <= 7.9
 
@@ -31,8 +33,8 @@ class Truncated(td.Distribution):
 
     Args:
         base: A univariate law with `cdf` and `icdf` (Normal, LogNormal, Cauchy, Laplace, Exponential, ...).
-        low: Lower bound, or None for none.
-        high: Upper bound, or None for none.
+        low: Lower bound, or None for none. In the parameter's unit.
+        high: Upper bound, or None for none. In the parameter's unit.
 
     Raises:
         TypeError: If `base` is not a univariate torch law with a distribution function.
@@ -207,7 +209,7 @@ def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
 
 
 def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
-    if isinstance(law, Truncated):
+    if isinstance(law, Truncated | LogUniform):
         return law.sf(value)
     if type(law) is td.Uniform:
         return ((law.high - value) / (law.high - law.low)).clamp(0, 1)
@@ -224,7 +226,7 @@ def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
 
 def _quantile(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
     """The value with probability `lower` below and `upper` above; the smaller of the two is the exact one."""
-    if isinstance(law, Truncated):
+    if isinstance(law, Truncated | LogUniform):
         return torch.where(lower < upper, law.icdf(lower.clamp_max(0.5)), law.isf(upper.clamp_max(0.5)))
     if type(law) is td.Uniform:
         return torch.where(
@@ -269,13 +271,15 @@ def _inside_point(law: td.Distribution, like: Tensor) -> Tensor:
 
 
 def law_to_json(law: td.Distribution) -> dict[str, Any]:
-    """A law as plain JSON values: its class name in torch.distributions (or Truncated) and its arguments.
+    """A law as plain JSON values: its class name in torch.distributions (or Truncated, LogUniform) and its arguments.
 
     Raises:
         TypeError: If the law is built from something that has no plain description (a transform with a network).
     """
     if isinstance(law, Truncated):
         return {"law": "Truncated", "base": law_to_json(law.base), "low": law.low, "high": law.high}
+    if isinstance(law, LogUniform):
+        return {"law": "LogUniform", "low": float(law.low), "high": float(law.high)}
     if isinstance(law, td.Independent):
         return {"law": "Independent", "base": law_to_json(law.base_dist), "ndims": law.reinterpreted_batch_ndims}
     if isinstance(law, td.MixtureSameFamily):
@@ -300,6 +304,8 @@ def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) 
     name = data["law"]
     if name == "Truncated":
         return Truncated(law_from_json(data["base"], dtype=dtype), data["low"], data["high"])
+    if name == "LogUniform":
+        return LogUniform(data["low"], data["high"])
     if name == "Independent":
         return td.Independent(law_from_json(data["base"], dtype=dtype), data["ndims"])
     if name == "MixtureSameFamily":

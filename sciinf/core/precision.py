@@ -93,8 +93,9 @@ def _way_out(name: str, unit: str, own: torch.dtype) -> str:
     if own == torch.float64:
         return shifted[0].upper() + shifted[1:]
     return (
-        "torch rounds the numbers of a law to float32 unless they are tensors of float64: give each as "
-        f"torch.tensor(NUMBER, dtype=torch.float64). Or {shifted}"
+        "torch rounds the numbers of a law to float32 unless they are tensors of float64: take the law from sciinf, "
+        "which does not (from sciinf import Normal), or give each number as torch.tensor(NUMBER, dtype=torch.float64). "
+        f"Or {shifted}"
     )
 
 

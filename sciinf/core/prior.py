@@ -29,10 +29,11 @@ from sciinf.core.laws import (
     support,
     to_normal,
 )
+from sciinf.core.log_uniform import LogUniform
 from sciinf.core.precision import in_double, precision_for, whereabouts
 
 _GLOBAL_RNG = threading.RLock()
-_ARITHMETIC = (td.Normal, td.LogNormal, td.Uniform, td.HalfNormal, td.Exponential, td.Cauchy, td.Laplace)
+_ARITHMETIC = (td.Normal, td.LogNormal, td.Uniform, LogUniform, td.HalfNormal, td.Exponential, td.Cauchy, td.Laplace)
 
 
 @contextmanager
@@ -51,10 +52,11 @@ def global_seed(generator: torch.Generator) -> Iterator[int]:
 
 
 class Prior:
-    """An ordered set of named parameters, each a law of torch.distributions with an optional unit.
+    """An ordered set of named parameters, each a law with an optional unit.
 
     Args:
-        **parameters: `name=law` (dimensionless) or `name=(law, unit)`; the unit is any string astropy reads.
+        **parameters: `name=law` (dimensionless) or `name=(law, unit)`. A law is one of `sciinf` (Normal, Uniform,
+            LogNormal, ...) or of torch.distributions; the unit is any string astropy reads.
 
     Densities are computed in float64. Parameters are of `dtype`: float32, or float64 where steps of float32 are more
     than a ten-thousandth of a law's width, as for seconds of GPS time.
@@ -65,7 +67,8 @@ class Prior:
             coarse for its width: torch makes them float32 unless they are given in float64.
 
     Examples:
-        >>> prior = Prior(rate=(td.LogNormal(0.0, 0.5), "1/h"), offset=td.Normal(0.0, 1.0))
+        >>> from sciinf import LogNormal, Normal
+        >>> prior = Prior(rate=(LogNormal(0.0, 0.5), "1/h"), offset=Normal(0.0, 1.0))
         >>> prior.names, prior.units
         (('rate', 'offset'), ('1/h', ''))
         >>> prior.sample(3, generator=torch.Generator().manual_seed(0)).shape

@@ -23,6 +23,7 @@ from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
 from sciinf.core.laws import Truncated, bounds
+from sciinf.core.log_uniform import LogUniform
 from sciinf.core.prior import Prior
 from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
 
@@ -121,6 +122,7 @@ _LAWS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     td.Uniform: ("Uniform", lambda law: {"minimum": law.low, "maximum": law.high}),
     td.Normal: ("Gaussian", lambda law: {"mu": law.loc, "sigma": law.scale}),
     td.LogNormal: ("LogNormal", lambda law: {"mu": law.loc, "sigma": law.scale}),
+    LogUniform: ("LogUniform", lambda law: {"minimum": law.low, "maximum": law.high}),
     td.HalfNormal: ("HalfGaussian", lambda law: {"sigma": law.scale}),
     td.Exponential: ("Exponential", lambda law: {"mu": 1 / law.rate}),
     td.Gamma: ("Gamma", lambda law: {"k": law.concentration, "theta": 1 / law.rate}),

@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from scipy.stats import kstest
 from torch import distributions as td
 
+from sciinf.core import LogUniform
 from sciinf.core.laws import (
     Truncated,
     bounds,
@@ -48,6 +49,7 @@ NORMALISABLE = {
     "lower tail": Truncated(td.Normal(0.0, 1.0), high=-10.0),
     "twice": Truncated(Truncated(td.Normal(0.0, 1.0), low=-1.0), high=0.5),
     "wide": Truncated(td.Cauchy(0.0, 1.0), low=-1.0, high=1e6),
+    "decades": LogUniform(1e-3, 1e4),
     "double": td.Normal(torch.tensor(0.1, dtype=torch.float64), torch.tensor(1 / 3, dtype=torch.float64)),
 }
 OTHERS = {
@@ -80,7 +82,9 @@ def test_normal_and_back(name):
     torch.testing.assert_close(from_normal(law, to_normal(law, theta)), theta, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["normal", "uniform", "lognormal", "halfnormal", "exponential", "above", "between"])
+@pytest.mark.parametrize(
+    "name", ["normal", "uniform", "lognormal", "halfnormal", "exponential", "above", "between", "decades"]
+)
 def test_the_map_keeps_its_digits_to_seven_sigma(name):
     """1e-3 covers what is left of 1 - F where the law's values themselves have float64 spacing at the edge."""
     z = torch.tensor([-7.0, -6.0, -5.0, 5.0, 6.0, 7.0], dtype=torch.float64)

@@ -1,0 +1,257 @@
+"""Laws for priors, by the names that the field gives them: `Prior(rate=(LogNormal(0.0, 0.5), "1/h"))`.
+
+Arguments are plain numbers in the order of `torch.distributions`, and a law that comes back is one of its laws, made
+of float64: no digit of a Julian date is lost. `Truncated` cuts a law off; `LogUniform` is a law of our own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core.law_arguments import Number, finite, positive
+from sciinf.core.log_uniform import LogUniform
+
+__all__ = [
+    "Beta",
+    "Cauchy",
+    "Exponential",
+    "Gamma",
+    "HalfCauchy",
+    "HalfNormal",
+    "Laplace",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "StudentT",
+    "Uniform",
+]
+
+
+def Normal(mean: Number, sd: Number) -> td.Normal:
+    """The bell curve. About 95 % of its mass lies within two standard deviations of the mean.
+
+    Args:
+        mean: Its centre. In the parameter's unit.
+        sd: Its standard deviation, above 0. In the parameter's unit.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite, or `sd` is not above 0.
+
+    Example:
+        >>> Normal(mean=20.0, sd=0.5)
+        Normal(loc: 20.0, scale: 0.5)
+    """
+    return td.Normal(_number("Normal(mean, sd)", "mean", mean), _above_zero("Normal(mean, sd)", "sd", sd))
+
+
+def Uniform(low: Number, high: Number) -> td.Uniform:
+    """All values between two bounds are equally likely, none beyond.
+
+    Args:
+        low: Smallest value. In the parameter's unit.
+        high: Largest value, above `low`. In the parameter's unit.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If a bound is not finite, or `low` is not below `high`.
+
+    Example:
+        >>> Uniform(low=-1.0, high=1.0)
+        Uniform(low: -1.0, high: 1.0)
+    """
+    call = "Uniform(low, high)"
+    below, above = finite(call, "low", low), finite(call, "high", high)
+    if above < below:
+        raise ValueError(f"{call}: low = {below:g} must be below high = {above:g}. Did you swap them?")
+    if above == below:
+        raise ValueError(
+            f"{call}: low = {below:g} must be below high = {above:g}. A value that is known goes into the "
+            "simulator, as a constant"
+        )
+    return td.Uniform(_double(below), _double(above))
+
+
+def LogNormal(mean_log: Number, sd_log: Number) -> td.LogNormal:
+    """Positive values whose natural logarithm has a normal law. Its median is exp(mean_log).
+
+    Args:
+        mean_log: Mean of log(value), where the value is in the parameter's unit: for a median of 3 mV, log(3).
+        sd_log: Standard deviation of log(value), above 0, without a unit: 0.1 is a spread of about 10 %.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite, or `sd_log` is not above 0.
+
+    Example:
+        >>> law = LogNormal(mean_log=0.0, sd_log=0.5)
+        >>> [round(float(law.icdf(torch.tensor(p))), 2) for p in (0.025, 0.5, 0.975)]
+        [0.38, 1.0, 2.66]
+    """
+    call = "LogNormal(mean_log, sd_log)"
+    return td.LogNormal(_number(call, "mean_log", mean_log), _above_zero(call, "sd_log", sd_log))
+
+
+def HalfNormal(scale: Number) -> td.HalfNormal:
+    """The upper half of a normal law with mean 0: positive values, most likely near 0.
+
+    Args:
+        scale: Standard deviation of the whole normal law, above 0. In the parameter's unit. Two thirds of the values
+            are smaller.
+
+    Raises:
+        TypeError: If the argument is not one number.
+        ValueError: If it is not finite and above 0.
+
+    Example:
+        >>> round(float(HalfNormal(scale=2.0).cdf(torch.tensor(2.0))), 3)
+        0.683
+    """
+    return td.HalfNormal(_above_zero("HalfNormal(scale)", "scale", scale))
+
+
+def HalfCauchy(scale: Number) -> td.HalfCauchy:
+    """The upper half of a Cauchy law around 0: positive values, with a few that are very large.
+
+    Args:
+        scale: Its median, above 0. In the parameter's unit.
+
+    Raises:
+        TypeError: If the argument is not one number.
+        ValueError: If it is not finite and above 0.
+
+    Example:
+        >>> float(HalfCauchy(scale=2.0).cdf(torch.tensor(2.0)))
+        0.5
+    """
+    return td.HalfCauchy(_above_zero("HalfCauchy(scale)", "scale", scale))
+
+
+def Exponential(rate: Number) -> td.Exponential:
+    """Positive values, most likely near 0, such as waiting times. Its mean is 1 / rate.
+
+    Args:
+        rate: 1 / mean, above 0. In 1 / the parameter's unit.
+
+    Raises:
+        TypeError: If the argument is not one number.
+        ValueError: If it is not finite and above 0.
+
+    Example:
+        >>> float(Exponential(rate=0.5).mean)
+        2.0
+    """
+    return td.Exponential(_above_zero("Exponential(rate)", "rate", rate))
+
+
+def Gamma(shape: Number, rate: Number) -> td.Gamma:
+    """Positive values around shape / rate, with a standard deviation of sqrt(shape) / rate.
+
+    Args:
+        shape: Above 0, without a unit. From 1 on the density has a peak at (shape - 1) / rate.
+        rate: 1 / scale, above 0. In 1 / the parameter's unit.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite and above 0.
+
+    Example:
+        >>> law = Gamma(shape=4.0, rate=2.0)
+        >>> float(law.mean), float(law.stddev)
+        (2.0, 1.0)
+    """
+    call = "Gamma(shape, rate)"
+    return td.Gamma(_above_zero(call, "shape", shape), _above_zero(call, "rate", rate))
+
+
+def Beta(a: Number, b: Number) -> td.Beta:
+    """Values between 0 and 1, such as fractions and probabilities. Its mean is a / (a + b).
+
+    Args:
+        a: Pulls towards 1, above 0, without a unit.
+        b: Pulls towards 0, above 0, without a unit. Both 1: all fractions are equally likely.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite and above 0.
+
+    Example:
+        >>> float(Beta(a=3.0, b=1.0).mean)
+        0.75
+    """
+    return td.Beta(_above_zero("Beta(a, b)", "a", a), _above_zero("Beta(a, b)", "b", b))
+
+
+def Cauchy(loc: Number, scale: Number) -> td.Cauchy:
+    """A peak with tails so heavy that the law has no mean: half of the values lie further than `scale` from `loc`.
+
+    Args:
+        loc: Its centre, the median. In the parameter's unit.
+        scale: Half the width of its peak at half height, above 0. In the parameter's unit.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite, or `scale` is not above 0.
+
+    Example:
+        >>> float(Cauchy(loc=0.0, scale=2.0).cdf(torch.tensor(2.0)))
+        0.75
+    """
+    call = "Cauchy(loc, scale)"
+    return td.Cauchy(_number(call, "loc", loc), _above_zero(call, "scale", scale))
+
+
+def Laplace(loc: Number, scale: Number) -> td.Laplace:
+    """A sharp peak with exponential tails to both sides.
+
+    Args:
+        loc: Its centre, mean and median. In the parameter's unit.
+        scale: Mean distance from the centre, above 0. In the parameter's unit.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite, or `scale` is not above 0.
+
+    Example:
+        >>> Laplace(loc=1.0, scale=2.0)
+        Laplace(loc: 1.0, scale: 2.0)
+    """
+    call = "Laplace(loc, scale)"
+    return td.Laplace(_number(call, "loc", loc), _above_zero(call, "scale", scale))
+
+
+def StudentT(df: Number, loc: Number = 0.0, scale: Number = 1.0) -> td.StudentT:
+    """A bell curve with heavier tails than the normal law.
+
+    Args:
+        df: Degrees of freedom, above 0, without a unit: 1 is the Cauchy law, 30 nearly the normal one.
+        loc: Its centre. In the parameter's unit.
+        scale: Its width, above 0: the standard deviation of the normal law that it becomes for large `df`. In the
+            parameter's unit.
+
+    Raises:
+        TypeError: If an argument is not one number.
+        ValueError: If an argument is not finite, or `df` or `scale` is not above 0.
+
+    Example:
+        >>> StudentT(df=4.0, loc=20.0, scale=0.5).mean.item()
+        20.0
+    """
+    call = "StudentT(df, loc, scale)"
+    return td.StudentT(_above_zero(call, "df", df), _number(call, "loc", loc), _above_zero(call, "scale", scale))
+
+
+def _double(number: float) -> Tensor:
+    return torch.tensor(number, dtype=torch.float64)
+
+
+def _number(call: str, argument: str, value: Number) -> Tensor:
+    return _double(finite(call, argument, value))
+
+
+def _above_zero(call: str, argument: str, value: Number) -> Tensor:
+    number = finite(call, argument, value)
+    positive(call, argument, number)
+    return _double(number)
