@@ -50,7 +50,7 @@ class Truncated(td.Distribution):
 
     def __init__(self, base: td.Distribution, low: float | None = None, high: float | None = None) -> None:
         if not isinstance(base, td.Distribution) or base.batch_shape or base.event_shape:
-            raise TypeError(f"Truncated takes a univariate law of torch.distributions, got {base!r}")
+            raise TypeError(f"Truncated takes a univariate law, such as Normal(1.0, 0.5), got {base!r}")
         lower = -math.inf if low is None else float(low)
         upper = math.inf if high is None else float(high)
         if not lower < upper:
@@ -209,7 +209,7 @@ def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
 
 
 def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
-    if isinstance(law, Truncated | LogUniform):
+    if isinstance(law, Truncated):
         return law.sf(value)
     if type(law) is td.Uniform:
         return ((law.high - value) / (law.high - law.low)).clamp(0, 1)
@@ -226,7 +226,7 @@ def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
 
 def _quantile(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
     """The value with probability `lower` below and `upper` above; the smaller of the two is the exact one."""
-    if isinstance(law, Truncated | LogUniform):
+    if isinstance(law, Truncated):
         return torch.where(lower < upper, law.icdf(lower.clamp_max(0.5)), law.isf(upper.clamp_max(0.5)))
     if type(law) is td.Uniform:
         return torch.where(

@@ -4,7 +4,7 @@ With L = log(high / low), for low <= value <= high:
 
     p(value) = 1 / (value L),      F(value) = log(value / low) / L,      F^{-1}(u) = low exp(u L).
 
-Each tail is computed from the bound it belongs to, so that neither loses its digits.
+The density is finite at both ends, so 1 - F loses no more digits there than the values themselves have.
 """
 
 from __future__ import annotations
@@ -62,17 +62,8 @@ class LogUniform(td.Distribution):
     def cdf(self, value: Tensor) -> Tensor:
         return (((value - self.low) / self.low).clamp_min(0).log1p() / self._length).clamp_max(1)
 
-    def sf(self, value: Tensor) -> Tensor:
-        """1 - cdf, with its digits kept in the upper tail."""
-        value = value.clamp_min(float(self.low))
-        return (((self.high - value) / value).clamp_min(0).log1p() / self._length).clamp_max(1)
-
     def icdf(self, value: Tensor) -> Tensor:
         return self.low * (value * self._length).exp()
-
-    def isf(self, value: Tensor) -> Tensor:
-        """Quantile at 1 - value, with its digits kept in the upper tail."""
-        return self.high * (-value * self._length).exp()
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         return self.icdf(torch.rand(sample_shape, dtype=torch.float64)).to(torch.get_default_dtype())

@@ -19,6 +19,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from sciinf.core.checks import check_parameter_name
+from sciinf.core.given_laws import law_and_unit
 from sciinf.core.laws import (
     Truncated,
     from_normal,
@@ -56,13 +57,15 @@ class Prior:
 
     Args:
         **parameters: `name=law` (dimensionless) or `name=(law, unit)`. A law is one of `sciinf` (Normal, Uniform,
-            LogNormal, ...) or of torch.distributions; the unit is any string astropy reads.
+            LogNormal, ...), of torch.distributions, or a frozen one of scipy.stats, which is converted. The unit is
+            any string astropy reads, or a unit of astropy.
 
     Densities are computed in float64. Parameters are of `dtype`: float32, or float64 where steps of float32 are more
     than a ten-thousandth of a law's width, as for seconds of GPS time.
 
     Raises:
-        TypeError: If a value is not a univariate continuous law, alone or with a unit.
+        TypeError: If a value is not a univariate continuous law, alone or with a unit. The message says what was
+            probably meant: Uniform(-1, 1) where (-1, 1) was given.
         ValueError: If there are no parameters, astropy cannot read a unit, or the numbers that a law holds are too
             coarse for its width: torch makes them float32 unless they are given in float64.
 
@@ -75,12 +78,12 @@ class Prior:
         torch.Size([3, 2])
     """
 
-    def __init__(self, **parameters: td.Distribution | tuple[td.Distribution, str]) -> None:
+    def __init__(self, **parameters: object) -> None:
         if not parameters:
             raise ValueError("a prior needs at least one parameter: Prior(name=(law, unit))")
         laws, units = [], []
         for name, value in parameters.items():
-            law, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "")
+            law, unit = law_and_unit(name, value)
             laws.append(_one_dimensional(name, law))
             units.append(unit)
         self._set(tuple(parameters), tuple(units), tuple(laws))
@@ -95,9 +98,14 @@ class Prior:
             units: One unit per name; dimensionless where left out.
 
         Raises:
+            TypeError: If the law is not of torch.distributions.
             ValueError: If the numbers of names, units and dimensions differ, or the support has no bijection to R^D.
         """
         names = tuple(names)
+        if not isinstance(law, td.Distribution):
+            raise TypeError(
+                f"the law of {names} is {law!r}; expected one of torch.distributions: MultivariateNormal, ..."
+            )
         units = ("",) * len(names) if units is None else tuple(units)
         if law.event_shape != (len(names),) or law.batch_shape:
             raise ValueError(
@@ -291,15 +299,14 @@ def check_unit(unit: str, where: str) -> None:
         raise ValueError(f"the unit {unit!r} of {where} is not one astropy knows: {error}") from error
 
 
-def _one_dimensional(name: str, law: object) -> td.Distribution:
-    if not isinstance(law, td.Distribution):
-        raise TypeError(f"parameter {name!r} is {law!r}; expected a law of torch.distributions or (law, unit)")
+def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
     if law.batch_shape == (1,) and not law.event_shape:
         law = _pick(law, 0)
     if law.batch_shape or law.event_shape:
         raise TypeError(
-            f"parameter {name!r} has a law of shape {tuple(law.batch_shape + law.event_shape)}; a parameter is one "
-            "number, so give each its own law or use Prior.joint(names, law, units)"
+            f"parameter {name!r} has a law of shape {tuple(law.batch_shape + law.event_shape)}, made from arrays; a "
+            "parameter is one number. Give each its own name and law. Or give all at once: Prior.joint(names, law, "
+            "units), of independent ones with torch.distributions.Independent(law, 1) as the law"
         )
     _check_arguments(name, law)
     if support(law).is_discrete:

@@ -1,0 +1,147 @@
+"""What is given for a parameter of a prior: a law, alone or with a unit; and what was probably meant where it is not.
+
+Laws are those of torch, which `sciinf.core.named_laws` makes as well, and frozen distributions of scipy. For anything
+else the message says the parameter, what it was given, and the line to write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core import named_laws
+from sciinf.core.scipy_laws import torch_law
+
+_SHOWN = 120  # characters of a value in a message
+_TAKE = f"Take a law of sciinf ({', '.join(named_laws.__all__)}, Truncated), of torch.distributions or of scipy.stats"
+
+
+def law_and_unit(name: str, value: object) -> tuple[td.Distribution, Any]:
+    """The law of a parameter and its unit as given, "" where there is none.
+
+    Args:
+        name: The parameter.
+        value: `law` or `(law, unit)`.
+
+    Raises:
+        TypeError: If it is neither. The message says what was probably meant.
+        ValueError: If it is a distribution of scipy whose numbers make no law.
+    """
+    law, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "")
+    if _package(law) == "scipy":
+        law = torch_law(name, law)
+    if not isinstance(law, td.Distribution):
+        shown = " ".join(repr(value).split())
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        raise TypeError(f"parameter {name!r} is {shown}; expected a law, alone or as (law, unit). {_cure(name, value)}")
+    if isinstance(unit, Real):
+        raise TypeError(
+            f"parameter {name!r} has the unit {unit!r}, a number; expected text, such as {name}=(law, 'km'), or a unit "
+            "of astropy. Without a unit, give the law alone"
+        )
+    return law, unit
+
+
+def _cure(name: str, value: object) -> str:
+    """What to write instead."""
+    thing, unit = _parted(value)
+    if isinstance(thing, td.Distribution):
+        stands = f"{name}=(law, {unit!r})" if unit else f"{name}=law, or {name}=(law, 'km')"
+        return f"A law and its unit stand in round brackets, the law first: {stands}"
+    kind = thing.__name__ if isinstance(thing, type) or inspect.isfunction(thing) else ""
+    if _is_law_class(thing) or (kind in named_laws.__all__ and thing is getattr(named_laws, kind)):
+        return f"{kind} has no numbers yet: write {_line(name, _call(kind), unit)}"
+    if _package(thing) == "numpyro":
+        kind = type(thing).__name__
+        same = (
+            f"write {_line(name, _call(kind), unit)} with {kind} from sciinf" if kind in named_laws.__all__ else _TAKE
+        )
+        return (
+            f"This is a law of numpyro: {same}. A whole numpyro model comes in by sciinf.wrappers.numpyro, which "
+            "translates its laws"
+        )
+    numbers, unit = _numbers(thing, unit)
+    if numbers is not None:
+        return _of_numbers(name, numbers, unit)
+    if isinstance(thing, str):
+        return f"A law is no text: write {_line(name, 'Normal(0, 1)', unit)} with Normal from sciinf"
+    return _TAKE
+
+
+def _of_numbers(name: str, numbers: list[float], unit: str) -> str:
+    if len(numbers) == 1:
+        return (
+            "A value that is known goes into the simulator, as a constant, and not into the prior. If it has an error, "
+            f"write {_line(name, f'Normal({numbers[0]:.10g}, sd)', unit)}"
+        )
+    if len(numbers) == 2:
+        low, high = numbers
+        if low < high:
+            return f"Did you mean {_line(name, f'Uniform({low:.10g}, {high:.10g})', unit)}?"
+        return f"Did you mean {_line(name, 'Uniform(low, high)', unit)}, or {_line(name, 'Normal(mean, sd)', unit)}?"
+    return (
+        f"{len(numbers)} numbers are no law. A parameter is one number: give each of several its own name and law, or "
+        "use Prior.joint(names, law, units). Values drawn elsewhere: write the law that they were drawn from"
+    )
+
+
+def _parted(value: object) -> tuple[object, str]:
+    """A value without the unit that stands beside it, and the unit."""
+    if not isinstance(value, tuple | list):
+        return value, ""
+    laws = [part for part in value if isinstance(part, td.Distribution)]
+    texts = [str(part) for part in value if isinstance(part, str) or _is_unit(part)]
+    others = [part for part in value if not (isinstance(part, str) or _is_unit(part))]
+    if laws:
+        return laws[0], texts[0] if texts else ""
+    if len(texts) == 1 and others:
+        return (others[0] if len(others) == 1 else others), texts[0]
+    return value, ""
+
+
+def _numbers(value: Any, unit: str) -> tuple[list[float] | None, str]:
+    """All numbers of a value, None if it holds anything else, and its unit if it is a quantity of astropy."""
+    parts = value if isinstance(value, tuple | list) else [value]
+    found: list[float] = []
+    for part in parts:
+        if _package(part) == "astropy" and isinstance(part, np.ndarray):
+            part, unit = getattr(part, "value", part), unit or str(getattr(part, "unit", ""))
+        part = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
+        if not isinstance(part, Real | np.ndarray | np.generic):
+            return None, unit
+        array = np.asarray(part)
+        if array.dtype.kind not in "biuf":
+            return None, unit
+        found += [float(number) for number in array.flatten()]
+    return found or None, unit
+
+
+def _package(value: object) -> str:
+    """The package that a value's class comes from."""
+    return type(value).__module__.partition(".")[0]
+
+
+def _is_unit(value: object) -> bool:
+    return _package(value) == "astropy" and not isinstance(value, np.ndarray)
+
+
+def _is_law_class(value: object) -> bool:
+    """Whether this is the class of a law instead of one: of torch, or of a package whose laws have the same names."""
+    if not isinstance(value, type):
+        return False
+    return issubclass(value, td.Distribution) or value.__module__.partition(".")[0] in ("numpyro", "scipy")
+
+
+def _call(kind: str) -> str:
+    """A law as it is called: "Normal(mean, sd)"."""
+    law = getattr(named_laws, kind, None)
+    return f"{kind}({', '.join(inspect.signature(law).parameters)})" if callable(law) else f"{kind}(...)"
+
+
+def _line(name: str, law: str, unit: str) -> str:
+    return f"{name}=({law}, {unit!r})" if unit else f"{name}={law}"
