@@ -53,7 +53,7 @@ class Flow(Embedded):
         ValueError: If a summary is for no observable, or the seed is no int of at least 0.
 
     Examples:
-        >>> from torch.distributions import Normal
+        >>> from sciinf import Normal
         >>> flow = Flow(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> flow.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape
         torch.Size([5, 2, 1])

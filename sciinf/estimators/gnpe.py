@@ -54,7 +54,7 @@ class GNPE(MovedBack):
             others; or a number is out of range.
 
     Examples:
-        >>> from torch.distributions import Normal, Uniform
+        >>> from sciinf import Normal, Uniform
         >>> from sciinf.poses import TimeShift
         >>> prior = Prior(rate=Uniform(1.0, 2.0), arrival=Uniform(0.0, 5.0))
         >>> pose = Pose("arrival", TimeShift(0.1), Normal(0.0, 0.2))

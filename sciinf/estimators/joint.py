@@ -65,7 +65,7 @@ class Joint(Standardised):
             its own.
 
     Examples:
-        >>> from torch.distributions import Normal
+        >>> from sciinf import Normal
         >>> joint = Joint(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> joint.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape
         torch.Size([5, 2, 1])

@@ -55,7 +55,7 @@ class Likelihood(Standardised):
             no int of at least 0.
 
     Examples:
-        >>> from torch.distributions import Normal
+        >>> from sciinf import Normal
         >>> likelihood = Likelihood(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> likelihood.condition({"x": torch.zeros(2, 3)}).log_likelihood(torch.zeros(5, 2, 1)).shape
         torch.Size([5, 2])

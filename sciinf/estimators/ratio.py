@@ -93,7 +93,7 @@ class Ratio(Embedded):
             positive, balance is negative, or the seed is no int of at least 0.
 
     Examples:
-        >>> from torch.distributions import Normal
+        >>> from sciinf import Normal
         >>> ratio = Ratio(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> ratio.condition({"x": torch.zeros(2, 3)}).log_likelihood(torch.zeros(5, 2, 1)).shape
         torch.Size([5, 2])

@@ -47,7 +47,7 @@ class Score(Denoising):
 
     Examples:
         >>> import torch
-        >>> from torch.distributions import Normal
+        >>> from sciinf import Normal
         >>> score = Score(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
         >>> score.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape
         torch.Size([5, 2, 1])
