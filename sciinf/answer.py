@@ -182,11 +182,23 @@ def save_answer(
                 item = file.create_dataset(f"{group}/{name}", data=np.asarray(value))
                 spec = observables[name]
                 item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
+        for name in answer.observation:
+            _write_coords(file, name, observables[name])
     write_bytes(folder / "predictive.h5", image.getvalue())
     files = {name: _sha256(folder / name) for name in ("draws.h5", "predictive.h5")}
     values = _values_digest({k: torch.as_tensor(v) for k, v in answer.observation.items()})
     about = {"values_sha256": values, **(about or {}), "sha256": files}
     write_json(folder / "answer.json", {**answer.to_json(), **about})
+
+
+def _write_coords(file: Any, name: str, spec: Observable) -> None:
+    """What stands along the axes of an observable, each under the number of its axis."""
+    import h5py
+
+    for axis, values in spec.coords.items():
+        kind = h5py.string_dtype() if isinstance(values[0], str) else np.float64
+        item = file.create_dataset(f"coords/{name}/{spec.dims.index(axis)}", data=np.array(values, dtype=kind))
+        item.attrs["unit"] = spec.coord_units.get(axis, "")
 
 
 def load_answer(folder: str | Path, calibration: Calibration | None = None, *, name: str | None = None) -> Answer:

@@ -31,7 +31,7 @@ from torch import distributions as td
 from sciinf.core import Observable, Observation, Prior, Simulator, Truncated, X, read_observation
 from sciinf.dynamics.ode import rk4
 
-YEARS = 21
+FIRST, YEARS = 1900, 21
 STEPS_PER_YEAR = 24
 LARGEST = 80.0
 
@@ -50,7 +50,15 @@ class LotkaVolterra(Simulator):
         sigma_hare=td.LogNormal(-1.0, 1.0),
         sigma_lynx=td.LogNormal(-1.0, 1.0),
     )
-    observables: Mapping[str, Observable] = {"counts": Observable((YEARS, 2), "", ("time", "species"), scale="log")}
+    observables: Mapping[str, Observable] = {
+        "counts": Observable(
+            (YEARS, 2),
+            dims=("time", "species"),
+            scale="log",
+            coords={"time": range(FIRST, FIRST + YEARS), "species": ("hare", "lynx")},
+            coord_units={"time": "yr"},
+        )
+    }
     block = 8192
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
@@ -66,16 +74,17 @@ class LotkaVolterra(Simulator):
         return torch.where(total.isnan(), -math.inf, total)
 
     def observe(self, *paths: str | Path) -> dict[str, Tensor]:
-        """Counts from a table with the columns year, hare and lynx, 21 consecutive years.
+        """Counts from a table with the columns year, hare and lynx, for 1900 to 1920.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a column is missing, has another length, or the years are not consecutive.
+            ValueError: If a column is missing or has another length, or the years are others.
         """
         column = Observable((YEARS,), "", ("time",), dtype="float64")
         table = read_observation({"year": column, "hare": column, "lynx": column}, *paths)
-        if not bool((table["year"].diff() == 1).all()):
-            raise ValueError(f"the years are {table['year'].tolist()}, expected {YEARS} consecutive ones in order")
+        if table["year"].tolist() != list(range(FIRST, FIRST + YEARS)):
+            years = f"the years are {table['year'].tolist()}"
+            raise ValueError(f"{years}, expected the consecutive ones from {FIRST} to {FIRST + YEARS - 1}")
         return Observation({"counts": torch.stack([table["hare"], table["lynx"]], dim=-1).float()}, table.read)
 
 

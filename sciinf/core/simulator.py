@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_code, only_text, same_mark, text_of
+from sciinf.core.coordinates import checked_coords, coordinate_words
 from sciinf.core.loading import load_module
 from sciinf.core.prior import Prior, check_unit
 
@@ -44,9 +45,20 @@ class Observable:
         dtype: "float32", "float64", "int64" or "bool".
         scale: "log" for values that span decades and are not negative (summarised and drawn in logs; zero counts as
             half the smallest positive value seen), else "linear".
+        coords: Name of an axis -> what stands along it, one number or text for each index: {"species": ["hare",
+            "lynx"]}. Figures, words and exports show them in place of indices; nothing is computed from them, and
+            observables that differ in them alone are equal.
+        coord_units: Name of an axis -> unit of its numbers: {"time": "yr"}.
 
     Raises:
-        ValueError: If dims do not match the shape, or the unit, dtype or scale is unknown.
+        TypeError: If coordinates are neither all numbers nor all text.
+        ValueError: If dims do not match the shape, coordinates do not match dims and shape or are not finite, or a
+            unit, the dtype or the scale is unknown.
+
+    Example:
+        >>> years = {"time": [1900, 1901, 1902], "species": ["hare", "lynx"]}
+        >>> Observable((3, 2), dims=("time", "species"), coords=years, coord_units={"time": "yr"}).at("time", 1)
+        '1901 yr'
     """
 
     shape: tuple[int, ...] = ()
@@ -54,6 +66,8 @@ class Observable:
     dims: tuple[str, ...] = ()
     dtype: str = "float32"
     scale: Literal["linear", "log"] = "linear"
+    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict, compare=False, repr=False)
+    coord_units: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -66,6 +80,9 @@ class Observable:
         if self.scale not in ("linear", "log"):
             raise ValueError(f"an observable's scale is 'linear' or 'log', got {self.scale!r}")
         check_unit(self.unit, "an observable")
+        coords, units = checked_coords(self.shape, self.dims, self.coords, self.coord_units)
+        object.__setattr__(self, "coords", coords)
+        object.__setattr__(self, "coord_units", units)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -74,10 +91,17 @@ class Observable:
     def in_sets(self, items: int) -> Observable:
         """A set of that many, along a first axis."""
         dims = ("item", *self.dims) if self.dims or not self.shape else ()
-        return Observable((items, *self.shape), self.unit, dims, self.dtype, self.scale)
+        about = {"coords": self.coords, "coord_units": self.coord_units}
+        return Observable((items, *self.shape), self.unit, dims, self.dtype, self.scale, **about)
+
+    def at(self, axis: str, index: int) -> str:
+        """What stands at an index of an axis, with its unit; "" where the axis has no coordinates."""
+        return coordinate_words(self.coords.get(axis, ()), self.coord_units.get(axis, ""), index)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        about: dict[str, Any] = {"coords": {axis: list(c) for axis, c in self.coords.items()}} if self.coords else {}
+        about |= {"coord_units": dict(self.coord_units)} if self.coord_units else {}
+        return about | {
             "shape": list(self.shape),
             "unit": self.unit,
             "dims": list(self.dims),
@@ -87,7 +111,8 @@ class Observable:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Observable:
-        return cls(tuple(data["shape"]), data["unit"], tuple(data["dims"]), data["dtype"], data["scale"])
+        about = {key: data[key] for key in ("coords", "coord_units") if key in data}
+        return cls(tuple(data["shape"]), data["unit"], tuple(data["dims"]), data["dtype"], data["scale"], **about)
 
 
 @dataclass(frozen=True)

@@ -110,15 +110,19 @@ def _data(
     """Observables as variables (*leading, *event), with units and axes where the specification is known."""
     import xarray
 
-    variables = {}
+    variables, coords = {}, {}
     for name, (key, value) in zip(_variables(values), values.items(), strict=True):
         array = np.asarray(value)
         labels = specs[key].dims if key in specs else ()
         axes = labels or tuple(str(i) for i in range(array.ndim - len(leading)))
         dims = (*leading, *(f"{name}_{axis}" if labels else f"{name}_dim_{axis}" for axis in axes))
         variables[name] = (dims, array, {"units": specs[key].unit} if key in specs else {})
+        for axis, along in specs[key].coords.items() if key in specs else ():
+            about = {"units": specs[key].coord_units.get(axis, "")}
+            coords[f"{name}_{axis}"] = (f"{name}_{axis}", list(along), about)
     shape = next(iter(variables.values()))[1].shape
-    return xarray.Dataset(variables, coords={axis: np.arange(shape[i]) for i, axis in enumerate(leading)})
+    coords |= {axis: np.arange(shape[i]) for i, axis in enumerate(leading)}
+    return xarray.Dataset(variables, coords=coords)
 
 
 def _variables(names: Iterable[str]) -> list[str]:

@@ -7,12 +7,14 @@ an image beside the mean image and their difference.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from sciinf.core.coordinates import coordinate_words
 from sciinf.figures.images import draw_images
 from sciinf.figures.sets import draw_set
 from sciinf.figures.style import BLUE, INK, PAPER, WIDTH, label, log_axis, mark, styled, whole_numbers
@@ -28,6 +30,23 @@ _ELEMENTS = 60
 
 
 @dataclass(frozen=True)
+class Along:
+    """What stands along one axis of an observable: numbers with a unit, or text."""
+
+    values: tuple[float, ...] | tuple[str, ...]
+    unit: str = ""
+
+    @property
+    def places(self) -> Float[np.ndarray, " n"] | None:
+        """The numbers; None where it is text."""
+        return None if isinstance(self.values[0], str) else np.asarray(self.values, dtype=float)
+
+    def words(self, index: int) -> str:
+        """What stands at an index, with its unit: "hare", "0.5 m"."""
+        return coordinate_words(self.values, self.unit, index)
+
+
+@dataclass(frozen=True)
 class Checked:
     """One observable's observation and predictive data, masked entries as NaN.
 
@@ -39,6 +58,7 @@ class Checked:
         observed: (*event).
         predictive: (m, *event), simulated from the posterior.
         strange: Which numbers are unlike what the others say of them, (*event); None where none is.
+        coords: Name of an axis -> what stands along it, where that is known.
     """
 
     name: str
@@ -48,6 +68,7 @@ class Checked:
     observed: Float[np.ndarray, "*event"]
     predictive: Float[np.ndarray, "m ..."]
     strange: Bool[np.ndarray, "*event"] | None = None
+    coords: Mapping[str, Along] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,25 +185,36 @@ def _draw_series(checked: Checked) -> tuple[Figure, str]:
     figure = Figure(figsize=(WIDTH, 0.3 + (3.3 if columns == 1 else 2.7) * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
     others = [d for d in checked.dims if d != "time"]
+    times = checked.coords["time"].places if "time" in checked.coords else None
+    place = np.arange(len(observed)) if times is None else times
     for index, axes in enumerate(panels.flat):
         if index >= shown:
             axes.set_visible(False)
             continue
-        _series(axes, observed[:, index], simulated[:, :, index], checked.scale)
-        mark(axes, np.arange(len(observed)), observed[:, index], strange[:, index])
+        _series(axes, place, observed[:, index], simulated[:, :, index], checked.scale)
+        mark(axes, place, observed[:, index], strange[:, index])
         if total > 1:
-            axes.set_title(f"{others[0] if len(others) == 1 else 'component'} {index + 1}")
+            axes.set_title(_component(checked, others, index))
         if index % columns == 0:
             axes.set_ylabel(label(checked.name, checked.unit))
         if index + columns >= shown:
-            axes.set_xlabel("time (index)")
+            axes.set_xlabel("time (index)" if times is None else label("time", checked.coords["time"].unit))
             axes.tick_params(labelbottom=True)
     _legend(figure, panels[0, 0])
     return figure, "" if total == shown else f"The first {shown} of {total} components are drawn."
 
 
-def _series(axes: Axes, observed: np.ndarray, simulated: np.ndarray, scale: str) -> None:
-    time = np.arange(len(observed))
+def _component(checked: Checked, others: list[str], index: int) -> str:
+    """The title of one series among several: "hare", "depth 0.5 m", "species 1"."""
+    if len(others) != 1:
+        return f"component {index + 1}"
+    along = checked.coords.get(others[0])
+    if along is None:
+        return f"{others[0]} {index + 1}"
+    return along.words(index) if along.places is None else f"{others[0]} {along.words(index)}"
+
+
+def _series(axes: Axes, time: np.ndarray, observed: np.ndarray, simulated: np.ndarray, scale: str) -> None:
     if scale == "log":
         observed, simulated = _positive(observed), _positive(simulated)
     for level, alpha in zip(BANDS, (0.16, 0.26), strict=True):
@@ -197,7 +229,8 @@ def _series(axes: Axes, observed: np.ndarray, simulated: np.ndarray, scale: str)
         axes.plot(time, observed, color=INK, linewidth=0.9, label="observed")
     axes.grid(axis="y")
     axes.margins(x=0.02)
-    whole_numbers(axes.xaxis)
+    if (time == np.round(time)).all():
+        whole_numbers(axes.xaxis)
     if scale == "log":
         _fit_log(axes, observed, simulated)
 
@@ -239,6 +272,7 @@ def _draw_vector(checked: Checked) -> tuple[Figure, str]:
     figure = Figure(figsize=(WIDTH if shown > 12 else 6.4, 3.1), layout="constrained")
     axes = figure.subplots()
     _intervals(axes, observed, simulated)
+    _name_elements(axes, checked, shown)
     mark(axes, np.arange(1, shown + 1), observed, _marked(checked, []).ravel()[:shown])
     _legend(figure, axes)
     axes.set_ylabel(text)
@@ -267,6 +301,18 @@ def _intervals(axes: Axes, observed: np.ndarray, simulated: np.ndarray) -> None:
     axes.set_xlim(0.4, len(place) + 0.6)
     axes.set_xlabel("element")
     axes.grid(axis="y")
+
+
+def _name_elements(axes: Axes, checked: Checked, shown: int) -> None:
+    """What stands along the only axis, below the elements, as many as there is room for."""
+    along = checked.coords.get(checked.dims[0]) if len(checked.dims) == 1 else None
+    if along is None:
+        return
+    every = max(1, math.ceil(shown / 12))
+    chosen = range(0, shown, every)
+    plain = Along(along.values)  # the unit stands beside the name of the axis
+    axes.set_xticks([i + 1 for i in chosen], [plain.words(i) for i in chosen])
+    axes.set_xlabel(label(checked.dims[0], along.unit))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

@@ -22,7 +22,7 @@ from sciinf.core.files import read_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Status
 from sciinf.core.verdicts import Calibration, Strange
-from sciinf.figures.predictive import Checked
+from sciinf.figures.predictive import Along, Checked
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
 
@@ -279,6 +279,7 @@ def _read_predictive(path: Path) -> tuple[Checked, ...]:
             str(n): tuple(str(item.attrs.get(key, "")) for key in ("unit", "dims", "scale"))
             for n, item in file["observation"].items()
         }
+        along = {str(n): _read_coords(axes) for n, axes in file.get("coords", {}).items()}
     out = []
     for name, observed in values["observation"].items():
         simulated = values["predictive"].get(name)
@@ -291,8 +292,18 @@ def _read_predictive(path: Path) -> tuple[Checked, ...]:
             observed = _masked(observed, values["observation"][mask])
             simulated = _masked(simulated, values["predictive"][mask])
         axes = tuple(d for d in dims.split(",") if d)
-        out.append(Checked(name, unit, axes, scale or "linear", observed, simulated))
+        coords = {axes[place]: one for place, one in along.get(name, {}).items() if place < len(axes)}
+        out.append(Checked(name, unit, axes, scale or "linear", observed, simulated, coords=coords))
     return tuple(out)
+
+
+def _read_coords(axes: Any) -> dict[int, Along]:
+    """Number of an axis -> what stands along it."""
+    found = {}
+    for place, item in axes.items():
+        values = item.asstr()[()] if item.dtype.kind == "O" else item[()]
+        found[int(place)] = Along(tuple(values.tolist()), str(item.attrs.get("unit", "")))
+    return found
 
 
 def _with_strange(checked: Checked, where: Sequence[Mapping[str, Any]]) -> Checked:

@@ -79,12 +79,13 @@ class Layout:
 
 
 def box_words(box: Box, spec: Observable) -> str:
-    """A part of an observable, in words; indices count from 0."""
+    """A part of an observable, in words: by its coordinates, where it has some, else by indices, which count from 0."""
     names = spec.dims or ("",) * len(spec.shape)
     parts = []
     for a, b, size, name in zip(box.start, box.stop, spec.shape, names, strict=True):
         if b - a < size or size == 1:
-            parts.append(f"{name or 'index'} {a}" + (f" to {b - 1}" if b > a + 1 else ""))
+            first, last = (spec.at(name, i) or str(i) for i in (a, b - 1))
+            parts.append(f"{name or 'index'} {first}" + (f" to {last}" if b > a + 1 else ""))
     return f"{box.observable!r}" + (f" at {', '.join(parts)}" if parts else "")
 
 

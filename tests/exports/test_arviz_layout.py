@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf.core import Draws
+from sciinf.core import Draws, Observable
 from sciinf.exports import to_datatree, write_netcdf
 
 arviz = pytest.importorskip("arviz")
@@ -44,6 +44,15 @@ def test_an_answer_has_data_predictions_and_verdicts(tmp_path, answer, observabl
     assert attributes["calibration_passed"] == 1
     assert attributes["trust"] == "looks like the simulations"
     assert attributes["log_evidence"] == -12.5
+
+
+def test_coordinates_go_along(tmp_path, answer, observables):
+    times = {"coords": {"time": (0.0, 0.5, 1.0, 2.0)}, "coord_units": {"time": "h"}}
+    named = {**observables, "counts": Observable((4,), "mV", ("time",), **times)}
+    data = read(write_netcdf(answer, tmp_path / "answer.nc", observables=named))
+    for group in ("observed_data", "posterior_predictive"):
+        assert data[group]["counts_time"].values.tolist() == [0.0, 0.5, 1.0, 2.0]
+        assert data[group]["counts_time"].attrs["units"] == "h"
 
 
 def test_weighted_draws_are_resampled_to_their_effective_size_and_kept_beside(answer, draws):

@@ -6,8 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from sciinf.figures.predictive import Checked, covered, kind_of, predictive
+from sciinf.answer import save_answer
+from sciinf.core import Answer, Draws, Estimate, Observable, Trust
+from sciinf.figures.predictive import Along, Checked, covered, kind_of, predictive
+from sciinf.figures.run_folder import read_runs
 from sciinf.figures.svg import to_svg
 
 RNG_SEED = 5
@@ -156,3 +160,35 @@ def test_strange_numbers_are_marked(dims):
     (ring,) = [line for line in axes.lines if line.get_label() == "strange"]
     place = data.observed[5] if dims == ("item",) else 6 if dims == ("channel",) else 5
     assert np.asarray(ring.get_xdata()).tolist() == [place]
+
+
+def test_series_stand_where_their_coordinates_say():
+    along = {"time": Along((1900.0, 1901.0, 1903.0), "yr"), "species": Along(("hare", "lynx"))}
+    data = replace(checked((3, 2), ("time", "species"), name="counts", unit=""), coords=along)
+    drawn = predictive(data).figure
+    assert [a.get_title(loc="left") for a in drawn.axes] == ["hare", "lynx"]
+    assert drawn.axes[0].get_xlabel() == "time [yr]"
+    points = next(line for line in drawn.axes[0].lines if line.get_label() == "observed")
+    assert points.get_xdata().tolist() == [1900.0, 1901.0, 1903.0]
+    deep = replace(data, dims=("time", "depth"), coords={"depth": Along((0.5, 2.0), "m")})
+    assert [a.get_title(loc="left") for a in predictive(deep).figure.axes] == ["depth 0.5 m", "depth 2 m"]
+
+
+def test_elements_are_named_by_their_coordinates():
+    data = replace(checked((3,), ("detector",)), coords={"detector": Along(("H1", "L1", "V1"))})
+    axes = predictive(data).figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["H1", "L1", "V1"]
+    assert axes.get_xlabel() == "detector"
+
+
+def test_coordinates_reach_the_report(tmp_path):
+    data, draws = checked((2, 3)), Draws(("a",), ("",), torch.rand(50, 1), torch.zeros(50))
+    values = {"counts": data.observed}, {"counts": data.predictive}
+    answer = Answer({"a": Estimate(0.5, 0.3, 0.5, (0.0, 1.0), 0.9, "")}, draws, None, Trust(0.5, "", "good"), *values)
+    coords = {"detector": ("H1", "L1"), "time": (0.0, 0.5, 1.5)}
+    spec = Observable((2, 3), "mV", ("detector", "time"), coords=coords, coord_units={"time": "s"})
+    save_answer(answer, tmp_path / "named", {"counts": spec})
+    save_answer(answer, tmp_path / "bare", {"counts": Observable((2, 3), "mV", ("detector", "time"))})
+    named, bare = (next(iter(read_runs(tmp_path / name).values())).checked[0] for name in ("named", "bare"))
+    assert named.coords == {"detector": Along(("H1", "L1")), "time": Along((0.0, 0.5, 1.5), "s")}
+    assert bare.coords == {}

@@ -1,0 +1,68 @@
+"""What stands along the axes of an observable: kept, shown, and of no weight where it is not given."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from sciinf import Observable
+from sciinf.trust.boxes import Box, box_words
+
+PELTS = Observable(
+    (3, 2),
+    dims=("time", "species"),
+    coords={"time": np.array([1900, 1901, 1902]), "species": ("hare", "lynx")},
+    coord_units={"time": "yr"},
+)
+BARE = Observable((3, 2), dims=("time", "species"))
+
+
+def test_they_are_written_only_where_they_are_given():
+    assert set(BARE.to_json()) == {"shape", "unit", "dims", "dtype", "scale"}, "the digests of old stores"
+    written = json.loads(json.dumps(PELTS.to_json()))
+    assert written["coords"] == {"time": [1900, 1901, 1902], "species": ["hare", "lynx"]}
+    assert written["coord_units"] == {"time": "yr"}
+    again = Observable.from_json(written)
+    assert again.to_json() == PELTS.to_json()
+    assert Observable.from_json(BARE.to_json()).to_json() == BARE.to_json()
+    assert pickle.loads(pickle.dumps(PELTS)).coords == PELTS.coords
+
+
+def test_a_network_fits_data_whatever_their_coordinates():
+    assert PELTS == BARE
+    assert hash(PELTS) == hash(BARE)
+
+
+def test_sets_keep_them():
+    assert PELTS.in_sets(4).coords == PELTS.coords
+    assert PELTS.in_sets(4).at("time", 2) == "1902 yr"
+
+
+def test_words_say_what_stands_there():
+    assert PELTS.at("species", 1) == "lynx"
+    assert BARE.at("species", 1) == ""
+    assert Observable((2,), dims=("depth",), coords={"depth": torch.tensor([0.5, 1.0])}).at("depth", 0) == "0.5"
+    assert box_words(Box("counts", (1, 0), (2, 1)), PELTS) == "'counts' at time 1901 yr, species hare"
+    assert box_words(Box("counts", (1, 0), (3, 2)), PELTS) == "'counts' at time 1901 yr to 1902 yr"
+    assert box_words(Box("counts", (1, 0), (3, 1)), BARE) == "'counts' at time 1 to 2, species 0"
+
+
+@pytest.mark.parametrize(
+    ("coords", "units", "error", "words"),
+    [
+        ({"year": [1, 2, 3]}, {}, ValueError, "axis 'year', and dims are"),
+        ({"time": [1, 2]}, {}, ValueError, "2 values along 'time', expected 3"),
+        ({"time": [1, 2, "c"]}, {}, TypeError, "all numbers or all text"),
+        ({"time": [1.0, 2.0, np.nan]}, {}, ValueError, "finite"),
+        ({"species": ["a", "b"]}, {"species": "yr"}, ValueError, "unit for 'species'"),
+        ({}, {"time": "yr"}, ValueError, "unit for 'time'"),
+        ({"time": [1, 2, 3]}, {"time": "florps"}, ValueError, "'florps' of the axis 'time'"),
+    ],
+)
+def test_wrong_ones_are_refused(coords, units, error, words):
+    with pytest.raises(error, match=words):
+        Observable((3, 2), dims=("time", "species"), coords=coords, coord_units=units)
