@@ -115,7 +115,7 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
     differences = {
         key: _difference(found.get(key), wanted.get(key))
         for key in (*_IDENTITY[1:], _PROPOSAL)
-        if found.get(key) != wanted.get(key)
+        if _without_coords(found.get(key)) != _without_coords(wanted.get(key))
     }
     if words := stale(found, simulator):
         differences = {_SIMULATOR: words, **differences}
@@ -131,6 +131,13 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
             f"{'; '.join(f'{key}: {words}' for key, words in differences.items())}. Choose another folder, or ask for "
             "what this one holds; delete the folder if its simulations are worthless"
         )
+
+
+def _without_coords(value: Any) -> Any:
+    """What observables are without what stands along their axes, from which nothing is simulated; else the value."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        return value
+    return [{key: given for key, given in one.items() if key not in ("coords", "coord_units")} for one in value]
 
 
 def stale(found: Mapping[str, Any], simulator: Simulator) -> str:

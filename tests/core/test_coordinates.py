@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf import Observable
+from sciinf import Normal, Observable, Prior, simulate, wrappers
 from sciinf.trust.boxes import Box, box_words
 
 PELTS = Observable(
@@ -66,3 +66,20 @@ def test_words_say_what_stands_there():
 def test_wrong_ones_are_refused(coords, units, error, words):
     with pytest.raises(error, match=words):
         Observable((3, 2), dims=("time", "species"), coords=coords, coord_units=units)
+
+
+def test_a_store_begun_without_them_is_gone_on_with(tmp_path):
+    prior = Prior(a=Normal(0.0, 1.0))
+
+    def made(spec):
+        return wrappers.numpy(lambda a, rng: a + rng.normal(size=(3, 2)), prior, {"counts": spec})
+
+    def campaign(spec, rows):
+        return simulate(made(spec), tmp_path / "store", rows, block=10, seed=1, progress=False, accept_changes=True)
+
+    digest = campaign(BARE, 20).digest
+    again = campaign(PELTS, 20)
+    assert again.digest == digest
+    assert len(campaign(PELTS, 40)) == 40
+    with pytest.raises(ValueError, match="observables"):
+        campaign(Observable((3, 2), "mV", ("time", "species")), 40)
