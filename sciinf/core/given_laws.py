@@ -22,7 +22,7 @@ _TAKE = f"Take a law of sciinf ({', '.join(named_laws.__all__)}, Truncated), of 
 
 
 def law_and_unit(name: str, value: object) -> tuple[td.Distribution, Any]:
-    """The law of a parameter and its unit as given, "" where there is none.
+    """The law of a parameter and its unit: as given, as text where it is astropy's own, "" where there is none.
 
     Args:
         name: The parameter.
@@ -44,7 +44,7 @@ def law_and_unit(name: str, value: object) -> tuple[td.Distribution, Any]:
             f"parameter {name!r} has the unit {unit!r}, a number; expected text, such as {name}=(law, 'km'), or a unit "
             "of astropy. Without a unit, give the law alone"
         )
-    return law, unit
+    return law, str(unit) if _is_unit(unit) else unit
 
 
 def _cure(name: str, value: object) -> str:

@@ -287,7 +287,7 @@ def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
     return td.ComposeTransform([td.AffineTransform(centre, scale), smooth]) if fits else smooth
 
 
-def check_unit(unit: str, where: str) -> None:
+def check_unit(unit: Any, where: str) -> None:
     """Raise a ValueError that names `where` unless astropy reads the unit; "" is dimensionless."""
     if unit == "":
         return

@@ -66,7 +66,7 @@ class Observable:
     dims: tuple[str, ...] = ()
     dtype: str = "float32"
     scale: Literal["linear", "log"] = "linear"
-    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict, compare=False, repr=False)
+    coords: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     coord_units: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
