@@ -31,7 +31,7 @@ class LogUniform(td.Distribution):
         TypeError: If an argument is not one number.
         ValueError: If a bound is not positive and finite, `low` is not below `high`, or high / low overflows.
 
-    Example:
+    Examples:
         >>> float(LogUniform(0.01, 100.0).cdf(torch.tensor(1.0)))
         0.5
     """

@@ -40,7 +40,7 @@ def Normal(mean: Number, sd: Number) -> td.Normal:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite, or `sd` is not above 0.
 
-    Example:
+    Examples:
         >>> Normal(mean=20.0, sd=0.5)
         Normal(loc: 20.0, scale: 0.5)
     """
@@ -58,7 +58,7 @@ def Uniform(low: Number, high: Number) -> td.Uniform:
         TypeError: If an argument is not one number.
         ValueError: If a bound is not finite, or `low` is not below `high`.
 
-    Example:
+    Examples:
         >>> Uniform(low=-1.0, high=1.0)
         Uniform(low: -1.0, high: 1.0)
     """
@@ -85,7 +85,7 @@ def LogNormal(mean_log: Number, sd_log: Number) -> td.LogNormal:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite, or `sd_log` is not above 0.
 
-    Example:
+    Examples:
         >>> law = LogNormal(mean_log=0.0, sd_log=0.5)
         >>> [round(float(law.icdf(torch.tensor(p))), 2) for p in (0.025, 0.5, 0.975)]
         [0.38, 1.0, 2.66]
@@ -105,7 +105,7 @@ def HalfNormal(scale: Number) -> td.HalfNormal:
         TypeError: If the argument is not one number.
         ValueError: If it is not finite and above 0.
 
-    Example:
+    Examples:
         >>> round(float(HalfNormal(scale=2.0).cdf(torch.tensor(2.0))), 3)
         0.683
     """
@@ -122,7 +122,7 @@ def HalfCauchy(scale: Number) -> td.HalfCauchy:
         TypeError: If the argument is not one number.
         ValueError: If it is not finite and above 0.
 
-    Example:
+    Examples:
         >>> float(HalfCauchy(scale=2.0).cdf(torch.tensor(2.0)))
         0.5
     """
@@ -139,7 +139,7 @@ def Exponential(rate: Number) -> td.Exponential:
         TypeError: If the argument is not one number.
         ValueError: If it is not finite and above 0.
 
-    Example:
+    Examples:
         >>> float(Exponential(rate=0.5).mean)
         2.0
     """
@@ -157,7 +157,7 @@ def Gamma(shape: Number, rate: Number) -> td.Gamma:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite and above 0.
 
-    Example:
+    Examples:
         >>> law = Gamma(shape=4.0, rate=2.0)
         >>> float(law.mean), float(law.stddev)
         (2.0, 1.0)
@@ -177,7 +177,7 @@ def Beta(a: Number, b: Number) -> td.Beta:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite and above 0.
 
-    Example:
+    Examples:
         >>> float(Beta(a=3.0, b=1.0).mean)
         0.75
     """
@@ -195,7 +195,7 @@ def Cauchy(loc: Number, scale: Number) -> td.Cauchy:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite, or `scale` is not above 0.
 
-    Example:
+    Examples:
         >>> float(Cauchy(loc=0.0, scale=2.0).cdf(torch.tensor(2.0)))
         0.75
     """
@@ -214,7 +214,7 @@ def Laplace(loc: Number, scale: Number) -> td.Laplace:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite, or `scale` is not above 0.
 
-    Example:
+    Examples:
         >>> Laplace(loc=1.0, scale=2.0)
         Laplace(loc: 1.0, scale: 2.0)
     """
@@ -235,7 +235,7 @@ def StudentT(df: Number, loc: Number = 0.0, scale: Number = 1.0) -> td.StudentT:
         TypeError: If an argument is not one number.
         ValueError: If an argument is not finite, or `df` or `scale` is not above 0.
 
-    Example:
+    Examples:
         >>> StudentT(df=4.0, loc=20.0, scale=0.5).mean.item()
         20.0
     """

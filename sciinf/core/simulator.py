@@ -55,7 +55,7 @@ class Observable:
         ValueError: If dims do not match the shape, coordinates do not match dims and shape or are not finite, or a
             unit, the dtype or the scale is unknown.
 
-    Example:
+    Examples:
         >>> years = {"time": [1900, 1901, 1902], "species": ["hare", "lynx"]}
         >>> Observable((3, 2), dims=("time", "species"), coords=years, coord_units={"time": "yr"}).at("time", 1)
         '1901 yr'

@@ -11,7 +11,7 @@ from documents import blocks
 import sciinf
 
 API = Path(__file__).parent.parent.parent / "docs" / "api"
-PAGES = ("simulate.md", "train.md", "ask.md", "further.md")
+PAGES = ("laws.md", "simulate.md", "train.md", "ask.md", "further.md")
 SHORTER = {  # than a reader's session
     "2_000, seed=1": "400, seed=1", "1_000, seed=2": "300, seed=2", "== 2_000": "== 400", "(2_000,": "(400,",
     "epochs=8": "epochs=1", "epochs=3": "epochs=1", "runs=500": "runs=200",
