@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sciinf.answer import query
     from sciinf.calibration import calibrate
     from sciinf.checking import check_simulator
+    from sciinf.commands.workflow import infer
     from sciinf.core.answer import Answer
     from sciinf.core.draws import Draws
     from sciinf.core.estimator import Estimator
@@ -103,6 +104,7 @@ __all__ = [
     "check_simulator",
     "correct",
     "distil",
+    "infer",
     "infer_sequentially",
     "load_fit",
     "load_refined",
@@ -156,6 +158,7 @@ _NAMES_IN = {
     "inference.corrected": ("correct",),
     "inference.distillation": ("distil",),
     "checking": ("check_simulator",),
+    "commands.workflow": ("infer",),
     "simulation": ("repair", "simulate"),
     "training": ("Recipe", "train", "train_ensemble"),
     "inference.refined": ("load_refined", "refine_around"),

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from sciinf.commands import options, steps
+from sciinf.commands.caller import CommandLine
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
@@ -62,7 +63,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
         )
     unsure = answer.calibration is not None and not answer.calibration.passed
     way_on = "note: more simulations usually mend a calibration; the same command with more goes on" if unsure else ""
-    steps.finish(folder, [answer], seed=seed, started=started, way_on=way_on)
+    steps.finish(folder, [answer], CommandLine(), seed=seed, started=started, way_on=way_on)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -89,34 +90,16 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.level
 @options.failures
 @options.accept_changes
-def infer(simulator: str, observation: Sequence[str], out: str, n: int, calibration: int | None, **given: Any) -> None:
+def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf import build_posterior
-    from sciinf import query as ask_posterior
     from sciinf.commands.observations import observations
-    from sciinf.commands.refine import refine_all
-    from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
     from sciinf.commands.user_files import user_simulator
+    from sciinf.commands.workflow import follow
     from sciinf.core import observe
 
     sim = user_simulator(simulator)
     asked = observations(sim.observables, functools.partial(observe, sim), observation)
-    steps.tell_read(asked)
-    tell_cost(sim, n, estimator=steps.build(given["estimator"], sim, given["seed"]))
-    folder, started, seed = run_folder(out), time.time(), given["seed"]
-    plan, attempt = Plan(n, calibration), functools.partial(steps.attempt, sim, folder, given)
-    if given["until_calibrated"]:
-        plan, fit, checked = until_calibrated(plan, given["most"], attempt)
-    else:
-        fit, checked = attempt(plan)
-    posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    how = {name: given[name] for name in ("level", "failures", "seed")}
-    ask = functools.partial(ask_posterior, posterior, calibration=checked, simulator=sim, out=folder, **how)
-    answers = steps.answers_to(asked, ask)
-    way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"))
-    steps.finish(folder, answers, seed=seed, started=started, way_on=way_on)
-    given |= {"n": plan.train, "fresh": plan.fresh}
-    refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), given)
+    follow(sim, asked, out, {**given, "progress": True}, CommandLine())
 
 
 @cli.command()
@@ -202,7 +185,7 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
     steps.record(Path(folder), seed, started)
     click.echo(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}")
     if result.state == "cannot tell":
-        click.echo(next_command(Path(folder), result, plan, ("-n", "-n")))
+        click.echo(next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine()))
     elif not result.passed:
         click.echo("next: train on more simulations, for an error that was seen stays")
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)

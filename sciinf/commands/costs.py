@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
+from sciinf.commands.caller import Say, aside
 
 if TYPE_CHECKING:
     from sciinf.core import Estimator, Simulator
@@ -13,14 +13,22 @@ _DISK, _MEMORY = 20e9, 1e9  # bytes from which it is worth a line
 _TRAINED = 16  # bytes of a parameter in training: itself, its gradient and two averages
 
 
-def tell_cost(simulator: Simulator, rows: int, *, block: int | None = None, estimator: Estimator | None = None) -> None:
-    """One line on the standard error where it is much.
+def tell_cost(
+    simulator: Simulator,
+    rows: int,
+    *,
+    block: int | None = None,
+    estimator: Estimator | None = None,
+    say: Say = aside,
+) -> None:
+    """One line where it is much.
 
     Args:
         simulator: What is run.
         rows: Simulations in all.
         block: Rows simulated at once; the simulator's own where left out.
         estimator: What is trained, if anything.
+        say: Where the line goes.
     """
     from sciinf.storage.selection import row_bytes
 
@@ -35,7 +43,7 @@ def tell_cost(simulator: Simulator, rows: int, *, block: int | None = None, esti
     words += f"of memory for {at_once:,} at once"
     if estimator is not None:
         words += f"; the network has {parameters:,} parameters, {_bytes(parameters * _TRAINED)} in training"
-    click.echo(f"warning: {words}. Data of fewer numbers or a smaller block of the simulator take less", err=True)
+    say(f"warning: {words}. Data of fewer numbers or a smaller block of the simulator take less")
 
 
 def _bytes(size: int) -> str:

@@ -36,12 +36,21 @@ workers = click.option(
 
 def known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
     """The device, if there is one of that name."""
+    check_device(device)
+    return device
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: If it has not.
+    """
     if device != "cpu":
         from sciinf.engine.recipe import absent
 
         if reason := absent(device):
-            raise ValueError(f"there is no device {device!r} here; use --device cpu ({reason})")
-    return device
+            raise ValueError(f'there is no device {device!r} here; use --device cpu, device="cpu" ({reason})')
 
 
 device = click.option(

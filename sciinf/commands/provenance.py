@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 import warnings
 from datetime import UTC, datetime
@@ -15,17 +13,18 @@ from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
 
 
-def provenance(folder: Path, seed: int, started: float) -> dict[str, Any]:
+def provenance(folder: Path, seed: int, started: float, asked: str) -> dict[str, Any]:
     """The content of `provenance.json`: the latest command, and under "history" all that worked on the folder.
 
     Args:
         folder: The run folder, with everything but the report in it.
         seed: The run's.
         started: Seconds since 1970.
+        asked: The command, or the call, in words.
     """
     step = {
         "versions": versions(),
-        "command": shlex.join(["sciinf", *sys.argv[1:]]),
+        "command": asked,
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seed": seed,
     }

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from sciinf.commands import steps
+from sciinf.commands.caller import Caller, Say, aside
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
@@ -42,8 +39,13 @@ def wrong_here(answer: Answer) -> bool:
 
 
 def refine_all(
-    sim: Simulator, fit: Fit, run: Path, asked: Sequence[tuple[Asked, Answer]], given: Mapping[str, Any]
-) -> None:
+    sim: Simulator,
+    fit: Fit,
+    run: Path,
+    asked: Sequence[tuple[Asked, Answer]],
+    given: Mapping[str, Any],
+    caller: Caller,
+) -> list[Answer]:
     """Refine the answers that are not right at their observations, or name the command that does.
 
     Args:
@@ -52,26 +54,35 @@ def refine_all(
         run: The run folder.
         asked: The observations with their answers.
         given: The options of `infer`, with `n` and `fresh`, how many it simulated to train on and to calibrate.
+        caller: Who asked.
+
+    Returns:
+        The answers, refined where they were not right.
     """
-    wrong = [(one, answer.name) for one, answer in asked if wrong_here(answer)]
+    answers = [answer for _, answer in asked]
+    wrong = [place for place, answer in enumerate(answers) if wrong_here(answer)]
     if wrong and given["refine"] == "off":
-        words = shlex.join(_without_off(sys.argv[1:]))
-        named = ", ".join(name for _, name in wrong)
-        click.echo(f"next, for {named}: {words} (up to {ROUNDS} x {given['n']:,} simulations around each)", err=True)
-        return
-    known = refined_in(run, given["device"], sim, first=fit.digest) if wrong else []
-    for one, name in wrong:
-        started, near = time.time(), nearest(known, one.x)
+        named = ", ".join(answers[place].name for place in wrong)
+        again = caller.again({"--refine": "auto"})
+        caller.say(f"next, for {named}: {again} (up to {ROUNDS} x {given['n']:,} simulations around each)")
+        return answers
+    known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if wrong else []
+    for place in wrong:
+        (one, answer), started = asked[place], time.time()
+        near = nearest(known, one.x)
         if near is None and given["n"] < LEAST:
-            click.echo(f"note: {name} is not refined, for that takes {LEAST} simulations (-n) at least", err=True)
+            caller.say(f"note: {answer.name} is not refined, for that takes {LEAST} simulations (-n) at least")
             continue
         if near is None:
-            near = refine(sim, fit, run, one, name, given)
+            near = refine(sim, fit, run, (one, answer.name), given, caller)
             known.append(near)
-        _answer(sim, near, one, name, given, started)
+        answers[place] = _answer(sim, near, (one, answer.name), given, caller, started)
+    return answers
 
 
-def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Mapping[str, Any]) -> Near:
+def refine(
+    sim: Simulator, fit: Fit, run: Path, named: tuple[Asked, str], given: Mapping[str, Any], caller: Caller
+) -> Near:
     """Rounds of simulations around one answer, as many as were trained on in each, until it holds.
 
     It holds where the local check calls it right and the last round hardly moved it.
@@ -80,9 +91,9 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
         sim: The simulator.
         fit: What was learned of the whole prior.
         run: Its run folder; the rounds go into its `refined/NAME`, and go on there when they were stopped.
-        one: The observation.
-        name: What its answer is called.
+        named: The observation, and what its answer is called.
         given: The options of `infer`.
+        caller: Who asked.
 
     Returns:
         The folder, and the posterior that was learned.
@@ -91,17 +102,18 @@ def refine(sim: Simulator, fit: Fit, run: Path, one: Asked, name: str, given: Ma
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
-    seed, folder, n = given["seed"], run / FOLDER / name, given["n"]
-    _put_aside(folder, fit, n)
-    click.echo(f"refining {name}: up to {ROUNDS} rounds of {n:,} simulations around its answer, in {folder}", err=True)
-    how: dict[str, Any] = {key: given[key] for key in ("workers", "device", "accept_changes")}
+    (one, name), seed, n = named, given["seed"], given["n"]
+    folder = run / FOLDER / name
+    _put_aside(folder, fit, n, caller.say)
+    caller.say(f"refining {name}: up to {ROUNDS} rounds of {n:,} simulations around its answer, in {folder}")
+    how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     ended = [time.monotonic()]
 
     def holds(found: Refined) -> bool:
         """Say what a round gained."""
         words, settled = _gained(sim, found)
         ended.append(time.monotonic())
-        click.echo(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}", err=True)
+        caller.say(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}")
         return settled
 
     found = refine_around(
@@ -140,7 +152,9 @@ def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     return "; ".join([words, *(check.verdict for check in checks)]), right and max(moved, wider) < _SETTLED
 
 
-def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | None = None) -> list[Near]:
+def refined_in(
+    run: Path, device: str, sim: Simulator | None, *, first: str | None = None, say: Say = aside
+) -> list[Near]:
     """The refined answers of a run folder that are whole: their folders and posteriors.
 
     Args:
@@ -148,6 +162,7 @@ def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | No
         device: Where networks go.
         sim: Whose parts may be built.
         first: Digest of the network that the rounds began from; of any where left out.
+        say: Tells of what is left out.
     """
     from sciinf.core.files import read_json
     from sciinf.inference.refined import FILE, load_refined
@@ -166,7 +181,7 @@ def refined_in(run: Path, device: str, sim: Simulator | None, *, first: str | No
         except ValueError as error:
             if folder == run:
                 raise
-            click.echo(f"note: the refined answer in {folder} is left out: {error}", err=True)
+            say(f"note: the refined answer in {folder} is left out: {error}")
 
     return list(read(run)) or [near for folder in sorted((run / FOLDER).glob("*")) for near in read(folder)]
 
@@ -206,13 +221,13 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
         if near is None:
             return own(x, name=name, files=files)
         folder, posterior = near
-        click.echo(f"note: {name} is answered by what was refined around {folder.name}, in {folder}", err=True)
+        aside(f"note: {name} is answered by what was refined around {folder.name}, in {folder}")
         return ask(posterior, x, calibration=checked(folder), out=folder, name=name, files=files)
 
     return one
 
 
-def _put_aside(folder: Path, fit: Fit, n: int) -> None:
+def _put_aside(folder: Path, fit: Fit, n: int, say: Say) -> None:
     """Give another name to rounds from another network, of another size or format, so that new ones can be made."""
     from sciinf.core.files import read_json
     from sciinf.inference.refined import FILE, SCHEMA
@@ -221,27 +236,21 @@ def _put_aside(folder: Path, fit: Fit, n: int) -> None:
     said = read_json(file) if file.is_file() else {}
     if said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA):
         old = folder.with_name(f"{folder.name}-{said.get('first')!s:.8}-{said.get('simulations')}")
-        click.echo(f"note: {folder} was refined from another network, -n or version; it is {old} now", err=True)
+        say(f"note: {folder} was refined from another network, -n or version; it is {old} now")
         folder.rename(old)
 
 
-def _answer(sim: Simulator, found: Near, one: Asked, name: str, given: Mapping[str, Any], started: float) -> None:
+def _answer(
+    sim: Simulator, found: Near, named: tuple[Asked, str], given: Mapping[str, Any], caller: Caller, started: float
+) -> Answer:
     """Calibrate what was refined, ask it, and end as a run does."""
     from sciinf import calibrate, query, simulate
 
-    (folder, posterior), seed = found, given["seed"]
-    how: dict[str, Any] = {key: given[key] for key in ("workers", "device", "accept_changes")}
+    (folder, posterior), (one, name), seed = found, named, given["seed"]
+    how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     fresh = simulate(sim, folder / "calibration_simulations", FRESH, seed=seed + 1, proposal=posterior.mixture, **how)
-    checked = calibrate(posterior.local, fresh, folder)
+    checked = calibrate(posterior.local, fresh, folder, progress=given["progress"])
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
     answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
-    steps.finish(folder, [answer], seed=seed, started=started)
-
-
-def _without_off(words: Sequence[str]) -> list[str]:
-    """The command with refinement."""
-    found = [word for word in words if word != "--refine=off"]
-    if "--refine" in found:
-        place = found.index("--refine")
-        found = found[:place] + found[place + 2 :]
-    return ["sciinf", *found, "--refine", "auto"]
+    steps.finish(folder, [answer], caller, seed=seed, started=started)
+    return answer

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 
-def run_folder(out: str) -> Path:
+def run_folder(out: str | Path) -> Path:
     """The run folder, made if need be.
 
     Raises:
@@ -25,7 +25,7 @@ def run_folder(out: str) -> Path:
             sweep(place)
     except OSError as error:
         raise OSError(
-            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out"
+            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another one (--out)"
         ) from error
     return folder
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sciinf.commands.caller import Caller, CommandLine, Say
+
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
     from sciinf.commands.until_calibrated import Plan
@@ -15,12 +17,20 @@ if TYPE_CHECKING:
     from sciinf.trust.failures import Failures
 
 
-def build(name: str, simulator: Simulator, seed: int) -> Estimator:
-    """The estimator in `sciinf/estimators/NAME.py`, with its defaults."""
+SIMULATING = ("workers", "device", "accept_changes", "progress")
+"""Options of `infer` that `simulate` takes as they are."""
+
+
+def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
+    """The estimator in `sciinf/estimators/NAME.py`, with its defaults; or one that was built already."""
     import importlib
     import pkgutil
 
     import sciinf.estimators
+    from sciinf.core import Estimator
+
+    if isinstance(name, Estimator):
+        return name
 
     files = pkgutil.iter_modules(sciinf.estimators.__path__)
     known = [file.name for file in files if not file.name.startswith("_")]
@@ -29,11 +39,11 @@ def build(name: str, simulator: Simulator, seed: int) -> Estimator:
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
 
 
-def tell_read(asked: Sequence[Asked]) -> None:
+def tell_read(asked: Sequence[Asked], say: Say) -> None:
     """Say how observations were read, before hours are spent on them."""
     for one in asked:
         for line in one.x.read:
-            click.echo(f"read {line}", err=True)
+            say(f"read {line}")
 
 
 def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:
@@ -106,12 +116,12 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
     """Simulate what is missing, train and calibrate, with the options of `infer`."""
     from sciinf import build_posterior, calibrate, simulate
 
-    how: dict[str, Any] = {name: given[name] for name in ("workers", "device", "accept_changes")}
+    how: dict[str, Any] = {name: given[name] for name in SIMULATING}
     seed = given["seed"]
     store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
     fit = train(build(given["estimator"], sim, seed), store, folder, given["device"], seed)
     fresh = simulate(sim, folder / "calibration_simulations", plan.fresh, seed=seed + 1, **how)
-    return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows)
+    return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows, progress=given["progress"])
 
 
 def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> list[Answer]:
@@ -135,24 +145,25 @@ def json_of(answers: Sequence[Answer]) -> str:
     return json_text(next(iter(said.values())) if len(said) == 1 else said)
 
 
-def finish(folder: Path, answers: Sequence[Answer], *, seed: int, started: float, way_on: str = "") -> None:
-    """Provenance, report, the answers on the screen, and what to do if the calibration did not pass."""
+def finish(
+    folder: Path, answers: Sequence[Answer], caller: Caller, *, seed: int, started: float, way_on: str = ""
+) -> None:
+    """Provenance, report, the answers for the caller, and what to do if the calibration did not pass."""
     from sciinf import write_report
 
-    record(folder, seed, started)
+    record(folder, seed, started, caller)
     page = write_report(folder, names=[answer.name for answer in answers if answer.name] or None)
-    click.echo(table_of(answers))
-    click.echo(f"\nreport       {page}")
+    caller.show(table_of(answers), f"report       {page}")
     if way_on:
-        click.echo(way_on, err=True)
+        caller.say(way_on)
 
 
-def record(folder: Path, seed: int, started: float) -> None:
-    """Write `provenance.json`."""
+def record(folder: Path, seed: int, started: float, caller: Caller | None = None) -> None:
+    """Write `provenance.json`; a command's where no caller is given."""
     from sciinf.commands.provenance import provenance
     from sciinf.core.files import write_json
 
-    write_json(folder / "provenance.json", provenance(folder, seed, started))
+    write_json(folder / "provenance.json", provenance(folder, seed, started, (caller or CommandLine()).asked))
 
 
 def tell_failures(found: Failures | None, prior: Prior) -> None:

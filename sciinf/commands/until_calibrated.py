@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
-
+from sciinf.commands.caller import Caller, Say
 from sciinf.core import Calibration, Fit
 from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.figures.page import duration
@@ -47,7 +44,7 @@ def next_plan(plan: Plan, found: Calibration) -> Plan:
 
 
 def until_calibrated(
-    plan: Plan, most: int | None, attempt: Callable[[Plan], tuple[Fit, Calibration]]
+    plan: Plan, most: int | None, attempt: Callable[[Plan], tuple[Fit, Calibration]], say: Say
 ) -> tuple[Plan, Fit, Calibration]:
     """Train and calibrate, with more simulations each time, until the calibration passes.
 
@@ -55,6 +52,7 @@ def until_calibrated(
         plan: What to begin with.
         most: Largest number of simulations to train on, and of fresh ones; 16 times those of the plan when left out.
         attempt: Simulates what is missing, trains and calibrates.
+        say: Tells how it goes.
 
     Returns:
         The last plan, with its fit and its calibration, passed or not.
@@ -65,40 +63,31 @@ def until_calibrated(
         if found.passed:
             return plan, fit, found
         following = next_plan(plan, found)
-        click.echo(f"calibration {CALIBRATION_STATES[found.state]}: {'; '.join(found.reasons)}", err=True)
+        say(f"calibration {CALIBRATION_STATES[found.state]}: {'; '.join(found.reasons)}")
         if max(following.train, following.fresh) > limit:
-            click.echo(f"note: it would take more than {limit:,} simulations, the most allowed (--most)", err=True)
+            say(f"note: it would take more than {limit:,} simulations, the most allowed (--most, or most=)")
             return plan, fit, found
-        click.echo(
+        say(
             f"going on with {following.train:,} simulations to train on and {following.fresh:,} fresh ones, "
-            f"about {_cost(fit.folder.parent, plan, following)} more",
-            err=True,
+            f"about {_cost(fit.folder.parent, plan, following)} more"
         )
         plan = following
 
 
-def next_command(folder: Path, found: Calibration, plan: Plan, options: tuple[str, str]) -> str:
-    """The command that may mend a calibration, or that can tell, with about how long it takes.
+def next_command(folder: Path, found: Calibration, plan: Plan, options: tuple[str, str], caller: Caller) -> str:
+    """The command, or call, that may mend a calibration, or that can tell, with about how long it takes.
 
     Args:
         folder: The run folder.
         found: The calibration, which did not pass.
         plan: What it was made with.
         options: What the command calls the simulations to train on, and the fresh ones.
+        caller: Who asked.
     """
     following = next_plan(plan, found)
-    words = list(sys.argv[1:])
-    for name, before, after in zip(options, (plan.train, plan.fresh), (following.train, following.fresh), strict=True):
-        if after != before:
-            words = _with(words, name, str(after))
-    return f"next: {shlex.join(['sciinf', *words])} (about {_cost(folder, plan, following)} more)"
-
-
-def _with(words: Sequence[str], option: str, value: str) -> list[str]:
-    if option in words[:-1]:
-        place = len(words) - 2 - list(words[:-1])[::-1].index(option)
-        return [*words[: place + 1], value, *words[place + 2 :]]
-    return [*words, option, value]
+    counts = zip(options, (plan.train, plan.fresh), (following.train, following.fresh), strict=True)
+    changed = {name: after for name, before, after in counts if after != before}
+    return f"next: {caller.again(changed)} (about {_cost(folder, plan, following)} more)"
 
 
 def _cost(folder: Path, plan: Plan, following: Plan) -> str:

@@ -1,0 +1,98 @@
+"""Who asked for a workflow, a command line or Python: what is said to them, recorded of them, and to be asked next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
+
+import click
+
+Say = Callable[[str], None]
+"""Tells a line to whoever waits."""
+
+
+def aside(words: str) -> None:
+    """Say something on the standard error."""
+    click.echo(words, err=True)
+
+
+class Caller(ABC):
+    """Who asked.
+
+    Args:
+        asked: What they asked, in words, for the record of the run.
+        shown: Whether they want to hear how it goes.
+    """
+
+    asked: str
+    shown: bool
+
+    @abstractmethod
+    def say(self, words: str) -> None:
+        """Tell them something while they wait."""
+
+    @abstractmethod
+    def show(self, table: str, page: str) -> None:
+        """Show them the answers, and where the report is."""
+
+    @abstractmethod
+    def again(self, options: Mapping[str, object]) -> str:
+        """What they asked, with some options changed; these are named as on the command line: "-n", "--refine"."""
+
+
+@final
+class CommandLine(Caller):
+    """A command, as the shell gave it."""
+
+    def __init__(self) -> None:
+        self.words, self.shown = sys.argv[1:], True
+        self.asked = shlex.join(["sciinf", *self.words])
+
+    def say(self, words: str) -> None:
+        aside(words)
+
+    def show(self, table: str, page: str) -> None:
+        click.echo(f"{table}\n\n{page}")
+
+    def again(self, options: Mapping[str, object]) -> str:
+        words = self.words
+        for option, value in options.items():
+            words = _with(words, option, str(value))
+        return shlex.join(["sciinf", *words])
+
+
+@final
+class PythonCall(Caller):
+    """A call of `sciinf.infer`, which returns the answer and so need not show it.
+
+    Args:
+        arguments: What it was called with, name -> value as it is written, but for what was left out.
+        shown: Whether anything is said.
+    """
+
+    def __init__(self, arguments: Mapping[str, str], *, shown: bool) -> None:
+        self.asked = f"infer({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+        self.shown = shown
+
+    def say(self, words: str) -> None:
+        if self.shown:
+            aside(words)
+
+    def show(self, table: str, page: str) -> None:
+        self.say(page)
+
+    def again(self, options: Mapping[str, object]) -> str:
+        named = {option.lstrip("-").replace("-", "_"): value for option, value in options.items()}
+        return f"infer(..., {', '.join(f'{name}={value!r}' for name, value in named.items())})"
+
+
+def _with(words: Sequence[str], option: str, value: str) -> list[str]:
+    """The words of a command with an option's value replaced, or added."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
+    if option in words[:-1]:
+        place = len(words) - 2 - list(words[:-1])[::-1].index(option)
+        return [*words[: place + 1], value, *words[place + 2 :]]
+    return [*words, option, value]

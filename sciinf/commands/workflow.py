@@ -1,0 +1,207 @@
+"""The whole default workflow: simulate, train, calibrate, answer, report, and refine where the local check fails.
+
+`infer` is it as a function, `sciinf infer` as a command; both are `follow`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sciinf.commands import steps
+from sciinf.commands.caller import Caller, PythonCall
+from sciinf.commands.costs import tell_cost
+from sciinf.commands.observations import Asked, observations
+from sciinf.commands.options import check_device
+from sciinf.commands.refine import refine_all
+from sciinf.commands.run_folders import run_folder
+from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
+from sciinf.commands.user_files import user_simulator
+from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
+from sciinf.core.checks import check_whole
+
+_WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0, "workers": 1}
+_MAY_BE_NONE = ("calibration", "most")
+_WORDS = {"refine": ("auto", "off"), "failures": ("exclude", "outcome", "model")}
+
+
+def infer(
+    simulator: Simulator | str | Path,
+    observation: Any,
+    *,
+    n: int,
+    out: str | Path,
+    calibration: int | None = None,
+    until_calibrated: bool = False,
+    most: int | None = None,
+    refine: Literal["auto", "off"] = "auto",
+    ess: float = 2_000,
+    budget: int = 1_000_000,
+    seed: int = 0,
+    workers: int = 1,
+    device: str = "cpu",
+    estimator: str | Estimator = "flow",
+    level: float = 0.9,
+    failures: Literal["exclude", "outcome", "model"] = "exclude",
+    accept_changes: bool = False,
+    progress: bool = True,
+    name: str | None = None,
+) -> Answer:
+    """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
+
+    It simulates, trains, calibrates, answers and writes the report. Where the answer is not right at its observation,
+    it goes on in up to three rounds of simulations around it. All of it is kept in the folder `out`: the same call
+    goes on where it was stopped, and makes nothing twice.
+
+    Args:
+        simulator: A simulator, or the path of a file that defines `simulator`.
+        observation: The real data: observable name -> array or astropy quantity of its event shape, in the
+            simulator's units where it has none of its own; the array alone where there is one observable; the path of
+            a file, or a list of the files that make up one observation.
+        n: Simulations to train on, 100 at least.
+        out: Run folder.
+        calibration: Fresh simulations for the checks, 100 at least; as many as `n`, up to 10,000, when left out.
+        until_calibrated: Go on with more simulations until the calibration passes.
+        most: Simulations at which that stops; 16 times `n` when left out.
+        refine: "auto", or "off" for no rounds around the answer.
+        ess: Effective sample size to reach where the answer is corrected by a likelihood.
+        budget: Largest number of draws spent on that, each with its likelihood.
+        seed: Seeds everything.
+        workers: Processes that simulate. With more than one the simulator must be in a file.
+        device: Where networks are trained and the simulator runs: "cpu", "cuda", "cuda:1", "mps".
+        estimator: The name of a file of `sciinf/estimators`, or a newly built estimator.
+        level: Level of the credible intervals, between 0 and 1.
+        failures: What simulations that failed are, as in `query`.
+        accept_changes: Go on although files of the simulator have changed, or it gives other data than it did.
+        progress: Whether to say on the standard error how it goes. Training always does.
+        name: What the observation is called; the name of its file, or "observation", when left out.
+
+    Returns:
+        The answer, refined where it was; `print` shows it as the command does. `load_answer(out)` reads it again.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        TypeError: If the simulator is none.
+        ValueError: If an argument makes no sense, the observation does not fit the simulator, or the folder holds
+            simulations of another simulator or seed.
+        OSError: If the folder cannot be written.
+        KeyboardInterrupt: On Ctrl-C; what was done is kept.
+
+    Warns:
+        UserWarning: As the steps do, such as for an observation unlike the simulations.
+
+    Example:
+        >>> answer = infer("decay.py", "cell7.csv", n=20_000, out="runs/decay")  # doctest: +SKIP
+        >>> answer.parameters["rate"].median  # doctest: +SKIP
+    """
+    given = dict(locals())
+    _check(given)
+    sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
+    asked = _asked(sim, observation, name)
+    caller = PythonCall(_written(given), shown=progress)
+    return follow(sim, [asked], out, given, caller)[0]
+
+
+def follow(
+    sim: Simulator, asked: Sequence[Asked], out: str | Path, given: Mapping[str, Any], caller: Caller
+) -> list[Answer]:
+    """The workflow.
+
+    Args:
+        sim: The simulator.
+        asked: The observations.
+        out: The run folder.
+        given: The options of `infer`, name -> value.
+        caller: Who asked.
+
+    Returns:
+        The answers, refined where they were.
+    """
+    from sciinf import build_posterior, query
+
+    steps.tell_read(asked, caller.say)
+    tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, given["seed"]), say=caller.say)
+    folder, started, seed = run_folder(out), time.time(), given["seed"]
+    plan, attempt = Plan(given["n"], given["calibration"]), functools.partial(steps.attempt, sim, folder, given)
+    if given["until_calibrated"]:
+        plan, fit, checked = until_calibrated(plan, given["most"], attempt, caller.say)
+    else:
+        fit, checked = attempt(plan)
+    posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
+    how = {name: given[name] for name in ("level", "failures", "seed")}
+    ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
+    answers = steps.answers_to(asked, ask)
+    way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"), caller)
+    steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on)
+    grown = {**given, "n": plan.train, "fresh": plan.fresh}
+    return refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that make no sense, before hours are spent.
+
+    Raises:
+        TypeError: If the simulator is none.
+        ValueError: If another argument makes no sense.
+    """
+    if not isinstance(given["simulator"], Simulator | str | Path):
+        raise TypeError(
+            f"infer takes a Simulator or the path of its file, got {type(given['simulator']).__name__}; wrap a "
+            "function with sciinf.wrappers.numpy"
+        )
+    for name, least in _WHOLE.items():
+        if given[name] is not None or name not in _MAY_BE_NONE:
+            check_whole(name, given[name], least)
+    for name, words in _WORDS.items():
+        if given[name] not in words:
+            raise ValueError(f"{name} is one of {', '.join(map(repr, words))}, got {given[name]!r}")
+    for name, most in (("level", 1.0), ("ess", math.inf)):
+        if not isinstance(given[name], int | float) or not 0 < given[name] < most:
+            raise ValueError(
+                f"{name} is a number above 0{f' and below {most:g}' if most == 1 else ''}, got {given[name]!r}"
+            )
+    if given["name"] is not None and not re.fullmatch(r"[\w+@=-][\w+@=. -]*", given["name"]):
+        raise ValueError(f"name names a folder, so it is of letters, digits and +-=@_. alone, got {given['name']!r}")
+    check_device(given["device"])
+
+
+def _asked(sim: Simulator, observation: Any, name: str | None) -> Asked:
+    """One observation, from files or arrays.
+
+    Raises:
+        ValueError: If it does not fit the simulator, or the files hold several.
+    """
+    files = [observation] if isinstance(observation, str | Path) else observation
+    if isinstance(files, list | tuple) and files and all(isinstance(file, str | Path) for file in files):
+        found = observations(sim.observables, functools.partial(observe, sim), [str(file) for file in files])
+        if len(found) > 1:
+            raise ValueError(
+                f"the {len(files)} files hold an observation each; give infer one of them, and ask for the others with "
+                "`query`, which needs no further training"
+            )
+        return Asked(name or found[0].name, found[0].files, found[0].x)
+    values = {key: value[0] for key, value in as_observation(sim.observables, observation).items()}
+    read = observation.read if isinstance(observation, Observation) else ()
+    return Asked(name or "observation", (), Observation(values, read))
+
+
+def _written(given: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments of a call as they are written, without those left out."""
+    said = {}
+    for name, parameter in inspect.signature(infer).parameters.items():
+        value = given[name]
+        if parameter.default is inspect.Parameter.empty or value != parameter.default:
+            said[name] = repr(str(value) if isinstance(value, Path) else value)
+    if isinstance(given["simulator"], Simulator):
+        said["simulator"] = given["simulator"].name
+    if isinstance(given["estimator"], Estimator):
+        said["estimator"] = type(given["estimator"]).__name__
+    if not isinstance(given["observation"], str | Path):
+        said["observation"] = "..."
+    return said

@@ -1,0 +1,100 @@
+"""`infer` in Python is the command: the same files, the same answer, the same words with Python's names."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sciinf import infer, load_simulator
+from sciinf.commands.caller import CommandLine, PythonCall
+from sciinf.core.files import read_json
+
+MADE = ("simulations", "calibration_simulations", "fit", "answers", "calibration.json", "reference.safetensors")
+SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
+
+
+def made(run: Path) -> dict[str, tuple[int, str]]:
+    """Time and hash of all that takes long to make."""
+    files = [file for file in run.rglob("*") if file.is_file() and file.relative_to(run).parts[0] in MADE]
+    return {str(f): (f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files}
+
+
+def test_infer_finds_all_that_the_command_made_and_gives_its_answer(line: Path, capsys: Any) -> None:
+    before, said = made(line / "run"), read_json(line / "run/answers/seen/answer.json")
+    answer = infer(line / "line.py", line / "seen.csv", n=300, calibration=300, out=line / "run", name=None)
+    assert made(line / "run") == before
+    assert answer.to_json() == {name: said[name] for name in answer.to_json()}
+    about = read_json(line / "run/provenance.json")
+    assert about["command"].startswith("infer(simulator='")
+    assert about["command"].endswith("line/run', calibration=300)")
+    assert [one["command"][:6] for one in about["history"]] == ["sciinf", "infer("]
+    out, err = capsys.readouterr()
+    assert "read x: 5 values, in m" in err
+    assert "report.html" in err
+    assert out == "", "the answer is returned, and not printed as well"
+
+
+def test_arrays_simulators_and_silence(line: Path, capsys: Any) -> None:
+    """The same values as an array have the same answer, under another name; and nothing is said."""
+    simulator, run = load_simulator(line / "line.py"), line / "run"
+    answer = infer(simulator, np.array(SEEN), n=300, calibration=300, out=run, progress=False)
+    assert (answer.name, answer.read) == ("observation", ())
+    assert answer.observation["x"].tolist() == np.array(SEEN, np.float32).tolist()
+    said = read_json(run / "answers/seen/answer.json")["parameters"]
+    assert {name: estimate.to_json() for name, estimate in answer.parameters.items()} == said
+    assert capsys.readouterr() == ("", "")
+    assert read_json(run / "provenance.json")["command"].startswith("infer(simulator=track, observation=..., n=300")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"n": 99}, "n must be an integer of at least 100, got 99"),
+        ({"calibration": 5}, "calibration must be an integer of at least 100"),
+        ({"workers": None}, "workers must be an integer"),
+        ({"refine": "on"}, "refine is one of 'auto', 'off', got 'on'"),
+        ({"failures": "drop"}, "failures is one of 'exclude'"),
+        ({"level": 90}, "level is a number above 0 and below 1, got 90"),
+        ({"estimator": "flaw"}, "there is no estimator 'flaw'; there is .*flow"),
+        ({"device": "cuda:99"}, "there is no device 'cuda:99'"),
+        ({"name": ".."}, "name names a folder"),
+        ({"observation": {"y": SEEN}}, "the observation has .'y'., the simulator has 'x'"),
+        ({"observation": ["seen.csv", "seen.csv"]}, "given twice"),
+        ({"simulator": print}, "infer takes a Simulator or the path of its file"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_made(
+    given: dict[str, Any], words: str, line: Path, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "simulator": line / "line.py",
+        "observation": SEEN,
+        "n": 300,
+        "out": tmp_path / "out",
+        **given,
+    }
+    with pytest.raises((ValueError, TypeError), match=words):
+        infer(**{**asked, **given})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_files_of_several_observations_are_not_one(line: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text((line / "seen.csv").read_text())
+    with pytest.raises(ValueError, match="the 2 files hold an observation each; give infer one of them"):
+        infer(line / "line.py", [line / "seen.csv", tmp_path / "more.csv"], n=300, out=tmp_path / "out")
+
+
+def test_each_caller_is_told_the_next_step_in_its_own_words(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a b.py", "-n", "100", "--refine=off"])
+    more: dict[str, object] = {"-n": 200, "--calibration": 500, "--refine": "auto"}
+    assert CommandLine().again(more) == "sciinf infer 'a b.py' -n 200 --refine auto --calibration 500"
+    call = PythonCall({"simulator": "'a.py'", "n": "100"}, shown=False)
+    assert call.again(more) == "infer(..., n=200, calibration=500, refine='auto')"
+    assert call.asked == "infer(simulator='a.py', n=100)"
+    call.say("nothing")
+    assert capsys.readouterr().err == ""
