@@ -14,7 +14,7 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf import wrappers
-    from sciinf.answer import query
+    from sciinf.answer import load_answer, query
     from sciinf.calibration import calibrate
     from sciinf.checking import check_simulator
     from sciinf.commands.workflow import infer
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from sciinf.inference.distillation import distil
     from sciinf.inference.refined import load_refined, refine_around
     from sciinf.inference.sequential import infer_sequentially, load_sequential
-    from sciinf.posterior import build_posterior
+    from sciinf.posterior import build_posterior, load_posterior
     from sciinf.report import write_report
     from sciinf.simulation import repair, simulate
     from sciinf.store import Store
@@ -106,7 +106,9 @@ __all__ = [
     "distil",
     "infer",
     "infer_sequentially",
+    "load_answer",
     "load_fit",
+    "load_posterior",
     "load_refined",
     "load_sequential",
     "load_simulator",
@@ -163,9 +165,9 @@ _NAMES_IN = {
     "training": ("Recipe", "train", "train_ensemble"),
     "inference.refined": ("load_refined", "refine_around"),
     "inference.sequential": ("infer_sequentially", "load_sequential"),
-    "posterior": ("build_posterior",),
+    "posterior": ("build_posterior", "load_posterior"),
     "calibration": ("calibrate",),
-    "answer": ("query",),
+    "answer": ("load_answer", "query"),
     "report": ("write_report",),
 }
 _find, _offered = offered(__name__, {name: module for module, names in _NAMES_IN.items() for name in names})

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.calibration import load_calibration
 from sciinf.core import (
     Answer,
     Calibration,
@@ -38,7 +39,7 @@ from sciinf.core.simulator import identity
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
-from sciinf.storage.answers import answer_folders, answer_place
+from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
 from sciinf.trust.around import around_answer
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
@@ -202,21 +203,48 @@ def _write_coords(file: Any, name: str, spec: Observable) -> None:
 
 
 def load_answer(folder: str | Path, calibration: Calibration | None = None, *, name: str | None = None) -> Answer:
-    """Read an answer back from its run folder.
+    """Read an answer back from its run folder; the refined one where it was refined.
 
     Args:
         folder: The run folder, or the folder of one answer in it.
-        calibration: The calibration it was given with (`load_calibration`).
+        calibration: The calibration it was given with; that in the run folder when left out.
         name: Which observation's, where the run answered several.
 
     Raises:
         FileNotFoundError: If the folder holds no answer, or none of that name.
-        ValueError: If the run holds several answers and no name is given, or a file is damaged, missing or of another
-            answer.
+        ValueError: If the run holds several answers and no name is given, a file is damaged, missing or of another
+            answer, or the run was calibrated anew since.
+
+    Warns:
+        UserWarning: If the run folder has no calibration any more.
     """
+    inside = _one_answer(Path(folder), name)
+    found = _read_answer(inside, calibration)
+    return found if calibration is not None else replace(found, calibration=_calibration_of(inside))
+
+
+def _calibration_of(folder: Path) -> Calibration | None:
+    """The calibration that the answer in a folder was given with, from its run folder; None if it had none."""
+    said = read_json(folder / "answer.json").get("calibration", {})
+    if said.get("state", "not checked") == "not checked":
+        return None
+    run = folder.parents[1] if folder.parent.name == ANSWERS else folder
+    if not (run / "calibration.json").is_file():
+        warnings.warn(f"{run} has no calibration.json any more, so the answer comes without it", stacklevel=3)
+        return None
+    found = load_calibration(run)
+    if [found.state, *found.reasons] != [said["state"], *said["reasons"]]:
+        raise ValueError(
+            f"{run} was calibrated anew since the answer in {folder} was given; ask again with `sciinf query`, or "
+            "`query(..., out=...)` in Python"
+        )
+    return found
+
+
+def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
+    """The answer in a folder of its own."""
     import h5py
 
-    folder = _one_answer(Path(folder), name)
     data = read_json(folder / "answer.json")
     if not isinstance(data, dict) or "parameters" not in data:
         raise ValueError(f"{folder / 'answer.json'} is not what `sciinf query` writes; ask again")
@@ -249,13 +277,15 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None, *, n
 
 
 def _one_answer(folder: Path, name: str | None) -> Path:
-    known = answer_folders(folder)
+    known = newest_answers(folder)
+    if not known:
+        raise FileNotFoundError(
+            f"{folder} holds no answer: {found_in(folder)}; ask with `sciinf query`, or `query(..., out=...)` in Python"
+        )
     if name is not None and name not in known:
-        raise FileNotFoundError(f"{folder} holds no answer called {name!r}; it has {', '.join(known) or 'none'}")
+        raise FileNotFoundError(f"{folder} holds no answer called {name!r}; it has {', '.join(known)}")
     if name is None and len(known) > 1:
         raise ValueError(f"{folder} holds several answers; give the name of one: {', '.join(known)}")
-    if not known:
-        raise FileNotFoundError(f"{folder} holds no answer; ask with `sciinf query {folder} --observation FILE`")
     return known[name or next(iter(known))]
 
 
@@ -282,7 +312,7 @@ def _found(folder: Path, inputs: str, calibration: Calibration | None) -> Answer
     """The answer to the same question in a run folder; a damaged one is as good as none, and made again."""
     try:
         same = read_json(folder / "answer.json")["inputs"] == inputs
-        return load_answer(folder, calibration) if same else None
+        return _read_answer(folder, calibration) if same else None
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:

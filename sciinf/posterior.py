@@ -1,16 +1,19 @@
-"""build_posterior: Fit + Simulator -> Posterior; picks from `inference/`."""
+"""build_posterior: Fit + Simulator -> Posterior; picks from `inference/`. load_posterior: that of a run folder."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
-from sciinf.core import Fit, Posterior, Simulator
+from sciinf.core import Fit, Posterior, Simulator, load_fit
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.experiment import check_experiment
 from sciinf.inference.mcmc import MCMC
+from sciinf.inference.refined import load_refined
 from sciinf.inference.reweighted import Reweighted
+from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, found_in
 
 
 def build_posterior(
@@ -52,3 +55,50 @@ def build_posterior(
     for each_fit in fits:
         check_experiment(each_fit, simulator, each_fit.estimator.observables)
     return Reweighted(posterior, simulator, ess=ess, budget=budget)
+
+
+def load_posterior(
+    run: str | Path,
+    simulator: Simulator | None = None,
+    *,
+    name: str | None = None,
+    device: str = "cpu",
+    ess: float | int = 2_000,
+    budget: int = 1_000_000,
+) -> Posterior:
+    """The posterior that a run learned: that of the whole prior, or one that was refined around an observation.
+
+    Args:
+        run: The run folder, as `infer` left it.
+        simulator: If given, and if its likelihood is tractable, the posterior is corrected by it; and parts of the
+            network may be of its file.
+        name: The observation that it was refined around, which is also the name of that answer. The posterior then
+            holds for data near it only, and is corrected by no likelihood. When left out, the posterior of the whole
+            prior.
+        device: Where the network goes: "cpu", "cuda", "mps".
+        ess: Effective sample size a corrected answer must reach.
+        budget: Largest number of draws spent on it.
+
+    Returns:
+        As `build_posterior`; one that was refined is a `Refined`.
+
+    Raises:
+        FileNotFoundError: If the folder holds no fit, or nothing was refined under that name; it says what there is.
+        ValueError: If a file is damaged, or has parts that neither sciinf nor the simulator's file defines.
+
+    Example:
+        >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
+        >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
+    """
+    run = Path(run)
+    trust = () if simulator is None or simulator.source is None else (simulator.source,)
+    if name is not None:
+        rounds = {file.parents[1].name: file.parent for file in run.glob(f"{REFINED}/*/{ROUNDS}/{ROUNDS_FILE}")}
+        if name not in rounds:
+            there = f"there is {', '.join(sorted(rounds))}" if rounds else found_in(run)
+            raise FileNotFoundError(f"{run} has no posterior that was refined around {name!r}: {there}")
+        return load_refined(rounds[name], device=device, trust=trust)
+    folder = run / "fit" if (run / "fit" / "fit.json").is_file() else run
+    if not (folder / "fit.json").is_file():
+        raise FileNotFoundError(f"{run} holds no fit: {found_in(run)}; `infer` and `train` make one")
+    return build_posterior(load_fit(folder, device=device, trust=trust), simulator, ess=ess, budget=budget)

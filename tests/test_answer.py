@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 
 from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.answer import load_answer
+from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, Simulator, Status, X
 from sciinf.core.files import read_json, write_json
-from sciinf.storage.answers import answer_folders
+from sciinf.storage.answers import answer_folders, newest_answers
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
 ONE = "answers/observation"
@@ -166,7 +168,7 @@ def test_the_same_question_is_read_back_and_another_is_not(fit: Fit, calibration
     assert len(answer_folders(tmp_path)) == 2
     with pytest.raises(ValueError, match="several answers; give the name of one: observation, observation-"):
         load_answer(tmp_path)
-    assert load_answer(tmp_path, name="observation").observation["x"].tolist() == X_O
+    assert load_answer(tmp_path, calibration, name="observation").observation["x"].tolist() == X_O
 
 
 def test_an_answer_from_before_a_check_is_made_anew(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,3 +301,42 @@ def test_draws_depend_on_the_seed_alone(fit: Fit) -> None:
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_answer_comes_back_from_its_run_as_the_command_printed_it(line: Path) -> None:
+    run = line / "run"
+    answer = load_answer(run)
+    assert answer.calibration is not None
+    assert (
+        answer.table() == load_answer(run / "answers/seen").table() == load_answer(run, load_calibration(run)).table()
+    )
+    assert answer.to_json()["calibration"] == read_json(run / "answers/seen/answer.json")["calibration"]
+    said = read_json(run / "calibration.json")
+    write_json(run / "calibration.json", {**said, "reasons": ["of another network"]})
+    with pytest.raises(ValueError, match="was calibrated anew since the answer in .*seen was given; ask again"):
+        load_answer(run)
+    (run / "calibration.json").unlink()
+    with pytest.warns(UserWarning, match="has no calibration.json any more"):
+        assert load_answer(run).calibration is None
+
+
+def test_a_refined_answer_is_read_in_place_of_what_it_was(line: Path) -> None:
+    """Unless the rounds began from another network than the run has."""
+    run, refined = line / "run", line / "run/refined/seen"
+    shutil.copytree(run / "answers", refined / "answers")
+    (refined / "rounds").mkdir()
+    for first, folder in ((read_json(run / "fit/fit.json")["digest"], refined), ("another", run)):
+        write_json(refined / "rounds/refined.json", {"first": first})
+        assert newest_answers(run) == {"seen": folder / "answers/seen"}
+    assert load_answer(run).name == "seen"
+
+
+def test_a_folder_without_an_answer_says_what_it_holds(line: Path, tmp_path: Path) -> None:
+    shutil.rmtree(line / "run/answers")
+    for folder, words in (
+        (line / "run", "run holds no answer: it holds simulations, a fit, a calibration; ask with"),
+        (line, "it is no run folder, for it holds none of simulations, fit, calibration and answers"),
+        (tmp_path / "nowhere", "there is no folder .*nowhere"),
+    ):
+        with pytest.raises(FileNotFoundError, match=words):
+            load_answer(folder)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.core import Fit, Observable, Prior, Truncated, load_simulator
+from sciinf.core import Fit, Observable, Prior, Truncated, load_fit, load_simulator
 from sciinf.core.laws import bounds
 from sciinf.estimators.flow import Flow
 from sciinf.flows.nflows_flows import CouplingNSF
@@ -18,7 +18,7 @@ from sciinf.flows.zuko_flows import MAF, NSF
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.reweighted import Reweighted
-from sciinf.posterior import build_posterior
+from sciinf.posterior import build_posterior, load_posterior
 
 FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 RECORD = {"store": {"digest": "store", "seed": 0}}
@@ -151,3 +151,31 @@ def test_the_right_posterior_is_built():
     assert isinstance(build_posterior(fits[0], simulator), Amortised)
     with pytest.raises(ValueError, match="at least one posterior"):
         build_posterior([])
+
+
+def test_a_posterior_comes_back_from_its_run(line):
+    run, x = line / "run", [0.2, 1.4, 1.9, 3.2, 3.8]
+    known = build_posterior(load_fit(run / "fit")).sample(5, x, generator=generator())
+    for folder in (run, run / "fit"):
+        assert torch.equal(load_posterior(folder).sample(5, x, generator=generator()), known)
+    with pytest.raises(
+        FileNotFoundError, match="no posterior that was refined around 'seen': it holds simulations, a fit"
+    ):
+        load_posterior(run, name="seen")
+    (run / "fit" / "fit.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match="run holds no fit: it holds simulations, a calibration, answers; `infer`"
+    ):
+        load_posterior(run)
+    with pytest.raises(FileNotFoundError, match="it is no run folder"):
+        load_posterior(line)
+
+
+def test_a_posterior_of_a_run_is_corrected_by_the_likelihood_of_a_simulator(line):
+    """A simulator without one changes nothing."""
+    simulator = load_simulator(line / "line.py")
+    assert isinstance(load_posterior(line / "run", simulator), Amortised)
+    simulator.log_likelihood = lambda theta, x: -(theta**2).sum(1)
+    found = load_posterior(line / "run", simulator, ess=7, budget=9)
+    assert isinstance(found, Reweighted)
+    assert (found.target_ess, found.budget) == (7, 9)

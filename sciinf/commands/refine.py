@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say, aside
+from sciinf.storage.answers import REFINED, ROUNDS_FILE
+from sciinf.storage.answers import ROUNDS as INSIDE
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
@@ -23,7 +25,6 @@ _SETTLED = 0.1  # sds, and share of a width: what the last of the rounds may cha
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
-FOLDER, INSIDE = "refined", "rounds"
 
 Ask = Callable[..., "Answer"]
 """`query`, but for the posterior, the observation, the calibration and what they are called."""
@@ -103,7 +104,7 @@ def refine(
     from sciinf.training import Recipe
 
     (one, name), seed, n = named, given["seed"], given["n"]
-    folder = run / FOLDER / name
+    folder = run / REFINED / name
     _put_aside(folder, fit, n, caller.say)
     caller.say(f"refining {name}: up to {ROUNDS} rounds of {n:,} simulations around its answer, in {folder}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
@@ -165,13 +166,13 @@ def refined_in(
         say: Tells of what is left out.
     """
     from sciinf.core.files import read_json
-    from sciinf.inference.refined import FILE, load_refined
+    from sciinf.inference.refined import load_refined
 
     trust = () if sim is None or sim.source is None else (sim.source,)
 
     def read(folder: Path) -> Iterator[Near]:
         """What one folder holds, if anything."""
-        file = folder / INSIDE / FILE
+        file = folder / INSIDE / ROUNDS_FILE
         if not (file.is_file() and (folder / "calibration.json").is_file()):
             return
         try:
@@ -183,7 +184,7 @@ def refined_in(
                 raise
             say(f"note: the refined answer in {folder} is left out: {error}")
 
-    return list(read(run)) or [near for folder in sorted((run / FOLDER).glob("*")) for near in read(folder)]
+    return list(read(run)) or [near for folder in sorted((run / REFINED).glob("*")) for near in read(folder)]
 
 
 def nearest(known: Sequence[Near], x: Observation) -> Near | None:
@@ -230,9 +231,9 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
 def _put_aside(folder: Path, fit: Fit, n: int, say: Say) -> None:
     """Give another name to rounds from another network, of another size or format, so that new ones can be made."""
     from sciinf.core.files import read_json
-    from sciinf.inference.refined import FILE, SCHEMA
+    from sciinf.inference.refined import SCHEMA
 
-    file = folder / INSIDE / FILE
+    file = folder / INSIDE / ROUNDS_FILE
     said = read_json(file) if file.is_file() else {}
     if said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA):
         old = folder.with_name(f"{folder.name}-{said.get('first')!s:.8}-{said.get('simulations')}")

@@ -51,11 +51,11 @@ from sciinf.inference.learned import Learned
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.inference.truncated import observation_hash
 from sciinf.simulation import simulate
+from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
 SCHEMA = 2  # 1 had wider laws, and did not tell what the last round changed
-FILE = "refined.json"
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4

@@ -13,6 +13,17 @@ from pathlib import Path
 from sciinf.core.files import read_json
 
 ANSWERS = "answers"
+REFINED, ROUNDS, ROUNDS_FILE = (
+    "refined",
+    "rounds",
+    "refined.json",
+)  # REFINED/NAME is a run folder; its ROUNDS are what it learned from
+_PARTS = {
+    "simulations": "simulations/store.json",
+    "a fit": "fit/fit.json",
+    "a calibration": "calibration.json",
+    "answers": "answers/*/answer.json",
+}
 _LONGEST = 80
 
 
@@ -24,6 +35,33 @@ def answer_folders(run: str | Path) -> dict[str, Path]:
     run = Path(run)
     found = {f.parent.name: f.parent for f in sorted((run / ANSWERS).glob("*/answer.json"))}
     return {"answer": run, **found} if (run / "answer.json").is_file() else found
+
+
+def newest_answers(run: str | Path) -> dict[str, Path]:
+    """The answers of a run folder as `answer_folders` has them, those that were refined in place of what they were.
+
+    What was refined from another network than the run has now is left out.
+    """
+    run, found = Path(run), answer_folders(run)
+    for folder in sorted((run / REFINED).glob("*/")):
+        try:
+            first = read_json(folder / ROUNDS / ROUNDS_FILE)["first"]
+            if first == read_json(run / "fit" / "fit.json")["digest"]:
+                found |= answer_folders(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # unfinished or damaged: the answer before it is still there
+    return dict(sorted(found.items()))
+
+
+def found_in(run: str | Path) -> str:
+    """What a run folder holds, in words for the message that something is missing from it."""
+    run = Path(run)
+    if not run.is_dir():
+        return f"there is no folder {run}"
+    found = [name for name, file in _PARTS.items() if any(run.glob(file))]
+    if found:
+        return f"it holds {', '.join(found)}"
+    return "it is no run folder, for it holds none of simulations, fit, calibration and answers"
 
 
 def answer_place(run: Path, name: str, values: str) -> Path:

@@ -21,6 +21,7 @@ from sciinf.flows.zuko_flows import MAF
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.refined import Refined, changes, load_refined, refine_around
+from sciinf.posterior import load_posterior
 from sciinf.training import Recipe
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
@@ -288,6 +289,10 @@ def test_rounds_from_a_wrong_answer_end_at_the_right_one(made):
 def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     out, posterior = made
     again, loaded = rounds(out), load_refined(out)
+    shutil.copytree(out, tmp_path / "refined/near/rounds")
+    assert load_posterior(tmp_path, name="near").digest == posterior.digest
+    with pytest.raises(FileNotFoundError, match="refined around 'far': there is near"):
+        load_posterior(tmp_path, name="far")
     theta = posterior.draw_batched(X, 10, generator=generator())
     assert torch.equal(again.draw_batched(X, 10, generator=generator()), theta)
     assert torch.equal(loaded.draw_batched(X, 10, generator=generator()), theta)
