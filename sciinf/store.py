@@ -27,8 +27,9 @@ from sciinf.core.files import sweep, write_bytes
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
+from sciinf.core.tables import html
 from sciinf.storage import selection
-from sciinf.storage.description import campaign, claim, describe, read_description
+from sciinf.storage.description import campaign, claim, describe, read_description, told
 from sciinf.storage.durable import writing
 from sciinf.storage.findings import Damage, Failure
 from sciinf.storage.journal import Entry, Journals
@@ -100,6 +101,14 @@ class Store:
             for folder in (path, path / "shards"):
                 sweep(folder)
         return cls(path)
+
+    def __repr__(self) -> str:
+        wanted = f" of {self.rows:,}" if len(self) < self.rows else ""
+        return f"{len(self):,}{wanted} simulations of {self.simulator['name']!r}, in {self.path}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html(repr(self), facts=told(self.prior, self.observables, self.counts, self.seed))
 
     # --- what is there ----------------------------------------------------------------------------------------------
 

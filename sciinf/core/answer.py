@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
+from sciinf.core.tables import aligned, digits, html
 from sciinf.core.verdicts import (
     CALIBRATION_STATES,
     CHECK_LEVELS,
@@ -19,6 +20,9 @@ from sciinf.core.verdicts import (
     Check,
     Trust,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,26 @@ class Answer:
 
     def table(self) -> str:
         """The answer as lines of text: one per parameter with its unit, then both verdicts."""
+        return "\n".join([*aligned(self._rows()), *(f"{name:<12} {words}" for name, words in self._facts())])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the words of `table`."""
+        return html(f"answer for {self.name}" if self.name else "answer", self._rows(), self._facts())
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The estimates as a table of pandas, a row for each parameter.
+
+        Its columns are unit, median, low and high (the ends of the interval), mean and sd. Others are there where they
+        are known: the answer before it was corrected by a likelihood, and the ends of corrected intervals. `attrs` has
+        the level of the intervals and two verdicts, "calibration" and "trust". For the draws see `Draws.to_dataframe`.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return estimates_of(self)
+
+    def _rows(self) -> list[list[str]]:
+        """One per parameter, below the head."""
         level = next(iter(self.parameters.values())).level
         rows = [["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]]
         rows[0] += ["uncorrected median", f"{level:.0%} interval"] if self.amortised else []
@@ -162,17 +186,20 @@ class Answer:
             rows.append([name, e.unit or "-", *_figures(e)])
             rows[-1] += _figures(self.amortised[name])[:2] if self.amortised else []
             rows[-1] += [_corrected(e) or "-"] if moved else []
-        lines = _aligned(rows)
-        lines += [f"read         {line}" for line in self.read]
-        lines += [f"draws        {len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"]
+        return rows
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What stands below them."""
+        facts = [("read", line) for line in self.read]
+        facts.append(("draws", f"{len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"))
         if self.draws.log_evidence is not None:
-            lines.append(f"log evidence {self.draws.log_evidence:.2f} +- {self.draws.log_evidence_error or 0.0:.2f}")
-        lines += [f"posterior    {self.posterior}; {self.scope}"] if self.scope else []
-        lines.append(_calibration_line(self))
-        lines += [f"corrected    {words}" for words in _moves(self)]
-        lines.append(f"trust        {TRUST_LEVELS[self.trust.level]}: {self.trust.verdict}")
-        lines += [f"{check.name:<12} {CHECK_LEVELS[check.level]}: {check.verdict}" for check in self.checks]
-        return "\n".join(lines)
+            error = self.draws.log_evidence_error or 0.0
+            facts.append(("log evidence", f"{self.draws.log_evidence:.2f} +- {error:.2f}"))
+        facts += [("posterior", f"{self.posterior}; {self.scope}")] if self.scope else []
+        facts.append(("calibration", _calibration_words(self)))
+        facts += [("corrected", words) for words in _moves(self)]
+        facts.append(("trust", f"{TRUST_LEVELS[self.trust.level]}: {self.trust.verdict}"))
+        return facts + [(check.name, f"{CHECK_LEVELS[check.level]}: {check.verdict}") for check in self.checks]
 
 
 def answers_table(answers: Mapping[str, Answer]) -> str:
@@ -182,7 +209,7 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
     for name, answer in answers.items():
         for parameter, e in answer.parameters.items():
             rows.append([name, parameter, e.unit or "-", *_figures(e), TRUST_LEVELS[answer.trust.level]])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     for name, answer in answers.items():
         if answer.trust.level != "good":
             lines.append(f"{name}: {answer.trust.verdict}")
@@ -192,7 +219,7 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
             for parameter, e in answer.parameters.items()
             if e.corrected and e.corrected.seen
         ]
-    return "\n".join([*lines, _calibration_line(next(iter(answers.values())))])
+    return "\n".join([*lines, f"calibration  {_calibration_words(next(iter(answers.values())))}"])
 
 
 def _figures(e: Estimate) -> list[str]:
@@ -230,26 +257,9 @@ def _moves(answer: Answer) -> list[str]:
     return lines
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:], ""]
-
-
-def _calibration_line(answer: Answer) -> str:
+def _calibration_words(answer: Answer) -> str:
     found = answer.calibration
     if found is None:
-        return f"calibration  NOT PASSED: {NOT_CALIBRATED}"
+        return f"NOT PASSED: {NOT_CALIBRATED}"
     of = f" (of the {found.of} posterior)" if answer.posterior not in ("", found.of) else ""
-    return f"calibration  {CALIBRATION_STATES[found.state]}{of}: {'; '.join(found.reasons)}"
-
-
-def digits(value: float, width: float) -> str:
-    """A number to two significant digits of a width, such as its standard deviation."""
-    if not math.isfinite(value):
-        return str(value)
-    places = 3 if not (width > 0 and math.isfinite(width)) else 1 - math.floor(math.log10(width))
-    if places > 6 or abs(value) >= 1e7:
-        digits = math.floor(math.log10(abs(value))) + 1 + places if value != 0 else 0
-        return f"{value:.{min(max(digits, 2), 17)}g}"
-    return f"{value:.{max(places, 0)}f}"
+    return f"{CALIBRATION_STATES[found.state]}{of}: {'; '.join(found.reasons)}"

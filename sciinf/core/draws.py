@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from sciinf.core import containers, tables
 
-@dataclass(frozen=True)
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+@dataclass(frozen=True, repr=False)
 class Draws:
     """Weighted posterior draws for one observation.
 
@@ -31,6 +38,51 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.theta)
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} draws of ({self._named()}), effective sample size {self.ess:,.0f}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [["parameter", "unit", "median", "mean", "sd"]]
+        figures = zip(*(found.tolist() for found in (self.quantile(0.5), self.mean(), self.sd())), strict=True)
+        for name, unit, (median, mean, sd) in zip(self.names, self.units, figures, strict=True):
+            rows.append([name, unit or "-", *(tables.digits(value, sd) for value in (median, mean, sd))])
+        return tables.html(repr(self), rows)
+
+    def _named(self) -> str:
+        return tables.named(dict(zip(self.names, self.units, strict=True)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The draws as arrays.
+
+        Returns:
+            "parameters": name -> array (n,); "units": name -> unit, "" for dimensionless; "log_weight": array (n,).
+        """
+        return containers.dict_of(self)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The draws as a table of pandas: a row for each draw, a column for each parameter, and `log_weight`.
+
+        `attrs["units"]` has the units, name -> unit. pandas knows no weights: where `log_weight` is not zero for all,
+        take means and quantiles from the draws themselves (`mean`, `sd`, `quantile`), or `resample` them first.
+
+        Raises:
+            ImportError: If pandas is not installed.
+            ValueError: If a parameter is called `log_weight`.
+        """
+        return containers.dataframe_of(self)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The draws as a dataset of xarray: a variable (draw,) for each parameter, and `log_weight`.
+
+        Each has the attribute `units`. Arviz's layout, with chains, data and predictions, is `exports.to_datatree`.
+
+        Raises:
+            ImportError: If xarray is not installed.
+            ValueError: If a parameter is called `log_weight`.
+        """
+        return containers.dataset_of(self)
 
     @property
     def weights(self) -> Tensor:

@@ -16,6 +16,7 @@ from sciinf.core.estimator import Estimator
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.learned import Learned
 from sciinf.core.surrogate import Surrogate
+from sciinf.core.tables import html, named
 
 SCHEMA = 3
 _FLOW = "sciinf.estimators.flow.Flow"  # which had no least squares before format 2
@@ -71,6 +72,21 @@ class Fit:
         error = self.record.get("relative_error")
         best += "" if error is None else f", held-out fields off by {error:.1%}"
         return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        known = {
+            "trained on": f"{self.simulator.get('name', 'unknown')!r}",
+            "validation loss": self.record.get("best_validation_loss"),
+            "held-out fields off by": self.record.get("relative_error"),
+            "simulations": self.record.get("store", {}).get("used"),
+            "seconds": self.record.get("seconds"),
+            "in": f"{self.folder}",
+        }
+        facts = [(name, f"{value:,.4g}" if isinstance(value, float) else str(value)) for name, value in known.items()]
+        prior = self.learned.prior
+        title = f"{type(self.learned).__name__} of ({named(dict(zip(prior.names, prior.units, strict=True)))})"
+        return html(title, facts=[fact for fact in facts if fact[1] != "None"])
 
 
 def save_fit(folder: Path, estimator: Learned, *, simulator: Mapping[str, str], record: Mapping[str, Any]) -> Fit:

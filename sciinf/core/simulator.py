@@ -16,6 +16,7 @@ from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_c
 from sciinf.core.coordinates import checked_coords, coordinate_words
 from sciinf.core.loading import load_module
 from sciinf.core.prior import Prior, check_unit
+from sciinf.core.tables import html
 
 FILES = ("source", "code")
 """What stands for files, the simulator's own and those beside it, in what is recorded of a simulator."""
@@ -160,6 +161,19 @@ class Simulator(ABC):
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
     statistics: Callable[[X], Mapping[str, Tensor]] | None = None
+
+    def __repr__(self) -> str:
+        where = f", in {self.source}" if self.source is not None else ""
+        return f"simulator {self.name!r} of {self.prior}: {event_of(self.observables)}{where}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [["", "name", "unit", "shape"]]
+        rows += [["parameter", n, u or "-", ""] for n, u in zip(self.prior.names, self.prior.units, strict=True)]
+        rows += [["observable", n, o.unit or "-", str(o.shape)] for n, o in self.observables.items()]
+        facts = [("likelihood", "known" if self.log_likelihood is not None else "unknown")]
+        facts += [("in", str(self.source))] if self.source is not None else []
+        return html(f"simulator {self.name!r}", rows, facts)
 
     @abstractmethod
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome | X:

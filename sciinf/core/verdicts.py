@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from sciinf.core.tables import html
+
 NOT_CALIBRATED = "never checked on fresh simulations"
 CALIBRATION_STATES = {"passed": "passed", "not passed": "NOT PASSED", "cannot tell": "CANNOT TELL"}
 TRUST_LEVELS = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
@@ -62,6 +64,16 @@ class Calibration:
         verdict = CALIBRATION_STATES[self.state]
         of, reasons = f"the {self.of} posterior on {self.rows:,} simulations", "; ".join(self.reasons)
         return f"calibration of {of}: {verdict}: {reasons}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [["test", "p-value", "largest gap"]]
+        rows += [
+            [name, f"{p:.2g}", f"{self.gaps[name]:.1%}" if name in self.gaps else "-"]
+            for name, p in self.p_values.items()
+        ]
+        facts = [(CALIBRATION_STATES[self.state], reason) for reason in self.reasons]
+        return html(f"calibration of the {self.of} posterior on {self.rows:,} simulations", rows, facts)
 
     @property
     def passed(self) -> bool:

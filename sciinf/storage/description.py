@@ -10,8 +10,10 @@ from typing import Any
 
 from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, versions, write_json
+from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import FILES, Observable, Simulator, recorded, unlike
+from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
+from sciinf.core.tables import named
 
 SCHEMA = 1
 _MOST_BLOCKS, _MOST_ROWS = 10**7, 10**8
@@ -45,6 +47,15 @@ def describe(
     if proposal is not None:
         data[_PROPOSAL] = proposal.to_json() if isinstance(proposal, Proposal) else dict(proposal)
     return json.loads(json.dumps(data))
+
+
+def told(
+    prior: Prior, observables: Mapping[str, Observable], counts: Mapping[Status, int], seed: int
+) -> list[tuple[str, str]]:
+    """What a campaign is of, and what became of its rows, a name and words for each."""
+    failed = [(s.name.lower().replace("_", " "), f"{n:,}") for s, n in counts.items() if s is not Status.OK and n]
+    named_units = named(dict(zip(prior.names, prior.units, strict=True)))
+    return [("parameters", named_units), ("observables", event_of(observables)), *failed, ("seed", str(seed))]
 
 
 def read_description(path: Path) -> dict[str, Any]:

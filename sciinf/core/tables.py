@@ -1,0 +1,61 @@
+"""Tables as lines of text and, with the same words, as HTML for notebooks; and numbers to the digits that count.
+
+Whatever goes into HTML is escaped here, and no markup is taken from data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+_LEFT = ' style="text-align:left"'  # notebooks align to the right otherwise
+
+
+def digits(value: float, width: float) -> str:
+    """A number to two significant digits of a width, such as its standard deviation."""
+    if not math.isfinite(value):
+        return str(value)
+    places = 3 if not (width > 0 and math.isfinite(width)) else 1 - math.floor(math.log10(width))
+    if places > 6 or abs(value) >= 1e7:
+        digits = math.floor(math.log10(abs(value))) + 1 + places if value != 0 else 0
+        return f"{value:.{min(max(digits, 2), 17)}g}"
+    return f"{value:.{max(places, 0)}f}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text with a rule below the first, which is the head, and an empty one at the end."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:], ""]
+
+
+def html(title: str, rows: Sequence[Sequence[str]] = (), facts: Sequence[tuple[str, str]] = ()) -> str:
+    """A small table for a notebook.
+
+    Args:
+        title: What it is.
+        rows: Cells; the first row is the head. Left out where there are none.
+        facts: What is to be said below, a name and words for each.
+
+    Returns:
+        Markup, with all that was given escaped.
+    """
+    parts = [f"<div><p><b>{escape(title)}</b></p>"]
+    if rows:
+        head = "".join(f"<th{_LEFT}>{escape(cell)}</th>" for cell in rows[0])
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[1:])
+        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    if facts:
+        body = "".join(f"<tr><th{_LEFT}>{escape(name)}</th>{_cell(words)}</tr>" for name, words in facts)
+        parts.append(f"<table><tbody>{body}</tbody></table>")
+    return "".join([*parts, "</div>"])
+
+
+def named(units: Mapping[str, str]) -> str:
+    """Names with their units, such as "rate [1/h], offset"."""
+    return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in units.items())
+
+
+def _cell(text: str) -> str:
+    return f"<td{_LEFT}>{escape(text)}</td>"
