@@ -22,7 +22,7 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
-from sciinf.engine.pool import run_in_workers
+from sciinf.engine.pool import check_sendable, run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
 from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
@@ -60,7 +60,8 @@ def simulate(
             than before are added to those there.
         n: Rows wanted in all.
         seed: Seed of the campaign; other seeds give independent simulations.
-        workers: Processes. With more than one the simulator must be loaded from a file, or pickle.
+        workers: Processes. With more than one the simulator must be loaded from a file, or pickle; one that a notebook
+            defines does not.
         device: Where the simulator runs.
         block: Rows per batch: the simulator's own (`simulator.block`) or what the store has when left out, or "auto"
             to measure. It is part of the campaign: another block size gives other random numbers.
@@ -74,8 +75,8 @@ def simulate(
 
     Raises:
         ValueError: If the folder holds another campaign, the same parameters and seed give other data than there, the
-            simulator does not return what its observables promise, or clearly more than half of the rows failed; what
-            was simulated is kept.
+            simulator does not return what its observables promise or cannot be sent to worker processes, or clearly
+            more than half of the rows failed; what was simulated is kept.
         OSError: If the store cannot be written; what was committed is kept.
         KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
 
@@ -85,6 +86,8 @@ def simulate(
     """
     _check(simulator, n, seed, workers, timeout)
     path = Path(path)
+    if (workers > 1 or timeout is not None) and not (path / "store.json").is_file():
+        check_sendable(simulator)  # before there is a store, which would be of a simulator that is in no file
     if block is None:
         block = Store(path).block if (path / "store.json").is_file() else simulator.block
     elif block == "auto":

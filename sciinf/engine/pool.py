@@ -11,7 +11,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import pickletools
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -272,15 +274,41 @@ def _known(simulator: Simulator) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(identity(simulator).items()))
 
 
+def check_sendable(simulator: Simulator) -> None:
+    """Refuse a simulator that worker processes could not see, such as one of a notebook.
+
+    Raises:
+        ValueError: If it can be neither loaded by path nor pickled for them.
+    """
+    if simulator.source is None:
+        _pickled(simulator)
+
+
 def _pickled(simulator: Simulator) -> bytes:
+    why = "it is defined in a notebook or at the prompt, which they do not see"
     try:
-        return pickle.dumps(simulator)
+        data = pickle.dumps(simulator)
+        if _main_is_seen() or not any(_names_main(argument) for _, argument, _ in pickletools.genops(data)):
+            return data
     except Exception as error:
-        raise ValueError(
-            f"the simulator {simulator.name!r} was made in this session and cannot be sent to worker processes "
-            f"({type(error).__name__}: {error}). Put it in a file that ends with `simulator = ...` and load it with "
-            "load_simulator(path), or use workers=1 without a timeout"
-        ) from error
+        why = f"{type(error).__name__}: {error}"
+    raise ValueError(
+        f"the simulator {simulator.name!r} was made in this session and cannot be sent to worker processes ({why}). "
+        "Save it in a .py file that ends with `simulator = ...` and load it with load_simulator(path), or use "
+        "workers=1 without a timeout"
+    )
+
+
+def _main_is_seen() -> bool:
+    """Whether new processes find what is defined in the main module: in a script, and not in a notebook."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    return getattr(main, "__spec__", None) is not None or (file is not None and Path(file).is_file())
+
+
+def _names_main(argument: object) -> bool:
+    """Whether an argument of a pickle is the name of the main module, alone or before that of something in it."""
+    return isinstance(argument, str) and argument.split(" ")[0] == "__main__"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,31 @@ class Noisy(Simulator):
 
 
 simulator = Noisy()
+"""
+
+
+NOTEBOOK = """
+from torch import distributions as td
+from sciinf import Observable, Prior, Simulator, wrappers
+
+prior, observables = Prior(a=td.Normal(0.0, 1.0)), {"x": Observable()}
+
+class Plain(Simulator):
+    name, prior, observables = "plain", prior, observables
+    def __call__(self, theta, *, generator):
+        return {"x": theta[:, 0]}
+
+def plain(a, rng):
+    return a
+
+def inside():
+    return lambda a, rng: a
+
+made = {
+    "class": Plain(),
+    "function": wrappers.numpy(plain, prior, observables),
+    "function in a function": wrappers.numpy(inside(), prior, observables, name="inside"),
+}
 """
 
 
@@ -117,6 +143,27 @@ def test_errors_in_workers_are_the_users(tmp_path):
     file.write_text(file.read_text().replace('"n": torch', '"m": torch'))
     with pytest.raises(ValueError, match=r"missing: \['n'\]; unknown: \['m'\]"):
         simulate(load_simulator(file), tmp_path / "s", 100, workers=2, progress=False)
+
+
+@pytest.mark.parametrize("made", ["class", "function", "function in a function"])
+def test_a_simulator_of_a_notebook_is_refused_at_once_with_the_way_out(made, tmp_path, monkeypatch):
+    """And no store is left behind, for it would be of another simulator than the one in the file advised."""
+    (tmp_path / "cell.py").write_text(NOTEBOOK)
+    spec = spec_from_file_location("__main__", tmp_path / "cell.py")
+    notebook = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    spec.loader.exec_module(notebook)
+    notebook.__file__ = notebook.__spec__ = None  # as in a notebook: nothing that could be imported again
+    simulator = notebook.made[made]
+    with pytest.raises(ValueError, match=r"cannot be sent to worker .*Save it in a .py file .*, or use workers=1"):
+        simulate(simulator, tmp_path / "store", 100, workers=2, progress=False)
+    assert not (tmp_path / "store").exists()
+    assert len(simulate(simulator, tmp_path / "store", 100, progress=False)) == 100
+    with pytest.raises(ValueError, match="cannot be sent to worker processes"):
+        simulate(simulator, tmp_path / "store", 200, timeout=9.0, progress=False)
+    notebook.__file__ = __file__  # as in a script, which they run again
+    if "in a" not in made:
+        pool.check_sendable(simulator)
 
 
 @pytest.mark.slow  # a broken pool is opened three times
