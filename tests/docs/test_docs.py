@@ -43,7 +43,7 @@ def run(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], di
         if language == "python" and title:
             Path(title[1]).write_text(body)
         elif language == "python":
-            exec(compile(body, "<document>", "exec"), names)
+            exec(compile(re.sub(r"\bn=[0-9_]+", f"n={SMALL}", body), "<document>", "exec"), names)
         elif language == "sh":
             for line in body.splitlines():
                 words = shlex.split(line)
@@ -83,6 +83,8 @@ def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     commands, names = run((ROOT / "README.md").read_text(), monkeypatch)
     assert [words[1] for words in commands] == ["check", "infer", "query"]
     assert names["draws"].shape == (1000, 2)
+    assert names["table"].attrs["units"] == {"rate": "1/h", "amplitude": "mV"}
+    assert len(Store(here / "runs/decay/simulations")) == int(SMALL), "the call found what the command had made"
     folder = here / "runs" / "decay"
     listed = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text().split("## What a run folder holds")[1], re.M)
     for name in re.findall(r"`([^`]+)`", " ".join(listed[:6])):
