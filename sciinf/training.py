@@ -48,6 +48,7 @@ def train(
     *,
     recipe: Recipe | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Fit:
     """Train an estimator on a store of simulations, or on a simulator that runs meanwhile.
 
@@ -61,6 +62,7 @@ def train(
         recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
             `engine.online` for rows of a simulator).
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
+        progress: Whether to report progress on the standard error.
 
     Returns:
         The fit, with the weights of the best validation loss.
@@ -97,8 +99,8 @@ def train(
         copied = _standardised(estimator, source, recipe)
         told, search = searched(copied, source, recipe, seed)
         resolved = told.resolved(source.train, source.held_out, learns=copied.learns)
-        _announce(source, resolved)
-        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs)
+        _announce(source, resolved, shown=progress)
+        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress)
         loop.run()
         trained, record = _released(loop, 0, inputs)
     fit = save_fit(out, trained, simulator=_simulator_of(store), record=record | search)
@@ -115,6 +117,7 @@ def train_ensemble(
     *,
     recipe: Recipe | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> list[Fit]:
     """Train several estimators at once, which takes much less time than one after the other.
 
@@ -129,6 +132,7 @@ def train_ensemble(
         out: Folder for a folder `member_<k>` each, which is what `train` writes.
         recipe: How to train. With "auto", what is found for the first member holds for all.
         seed: Seed of the first member; the others count on from it.
+        progress: Whether to report progress on the standard error.
 
     Returns:
         One fit per member.
@@ -163,14 +167,15 @@ def train_ensemble(
             told, search = searched(copied[0], source, recipe, seed)
             resolved = told.resolved(source.train, source.held_out, learns=copied[0].learns)
             seeds = [seed + k for k in range(len(copied))]
-            _announce(source, resolved)
-            loop = Loop(Stacked(copied), source, resolved, seeds, folders, together)
+            _announce(source, resolved, shown=progress)
+            loop = Loop(Stacked(copied), source, resolved, seeds, folders, together, shown=progress)
             loop.run()
             released = [_released(loop, k, inputs[k]) for k in range(len(copied))]
     if why is not None:
         warnings.warn(f"the members are trained one after the other, for together fails: {why}", stacklevel=2)
         each = enumerate(zip(estimators, folders, strict=True))
-        return [train(e, _unread(store), folder, recipe=recipe, seed=seed + k) for k, (e, folder) in each]
+        how: dict[str, Any] = {"recipe": recipe, "progress": progress}
+        return [train(e, _unread(store), folder, seed=seed + k, **how) for k, (e, folder) in each]
     fits = []
     for folder, (trained, record) in zip(folders, released, strict=True):
         fits.append(save_fit(folder, trained, simulator=_simulator_of(store), record=record | search))
@@ -198,9 +203,9 @@ def _check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> Non
         raise ValueError(f'the device {recipe.device!r} cannot be used here ({why}); use Recipe(device="cpu")')
 
 
-def _announce(source: Source, recipe: Recipe) -> None:
+def _announce(source: Source, recipe: Recipe, *, shown: bool) -> None:
     """Say how much will be simulated, which nothing but the number of epochs bounds."""
-    if isinstance(source, Simulated):
+    if shown and isinstance(source, Simulated):
         epochs = recipe.epochs or 1
         print(
             f"simulating while training: {source.rows_of(epochs):,} rows in {epochs} epochs, each used up to "

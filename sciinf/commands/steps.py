@@ -46,12 +46,12 @@ def tell_read(asked: Sequence[Asked], say: Say) -> None:
             say(f"read {line}")
 
 
-def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int) -> Fit:
+def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int, *, progress: bool = True) -> Fit:
     """Train with the default recipe, into `folder/fit`."""
     from sciinf import Recipe
     from sciinf import train as fit
 
-    return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed)
+    return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed, progress=progress)
 
 
 def load_fit(folder: str, device: str, simulator: str | None) -> Fit:
@@ -119,9 +119,10 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
     how: dict[str, Any] = {name: given[name] for name in SIMULATING}
     seed = given["seed"]
     store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
-    fit = train(build(given["estimator"], sim, seed), store, folder, given["device"], seed)
+    estimator, shown = build(given["estimator"], sim, seed), given["progress"]
+    fit = train(estimator, store, folder, given["device"], seed, progress=shown)
     fresh = simulate(sim, folder / "calibration_simulations", plan.fresh, seed=seed + 1, **how)
-    return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows, progress=given["progress"])
+    return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows, progress=shown)
 
 
 def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> list[Answer]:

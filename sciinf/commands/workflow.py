@@ -79,7 +79,7 @@ def infer(
         level: Level of the credible intervals, between 0 and 1.
         failures: What simulations that failed are, as in `query`.
         accept_changes: Go on although files of the simulator have changed, or it gives other data than it did.
-        progress: Whether to say on the standard error how it goes. Training always does.
+        progress: Whether to say on the standard error how it goes.
         name: What the observation is called; the name of its file, or "observation", when left out.
 
     Returns:

@@ -42,6 +42,7 @@ class Loop:
         seeds: One per member.
         folders: One per member, for its history; the checkpoint goes beside that of the first, or above them all.
         inputs: Digest of what the training follows from.
+        shown: Whether it says on the standard error how it goes.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Loop:
         seeds: Sequence[int],
         folders: Sequence[Path],
         inputs: str,
+        *,
+        shown: bool = True,
     ) -> None:
-        self.learner, self.source, self.recipe = learner, source, recipe
+        self.learner, self.source, self.recipe, self._shown = learner, source, recipe, shown
         self.seeds, self.folders, self.inputs = list(seeds), list(folders), inputs
         above = folders[0] if len(folders) == 1 else folders[0].parent
         self._batch, self._total, self._every, self._patience = (
@@ -139,7 +142,8 @@ class Loop:
 
     def _compile(self) -> None:
         """Compile the step; the trial that takes leaves what a loss keeps in buffers as it was."""
-        print("compiling the step, which can take minutes", file=sys.stderr, flush=True)
+        if self._shown:
+            print("compiling the step, which can take minutes", file=sys.stderr, flush=True)
         buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
         self.learner.mode(training=True)
         with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
@@ -229,7 +233,8 @@ class Loop:
 
     def _show(self, shown: float) -> float:
         now, rows = time.monotonic(), [history[-1] for history in self.histories]
-        if now - shown < 10 and self.epochs < self._total and len(self.histories[0]) > 1:
+        waits = now - shown < 10 and self.epochs < self._total and len(self.histories[0]) > 1
+        if waits or not self._shown:
             return shown
         train, validation = (sum(row[c] for row in rows) / len(rows) for c in ("train_loss", "validation_loss"))
         left = (self._total - self.epochs) / self._every * rows[0]["seconds"]

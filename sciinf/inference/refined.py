@@ -178,7 +178,7 @@ def refine_around(
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
         accept_changes: Go on although files of the simulator have changed, as in `simulate`.
-        progress: Whether simulating reports progress on the standard error; training always does.
+        progress: Whether to report progress on the standard error.
         until: Asked after each round whether no further one is needed.
 
     Returns:
@@ -207,7 +207,7 @@ def refine_around(
         mixture = _mixed(laws, stores)
         law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
         rows = gather(stores, folder / "training", simulator, law)
-        fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed)
+        fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
         found = Refined(fit, mixture, laws[-1].parts[0][1], observation, campaigns_of(stores))
         found.changed = changes(posterior, found, observation)
         posterior = found

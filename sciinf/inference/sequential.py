@@ -86,7 +86,7 @@ def infer_sequentially(
         workers: Processes that simulate, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
-        progress: Whether simulating reports progress on the standard error; training always does.
+        progress: Whether to report progress on the standard error.
 
     Returns:
         The posterior, for this observation alone.
@@ -136,7 +136,7 @@ def infer_sequentially(
         )
         stores.append(store)
         rows = store if within is None else _gathered(stores, simulator, within, folder / "training")
-        fits.append(train(learner, rows, folder / "fit", recipe=recipe, seed=seed))
+        fits.append(train(learner, rows, folder / "fit", recipe=recipe, seed=seed, progress=progress))
     known = campaigns_of(stores)
     write_json(out / "sequential.json", {**settings, "schema": SCHEMA, "rounds": rounds, "trained_on": sorted(known)})
     return Sequential(Local(fits[-1], _last(truncations), known), observation, truncations)

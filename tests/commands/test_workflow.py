@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy import units
+from brief import briefly_trained
 
 from sciinf import infer, load_simulator
+from sciinf.commands import steps, workflow
 from sciinf.commands.caller import CommandLine, PythonCall
+from sciinf.commands.until_calibrated import Plan
+from sciinf.core import observe
 from sciinf.core.files import read_json
 
 MADE = ("simulations", "calibration_simulations", "fit", "answers", "calibration.json", "reference.safetensors")
@@ -39,16 +44,34 @@ def test_infer_finds_all_that_the_command_made_and_gives_its_answer(line: Path, 
     assert out == "", "the answer is returned, and not printed as well"
 
 
-def test_arrays_simulators_and_silence(line: Path, capsys: Any) -> None:
-    """The same values as an array have the same answer, under another name; and nothing is said."""
+def test_observations_that_were_read_simulators_and_silence(line: Path, capsys: Any) -> None:
+    """The same question in other words is the same, and has the answer that is there; nothing is said."""
     simulator, run = load_simulator(line / "line.py"), line / "run"
-    answer = infer(simulator, np.array(SEEN), n=300, calibration=300, out=run, progress=False)
-    assert (answer.name, answer.read) == ("observation", ())
-    assert answer.observation["x"].tolist() == np.array(SEEN, np.float32).tolist()
-    said = read_json(run / "answers/seen/answer.json")["parameters"]
-    assert {name: estimate.to_json() for name, estimate in answer.parameters.items()} == said
+    before, x = made(run), observe(simulator, line / "seen.csv")
+    answer = infer(simulator, x, n=300, calibration=300, out=run, progress=False, name="seen")
+    assert (answer.name, answer.read) == ("seen", ("x: 5 values, in m",))
+    assert made(run) == before
     assert capsys.readouterr() == ("", "")
     assert read_json(run / "provenance.json")["command"].startswith("infer(simulator=track, observation=..., n=300")
+
+
+@pytest.mark.parametrize("observation", [SEEN, {"x": np.array(SEEN)}, {"x": [np.array(SEEN)]}, {"x": SEEN * units.m}])
+def test_observations_may_be_arrays(observation: Any, line: Path) -> None:
+    asked = workflow._asked(load_simulator(line / "line.py"), observation, None)
+    assert (asked.name, asked.files, asked.x["x"].tolist()) == ("observation", (), np.array(SEEN, np.float32).tolist())
+    assert asked.x.read == ()
+
+
+@briefly_trained(20)
+def test_each_step_says_how_it_goes_unless_it_is_not_to(line: Path, tmp_path: Path, capsys: Any) -> None:
+    simulator, given = load_simulator(line / "line.py"), {"estimator": "flow", "workers": 1, "device": "cpu", "seed": 5}
+    for shown in (True, False):
+        how = {**given, "accept_changes": False, "progress": shown}
+        steps.attempt(simulator, tmp_path / str(shown), how, Plan(100, 100))
+        said = capsys.readouterr().err
+        heard = [words in said for words in ("100 of 100 simulations,", "training  epoch", "simulations calibrated on")]
+        assert heard == [shown] * 3
+    assert said == ""
 
 
 @pytest.mark.parametrize(
