@@ -86,7 +86,7 @@ def load_posterior(
         FileNotFoundError: If the folder holds no fit, or nothing was refined under that name; it says what there is.
         ValueError: If a file is damaged, or has parts that neither sciinf nor the simulator's file defines.
 
-    Example:
+    Examples:
         >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
         >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
     """

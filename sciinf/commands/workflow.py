@@ -96,7 +96,7 @@ def infer(
     Warns:
         UserWarning: As the steps do, such as for an observation unlike the simulations.
 
-    Example:
+    Examples:
         >>> answer = infer("decay.py", "cell7.csv", n=20_000, out="runs/decay")  # doctest: +SKIP
         >>> answer.parameters["rate"].median  # doctest: +SKIP
     """
