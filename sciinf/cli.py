@@ -20,6 +20,7 @@ from sciinf.commands.caller import CommandLine
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
+from sciinf.commands.usage import PipelineCommand, explained
 
 QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
@@ -35,24 +36,18 @@ def cli(traceback: bool) -> None:
     """
 
 
-@cli.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@cli.command(cls=PipelineCommand, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("pipeline", metavar="PIPELINE.py")
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @options.seed
 @click.pass_context
 def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
-    from sciinf.commands.keywords import keywords
-    from sciinf.commands.user_files import from_file
+    from sciinf.commands.keywords import keywords, pipeline_of
     from sciinf.core import Answer
-    from sciinf.core.simulator import load_module
 
     path = Path(pipeline).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"no pipeline at {path}")
-    function = getattr(from_file(path, load_module), "run", None)
-    if not callable(function):
-        raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
+    function = pipeline_of(path)
     given = keywords(function, ctx.args, path)
     folder = run_folder(out)
     started = time.time()
@@ -291,7 +286,7 @@ def main() -> None:
             cli.main(standalone_mode=False)
         atexit.register(_done)
     except click.ClickException as error:
-        error.show()
+        explained(error).show()
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, click.Abort) as stop:
         if isinstance(stop.__cause__, EOFError):  # click takes the end of any file for the user's

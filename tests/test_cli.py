@@ -331,7 +331,7 @@ def test_unknown_estimators_and_block_sizes(ball: Path, observation: Path, tmp_p
     words = ["infer", ball, "--observation", observation, "--out", tmp_path / "run", "-n", 100]
     result = call(*words, "--estimator", "magic")
     assert result.code == 2
-    assert "'magic'; there is equivariant, flow" in result.err
+    assert "no estimator 'magic'. There is" in result.err
     assert not (tmp_path / "run").exists()
     result = call("simulate", ball, "-n", 10, "--out", tmp_path / "store", "--block", "many")
     assert result.code == 2

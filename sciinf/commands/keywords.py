@@ -4,26 +4,59 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sciinf.commands.usage import meant
+
+_KINDS = {int: "INTEGER", float: "NUMBER", bool: "true|false", str: "TEXT"}
+
+
+def pipeline_of(path: str | Path) -> Callable[..., Any]:
+    """The `run` of a pipeline's file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If it defines no `run`.
+    """
+    from sciinf.commands.user_files import from_file
+    from sciinf.core.simulator import load_module
+
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no pipeline at {path}")
+    function = getattr(from_file(path, load_module), "run", None)
+    if not callable(function):
+        raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
+    return function
+
+
+def told(function: Callable[..., Any]) -> list[tuple[str, str]]:
+    """The options of a pipeline's `run`, each with what its docstring says of it and its default."""
+    said = dict(re.findall(r"^ +(\w+): (.+)$", inspect.getdoc(function) or "", re.MULTILINE))
+    return [
+        (
+            f"--{name.replace('_', '-')} {_KINDS.get(_kind(p), _kind(p).__name__.upper())}",
+            f"{said.get(name, '')}  [default: {p.default}]".strip() if p.default is not p.empty else said.get(name, ""),
+        )
+        for name, p in _parameters(function).items()
+    ]
 
 
 def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) -> dict[str, Any]:
     """`--name value` pairs as keywords of a pipeline's run, each of its default's type."""
-    parameters = {
-        name: p
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "seed"
-    }
+    parameters = _parameters(function)
     found: dict[str, Any] = {}
     rest = list(tokens)
     while rest:
         option, given, value = rest.pop(0).partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if not option.startswith("--") or name not in parameters:
-            known = ", ".join(f"--{n.replace('_', '-')}" for n in parameters) or "none"
-            raise ValueError(f"{path.name} has no option {option!r}; it has {known}")
+            known = [f"--{n.replace('_', '-')}" for n in parameters]
+            close = meant(option, known)
+            guess = f"; did you mean {close}?" if close else ""
+            raise ValueError(f"{path.name} has no option {option!r}; it has {', '.join(known) or 'none'}{guess}")
         if not given:
             if not rest:
                 raise ValueError(f"the option {option} needs a value")
@@ -32,11 +65,28 @@ def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) ->
     return found
 
 
-def _typed(option: str, value: str, parameter: inspect.Parameter) -> Any:
-    kind = type(parameter.default)
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return {
+        name: p
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "seed"
+    }
+
+
+def _kind(parameter: inspect.Parameter) -> type:
+    if (
+        type(parameter.default) is int
+        and str(getattr(parameter.annotation, "__name__", parameter.annotation)) == "float"
+    ):
+        return float
     if parameter.default is None or parameter.default is inspect.Parameter.empty:
         words = re.findall(r"\w+", str(parameter.annotation))
-        kind = next((k for k in (int, float, bool, Path) if k.__name__ in words), str)
+        return next((k for k in (int, float, bool, Path) if k.__name__ in words), str)
+    return type(parameter.default)
+
+
+def _typed(option: str, value: str, parameter: inspect.Parameter) -> Any:
+    kind = _kind(parameter)
     if kind not in (int, float, bool, str) and not issubclass(kind, Path):
         raise ValueError(f"the option {option} takes a {kind.__name__}, which the command line cannot give")
     try:

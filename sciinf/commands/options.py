@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from sciinf.commands.estimators import known_estimator
+
 
 class FilesCommand(click.Command):
     """A command whose --observation takes all the files that follow it."""
@@ -82,7 +84,13 @@ accept_changes = click.option(
     is_flag=True,
     help="Go on although files of the simulator have changed, or it gives other data than it did.",
 )
-estimator = click.option("--estimator", default="flow", show_default=True, help="A file of sciinf/estimators.")
+estimator = click.option(
+    "--estimator",
+    default="flow",
+    show_default=True,
+    callback=known_estimator,
+    help="A file of sciinf/estimators; without a name all are listed.",
+)
 failures = click.option(
     "--failures",
     type=click.Choice(["exclude", "outcome", "model"]),

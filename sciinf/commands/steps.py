@@ -24,17 +24,14 @@ SIMULATING = ("workers", "device", "accept_changes", "progress")
 def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
     """The estimator in `sciinf/estimators/NAME.py`, with its defaults; or one that was built already."""
     import importlib
-    import pkgutil
 
-    import sciinf.estimators
+    from sciinf.commands.estimators import known_estimators
     from sciinf.core import Estimator
 
     if isinstance(name, Estimator):
         return name
 
-    files = pkgutil.iter_modules(sciinf.estimators.__path__)
-    known = [file.name for file in files if not file.name.startswith("_")]
-    if name not in known:
+    if name not in (known := known_estimators()):
         raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
 

@@ -1,0 +1,34 @@
+"""The estimators that there are, told without loading them."""
+
+from __future__ import annotations
+
+import ast
+from difflib import get_close_matches
+from pathlib import Path
+
+import click
+
+
+def known_estimators() -> dict[str, str]:
+    """The name of each file of `sciinf/estimators` that has an estimator, and what it says of itself in one line."""
+    folder = Path(__file__).parents[1] / "estimators"
+    files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
+    told = {file.stem: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+    return {name: (words or "").partition("\n")[0] for name, words in told.items()}
+
+
+def estimators_told() -> str:
+    """One line for each."""
+    known = known_estimators()
+    width = max(map(len, known))
+    return "\n".join(f"  {name:{width}}  {words}" for name, words in known.items())
+
+
+def known_estimator(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The name, if there is an estimator of that name."""
+    known = known_estimators()
+    if name not in known:
+        close = get_close_matches(name.lower(), known, n=1)
+        meant = f"; did you mean {close[0]}?" if close else "."
+        raise click.UsageError(f"there is no estimator {name!r}{meant} There is\n{estimators_told()}", ctx)
+    return name
