@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sciinf import Observable
 from sciinf.core import read_observation
@@ -103,6 +104,10 @@ def _images(path: Path) -> None:
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(_FLUX, name="flux"), packed]).writeto(path)
 
 
+def _tensors(path: Path) -> None:
+    torch.save({"flux": torch.from_numpy(_FLUX), "n": torch.from_numpy(_N), "beside": {"deep": 3}}, path)
+
+
 def whole() -> dict[str, tuple[str, bytes]]:
     """A good file of each kind: name -> (suffix, content)."""
     lines = "\n".join(f"{a!r},{b},fine" for a, b in zip(_FLUX.tolist(), _N.tolist(), strict=True))
@@ -111,6 +116,8 @@ def whole() -> dict[str, tuple[str, bytes]]:
         "csv": (".csv", f"flux [electron/s],n,note\n{lines}\n".encode()),
         "ecsv": (".ecsv", _written(lambda path: _table().write(path, format="ascii.ecsv"), ".ecsv")),
         "json": (".json", json.dumps(pairs).encode()),
+        "txt": (".txt", ("# flux [electron/s] n\n" + lines.replace(",fine", "").replace(",", " ")).encode()),
+        "pt": (".pt", _written(_tensors, ".pt")),
         "npz": (".npz", _npz(np.savez)),
         "npz deflated": (".npz", _npz(np.savez_compressed)),
         "h5": (".h5", _h5(chunked=False)),
@@ -282,7 +289,7 @@ def files(count: int, seed: int) -> Any:
             again, data = damage(data or b"0", dice)
             done = f"{done}, {again}"
         if dice.random() < 0.02:
-            suffix = dice.choice([".csv", ".ecsv", ".json", ".npz", ".h5", ".fits"])
+            suffix = dice.choice([".csv", ".ecsv", ".json", ".txt", ".pt", ".npz", ".h5", ".fits"])
             done = f"{done}, named {suffix}"
         yield f"{name}: {done}", suffix, data
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,6 +64,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @cli.command(cls=options.FilesCommand)
 @click.argument("simulator", metavar="SIM.py")
 @options.observation
+@options.column
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
@@ -93,7 +94,8 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
     from sciinf.core import observe
 
     sim = user_simulator(simulator)
-    asked = observations(sim.observables, functools.partial(observe, sim), observation)
+    read = functools.partial(observe, sim, columns=given["column"])
+    asked = observations(sim.observables, read, observation)
     follow(sim, asked, out, {**given, "progress": True}, CommandLine())
 
 
@@ -189,6 +191,7 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
 @cli.command(cls=options.FilesCommand)
 @click.argument("folder", metavar="DIR")
 @options.observation
+@options.column
 @click.option("--simulator", default=None, metavar="SIM.py", help="For its observe, likelihood and predictive draws.")
 @options.level
 @options.ess
@@ -224,7 +227,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
         how: dict[str, Any] = {"accept_changes": given["accept_changes"], "seconds": QUICK}
         steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **how)
     known = fit.estimator.observables
-    read = functools.partial(observe, sim) if sim else functools.partial(read_observation, known)
+    read = functools.partial(*((observe, sim) if sim else (read_observation, known)), columns=given["column"])
     asked = observations(known, read, observation)
     if draws is not None and len(asked) > 1:
         raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
@@ -251,9 +254,10 @@ def report(folder: str, names: Sequence[str]) -> None:
 @cli.command(cls=options.FilesCommand)
 @click.argument("path", metavar="SIM.py|STORE")
 @options.may_observe
+@options.column
 @click.option("--repair", default=None, metavar="SIM.py", help="Simulate a store's damaged blocks again.")
 @options.device
-def check(path: str, observation: Sequence[str], repair: str | None, device: str) -> None:
+def check(path: str, observation: Sequence[str], column: Mapping[str, str], repair: str | None, device: str) -> None:
     """Look for faults: a simulator's shapes, seeds and speed, and how it reads data; or a store's damage."""
     from sciinf.checking import check_simulator, check_store
     from sciinf.commands.user_files import user_simulator
@@ -273,7 +277,9 @@ def check(path: str, observation: Sequence[str], repair: str | None, device: str
     found = check_store(Store(path)) if simulator is None else check_simulator(simulator)
     click.echo("\n".join(found.lines()))
     if simulator is not None and observation:
-        click.echo("\n".join(f"read            {line}" for line in observe(simulator, *observation).read))
+        click.echo(
+            "\n".join(f"read            {line}" for line in observe(simulator, *observation, columns=column).read)
+        )
     if not found.ok:
         raise SystemExit(FAILED_CHECK)
 

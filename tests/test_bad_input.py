@@ -107,7 +107,7 @@ def run(made: Run, tmp_path: Path) -> Run:
         ("v [s]\n0.1\n0.2\n0.3\n", "'s', which does not convert to the simulator's 'mV'"),
         ("v [mVolts]\n0.1\n0.2\n0.3\n", "'mVolts', which does not convert"),
         ("v\n0.1\nblue\n0.3\n", "expected numbers"),
-        ("", "no column 'v'"),
+        ("", "data.csv is empty"),
     ],
 )
 def test_observations(made: Run, tmp_path: Path, text: str, message: str) -> None:

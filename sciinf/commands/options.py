@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from sciinf.commands.estimators import known_estimator
@@ -29,6 +31,23 @@ observation = click.option(
 )
 may_observe = click.option(
     "--observation", multiple=True, metavar="FILE...", help="Real data, to see how they are read."
+)
+
+
+def named_columns(ctx: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
+    """What is said as OBSERVABLE=COLUMN, by observable."""
+    pairs = [word.partition("=") for word in words]
+    if wrong := [word for word, (name, _, column) in zip(words, pairs, strict=True) if not (name and column)]:
+        raise click.BadParameter(f"{wrong[0]!r} is not OBSERVABLE=COLUMN, such as v=SAP_FLUX", ctx, parameter)
+    return {name: column for name, _, column in pairs}
+
+
+column = click.option(
+    "--column",
+    multiple=True,
+    callback=named_columns,
+    metavar="OBSERVABLE=COLUMN",
+    help="What an observable is called in the files.",
 )
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
 workers = click.option(

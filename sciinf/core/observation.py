@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 
@@ -66,8 +69,10 @@ class Observation(dict[str, Tensor]):
         self.read = tuple(read)
 
 
-def read_observation(observables: Mapping[str, Observable], *paths: str | Path) -> Observation:
-    """One observation from files: `.csv`/`.ecsv` tables, `.npz`, `.h5`, `.fits` or `.json`.
+def read_observation(
+    observables: Mapping[str, Observable], *paths: str | Path, columns: Mapping[str, str] | None = None
+) -> Observation:
+    """One observation from files: `.csv`, `.ecsv`, `.txt`, `.npy`, `.npz`, `.pt`, `.h5`, `.nc`, `.fits` or `.json`.
 
     A table's columns, a file's arrays or keys, are named like the observables. An observable of shape (rows, k) may
     also stand in k columns `name_0 ... name_{k-1}` (or `name_1 ... name_k`), which are put in the order of their
@@ -75,17 +80,24 @@ def read_observation(observables: Mapping[str, Observable], *paths: str | Path) 
     (ECSV, FITS, HDF5 attribute `unit` or `units`, a header like `v [mV]`) and converted; values without a unit are
     taken to be in the observable's own. The result's `read` says in words what was read and converted.
 
+    Args:
+        observables: What the simulator produces.
+        paths: The files.
+        columns: Observable -> what it is called in the files, where that is not its own name.
+
     Returns:
         Observable name -> tensor of its event shape.
 
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If a file is damaged, a column is missing or there twice, a shape does not fit, a unit does not
-            convert, or a value is not finite.
+            convert, a value is not finite, or `columns` names an observable that there is not.
     """
     if not paths:
         raise ValueError("no observation files were given")
-    wanted = _wanted(observables)
+    called = _called(observables, columns or {})
+    asked = {called[name]: spec for name, spec in observables.items()}
+    wanted = _wanted(observables, called)
     names: list[str] = []
     found: dict[str, tuple[Path, Column]] = {}
     with ExitStack() as stack:
@@ -96,9 +108,9 @@ def read_observation(observables: Mapping[str, Observable], *paths: str | Path) 
                 raise ValueError(f"{path} holds {twice}, which an earlier file holds too; keep one of them")
             names += contents.names
             found.update({name: (path, column) for name, column in contents.columns.items()})
-        picked = {name: _pick(name, observables, found, (names, paths)) for name in observables}
+        picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in observables}
         arrays = {
-            name: _put_together(name, observables[name], [(key, *found[key]) for key in keys])
+            name: _put_together(called[name], observables[name], [(key, *found[key]) for key in keys])
             for name, keys in picked.items()
         }
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
@@ -109,14 +121,19 @@ def read_observation(observables: Mapping[str, Observable], *paths: str | Path) 
     return Observation(values, lines)
 
 
-def observe(simulator: Simulator, *paths: str | Path) -> Observation:
+def observe(simulator: Simulator, *paths: str | Path, columns: Mapping[str, str] | None = None) -> Observation:
     """An observation as the simulator reads it, which says so where the simulator has a reader of its own.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If it does not fit the simulator.
+        ValueError: If it does not fit the simulator, or its reader of its own is told what columns are called.
     """
-    found = simulator.observe(*paths)
+    if columns and "columns" not in inspect.signature(simulator.observe).parameters:
+        raise ValueError(
+            f"the simulator {simulator.name!r} reads files by an observe of its own, which takes no names of columns: "
+            "leave out --column, or let its observe take `columns`"
+        )
+    found = simulator.observe(*paths, columns=columns) if columns else simulator.observe(*paths)
     values = {name: value[0] for name, value in as_observation(simulator.observables, found).items()}
     if isinstance(found, Observation):
         return Observation(values, found.read)
@@ -148,7 +165,7 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
         unit = getattr(value, "unit", None)
         array = convert(getattr(value, "value", value), str(unit) if unit else "", spec, name)
         _check_numbers(name, spec, array)
-        value = torch.as_tensor(np.ascontiguousarray(array))
+        value = torch.as_tensor(np.ascontiguousarray(array, _kind_for_torch(array)))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(
@@ -171,8 +188,32 @@ def _check_numbers(name: str, spec: Observable, values: np.ndarray | Column) -> 
         raise ValueError(f"observable {name!r} holds {values.dtype} values, expected numbers of shape {spec.shape}")
 
 
+def _kind_for_torch(values: np.ndarray) -> np.dtype[Any]:
+    """A kind of number that torch has, in this machine's order of bytes, which holds them all."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "u" and (size in (2, 4) or (size == 8 and not bool((values > np.iinfo(np.int64).max).any()))):
+        return np.dtype(np.int64)
+    return np.dtype(np.float64) if kind == "f" and size > 8 else values.dtype.newbyteorder("=")
+
+
 def _misshapen(name: str, shape: Sequence[object], expected: Sequence[object]) -> str:
-    return f"observable {name!r} has shape {tuple(shape)}, the simulator produces {tuple(expected)}"
+    got, want = tuple(shape), tuple(expected)
+    return f"observable {name!r} has shape {got}, the simulator produces {want}; {_way_out(name, got, want)}"
+
+
+def _way_out(name: str, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
+    """What to do about a shape."""
+    if want[:1] == ("batch",):
+        return "add a first axis, one row for each observation" if got == want[1:] else "give rows of that shape"
+    if got[1:] == want:
+        return f"it looks like {got[0]} observations: ask about one at a time, x[0]"
+    if got[:-1] == want:
+        return f"it has {got[-1]} columns: give one of them (of a text without names: --column {name}=1)"
+    if got != want and sorted(got) == sorted(want):
+        return "transpose it"
+    if math.prod(got) == math.prod(want):
+        return "reshape it"
+    return "cut or resample it to that shape, or let the simulator produce what was measured"
 
 
 def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
@@ -190,10 +231,22 @@ def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
     return out
 
 
-def _wanted(observables: Mapping[str, Observable]) -> Wanted:
+def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -> dict[str, str]:
+    """What each observable is called in the files."""
+    if unknown := sorted(set(columns) - set(observables)):
+        raise ValueError(f"there is no observable {unknown[0]!r} to give a column; there is {event_of(observables)}")
+    called = {name: columns.get(name, name) for name in observables}
+    if twice := [column for column, times in Counter(called.values()).items() if times > 1]:
+        raise ValueError(f"the column {twice[0]!r} is to be two observables; give each a column of its own")
+    return called
+
+
+def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str]) -> Wanted:
     """The columns that may be an observable, or one of several that make it up: `v`, `v_0`, `v.left`, `v[1]`."""
-    names = "|".join(re.escape(name) for name in observables)
-    return Wanted(f"(?:{names})(?:{_LABEL})?", sum(math.prod(spec.shape) for spec in observables.values()))
+    names = "|".join(re.escape(column) for column in called.values())
+    numbers = sum(math.prod(spec.shape) for spec in observables.values())
+    alone = next(iter(observables)) if len(observables) == 1 and called.keys() == set(called.values()) else ""
+    return Wanted(f"(?:{names})(?:{_LABEL})?", numbers, alone)
 
 
 def _label(observable: str, name: str) -> str | None:
@@ -206,7 +259,7 @@ def _pick(
     name: str,
     observables: Mapping[str, Observable],
     found: Mapping[str, tuple[Path, Column]],
-    where: tuple[Sequence[str], Sequence[str | Path]],
+    where: tuple[Sequence[str], Sequence[str | Path], str],
 ) -> list[str]:
     """The columns that make up an observable; their shapes fit."""
     spec = observables[name]
@@ -226,12 +279,15 @@ def _pick(
             if math.prod(column.shape) != math.prod(rows):
                 raise ValueError(_misshapen(key, column.shape, rows))
         return parts
-    names, paths = where
+    names, paths, observable = where
     shown = sorted(set(names))
+    close = get_close_matches(name.lower(), {other.lower() for other in shown}, n=1)
+    other = next((other for other in shown if other.lower() in close), shown[0] if shown else "NAME")
     raise ValueError(
         f"no column {name!r} in {', '.join(str(p) for p in paths)}: found {shown[:30]}"
         + (f" and {len(shown) - 30} more" if len(shown) > 30 else "")
-        + f", expected {name!r} with shape {spec.shape}"
+        + f", expected {name!r} with shape {spec.shape}. Rename it, or say which one it is: --column "
+        f"{observable}={other} (in Python columns={ {observable: other} })"
     )
 
 

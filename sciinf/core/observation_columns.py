@@ -19,13 +19,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for: a regular expression of names, and how many numbers in all."""
+    """What is looked for: a regular expression of names, how many numbers in all, and what an array without a name is.
+
+    Args:
+        pattern: Of the names.
+        numbers: At most.
+        alone: The one array that there is to be; "" for several, of which each is called like its file.
+    """
 
     pattern: str
     numbers: int
+    alone: str = ""
 
     def __call__(self, name: str) -> bool:
         return re.fullmatch(self.pattern, name) is not None
+
+    def unnamed(self, path: Path) -> str:
+        """What the array of a file is called that holds one, without a name."""
+        return self.alone or path.name.partition(".")[0]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Readers of observation files: `.csv` and `.ecsv` tables, `.json`, `.npz`, `.h5`; FITS has a file of its own.
+"""Readers of observation files: `.csv` and `.ecsv` tables, `.json`, `.h5`, `.nc`; others have a file of their own.
 
 Nothing outside the file is opened: links and storage that lead elsewhere are refused.
 """
@@ -10,8 +10,7 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from sciinf.core import h5_trial
+from sciinf.core.observation_arrays import read_npy, read_npz, read_pt, read_txt, text_of
 from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, guarded, only_once, plain
 from sciinf.core.observation_fits import read_fits
 
-_TEXT = (".csv", ".ecsv", ".json")
+_TEXT = (".csv", ".ecsv", ".json", ".txt")
 _TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100  # notes beside the data, and each number asked for
 _CHUNK_BYTES = 2**26
 _TRIAL_SECONDS, _BYTES_PER_SECOND = 2, 2**24  # of processor time
@@ -41,11 +41,15 @@ def open_columns(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
         FileNotFoundError: If there is none.
         ValueError: If it cannot be read, names something wanted twice, or leads out of itself; the message names it.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the file in it that holds the observation")
     if not path.is_file():
         raise FileNotFoundError(f"no observation file at {path}")
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(sorted(_READERS))}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty; write the observation again")
     size, most = path.stat().st_size, _TEXT_BYTES + _BYTES_PER_NUMBER * wanted.numbers
     if suffix in _TEXT and size > most:
         raise ValueError(
@@ -69,27 +73,16 @@ def values_of(path: Path, column: Column) -> np.ndarray:
     return values
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path} is text in UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as such"
-        ) from error
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _read_table(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     from astropy.table import Table
 
-    text = _text(path)
+    text = text_of(path)
     ecsv = text[:200].lstrip().startswith("# %ECSV")
     header = _header(text, ecsv)
+    _check_separator(path, text, header, ecsv)
     table = Table.read(text.splitlines() or [""], format="ascii.ecsv" if ecsv else "ascii.csv")
     names, columns = [], {}
     for raw in header:  # astropy renames a column that is there twice
@@ -113,13 +106,25 @@ def _header(text: str, ecsv: bool) -> list[str]:
     return [name.strip() for name in found]
 
 
+def _check_separator(path: Path, text: str, header: Sequence[str], ecsv: bool) -> None:
+    """Tables of other countries and programs, which would be read as one column or as twice as many."""
+    other = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
+    if not ecsv and other is not None:
+        what = "tabs" if other == "\t" else "semicolons"
+        raise ValueError(f"{path} has {what} between its columns, expected commas: replace them, or export it again")
+    rows = [line for line in text.splitlines() if line.strip()][1:]
+    if not ecsv and rows and all(re.fullmatch(r'\s*"?[+-]?\d+,\d+(e[+-]?\d+)?"?\s*', row) for row in rows):
+        if len(header) == 1:
+            raise ValueError(f"{path} has commas in its numbers, such as {rows[0].strip()}; write them with points")
+
+
 def _read_json(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     def pairs(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         only_once(path, [key for key, _ in items], lambda _: True)
         return dict(items)
 
     try:
-        data = json.loads(_text(path), object_pairs_hook=pairs)
+        data = json.loads(text_of(path), object_pairs_hook=pairs)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply for data") from error
     if not isinstance(data, dict):
@@ -147,32 +152,18 @@ def _json_column(path: Path, key: str, item: Any) -> Column:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _read_npz(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
-    archive = stack.enter_context(zipfile.ZipFile(path))
-    names = [name.removesuffix(".npy") for name in archive.namelist()]
-    only_once(path, names, wanted)
-    members = zip(names, archive.infolist(), strict=True)
-    return Contents(tuple(names), {name: _npz_column(path, archive, info) for name, info in members if wanted(name)})
+def _read_nc(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+    """A netCDF-4 file, which is HDF5; numbers packed as its conventions say are unpacked, NaN where one is missing."""
+    with path.open("rb") as file:
+        if file.read(3) == b"CDF":
+            raise ValueError(
+                f"{path} is a netCDF file of the classic format, which is not read; convert it: "
+                "nccopy -k nc4 OLD.nc NEW.nc"
+            )
+    return _read_h5(path, wanted, stack, unpack=True)
 
 
-def _npz_column(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Column:
-    """An array's header says its shape and kind, before anything else is unpacked."""
-    formats: Any = np.lib.format
-    with archive.open(info) as member:
-        version = formats.read_magic(member)
-        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
-        shape, _, dtype = read(member)
-    if dtype.hasobject:
-        raise ValueError(f"{path} is not a readable .npz of plain arrays: {info.filename!r} holds Python objects")
-
-    def values() -> np.ndarray:
-        with archive.open(info) as member:
-            return np.lib.format.read_array(member, allow_pickle=False)
-
-    return Column(tuple(shape), dtype, "", values)
-
-
-def _read_h5(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def _read_h5(path: Path, wanted: Wanted, stack: ExitStack, *, unpack: bool = False) -> Contents:
     import h5py
 
     _try(path, wanted)
@@ -185,6 +176,8 @@ def _read_h5(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
         item = file[name]
         if isinstance(item, h5py.Dataset):
             columns[name] = _h5_column(path, name, item)
+            if unpack and item.dtype.kind in "iuf":
+                columns[name] = _unpacked(columns[name], dict(item.attrs))
     return Contents(tuple(names), columns)
 
 
@@ -212,6 +205,25 @@ def _h5_column(path: Path, name: str, item: Any) -> Column:
     return Column(item.shape, item.dtype, next(iter(units), "").strip(), lambda: np.asarray(item[()]))
 
 
+def _unpacked(column: Column, said: Mapping[str, Any]) -> Column:
+    """A netCDF variable: packed * scale_factor + add_offset, and NaN where the file says that a value is missing."""
+    missing = [np.ravel(said[key])[0] for key in ("_FillValue", "missing_value") if key in said]
+    scale, offset = (
+        float(np.ravel(said.get(key, [none]))[0]) for key, none in (("scale_factor", 1), ("add_offset", 0))
+    )
+
+    def read() -> np.ndarray:
+        packed = column.read()
+        lost = np.isin(packed, np.asarray(missing, dtype=packed.dtype)) if missing else np.zeros(packed.shape, bool)
+        if (scale, offset) == (1.0, 0.0) and not lost.any():
+            return packed
+        values = packed if packed.dtype.kind == "f" else packed.astype(float)
+        values = values if (scale, offset) == (1.0, 0.0) else values * scale + offset
+        return np.where(lost, np.nan, values)
+
+    return Column(column.shape, column.dtype, column.unit, read)
+
+
 def _unit_text(path: Path, name: str, unit: Any) -> str:
     if isinstance(unit, np.ndarray) and unit.size == 1:
         unit = unit.item()
@@ -225,9 +237,14 @@ def _unit_text(path: Path, name: str, unit: Any) -> str:
 _READERS: dict[str, tuple[str, Callable[[Path, Wanted, ExitStack], Contents]]] = {
     ".csv": ("table", _read_table),
     ".ecsv": ("table", _read_table),
-    ".npz": (".npz of plain arrays", _read_npz),
+    ".txt": ("text of numbers", read_txt),
+    ".npy": (".npy of a plain array", read_npy),
+    ".npz": (".npz of plain arrays", read_npz),
+    ".pt": (".pt of tensors", read_pt),
+    ".pth": (".pt of tensors", read_pt),
     ".h5": ("HDF5 file", _read_h5),
     ".hdf5": ("HDF5 file", _read_h5),
+    ".nc": ("netCDF file", _read_nc),
     ".fits": ("FITS file", read_fits),
     ".json": ("JSON file", _read_json),
 }

@@ -187,15 +187,15 @@ class Simulator(ABC):
             Observable name -> (batch, *event), or an `Outcome` with a status per row.
         """
 
-    def observe(self, *paths: str | Path) -> dict[str, Tensor]:
+    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event).
 
-        This reads columns named like the observables (`sciinf.core.observation`); a simulator whose data come in
-        another form defines its own.
+        This reads columns named like the observables, or as `columns` says, observable -> column
+        (`sciinf.core.observation`); a simulator whose data come in another form defines its own, `observe(*paths)`.
         """
         from sciinf.core.observation import read_observation
 
-        return read_observation(self.observables, *paths)
+        return read_observation(self.observables, *paths, columns=columns)
 
 
 def load_simulator(path: str | Path) -> Simulator:

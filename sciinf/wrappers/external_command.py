@@ -180,9 +180,9 @@ class CommandSimulator(Simulator):
                 raise
         return Outcome(tensors_of(arrays, theta.device), torch.from_numpy(status).to(theta.device), messages)
 
-    def observe(self, *paths: str | Path) -> dict[str, Tensor]:
+    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths)
+        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
 
 @final

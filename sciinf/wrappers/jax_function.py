@@ -113,9 +113,9 @@ class JaxSimulator(Simulator):
         x = tensors_of({k: np.array(v[:n]) for k, v in arrays.items()}, theta.device)
         return Outcome(x, torch.from_numpy(status).to(theta.device), messages)
 
-    def observe(self, *paths: str | Path) -> dict[str, Tensor]:
+    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths)
+        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
 
 @final

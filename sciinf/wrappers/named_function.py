@@ -37,16 +37,23 @@ def specify(observables: Mapping[str, Specification]) -> dict[str, Observable]:
 
 
 def observation_from(
-    observables: Mapping[str, Observable], reader: Callable[..., Any] | None, *paths: str | Path
+    observables: Mapping[str, Observable],
+    reader: Callable[..., Any] | None,
+    *paths: str | Path,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
     """Real data as one observation, name -> (*event): as `reader(*paths)` returns it, or else by columns.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If what was read does not fit the observables.
+        ValueError: If what was read does not fit the observables, or a reader is told what columns are called.
     """
     if reader is None:
-        return read_observation(observables, *paths)
+        return read_observation(observables, *paths, columns=columns)
+    if columns:
+        raise ValueError(
+            f"the function {name_of(reader)!r} reads the files, and takes no names of columns: leave out --column"
+        )
     return {name: value[0] for name, value in as_observation(observables, reader(*paths)).items()}
 
 

@@ -122,9 +122,9 @@ class FunctionSimulator(Simulator):
         columns, seed = columns_of(self.prior, theta), draw_seed(generator)
         return self._batch(columns, seed, theta) if self.vectorised else self._rows(columns, seed, theta)
 
-    def observe(self, *paths: str | Path) -> dict[str, Tensor]:
+    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths)
+        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
     def _batch(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
         result = self.function(**columns, **self._random(seed, ()))

@@ -200,7 +200,7 @@ def test_whole_numbers_and_masks_keep_their_kind(tmp_path):
         ("v\n1.0\n2.5\n4.0\n5.0\n", r"shape \(4,\), the simulator produces \(3,\)"),
         ("w\n1.0\n2.5\n4.0\n", r"no column 'v' in .*cell\.csv: found \['w'\]"),
         ("v\n1.0\nhello\n4.0\n", "expected numbers"),
-        ("", r"found \[\]"),
+        ("", "cell.csv is empty"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path, content, words):
@@ -221,7 +221,7 @@ def test_missing_and_unknown_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no observation file"):
         read_observation(VOLTAGE, tmp_path / "none.csv")
     (tmp_path / "cell.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"expected one of \.csv, \.ecsv, \.fits, \.h5, \.hdf5, \.json, \.npz"):
+    with pytest.raises(ValueError, match=r"expected one of \.csv, \.ecsv, \.fits, \.h5, \.hdf5, \.json, \.nc, \.npy, "):
         read_observation(VOLTAGE, tmp_path / "cell.xlsx")
     with pytest.raises(ValueError, match="no observation files"):
         read_observation(VOLTAGE)

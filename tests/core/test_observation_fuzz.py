@@ -29,7 +29,8 @@ def rows(tmp_path_factory):
 
 def test_no_damage_ends_in_a_raw_error(rows):
     assert [row for row in rows if row[2] not in ("read", "refused")] == []
-    assert Counter(suffix for _, suffix, _, _ in rows).keys() == {".csv", ".ecsv", ".json", ".npz", ".h5", ".fits"}
+    kinds = {".csv", ".ecsv", ".json", ".txt", ".pt", ".npz", ".h5", ".fits"}
+    assert Counter(suffix for _, suffix, _, _ in rows).keys() == kinds
     results = Counter(result for _, _, result, _ in rows)
     assert results["read"] > 20, "damage beside the data does no harm"
     assert results["refused"] > 60
