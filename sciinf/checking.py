@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,7 @@ def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int 
         raise TypeError(f"check_simulator takes a Simulator, got {type(simulator).__name__}")
     if rows is not None and rows < 2:
         raise ValueError(f"the check takes at least 2 rows, got {rows}")
-    with one_thread():
+    with one_thread(), redirect_stdout(io.StringIO()):  # what a simulator prints is counted below
         return _Check(simulator, rows or _affordable(simulator, seed), seed).report()
 
 
@@ -149,10 +150,15 @@ class _Check:
         shapes = {name: spec.shape for name, spec in self.simulator.observables.items()}
         theta = self._theta(self.rows)
         before, states = memory_in_use("cpu"), _global_states()
-        started = time.perf_counter()
-        first = self._outcome(theta, 0)
+        started, said = time.perf_counter(), io.StringIO()
+        with redirect_stdout(said):
+            first = self._outcome(theta, 0)
         speed = self.rows / max(time.perf_counter() - started, 1e-9)
         self._globals(states)
+        if lines := len(said.getvalue().splitlines()):
+            self.notes.append(
+                f"the simulator prints ({lines} lines for {self.rows} rows): leave it out, or log to a file"
+            )
         if first is None:
             return SimulatorReport(
                 self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, (), tuple(self.problems)

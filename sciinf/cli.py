@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import signal
 import sys
@@ -22,7 +23,6 @@ from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 from sciinf.commands.usage import PipelineCommand, explained
 
-QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
 
 
@@ -149,7 +149,7 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
     built = steps.build(estimator, sim, seed)
     tell_cost(sim, len(opened), estimator=built)
     fit = steps.train(built, opened, where, device, seed)
-    steps.record(where, seed, started)
+    steps.record(where, seed, started, sim)
     click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
 
 
@@ -179,7 +179,7 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
     plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
     fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, **how)
     result = check(build_posterior(fit), fresh, folder, rows=n or ROWS)
-    steps.record(Path(folder), seed, started)
+    steps.record(Path(folder), seed, started, sim)
     click.echo(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}")
     if result.state == "cannot tell":
         click.echo(next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine()))
@@ -192,7 +192,14 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
 @click.argument("folder", metavar="DIR")
 @options.observation
 @options.column
-@click.option("--simulator", default=None, metavar="SIM.py", help="For its observe, likelihood and predictive draws.")
+@click.option("--out", default=None, metavar="DIR", help="Folder for the answers; the run's own when left out.")
+@click.option(
+    "--simulator",
+    default=None,
+    metavar="SIM.py",
+    help="For its observe, likelihood and predictive draws; the run's own when left out.",
+)
+@click.option("--without-simulator", is_flag=True, help="Ask the network alone.")
 @options.level
 @options.ess
 @options.budget
@@ -208,7 +215,6 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     from sciinf import query as ask_posterior
     from sciinf.commands.observations import observations
     from sciinf.commands.refine import asking
-    from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe, read_observation
     from sciinf.exports.plain import KNOWN, write_draws
 
@@ -218,27 +224,44 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     if draws is not None and not draws.parent.is_dir():
         raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
     folder = run_of(folder)
-    tell_what_changes(Path(folder), simulator)
-    started = time.time()
-    sim = None if simulator is None else user_simulator(simulator)
-    fit = steps.load_fit(folder, given["device"], simulator)
-    if sim is not None:
-        stores = [Path(folder) / name for name in ("simulations", "calibration_simulations")]
-        how: dict[str, Any] = {"accept_changes": given["accept_changes"], "seconds": QUICK}
-        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **how)
-    known = fit.estimator.observables
-    read = functools.partial(*((observe, sim) if sim else (read_observation, known)), columns=given["column"])
-    asked = observations(known, read, observation)
-    if draws is not None and len(asked) > 1:
-        raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
-    posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    wanted = {name: given[name] for name in ("level", "failures", "seed")}
-    ask = functools.partial(ask_posterior, simulator=sim, **wanted)
-    answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim))
+    started, out = time.time(), None if given["out"] is None else Path(given["out"])
+    with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
+        sim, fit = _asked_with(folder, simulator, out, given)
+        known = fit.estimator.observables
+        read = functools.partial(*((observe, sim) if sim else (read_observation, known)), columns=given["column"])
+        asked = observations(known, read, observation)
+        if draws is not None and len(asked) > 1:
+            raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
+        posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
+        wanted = {name: given[name] for name in ("level", "failures", "seed")}
+        ask = functools.partial(ask_posterior, simulator=sim, **wanted)
+        if out is not None:
+            run_folder(str(out))
+        answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim, out))
     if draws is not None:
         write_draws(answers[0], draws, known)
-    steps.record(Path(folder), given["seed"], started)
+    steps.record(out or Path(folder), given["seed"], started, sim)
     click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))
+
+
+def _asked_with(folder: str, simulator: str | None, out: Path | None, given: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The simulator of a question, named or remembered or none, and the run's fit."""
+    from sciinf.commands.remembered import QUICK, remembered
+    from sciinf.commands.user_files import user_simulator
+
+    run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
+    if simulator is not None:
+        sim, without = user_simulator(simulator), ""
+    elif given["without_simulator"]:
+        sim, without = None, ""
+    else:
+        sim, without = remembered(run, **changes)
+    fit = steps.load_fit(folder, given["device"], simulator or (sim.source if sim else None))
+    tell_what_changes(run, without, out)
+    if simulator is not None and sim is not None:
+        stores = [run / name for name in ("simulations", "calibration_simulations")]
+        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
+    return sim, fit
 
 
 @cli.command()
@@ -265,7 +288,9 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], repa
     from sciinf.simulation import repair as run_again
     from sciinf.store import Store
 
-    stored = (Path(path) / "store.json").is_file()
+    stored, inside = (Path(path) / "store.json").is_file(), Path(path) / "simulations"
+    if (inside / "store.json").is_file():
+        raise ValueError(f"{path} is a run; name what is to be looked at: sciinf check {inside}")
     if repair is not None:
         if not stored:
             raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")

@@ -33,6 +33,7 @@ def build_posterior(
         `Amortised`, `MCMC` or `Ensemble`, inside `Reweighted` where a tractable simulator was given.
 
     Raises:
+        TypeError: If fit is something else.
         ValueError: If a tractable simulator was given that has other observables than the fit.
 
     Warns:
@@ -40,6 +41,9 @@ def build_posterior(
             with other settings (sensors, times of frames, ...) than the simulations that were learned from.
     """
     fits = [fit] if isinstance(fit, Fit) else list(fit)
+    if wrong := [each for each in fits if not isinstance(each, Fit)]:
+        kind = type(fit if isinstance(fit, str) else wrong[0]).__name__
+        raise TypeError(f"build_posterior takes a Fit, or several, got {kind}; read one with load_fit(FOLDER)")
     each = [Amortised(f) if f.estimator.normalised else MCMC(f) for f in fits]
     posterior = each[0] if len(each) == 1 else Ensemble(each)
     if simulator is None or simulator.log_likelihood is None:

@@ -53,7 +53,9 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "store.json").is_file():
-            raise FileNotFoundError(f"{self.path} holds no simulations (no store.json); run `sciinf simulate`")
+            inside = self.path / "simulations"
+            way = f"those of this run are in {inside}" if (inside / "store.json").is_file() else "run `sciinf simulate`"
+            raise FileNotFoundError(f"{self.path} holds no simulations (no store.json); {way}")
         data = read_description(self.path / "store.json")
         self.simulator: Mapping[str, str] = data["simulator"]
         self.accepted: Sequence[Mapping[str, str]] = data.get("accepted", ())

@@ -48,6 +48,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 
+# The key of a user who has run nothing yet, kept for this run alone.
+if "SCIINF_STATE" not in os.environ:
+    state = tempfile.mkdtemp(prefix="sciinf-state-")
+    os.environ["SCIINF_STATE"] = state
+    atexit.register(shutil.rmtree, state, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

@@ -166,7 +166,8 @@ def test_the_verbs_one_after_the_other(ball: Path, observation: Path, tmp_path: 
 
 def test_query_prints_json_and_nothing_else(inferred: tuple[Path, Result, list[str]], observation: Path) -> None:
     folder = inferred[0]
-    result = call("query", folder, "--observation", observation, "--level", 0.5, "--json")
+    words = ["--observation", observation, "--without-simulator", "--level", 0.5, "--json"]
+    result = call("query", folder, *words)
     data = json.loads(result.out)
     assert result.code == 0
     kept = json.loads((folder / "answers/ball/answer.json").read_text())
@@ -201,7 +202,7 @@ def test_draws_in_every_format(
     inferred: tuple[Path, Result, list[str]], observation: Path, tmp_path: Path, suffix: str
 ) -> None:
     file = tmp_path / f"draws.{suffix}"
-    result = call("query", inferred[0], "--observation", observation, "--draws", file)
+    result = call("query", inferred[0], "--observation", observation, "--without-simulator", "--draws", file)
     assert result.code == 0, result.err
     with h5py.File(inferred[0] / "answers/ball/draws.h5") as opened:
         kept: Any = opened

@@ -26,9 +26,11 @@ def pipeline_of(path: str | Path) -> Callable[..., Any]:
     path = Path(path).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no pipeline at {path}")
-    function = getattr(from_file(path, load_module), "run", None)
+    module = from_file(path, load_module)
+    function = getattr(module, "run", None)
     if not callable(function):
-        raise TypeError(f"{path} must define `run(out, *, seed, ...)`")
+        meant = "; it is a simulator, which `sciinf infer` takes" if "simulator" in vars(module) else ""
+        raise TypeError(f"{path} must define `run(out, *, seed, ...)`{meant}")
     return function
 
 

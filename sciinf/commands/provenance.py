@@ -6,14 +6,20 @@ import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sciinf.commands.remembered import told
 from sciinf.core.files import read_json, versions
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
 
+if TYPE_CHECKING:
+    from sciinf.core import Simulator
 
-def provenance(folder: Path, seed: int, started: float, asked: str) -> dict[str, Any]:
+
+def provenance(
+    folder: Path, seed: int, started: float, asked: str, simulator: Simulator | None = None
+) -> dict[str, Any]:
     """The content of `provenance.json`: the latest command, and under "history" all that worked on the folder.
 
     Args:
@@ -21,7 +27,9 @@ def provenance(folder: Path, seed: int, started: float, asked: str) -> dict[str,
         seed: The run's.
         started: Seconds since 1970.
         asked: The command, or the call, in words.
+        simulator: What it was done with, if anything; else the one that is remembered stays.
     """
+    before = _read(folder / "provenance.json")
     step = {
         "versions": versions(),
         "command": asked,
@@ -30,7 +38,8 @@ def provenance(folder: Path, seed: int, started: float, asked: str) -> dict[str,
     }
     data: dict[str, Any] = {
         **step,
-        "history": [*_history(folder), step],
+        **told(simulator, before),
+        "history": [*before.get("history", []), step],
         "seeds": {},
         "digests": {},
         "seconds": {"total": time.time() - started},
@@ -56,10 +65,6 @@ def provenance(folder: Path, seed: int, started: float, asked: str) -> dict[str,
             if name == "calibration":
                 data["digests"]["calibration_simulations"] = found["simulations"]
     return data
-
-
-def _history(folder: Path) -> list[Any]:
-    return list(_read(folder / "provenance.json").get("history", []))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def nearest(known: Sequence[Near], x: Observation) -> Near | None:
     return next((one for one in known if one[1].reaches(as_observation(one[1].observables, x))), None)
 
 
-def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None) -> Ask:
+def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None, out: Path | None = None) -> Ask:
     """A question that refined answers near the observation answer, and the run's own posterior where there is none.
 
     Args:
@@ -203,13 +203,14 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
         ask: `query` but for the posterior, the observation, the calibration and where the answer goes.
         device: Where networks go.
         sim: The simulator, if there is one.
+        out: Where answers go; into the folder of what answered where left out.
     """
     from sciinf.calibration import load_calibration
 
     def checked(folder: Path) -> Any:
         return load_calibration(folder) if (folder / "calibration.json").is_file() else None
 
-    own = functools.partial(ask, first, calibration=checked(run), out=run)
+    own = functools.partial(ask, first, calibration=checked(run), out=out or run)
     known = refined_in(run, device, sim) if first.name == "amortised" else []
 
     def one(x: Observation, *, name: str, files: tuple[str, ...]) -> Answer:
@@ -223,7 +224,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
             return own(x, name=name, files=files)
         folder, posterior = near
         aside(f"note: {name} is answered by what was refined around {folder.name}, in {folder}")
-        return ask(posterior, x, calibration=checked(folder), out=folder, name=name, files=files)
+        return ask(posterior, x, calibration=checked(folder), out=out or folder, name=name, files=files)
 
     return one
 
@@ -253,5 +254,5 @@ def _answer(
     checked = calibrate(posterior.local, fresh, folder, progress=given["progress"])
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
     answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
-    steps.finish(folder, [answer], caller, seed=seed, started=started)
+    steps.finish(folder, [answer], caller, seed=seed, started=started, simulator=sim)
     return answer

@@ -37,8 +37,8 @@ def run_of(folder: str) -> str:
     return str(path.parent) if inside else folder
 
 
-def tell_what_changes(folder: Path, simulator: str | None) -> None:
-    """What a question without a simulator lacks, and what the report does not show yet."""
+def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
+    """What a question without a simulator lacks and why there is none, and what the report does not show yet."""
     from sciinf.core.files import read_json
     from sciinf.storage.answers import answer_folders
 
@@ -48,7 +48,12 @@ def tell_what_changes(folder: Path, simulator: str | None) -> None:
             corrected |= bool(read_json(inside / "answer.json").get("amortised"))
         except (FileNotFoundError, ValueError, AttributeError):
             continue  # a damaged one, which says nothing
-    if corrected and simulator is None:
-        click.echo("note: without --simulator SIM.py this answer is not corrected by the likelihood", err=True)
-    if (folder / "report.html").is_file():
+    if without:
+        lacks = "not corrected by the likelihood, nor " * corrected or "not "
+        click.echo(
+            f"note: this answer is {lacks}compared with data simulated from it, for there is no simulator: {without}; "
+            "give it with --simulator SIM.py",
+            err=True,
+        )
+    if out is None and (folder / "report.html").is_file():
         click.echo(f"note: report.html does not show this answer; renew it with `sciinf report {folder}`", err=True)

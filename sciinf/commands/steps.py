@@ -51,7 +51,7 @@ def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int
     return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed, progress=progress)
 
 
-def load_fit(folder: str, device: str, simulator: str | None) -> Fit:
+def load_fit(folder: str, device: str, simulator: str | Path | None) -> Fit:
     """The fit of a run folder, or in the folder itself; parts of it may be of the simulator that the user named."""
     from sciinf import load_fit
 
@@ -144,24 +144,34 @@ def json_of(answers: Sequence[Answer]) -> str:
 
 
 def finish(
-    folder: Path, answers: Sequence[Answer], caller: Caller, *, seed: int, started: float, way_on: str = ""
+    folder: Path,
+    answers: Sequence[Answer],
+    caller: Caller,
+    *,
+    seed: int,
+    started: float,
+    way_on: str = "",
+    simulator: Simulator | None = None,
 ) -> None:
     """Provenance, report, the answers for the caller, and what to do if the calibration did not pass."""
     from sciinf import write_report
 
-    record(folder, seed, started, caller)
+    record(folder, seed, started, simulator, caller)
     page = write_report(folder, names=[answer.name for answer in answers if answer.name] or None)
     caller.show(table_of(answers), f"report       {page}")
     if way_on:
         caller.say(way_on)
 
 
-def record(folder: Path, seed: int, started: float, caller: Caller | None = None) -> None:
-    """Write `provenance.json`; a command's where no caller is given."""
+def record(
+    folder: Path, seed: int, started: float, simulator: Simulator | None = None, caller: Caller | None = None
+) -> None:
+    """Write `provenance.json`, which remembers the simulator; of a command where no caller is given."""
     from sciinf.commands.provenance import provenance
     from sciinf.core.files import write_json
 
-    write_json(folder / "provenance.json", provenance(folder, seed, started, (caller or CommandLine()).asked))
+    asked = (caller or CommandLine()).asked
+    write_json(folder / "provenance.json", provenance(folder, seed, started, asked, simulator))
 
 
 def tell_failures(found: Failures | None, prior: Prior) -> None:

@@ -138,7 +138,7 @@ def follow(
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
     answers = steps.answers_to(asked, ask)
     way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"), caller)
-    steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on)
+    steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on, simulator=sim)
     grown = {**given, "n": plan.train, "fresh": plan.fresh}
     return refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
 

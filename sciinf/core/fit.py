@@ -166,6 +166,8 @@ def _as_it_was(built: Any) -> Any:
 
 def _instead(folder: Path) -> str:
     """What to do about a folder without a fit."""
+    if folder.is_file():
+        return "it is a file: name the run folder, which `sciinf infer` or `sciinf train` wrote with --out"
     if (folder / "member_0" / "fit.json").is_file():
         return f"it holds an ensemble: read each member, {str(folder / 'member_0')!r} and so on"
     if (folder / "sequential.json").is_file():

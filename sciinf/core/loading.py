@@ -39,7 +39,8 @@ def load_module(file: Path) -> Any:
         TypeError: If it is no Python file.
     """
     if file.suffix not in SOURCE_SUFFIXES:
-        raise TypeError(f"{file} is not a Python file")
+        notebook = "; `jupyter nbconvert --to script` makes one of a notebook" if file.suffix == ".ipynb" else ""
+        raise TypeError(f"{file} is not a Python file; name one that ends in .py{notebook}")
     name = name_of_file(file)
     beside = name.replace(_FILE, _BESIDE, 1)
     for stale in [m for m in sys.modules if m.partition(".")[0] in (name, beside)]:

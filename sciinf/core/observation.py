@@ -37,7 +37,9 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
             not finite.
     """
     if not isinstance(x, Mapping):
-        if len(observables) != 1 or x is None:
+        if x is None:
+            raise ValueError(f"no observation was given: pass x=, a mapping of {event_of(observables)}")
+        if len(observables) != 1:
             raise ValueError(f"x must be a mapping of {event_of(observables)}, got {type(x).__name__}")
         x = {next(iter(observables)): x}
     missing, unknown = set(observables) - set(x), set(x) - set(observables)
@@ -48,6 +50,7 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
                 ([f"missing: {sorted(missing)}"] if missing else [])
                 + ([f"unknown: {sorted(unknown)}"] if unknown else [])
             )
+            + "; call the data as the simulator does"
         )
     out = {name: _one(name, spec, x[name], batched) for name, spec in observables.items()}
     if len({len(v) for v in out.values()}) > 1:
@@ -156,7 +159,8 @@ def convert(value: Any, unit: str, spec: Observable, name: str) -> np.ndarray:
         return np.asarray(units.Quantity(array, unit).to_value(units.Unit(spec.unit)))
     except (units.UnitConversionError, ValueError, TypeError) as error:
         raise ValueError(
-            f"observable {name!r} is in {unit!r}, which does not convert to the simulator's {spec.unit!r}: {error}"
+            f"observable {name!r} is in {unit!r}, which does not convert to the simulator's {spec.unit!r}: {error}; "
+            "correct the unit of the data, or the observable's"
         ) from error
 
 
@@ -185,7 +189,10 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
 
 def _check_numbers(name: str, spec: Observable, values: np.ndarray | Column) -> None:
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"observable {name!r} holds {values.dtype} values, expected numbers of shape {spec.shape}")
+        file = "; the values of a file are read by simulator.observe(FILE)" if values.dtype.kind == "U" else ""
+        raise ValueError(
+            f"observable {name!r} holds {values.dtype} values, expected numbers of shape {spec.shape}{file}"
+        )
 
 
 def _kind_for_torch(values: np.ndarray) -> np.dtype[Any]:

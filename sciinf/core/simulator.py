@@ -71,6 +71,8 @@ class Observable:
     coord_units: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.shape, int):
+            raise TypeError(f"an observable's shape is a tuple, such as ({self.shape},) for {self.shape} numbers")
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "dims", tuple(self.dims))
         object.__setattr__(self, "unit", str(self.unit))
@@ -203,7 +205,7 @@ def load_simulator(path: str | Path) -> Simulator:
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        TypeError: If it defines no `simulator`, or one that is not a `Simulator`.
+        TypeError: If it defines no `simulator`, or one that is not a `Simulator` or lacks a part of it.
     """
     path = Path(path).resolve()
     file = path / "__init__.py" if path.is_dir() else path
@@ -213,9 +215,31 @@ def load_simulator(path: str | Path) -> Simulator:
     simulator = getattr(module, "simulator", None)
     if not isinstance(simulator, Simulator):
         found = f"it is {type(simulator).__name__}" if simulator is not None else "it defines none"
-        raise TypeError(f"{path} must define `simulator`, an instance of sciinf's Simulator or of a wrapper; {found}")
+        raise TypeError(
+            f"{path} must define `simulator`, an instance of sciinf's Simulator or of a wrapper; {found}"
+            + _nearest(module, simulator)
+        )
+    for part, example in _PARTS.items():
+        if getattr(simulator, part, None) is None:
+            kind = type(simulator).__name__
+            raise TypeError(f"{path}: the simulator has no {part}; write `{part} = {example}` into its class {kind}")
     simulator.source = path
     return simulator
+
+
+_PARTS = {"name": '"decay"', "prior": "Prior(rate=Normal(0.0, 1.0))", "observables": '{"v": Observable((50,), "mV")}'}
+
+
+def _nearest(module: Any, found: Any) -> str:
+    """What of a user's module may be meant by its simulator: another name, or the instance of a class."""
+    if isinstance(found, type):
+        return f", the class {found.__name__}: write `simulator = {found.__name__}()`"
+    names = [name for name, value in vars(module).items() if isinstance(value, Simulator)]
+    if names:
+        return f", but {', '.join(names)}: write `simulator = {names[0]}`"
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Simulator)]
+    own = [value.__name__ for value in classes if value.__module__ == module.__name__]
+    return f", but the class {own[0]}: write `simulator = {own[0]}()`" if own else ""
 
 
 def source_hash(simulator: Simulator) -> str:

@@ -8,15 +8,15 @@ from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 from sciinf.core.files import write_json
 
 
-@pytest.mark.parametrize(("amortised", "simulator", "told"), [({"a": 1}, None, True), ({"a": 1}, "s.py", False)])
-def test_a_question_without_a_simulator_is_told_that_others_were_corrected(
-    tmp_path, capsys, amortised, simulator, told
-):
+@pytest.mark.parametrize(("amortised", "without", "told"), [({"a": 1}, "it is gone", True), ({"a": 1}, "", False)])
+def test_a_question_without_a_simulator_is_told_that_others_were_corrected(tmp_path, capsys, amortised, without, told):
     folder = tmp_path / "answers" / "day"
     folder.mkdir(parents=True)
     write_json(folder / "answer.json", {"amortised": amortised})
-    tell_what_changes(tmp_path, simulator)
-    assert ("not corrected by the likelihood" in capsys.readouterr().err) == told
+    tell_what_changes(tmp_path, without, None)
+    said = capsys.readouterr().err
+    assert ("not corrected by the likelihood, nor compared" in said) == told
+    assert ("it is gone; give it with --simulator SIM.py" in said) == told
 
 
 def test_answers_that_were_not_corrected_or_are_damaged_say_nothing(tmp_path, capsys):
@@ -27,10 +27,14 @@ def test_answers_that_were_not_corrected_or_are_damaged_say_nothing(tmp_path, ca
             write_json(folder / "answer.json", {"amortised": None})
         else:
             (folder / "answer.json").write_text(text)
-    tell_what_changes(tmp_path, None)
+    tell_what_changes(tmp_path, "", None)
     assert capsys.readouterr().err == ""
+    tell_what_changes(tmp_path, "it is gone", None)
+    assert "this answer is not compared with data" in capsys.readouterr().err
     (tmp_path / "report.html").touch()
-    tell_what_changes(tmp_path, None)
+    tell_what_changes(tmp_path, "", tmp_path / "elsewhere")
+    assert capsys.readouterr().err == ""
+    tell_what_changes(tmp_path, "", None)
     assert "report.html does not show this answer" in capsys.readouterr().err
 
 

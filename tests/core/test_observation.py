@@ -262,7 +262,7 @@ def test_batches_keep_their_length():
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (None, "must be a mapping"),
+        (None, "no observation was given: pass x="),
         ({}, r"missing: \['n', 'v'\]"),
         ({"v": V}, r"missing: \['n'\]"),
         ({"v": V, "n": COUNTS, "w": V}, r"unknown: \['w'\]"),

@@ -1,0 +1,113 @@
+"""The simulator that a run was made with, found again without being told.
+
+`provenance.json` says where its file is. A folder from elsewhere could name any file, and code is run only because the
+user named it: so the path carries a mark made with a key of this user's, which no other folder has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sciinf.core import Simulator
+
+QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
+_PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
+
+
+def told(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What `provenance.json` says of a simulator.
+
+    Args:
+        simulator: What the step was done with; None where it had none, and what was said before stays.
+        before: The provenance so far.
+    """
+    if simulator is None or simulator.source is None:
+        return {"simulator": before["simulator"]} if "simulator" in before else {}
+    path = str(simulator.source)
+    return {"simulator": {"file": path, "mark": _mark(path)}}
+
+
+def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simulator | None, str]:
+    """The simulator of a run, if its file is there and unchanged; or why it is not used.
+
+    Args:
+        folder: The run folder.
+        accept_changes: As for `same_simulator`.
+        how: Passed to `same_simulator`.
+
+    Returns:
+        The simulator and "", or None and the reason in words.
+    """
+    from sciinf.commands.steps import same_simulator
+    from sciinf.commands.user_files import user_simulator
+    from sciinf.core.code import mark, same_mark
+    from sciinf.core.files import read_json
+    from sciinf.figures.page import duration
+
+    try:
+        said = read_json(folder / "provenance.json").get("simulator") or {}
+        path, recorded = Path(said.get("file", "")), read_json(folder / "fit" / "fit.json")["simulator"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        said, path, recorded = {}, Path(), {}
+    if not said:
+        return None, "this run remembers none"
+    if not hmac.compare_digest(str(said.get("mark")), _mark(str(path))):
+        return None, f"this run names {path}, but was not made by you on this computer"
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        return None, f"{path}, which this run was made with, is not there"
+    if not accept_changes and not same_mark(recorded.get("source"), mark(file)):
+        return None, f"{path} has changed since this run was made"
+    if (seconds := _PREDICTIVE * _seconds_each(folder)) > _PATIENCE:
+        return None, f"simulating data with {path} would take about {duration(seconds)}"
+    try:
+        simulator = user_simulator(str(path))
+        stores = [folder / name for name in ("simulations", "calibration_simulations")]
+        same_simulator(
+            simulator, recorded, f"the fit in {folder}", stores, accept_changes=accept_changes, seconds=QUICK, **how
+        )
+    except (ValueError, TypeError, OSError) as error:
+        return None, str(error)
+    return simulator, ""
+
+
+def _seconds_each(folder: Path) -> float:
+    """What a simulation of this run took; 0 where none is there to tell."""
+    from sciinf.store import Store
+
+    with suppress(OSError, ValueError):
+        store = Store(folder / "simulations")
+        return store.seconds / max(len(store), 1)
+    return 0.0
+
+
+def _mark(path: str) -> str:
+    return hmac.new(_key(), path.encode(), hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes:
+    """The user's own, made when it is first needed; one of this process alone where none can be kept."""
+    file = Path(os.environ.get("SCIINF_STATE") or click.get_app_dir("sciinf")) / "key"
+    with suppress(OSError):
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                os.write(descriptor, secrets.token_bytes(32))
+                os.close(descriptor)
+        if key := file.read_bytes():
+            return key
+    return _OF_THIS_PROCESS
+
+
+_OF_THIS_PROCESS = secrets.token_bytes(32)
