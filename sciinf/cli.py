@@ -289,7 +289,7 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], repa
     from sciinf.store import Store
 
     stored, inside = (Path(path) / "store.json").is_file(), Path(path) / "simulations"
-    if (inside / "store.json").is_file():
+    if (inside / "store.json").is_file() and not (Path(path) / "__init__.py").is_file():
         raise ValueError(f"{path} is a run; name what is to be looked at: sciinf check {inside}")
     if repair is not None:
         if not stored:

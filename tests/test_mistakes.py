@@ -7,6 +7,7 @@ the cure. What is said of damaged files, of options and of columns is tested in 
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from astropy import units
 from command_line import call
 
 import sciinf
-from sciinf import Flow, Observable, Store, build_posterior, load_fit, load_simulator
+from sciinf import Flow, Observable, Recipe, Store, build_posterior, load_fit, load_simulator
 from sciinf.core import as_observation, read_observation
 
 ONE = {"v": Observable((3,), "mV", ("time",))}
@@ -98,10 +99,16 @@ def asks(x: Any, observables: Any = ONE) -> Do:
 
 
 def command(*words: object) -> Do:
-    """What a command says; RUN, SIM and DATA are whole, OUT is new."""
+    """What a command says; RUN, SIM, DATA and FAR are whole, OUT is new."""
 
     def said(folder: Path) -> str:
-        places = {"RUN": folder / "run", "SIM": folder / "line.py", "DATA": folder / "seen.csv", "OUT": folder / "new"}
+        places = {
+            "RUN": folder / "run",
+            "SIM": folder / "line.py",
+            "DATA": folder / "seen.csv",
+            "FAR": folder / "far.csv",
+            "OUT": folder / "new",
+        }
         result = call(*(_placed(word, places) for word in words))
         return result.err + result.out
 
@@ -132,7 +139,8 @@ OBSERVABLES = '    observables = {"v": Observable((3,), "mV")}\n'
 FROM_GENERATOR = "draw from the generator passed"
 INFER = ("infer", "SIM", "--observation", "DATA", "--out", "OUT")
 QUERY = ("query", "RUN", "--observation", "DATA")
-FAR = ("query", "RUN", "--observation", "RUN/far.csv")
+FAR = ("query", "RUN", "--observation", "FAR")
+STORES = ("simulations", "calibration_simulations")
 untyped: Any = sciinf
 MISTAKES: list[tuple[str, Do, str, str]] = [
     # data
@@ -299,10 +307,29 @@ def test_the_table_is_whole() -> None:
     assert len(names) == len(set(names)) == 49
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `line.py`, observations `seen.csv` and `far.csv`, and a hasty `run`."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "line.py").write_text(FUNCTION)
+    (folder / "seen.csv").write_text("v [mV]\n0.1\n0.2\n0.3\n")
+    (folder / "far.csv").write_text("v [mV]\n1e6\n-1e6\n1e6\n")
+    simulator, run = load_simulator(folder / "line.py"), folder / "run"
+    store, fresh = (sciinf.simulate(simulator, run / name, 150, seed=i) for i, name in enumerate(STORES))
+    fit = sciinf.train(_flow(folder), store, run / "fit", recipe=Recipe(epochs=1))
+    sciinf.calibrate(build_posterior(fit), fresh, run)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(made, tmp_path / "mistakes")
+
+
 @pytest.mark.parametrize(("do", "cause", "cure"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES])
-def test_what_is_said_names_cause_and_cure(line: Path, do: Do, cause: str, cure: str) -> None:
-    (line / "run/far.csv").write_text("x [m]\n1e6\n-1e6\n1e6\n-1e6\n1e6\n")
-    said = do(line)
+def test_what_is_said_names_cause_and_cure(folder: Path, do: Do, cause: str, cure: str) -> None:
+    said = do(folder)
     assert re.search(cause, said), said
     assert re.search(cure, said), said
     assert "Traceback" not in said

@@ -57,8 +57,10 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
     try:
         said = read_json(folder / "provenance.json").get("simulator") or {}
         path, recorded = Path(said.get("file", "")), read_json(folder / "fit" / "fit.json")["simulator"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (FileNotFoundError, KeyError, AttributeError, TypeError):
         said, path, recorded = {}, Path(), {}
+    except (OSError, ValueError) as error:
+        return None, str(error)
     if not said:
         return None, "this run remembers none"
     if not hmac.compare_digest(str(said.get("mark")), _mark(str(path))):

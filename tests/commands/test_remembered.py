@@ -72,6 +72,7 @@ def test_without_it_the_network_answers_alone(own: Path) -> None:
         ("broken", "line.py has changed since this run was made"),
         ("other prior", "observables has changed|line.py has changed"),
         ("forgotten", "this run remembers none"),
+        ("damaged", "provenance.json is damaged"),
         ("slow", "would take about"),
     ],
 )
@@ -82,6 +83,8 @@ def test_a_simulator_that_is_not_used(own: Path, fault: str, why: str) -> None:
         file.write_text(file.read_text() + plant)
     elif fault == "gone":
         file.unlink()
+    elif fault == "damaged":
+        (own / "run/provenance.json").write_text((own / "run/provenance.json").read_text()[:-20])
     elif fault == "forgotten":
         said = read_json(own / "run/provenance.json")
         write_json(own / "run/provenance.json", {k: v for k, v in said.items() if k != "simulator"})
