@@ -190,7 +190,7 @@ def test_query_with_the_simulator_corrects(
 def test_query_warns_of_an_unusual_observation(inferred: tuple[Path, Result, list[str]], tmp_path: Path) -> None:
     odd = tmp_path / "odd.csv"
     odd.write_text("x\n" + "5.0\n-5.0\n" * 2 + "5.0\n")
-    result = call("query", inferred[0], "--observation", odd, "--json")
+    result = call("query", inferred[0], "--observation", odd, "--without-simulator", "--json")
     assert result.code == 0
     assert json.loads(result.out)["trust"]["p_value"] < 0.01
     assert "warning:" in result.err

@@ -72,7 +72,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     # a neighbour is answered by the same rounds, what lies far away by the network of the whole prior
     for name, step in (("near", 0.05), ("far", 5.0)):
         (tmp_path / f"{name}.csv").write_text("x\n" + "\n".join(str(value + step) for value in SEEN))
-        result = call("query", run, "--observation", tmp_path / f"{name}.csv")
+        result = call("query", run, "--observation", tmp_path / f"{name}.csv", "--without-simulator")
         assert result.code == 0, result.err
         place = {"near": refined, "far": run}[name]
         assert (place / f"answers/{name}/answer.json").is_file()
