@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from brief import briefly_trained
 from documents import blocks
 
 import sciinf
@@ -14,7 +15,7 @@ API = Path(__file__).parent.parent.parent / "docs" / "api"
 PAGES = ("laws.md", "simulate.md", "train.md", "ask.md", "further.md")
 SHORTER = {  # than a reader's session
     "2_000, seed=1": "400, seed=1", "1_000, seed=2": "300, seed=2", "== 2_000": "== 400", "(2_000,": "(400,",
-    "epochs=8": "epochs=1", "epochs=3": "epochs=1", "runs=500": "runs=200",
+    "n=500": "n=100", "epochs=8": "epochs=1", "epochs=3": "epochs=1", "runs=500": "runs=200",
     "rounds=2, simulations=500": "rounds=1, simulations=200", "simulations=500": "simulations=200",
 }  # fmt: skip
 
@@ -36,6 +37,7 @@ def test_every_public_name_has_a_section_with_an_example_and_its_docstring() -> 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained()
 def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "document"}
