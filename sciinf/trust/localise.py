@@ -19,7 +19,7 @@ whole of an observable and its parts (`trust.boxes`).
 | level | sum of w over each box | a sensor or a time that is off |
 | drift | sum of t w over each box, t linear along an axis | a drift |
 | size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size |
-| repeated | the largest number of equal values in the whole and at each index (`trust.repeated`) | a dead sensor |
+| repeated | the largest number of equal values at each index of an axis (`trust.repeated`) | a dead sensor |
 
 Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
 its tail; of a number of equal values, from its rank and how far it is above all others. The least of a family is ranked
