@@ -230,7 +230,7 @@ def _calibration_of(folder: Path) -> Calibration | None:
         return None
     run = folder.parents[1] if folder.parent.name == ANSWERS else folder
     if not (run / "calibration.json").is_file():
-        warnings.warn(f"{run} has no calibration.json any more, so the answer comes without it", stacklevel=3)
+        warnings.warn(f"{run} has no calibration.json, so the answer comes without its calibration", stacklevel=3)
         return None
     found = load_calibration(run)
     if [found.state, *found.reasons] != [said["state"], *said["reasons"]]:
@@ -257,7 +257,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")
     with h5py.File(folder / "predictive.h5", "r") as opened:
         file: Any = opened
-        kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file}
+        kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file if g != "coords"}
     return Answer(
         parameters=parameters,
         draws=draws,

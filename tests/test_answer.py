@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 import torch
 
 from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.answer import load_answer
+from sciinf.answer import load_answer, save_answer
 from sciinf.calibration import load_calibration
-from sciinf.core import Calibration, Simulator, Status, X
+from sciinf.core import Calibration, Observable, Simulator, Status, X
+from sciinf.core.answer import answers_table
 from sciinf.core.files import read_json, write_json
 from sciinf.storage.answers import answer_folders, newest_answers
 
@@ -316,7 +318,7 @@ def test_an_answer_comes_back_from_its_run_as_the_command_printed_it(line: Path)
     with pytest.raises(ValueError, match="was calibrated anew since the answer in .*seen was given; ask again"):
         load_answer(run)
     (run / "calibration.json").unlink()
-    with pytest.warns(UserWarning, match="has no calibration.json any more"):
+    with pytest.warns(UserWarning, match="has no calibration.json, so the answer"):
         assert load_answer(run).calibration is None
 
 
@@ -340,3 +342,25 @@ def test_a_folder_without_an_answer_says_what_it_holds(line: Path, tmp_path: Pat
     ):
         with pytest.raises(FileNotFoundError, match=words):
             load_answer(folder)
+
+
+def test_an_answer_of_data_with_coordinates_is_read_back(fit: Fit, tmp_path: Path) -> None:
+    answer = query(build_posterior(fit), {"x": X_O}, draws=100)
+    (name,) = answer.observation
+    size = len(answer.observation[name])
+    spec = Observable((size,), dims=("time",), coords={"time": list(range(1900, 1900 + size))})
+    save_answer(answer, tmp_path, {name: spec})
+    read = load_answer(tmp_path)
+    assert set(read.observation) == {name}
+    assert np.array_equal(read.observation[name], answer.observation[name])
+
+
+def test_a_table_of_several_names_whose_calibration_it_tells(line: Path) -> None:
+    answer = load_answer(line / "run")
+    one = answers_table({"a": answer, "b": answer}).splitlines()
+    two = answers_table({"a": answer, "b": replace(answer, calibration=None)}).splitlines()
+    assert sum(row.startswith("calibration") for row in one) == 1
+    assert [row.partition("  ")[0] for row in two if row.startswith("calibration")] == [
+        "calibration of a",
+        "calibration of b",
+    ]

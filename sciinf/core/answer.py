@@ -219,7 +219,11 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
             for parameter, e in answer.parameters.items()
             if e.corrected and e.corrected.seen
         ]
-    return "\n".join([*lines, f"calibration  {_calibration_words(next(iter(answers.values())))}"])
+    said: dict[str, list[str]] = {}
+    for name, answer in answers.items():
+        said.setdefault(_calibration_words(answer), []).append(name)
+    of = {words: f" of {', '.join(names)}" if len(said) > 1 else "" for words, names in said.items()}
+    return "\n".join([*lines, *(f"calibration{of[words]}  {words}" for words in said)])
 
 
 def _figures(e: Estimate) -> list[str]:
