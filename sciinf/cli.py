@@ -250,6 +250,8 @@ def _asked_with(folder: str, simulator: str | None, out: Path | None, given: Map
     from sciinf.commands.user_files import user_simulator
 
     run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
+    if simulator is not None and given["without_simulator"]:
+        raise click.UsageError("--simulator and --without-simulator were both given; leave one out")
     if simulator is not None:
         sim, without = user_simulator(simulator), ""
     elif given["without_simulator"]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sciinf.core import Simulator
 
 QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
+_KEY = 32  # bytes
 _PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
 
 
@@ -61,9 +62,9 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
         said, path, recorded = {}, Path(), {}
     except (OSError, ValueError) as error:
         return None, str(error)
-    if not said:
+    if not said or not isinstance(recorded, Mapping):
         return None, "this run remembers none"
-    if not hmac.compare_digest(str(said.get("mark")), _mark(str(path))):
+    if not hmac.compare_digest(os.fsencode(str(said.get("mark"))), os.fsencode(_mark(str(path)))):
         return None, f"this run names {path}, but was not made by you on this computer"
     file = path / "__init__.py" if path.is_dir() else path
     if not file.is_file():
@@ -94,20 +95,22 @@ def _seconds_each(folder: Path) -> float:
 
 
 def _mark(path: str) -> str:
-    return hmac.new(_key(), path.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(_key(), path.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes:
     """The user's own, made when it is first needed; one of this process alone where none can be kept."""
     file = Path(os.environ.get("SCIINF_STATE") or click.get_app_dir("sciinf")) / "key"
     with suppress(OSError):
-        if not file.is_file():
+        if not file.is_file() or file.stat().st_size < _KEY:  # a short one is what a full disk left
             file.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                os.write(descriptor, secrets.token_bytes(32))
-                os.close(descriptor)
-        if key := file.read_bytes():
+            own = file.with_name(f"key.{os.getpid()}")
+            own.unlink(missing_ok=True)
+            descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.write(descriptor, secrets.token_bytes(_KEY))
+            os.close(descriptor)
+            own.replace(file)
+        if len(key := file.read_bytes()) == _KEY:
             return key
     return _OF_THIS_PROCESS
 

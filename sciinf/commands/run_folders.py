@@ -51,8 +51,8 @@ def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
     if without:
         lacks = "not corrected by the likelihood, nor " * corrected or "not "
         click.echo(
-            f"note: this answer is {lacks}compared with data simulated from it, for there is no simulator: {without}; "
-            "give it with --simulator SIM.py",
+            f"note: this answer is {lacks}compared with data simulated from it, for no simulator is used: {without}. "
+            "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates",
             err=True,
         )
     if out is None and (folder / "report.html").is_file():

@@ -52,6 +52,7 @@ def infer(
     accept_changes: bool = False,
     progress: bool = True,
     name: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Answer:
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
@@ -81,6 +82,7 @@ def infer(
         accept_changes: Go on although files of the simulator have changed, or it gives other data than it did.
         progress: Whether to say on the standard error how it goes.
         name: What the observation is called; the name of its file, or "observation", when left out.
+        columns: Observable -> what it is called in the files, where that is another name; the option `--column`.
 
     Returns:
         The answer, refined where it was; `print` shows it as the command does. `load_answer(out)` reads it again.
@@ -103,7 +105,7 @@ def infer(
     given = dict(locals())
     _check(given)
     sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
-    asked = _asked(sim, observation, name)
+    asked = _asked(sim, observation, name, columns)
     caller = PythonCall(_written(given), shown=progress)
     return follow(sim, [asked], out, given, caller)[0]
 
@@ -171,7 +173,7 @@ def _check(given: Mapping[str, Any]) -> None:
     check_device(given["device"])
 
 
-def _asked(sim: Simulator, observation: Any, name: str | None) -> Asked:
+def _asked(sim: Simulator, observation: Any, name: str | None, columns: Mapping[str, str] | None = None) -> Asked:
     """One observation, from files or arrays.
 
     Raises:
@@ -179,7 +181,9 @@ def _asked(sim: Simulator, observation: Any, name: str | None) -> Asked:
     """
     files = [observation] if isinstance(observation, str | Path) else observation
     if isinstance(files, list | tuple) and files and all(isinstance(file, str | Path) for file in files):
-        found = observations(sim.observables, functools.partial(observe, sim), [str(file) for file in files])
+        found = observations(
+            sim.observables, functools.partial(observe, sim, columns=columns), [str(file) for file in files]
+        )
         if len(found) > 1:
             raise ValueError(
                 f"the {len(files)} files hold an observation each; give infer one of them, and ask for the others with "

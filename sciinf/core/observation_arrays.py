@@ -5,6 +5,7 @@ An array without a name is the simulator's one observable; where there are sever
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -143,10 +144,11 @@ def read_txt(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     Columns without names are one array, (rows, columns), and are called "1", "2", ... where one is asked for.
 
     Raises:
-        ValueError: If lines are of different lengths, or something wanted is no number.
+        ValueError: If lines are of different lengths, names are not as many as columns, or something wanted is no
+            number.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text_of(path).splitlines(), 1) if line.strip()]
-    above = [line for _, line in lines if line.startswith("#")]
+    above = [line for _, line in itertools.takewhile(lambda one: one[1].startswith("#"), lines)]
     below = [(number, line) for number, line in lines if not line.startswith("#")]
     first = below[0][1].split()[0] if below else ""
     names = _named(below.pop(0)[1]) if re.match("[^\\W\\d]", first) and _number(first) is None else []
@@ -158,7 +160,14 @@ def read_txt(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
         raise ValueError(
             f"{path}, line {uneven[0]}: {len(uneven[1])} values where other lines have {width}; complete it"
         )
-    names = names or (_named(above[-1].lstrip("# ")) if above else [])
+    if names and len(names) != width:
+        found = ", ".join(name for name, _ in names)
+        raise ValueError(
+            f"{path}: {len(names)} names ({found}) stand above {width} columns; write one for each, units in brackets: "
+            "v [mV]"
+        )
+    said = _named(above[-1].lstrip("# ")) if above else []
+    names = names or (said if width > 1 or (said and wanted(said[0][0])) else [])  # else it is a comment
     if len(names) == width:
         only_once(path, [name for name, _ in names], wanted)
         inside = [(i, name, unit) for i, (name, unit) in enumerate(names) if wanted(name)]

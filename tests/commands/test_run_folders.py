@@ -16,7 +16,7 @@ def test_a_question_without_a_simulator_is_told_that_others_were_corrected(tmp_p
     tell_what_changes(tmp_path, without, None)
     said = capsys.readouterr().err
     assert ("not corrected by the likelihood, nor compared" in said) == told
-    assert ("it is gone; give it with --simulator SIM.py" in said) == told
+    assert ("it is gone. To use one, give --simulator SIM.py" in said) == told
 
 
 def test_answers_that_were_not_corrected_or_are_damaged_say_nothing(tmp_path, capsys):

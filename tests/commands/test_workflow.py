@@ -62,6 +62,13 @@ def test_observations_may_be_arrays(observation: Any, line: Path) -> None:
     assert asked.x.read == ()
 
 
+def test_columns_may_have_other_names(line: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("height [cm]\n" + "\n".join(str(100 * value) for value in SEEN))
+    simulator = load_simulator(line / "line.py")
+    asked = workflow._asked(simulator, tmp_path / "other.csv", None, {"x": "height"})
+    assert (asked.name, asked.x["x"].tolist()) == ("other", pytest.approx(SEEN))
+
+
 @briefly_trained(20)
 def test_each_step_says_how_it_goes_unless_it_is_not_to(line: Path, tmp_path: Path, capsys: Any) -> None:
     simulator, given = load_simulator(line / "line.py"), {"estimator": "flow", "workers": 1, "device": "cpu", "seed": 5}

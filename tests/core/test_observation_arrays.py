@@ -97,6 +97,8 @@ def test_fields_and_the_order_of_bytes_of_numpy(tmp_path: Path) -> None:
         ("# made by a program\nv[uV]\t t\n1e3\t0\n2e3\t1\n3e3\t2", [1, 2, 3], "v: 3 values, uV -> mV"),
         ("# a remark of four words\n1\n2\n3\n", [1, 2, 3], "v: 3 values, no unit: taken as mV"),
         ("1 2 3\n", [1, 2, 3], "v: 3 values, no unit: taken as mV"),
+        ("# measured\n1\n2\n3\n# the end\n", [1, 2, 3], "v: 3 values, no unit: taken as mV"),
+        ("# t v\n0 1\n1 2.5\n2 4\n# v t\n", [1, 2.5, 4], "v: 3 values, no unit: taken as mV"),
     ],
 )
 def test_text(tmp_path: Path, text: str, values: list[float], read: str) -> None:
@@ -117,6 +119,7 @@ def test_text(tmp_path: Path, text: str, values: list[float], read: str) -> None
         ("v v\n1 2\n2 3\n3 4\n", "holds 'v' more than once"),
         ("1 2\n2 3\n3 4\n", r"'v' has shape \(3, 2\).*--column v=1"),
         ("t u\n1 2\n2 3\n3 4\n", r"found \['t', 'u'\]"),
+        ("v (V)\n1\n2\n3\n", "2 names .v, .* stand above 1 columns; write one for each, units in brackets"),
     ],
 )
 def test_wrong_text(tmp_path: Path, text: str, message: str) -> None:
