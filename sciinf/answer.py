@@ -212,12 +212,15 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None, *, n
 
     Raises:
         FileNotFoundError: If the folder holds no answer, or none of that name.
+        TypeError: If a name is given as the calibration.
         ValueError: If the run holds several answers and no name is given, a file is damaged, missing or of another
             answer, or the run was calibrated anew since.
 
     Warns:
         UserWarning: If the run folder has no calibration any more.
     """
+    if isinstance(calibration, str):
+        raise TypeError(f"the second argument is a calibration; give a name as name={calibration!r}")
     inside = _one_answer(Path(folder), name)
     found = _read_answer(inside, calibration)
     return found if calibration is not None else replace(found, calibration=_calibration_of(inside))

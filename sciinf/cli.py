@@ -226,7 +226,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     folder = run_of(folder)
     started, out = time.time(), None if given["out"] is None else Path(given["out"])
     with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
-        sim, fit = _asked_with(folder, simulator, out, given)
+        sim, fit, without = _asked_with(folder, simulator, given)
         known = fit.estimator.observables
         read = functools.partial(*((observe, sim) if sim else (read_observation, known)), columns=given["column"])
         asked = observations(known, read, observation)
@@ -241,11 +241,12 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     if draws is not None:
         write_draws(answers[0], draws, known)
     steps.record(out or Path(folder), given["seed"], started, sim)
+    tell_what_changes(Path(folder), without, out)
     click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))
 
 
-def _asked_with(folder: str, simulator: str | None, out: Path | None, given: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The simulator of a question, named or remembered or none, and the run's fit."""
+def _asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """The simulator of a question, named or remembered or none; the run's fit; and why there is none."""
     from sciinf.commands.remembered import QUICK, remembered
     from sciinf.commands.user_files import user_simulator
 
@@ -259,11 +260,10 @@ def _asked_with(folder: str, simulator: str | None, out: Path | None, given: Map
     else:
         sim, without = remembered(run, **changes)
     fit = steps.load_fit(folder, given["device"], simulator or (sim.source if sim else None))
-    tell_what_changes(run, without, out)
     if simulator is not None and sim is not None:
         stores = [run / name for name in ("simulations", "calibration_simulations")]
         steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
-    return sim, fit
+    return sim, fit, without
 
 
 @cli.command()

@@ -87,6 +87,7 @@ def load_posterior(
         As `build_posterior`; one that was refined is a `Refined`.
 
     Raises:
+        TypeError: If a name is given as the simulator.
         FileNotFoundError: If the folder holds no fit, or nothing was refined under that name; it says what there is.
         ValueError: If a file is damaged, or has parts that neither sciinf nor the simulator's file defines.
 
@@ -94,6 +95,8 @@ def load_posterior(
         >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
         >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
     """
+    if isinstance(simulator, str):
+        raise TypeError(f"the second argument is a simulator (load_simulator); give a name as name={simulator!r}")
     run = Path(run)
     trust = () if simulator is None or simulator.source is None else (simulator.source,)
     if name is not None:

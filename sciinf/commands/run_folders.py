@@ -42,10 +42,11 @@ def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
     from sciinf.core.files import read_json
     from sciinf.storage.answers import answer_folders
 
-    corrected = False
+    corrected, newest = False, 0.0
     for inside in answer_folders(folder).values():
         try:
             corrected |= bool(read_json(inside / "answer.json").get("amortised"))
+            newest = max(newest, (inside / "answer.json").stat().st_mtime)
         except (FileNotFoundError, ValueError, AttributeError):
             continue  # a damaged one, which says nothing
     if without:
@@ -55,5 +56,6 @@ def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
             "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates",
             err=True,
         )
-    if out is None and (folder / "report.html").is_file():
+    page = folder / "report.html"
+    if out is None and page.is_file() and page.stat().st_mtime < newest:
         click.echo(f"note: report.html does not show this answer; renew it with `sciinf report {folder}`", err=True)

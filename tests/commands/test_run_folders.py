@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
@@ -32,6 +34,9 @@ def test_answers_that_were_not_corrected_or_are_damaged_say_nothing(tmp_path, ca
     tell_what_changes(tmp_path, "it is gone", None)
     assert "this answer is not compared with data" in capsys.readouterr().err
     (tmp_path / "report.html").touch()
+    tell_what_changes(tmp_path, "", None)
+    assert capsys.readouterr().err == "", "the page is newer than all answers"
+    os.utime(tmp_path / "report.html", (0, 0))
     tell_what_changes(tmp_path, "", tmp_path / "elsewhere")
     assert capsys.readouterr().err == ""
     tell_what_changes(tmp_path, "", None)
