@@ -40,7 +40,7 @@ KINDS = ("one number", "dead", "drift", "noise", "along the model")
 # most faults up, of which the prior tells some ("with the prior").
 SHORT = {
     ("influenza", "one number"): 0.13,
-    ("influenza", "dead"): 0.06,
+    ("influenza", "dead"): 0.07,
     ("influenza", "drift"): 0.13,
     ("influenza", "noise"): 0.17,
 }
