@@ -9,11 +9,15 @@ from pathlib import Path
 import click
 
 
-def known_estimators() -> dict[str, str]:
-    """The name of each file of `sciinf/estimators` that has an estimator, and what it says of itself in one line."""
+def estimator_files() -> dict[str, Path]:
+    """The name of each file of `sciinf/estimators` that has an estimator, and the file."""
     folder = Path(__file__).parents[1] / "estimators"
-    files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
-    told = {file.stem: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+    return {file.stem: file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")}
+
+
+def known_estimators() -> dict[str, str]:
+    """What each says of itself in one line, by name."""
+    told = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for name, file in estimator_files().items()}
     return {name: (words or "").partition("\n")[0] for name, words in told.items()}
 
 
@@ -26,7 +30,7 @@ def estimators_told() -> str:
 
 def known_estimator(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
     """The name, if there is an estimator of that name."""
-    known = known_estimators()
+    known = estimator_files()
     if name not in known:
         close = get_close_matches(name.lower(), known, n=1)
         meant = f"; did you mean {close[0]}?" if close else "."

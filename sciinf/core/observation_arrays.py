@@ -160,13 +160,14 @@ def read_txt(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
         raise ValueError(
             f"{path}, line {uneven[0]}: {len(uneven[1])} values where other lines have {width}; complete it"
         )
-    if names and len(names) != width:
-        found = ", ".join(name for name, _ in names)
+    said = _named(above[-1].lstrip("# ")) if above else []
+    meant = names or (said if any(wanted(name) for name, _ in said) else [])
+    if meant and len(meant) != width:
+        found = ", ".join(name for name, _ in meant)
         raise ValueError(
-            f"{path}: {len(names)} names ({found}) stand above {width} columns; write one for each, units in brackets: "
+            f"{path}: {len(meant)} names ({found}) stand above {width} columns; write one for each, units in brackets: "
             "v [mV]"
         )
-    said = _named(above[-1].lstrip("# ")) if above else []
     names = names or (said if width > 1 or (said and wanted(said[0][0])) else [])  # else it is a comment
     if len(names) == width:
         only_once(path, [name for name, _ in names], wanted)

@@ -119,6 +119,7 @@ def test_text(tmp_path: Path, text: str, values: list[float], read: str) -> None
         ("v v\n1 2\n2 3\n3 4\n", "holds 'v' more than once"),
         ("1 2\n2 3\n3 4\n", r"'v' has shape \(3, 2\).*--column v=1"),
         ("t u\n1 2\n2 3\n3 4\n", r"found \['t', 'u'\]"),
+        ("# v (V)\n1\n2\n3\n", "2 names .v, .* stand above 1 columns"),
         ("v (V)\n1\n2\n3\n", "2 names .v, .* stand above 1 columns; write one for each, units in brackets"),
     ],
 )
