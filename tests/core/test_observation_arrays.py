@@ -242,3 +242,11 @@ def test_wrong_names_of_columns(tmp_path: Path, columns: dict[str, str], message
     (tmp_path / "cell.csv").write_text("v,v_mask\n1,1\n2,0\n3,1\n")
     with pytest.raises(ValueError, match=message):
         read_observation(MASKED, tmp_path / "cell.csv", columns=columns)
+
+
+def test_netcdf_numbers_that_are_marked_as_unsigned_are_refused(tmp_path: Path) -> None:
+    """200 is kept as -56."""
+    with h5py.File(tmp_path / "cell.nc", "w") as file:
+        file.create_dataset("v", data=np.array([-56, 1, 2], "i1")).attrs["_Unsigned"] = "true"
+    with pytest.raises(ValueError, match="'v' is marked _Unsigned, which is not read"):
+        read_observation(ONE, tmp_path / "cell.nc")
