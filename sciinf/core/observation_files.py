@@ -177,9 +177,7 @@ def _read_h5(path: Path, wanted: Wanted, stack: ExitStack, *, unpack: bool = Fal
         if isinstance(item, h5py.Dataset):
             columns[name] = _h5_column(path, name, item)
             if unpack and "true" in str(item.attrs.get("_Unsigned", "")).lower():
-                raise ValueError(
-                    f"{path}: {name!r} is marked _Unsigned, which is not read; store it as an unsigned kind"
-                )
+                raise ValueError(f"{path}: {name!r} is marked _Unsigned, which is not read; store it as unsigned")
             if unpack and item.dtype.kind in "iuf":
                 columns[name] = _unpacked(columns[name], dict(item.attrs))
     return Contents(tuple(names), columns)
