@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,9 @@ from sciinf.core import (
     Corrected,
     Draws,
     Estimate,
-    Observable,
     Observation,
     Posterior,
+    Prior,
     Simulator,
     Strange,
     Trust,
@@ -34,12 +33,13 @@ from sciinf.core import (
 )
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
-from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import identity
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
+from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.around import around_answer
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
@@ -111,8 +111,7 @@ def query(
             f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
             "run calibrate on this posterior"
         )
-    read = x.read if isinstance(x, Observation) else ()
-    settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *read)
+    settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *_read(x))
     inputs = _inputs_digest(posterior, observation, calibration, settings)
     folder = None if out is None else answer_place(Path(out), name, _values_digest(observation))
     # A simulator that is in no file may have changed under its name: then the question is asked anew.
@@ -144,14 +143,21 @@ def query(
         posterior=posterior.name,
         scope=posterior.scope,
         checks=(*checks, *_checks(posterior, found, calibration, failures, level), *foretold),
-        read=read,
+        read=_read(x),
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
         region=region,
+        observables=posterior.observables,
+        prior=posterior.prior,
     )
     if folder is not None:
-        save_answer(answer, folder, posterior.observables, {"inputs": inputs, "seconds": time.monotonic() - started})
+        save_answer(answer, folder, {"inputs": inputs, "seconds": time.monotonic() - started})
     return answer
+
+
+def _read(x: Any) -> tuple[str, ...]:
+    """How an observation was read from its files."""
+    return x.read if isinstance(x, Observation) else ()
 
 
 def _check_numbers(level: float, draws: int) -> None:
@@ -161,9 +167,7 @@ def _check_numbers(level: float, draws: int) -> None:
         raise ValueError(f"an answer needs at least one draw, got draws={draws}")
 
 
-def save_answer(
-    answer: Answer, folder: str | Path, observables: Mapping[str, Observable], about: Mapping[str, Any] | None = None
-) -> None:
+def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
     """Write `draws.h5`, `predictive.h5` and `answer.json`.
 
     `answer.json` comes last and has the others' hashes, so that files of two answers are never taken for one.
@@ -171,35 +175,14 @@ def save_answer(
     Raises:
         OSError: If the folder cannot be written.
     """
-    import h5py
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_draws_h5(answer.draws, folder / "draws.h5")
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        for group, values in (("observation", answer.observation), ("predictive", answer.predictive)):
-            for name, value in values.items():
-                item = file.create_dataset(f"{group}/{name}", data=np.asarray(value))
-                spec = observables[name]
-                item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
-        for name in answer.observation:
-            _write_coords(file, name, observables[name])
-    write_bytes(folder / "predictive.h5", image.getvalue())
+    write_predictive(folder / "predictive.h5", Predicted(answer.observation, answer.predictive, answer.observables))
     files = {name: _sha256(folder / name) for name in ("draws.h5", "predictive.h5")}
     values = _values_digest({k: torch.as_tensor(v) for k, v in answer.observation.items()})
     about = {"values_sha256": values, **(about or {}), "sha256": files}
     write_json(folder / "answer.json", {**answer.to_json(), **about})
-
-
-def _write_coords(file: Any, name: str, spec: Observable) -> None:
-    """What stands along the axes of an observable, each under the number of its axis."""
-    import h5py
-
-    for axis, values in spec.coords.items():
-        kind = h5py.string_dtype() if isinstance(values[0], str) else np.float64
-        item = file.create_dataset(f"coords/{name}/{spec.dims.index(axis)}", data=np.array(values, dtype=kind))
-        item.attrs["unit"] = spec.coord_units.get(axis, "")
 
 
 def load_answer(folder: str | Path, calibration: Calibration | None = None, *, name: str | None = None) -> Answer:
@@ -246,8 +229,6 @@ def _calibration_of(folder: Path) -> Calibration | None:
 
 def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
     """The answer in a folder of its own."""
-    import h5py
-
     data = read_json(folder / "answer.json")
     if not isinstance(data, dict) or "parameters" not in data:
         raise ValueError(f"{folder / 'answer.json'} is not what `sciinf query` writes; ask again")
@@ -258,16 +239,14 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
     parameters = {n: Estimate.from_json(e) for n, e in data["parameters"].items()}
     if differing := disagreement(parameters, draws):
         raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")
-    with h5py.File(folder / "predictive.h5", "r") as opened:
-        file: Any = opened
-        kept = {g: {n: np.asarray(d[()]) for n, d in file[g].items()} for g in file if g != "coords"}
+    predicted = read_predictive(folder / "predictive.h5")
     return Answer(
         parameters=parameters,
         draws=draws,
         calibration=calibration,
         trust=Trust.from_json(data["trust"]),
-        observation=kept.get("observation", {}),
-        predictive=kept.get("predictive", {}),
+        observation=predicted.observation,
+        predictive=predicted.predictive,
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
@@ -276,6 +255,8 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         name=data.get("observation", {}).get("name", ""),
         files=data.get("observation", {}).get("files", {}),
         region=tuple(data["region"]) if data.get("region") else None,
+        observables=predicted.observables,
+        prior=Prior.from_json(data["prior"]) if data.get("prior") else None,
     )
 
 

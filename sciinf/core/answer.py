@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
+from sciinf.core.prior import Prior
+from sciinf.core.simulator import Observable
 from sciinf.core.tables import aligned, digits, html
 from sciinf.core.verdicts import (
     CALIBRATION_STATES,
@@ -23,6 +25,7 @@ from sciinf.core.verdicts import (
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Answer:
         files: The files the observation came from -> SHA-256 of each.
         region: Level of the draws' highest-density region that held the intervals' level on fresh simulations, and how
             far an exact posterior's is from that level by chance; None where it is not known.
+        observables: Observable name -> what it is, for figures.
+        prior: The prior, for figures; None where it is not known.
     """
 
     parameters: Mapping[str, Estimate]
@@ -127,9 +132,37 @@ class Answer:
     name: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     region: tuple[float, float] | None = None
+    observables: Mapping[str, Observable] = field(default_factory=dict)
+    prior: Prior | None = None
 
     def __repr__(self) -> str:
         return self.table()
+
+    def figure(
+        self,
+        kind: Literal["corner", "prediction", "calibration", "ranks"] = "corner",
+        *,
+        names: Sequence[str] | None = None,
+        truth: Mapping[str, float] | None = None,
+    ) -> Figure:
+        """One of the report's figures, to be saved for a paper with `savefig`; a notebook shows it.
+
+        Args:
+            kind: "corner", the posterior of each parameter and pair; "prediction", an observable against the data that
+                the posterior predicts; "calibration", how often the truth lay inside credible regions; "ranks", the
+                rank of each true parameter among the draws.
+            names: Which parameters of a corner plot, the first twelve when left out; which observable of a prediction.
+            truth: Parameter -> true value, drawn in a corner plot.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            TypeError: If `names` is a single text.
+            ValueError: If the kind is none of the four, a name is unknown, or the answer lacks what the figure shows,
+                such as a prediction where it was asked without a simulator.
+        """
+        from sciinf.figures.of_answer import figure_of
+
+        return figure_of(self, kind, names=names, truth=truth)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""
@@ -153,6 +186,7 @@ class Answer:
             "scope": self.scope,
             "amortised": {name: e.to_json() for name, e in self.amortised.items()},
             **({"region": list(self.region)} if self.region else {}),
+            **({"prior": self.prior.to_json()} if self.prior else {}),
         }
 
     def table(self) -> str:

@@ -7,14 +7,12 @@ an image beside the mean image and their difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
 
-from sciinf.core.coordinates import coordinate_words
+from sciinf.figures.checked import Along, Checked
 from sciinf.figures.images import draw_images
 from sciinf.figures.sets import draw_set
 from sciinf.figures.style import BLUE, INK, PAPER, WIDTH, label, log_axis, mark, styled, whole_numbers
@@ -27,48 +25,6 @@ IMAGE_AXES = frozenset({"y", "x", "row", "column"})
 BANDS = (0.9, 0.5)
 PANELS = 6
 _ELEMENTS = 60
-
-
-@dataclass(frozen=True)
-class Along:
-    """What stands along one axis of an observable: numbers with a unit, or text."""
-
-    values: tuple[float, ...] | tuple[str, ...]
-    unit: str = ""
-
-    @property
-    def places(self) -> Float[np.ndarray, " n"] | None:
-        """The numbers; None where it is text."""
-        return None if isinstance(self.values[0], str) else np.asarray(self.values, dtype=float)
-
-    def words(self, index: int) -> str:
-        """What stands at an index, with its unit: "hare", "0.5 m"."""
-        return coordinate_words(self.values, self.unit, index)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """One observable's observation and predictive data, masked entries as NaN.
-
-    Args:
-        name: The observable.
-        unit: Its unit; "" for dimensionless.
-        dims: One name per axis; empty where the simulator names none.
-        scale: "linear" or "log".
-        observed: (*event).
-        predictive: (m, *event), simulated from the posterior.
-        strange: Which numbers are unlike what the others say of them, (*event); None where none is.
-        coords: Name of an axis -> what stands along it, where that is known.
-    """
-
-    name: str
-    unit: str
-    dims: tuple[str, ...]
-    scale: str
-    observed: Float[np.ndarray, "*event"]
-    predictive: Float[np.ndarray, "m ..."]
-    strange: Bool[np.ndarray, "*event"] | None = None
-    coords: Mapping[str, Along] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from sciinf.core.files import read_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Status
 from sciinf.core.verdicts import Calibration, Strange
-from sciinf.figures.predictive import Along, Checked
+from sciinf.figures.checked import Checked, checked_of, with_strange
 from sciinf.storage.answers import answer_folders
+from sciinf.storage.predictive_file import read_predictive
 from sciinf.store import Store
 
 STORES = {"simulations": "training", "calibration_simulations": "calibration"}
@@ -180,7 +181,8 @@ def _with_answer(run: Run, folder: Path) -> Run:
         parts.vouched = {name: (sha, "answer in answer.json") for name, sha in (answer.get("sha256") or {}).items()}
     checked = parts.read("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
     try:
-        checked = tuple(_with_strange(one, (answer.get("trust") or {}).get("where") or ()) for one in checked)
+        where = [Strange.from_json(one) for one in (answer.get("trust") or {}).get("where") or ()]
+        checked = tuple(with_strange(one, where) for one in checked)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         parts.doubts.append(f"answer.json: what is strange of the observation could not be read: {error!r}")
     order = next((s.observables for s in run.stores.values()), ())
@@ -265,62 +267,7 @@ def _read_history(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_predictive(path: Path) -> tuple[Checked, ...]:
-    import h5py
-
-    with h5py.File(path, "r") as opened:
-        file: Any = opened
-        if not all(isinstance(file.get(group), h5py.Group) for group in ("observation", "predictive")):
-            return ()
-        values = {
-            group: {str(n): np.asarray(item[()], dtype=float) for n, item in file[group].items()}
-            for group in ("observation", "predictive")
-        }
-        about = {
-            str(n): tuple(str(item.attrs.get(key, "")) for key in ("unit", "dims", "scale"))
-            for n, item in file["observation"].items()
-        }
-        along = {str(n): _read_coords(axes) for n, axes in file.get("coords", {}).items()}
-    out = []
-    for name, observed in values["observation"].items():
-        simulated = values["predictive"].get(name)
-        is_mask = name.endswith("_mask") and name.removesuffix("_mask") in values["observation"]
-        if simulated is None or len(simulated) == 0 or is_mask:
-            continue
-        unit, dims, scale = about[name]
-        mask = f"{name}_mask"
-        if mask in values["observation"]:
-            observed = _masked(observed, values["observation"][mask])
-            simulated = _masked(simulated, values["predictive"][mask])
-        axes = tuple(d for d in dims.split(",") if d)
-        coords = {axes[place]: one for place, one in along.get(name, {}).items() if place < len(axes)}
-        out.append(Checked(name, unit, axes, scale or "linear", observed, simulated, coords=coords))
-    return tuple(out)
-
-
-def _read_coords(axes: Any) -> dict[int, Along]:
-    """Number of an axis -> what stands along it."""
-    found = {}
-    for place, item in axes.items():
-        values = item.asstr()[()] if item.dtype.kind == "O" else item[()]
-        found[int(place)] = Along(tuple(values.tolist()), str(item.attrs.get("unit", "")))
-    return found
-
-
-def _with_strange(checked: Checked, where: Sequence[Mapping[str, Any]]) -> Checked:
-    """An observable with its strange numbers marked."""
-    found = [one for one in map(Strange.from_json, where) if one.observable == checked.name]
-    if not found:
-        return checked
-    strange = np.zeros(checked.observed.shape, dtype=bool)
-    for one in found:
-        strange[one.where] = True
-    return replace(checked, strange=strange)
-
-
-def _masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Missing entries as NaN; the mask has the values' shape or its leading axes."""
-    present = mask.astype(bool).reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
-    return np.where(present, values, np.nan)
+    return checked_of(read_predictive(path))
 
 
 def _read_store(path: Path) -> Simulated:

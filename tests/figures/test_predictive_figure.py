@@ -10,7 +10,8 @@ import torch
 
 from sciinf.answer import save_answer
 from sciinf.core import Answer, Draws, Estimate, Observable, Trust
-from sciinf.figures.predictive import Along, Checked, covered, kind_of, predictive
+from sciinf.figures.checked import Along, Checked
+from sciinf.figures.predictive import covered, kind_of, predictive
 from sciinf.figures.run_folder import read_runs
 from sciinf.figures.svg import to_svg
 
@@ -187,8 +188,9 @@ def test_coordinates_reach_the_report(tmp_path):
     answer = Answer({"a": Estimate(0.5, 0.3, 0.5, (0.0, 1.0), 0.9, "")}, draws, None, Trust(0.5, "", "good"), *values)
     coords = {"detector": ("H1", "L1"), "time": (0.0, 0.5, 1.5)}
     spec = Observable((2, 3), "mV", ("detector", "time"), coords=coords, coord_units={"time": "s"})
-    save_answer(answer, tmp_path / "named", {"counts": spec})
-    save_answer(answer, tmp_path / "bare", {"counts": Observable((2, 3), "mV", ("detector", "time"))})
+    plain = Observable((2, 3), "mV", ("detector", "time"))
+    save_answer(replace(answer, observables={"counts": spec}), tmp_path / "named")
+    save_answer(replace(answer, observables={"counts": plain}), tmp_path / "bare")
     named, bare = (next(iter(read_runs(tmp_path / name).values())).checked[0] for name in ("named", "bare"))
     assert named.coords == {"detector": Along(("H1", "L1")), "time": Along((0.0, 0.5, 1.5), "s")}
     assert bare.coords == {}

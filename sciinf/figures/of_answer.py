@@ -1,0 +1,115 @@
+"""`Answer.figure`: the report's figures of one answer, as matplotlib figures for a paper or a notebook."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciinf.core.answer import Answer
+from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
+from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
+from sciinf.figures.checked import checked_of, with_strange
+from sciinf.figures.corner import corner, windows
+from sciinf.figures.predictive import predictive
+from sciinf.figures.prior_curves import prior_marginals
+from sciinf.storage.predictive_file import Predicted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CORNER = 12
+_DOTS = 144  # to an inch, in a notebook
+
+
+def figure_of(
+    answer: Answer, kind: str, *, names: Sequence[str] | None = None, truth: Mapping[str, float] | None = None
+) -> Figure:
+    """See `Answer.figure`."""
+    if kind not in _DRAWN:
+        raise ValueError(f"a figure's kind is one of {', '.join(map(repr, _DRAWN))}, got {kind!r}")
+    if isinstance(names, str):
+        raise TypeError(f"names is a list of names; give names=[{names!r}]")
+    if kind != "corner" and truth:
+        raise ValueError(f"truth is drawn in a corner plot, not in a figure of kind {kind!r}; leave it out")
+    figure = _DRAWN[kind](answer, names, truth or {})
+    figure.set_facecolor("white")  # a page may be dark, and the letters are
+    figure._repr_png_ = functools.partial(_png, figure)  # pyright: ignore[reportAttributeAccessIssue]
+    return figure
+
+
+def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    draws = answer.draws
+    chosen = _known(names, draws.names, "parameter") if names is not None else list(draws.names[:_CORNER])
+    if not chosen:
+        raise ValueError(f"names is empty; give some of {', '.join(draws.names)}, or leave it out")
+    _known(list(truth), chosen, "parameter drawn")
+    columns = [draws.names.index(name) for name in chosen]
+    theta, weights = draws.theta.double().cpu().numpy()[:, columns], draws.weights.cpu().numpy()
+    ranges = windows(theta, weights, [truth.get(name) for name in chosen])
+    prior = prior_marginals(answer.prior, chosen, ranges)
+    return corner(chosen, [draws.units[c] for c in columns], theta, weights, prior=prior, truth=truth)
+
+
+def _prediction(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    found = {
+        one.name: with_strange(one, answer.trust.where)
+        for one in checked_of(Predicted(answer.observation, answer.predictive, answer.observables))
+    }
+    if not found:
+        raise ValueError("no data were predicted for this answer; ask with `query(..., simulator=...)`")
+    chosen = _known(names, list(found), "observable") if names is not None else list(found)
+    if len(chosen) != 1:
+        raise ValueError(
+            f"a prediction is drawn of one observable; give one of them: names=[{next(iter(found))!r}] "
+            f"(there are {', '.join(found)})"
+        )
+    return predictive(found[chosen[0]]).figure
+
+
+def _coverage(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    found = _calibration(answer)
+    if names is not None:
+        raise ValueError("coverage is of all parameters together; leave names out, or draw kind 'ranks'")
+    return coverage_figure(found.levels, found.coverage, found.tarp, found.rows)
+
+
+def _ranks(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    found = _calibration(answer)
+    if not len(found.ranks):
+        raise ValueError("this calibration has no ranks of the true parameters")
+    chosen = _known(names, found.names, "parameter") if names is not None else list(found.names)
+    columns = [list(found.names).index(name) for name in chosen]
+    return ranks_figure(chosen, rank_curves(np.asarray(found.ranks)[:, columns], found.draws))
+
+
+def _calibration(answer: Answer) -> Calibration:
+    if answer.calibration is None:
+        raise ValueError(f"this answer has no calibration: {NOT_CALIBRATED}")
+    return answer.calibration
+
+
+def _known(names: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """Names, each of which is there, as a list."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"there is no {what} {unknown[0]!r}; there are {', '.join(known)}")
+    return list(names)
+
+
+def _png(figure: Figure) -> bytes:
+    """What a notebook shows."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DOTS, bbox_inches="tight")
+    return image.getvalue()
+
+
+_DRAWN: dict[str, Callable[[Answer, Sequence[str] | None, Mapping[str, float]], Figure]] = {
+    "corner": _corner,
+    "prediction": _prediction,
+    "calibration": _coverage,
+    "ranks": _ranks,
+}

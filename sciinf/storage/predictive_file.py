@@ -1,0 +1,94 @@
+"""`predictive.h5`: an observation, the data predicted from its posterior, and what stands along their axes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sciinf.core.files import write_bytes
+from sciinf.core.simulator import Observable
+
+
+class Predicted(NamedTuple):
+    """What the file holds.
+
+    Args:
+        observation: Observable name -> array (*event).
+        predictive: Observable name -> array (m, *event); empty where nothing was predicted.
+        observables: Observable name -> what it is.
+    """
+
+    observation: Mapping[str, np.ndarray]
+    predictive: Mapping[str, np.ndarray]
+    observables: Mapping[str, Observable]
+
+
+def write_predictive(path: Path, predicted: Predicted) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    import h5py
+
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        for group, values in (("observation", predicted.observation), ("predictive", predicted.predictive)):
+            for name, value in values.items():
+                item = file.create_dataset(f"{group}/{name}", data=np.asarray(value))
+                spec = predicted.observables[name]
+                item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
+        for name in predicted.observation:
+            _write_coords(file, name, predicted.observables[name])
+    write_bytes(path, image.getvalue())
+
+
+def read_predictive(path: Path) -> Predicted:
+    """Read the file; one without an observation is read as empty.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If what it says of an observable makes no sense.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as opened:
+        file: Any = opened
+        groups = {name: file.get(name) for name in ("observation", "predictive")}
+        values = {
+            group: {str(n): np.asarray(d[()]) for n, d in found.items()} if isinstance(found, h5py.Group) else {}
+            for group, found in groups.items()
+        }
+        observables = {n: _observable(file, n, value) for n, value in values["observation"].items()}
+    return Predicted(values["observation"], values["predictive"], observables)
+
+
+def _write_coords(file: Any, name: str, spec: Observable) -> None:
+    """What stands along the axes of an observable, each under the number of its axis."""
+    import h5py
+
+    for axis, values in spec.coords.items():
+        kind = h5py.string_dtype() if isinstance(values[0], str) else np.float64
+        item = file.create_dataset(f"coords/{name}/{spec.dims.index(axis)}", data=np.array(values, dtype=kind))
+        item.attrs["unit"] = spec.coord_units.get(axis, "")
+
+
+def _observable(file: Any, name: str, value: np.ndarray) -> Observable:
+    """What an observable is, from the attributes and coordinates that stand beside its values."""
+    attrs = file[f"observation/{name}"].attrs
+    unit, dims, scale = (str(attrs.get(key, "")) for key in ("unit", "dims", "scale"))
+    axes = tuple(d for d in dims.split(",") if d)
+    coords: dict[str, Any] = {}
+    units: dict[str, str] = {}
+    for place, item in file.get(f"coords/{name}", {}).items():
+        if int(place) >= len(axes):
+            raise ValueError(f"{name!r} has coordinates along axis {place} of {len(axes)}")
+        axis = axes[int(place)]
+        coords[axis] = (item.asstr()[()] if item.dtype.kind == "O" else item[()]).tolist()
+        units |= {axis: str(item.attrs["unit"])} if item.attrs.get("unit") else {}
+    log = "log" if scale == "log" else "linear"
+    return Observable(value.shape, unit, axes, value.dtype.name, log, coords, units)
