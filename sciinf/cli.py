@@ -205,7 +205,12 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
 @options.budget
 @options.failures
 @click.option("--json", "as_json", is_flag=True, help="Print answer.json instead of the table.")
-@click.option("--draws", default=None, metavar="FILE.{h5,nc,ecsv,csv}", help="Also write the draws here.")
+@click.option(
+    "--draws",
+    default=None,
+    metavar="FILE",
+    help="Also write the draws: to .h5, .nc (arviz), .ecsv, .fits, .csv, .json (bilby), or ROOT_1.txt (getdist).",
+)
 @options.seed
 @options.device
 @options.accept_changes
@@ -216,11 +221,11 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     from sciinf.commands.observations import observations
     from sciinf.commands.refine import asking
     from sciinf.core import observe, read_observation
-    from sciinf.exports.plain import KNOWN, write_draws
+    from sciinf.exports.plain import check_kind, write_draws
 
     draws = None if given["draws"] is None else Path(given["draws"])
-    if draws is not None and draws.suffix.lower() not in KNOWN:
-        raise ValueError(f"{draws}: unknown kind of file; expected one of {', '.join(KNOWN)}")
+    if draws is not None:
+        check_kind(draws)
     if draws is not None and not draws.parent.is_dir():
         raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
     folder = run_of(folder)
@@ -239,7 +244,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
             run_folder(str(out))
         answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim, out))
     if draws is not None:
-        write_draws(answers[0], draws, known)
+        write_draws(answers[0], draws, known, fit.estimator.prior)
     steps.record(out or Path(folder), given["seed"], started, sim)
     tell_what_changes(Path(folder), without, out)
     click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))

@@ -14,6 +14,7 @@ from torch import Tensor
 from sciinf.core.draws import Draws
 from sciinf.core.observation import as_observation
 from sciinf.core.prior import Prior
+from sciinf.core.quantities import theta_in
 from sciinf.core.simulator import Observable, X
 
 
@@ -79,8 +80,11 @@ class Posterior(ABC):
         return draws.resample(count, generator=generator).reshape(*shape, len(self.prior))
 
     def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
-        """Log density of theta (*batch, D) given one observation, as for `sample`: (*batch,)."""
-        theta = torch.as_tensor(theta)
+        """Log density of theta (*batch, D) given one observation, as for `sample`: (*batch,).
+
+        theta is in the prior's units, or a quantity of astropy, which is converted.
+        """
+        theta = theta_in(theta, self.prior.names, self.prior.units)
         flat = theta.reshape(-1, 1, theta.shape[-1])
         return self.log_prob_batched(flat, self._one(x)).reshape(theta.shape[:-1])
 

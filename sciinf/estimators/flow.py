@@ -126,10 +126,11 @@ class _FlowDensity(Density):
             radii.append(noise.square().sum(-1))
         return torch.cat(parts), torch.cat(radii)
 
-    @torch.no_grad()
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        """Log density, with its gradient where theta has one, as a search for the mode needs."""
         flow, context = self.estimator, self.context
-        return flow.log_density(theta, len(context), lambda z: flow.flow.log_prob(z, context))
+        with torch.set_grad_enabled(theta.requires_grad and torch.is_grad_enabled()):
+            return flow.log_density(theta, len(context), lambda z: flow.flow.log_prob(z, context))
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Flow:

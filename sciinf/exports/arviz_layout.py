@@ -2,13 +2,14 @@
 
 Groups:
 
-    posterior             dims (chain, draw), one variable per parameter with the attribute `units`; equally weighted
+    posterior             dims (chain, draw), one variable per parameter with the attribute `units`; equally weighted,
+                          dealt into four chains, for arviz compares chains (r_hat)
     weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
     observed_data         one variable per observable, of its event shape
     posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws
 
-arviz knows no weights, so a weighted posterior is resampled to as many draws as its effective sample size, and what
-arviz then says about precision is true; the weighted draws stay beside it. Evidence and the verdicts on calibration and
+arviz knows no weights, so of a weighted posterior as many draws are taken, by their weights, as come almost without
+repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence and the verdicts on calibration and
 on the observation are attributes of the posterior. A slash in a name, which netCDF keeps for groups, becomes a dot.
 """
 
@@ -31,6 +32,8 @@ from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weight
 if TYPE_CHECKING:
     import xarray
 
+CHAINS = 4  # as few as arviz's diagnostics are made for
+
 
 def to_datatree(
     source: Answer | Draws,
@@ -44,7 +47,8 @@ def to_datatree(
     Args:
         source: An answer, or draws alone (then only the posterior is there).
         observables: The simulator's observables, for units and names of axes; axes are numbered without them.
-        n: Draws in `posterior`; all of them by default, or the effective sample size where they are weighted.
+        n: Draws in `posterior`; all of them by default, or as many weighted ones as come almost without repeats.
+            What four chains do not share evenly is left out.
         generator: Source of randomness of the resampling; seed 0 when left out.
 
     Raises:
@@ -54,10 +58,11 @@ def to_datatree(
     import xarray
 
     draws = draws_of(source)
-    groups = {"posterior": _parameters(draws, equally_weighted(draws, n, generator).numpy())}
+    theta = equally_weighted(draws, n, generator).numpy()
+    groups = {"posterior": _parameters(draws, theta, CHAINS if len(theta) >= CHAINS else 1)}
     groups["posterior"].attrs.update(_attributes(source))
     if is_weighted(draws):
-        weighted = _parameters(draws, draws.theta.detach().cpu().numpy())
+        weighted = _parameters(draws, draws.theta.detach().cpu().numpy(), 1)
         weighted["log_weight"] = ("chain", "draw"), draws.log_weight.detach().cpu().numpy()[None]
         groups["weighted_posterior"] = weighted.assign_attrs(_attributes(source))
     if isinstance(source, Answer):
@@ -92,16 +97,18 @@ def write_netcdf(
     return path
 
 
-def _parameters(draws: Draws, theta: np.ndarray) -> xarray.Dataset:
-    """(n, D) as one variable (chain, draw) per parameter."""
+def _parameters(draws: Draws, theta: np.ndarray, chains: int) -> xarray.Dataset:
+    """(n, D) as one variable (chain, draw) per parameter; independent draws make chains wherever they are cut."""
     import xarray
 
+    each = len(theta) // chains
+    dealt = theta[: each * chains].reshape(chains, each, theta.shape[1])
     names = _variables(draws.names)
     variables = {
-        name: (("chain", "draw"), theta[None, :, column], {"units": unit})
+        name: (("chain", "draw"), dealt[..., column], {"units": unit})
         for column, (name, unit) in enumerate(zip(names, draws.units, strict=True))
     }
-    return xarray.Dataset(variables, coords={"chain": [0], "draw": np.arange(len(theta))})
+    return xarray.Dataset(variables, coords={"chain": np.arange(chains), "draw": np.arange(each)})
 
 
 def _data(

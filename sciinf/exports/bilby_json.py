@@ -1,9 +1,11 @@
 """Answers as bilby's `LABEL_result.json`, which `bilby.core.result.read_in_result` reads. bilby itself is not needed.
 
-bilby's posterior has no weights, so weighted draws are resampled to as many as their effective sample size; the draws
-as they are stand in `nested_samples` with the column `weights`. Priors are written in bilby's JSON form,
+bilby's posterior has no weights, so of weighted draws as many are taken, by their weights, as come almost without
+repeats; the draws as they are stand in `nested_samples` with the column `weights`. Priors are written in bilby's JSON form,
 as classes with numbers: its other form, strings, goes through `eval` when it is read. A law that bilby does not have
-becomes its base class `Prior`, which knows the bounds only; the exact prior stands in `meta_data`.
+becomes its base class `Prior`, which knows the bounds only; the exact prior stands in `meta_data`, as a string of JSON,
+because bilby cannot save lists of mappings as HDF5. A prior that is not given is written as base classes without
+bounds: bilby cannot save, or draw with corner, a result that has none.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def write_bilby(
         source: An answer or its draws.
         path: The file; bilby expects `LABEL_result.json`.
         label: bilby's label.
-        prior: The prior, for `result.priors` and the column `log_prior`.
+        prior: The prior, for `result.priors` and the column `log_prior`. Without it `result.priors` has names and
+            units alone.
         generator: Source of randomness of the resampling of weighted draws; seed 0 when left out.
 
     Returns:
@@ -75,9 +78,9 @@ def write_bilby(
         result["log_evidence"] = draws.log_evidence
     if draws.log_evidence_error is not None:
         result["log_evidence_err"] = draws.log_evidence_error
+    result["priors"] = _priors(draws, prior)
     if prior is not None:
-        result["priors"] = _priors(prior)
-        result["meta_data"]["sciinf"]["prior"] = prior.to_json()
+        result["meta_data"]["sciinf"]["prior"] = json.dumps(prior.to_json())
     write_bytes(path, (json.dumps(result) + "\n").encode())
     return path
 
@@ -90,12 +93,12 @@ def _frame(names: tuple[str, ...], theta: torch.Tensor, more: dict[str, torch.Te
     return {"__dataframe__": True, "content": content}
 
 
-def _priors(prior: Prior) -> dict[str, Any]:
+def _priors(draws: Draws, prior: Prior | None) -> dict[str, Any]:
     out: dict[str, Any] = {"__prior_dict__": True, "__module__": "bilby.core.prior.dict", "__name__": "PriorDict"}
-    laws: list[td.Distribution | None] = []
-    for law in prior.laws:
+    laws: list[td.Distribution | None] = [None] * len(draws.names) if prior is None else []
+    for law in prior.laws if prior is not None else ():
         laws += [None] * law.event_shape[0] if law.event_shape else [law]
-    for name, unit, law in zip(prior.names, prior.units, laws, strict=True):
+    for name, unit, law in zip(draws.names, draws.units, laws, strict=True):
         kind, arguments = _bilby_law(law)
         out[name] = {
             "__prior__": True,

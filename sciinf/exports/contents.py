@@ -10,6 +10,8 @@ from torch import Tensor
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
 
+REPEATS = 0.01  # of all draws, where weighted ones become equally weighted
+
 
 def draws_of(source: Answer | Draws) -> Draws:
     """The draws of an answer, or the draws themselves.
@@ -32,12 +34,14 @@ def is_weighted(draws: Draws) -> bool:
 def equally_weighted(draws: Draws, n: int | None, generator: torch.Generator | None) -> Tensor:
     """Draws for a format, or a reader, that knows no weights.
 
-    Plain draws are returned as they are. Weighted ones are resampled, by default to as many as their effective sample
-    size, so that a reader who counts rows is not led to believe in more draws than there are.
+    Plain draws are returned as they are. Weighted ones are resampled, by default so few that hardly any comes twice:
+    with k of them, of normalised weights w, the variance of a mean is that of k independent draws plus what repeats
+    add (Var = sigma^2 / ESS of weighting and sigma^2 (1/k - 1/ESS) of resampling, while all k w <= 1). So a reader who
+    counts rows, or takes them for independent, is not led to believe in more draws than there are.
 
     Args:
         draws: Weighted or not.
-        n: How many; the default is all plain draws, or the effective sample size of weighted ones.
+        n: How many; the default is all plain draws, or as many weighted ones as come almost without repeats.
         generator: Source of randomness; a generator of seed 0 when left out, so that an export is repeatable.
 
     Returns:
@@ -51,8 +55,20 @@ def equally_weighted(draws: Draws, n: int | None, generator: torch.Generator | N
     if n is None and not is_weighted(draws):
         return draws.theta.detach().cpu()
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    count = n if n is not None else max(1, int(draws.ess))
+    count = n if n is not None else almost_distinct(draws)
     return draws.resample(count, generator=generator).detach().cpu()
+
+
+def almost_distinct(draws: Draws) -> int:
+    """The largest k of weighted draws of which repeats are expected to be one in a hundred at most.
+
+    The share of repeats is sum (w - 1/k)_+, the maximum over j of c_j - j/k, where c_j is the sum of the j largest
+    weights. It is at most s where k <= j / (c_j - s) for each j of c_j > s. k is never above the effective sample size.
+    """
+    heaviest = draws.weights.sort(descending=True).values.cumsum(0)
+    count = torch.arange(1, len(heaviest) + 1, device=heaviest.device)
+    over = heaviest > REPEATS
+    return max(1, int(min(float((count[over] / (heaviest[over] - REPEATS)).min()), draws.ess)))
 
 
 def facts(source: Answer | Draws) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
         The root.
 
     Raises:
-        ValueError: If a name has whitespace or ends in `*` (which marks derived parameters there), or the prior is of
-            other parameters.
+        ValueError: If a name has whitespace or ends in `*` (which marks derived parameters there), the prior is of
+            other parameters, or there are other chains of the same root, which getdist would read as well.
         OSError: If a file cannot be written.
     """
     draws, root = draws_of(source), Path(root)
@@ -43,6 +43,11 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
         raise ValueError(f"getdist takes names without whitespace that do not end in '*', got {bad}; rename them")
     if prior is not None and prior.names != draws.names:
         raise ValueError(f"the draws are of {draws.names}, the prior of {prior.names}; pass the prior of the same fit")
+    others = re.compile(re.escape(root.name) + r"(_(?!1\.)\d+)?\.txt")
+    if found := sorted(file.name for file in root.parent.glob("*.txt") if others.fullmatch(file.name)):
+        raise ValueError(
+            f"getdist would read {found} in {root.parent} as chains of {root.name!r} too; choose another root"
+        )
     weights = draws.weights.cpu().numpy()
     rows = np.column_stack([weights / weights.max(), np.zeros(len(draws)), draws.theta.detach().cpu().numpy()])
     text = io.StringIO()

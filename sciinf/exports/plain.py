@@ -8,24 +8,47 @@ from pathlib import Path
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
+from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
 from sciinf.exports.arviz_layout import write_netcdf
 from sciinf.exports.astropy_table import write_table
+from sciinf.exports.bilby_json import write_bilby
 from sciinf.exports.contents import draws_of
+from sciinf.exports.getdist_text import write_getdist
 
-KNOWN = (".h5", ".hdf5", ".nc", ".ecsv", ".fits", ".csv")
+KNOWN = (".h5", ".hdf5", ".nc", ".ecsv", ".fits", ".csv", ".json", "_1.txt")
 
 
-def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[str, Observable] | None = None) -> Path:
+def check_kind(path: str | Path) -> None:
+    """Refuse a file whose name does not say what it is to be.
+
+    Raises:
+        ValueError: If it ends in none of `KNOWN`.
+    """
+    name = Path(path).name.lower()
+    if name.endswith(".txt") and not name.endswith("_1.txt"):
+        raise ValueError(f"{path}: getdist takes chains called ROOT_1.txt; name it {Path(path).stem}_1.txt")
+    if not name.endswith(KNOWN):
+        raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(KNOWN)}")
+
+
+def write_draws(
+    source: Answer | Draws,
+    path: str | Path,
+    observables: Mapping[str, Observable] | None = None,
+    prior: Prior | None = None,
+) -> Path:
     """Write draws; the suffix says how.
 
     `.h5` is the `draws.h5` of a run folder (`sciinf.core.draws_file`), `.nc` arviz's InferenceData layout, `.ecsv`,
-    `.fits` and `.csv` are tables (`sciinf.exports.astropy_table`).
+    `.fits` and `.csv` are tables (`sciinf.exports.astropy_table`), `.json` is a result of bilby, and `ROOT_1.txt` a
+    chain of getdist with ROOT.paramnames, ROOT.ranges and ROOT.properties.ini beside it.
 
     Args:
         source: An answer or its draws.
         path: The file.
         observables: The simulator's observables, for the units and axes of the data in `.nc`.
+        prior: The prior, for bilby's priors and getdist's bounds.
 
     Returns:
         The path.
@@ -35,9 +58,13 @@ def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[s
         OSError: If the file cannot be written; an older one stays as it was.
     """
     path = Path(path)
+    check_kind(path)
     suffix = path.suffix.lower()
-    if suffix not in KNOWN:
-        raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(KNOWN)}")
+    if suffix == ".json":
+        return write_bilby(source, path, label=path.stem.removesuffix("_result"), prior=prior)
+    if suffix == ".txt":
+        write_getdist(source, path.with_name(path.name[: -len("_1.txt")]), prior=prior)
+        return path
     if suffix in (".h5", ".hdf5"):
         return write_draws_h5(draws_of(source), path)
     if suffix == ".nc":

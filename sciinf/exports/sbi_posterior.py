@@ -121,6 +121,12 @@ class SbiPosterior(NeuralPosterior):
         self.generator = generator
         self._purpose = f"It draws from {posterior.name!r} of sciinf."
 
+    def set_default_x(self, x: Any) -> SbiPosterior:
+        """Keep an observation for the calls that name none."""
+        _refuse_units(x)
+        NeuralPosterior.set_default_x(self, x)
+        return self
+
     def sample(
         self,
         sample_shape: Any = torch.Size(),  # noqa: B008
@@ -130,6 +136,7 @@ class SbiPosterior(NeuralPosterior):
     ) -> Tensor:
         """Draws for one observation, (*sample_shape, D). Further keywords are sbi's own, and there are none here."""
         _refuse_keywords(kwargs)
+        _refuse_units(x)
         values = observations_of(self.posterior.observables, self._x_else_default_x(x))
         _refuse_trials(values)
         return self.posterior.sample(tuple(sample_shape), values, generator=self._source())
@@ -137,15 +144,18 @@ class SbiPosterior(NeuralPosterior):
     def sample_batched(self, sample_shape: Any, x: Tensor, show_progress_bars: bool = True, **kwargs: Any) -> Tensor:
         """Draws for a batch of observations, (*sample_shape, batch, D)."""
         _refuse_keywords(kwargs)
+        _refuse_units(x)
         values = observations_of(self.posterior.observables, torch.as_tensor(x))
         return self.posterior.sample_batched(tuple(sample_shape), values, generator=self._source())
 
     def log_prob(self, theta: Tensor, x: Tensor | None = None, track_gradients: bool = False) -> Tensor:
         """Log density of theta (*batch, D) given one observation: (*batch,), or (1,) for one theta (D,)."""
+        _refuse_units(theta, x)
         return self.potential(theta, x, track_gradients=track_gradients)
 
     def log_prob_batched(self, theta: Tensor, x: Tensor, track_gradients: bool = False) -> Tensor:
         """Log density of theta (n, batch, D) given each of a batch of observations: (n, batch)."""
+        _refuse_units(theta, x)
         values = observations_of(self.posterior.observables, torch.as_tensor(x))
         theta = torch.as_tensor(theta)
         with torch.set_grad_enabled(track_gradients):
@@ -164,6 +174,16 @@ def _refuse_trials(x: X) -> None:
             f"x holds {count} observations, expected one; `sample_batched` and `log_prob_batched` take several, and "
             "repeated observations of the same parameters belong into the simulator as one observable"
         )
+
+
+def _refuse_units(*values: Any) -> None:
+    """A tensor made of a quantity of astropy has its numbers, whatever their unit."""
+    for value in values:
+        if not isinstance(value, Tensor) and (unit := getattr(value, "unit", None)) is not None:
+            raise TypeError(
+                f"sbi takes plain numbers, in the simulator's units, got a quantity in {str(unit)!r}; pass its "
+                "`.to_value(unit)`, or ask the posterior of sciinf, which converts"
+            )
 
 
 def _refuse_keywords(keywords: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinf.core.observation import convert
 from sciinf.core.simulator import Observable, Outcome, Status, X, event_of
 
 LONGEST_MESSAGE = 2000
@@ -95,6 +96,8 @@ def _mapping(x: Any, observables: Mapping[str, Observable], where: str) -> X:
 
 
 def _tensor(name: str, spec: Observable, value: Any, rows: int, where: str) -> Tensor:
+    if not isinstance(value, Tensor) and (unit := getattr(value, "unit", None)) is not None:
+        value = convert(value.value, str(unit), spec, name)
     try:
         tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""A prior and a simulator in sbi's convention: theta (batch, D) -> x (batch, *event), one observable.
+"""A simulator and a prior in sbi's convention: theta (batch, D) -> x (batch, *event), one observable.
 
 Such simulators draw from the global random states. Around each call those of torch, numpy and Python are seeded from
 the generator and put back afterwards, one call at a time in a process.
@@ -18,13 +18,14 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.laws import law_to_json
+from sciinf.core.observation import convert
 from sciinf.core.prior import global_seed
 from sciinf.wrappers.named_function import name_of
 
 
 def sbi(
-    prior: Any,
     simulator: Callable[[Tensor], Any],
+    prior: Any,
     *,
     names: Sequence[str] | None = None,
     units: Sequence[str] | None = None,
@@ -36,13 +37,14 @@ def sbi(
     """A simulator from what a user of sbi has.
 
     Args:
-        prior: A law of torch.distributions over (D,), `BoxUniform`, `MultipleIndependent`, a list of laws, or what
-            sbi's `process_prior` returned for one of them.
-        simulator: Maps theta (batch, D) to x (batch, *event), tensors or arrays, drawing from the global random states.
+        simulator: Maps theta (batch, D) to x (batch, *event): tensors, arrays or quantities of astropy. It draws from
+            the global random states.
+        prior: A law of torch.distributions over (D,), `BoxUniform`, `MultipleIndependent`, a list of laws, what sbi's
+            `process_prior` returned for one of them, or a `Prior`, which has names and units of its own.
         names: Parameter names; theta_0, theta_1, ... when left out.
         units: Their units; dimensionless when left out.
         observable: What x is called.
-        spec: Shape, unit, axes and dtype of x; when left out, two simulations tell the shape (float32).
+        spec: Shape, unit, axes and dtype of x; when left out, two simulations tell shape and unit (float32).
         name: What the simulator is called; the function's name when left out.
         block: Rows per block of a store.
 
@@ -52,21 +54,31 @@ def sbi(
 
     Examples:
         >>> prior = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
-        >>> sbi(prior, lambda theta: theta + torch.randn_like(theta)).observables
+        >>> sbi(lambda theta: theta + torch.randn_like(theta), prior).observables
         {'x': Observable(shape=(2,), unit='', dims=(), dtype='float32', scale='linear')}
     """
     if not callable(simulator):
-        raise TypeError(f"the simulator must be a function theta -> x, got {simulator!r}; the prior comes first")
+        raise TypeError(
+            f"the simulator must be a function theta -> x, got {simulator!r}; it comes first, then the prior"
+        )
+    named = _prior(prior, names, units)
+    label = name or name_of(simulator)
+    spec = spec or _observable(simulator, named, observable, label)
+    return SbiSimulator(named, simulator, {observable: spec}, label, block)
+
+
+def _prior(prior: Any, names: Sequence[str] | None, units: Sequence[str] | None) -> Prior:
+    if isinstance(prior, Prior):
+        if names is not None or units is not None:
+            raise ValueError(f"{prior} has names and units of its own; leave out `names` and `units`")
+        return prior
     laws = _laws(prior)
     widths = [law.event_shape[0] if law.event_shape else 1 for law in laws]
     names = tuple(names) if names is not None else tuple(f"theta_{i}" for i in range(sum(widths)))
     units = tuple(units) if units is not None else ("",) * sum(widths)
     if len(names) != sum(widths) or len(units) != sum(widths):
         raise ValueError(f"the prior has {sum(widths)} dimensions, got {len(names)} names and {len(units)} units")
-    named = _named_prior(laws, widths, names, units)
-    label = name or name_of(simulator)
-    spec = spec or Observable(_event_shape(simulator, named, label))
-    return SbiSimulator(named, simulator, {observable: spec}, label, block)
+    return _named_prior(laws, widths, names, units)
 
 
 @final
@@ -87,13 +99,13 @@ class SbiSimulator(Simulator):
         """Simulate a batch.
 
         Raises:
-            ValueError: If theta, or what the function returns, has another shape.
+            ValueError: If theta, or what the function returns, has another shape, or a unit that does not convert.
         """
         if theta.ndim != 2 or theta.shape[1] != len(self.prior):
             raise ValueError(f"theta has shape {tuple(theta.shape)}, expected (batch, {len(self.prior)})")
         name, spec = next(iter(self.observables.items()))
         with _all_seeded(generator):
-            x = torch.as_tensor(self.function(theta.clone()))
+            x = _tensor(self.function(theta.clone()), spec, name)
         if tuple(x.shape) != (len(theta), *spec.shape):
             raise ValueError(
                 f"the simulator {self.name!r} returned {name!r} with shape {tuple(x.shape)}, expected "
@@ -122,7 +134,8 @@ def _laws(prior: Any) -> list[td.Distribution]:
     if not isinstance(prior, td.Distribution):
         raise TypeError(
             f"the prior is {type(prior).__name__}, expected a law of torch.distributions, BoxUniform, "
-            "MultipleIndependent or a list of laws: a custom prior has no bijection to R^D"
+            "MultipleIndependent or a list of laws: a custom prior has no bijection to R^D. The order is "
+            "wrappers.sbi(simulator, prior)"
         )
     parts = getattr(prior, "dists", None)  # MultipleIndependent
     if parts is not None:
@@ -157,18 +170,26 @@ def _named_prior(
     return Prior.from_json(data)
 
 
-def _event_shape(simulator: Callable[[Tensor], Any], prior: Prior, label: str) -> tuple[int, ...]:
+def _tensor(value: Any, spec: Observable, name: str) -> Tensor:
+    """What the function returned, in the observable's unit; without a unit it is taken to be in that."""
+    unit = getattr(value, "unit", None)
+    return torch.as_tensor(value if unit is None else convert(value.value, str(unit), spec, name))
+
+
+def _observable(simulator: Callable[[Tensor], Any], prior: Prior, name: str, label: str) -> Observable:
     """Found from batches of two and three, which a simulator of single rows cannot both pass by accident."""
-    shapes = []
+    shapes, unit = [], ""
     for n in (2, 3):
         generator = torch.Generator().manual_seed(n)
         theta = prior.sample(n, generator=generator)
         with _all_seeded(generator):
-            shapes.append(tuple(torch.as_tensor(simulator(theta)).shape))
+            value = simulator(theta)
+        unit = str(getattr(value, "unit", ""))
+        shapes.append(tuple(_tensor(value, Observable((), unit), name).shape))
     if any(shape[:1] != (n,) for n, shape in zip((2, 3), shapes, strict=True)) or shapes[0][1:] != shapes[1][1:]:
         raise ValueError(
             f"the simulator {label!r} is not batched: theta of shapes (2, {len(prior)}) and (3, {len(prior)}) gave x "
             f"of shapes {shapes[0]} and {shapes[1]}; expected (2, *event) and (3, *event). Loop over its rows first, "
             "for instance by sbi.utils.user_input_checks.process_simulator(simulator, prior, False)"
         )
-    return shapes[0][1:]
+    return Observable(shapes[0][1:], unit)

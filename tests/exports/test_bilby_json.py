@@ -12,6 +12,7 @@ from torch import distributions as td
 
 from sciinf.core import Draws, Prior, Truncated
 from sciinf.exports import write_bilby
+from sciinf.exports.contents import almost_distinct
 
 pytest.importorskip("bilby")
 from bilby.core.result import read_in_result
@@ -23,7 +24,7 @@ def test_draws_and_evidence_come_back(tmp_path, answer, draws, prior):
     assert result.label == "cell"
     assert result.search_parameter_keys == list(draws.names)
     assert (result.log_evidence, result.log_evidence_err) == (-12.5, 0.04)
-    assert len(result.posterior) == int(draws.ess)
+    assert 28 < len(result.posterior) == almost_distinct(draws) < draws.ess
     np.testing.assert_allclose(
         result.posterior["log_prior"],
         prior.log_prob(torch.tensor(result.posterior[list(draws.names)].to_numpy())),
@@ -33,6 +34,19 @@ def test_draws_and_evidence_come_back(tmp_path, answer, draws, prior):
     np.testing.assert_allclose(weights @ result.nested_samples[list(draws.names)].to_numpy(), draws.mean(), rtol=1e-6)
     assert result.meta_data["sciinf"]["trust"] == "looks like the simulations"
     assert "nsamples" in str(result)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["prior", "no_prior"])
+@pytest.mark.parametrize("extension", ["json", "hdf5"])
+def test_bilby_saves_what_it_read(tmp_path, answer, prior, extension, known):
+    """A list of mappings in the meta data stops its HDF5, a result without priors both."""
+    first = read_in_result(str(write_bilby(answer, tmp_path / "a_result.json", prior=prior if known else None)))
+    first.save_to_file(filename=str(tmp_path / f"b_result.{extension}"), extension=extension)
+    again = read_in_result(str(tmp_path / f"b_result.{extension}"))
+    assert again.posterior[list(prior.names)].equals(first.posterior[list(prior.names)])
+    assert again.meta_data["sciinf"] == first.meta_data["sciinf"]
+    assert [law.unit for law in again.priors.values()] == [unit or None for unit in prior.units]
+    assert (again.priors["mass_1"].maximum == 50.0) == known
 
 
 def test_plain_draws_are_bilbys_posterior_as_they_are(tmp_path, plain_draws):
@@ -79,7 +93,7 @@ def test_laws_bilby_does_not_have_keep_their_bounds_and_stand_in_the_meta_data(t
     result = read_in_result(str(write_bilby(draws, tmp_path / "a_result.json", prior=prior)))
     assert (result.priors["a"].minimum, result.priors["a"].maximum) == (0.0, 2.0)
     assert result.priors["b"].minimum == -np.inf
-    back = Prior.from_json(result.meta_data["sciinf"]["prior"])
+    back = Prior.from_json(json.loads(result.meta_data["sciinf"]["prior"]))
     torch.testing.assert_close(back.log_prob(draws.theta), prior.log_prob(draws.theta))
 
 

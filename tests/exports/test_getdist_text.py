@@ -57,6 +57,17 @@ def test_digits_are_kept(tmp_path, draws, dtype):
     np.testing.assert_array_equal(rows[:, 2:].astype(theta.numpy().dtype), theta.numpy())
 
 
+@pytest.mark.parametrize("other", ["c.txt", "c_2.txt", "c_17.txt"])
+def test_chains_that_getdist_would_read_besides_are_refused(tmp_path, plain_draws, other):
+    for name in ("c.1.txt", "c_b_2.txt", "cc.txt", "c_1.txt"):
+        (tmp_path / name).write_text("of another root, or to be overwritten")
+    assert len(load(write_getdist(plain_draws, tmp_path / "c")).weights) == 400
+    np.savetxt(tmp_path / other, np.ones((9, 6)))
+    assert len(load(tmp_path / "c").weights) > 400, "the planted fault: getdist mixes them"
+    with pytest.raises(ValueError, match="choose another root"):
+        write_getdist(plain_draws, tmp_path / "c")
+
+
 def test_names_getdist_cannot_read_are_refused(tmp_path, draws):
     for name in ("two words", "derived*"):
         with pytest.raises(ValueError, match="without whitespace"):

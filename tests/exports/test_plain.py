@@ -26,6 +26,16 @@ def test_every_known_suffix_writes_its_kind(tmp_path, draws):
         assert len(QTable.read(write_draws(draws, tmp_path / f"d{suffix}"))) == len(draws)
 
 
+def test_bilby_and_getdist_get_the_prior(tmp_path, plain_draws, prior):
+    from bilby.core.result import read_in_result
+    from getdist import loadMCSamples
+
+    found = read_in_result(str(write_draws(plain_draws, tmp_path / "d_result.json", prior=prior)))
+    assert (found.label, found.priors["mass_1"].maximum) == ("d", 50.0)
+    assert write_draws(plain_draws, tmp_path / "d_1.txt", prior=prior) == tmp_path / "d_1.txt"
+    assert loadMCSamples(str(tmp_path / "d"), no_cache=True).ranges.getUpper("mass_1") == 50.0
+
+
 def test_data_keep_their_units_and_axes_where_the_observables_are_known(tmp_path, answer, observables):
     tree = xarray.open_datatree(write_draws(answer, tmp_path / "d.nc", observables), engine="h5netcdf")
     counts = tree["observed_data/counts"]
@@ -38,6 +48,8 @@ def test_data_keep_their_units_and_axes_where_the_observables_are_known(tmp_path
 def test_unknown_suffixes_are_refused(tmp_path, draws):
     with pytest.raises(ValueError, match=r"\.h5, \.hdf5, \.nc, \.ecsv, \.fits, \.csv"):
         write_draws(draws, tmp_path / "draws.pkl")
+    with pytest.raises(ValueError, match=r"name it draws_1\.txt"):
+        write_draws(draws, tmp_path / "draws.txt")
     with pytest.raises(ValueError, match=r"from \.h5 only"):
         read_draws(tmp_path / "draws.csv")
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,11 @@ import math
 
 import pytest
 import torch
+from astropy import units
 from scipy.stats import kstest
 from torch import distributions as td
 
+from sciinf import Flow, Recipe, build_posterior, simulate, train, wrappers
 from sciinf.core import Draws, Observable, Posterior, Prior
 from sciinf.exports import to_sbi
 
@@ -154,6 +156,42 @@ def test_map_climbs_to_the_mode(exact):
     torch.testing.assert_close(mode.reshape(2), (x @ exact.gain.T)[0], atol=5e-3, rtol=0.0)
 
 
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A posterior as the default flow learns it, of parameters with and without bounds."""
+    folder = tmp_path_factory.mktemp("learned")
+    prior = Prior(a=(td.Uniform(-2.0, 2.0), "mV"), b=(td.LogNormal(0.0, 0.5), "mV"))
+
+    def simulate_rows(theta):
+        return theta @ DESIGN.T + NOISE * torch.randn(len(theta), 3)
+
+    simulator = wrappers.sbi(simulate_rows, prior)
+    store = simulate(simulator, folder / "store", 400, progress=False)
+    estimator = Flow(simulator.prior, simulator.observables)
+    return build_posterior(train(estimator, store, folder / "fit", recipe=Recipe(epochs=4), progress=False))
+
+
+def test_map_climbs_above_all_draws_of_the_default_flow(learned):
+    posterior = to_sbi(learned, generator=torch.Generator().manual_seed(0)).set_default_x(torch.tensor([0.5, 1.0, 1.6]))
+    draws = posterior.sample((2_000,), show_progress_bars=False)
+    mode = posterior.map(num_iter=40, num_to_optimize=3, num_init_samples=500, learning_rate=0.05)
+    assert float(posterior.log_prob(mode)) > float(posterior.log_prob(draws).max()) - 1e-3
+    assert mode[0, 0].abs() < 2
+    assert mode[0, 1] > 0
+    theta = draws[:50].double().requires_grad_()
+    (slope,) = torch.autograd.grad(posterior.log_prob(theta, track_gradients=True).sum(), theta)
+    step = 1e-4 * torch.randn(50, 2, generator=torch.Generator().manual_seed(1)).double()
+    rise = posterior.log_prob(theta.detach() + step) - posterior.log_prob(theta.detach() - step)
+    torch.testing.assert_close(rise, 2 * (slope * step).sum(1), rtol=0.05, atol=2e-5)
+
+
+def test_sbis_plots_can_be_imported_and_take_the_draws(learned):
+    from sbi.analysis import pairplot
+
+    figure, _ = pairplot(to_sbi(learned).sample((50,), x=torch.ones(3), show_progress_bars=False))
+    assert len(figure.axes) == 4
+
+
 def test_a_posterior_without_gradients_says_so(exact):
     class Detached(LinearGaussian):
         def log_prob_batched(self, theta, x):
@@ -200,6 +238,16 @@ def test_wrong_observations_and_keywords_are_refused(exact):
         posterior.log_prob(torch.zeros(1, 2), x=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="set_default_x"):
         posterior.sample((3,))
+    volts = torch.zeros(1, 3).numpy() * units.V
+    for ask in (
+        posterior.set_default_x,
+        lambda x: posterior.sample((3,), x=x),
+        lambda x: posterior.sample_batched(3, x),
+    ):
+        with pytest.raises(TypeError, match="quantity in 'V'"):
+            ask(volts)
+    with pytest.raises(TypeError, match="quantity in 'V'"):
+        posterior.log_prob(volts[:, :2], x=torch.zeros(1, 3))
     with pytest.raises(TypeError, match="reject_outside_prior"):
         posterior.sample((3,), x=torch.zeros(1, 3), reject_outside_prior=True)
 

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from astropy import units
 from sbi.utils import BoxUniform, MultipleIndependent
 from sbi.utils.user_input_checks import process_prior
 from torch import distributions as td
@@ -51,7 +52,7 @@ PARTS = [
     ids=["box", "normal", "independent", "parts", "processed_parts", "processed_one", "processed_double"],
 )
 def test_the_prior_is_the_same_law(law):
-    simulator = wrappers.sbi(law, gaussian)
+    simulator = wrappers.sbi(gaussian, law)
     theta = law.sample((50,))
     expected = law.log_prob(theta).reshape(50).double()
     torch.testing.assert_close(simulator.prior.log_prob(theta), expected, rtol=1e-5, atol=1e-5)
@@ -61,7 +62,7 @@ def test_the_prior_is_the_same_law(law):
 
 
 def test_a_list_of_laws_with_names_and_units():
-    simulator = wrappers.sbi(PARTS, gaussian, names=("shape", "p", "a", "b"), units=("", "", "m", "m"), observable="y")
+    simulator = wrappers.sbi(gaussian, PARTS, names=("shape", "p", "a", "b"), units=("", "", "m", "m"), observable="y")
     assert simulator.prior.names == ("shape", "p", "a", "b")
     assert simulator.prior.units == ("", "", "m", "m")
     assert simulator.observables == {"y": Observable((4,))}
@@ -69,7 +70,7 @@ def test_a_list_of_laws_with_names_and_units():
 
 
 def test_values_shape_and_reproducibility():
-    simulator = wrappers.sbi(BOX, gaussian)
+    simulator = wrappers.sbi(gaussian, BOX)
     theta = simulator.prior.sample(500, generator=generator())
     first, again, other = (simulator(theta, generator=generator(s))["x"] for s in (5, 5, 6))
     assert torch.equal(first, again)
@@ -79,7 +80,7 @@ def test_values_shape_and_reproducibility():
 
 
 def test_every_global_state_is_seeded_and_put_back():
-    simulator = wrappers.sbi(BOX, with_three_sources)
+    simulator = wrappers.sbi(with_three_sources, BOX)
     theta = torch.ones(4, 2)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     first = simulator(theta, generator=generator())["x"]
@@ -94,7 +95,7 @@ def test_every_global_state_is_seeded_and_put_back():
 
 
 def test_a_simulator_that_writes_into_theta_does_not_change_the_parameters():
-    simulator = wrappers.sbi(BOX, lambda theta: theta.mul_(2.0))
+    simulator = wrappers.sbi(lambda theta: theta.mul_(2.0), BOX)
     theta = torch.ones(4, 2)
     assert torch.equal(simulator(theta, generator=generator())["x"], 2 * theta)
     assert torch.equal(theta, torch.ones(4, 2))
@@ -102,22 +103,41 @@ def test_a_simulator_that_writes_into_theta_does_not_change_the_parameters():
 
 def test_what_cannot_be_wrapped_is_refused():
     with pytest.raises(ValueError, match="not batched"):
-        wrappers.sbi(BOX, lambda theta: theta.sum(0))
+        wrappers.sbi(lambda theta: theta.sum(0), BOX)
     with pytest.raises(ValueError, match="2 dimensions, got 1 names"):
-        wrappers.sbi(BOX, gaussian, names=("a",))
+        wrappers.sbi(gaussian, BOX, names=("a",))
     with pytest.raises(ValueError, match=r"Independent\(law, 1\)"):
-        wrappers.sbi(td.Uniform(torch.zeros(3), torch.ones(3)), gaussian)
+        wrappers.sbi(gaussian, td.Uniform(torch.zeros(3), torch.ones(3)))
     with pytest.raises(TypeError, match="no bijection"):
         wrappers.sbi(gaussian, gaussian)
-    with pytest.raises(TypeError, match="prior comes first"):
+    with pytest.raises(TypeError, match="it comes first, then the prior"):
         wrappers.sbi(BOX, BOX)
-    simulator = wrappers.sbi(BOX, gaussian, spec=Observable((3,)))
+    simulator = wrappers.sbi(gaussian, BOX, spec=Observable((3,)))
     with pytest.raises(ValueError, match=r"\(4, 2\), expected \(4, 3\)"):
         simulator(torch.ones(4, 2), generator=generator())
 
 
+def test_units_of_what_the_function_returns_are_converted():
+    simulator = wrappers.sbi(lambda theta: theta.numpy() * units.mV, BOX)
+    assert simulator.observables == {"x": Observable((2,), "mV")}
+    volts = wrappers.sbi(lambda theta: theta.numpy() * units.mV, BOX, spec=Observable((2,), "V"))
+    theta = torch.ones(4, 2)
+    torch.testing.assert_close(volts(theta, generator=generator())["x"], 1e-3 * theta)
+    with pytest.raises(ValueError, match=r"'x' is in 'm', which does not convert to the simulator's 'V'"):
+        wrappers.sbi(lambda theta: theta.numpy() * units.m, BOX, spec=Observable((2,), "V"))(
+            theta, generator=generator()
+        )
+
+
+def test_a_prior_of_ours_keeps_its_names_and_units():
+    prior = Prior(a=(td.Normal(0.0, 1.0), "m"), b=td.Uniform(0.0, 1.0))
+    assert wrappers.sbi(gaussian, prior).prior is prior
+    with pytest.raises(ValueError, match="names and units of its own"):
+        wrappers.sbi(gaussian, prior, names=("a", "b"))
+
+
 def test_it_pickles_with_its_function():
-    simulator = wrappers.sbi(MultipleIndependent(PARTS), gaussian)
+    simulator = wrappers.sbi(gaussian, MultipleIndependent(PARTS))
     copy = pickle.loads(pickle.dumps(simulator))
     theta = simulator.prior.sample(4, generator=generator())
     assert torch.equal(copy.prior.bijection.forward(theta), simulator.prior.bijection.forward(theta))

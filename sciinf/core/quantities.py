@@ -1,0 +1,46 @@
+"""Parameters that are given with a unit: numbers in the prior's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def numbers_in(value: Any, unit: str, what: str) -> np.ndarray:
+    """A value as numbers in a unit; without one of its own it is taken to be in that.
+
+    Args:
+        value: A number, an array, or a quantity of astropy.
+        unit: The unit; "" for dimensionless.
+        what: Whose value it is, for messages.
+
+    Raises:
+        ValueError: If its own unit does not convert.
+    """
+    own = getattr(value, "unit", None)
+    if own is None:
+        return np.asarray(value)
+    from astropy import units
+
+    try:
+        return np.asarray(units.Quantity(value).to_value(units.Unit(unit)))
+    except (units.UnitConversionError, ValueError, TypeError) as error:
+        raise ValueError(f"{what} is given in {str(own)!r}, which does not convert to {unit!r}: {error}") from error
+
+
+def theta_in(theta: Any, names: Sequence[str], units: Sequence[str]) -> Tensor:
+    """Parameters (*batch, D) as a tensor, a quantity of astropy converted to the unit of each.
+
+    Raises:
+        ValueError: If it has a unit that does not convert to that of a parameter, or not D columns.
+    """
+    if getattr(theta, "unit", None) is None:
+        return torch.as_tensor(theta)
+    if not theta.ndim or theta.shape[-1] != len(names):
+        raise ValueError(f"theta has shape {theta.shape}, expected (..., {len(names)}) for {tuple(names)}")
+    columns = [numbers_in(theta[..., i], units[i], f"parameter {name!r}") for i, name in enumerate(names)]
+    return torch.from_numpy(np.stack(columns, axis=-1))
