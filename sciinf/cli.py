@@ -244,7 +244,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
             run_folder(str(out))
         answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim, out))
     if draws is not None:
-        write_draws(answers[0], draws, known, fit.estimator.prior)
+        write_draws(answers[0], draws)
     steps.record(out or Path(folder), given["seed"], started, sim)
     tell_what_changes(Path(folder), without, out)
     click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))

@@ -10,10 +10,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sciinf.core.files import write_bytes
+from sciinf.core.quantities import truth_in
 from sciinf.core.simulator import Status
 from sciinf.figures.answers import answer_part, answers_table
 from sciinf.figures.calibration import CONFIDENCE, PANELS, coverage_figure, rank_curves, ranks_figure
@@ -42,13 +44,14 @@ _PICTURED = 12
 
 
 def write_report(
-    folder: str | Path, *, truth: Mapping[str, float] | None = None, names: Sequence[str] | None = None
+    folder: str | Path, *, truth: Mapping[str, Any] | None = None, names: Sequence[str] | None = None
 ) -> Path:
     """Write `report.html` into a run folder.
 
     Args:
         folder: What `sciinf infer`, `sciinf run` or the steps themselves wrote.
-        truth: Parameter -> true value, where the observation was simulated; drawn as lines.
+        truth: Parameter -> true value, a number in its unit or a quantity of astropy, where the observation was
+            simulated; drawn as lines.
         names: Of which observations, by the names of their answers; all when left out.
 
     Returns:
@@ -60,11 +63,10 @@ def write_report(
     """
     runs = read_runs(folder, names)
     run = next(iter(runs.values()))
-    known = set(run.answer.get("parameters", ()))
-    if set(truth or {}) - known:
-        raise ValueError(f"truth is given for {sorted(set(truth or {}) - known)}, the answer has {sorted(known)}")
+    known = run.answer.get("parameters", {})
+    truth = truth_in(truth, list(known), [known[name]["unit"] for name in known])
     sections = [
-        *(_one(run, truth or {}) if len(runs) == 1 else _several(runs, truth or {})),
+        *(_one(run, truth) if len(runs) == 1 else _several(runs, truth)),
         Section("calibration", "Calibration", _calibration(run)),
         Section("training", "Training", _training(run)),
         Section("simulations", "Simulations", _simulations(run)),

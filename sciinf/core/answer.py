@@ -143,7 +143,7 @@ class Answer:
         kind: Literal["corner", "prediction", "calibration", "ranks"] = "corner",
         *,
         names: Sequence[str] | None = None,
-        truth: Mapping[str, float] | None = None,
+        truth: Mapping[str, Any] | None = None,
     ) -> Figure:
         """One of the report's figures, to be saved for a paper with `savefig`; a notebook shows it.
 
@@ -152,7 +152,7 @@ class Answer:
                 the posterior predicts; "calibration", how often the truth lay inside credible regions; "ranks", the
                 rank of each true parameter among the draws.
             names: Which parameters of a corner plot, the first twelve when left out; which observable of a prediction.
-            truth: Parameter -> true value, drawn in a corner plot.
+            truth: Parameter -> true value, a number in its unit or a quantity of astropy, drawn in a corner plot.
 
         Raises:
             ImportError: If matplotlib is not installed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +44,21 @@ def theta_in(theta: Any, names: Sequence[str], units: Sequence[str]) -> Tensor:
         raise ValueError(f"theta has shape {theta.shape}, expected (..., {len(names)}) for {tuple(names)}")
     columns = [numbers_in(theta[..., i], units[i], f"parameter {name!r}") for i, name in enumerate(names)]
     return torch.from_numpy(np.stack(columns, axis=-1))
+
+
+def truth_in(truth: Mapping[str, Any] | None, names: Sequence[str], units: Sequence[str]) -> dict[str, float]:
+    """True values, parameter -> number or quantity of astropy, in the units of an answer.
+
+    Raises:
+        ValueError: If a name is none of the answer's, a unit does not convert, or a value is not one number.
+    """
+    known = dict(zip(names, units, strict=True))
+    if unknown := sorted(set(truth or {}) - set(known)):
+        raise ValueError(f"truth is given for {unknown}, the answer has {sorted(known)}")
+    found = {}
+    for name, value in (truth or {}).items():
+        number = numbers_in(value, known[name], f"the true {name!r}")
+        if number.size != 1:
+            raise ValueError(f"truth has {number.size} values of {name!r}; give one")
+        found[name] = float(number.reshape(()))
+    return found

@@ -9,8 +9,9 @@ Groups:
     posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws
 
 arviz knows no weights, so of a weighted posterior as many draws are taken, by their weights, as come almost without
-repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence and the verdicts on calibration and
-on the observation are attributes of the posterior. A slash in a name, which netCDF keeps for groups, becomes a dot.
+repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence and the verdicts on
+calibration and on the observation are attributes of the posterior. A slash in a name, which netCDF keeps for groups,
+becomes a dot.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def to_datatree(
 
     Args:
         source: An answer, or draws alone (then only the posterior is there).
-        observables: The simulator's observables, for units and names of axes; axes are numbered without them.
+        observables: The simulator's observables, for units and names of axes; the answer's own when left out.
         n: Draws in `posterior`; all of them by default, or as many weighted ones as come almost without repeats.
             What four chains do not share evenly is left out.
         generator: Source of randomness of the resampling; seed 0 when left out.
@@ -66,7 +67,7 @@ def to_datatree(
         weighted["log_weight"] = ("chain", "draw"), draws.log_weight.detach().cpu().numpy()[None]
         groups["weighted_posterior"] = weighted.assign_attrs(_attributes(source))
     if isinstance(source, Answer):
-        specs = observables or {}
+        specs = source.observables if observables is None else observables
         if source.observation:
             groups["observed_data"] = _data(source.observation, specs, ())
         if source.predictive:

@@ -1,11 +1,11 @@
 """Answers as bilby's `LABEL_result.json`, which `bilby.core.result.read_in_result` reads. bilby itself is not needed.
 
 bilby's posterior has no weights, so of weighted draws as many are taken, by their weights, as come almost without
-repeats; the draws as they are stand in `nested_samples` with the column `weights`. Priors are written in bilby's JSON form,
-as classes with numbers: its other form, strings, goes through `eval` when it is read. A law that bilby does not have
-becomes its base class `Prior`, which knows the bounds only; the exact prior stands in `meta_data`, as a string of JSON,
-because bilby cannot save lists of mappings as HDF5. A prior that is not given is written as base classes without
-bounds: bilby cannot save, or draw with corner, a result that has none.
+repeats; the draws as they are stand in `nested_samples` with the column `weights`. Priors are written in bilby's JSON
+form, as classes with numbers: its other form, strings, goes through `eval` when it is read. A law that bilby does not
+have becomes its base class `Prior`, which knows the bounds only; the exact prior stands in `meta_data`, as a string of
+JSON, because bilby cannot save lists of mappings as HDF5. A prior that is not known is written as base classes without
+bounds: bilby cannot save a result that has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sciinf.core.files import write_bytes
 from sciinf.core.laws import Truncated, bounds
 from sciinf.core.log_uniform import LogUniform
 from sciinf.core.prior import Prior
-from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
+from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted, prior_of
 
 
 def write_bilby(
@@ -44,8 +44,8 @@ def write_bilby(
         source: An answer or its draws.
         path: The file; bilby expects `LABEL_result.json`.
         label: bilby's label.
-        prior: The prior, for `result.priors` and the column `log_prior`. Without it `result.priors` has names and
-            units alone.
+        prior: The prior, for `result.priors` and the column `log_prior`; the answer's own when left out. Of draws
+            without it `result.priors` has names and units alone.
         generator: Source of randomness of the resampling of weighted draws; seed 0 when left out.
 
     Returns:
@@ -59,8 +59,7 @@ def write_bilby(
     draws, path = draws_of(source), Path(path)
     if path.suffix.lower() != ".json":
         raise ValueError(f"{path}: a bilby result is written as .json; name it {path.stem}_result.json")
-    if prior is not None and prior.names != draws.names:
-        raise ValueError(f"the draws are of {draws.names}, the prior of {prior.names}; pass the prior of the same fit")
+    prior = prior_of(source, draws, prior)
     theta = equally_weighted(draws, None, generator)
     result: dict[str, Any] = {
         "label": label,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
+from sciinf.core.prior import Prior
 
 REPEATS = 0.01  # of all draws, where weighted ones become equally weighted
 
@@ -24,6 +25,18 @@ def draws_of(source: Answer | Draws) -> Draws:
     if isinstance(source, Draws):
         return source
     raise TypeError(f"expected an Answer or Draws, got {type(source).__name__}; pass what `query` or `draw` returned")
+
+
+def prior_of(source: Answer | Draws, draws: Draws, prior: Prior | None) -> Prior | None:
+    """The prior that was given, or that the answer knows.
+
+    Raises:
+        ValueError: If it is of other parameters.
+    """
+    found = source.prior if prior is None and isinstance(source, Answer) else prior
+    if found is not None and found.names != draws.names:
+        raise ValueError(f"the draws are of {draws.names}, the prior of {found.names}; pass the prior of the same fit")
+    return found
 
 
 def is_weighted(draws: Draws) -> bool:

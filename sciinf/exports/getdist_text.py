@@ -17,7 +17,7 @@ from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
 from sciinf.core.laws import bounds
 from sciinf.core.prior import Prior
-from sciinf.exports.contents import draws_of
+from sciinf.exports.contents import draws_of, prior_of
 
 
 def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | None = None) -> Path:
@@ -27,7 +27,7 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
         source: An answer or its draws. Rows of weight zero are left out.
         root: Path without suffix, as `getdist.loadMCSamples(root)` takes it.
         prior: Where its parameters are bounded, for `root.ranges`, which getdist's smoothing respects; all are
-            taken to be unbounded without it.
+            taken to be unbounded without it. The answer's own when left out.
 
     Returns:
         The root.
@@ -41,13 +41,10 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
     bad = [name for name in draws.names if re.search(r"\s|\*$", name)]
     if bad:
         raise ValueError(f"getdist takes names without whitespace that do not end in '*', got {bad}; rename them")
-    if prior is not None and prior.names != draws.names:
-        raise ValueError(f"the draws are of {draws.names}, the prior of {prior.names}; pass the prior of the same fit")
+    prior = prior_of(source, draws, prior)
     others = re.compile(re.escape(root.name) + r"(_(?!1\.)\d+)?\.txt")
     if found := sorted(file.name for file in root.parent.glob("*.txt") if others.fullmatch(file.name)):
-        raise ValueError(
-            f"getdist would read {found} in {root.parent} as chains of {root.name!r} too; choose another root"
-        )
+        raise ValueError(f"getdist takes {found} in {root.parent} for chains of {root.name!r} too; choose another root")
     weights = draws.weights.cpu().numpy()
     rows = np.column_stack([weights / weights.max(), np.zeros(len(draws)), draws.theta.detach().cpu().numpy()])
     text = io.StringIO()

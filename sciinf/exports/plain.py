@@ -8,7 +8,6 @@ from pathlib import Path
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
-from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
 from sciinf.exports.arviz_layout import write_netcdf
 from sciinf.exports.astropy_table import write_table
@@ -32,12 +31,7 @@ def check_kind(path: str | Path) -> None:
         raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(KNOWN)}")
 
 
-def write_draws(
-    source: Answer | Draws,
-    path: str | Path,
-    observables: Mapping[str, Observable] | None = None,
-    prior: Prior | None = None,
-) -> Path:
+def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[str, Observable] | None = None) -> Path:
     """Write draws; the suffix says how.
 
     `.h5` is the `draws.h5` of a run folder (`sciinf.core.draws_file`), `.nc` arviz's InferenceData layout, `.ecsv`,
@@ -47,8 +41,8 @@ def write_draws(
     Args:
         source: An answer or its draws.
         path: The file.
-        observables: The simulator's observables, for the units and axes of the data in `.nc`.
-        prior: The prior, for bilby's priors and getdist's bounds.
+        observables: The simulator's observables, for the units and axes of the data in `.nc`; the answer's own when
+            left out.
 
     Returns:
         The path.
@@ -61,9 +55,9 @@ def write_draws(
     check_kind(path)
     suffix = path.suffix.lower()
     if suffix == ".json":
-        return write_bilby(source, path, label=path.stem.removesuffix("_result"), prior=prior)
+        return write_bilby(source, path, label=path.stem.removesuffix("_result"))
     if suffix == ".txt":
-        write_getdist(source, path.with_name(path.name[: -len("_1.txt")]), prior=prior)
+        write_getdist(source, path.with_name(path.name[: -len("_1.txt")]))
         return path
     if suffix in (".h5", ".hdf5"):
         return write_draws_h5(draws_of(source), path)

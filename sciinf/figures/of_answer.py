@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sciinf.core.answer import Answer
+from sciinf.core.quantities import truth_in
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.checked import checked_of, with_strange
@@ -26,7 +27,7 @@ _DOTS = 144  # to an inch, in a notebook
 
 
 def figure_of(
-    answer: Answer, kind: str, *, names: Sequence[str] | None = None, truth: Mapping[str, float] | None = None
+    answer: Answer, kind: str, *, names: Sequence[str] | None = None, truth: Mapping[str, Any] | None = None
 ) -> Figure:
     """See `Answer.figure`."""
     if kind not in _DRAWN:
@@ -35,7 +36,8 @@ def figure_of(
         raise TypeError(f"names is a list of names; give names=[{names!r}]")
     if kind != "corner" and truth:
         raise ValueError(f"truth is drawn in a corner plot, not in a figure of kind {kind!r}; leave it out")
-    figure = _DRAWN[kind](answer, names, truth or {})
+    draws = answer.draws
+    figure = _DRAWN[kind](answer, names, truth_in(truth, draws.names, draws.units))
     figure.set_facecolor("white")  # a page may be dark, and the letters are
     figure._repr_png_ = functools.partial(_png, figure)  # pyright: ignore[reportAttributeAccessIssue]
     return figure

@@ -58,9 +58,7 @@ def sbi(
         {'x': Observable(shape=(2,), unit='', dims=(), dtype='float32', scale='linear')}
     """
     if not callable(simulator):
-        raise TypeError(
-            f"the simulator must be a function theta -> x, got {simulator!r}; it comes first, then the prior"
-        )
+        raise TypeError(f"the simulator is a function theta -> x, got {simulator!r}; it comes first, then the prior")
     named = _prior(prior, names, units)
     label = name or name_of(simulator)
     spec = spec or _observable(simulator, named, observable, label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,13 +27,14 @@ def test_every_known_suffix_writes_its_kind(tmp_path, draws):
         assert len(QTable.read(write_draws(draws, tmp_path / f"d{suffix}"))) == len(draws)
 
 
-def test_bilby_and_getdist_get_the_prior(tmp_path, plain_draws, prior):
+def test_bilby_and_getdist_get_the_answers_prior(tmp_path, answer, prior):
     from bilby.core.result import read_in_result
     from getdist import loadMCSamples
 
-    found = read_in_result(str(write_draws(plain_draws, tmp_path / "d_result.json", prior=prior)))
+    answer = replace(answer, prior=prior)
+    found = read_in_result(str(write_draws(answer, tmp_path / "d_result.json")))
     assert (found.label, found.priors["mass_1"].maximum) == ("d", 50.0)
-    assert write_draws(plain_draws, tmp_path / "d_1.txt", prior=prior) == tmp_path / "d_1.txt"
+    assert write_draws(answer, tmp_path / "d_1.txt") == tmp_path / "d_1.txt"
     assert loadMCSamples(str(tmp_path / "d"), no_cache=True).ranges.getUpper("mass_1") == 50.0
 
 

@@ -239,13 +239,12 @@ def test_wrong_observations_and_keywords_are_refused(exact):
     with pytest.raises(ValueError, match="set_default_x"):
         posterior.sample((3,))
     volts = torch.zeros(1, 3).numpy() * units.V
-    for ask in (
-        posterior.set_default_x,
-        lambda x: posterior.sample((3,), x=x),
-        lambda x: posterior.sample_batched(3, x),
-    ):
-        with pytest.raises(TypeError, match="quantity in 'V'"):
-            ask(volts)
+    with pytest.raises(TypeError, match="quantity in 'V'"):
+        posterior.set_default_x(volts)
+    with pytest.raises(TypeError, match="quantity in 'V'"):
+        posterior.sample((3,), x=volts)
+    with pytest.raises(TypeError, match="quantity in 'V'"):
+        posterior.sample_batched((3,), volts)
     with pytest.raises(TypeError, match="quantity in 'V'"):
         posterior.log_prob(volts[:, :2], x=torch.zeros(1, 3))
     with pytest.raises(TypeError, match="reject_outside_prior"):

@@ -83,7 +83,7 @@ def test_a_figure_is_saved_and_shown_on_white(answer: Answer) -> None:
         ({}, "corners", {}, "one of 'corner', 'prediction', 'calibration', 'ranks', got 'corners'"),
         ({}, "corner", {"names": ["speed"]}, "no parameter 'speed'; there are rate, size"),
         ({}, "corner", {"names": []}, "names is empty"),
-        ({}, "corner", {"truth": {"speed": 1.0}}, "no parameter drawn 'speed'; there are rate, size"),
+        ({}, "corner", {"truth": {"speed": 1.0}}, r"truth is given for \['speed'\], the answer has \['rate', 'size'\]"),
         ({}, "prediction", {}, r"give one of them: names=\['flux'\] \(there are flux, level\)"),
         ({}, "prediction", {"names": ["rate"]}, "no observable 'rate'; there are flux, level"),
         ({}, "ranks", {"truth": {"rate": 1.0}}, "truth is drawn in a corner plot"),
