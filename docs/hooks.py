@@ -1,15 +1,21 @@
-"""Pages of the site that do not lie in docs/: the README, the pipelines, the skeletons, and what both link to."""
+"""Pages of the site that are not Markdown in docs/: the README, the pipelines, the skeletons, the notebooks."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs" / "notebooks"))  # mkdocs gives hooks no place to import from
+
+from execute import notebooks, page_of  # noqa: E402
+
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 PLAIN = ("LICENSE", "CITATION.cff")
 
@@ -24,15 +30,17 @@ def on_files(files: Files, config: Any) -> Files:
     skeletons = sorted((ROOT / "docs" / "skeletons").glob("*.py"))
     found |= {f"skeletons/{file.stem}.md": _page(file) for file in skeletons}
     found["skeletons/index.md"] = _contents("Files to copy", "Copy one of these and fill it in.", skeletons)
+    found |= {f"notebooks/{path.stem}.md": page_of(json.loads(path.read_text())) for path in notebooks()}
     for name, text in found.items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of pages in docs/ to the one that lies above it."""
+    """Links of pages in docs/ to the one that lies above it, and to notebooks, which are pages here."""
     above = "/" not in page.file.src_uri
-    return markdown.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md") if above else markdown
+    markdown = markdown.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md") if above else markdown
+    return re.sub(r"\]\((\.\./notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
 
 
 def _moved(text: str) -> str:

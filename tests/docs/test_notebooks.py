@@ -1,0 +1,94 @@
+"""The notebooks run from the first cell to the last, and what is stored in them is what they give."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brief import briefly_trained
+
+from sciinf.core.loading import load_module
+
+execute: Any = load_module(Path(__file__).parent.parent.parent / "docs" / "notebooks" / "execute.py")
+SMALL = "n=600"
+
+
+def kinds(notebook: dict[str, Any]) -> list[list[str]]:
+    """What each code cell gives, by kind."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [[kind for one in cell["outputs"] for kind in one.get("data", [one["output_type"]])] for cell in cells]
+
+
+def words(notebook: dict[str, Any]) -> str:
+    """All that the cells give, as words."""
+    shown = [
+        one.get("text") or one["data"]["text/plain"] for cell in notebook["cells"] for one in cell.get("outputs", ())
+    ]
+    return "".join(line for lines in shown for line in lines)
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((execute.HERE / f"{name}.ipynb").read_text())
+
+
+@pytest.fixture(scope="module")
+def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The notebooks, run with fewer simulations."""
+    with pytest.MonkeyPatch.context() as patch, briefly_trained(2):
+        found = {}
+        for path in execute.notebooks():
+            patch.chdir(tmp_path_factory.mktemp(path.stem))
+            found[path.stem] = execute.executed(read(path.stem), lambda text: re.sub(r"\bn=[0-9_]+", SMALL, text))
+    return found
+
+
+@pytest.mark.parametrize("name", [path.stem for path in execute.notebooks()])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_stored_is_what_the_cells_give(anew, name: str) -> None:
+    stored = read(name)
+    assert stored["metadata"]["executed"] == execute.digest(stored), "run docs/notebooks/execute.py"
+    assert kinds(anew[name]) == kinds(stored)
+    assert any(kinds(stored))
+    assert re.search(r"calibration .*\ntrust ", words(stored)), "the answer says how far to believe it"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_three_lines_find_what_is_known_exactly(anew) -> None:
+    for notebook in (anew["from_sbi"], read("from_sbi")):
+        found = re.findall(r"(\S+) \+- (\S+), exact (\S+) \+- (\S+)", words(notebook))
+        assert len(found) == 2
+        for median, sd, exact, width in (map(float, line) for line in found):
+            assert abs(median - exact) < 0.2
+            assert 0.6 < sd / width < 1.6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_second_recording_is_answered_for_by_the_same_network(anew) -> None:
+    for notebook in (anew["first_answer"], read("first_answer")):
+        first, second = (float(rate) for rate in re.findall(r"rate +1/h +(\S+)", words(notebook)))
+        assert (first, second) == (pytest.approx(0.7, abs=0.2), pytest.approx(1.6, abs=0.5))
+
+
+def test_a_page_of_the_site_has_the_code_and_all_that_was_stored() -> None:
+    page = execute.page_of(read("first_answer"))
+    assert page.count("```python\n") == len(kinds(read("first_answer")))
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "<table" in page
+
+
+def test_a_cell_that_fails_and_outputs_of_other_cells_are_found_out(tmp_path, monkeypatch) -> None:
+    """The planted faults."""
+    monkeypatch.chdir(tmp_path)
+    notebook = {
+        "metadata": {},
+        "cells": [{"cell_type": "code", "metadata": {}, "source": ["a = 3\n", "a"], "outputs": []}],
+    }
+    run = execute.executed(notebook)
+    assert words(run) == "3"
+    run["cells"][0]["source"] = ["a = 4\n", "a"]
+    assert run["metadata"]["executed"] != execute.digest(run)
+    with pytest.raises(NameError):
+        execute.executed(notebook, lambda text: text.replace("= 3", "= b"))
