@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sciinf.core.prior import Prior
     from sciinf.core.proposal import Proposal
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
+    from sciinf.core.unknown_law import Unknown
     from sciinf.core.verdicts import Calibration, Check
     from sciinf.estimators.flow import Flow
     from sciinf.estimators.gnpe import GNPE
@@ -99,6 +100,7 @@ __all__ = [
     "StudentT",
     "Truncated",
     "Uniform",
+    "Unknown",
     "build_posterior",
     "calibrate",
     "check_simulator",
@@ -147,6 +149,7 @@ _NAMES_IN = {
     "core.draws": ("Draws",),
     "core.verdicts": ("Calibration", "Check"),
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
+    "core.unknown_law": ("Unknown",),
     "store": ("Store",),
     "estimators.flow": ("Flow",),
     "estimators.gnpe": ("GNPE",),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sciinf.core import Fit, Posterior, Simulator, load_fit
+from sciinf.core.unknown_law import Unknown
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.experiment import check_experiment
@@ -34,7 +35,8 @@ def build_posterior(
 
     Raises:
         TypeError: If fit is something else.
-        ValueError: If a tractable simulator was given that has other observables than the fit.
+        ValueError: If a tractable simulator was given that has other observables than the fit, or nobody knows the law
+            of a parameter.
 
     Warns:
         UserWarning: If a tractable simulator was given for a posterior without a density, which stays as it is; or one
@@ -44,6 +46,8 @@ def build_posterior(
     if wrong := [each for each in fits if not isinstance(each, Fit)]:
         kind = type(fit if isinstance(fit, str) else wrong[0]).__name__
         raise TypeError(f"build_posterior takes a Fit, or several, got {kind}; read one with load_fit(FOLDER)")
+    for one in fits:
+        _check_law(one)
     each = [Amortised(f) if f.estimator.normalised else MCMC(f) for f in fits]
     posterior = each[0] if len(each) == 1 else Ensemble(each)
     if simulator is None or simulator.log_likelihood is None:
@@ -59,6 +63,16 @@ def build_posterior(
     for each_fit in fits:
         check_experiment(each_fit, simulator, each_fit.estimator.observables)
     return Reweighted(posterior, simulator, ess=ess, budget=budget)
+
+
+def _check_law(fit: Fit) -> None:
+    """Refuse a fit of parameters whose law nobody knows."""
+    prior = fit.estimator.prior
+    if unknown := [prior.names[place.start] for law, place in prior.places() if isinstance(law, Unknown)]:
+        raise ValueError(
+            f"nobody knows the law that {', '.join(unknown)} was drawn from (Unknown()), so there is no prior whose "
+            "posterior this would be; read the simulations again with the law they were drawn from"
+        )
 
 
 def load_posterior(

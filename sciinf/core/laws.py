@@ -23,6 +23,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from sciinf.core.log_uniform import LogUniform
+from sciinf.core.unknown_law import Unknown
 
 _FAR = 37.0  # beyond, a tail probability underflows and an unbounded law's quantile is infinite
 _EDGE = 1e-15  # smallest tail probability told apart from the edge: |z| <= 7.9
@@ -280,6 +281,8 @@ def law_to_json(law: td.Distribution) -> dict[str, Any]:
         return {"law": "Truncated", "base": law_to_json(law.base), "low": law.low, "high": law.high}
     if isinstance(law, LogUniform):
         return {"law": "LogUniform", "low": float(law.low), "high": float(law.high)}
+    if isinstance(law, Unknown):
+        return {"law": "Unknown"}
     if isinstance(law, td.Independent):
         return {"law": "Independent", "base": law_to_json(law.base_dist), "ndims": law.reinterpreted_batch_ndims}
     if isinstance(law, td.MixtureSameFamily):
@@ -306,6 +309,8 @@ def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) 
         return Truncated(law_from_json(data["base"], dtype=dtype), data["low"], data["high"])
     if name == "LogUniform":
         return LogUniform(data["low"], data["high"])
+    if name == "Unknown":
+        return Unknown()
     if name == "Independent":
         return td.Independent(law_from_json(data["base"], dtype=dtype), data["ndims"])
     if name == "MixtureSameFamily":

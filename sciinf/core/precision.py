@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core.laws import is_normalisable, law_from_json, law_to_json
+from sciinf.core.unknown_law import Unknown
 
 FINE = 1e-4  # spacing of float32, as a share of a law's width, up to which parameters are float32
 COARSE = 0.015  # spacing of the numbers a law is built from, as a share of its width, from which the law is refused
@@ -32,7 +33,7 @@ def in_double(law: td.Distribution) -> td.Distribution:
 
 
 def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distribution) -> torch.dtype:
-    """float32 where it tells the law's values apart, else float64.
+    """float32 where it tells the law's values apart, else float64; that as well where nobody knows the law.
 
     Args:
         names: The parameters that follow the law.
@@ -42,6 +43,8 @@ def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distributi
     Raises:
         ValueError: If the numbers that the law holds are too coarse for its width. The message says the way out.
     """
+    if isinstance(law, Unknown):
+        return torch.float64
     own, needed = precision_of(law), torch.float32
     for middle, width in _values(in_double(law)):
         reach = middle.abs() + _FAR * width

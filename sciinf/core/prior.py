@@ -80,7 +80,7 @@ class Prior:
 
     def __init__(self, **parameters: object) -> None:
         if not parameters:
-            raise ValueError("a prior needs at least one parameter: Prior(name=(law, unit))")
+            raise ValueError("a prior has parameters, Prior(name=(law, unit)); one that has none is Prior.none()")
         laws, units = [], []
         for name, value in parameters.items():
             law, unit = law_and_unit(name, value)
@@ -130,6 +130,11 @@ class Prior:
         prior._set(tuple(names), tuple(units), tuple(laws))
         return prior
 
+    @classmethod
+    def none(cls) -> Prior:
+        """The prior of a simulator without parameters, such as an equation whose solutions differ by their start."""
+        return cls.of_laws((), (), ())
+
     def _set(self, names: tuple[str, ...], units: tuple[str, ...], laws: tuple[td.Distribution, ...]) -> None:
         if len(units) != len(names):
             raise ValueError(f"{len(names)} parameters {names} need as many units, got {units}")
@@ -153,7 +158,7 @@ class Prior:
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """n draws, of `dtype`, on the CPU, from `generator` alone."""
-        columns = []
+        columns = [torch.empty(n, 0, dtype=self.dtype)]
         for law in self.laws:
             if not law.event_shape and is_normalisable(law):
                 z = torch.randn(n, generator=generator, dtype=torch.float64)
@@ -231,7 +236,7 @@ class Bijection:
 
     def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """theta in the support -> z in R^D, in theta's dtype."""
-        columns = []
+        columns = [theta[..., :0]]
         for (law, part), transform in zip(self.parts(theta.to(torch.float64)), self.transforms, strict=True):
             z = to_normal(law, part) if transform is None else transform.inv(part)
             columns.append((z if law.event_shape else z[..., None]).to(theta.device))
@@ -239,11 +244,11 @@ class Bijection:
 
     def inverse(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """z in R^D -> theta strictly inside the support, in z's dtype or the parameters', whichever has more digits."""
-        columns, dtype = [], torch.promote_types(z.dtype, self.dtype)
+        columns, dtype = [z[..., :0]], torch.promote_types(z.dtype, self.dtype)
         for (law, part), transform in zip(self.parts(z.to(torch.float64)), self.transforms, strict=True):
             theta = (from_normal(law, part) if transform is None else transform(part)).to(dtype)
             columns.append((theta if law.event_shape else inside(law, theta)[..., None]).to(z.device))
-        return torch.cat(columns, dim=-1)
+        return torch.cat(columns, dim=-1).to(dtype)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
         """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this."""

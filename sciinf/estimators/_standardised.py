@@ -34,7 +34,7 @@ class Standardised(Estimator, ABC):
         seed: Seeds the initial weights, which a subclass builds.
 
     Raises:
-        ValueError: If the seed is no int of at least 0.
+        ValueError: If the seed is no int of at least 0, or the prior has no parameters.
     """
 
     z_mean: Tensor
@@ -43,6 +43,11 @@ class Standardised(Estimator, ABC):
     def __init__(self, prior: Prior, observables: Mapping[str, Observable], seed: int) -> None:
         super().__init__()
         check_whole("seed", seed, 0)
+        if not len(prior):
+            raise ValueError(
+                f"a {type(self).__name__} learns of parameters, and the simulator has none (Prior.none()); a surrogate "
+                "(sciinf.surrogates) learns its fields"
+            )
         self.prior, self.observables = prior, dict(observables)
         self.standardise_x = Standardise(self.observables)
         self.register_buffer("z_mean", torch.zeros(len(prior)))

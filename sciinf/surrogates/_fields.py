@@ -179,7 +179,7 @@ class OfFields(Surrogate, Adjusting, ABC):
 
     def _design(self, theta: Tensor) -> Tensor:
         z = self.z(theta).double().clamp(-_REACH, _REACH)
-        return torch.cat([torch.ones_like(z[:, :1]), z, z.square()], 1)
+        return torch.cat([z.new_ones(len(z), 1), z, z.square()], 1)
 
     @final
     def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:

@@ -53,7 +53,8 @@ def pdebench(
 
     Args:
         *paths: Files, or folders of them.
-        prior: The law of the parameters, each named like one of the files'.
+        prior: The law of the parameters, each named like one of the files';
+            `Unknown()` where nobody knows it, `Prior.none()` for fields without parameters.
         out: Folder of the store.
         parameters: Parameter -> its value in each file, where the files do not say it.
         frames: Those to take; all where left out.

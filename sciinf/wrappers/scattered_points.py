@@ -120,10 +120,12 @@ class ScatteredFields(Simulator):
 
         Raises:
             ValueError: If shapes do not go together, a value is not finite or its unit not that of the field, a place
-                lies outside the grid, or there are more or fewer places than there were in simulations.
+                has a unit or lies outside the grid, or there are more or fewer places than there were in simulations.
         """
         grid, (least, most) = self.source_of_fields.grid, self.sizes
-        plain = convert(getattr(values, "value", values), str(getattr(values, "unit", "")), self.field, SOLUTION)
+        plain = convert(getattr(values, "value", values), str(getattr(values, "unit", "")), self.field, "y")
+        if getattr(at, "unit", None) is not None:
+            raise ValueError(f"places are given in {str(at.unit)!r}, and the grid has plain coordinates; give those")
         where, seen = (torch.as_tensor(v, dtype=torch.float32) for v in (at, plain))
         where = where[:, None] if where.ndim == 1 else where
         whole = (len(self.frames), len(self.channels))

@@ -254,6 +254,8 @@ def _theta_of(file: Trajectories, prior: Prior) -> Tensor:
         return lambda start, stop: file.theta[start:stop, k]
 
     rows = len(file.theta)
+    if not len(prior):
+        return torch.empty(rows, 0, dtype=prior.dtype)
     piece = Piece({f"theta:{n}": Field(rows, reader(k)) for k, n in enumerate(prior.names)}, [file.label])
     try:
         return theta_of([piece], prior, 0, rows)

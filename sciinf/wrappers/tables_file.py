@@ -49,7 +49,8 @@ def tables(
     Args:
         *paths: Files that each hold all columns (one after another), or that share the columns (side by side, row by
             row).
-        prior: The law the parameters were drawn from.
+        prior: The law the parameters were drawn from; `Unknown()` for those whose law nobody knows, `Prior.none()` for
+            simulations without parameters.
         observables: Observable name -> `Observable`, or its shape, or (shape, unit).
         out: Folder of the store.
         rows: How many to take from the start; all when left out.
@@ -156,8 +157,9 @@ def _read(pieces: Sequence[Piece], key: str, start: int, stop: int) -> np.ndarra
 
 def theta_of(pieces: Sequence[Piece], prior: Prior, start: int, stop: int) -> Tensor:
     """theta (rows, D), in the prior's dtype, what rounding put beyond the edge of the support moved inside."""
-    columns = [torch.from_numpy(_read(pieces, f"theta:{n}", start, stop).astype(np.float64)) for n in prior.names]
-    exact = torch.stack(columns, dim=1)
+    exact = torch.empty(stop - start, len(prior), dtype=torch.float64)
+    for k, name in enumerate(prior.names):
+        exact[:, k] = torch.from_numpy(_read(pieces, f"theta:{name}", start, stop).astype(np.float64))
     theta = exact.to(prior.dtype)
     at = 0
     for (law, wide), (_, part) in zip(prior.bijection.parts(exact), prior.bijection.parts(theta), strict=True):
@@ -208,7 +210,8 @@ def _outcome(pieces: Sequence[Piece], observables: Mapping[str, Observable], sta
     raw = {name: _read(pieces, f"x:{name}", start, stop) for name in observables}
     arrays, lost = check_result(observables, raw, (stop - start,), what="the table")
     status = torch.from_numpy(np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8))
-    messages = {int(i): "a missing or non-finite value in an integer or boolean column" for i in np.flatnonzero(lost)}
+    whole = " or ".join(repr(name) for name, spec in observables.items() if not spec.torch_dtype.is_floating_point)
+    messages = {int(i): f"a missing or non-finite value in {whole}" for i in np.flatnonzero(lost)}
     return Outcome(tensors_of(arrays, torch.device("cpu")), status, messages)
 
 

@@ -58,7 +58,8 @@ def the_well(
 
     Args:
         *paths: Files, or folders of them.
-        prior: The law of the parameters, each named like a scalar or a simulation parameter of the files.
+        prior: The law of the parameters, each named like a scalar or a simulation parameter of the files;
+            `Unknown()` where nobody knows it, `Prior.none()` for fields without parameters.
         out: Folder of the store.
         fields: Names of those to take; all where left out.
         frames: Those to take; all where left out.
@@ -104,7 +105,9 @@ def _open(file: Any, label: str, prior: Prior, names: Sequence[str] | None, fram
     if own:
         columns[TIMES] = Column(rows, (len(kept),), "", lambda start, stop: time[start:stop][:, kept])
         dims[TIMES] = ("time",)
-    theta = np.stack([_parameter(file, label, parameter, rows) for parameter in prior.names], axis=1)
+    theta = np.empty((rows, len(prior)))
+    for k, parameter in enumerate(prior.names):
+        theta[:, k] = _parameter(file, label, parameter, rows)
     fixed = {axis: dimensions[axis] for axis in axes if not dimensions[axis].attrs.get("sample_varying", False)}
     facts = {
         "channels": [channel for field in fields.values() if field.timed for channel in field.channels],

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import distributions as td
 
-from sciinf.core import Prior, Truncated
+from sciinf import Flow, Unknown
+from sciinf.core import Observable, Prior, Truncated
 
 CORRELATED = td.MultivariateNormal(torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.9], [0.9, 1.0]]))
 
@@ -217,6 +218,28 @@ def test_units_may_be_astropys_own():
     assert repr(prior) == "Prior(a [km / s], b)"
 
 
+def test_a_prior_of_no_parameters():
+    prior = Prior.none()
+    assert (len(prior), Prior.from_json(prior.to_json()).names) == (0, ())
+    theta = prior.sample(3, generator=seeded())
+    assert theta.shape == prior.bijection.inverse(prior.bijection.forward(theta)).shape == (3, 0)
+    assert prior.sample_on_device(3, generator=seeded()).shape == (3, 0)
+    assert torch.equal(prior.log_prob(theta), torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"a Flow learns of parameters, and the simulator has none"):
+        Flow(prior, {"x": Observable((2,))})
+
+
+def test_a_law_that_nobody_knows_keeps_values_and_has_no_density():
+    prior = Prior.from_json(Prior(start=(Unknown(), "s"), b=td.Normal(0.0, 1.0)).to_json())
+    theta = torch.tensor([[1126259462.4, 0.5]], dtype=torch.float64)
+    assert prior.dtype == torch.float64
+    assert torch.equal(prior.bijection.inverse(prior.bijection.forward(theta))[:, 0], theta[:, 0])
+    with pytest.raises(ValueError, match=r"Unknown\(\), so it cannot be given a density"):
+        prior.log_prob(theta)
+    with pytest.raises(ValueError, match=r"Unknown\(\), so it cannot be drawn"):
+        prior.sample(3, generator=seeded())
+
+
 def test_a_law_in_a_batch_of_one_is_one_parameter():
     assert Prior(a=td.Normal(torch.zeros(1), torch.ones(1))).sample(2, generator=seeded()).shape == (2, 1)
 
@@ -224,7 +247,7 @@ def test_a_law_in_a_batch_of_one_is_one_parameter():
 @pytest.mark.parametrize(
     ("parameters", "error", "words"),
     [
-        ({}, ValueError, "at least one parameter"),
+        ({}, ValueError, "none is Prior.none()"),
         ({"a": 1.0}, TypeError, "'a' is 1.0"),
         ({"a": (td.Normal(0.0, 1.0), "m", "s")}, TypeError, "expected a law"),
         ({"a": td.Poisson(3.0)}, TypeError, "discrete"),

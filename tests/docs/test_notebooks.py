@@ -24,10 +24,8 @@ def kinds(notebook: dict[str, Any]) -> list[list[str]]:
 
 def words(notebook: dict[str, Any]) -> str:
     """All that the cells give, as words."""
-    shown = [
-        one.get("text") or one["data"]["text/plain"] for cell in notebook["cells"] for one in cell.get("outputs", ())
-    ]
-    return "".join(line for lines in shown for line in lines)
+    outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", ())]
+    return "\n".join("".join(one.get("text") or one["data"]["text/plain"]) for one in outputs)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -52,17 +50,18 @@ def test_what_is_stored_is_what_the_cells_give(anew, name: str) -> None:
     assert stored["metadata"]["executed"] == execute.digest(stored), "run docs/notebooks/execute.py"
     assert kinds(anew[name]) == kinds(stored)
     assert any(kinds(stored))
-    assert re.search(r"calibration .*\ntrust ", words(stored)), "the answer says how far to believe it"
+    assert re.search(r"^calibration  \w", words(stored), re.M), "the answer says how far to believe it"
+    assert re.search(r"^trust        \w", words(stored), re.M)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_three_lines_find_what_is_known_exactly(anew) -> None:
-    for notebook in (anew["from_sbi"], read("from_sbi")):
+    for notebook, off, wide in ((read("from_sbi"), 0.1, 1.4), (anew["from_sbi"], 0.3, 2.5)):
         found = re.findall(r"(\S+) \+- (\S+), exact (\S+) \+- (\S+)", words(notebook))
         assert len(found) == 2
         for median, sd, exact, width in (map(float, line) for line in found):
-            assert abs(median - exact) < 0.2
-            assert 0.6 < sd / width < 1.6
+            assert abs(median - exact) < off
+            assert 1 / wide < sd / width < wide
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -285,3 +285,8 @@ def test_a_file_is_never_in_memory_as_a_whole(tmp_path, monkeypatch, grouped):
     tracemalloc.stop()
     assert (store.blocks, len(store)) == (16, 48)
     assert peak < 8 * 2**20
+
+
+def test_fields_are_read_without_parameters(tmp_path):
+    store = wrappers.pdebench(burgers(tmp_path / "a.hdf5"), prior=Prior.none(), out=tmp_path / "store")
+    assert store.load().theta.shape == (ROWS, 0)

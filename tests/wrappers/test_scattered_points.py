@@ -117,6 +117,8 @@ def test_what_does_not_fit_is_refused(waves):
         (lambda: simulator.observation(0.1, torch.zeros(1, 3)), r"places \(\) and"),
         (lambda: simulator.observation([0.1, 0.2], torch.full((2, 3), math.nan)), "not finite"),
         (lambda: simulator.observation([0.1, 1.2], torch.zeros(2, 3)), "outside the box"),
+        (lambda: simulator.observation([0.1, 0.2] * units.m, torch.zeros(2, 3)), "places are given in 'm'"),
+        (lambda: simulator.observation([0.1, 0.2], torch.zeros(2, 3).numpy() * units.s), "observable 'y' is in 's'"),
         (lambda: simulator.observation([0.1], torch.zeros(1, 3)), "1 places and 1 values; there are to be 2 to 5"),
         (lambda: simulator.observation([0.1] * 6, torch.zeros(6, 3)), "6 places"),
     ):

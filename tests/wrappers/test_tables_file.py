@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, Uniform
 
-from sciinf import wrappers
+from sciinf import Likelihood, Recipe, Unknown, build_posterior, train, wrappers
 from sciinf.core import Observable, Prior, Status
 from sciinf.store import Store
 from sciinf.wrappers import table_columns, tables_file
@@ -229,3 +229,22 @@ def test_headers():
     assert table_columns._header("v[0]") == ("v[0]", "")
     assert table_columns._header("v[0] [mV]") == ("v[0]", "mV")
     assert table_columns._header("v_0") == ("v_0", "")
+
+
+def test_simulations_whose_law_nobody_knows_are_learned_from_and_have_no_posterior(tmp_path, data):
+    raw = {**data, "rate": (data["rate"] + 40.0).astype(float) / 3600}
+    prior, file = Prior(rate=(Unknown(), "1/h"), offset=Unknown()), write_h5(tmp_path / "a.h5", raw, {"rate": "1/s"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # there is no law that they could be unlike
+        store = read(file, prior=prior, out=tmp_path / "store")
+    np.testing.assert_allclose(store.load().theta[:, 0], data["rate"] + 40.0, rtol=1e-6)
+    estimator = Likelihood(store.prior, store.observables)
+    fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=1, batch=10), progress=False)
+    with pytest.raises(ValueError, match=r"nobody knows the law that rate, offset was drawn from \(Unknown\(\)\)"):
+        build_posterior(fit)
+
+
+def test_simulations_without_parameters(tmp_path, data):
+    store = read(write_csv(tmp_path / "a.csv", data), prior=Prior.none(), out=tmp_path / "store")
+    assert store.load().theta.shape == (ROWS, 0)
+    np.testing.assert_allclose(store.load().x["v"], data["v"], rtol=1e-6)

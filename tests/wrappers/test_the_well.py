@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch.distributions import Uniform
 
-from sciinf import wrappers
+from sciinf import Unknown, wrappers
 from sciinf.core import Prior, Status
 from sciinf.wrappers import stored_fields
 
@@ -328,3 +328,11 @@ def test_a_file_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     tracemalloc.stop()
     assert (store.blocks, len(store)) == (16, rows)
     assert peak < 8 * 2**20
+
+
+def test_fields_are_read_without_parameters_or_with_those_of_an_unknown_law(tmp_path):
+    write(tmp_path / "a.hdf5")
+    store = wrappers.the_well(tmp_path / "a.hdf5", prior=Prior.none(), out=tmp_path / "none")
+    assert store.load().theta.shape == (ROWS, 0)
+    store = wrappers.the_well(tmp_path / "a.hdf5", prior=Prior(alpha=Unknown()), out=tmp_path / "unknown")
+    np.testing.assert_allclose(store.load().theta[:, 0], np.linspace(1.0, 8.0, ROWS), rtol=1e-6)

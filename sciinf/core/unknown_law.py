@@ -1,0 +1,56 @@
+"""The law of parameters whose law nobody knows any more."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, final
+
+import torch
+from torch import distributions as td
+from torch.distributions import constraints
+
+
+@final
+class Unknown(td.Distribution):
+    """A law of which only the name and the unit of its parameter are known, any real number.
+
+    It stands in the prior of simulations that already exist, where nobody knows what their parameters were drawn from.
+    What needs no law of the parameters learns from such simulations: a surrogate of fields, a `Likelihood`. What does
+    need it (a posterior, drawing parameters to simulate more) says so.
+
+    Examples:
+        >>> from sciinf import Prior
+        >>> Prior(viscosity=(Unknown(), "m2 / s"))
+        Prior(viscosity [m2 / s])
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real
+    has_rsample = False
+
+    def __init__(self) -> None:
+        td.Distribution.__init__(self, validate_args=False)
+
+    def __repr__(self) -> str:
+        return "Unknown()"
+
+    def sample(self, sample_shape: Any = torch.Size()) -> NoReturn:  # noqa: B008
+        """Refuse.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(_REFUSED.format("drawn"))
+
+    def log_prob(self, value: torch.Tensor) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(_REFUSED.format("given a density, as a posterior needs it"))
+
+
+_REFUSED = (
+    "a parameter has the law Unknown(), so it cannot be {}; give Prior the law that the simulations were drawn from, "
+    "or the one you want to simulate with"
+)
