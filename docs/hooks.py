@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-import sys
+from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs" / "notebooks"))  # mkdocs gives hooks no place to import from
-
-from execute import notebooks, page_of  # noqa: E402
-
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 PLAIN = ("LICENSE", "CITATION.cff")
 
@@ -30,7 +27,8 @@ def on_files(files: Files, config: Any) -> Files:
     skeletons = sorted((ROOT / "docs" / "skeletons").glob("*.py"))
     found |= {f"skeletons/{file.stem}.md": _page(file) for file in skeletons}
     found["skeletons/index.md"] = _contents("Files to copy", "Copy one of these and fill it in.", skeletons)
-    found |= {f"notebooks/{path.stem}.md": page_of(json.loads(path.read_text())) for path in notebooks()}
+    books = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+    found |= {f"notebooks/{path.stem}.md": notebook_page(json.loads(path.read_text())) for path in books}
     for name, text in found.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -66,3 +64,23 @@ def _page(file: Path, pictures: Path | None = None) -> str:
 def _contents(title: str, words: str, files: list[Path]) -> str:
     rows = [f"| [{file.stem}]({file.stem}.md) | {_docstring(file).partition(chr(10))[0]} |" for file in files]
     return "\n".join([f"# {title}", "", words, "", "| file | what |", "|---|---|", *rows, ""])
+
+
+def notebook_page(notebook: dict[str, Any]) -> str:
+    """A notebook as a page: its words, its code, and what the cells gave."""
+    return "\n\n".join(part.strip("\n") for cell in notebook["cells"] for part in _cell(cell)) + "\n"
+
+
+def _cell(cell: dict[str, Any]) -> Iterator[str]:
+    if cell["cell_type"] == "markdown":
+        yield "".join(cell["source"])
+        return
+    yield f"```python\n{''.join(cell['source'])}\n```"
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            yield f'<img alt="{escape("".join(cell["source"]))}" src="data:image/png;base64,{data["image/png"]}">'
+        elif "text/html" in data:
+            yield "".join(data["text/html"])
+        else:
+            yield "```text\n" + "".join(output.get("text") or data["text/plain"]).rstrip("\n") + "\n```"

@@ -114,6 +114,22 @@ def test_tutorial_can_be_followed(
     assert known.parameters["rate"].sd == pytest.approx(0.018, rel=0.2)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained()
+def test_the_page_for_users_of_sbi_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "tutorials" / "from_sbi.md").read_text()
+    whole = page.replace('out="runs/mine")', 'out="runs/mine", refine="off", progress=False)')  # rounds take minutes
+    assert whole != page
+    _, names = run(whole, monkeypatch)
+    assert names["log_prob"].shape == (1000,)
+    assert names["calibration"].gaps
+    for found in (load_answer(here / "runs" / "mine"), names["answer"]):
+        assert found.calibration.state in ("passed", "cannot tell", "not passed")
+        assert found.trust.level == "good"
+        assert abs(found.parameters["theta_0"].median - 0.8) < 0.4  # few simulations; the exact law is N(0.8, 0.3)
+    assert (names["mode"] - torch.tensor([0.8, -0.4])).abs().max() < 0.5
+
+
 def test_format_page_reads_a_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = faulty_store(here / "store")
     _, names = run((DOCS / "data_format.md").read_text(), monkeypatch)

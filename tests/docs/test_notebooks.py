@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import notebooks
 import pytest
 from brief import briefly_trained
 
 from sciinf.core.loading import load_module
 
-execute: Any = load_module(Path(__file__).parent.parent.parent / "docs" / "notebooks" / "execute.py")
+ROOT = Path(__file__).parent.parent.parent
+
 SMALL = "n=600"
 
 
@@ -29,7 +31,7 @@ def words(notebook: dict[str, Any]) -> str:
 
 
 def read(name: str) -> dict[str, Any]:
-    return json.loads((execute.HERE / f"{name}.ipynb").read_text())
+    return json.loads((notebooks.HERE / f"{name}.ipynb").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +39,17 @@ def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The notebooks, run with fewer simulations."""
     with pytest.MonkeyPatch.context() as patch, briefly_trained(2):
         found = {}
-        for path in execute.notebooks():
+        for path in notebooks.notebooks():
             patch.chdir(tmp_path_factory.mktemp(path.stem))
-            found[path.stem] = execute.executed(read(path.stem), lambda text: re.sub(r"\bn=[0-9_]+", SMALL, text))
+            found[path.stem] = notebooks.executed(read(path.stem), lambda text: re.sub(r"\bn=[0-9_]+", SMALL, text))
     return found
 
 
-@pytest.mark.parametrize("name", [path.stem for path in execute.notebooks()])
+@pytest.mark.parametrize("name", [path.stem for path in notebooks.notebooks()])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_is_stored_is_what_the_cells_give(anew, name: str) -> None:
     stored = read(name)
-    assert stored["metadata"]["executed"] == execute.digest(stored), "run docs/notebooks/execute.py"
+    assert stored["metadata"]["executed"] == notebooks.digest(stored), "run tests/notebooks.py"
     assert kinds(anew[name]) == kinds(stored)
     assert any(kinds(stored))
     assert re.search(r"^calibration  \w", words(stored), re.M), "the answer says how far to believe it"
@@ -72,7 +74,8 @@ def test_the_second_recording_is_answered_for_by_the_same_network(anew) -> None:
 
 
 def test_a_page_of_the_site_has_the_code_and_all_that_was_stored() -> None:
-    page = execute.page_of(read("first_answer"))
+    pytest.importorskip("mkdocs", reason="the site is made with mkdocs, of the extra `docs`")
+    page = load_module(ROOT / "docs" / "hooks.py").notebook_page(read("first_answer"))
     assert page.count("```python\n") == len(kinds(read("first_answer")))
     assert page.count('src="data:image/png;base64,') == 2
     assert "<table" in page
@@ -85,9 +88,9 @@ def test_a_cell_that_fails_and_outputs_of_other_cells_are_found_out(tmp_path, mo
         "metadata": {},
         "cells": [{"cell_type": "code", "metadata": {}, "source": ["a = 3\n", "a"], "outputs": []}],
     }
-    run = execute.executed(notebook)
+    run = notebooks.executed(notebook)
     assert words(run) == "3"
     run["cells"][0]["source"] = ["a = 4\n", "a"]
-    assert run["metadata"]["executed"] != execute.digest(run)
+    assert run["metadata"]["executed"] != notebooks.digest(run)
     with pytest.raises(NameError):
-        execute.executed(notebook, lambda text: text.replace("= 3", "= b"))
+        notebooks.executed(notebook, lambda text: text.replace("= 3", "= b"))

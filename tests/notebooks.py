@@ -1,6 +1,6 @@
-"""Run the notebooks of this folder anew and store what their cells give, without Jupyter.
+"""Run the notebooks of docs/ anew and store what their cells give, without Jupyter.
 
-    python docs/notebooks/execute.py
+    python tests/notebooks.py
 
 The cells of a notebook run in one session, in an empty folder. Kept are what they print, and what the last line of a
 cell is worth: its words, its table (`_repr_html_`) and its picture (`_repr_png_`). What goes to the standard error,
@@ -17,15 +17,14 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent / "docs" / "notebooks"
 
 
 def notebooks() -> list[Path]:
-    """The notebooks here."""
+    """All of them."""
     return sorted(HERE.glob("*.ipynb"))
 
 
@@ -58,13 +57,13 @@ def digest(notebook: dict[str, Any]) -> str:
 
 def _run(source: str, session: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
     """The outputs of a cell; the names it defines go into the session."""
-    tree, name, value = ast.parse(source), f"<cell {count}>", None
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    said = io.StringIO()
+    tree, said = ast.parse(source), io.StringIO()
+    if tree.body and isinstance(tree.body[-1], ast.Expr):  # what the last line is worth gets a name
+        tree.body[-1] = ast.Assign([ast.Name("_", ast.Store())], tree.body[-1].value)
+    session["_"] = None
     with contextlib.redirect_stdout(said):
-        exec(compile(tree, name, "exec"), session)
-        if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), name, "eval"), session)
+        exec(compile(ast.fix_missing_locations(tree), f"<cell {count}>", "exec"), session)
+    value = session["_"]
     if said.getvalue():
         yield {"output_type": "stream", "name": "stdout", "text": said.getvalue().splitlines(keepends=True)}
     if value is not None:
@@ -79,26 +78,6 @@ def _shown(value: Any) -> dict[str, Any]:
     if picture is not None:
         found["image/png"] = base64.b64encode(picture).decode()
     return found
-
-
-def page_of(notebook: dict[str, Any]) -> str:
-    """A notebook as a page of Markdown, for the site."""
-    return "\n\n".join(part.strip("\n") for cell in notebook["cells"] for part in _parts(cell)) + "\n"
-
-
-def _parts(cell: dict[str, Any]) -> Iterator[str]:
-    if cell["cell_type"] == "markdown":
-        yield source_of(cell)
-        return
-    yield f"```python\n{source_of(cell)}\n```"
-    for output in cell["outputs"]:
-        data = output.get("data", {})
-        if "image/png" in data:
-            yield f'<img alt="{escape(source_of(cell))}" src="data:image/png;base64,{data["image/png"]}">'
-        elif "text/html" in data:
-            yield "".join(data["text/html"])
-        else:
-            yield "```text\n" + "".join(output.get("text") or data["text/plain"]).rstrip("\n") + "\n```"
 
 
 def main() -> None:
