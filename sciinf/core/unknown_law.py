@@ -24,11 +24,14 @@ class Unknown(td.Distribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.real
     has_rsample = False
 
     def __init__(self) -> None:
         td.Distribution.__init__(self, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
 
     def __repr__(self) -> str:
         return "Unknown()"
