@@ -114,9 +114,7 @@ def query(
     settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *_read(x))
     inputs = _inputs_digest(posterior, observation, calibration, settings)
     folder = None if out is None else answer_place(Path(out), name, _values_digest(observation))
-    # A simulator that is in no file may have changed under its name: then the question is asked anew.
-    known = simulator is None or simulator.source is not None
-    kept = _found(folder, inputs, calibration) if folder is not None and known else None
+    kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
     trust = (
         kept.trust if kept else check_observation(calibration.reference if calibration else {}, posterior, observation)
     )
@@ -292,8 +290,13 @@ def disagreement(parameters: Mapping[str, Estimate], draws: Draws) -> str:
     return ""
 
 
-def _found(folder: Path, inputs: str, calibration: Calibration | None) -> Answer | None:
-    """The answer to the same question in a run folder; a damaged one is as good as none, and made again."""
+def _found(folder: Path, inputs: str, calibration: Calibration | None, simulator: Simulator | None) -> Answer | None:
+    """The answer to the same question in a run folder; a damaged one is as good as none, and made again.
+
+    A simulator that is in no file may have changed under its name: then the question is asked anew.
+    """
+    if simulator is not None and simulator.source is None:
+        return None
     try:
         same = read_json(folder / "answer.json")["inputs"] == inputs
         return _read_answer(folder, calibration) if same else None
