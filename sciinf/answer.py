@@ -34,7 +34,7 @@ from sciinf.core import (
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import identity
+from sciinf.core.simulator import described, identity
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
@@ -115,9 +115,8 @@ def query(
     inputs = _inputs_digest(posterior, observation, calibration, settings)
     folder = None if out is None else answer_place(Path(out), name, _values_digest(observation))
     kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
-    trust = (
-        kept.trust if kept else check_observation(calibration.reference if calibration else {}, posterior, observation)
-    )
+    reference = calibration.reference if calibration else {}
+    trust = kept.trust if kept else check_observation(reference, posterior, observation)
     if trust.alarm:
         warnings.warn(trust.verdict, stacklevel=2)
     if kept is not None:
@@ -145,7 +144,7 @@ def query(
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
         region=region,
-        observables=posterior.observables,
+        observables=described(posterior.observables, simulator),
         prior=posterior.prior,
     )
     if folder is not None:

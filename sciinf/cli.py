@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-import warnings
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,14 +22,14 @@ from sciinf.commands.costs import tell_cost
 from sciinf.commands.errors import sentence
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
 from sciinf.commands.usage import PipelineCommand, explained
+from sciinf.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
 
 BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sciinf")
-@click.option("--traceback", is_flag=True, help="Show where in the code an error comes from.")
-def cli(traceback: bool) -> None:
+def cli() -> None:
     """From a simulator and an observation to calibrated parameters.
 
     Start with `sciinf check SIM.py`, then `sciinf infer SIM.py --observation DATA --out RUN -n 20000`.
@@ -121,12 +121,12 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
     sim = user_simulator(simulator)
     tell_cost(sim, n, block=size if isinstance(size, int) else None)
     store = run_campaign(sim, Path(out), n, block=size, **given)
-    click.echo(f"{len(store):,} simulations in {store.path}")
+    tell(f"{len(store):,} simulations in {store.path}", ANSWER)
     for status, count in store.counts.items():
         if status != 0 and count:
-            click.echo(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})")
+            tell(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})", ANSWER)
     steps.tell_failures(look(store), store.prior)
-    click.echo(f"digest {store.digest}")
+    tell(f"digest {store.digest}", ANSWER)
 
 
 @cli.command()
@@ -150,7 +150,7 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
     tell_cost(sim, len(opened), estimator=built)
     fit = steps.train(built, opened, where, device, seed)
     steps.record(where, seed, started, sim)
-    click.echo(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}")
+    tell(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}", ANSWER)
 
 
 @cli.command()
@@ -171,6 +171,7 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
     from sciinf.trust.failures import Failures
 
     folder = run_of(folder)
+    keep_log(Path(folder))
     sim, fit = user_simulator(simulator), steps.load_fit(folder, device, simulator)
     how: dict[str, Any] = {"device": device, "accept_changes": accept_changes}
     steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", [Path(folder) / "simulations"], **how)
@@ -180,11 +181,11 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
     fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, **how)
     result = check(build_posterior(fit), fresh, folder, rows=n or ROWS)
     steps.record(Path(folder), seed, started, sim)
-    click.echo(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}")
+    tell(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}", ANSWER)
     if result.state == "cannot tell":
-        click.echo(next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine()))
+        tell(next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine()), ANSWER)
     elif not result.passed:
-        click.echo("next: train on more simulations, for an error that was seen stays")
+        tell("next: train on more simulations, for an error that was seen stays", ANSWER)
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
 
 
@@ -230,6 +231,8 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
         raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
     folder = run_of(folder)
     started, out = time.time(), None if given["out"] is None else Path(given["out"])
+    if out is None:
+        keep_log(Path(folder))
     with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
         sim, fit, without = _asked_with(folder, simulator, given)
         known = fit.estimator.observables
@@ -247,7 +250,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
         write_draws(answers[0], draws)
     steps.record(out or Path(folder), given["seed"], started, sim)
     tell_what_changes(Path(folder), without, out)
-    click.echo(steps.json_of(answers) if given["as_json"] else steps.table_of(answers))
+    tell(steps.json_of(answers) if given["as_json"] else steps.table_of(answers), ANSWER)
 
 
 def _asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> tuple[Any, Any, str]:
@@ -278,7 +281,8 @@ def report(folder: str, names: Sequence[str]) -> None:
     """Write the run's report.html: one page, no network, with all answers or those for the observations named."""
     from sciinf import write_report
 
-    click.echo(str(write_report(folder, names=names or None)))
+    keep_log(Path(folder))
+    tell(str(write_report(folder, names=names or None)), ANSWER)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -302,12 +306,12 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], repa
         if not stored:
             raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")
         again = run_again(Store(path), user_simulator(repair), device=device)
-        click.echo(f"simulated {len(again)} blocks again")
+        tell(f"simulated {len(again)} blocks again", ANSWER)
     if observation and stored:
         raise ValueError(f"--observation is for a simulator's file; {path} holds simulations")
     simulator = None if stored else user_simulator(path)
     found = check_store(Store(path)) if simulator is None else check_simulator(simulator)
-    click.echo("\n".join(found.lines()))
+    tell("\n".join(found.lines()), ANSWER)
     if simulator is not None and observation:
         click.echo(
             "\n".join(f"read            {line}" for line in observe(simulator, *observation, columns=column).read)
@@ -316,23 +320,26 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], repa
         raise SystemExit(FAILED_CHECK)
 
 
+for _command in (cli, *cli.commands.values()):
+    _command.params += options.loudness
+
+
 def main() -> None:
     """Entry point: errors of the user become one clear line and exit status 2."""
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+    with logged(CommandLine().asked, command=True):
+        try:
             cli.main(standalone_mode=False)
-        atexit.register(_done)
-    except click.ClickException as error:
-        explained(error).show()
-        raise SystemExit(error.exit_code) from None
-    except (KeyboardInterrupt, click.Abort) as stop:
-        if isinstance(stop.__cause__, EOFError):  # click takes the end of any file for the user's
-            _fail(stop.__cause__)
-        click.echo("interrupted; the same command goes on where it was", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    except Exception as error:
-        _fail(error)
+            atexit.register(_done)
+        except click.ClickException as error:
+            explained(error).show()
+            raise SystemExit(error.exit_code) from None
+        except (KeyboardInterrupt, click.Abort) as stop:
+            if isinstance(stop.__cause__, EOFError):  # click takes the end of any file for the user's
+                _fail(stop.__cause__)
+            tell("interrupted; the same command goes on where it was", ERROR)
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            _fail(error)
 
 
 def _done() -> None:
@@ -342,15 +349,9 @@ def _done() -> None:
 
 
 def _fail(error: BaseException) -> NoReturn:
-    if "--traceback" in sys.argv[1:2]:
-        raise error
-    click.echo(f"sciinf: error: {sentence(error)}", err=True)
+    tell("".join(traceback.format_exception(error)), DETAIL)
+    tell(f"sciinf: error: {sentence(error)}", ERROR)
     raise SystemExit(BAD_INPUT) from None
-
-
-def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-    if issubclass(category, UserWarning):
-        click.echo(f"warning: {message}", err=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import copy
 import hashlib
 import json
 import math
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from sciinf import telling
 from sciinf.core import Fit, Learned, Simulator, load_fit, save_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
@@ -38,6 +38,7 @@ from sciinf.engine.recipe import absent
 from sciinf.engine.rows import Rows
 from sciinf.engine.source import Source
 from sciinf.engine.step import reason
+from sciinf.storage.description import without_coords
 from sciinf.store import Store
 
 
@@ -207,11 +208,9 @@ def _announce(source: Source, recipe: Recipe, *, shown: bool) -> None:
     """Say how much will be simulated, which nothing but the number of epochs bounds."""
     if shown and isinstance(source, Simulated):
         epochs = recipe.epochs or 1
-        print(
+        telling.tell(
             f"simulating while training: {source.rows_of(epochs):,} rows in {epochs} epochs, each used up to "
-            f"{source.reuse} times; Recipe(epochs=...) sets how long",
-            file=sys.stderr,
-            flush=True,
+            f"{source.reuse} times; Recipe(epochs=...) sets how long"
         )
 
 
@@ -234,7 +233,7 @@ def _warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int)
         parts = [
             name
             for name, old, new in (
-                ("estimator", known["estimator"], built),
+                ("estimator", without_coords(known["estimator"]), without_coords(built)),
                 ("store", known["store"]["digest"], rows),
                 ("seed", known["seed"], seed),
             )
@@ -355,7 +354,7 @@ def _modules(built: Any) -> Sequence[str]:
 
 
 def _inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
-    inputs = {"estimator": built, "store": rows, "recipe": recipe.said(), "seed": seed}
+    inputs = {"estimator": without_coords(built), "store": rows, "recipe": recipe.said(), "seed": seed}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

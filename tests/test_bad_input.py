@@ -64,7 +64,7 @@ def written(folder: Path, fault: str = "", name: str = "line.py") -> Path:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name != "log.txt"]
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 

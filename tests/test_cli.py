@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_infer_leaves_the_whole_run_folder(inferred: tuple[Path, Result, list[st
     assert result.code == 0, result.err
     parts = {p.name for p in folder.iterdir()}
     wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answers"}
-    assert wanted | {"reference.safetensors", "report.html", "provenance.json"} == parts
+    assert wanted | {"reference.safetensors", "report.html", "provenance.json", "log.txt"} == parts
     assert {p.name for p in (folder / "answers/ball").iterdir()} == {"answer.json", "draws.h5", "predictive.h5"}
     assert {p.name for p in (folder / "fit").iterdir()} == {"fit.json", "model.safetensors", "history.csv"}
     stores = Store(folder / "simulations"), Store(folder / "calibration_simulations")
@@ -102,7 +103,7 @@ def test_provenance(inferred: tuple[Path, Result, list[str]]) -> None:
 
 
 def test_nothing_is_pickled(inferred: tuple[Path, Result, list[str]]) -> None:
-    suffixes = {".json", ".h5", ".safetensors", ".csv", ".html", ".jsonl"}
+    suffixes = {".json", ".h5", ".safetensors", ".csv", ".html", ".jsonl", ".txt"}
     for file in inferred[0].rglob("*"):
         if not file.is_file():
             continue
@@ -122,7 +123,7 @@ def test_a_second_run_does_nothing_again(inferred: tuple[Path, Result, list[str]
     after = contents(folder)
     assert set(after) == set(before)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed <= {"report.html", "provenance.json"}
+    assert changed <= {"report.html", "provenance.json", "log.txt"}
     assert "train" not in again.err
 
 
@@ -295,7 +296,8 @@ def test_pipelines_and_their_options(tmp_path: Path) -> None:
     result = call("run", file, "--out", out, "--simulations", "2e3", "--seed", 4)
     assert result.code == 2
     assert "('out', 4, 2000)" in result.err
-    out.rmdir()
+    assert "ValueError" in (out / "log.txt").read_text()
+    shutil.rmtree(out)
     result = call("run", file, "--out", out, "--simulatons", 5)
     assert result.code == 2
     assert "p.py has no option '--simulatons'; it has --simulations" in result.err
@@ -368,8 +370,12 @@ def test_the_processs_warnings_are_as_they_were(ball: Path) -> None:
 
 
 def test_errors_can_be_traced(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no simulator at"):
-        call("--traceback", "check", tmp_path / "none.py")
+    for words in (["-v", "check", tmp_path / "none.py"], ["check", tmp_path / "none.py", "--verbose"]):
+        result = call(*words)
+        assert result.code == 2
+        assert "in load_simulator" in result.err
+        assert "FileNotFoundError: no simulator at" in result.err
+        assert result.err.splitlines()[-1].startswith("sciinf: error: no simulator at")
 
 
 def test_an_interrupt_after_all_is_written_does_not_end_as_one() -> None:

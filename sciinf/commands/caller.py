@@ -8,15 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
-import click
+from sciinf import telling
 
 Say = Callable[[str], None]
 """Tells a line to whoever waits."""
-
-
-def aside(words: str) -> None:
-    """Say something on the standard error."""
-    click.echo(words, err=True)
 
 
 class Caller(ABC):
@@ -52,10 +47,10 @@ class CommandLine(Caller):
         self.asked = shlex.join(["sciinf", *self.words])
 
     def say(self, words: str) -> None:
-        aside(words)
+        telling.tell(words)
 
     def show(self, table: str, page: str) -> None:
-        click.echo(f"{table}\n\n{page}")
+        telling.tell(f"{table}\n\n{page}", telling.ANSWER)
 
     def again(self, options: Mapping[str, object]) -> str:
         words = self.words
@@ -78,10 +73,10 @@ class PythonCall(Caller):
         self.shown = shown
 
     def say(self, words: str) -> None:
-        if self.shown:
-            aside(words)
+        telling.tell(words, telling.NOTE if self.shown else telling.DETAIL)
 
     def show(self, table: str, page: str) -> None:
+        telling.tell(table, telling.DETAIL)
         self.say(page)
 
     def again(self, options: Mapping[str, object]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sciinf.commands.caller import Say, aside
+from sciinf.commands.caller import Say
+from sciinf.telling import tell
 
 if TYPE_CHECKING:
     from sciinf.core import Estimator, Simulator
@@ -19,7 +20,7 @@ def tell_cost(
     *,
     block: int | None = None,
     estimator: Estimator | None = None,
-    say: Say = aside,
+    say: Say = tell,
 ) -> None:
     """One line where it is much.
 

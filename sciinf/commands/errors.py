@@ -20,4 +20,4 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, _SPEAK) and words and not meaning:
         return words
     what = f"{meaning} ({kind}: {words})" if meaning and words else meaning or f"{kind}: {words}".rstrip(": ")
-    return f"{what}; `sciinf --traceback` before the command shows where"
+    return f"{what}; `sciinf -v` shows where"

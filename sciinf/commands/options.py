@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from sciinf.commands.estimators import known_estimator
+from sciinf.telling import ANSWER, DETAIL, show_from
 
 
 class FilesCommand(click.Command):
@@ -26,6 +27,18 @@ class FilesCommand(click.Command):
         return click.Command.parse_args(self, ctx, spread)
 
 
+def _show(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    """Set what the terminal shows, where an option asks for it: before the command or behind it."""
+    if given:
+        show_from(ANSWER if parameter.name == "quiet" else DETAIL)
+
+
+loudness = [
+    click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_show, help="Only answers and errors."),
+    click.Option(
+        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_show, help="Details, and where errors arise."
+    ),
+]
 observation = click.option(
     "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
 )

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
-from sciinf.commands.caller import Caller, Say, aside
+from sciinf.commands.caller import Caller, Say
 from sciinf.storage.answers import REFINED, ROUNDS_FILE
 from sciinf.storage.answers import ROUNDS as INSIDE
+from sciinf.telling import tell
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
@@ -154,7 +155,7 @@ def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
 
 
 def refined_in(
-    run: Path, device: str, sim: Simulator | None, *, first: str | None = None, say: Say = aside
+    run: Path, device: str, sim: Simulator | None, *, first: str | None = None, say: Say = tell
 ) -> list[Near]:
     """The refined answers of a run folder that are whole: their folders and posteriors.
 
@@ -223,7 +224,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
         if near is None:
             return own(x, name=name, files=files)
         folder, posterior = near
-        aside(f"note: {name} is answered by what was refined around {folder.name}, in {folder}")
+        tell(f"note: {name} is answered by what was refined around {folder.name}, in {folder}")
         return ask(posterior, x, calibration=checked(folder), out=out or folder, name=name, files=files)
 
     return one

@@ -5,16 +5,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import click
+from sciinf.telling import DETAIL, keep_log, tell
 
 
 def run_folder(out: str | Path) -> Path:
-    """The run folder, made if need be.
+    """The run folder, made if need be; from now on the log lies in it.
 
     Raises:
         OSError: If it cannot be made or written.
     """
-    from sciinf.core.files import sweep
+    from sciinf.core.files import sweep, versions
 
     folder = Path(out)
     try:
@@ -27,6 +27,8 @@ def run_folder(out: str | Path) -> Path:
         raise OSError(
             f"cannot write to the run folder {folder}: {error.strerror or error}; choose another one (--out)"
         ) from error
+    keep_log(folder)
+    tell(", ".join(f"{name} {version}" for name, version in versions().items()), DETAIL)
     return folder
 
 
@@ -51,11 +53,10 @@ def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
             continue  # a damaged one, which says nothing
     if without:
         lacks = "not corrected by the likelihood, nor " * corrected or "not "
-        click.echo(
+        tell(
             f"note: this answer is {lacks}compared with data simulated from it, for no simulator is used: {without}. "
-            "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates",
-            err=True,
+            "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates"
         )
     page = folder / "report.html"
     if out is None and page.is_file() and page.stat().st_mtime < newest:
-        click.echo(f"note: report.html does not show this answer; renew it with `sciinf report {folder}`", err=True)
+        tell(f"note: report.html does not show this answer; renew it with `sciinf report {folder}`")

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from sciinf.commands.caller import Caller, CommandLine, Say
+from sciinf.telling import ANSWER, DETAIL, tell
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
@@ -102,11 +101,11 @@ def same_simulator(
             "is simulated, go on with --accept-changes"
         )
     if words:
-        click.echo(f"note: {words} since {what} was made, and this was accepted", err=True)
+        tell(f"note: {words} since {what} was made, and this was accepted")
     for store in stores[:1]:
         said = checked_again(store, simulator, device=device, seconds=seconds, accept_changes=accept_changes)
         if said:
-            click.echo(f"note: {said}", err=True)
+            tell(f"note: {said}")
 
 
 def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) -> tuple[Fit, Calibration]:
@@ -116,8 +115,11 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
     how: dict[str, Any] = {name: given[name] for name in SIMULATING}
     seed = given["seed"]
     store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
+    tell(f"{len(store):,} simulations took {store.seconds:.3g} s, seed {seed}", DETAIL)
     estimator, shown = build(given["estimator"], sim, seed), given["progress"]
     fit = train(estimator, store, folder, given["device"], seed, progress=shown)
+    size = sum(p.numel() for p in fit.learned.parameters())
+    tell(f"{size:,} parameters of {type(fit.learned).__name__} trained in {fit.record['seconds']:.3g} s", DETAIL)
     fresh = simulate(sim, folder / "calibration_simulations", plan.fresh, seed=seed + 1, **how)
     return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows, progress=shown)
 
@@ -177,4 +179,4 @@ def record(
 def tell_failures(found: Failures | None, prior: Prior) -> None:
     """Say whether failing depends on the parameters, and where, if anything failed."""
     if found is not None:
-        click.echo(f"failures: {found.words(prior)}")
+        tell(f"failures: {found.words(prior)}", ANSWER)

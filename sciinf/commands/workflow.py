@@ -25,6 +25,7 @@ from sciinf.commands.until_calibrated import Plan, next_command, until_calibrate
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
 from sciinf.core.checks import check_whole
+from sciinf.telling import logged
 
 _WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0, "workers": 1}
 _MAY_BE_NONE = ("calibration", "most")
@@ -107,7 +108,8 @@ def infer(
     sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
     asked = _asked(sim, observation, name, columns)
     caller = PythonCall(_written(given), shown=progress)
-    return follow(sim, [asked], out, given, caller)[0]
+    with logged(caller.asked, command=False):
+        return follow(sim, [asked], out, given, caller)[0]
 
 
 def follow(

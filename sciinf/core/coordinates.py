@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from numbers import Real
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from sciinf.core.prior import check_unit
 
@@ -13,23 +17,24 @@ from sciinf.core.prior import check_unit
 def checked_coords(
     shape: tuple[int, ...], dims: tuple[str, ...], coords: Mapping[str, Any], units: Mapping[str, str]
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, str]]:
-    """Coordinates as plain numbers or text, and their units as text; empty where none are given.
+    """Coordinates as plain numbers or text, dates as text too, and their units as text; empty where none are given.
 
     Args:
         shape: Of the observable.
         dims: One name per axis of it.
-        coords: Name of an axis -> one number or text for each index.
+        coords: Name of an axis -> one number, text or date for each index.
         units: Name of an axis -> unit of its numbers.
 
     Raises:
-        TypeError: If coordinates are neither all numbers nor all text.
-        ValueError: If an axis is unknown, has another length, a number is not finite or a unit is unknown.
+        TypeError: If coordinates are neither all numbers nor all text or dates.
+        ValueError: If an axis is unknown, has another length or coordinates with several axes, a number is not finite
+            or a unit is unknown.
     """
     found: dict[str, tuple[Any, ...]] = {}
     for axis, given in coords.items():
         if axis not in dims:
             raise ValueError(f"coords has the axis {axis!r}, and dims are {dims}; name each axis in dims")
-        values = tuple(value.item() if callable(getattr(value, "item", None)) else value for value in given)
+        values = _plain(axis, given)
         if len(values) != shape[dims.index(axis)]:
             raise ValueError(f"coords has {len(values)} values along {axis!r}, expected {shape[dims.index(axis)]}")
         numbers = [isinstance(value, Real) and not isinstance(value, bool) for value in values]
@@ -43,6 +48,28 @@ def checked_coords(
             raise ValueError(f"coord_units has a unit for {axis!r}; give coords of that axis as numbers")
         check_unit(unit, f"the axis {axis!r}")
     return found, {axis: str(unit) for axis, unit in units.items()}
+
+
+def _plain(axis: str, given: Any) -> tuple[Any, ...]:
+    """Numbers and text of Python; dates as text, in the form of ISO 8601.
+
+    Raises:
+        TypeError: If it is a single text.
+        ValueError: If it has several axes, or dates of which one is missing.
+    """
+    if isinstance(given, str):
+        raise TypeError(f"coords along {axis!r} must be a list of numbers, text or dates, got the text {given!r}")
+    if getattr(given, "ndim", 1) != 1:
+        raise ValueError(
+            f"coords along {axis!r} have shape {tuple(given.shape)}; give a list, a number, text or date for each index"
+        )
+    if getattr(getattr(given, "dtype", None), "kind", "") == "M":
+        days = np.asarray(given)
+        if np.isnat(days).any():
+            raise ValueError(f"coords along {axis!r} have a date that is missing (NaT)")
+        return tuple(np.datetime_as_string(days, unit="auto").tolist())
+    values = (value.item() if isinstance(value, np.generic | Tensor) else value for value in given)
+    return tuple(value.isoformat() if isinstance(value, date) else value for value in values)
 
 
 def coordinate_words(values: Sequence[Any], unit: str, index: int) -> str:

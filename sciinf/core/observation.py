@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sciinf.core.observation_columns import Column, Wanted
 from sciinf.core.observation_files import open_columns, values_of
+from sciinf.core.observation_missing import check_present, no_numbers
 from sciinf.core.simulator import Observable, Simulator, event_of
 
 _LABEL = r"(?:[_.](\w+)|\[(\w+)\])"
@@ -113,7 +114,7 @@ def read_observation(
             found.update({name: (path, column) for name, column in contents.columns.items()})
         picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in observables}
         arrays = {
-            name: _put_together(called[name], observables[name], [(key, *found[key]) for key in keys])
+            name: _put_together(name, called[name], observables[name], [(key, *found[key]) for key in keys])
             for name, keys in picked.items()
         }
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
@@ -171,10 +172,11 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
         _check_numbers(name, spec, array)
         value = torch.as_tensor(np.ascontiguousarray(array, _kind_for_torch(array)))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        bad = int((~torch.isfinite(value)).sum())
+        bad = (~torch.isfinite(value)).nonzero()
+        first = f", the first at {bad[0].tolist()}" if value.ndim else ""
         raise ValueError(
-            f"observable {name!r} has {bad} values that are NaN or infinite; remove them, or give the simulator a mask "
-            f"observable {name + '_mask'!r} that marks missing values"
+            f"observable {name!r} has {len(bad)} values that are NaN or infinite{first}; remove them, or give the "
+            f"simulator a mask observable {name + '_mask'!r} that marks missing values"
         )
     if spec.scale == "log" and bool((value < 0).any()):
         raise ValueError(f"observable {name!r} has values below zero, but its scale is 'log': it takes none")
@@ -193,6 +195,12 @@ def _check_numbers(name: str, spec: Observable, values: np.ndarray | Column) -> 
         raise ValueError(
             f"observable {name!r} holds {values.dtype} values, expected numbers of shape {spec.shape}{file}"
         )
+
+
+def _check_column(path: Path, name: str, mask: str, column: Column, spec: Observable) -> None:
+    if column.dtype.kind == "U" and (words := no_numbers(path, name, mask)):
+        raise ValueError(words)
+    _check_numbers(name, spec, column)
 
 
 def _kind_for_torch(values: np.ndarray) -> np.dtype[Any]:
@@ -271,8 +279,8 @@ def _pick(
     """The columns that make up an observable; their shapes fit."""
     spec = observables[name]
     if name in found:
-        column = found[name][1]
-        _check_numbers(name, spec, column)
+        path, column = found[name]
+        _check_column(path, name, f"{where[2]}_mask", column, spec)
         flat = len(spec.shape) <= 1 and math.prod(column.shape) == math.prod(spec.shape)
         if not flat and column.shape not in (spec.shape, (1, *spec.shape)):
             raise ValueError(_misshapen(name, column.shape, spec.shape))
@@ -281,8 +289,8 @@ def _pick(
     rows = spec.shape[:-1]
     if parts and len(parts) == spec.shape[-1]:
         for key in parts:
-            column = found[key][1]
-            _check_numbers(key, Observable(rows), column)
+            path, column = found[key]
+            _check_column(path, key, f"{where[2]}_mask", column, Observable(rows))
             if math.prod(column.shape) != math.prod(rows):
                 raise ValueError(_misshapen(key, column.shape, rows))
         return parts
@@ -298,9 +306,15 @@ def _pick(
     )
 
 
-def _put_together(name: str, spec: Observable, parts: Sequence[tuple[str, Path, Column]]) -> np.ndarray:
+def _put_together(
+    observable: str, name: str, spec: Observable, parts: Sequence[tuple[str, Path, Column]]
+) -> np.ndarray:
     """The values of an observable from its column, or from the columns side by side."""
-    arrays = [convert(values_of(path, column), column.unit, spec, key) for key, path, column in parts]
+    arrays = []
+    for key, path, column in parts:
+        values = values_of(path, column)
+        check_present(path, key, f"{observable}_mask", values)
+        arrays.append(convert(values, column.unit, spec, key))
     if parts[0][0] == name:
         return arrays[0].reshape(spec.shape)
     return np.stack([array.reshape(spec.shape[:-1]) for array in arrays], axis=-1)

@@ -5,6 +5,7 @@ An array without a name is the simulator's one observable; where there are sever
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import zipfile
@@ -75,6 +76,9 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and kind, as the head of an array's file says them."""
     formats: Any = np.lib.format
     version = formats.read_magic(file)
+    if version == (3, 0):  # as 2.0, with names of fields in UTF-8
+        head = ast.literal_eval(file.read(int.from_bytes(file.read(4), "little")).decode("utf-8"))
+        return tuple(head["shape"]), formats.descr_to_dtype(head["descr"])
     read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
     shape, _, dtype = read(file)
     return tuple(shape), dtype

@@ -46,7 +46,7 @@ class Observable:
         dtype: "float32", "float64", "int64" or "bool".
         scale: "log" for values that span decades and are not negative (summarised and drawn in logs; zero counts as
             half the smallest positive value seen), else "linear".
-        coords: Name of an axis -> what stands along it, one number or text for each index: {"species": ["hare",
+        coords: Name of an axis -> what stands along it, one number, text or date for each index: {"species": ["hare",
             "lynx"]}. Figures, words and exports show them in place of indices; nothing is computed from them, and
             observables that differ in them alone are equal.
         coord_units: Name of an axis -> unit of its numbers: {"time": "yr"}.
@@ -306,6 +306,12 @@ def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[
             f"{name} has changed" if is_mark(new or "") else f"{name} was {old or 'nothing'}, is {new or 'nothing'}"
         )
     return ", ".join(words)
+
+
+def described(observables: Mapping[str, Observable], simulator: Simulator | None) -> dict[str, Observable]:
+    """Observables with the coordinates that the simulator gives them now, which a network need not have known."""
+    now = simulator.observables if simulator else {}
+    return {name: now[name] if now.get(name) == spec else spec for name, spec in observables.items()}
 
 
 def event_of(observables: Mapping[str, Observable]) -> str:

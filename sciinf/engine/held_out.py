@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 
+from sciinf import telling
 from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, PairedDensity, Surrogate
 
 COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
@@ -72,7 +72,7 @@ def tell(fit: Fit) -> None:
 
 
 def _tell_error(surrogate: Surrogate, error: float) -> None:
-    print(f"held-out fields: {surrogate.target!r} is off by {error:.1%}", file=sys.stderr, flush=True)
+    telling.tell(f"held-out fields: {surrogate.target!r} is off by {error:.1%}")
     if error > COARSE:
         warnings.warn(
             f"the surrogate's {surrogate.target!r} is off by {error:.0%} for held-out simulations, and posteriors by "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinf import telling
 from sciinf.core.files import write_bytes
 from sciinf.engine.averaging import LENGTHS, Average, Exponential, PostHoc
 from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
@@ -143,7 +143,7 @@ class Loop:
     def _compile(self) -> None:
         """Compile the step; the trial that takes leaves what a loss keeps in buffers as it was."""
         if self._shown:
-            print("compiling the step, which can take minutes", file=sys.stderr, flush=True)
+            telling.tell("compiling the step, which can take minutes")
         buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
         self.learner.mode(training=True)
         with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
@@ -238,11 +238,9 @@ class Loop:
             return shown
         train, validation = (sum(row[c] for row in rows) / len(rows) for c in ("train_loss", "validation_loss"))
         left = (self._total - self.epochs) / self._every * rows[0]["seconds"]
-        print(
+        telling.tell(
             f"training  epoch {self.epochs}/{self._total}  train {train:.3f}  validation {validation:.3f}  "
-            f"{left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
+            f"{left:.0f} s left"
         )
         return now
 

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from sciinf import telling
+
 INTERVAL = 10.0
 
 
@@ -16,7 +18,7 @@ class Progress:
     Args:
         total: Rows in all.
         done: Rows that were there at the start.
-        shown: Whether anything is printed, to the standard error.
+        shown: Whether anything is said.
         task: What is being done.
         unit: What a row is, in the plural.
     """
@@ -27,8 +29,8 @@ class Progress:
         self.total, self.done, self.failed, self.task, self.unit = total, done, 0, task, unit
         self._start = self._last = time.monotonic()
         self._before = done
-        self._bar: Any = _bar() if shown and sys.stderr.isatty() else None
-        self._plain = shown and self._bar is None
+        self._bar: Any = _bar() if shown and telling.shown(telling.NOTE) and sys.stderr.isatty() else None
+        self._shown = shown
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -41,8 +43,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._plain and kind is None:
-            self._print()
+        if self._shown and kind is None:
+            self._tell()
 
     def add(self, rows: int, failed: int = 0) -> None:
         """Take note of a finished block."""
@@ -51,20 +53,20 @@ class Progress:
         if self._bar is not None:
             text = f"{self.failed:,} failed" if self.failed else ""
             self._bar.update(self._task, completed=self.done, failed=text, rate=f"{_brief(self._rate())} rows/s")
-        elif self._plain and self.done < self.total and time.monotonic() - self._last >= INTERVAL:
-            self._print()
+        if self._shown and self.done < self.total and time.monotonic() - self._last >= INTERVAL:
+            self._tell()
 
     def _rate(self) -> float:
         return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
 
-    def _print(self) -> None:
+    def _tell(self) -> None:
         self._last = time.monotonic()
         parts = [f"{self.done:,} of {self.total:,} {self.unit}", f"{_brief(self._rate())} per second"]
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if self.done < self.total and self._rate() > 0:
             parts.append(f"{(self.total - self.done) / self._rate():,.0f} s left")
-        print(", ".join(parts), file=sys.stderr, flush=True)
+        telling.tell(", ".join(parts), telling.NOTE if self._bar is None else telling.DETAIL)
 
 
 def _brief(rate: float) -> str:

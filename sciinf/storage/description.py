@@ -126,7 +126,7 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
     differences = {
         key: _difference(found.get(key), wanted.get(key))
         for key in (*_IDENTITY[1:], _PROPOSAL)
-        if _without_coords(found.get(key)) != _without_coords(wanted.get(key))
+        if without_coords(found.get(key)) != without_coords(wanted.get(key))
     }
     if words := stale(found, simulator):
         differences = {_SIMULATOR: words, **differences}
@@ -144,11 +144,18 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
         )
 
 
-def _without_coords(value: Any) -> Any:
-    """What observables are without what stands along their axes, from which nothing is simulated; else the value."""
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+def without_coords(value: Any) -> Any:
+    """A description without what stands along the axes of observables: nothing is computed from that.
+
+    Args:
+        value: Plain JSON values; observables in it are known by their shape and dims.
+    """
+    if isinstance(value, list):
+        return [without_coords(one) for one in value]
+    if not isinstance(value, dict):
         return value
-    return [{key: given for key, given in one.items() if key not in ("coords", "coord_units")} for one in value]
+    named = {"coords", "coord_units"} if {"shape", "dims"} <= value.keys() else set()
+    return {key: without_coords(given) for key, given in value.items() if key not in named}
 
 
 def stale(found: Mapping[str, Any], simulator: Simulator) -> str:

@@ -41,13 +41,17 @@ def test_each_error_is_a_sentence(tmp_path, error, words):
     result = call("infer", tmp_path / "sim.py", "--observation", "x", "--out", tmp_path / "run", "-n", 100)
     assert result.code == 2
     assert words in result.error
-    assert ("--traceback" in result.error) == ("the way out" not in error)
+    assert ("sciinf -v" in result.error) == ("the way out" not in error)
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path):
     (tmp_path / "sim.py").write_text(SIMULATOR.replace("ERROR", "KeyError('flux')"))
-    with pytest.raises(KeyError):
-        call("--traceback", "infer", tmp_path / "sim.py", "--observation", "x", "--out", tmp_path / "run", "-n", 100)
+    words = ["infer", tmp_path / "sim.py", "--observation", "x", "--out", tmp_path / "run", "-n", 100]
+    for loud in (["-v", *words], [*words, "-v"]):
+        result = call(*loud)
+        assert result.code == 2
+        assert 'sim.py", line' in result.err
+        assert result.err.splitlines()[-1].startswith("sciinf: error: something that was looked for by name")
 
 
 def test_words_of_users_errors_stay():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import pickle
+from datetime import date
+from typing import Any
 
+import h5py
 import numpy as np
+import pandas
 import pytest
 import torch
 
-from sciinf import Normal, Observable, Prior, simulate, wrappers
+from sciinf import Flow, Normal, Observable, Prior, Recipe, Store, build_posterior, query, simulate, train, wrappers
 from sciinf.trust.boxes import Box, box_words
 
 PELTS = Observable(
@@ -59,6 +63,11 @@ def test_words_say_what_stands_there():
         ({"time": [1, 2, "c"]}, {}, TypeError, "all numbers or all text"),
         ({"time": [1.0, 2.0, np.nan]}, {}, ValueError, "finite"),
         ({"species": ["a", "b"]}, {"species": "yr"}, ValueError, "unit for 'species'"),
+        ({"time": np.ones((3, 2))}, {}, ValueError, r"have shape \(3, 2\); give a list"),
+        ({"time": [[1], [2], [3]]}, {}, TypeError, "all numbers or all text"),
+        ({"time": "abc"}, {}, TypeError, "a list of numbers, text or dates, got the text 'abc'"),
+        ({"time": np.array(["1900", "NaT", "1902"], "M8[Y]")}, {}, ValueError, "a date that is missing"),
+        ({"time": np.array(["1900", "1901", "1902"], "M8[Y]")}, {"time": "yr"}, ValueError, "unit for 'time'"),
         ({}, {"time": "yr"}, ValueError, "unit for 'time'"),
         ({"time": [1, 2, 3]}, {"time": "florps"}, ValueError, "'florps' of the axis 'time'"),
     ],
@@ -66,6 +75,37 @@ def test_words_say_what_stands_there():
 def test_wrong_ones_are_refused(coords, units, error, words):
     with pytest.raises(error, match=words):
         Observable((3, 2), dims=("time", "species"), coords=coords, coord_units=units)
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        np.array(["1900-01-31", "1900-02-28", "1900-03-31"], "M8[ns]"),
+        pandas.to_datetime(["1900-01-31", "1900-02-28", "1900-03-31"]),
+        [date(1900, 1, 31), date(1900, 2, 28), date(1900, 3, 31)],
+        np.array(["1900-01-31", "1900-02-28", "1900-03-31"]),
+    ],
+)
+def test_dates_are_shown_as_such(days):
+    """Nanoseconds since 1970 stood there."""
+    spec = Observable((3,), dims=("time",), coords={"time": days})
+    assert spec.coords == {"time": ("1900-01-31", "1900-02-28", "1900-03-31")}
+    assert Observable.from_json(json.loads(json.dumps(spec.to_json()))).at("time", 1) == "1900-02-28"
+
+
+def test_a_network_trained_without_them_is_read_back_and_its_answers_have_them(tmp_path):
+    prior, said = Prior(a=Normal(0.0, 1.0)), []
+    for spec in (BARE, PELTS):
+        simulator = wrappers.numpy(lambda a, rng: a + rng.normal(size=(3, 2)), prior, {"counts": spec})
+        simulate(simulator, tmp_path / "store", 60, seed=1, progress=False, accept_changes=True)
+        flow = Flow(prior, simulator.observables)
+        fit = train(flow, Store(tmp_path / "store"), tmp_path / "fit", recipe=Recipe(epochs=1), progress=False)
+        said.append(fit.digest)
+        query(build_posterior(fit), {"counts": np.ones((3, 2))}, simulator=simulator, draws=100, out=tmp_path)
+    assert said[0] == said[1]
+    with h5py.File(tmp_path / "answers/observation/predictive.h5") as file:
+        opened: Any = file
+        assert opened["coords/counts/0"][()].tolist() == [1900, 1901, 1902]
 
 
 def test_a_store_begun_without_them_is_gone_on_with(tmp_path):

@@ -178,6 +178,25 @@ def test_the_same_code_in_a_fits_table_of_text(tmp_path):
         read_observation({"n": Observable((3,), dtype="int64")}, tmp_path / "text.fits")
 
 
+@pytest.mark.parametrize("word", ["NA", "NaN", "null", "-", "", "n/a"])
+def test_a_missing_value_in_a_table_is_told_with_its_line_and_column(tmp_path, word):
+    """It was told as values of kind <U3."""
+    (tmp_path / "cell.csv").write_text(f"t [h],v [mV]\n0,1.0\n\n1,{word}\n2,{word}\n")
+    way_out = "mask observable 'v_mask' that marks missing values"
+    with pytest.raises(ValueError, match=rf"cell\.csv: 'v' has 2 values .* first in line 4 \('{word}'\).*{way_out}"):
+        read_observation(VOLTAGE, tmp_path / "cell.csv")
+    (tmp_path / "cell.csv").write_text(f"v_0,v_1,v_2\n1,2,{word}\n")
+    with pytest.raises(ValueError, match=r"'v_2' has 1 values .* in line 2 .*'v_mask'"):
+        read_observation(VOLTAGE, tmp_path / "cell.csv")
+
+
+def test_a_missing_value_in_a_table_with_a_head_is_told_too(tmp_path):
+    Table({"t": [1, 2], "v": np.ma.array([1.0, 2.0], mask=[False, True])}).write(tmp_path / "cell.ecsv")
+    line = (tmp_path / "cell.ecsv").read_text().count("\n")
+    with pytest.raises(ValueError, match=rf"'v' has 1 values .* first in line {line} \(''\)"):
+        read_observation({"v": Observable((2,))}, tmp_path / "cell.ecsv")
+
+
 def test_text_beside_the_data_does_no_harm(tmp_path):
     (tmp_path / "cell.csv").write_text("v,remark\n1.0,fine\n2.5,\n4.0,odd\n")
     np.testing.assert_allclose(read_observation(VOLTAGE, tmp_path / "cell.csv")["v"], V)
@@ -199,7 +218,7 @@ def test_whole_numbers_and_masks_keep_their_kind(tmp_path):
         ("v\n1.0\nnan\ninf\n", "2 values that are NaN"),
         ("v\n1.0\n2.5\n4.0\n5.0\n", r"shape \(4,\), the simulator produces \(3,\)"),
         ("w\n1.0\n2.5\n4.0\n", r"no column 'v' in .*cell\.csv: found \['w'\]"),
-        ("v\n1.0\nhello\n4.0\n", "expected numbers"),
+        ("v\n1.0\nhello\n4.0\n", r"cell\.csv, line 3: 'v' is 'hello'; expected numbers"),
         ("", "cell.csv is empty"),
     ],
 )

@@ -68,6 +68,13 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, suffix: str) ->
         read_observation(ONE, file)
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_fields_may_have_any_name(tmp_path: Path) -> None:
+    rows = np.array([(1.0, 0), (2.5, 1), (4.0, 2)], dtype=[("größe", "f8"), ("n", "i4")])
+    x = read_observation({"größe": Observable((3,))}, save(tmp_path / "cell.npy", rows))
+    assert x["größe"].tolist() == [1.0, 2.5, 4.0]
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".nc"])
 def test_named_arrays(tmp_path: Path, suffix: str) -> None:
     x = read_observation(MASKED, save(tmp_path / f"cell{suffix}", {"v": V, "v_mask": PRESENT, "t": V}))
@@ -202,7 +209,7 @@ def test_netcdf_is_unpacked_as_its_conventions_say(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "cell.nc", "a") as opened:
         file = opened
         file["v"][1] = -1
-    with pytest.raises(ValueError, match="1 values that are NaN"):
+    with pytest.raises(ValueError, match=r"cell.nc: 'v' has 1 values that are NaN .* missing; the first at \[1\]"):
         read_observation(ONE, tmp_path / "cell.nc")
     (tmp_path / "classic.nc").write_bytes(b"CDF\x01" + bytes(60))
     with pytest.raises(ValueError, match="classic format, which is not read; convert it: nccopy -k nc4"):
