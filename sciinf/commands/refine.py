@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
-from sciinf.storage.answers import REFINED, ROUNDS_FILE
+from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
 
@@ -50,12 +50,15 @@ def refine_all(
 ) -> list[Answer]:
     """Refine the answers that are not right at their observations, or name the command that does.
 
+    The run's own answer then says where the refined one lies, in its `answer.json` and in the report.
+
     Args:
         sim: The simulator.
         fit: What was learned of the whole prior.
         run: The run folder.
         asked: The observations with their answers.
-        given: The options of `infer`, with `n` and `fresh`, how many it simulated to train on and to calibrate.
+        given: The options of `infer`, with `n` and `fresh`, how many it simulated to train on and to calibrate, and
+            `started`, when it began.
         caller: Who asked.
 
     Returns:
@@ -64,22 +67,32 @@ def refine_all(
     answers = [answer for _, answer in asked]
     wrong = [place for place, answer in enumerate(answers) if wrong_here(answer)]
     if wrong and given["refine"] == "off":
-        named = ", ".join(answers[place].name for place in wrong)
-        again = caller.again({"--refine": "auto"})
-        caller.say(f"next, for {named}: {again} (up to {ROUNDS} x {given['n']:,} simulations around each)")
+        caller.say(_next([answers[place].name for place in wrong], given["n"], caller))
+        return answers
+    if wrong and given["n"] < LEAST:
+        names = [answers[place].name for place in wrong]
+        caller.say(f"note: {', '.join(names)} not refined, for that takes -n {LEAST} at least")
+        caller.say(_next(names, given["n"], caller))
         return answers
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if wrong else []
     for place in wrong:
         (one, answer), started = asked[place], time.time()
         near = nearest(known, one.x)
-        if near is None and given["n"] < LEAST:
-            caller.say(f"note: {answer.name} is not refined, for that takes {LEAST} simulations (-n) at least")
-            continue
         if near is None:
             near = refine(sim, fit, run, (one, answer.name), given, caller)
             known.append(near)
         answers[place] = _answer(sim, near, (one, answer.name), given, caller, started)
+        point_to_refined(run, answer.name, near[0], answers[place].name)
+    if wrong:
+        steps.report_of(run, [answer for _, answer in asked])
     return answers
+
+
+def _next(names: Sequence[str], n: int, caller: Caller) -> str:
+    """The command that refines some answers."""
+    more: dict[str, object] = {"--refine": "auto"} | ({"-n": LEAST} if n < LEAST else {})
+    times = f"up to {ROUNDS} x {max(n, LEAST):,} simulations around each"
+    return f"next, for {', '.join(names)}: {caller.again(more)} ({times})"
 
 
 def refine(
@@ -101,19 +114,23 @@ def refine(
         The folder, and the posterior that was learned.
     """
     from sciinf import build_posterior
+    from sciinf.figures.page import duration
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
     (one, name), seed, n = named, given["seed"], given["n"]
     folder = run / REFINED / name
     _put_aside(folder, fit, n, caller.say)
-    caller.say(f"refining {name}: up to {ROUNDS} rounds of {n:,} simulations around its answer, in {folder}")
+    caller.say(
+        f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {ROUNDS} rounds "
+        f"of {n:,} simulations around it, each with a training of {duration(fit.record['seconds'])} or more, in {folder}"
+    )
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     ended = [time.monotonic()]
 
     def holds(found: Refined) -> bool:
-        """Say what a round gained."""
-        words, settled = _gained(sim, found)
+        """Say what a round gained; after the last one, the answer itself is checked."""
+        words, settled = (_changed(found), True) if len(ended) == ROUNDS else _gained(sim, found)
         ended.append(time.monotonic())
         caller.say(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}")
         return settled
@@ -141,8 +158,6 @@ def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     from sciinf.trust.around import around_answer
     from sciinf.trust.here import check_here
 
-    moved, wider = found.changed
-    words = f"middles moved by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%}"
     generator = generator_for(0, _STREAM)
     theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
     began = time.monotonic()
@@ -151,7 +166,14 @@ def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     around = around_answer(found, sim, theta, seconds=seconds, generator=generator)
     checks = check_here(found, found.asked, around, generator=generator)
     right = any(check.level == "good" for check in checks)
-    return "; ".join([words, *(check.verdict for check in checks)]), right and max(moved, wider) < _SETTLED
+    words = "; ".join([_changed(found), *(check.verdict for check in checks)])
+    return words, right and max(found.changed) < _SETTLED
+
+
+def _changed(found: Refined) -> str:
+    """What a round changed, in words."""
+    moved, wider = found.changed
+    return f"middles moved by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%}"
 
 
 def refined_in(

@@ -156,13 +156,17 @@ def finish(
     simulator: Simulator | None = None,
 ) -> None:
     """Provenance, report, the answers for the caller, and what to do if the calibration did not pass."""
-    from sciinf import write_report
-
     record(folder, seed, started, simulator, caller)
-    page = write_report(folder, names=[answer.name for answer in answers if answer.name] or None)
-    caller.show(table_of(answers), f"report       {page}")
+    caller.show(table_of(answers), f"report       {report_of(folder, answers)}")
     if way_on:
         caller.say(way_on)
+
+
+def report_of(folder: Path, answers: Sequence[Answer]) -> Path:
+    """The page of a run, written of these answers."""
+    from sciinf import write_report
+
+    return write_report(folder, names=[answer.name for answer in answers if answer.name] or None)
 
 
 def record(

@@ -141,10 +141,12 @@ def follow(
     how = {name: given[name] for name in ("level", "failures", "seed")}
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
     answers = steps.answers_to(asked, ask)
-    way_on = "" if checked.passed else next_command(folder, checked, plan, ("-n", "--calibration"), caller)
-    steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on, simulator=sim)
-    grown = {**given, "n": plan.train, "fresh": plan.fresh}
-    return refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
+    steps.finish(folder, answers, caller, seed=seed, started=started, simulator=sim)
+    grown = {**given, "n": plan.train, "fresh": plan.fresh, "started": started}
+    last = refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
+    if not checked.passed and any(one is another for one, another in zip(answers, last, strict=True)):
+        caller.say(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
+    return last
 
 
 def _check(given: Mapping[str, Any]) -> None:

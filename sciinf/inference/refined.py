@@ -90,6 +90,7 @@ class Refined(Learned):
     ) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.local, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
+        self.local.name = "refined network's"  # for a calibration says whose it is
         self.digest, self.trained_on, self.changed = fit.digest, trained_on, changed
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sciinf.core.files import read_json
+from sciinf.core.files import read_json, write_json
 
 ANSWERS = "answers"
 REFINED, ROUNDS, ROUNDS_FILE = (
@@ -51,6 +51,23 @@ def newest_answers(run: str | Path) -> dict[str, Path]:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # unfinished or damaged: the answer before it is still there
     return dict(sorted(found.items()))
+
+
+def point_to_refined(run: Path, name: str, refined: Path, there: str) -> None:
+    """Let the answer of a run's own network say where the one is that was refined: `refined` in its `answer.json`.
+
+    Args:
+        run: The run folder.
+        name: What the answer is called in it.
+        refined: The folder of the refined one, within `run`.
+        there: What the answer is called in that.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If `answer.json` is damaged.
+    """
+    file = run / ANSWERS / name / "answer.json"
+    write_json(file, {**read_json(file), REFINED: (refined / ANSWERS / there).relative_to(run).as_posix()})
 
 
 def found_in(run: str | Path) -> str:
