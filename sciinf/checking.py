@@ -6,7 +6,7 @@ import io
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ SIZES = (1, 2, 17)
 FALSE_ALARM = 1e-4
 _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
+_MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
 
 
@@ -43,7 +44,9 @@ class SimulatorReport:
         rows_per_second: On one thread, in one batch.
         bytes_per_row: Growth of the peak memory per row, at least the size of the data itself.
         notes: What is worth knowing, in sentences.
+        warnings: What makes a posterior mean something else than it seems to, such as many failures.
         problems: What must be mended, in sentences; none when all is well.
+        fatal: Those of the problems that would make what is learned wrong.
     """
 
     name: str
@@ -55,7 +58,9 @@ class SimulatorReport:
     rows_per_second: float
     bytes_per_row: float
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     problems: tuple[str, ...]
+    fatal: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
@@ -73,8 +78,13 @@ class SimulatorReport:
             f"memory          about {self.bytes_per_row:,.0f} bytes per row",
         ]
         lines += [f"note            {note}" for note in self.notes]
+        lines += [f"WARNING         {warning}" for warning in self.warnings]
         lines += [f"PROBLEM         {problem}" for problem in self.problems]
-        return [*lines, "no problem found" if self.ok else f"{len(self.problems)} problems found"]
+        counts = [f"{len(found)} {what}" for what, found in self._found().items() if found]
+        return [*lines, f"found: {', '.join(counts)}" if counts else "no problem found"]
+
+    def _found(self) -> dict[str, tuple[str, ...]]:
+        return {"to be mended (PROBLEM)": self.problems, "to be thought about (WARNING)": self.warnings}
 
 
 @dataclass(frozen=True)
@@ -115,11 +125,11 @@ def check_store(store: Store) -> StoreReport:
 def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int = 0) -> SimulatorReport:
     """Run a simulator a little and look for faults.
 
-    Checked are names, shapes and dtypes for batches of 1, 2, 17 and `rows`; that the same parameters and seed give
-    the same bits; that all randomness comes from the generator passed; that parameters are left as they were; and
-    that a row does not depend on the rows beside it: data simulated one row at a time and in one batch are compared
-    by Kolmogorov-Smirnov tests (a sound simulator is blamed with probability 1e-4), or number by number where the
-    simulator is deterministic.
+    Checked are names, shapes and dtypes for batches of 1, 2, 17 (if `rows` are as many) and `rows`; that the same
+    parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters are
+    left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one row
+    at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with probability
+    1e-4), or number by number where the simulator is deterministic.
 
     Args:
         simulator: What to check.
@@ -144,7 +154,9 @@ class _Check:
     def __init__(self, simulator: Simulator, rows: int, seed: int) -> None:
         self.simulator, self.rows, self.seed = simulator, rows, seed
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.problems: list[str] = []
+        self.fatal: list[str] = []
 
     def report(self) -> SimulatorReport:
         shapes = {name: spec.shape for name, spec in self.simulator.observables.items()}
@@ -161,7 +173,7 @@ class _Check:
             )
         if first is None:
             return SimulatorReport(
-                self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, (), tuple(self.problems)
+                self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, *self._sentences()
             )
         size = max(memory_in_use("cpu") - before, sum(v.nbytes for v in first.x.values()))
         finite = self._usable(first)
@@ -170,8 +182,9 @@ class _Check:
         same = again is not None and _equal(first, again)
         noisy = other is not None and not _equal(first, other)
         if not same:
-            self.problems.append(
-                "the same parameters and seed gave other data: draw all random numbers from the generator passed"
+            self._problem(
+                "the same parameters and seed gave other data: draw all random numbers from the generator passed",
+                fatal=False,
             )
         elif not noisy:
             self.notes.append("another seed gave the same data: the simulator has no noise")
@@ -186,15 +199,18 @@ class _Check:
             noisy,
             speed,
             size / self.rows,
-            tuple(self.notes),
-            tuple(self.problems),
+            *self._sentences(),
         )
+
+    def _sentences(self) -> Sequence[tuple[str, ...]]:
+        """Notes, warnings, problems, and the fatal ones of these."""
+        return [tuple(each) for each in (self.notes, self.warnings, self.problems, self.fatal)]
 
     def _theta(self, n: int) -> Tensor:
         theta = self.simulator.prior.sample(n, generator=generator_for(self.seed, n))
         outside = int((~torch.isfinite(self.simulator.prior.log_prob(theta))).sum())
         if outside:
-            self.problems.append(f"{outside} of {n} draws of the prior have no finite density under it")
+            self._problem(f"{outside} of {n} draws of the prior have no finite density under it")
         return theta
 
     def _outcome(self, theta: Tensor, stream: int) -> Outcome | None:
@@ -209,17 +225,26 @@ class _Check:
             self._problem("the simulator changes the parameters it is given; let it work on a copy")
         return outcome
 
-    def _problem(self, text: str) -> None:
-        if text not in self.problems:
-            self.problems.append(text)
+    def _problem(self, text: str, *, fatal: bool = True) -> None:
+        for found in (self.problems, self.fatal)[: 1 + fatal]:
+            if text not in found:
+                found.append(text)
 
     def _usable(self, outcome: Outcome) -> float:
         good = int((status_of(outcome) == Status.OK).sum())
         if good == self.rows:
             return 1.0
         message, times = Counter(outcome.messages.values()).most_common(1)[0]
-        text = f"{self.rows - good} of {self.rows} rows failed; most often ({times} times): {message}"
-        (self.problems if 2 * good < self.rows else self.notes).append(text)
+        share = 1 - good / self.rows
+        text = f"{self.rows - good} of {self.rows} rows failed ({share:.0%}); most often ({times} times): {message}"
+        if share > _MOST_FAILED:
+            self._problem(f"{text}. A campaign stops when more than half of it fails")
+            return good / self.rows
+        text += ". They are left out, so the posterior is that of the prior where the simulator works"
+        if share > _MANY_FAILED:
+            self.warnings.append(f"{text}. Mend it, narrow the prior, or say what a failure is (infer --failures)")
+        else:
+            self.notes.append(text)
         return good / self.rows
 
     def _digits(self, outcome: Outcome) -> None:
@@ -235,7 +260,7 @@ class _Check:
                 self.notes.append(f"{name!r} has {words}; declare it with Observable(..., dtype='float64')")
 
     def _sizes(self) -> None:
-        for size in SIZES:
+        for size in (size for size in SIZES if size <= max(self.rows, 2)):
             theta = self._theta(size)
             given, kept = theta.clone(), theta.clone()
             try:
@@ -270,7 +295,8 @@ class _Check:
         names = ("torch's", "numpy's", "Python's")
         for name, old, new in zip(names, before, _global_states(), strict=True):
             if old != new:
-                self._problem(f"the simulator draws from {name} global random state; draw from the generator passed")
+                words = f"the simulator draws from {name} global random state; draw from the generator passed"
+                self._problem(words, fatal=False)
 
 
 def _affordable(simulator: Simulator, seed: int) -> int:

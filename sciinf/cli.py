@@ -90,13 +90,14 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
     """The whole default workflow: simulate, train, calibrate, answer, report."""
     from sciinf.commands.observations import observations
     from sciinf.commands.user_files import user_simulator
-    from sciinf.commands.workflow import follow
+    from sciinf.commands.workflow import check_options, follow
     from sciinf.core import observe
 
+    check_options(given := {**given, "progress": True})
     sim = user_simulator(simulator)
     read = functools.partial(observe, sim, columns=given["column"])
     asked = observations(sim.observables, read, observation)
-    follow(sim, asked, out, {**given, "progress": True}, CommandLine())
+    follow(sim, asked, out, given, CommandLine())
 
 
 @cli.command()
@@ -289,33 +290,40 @@ def report(folder: str, names: Sequence[str]) -> None:
 @click.argument("path", metavar="SIM.py|STORE")
 @options.may_observe
 @options.column
+@click.option("--out", default=None, metavar="DIR", help="Draw the observation and data of the prior, as check.png.")
 @click.option("--repair", default=None, metavar="SIM.py", help="Simulate a store's damaged blocks again.")
 @options.device
-def check(path: str, observation: Sequence[str], column: Mapping[str, str], repair: str | None, device: str) -> None:
-    """Look for faults: a simulator's shapes, seeds and speed, and how it reads data; or a store's damage."""
+def check(path: str, observation: Sequence[str], column: Mapping[str, str], **given: Any) -> None:
+    """Look for faults: a simulator's shapes, seeds and speed; or a store's damage.
+
+    With --observation also how a simulator reads data, and whether they lie within what its prior predicts.
+    """
     from sciinf.checking import check_simulator, check_store
+    from sciinf.commands.first_look import look_at
     from sciinf.commands.user_files import user_simulator
     from sciinf.core import observe
     from sciinf.simulation import repair as run_again
     from sciinf.store import Store
 
-    stored, inside = (Path(path) / "store.json").is_file(), Path(path) / "simulations"
+    stored, inside, repair = (Path(path) / "store.json").is_file(), Path(path) / "simulations", given["repair"]
     if (inside / "store.json").is_file() and not (Path(path) / "__init__.py").is_file():
         raise ValueError(f"{path} is a run; name what is to be looked at: sciinf check {inside}")
     if repair is not None:
         if not stored:
             raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")
-        again = run_again(Store(path), user_simulator(repair), device=device)
+        again = run_again(Store(path), user_simulator(repair), device=given["device"])
         tell(f"simulated {len(again)} blocks again", ANSWER)
     if observation and stored:
         raise ValueError(f"--observation is for a simulator's file; {path} holds simulations")
+    if given["out"] is not None and not observation:
+        raise ValueError("--out draws an observation; name its files with --observation")
     simulator = None if stored else user_simulator(path)
+    x = observe(simulator, *observation, columns=column) if simulator and observation else None
     found = check_store(Store(path)) if simulator is None else check_simulator(simulator)
-    tell("\n".join(found.lines()), ANSWER)
-    if simulator is not None and observation:
-        click.echo(
-            "\n".join(f"read            {line}" for line in observe(simulator, *observation, columns=column).read)
-        )
+    lines = [f"read            {line}" for line in x.read] if x is not None else []
+    if simulator is not None and x is not None and found.ok:
+        lines += look_at(simulator, x, None if given["out"] is None else Path(given["out"]))
+    tell("\n".join([*lines, *found.lines()]), ANSWER)
     if not found.ok:
         raise SystemExit(FAILED_CHECK)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sciinf.core import Fit, Posterior, Simulator, load_fit
+from sciinf.core.simulator import file_of
 from sciinf.core.unknown_law import Unknown
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
@@ -14,7 +15,7 @@ from sciinf.inference.experiment import check_experiment
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.refined import load_refined
 from sciinf.inference.reweighted import Reweighted
-from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, found_in
+from sciinf.storage.answers import REFINED, ROUNDS, found_in, refined_folders
 
 
 def build_posterior(
@@ -102,7 +103,8 @@ def load_posterior(
 
     Raises:
         TypeError: If a name is given as the simulator.
-        FileNotFoundError: If the folder holds no fit, or nothing was refined under that name; it says what there is.
+        FileNotFoundError: If the folder holds no fit, or nothing was refined under that name from the network that the
+            run has now; it says what there is.
         ValueError: If a file is damaged, or has parts that neither sciinf nor the simulator's file defines.
 
     Examples:
@@ -112,13 +114,14 @@ def load_posterior(
     if isinstance(simulator, str):
         raise TypeError(f"the second argument is a simulator (load_simulator); give a name as name={simulator!r}")
     run = Path(run)
-    trust = () if simulator is None or simulator.source is None else (simulator.source,)
+    trust = file_of(simulator)
     if name is not None:
-        rounds = {file.parents[1].name: file.parent for file in run.glob(f"{REFINED}/*/{ROUNDS}/{ROUNDS_FILE}")}
-        if name not in rounds:
-            there = f"there is {', '.join(sorted(rounds))}" if rounds else found_in(run)
+        known = refined_folders(run)
+        if name not in known:
+            there = f"there is {', '.join(known)}" if known else found_in(run)
+            there += "; what is there was refined from another network" * (run / REFINED / name).is_dir()
             raise FileNotFoundError(f"{run} has no posterior that was refined around {name!r}: {there}")
-        return load_refined(rounds[name], device=device, trust=trust)
+        return load_refined(known[name] / ROUNDS, device=device, trust=trust)
     folder = run / "fit" if (run / "fit" / "fit.json").is_file() else run
     if not (folder / "fit.json").is_file():
         raise FileNotFoundError(f"{run} holds no fit: {found_in(run)}; `infer` and `train` make one")

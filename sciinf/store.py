@@ -29,7 +29,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.core.tables import html
 from sciinf.storage import selection
-from sciinf.storage.description import campaign, claim, describe, read_description, told
+from sciinf.storage.description import campaign, claim, describe, facts_of, read_description
 from sciinf.storage.durable import writing
 from sciinf.storage.findings import Damage, Failure
 from sciinf.storage.journal import Entry, Journals
@@ -110,7 +110,7 @@ class Store:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return html(repr(self), facts=told(self.prior, self.observables, self.counts, self.seed))
+        return html(repr(self), facts=facts_of(self.prior, self.observables, self.counts, self.seed))
 
     # --- what is there ----------------------------------------------------------------------------------------------
 

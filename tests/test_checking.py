@@ -136,7 +136,45 @@ def test_a_few_failures_are_noted():
     report = check_simulator(Dry(some))
     assert report.ok, report.problems
     assert 0.8 < report.finite < 1.0
-    assert "rows failed" in report.notes[0]
+    assert report.notes == ()
+    (told,) = report.warnings
+    assert re.match(r"\d+ of 256 rows failed \(\d+%\); most often", told)
+    assert "the posterior is that of the prior where the simulator works" in told
+    assert report.lines()[-1] == "found: 1 to be thought about (WARNING)", "it was called no problem"
+
+    def few(theta, x, generator):
+        x["v"][theta[:, 0] > 2.0] = float("inf")
+        return x
+
+    report = check_simulator(Dry(few))
+    assert 0.95 < report.finite < 1.0
+    assert "They are left out" in report.notes[0]
+    assert (report.warnings, report.lines()[-1]) == ((), "no problem found")
+
+
+@pytest.mark.parametrize("act", [centred, in_place, squeezed, short, raising, mostly_nan])
+def test_what_makes_results_wrong_is_fatal(act):
+    report = check_simulator(Dry(act), rows=64)
+    assert report.fatal
+    assert set(report.fatal) <= set(report.problems)
+
+
+@pytest.mark.parametrize("act", [torch_global, numpy_global, python_global, unseeded])
+def test_what_cannot_be_made_again_is_right_all_the_same(act):
+    report = check_simulator(Dry(act), rows=64)
+    assert report.problems
+    assert report.fatal == ()
+
+
+def test_a_slow_simulator_is_looked_at_in_few_rows():
+    seen = []
+
+    def counted(theta, x, generator):
+        seen.append(len(theta))
+        return x
+
+    assert check_simulator(Dry(counted), rows=2).ok
+    assert sum(seen) < 20
 
 
 def test_what_cannot_be_checked():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from command_line import call
 
-from sciinf import infer
+from sciinf import infer, load_answer
 from sciinf.commands import refine
-from sciinf.core import Answer, Check, Draws, Fit, Trust
+from sciinf.commands.caller import CommandLine
+from sciinf.commands.observations import Asked
+from sciinf.core import Answer, Check, Draws, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.inference.refined import SCHEMA
 from sciinf.trust import around, here
@@ -54,12 +57,23 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert "not right at this observation" in result.out
     assert "All checks passed" not in (run / "report.html").read_text()
     assert "--refine auto (up to 3 x 500 simulations around each)" in result.err
+    assert re.search(r"^next: sciinf infer .* \(about .* more\)$", result.err, re.MULTILINE), "of the calibration"
     assert not refined.exists()
 
     result = call("infer", tmp_path / "points.py", *words)
     assert result.code == 0, result.err
     told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
     assert [words.split(":")[0] for words in told] == ["right at this observation"], "it ends when it is right"
+    assert "next" not in result.err, "it goes on by itself"
+    assert re.search(r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations", result.err)
+    tables = result.out.split("report       ")
+    assert [("posterior    refined" in one, "not right at this" in one) for one in tables[:2]] == [
+        (False, True),
+        (True, False),
+    ], "the refined answer comes last"
+    assert "(of the refined network's posterior)" in tables[1], "whose calibration it is"
+    assert _answer(run)["refined"] == "refined/seen/answers/seen"
+    assert load_answer(run).posterior == "refined"
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 0.14 > 0.12 > after["sd"]
@@ -119,6 +133,24 @@ def test_what_is_wrong_or_may_be_is_refined(level: Any, wrong: bool) -> None:
     checks = (Check("residuals", "alarm", ""), Check("local check", level, ""))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     assert refine.wrong_here(Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)) == wrong
+
+
+@pytest.mark.parametrize("way", ["auto", "off"])
+def test_too_few_simulations_to_refine_are_told_a_number_that_works(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`--refine auto` was named as the next step, and did nothing."""
+    monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "300", "--refine", way])
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    answer = Answer(
+        {}, draws, None, Trust(None, "", "unknown"), checks=(Check("local check", "alarm", ""),), name="seen"
+    )
+    asked, sim, fit = [(Asked("seen", (), Observation({})), answer)], cast(Any, None), cast(Any, None)
+    given = {"refine": way, "n": 300, "device": "cpu"}
+    assert refine.refine_all(sim, fit, tmp_path, asked, given, CommandLine()) == [answer]
+    told = capsys.readouterr().err
+    assert "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 3 x 500 simulations around each)" in told
+    assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
 
 
 def _answer(folder: Path) -> dict[str, Any]:

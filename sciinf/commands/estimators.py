@@ -28,11 +28,23 @@ def estimators_told() -> str:
     return "\n".join(f"  {name:{width}}  {words}" for name, words in known.items())
 
 
-def known_estimator(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
-    """The name, if there is an estimator of that name."""
+def check_estimator(name: str) -> None:
+    """Refuse a name that no estimator has.
+
+    Raises:
+        ValueError: If there is none; the message says which there are.
+    """
     known = estimator_files()
     if name not in known:
         close = get_close_matches(name.lower(), known, n=1)
         meant = f"; did you mean {close[0]}?" if close else "."
-        raise click.UsageError(f"there is no estimator {name!r}{meant} There is\n{estimators_told()}", ctx)
+        raise ValueError(f"there is no estimator {name!r}{meant} There is\n{estimators_told()}")
+
+
+def known_estimator(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The name, if there is an estimator of that name."""
+    try:
+        check_estimator(name)
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from error
     return name

@@ -34,7 +34,7 @@ def pipeline_of(path: str | Path) -> Callable[..., Any]:
     return function
 
 
-def told(function: Callable[..., Any]) -> list[tuple[str, str]]:
+def options_of(function: Callable[..., Any]) -> list[tuple[str, str]]:
     """The options of a pipeline's `run`, each with what its docstring says of it and its default."""
     said = dict(re.findall(r"^ +(\w+): (.+)$", inspect.getdoc(function) or "", re.MULTILINE))
     return [

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciinf.commands.remembered import told
+from sciinf.commands.remembered import simulator_mark
 from sciinf.core.files import read_json, versions
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
@@ -38,7 +38,7 @@ def provenance(
     }
     data: dict[str, Any] = {
         **step,
-        **told(simulator, before),
+        **simulator_mark(simulator, before),
         "history": [*before.get("history", []), step],
         "seeds": {},
         "digests": {},

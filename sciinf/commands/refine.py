@@ -71,7 +71,8 @@ def refine_all(
         return answers
     if wrong and given["n"] < LEAST:
         names = [answers[place].name for place in wrong]
-        caller.say(f"note: {', '.join(names)} not refined, for that takes -n {LEAST} at least")
+        are = "is" if len(names) == 1 else "are"
+        caller.say(f"note: {', '.join(names)} {are} not refined, for that takes -n {LEAST} at least")
         caller.say(_next(names, given["n"], caller))
         return answers
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if wrong else []
@@ -122,8 +123,8 @@ def refine(
     folder = run / REFINED / name
     _put_aside(folder, fit, n, caller.say)
     caller.say(
-        f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {ROUNDS} rounds "
-        f"of {n:,} simulations around it, each with a training of {duration(fit.record['seconds'])} or more, in {folder}"
+        f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {ROUNDS} "
+        f"rounds of {n:,} simulations around it, each trained in {duration(fit.record['seconds'])} or more, in {folder}"
     )
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     ended = [time.monotonic()]
@@ -189,9 +190,8 @@ def refined_in(
         say: Tells of what is left out.
     """
     from sciinf.core.files import read_json
+    from sciinf.core.simulator import file_of
     from sciinf.inference.refined import load_refined
-
-    trust = () if sim is None or sim.source is None else (sim.source,)
 
     def read(folder: Path) -> Iterator[Near]:
         """What one folder holds, if anything."""
@@ -201,7 +201,7 @@ def refined_in(
         try:
             said = read_json(file)
             if "rounds" in said and first in (None, said.get("first")):
-                yield folder, load_refined(folder / INSIDE, device=device, trust=trust)
+                yield folder, load_refined(folder / INSIDE, device=device, trust=file_of(sim))
         except ValueError as error:
             if folder == run:
                 raise

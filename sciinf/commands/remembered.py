@@ -25,7 +25,7 @@ _KEY = 32  # bytes
 _PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
 
 
-def told(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
+def simulator_mark(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
     """What `provenance.json` says of a simulator.
 
     Args:

@@ -33,8 +33,19 @@ def run_folder(out: str | Path) -> Path:
 
 
 def run_of(folder: str) -> str:
-    """The run folder, also where its fit was named."""
+    """The run folder, also where its fit was named.
+
+    Raises:
+        FileNotFoundError: If it is a folder of runs; the message names them.
+    """
     path = Path(folder)
+    fits = ("fit.json", "fit/fit.json", "member_0/fit.json")
+    runs = [] if any((path / fit).is_file() for fit in fits) else sorted(path.glob("*/fit/fit.json"))
+    if runs:
+        names = [file.parents[1].name for file in runs]
+        raise FileNotFoundError(
+            f"{folder} is no run, but holds some: {', '.join(names[:30])}; name one of them: {runs[0].parents[1]}"
+        )
     inside = path.name == "fit" and (path / "fit.json").is_file()
     return str(path.parent) if inside else folder
 

@@ -24,14 +24,12 @@ def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
     """The estimator in `sciinf/estimators/NAME.py`, with its defaults; or one that was built already."""
     import importlib
 
-    from sciinf.commands.estimators import estimator_files
+    from sciinf.commands.estimators import check_estimator
     from sciinf.core import Estimator
 
     if isinstance(name, Estimator):
         return name
-
-    if name not in (known := estimator_files()):
-        raise ValueError(f"there is no estimator {name!r}; there is {', '.join(known)}")
+    check_estimator(name)
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
 
 

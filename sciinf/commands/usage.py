@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _MISSING = {
     "path": "It is the Python file that defines `simulator`, or a folder of simulations",
 }
 _PIPELINE = "sciinf.pipeline"
+_FLAGS = ("-q", "--quiet", "-v", "--verbose", "-h", "--help")
 
 
 def explained(error: click.ClickException) -> click.ClickException:
@@ -71,17 +73,31 @@ def _options(ctx: click.Context | None) -> list[str]:
     return [parameter.opts[-1] for parameter in parameters if isinstance(parameter, click.Option)]
 
 
+def _pipeline(args: Sequence[str]) -> int | None:
+    """Which word names the pipeline: the first that ends in .py and is no option's value."""
+    for place, word in enumerate(args):
+        before = args[place - 1] if place else ""
+        value = re.match("--?[A-Za-z]", before) and "=" not in before and before not in _FLAGS
+        if word.endswith(".py") and not word.startswith("-") and not value:
+            return place
+    return None
+
+
 class PipelineCommand(click.Command):
     """A command whose help lists the options of the pipeline that is named, too."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_PIPELINE] = next((Path(word) for word in args if word.endswith(".py") and Path(word).is_file()), None)
+        place = _pipeline(args)
+        if place is not None:  # it comes first, or an option's value would be taken for it
+            args = [args[place], *args[:place], *args[place + 1 :]]
+        file = None if place is None else Path(args[0])
+        ctx.meta[_PIPELINE] = file if file is not None and file.is_file() else None
         return click.Command.parse_args(self, ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         click.Command.format_options(self, ctx, formatter)
         if (path := ctx.meta.get(_PIPELINE)) is not None:
-            from sciinf.commands.keywords import pipeline_of, told
+            from sciinf.commands.keywords import options_of, pipeline_of
 
             with formatter.section(f"Options of {path.name}"):
-                formatter.write_dl(told(pipeline_of(path)) or [("none", "")])
+                formatter.write_dl(options_of(pipeline_of(path)) or [("none", "")])

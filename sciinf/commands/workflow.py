@@ -17,6 +17,8 @@ from typing import Any, Literal
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, PythonCall
 from sciinf.commands.costs import tell_cost
+from sciinf.commands.estimators import check_estimator
+from sciinf.commands.first_look import look_first
 from sciinf.commands.observations import Asked, observations
 from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all
@@ -29,6 +31,7 @@ from sciinf.telling import logged
 
 _WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0, "workers": 1}
 _MAY_BE_NONE = ("calibration", "most")
+_YES_OR_NO = ("until_calibrated", "accept_changes", "progress")
 _WORDS = {"refine": ("auto", "off"), "failures": ("exclude", "outcome", "model")}
 
 
@@ -104,7 +107,8 @@ def infer(
         >>> answer.parameters["rate"].median  # doctest: +SKIP
     """
     given = dict(locals())
-    _check(given)
+    _check_named(simulator, name)
+    check_options(given)
     sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
     asked = _asked(sim, observation, name, columns)
     caller = PythonCall(_written(given), shown=progress)
@@ -131,6 +135,8 @@ def follow(
 
     steps.tell_read(asked, caller.say)
     tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, given["seed"]), say=caller.say)
+    if not (Path(out) / "simulations" / "store.json").is_file():
+        look_first(sim, asked)
     folder, started, seed = run_folder(out), time.time(), given["seed"]
     plan, attempt = Plan(given["n"], given["calibration"]), functools.partial(steps.attempt, sim, folder, given)
     if given["until_calibrated"]:
@@ -149,18 +155,32 @@ def follow(
     return last
 
 
-def _check(given: Mapping[str, Any]) -> None:
-    """Refuse arguments that make no sense, before hours are spent.
+def _check_named(simulator: Any, name: Any) -> None:
+    """Refuse what is no simulator, and a name that names no folder.
 
     Raises:
         TypeError: If the simulator is none.
-        ValueError: If another argument makes no sense.
+        ValueError: If the name is none.
     """
-    if not isinstance(given["simulator"], Simulator | str | Path):
+    if not isinstance(simulator, Simulator | str | Path):
         raise TypeError(
-            f"infer takes a Simulator or the path of its file, got {type(given['simulator']).__name__}; wrap a "
-            "function with sciinf.wrappers.numpy"
+            f"infer takes a Simulator or the path of its file, got {type(simulator).__name__}; wrap a function with "
+            "sciinf.wrappers.numpy"
         )
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w+@=-][\w+@=. -]*", name)):
+        raise ValueError(f"name names a folder, so it is of letters, digits and +-=@_. alone, got {name!r}")
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Refuse options of `infer` that make no sense, before hours are spent; those of the command and of the call.
+
+    Args:
+        given: Name -> value.
+
+    Raises:
+        TypeError: If the estimator is none.
+        ValueError: If another one makes no sense.
+    """
     for name, least in _WHOLE.items():
         if given[name] is not None or name not in _MAY_BE_NONE:
             check_whole(name, given[name], least)
@@ -168,12 +188,18 @@ def _check(given: Mapping[str, Any]) -> None:
         if given[name] not in words:
             raise ValueError(f"{name} is one of {', '.join(map(repr, words))}, got {given[name]!r}")
     for name, most in (("level", 1.0), ("ess", math.inf)):
-        if not isinstance(given[name], int | float) or not 0 < given[name] < most:
+        if not isinstance(given[name], int | float) or isinstance(given[name], bool) or not 0 < given[name] < most:
             raise ValueError(
                 f"{name} is a number above 0{f' and below {most:g}' if most == 1 else ''}, got {given[name]!r}"
             )
-    if given["name"] is not None and not re.fullmatch(r"[\w+@=-][\w+@=. -]*", given["name"]):
-        raise ValueError(f"name names a folder, so it is of letters, digits and +-=@_. alone, got {given['name']!r}")
+    for name in _YES_OR_NO:
+        if not isinstance(given[name], bool):
+            raise ValueError(f"{name} is True or False, got {given[name]!r}")
+    if not isinstance(given["estimator"], str | Estimator):
+        kind = type(given["estimator"]).__name__
+        raise TypeError(f"estimator is the name of one, such as 'flow', or one that was built, got {kind}")
+    if isinstance(given["estimator"], str):
+        check_estimator(given["estimator"])
     check_device(given["device"])
 
 

@@ -308,6 +308,11 @@ def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[
     return ", ".join(words)
 
 
+def file_of(simulator: Simulator | None) -> tuple[Path, ...]:
+    """The file that a simulator is in, if it is in one: what a fit may be built of, where its user named it."""
+    return () if simulator is None or simulator.source is None else (simulator.source,)
+
+
 def described(observables: Mapping[str, Observable], simulator: Simulator | None) -> dict[str, Observable]:
     """Observables with the coordinates that the simulator gives them now, which a network need not have known."""
     now = simulator.observables if simulator else {}

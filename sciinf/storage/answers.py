@@ -42,15 +42,23 @@ def newest_answers(run: str | Path) -> dict[str, Path]:
 
     What was refined from another network than the run has now is left out.
     """
-    run, found = Path(run), answer_folders(run)
-    for folder in sorted((run / REFINED).glob("*/")):
+    found = answer_folders(run)
+    for folder in refined_folders(run).values():
+        found |= answer_folders(folder)
+    return dict(sorted(found.items()))
+
+
+def refined_folders(run: str | Path) -> dict[str, Path]:
+    """What was refined from the network that a run has now: the name of each observation -> its folder."""
+    found = {}
+    for folder in sorted((Path(run) / REFINED).glob("*/")):
         try:
             first = read_json(folder / ROUNDS / ROUNDS_FILE)["first"]
-            if first == read_json(run / "fit" / "fit.json")["digest"]:
-                found |= answer_folders(folder)
+            if first == read_json(Path(run) / "fit" / "fit.json")["digest"]:
+                found[folder.name] = folder
         except (OSError, ValueError, KeyError, TypeError):
             continue  # unfinished or damaged: the answer before it is still there
-    return dict(sorted(found.items()))
+    return found
 
 
 def point_to_refined(run: Path, name: str, refined: Path, there: str) -> None:

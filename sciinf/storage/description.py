@@ -49,7 +49,7 @@ def describe(
     return json.loads(json.dumps(data))
 
 
-def told(
+def facts_of(
     prior: Prior, observables: Mapping[str, Observable], counts: Mapping[Status, int], seed: int
 ) -> list[tuple[str, str]]:
     """What a campaign is of, and what became of its rows, a name and words for each."""

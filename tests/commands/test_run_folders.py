@@ -49,3 +49,13 @@ def test_a_run_is_named_by_its_folder_or_by_its_fit(tmp_path):
     assert run_of(str(run / "fit")) == str(run / "fit")  # no fit in it
     (run / "fit" / "fit.json").touch()
     assert run_of(str(run / "fit")) == run_of(str(run)) == str(run)
+
+
+def test_a_folder_of_runs_names_them(tmp_path):
+    for name in ("decay", "early"):
+        (tmp_path / "runs" / name / "fit").mkdir(parents=True)
+        (tmp_path / "runs" / name / "fit" / "fit.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="is no run, but holds some: decay, early; name one of them: .*decay"):
+        run_of(str(tmp_path / "runs"))
+    assert run_of(str(tmp_path / "runs" / "decay" / "fit")) == str(tmp_path / "runs" / "decay")
+    assert run_of(str(tmp_path / "none")) == str(tmp_path / "none")

@@ -93,3 +93,15 @@ def test_the_help_of_a_pipeline_lists_its_options(tmp_path: Path) -> None:
     assert "fit_it" not in call("run", "--help").out
     assert "(5, 0.5)" in call("run", file, "--out", tmp_path, "--width", 0.5, "--simulations", 5).error
     assert "did you mean --simulations?" in call("run", file, "--out", tmp_path, "--sims", 5).error
+
+
+def test_a_pipeline_is_no_options_value(tmp_path: Path) -> None:
+    """`--sim x.py pipe.py` took the simulator for the pipeline."""
+    pipeline, simulator = tmp_path / "pipe.py", tmp_path / "x.py"
+    pipeline.write_text(
+        'def run(out, *, seed=0, sim: str = "", shift: float = 0.0):\n    raise ValueError((sim, shift))\n'
+    )
+    simulator.write_text("simulator = 1\n")
+    assert "--sim TEXT" in call("run", "--sim", simulator, pipeline, "--help").out
+    for words in (["--sim", simulator, "--shift", "-4", pipeline], [pipeline, f"--sim={simulator}", "--shift=-4"]):
+        assert f"('{simulator}', -4.0)" in call("run", "-q", *words, "--out", tmp_path / "out").error

@@ -290,6 +290,11 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     out, posterior = made
     again, loaded = rounds(out), load_refined(out)
     shutil.copytree(out, tmp_path / "refined/near/rounds")
+    (tmp_path / "fit").mkdir()
+    write_json(tmp_path / "fit/fit.json", {"digest": "of a network that was trained since"})
+    with pytest.raises(FileNotFoundError, match="what is there was refined from another network"):
+        load_posterior(tmp_path, name="near")
+    write_json(tmp_path / "fit/fit.json", {"digest": read_json(out / "refined.json")["first"]})
     assert load_posterior(tmp_path, name="near").digest == posterior.digest
     with pytest.raises(FileNotFoundError, match="refined around 'far': there is near"):
         load_posterior(tmp_path, name="far")

@@ -1,0 +1,127 @@
+"""A first look, before anything is spent: is the simulator sound, and do its prior's data look like the observation?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sciinf.telling import DETAIL, NOTE, WARNING, tell
+
+if TYPE_CHECKING:
+    from sciinf.commands.observations import Asked
+    from sciinf.core import Check, Observation, Simulator, X
+
+_SECONDS, _LONG = 2.0, 30.0  # that simulating may take: before a run, and where a look was asked for
+_FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run, and for an observation
+_STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
+
+
+def look_first(sim: Simulator, asked: Sequence[Asked]) -> None:
+    """Stop before a run that would be worthless, and warn of what would make it poor.
+
+    A simulator that is slow is looked at in two simulations at once, and no observation is compared with its data.
+
+    Args:
+        sim: The simulator.
+        asked: The observations.
+
+    Raises:
+        ValueError: If the simulator has a fault that would make what is learned wrong.
+    """
+    from sciinf.checking import check_simulator
+
+    seconds = _seconds_each(sim)
+    found = check_simulator(sim, rows=max(2, min(_FEW, int(_SECONDS / (5 * seconds)))))
+    if found.fatal:
+        raise ValueError(
+            f"nothing was simulated, for {sim.name!r} would make the run worthless: {'; '.join(found.fatal)}. Mend it; "
+            "`sciinf check` shows whether it is sound"
+        )
+    for words in (*found.problems, *found.warnings):
+        tell(f"warning: {words}", WARNING)
+    data = predicted(sim, _rows(seconds, _SECONDS))
+    for one in asked:
+        for check in compared(sim, one.x, data):
+            of = f"{one.name}, {check.name}" if len(asked) > 1 else check.name
+            if check.level == "alarm":
+                tell(f"warning: {of}: {check.verdict}", WARNING)
+            else:
+                tell(f"note: {of}: {check.verdict}", NOTE if check.level == "caution" else DETAIL)
+
+
+def look_at(sim: Simulator, x: Observation, out: Path | None) -> list[str]:
+    """How an observation lies within what the prior predicts, in lines; with pictures where a folder is given.
+
+    Args:
+        sim: The simulator.
+        x: The observation.
+        out: Where `check.png` goes, or a `check_NAME.png` for each of several observables.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    data = predicted(sim, _rows(_seconds_each(sim), _LONG))
+    lines = [f"{check.name:<16}{check.verdict}" for check in compared(sim, x, data)]
+    if out is not None and data is not None:
+        lines += [f"{'picture':<16}{file}" for file in _draw(sim, x, data, out)]
+    return lines
+
+
+def predicted(sim: Simulator, rows: int) -> X | None:
+    """Data simulated from draws of the prior; None where there are none."""
+    from sciinf.engine.block import generator_for, simulate_from
+
+    if rows < 2:
+        return None
+    generator = generator_for(0, _STREAM)
+    data, good = simulate_from(sim, sim.prior.sample(rows, generator=generator), generator=generator)
+    return data if bool(good.any()) else None
+
+
+def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...]:
+    """What the prior's data say of an observation; nothing where there are none."""
+    from sciinf.trust.prior_predictive import check_prior_predictive
+
+    return () if data is None else check_prior_predictive(sim.observables, x, data)
+
+
+def _seconds_each(sim: Simulator) -> float:
+    """What one of two simulations takes, the first of which may be slow for once."""
+    from sciinf.engine.block import generator_for, one_thread
+
+    theta, seconds = sim.prior.sample(2, generator=generator_for(0, _STREAM)), []
+    with one_thread():
+        for stream in range(2):
+            began = time.perf_counter()
+            with suppress(Exception, SystemExit):
+                sim(theta.clone(), generator=generator_for(0, _STREAM, stream))
+            seconds.append((time.perf_counter() - began) / 2)
+    return max(min(seconds), 1e-6)
+
+
+def _rows(seconds: float, most: float) -> int:
+    """How many simulations tell, where time allows as many as are needed; else none."""
+    from sciinf.trust.prior_predictive import LEAST
+
+    rows = min(_MOST, int(most / seconds))
+    return rows if rows >= LEAST else 0
+
+
+def _draw(sim: Simulator, x: Observation, data: X, out: Path) -> list[Path]:
+    """A picture of each observable, against data of the prior."""
+    from sciinf.figures.checked import checked_of
+    from sciinf.figures.predictive import predictive
+    from sciinf.storage.predictive_file import Predicted
+
+    out.mkdir(parents=True, exist_ok=True)
+    arrays = {name: value.numpy() for name, value in x.items()}, {name: value.numpy() for name, value in data.items()}
+    found, files = checked_of(Predicted(*arrays, sim.observables)), []
+    for one in found:
+        files.append(out / ("check.png" if len(found) == 1 else f"check_{one.name}.png"))
+        figure = predictive(one).figure
+        figure.set_facecolor("white")
+        figure.savefig(files[-1], dpi=144, bbox_inches="tight")
+    return files

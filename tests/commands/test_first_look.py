@@ -1,0 +1,99 @@
+"""The first look of `infer`, and `check` with an observation: what stops, what is warned of, and what is drawn."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from brief import briefly_trained
+from command_line import call
+
+from sciinf import load_simulator
+from sciinf.commands import first_look
+
+DECAY = """
+import numpy as np
+
+from sciinf import LogNormal, Observable, Prior, wrappers
+
+prior = Prior(rate=(LogNormal(0.0, 0.5), "1/h"), amplitude=(LogNormal(1.0, 0.3), "mV"))
+
+
+def voltage(rate, amplitude, rng):
+    return amplitude * np.exp(-rate * np.linspace(0, 5, 9)) + 0.1 * rng.normal(size=9)
+
+
+simulator = wrappers.numpy(voltage, prior, {"v": Observable((9,), "mV", dims=("time",))})
+"""
+SEEN = "v [mV]\\n3.1\\n2.1\\n1.3\\n0.8\\n0.6\\n0.3\\n0.2\\n0.1\\n0.2\\n".replace("\\n", "\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """`decay.py`, data `seen.csv`, 10 mV higher ones, `high.csv`, and the same taken for volts, `volts.csv`."""
+    (tmp_path / "decay.py").write_text(DECAY)
+    (tmp_path / "seen.csv").write_text(SEEN)
+    (tmp_path / "high.csv").write_text(re.sub(r"^(\d)", r"1\1", SEEN, flags=re.MULTILINE))
+    (tmp_path / "volts.csv").write_text(SEEN.replace("mV", "V"))
+    return tmp_path
+
+
+def infer(folder: Path, data: str) -> list[object]:
+    words = ["--observation", folder / data, "--out", folder / "run", "-n", 200, "--refine", "off"]
+    return ["infer", folder / "decay.py", *words]
+
+
+def test_check_shows_how_data_lie_within_the_prior(folder: Path) -> None:
+    seen = call("check", folder / "decay.py", "--observation", folder / "seen.csv")
+    assert seen.code == 0, seen.err
+    assert "v               the observation lies within what the prior predicts: 9 of 9 numbers" in seen.out
+    drawn = call("check", folder / "decay.py", "--observation", folder / "volts.csv", "--out", folder / "look")
+    assert "v               the observation lies OUTSIDE what the prior predicts" in drawn.out
+    assert (folder / "look" / "check.png").read_bytes()[:4] == b"\x89PNG"
+    assert str(folder / "look" / "check.png") in drawn.out
+    assert "--out draws an observation" in call("check", folder / "decay.py", "--out", folder / "look").error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "    return",
+            "    if rate > 0.6:\n        raise RuntimeError('too fast')\n    return",
+            "too fast. A campaign stops",
+        ),
+        ("size=9", "size=8", "nothing was simulated"),
+    ],
+)
+def test_infer_stops_before_a_run_that_would_be_worthless(folder: Path, old: str, new: str, words: str) -> None:
+    (folder / "decay.py").write_text(DECAY.replace(old, new))
+    result = call(*infer(folder, "seen.csv"))
+    assert result.code == 2
+    assert "nothing was simulated, for 'voltage' would make the run worthless" in result.error
+    assert words in result.error
+    assert not (folder / "run").exists()
+
+
+@briefly_trained(20)
+def test_infer_warns_of_the_rest_once(folder: Path) -> None:
+    """Failures, and data outside the prior; not again when the run goes on."""
+    (folder / "decay.py").write_text(
+        DECAY.replace("    return", "    if rate > 1.9:\n        raise RuntimeError\n    return")
+    )
+    first, again = call(*infer(folder, "high.csv")), call(*infer(folder, "high.csv"))
+    assert (first.code, again.code) == (0, 0), first.err
+    told = [
+        r"warning: \d+ of 64 rows failed \(\d+%\); .* the posterior is that of the prior where the simulator works",
+        "warning: v: the observation lies OUTSIDE what the prior predicts",
+    ]
+    assert [bool(re.search(words, first.err)) for words in told] == [True, True], first.err
+    assert [bool(re.search(words, again.err)) for words in told] == [False, False]
+
+
+def test_a_slow_simulator_is_looked_at_in_few_simulations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = "    with open(__file__ + '.calls', 'a') as calls:\n        calls.write('.')\n    return"
+    (folder / "decay.py").write_text(DECAY.replace("    return", wait))
+    monkeypatch.setattr(first_look, "_SECONDS", 1e-6)
+    first_look.look_first(load_simulator(folder / "decay.py"), [])
+    assert 10 < len((folder / "decay.py.calls").read_text()) < 25
