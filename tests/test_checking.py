@@ -117,8 +117,8 @@ def mostly_nan(theta, x, generator):
         (in_place, "changes the parameters"),
         (squeezed, r"a batch of 1 rows?: .*shape \(4,\), expected \(1, 4\)"),
         (short, r"shape \(\d+, 3\), expected \(\d+, 4\)"),
-        (raising, "rows failed; most often .*RuntimeError: no licence"),
-        (mostly_nan, "rows failed; most often .*NaN or infinite values in 'v'"),
+        (raising, r"rows failed \(100%\); most often .*RuntimeError: no licence"),
+        (mostly_nan, r"rows failed \(\d\d%\); most often .*NaN or infinite values in 'v'"),
     ],
 )
 def test_planted_faults_are_found(act, text):

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from command_line import call
+from command_line import Result, call
 
 from sciinf import infer, load_answer
 from sciinf.commands import refine
@@ -62,18 +62,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
 
     result = call("infer", tmp_path / "points.py", *words)
     assert result.code == 0, result.err
-    told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
-    assert [words.split(":")[0] for words in told] == ["right at this observation"], "it ends when it is right"
-    assert "next" not in result.err, "it goes on by itself"
-    assert re.search(r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations", result.err)
-    tables = result.out.split("report       ")
-    assert [("posterior    refined" in one, "not right at this" in one) for one in tables[:2]] == [
-        (False, True),
-        (True, False),
-    ], "the refined answer comes last"
-    assert "(of the refined network's posterior)" in tables[1], "whose calibration it is"
-    assert _answer(run)["refined"] == "refined/seen/answers/seen"
-    assert load_answer(run).posterior == "refined"
+    _is_told(result, run)
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 0.14 > 0.12 > after["sd"]
@@ -151,6 +140,22 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     told = capsys.readouterr().err
     assert "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 3 x 500 simulations around each)" in told
     assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
+
+
+def _is_told(result: Result, run: Path) -> None:
+    """What is said of rounds that ended well, and what the run's own answer says of the refined one."""
+    told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
+    assert [words.split(":")[0] for words in told] == ["right at this observation"], "it ends when it is right"
+    assert "next" not in result.err, "it goes on by itself"
+    assert re.search(r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations", result.err)
+    tables = result.out.split("report       ")
+    assert [("posterior    refined" in one, "not right at this" in one) for one in tables[:2]] == [
+        (False, True),
+        (True, False),
+    ], "the refined answer comes last"
+    assert "(of the refined network's posterior)" in tables[1], "whose calibration it is"
+    assert _answer(run)["refined"] == "refined/seen/answers/seen"
+    assert load_answer(run).posterior == "refined"
 
 
 def _answer(folder: Path) -> dict[str, Any]:

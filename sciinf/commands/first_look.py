@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
     from sciinf.core import Check, Observation, Simulator, X
 
-_SECONDS, _LONG = 2.0, 30.0  # that simulating may take: before a run, and where a look was asked for
+_SECONDS, _LONG = 2.0, 60.0  # that simulating may take: before a run, and where a look was asked for
 _FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run, and for an observation
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
@@ -63,22 +63,28 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> list[str]:
     Raises:
         OSError: If they cannot be written.
     """
-    data = predicted(sim, _rows(_seconds_each(sim), _LONG))
+    from sciinf.figures.page import duration
+    from sciinf.trust.prior_predictive import LEAST
+
+    seconds = _seconds_each(sim)
+    data = predicted(sim, _rows(seconds, _LONG))
+    if data is None:
+        why = f"{LEAST} simulations, the least that tell, would take {duration(LEAST * seconds)}"
+        return [f"{'prior':<16}the observation is not compared with data of the prior: {why}"]
     lines = [f"{check.name:<16}{check.verdict}" for check in compared(sim, x, data)]
-    if out is not None and data is not None:
+    if out is not None:
         lines += [f"{'picture':<16}{file}" for file in _draw(sim, x, data, out)]
     return lines
 
 
 def predicted(sim: Simulator, rows: int) -> X | None:
-    """Data simulated from draws of the prior; None where there are none."""
+    """Data simulated from draws of the prior; None where none are to be."""
     from sciinf.engine.block import generator_for, simulate_from
 
-    if rows < 2:
+    if not rows:
         return None
     generator = generator_for(0, _STREAM)
-    data, good = simulate_from(sim, sim.prior.sample(rows, generator=generator), generator=generator)
-    return data if bool(good.any()) else None
+    return simulate_from(sim, sim.prior.sample(rows, generator=generator), generator=generator)[0]
 
 
 def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...]:

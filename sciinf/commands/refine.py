@@ -91,7 +91,9 @@ def refine_all(
 
 def _next(names: Sequence[str], n: int, caller: Caller) -> str:
     """The command that refines some answers."""
-    more: dict[str, object] = {"--refine": "auto"} | ({"-n": LEAST} if n < LEAST else {})
+    more: dict[str, object] = {"--refine": "auto"}
+    if n < LEAST:
+        more["-n"] = LEAST
     times = f"up to {ROUNDS} x {max(n, LEAST):,} simulations around each"
     return f"next, for {', '.join(names)}: {caller.again(more)} ({times})"
 

@@ -97,3 +97,6 @@ def test_a_slow_simulator_is_looked_at_in_few_simulations(folder: Path, monkeypa
     monkeypatch.setattr(first_look, "_SECONDS", 1e-6)
     first_look.look_first(load_simulator(folder / "decay.py"), [])
     assert 10 < len((folder / "decay.py.calls").read_text()) < 25
+    monkeypatch.setattr(first_look, "_LONG", 1e-6)
+    result = call("check", folder / "decay.py", "--observation", folder / "seen.csv", "--out", folder / "look")
+    assert "prior           the observation is not compared with data of the prior: 300 simulations" in result.out
