@@ -70,9 +70,9 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, suffix: str) ->
 
 @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
 def test_fields_may_have_any_name(tmp_path: Path) -> None:
-    rows = np.array([(1.0, 0), (2.5, 1), (4.0, 2)], dtype=[("größe", "f8"), ("n", "i4")])
-    x = read_observation({"größe": Observable((3,))}, save(tmp_path / "cell.npy", rows))
-    assert x["größe"].tolist() == [1.0, 2.5, 4.0]
+    rows = np.array([(1.0, 0), (2.5, 1), (4.0, 2)], dtype=[("σ", "f8"), ("n", "i4")])
+    x = read_observation({"σ": Observable((3,))}, save(tmp_path / "cell.npy", rows))
+    assert x["σ"].tolist() == [1.0, 2.5, 4.0]
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".nc"])

@@ -52,6 +52,21 @@ def test_one_number_far_out_is_seen_and_named():
     assert "farthest at time 1.02040815" in found.verdict
 
 
+def test_one_number_that_is_lost_among_larger_ones_is_seen():
+    x = decays(1, 7)[0]
+    x[45] = 1.8
+    assert judged(x, decays(400, 1)).level == "alarm"
+
+
+def test_many_numbers_at_the_edge_are_seen_though_none_is_far_out():
+    """Twice the noise about a large level."""
+    rows = 100 + torch.randn(400, 50, generator=torch.Generator().manual_seed(0))
+    x = 100 + 2.0 * (-1) ** torch.arange(50)
+    found = judged(x, rows)
+    assert found.level == "alarm"
+    assert "50 of 50 numbers lie between" in found.verdict
+
+
 def test_what_lies_within_is_told_so():
     found = judged(decays(1, 7)[0], decays(400, 1))
     assert found.level == "good"
