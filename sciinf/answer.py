@@ -126,7 +126,7 @@ def query(
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
-    predicted, foretold, where = _predict(simulator, posterior, observation, found, generator)
+    predicted, of, foretold, where = _predict(simulator, posterior, observation, found, generator)
     corrected, region = recalibrated(calibration, posterior, observation, found, level)
     checks = summed_up(noted) + left_out(drawn, found) + check_members(posterior, observation, seed)
     answer = Answer(
@@ -136,6 +136,7 @@ def query(
         trust=replace(trust, where=where),
         observation={name: value[0].numpy() for name, value in observation.items()},
         predictive={name: value.numpy() for name, value in predicted.items()},
+        predicted_from=of.numpy(),
         amortised=_estimates(plain, level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
@@ -175,7 +176,8 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_draws_h5(answer.draws, folder / "draws.h5")
-    write_predictive(folder / "predictive.h5", Predicted(answer.observation, answer.predictive, answer.observables))
+    predicted = Predicted(answer.observation, answer.predictive, answer.observables, answer.predicted_from)
+    write_predictive(folder / "predictive.h5", predicted)
     files = {name: _sha256(folder / name) for name in ("draws.h5", "predictive.h5")}
     values = _values_digest({k: torch.as_tensor(v) for k, v in answer.observation.items()})
     about = {"values_sha256": values, **(about or {}), "sha256": files}
@@ -244,6 +246,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         trust=Trust.from_json(data["trust"]),
         observation=predicted.observation,
         predictive=predicted.predictive,
+        predicted_from=predicted.theta,
         amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
@@ -331,23 +334,23 @@ def _checks(
 
 def _predict(
     simulator: Simulator | None, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
-) -> tuple[X, tuple[Check, ...], tuple[Strange, ...]]:
-    """Data simulated from the posterior, as a campaign would; what they and others say of the observation; where.
+) -> tuple[X, Tensor, tuple[Check, ...], tuple[Strange, ...]]:
+    """Data simulated from the posterior, of which draws; what they and others say of the observation; where.
 
     Rows that fail are left out, with a warning. Without a simulator there is nothing.
     """
     if simulator is None:
-        return {}, (), ()
-    theta, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
-    data, good = simulate_from(simulator, theta, generator=generator)
-    seconds = (time.monotonic() - started) / len(theta)
+        return {}, torch.zeros(0, 0), (), ()
+    of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
+    data, good = simulate_from(simulator, of, generator=generator)
+    seconds = (time.monotonic() - started) / len(of)
     if not bool(good.all()):
         warnings.warn(
             f"{int((~good).sum())} of {len(good)} simulations from the posterior failed and are left out of the "
             "predictive check",
             stacklevel=3,
         )
-    found = check_predictive(posterior, x, data) + check_likelihood(simulator, x, theta[good], data)
+    found = check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
     theta = draws.resample(_AROUND, generator=generator)
     around = around_answer(posterior, simulator, theta, seconds=seconds, generator=generator)
     found += check_residuals(posterior, simulator, x, around)
@@ -355,7 +358,7 @@ def _predict(
         alike = all(check.level != "alarm" for check in found)
         found += check_here(posterior, x, around, alike=alike, generator=generator)
     strange, where = check_data(posterior, x, around)
-    return data, found + strange, where
+    return data, of[good], found + strange, where
 
 
 def _inputs_digest(

@@ -57,8 +57,9 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
             f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
         )
     unsure = answer.calibration is not None and not answer.calibration.passed
-    way_on = "note: more simulations usually mend a calibration; the same command with more goes on" if unsure else ""
-    steps.finish(folder, [answer], CommandLine(), seed=seed, started=started, way_on=way_on)
+    steps.finish(folder, [answer], CommandLine(), seed=seed, started=started)
+    if unsure:
+        CommandLine().say("note: more simulations usually mend a calibration; the same command with more goes on")
 
 
 @cli.command(cls=options.FilesCommand)
@@ -150,7 +151,7 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
     built = steps.build(estimator, sim, seed)
     tell_cost(sim, len(opened), estimator=built)
     fit = steps.train(built, opened, where, device, seed)
-    steps.record(where, seed, started, sim)
+    steps.record(where, seed, started, sim, way_on="")
     tell(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}", ANSWER)
 
 
@@ -181,12 +182,13 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
     plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
     fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, **how)
     result = check(build_posterior(fit), fresh, folder, rows=n or ROWS)
-    steps.record(Path(folder), seed, started, sim)
-    tell(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}", ANSWER)
+    way_on = "" if result.passed else "next: train on more simulations, for an error that was seen stays"
     if result.state == "cannot tell":
-        tell(next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine()), ANSWER)
-    elif not result.passed:
-        tell("next: train on more simulations, for an error that was seen stays", ANSWER)
+        way_on = next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine())
+    steps.record(Path(folder), seed, started, sim, way_on=way_on)
+    tell(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}", ANSWER)
+    if way_on:
+        tell(way_on, ANSWER)
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
 
 

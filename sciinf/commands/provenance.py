@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def provenance(
-    folder: Path, seed: int, started: float, asked: str, simulator: Simulator | None = None
+    folder: Path,
+    seed: int,
+    started: float,
+    asked: str,
+    simulator: Simulator | None = None,
+    way_on: str | None = None,
 ) -> dict[str, Any]:
     """The content of `provenance.json`: the latest command, and under "history" all that worked on the folder.
 
@@ -28,6 +33,7 @@ def provenance(
         started: Seconds since 1970.
         asked: The command, or the call, in words.
         simulator: What it was done with, if anything; else the one that is remembered stays.
+        way_on: What was said to do next, "" for nothing; where it is None, what was said before stays.
     """
     before = _read(folder / "provenance.json")
     step = {
@@ -39,6 +45,7 @@ def provenance(
     data: dict[str, Any] = {
         **step,
         **simulator_mark(simulator, before),
+        "next": str(before.get("next", "")) if way_on is None else way_on,
         "history": [*before.get("history", []), step],
         "seeds": {},
         "digests": {},

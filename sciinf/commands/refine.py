@@ -48,7 +48,7 @@ def refine_all(
     given: Mapping[str, Any],
     caller: Caller,
 ) -> list[Answer]:
-    """Refine the answers that are not right at their observations, or name the command that does.
+    """Refine the answers that are not right at their observations, where that is asked for and can be done.
 
     The run's own answer then says where the refined one lies, in its `answer.json` and in the report.
 
@@ -65,16 +65,11 @@ def refine_all(
         The answers, refined where they were not right.
     """
     answers = [answer for _, answer in asked]
-    wrong = [place for place, answer in enumerate(answers) if wrong_here(answer)]
-    if wrong and given["refine"] == "off":
-        caller.say(_next([answers[place].name for place in wrong], given["n"], caller))
-        return answers
-    if wrong and given["n"] < LEAST:
-        names = [answers[place].name for place in wrong]
-        are = "is" if len(names) == 1 else "are"
-        caller.say(f"note: {', '.join(names)} {are} not refined, for that takes -n {LEAST} at least")
-        caller.say(_next(names, given["n"], caller))
-        return answers
+    wrong = [place for place, answer in enumerate(answers) if will_refine(answer, given)]
+    left = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
+    if left and given["refine"] == "auto":
+        are = "is" if len(left) == 1 else "are"
+        caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if wrong else []
     for place in wrong:
         (one, answer), started = asked[place], time.time()
@@ -89,11 +84,17 @@ def refine_all(
     return answers
 
 
-def _next(names: Sequence[str], n: int, caller: Caller) -> str:
-    """The command that refines some answers."""
-    more: dict[str, object] = {"--refine": "auto"}
-    if n < LEAST:
-        more["-n"] = LEAST
+def will_refine(answer: Answer, given: Mapping[str, Any]) -> bool:
+    """Whether rounds around an answer are needed, asked for, and large enough."""
+    return wrong_here(answer) and given["refine"] == "auto" and given["n"] >= LEAST
+
+
+def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
+    """The command that refines the answers that are not right and will not be refined anyway; "" where none is."""
+    names = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
+    if not names:
+        return ""
+    n, more = given["n"], {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
     times = f"up to {ROUNDS} x {max(n, LEAST):,} simulations around each"
     return f"next, for {', '.join(names)}: {caller.again(more)} ({times})"
 

@@ -153,11 +153,9 @@ def finish(
     way_on: str = "",
     simulator: Simulator | None = None,
 ) -> None:
-    """Provenance, report, the answers for the caller, and what to do if the calibration did not pass."""
-    record(folder, seed, started, simulator, caller)
+    """Provenance, with what to do next, report, and the answers for the caller."""
+    record(folder, seed, started, simulator, caller, way_on=way_on)
     caller.show(table_of(answers), f"report       {report_of(folder, answers)}")
-    if way_on:
-        caller.say(way_on)
 
 
 def report_of(folder: Path, answers: Sequence[Answer]) -> Path:
@@ -168,14 +166,23 @@ def report_of(folder: Path, answers: Sequence[Answer]) -> Path:
 
 
 def record(
-    folder: Path, seed: int, started: float, simulator: Simulator | None = None, caller: Caller | None = None
+    folder: Path,
+    seed: int,
+    started: float,
+    simulator: Simulator | None = None,
+    caller: Caller | None = None,
+    *,
+    way_on: str | None = None,
 ) -> None:
-    """Write `provenance.json`, which remembers the simulator; of a command where no caller is given."""
+    """Write `provenance.json`, which remembers the simulator and what was said to do next.
+
+    Of a command where no caller is given; what was said before stays where nothing is.
+    """
     from sciinf.commands.provenance import provenance
     from sciinf.core.files import write_json
 
     asked = (caller or CommandLine()).asked
-    write_json(folder / "provenance.json", provenance(folder, seed, started, asked, simulator))
+    write_json(folder / "provenance.json", provenance(folder, seed, started, asked, simulator, way_on))
 
 
 def tell_failures(found: Failures | None, prior: Prior) -> None:

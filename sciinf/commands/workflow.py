@@ -21,7 +21,7 @@ from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
 from sciinf.commands.observations import Asked, observations
 from sciinf.commands.options import check_device
-from sciinf.commands.refine import refine_all
+from sciinf.commands.refine import refine_all, refining_command, will_refine
 from sciinf.commands.run_folders import run_folder
 from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
 from sciinf.commands.user_files import user_simulator
@@ -147,11 +147,15 @@ def follow(
     how = {name: given[name] for name in ("level", "failures", "seed")}
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
     answers = steps.answers_to(asked, ask)
-    steps.finish(folder, answers, caller, seed=seed, started=started, simulator=sim)
     grown = {**given, "n": plan.train, "fresh": plan.fresh, "started": started}
+    ways = [refining_command(answers, grown, caller)]
+    if not checked.passed and not all(will_refine(answer, grown) for answer in answers):
+        ways.append(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
+    ways = [way for way in ways if way]
+    steps.finish(folder, answers, caller, seed=seed, started=started, way_on="\n".join(ways), simulator=sim)
     last = refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
-    if not checked.passed and any(one is another for one, another in zip(answers, last, strict=True)):
-        caller.say(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
+    for way in ways:
+        caller.say(way)
     return last
 
 

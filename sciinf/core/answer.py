@@ -105,6 +105,7 @@ class Answer:
         trust: Whether the observation looks like the simulations.
         observation: Observable name -> array (*event), what was asked about.
         predictive: Observable name -> array (m, *event), data simulated from the posterior; empty without a simulator.
+        predicted_from: The draws that these were simulated from, (m, D); (0, 0) where there are none, or none is known.
         amortised: The estimates before correction by the likelihood or another weight; empty when there was none.
         posterior: Which posterior answered, in words.
         scope: For which observations it holds, in words, where not for all.
@@ -124,6 +125,7 @@ class Answer:
     trust: Trust
     observation: Mapping[str, np.ndarray] = field(default_factory=dict)
     predictive: Mapping[str, np.ndarray] = field(default_factory=dict)
+    predicted_from: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     amortised: Mapping[str, Estimate] = field(default_factory=dict)
     posterior: str = ""
     scope: str = ""

@@ -1,48 +1,50 @@
-"""The answers as tables: of one observation with its prior, of several beside each other."""
+"""Answers as tables in words: all numbers of one, or several beside each other; and what is to be said of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sciinf.figures.page import absent, interval_bar, number, paragraph, table
-from sciinf.figures.prior_curves import prior_ranges
+from sciinf.figures.page import number, table
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
 from sciinf.figures.verdicts import headline
 
 
-def answer_part(run: Run) -> str:
-    """One answer: a row per parameter, median and interval first, for a stray draw can carry mean and sd with it."""
-    found: Mapping[str, Any] = run.answer.get("parameters", {})
-    if not found:
-        return absent(run.missing.get("answer", "The answer names no parameter."))
+def every_number(run: Run) -> str:
+    """All numbers of one answer, a row per parameter: median and interval first, for one stray draw can move a mean."""
+    found: Mapping[str, Any] = run.answer["parameters"]
     level = next(iter(found.values()))["level"]
-    outer = prior_ranges(run.prior)
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
-    head = ["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]
     held = any(e.get("corrected") for e in found.values())
-    head += (
-        ["within the prior"] * bool(outer) + ["uncorrected"] * bool(raw) + [f"corrected {level:.0%} interval"] * held
-    )
-    kinds = ["", "", *["n"] * 4, *["bar"] * bool(outer), *["n"] * bool(raw), *["n"] * held]
+    head = ["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]
+    head += ["uncorrected"] * bool(raw) + [f"corrected {level:.0%} interval"] * held
     rows = []
     for name, e in found.items():
-        row = [
-            name,
-            pretty_unit(e["unit"]) or "–",
-            *_quantiles(e),
-            number(e["mean"], e["sd"]),
-            number(e["sd"], e["sd"]),
-        ]
-        if outer:
-            alt = f"{name}: {level:.0%} interval within the central 98% of the prior"
-            low, high = e["interval"]
-            bar = name in outer and None not in (low, high, e["median"])
-            row.append(interval_bar((low, high), e["median"], outer[name], alt) if bar else "")
+        row = [name, pretty_unit(e["unit"]) or "–", *_quantiles(e)]
+        row += [number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
         row += [" · ".join(_quantiles(raw[name]))] if raw else []
         rows.append(row + ([_corrected(e)] if held else []))
-    return table(head, rows, kinds) + paragraph(_words(run, level, bool(outer), bool(raw)) + _moves(found, level))
+    return table(head, rows, ["", "", *["n"] * (len(head) - 2)])
+
+
+def answer_words(run: Run) -> str:
+    """What is to be said of an answer's numbers, in plain text."""
+    found: Mapping[str, Any] = run.answer["parameters"]
+    return _words(run, next(iter(found.values()))["level"]) + _moves(found, next(iter(found.values()))["level"])
+
+
+def moved_words(run: Run) -> str:
+    """Which corrected intervals are others than those of the draws by more than chance; "" where none is."""
+    found: Mapping[str, Any] = run.answer["parameters"]
+    moved = {
+        n: e for n, e in found.items() if e.get("corrected") and e["corrected"]["moved"] > e["corrected"]["chance"]
+    }
+    if not moved:
+        return ""
+    each = "; ".join(f"{name} {_corrected(e)} {pretty_unit(e['unit'])}".strip() for name, e in moved.items())
+    level = next(iter(moved.values()))["level"]
+    return f"Intervals that held {level:.0%} on fresh simulations are others than those of the draws: {each}."
 
 
 def answers_table(runs: Mapping[str, Run]) -> str:
@@ -57,7 +59,7 @@ def answers_table(runs: Mapping[str, Run]) -> str:
         cells = [" · ".join(_quantiles(found[key])) if key in found else "–" for key in first]
         rows.append([name, *cells, headline(run)])
     caption = f"Median and central {level:.0%} interval of each parameter, and whether to rely on the answer."
-    return table(["observation", *names, "checks"], rows, ["", *["n"] * len(names), "wrap"], caption)
+    return table(["observation", *names, "checks"], rows, ["", *["n"] * len(names), "wrap"], caption, stacked=True)
 
 
 def _quantiles(e: Mapping[str, Any]) -> list[str]:
@@ -93,13 +95,12 @@ def _moves(found: Mapping[str, Any], level: float) -> str:
     return words + (f"Moved by more than chance: {', '.join(moved)}." if moved else "None moved by more than chance.")
 
 
-def _words(run: Run, level: float, bars: bool, raw: bool) -> str:
+def _words(run: Run, level: float) -> str:
     answer = run.answer
     scope = str(answer.get("scope") or "")
     parts = [f"{scope[:1].upper()}{scope[1:]}."] if scope else []
-    parts += [f"Intervals are central and hold {level:.0%} of the posterior."]
-    if bars:
-        parts.append("Bars show them within the central 98% of the prior.")
+    parts += [f"Intervals are central and hold {level:.0%} of the posterior, unless another level is chosen."]
+    parts += ["Bars show them within the central 98% of the prior."] if run.prior else []
     if answer.get("draws"):
         parts.append(f"{answer['draws']:,} draws, effective sample size {answer.get('ess') or 0:,.0f}.")
     if answer.get("log_evidence") is not None:
@@ -107,6 +108,6 @@ def _words(run: Run, level: float, bars: bool, raw: bool) -> str:
         parts.append(
             f"Log evidence {number(answer['log_evidence'], error)}" + (f" ± {number(error, error)}." if error else ".")
         )
-    if raw:
-        parts.append("Uncorrected are median and interval before draws were weighted.")
+    if answer.get("amortised"):
+        parts.append("In purple: the interval before draws were weighted.")
     return " ".join(parts)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciinf.figures.style import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, styled
+from sciinf.figures.style import BLUE, BROAD, INK, MUTED, ORANGE, VERMILION, WIDTH, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.99
 PANELS = 24
 _POINTS = 64
+_LETTERS = 20  # of a title
 _UNIFORM = 4_000  # simulated sets of uniform ranks; the band's level is then right to 0.2 %
 
 
@@ -96,7 +97,11 @@ def rank_curves(
 
 @styled
 def coverage_figure(
-    levels: Float[np.ndarray, " k"], coverage: Float[np.ndarray, " j"], tarp: Float[np.ndarray, " j"], rows: int
+    levels: Float[np.ndarray, " k"],
+    coverage: Float[np.ndarray, " j"],
+    tarp: Float[np.ndarray, " j"],
+    rows: int,
+    width: float = WIDTH,
 ) -> Figure:
     """Found coverage against nominal, and their difference.
 
@@ -105,14 +110,16 @@ def coverage_figure(
         coverage: Fraction of rows inside the highest-density region of each level; empty where there is no density.
         tarp: The same for TARP's regions; empty where not computed.
         rows: How many fresh simulations.
+        width: Of the figure, in inches.
 
     Returns:
-        A figure of two panels, both with the binomial band.
+        A figure of two panels, beside each other or below, both with the binomial band.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    beside = width >= BROAD
+    figure = Figure(figsize=(width, 3.9 if beside else 6.2), layout="constrained")
+    left, right = figure.subplots(1, 2) if beside else figure.subplots(2, 1)
     fine = np.linspace(0.005, 0.995, 199)
     low, high = binomial_band(fine, rows)
     words = f"exact posterior, {CONFIDENCE:.0%}"
@@ -140,21 +147,23 @@ def coverage_figure(
     reach = max(0.05, 1.25 * max((float(np.abs(v - levels).max()) for v, *_ in curves), default=0.0))
     right.set(ylim=(-reach, reach), ylabel="found − nominal [pp]", title="Difference")
     _points(right)
-    right.text(0.015, 0.97, "too wide ↑", transform=right.transAxes, va="top", color=MUTED, fontsize=7.5)
-    right.text(0.015, 0.03, "too narrow ↓", transform=right.transAxes, va="bottom", color=MUTED, fontsize=7.5)
+    right.text(0.015, 0.97, "too wide ↑", transform=right.transAxes, va="top", color=MUTED)
+    right.text(0.015, 0.03, "too narrow ↓", transform=right.transAxes, va="bottom", color=MUTED)
     left.legend(loc="upper left")
     return figure
 
 
 @styled
-def ranks_figure(names: Sequence[str], curves: Sequence[RankCurve]) -> Figure:
+def ranks_figure(names: Sequence[str], curves: Sequence[RankCurve], width: float = WIDTH) -> Figure:
     """Rank distribution of each parameter minus the uniform one, with its simultaneous band; at most 24 panels."""
     from matplotlib.figure import Figure
 
     names, curves = names[:PANELS], curves[:PANELS]
-    columns = min(len(names), 4)
+    columns = min(len(names), 4 if width >= BROAD else 2)
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(max(4.6, WIDTH * columns / 4), 0.55 + 1.75 * rows), layout="constrained")
+    figure = Figure(
+        figsize=(width if width < BROAD else max(4.6, width * columns / 4), 0.55 + 1.75 * rows), layout="constrained"
+    )
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     reach = max(float(np.abs(np.concatenate([c.difference, c.low, c.high])).max()) for c in curves)
     for index, axes in enumerate(panels.flat):
@@ -162,7 +171,7 @@ def ranks_figure(names: Sequence[str], curves: Sequence[RankCurve]) -> Figure:
             axes.set_visible(False)
             continue
         _curve(axes, curves[index])
-        axes.set_title(names[index])
+        axes.set_title(names[index] if len(names[index]) <= _LETTERS else f"{names[index][: _LETTERS - 1]}…")
         axes.set_ylim(-1.15 * reach, 1.15 * reach)
         if index % columns == 0:
             _points(axes)

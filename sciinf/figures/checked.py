@@ -55,6 +55,14 @@ class Checked:
     strange: Bool[np.ndarray, "*event"] | None = None
     coords: Mapping[str, Along] = field(default_factory=dict)
 
+    @property
+    def axis(self) -> int | None:
+        """Along which of its axes it is a series: that of time, else the first whose coordinates are numbers."""
+        long = [d for d, size in zip(self.dims, self.observed.shape, strict=False) if size > 1]
+        numbers = (d for d in long if d in self.coords and self.coords[d].places is not None)
+        found = "time" if "time" in long else next(numbers, None)
+        return None if found is None else self.dims.index(found)
+
 
 def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
     """The observables of which data were predicted, entries that a mask calls missing as NaN."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from sciinf.figures.density import density_1d, density_2d, limits, thresholds
+from sciinf.figures.density import density_1d, limits, regions
 from sciinf.figures.style import BLUE, MUTED, VERMILION, WIDTH, label, styled
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def _marginal(
 def _pair(
     axes: Axes, pair: np.ndarray, weights: np.ndarray, ranges: tuple[tuple[float, float], tuple[float, float]]
 ) -> None:
-    x, y, mass = density_2d(pair, weights, ranges)
-    edges = thresholds(mass, LEVELS)
+    x, y, mass, found = regions(pair, weights, ranges, LEVELS)
+    edges = sorted(set(found.values()))
     if edges:
         for edge, alpha in zip(edges, (0.2, 0.36), strict=False):
             axes.contourf(x, y, mass, levels=[edge, float(mass.max()) * 1.001], colors=[BLUE], alpha=alpha)

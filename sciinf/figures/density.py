@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 _CELLS_1D = 256
 _CELLS_2D = 64
+_FEWEST = 8.0  # effective draws that hold up a region of its own; fewer are a speck
 
 
 def limits(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> tuple[float, float]:
@@ -83,6 +84,33 @@ def thresholds(mass: Float[np.ndarray, "m m"], levels: tuple[float, ...]) -> lis
     inside = np.cumsum(ordered)
     edges = {float(ordered[min(np.searchsorted(inside, level), len(ordered) - 1)]) for level in levels}
     return sorted(edge for edge in edges if edge < ordered[0])
+
+
+def regions(
+    pair: Float[np.ndarray, "n two"],
+    weights: Float[np.ndarray, " n"],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    levels: tuple[float, ...],
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, "m m"], dict[float, float]]:
+    """`density_2d` with the density at the edge of each level's region, and without specks.
+
+    Specks are islands that few effective draws hold up. One heavy draw among weighted ones makes such an island, and it
+    says nothing of the posterior.
+    """
+    from scipy.ndimage import label
+
+    x, y, mass = density_2d(pair, weights, windows)
+    edges = {level: edge for level in levels for edge in thresholds(mass, (level,))}
+    counted = [
+        np.histogram2d(pair[:, 1], pair[:, 0], bins=_CELLS_2D, range=windows[::-1], weights=weights**power)[0]
+        for power in (1, 2)
+    ]
+    for edge in sorted(edges.values(), reverse=True):
+        islands, count = label(mass >= edge)
+        held, squares = (np.bincount(islands.ravel(), c.ravel(), count + 1)[1:] for c in counted)
+        specks = np.flatnonzero(held**2 < _FEWEST * squares) + 1 if count > 1 else []
+        mass = np.where(np.isin(islands, specks), np.minimum(mass, 0.999 * edge), mass)
+    return x, y, mass, edges
 
 
 def _ess(weights: np.ndarray) -> float:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @styled
 def history_figure(
-    epoch: Float[np.ndarray, " e"], train: Float[np.ndarray, " e"], validation: Float[np.ndarray, " e"]
+    epoch: Float[np.ndarray, " e"],
+    train: Float[np.ndarray, " e"],
+    validation: Float[np.ndarray, " e"],
+    width: float = WIDTH,
 ) -> Figure:
     """Training and validation loss by epoch, the best epoch marked.
 
@@ -23,13 +26,14 @@ def history_figure(
         epoch: Epoch, counted from zero.
         train: Mean loss over the training rows, in nats.
         validation: Mean loss over the held-out rows.
+        width: Of the figure, in inches.
 
     Returns:
         A figure of one panel; the first epochs may run out of it where they are far above the rest.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    figure = Figure(figsize=(width, 2.9), layout="constrained")
     axes = figure.subplots()
     number = epoch + 1
     axes.plot(number, train, color=ORANGE, linewidth=1.3, label="training")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sciinf.figures.style import VERMILION, WIDTH, label, log_axis
+from sciinf.figures.checked import Along
+from sciinf.figures.style import BROAD, COLUMN, VERMILION, label, log_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,8 @@ def draw_images(
     simulated: Float[np.ndarray, "m y x channel"],
     about: tuple[str, str, str],
     strange: Bool[np.ndarray, "y x channel"],
+    width: float = COLUMN,
+    along: Sequence[tuple[str, Along] | None] = (None, None),
 ) -> tuple[Figure, str]:
     """Three panels a channel: observed, predicted mean, (observed - mean) / sd.
 
@@ -31,6 +35,8 @@ def draw_images(
         simulated: m predicted images.
         about: Name, unit and scale of the observable.
         strange: Pixels that a red line goes around.
+        width: Of the figure, in inches.
+        along: Name of the upright and of the level axis with its coordinates, where they are known.
 
     Returns:
         The figure and what was left out of it.
@@ -41,8 +47,12 @@ def draw_images(
     total = observed.shape[2]
     shown = min(total, _CHANNELS)
     tall = np.clip(observed.shape[0] / observed.shape[1], 0.3, 1.6)
-    figure = Figure(figsize=(WIDTH, 0.2 + shown * (0.95 + 3.0 * float(tall))), layout="constrained")
-    panels = figure.subplots(shown, 3, squeeze=False)
+    broad = width >= BROAD
+    each = width / 3 if broad else width
+    figure = Figure(
+        figsize=(width, 0.2 + shown * (1 if broad else 3) * (0.95 + 0.8 * each * float(tall))), layout="constrained"
+    )
+    panels = figure.subplots(*((shown, 3) if broad else (3 * shown, 1)), squeeze=False).reshape(shown, 3)
     step = math.ceil(max(observed.shape[:2]) / _PIXELS)
     for channel in range(shown):
         mean, sd = _moments(simulated[..., channel])
@@ -55,6 +65,8 @@ def draw_images(
             _outline(axes, _coarse(strange[..., channel].astype(float), step) > 0)
         for axes, text in zip(panels[channel], ("observed", "predicted mean", "observed − mean"), strict=True):
             axes.set_title(text + suffix)
+        for place, axes in enumerate(panels[channel]):
+            _scales(axes, along, step, upright=place == 0 or not broad)
     notes = [] if shown == total else [f"The first {shown} of {total} channels are drawn."]
     notes += [f"Pixels are averaged in blocks of {step} by {step}."] if step > 1 else []
     return figure, " ".join(notes)
@@ -75,14 +87,16 @@ def _row(
     for axes, image in zip(panels[:2], images[:2], strict=True):
         shown = axes.imshow(image, norm=norm, cmap="viridis", interpolation="none", origin="upper")
         _bare(axes)
-    bar = _bar(figure, shown, list(panels[:2]), title)
-    if log:
-        log_axis(bar.ax, bar.ax.xaxis, low, high)
+    beside = figure.get_figwidth() >= BROAD  # one scale for both
+    for group in [list(panels[:2])] if beside else [[panels[0]], [panels[1]]]:
+        bar = _bar(figure, shown, group, title)
+        if log:
+            log_axis(bar.ax, bar.ax.xaxis, low, high)
     finite = np.abs(images[2][np.isfinite(images[2])])
     reach = max(3.0, float(np.quantile(finite, 0.995))) if len(finite) else 3.0
     pull = panels[2].imshow(images[2], vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="none", origin="upper")
     _bare(panels[2])
-    _bar(figure, pull, [panels[2]], "(observed − mean) / predictive sd")
+    _bar(figure, pull, [panels[2]], "(observed − mean) / sd")
 
 
 def _outline(axes: Axes, strange: np.ndarray) -> None:
@@ -111,6 +125,24 @@ def _bare(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _scales(axes: Axes, along: Sequence[tuple[str, Along] | None], step: int, *, upright: bool) -> None:
+    """Coordinates along the axes of an image, where they are numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis, known in zip((axes.yaxis, axes.xaxis), along, strict=True):
+        if known is None or (axis is axes.yaxis and not upright):
+            continue
+        name, one = known
+        if one.places is None or len(one.values) < 2:
+            continue
+        order = np.argsort(one.places)
+        low, high = float(one.places[order[0]]), float(one.places[order[-1]])
+        ticks = [v for v in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= v <= high]
+        at = np.interp(ticks, one.places[order], order)
+        axis.set_ticks([(i + 0.5) / step - 0.5 for i in at], [f"{v:.4g}".replace("-", "−") for v in ticks])
+        axis.set_label_text(label(name, one.unit))
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

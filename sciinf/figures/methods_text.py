@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sciinf.core.files import read_json
@@ -73,7 +75,31 @@ FLOWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Class of a flow -> what it is called, and the papers behind it."""
 
 
-def methods_text(run: Run) -> tuple[str, list[str]]:
+@dataclass(frozen=True)
+class Paper:
+    """What is to be cited: the key that BibTeX knows it by, and its authors, year, title and link in one line."""
+
+    key: str
+    words: str
+
+
+def bibtex(papers: Sequence[Paper]) -> str:
+    """Papers as entries for BibTeX."""
+    return "\n".join(_entry(paper) for paper in papers)
+
+
+def _entry(paper: Paper) -> str:
+    found = re.fullmatch(r"(?P<authors>.+?) \((?P<year>\d{4})\), (?P<title>.+), (?P<url>https://\S+)", paper.words)
+    if found is None:  # software, which has no year
+        authors, _, title = paper.words.partition(", ")
+        return f"@misc{{{paper.key},\n  author = {{{{{authors}}}}},\n  title = {{{{{title}}}}}\n}}\n"
+    names = found["authors"].replace(" et al.", " and others").replace(" & ", " and ").replace(", ", " and ")
+    fields = {"author": names, "title": f"{{{found['title']}}}", "year": found["year"], "url": found["url"]}
+    inside = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    return f"@misc{{{paper.key},\n{inside}\n}}\n"
+
+
+def methods_text(run: Run) -> tuple[str, list[Paper]]:
     """The paragraph, plain text, and the papers behind what it names."""
     parts = [_simulations(run), _fit(run), _calibration(run), _answer(run)]
     keys = [key for _, found in parts for key in found]
@@ -82,7 +108,7 @@ def methods_text(run: Run) -> tuple[str, list[str]]:
     own = (
         f"The sciinf authors, sciinf{f' {version}' if version else ''}: amortized simulation-based inference (software)"
     )
-    return text, [own, *(PAPERS[key] for key in dict.fromkeys(keys))]
+    return text, [Paper("sciinf", own), *(Paper(key.replace(" ", "-"), PAPERS[key]) for key in dict.fromkeys(keys))]
 
 
 def _simulations(run: Run) -> tuple[str, list[str]]:

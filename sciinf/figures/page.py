@@ -1,45 +1,24 @@
-"""The HTML the figures stand in: every string from outside is escaped here, and nowhere is markup taken from data."""
+"""The HTML the figures stand in: every string from outside is escaped here, and nowhere is markup taken from data.
+
+The page is one file. Its style sheet and its script lie beside this module; the content security policy allows that
+script alone, by its hash, and nothing that is fetched.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 from sciinf.figures.style import superscript
-from sciinf.figures.stylesheet import STYLESHEET
 
-Colour = Literal["green", "amber", "red", "grey"]
-_SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-
-@dataclass(frozen=True)
-class Card:
-    """One verdict.
-
-    Args:
-        title: What was checked.
-        colour: "green", "amber" or "red"; "grey" where it does not count.
-        state: The verdict in a few words.
-        reasons: The verdict's reasons, one sentence each.
-    """
-
-    title: str
-    colour: Colour
-    state: str
-    reasons: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its anchor, its heading, and its content as markup."""
-
-    key: str
-    title: str
-    content: str
+_HERE = Path(__file__).parent
+SCREENS = ("narrow", "wide")
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -52,65 +31,52 @@ def absent(sentence: str) -> str:
     return paragraph(sentence, "absent")
 
 
-def picture(svg: str, caption: str, title: str = "") -> str:
-    """A figure with its caption; on narrow screens it scrolls sideways rather than shrink to illegible."""
+def picture(drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = ()) -> str:
+    """A figure with its caption.
+
+    Args:
+        drawings: Its markup for a narrow screen and, where it has one, for a wide one.
+        caption: Plain text.
+        title: What it is, plain text.
+        places: Where its axes lie in each drawing, for the script.
+    """
     head = f"<b>{escape(title)}</b> " if title else ""
-    return (
-        f'<figure><div class="scroll" tabindex="0">{svg}</div><figcaption>{head}{escape(caption)}</figcaption></figure>'
-    )
+    said = f' data-places="{escape(json.dumps(places, separators=(",", ":")))}"' if places else ""
+    kinds = ("",) if len(drawings) == 1 else SCREENS
+    shown = "".join(f'<div class="drawing {kind}">{one}</div>' for kind, one in zip(kinds, drawings, strict=True))
+    return f"<figure{said}>{shown}<figcaption>{head}{escape(caption)}</figcaption></figure>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str], caption: str = "") -> str:
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    kinds: Sequence[str],
+    caption: str = "",
+    *,
+    stacked: bool = False,
+) -> str:
     """A table; the first column heads its rows.
 
     Args:
         head: Column headings, plain text.
-        rows: Cells, plain text; a cell of a "bar" column is markup (`interval_bar`).
-        kinds: One per column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences, "bar" for drawings.
+        rows: Cells, plain text; a cell of a "markup" column is markup.
+        kinds: One per column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences, "markup" for ours.
         caption: What the table shows.
+        stacked: Whether a narrow screen shows the cells of a row below each other, each with its heading.
     """
     top = "".join(f'<th scope="col"{_class(k)}>{escape(h)}</th>' for h, k in zip(head, kinds, strict=True))
     body = []
     for row in rows:
         cells = [f'<th scope="row">{escape(row[0])}</th>']
-        for cell, kind in zip(row[1:], kinds[1:], strict=True):
-            cells.append(f"<td{_class(kind)}>{cell if kind == 'bar' else escape(cell)}</td>")
+        for cell, kind, name in zip(row[1:], kinds[1:], head[1:], strict=True):
+            said = f' data-head="{escape(name)}"' if stacked else ""
+            cells.append(f"<td{_class(kind)}{said}>{cell if kind == 'markup' else escape(cell)}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
+    kind = _class("stacked" if stacked else "")
     return (
-        f'<div class="scroll" tabindex="0"><table>{about}<thead><tr>{top}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table{kind}>{about}<thead><tr>{top}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def interval_bar(inner: tuple[float, float], middle: float, outer: tuple[float, float], alt: str) -> str:
-    """A posterior interval drawn inside the prior's."""
-    low, high = outer
-    if not (math.isfinite(low) and math.isfinite(high) and high > low and all(map(math.isfinite, (*inner, middle)))):
-        return ""
-    a, b, c = (100 * min(max((v - low) / (high - low), 0.0), 1.0) for v in (*inner, middle))
-    return (
-        f'<svg viewBox="-2 0 104 10" preserveAspectRatio="none" role="img" aria-label="{escape(alt)}">'
-        '<line x1="0" x2="100" y1="5" y2="5" style="stroke:var(--rule)" stroke-width="1.2" '
-        'vector-effect="non-scaling-stroke"/>'
-        f'<rect x="{a:.2f}" y="1.5" width="{max(b - a, 0.8):.2f}" height="7" style="fill:var(--blue);fill-opacity:.4"/>'
-        f'<line x1="{c:.2f}" x2="{c:.2f}" y1="0" y2="10" style="stroke:var(--blue)" stroke-width="2" '
-        'vector-effect="non-scaling-stroke"/></svg>'
-    )
-
-
-def verdict(headline: str, cards: Sequence[Card], key: str = "verdict") -> str:
-    """The band of verdicts; colour never speaks alone."""
-    parts = []
-    for card in cards:
-        reasons = "".join(f"<p>{escape(reason)}</p>" for reason in card.reasons)
-        parts.append(
-            f'<div class="card {card.colour}"><h3>{escape(card.title)}</h3><p class="state">'
-            f'<span aria-hidden="true">{_SYMBOLS[card.colour]}</span>{escape(card.state)}</p>{reasons}</div>'
-        )
-    return (
-        f'<section class="verdict" id="{escape(key)}" aria-label="Verdict">{paragraph(headline)}'
-        f'<div class="cards">{"".join(parts)}</div></section>'
     )
 
 
@@ -119,39 +85,64 @@ def details(summary: str, content: str, *, opened: bool = False) -> str:
     return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{content}</details>"
 
 
-def page(title: str, about: str, band: str, sections: Sequence[Section], foot: str) -> str:
+def section(key: str, title: str, content: str, kind: str = "", beside: str = "") -> str:
+    """A part of the page: its anchor, its heading with markup beside it, its content as markup, its class."""
+    return (
+        f'<section id="{escape(key)}"{_class(kind)}><div class="head"><h2>{escape(title)}</h2>{beside}</div>'
+        f"{content}</section>"
+    )
+
+
+def copied(key: str, content: str) -> str:
+    """Markup with a button that copies its text."""
+    return (
+        f'<div class="copied"><button type="button" class="copy script" data-copy="{escape(key)}">Copy</button>'
+        f'<div id="{escape(key)}">{content}</div></div>'
+    )
+
+
+def data_block(data: Mapping[str, Any]) -> str:
+    """Data for the script, in a block that is never run; nothing in it can end the block."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<script type="application/json" id="data">{text}</script>'
+
+
+def page(title: str, about: str, body: str, data: Mapping[str, Any], foot: str) -> str:
     """The whole page.
 
     Args:
         title: Plain text.
         about: A line under the title, plain text.
-        band: Markup of the verdict.
-        sections: In reading order.
+        body: All parts, as markup.
+        data: What the script needs.
         foot: Last words, plain text.
     """
-    links = "".join(f'<li><a href="#{escape(s.key)}">{escape(s.title)}</a></li>' for s in sections)
-    body = "".join(f'<section id="{escape(s.key)}"><h2>{escape(s.title)}</h2>{s.content}</section>\n' for s in sections)
+    style, script = ((_HERE / name).read_text() for name in ("report.css", "report.js"))
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'"
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escape(title)} · sciinf report</title>
-<style>{STYLESHEET}</style>
+<style>{style}</style>
 </head>
 <body>
 <header class="top">
-<p class="kicker">sciinf report</p>
 <h1>{escape(title)}</h1>
 <p class="about">{escape(about)}</p>
 </header>
 <main>
-{band}
-<nav aria-label="Contents"><ul>{links}</ul></nav>
-{body}</main>
+{body}
+</main>
 <footer>{escape(foot)}</footer>
+{data_block(data)}
+<script>{script}</script>
 </body>
 </html>
 """

@@ -83,6 +83,7 @@ class Run:
         provenance: `provenance.json`.
         missing: Part -> why it is not there.
         doubts: What is damaged, and what could not be checked, in sentences.
+        predicted_from: The draws that the predictions were simulated from, (m, D); empty where they are not known.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class Run:
     provenance: Mapping[str, Any]
     missing: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    predicted_from: Float[np.ndarray, "m theta"] = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def name(self) -> str:
@@ -179,7 +181,8 @@ def _with_answer(run: Run, folder: Path) -> Run:
         )
     else:
         parts.vouched = {name: (sha, "answer in answer.json") for name, sha in (answer.get("sha256") or {}).items()}
-    checked = parts.read("checked", "predictive.h5", _read_predictive, (), NOT_PREDICTED)
+    nothing: tuple[tuple[Checked, ...], np.ndarray] = (), np.zeros((0, 0))
+    checked, theta = parts.read("checked", "predictive.h5", _read_predictive, nothing, NOT_PREDICTED)
     try:
         where = [Strange.from_json(one) for one in (answer.get("trust") or {}).get("where") or ()]
         checked = tuple(with_strange(one, where) for one in checked)
@@ -192,6 +195,7 @@ def _with_answer(run: Run, folder: Path) -> Run:
         draws=parts.read("draws", "draws.h5", read_draws_h5, None, "The folder holds no posterior draws (draws.h5)."),
         checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
         missing=missing,
+        predicted_from=theta,
     )
     return replace(found, doubts=tuple(dict.fromkeys([*run.doubts, *parts.doubts, *_disagreeing(found)])))
 
@@ -266,8 +270,10 @@ def _read_history(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name]) for row in rows]) for name in ("epoch", "train_loss", "validation_loss")}
 
 
-def _read_predictive(path: Path) -> tuple[Checked, ...]:
-    return checked_of(read_predictive(path))
+def _read_predictive(path: Path) -> tuple[tuple[Checked, ...], np.ndarray]:
+    """The observables, and the draws that the predictions were simulated from."""
+    found = read_predictive(path)
+    return checked_of(found), np.asarray(found.theta, dtype=float)
 
 
 def _read_store(path: Path) -> Simulated:

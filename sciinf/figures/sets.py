@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sciinf.figures.style import BLUE, INK, WIDTH, label, log_axis, mark
+from sciinf.figures.observed import legend
+from sciinf.figures.style import BLUE, BROAD, COLUMN, INK, label, log_axis, mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ def draw_set(
     simulated: Float[np.ndarray, "m item feature"],
     about: tuple[str, str, str],
     strange: Bool[np.ndarray, "item feature"],
+    width: float = COLUMN,
 ) -> tuple[Figure, str]:
     """Distribution functions, one panel per feature.
 
@@ -31,6 +33,7 @@ def draw_set(
         simulated: The same for m predicted sets.
         about: Name, unit and scale of the observable.
         strange: Values that are marked.
+        width: Of the figure, in inches.
 
     Returns:
         The figure and what was left out of it.
@@ -40,9 +43,9 @@ def draw_set(
     name, unit, scale = about
     total = observed.shape[1]
     shown = min(total, _PANELS)
-    columns = min(shown, 3)
+    columns = min(shown, 3 if width >= BROAD else 1)
     rows = math.ceil(shown / columns)
-    figure = Figure(figsize=(5.6 if columns == 1 else WIDTH, 0.3 + 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(min(width, 5.6) if columns == 1 else width, 0.3 + 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for index, axes in enumerate(panels.flat):
         if index >= shown:
@@ -53,8 +56,7 @@ def draw_set(
         axes.set_xlabel(label(name if total == 1 else f"{name} {index + 1}", unit))
         if index % columns == 0:
             axes.set_ylabel("fraction of items below")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.6, borderaxespad=0.2)
+    legend(figure, panels[0, 0])
     return figure, "" if shown == total else f"The first {shown} of {total} features are drawn."
 
 

@@ -48,7 +48,11 @@ VARIABLES = {
 """Colour -> name of the CSS variable that stands for it in the page."""
 
 WIDTH = 9.6
-"""Width of a full figure in inches; at 72 points an inch it fills the page's column."""
+"""Width of a full figure in inches."""
+COLUMN, NARROW = 7.6, 3.5
+"""Widths of the page's column for figures, and of a phone's screen; at these sizes text is as large as it should be."""
+BROAD = 5.0
+"""Width from which there is room for two panels side by side."""
 
 _SETTINGS: dict[str, Any] = {
     "font.family": ["sans-serif"],
@@ -77,8 +81,8 @@ _SETTINGS: dict[str, Any] = {
     "ytick.color": RULE,
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "xtick.major.size": 3.0,
     "ytick.major.size": 3.0,
     "xtick.minor.visible": False,
@@ -90,7 +94,7 @@ _SETTINGS: dict[str, Any] = {
     "savefig.facecolor": "none",
     "savefig.edgecolor": "none",
     "legend.frameon": False,
-    "legend.fontsize": 8.0,
+    "legend.fontsize": 8.5,
     "legend.handlelength": 1.6,
     "lines.linewidth": 1.5,
     "patch.linewidth": 0.0,

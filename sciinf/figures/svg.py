@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from sciinf.figures.style import VARIABLES, look
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 _COLOUR = re.compile(r"(fill|stroke): (#[0-9a-f]{6})\b")
-_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_NUMBER = re.compile(r"-?\d+\.\d+")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _DRAWN = ("d", "x", "y", "transform", "points")
 
@@ -31,7 +34,9 @@ def to_svg(figure: Figure, alt: str, key: str) -> str:
     """
     image = io.BytesIO()
     with look():
-        figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.draw_without_rendering()
+        about = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(image, format="svg", metadata=about, bbox_inches=_whole(figure), pad_inches=0)
     root = ElementTree.fromstring(image.getvalue())
     _strip(root)
     used = {match for element in root.iter() for match in _references(element)}
@@ -43,6 +48,31 @@ def to_svg(figure: Figure, alt: str, key: str) -> str:
         {"viewBox": box, "role": "img", "aria-label": alt, "style": f"--w:{float(box.split()[2]) / 0.75:.0f}px"}
     )
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
+
+
+def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
+    """Where axes lie in the drawing that `to_svg` has made of their figure: what the script needs to draw in them.
+
+    Returns:
+        For each left, top, width and height in the drawing's units, both limits across and both upwards, and 1 where
+        the upright axis is logarithmic.
+    """
+    found = []
+    for one in axes:
+        whole, box = _whole(figure), one.get_position()
+        wide, high = figure.get_size_inches()
+        left, top = wide * box.x0 - whole.x0, whole.y1 - high * box.y1
+        corner = [72.0 * inches for inches in (left, top, wide * box.width, high * box.height)]
+        log = float(one.get_yscale() == "log")
+        found.append([float(f"{v:.6g}") for v in (*corner, *one.get_xlim(), *one.get_ylim(), log)])
+    return found
+
+
+def _whole(figure: Figure) -> Bbox:
+    """All of a figure in inches: its page, and what labels reach beyond it."""
+    from matplotlib.transforms import Bbox
+
+    return Bbox.union([Bbox.from_bounds(0, 0, *figure.get_size_inches()), figure.get_tightbbox()])
 
 
 def _strip(parent: ElementTree.Element) -> None:
@@ -76,11 +106,21 @@ def _rewrite(element: ElementTree.Element, key: str, used: set[str]) -> None:
         attributes["href"] = f"#{key}-{attributes['href'][1:]}"
     for name, value in list(attributes.items()):
         if name in _DRAWN:
-            value = _NUMBER.sub(lambda m: f"{float(m.group()):.2f}".rstrip("0").rstrip("."), value)
+            value = _NUMBER.sub(_scaled if name == "transform" else _drawn, value)
             value = " ".join(value.split())
         attributes[name] = _REFERENCE.sub(rf"url(#{key}-\1)", value)
     if "style" in attributes:
         attributes["style"] = _style(attributes["style"])
+
+
+def _drawn(found: re.Match[str]) -> str:
+    """A place, to a tenth of a point."""
+    return f"{float(found[0]):.1f}".removesuffix(".0")
+
+
+def _scaled(found: re.Match[str]) -> str:
+    """A number of a transform, to hundredths."""
+    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def _style(style: str) -> str:

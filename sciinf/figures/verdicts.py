@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sciinf.core.verdicts import NOT_CALIBRATED
-from sciinf.figures.page import Card, Colour, verdict
+from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
 
+Colour = Literal["green", "amber", "red", "grey"]
+SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
 _RELIABLE_K = 0.7
 _FEW = 400
-_NAMED = 12
+_LONG = 180  # letters of a clause
+_FAR = 5e-4  # of the prior's mass, on either side
 _LEVELS: dict[str, tuple[Colour, str]] = {
     "good": ("green", "Like the simulations"),
     "unusual": ("amber", "Unusual"),
@@ -19,6 +24,63 @@ _LEVELS: dict[str, tuple[Colour, str]] = {
     "unknown": ("amber", "Not known"),
 }
 _CHECKS: dict[str, Colour] = {"good": "green", "caution": "amber", "alarm": "red", "unknown": "amber"}
+_ORDER: tuple[Colour, ...] = ("red", "amber", "green", "grey")
+_FIVE = (
+    (("calibration", "local check", "tails"), "not calibrated"),
+    (("observation", "strange data"), "data not compared with simulations"),
+    (("predictive", "residuals", "likelihood"), "data not compared with predictions"),
+    (("weights",), "no likelihood to correct by"),
+    (("prior", "prior bounds"), "prior not known"),
+)
+"""The checks behind each of the five lights, and what it says where there is none."""
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "calibration": {
+        "green": "calibrated",
+        "Cautious: too wide": "calibrated with caution: too wide",
+        "Cannot tell": "calibration cannot tell",
+        "Not checked": "not calibrated yet",
+        "Of another fit": "calibration is of another network",
+        "red": "not calibrated",
+        "grey": "calibration is of the network, not of this answer",
+    },
+    "local check": {
+        "green": "right at this observation",
+        "amber": "not sure to be right at this observation",
+        "red": "not right at this observation",
+    },
+    "tails": {"amber": "tails may be too light"},
+    "observation": {
+        "green": "data like simulations",
+        "Unusual": "data unusual among simulations",
+        "None yet": "no observation yet",
+        "amber": "not known whether data are like simulations",
+        "red": "data unlike simulations",
+    },
+    "strange data": {"amber": "some data may be strange", "red": "some data are strange"},
+    "predictive": {
+        "green": "model reproduces the data",
+        "amber": "model may not predict the data",
+        "red": "model does not predict the data",
+    },
+    "residuals": {
+        "green": "model reproduces the data",
+        "amber": "model may not reproduce the data",
+        "red": "model does not reproduce the data",
+    },
+    "likelihood": {
+        "green": "model reproduces the data",
+        "amber": "data less, or more, likely than predicted ones",
+        "red": "data not as likely as predicted ones",
+    },
+    "weights": {"green": "weights reliable", "amber": "few effective draws", "red": "weights unreliable"},
+    "prior": {"green": "prior wide enough", "amber": "posterior far out in the prior"},
+    "prior bounds": {
+        "green": "prior wide enough",
+        "amber": "posterior leans on a bound of the prior",
+        "red": "posterior leans on a bound of the prior",
+    },
+}
+"""A check -> its colour, or the state of its card -> the light's words."""
 _PASSED: dict[str, tuple[Colour, str]] = {
     "passed": ("green", "Passed"),
     "cannot tell": ("amber", "Cannot tell"),
@@ -26,26 +88,44 @@ _PASSED: dict[str, tuple[Colour, str]] = {
 }
 
 
-def verdict_band(run: Run, key: str = "verdict") -> str:
-    """The verdicts of a run as markup, with one sentence over them all; `key` is its anchor on the page."""
-    return verdict(headline(run), _cards(run), key)
+@dataclass(frozen=True)
+class Card:
+    """One verdict.
+
+    Args:
+        title: What was checked.
+        colour: "green", "amber" or "red"; "grey" where it does not count.
+        state: The verdict in a few words.
+        reasons: The verdict's reasons, one sentence each.
+    """
+
+    title: str
+    colour: Colour
+    state: str
+    reasons: Sequence[str]
 
 
-def verdicts_band(runs: Mapping[str, Run]) -> str:
-    """The verdicts on the answers of several observations: how many can be relied on, and which not."""
-    by_colour = {name: _worst(run) for name, run in runs.items()}
-    cards = []
-    states: dict[Colour, str] = {"red": "Do not rely on", "amber": "Read with care", "green": "All checks passed"}
-    for colour, state in states.items():
-        names = [name for name, worst in by_colour.items() if worst == colour]
-        if names:
-            words = f"{', '.join(names[:_NAMED])}" + (
-                f" and {len(names) - _NAMED} more." if len(names) > _NAMED else "."
-            )
-            cards.append(Card(f"{len(names)} of {len(runs)} observations", colour, state, [words]))
-    cards.append(_calibration_card(next(iter(runs.values()))))
-    green = sum(worst == "green" for worst in by_colour.values())
-    return verdict(f"{green} of {len(runs)} answers passed all checks.", cards)
+@dataclass(frozen=True)
+class Light:
+    """What several checks say together: never greener than the worst of them.
+
+    Args:
+        colour: Of the worst check that counts; "grey" where none does.
+        words: The same in a few words.
+        sentence: The same for a sentence, with the figures of a calibration that did not pass.
+    """
+
+    colour: Colour
+    words: str
+    sentence: str
+
+
+def lights(run: Run) -> list[Light]:
+    """Five lights that every answer has, and one for each check that belongs to none of them."""
+    found = cards(run)
+    five = [_light([c for c in found if c.title.lower() in names], empty) for names, empty in _FIVE]
+    known = {name for names, _ in _FIVE for name in names}
+    return five + [_light([card], "") for card in found if card.title.lower() not in known]
 
 
 def headline(run: Run) -> str:
@@ -54,25 +134,54 @@ def headline(run: Run) -> str:
     It judges the answer that is given. Where that was corrected by the likelihood, the weights say how well, and the
     calibration of the network that it began from does not count.
     """
-    cards, what = _counting(run), "answer" if run.answer else "posterior"
-    worst = _worst(run)
-    named = " and ".join(card.title.lower() for card in cards if card.colour == worst)
+    what, worst = "answer" if run.answer else "posterior", worst_of(run)
+    named = [light for light in lights(run) if light.colour == worst]
+    said = "; ".join(one.sentence for one in named)
     if worst == "red":
-        return f"Do not rely on this {what} as it stands: see {named}."
+        return f"Do not rely on this {what} as it stands: {said}."
     if worst == "amber":
-        return f"Read this {what} with care: see {named}."
+        return f"Read this {what} with care: {said}."
     if _corrected(run):
         return "All checks passed: the likelihood corrected the posterior, and the observation is like the simulations."
     return "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
 
 
-def _worst(run: Run) -> Colour:
-    colours = {card.colour for card in _counting(run)}
-    return "red" if "red" in colours else "amber" if "amber" in colours else "green"
+def worst_of(run: Run) -> Colour:
+    """The worst colour of all checks that count."""
+    return _worst(cards(run))  # never grey, for the card of the observation always counts
 
 
-def _counting(run: Run) -> list[Card]:
-    return [card for card in _cards(run) if card.colour != "grey"]
+def _worst(found: Sequence[Card]) -> Colour:
+    colours = {card.colour for card in found} | {"grey"}
+    return next(colour for colour in _ORDER if colour in colours)
+
+
+def _light(found: Sequence[Card], empty: str) -> Light:
+    worst = _worst(found)
+    if not found:
+        return Light("grey", empty, empty)
+    chosen = [card for card in found if card.colour == worst]
+    words = list(dict.fromkeys(_words(card) for card in (chosen[:1] if worst == "green" else chosen)))
+    said = list(words)
+    if chosen[0].title == "Calibration" and worst == "red":
+        why = brief(chosen[0].reasons[0])
+        said[0] = f"{words[0]} ({why[:1].lower()}{why[1:]})"
+    return Light(worst, " and ".join(words), " and ".join(said))
+
+
+def _words(card: Card) -> str:
+    """A check's finding in the words of a light."""
+    known = _WORDS.get(card.title.lower(), {})
+    return known.get(card.state) or known.get(card.colour) or f"{card.title.lower()}: {card.state.lower()}"
+
+
+def brief(reason: str) -> str:
+    """The first clause of a finding, without the figures in brackets that the whole of it has."""
+    clause = re.split(r"; |\. (?=[A-Z])", reason.strip(), maxsplit=1)[0]
+    clause = re.sub(r" \((?:p = |p < |dangerous|cautious|[\d,]+ simulations|[^()]*\bamong )[^()]*\)", "", clause)
+    if len(clause) > _LONG:
+        clause = f"{clause[:_LONG].rpartition(', ')[0] or clause[:_LONG].rpartition(' ')[0]} …"
+    return clause.rstrip(".")
 
 
 def _corrected(run: Run) -> bool:
@@ -80,14 +189,16 @@ def _corrected(run: Run) -> bool:
     return run.answer.get("pareto_k") is not None or bool(run.answer.get("amortised"))
 
 
-def _cards(run: Run) -> list[Card]:
+def cards(run: Run) -> list[Card]:
+    """All that was checked of an answer, a card each."""
     calibrated = _calibration_card(run)
     if _corrected(run):
         reasons = ["Of the uncorrected posterior, so it does not judge this answer.", *calibrated.reasons]
         calibrated = Card(calibrated.title, "grey", calibrated.state, reasons)
-    cards = [calibrated, _trust_card(run)]
-    cards += [_weights_card(run)] if _corrected(run) else []
-    return cards + [_check_card(check) for check in run.answer.get("checks") or ()]
+    found = [calibrated, _trust_card(run)]
+    found += [_weights_card(run)] if _corrected(run) else []
+    found += [_check_card(check) for check in run.answer.get("checks") or ()]
+    return found + _prior_cards(run)
 
 
 def _calibration_card(run: Run) -> Card:
@@ -125,6 +236,19 @@ def _check_card(check: Mapping[str, Any]) -> Card:
     name, colour = str(check["name"]), _CHECKS.get(str(check["level"]), "amber")
     words = {"green": "Good", "amber": "With care", "red": "Do not rely"}[colour]
     return Card(name[:1].upper() + name[1:], colour, words, [_sentence(str(check["verdict"]))])
+
+
+def _prior_cards(run: Run) -> list[Card]:
+    """Whether the posterior lies where the prior has hardly any mass; nothing where the prior is not known."""
+    outer = prior_ranges(run.prior, _FAR)
+    medians = {name: e["median"] for name, e in (run.answer.get("parameters") or {}).items() if name in outer}
+    if not medians:
+        return []
+    far = [n for n, v in medians.items() if v is not None and not outer[n][0] <= v <= outer[n][1]]
+    within = f"the central {1 - 2 * _FAR:.1%} of the prior"
+    if far:
+        return [Card("Prior", "amber", "With care", [f"The median of {', '.join(far)} lies outside {within}."])]
+    return [Card("Prior", "green", "Good", [f"Each median lies within {within}."])]
 
 
 def _weights_card(run: Run) -> Card:

@@ -1,4 +1,4 @@
-"""`predictive.h5`: an observation, the data predicted from its posterior, and what stands along their axes."""
+"""`predictive.h5`: an observation, the data predicted from its posterior, from which draws, and their axes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class Predicted(NamedTuple):
         observation: Observable name -> array (*event).
         predictive: Observable name -> array (m, *event); empty where nothing was predicted.
         observables: Observable name -> what it is.
+        theta: The draws that the rows of the predictive data were simulated from, (m, D); (0, 0) where not known.
     """
 
     observation: Mapping[str, np.ndarray]
     predictive: Mapping[str, np.ndarray]
     observables: Mapping[str, Observable]
+    theta: np.ndarray = np.zeros((0, 0))
 
 
 def write_predictive(path: Path, predicted: Predicted) -> None:
@@ -44,6 +46,7 @@ def write_predictive(path: Path, predicted: Predicted) -> None:
                 item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
         for name in predicted.observation:
             _write_coords(file, name, predicted.observables[name])
+        file.create_dataset("predicted_from/theta", data=np.asarray(predicted.theta))
     write_bytes(path, image.getvalue())
 
 
@@ -64,7 +67,8 @@ def read_predictive(path: Path) -> Predicted:
             for group, found in groups.items()
         }
         observables = {n: _observable(file, n, value) for n, value in values["observation"].items()}
-    return Predicted(values["observation"], values["predictive"], observables)
+        theta = np.asarray(file["predicted_from/theta"][()]) if "predicted_from" in file else np.zeros((0, 0))
+    return Predicted(values["observation"], values["predictive"], observables, theta)
 
 
 def _write_coords(file: Any, name: str, spec: Observable) -> None:

@@ -89,7 +89,7 @@ def run_of(flow: Architecture | None = None, history: Any = None, folder: Path |
 def test_a_flow_is_named_and_its_papers_are_cited(flow, words, links):
     text, papers = methods_text(run_of(flow))
     assert words in text
-    assert [paper.rpartition("/")[2] for paper in papers[3:]] == list(links)
+    assert [paper.words.rpartition("/")[2] for paper in papers[3:]] == list(links)
 
 
 def unknown(flows: Any) -> set[str]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sciinf.figures.page import Card, Section, duration, interval_bar, number, page, table, verdict
+from sciinf.figures.page import data_block, details, duration, number, page, section, table
 
 EVIL = '<script>"&'
 
@@ -46,23 +46,13 @@ def test_every_cell_is_escaped_and_numbers_stand_right():
     assert '<th scope="row">' in html
 
 
-def test_verdict_and_page_are_escaped():
-    band = verdict(EVIL, [Card(EVIL, "red", EVIL, [EVIL])])
-    html = page(EVIL, EVIL, band, [Section("k", EVIL, "<p>content</p>")], EVIL)
-    assert "<script" not in html
+def test_the_page_is_escaped():
+    html = page(EVIL, EVIL, "<p>content</p>" + details(EVIL, "") + section("k", EVIL, ""), {"a": EVIL}, EVIL)
+    assert EVIL not in html
     assert "<p>content</p>" in html
+    assert html.count("<script") == 2
 
 
-def test_a_verdict_is_told_in_words_not_colour_alone():
-    band = verdict(
-        "all", [Card("Calibration", "green", "Passed", ["fine"]), Card("Observation", "red", "Unlike", ["bad"])]
-    )
-    assert "✓" in band
-    assert "✕" in band
-    assert "Passed" in band
-
-
-def test_interval_bar_stays_inside_and_needs_a_finite_prior():
-    assert "width" in interval_bar((-5.0, 5.0), 0.0, (-1.0, 1.0), "alt")
-    assert interval_bar((0.0, 1.0), 0.5, (0.0, math.inf), "alt") == ""
-    assert interval_bar((0.0, 1.0), 0.5, (1.0, 1.0), "alt") == ""
+def test_numbers_that_are_not_finite_are_no_data():
+    with pytest.raises(ValueError, match="JSON"):
+        data_block({"a": math.nan})

@@ -11,8 +11,10 @@ import torch
 from sciinf.answer import save_answer
 from sciinf.core import Answer, Draws, Estimate, Observable, Trust
 from sciinf.figures.checked import Along, Checked
-from sciinf.figures.predictive import covered, kind_of, predictive
+from sciinf.figures.observed import covered
+from sciinf.figures.predictive import kind_of, predictive
 from sciinf.figures.run_folder import read_runs
+from sciinf.figures.style import NARROW
 from sciinf.figures.svg import to_svg
 
 RNG_SEED = 5
@@ -41,7 +43,7 @@ def checked(shape, dims=(), *, name="x", unit="mV", scale="linear", m=200, **cha
     ],
 )
 def test_kind_follows_dims(dims, shape, kind):
-    assert kind_of(dims, shape) == kind
+    assert kind_of(checked(shape, dims)) == kind
     drawn = predictive(checked(shape, dims))
     assert drawn.kind == kind
     assert "<svg" in to_svg(drawn.figure, drawn.caption, "p")
@@ -50,14 +52,50 @@ def test_kind_follows_dims(dims, shape, kind):
 def test_a_series_has_one_panel_per_species_with_bands_and_data():
     data = checked((21, 2), ("time", "species"), scale="log", unit="kg")
     figure = predictive(data).figure
-    panels = [a for a in figure.axes if a.get_visible()]
+    panels, residuals = figure.axes[:2], figure.axes[2:]
     assert [a.get_title(loc="left") for a in panels] == ["species 1", "species 2"]
     assert all(a.get_yscale() == "log" and len(a.collections) == 2 for a in panels)
     assert panels[0].get_ylabel() == "x [kg]"
-    assert panels[0].get_xlabel() == "time (index)"
+    assert [a.get_xlabel() for a in residuals] == ["time (index)"] * 2
     for column, axes in enumerate(panels):
         dots = next(line for line in axes.lines if line.get_label() == "observed")
         np.testing.assert_allclose(dots.get_ydata(), data.observed[:, column])
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_residuals_are_what_the_median_leaves_over(scale):
+    data = checked((15,), ("time",), scale=scale)
+    middle = np.median(data.predictive, axis=0)
+    below = predictive(data).figure.axes[1]
+    left = next(line for line in below.lines if line.get_label() == "residual").get_ydata()
+    expected = (
+        data.observed / np.exp(np.median(np.log(data.predictive), axis=0)) if scale == "log" else data.observed - middle
+    )
+    np.testing.assert_allclose(left, expected)
+    assert below.get_ylabel() == ("obs. / pred." if scale == "log" else "residual")
+
+
+def test_what_has_numbers_along_an_axis_is_a_series_there():
+    data = replace(checked((3,), ("wavelength",)), coords={"wavelength": Along((450.0, 550.0, 800.0), "nm")})
+    drawn = predictive(data)
+    assert drawn.kind == "series"
+    assert drawn.figure.axes[1].get_xlabel() == "wavelength [nm]"
+    points = next(line for line in drawn.figure.axes[0].lines if line.get_label() == "observed")
+    assert points.get_xdata().tolist() == [450.0, 550.0, 800.0]
+
+
+def test_an_image_has_its_coordinates():
+    sky = {"y": Along((-1.0, 0.0, 1.0), "arcsec"), "x": Along((2.0, 4.0, 6.0, 8.0), "arcsec")}
+    axes = predictive(replace(checked((3, 4), ("y", "x")), coords=sky)).figure.axes[0]
+    assert axes.get_xlabel() == "x [arcsec]"
+    at = dict(zip([t.get_text() for t in axes.get_xticklabels()], axes.get_xticks(), strict=True))
+    assert (at["2"], at["8"]) == (0.0, 3.0)
+
+
+@pytest.mark.parametrize("dims", [("time", "band"), ("y", "x"), ("item",), ("channel",)])
+def test_on_a_narrow_screen_a_figure_is_narrow(dims):
+    shape = (12, 4)[: len(dims)]
+    assert predictive(checked(shape, dims), NARROW).figure.get_figwidth() == NARROW
 
 
 def test_the_band_holds_its_quantiles():
@@ -167,12 +205,12 @@ def test_series_stand_where_their_coordinates_say():
     along = {"time": Along((1900.0, 1901.0, 1903.0), "yr"), "species": Along(("hare", "lynx"))}
     data = replace(checked((3, 2), ("time", "species"), name="counts", unit=""), coords=along)
     drawn = predictive(data).figure
-    assert [a.get_title(loc="left") for a in drawn.axes] == ["hare", "lynx"]
-    assert drawn.axes[0].get_xlabel() == "time [yr]"
+    assert [a.get_title(loc="left") for a in drawn.axes[:2]] == ["hare", "lynx"]
+    assert drawn.axes[2].get_xlabel() == "time [yr]"
     points = next(line for line in drawn.axes[0].lines if line.get_label() == "observed")
     assert points.get_xdata().tolist() == [1900.0, 1901.0, 1903.0]
     deep = replace(data, dims=("time", "depth"), coords={"depth": Along((0.5, 2.0), "m")})
-    assert [a.get_title(loc="left") for a in predictive(deep).figure.axes] == ["depth 0.5 m", "depth 2 m"]
+    assert [a.get_title(loc="left") for a in predictive(deep).figure.axes[:2]] == ["depth 0.5 m", "depth 2 m"]
 
 
 def test_elements_are_named_by_their_coordinates():

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import distributions as td
 
+from sciinf.core.prior import Prior
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
-from sciinf.figures.run_folder import Run
-from sciinf.figures.verdicts import verdict_band
+from sciinf.figures.checks import checks_part
+from sciinf.figures.first_screen import verdict_part
+from sciinf.figures.run_folder import Run, Simulated
+from sciinf.figures.verdicts import SYMBOLS, brief, cards, headline, lights, worst_of
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
@@ -24,7 +28,13 @@ def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool 
 def band(found: Calibration | None, fit: str = "f", **answer: Any) -> str:
     missing = {"calibration": "The posterior has not been checked.", "answer": "No observation yet."}
     run = Run(Path("run"), answer, None, (), found, {"digest": fit}, {}, {}, {}, missing)
-    return html.unescape(re.sub(r"<[^>]*>", " ", verdict_band(run)))
+    return " ".join(
+        html.unescape(re.sub(r"<[^>]*>", " ", verdict_part(run) + checks_part(run, pictures=False))).split()
+    )
+
+
+def run_of(found: Calibration | None, **answer: Any) -> Run:
+    return Run(Path("run"), answer, None, (), found, {"digest": "f"}, {}, {}, {}, {})
 
 
 def trust(level: str, p: float | None = 0.4) -> dict[str, Any]:
@@ -95,6 +105,65 @@ def test_the_headline_judges_the_corrected_answer_and_not_the_network_it_began_f
 def test_further_findings_are_lights_of_their_own():
     found = {"name": "failures", "level": "alarm", "verdict": "the prior is cut off where a > 3"}
     text = band(calibration(), trust=trust("good"), checks=[found])
-    assert "Do not rely on this answer as it stands: see failures." in text
+    assert "Do not rely on this answer as it stands: failures: do not rely." in text
     assert "The prior is cut off where a > 3." in text
     assert "All checks passed" in band(calibration(), trust=trust("good"), checks=[{**found, "level": "good"}])
+
+
+@pytest.mark.parametrize(
+    "name", ["local check", "tails", "strange data", "predictive", "residuals", "prior bounds", "new"]
+)
+@pytest.mark.parametrize("level", ["caution", "alarm", "unknown"])
+def test_no_light_is_greener_than_a_check_behind_it(name, level):
+    """Whatever the check is called: one of the five lights turns with it, or it is a light of its own."""
+    good = [{"name": n, "level": "good", "verdict": "fine"} for n in ("predictive", "prior bounds", "local check")]
+    bad = {"name": name, "level": level, "verdict": "it is not so"}
+    run = run_of(calibration(), trust=trust("good"), checks=[*good, bad])
+    colour = "red" if level == "alarm" else "amber"
+    assert [light.colour for light in lights(run)].count(colour) == 1
+    assert worst_of(run) == colour
+    assert headline(run).startswith("Do not rely" if colour == "red" else "Read this answer with care")
+
+
+def test_every_answer_has_five_lights_in_words():
+    run = run_of(
+        calibration(), trust=trust("good"), checks=[{"name": "prior bounds", "level": "good", "verdict": "far"}]
+    )
+    found = lights(run)
+    assert [one.words for one in found] == [
+        "calibrated",
+        "data like simulations",
+        "data not compared with predictions",
+        "no likelihood to correct by",
+        "prior wide enough",
+    ]
+    assert [one.colour for one in found] == ["green", "green", "grey", "grey", "green"]
+    assert all(SYMBOLS[one.colour] in verdict_part(run) for one in found)
+
+
+def test_a_posterior_far_out_in_its_prior_is_no_green_one():
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    store = Simulated("s", 1, 1, {}, (), 0, 0.0, prior, (), False)
+    told = {}
+    for median in (0.5, 5.0):
+        answer = {"trust": trust("good"), "parameters": {"a": {"median": median}}}
+        run = Run(Path("run"), answer, None, (), calibration(), {"digest": "f"}, {}, {"simulations": store}, {}, {})
+        told[median] = [card.colour for card in cards(run) if card.title == "Prior"], lights(run)[4].words
+    assert told == {0.5: (["green"], "prior wide enough"), 5.0: (["amber"], "posterior far out in the prior")}
+
+
+@pytest.mark.parametrize(
+    ("said", "clause"),
+    [
+        (
+            "Coverage is too narrow (dangerous): a 30% region holds 23% (p = 4e-08 on 2,000 simulations).",
+            "Coverage is too narrow: a 30% region holds 23%",
+        ),
+        ("It is so; and more of it.", "It is so"),
+        ("First. Second.", "First"),
+        ("At 0.5 (0.1 to 0.9) m. Look.", "At 0.5 (0.1 to 0.9) m"),
+        (f"{'word, ' * 60}end.", f"{('word, ' * 30)[:-2]} …"),
+    ],
+)
+def test_a_finding_in_one_clause(said, clause):
+    assert brief(said) == clause

@@ -1,0 +1,113 @@
+"""The posterior as a corner of parameters that the reader chooses, with prior, truth and other answers laid over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from sciinf.figures.numbers import Numbers, drawn_intervals, value
+from sciinf.figures.page import absent
+from sciinf.figures.panels import CHOSEN, Drawn, panels
+from sciinf.figures.prior_curves import prior_marginals
+from sciinf.figures.run_folder import Run
+
+MOST = 20  # parameters that the reader can choose among
+_FEW = 10  # chips that are always shown
+_OTHERS = 5  # answers for other observations, laid over
+
+
+def posterior_part(
+    run: Run, numbers: Numbers, truth: Mapping[str, float], others: Mapping[str, Run], *, most: int = MOST
+) -> str:
+    """The corner, and chips that choose its parameters.
+
+    Args:
+        run: The run with the answer.
+        numbers: Its numbers.
+        truth: Parameter -> true value.
+        others: Runs with the answers for other observations.
+        most: Parameters that can be chosen, at most; of the first.
+    """
+    draws = run.draws
+    if draws is None:
+        return absent(run.missing["draws" if run.answer else "answer"])
+    names = draws.names[:most]
+    theta, weights = drawable(run, most)
+    if len(theta) < 2:
+        return absent("Fewer than two posterior draws are finite, so there is nothing to draw.")
+    beside = {name: drawable(other, most) for name, other in others.items() if _same(other, run)}
+    beside = dict([(name, each) for name, each in beside.items() if len(each[0]) > 1][:_OTHERS])
+    at = [numbers.names.index(name) if name in numbers.names else None for name in names]
+    drawn = Drawn(
+        names=names,
+        theta=theta,
+        weights=weights,
+        titles=["" if i is None else value(numbers, i) for i in at],
+        levels=numbers.levels,
+        intervals=drawn_intervals(numbers, names),
+        before=_before(run),
+        truth={name: v for name, v in truth.items() if name in names},
+        others=beside,
+    )
+    prior = prior_marginals(run.prior, list(names), drawn.ranges)
+    drawn = Drawn(**{**vars(drawn), "prior": prior})
+    return _chips(names) + f'<div class="cornered">{panels(drawn)}{_caption(drawn, numbers, len(draws.names))}</div>'
+
+
+def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
+    """The draws of an answer's first parameters that are finite and have weight, (n, D), and their weights, (n,)."""
+    if run.draws is None:
+        return np.zeros((0, 0)), np.zeros(0)
+    theta, weights = run.draws.theta.double().numpy()[:, :most], run.draws.weights.numpy()
+    good = np.isfinite(theta).all(axis=1) & (weights > 0)
+    return theta[good], weights[good]
+
+
+def _same(other: Run, run: Run) -> bool:
+    return (
+        other is not run and other.draws is not None and run.draws is not None and other.draws.names == run.draws.names
+    )
+
+
+def _before(run: Run) -> dict[str, tuple[float, float, float]]:
+    """The uncorrected answer: name -> (low, median, high)."""
+    found = {}
+    for name, e in (run.answer.get("amortised") or {}).items():
+        ends = (e["interval"][0], e["median"], e["interval"][1])
+        if None not in ends:
+            found[name] = ends
+    return found
+
+
+def _chips(names: Sequence[str]) -> str:
+    """Which parameters are drawn, for the script."""
+    if len(names) < 2:
+        return ""
+    chips = []
+    for i, name in enumerate(names):
+        checked = " checked" if i < CHOSEN else ""
+        chips.append(f'<label><input type="checkbox" value="{i}"{checked}><span>{escape(name)}</span></label>')
+    field = f'<fieldset class="choice chips"><legend>parameters</legend>{"".join(chips)}</fieldset>'
+    many = f"<details><summary>Choose among {len(names)} parameters</summary>{field}</details>"
+    return f'<div class="script">{many if len(names) > _FEW else field}</div>'
+
+
+def _caption(drawn: Drawn, numbers: Numbers, count: int) -> str:
+    """A key to the lines, and how to select draws."""
+    key = ['<span class="key region">posterior</span>']
+    key += ['<span class="key prior">prior</span>'] if drawn.prior else []
+    key += ['<span class="key before">uncorrected interval</span>'] if drawn.before else []
+    key += ['<span class="key truth">truth</span>'] if drawn.truth else []
+    key += ['<span class="key other">other observations</span>'] if drawn.others else []
+    levels = "".join(f'<span class="v{i}">{100 * v:.4g}%</span>' for i, v in enumerate(numbers.levels))
+    words = f"On the diagonal densities, their {levels} interval dashed"
+    words += f"; below it the regions that hold 50% and {levels}. " if len(drawn.names) > 1 else ". "
+    words += f"The first {len(drawn.names)} of {count} parameters can be drawn. " if count > len(drawn.names) else ""
+    how = "Drag over a panel to select draws, or Tab to it and press arrow keys (Shift stretches, Escape ends)."
+    how = f'<span class="script">{how}</span>'
+    return (
+        f'<div class="legend"><p class="keys">{"".join(key)}</p>'
+        f'<p class="caption">{words}{how} <span class="selected" role="status"></span></p></div>'
+    )

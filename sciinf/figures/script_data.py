@@ -1,0 +1,68 @@
+"""What the page carries for its script: draws to select and download, predictions, and tables for papers.
+
+Draws are fewer than there are, of equal weight, and rounded to a thousandth of their standard deviation. Numbers that
+are shown as results are never taken from them (`figures.numbers`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciinf.figures.methods_text import bibtex, methods_text
+from sciinf.figures.numbers import Numbers, latex
+from sciinf.figures.prediction import predicted_data, selectable
+from sciinf.figures.run_folder import Run
+
+_DRAWS, _NUMBERS = 1_000, 10_000
+
+
+def script_data(runs: Mapping[str, tuple[Run, Numbers]]) -> dict[str, Any]:
+    """The data block: of each answer its parameters, draws and predictions; and what is to be cited."""
+    first = next(iter(runs.values()))[0]
+    share = max(1, len(runs))
+    answers = [_answer(name, run, numbers, share) for name, (run, numbers) in runs.items()]
+    return {"simulator": first.name, "answers": answers, "bibtex": bibtex(methods_text(first)[1])}
+
+
+def _answer(name: str, run: Run, numbers: Numbers, share: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name or run.name, "levels": [float(f"{v:.6g}") for v in numbers.levels]}
+    found["latex"] = [latex(numbers, level) for level in range(len(numbers.levels))] if numbers.names else []
+    draws = run.draws
+    if draws is None:
+        return found
+    good = torch.isfinite(draws.theta).all(dim=1) & (draws.weights > 0)
+    if int(good.sum()) < 2:
+        return found
+    kept = type(draws)(draws.names, draws.units, draws.theta[good], draws.log_weight[good])
+    wanted = min(len(kept), _DRAWS, max(20, _NUMBERS // (share * len(draws.names))))
+    theta = kept.resample(wanted, generator=torch.Generator().manual_seed(0)).double().numpy()
+    places = [_places(float(sd)) for sd in kept.sd()]
+    found |= {"names": list(draws.names), "units": list(draws.units), "of": len(draws)}
+    found["weighted"] = bool(draws.log_weight.max() > draws.log_weight.min())
+    found["draws"] = _rounded(theta, places)
+    rows = selectable(run, share)
+    if rows and run.predicted_from.shape[1] <= len(places):
+        found["from"] = _rounded(run.predicted_from[:rows], places)
+        found["predicted"] = predicted_data(run, rows)
+    return found
+
+
+def _places(sd: float) -> int:
+    """Decimal places of a thousandth of a standard deviation."""
+    return 3 - math.floor(math.log10(sd)) if sd > 0 and math.isfinite(sd) else 12
+
+
+def _rounded(theta: np.ndarray, places: list[int]) -> list[list[float]]:
+    return [[round(float(v), p) for v, p in zip(row, places, strict=False)] for row in theta]
+
+
+def downloads() -> str:
+    """Buttons that make files in the page, for the script."""
+    kinds = {"csv": "Draws, CSV", "ecsv": "Draws, ECSV with units", "tex": "Table, LaTeX", "bib": "Citations, BibTeX"}
+    buttons = "".join(f'<button type="button" data-file="{kind}">{words}</button>' for kind, words in kinds.items())
+    return f'<details class="downloads script"><summary>Download</summary><p>{buttons}</p></details>'
