@@ -57,7 +57,7 @@ def test_a_corner_has_the_chosen_parameters_the_prior_and_the_truth(answer: Answ
 def test_a_prediction_stands_on_its_axis_with_what_is_strange(answer: Answer) -> None:
     axes = answer.figure("prediction", names=["flux"]).axes[0]
     assert "mV" in axes.get_ylabel()
-    assert "yr" in axes.get_xlabel()
+    assert "yr" in axes.get_figure().axes[1].get_xlabel()  # below its residuals
     marked = [line for line in axes.lines if line.get_label() == "strange"]
     assert [line.get_xdata().tolist() for line in marked] == [[1901.0]]
 
