@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from sample_run import EVIL, Decay, Page, Sample, make_run, make_store
 
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import write_json
+from sciinf.figures.numbers import latex, numbers_of
+from sciinf.figures.run_folder import read_runs
 from sciinf.report import write_report
 
 
@@ -251,3 +254,58 @@ def test_nothing_to_report_on_is_an_error(tmp_path):
 def test_truth_must_name_parameters_of_the_answer(tmp_path):
     with pytest.raises(ValueError, match=r"truth is given for \['rat'\].*'rate'"):
         write_report(make_run(tmp_path), truth={"rat": 1.0})
+
+
+def test_the_next_command_stands_below_the_verdict_until_all_is_well(tmp_path):
+    folder = make_run(tmp_path)
+    about = json.loads((folder / "provenance.json").read_text())
+    command = f"sciinf infer decay.py --observation '{EVIL}.csv' -n 1200"
+    lines = f"next: {command} (about 3 min 2 s more)\nnext, for cell7: infer(..., refine='auto') (up to 3 x 600)"
+    write_json(folder / "provenance.json", {**about, "next": lines})
+    write_report(folder)
+    assert "-n 1200" not in read(folder).text  # all checks passed
+    answer = json.loads((folder / "answer.json").read_text())
+    write_json(folder / "answer.json", {**answer, "pareto_k": 0.9})
+    write_report(folder)
+    text = read(folder).text
+    assert f"Next: {command} (about 3 min 2 s more)" in text
+    assert "Next, for cell7: infer(..., refine='auto') (up to 3 x 600)" in text
+
+
+def test_a_refined_answer_and_the_one_it_came_from_name_each_other(tmp_path):
+    run, near = tmp_path / "run", tmp_path / "run" / "refined" / "cell7"
+    for folder in (run, near):
+        make_run(folder)
+        inside = folder / "answers" / "cell7"
+        inside.mkdir(parents=True)
+        for name in ("answer.json", "draws.h5", "predictive.h5"):
+            (folder / name).rename(inside / name)
+    (near / "rounds").mkdir()
+    write_json(near / "rounds" / "refined.json", {"first": "f" * 64, "rounds": []})
+    write_report(near)
+    assert ("href", "../../report.html") in read(near).attributes
+    write_report(run)
+    assert ("href", "refined/cell7/report.html") in read(run).attributes
+    write_json(near / "rounds" / "refined.json", {"first": "0" * 64, "rounds": []})
+    write_report(run)  # refined from another network than the run has now
+    assert "refined" not in read(run).text
+
+
+def test_levels_other_than_the_one_asked_at_are_of_all_draws(complete):
+    numbers = numbers_of(next(iter(read_runs(complete).values())))
+    draws = read_draws_h5(complete / "draws.h5")
+    assert numbers.levels == (0.68, 0.9, 0.95)
+    assert numbers.intervals[numbers.asked] == ((1.18, 1.29),) * 2  # as answer.json has it
+    for level, each in zip(numbers.levels, numbers.intervals, strict=True):
+        if level != 0.9:
+            ends = [draws.quantile(q) for q in ((1 - level) / 2, (1 + level) / 2)]
+            np.testing.assert_allclose(each, np.stack(ends, axis=1))
+
+
+def test_a_table_for_latex_takes_no_command_from_a_name(complete):
+    run = next(iter(read_runs(complete).values()))
+    numbers = replace(numbers_of(run), names=("\\input{x}", "a_b & 5%"))
+    table = latex(numbers, 1)
+    assert "\\textbackslash{}input\\{x\\} & $1.230^{+0.060}_{-0.050}$ & mV" in table
+    assert "a\\_b \\& 5\\% & " in table
+    assert "h$^{-1}$" in table

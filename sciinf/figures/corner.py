@@ -14,6 +14,7 @@ from sciinf.figures.style import BLUE, MUTED, VERMILION, WIDTH, label, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
 
 LEVELS = (0.5, 0.9)
 _FEW = 5  # parameters up to which labels stand along their axes
@@ -89,7 +90,23 @@ def corner(
     else:
         figure.align_labels()
     _legend(figure, bool(prior), bool(truth), pairs=count > 1)
+    _widen(figure, grid)
     return figure
+
+
+def _widen(figure: Figure, grid: GridSpec) -> None:
+    """Wider margins where a label reaches beyond the figure."""
+    figure.draw_without_rendering()
+    (width, height), box, place = figure.get_size_inches(), figure.get_tightbbox(), grid.get_subplot_params(figure)
+    grid.update(
+        left=place.left + max(0.0, 0.05 - box.x0) / width,
+        bottom=place.bottom + max(0.0, 0.05 - box.y0) / height,
+        right=place.right - max(0.0, box.x1 + 0.05 - width) / width,
+    )
+    for axes in figure.axes:
+        spec = axes.get_subplotspec()
+        if spec is not None:
+            axes.set_position(spec.get_position(figure))
 
 
 def _title(name: str, unit: str, *, many: bool) -> str:

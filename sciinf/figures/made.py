@@ -17,6 +17,8 @@ from sciinf.figures.svg import to_svg
 
 _STATUS = {Status.OK: "good", Status.NON_FINITE: "non-finite", Status.RAISED: "raised", Status.TIMED_OUT: "timed out"}
 
+_TOLD = ("command", "seconds", "seed", "seeds", "versions", "digests", "next")  # in tables, or below the verdict
+
 
 def made_part(run: Run) -> str:
     """All of it, folded."""
@@ -122,7 +124,7 @@ def _provenance(run: Run) -> str:
         rows = [[_plain_name(k), str(v)] for k, v in (about.get(key) or {}).items() if v is not None]
         if rows:
             parts.append(f"<h3>{title}</h3>" + table(["of", key.rstrip("s")], rows, ["", "wrap"]))
-    others = {k: v for k, v in about.items() if k not in ("command", "seconds", "seed", "seeds", "versions", "digests")}
+    others = {k: v for k, v in about.items() if k not in _TOLD}
     if others:
         parts.append(details("More", f"<pre>{escape(json.dumps(others, indent=1, ensure_ascii=False))}</pre>"))
     return "".join(parts)

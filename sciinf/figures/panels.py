@@ -230,20 +230,18 @@ def axis_ticks(low: float, high: float) -> list[tuple[float, str]]:
             break
     far = len(values) > 1 and values[-1] - values[0] >= _APART * (high - low)
     values = [values[0], values[-1]] if far else values[len(values) // 2 :][:1]
-    step = min(np.diff(values)) if len(values) > 1 else max(abs(v) for v in values) if values else 1.0
-    words = [_words(v, float(step)) for v in values]
+    words = [_words(value, high - low) for value in values]
     if len(words) > 1 and max(map(len, words)) > _TICK_LETTERS:
         return [(values[0], words[0])]
     return list(zip(values, words, strict=True))
 
 
-def _words(value: float, step: float) -> str:
-    """A tick in as many digits as its step asks for."""
-    largest = max(abs(value), abs(step))
-    if largest and not 1e-3 <= largest < 1e5:
-        return plain(float(f"{value:.3g}"))
-    places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 3
-    places += 0 if step <= 0 or abs(step * 10**places - round(step * 10**places)) < 1e-6 else 1
+def _words(value: float, width: float) -> str:
+    """A tick in as many digits as it has, but for what is nothing beside the width of its window."""
+    short = float(f"{value:.3g}")
+    if value and not 1e-3 <= abs(value) < 1e5 and abs(short - value) < 1e-6 * width:
+        return plain(short)
+    places = next((p for p in range(12) if abs(round(value, p) - value) < 1e-6 * width), 12)
     return f"{value:.{places}f}".replace("-", "−")
 
 

@@ -35,6 +35,15 @@ def test_one_panel_per_parameter_and_pair_with_units_at_the_edges(count):
     assert len(to_svg(figure, "corner", "c")) < 1_500_000
 
 
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_no_label_is_cut(count):
+    names, _, theta, weights = draws(count)
+    figure = corner([f"{n}_with_a_long_name" for n in names], ["km s-1 Mpc-1"] * count, theta - 123456.0, weights)
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
+
+
 def test_contours_follow_the_draws():
     names, units, theta, weights = draws(2)
     axes = corner(names, units, theta, weights).axes[1]

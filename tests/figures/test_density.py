@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import label
 
-from sciinf.figures.density import density_1d, density_2d, limits, thresholds
+from sciinf.figures.density import density_1d, density_2d, limits, regions, thresholds
 
 
 def test_density_of_normal_draws_is_the_normal_density():
@@ -59,3 +60,14 @@ def test_regions_hold_the_mass_they_say(rho):
     # Grid and kernel widen a ridge of a few cells; a kernel that ignored the correlation would put this below 0.2.
     assert 0.8 < (cell >= low).mean() <= 0.97
     assert 0.35 < (cell >= high).mean() < 0.65
+
+
+def test_one_heavy_draw_makes_no_island():
+    """The planted fault: a draw far out with a fiftieth of all weight. Forty draws there are another matter."""
+    rng = np.random.default_rng(5)
+    pair, box = rng.normal(size=(4000, 2)), ((-4.0, 9.0), (-4.0, 9.0))
+    for count, islands in ((1, 1), (40, 2)):
+        far = np.full((count, 2), 7.0) + 0.01 * rng.normal(size=(count, 2))
+        weights = np.concatenate([np.ones(4000), np.full(count, 160.0 / count)])
+        _, _, mass, edges = regions(np.concatenate([pair, far]), weights, box, (0.5, 0.99))
+        assert label(mass >= edges[0.99])[1] == islands

@@ -13,7 +13,7 @@ import pytest
 
 import sciinf.flows
 from sciinf.core.component import to_json
-from sciinf.figures.methods_text import FLOWS, PAPERS, epochs, methods_text
+from sciinf.figures.methods_text import FLOWS, PAPERS, Paper, bibtex, epochs, methods_text
 from sciinf.figures.run_folder import Run
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.continuous import Continuous
@@ -129,3 +129,17 @@ def test_what_is_said_of_the_training_is_what_happened():
     recorded = run_of().fit | {"history": [{"epoch": 3}, {"epoch": 7}]}
     assert epochs(Run(Path("run"), {}, None, (), None, recorded, {}, {}, {}, {})) == 8
     assert epochs(run_of()) == 0
+
+
+def test_papers_are_entries_for_bibtex():
+    papers = [Paper(key, words) for key, words in PAPERS.items()]
+    entries = bibtex(papers).split("@misc{")[1:]
+    assert len(entries) == len(PAPERS)
+    for entry in entries:
+        for name in ("author", "title", "year", "url"):
+            assert f"  {name} = {{" in entry, entry
+        assert entry.count("{") + 1 == entry.count("}")
+    one = bibtex([Paper("sbc", PAPERS["sbc"])])
+    assert "author = {Talts and Betancourt and Simpson and Vehtari and Gelman}" in one
+    assert "year = {2018}" in one
+    assert "Hermans and others" in bibtex([Paper("c", PAPERS["coverage"])])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+import pytest
 from matplotlib.figure import Figure
 
 from sciinf.figures.style import BLUE, INK, look
-from sciinf.figures.svg import to_svg
+from sciinf.figures.svg import places, to_svg
 
 
 def drawing() -> Figure:
@@ -65,3 +66,13 @@ def test_fetches_nothing_and_styles_nothing_else():
 
 def test_the_same_figure_gives_the_same_bytes():
     assert to_svg(drawing(), "alt", "a") == to_svg(drawing(), "alt", "a")
+
+
+def test_nothing_that_is_written_is_beyond_the_drawing_and_its_axes_are_found_again():
+    figure = drawing()
+    figure.axes[0].set_ylabel("a label\non several\nlines\nthat is\nfar too\nhigh")
+    root = ElementTree.fromstring(to_svg(figure, "alt", "a"))
+    assert float(root.attrib["viewBox"].split()[2]) > 3 * 72
+    (found,) = places(figure, figure.axes)
+    frame = next(e for e in root.iter("clipPath"))[0]
+    assert [float(frame.attrib[k]) for k in ("x", "y", "width", "height")] == pytest.approx(found[:4], abs=0.06)
