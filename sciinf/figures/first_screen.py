@@ -74,6 +74,7 @@ def verdict_part(run: Run, name: str = "", key: str = "") -> str:
         name: What the answer is called.
         key: Its anchor, where the page has several; what to do next is then said for all of them.
     """
+    way_on = "" if key or worst_of(run) == "green" else _next(run)
     shown = "".join(
         f'<li class="{one.colour}"><span class="symbol" aria-hidden="true">{SYMBOLS[one.colour]}</span>'
         f"{escape(one.words)}</li>"
@@ -81,7 +82,7 @@ def verdict_part(run: Run, name: str = "", key: str = "") -> str:
     )
     return (
         f'<section class="verdict {worst_of(run)}" id="{escape(key or "verdict")}" aria-label="Verdict">'
-        f'<p class="headline">{escape(headline(run))}</p>{"" if key else _next(run)}{_elsewhere(run, name)}'
+        f'<p class="headline">{escape(headline(run))}</p>{way_on}{_elsewhere(run, name)}'
         f'<ul class="lights">{shown}</ul></section>'
     )
 
@@ -104,7 +105,7 @@ def verdicts_part(runs: Mapping[str, Run]) -> str:
     first = next(iter(runs.values()))
     return (
         f'<section class="verdict {worst}" id="verdict" aria-label="Verdict"><p class="headline">'
-        f"{green} of {len(runs)} answers passed all checks.</p>{_next(first)}"
+        f"{green} of {len(runs)} answers passed all checks.</p>{'' if worst == 'green' else _next(first)}"
         f'<ul class="lights">{"".join(shown)}</ul></section>'
     )
 

@@ -83,7 +83,7 @@ def test_names_are_never_markup():
     assert "&lt;script&gt;" in markup
 
 
-@pytest.mark.parametrize("window", [(0.0, 1.0), (-1.6, -1.0), (0.011, 0.042), (3e7, 9e7), (1.2e-5, 1.9e-5), (0.4, 0.6)])
+@pytest.mark.parametrize("window", [(0.0, 1.0), (-1.6, -1.0), (0.011, 0.042), (3e7, 9e7), (0.4, 0.6)])
 def test_ticks_are_two_numbers_apart_that_say_what_they_are(window):
     found = axis_ticks(*window)
     assert len(found) == 2
@@ -95,4 +95,5 @@ def test_ticks_are_two_numbers_apart_that_say_what_they_are(window):
 
 
 def test_long_numbers_stand_alone():
-    assert len(axis_ticks(1126259462.3, 1126259462.5)) == 1
+    assert [words for _, words in axis_ticks(1126259462.31, 1126259462.49)] == ["1126259462.35"]
+    assert [words for _, words in axis_ticks(1.2e-5, 1.9e-5)] == ["1.4×10⁻⁵"]
