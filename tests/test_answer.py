@@ -73,6 +73,11 @@ def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration
     a = torch.tensor([[1.0, t, t**2 / 2] for t in (0.2, 0.6, 1.0, 1.4, 1.8)], dtype=torch.float64)
     expected, spread = a @ mean, ((a @ covariance @ a.T).diagonal() + 0.25).sqrt()
     assert float(((torch.tensor(answer.predictive["x"]).mean(0) - expected) / spread).abs().max()) < 5 / math.sqrt(400)
+    assert answer.predicted_from.shape == (400, len(answer.parameters))
+    assert {*map(tuple, answer.predicted_from.tolist())} <= {*map(tuple, answer.draws.theta.tolist())}
+    # Row by row they belong together: what is left beside A theta is noise of sd 0.5 alone (2,000 numbers, 5 sd).
+    left = torch.tensor(answer.predictive["x"]) - torch.tensor(answer.predicted_from).double() @ a.T
+    assert float(left.std()) == pytest.approx(0.5, rel=5 / math.sqrt(2 * 2_000))
 
 
 def _marginal(simulator: Simulator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,6 +145,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     assert torch.equal(back.draws.theta, answer.draws.theta)
     assert torch.equal(back.draws.log_weight, answer.draws.log_weight)
     assert np.array_equal(back.predictive["x"], answer.predictive["x"])
+    assert np.array_equal(back.predicted_from, answer.predicted_from)
     assert back.table() == answer.table()
 
 

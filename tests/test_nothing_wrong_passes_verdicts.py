@@ -5,6 +5,7 @@ Through the command line, as in `test_nothing_wrong_passes.py`.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -92,6 +93,8 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     assert (said["state"], said["passed"]) == ("cannot tell", False)
     command, cost = re.findall(r"next: (sciinf .*) \(about (.*) more\)", err)[0]
     assert re.fullmatch(r"[\d.]+ (s|min).*", cost)
+    page = html.unescape(re.sub("<[^>]*>", "", (tmp_path / "run/report.html").read_text()))
+    assert f"Next: {command} (about {cost} more)" in page
 
     out, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", *few, "--until-calibrated", "--most", 2_000)
     assert "more than 2,000 simulations, the most allowed" in err
