@@ -230,18 +230,19 @@ def axis_ticks(low: float, high: float) -> list[tuple[float, str]]:
             break
     far = len(values) > 1 and values[-1] - values[0] >= _APART * (high - low)
     values = [values[0], values[-1]] if far else values[len(values) // 2 :][:1]
-    words = [_words(value, high - low) for value in values]
+    width = high - low
+    places = next((p for p in range(12) if all(abs(round(v, p) - v) < 1e-6 * width for v in values)), 12)
+    words = [_words(value, width, places) for value in values]
     if len(words) > 1 and max(map(len, words)) > _TICK_LETTERS:
         return [(values[0], words[0])]
     return list(zip(values, words, strict=True))
 
 
-def _words(value: float, width: float) -> str:
-    """A tick in as many digits as it has, but for what is nothing beside the width of its window."""
+def _words(value: float, width: float, places: int) -> str:
+    """A tick to decimal places, or in powers of ten where that says it as well."""
     short = float(f"{value:.3g}")
     if value and not 1e-3 <= abs(value) < 1e5 and abs(short - value) < 1e-6 * width:
         return plain(short)
-    places = next((p for p in range(12) if abs(round(value, p) - value) < 1e-6 * width), 12)
     return f"{value:.{places}f}".replace("-", "−")
 
 
