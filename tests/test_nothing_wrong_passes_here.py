@@ -138,7 +138,8 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     given = {"refine": way, "n": 300, "device": "cpu"}
     assert refine.refine_all(sim, fit, tmp_path, asked, given, CommandLine()) == [answer]
     told = capsys.readouterr().err
-    assert "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 3 x 500 simulations around each)" in told
+    way_on = refine.refining_command([answer], given, CommandLine())
+    assert way_on == "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 3 x 500 simulations around each)"
     assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
 
 
