@@ -305,7 +305,13 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert loaded.trained_on == posterior.trained_on
     assert loaded.changed == again.changed == posterior.changed
     assert posterior.changed[0] > 0
-    assert sorted(f.name for f in (out / "round_1").iterdir()) == ["fit", "proposal.json", "simulations", "training"]
+    assert sorted(f.name for f in (out / "round_1").iterdir()) == [
+        "fit",
+        "likelihood",
+        "proposal.json",
+        "simulations",
+        "training",
+    ]
 
 
 def test_rounds_end_when_they_are_told_to(made, tmp_path):

@@ -1,0 +1,124 @@
+r"""Where the likelihood one number at a time begins: least squares of each number on the parameters.
+
+    y_e = b_e + A_e (z, z z') + r_e,     log r_e^2 ~ 2 (log s_e + d_e z) - 1.27,     r_e ~ sum_l k_{el} r_{e-l},
+
+-1.27 being the mean of log chi^2 of one degree of freedom. How many numbers before e count is told by the same
+regression with terms k_l and k_l z, of residuals scaled by s: by Wald's statistic of each lag's coefficients, of all e
+together, beside that of numbers that are far apart.
+
+Shapes: z (rows, D), y (rows, E).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+_DEPENDENCE = 5e-4
+_LOG_CHI = 1.27
+_CLAMP = 5.0
+_RIDGE = 1e-6
+
+
+class LeastSquares(NamedTuple):
+    """What least squares found.
+
+    Args:
+        middle: b, (E,).
+        slopes: A, (F, E), F numbers of a quadratic without its constant.
+        log_sd: log s, (E,), of what the numbers before leave.
+        log_sd_slopes: d, (D,), their mean over e.
+        before: k, (E, most), zero beyond `lags`.
+        lags: How many numbers before one tell of it.
+    """
+
+    middle: Tensor
+    slopes: Tensor
+    log_sd: Tensor
+    log_sd_slopes: Tensor
+    before: Tensor
+    lags: int
+
+
+def quadratic(z: Float[Tensor, "rows theta"]) -> Float[Tensor, "rows square"]:
+    """z with its squares and products."""
+    first, second = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
+    return torch.cat([z, z[:, first] * z[:, second]], dim=1)
+
+
+def start_of(z: Tensor, y: Tensor, most: int) -> LeastSquares:
+    """Least squares over the rows, with at most so many lags."""
+    z, y = z.double().cpu(), y.double().cpu()
+    ones = torch.ones_like(z[:, :1])
+    slopes = _solved(torch.cat([ones, quadratic(z)], dim=1), y)
+    left, line = y - torch.cat([ones, quadratic(z)], dim=1) @ slopes, torch.cat([ones, z], dim=1)
+    log_sd = _log_sd(line, left)
+    scaled = (left / (line @ log_sd).exp()).clamp(-_CLAMP, _CLAMP)
+    lags = _lags(line, scaled, min(most, y.shape[1] - 1))
+    before = torch.zeros(y.shape[1], most, dtype=torch.float64)
+    weight = (-(line @ log_sd)).exp()
+    for e in range(1, y.shape[1] if lags else 0):
+        n = min(e, lags)
+        earlier = torch.stack([left[:, e - lag] for lag in range(1, n + 1)], dim=1)
+        before[e, :n] = _solved(earlier * weight[:, e : e + 1], (left[:, e] * weight[:, e])[:, None])[:, 0]
+    for lag in range(1, lags + 1):
+        left = left - before[:, lag - 1] * pad(y - _fitted(z, slopes), (lag, 0))[:, : y.shape[1]]
+    log_sd = _log_sd(line, left)
+    found = [value.float() for value in (slopes[0], slopes[1:], log_sd[0], log_sd[1:].mean(1), before)]
+    return LeastSquares(found[0], found[1], found[2], found[3], found[4], lags)
+
+
+def _fitted(z: Tensor, slopes: Tensor) -> Tensor:
+    return slopes[0] + quadratic(z) @ slopes[1:]
+
+
+def _log_sd(line: Tensor, left: Tensor) -> Float[Tensor, "line number"]:
+    """The log sd of each number as a line in z."""
+    return _solved(line, (left.square() + 1e-12).log() + _LOG_CHI) / 2
+
+
+def _lags(line: Tensor, scaled: Tensor, most: int) -> int:
+    """The last lag at which numbers depend on each other by more than numbers far apart seem to.
+
+    What the quadratic leaves of the middles looks like dependence, weakly and at any distance alike.
+    """
+    numbers = scaled.shape[1]
+    near, far = [list[float]() for _ in range(most)], list[float]()
+    generator = torch.Generator().manual_seed(0)
+    for e in range(1, numbers):
+        count = min(e, most)
+        for lag, found in enumerate(_dependence(line, scaled, e, [e - lag for lag in range(1, count + 1)])):
+            near[lag].append(found)
+        apart = [i for i in torch.randperm(numbers, generator=generator).tolist() if abs(i - e) > most][:count]
+        far += _dependence(line, scaled, e, apart)
+    floor = max(0.0, sum(far) / len(far)) if far else 0.0
+    means = [sum(found) / len(found) - floor for found in near if found]
+    least = max(_DEPENDENCE, 2 * floor)
+    return max((lag for lag, mean in enumerate(means, 1) if mean > least), default=0)
+
+
+def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list[float]:
+    """Wald's statistic of each of some other numbers for number e, less what chance gives, by degree and row."""
+    if not others:
+        return []
+    rows, width = line.shape
+    given = torch.cat([scaled[:, i, None] * line for i in others], dim=1)
+    gram = given.T @ given
+    gram = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+    found = torch.linalg.solve(gram, given.T @ scaled[:, e])
+    noise = (scaled[:, e] - given @ found).square().sum() / max(1, rows - len(found))
+    covariance = torch.linalg.inv(gram) * noise.clamp_min(1e-12)
+    parts = [slice(i * width, (i + 1) * width) for i in range(len(others))]
+    wald = [float(found[p] @ torch.linalg.solve(covariance[p, p], found[p])) for p in parts]
+    return [(value / width - 1) / rows for value in wald]
+
+
+def _solved(given: Tensor, wanted: Tensor) -> Tensor:
+    """Least squares by normal equations, with a ridge that rounding needs."""
+    gram = given.T @ given
+    gram = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram, given.T @ wanted)

@@ -1,0 +1,238 @@
+r"""The likelihood one number at a time: each given the parameters and the few numbers before it.
+
+With y_1..y_E all numbers of x, standardised, and z the parameters, the model is
+
+    p(x | theta) = prod_e p(y_e | z, y_{e-1}, ..., y_{e-L}),
+    r_e = y_e - m_e(z),     v_e = (r_e - sum_{l <= L} c_el(z) r_{e-l}) / s_e(z),
+    v_e ~ sum_k w_ek(z) N(mu_ek(z), sd_ek(z)^2).
+
+A network of z alone gives all of c, log s, w, mu and log sd. It is the same network for all numbers, in R + 1 versions
+that number e mixes by weights of its own, and m_e has a quadratic in z beside it:
+
+    o_e(z) = b_e + g_0(z) + sum_{r <= R} a_{er} g_r(z),     g(z) = B (u(z), z, z z'),     u a network.
+
+A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each is a
+regression on a few parameters, and the rows tell it E times over: near one answer this needs a quarter of the rows.
+The price is the assumption: given theta and the L numbers before it, a number knows no more of the earlier ones, and
+knows those L by a linear term. L is at most 8, the least beyond which least squares find no dependence in the rows.
+
+Of an observable whose values are all whole numbers, v_e is a mixture of logistic laws, and the model the
+probability of the interval from a half below a number to a half above, open at that place's smallest and largest value.
+
+Shapes: theta, z (batch, D); y (batch, E).
+
+References:
+    | Sequential neural likelihood: fast likelihood-free inference with autoregressive flows (Papamakarios, Sterratt &
+      Murray, 2019), https://arxiv.org/abs/1805.07226
+    | PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other modifications (Salimans,
+      Karpathy, Chen & Kingma, 2017), https://arxiv.org/abs/1701.05517
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, pad, silu, softplus
+
+from sciinf.core import Batch, Observable, Potential, Prior, X
+from sciinf.core.prior import global_seed
+from sciinf.estimators._elements_start import LeastSquares, quadratic, start_of
+from sciinf.estimators._numbers import count, flat, flat_with_slopes
+from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
+
+MOST = 500  # numbers in an observation
+LAGS, _PARTS, _VERSIONS, _WIDTH = 8, 3, 6, 64
+_ROWS = 65_536  # that the start is taken from, at most
+_LOGISTIC_SD = math.pi / math.sqrt(3)
+_LEAST = 1e-6  # of the probability of a whole number, so that one beyond all that was seen is not impossible
+
+
+class Elements(Standardised):
+    """The likelihood p(x | theta), one number after another, whose posterior `inference.mcmc` samples.
+
+    Args:
+        prior: The prior.
+        observables: What the simulator produces; complete data of at most 500 numbers, none of them bool.
+        seed: Seeds the initial weights.
+
+    Raises:
+        ValueError: If an observable has a mask or is bool, an observation has more than 500 numbers, or the seed is no
+            int of at least 0.
+
+    Examples:
+        >>> from sciinf import Normal
+        >>> likelihood = Elements(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
+        >>> likelihood.condition({"x": torch.zeros(2, 3)}).log_likelihood(torch.zeros(5, 2, 1)).shape
+        torch.Size([5, 2])
+    """
+
+    normalised = False
+    whole: Tensor
+    low: Tensor
+    high: Tensor
+    lags: Tensor
+
+    def __init__(self, prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> None:
+        numbers = count(observables, MOST, "Elements")
+        super().__init__(prior, observables, seed)
+        size, square = len(prior), len(prior) + len(prior) * (len(prior) + 1) // 2
+        self.numbers, self.outputs = numbers, 2 + LAGS + 3 * _PARTS
+        with global_seed(torch.Generator().manual_seed(seed)):
+            self.first, self.second = nn.Linear(size, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
+            self.share = nn.Parameter(0.5 * torch.randn(numbers, _VERSIONS))
+        self.versions = nn.Parameter(torch.zeros(_WIDTH + square, (_VERSIONS + 1) * self.outputs))
+        self.middle = nn.Parameter(torch.zeros(square, numbers))
+        self.offset = nn.Parameter(torch.zeros(numbers, self.outputs))
+        self.register_buffer("whole", torch.zeros(numbers, dtype=torch.bool))
+        self.register_buffer("low", torch.zeros(numbers))
+        self.register_buffer("high", torch.zeros(numbers))
+        self.register_buffer("lags", torch.zeros(LAGS))
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Set the standardisation, and start from least squares over the first rows."""
+        self.standardise_both(batches)
+        rows, found = 0, list[tuple[Tensor, Tensor, Tensor]]()
+        for batch in batches():
+            found.append((self.to_z(batch.theta), self._flat(batch.x), self._plain(batch.x)))
+            rows += len(batch)
+            if rows >= _ROWS:
+                break
+        z, y, x = (torch.cat(parts) for parts in zip(*found, strict=True))
+        whole = [
+            (x[:, part] == x[:, part].round()).all().expand(part.stop - part.start) for part in self._places().values()
+        ]
+        self.whole.copy_(torch.cat(whole))
+        self.low.copy_(x.min(0).values)
+        self.high.copy_(x.max(0).values)
+        self._begin(start_of(z, y, LAGS))
+
+    @torch.no_grad()
+    def _begin(self, start: LeastSquares) -> None:
+        """Middles, log sds and dependence on the numbers before as least squares have them."""
+        size, parts = len(self.prior), 2 + LAGS
+        self.lags.copy_((torch.arange(LAGS) < start.lags).float())
+        self.middle.copy_(start.slopes)
+        self.offset[:, 0], self.offset[:, 1] = start.middle, start.log_sd
+        self.offset[:, 2:parts] = start.before
+        self.offset[:, parts + _PARTS : parts + 2 * _PARTS] = torch.linspace(-0.5, 0.5, _PARTS)
+        self.offset[:, parts + 2 * _PARTS :] = torch.where(self.whole[:, None], -math.log(_LOGISTIC_SD), 0.0)
+        self.versions.view(-1, _VERSIONS + 1, self.outputs)[_WIDTH : _WIDTH + size, 0, 1] = start.log_sd_slopes
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        """y: nothing of the data is left out."""
+        return self._flat(x)
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        edges = self._edges(batch.x)
+        return -self._log_prob(self.to_z(batch.theta), self._flat(batch.x), edges)
+
+    def condition(self, x: X) -> Potential:
+        device = self.z_mean.device
+        values = {name: x[name].to(device) for name in self.observables}
+        y, log_slopes = flat_with_slopes(self.standardise_x, {n: _floating(v) for n, v in values.items()})
+        return _Potential(self, y, self._edges(values), torch.where(self.whole, 0.0, log_slopes).sum(-1))
+
+    def _log_prob(self, z: Tensor, y: Tensor, edges: Tensor | None) -> Float[Tensor, " batch"]:
+        """log q(y | z) in standardised numbers, of whole ones their probability; edges (4, batch, E)."""
+        square = quadratic(z)
+        u = silu(self.first(z))
+        u = u + silu(self.second(u))
+        given = (torch.cat([u, square], 1) @ self.versions).view(len(z), _VERSIONS + 1, self.outputs)
+        out = given[:, :1] + self.share @ given[:, 1:] + self.offset
+        middle = out[..., 0] + square @ self.middle
+        left = y - middle
+        for lag in range(1, int(self.lags.sum()) + 1):
+            before = pad(left, (lag, 0))[:, : self.numbers]
+            middle = middle + out[..., 1 + lag] * before
+        log_sd, parts = out[..., 1].clamp(-8.0, 8.0), out[..., 2 + LAGS :]
+        log_w, mu, log_size = parts.view(*parts.shape[:-1], 3, _PARTS).unbind(-2)
+        log_size = log_size.clamp(-6.0, 4.0)
+
+        def scaled(value: Tensor) -> Tensor:
+            """Numbers (batch, E) on the scale of each part."""
+            return (((value - middle) * (-log_sd).exp())[..., None] - mu) * (-log_size).exp()
+
+        normal = -0.5 * scaled(y).square() - log_size - 0.5 * math.log(2 * math.pi) - log_sd[..., None]
+        if edges is not None:
+            below, above, lowest, highest = edges
+            interval = _between(scaled(below), scaled(above), lowest.bool()[..., None], highest.bool()[..., None])
+            normal = torch.where(self.whole[:, None], interval, normal)
+        each = (log_w.log_softmax(-1) + normal).logsumexp(-1)
+        if edges is not None:
+            each = torch.where(self.whole, each.exp().mul(1 - _LEAST).add(_LEAST).log(), each)
+        return each.sum(-1)
+
+    def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
+        """A half below each number and a half above, standardised; whether each is open. None if none is whole."""
+        if not bool(self.whole.any()):
+            return None
+        values = {name: _floating(x[name]) for name in self.observables}
+        plain = self._plain(x)
+        below = self._flat({name: value - 0.5 for name, value in values.items()})
+        above = self._flat({name: value + 0.5 for name, value in values.items()})
+        return torch.stack([below, above, (plain <= self.low).float(), (plain >= self.high).float()])
+
+    def _flat(self, x: X) -> Float[Tensor, "batch number"]:
+        return flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})
+
+    def _plain(self, x: X) -> Float[Tensor, "batch number"]:
+        return torch.cat([x[name].reshape(len(x[name]), -1).float() for name in self.observables], dim=1)
+
+    def _places(self) -> dict[str, slice]:
+        """Which of the numbers belong to each observable."""
+        places, start = {}, 0
+        for name, spec in self.observables.items():
+            places[name] = slice(start, start := start + math.prod(spec.shape))
+        return places
+
+
+class _Potential(Potential):
+    """The likelihood of observations y (batch, E), with the log slopes of the numbers that are not whole."""
+
+    def __init__(self, estimator: Elements, y: Tensor, edges: Tensor | None, log_slope: Tensor) -> None:
+        self.estimator, self.y, self.edges, self.log_slope = estimator, y, edges, log_slope
+
+    def log_likelihood(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        """log p(x | theta) in the data's own units, float64; of whole numbers their probability."""
+        model, rows = self.estimator, len(self.y)
+        check_rows(theta, rows, model.prior)
+        z = model.to_z(theta.to(self.y.device)).reshape(-1, rows, len(model.prior))
+        parts = [self.y.new_empty(0, rows).double()]
+        for start, stop in in_chunks(len(z), max(1, rows), z.device):
+            some = z[start:stop].flatten(0, 1)
+            y = self.y.repeat(stop - start, 1)
+            edges = None if self.edges is None else self.edges.repeat(1, stop - start, 1)
+            parts.append(model._log_prob(some, y, edges).double().view(-1, rows))
+        return torch.cat(parts).reshape(theta.shape[:-1]) + self.log_slope
+
+
+def suits(observables: Mapping[str, Observable]) -> bool:
+    """Whether `Elements` can learn data of such observables."""
+    try:
+        count(observables, MOST, "Elements")
+    except ValueError:
+        return False
+    return True
+
+
+def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Elements:
+    """The estimator with its defaults."""
+    return Elements(prior, observables, seed=seed)
+
+
+def _between(below: Tensor, above: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """log of the logistic law's probability of an interval, which may be open at either end."""
+    low, high = below.clamp(-1e4, 1e4), above.clamp(-1e4, 1e4)
+    width = (high - low).clamp_min(1e-6)
+    # log(e^w - 1), with no overflow for wide intervals
+    inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
+    inner = torch.where(lowest, logsigmoid(high), inner)
+    return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
+
+
+def _floating(value: Tensor) -> Tensor:
+    return value if value.is_floating_point() else value.double()

@@ -1,0 +1,116 @@
+r"""A network's draws weighted by a learned likelihood, where that describes what neither has seen better.
+
+With q(theta | x) a network that was trained on rows of a law r, and l(x | theta) a likelihood that was trained on the
+same rows,
+
+    p_r(theta | x) = r(theta) l(x | theta) / Z(x),     Z(x) = E_q[r l / q],
+
+is drawn from by drawing from q with probabilities proportional to r l / q. Which of both is nearer to the truth is told
+by rows that neither was fitted to: a density's mean of log p_r(theta | x) over them is largest where it is exact.
+
+Shapes: theta (n, batch, D), x name -> (batch, *event).
+
+References:
+    | Sequential neural likelihood (Papamakarios, Sterratt & Murray, 2019), https://arxiv.org/abs/1805.07226
+    | Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Fit, Potential, X
+from sciinf.engine.block import generator_for
+from sciinf.inference.amortised import Amortised
+from sciinf.inference.around import Mixture
+from sciinf.inference.learned import Learned
+from sciinf.store import Store
+
+_OVER = 4  # draws of the network for each that is kept
+_DRAWS, _EACH = 16_384, 512  # that Z is estimated from, for one observation and for each of several
+_ROWS, _PIECE = 400, 50  # held-out rows that are compared, at most, and at once
+_EFFECTIVE = 0.1  # share of the network's draws that carry the weight at the observation, at least
+_STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
+
+
+class LikelihoodWeighted(Learned):
+    """p_r(theta | x).
+
+    Args:
+        network: q.
+        likelihood: l, of an estimator that gives a `Potential`.
+        law: r.
+    """
+
+    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture) -> None:
+        self.network, self.likelihood, self.law = network, likelihood.estimator, law
+        self.name, self.under, self.scope, self.failed = network.name, network.under, network.scope, network.failed
+        self.whole, self.trained_on = network.whole, network.trained_on
+        self.prior, self.observables = network.prior, network.observables
+        self.digest = hashlib.sha256(f"{network.digest} {likelihood.digest}".encode()).hexdigest()
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        theta = self.network.draw_batched(x, _OVER * n, generator=generator)
+        return resampled(theta, self.log_weight(theta, x), n, generator)
+
+    def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
+        ones = len(next(iter(x.values())))
+        drawn = self.network.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
+        log_z = self.log_weight(drawn, x).logsumexp(0) - math.log(len(drawn))
+        return self._log_joint(theta, x) - log_z
+
+    @torch.no_grad()
+    def log_weight(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        """log (r l / q), float64; -inf where the network gives no density."""
+        log_w = self._log_joint(theta, x) - self.network.log_prob_batched(theta, x).double()
+        return log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return self.network.features(x)
+
+    @torch.no_grad()
+    def _log_joint(self, theta: Tensor, x: X) -> Tensor:
+        log_r = self.prior.log_prob(theta).double() - self.law.log_ratio(theta)
+        within = log_r.isfinite()
+        centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
+        safe = torch.where(within[..., None], theta, centre)
+        potential = self.likelihood.condition(x)
+        if not isinstance(potential, Potential):
+            raise TypeError(f"{type(self.likelihood).__name__} learns no likelihood")
+        found = potential.log_likelihood(safe).cpu() + log_r
+        return torch.where(within, found, -math.inf)
+
+
+def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+    """n of some draws of each observation, with probabilities by their weights; alike where none has one."""
+    log_w = torch.where(log_w.isfinite().any(0), log_w, 0.0)
+    picked = torch.multinomial(log_w.softmax(0).T, n, replacement=True, generator=generator).T
+    return theta.gather(0, picked[..., None].expand(*picked.shape, theta.shape[-1]))
+
+
+def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> bool:
+    """Whether held-out rows are likelier under the weighted network than under the network, and its weights serve at x.
+
+    Args:
+        found: The weighted network.
+        rows: What both were trained on.
+        held_out: The share of its rows, the last, that they were not fitted to.
+        x: The observation, name -> (1, *event).
+    """
+    drawn = found.network.draw_batched(x, _DRAWS, generator=generator_for(1, _STREAM))
+    weight = found.log_weight(drawn, x)[:, 0].softmax(0)
+    if not 1 / float(weight.square().sum()) >= _EFFECTIVE * len(drawn):
+        return False
+    count = min(_ROWS, int(held_out * len(rows)))
+    gain = []
+    for start in range(len(rows) - count, len(rows), _PIECE):
+        batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
+        theta = batch.theta[None]
+        gain.append(found.log_prob_batched(theta, batch.x) - found.network.log_prob_batched(theta, batch.x).double())
+    return bool(torch.cat(gain, dim=1).mean() > 0)
