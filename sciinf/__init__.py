@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.core.unknown_law import Unknown
     from sciinf.core.verdicts import Calibration, Check
+    from sciinf.estimators.elements import Elements
     from sciinf.estimators.flow import Flow
     from sciinf.estimators.gnpe import GNPE
     from sciinf.estimators.joint import Joint
@@ -72,6 +73,7 @@ __all__ = [
     "Compositional",
     "Conditional",
     "Draws",
+    "Elements",
     "Estimator",
     "Exponential",
     "Fit",
@@ -151,6 +153,7 @@ _NAMES_IN = {
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "core.unknown_law": ("Unknown",),
     "store": ("Store",),
+    "estimators.elements": ("Elements",),
     "estimators.flow": ("Flow",),
     "estimators.gnpe": ("GNPE",),
     "estimators.joint": ("Joint",),

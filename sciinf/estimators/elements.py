@@ -48,7 +48,6 @@ MOST = 500  # numbers in an observation
 LAGS, _PARTS, _VERSIONS, _WIDTH = 8, 3, 6, 64
 _ROWS = 65_536  # that the start is taken from, at most
 _LOGISTIC_SD = math.pi / math.sqrt(3)
-_LEAST = 1e-6  # of the probability of a whole number, so that one beyond all that was seen is not impossible
 
 
 class Elements(Standardised):
@@ -161,10 +160,7 @@ class Elements(Standardised):
             below, above, lowest, highest = edges
             interval = _between(scaled(below), scaled(above), lowest.bool()[..., None], highest.bool()[..., None])
             normal = torch.where(self.whole[:, None], interval, normal)
-        each = (log_w.log_softmax(-1) + normal).logsumexp(-1)
-        if edges is not None:
-            each = torch.where(self.whole, each.exp().mul(1 - _LEAST).add(_LEAST).log(), each)
-        return each.sum(-1)
+        return (log_w.log_softmax(-1) + normal).logsumexp(-1).sum(-1)
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
         """A half below each number and a half above, standardised; whether each is open. None if none is whole."""
