@@ -206,10 +206,10 @@ class _Potential(Potential):
         return torch.cat(parts).reshape(theta.shape[:-1]) + self.log_slope
 
 
-def suits(observables: Mapping[str, Observable]) -> bool:
-    """Whether `Elements` can learn data of such observables."""
+def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
+    """Whether `Elements` can learn data of such observables, of at most so many numbers."""
     try:
-        count(observables, MOST, "Elements")
+        count(observables, most, "Elements")
     except ValueError:
         return False
     return True

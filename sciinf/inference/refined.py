@@ -17,7 +17,7 @@ probabilities proportional to w. Where the posterior is normal and the prior fla
 least that leaves `_SHARE`, but no less than `_NARROWEST`.
 
 **The likelihood.** The same rows teach the likelihood number by number, too (`estimators.elements`), where data are
-complete and of at most 500 numbers. Where it describes held-out rows better than the network, draws of the network are
+complete and of at most 128 numbers. Where it describes held-out rows better than the network, draws of the network are
 weighted by it (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
 
 Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
@@ -67,6 +67,7 @@ _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wi
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
 LIKELIHOOD = "likelihood"  # folder of a round
+_NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
 _RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
 _OVER = 8  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
@@ -288,7 +289,7 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
 def _likelihood(fit: Fit, rows: Store, folder: Path, x: X, mixture: Mixture, recipe: Recipe, seed: int) -> Fit | None:
     """The likelihood number by number that a round's rows teach, where it is better than the network by itself."""
     prior, observables = fit.estimator.prior, fit.estimator.observables
-    if not (isinstance(fit.estimator, Flow) and suits(observables)):
+    if not (isinstance(fit.estimator, Flow) and suits(observables, _NUMBERS)):
         return None
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
     found = train(
