@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sciinf.core.draws import Draws
     from sciinf.core.estimator import Estimator
     from sciinf.core.fit import Fit, load_fit
+    from sciinf.core.joint_laws import Ordered, Simplex
     from sciinf.core.laws import Truncated
     from sciinf.core.named_laws import (
         Beta,
@@ -89,6 +90,7 @@ __all__ = [
     "Matching",
     "Normal",
     "Observable",
+    "Ordered",
     "Outcome",
     "Posterior",
     "Prior",
@@ -96,6 +98,7 @@ __all__ = [
     "Ratio",
     "Recipe",
     "Score",
+    "Simplex",
     "Simulator",
     "Status",
     "Store",
@@ -129,6 +132,7 @@ __all__ = [
 _NAMES_IN = {
     "core.estimator": ("Estimator",),
     "core.fit": ("Fit", "load_fit"),
+    "core.joint_laws": ("Ordered", "Simplex"),
     "core.laws": ("Truncated",),
     "core.named_laws": (
         "Beta",

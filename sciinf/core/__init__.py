@@ -5,6 +5,7 @@ from sciinf.core.component import Component
 from sciinf.core.draws import Draws
 from sciinf.core.estimator import Density, DensityUnavailable, Estimator, PairedDensity, Potential
 from sciinf.core.fit import Fit, load_fit, save_fit
+from sciinf.core.joint_laws import Ordered, Simplex
 from sciinf.core.laws import Truncated
 from sciinf.core.learned import Adjusting, Batch, Learned, Learns
 from sciinf.core.named_laws import (
@@ -57,12 +58,14 @@ __all__ = [
     "Normal",
     "Observable",
     "Observation",
+    "Ordered",
     "Outcome",
     "PairedDensity",
     "Posterior",
     "Potential",
     "Prior",
     "Proposal",
+    "Simplex",
     "Simulator",
     "Status",
     "Strange",

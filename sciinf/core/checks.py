@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _RUN_BY_SPREADSHEETS = "=+-@"
@@ -34,3 +35,39 @@ def check_whole(name: str, value: Any, least: int) -> None:
     """
     if not is_whole(value, least):
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def check_unit(unit: Any, where: str) -> None:
+    """Refuse a unit that astropy does not read; "" is dimensionless.
+
+    Args:
+        unit: What was given.
+        where: What it is the unit of, for the message.
+
+    Raises:
+        ValueError: If it does not read it. The message says what to write.
+    """
+    if unit == "" or (error := _unread(unit)) is None:
+        return
+    unknown = [word for word in re.findall(r"[^\W\d]+", str(unit)) if _unread(word)]
+    without = re.sub(rf"\b({'|'.join(map(re.escape, unknown))})\d*\b", "1", str(unit)) if unknown else ""
+    without = without.removeprefix("1 ")
+    way_out = "Units are written like 'km', 'm / s2', '1 / h', 'mV'"
+    if without and _unread(without) is None:
+        write = "leave the unit out" if without == "1" else f"write {without!r}"
+        way_out = f"What is counted has no unit: if {unknown[0]!r} counts things, {write}"
+    reason = str(error).partition("If this is meant")[0].strip()  # what follows is for who defines units
+    raise ValueError(
+        f"the unit {unit!r} of {where} is not one astropy knows: {reason}{'' if reason[-1] in '.?' else '.'} {way_out}"
+    ) from error
+
+
+def _unread(unit: Any) -> Exception | None:
+    """Why astropy does not read a unit; None if it does."""
+    from astropy import units
+
+    try:
+        units.Unit(unit)
+    except (ValueError, TypeError) as error:
+        return error
+    return None

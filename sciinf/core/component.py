@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import distributions as td
 
-from sciinf.core.laws import law_from_json, law_to_json
+from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.loading import at_hand, file_of, is_local
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable

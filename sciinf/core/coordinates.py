@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sciinf.core.prior import check_unit
+from sciinf.core.checks import check_unit
 
 
 def checked_coords(

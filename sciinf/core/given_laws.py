@@ -110,7 +110,8 @@ def _numbers(value: Any, unit: str) -> tuple[list[float] | None, str]:
     found: list[float] = []
     for part in parts:
         if _package(part) == "astropy" and isinstance(part, np.ndarray):
-            part, unit = getattr(part, "value", part), unit or str(getattr(part, "unit", ""))
+            unit = unit or str(getattr(part, "unit", ""))
+            part = _in_unit(part, unit)
         part = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
         if not isinstance(part, Real | np.ndarray | np.generic):
             return None, unit
@@ -119,6 +120,14 @@ def _numbers(value: Any, unit: str) -> tuple[list[float] | None, str]:
             return None, unit
         found += [float(number) for number in array.flatten()]
     return found or None, unit
+
+
+def _in_unit(quantity: Any, unit: str) -> Any:
+    """The numbers of a quantity of astropy in a unit; None where they have none in it."""
+    try:
+        return np.asarray(quantity.to_value(unit))
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _package(value: object) -> str:

@@ -7,6 +7,8 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
+from torch import distributions as td
+from torch.distributions import constraints
 
 Number = SupportsFloat
 """One number: of Python or numpy, or an array or tensor of no dimensions."""
@@ -60,3 +62,30 @@ def positive(call: str, argument: str, number: float, otherwise: str = "") -> No
     """
     if not number > 0:
         raise ValueError(f"{call}: {argument} = {number:g} must be above 0" + (f"; {otherwise}" if otherwise else ""))
+
+
+def as_torch_checks(name: str, law: td.Distribution) -> None:
+    """Refuse what torch does when a law is made, unless a package has switched that off for the process, as sbi does.
+
+    Args:
+        name: The parameter's name, for messages.
+        law: The law, with the numbers it was made from.
+
+    Raises:
+        ValueError: If a number is not one that the law allows.
+    """
+    base = law.__dict__.get("base_dist")
+    if isinstance(base, td.Distribution):
+        as_torch_checks(name, base)
+    try:
+        checks = law.arg_constraints
+    except NotImplementedError:
+        return
+    for argument, constraint in checks.items():
+        if constraints.is_dependent(constraint) or not isinstance(law.__dict__.get(argument), torch.Tensor):
+            continue
+        if not bool(constraint.check(law.__dict__[argument]).all()):
+            value = law.__dict__[argument].item()
+            raise ValueError(f"parameter {name!r} has the law {law!r} with {argument}={value:g}, expected {constraint}")
+    if isinstance(law, td.Uniform) and not bool(law.low < law.high):
+        raise ValueError(f"parameter {name!r} has the law {law!r}, expected low < high")

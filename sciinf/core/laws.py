@@ -1,4 +1,4 @@
-r"""Laws of one parameter: truncation, a map to the standard normal, JSON.
+r"""Laws: truncation, and the map of a law to the standard normal.
 
 A law with a tractable distribution function F is carried to the standard normal by
 
@@ -7,23 +7,20 @@ A law with a tractable distribution function F is carried to the standard normal
 which is exact for every prior mass, right to the edge of a bounded support, and makes the prior itself
 N(0, 1) in the unbounded space. Both tails are computed from the smaller of F and 1 - F, so that neither loses
 its digits. A law without a distribution function (Gamma, Beta, StudentT, ...) is carried by the smooth map of
-its support that `torch.distributions.biject_to` knows.
+its support that `torch.distributions.biject_to` knows. A `JointLaw` of several parameters knows its own map to as many
+independent normals.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
-
-from sciinf.core.log_uniform import LogUniform
-from sciinf.core.unknown_law import Unknown
 
 _FAR = 37.0  # beyond, a tail probability underflows and an unbounded law's quantile is infinite
 _EDGE = 1e-15  # smallest tail probability told apart from the edge: |z| <= 7.9
@@ -89,31 +86,74 @@ class Truncated(td.Distribution):
     def cdf(self, value: Tensor) -> Tensor:
         """Each tail from the base's own, whichever tail of the base the interval lies in."""
         if self._upper_tail:
-            below = (self._above + self._mass) - _sf_tensor(self.base, value)
+            below = (self._above + self._mass) - sf_of(self.base, value)
         else:
-            below = _cdf_tensor(self.base, value) - self._below
+            below = cdf_of(self.base, value) - self._below
         return (below / self._mass).clamp(0, 1)
 
     def sf(self, value: Tensor) -> Tensor:
         """1 - cdf, with its digits kept in the upper tail."""
         if self._lower_tail:
-            above = (self._below + self._mass) - _cdf_tensor(self.base, value)
+            above = (self._below + self._mass) - cdf_of(self.base, value)
         else:
-            above = _sf_tensor(self.base, value) - self._above
+            above = sf_of(self.base, value) - self._above
         return (above / self._mass).clamp(0, 1)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return _quantile(self.base, self._below + value * self._mass, self._above + (1 - value) * self._mass)
+        return quantile_of(self.base, self._below + value * self._mass, self._above + (1 - value) * self._mass)
 
     def isf(self, value: Tensor) -> Tensor:
         """Quantile at 1 - value, with its digits kept in the upper tail."""
-        return _quantile(self.base, self._below + (1 - value) * self._mass, self._above + value * self._mass)
+        return quantile_of(self.base, self._below + (1 - value) * self._mass, self._above + value * self._mass)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         return self.icdf(torch.rand(sample_shape, dtype=torch.float64)).to(torch.get_default_dtype())
 
     def __repr__(self) -> str:
         return f"Truncated({self.base!r}, low={self.low}, high={self.high})"
+
+
+class Edge(NamedTuple):
+    """A bound of a law, seen from values.
+
+    Args:
+        side: "lower" or "upper".
+        bound: Where it is.
+        of: Which of the law's parameters are bounded there, or their sum if they are several.
+        between: The law's probability between each value and the bound, (n,).
+    """
+
+    side: str
+    bound: float
+    of: tuple[int, ...]
+    between: Tensor
+
+
+class JointLaw(td.Distribution, ABC):
+    """A law of several parameters, tied to each other, that carries itself to independent standard normals."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = False
+
+    @abstractmethod
+    def to_normal(self, value: Tensor) -> Tensor:
+        """Values of the support, (..., n), float64, carried to z ~ N(0, I), (..., n)."""
+
+    @abstractmethod
+    def from_normal(self, z: Tensor) -> Tensor:
+        """z ~ N(0, I), (..., n), float64, carried to values, (..., n)."""
+
+    @abstractmethod
+    def inside(self, value: Tensor) -> Tensor:
+        """Values, (..., n), of any dtype, moved inside where rounding to it put them on or beyond an edge."""
+
+    @abstractmethod
+    def edges(self, value: Tensor) -> list[Edge]:
+        """The bounds that the parameters do not set each other, seen from values, (n, k), float64."""
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        z = torch.randn(*sample_shape, *self.event_shape, dtype=torch.float64)
+        return self.from_normal(z).to(torch.get_default_dtype())
 
 
 def support(law: td.Distribution) -> constraints.Constraint:
@@ -128,7 +168,9 @@ def support(law: td.Distribution) -> constraints.Constraint:
 
 
 def is_normalisable(law: td.Distribution) -> bool:
-    """Whether the law has a distribution function and its inverse."""
+    """Whether the law is carried to the standard normal: by its distribution function, or by a map of its own."""
+    if law.event_shape:
+        return isinstance(law, JointLaw)
     half = torch.tensor(0.5, dtype=torch.float64)
     try:
         law.cdf(law.icdf(half))
@@ -140,12 +182,14 @@ def is_normalisable(law: td.Distribution) -> bool:
 def to_normal(law: td.Distribution, theta: Tensor) -> Tensor:
     """theta ~ law carried to z ~ N(0, 1); float64, any shape. Values beyond the edge are read as the edge."""
     theta = theta.to(torch.float64)
+    if isinstance(law, JointLaw):
+        return law.to_normal(theta)
     if type(law) is td.Normal:
         return (theta - law.loc) / law.scale
     if type(law) is td.LogNormal:
         return (theta.clamp_min(1e-300).log() - law.loc) / law.scale
-    lower = _cdf_tensor(law, theta).clamp_min(_EDGE)
-    upper = _sf_tensor(law, theta).clamp_min(_EDGE)
+    lower = cdf_of(law, theta).clamp_min(_EDGE)
+    upper = sf_of(law, theta).clamp_min(_EDGE)
     z = torch.special.ndtri(torch.minimum(lower, upper).clamp_max(0.5))
     return torch.where(lower < upper, z, -z)
 
@@ -153,16 +197,20 @@ def to_normal(law: td.Distribution, theta: Tensor) -> Tensor:
 def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
     """z ~ N(0, 1) carried to theta ~ law; float64, any shape."""
     z = z.to(torch.float64)
+    if isinstance(law, JointLaw):
+        return law.from_normal(z)
     if type(law) is td.Normal:
         return law.loc + law.scale * z
     if type(law) is td.LogNormal:
         return (law.loc + law.scale * z).exp()
     z = z.clamp(-_FAR, _FAR)
-    return _quantile(law, _phi(z), _phi(-z))
+    return quantile_of(law, _phi(z), _phi(-z))
 
 
 def inside(law: td.Distribution, theta: Tensor) -> Tensor:
     """theta moved, where rounding put it on or beyond the edge, to the nearest value of its dtype inside."""
+    if isinstance(law, JointLaw):
+        return law.inside(theta)
     low, high = bounds(law)
     if low is not None:
         edge = torch.tensor(low, dtype=theta.dtype, device=theta.device)
@@ -185,6 +233,17 @@ def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
     return (None if low is None else float(low)), (None if high is None else float(high))
 
 
+def edges_of(law: td.Distribution, value: Tensor) -> list[Edge]:
+    """The finite bounds of a law that is carried to the standard normal, seen from values, (n, k), float64."""
+    if isinstance(law, JointLaw):
+        return law.edges(value)
+    if law.event_shape or not is_normalisable(law):
+        return []
+    between = (torch.special.ndtr(to_normal(law, value[:, 0])), torch.special.ndtr(-to_normal(law, value[:, 0])))
+    sides = zip(("lower", "upper"), bounds(law), between, strict=True)
+    return [Edge(side, bound, (0,), v) for side, bound, v in sides if bound is not None]
+
+
 # --- distribution functions with both tails exact -------------------------------------------------------------
 
 
@@ -193,7 +252,8 @@ def _phi(z: Tensor) -> Tensor:
     return 0.5 * torch.special.erfc(z * -math.sqrt(0.5))
 
 
-def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
+def cdf_of(law: td.Distribution, value: Tensor) -> Tensor:
+    """The probability below values of any shape, float64; 0 and 1 beyond the support."""
     if type(law) is td.Uniform:
         return ((value - law.low) / (law.high - law.low)).clamp(0, 1)
     if type(law) is td.Normal:
@@ -209,7 +269,8 @@ def _cdf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
     return torch.where(valid, law.cdf(safe), (value > safe).to(value.dtype))
 
 
-def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
+def sf_of(law: td.Distribution, value: Tensor) -> Tensor:
+    """The probability above values, with its digits kept in the upper tail where the law allows."""
     if isinstance(law, Truncated):
         return law.sf(value)
     if type(law) is td.Uniform:
@@ -222,10 +283,10 @@ def _sf_tensor(law: td.Distribution, value: Tensor) -> Tensor:
         return torch.special.erfc(value.clamp_min(0) / law.scale / math.sqrt(2))
     if type(law) is td.Exponential:
         return torch.exp(-law.rate * value.clamp_min(0))
-    return 1 - _cdf_tensor(law, value)
+    return 1 - cdf_of(law, value)
 
 
-def _quantile(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
+def quantile_of(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
     """The value with probability `lower` below and `upper` above; the smaller of the two is the exact one."""
     if isinstance(law, Truncated):
         return torch.where(lower < upper, law.icdf(lower.clamp_max(0.5)), law.isf(upper.clamp_max(0.5)))
@@ -247,13 +308,13 @@ def _quantile(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
 def _cdf(law: td.Distribution, value: float) -> float:
     if math.isinf(value):
         return float(value > 0)
-    return float(_cdf_tensor(law, torch.tensor(value, dtype=torch.float64)))
+    return float(cdf_of(law, torch.tensor(value, dtype=torch.float64)))
 
 
 def _sf(law: td.Distribution, value: float) -> float:
     if math.isinf(value):
         return float(value < 0)
-    return float(_sf_tensor(law, torch.tensor(value, dtype=torch.float64)))
+    return float(sf_of(law, torch.tensor(value, dtype=torch.float64)))
 
 
 def _median(law: td.Distribution) -> float:
@@ -266,78 +327,3 @@ def _check(support: constraints.Constraint, value: Tensor) -> Tensor:
 
 def _inside_point(law: td.Distribution, like: Tensor) -> Tensor:
     return law.icdf(torch.tensor(0.5, dtype=torch.float64)).to(like.dtype)
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------
-
-
-def law_to_json(law: td.Distribution) -> dict[str, Any]:
-    """A law as plain JSON values: its class name in torch.distributions (or Truncated, LogUniform) and its arguments.
-
-    Raises:
-        TypeError: If the law is built from something that has no plain description (a transform with a network).
-    """
-    if isinstance(law, Truncated):
-        return {"law": "Truncated", "base": law_to_json(law.base), "low": law.low, "high": law.high}
-    if isinstance(law, LogUniform):
-        return {"law": "LogUniform", "low": float(law.low), "high": float(law.high)}
-    if isinstance(law, Unknown):
-        return {"law": "Unknown"}
-    if isinstance(law, td.Independent):
-        return {"law": "Independent", "base": law_to_json(law.base_dist), "ndims": law.reinterpreted_batch_ndims}
-    if isinstance(law, td.MixtureSameFamily):
-        return {
-            "law": "MixtureSameFamily",
-            "mixture": law_to_json(law.mixture_distribution),
-            "components": law_to_json(law.component_distribution),
-        }
-    if getattr(td, type(law).__name__, None) is not type(law) or type(law) is td.TransformedDistribution:
-        raise TypeError(
-            f"the law {law!r} cannot be written down; use a law of torch.distributions, Truncated, Independent or "
-            "MixtureSameFamily"
-        )
-    arguments = _arguments(law)
-    double = any(v.dtype == torch.float64 for v in arguments.values())
-    values = {"law": type(law).__name__, "arguments": {k: v.tolist() for k, v in arguments.items()}}
-    return {**values, "dtype": "float64"} if double else values
-
-
-def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> td.Distribution:
-    """The law that `law_to_json` wrote, in the precision it had, or in another."""
-    name = data["law"]
-    if name == "Truncated":
-        return Truncated(law_from_json(data["base"], dtype=dtype), data["low"], data["high"])
-    if name == "LogUniform":
-        return LogUniform(data["low"], data["high"])
-    if name == "Unknown":
-        return Unknown()
-    if name == "Independent":
-        return td.Independent(law_from_json(data["base"], dtype=dtype), data["ndims"])
-    if name == "MixtureSameFamily":
-        mixture = law_from_json(data["mixture"], dtype=dtype)
-        if not isinstance(mixture, td.Categorical):
-            raise ValueError(f"the mixture of a MixtureSameFamily must be Categorical, the file says {mixture!r}")
-        return td.MixtureSameFamily(mixture, law_from_json(data["components"], dtype=dtype))
-    kind = getattr(td, str(name), None)
-    if not (isinstance(kind, type) and issubclass(kind, td.Distribution)):
-        raise ValueError(f"the file names the law {name!r}, which torch.distributions does not have")
-    dtype = dtype or (torch.float64 if data.get("dtype") == "float64" else torch.float32)
-    build: Any = kind
-    arguments = {k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()}
-    law = build(**arguments)
-    if isinstance(law, td.Categorical):
-        vars(law)["logits"] = arguments["logits"]  # as written: torch would normalise them again, and round
-    return law
-
-
-def _arguments(law: td.Distribution) -> dict[str, Tensor]:
-    parameters = inspect.signature(type(law).__init__).parameters
-    names = [n for n in parameters if n in law.arg_constraints]
-    needed = {n for n, p in parameters.items() if p.default is inspect.Parameter.empty} - {"self", *names}
-    if needed:
-        raise TypeError(f"the law {law!r} cannot be written down: torch does not tell its {', '.join(sorted(needed))}")
-    if "scale_tril" in names:
-        names = ["loc", "scale_tril"]
-    if "logits" in names:
-        names = [n for n in names if n != "probs"]
-    return {n: torch.as_tensor(getattr(law, n)) for n in names}

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core.laws import is_normalisable, law_from_json, law_to_json
+from sciinf.core.joint_laws import Ordered
+from sciinf.core.law_json import law_from_json, law_to_json
+from sciinf.core.laws import is_normalisable
 from sciinf.core.unknown_law import Unknown
 
 FINE = 1e-4  # spacing of float32, as a share of a law's width, up to which parameters are float32
@@ -119,6 +121,8 @@ def _values(law: td.Distribution) -> Iterator[tuple[Tensor, Tensor]]:
         yield from _values(law.base_dist)
     elif isinstance(law, td.MixtureSameFamily):
         yield from _values(law.component_distribution)
+    elif isinstance(law, Ordered):
+        yield from _values(law.base)
     elif not law.event_shape and is_normalisable(law):
         low, high = (law.icdf(torch.full((), q, dtype=torch.float64)) for q in (0.1587, 0.8413))
         yield torch.where(low.abs() > high.abs(), low, high), (high - low) / 2

@@ -16,25 +16,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import constraints
 
-from sciinf.core.checks import check_parameter_name
+from sciinf.core.checks import check_parameter_name, check_unit
 from sciinf.core.given_laws import law_and_unit
-from sciinf.core.laws import (
-    Truncated,
-    from_normal,
-    inside,
-    is_normalisable,
-    law_from_json,
-    law_to_json,
-    support,
-    to_normal,
-)
+from sciinf.core.joint_laws import Ordered, Simplex
+from sciinf.core.law_arguments import as_torch_checks
+from sciinf.core.law_json import law_from_json, law_to_json
+from sciinf.core.laws import JointLaw, Truncated, from_normal, inside, is_normalisable, support, to_normal
 from sciinf.core.log_uniform import LogUniform
 from sciinf.core.precision import in_double, precision_for, whereabouts
 
 _GLOBAL_RNG = threading.RLock()
-_ARITHMETIC = (td.Normal, td.LogNormal, td.Uniform, LogUniform, td.HalfNormal, td.Exponential, td.Cauchy, td.Laplace)
+_ARITHMETIC = (
+    td.Normal,
+    td.LogNormal,
+    td.Uniform,
+    LogUniform,
+    td.HalfNormal,
+    td.Exponential,
+    td.Cauchy,
+    td.Laplace,
+    Simplex,
+)
 
 
 @contextmanager
@@ -59,6 +62,8 @@ class Prior:
         **parameters: `name=law` (dimensionless) or `name=(law, unit)`. A law is one of `sciinf` (Normal, Uniform,
             LogNormal, ...), of torch.distributions, or a frozen one of scipy.stats, which is converted. The unit is
             any string astropy reads, or a unit of astropy.
+
+    Parameters that are tied to each other have a joint law: `Prior.joint`. Priors add up: `Prior(...) + Prior(...)`.
 
     Densities are computed in float64. Parameters are of `dtype`: float32, or float64 where steps of float32 are more
     than a ten-thousandth of a law's width, as for seconds of GPS time.
@@ -89,13 +94,14 @@ class Prior:
         self._set(tuple(parameters), tuple(units), tuple(laws))
 
     @classmethod
-    def joint(cls, names: Sequence[str], law: td.Distribution, units: Sequence[str] | None = None) -> Prior:
+    def joint(cls, names: Sequence[str], law: td.Distribution, units: Sequence[Any] | str | None = None) -> Prior:
         """A prior whose parameters follow one multivariate law, correlations included.
 
         Args:
             names: One name per dimension of the law.
-            law: A law with event shape (D,), such as MultivariateNormal or Independent(Uniform(low, high), 1).
-            units: One unit per name; dimensionless where left out.
+            law: A law with event shape (D,), such as Ordered, Simplex, MultivariateNormal or
+                Independent(Uniform(low, high), 1).
+            units: One unit per name, or one for all; dimensionless where left out.
 
         Raises:
             TypeError: If the law is not of torch.distributions.
@@ -104,9 +110,10 @@ class Prior:
         names = tuple(names)
         if not isinstance(law, td.Distribution):
             raise TypeError(
-                f"the law of {names} is {law!r}; expected one of torch.distributions: MultivariateNormal, ..."
+                f"the law of {names} is {law!r}; expected one of torch.distributions, such as "
+                "MultivariateNormal, or Ordered or Simplex of sciinf"
             )
-        units = ("",) * len(names) if units is None else tuple(units)
+        units = (units or "",) * len(names) if units is None or isinstance(units, str) else tuple(units)
         if law.event_shape != (len(names),) or law.batch_shape:
             raise ValueError(
                 f"{len(names)} names {names} need a law with event shape ({len(names)},), got {law!r} with event "
@@ -150,6 +157,16 @@ class Prior:
             self.dtype = torch.promote_types(self.dtype, needed)
         self.bijection = Bijection(laws, self.dtype)
 
+    def __add__(self, other: Prior) -> Prior:
+        """The parameters of both, independent of each other.
+
+        Raises:
+            ValueError: If both have a parameter of the same name.
+        """
+        if not isinstance(other, Prior):
+            return NotImplemented
+        return Prior.of_laws(self.names + other.names, self.units + other.units, self.laws + other.laws)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -160,9 +177,9 @@ class Prior:
         """n draws, of `dtype`, on the CPU, from `generator` alone."""
         columns = [torch.empty(n, 0, dtype=self.dtype)]
         for law in self.laws:
-            if not law.event_shape and is_normalisable(law):
-                z = torch.randn(n, generator=generator, dtype=torch.float64)
-                columns.append(inside(law, from_normal(law, z).to(self.dtype))[:, None])
+            if is_normalisable(law):
+                z = torch.randn(n, *law.event_shape, generator=generator, dtype=torch.float64)
+                columns.append(inside(law, from_normal(law, z).to(self.dtype)).reshape(n, -1))
             else:
                 with global_seed(generator):
                     columns.append(law.sample((n,)).to(self.dtype).reshape(n, -1))
@@ -247,7 +264,8 @@ class Bijection:
         columns, dtype = [z[..., :0]], torch.promote_types(z.dtype, self.dtype)
         for (law, part), transform in zip(self.parts(z.to(torch.float64)), self.transforms, strict=True):
             theta = (from_normal(law, part) if transform is None else transform(part)).to(dtype)
-            columns.append((theta if law.event_shape else inside(law, theta)[..., None]).to(z.device))
+            theta = theta if law.event_shape and transform is not None else inside(law, theta)
+            columns.append((theta if law.event_shape else theta[..., None]).to(z.device))
         return torch.cat(columns, dim=-1).to(dtype)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
@@ -257,7 +275,8 @@ class Bijection:
         for (law, part), exact, transform in zip(parts, self.exact, self.transforms, strict=True):
             if transform is None:
                 z = to_normal(law, part)
-                jacobian = _unchecked(exact, part) + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)
+                normal = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+                jacobian = _unchecked(exact, part) - (normal.sum(-1) if law.event_shape else normal)
             else:
                 z = transform.inv(part)
                 jacobian = -transform.log_abs_det_jacobian(z, part)
@@ -277,7 +296,7 @@ def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
 
     Where values take float64, networks of float32 need a z in units of the law's width.
     """
-    if not law.event_shape and is_normalisable(law):
+    if is_normalisable(law):
         return None
     smooth = td.biject_to(support(law))
     middle, width = whereabouts(in_double(law))
@@ -292,18 +311,6 @@ def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
     return td.ComposeTransform([td.AffineTransform(centre, scale), smooth]) if fits else smooth
 
 
-def check_unit(unit: Any, where: str) -> None:
-    """Raise a ValueError that names `where` unless astropy reads the unit; "" is dimensionless."""
-    if unit == "":
-        return
-    from astropy import units
-
-    try:
-        units.Unit(unit)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the unit {unit!r} of {where} is not one astropy knows: {error}") from error
-
-
 def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
     if law.batch_shape == (1,) and not law.event_shape:
         law = _pick(law, 0)
@@ -313,7 +320,7 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
             "parameter is one number. Give each its own name and law. Or give all at once: Prior.joint(names, law, "
             "units), of independent ones with torch.distributions.Independent(law, 1) as the law"
         )
-    _check_arguments(name, law)
+    as_torch_checks(name, law)
     if support(law).is_discrete:
         raise TypeError(f"parameter {name!r} has the discrete law {law!r}; densities live in R^D: use a continuous one")
     try:
@@ -323,25 +330,6 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
     if not one:
         raise TypeError(f"the support of {law!r}, parameter {name!r}, has no bijection to R; use another law")
     return law
-
-
-def _check_arguments(name: str, law: td.Distribution) -> None:
-    """What torch checks when a law is made, unless a package has switched that off for the process, as sbi does."""
-    base = law.__dict__.get("base_dist")
-    if isinstance(base, td.Distribution):
-        _check_arguments(name, base)
-    try:
-        checks = law.arg_constraints
-    except NotImplementedError:
-        return
-    for argument, constraint in checks.items():
-        if constraints.is_dependent(constraint) or not isinstance(law.__dict__.get(argument), Tensor):
-            continue
-        if not bool(constraint.check(law.__dict__[argument]).all()):
-            value = law.__dict__[argument].item()
-            raise ValueError(f"parameter {name!r} has the law {law!r} with {argument}={value:g}, expected {constraint}")
-    if isinstance(law, td.Uniform) and not bool(law.low < law.high):
-        raise ValueError(f"parameter {name!r} has the law {law!r}, expected low < high")
 
 
 def _pick(law: td.Distribution, index: int) -> td.Distribution:
@@ -357,7 +345,7 @@ def _goes_anywhere(law: td.Distribution) -> bool:
 
     Others (joint laws, mixtures, Beta, Gamma, ...) hold arrays, or use functions that do not mix two devices.
     """
-    return _goes_anywhere(law.base) if isinstance(law, Truncated) else type(law) in _ARITHMETIC
+    return _goes_anywhere(law.base) if isinstance(law, Truncated | Ordered) else type(law) in _ARITHMETIC
 
 
 def _splits(law: td.Distribution) -> bool:
@@ -369,6 +357,8 @@ def _splits(law: td.Distribution) -> bool:
 
 def _check_joint(law: td.Distribution) -> None:
     size = law.event_shape
+    if isinstance(law, JointLaw):
+        return
     try:
         fits = td.biject_to(support(law)).inverse_shape(size) == size
     except NotImplementedError:
@@ -383,11 +373,8 @@ def _check_joint(law: td.Distribution) -> None:
 
 def _central(law: td.Distribution) -> Tensor:
     """A point of the support."""
-    if law.event_shape:
-        return td.biject_to(support(law))(torch.zeros(law.event_shape, dtype=torch.float64))
-    if is_normalisable(law):
-        return from_normal(law, torch.zeros((), dtype=torch.float64))
-    return td.biject_to(support(law))(torch.zeros((), dtype=torch.float64))
+    middle = torch.zeros(law.event_shape, dtype=torch.float64)
+    return from_normal(law, middle) if is_normalisable(law) else td.biject_to(support(law))(middle)
 
 
 def _unchecked(law: td.Distribution, value: Tensor) -> Tensor:

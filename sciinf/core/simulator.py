@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sciinf.core.checks import check_unit
 from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_code, only_text, same_mark, text_of
 from sciinf.core.coordinates import checked_coords, coordinate_words
 from sciinf.core.loading import load_module
-from sciinf.core.prior import Prior, check_unit
+from sciinf.core.prior import Prior
 from sciinf.core.tables import html
 
 FILES = ("source", "code")

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from sciinf.core import Check, Draws, Prior
-from sciinf.core.laws import bounds, is_normalisable
+from sciinf.core.laws import edges_of
 
 _LAST = 0.01  # of the prior
 _LEANS = 0.2  # of the posterior
@@ -38,22 +37,16 @@ def check_bounds(prior: Prior, draws: Draws) -> tuple[Check, ...]:
         draws: Of its parameters, weighted.
     """
     found, looked = [], False
-    z = prior.bijection.forward(draws.theta.double())
     for law, place in prior.places():
-        if law.event_shape or not is_normalisable(law):
-            continue
-        column = z[:, place.start]
-        for side, bound in zip((-1.0, 1.0), bounds(law), strict=True):
-            if bound is None:
-                continue
+        for edge in edges_of(law, draws.theta[:, place].double()):
             looked = True
-            mass, ratio = leaning(torch.special.ndtr(-side * column), draws.weights)
+            mass, ratio = leaning(edge.between, draws.weights)
             if mass >= _LEANS and ratio >= _RISES:
                 unit = f" {prior.units[place.start]}" if prior.units[place.start] else ""
-                side_of = "lower" if side < 0 else "upper"
+                of = " + ".join(prior.names[place.start + i] for i in edge.of)
                 found.append(
-                    f"{mass:.0%} of the posterior of {prior.names[place.start]} lies within the last {_LAST:.0%} of "
-                    f"its prior, at the {side_of} bound of {bound:g}{unit}, and rises up to it"
+                    f"{mass:.0%} of the posterior of {of} lies within the last {_LAST:.0%} of its prior, at the "
+                    f"{edge.side} bound of {edge.bound:g}{unit}, and rises up to it"
                 )
     if found:
         words = (

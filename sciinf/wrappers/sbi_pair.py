@@ -17,7 +17,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, X
-from sciinf.core.laws import law_to_json
+from sciinf.core.law_json import law_to_json
 from sciinf.core.observation import convert
 from sciinf.core.prior import global_seed
 from sciinf.wrappers.named_function import name_of

@@ -70,6 +70,27 @@ def test_a_unit_that_is_none_is_no_unit():
     assert Prior(a=(LAW, units.dimensionless_unscaled)).units == ("",)
 
 
+def test_bounds_in_two_units_are_converted():
+    with pytest.raises(TypeError, match=r"Did you mean a=\(Uniform\(1, 1.5\), 'km'\)"):
+        Prior(a=(1 * units.km, 1500 * units.m))
+    with pytest.raises(TypeError, match=r"Take a law of sciinf"):
+        Prior(a=(1 * units.km, 2 * units.s))
+
+
+def test_what_is_counted_has_no_unit():
+    for unit, way_out in {
+        "ind/km2": "write '1/km2'",
+        "ind km-2": "write 'km-2'",
+        "cells": "leave the unit out",
+    }.items():
+        with pytest.raises(
+            ValueError, match=f"parameter 'a'.*What is counted has no unit: if .* counts things, {way_out}"
+        ):
+            Prior(a=(Normal(0.0, 1.0), unit))
+    with pytest.raises(ValueError, match="Units are written like 'km'"):
+        Prior(a=(Normal(0.0, 1.0), "km//h"))
+
+
 def test_other_laws_that_are_needed_are_asked_for():
     with pytest.raises(TypeError, match=r"Truncated takes a univariate law, such as Normal\(1.0, 0.5\)"):
         Truncated(Normal, low=0.0)

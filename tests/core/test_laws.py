@@ -17,14 +17,13 @@ from scipy.stats import kstest
 from torch import distributions as td
 
 from sciinf.core import LogUniform
+from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.laws import (
     Truncated,
     bounds,
     from_normal,
     inside,
     is_normalisable,
-    law_from_json,
-    law_to_json,
     support,
     to_normal,
 )

@@ -30,7 +30,7 @@ from sciinf import (
     Uniform,
 )
 from sciinf.core import named_laws
-from sciinf.core.laws import law_from_json, law_to_json
+from sciinf.core.law_json import law_from_json, law_to_json
 
 # law, the same of scipy, the same of torch from plain numbers
 LAWS = {

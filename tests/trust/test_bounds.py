@@ -8,7 +8,7 @@ from scipy.stats import truncnorm
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Check, Draws, Prior
+from sciinf.core import Check, Draws, Ordered, Prior, Simplex
 from sciinf.trust.bounds import check_bounds, leaning
 
 MASS = Prior(mass=(td.Uniform(20.0, 45.0), "Msun"))
@@ -58,6 +58,23 @@ def test_upper_limits_stay_below_the_rate_of_markov() -> None:
         prior = Prior(rate=td.Uniform(0.0, most))
         quantiles = -torch.log1p(-(torch.arange(N).double() + 0.5) / N)
         assert found(quantiles[:, None].clamp(max=0.999 * most), prior).level == level
+
+
+def test_joint_laws_have_outer_bounds() -> None:
+    """The heavier of two masses beyond the upper bound, the lighter beyond the lower; fractions that leave no rest."""
+    masses = Prior.joint(("light", "heavy"), Ordered(td.Uniform(20.0, 45.0), 2), "Msun")
+    low, middle, high = posterior(18.0, 0.5), posterior(30.0, 0.5), posterior(48.0, 0.5)
+    above, below = (found(torch.cat(pair, dim=1), masses) for pair in ((middle, high), (low, middle)))
+    assert found(torch.cat([middle, 1 + middle], dim=1), masses).level == "good"
+    assert "of heavy lies" in above.verdict
+    assert "upper bound of 45 Msun" in above.verdict
+    assert "of light lies" in below.verdict
+    assert "lower bound of 20 Msun" in below.verdict
+    parts = Prior.joint(("a", "b"), Simplex(2))
+    rest = (low - 20.0) / 25.0  # leans on 0 and rises up to it
+    assert found(torch.cat([0.5 + 0 * rest, 0.5 - rest], dim=1), parts).verdict.count("a + b") == 1
+    assert "posterior of b lies" in found(torch.cat([0.5 + 0 * rest, rest], dim=1), parts).verdict
+    assert found(torch.cat([0.3 + rest, 0.3 + 0 * rest], dim=1), parts).level == "good"
 
 
 def test_weights_count() -> None:
