@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from sciinf.core import (
     Answer,
     Calibration,
     Check,
-    Corrected,
     Draws,
     Estimate,
     Observation,
@@ -31,8 +29,10 @@ from sciinf.core import (
     X,
     as_observation,
 )
+from sciinf.core.derived import with_derived
 from sciinf.core.doubts import noting, summed_up
-from sciinf.core.draws_file import read_draws_h5, write_draws_h5
+from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
+from sciinf.core.estimates import disagreement, estimates
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import described, identity
 from sciinf.engine.block import simulate_from
@@ -57,7 +57,6 @@ from sciinf.trust.tails import check_tails
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
 _CHECKS = 5  # raised when what is checked changes, so that an older answer to the same question is made anew
-_ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 
 def query(
@@ -125,22 +124,23 @@ def query(
     with noting() as noted:
         drawn = posterior.draw(observation, draws, generator=generator)
     found = finite(drawn)
+    shown = with_derived(found, simulator)
     plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
     predicted, of, foretold, where = _predict(simulator, posterior, observation, found, generator)
     corrected, region = recalibrated(calibration, posterior, observation, found, level)
     checks = summed_up(noted) + left_out(drawn, found) + check_members(posterior, observation, seed)
     answer = Answer(
-        parameters=_estimates(found, level, corrected),
-        draws=found,
+        parameters=estimates(shown, level, corrected),
+        draws=shown,
         calibration=calibration,
         trust=replace(trust, where=where),
         observation={name: value[0].numpy() for name, value in observation.items()},
         predictive={name: value.numpy() for name, value in predicted.items()},
         predicted_from=of.numpy(),
-        amortised=_estimates(plain, level) if plain else {},
+        amortised=estimates(with_derived(plain, simulator), level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=(*checks, *_checks(posterior, found, calibration, failures, level), *foretold),
+        checks=(*checks, *_checks(posterior, shown, calibration, failures, level), *foretold),
         read=_read(x),
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},
@@ -273,54 +273,29 @@ def _one_answer(folder: Path, name: str | None) -> Path:
     return known[name or next(iter(known))]
 
 
-def disagreement(parameters: Mapping[str, Estimate], draws: Draws) -> str:
-    """Where estimates are not those of the draws, in words; "" where they agree but for rounding."""
-    if set(parameters) != set(draws.names):
-        return f"it names {sorted(parameters)}, they {sorted(draws.names)}"
-    found = _estimates(draws, next(iter(parameters.values())).level)
-    for d, (name, said) in enumerate((name, parameters[name]) for name in draws.names):
-        pairs = {k: (getattr(said, k), getattr(found[name], k)) for k in ("mean", "sd", "median", "interval")}
-        if said.corrected:
-            at = [float(draws.quantile(q)[d]) for q in said.corrected.quantiles]
-            pairs["corrected interval"] = said.corrected.interval, at
-        for kind, (was, now) in pairs.items():
-            old, new = np.array(was, dtype=float), np.array(now)
-            both = np.isfinite(old) & np.isfinite(new)
-            near = np.abs(old - new) <= _ROUNDING * (np.abs(new) + abs(found[name].sd))
-            if not np.all(near | ~both):
-                return f"the {kind} of {name!r} is {old.tolist()} in it and {new.tolist()} of them"
-    return ""
-
-
 def _found(folder: Path, inputs: str, calibration: Calibration | None, simulator: Simulator | None) -> Answer | None:
     """The answer to the same question in a run folder; a damaged one is as good as none, and made again.
 
-    A simulator that is in no file may have changed under its name: then the question is asked anew.
+    So is one whose derived quantities or labels are others now, or whose simulator, in no file, may have changed under
+    its name.
     """
     if simulator is not None and simulator.source is None:
         return None
     try:
-        same = read_json(folder / "answer.json")["inputs"] == inputs
-        return _read_answer(folder, calibration) if same else None
+        if read_json(folder / "answer.json")["inputs"] != inputs:
+            return None
+        found = _read_answer(folder, calibration)
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
         warnings.warn(f"the answer in {folder} cannot be read back, so it is made anew: {error}", stacklevel=3)
         return None
+    now = with_derived(found.draws.of_parameters(), simulator)
+    return found if now is found.draws or content_hash(now) == content_hash(found.draws) else None
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | None = None) -> dict[str, Estimate]:
-    mean, sd, median = draws.mean(), draws.sd(), draws.quantile(0.5)
-    low, high = draws.quantile((1 - level) / 2), draws.quantile((1 + level) / 2)
-    found = {}
-    for d, name in enumerate(draws.names):
-        middle, interval = (float(mean[d]), float(sd[d]), float(median[d])), (float(low[d]), float(high[d]))
-        found[name] = Estimate(*middle, interval, level, draws.units[d], (corrected or {}).get(name))
-    return found
 
 
 def _checks(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.core.derived import check_derived
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
@@ -46,7 +47,7 @@ class SimulatorReport:
         notes: What is worth knowing, in sentences.
         warnings: What makes a posterior mean something else than it seems to, such as many failures.
         problems: What must be mended, in sentences; none when all is well.
-        fatal: Those of the problems that would make what is learned wrong.
+        fatal: Those of the problems that would make what is learned wrong, or leave a run without an answer.
     """
 
     name: str
@@ -161,6 +162,10 @@ class _Check:
     def report(self) -> SimulatorReport:
         shapes = {name: spec.shape for name, spec in self.simulator.observables.items()}
         theta = self._theta(self.rows)
+        try:
+            check_derived(self.simulator)
+        except (ValueError, TypeError) as error:
+            self._problem(str(error))
         before, states = memory_in_use("cpu"), _global_states()
         started, said = time.perf_counter(), io.StringIO()
         with redirect_stdout(said):

@@ -80,6 +80,32 @@ def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration
     assert float(left.std()) == pytest.approx(0.5, rel=5 / math.sqrt(2 * 2_000))
 
 
+def test_a_derived_quantity_of_weighted_draws_is_exact(
+    simulator: Simulator, fit: Fit, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A difference, from what the likelihood corrected; and it is asked anew where the quantity is another."""
+    first, second = simulator.prior.names[:2]
+    monkeypatch.setattr(simulator, "labels", {"apart": "how far apart"})
+
+    posterior = build_posterior(fit, simulator, ess=4_000)
+    mean, covariance = simulator.exact(torch.tensor(X_O))  # type: ignore[attr-defined]
+    for sign in (-1.0, -1.0, 1.0):
+        apart = {"apart": (lambda theta, sign=sign: theta[first] + sign * theta[second], "m")}
+        monkeypatch.setattr(simulator, "derived", apart | {"steep": lambda theta: np.exp(30 * theta[first])})
+        answer = query(posterior, {"x": X_O}, calibration, simulator=simulator, out=tmp_path)
+        sd = float((covariance[0, 0] + covariance[1, 1] + 2 * sign * covariance[0, 1]).sqrt())
+        found = answer.parameters["apart"]
+        assert (found.unit, found.label, found.derived, found.corrected) == ("m", "how far apart", True, None)
+        assert found.mean == pytest.approx(float(mean[0] + sign * mean[1]), abs=0.08 * sd)  # as above: five sds
+        assert found.sd == pytest.approx(sd, rel=0.06)
+    assert answer.amortised["apart"].derived
+    assert any(check.name == "stray draws" and "variance of steep" in check.verdict for check in answer.checks)
+    back = load_answer(tmp_path, calibration)
+    assert back.table() == answer.table()
+    assert "apart (derived)  how far apart  m " in back.table()
+    assert "of the parameters; derived quantities follow from their draws" in back.table()
+
+
 def _marginal(simulator: Simulator) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and covariance of x over the prior, by many simulations of nothing: A m and A D A^T + s^2."""
     t = torch.tensor([0.2, 0.6, 1.0, 1.4, 1.8], dtype=torch.float64)

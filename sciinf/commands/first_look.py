@@ -19,7 +19,7 @@ _FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
 
-def look_first(sim: Simulator, asked: Sequence[Asked]) -> None:
+def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = False) -> None:
     """Stop before a run that would be worthless, and warn of what would make it poor.
 
     A simulator that is slow is looked at in two simulations at once, and no observation is compared with its data.
@@ -27,12 +27,18 @@ def look_first(sim: Simulator, asked: Sequence[Asked]) -> None:
     Args:
         sim: The simulator.
         asked: The observations.
+        simulated: Whether simulations are there already: then derived quantities alone are tried, which may be new.
 
     Raises:
-        ValueError: If the simulator has a fault that would make what is learned wrong.
+        TypeError: If a derived quantity is no function.
+        ValueError: If the simulator has a fault that would make what is learned wrong, or a derived quantity fails.
     """
     from sciinf.checking import check_simulator
+    from sciinf.core.derived import check_derived
 
+    if simulated:
+        check_derived(sim)
+        return
     seconds = _seconds_each(sim)
     found = check_simulator(sim, rows=max(2, min(_FEW, int(_SECONDS / (5 * seconds)))))
     if found.fatal:

@@ -135,8 +135,7 @@ def follow(
 
     steps.tell_read(asked, caller.say)
     tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, given["seed"]), say=caller.say)
-    if not (Path(out) / "simulations" / "store.json").is_file():
-        look_first(sim, asked)
+    look_first(sim, asked, simulated=(Path(out) / "simulations" / "store.json").is_file())
     folder, started, seed = run_folder(out), time.time(), given["seed"]
     plan, attempt = Plan(given["n"], given["calibration"]), functools.partial(steps.attempt, sim, folder, given)
     if given["until_calibrated"]:

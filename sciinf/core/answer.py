@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
-from sciinf.core.tables import aligned, digits, html
+from sciinf.core.tables import aligned, digits, html, marked
 from sciinf.core.verdicts import (
     CALIBRATION_STATES,
     CHECK_LEVELS,
@@ -62,7 +63,7 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One parameter's answer, in its unit.
+    """One parameter's answer, or a derived quantity's, in its unit.
 
     Args:
         mean: Of the draws, as all that follows.
@@ -73,6 +74,8 @@ class Estimate:
         unit: Unit of all of them; "" for dimensionless.
         corrected: The interval that the calibration asks for; None where none is of this posterior, or its fresh
             simulations are too few.
+        label: What it is called for people; "" where that is its name.
+        derived: Whether it is no parameter but a quantity derived from them (`core.derived`).
     """
 
     mean: float
@@ -82,9 +85,12 @@ class Estimate:
     level: float
     unit: str
     corrected: Corrected | None = None
+    label: str = ""
+    derived: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        said = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "corrected"}
+        left_out = {"corrected"} | {k for k in ("label", "derived") if not getattr(self, k)}
+        said = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in left_out}
         corrected = {"corrected": self.corrected.to_json()} if self.corrected else {}
         return {**said, "interval": list(self.interval), **corrected}
 
@@ -94,12 +100,21 @@ class Estimate:
         return cls(**{**data, "interval": tuple(data["interval"]), "corrected": corrected})
 
 
+@final
+class Estimates(dict[str, Estimate]):
+    """Name -> estimate; an unknown name is told what there is."""
+
+    def __missing__(self, name: object) -> Estimate:
+        close = get_close_matches(str(name), self, n=1)
+        raise KeyError(f"{name!r} is none of {', '.join(self)}" + (f"; did you mean {close[0]!r}?" if close else ""))
+
+
 @dataclass(frozen=True, repr=False)
 class Answer:
     """A posterior with everything needed to believe it or not.
 
     Args:
-        parameters: Name -> estimate.
+        parameters: Name -> estimate, of parameters and then of derived quantities.
         draws: The draws the estimates come from.
         calibration: How the posterior did on fresh simulations; None when it was never checked.
         trust: Whether the observation looks like the simulations.
@@ -136,6 +151,10 @@ class Answer:
     region: tuple[float, float] | None = None
     observables: Mapping[str, Observable] = field(default_factory=dict)
     prior: Prior | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", Estimates(self.parameters))
+        object.__setattr__(self, "amortised", Estimates(self.amortised))
 
     def __repr__(self) -> str:
         return self.table()
@@ -192,7 +211,7 @@ class Answer:
         }
 
     def table(self) -> str:
-        """The answer as lines of text: one per parameter with its unit, then both verdicts."""
+        """The answer as lines of text: one per parameter or derived quantity with its unit, then the verdicts."""
         return "\n".join([*aligned(self._rows()), *(f"{name:<12} {words}" for name, words in self._facts())])
 
     def _repr_html_(self) -> str:
@@ -200,11 +219,12 @@ class Answer:
         return html(f"answer for {self.name}" if self.name else "answer", self._rows(), self._facts())
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """The estimates as a table of pandas, a row for each parameter.
+        """The estimates as a table of pandas, a row for each parameter and derived quantity.
 
         Its columns are unit, median, low and high (the ends of the interval), mean and sd. Others are there where they
-        are known: the answer before it was corrected by a likelihood, and the ends of corrected intervals. `attrs` has
-        the level of the intervals and two verdicts, "calibration" and "trust". For the draws see `Draws.to_dataframe`.
+        are known: the answer before it was corrected by a likelihood, the ends of corrected intervals, labels, and
+        whether a quantity is derived. `attrs` has the level of the intervals and two verdicts, "calibration" and
+        "trust". For the draws see `Draws.to_dataframe`.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -216,10 +236,13 @@ class Answer:
         level = next(iter(self.parameters.values())).level
         rows = [["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]]
         rows[0] += ["uncorrected median", f"{level:.0%} interval"] if self.amortised else []
+        labels = any(e.label for e in self.parameters.values())
+        rows[0][1:1] = ["label"] if labels else []
         moved = any(e.corrected and e.corrected.seen for e in self.parameters.values())
         rows[0] += [f"corrected {level:.0%} interval"] if moved else []
         for name, e in self.parameters.items():
-            rows.append([name, e.unit or "-", *_figures(e)])
+            label = [e.label or "-"] if labels else []
+            rows.append([marked(name, e.derived), *label, e.unit or "-", *_figures(e)])
             rows[-1] += _figures(self.amortised[name])[:2] if self.amortised else []
             rows[-1] += [_corrected(e) or "-"] if moved else []
         return rows
@@ -244,7 +267,8 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
     rows = [["observation", "parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd", "trust"]]
     for name, answer in answers.items():
         for parameter, e in answer.parameters.items():
-            rows.append([name, parameter, e.unit or "-", *_figures(e), TRUST_LEVELS[answer.trust.level]])
+            shown = marked(parameter, e.derived)
+            rows.append([name, shown, e.unit or "-", *_figures(e), TRUST_LEVELS[answer.trust.level]])
     lines = aligned(rows)
     for name, answer in answers.items():
         if answer.trust.level != "good":
@@ -302,4 +326,6 @@ def _calibration_words(answer: Answer) -> str:
     if found is None:
         return f"NOT PASSED: {NOT_CALIBRATED}"
     of = f" (of the {found.of} posterior)" if answer.posterior not in ("", found.of) else ""
+    derived = any(e.derived for e in answer.parameters.values())
+    of += " (of the parameters; derived quantities follow from their draws)" if derived else ""
     return f"{CALIBRATION_STATES[found.state]}{of}: {'; '.join(found.reasons)}"

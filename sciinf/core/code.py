@@ -1,6 +1,7 @@
 """What makes a simulator's files what they are: the code, not its text.
 
-A Python file is known by its syntax tree without docstrings, so that a comment or another format is no change. Every
+A Python file is known by its syntax tree without docstrings, so that a comment or another format is no change; nor is a
+statement `simulator.derived = ...` or `simulator.labels = ...`, from which nothing is simulated. Every
 other file is known by its bytes. To a simulator belong its own file, or all of its folder, and what these import from
 there, in functions too; installed packages do not.
 
@@ -33,6 +34,8 @@ def mark(file: Path) -> str:
     data = file.read_bytes()
     tree = _tree(data) if file.suffix == ".py" else None
     text = hashlib.sha256(data).hexdigest()
+    if tree is not None:
+        tree.body = [node for node in tree.body if not _describes(node)]
     code = text if tree is None else hashlib.sha256("".join(_said(tree)).encode()).hexdigest()
     return f"{_CODE}{code} {text}"
 
@@ -190,6 +193,18 @@ def _tree(data: bytes) -> ast.Module | None:
         return ast.parse(data)
     except (SyntaxError, ValueError, RecursionError):
         return None
+
+
+def _describes(node: ast.stmt) -> bool:
+    """Whether a statement of a file says what of a simulator is derived, or how things are labelled."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return bool(targets) and all(
+        isinstance(one, ast.Attribute)
+        and one.attr in ("derived", "labels")
+        and isinstance(one.value, ast.Name)
+        and one.value.id == "simulator"
+        for one in targets
+    )
 
 
 def _said(node: object) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Draws and estimates in the containers of everyday work: dicts of arrays, pandas, xarray, always with their units.
 
-The columns are the parameters and `log_weight`, as in all files of draws: zero throughout for plain draws, else draws
-count by the exponential of it. pandas has no place for units but `attrs["units"]`.
+The columns are the parameters, derived quantities and `log_weight`, as in all files of draws: zero throughout for plain
+draws, else draws count by the exponential of it. pandas has no place for units but `attrs["units"]`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 def dict_of(draws: Draws) -> dict[str, Any]:
     """See `Draws.to_dict`."""
     theta = draws.theta.detach().cpu().numpy()
+    columns = {name: theta[:, column].copy() for column, name in enumerate(draws.names)}
     return {
-        "parameters": {name: theta[:, column].copy() for column, name in enumerate(draws.names)},
+        "parameters": {name: values for name, values in columns.items() if name not in draws.derived},
+        "derived": {name: columns[name] for name in draws.derived},
         "units": dict(zip(draws.names, draws.units, strict=True)),
+        "labels": dict(draws.labels),
         "log_weight": draws.log_weight.detach().cpu().numpy().copy(),
     }
 
@@ -33,23 +36,35 @@ def dataframe_of(draws: Draws) -> pandas.DataFrame:
     """See `Draws.to_dataframe`."""
     frame = _needed("pandas").DataFrame(_columns(draws))
     frame.attrs["units"] = dict(zip(draws.names, draws.units, strict=True))
+    frame.attrs |= {"derived": list(draws.derived)} if draws.derived else {}
+    frame.attrs |= {"labels": dict(draws.labels)} if draws.labels else {}
     return frame
 
 
 def dataset_of(draws: Draws) -> xarray.Dataset:
     """See `Draws.to_xarray`."""
-    units = dict(zip(draws.names, draws.units, strict=True))
-    columns = {name: ("draw", values, {"units": units.get(name, "")}) for name, values in _columns(draws).items()}
+    columns = {name: ("draw", values, said_of(draws, name)) for name, values in _columns(draws).items()}
     found = {"effective_sample_size": draws.ess, "log_evidence": draws.log_evidence}
     attributes = {name: value for name, value in found.items() if value is not None}
     return _needed("xarray").Dataset(columns, coords={"draw": np.arange(len(draws))}, attrs=attributes)
 
 
+def said_of(draws: Draws, name: str) -> dict[str, Any]:
+    """The attributes of a variable: its unit, whether it is derived, its label under the name that plots look for."""
+    units = dict(zip(draws.names, draws.units, strict=True))
+    about: dict[str, Any] = {"derived": 1} if name in draws.derived else {}
+    about |= {"long_name": draws.labels[name]} if name in draws.labels else {}
+    return {"units": units.get(name, ""), **about}
+
+
 def estimates_of(answer: Answer) -> pandas.DataFrame:
     """See `Answer.to_dataframe`."""
     rows = {}
+    labels, derived = (any(getattr(e, key) for e in answer.parameters.values()) for key in ("label", "derived"))
     for name, e in answer.parameters.items():
         rows[name] = {"unit": e.unit, **_ends("", e), "mean": e.mean, "sd": e.sd}
+        rows[name] |= {"label": e.label} if labels else {}
+        rows[name] |= {"derived": e.derived} if derived else {}
         if answer.amortised:
             rows[name] |= _ends("uncorrected_", answer.amortised[name])
         if e.corrected:
@@ -68,7 +83,7 @@ def _ends(prefix: str, e: Estimate) -> dict[str, float]:
 
 
 def _columns(draws: Draws) -> dict[str, np.ndarray]:
-    """The parameters and `log_weight`.
+    """The parameters, derived quantities and `log_weight`.
 
     Raises:
         ValueError: If a parameter has that name.
@@ -76,7 +91,7 @@ def _columns(draws: Draws) -> dict[str, np.ndarray]:
     if "log_weight" in draws.names:
         raise ValueError("a parameter is called 'log_weight', the name of the weights' column; rename it in the prior")
     found = dict_of(draws)
-    return {**found["parameters"], "log_weight": found["log_weight"]}
+    return {**found["parameters"], **found["derived"], "log_weight": found["log_weight"]}
 
 
 def _needed(package: str) -> Any:

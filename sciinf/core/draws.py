@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,12 +21,14 @@ class Draws:
     """Weighted posterior draws for one observation.
 
     Args:
-        names: Parameter names, D of them.
+        names: Names of the parameters, and then of the derived quantities; D in all.
         units: One unit per name; "" for dimensionless.
-        theta: (n, D).
+        theta: Their values, (n, D).
         log_weight: (n,); all zero for plain draws. Known up to a constant only.
         log_evidence: log p(x), where the weights give it, and its standard error.
         pareto_k: Shape of the weights' tail; below 0.7 importance weights can be relied on.
+        derived: The last of the names: quantities that were derived from the parameters (`core.derived`).
+        labels: Name -> what it is called for people, where that is not its name.
     """
 
     names: tuple[str, ...]
@@ -35,6 +38,8 @@ class Draws:
     log_evidence: float | None = None
     log_evidence_error: float | None = None
     pareto_k: float | None = None
+    derived: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -47,25 +52,45 @@ class Draws:
         rows = [["parameter", "unit", "median", "mean", "sd"]]
         figures = zip(*(found.tolist() for found in (self.quantile(0.5), self.mean(), self.sd())), strict=True)
         for name, unit, (median, mean, sd) in zip(self.names, self.units, figures, strict=True):
-            rows.append([name, unit or "-", *(tables.digits(value, sd) for value in (median, mean, sd))])
+            rows.append(
+                [
+                    tables.marked(name, name in self.derived),
+                    unit or "-",
+                    *(tables.digits(value, sd) for value in (median, mean, sd)),
+                ]
+            )
         return tables.html(repr(self), rows)
 
     def _named(self) -> str:
-        return tables.named(dict(zip(self.names, self.units, strict=True)))
+        shown = [tables.marked(name, name in self.derived) for name in self.names]
+        return tables.named(dict(zip(shown, self.units, strict=True)))
+
+    def of_parameters(self) -> Draws:
+        """The draws without derived quantities, as simulators and densities take them."""
+        if not self.derived:
+            return self
+        count = len(self.names) - len(self.derived)
+        labels = {name: label for name, label in self.labels.items() if name not in self.derived}
+        names, units = self.names[:count], self.units[:count]
+        return replace(self, names=names, units=units, theta=self.theta[:, :count], derived=(), labels=labels)
 
     def to_dict(self) -> dict[str, Any]:
         """The draws as arrays.
 
         Returns:
-            "parameters": name -> array (n,); "units": name -> unit, "" for dimensionless; "log_weight": array (n,).
+            "parameters" and "derived": name -> array (n,); "units": name -> unit, "" for dimensionless; "labels": name
+            -> label, where there is one; "log_weight": array (n,).
         """
         return containers.dict_of(self)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """The draws as a table of pandas: a row for each draw, a column for each parameter, and `log_weight`.
+        """The draws as a table of pandas: a row for each draw, a column for each parameter and derived quantity,
+        and `log_weight`.
 
-        `attrs["units"]` has the units, name -> unit. pandas knows no weights: where `log_weight` is not zero for all,
-        take means and quantiles from the draws themselves (`mean`, `sd`, `quantile`), or `resample` them first.
+        `attrs["units"]` has the units, name -> unit; `attrs["derived"]` the names of derived quantities and
+        `attrs["labels"]` name -> label, where there are any. pandas knows no weights: where `log_weight` is not zero
+        for all, take means and quantiles from the draws themselves (`mean`, `sd`, `quantile`), or `resample` them
+        first.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -74,9 +99,10 @@ class Draws:
         return containers.dataframe_of(self)
 
     def to_xarray(self) -> xarray.Dataset:
-        """The draws as a dataset of xarray: a variable (draw,) for each parameter, and `log_weight`.
+        """The draws as a dataset of xarray: a variable (draw,) for each of `names`, and `log_weight`.
 
-        Each has the attribute `units`. Arviz's layout, with chains, data and predictions, is `exports.to_datatree`.
+        Each has the attribute `units`, a derived one `derived` = 1, one with a label `long_name`. Arviz's layout, with
+        chains, data and predictions, is `exports.to_datatree`.
 
         Raises:
             ImportError: If xarray is not installed.

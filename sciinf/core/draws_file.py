@@ -2,8 +2,8 @@
 
 The root carries `format`, `schema`, `names` (the parameters' order) and `content` (a hash of all of it, checked on
 reading), and `log_evidence`, `log_evidence_error` and `pareto_k` where they are known. Each parameter is a dataset (n,)
-of its name with the attribute `unit` ("" for dimensionless). A name with a slash, as numpyro's scopes write them, is an
-HDF5 path, and `file[name]` finds it.
+of its name with the attribute `unit` ("" for dimensionless), and `derived` (true) and `label` where it has them. A name
+with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def write_draws_h5(draws: Draws, path: str | Path) -> Path:
                     f"rename it in the prior ({error})"
                 ) from error
             file[name].attrs["unit"] = unit
+            file[name].attrs.update({"derived": True} if name in draws.derived else {})
+            file[name].attrs.update({"label": draws.labels[name]} if name in draws.labels else {})
     write_bytes(path, image.getvalue())
     return path
 
@@ -90,9 +92,11 @@ def read_draws_h5(path: str | Path) -> Draws:
                 found = file.attrs.get("schema")
                 raise ValueError(f"{path} has format {found}, this version reads format {SCHEMA}: update sciinf")
             names = tuple(str(name) for name in file.attrs["names"])
-            scalars = {name: float(file.attrs[name]) for name in _SCALARS if name in file.attrs}
+            scalars: dict[str, Any] = {name: float(file.attrs[name]) for name in _SCALARS if name in file.attrs}
             theta = np.stack([file[name][()] for name in names], axis=1)
             units = tuple(str(file[name].attrs["unit"]) for name in names)
+            scalars["derived"] = tuple(name for name in names if file[name].attrs.get("derived", False))
+            scalars["labels"] = {n: str(file[n].attrs["label"]) for n in names if "label" in file[n].attrs}
             log_weight = torch.from_numpy(file["log_weight"][()])
             content = file.attrs.get("content")
         draws = Draws(names, units, torch.from_numpy(theta), log_weight, **scalars)
@@ -109,9 +113,10 @@ def read_draws_h5(path: str | Path) -> Draws:
 
 
 def content_hash(draws: Draws) -> str:
-    """SHA-256 over names, units, what is known of the weights, log weights and each parameter's draws."""
+    """SHA-256 over names, units, what is derived, labels, what is known of the weights, log weights and each column."""
     known = {name: float(value) for name in _SCALARS if (value := getattr(draws, name)) is not None}
-    digest = hashlib.sha256(json.dumps([list(draws.names), list(draws.units), known], sort_keys=True).encode())
+    about = [list(draws.derived), dict(draws.labels)] if draws.derived or draws.labels else []
+    digest = hashlib.sha256(json.dumps([list(draws.names), list(draws.units), known, *about], sort_keys=True).encode())
     arrays = [draws.log_weight, *draws.theta.unbind(1)]
     for name, value in zip(["log_weight", *draws.names], arrays, strict=True):
         array = np.ascontiguousarray(value.detach().cpu().numpy())

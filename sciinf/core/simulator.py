@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from sciinf.core.checks import check_unit
 from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_code, only_text, same_mark, text_of
 from sciinf.core.coordinates import checked_coords, coordinate_words
+from sciinf.core.derived import Function
 from sciinf.core.loading import load_module
 from sciinf.core.prior import Prior
 from sciinf.core.tables import html
@@ -150,6 +152,12 @@ class Simulator(ABC):
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
     `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
     (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
+
+    `derived`: quantities that follow from the parameters, name -> `function` or `(function, unit)`. The function makes
+    of parameter -> values in the prior's units, float64 (n,), the quantity's values (n,), in the unit that is given
+    (which a quantity of astropy is converted to), or without one. `labels`: name of a parameter or derived quantity
+    -> one line of text, for tables and exports. Nothing is simulated or learned from either; as statements of a file,
+    `simulator.derived = {...}` and `simulator.labels = {...}`, they are no change of it.
     """
 
     name: str
@@ -164,6 +172,8 @@ class Simulator(ABC):
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
     statistics: Callable[[X], Mapping[str, Tensor]] | None = None
+    derived: Mapping[str, Function | tuple[Function, Any]] = MappingProxyType({})
+    labels: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
         where = f", in {self.source}" if self.source is not None else ""
@@ -173,6 +183,7 @@ class Simulator(ABC):
         """What a notebook shows."""
         rows = [["", "name", "unit", "shape"]]
         rows += [["parameter", n, u or "-", ""] for n, u in zip(self.prior.names, self.prior.units, strict=True)]
+        rows += [["derived", name, "", ""] for name in self.derived]
         rows += [["observable", n, o.unit or "-", str(o.shape)] for n, o in self.observables.items()]
         facts = [("likelihood", "known" if self.log_likelihood is not None else "unknown")]
         facts += [("in", str(self.source))] if self.source is not None else []

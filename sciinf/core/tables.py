@@ -57,5 +57,10 @@ def named(units: Mapping[str, str]) -> str:
     return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in units.items())
 
 
+def marked(name: str, derived: bool) -> str:
+    """A name in a table, which says so if it is no parameter."""
+    return f"{name} (derived)" if derived else name
+
+
 def _cell(text: str) -> str:
     return f"<td{_LEFT}>{escape(text)}</td>"

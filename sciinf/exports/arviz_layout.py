@@ -2,8 +2,9 @@
 
 Groups:
 
-    posterior             dims (chain, draw), one variable per parameter with the attribute `units`; equally weighted,
-                          dealt into four chains, for arviz compares chains (r_hat)
+    posterior             dims (chain, draw), one variable per parameter and derived quantity; equally weighted, dealt
+                          into four chains, for arviz compares chains (r_hat); with the attribute `units`, `derived` = 1
+                          where it is derived, and a label as `long_name`
     weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
     observed_data         one variable per observable, of its event shape
     posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from sciinf.core.answer import Answer
+from sciinf.core.containers import said_of
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_through
 from sciinf.core.simulator import Observable
@@ -99,15 +101,15 @@ def write_netcdf(
 
 
 def _parameters(draws: Draws, theta: np.ndarray, chains: int) -> xarray.Dataset:
-    """(n, D) as one variable (chain, draw) per parameter; independent draws make chains wherever they are cut."""
+    """(n, D) as one variable (chain, draw) per column; independent draws make chains wherever they are cut."""
     import xarray
 
     each = len(theta) // chains
     dealt = theta[: each * chains].reshape(chains, each, theta.shape[1])
     names = _variables(draws.names)
     variables = {
-        name: (("chain", "draw"), dealt[..., column], {"units": unit})
-        for column, (name, unit) in enumerate(zip(names, draws.units, strict=True))
+        name: (("chain", "draw"), dealt[..., column], said_of(draws, key))
+        for column, (name, key) in enumerate(zip(names, draws.names, strict=True))
     }
     return xarray.Dataset(variables, coords={"chain": np.arange(chains), "draw": np.arange(each)})
 

@@ -1,6 +1,7 @@
 """Draws as astropy tables with units, and their files: `.ecsv`, `.fits`, `.h5`, `.csv`.
 
-Every table has one column per parameter and the column `log_weight`. Values come back bit for bit. Units come back
+Every table has one column per parameter and derived quantity, and the column `log_weight`. A column's description is
+its label, with "(derived)" where it is no parameter; a `.csv` has none. Values come back bit for bit. Units come back
 exactly from `.ecsv`, `.fits` and `.h5` (`QTable.read`); a `.csv` has no place for units, so its header says
 `name [unit]`, which `sciinf` and people read and other programs take as the column's name.
 """
@@ -11,11 +12,12 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes, write_through
+from sciinf.core.tables import marked
 from sciinf.exports.contents import draws_of, facts
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ def to_table(source: Answer | Draws) -> QTable:
     for column, (name, unit) in enumerate(zip(draws.names, draws.units, strict=True)):
         values = theta[:, column].copy()
         table[name] = values << units.Unit(unit) if unit else values
+        about = marked(draws.labels.get(name, ""), name in draws.derived).strip()
+        written: Any = table[name]
+        written.info.description = about or None
     table["log_weight"] = draws.log_weight.detach().cpu().numpy()
     return table
 

@@ -1,11 +1,11 @@
 """Answers as bilby's `LABEL_result.json`, which `bilby.core.result.read_in_result` reads. bilby itself is not needed.
 
 bilby's posterior has no weights, so of weighted draws as many are taken, by their weights, as come almost without
-repeats; the draws as they are stand in `nested_samples` with the column `weights`. Priors are written in bilby's JSON
-form, as classes with numbers: its other form, strings, goes through `eval` when it is read. A law that bilby does not
-have becomes its base class `Prior`, which knows the bounds only; the exact prior stands in `meta_data`, as a string of
-JSON, because bilby cannot save lists of mappings as HDF5. A prior that is not known is written as base classes without
-bounds: bilby cannot save a result that has none.
+repeats; the draws as they are stand in `nested_samples` with the column `weights`. Derived quantities are columns too,
+and no search parameters. Priors are written in bilby's JSON form, as classes with numbers: its other form, strings,
+goes through `eval` when it is read. A law that bilby does not have becomes its base class `Prior`, which knows the
+bounds only; the exact prior stands in `meta_data`, as a string of JSON, because bilby cannot save lists of mappings as
+HDF5. A prior that is not known is written as base classes without bounds: bilby cannot save a result that has none.
 """
 
 from __future__ import annotations
@@ -60,15 +60,17 @@ def write_bilby(
     if path.suffix.lower() != ".json":
         raise ValueError(f"{path}: a bilby result is written as .json; name it {path.stem}_result.json")
     prior = prior_of(source, draws, prior)
+    names = draws.of_parameters().names
     theta = equally_weighted(draws, None, generator)
+    density = {} if prior is None else {"log_prior": prior.log_prob(theta[:, : len(names)])}
     result: dict[str, Any] = {
         "label": label,
         "sampler": "sciinf",
-        "search_parameter_keys": list(draws.names),
+        "search_parameter_keys": list(names),
         "fixed_parameter_keys": [],
         "constraint_parameter_keys": [],
-        "posterior": _frame(draws.names, theta, {"log_prior": prior.log_prob(theta)} if prior is not None else {}),
-        "meta_data": {"sciinf": {**facts(source), "units": dict(zip(draws.names, draws.units, strict=True))}},
+        "posterior": _frame(draws.names, theta, density),
+        "meta_data": {"sciinf": {**facts(source), **_said(draws)}},
         "version": f"sciinf={version('sciinf')}",
     }
     if is_weighted(draws):
@@ -77,11 +79,17 @@ def write_bilby(
         result["log_evidence"] = draws.log_evidence
     if draws.log_evidence_error is not None:
         result["log_evidence_err"] = draws.log_evidence_error
-    result["priors"] = _priors(draws, prior)
+    result["priors"] = _priors(draws.of_parameters(), prior)
     if prior is not None:
         result["meta_data"]["sciinf"]["prior"] = json.dumps(prior.to_json())
     write_bytes(path, (json.dumps(result) + "\n").encode())
     return path
+
+
+def _said(draws: Draws) -> dict[str, Any]:
+    """Units, and what is derived and labelled, if anything is."""
+    more = {"derived": list(draws.derived), "labels": dict(draws.labels)}
+    return {"units": dict(zip(draws.names, draws.units, strict=True)), **{k: v for k, v in more.items() if v}}
 
 
 def _frame(names: tuple[str, ...], theta: torch.Tensor, more: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -34,8 +34,9 @@ def prior_of(source: Answer | Draws, draws: Draws, prior: Prior | None) -> Prior
         ValueError: If it is of other parameters.
     """
     found = source.prior if prior is None and isinstance(source, Answer) else prior
-    if found is not None and found.names != draws.names:
-        raise ValueError(f"the draws are of {draws.names}, the prior of {found.names}; pass the prior of the same fit")
+    names = draws.of_parameters().names
+    if found is not None and found.names != names:
+        raise ValueError(f"the draws are of {names}, the prior of {found.names}; pass the prior of the same fit")
     return found
 
 

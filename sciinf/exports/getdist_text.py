@@ -1,7 +1,8 @@
 """Draws as GetDist chains: `root_1.txt`, `root.paramnames`, `root.ranges`; getdist and anesthetic read them.
 
-A row of `root_1.txt` is: weight, -log posterior, parameters. The log posterior of a draw is not known to sciinf, and
-the column is 0. `root.properties.ini` says that the draws are independent and have no burn-in to remove.
+A row of `root_1.txt` is: weight, -log posterior, parameters, derived quantities, whose names end in `*` there. The log
+posterior of a draw is not known to sciinf, and the column is 0. `root.properties.ini` says that the draws are
+independent and have no burn-in to remove.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
     rows = np.column_stack([weights / weights.max(), np.zeros(len(draws)), draws.theta.detach().cpu().numpy()])
     text = io.StringIO()
     np.savetxt(text, rows[weights > 0], fmt="%.17g" if draws.theta.element_size() > 4 else "%.9g")
-    labels = [f"{name}\t{_label(name, unit)}\n" for name, unit in zip(draws.names, draws.units, strict=True)]
+    labels = [
+        f"{name}{'*' * (name in draws.derived)}\t{_label(draws.labels.get(name, name), unit)}\n"
+        for name, unit in zip(draws.names, draws.units, strict=True)
+    ]
     write_bytes(_beside(root, ".paramnames"), "".join(labels).encode())
     write_bytes(_beside(root, ".ranges"), _ranges(draws, prior).encode())
     write_bytes(_beside(root, ".properties.ini"), b"sampler = uncorrelated\nburn_removed = T\n")
@@ -66,14 +70,18 @@ def _ranges(draws: Draws, prior: Prior | None) -> str:
     limits = []
     for law in prior.laws if prior is not None else ():
         limits += [(None, None)] * law.event_shape[0] if law.event_shape else [bounds(law)]
-    limits = limits or [(None, None)] * len(draws.names)
+    limits += [(None, None)] * (len(draws.names) - len(limits))
     words = [["N" if bound is None else repr(bound) for bound in pair] for pair in limits]
     return "".join(f"{name}\t{low}\t{high}\n" for name, (low, high) in zip(draws.names, words, strict=True))
 
 
+_LATEX = {**{letter: f"\\{letter}" for letter in " _#%${}"}, "\\": r"\backslash ", "^": r"\wedge ", "~": r"\sim "}
+_LATEX |= {"&": "and", '"': "''", "`": "'"}  # which TeX or matplotlib does not take in formulas, as they are or escaped
+
+
 def _label(name: str, unit: str) -> str:
     r"""LaTeX without dollar signs: \mathrm{name}\,[unit]."""
-    label = r"\mathrm{" + re.sub(r"([_#%&$])", r"\\\1", name) + "}"
+    label = r"\mathrm{" + "".join(_LATEX.get(letter, letter) for letter in name) + "}"
     if not unit:
         return label
     from astropy import units

@@ -34,7 +34,7 @@ def check_bounds(prior: Prior, draws: Draws) -> tuple[Check, ...]:
 
     Args:
         prior: The prior.
-        draws: Of its parameters, weighted.
+        draws: Of its parameters, and perhaps of more after them, weighted.
     """
     found, looked = [], False
     for law, place in prior.places():

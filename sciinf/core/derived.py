@@ -1,0 +1,172 @@
+"""Quantities derived from parameters, such as a sum or a ratio: functions of a posterior's draws; and labels.
+
+They change nothing of what is simulated or learned. A derived quantity is computed from each draw, and so has the same
+weights; it is as right as the draws are all together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sciinf.core.checks import check_parameter_name, check_unit
+from sciinf.core.draws import Draws
+from sciinf.core.precision import rounded_away
+
+if TYPE_CHECKING:
+    from sciinf.core.simulator import Simulator
+
+Values = Mapping[str, np.ndarray]
+"""Parameter -> its values in the prior's unit, (n,), float64, not to be written to."""
+Function = Callable[[Values], Any]
+"""Makes the values of a quantity, (n,), or a quantity of astropy, of those of the parameters."""
+_TRIED = 1_000  # draws of the prior
+_ALONE = 1e-9  # relative: what a value may change by where it is computed by itself
+
+
+def with_derived(draws: Draws, simulator: Simulator | None) -> Draws:
+    """Draws of parameters with what their simulator says of them: derived quantities as further columns, and labels.
+
+    Args:
+        draws: Of its parameters.
+        simulator: Its `derived` and `labels` count; None leaves the draws as they are.
+
+    Raises:
+        TypeError: If a derived quantity is no function, alone or with a unit.
+        ValueError: If a name is taken or unknown, a unit is unknown, a label is no line of text, or a function fails,
+            gives another shape or unit or something that is not finite, or mixes draws.
+    """
+    if simulator is None or not (simulator.derived or simulator.labels):
+        return draws
+    theta = draws.theta.detach().cpu().double()
+    given = {name: theta[:, i].numpy().copy() for i, name in enumerate(draws.names)}
+    for values in given.values():
+        values.setflags(write=False)
+    units, columns = list(draws.units), []
+    for name, what in simulator.derived.items():
+        _check_name(name, draws.names)
+        values, unit = _computed(name, *_function_and_unit(name, what), given)
+        columns.append(torch.from_numpy(values))
+        units.append(unit)
+    names = (*draws.names, *simulator.derived)
+    _check_labels(simulator.labels, names)
+    dtype = draws.theta.dtype
+    if columns:
+        more = torch.stack(columns, dim=1)
+        lost = more.float().isinf().any() or rounded_away(more.mean(0), more.std(0, correction=0))
+        dtype = torch.float64 if lost else dtype
+        theta = torch.cat([theta, more], dim=1)
+    return replace(
+        draws,
+        names=names,
+        units=tuple(units),
+        theta=theta.to(dtype),
+        derived=tuple(simulator.derived),
+        labels=dict(simulator.labels),
+    )
+
+
+def check_derived(simulator: Simulator) -> None:
+    """Try derived quantities and labels, if there are any, on draws of the prior, before hours are spent.
+
+    Raises:
+        TypeError: If one is no function.
+        ValueError: As `with_derived`.
+    """
+    if not (simulator.derived or simulator.labels):
+        return
+    prior = simulator.prior
+    theta = prior.sample(_TRIED, generator=torch.Generator().manual_seed(0))
+    with_derived(Draws(prior.names, prior.units, theta, torch.zeros(_TRIED)), simulator)
+
+
+def _function_and_unit(name: str, what: object) -> tuple[Function, str | None]:
+    """What stands for a quantity, `function` or `(function, unit)`; the unit is None where none is said."""
+    function, unit = what if isinstance(what, tuple) and len(what) == 2 else (what, None)
+    if not callable(function):
+        raise TypeError(
+            f"the derived quantity {name!r} is {what!r}; expected a function of the parameters, alone or with a unit: "
+            f"{{{name!r}: (lambda theta: theta['a'] + theta['b'], 'km')}}"
+        )
+    if unit is not None:
+        check_unit(unit, f"the derived quantity {name!r}")
+    return function, None if unit is None else str(unit)
+
+
+def _computed(name: str, function: Function, unit: str | None, given: Values) -> tuple[np.ndarray, str]:
+    """The values of a quantity, (n,), float64, and its unit."""
+    values, found_unit = _called(name, function, unit, given)
+    where = np.flatnonzero(~np.isfinite(values))
+    if len(where):
+        first = ", ".join(f"{key} = {column[where[0]]:.6g}" for key, column in given.items())
+        raise ValueError(
+            f"the derived quantity {name!r} is not finite for {len(where):,} of {len(values):,} draws, first at "
+            f"{first}; give it a value wherever the prior reaches (numpy.where), or narrow the prior"
+        )
+    for row in {0, len(values) - 1}:
+        alone, _ = _called(name, function, unit, {key: column[row : row + 1] for key, column in given.items()})
+        if not abs(alone[0] - values[row]) <= _ALONE * (abs(values[row]) + np.abs(values).mean()):
+            raise ValueError(
+                f"the derived quantity {name!r} of a draw is {values[row]:.9g} among others and {alone[0]:.9g} by "
+                "itself; it must depend on the parameters of its own draw alone, without means over draws and without "
+                "random numbers"
+            )
+    return values, found_unit
+
+
+def _called(name: str, function: Function, unit: str | None, given: Values) -> tuple[np.ndarray, str]:
+    """What a function gives, (n,), float64, which may not be finite, and its unit."""
+    n, own = len(next(iter(given.values()))), None
+    try:
+        with np.errstate(all="ignore"):
+            found: Any = function(dict(given))
+        if type(found).__module__.partition(".")[0] == "astropy" and isinstance(found, np.ndarray):
+            own, found = str(getattr(found, "unit", "")), getattr(found, "value", found)
+        values = np.array(found)
+    except Exception as error:
+        raise ValueError(
+            f"the derived quantity {name!r} fails: {type(error).__name__}: {error}. Its function gets a mapping of "
+            f"{', '.join(given)} to arrays of shape (n,), one value for each draw, which it may not write to"
+        ) from error
+    if values.shape != (n,) or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"the derived quantity {name!r} gives {values.dtype} of shape {values.shape} for {n:,} draws; expected "
+            f"numbers of shape ({n},), one for each draw"
+        )
+    if own is not None and unit is not None:
+        values = _converted(name, values, own, unit)
+    return values.astype(np.float64), unit if unit is not None else own or ""
+
+
+def _converted(name: str, values: np.ndarray, own: str, unit: str) -> np.ndarray:
+    from astropy import units
+
+    try:
+        return np.asarray(units.Quantity(values, own).to_value(unit))
+    except units.UnitConversionError as error:
+        raise ValueError(
+            f"the derived quantity {name!r} is in {own or 'no unit'}, which does not convert to {unit!r}; correct the "
+            "function, or the unit beside it"
+        ) from error
+
+
+def _check_name(name: str, taken: tuple[str, ...]) -> None:
+    check_parameter_name(name)
+    if name in taken or name == "log_weight":
+        owner = "a parameter's" if name in taken else "that of the weights of draws"
+        raise ValueError(f"the name {name!r} of a derived quantity is {owner}; give it another")
+
+
+def _check_labels(labels: Mapping[str, str], names: tuple[str, ...]) -> None:
+    for name, label in labels.items():
+        if name not in names:
+            close = get_close_matches(str(name), names, n=1)
+            guess = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(names)}"
+            raise ValueError(f"the label {label!r} is of {name!r}, which is no parameter or derived quantity; {guess}")
+        if not isinstance(label, str) or not label.isprintable() or not label.strip():
+            raise ValueError(f"the label of {name!r} is {label!r}; expected one line of text")
