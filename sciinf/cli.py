@@ -89,15 +89,13 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.accept_changes
 def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf.commands.observations import observations
+    from sciinf.commands.observations import observations, reading
     from sciinf.commands.user_files import user_simulator
     from sciinf.commands.workflow import check_options, follow
-    from sciinf.core import observe
 
     check_options(given := {**given, "progress": True})
     sim = user_simulator(simulator)
-    read = functools.partial(observe, sim, columns=given["column"])
-    asked = observations(sim.observables, read, observation)
+    asked = observations(sim.observables, reading(sim, sim.observables, given["column"]), observation)
     follow(sim, asked, out, given, CommandLine())
 
 
@@ -222,9 +220,8 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     """Ask a fitted run for the parameters behind an observation."""
     from sciinf import build_posterior
     from sciinf import query as ask_posterior
-    from sciinf.commands.observations import observations
+    from sciinf.commands.observations import observations, reading
     from sciinf.commands.refine import asking
-    from sciinf.core import observe, read_observation
     from sciinf.exports.plain import check_kind, write_draws
 
     draws = None if given["draws"] is None else Path(given["draws"])
@@ -239,8 +236,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
         sim, fit, without = _asked_with(folder, simulator, given)
         known = fit.estimator.observables
-        read = functools.partial(*((observe, sim) if sim else (read_observation, known)), columns=given["column"])
-        asked = observations(known, read, observation)
+        asked = observations(known, reading(sim, known, given["column"]), observation)
         if draws is not None and len(asked) > 1:
             raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
         posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
@@ -302,8 +298,8 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
     """
     from sciinf.checking import check_simulator, check_store
     from sciinf.commands.first_look import look_at
+    from sciinf.commands.observations import reading
     from sciinf.commands.user_files import user_simulator
-    from sciinf.core import observe
     from sciinf.simulation import repair as run_again
     from sciinf.store import Store
 
@@ -320,7 +316,8 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
     if given["out"] is not None and not observation:
         raise ValueError("--out draws an observation; name its files with --observation")
     simulator = None if stored else user_simulator(path)
-    x = observe(simulator, *observation, columns=column) if simulator and observation else None
+    read = reading(simulator, {} if simulator is None else simulator.observables, column)
+    x = read(*observation) if simulator and observation else None
     found = check_store(Store(path)) if simulator is None else check_simulator(simulator)
     lines = [f"read            {line}" for line in x.read] if x is not None else []
     if simulator is not None and x is not None and found.ok:

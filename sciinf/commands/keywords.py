@@ -1,4 +1,4 @@
-"""Options of a pipeline: `--name value` for every keyword of its `run`, of its default's type."""
+"""Options of a pipeline, or of `observe`: `--name value` for every keyword, of its default's type."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ def pipeline_of(path: str | Path) -> Callable[..., Any]:
 
 
 def options_of(function: Callable[..., Any]) -> list[tuple[str, str]]:
-    """The options of a pipeline's `run`, each with what its docstring says of it and its default."""
+    """The options of a function, each with what its docstring says of it and its default."""
     said = dict(re.findall(r"^ +(\w+): (.+)$", inspect.getdoc(function) or "", re.MULTILINE))
     return [
         (
             f"--{name.replace('_', '-')} {_KINDS.get(_kind(p), _kind(p).__name__.upper())}",
-            f"{said.get(name, '')}  [default: {p.default}]".strip() if p.default is not p.empty else said.get(name, ""),
+            f"{said.get(name, '')}  [default: {p.default}]".strip()
+            if p.default not in (p.empty, None)
+            else said.get(name, ""),
         )
-        for name, p in _parameters(function).items()
+        for name, p in parameters_of(function).items()
     ]
 
 
 def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) -> dict[str, Any]:
-    """`--name value` pairs as keywords of a pipeline's run, each of its default's type."""
-    parameters = _parameters(function)
+    """`--name value` pairs as keywords of a function, each of its default's type; `path` is of its file."""
+    parameters = parameters_of(function)
     found: dict[str, Any] = {}
     rest = list(tokens)
     while rest:
@@ -67,11 +69,12 @@ def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) ->
     return found
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The keywords of a function that are options, by their names; the commands have `--seed` and `--column`."""
     return {
         name: p
         for name, p in inspect.signature(function).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "seed"
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("seed", "columns")
     }
 
 

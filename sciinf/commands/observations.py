@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import click
 import torch
 
-from sciinf.core.observation import Observation, as_observation
-from sciinf.core.simulator import Observable
+from sciinf.commands.keywords import keywords, options_of, parameters_of
+from sciinf.commands.options import LEFT
+from sciinf.commands.usage import unknown
+from sciinf.core.observation import Observation, as_observation, observe, read_observation
+from sciinf.core.simulator import Observable, Simulator
 from sciinf.storage.answers import observation_name
 
 
@@ -20,6 +27,50 @@ class Asked:
     name: str
     files: tuple[str, ...]
     x: Observation
+
+
+def reader_of(simulator: Simulator) -> Callable[..., Any]:
+    """What reads a simulator's files: the function that a wrapper was given, or its `observe`."""
+    return simulator.reader or simulator.observe
+
+
+def reading(
+    simulator: Simulator | None, observables: Mapping[str, Observable], columns: Mapping[str, str]
+) -> Callable[..., Observation]:
+    """What makes an observation of files, as the command line says.
+
+    Args:
+        simulator: Whose reader it is, with the options that the command left to it; files are read by their columns
+            where there is none.
+        observables: What it produces.
+        columns: What observables are called in the files.
+
+    Raises:
+        click.UsageError: If nobody knows an option.
+        ValueError: If an option of the reader has no value, or another than it takes, or is missing for data.
+    """
+    ctx = click.get_current_context()
+    left: list[str] = ctx.meta[LEFT]
+    words = [word for word in left if word.startswith("--")]
+    if simulator is None:
+        if words:
+            raise click.UsageError(
+                f"there is no option {words[0]} without a simulator, whose `observe` may have it: --simulator SIM.py",
+                ctx,
+            )
+        return functools.partial(read_observation, observables, columns=columns)
+    reader, file = reader_of(simulator), simulator.source or Path(simulator.name)
+    known = [f"--{name.replace('_', '-')}" for name in parameters_of(reader)]
+    for word in words:
+        if word.partition("=")[0].replace("_", "-") not in known:
+            raise unknown(word.partition("=")[0], ctx, known)
+    options = keywords(reader, left, file)
+    for name, parameter in parameters_of(reader).items() if ctx.params["observation"] else ():
+        if parameter.default is parameter.empty and name not in options:
+            told_of = dict(options_of(reader))
+            option = next(key for key in told_of if key.startswith(f"--{name.replace('_', '-')} "))
+            raise ValueError(f"{file.name} needs {option} to read data. {told_of[option]}".strip())
+    return functools.partial(observe, simulator, columns=columns, options=options)
 
 
 def observations(

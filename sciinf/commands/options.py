@@ -3,28 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from sciinf.commands.estimators import known_estimator
+from sciinf.commands.usage import meant
 from sciinf.telling import ANSWER, DETAIL, show_from
+
+LEFT = "sciinf.left"
+"""Where a context keeps the words that are options of nobody but perhaps of the simulator's `observe`."""
+_SIMULATOR = "sciinf.simulator"
 
 
 class FilesCommand(click.Command):
-    """A command whose --observation takes all the files that follow it."""
+    """A command whose --observation takes all the files that follow it.
+
+    Options that it does not know are left to the simulator's `observe` (`observations.reading`), which its help lists.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        open_ended = False
-        for token in args:
-            if token.startswith("-"):
+        own = {name for parameter in self.get_params(ctx) for name in (*parameter.opts, *parameter.secondary_opts)}
+        rest, spread, left, open_ended = list(args), [], [], False
+        ctx.meta[_SIMULATOR] = next((word for word in args if is_simulator(word)), None)
+        while rest:
+            token = rest.pop(0)
+            if token.startswith("--") and token != "--" and token.partition("=")[0] not in own:
+                valued = "=" in token or not rest or rest[0].startswith("--")
+                left += [token] if valued else [token, rest.pop(0)]
+                open_ended = False
+            elif token.startswith("-"):
                 open_ended = token.partition("=")[0] == "--observation"
                 spread.append(token)
             elif open_ended and spread[-1] != "--observation":
                 spread += ["--observation", token]
             else:
                 spread.append(token)
-        return click.Command.parse_args(self, ctx, spread)
+        ctx.meta[LEFT] = left
+        try:
+            return click.Command.parse_args(self, ctx, spread)
+        except click.MissingParameter as missing:
+            if mistaken := [word for word in left if word.startswith("--") and meant(word, own)]:
+                raise click.NoSuchOption(mistaken[0], ctx=ctx) from missing
+            raise
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Command.format_options(self, ctx, formatter)
+        if (path := ctx.meta.get(_SIMULATOR)) is not None:
+            from sciinf.commands.keywords import options_of
+            from sciinf.commands.observations import reader_of
+            from sciinf.commands.user_files import user_simulator
+
+            if theirs := options_of(reader_of(user_simulator(path))):
+                with formatter.section(f"Options of {path}, for reading data"):
+                    formatter.write_dl(theirs)
+
+
+def is_simulator(word: str) -> bool:
+    """Whether this names a Python file, or a folder that is a module."""
+    return (word.endswith(".py") and Path(word).is_file()) or (Path(word) / "__init__.py").is_file()
 
 
 def _show(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:

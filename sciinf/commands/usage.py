@@ -43,7 +43,7 @@ _FLAGS = ("-q", "--quiet", "-v", "--verbose", "-h", "--help")
 def explained(error: click.ClickException) -> click.ClickException:
     """An error of usage with the way out, as far as it can be told."""
     if isinstance(error, click.NoSuchOption):
-        return click.UsageError(_unknown(error.option_name, _options(error.ctx)), error.ctx)
+        return unknown(error.option_name, error.ctx)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         parameter, words = error.param, error.format_message().rstrip(".")
         what = parameter.help if isinstance(parameter, click.Option) else None
@@ -63,9 +63,12 @@ def meant(word: str, known: Iterable[str]) -> str | None:
     return next(iter(by_meaning + by_letters), None)
 
 
-def _unknown(word: str, known: list[str]) -> str:
+def unknown(word: str, ctx: click.Context | None, more: Iterable[str] = ()) -> click.UsageError:
+    """The error that a command does not know an option, nor does what takes `more`."""
+    known = [*_options(ctx), *more]
     option = meant(word, known)
-    return f"there is no option {word}; " + (f"did you mean {option}?" if option else f"there is {', '.join(known)}")
+    way_out = f"did you mean {option}?" if option else f"there is {', '.join(known)}"
+    return click.UsageError(f"there is no option {word}; {way_out}", ctx)
 
 
 def _options(ctx: click.Context | None) -> list[str]:

@@ -125,8 +125,19 @@ def read_observation(
     return Observation(values, lines)
 
 
-def observe(simulator: Simulator, *paths: str | Path, columns: Mapping[str, str] | None = None) -> Observation:
+def observe(
+    simulator: Simulator,
+    *paths: str | Path,
+    columns: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Observation:
     """An observation as the simulator reads it, which says so where the simulator has a reader of its own.
+
+    Args:
+        simulator: Whose data they are.
+        paths: The files.
+        columns: Observable -> what it is called in the files, where that is not its own name.
+        options: Further keywords of its reader.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -137,7 +148,8 @@ def observe(simulator: Simulator, *paths: str | Path, columns: Mapping[str, str]
             f"the simulator {simulator.name!r} reads files by an observe of its own, which takes no names of columns: "
             "leave out --column, or let its observe take `columns`"
         )
-    found = simulator.observe(*paths, columns=columns) if columns else simulator.observe(*paths)
+    read = simulator.observe if simulator.reader is None or columns else simulator.reader
+    found = read(*paths, **({"columns": columns} if columns else {}), **(options or {}))
     values = {name: value[0] for name, value in as_observation(simulator.observables, found).items()}
     if isinstance(found, Observation):
         return Observation(values, found.read)

@@ -174,6 +174,7 @@ class Simulator(ABC):
     statistics: Callable[[X], Mapping[str, Tensor]] | None = None
     derived: Mapping[str, Function | tuple[Function, Any]] = MappingProxyType({})
     labels: Mapping[str, str] = MappingProxyType({})
+    reader: Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
         where = f", in {self.source}" if self.source is not None else ""
@@ -206,6 +207,9 @@ class Simulator(ABC):
 
         This reads columns named like the observables, or as `columns` says, observable -> column
         (`sciinf.core.observation`); a simulator whose data come in another form defines its own, `observe(*paths)`.
+        What that takes as keywords after the paths are options of the commands: `gps` in `observe(*paths, gps: float)`
+        is `--gps 1126259462.4`, of the type of its annotation or default. `reader` is the function that a wrapper was
+        given for it.
         """
         from sciinf.core.observation import read_observation
 

@@ -131,19 +131,17 @@ class GravitationalWave(Simulator):
         0.2 s, and whitened by what the rest of the file has of noise.
 
         Args:
-            paths: Files of H1 and L1, in this order; third, as on the command line, the trigger's GPS time.
+            paths: Files of H1 and L1, in this order.
             gps: The trigger's GPS time, s; 1126259462.4 is GW150914's.
 
         Raises:
             ValueError: If `gps` is missing, the files are not two, one is not what it must be (`noise.read_losc`,
                 `Strain.segment` and `welch` say what that is), or 4 s are too short for the prior's lowest chirp mass.
         """
-        if gps is None and len(paths) == len(NAMES) + 1:
-            paths, gps = paths[:-1], _seconds(paths[-1])
         if gps is None:
             raise ValueError(
                 "say when the trigger was: observe(h1, l1, gps=1126259462.4) for GW150914, say, or --observation "
-                "H1.hdf5 L1.hdf5 1126259462.4"
+                "H1.hdf5 L1.hdf5 --gps 1126259462.4"
             )
         if len(paths) != len(NAMES):
             raise ValueError(f"expected two files, of H1 and L1, got {len(paths)}")
@@ -157,13 +155,6 @@ class GravitationalWave(Simulator):
             seen[f"strain_{detector}"] = torch.view_as_real(data).float()
             seen[f"noise_{detector}"] = (log_density - middle).float()
         return {name: seen[name] for name in self.observables}
-
-
-def _seconds(said: str | Path) -> float:
-    try:
-        return float(str(said))
-    except ValueError:
-        raise ValueError(f"after the files of H1 and L1 comes the trigger's GPS time in s, got {said}") from None
 
 
 def templates(

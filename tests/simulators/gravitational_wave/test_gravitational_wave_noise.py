@@ -118,8 +118,6 @@ def test_both_rates_give_the_same_observation(simulator, tmp_path):
         rate = len(part) // 32
         paths = [write(tmp_path / f"{name}{d}", rate=rate, detector=d.encode(), values=part) for d in ("H1", "L1")]
         seen.append(simulator.observe(*paths, gps=1016.0))
-    told = simulator.observe(*paths, "1016.0")  # as the command line says it
-    assert all(torch.equal(told[name], value) for name, value in seen[1].items())
     for name in simulator.observables:
         assert seen[0][name].shape == simulator.observables[name].shape
         assert torch.allclose(seen[0][name], seen[1][name], atol=0.01)
@@ -149,10 +147,8 @@ def test_files_that_do_not_serve_are_refused(simulator, tmp_path):
         assert path.name in str(caught.value)
     with pytest.raises(ValueError, match=r"GPS 1000 to 1032, which 900.00 is not in"):
         simulator.observe(*good, gps=900.0)
-    with pytest.raises(ValueError, match="gps=1126259462.4"):
+    with pytest.raises(ValueError, match=r"gps=1126259462.4.*--gps 1126259462.4"):
         simulator.observe(*good)
-    with pytest.raises(ValueError, match="GPS time in s, got noon"):
-        simulator.observe(*good, "noon")
     with pytest.raises(ValueError, match="two files"):
         simulator.observe(good[0], gps=1016.0)
 
