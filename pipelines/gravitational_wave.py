@@ -27,6 +27,9 @@ def run(
     h1: str = "",
     l1: str = "",
     gps: float = 1126259462.4,
+    lowest: float = 20.0,
+    highest: float = 45.0,
+    seconds: float = 4.0,
     seed: int = 0,
     epochs: int = 110,
     injections: int = 500,
@@ -39,24 +42,32 @@ def run(
         h1: Strain of Hanford, a file of the Gravitational Wave Open Science Center.
         l1: Strain of Livingston.
         gps: Time of the trigger in s; GW150914's where left out.
+        lowest: Lowest chirp mass of the prior, solar masses in the detectors' frame.
+        highest: Highest chirp mass.
+        seconds: Length of the data, s; 8 or more for light systems, whose waveforms are longer.
         seed: Seeds everything.
         epochs: Passes over 16,384 simulations, an eighth of them new each time.
         injections: Simulated events on which the answer is calibrated.
         ess: Effective sample size of the answer.
     """
-    simulator: Any = load_simulator(SIMULATORS / "gravitational_wave")
     if not (h1 and l1):
         raise ValueError("give the strain of both detectors: --h1 FILE --l1 FILE")
+    simulator: Any = load_simulator(SIMULATORS / "gravitational_wave")
+    parts: Any = sys.modules[type(simulator).__module__]
+    bounds = (lowest, highest)
+    if (bounds, seconds) != ((20.0, 45.0), 4.0):
+        source = simulator.source
+        simulator = parts.GravitationalWave(chirp_mass=bounds, seconds=seconds)
+        simulator.source = source
     data = simulator.observe(h1, l1, gps=gps)
 
-    parts: Any = sys.modules[type(simulator).__module__]
-    strain, noise = parts.Reduced(), parts.Bands()
+    strain, noise = parts.Reduced(chirp_mass=bounds), parts.Bands()
     summary = {"strain_h1": strain, "strain_l1": strain, "noise_h1": noise, "noise_l1": noise}
     flow = SplineCoupling(transforms=8, hidden=96)
     estimator = GNPE(
         simulator.prior,
         simulator.observables,
-        parts.POSES,
+        simulator.poses,
         summary=summary,
         flow=flow,
         chains=1_024,
@@ -80,14 +91,14 @@ def _draw(file: Path, simulator: Any, answer: Answer) -> None:
 
     data = {name: torch.as_tensor(value)[None] for name, value in answer.observation.items()}
     parts: Any = sys.modules[type(simulator).__module__]
-    theta = answer.draws.resample(200, generator=torch.Generator().manual_seed(0))
+    theta = answer.draws.of_parameters().resample(200, generator=torch.Generator().manual_seed(0))
     found = simulator.projected(theta, data)
     with look():
         figure = Figure(figsize=(9.6, 5.0), layout="constrained", facecolor="white")
         axes: Any = figure.subplots(2, 1, sharex=True, sharey=True)
         for ax, name in zip(axes, ("strain_h1", "strain_l1"), strict=True):
             seen, band = _series(data[name], parts), np.quantile(_series(found[name], parts), (0.05, 0.5, 0.95), axis=0)
-            t = (np.arange(seen.shape[1]) / seen.shape[1] - 0.5) * parts.SECONDS
+            t = (np.arange(seen.shape[1]) / seen.shape[1] - 0.5) * simulator.seconds
             ax.plot(t, seen[0], color=MUTED, linewidth=0.8, label="whitened strain, 20 to 512 Hz")
             ax.fill_between(t, band[0], band[2], color=BLUE, alpha=0.35, linewidth=0, label="waveforms, 90 %")
             ax.plot(t, band[1], color=BLUE, linewidth=1.2)
@@ -100,7 +111,8 @@ def _draw(file: Path, simulator: Any, answer: Answer) -> None:
 
 def _series(spectrum: torch.Tensor, parts: Any) -> np.ndarray:
     """Time series of whitened spectra (n, F, 2), in sds of the noise, the trigger in the middle."""
-    first, count = round(parts.LOW * parts.SECONDS), spectrum.shape[1]
+    count = spectrum.shape[1]
+    first = round(parts.LOW * parts.seconds_of(count))
     full = torch.zeros(len(spectrum), first + count + 1, dtype=torch.complex128)
     full[:, first : first + count] = torch.view_as_complex(spectrum.double().contiguous())
     series = torch.fft.irfft(full, norm="ortho")

@@ -1,8 +1,8 @@
 r"""Two black holes that merge, as the LIGO detectors at Hanford (H1) and Livingston (L1) hear them.
 
-In each detector d, at the frequencies f of 4 s of data from 20 to 512 Hz, the whitened strain is
+In each detector d, at the F frequencies f of T = 4 s of data from 20 to 512 Hz, the whitened strain is
 
-    x_d(f) = h_d(f) exp(i phi_d) + n(f),    h_d(f) = A(f) exp(-i phi(f) - 2 pi i f t_d) / D_d * 2 / sqrt(4 s S_d(f)),
+    x_d(f) = h_d(f) exp(i phi_d) + n(f),    h_d(f) = A(f) exp(-i phi(f) - 2 pi i f t_d) / D_d * 2 / sqrt(T S_d(f)),
 
 with A and phi those of IMRPhenomD at 1 Mpc (`waveform`), t_d the time of coalescence after the trigger's, D_d the
 effective distance (from which a source overhead and face on would be as loud), S_d the density of the noise, and n
@@ -29,7 +29,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -40,7 +42,20 @@ from sciinf.core.laws import bounds
 from sciinf.poses import Pose, SpectrumShift
 
 from .detectors import antenna, arrival_difference
-from .noise import BINS, FREQUENCY, LOW, RAMP, SECONDS, central, draw_curves, read_losc, spectrum, welch, whiten
+from .noise import (
+    LOW,
+    RAMP,
+    SECONDS,
+    bins,
+    central,
+    draw_curves,
+    frequencies,
+    read_losc,
+    seconds_of,
+    spectrum,
+    welch,
+    whiten,
+)
 from .summary import Bands, Reduced
 from .waveform import phenom_d
 
@@ -50,24 +65,36 @@ NAMES = ("h1", "l1")
 LATE = 0.05  # s by which a coalescence may miss the trigger
 NEAR, FAR = 200.0, 4000.0  # Mpc
 CHUNK = 128  # rows of waveforms at a time
-POSES = tuple(Pose(f"time_{d}", SpectrumShift(LOW, 1 / SECONDS, (f"strain_{d}",)), td.Normal(0.0, 1e-3)) for d in NAMES)
 
 
 class GravitationalWave(Simulator):
     """Whitened strain of two black holes in H1 and L1.
 
     Args:
-        chirp_mass: Bounds of the prior of the chirp mass, solar masses.
+        chirp_mass: Bounds of the prior of the chirp mass, solar masses, in the detectors' frame.
+        seconds: T, s of data, the trigger in their middle. Waveforms of less mass are longer.
+
+    Raises:
+        ValueError: If T is too short for the lowest chirp mass, or no whole number of seconds.
     """
 
     name = "gravitational_wave"
-    observables: Mapping[str, Observable] = {
-        **{f"strain_{d}": Observable((len(FREQUENCY), 2), "", ("frequency", "part")) for d in NAMES},
-        **{f"noise_{d}": Observable((len(FREQUENCY),), "", ("frequency",)) for d in NAMES},
-    }
     block = 1024
+    derived: Mapping[str, Any] = {
+        "mass_1": (lambda theta: heavier(theta["chirp_mass"], theta["mass_ratio"]), "solMass"),
+        "mass_2": (
+            lambda theta: theta["mass_ratio"] * heavier(theta["chirp_mass"], theta["mass_ratio"]),
+            "solMass",
+        ),
+    }
 
-    def __init__(self, chirp_mass: tuple[float, float] = (20.0, 45.0)) -> None:
+    def __init__(self, chirp_mass: tuple[float, float] = (20.0, 45.0), seconds: float = SECONDS) -> None:
+        count = len(frequencies(seconds))
+        self.seconds = seconds
+        self.observables: Mapping[str, Observable] = {
+            **{f"strain_{d}": Observable((count, 2), "", ("frequency", "part")) for d in NAMES},
+            **{f"noise_{d}": Observable((count,), "", ("frequency",)) for d in NAMES},
+        }
         distance = Truncated(td.LogNormal(0.5 * math.log(NEAR * FAR), 100.0), NEAR, FAR)
         self.prior = Prior(
             chirp_mass=(td.Uniform(*chirp_mass), "solMass"),
@@ -78,15 +105,23 @@ class GravitationalWave(Simulator):
             distance_h1=(distance, "Mpc"),
             distance_l1=(distance, "Mpc"),
         )
+        check_length(self.prior, seconds)
+
+    @property
+    def poses(self) -> tuple[Pose, ...]:
+        """The arrival times, which shift the strain of their detector."""
+        shifts = {d: SpectrumShift(LOW, 1 / self.seconds, (f"strain_{d}",)) for d in NAMES}
+        return tuple(Pose(f"time_{d}", shift, td.Normal(0.0, 1e-3)) for d, shift in shifts.items())
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         parts = [self._simulate(rows, generator) for rows in theta.split(CHUNK)]
         return {name: torch.cat([part[name] for part in parts]) for name in self.observables}
 
     def _simulate(self, theta: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        n, shape = len(theta), (len(theta), len(NAMES), len(FREQUENCY))
-        middle = central(FREQUENCY.to(theta.device))
-        off = draw_curves(2 * n, FREQUENCY, generator).view(shape).float() - middle.float()
+        f = frequencies(self.seconds)
+        n, shape = len(theta), (len(theta), len(NAMES), len(f))
+        middle = central(f.to(theta.device))
+        off = draw_curves(2 * n, f, generator).view(shape).float() - middle.float()
         phase = 2 * math.pi * torch.rand(n, 2, 1, generator=generator, device=theta.device, dtype=torch.float64)
         noise = torch.randn(*shape, 2, generator=generator, device=theta.device)
         heard = templates(theta, off.double()) * torch.polar(torch.ones_like(phase), phase)
@@ -127,8 +162,8 @@ class GravitationalWave(Simulator):
     def observe(self, *paths: str | Path, gps: float | None = None) -> dict[str, Tensor]:
         """The observation in two strain files of the Gravitational Wave Open Science Center.
 
-        Of each, the 4 s with the trigger in their middle are taken, under a Tukey window that rises and falls within
-        0.2 s, and whitened by what the rest of the file has of noise.
+        Of each, the T seconds with the trigger in their middle are taken, under a Tukey window that rises and falls
+        within 0.2 s, and whitened by what the rest of the file has of noise.
 
         Args:
             paths: Files of H1 and L1, in this order.
@@ -136,7 +171,7 @@ class GravitationalWave(Simulator):
 
         Raises:
             ValueError: If `gps` is missing, the files are not two, one is not what it must be (`noise.read_losc`,
-                `Strain.segment` and `welch` say what that is), or 4 s are too short for the prior's lowest chirp mass.
+                `Strain.segment` and `welch` say what that is).
         """
         if gps is None:
             raise ValueError(
@@ -145,16 +180,21 @@ class GravitationalWave(Simulator):
             )
         if len(paths) != len(NAMES):
             raise ValueError(f"expected two files, of H1 and L1, got {len(paths)}")
-        check_length(self.prior)
-        middle, seen = central(FREQUENCY), {}
+        part, middle, seen = bins(self.seconds), central(frequencies(self.seconds)), {}
         for detector, path in zip(NAMES, paths, strict=True):
             strain = read_losc(path, detector.upper())
-            density, _ = welch(strain, SECONDS, RAMP, without=strain.segment(gps, SECONDS))
-            log_density = 0.5 * torch.from_numpy(density)[BINS].log()
-            data = whiten(torch.from_numpy(spectrum(strain, gps, SECONDS, RAMP))[BINS], log_density, SECONDS)
+            density, _ = welch(strain, self.seconds, RAMP, without=strain.segment(gps, self.seconds))
+            log_density = 0.5 * torch.from_numpy(density)[part].log()
+            data = torch.from_numpy(spectrum(strain, gps, self.seconds, RAMP))[part]
+            data = whiten(data, log_density, self.seconds)
             seen[f"strain_{detector}"] = torch.view_as_real(data).float()
             seen[f"noise_{detector}"] = (log_density - middle).float()
         return {name: seen[name] for name in self.observables}
+
+
+def heavier(chirp_mass: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """The heavier mass, in the unit of the chirp mass (m_1 m_2)^{3/5} / (m_1 + m_2)^{1/5}, with ratio m_2 / m_1."""
+    return chirp_mass * (1 + ratio) ** 0.2 / ratio**0.6
 
 
 def templates(
@@ -168,13 +208,14 @@ def templates(
     """
     mass, ratio, chi = theta.double()[:, :3].unbind(-1)
     time, distance = theta.double()[:, 3:5, None], theta.double()[:, 5:7, None]
-    f = FREQUENCY.to(theta.device)
+    seconds = seconds_of(off.shape[-1])
+    f = frequencies(seconds).to(theta.device)
     amplitude, phase = phenom_d(f, mass, ratio, chi, chi)
-    size = (amplitude.clamp_min(1e-300).log() - central(f) + math.log(2 / math.sqrt(SECONDS)))[:, None] - off
+    size = (amplitude.clamp_min(1e-300).log() - central(f) + math.log(2 / math.sqrt(seconds)))[:, None] - off
     return torch.polar(size.exp() / distance, -phase[:, None] - 2 * math.pi * f * time)
 
 
-def check_length(prior: Prior) -> None:
+def check_length(prior: Prior, seconds: float) -> None:
     """Refuse a prior whose longest waveforms do not fit between the window's rise and the trigger.
 
     Raises:
@@ -186,10 +227,12 @@ def check_length(prior: Prior) -> None:
     near = torch.tensor([LOW, LOW + 0.01], dtype=torch.float64)
     phase = phenom_d(near, torch.full_like(ratio, low), ratio, chi, chi)[1]
     needed = float(((phase[:, 0] - phase[:, 1]) / (2 * math.pi * 0.01)).max()) + LATE
-    if needed > SECONDS / 2 - RAMP:
+    if needed > seconds / 2 - RAMP:
+        enough = 2 ** math.ceil(math.log2(2 * (needed + RAMP)))
         raise ValueError(
             f"a chirp mass of {low:g} solar masses, the prior's lowest, needs {needed:.1f} s from {LOW:g} Hz to its "
-            f"coalescence, and of {SECONDS:g} s of data {SECONDS / 2 - RAMP:g} are before the trigger; raise the bound"
+            f"coalescence, and of {seconds:g} s of data {seconds / 2 - RAMP:g} are before the trigger; raise the "
+            f"bound, or take {enough} s"
         )
 
 
@@ -215,7 +258,7 @@ def _log_density(theta: Tensor, strain: Tensor, off: Tensor) -> Tensor:
     product = (h.conj() * strain).sum(-1).abs()
     bessel = torch.special.i0e(product).log() + product
     squares = 0.5 * (h.abs().square().sum(-1) + strain.abs().square().sum(-1))
-    value = (bessel - squares - len(FREQUENCY) * math.log(2 * math.pi)).sum(-1)
+    value = (bessel - squares - strain.shape[-1] * math.log(2 * math.pi)).sum(-1)
     return torch.where(real, value, -torch.inf)
 
 

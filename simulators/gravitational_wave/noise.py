@@ -39,8 +39,6 @@ from torch import Tensor
 
 SECONDS, RAMP = 4.0, 0.2  # of data, the trigger in their middle, and of the window's rise and fall
 LOW, HIGH = 20.0, 512.0  # Hz
-BINS = slice(round(LOW * SECONDS), round(HIGH * SECONDS))
-FREQUENCY = torch.arange(BINS.start, BINS.stop, dtype=torch.float64) / SECONDS
 RATES = (4096, 16384)  # Hz, of public files
 SCALE, BENT, LENGTH = 0.25, 0.4, 0.25
 REACH = 100  # bins
@@ -51,6 +49,28 @@ LINES = (
     *[(496.0, 513.0, 7.0, 2.0)] * 6,  # violin modes
     *[(f - 0.05, f + 0.05, 4.0, 0.6) for f in (60.0, 120.0, 180.0, 240.0, 300.0)],  # mains
 )
+
+
+def bins(seconds: float) -> slice:
+    """Where the frequencies from 20 to 512 Hz stand in a spectrum of that many seconds.
+
+    Raises:
+        ValueError: If it is no whole number of seconds.
+    """
+    if seconds != int(seconds) or seconds < 1:
+        raise ValueError(f"data are taken of a whole number of seconds, such as 4, 8 or 16, got {seconds:g}")
+    return slice(round(LOW * seconds), round(HIGH * seconds))
+
+
+def frequencies(seconds: float) -> Float[Tensor, " frequency"]:
+    """These frequencies, Hz, float64."""
+    part = bins(seconds)
+    return torch.arange(part.start, part.stop, dtype=torch.float64) / seconds
+
+
+def seconds_of(count: int) -> float:
+    """Of how many seconds so many frequencies are."""
+    return count / (HIGH - LOW)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from sciinf.core import Observable
 from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, mlp
 
-from .noise import FREQUENCY, HIGH, LOW, SECONDS, draw_curves, whiten
+from .noise import HIGH, LOW, draw_curves, frequencies, seconds_of, whiten
 from .waveform import phenom_d
 
 BANDS = 24  # over which a curve is averaged
@@ -70,8 +70,8 @@ class Reduced(Summary):
         self.bank, self.jitter, self.chirp_mass = bank, jitter, (float(chirp_mass[0]), float(chirp_mass[1]))
 
     def build(self, spec: Observable, *, masked: bool) -> SummaryNetwork:
-        _check(spec, masked, (len(FREQUENCY), 2))
-        return _Reduced(self, masked)
+        _check(spec, masked, ("frequency", "part"))
+        return _Reduced(self, spec.shape[0], masked)
 
 
 class Bands(Summary):
@@ -86,16 +86,16 @@ class Bands(Summary):
         self.features = features
 
     def build(self, spec: Observable, *, masked: bool) -> SummaryNetwork:
-        _check(spec, masked, (len(FREQUENCY),))
-        return _Bands(self, masked)
+        _check(spec, masked, ("frequency",))
+        return _Bands(self, spec.shape[0], masked)
 
 
 class _Reduced(SummaryNetwork):
     matrix: Tensor
 
-    def __init__(self, plan: Reduced, masked: bool) -> None:
-        super().__init__((len(FREQUENCY), 2), masked)
-        v = basis(plan.size, plan.bank, plan.jitter, plan.chirp_mass)
+    def __init__(self, plan: Reduced, count: int, masked: bool) -> None:
+        super().__init__((count, 2), masked)
+        v = basis(plan.size, plan.bank, plan.jitter, plan.chirp_mass, count)
         # x V of complex numbers as one real product: (re, im) of each bin by (re, im) of each vector
         rows = torch.stack([torch.view_as_real(v), torch.view_as_real(1j * v)], dim=1)
         self.register_buffer("matrix", rows.flatten(2).flatten(0, 1).contiguous())
@@ -121,9 +121,9 @@ class _Reduced(SummaryNetwork):
 class _Bands(SummaryNetwork):
     matrix: Tensor
 
-    def __init__(self, plan: Bands, masked: bool) -> None:
-        super().__init__((len(FREQUENCY),), masked)
-        band = (BANDS * (FREQUENCY / LOW).log() / math.log(HIGH / LOW)).long()
+    def __init__(self, plan: Bands, count: int, masked: bool) -> None:
+        super().__init__((count,), masked)
+        band = (BANDS * (frequencies(seconds_of(count)) / LOW).log() / math.log(HIGH / LOW)).long()
         inside = F.one_hot(band, BANDS).float()
         self.register_buffer("matrix", inside / inside.sum(0))
         self.features = plan.features
@@ -136,7 +136,9 @@ class _Bands(SummaryNetwork):
 
 
 @functools.cache
-def basis(size: int, bank: int, jitter: float, chirp_mass: tuple[float, float]) -> Complex[Tensor, "frequency vector"]:
+def basis(
+    size: int, bank: int, jitter: float, chirp_mass: tuple[float, float], count: int
+) -> Complex[Tensor, "frequency vector"]:
     """V of waveforms ~ (waveforms V) V^H, the same in each call: (F, k), complex64.
 
     Args:
@@ -144,10 +146,11 @@ def basis(size: int, bank: int, jitter: float, chirp_mass: tuple[float, float]) 
         bank: How many waveforms.
         jitter: Seconds around 0 in which they coalesce.
         chirp_mass: Bounds of their chirp masses, solar masses.
+        count: F.
     """
     generator = torch.Generator().manual_seed(0)
-    waveforms = whitened_bank(bank, jitter, chirp_mass, generator).to(torch.complex64)
-    q = waveforms @ torch.randn(len(FREQUENCY), size + SPARE, generator=generator, dtype=torch.complex64)
+    waveforms = whitened_bank(bank, jitter, chirp_mass, generator, seconds_of(count)).to(torch.complex64)
+    q = waveforms @ torch.randn(count, size + SPARE, generator=generator, dtype=torch.complex64)
     for _ in range(ROUNDS):
         q = torch.linalg.qr(waveforms.mH @ torch.linalg.qr(q).Q).Q
         q = waveforms @ q
@@ -155,7 +158,7 @@ def basis(size: int, bank: int, jitter: float, chirp_mass: tuple[float, float]) 
 
 
 def whitened_bank(
-    n: int, jitter: float, chirp_mass: tuple[float, float], generator: torch.Generator
+    n: int, jitter: float, chirp_mass: tuple[float, float], generator: torch.Generator, seconds: float
 ) -> Complex[Tensor, "waveform frequency"]:
     """Whitened waveforms of norm 1 with parameters and noise curves drawn at random, complex128.
 
@@ -164,19 +167,21 @@ def whitened_bank(
         jitter: Seconds around 0 in which they coalesce.
         chirp_mass: Bounds of their chirp masses, solar masses.
         generator: The only source of randomness.
+        seconds: How long the data are.
     """
+    f = frequencies(seconds)
     u = torch.rand(4, n, generator=generator, dtype=torch.float64)
     mass = chirp_mass[0] + (chirp_mass[1] - chirp_mass[0]) * u[0]
     chi = 1.6 * u[2] - 0.8
-    amplitude, phase = phenom_d(FREQUENCY, mass, 0.25 + 0.75 * u[1], chi, chi)
-    phase = phase + 2 * math.pi * FREQUENCY * (jitter * (2 * u[3:].mT - 1))
-    h = whiten(torch.polar(amplitude, -phase), draw_curves(n, FREQUENCY, generator), SECONDS)
+    amplitude, phase = phenom_d(f, mass, 0.25 + 0.75 * u[1], chi, chi)
+    phase = phase + 2 * math.pi * f * (jitter * (2 * u[3:].mT - 1))
+    h = whiten(torch.polar(amplitude, -phase), draw_curves(n, f, generator), seconds)
     return h / h.abs().square().sum(-1, keepdim=True).sqrt()
 
 
-def _check(spec: Observable, masked: bool, shape: tuple[int, ...]) -> None:
-    if spec.shape != shape or masked:
+def _check(spec: Observable, masked: bool, dims: tuple[str, ...]) -> None:
+    if spec.dims != dims or masked:
         raise ValueError(
-            f"the summary is for complete observables of shape {shape}, got {spec.shape}"
+            f"the summary is for complete observables along {dims}, got {spec.dims or spec.shape}"
             f"{' with a mask' if masked else ''}; use it for those of simulators/gravitational_wave"
         )

@@ -40,14 +40,14 @@ def test_density_of_white_noise_and_without_the_event(parts):
 def test_whitened_noise_has_unit_variance(parts):
     """Of noise with a known density, 16,000 numbers: five sds."""
     noise, rate, n = parts("noise"), 4096, 4 * 4096
-    log_density = noise.draw_curves(1, noise.FREQUENCY, generator())[0]
+    log_density = noise.draw_curves(1, noise.frequencies(4.0), generator())[0]
     full = torch.zeros(n // 2 + 1, dtype=torch.float64)
-    full[noise.BINS] = log_density.exp()
+    full[noise.bins(4.0)] = log_density.exp()
     shaped = []
     for seed in range(8):
         white = torch.randn(n, generator=generator(seed), dtype=torch.float64) * math.sqrt(rate / 2)  # S = 1
         shaped.append(torch.fft.irfft(torch.fft.rfft(white) * full))
-    data = torch.fft.rfft(torch.stack(shaped))[:, noise.BINS] / rate
+    data = torch.fft.rfft(torch.stack(shaped))[:, noise.bins(4.0)] / rate
     z = torch.view_as_real(noise.whiten(data, log_density, 4.0))
     assert float(z.square().mean()) == pytest.approx(1.0, abs=5 * math.sqrt(2 / z.numel()))
     for part in (z[..., 0], z[..., 1]):
@@ -61,27 +61,27 @@ def test_a_pulse_after_the_trigger_has_the_phase_of_its_time(parts):
     at = round(16.43 * rate)
     values[at] = 1.0
     late = 1000.0 + at / rate - gps
-    found = noise.spectrum(strain_of(parts, values), gps, 4.0, 0.2)[noise.BINS] * rate
-    exact = np.exp(-2j * math.pi * noise.FREQUENCY.numpy() * late)
+    found = noise.spectrum(strain_of(parts, values), gps, 4.0, 0.2)[noise.bins(4.0)] * rate
+    exact = np.exp(-2j * math.pi * noise.frequencies(4.0).numpy() * late)
     assert np.abs(found - exact).max() < 1e-6
     assert np.abs(found - exact.conj()).max() > 1.0  # the planted fault
 
 
 def test_curves_are_a_family_around_the_centre(parts):
     noise = parts("noise")
-    off = noise.draw_curves(400, noise.FREQUENCY, generator()) - noise.central(noise.FREQUENCY)
+    off = noise.draw_curves(400, noise.frequencies(4.0), generator()) - noise.central(noise.frequencies(4.0))
     assert torch.equal(
-        off[:2] + noise.central(noise.FREQUENCY), noise.draw_curves(400, noise.FREQUENCY, generator())[:2]
+        off[:2] + noise.central(noise.frequencies(4.0)), noise.draw_curves(400, noise.frequencies(4.0), generator())[:2]
     )
-    quiet = off[:, (noise.FREQUENCY > 65) & (noise.FREQUENCY < 110)]
+    quiet = off[:, (noise.frequencies(4.0) > 65) & (noise.frequencies(4.0) < 110)]
     assert float(quiet.median()) == pytest.approx(0.0, abs=0.1)
     assert float(quiet.median(1).values.std()) == pytest.approx(math.hypot(0.25, 0.3), abs=0.1)
-    assert float(off[:, (noise.FREQUENCY > 496)].amax(1).median()) > 3  # violin modes
+    assert float(off[:, (noise.frequencies(4.0) > 496)].amax(1).median()) > 3  # violin modes
 
 
 def test_measured_curves_lie_within_the_family(parts, event):
     noise = parts("noise")
-    drawn = noise.draw_curves(400, noise.FREQUENCY, generator()) - noise.central(noise.FREQUENCY)
+    drawn = noise.draw_curves(400, noise.frequencies(4.0), generator()) - noise.central(noise.frequencies(4.0))
     low, high = drawn.quantile(torch.tensor([0.005, 0.995]).double(), dim=0)
     for name in ("noise_h1", "noise_l1"):
         inside = (event[name][0] > low) & (event[name][0] < high)
@@ -154,6 +154,21 @@ def test_files_that_do_not_serve_are_refused(simulator, tmp_path):
 
 
 def test_masses_too_low_for_the_segment_are_refused(module, simulator):
-    module.check_length(simulator.prior)
-    with pytest.raises(ValueError, match="a chirp mass of 10 solar masses"):
-        module.check_length(module.GravitationalWave(chirp_mass=(10.0, 45.0)).prior)
+    with pytest.raises(ValueError, match="a chirp mass of 9 solar masses.*raise the bound, or take 16 s"):
+        module.GravitationalWave(chirp_mass=(9.0, 15.0))
+    with pytest.raises(ValueError, match="a whole number of seconds, such as 4, 8 or 16, got 4.5"):
+        module.GravitationalWave(seconds=4.5)
+
+
+def test_longer_data_are_of_the_same_model(module, parts):
+    """Templates have half the size, in sds of the noise, at each of four times as many frequencies."""
+    long = module.GravitationalWave(seconds=16.0)
+    theta = long.prior.sample(8, generator=generator())
+    x = long(theta, generator=generator())
+    assert {name: value.shape[1:] for name, value in x.items()} == {k: o.shape for k, o in long.observables.items()}
+    off = x["noise_h1"][:, None].double().expand(-1, 2, -1)
+    assert torch.allclose(module.templates(theta, off)[..., ::4], 0.5 * module.templates(theta, off[..., ::4]))
+    better = long.log_likelihood(theta, x) > long.log_likelihood(long.prior.sample(8, generator=generator()).flip(0), x)
+    assert bool(better.all())
+    assert float(heavy := module.heavier(np.array([28.0]), np.array([0.8]))[0]) == pytest.approx(36.1, abs=0.1)
+    assert (0.8 * heavy * heavy) ** 0.6 / (1.8 * heavy) ** 0.2 == pytest.approx(28.0)
