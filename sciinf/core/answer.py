@@ -169,11 +169,13 @@ class Answer:
         """One of the report's figures, to be saved for a paper with `savefig`; a notebook shows it.
 
         Args:
-            kind: "corner", the posterior of each parameter and pair; "prediction", an observable against the data that
-                the posterior predicts; "calibration", how often the truth lay inside credible regions; "ranks", the
-                rank of each true parameter among the draws.
-            names: Which parameters of a corner plot, the first twelve when left out; which observable of a prediction.
-            truth: Parameter -> true value, a number in its unit or a quantity of astropy, drawn in a corner plot.
+            kind: "corner", the posterior of each parameter or derived quantity and each pair; "prediction", an
+                observable against the data that the posterior predicts; "calibration", how often the truth lay inside
+                credible regions; "ranks", the rank of each true parameter among the draws.
+            names: Which parameters and derived quantities of a corner plot, the first twelve when left out; which
+                observable of a prediction.
+            truth: Parameter or derived quantity -> true value, a number in its unit or a quantity of astropy, drawn in
+                a corner plot.
 
         Raises:
             ImportError: If matplotlib is not installed.

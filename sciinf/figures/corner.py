@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEVELS = (0.5, 0.9)
 _FEW = 5  # parameters up to which labels stand along their axes
 _LETTERS = 18
+_AN_INCH = 13  # letters to an inch
 _SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 _LEVEL: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
 Curve = tuple[np.ndarray, np.ndarray]
@@ -44,16 +45,18 @@ def corner(
     theta: Float[np.ndarray, "n theta"],
     weights: Float[np.ndarray, " n"],
     *,
+    labels: Mapping[str, str] | None = None,
     prior: Mapping[str, Curve] | None = None,
     truth: Mapping[str, float] | None = None,
 ) -> Figure:
     """Marginals and pairs of weighted draws.
 
     Args:
-        names: D parameter names.
+        names: D names, of parameters and derived quantities.
         units: One unit per name.
         theta: Draws, (n, D).
         weights: One weight per draw, of any sum.
+        labels: Name -> what stands on its axes in place of the name.
         prior: Name -> (grid, density) of the prior's marginal, drawn faintly behind the posterior's.
         truth: Name -> true value, drawn as lines.
 
@@ -65,7 +68,8 @@ def corner(
     count, truth = len(names), truth or {}
     ranges = windows(theta, weights, [truth.get(name) for name in names])
     side = min(3.0 * count, WIDTH)
-    titles = [_title(name, unit, many=count > _FEW) for name, unit in zip(names, units, strict=True)]
+    shown = [(labels or {}).get(name, name) for name in names]
+    titles = [_title(name, unit, count, side / count) for name, unit in zip(shown, units, strict=True)]
     figure = Figure(figsize=(5.0 if count == 1 else side, 2.9 if count == 1 else side))
     grid = figure.add_gridspec(count, count, wspace=0.08, hspace=0.08)
     longest = max(len(line) for title in titles for line in title.split("\n"))
@@ -109,10 +113,12 @@ def _widen(figure: Figure, grid: GridSpec) -> None:
             axes.set_position(spec.get_position(figure))
 
 
-def _title(name: str, unit: str, *, many: bool) -> str:
-    """An axis label; among many panels on two lines, a long name cut."""
-    short = name if len(name) <= _LETTERS or not many else f"{name[: _LETTERS - 1]}…"
-    return label(short, unit, lines=2 if many else 1)
+def _title(name: str, unit: str, count: int, inches: float) -> str:
+    """An axis label; among many panels on two lines. A name that is longer than its place, such as a panel, is cut."""
+    lines = 1 if count <= _FEW else 2
+    room = _LETTERS if lines == 2 else max(_LETTERS, int(_AN_INCH * inches) - len(label("", unit)))
+    short = name if len(name) <= room else f"{name[: room - 1]}…"
+    return label(short, unit, lines=lines)
 
 
 def _marginal(

@@ -53,7 +53,8 @@ def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, flo
     theta, weights = draws.theta.double().cpu().numpy()[:, columns], draws.weights.cpu().numpy()
     ranges = windows(theta, weights, [truth.get(name) for name in chosen])
     prior = prior_marginals(answer.prior, chosen, ranges)
-    return corner(chosen, [draws.units[c] for c in columns], theta, weights, prior=prior, truth=truth)
+    units = [draws.units[c] for c in columns]
+    return corner(chosen, units, theta, weights, labels=draws.labels, prior=prior, truth=truth)
 
 
 def _prediction(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:

@@ -24,7 +24,10 @@ def prior_ranges(prior: Prior | None, tail: float = 0.01) -> dict[str, tuple[flo
 
 
 def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[float, float]]) -> dict[str, Curve]:
-    """The prior's density over each window: exact for a law of one parameter, from draws for joint laws."""
+    """The prior's density over each window: exact for a law of one parameter, from draws for joint laws.
+
+    A derived quantity among the names has none.
+    """
     if prior is None or not set(names) & set(prior.names):
         return {}
     found: dict[str, Curve] = {}

@@ -10,8 +10,9 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from sciinf import Answer, Calibration, Normal, Prior
+from sciinf import Answer, Calibration, Normal, Prior, wrappers
 from sciinf.core import Draws, Estimate, Observable, Strange, Trust
+from sciinf.core.derived import with_derived
 from sciinf.figures.style import MUTED, VERMILION
 
 
@@ -52,6 +53,22 @@ def test_a_corner_has_the_chosen_parameters_the_prior_and_the_truth(answer: Answ
     assert {MUTED, VERMILION} <= colours(axes)
     assert axes.get_xlim()[1] > 9.0
     assert MUTED not in colours(replace(answer, prior=None).figure(names=["size"]).axes[0])
+
+
+def test_derived_quantities_are_further_columns_and_labels_stand_on_axes(answer: Answer) -> None:
+    made = wrappers.numpy(lambda rate, size: rate, answer.prior, {"x": Observable()})
+    made.derived = {"sum": (lambda theta: theta["rate"] + theta["size"] + 20, "1/h")}
+    made.labels = {"rate": "decay rate", "sum": "a label that is far too long for one of three panels, and is cut"}
+    figure = replace(answer, draws=with_derived(answer.draws, made)).figure(truth={"sum": 20.0})
+    assert len(figure.axes) == 6
+    assert [axes.get_xlabel()[:10] for axes in figure.axes[3:]] == ["decay rate", "size", "a label th"]
+    assert figure.axes[5].get_xlabel().endswith("… [h⁻¹]")
+    assert [MUTED in colours(figure.axes[i]) for i in (0, 2, 5)] == [True, True, False]  # the prior's curves
+    grid, density = next(line for line in figure.axes[2].lines if to_hex(line.get_color()) == MUTED).get_data()
+    np.testing.assert_allclose(density, np.exp(-0.5 * (grid / 3) ** 2) / (3 * np.sqrt(2 * np.pi)), rtol=1e-6)
+    low, high = figure.axes[5].get_xlim()
+    assert low < 20.0 < high
+    assert low > 10.0
 
 
 def test_a_prediction_stands_on_its_axis_with_what_is_strange(answer: Answer) -> None:
