@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sciinf.core.tables import marked
 from sciinf.figures.page import number, table
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
@@ -21,7 +22,7 @@ def every_number(run: Run) -> str:
     head += ["uncorrected"] * bool(raw) + [f"corrected {level:.0%} interval"] * held
     rows = []
     for name, e in found.items():
-        row = [name, pretty_unit(e["unit"]) or "–", *_quantiles(e)]
+        row = [marked(name, bool(e.get("derived"))), pretty_unit(e["unit"]) or "–", *_quantiles(e)]
         row += [number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
         row += [" · ".join(_quantiles(raw[name]))] if raw else []
         rows.append(row + ([_corrected(e)] if held else []))

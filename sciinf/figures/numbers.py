@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from sciinf.core.tables import marked
 from sciinf.figures.page import number, table
 from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
@@ -99,7 +100,7 @@ def numbers_table(run: Run, numbers: Numbers) -> str:
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
     rows = []
     for index, name in enumerate(numbers.names):
-        row = [name, value(numbers, index)]
+        row = [marked(name, bool(run.answer["parameters"][name].get("derived"))), value(numbers, index)]
         rows.append(row + ([_bar(numbers, index, outer.get(name), raw.get(name))] if outer else []))
     head, kinds = ["parameter", "median"], ["", "markup"]
     if outer:

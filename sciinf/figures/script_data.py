@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sciinf.core.draws import Draws
 from sciinf.figures.methods_text import bibtex, methods_text
 from sciinf.figures.numbers import Numbers, latex
 from sciinf.figures.prediction import predicted_data, selectable
@@ -46,10 +47,20 @@ def _answer(name: str, run: Run, numbers: Numbers, share: int) -> dict[str, Any]
     found["weighted"] = bool(draws.log_weight.max() > draws.log_weight.min())
     found["draws"] = _rounded(theta, places)
     rows = selectable(run, share)
-    if rows and run.predicted_from.shape[1] <= len(places):
-        found["from"] = _rounded(run.predicted_from[:rows], places)
+    simulated_from = _whole(run.predicted_from[:rows], draws) if rows else None
+    if simulated_from is not None:
+        found["from"] = _rounded(simulated_from, places)
         found["predicted"] = predicted_data(run, rows)
     return found
+
+
+def _whole(theta: np.ndarray, draws: Draws) -> np.ndarray | None:
+    """Some draws, (m, D), of whom the parameters alone may be given, (m, d); None if one is none of all draws."""
+    if theta.shape[1] == len(draws.names):
+        return theta
+    found = {tuple(row): i for i, row in enumerate(draws.of_parameters().theta.double().tolist())}
+    at = [found.get(tuple(row), -1) for row in theta.astype(float).tolist()]
+    return None if -1 in at else draws.theta.double().numpy()[at]
 
 
 def _places(sd: float) -> int:
@@ -58,7 +69,7 @@ def _places(sd: float) -> int:
 
 
 def _rounded(theta: np.ndarray, places: list[int]) -> list[list[float]]:
-    return [[round(float(v), p) for v, p in zip(row, places, strict=False)] for row in theta]
+    return [[round(float(v), p) for v, p in zip(row, places, strict=True)] for row in theta]
 
 
 def downloads() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import torch
@@ -32,6 +34,11 @@ def test_they_come_to_a_run_that_is_there(line: Path) -> None:
     theta = answer.draws.theta
     assert float((theta[:, 2] - theta[:, 1] - 4 * theta[:, 0]).abs().max()) < 1e-5
     assert read_json(run / "answers/seen/answer.json")["parameters"]["slope"]["label"] == "speed"
+    page = (run / "report.html").read_text()
+    assert page.count('<th scope="row">end (derived)<') == 2
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])["answers"][0]
+    assert len(data["from"]) > 20  # what is selected by a derived quantity is found among what was predicted
+    assert all(abs(end - offset - 4 * slope) < 0.05 for slope, offset, end in data["from"] + data["draws"])
     (line / "line.py").write_text(code + DERIVED.replace("4.0 *", "5.0 *").replace("speed", "velocity"))
     several = call("query", run, "--observation", line / "seen.csv", line / "other.csv")
     assert several.out.count("end (derived)") == 2
