@@ -13,17 +13,25 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
+WIDE = "---\nhide: [navigation]\n---\n"  # a page without the list of pages beside it
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 PLAIN = ("LICENSE", "CITATION.cff")
+FEWER = {  # how pictures were made of pipelines that take long; docs/gallery.py draws them
+    "influenza": "--simulations 20000",
+    "linear_gaussian": "--simulations 20000 --fresh 5000",
+    "darcy_inverse": "--solutions 500 --simulations 5000 --runs 5000",
+    "navier_stokes": "--solutions 100 --epochs 20",
+}
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add them."""
     found = {page: _moved((ROOT / name).read_text()) for name, page in PAGES.items()}
+    found["index.md"] = WIDE + found["index.md"]
     found |= {name: (ROOT / name).read_text() for name in PLAIN}
     pipelines = [file for file in sorted((ROOT / "pipelines").glob("*.py")) if not file.stem.startswith("_")]
     found |= {f"gallery/{file.stem}.md": _page(file, ROOT / "docs" / "images") for file in pipelines}
-    found["gallery/index.md"] = _contents("Gallery", "Whole analyses, a file each, in `pipelines/`.", pipelines)
+    found["gallery/index.md"] = _gallery(pipelines)
     skeletons = sorted((ROOT / "docs" / "skeletons").glob("*.py"))
     found |= {f"skeletons/{file.stem}.md": _page(file) for file in skeletons}
     found["skeletons/index.md"] = _contents("Files to copy", "Copy one of these and fill it in.", skeletons)
@@ -56,9 +64,23 @@ def _page(file: Path, pictures: Path | None = None) -> str:
     folder = file.parent.relative_to(ROOT).as_posix()
     picture = pictures is not None and (pictures / f"{file.stem}.png").is_file()
     shown = f"![{first}](../images/{file.stem}.png)\n\n" if picture else ""
+    if file.stem in FEWER:
+        shown += f"The picture is of fewer simulations than the pipeline makes by itself: `{FEWER[file.stem]}`.\n\n"
     words = re.sub(r"^    (?=\S)", "        ", rest, flags=re.MULTILINE)
     code = f'```python title="{folder}/{file.name}"\n{file.read_text()}```\n'
     return f"# {file.stem}\n\n{first}\n\n{shown}{words}\n\n{code}"
+
+
+def _gallery(pipelines: list[Path]) -> str:
+    """What each pipeline finds out, with its picture, two beside each other."""
+    cards = []
+    for file in pipelines:
+        first, name = _docstring(file).partition("\n")[0], file.stem
+        cards.append(
+            f"-   [**{name}**]({name}.md)\n\n    {first}\n\n    [![{first}](../images/{name}.png)]({name}.md)\n"
+        )
+    words = "Whole analyses, a file each, in `pipelines/`. `sciinf run pipelines/NAME.py --out runs/NAME` runs one."
+    return "\n".join([WIDE + "# Gallery", "", words, "", '<div class="grid cards" markdown>', "", *cards, "</div>", ""])
 
 
 def _contents(title: str, words: str, files: list[Path]) -> str:
