@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from brief import briefly_trained
-from documents import blocks
+from documents import FEW, command, follow
 from torch.distributions import Normal
 
 import sciinf
-from sciinf import Observable, Prior, Simulator, Store, build_posterior, cli, load_simulator, simulate, train
+from sciinf import Observable, Prior, Simulator, Store, build_posterior, load_simulator, simulate, train
 from sciinf.answer import load_answer
 from sciinf.core.simulator import load_module
 from sciinf.wrappers import Sensors, observed
@@ -25,41 +23,6 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 SKELETONS = DOCS / "skeletons"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
-SMALL = "300"  # simulations, instead of the number a document asks for
-
-
-def run(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, Any]]:
-    """Follow a page in the current folder: commands, and Python blocks in one session.
-
-    A Python block that begins with the name of a file is saved under it instead.
-
-    Returns:
-        The commands that ran, and the names the Python blocks defined.
-    """
-    names: dict[str, Any] = {"__name__": "document"}
-    commands = []
-    for language, body in blocks(text):
-        title = re.match(r"# (\w+\.py)\n", body)
-        if language == "python" and title:
-            Path(title[1]).write_text(body)
-        elif language == "python":
-            exec(compile(re.sub(r"\bn=[0-9_]+", f"n={SMALL}", body), "<document>", "exec"), names)
-        elif language == "sh":
-            for line in body.splitlines():
-                words = shlex.split(line)
-                if words[:1] == ["sciinf"]:
-                    command(
-                        [SMALL if before == "-n" else word for before, word in zip(["", *words], words, strict=False)],
-                        monkeypatch,
-                    )
-                    commands.append(words)
-    return commands, names
-
-
-def command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command line, as the console script runs it."""
-    monkeypatch.setattr(sys, "argv", words)
-    cli.main()
 
 
 def broken_links(page: Path, text: str) -> list[str]:
@@ -80,59 +43,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands, names = run((ROOT / "README.md").read_text(), monkeypatch)
+    commands, names = follow((ROOT / "README.md").read_text(), monkeypatch)
     assert [words[1] for words in commands] == ["check", "infer", "query"]
     assert names["draws"].shape == (1000, 2)
     assert names["table"].attrs["units"] == {"rate": "1/h", "amplitude": "mV"}
-    assert len(Store(here / "runs/decay/simulations")) == int(SMALL), "the call found what the command had made"
+    assert len(Store(here / "runs/decay/simulations")) == FEW, "the call found what the command had made"
     folder = here / "runs" / "decay"
-    listed = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text().split("## What a run folder holds")[1], re.M)
-    for name in re.findall(r"`([^`]+)`", " ".join(listed[:6])):
-        assert (folder / name.replace("NAME", "cell8")).exists(), f"the README says a run holds {name}"
+    listed = re.findall(r"^\| (`.*?) \|", (DOCS / "data_format.md").read_text().split("## A run folder")[1], re.M)
+    for name in re.findall(r"`([^`]+)`", " ".join(listed[:7])):
+        assert (folder / name.replace("NAME", "cell8")).exists(), f"docs/data_format.md says a run holds {name}"
     answer = load_answer(folder, name="cell8")
     assert answer.parameters["rate"].unit == "1/h"
     # cell8 was made with a rate of 1.6, cell7 with 0.7: few simulations are enough to tell them apart
     assert abs(answer.parameters["rate"].median - 1.6) < 0.5
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@briefly_trained(2)
-def test_tutorial_can_be_followed(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands, names = run((DOCS / "tutorials" / "your_own_simulator.md").read_text(), monkeypatch)
-    assert [words[1] for words in commands] == ["check", "infer", "query", "infer"]
-    printed = capsys.readouterr().out
-    assert "no problem found" in printed
-    # 2.2 mV in a file of microvolts; the noise of 0.1 mV is drawn from a fixed seed
-    assert re.search(r"cell8 \(50,\) 2\.[0-4] mV at first", printed)
-    assert names["odd"].trust.level == "alarm"
-    assert (here / "cell8.ecsv").is_file()
-    known = load_answer(here / "runs" / "known")
-    assert known.amortised
-    assert abs(known.parameters["rate"].median - 0.736) < 0.03  # 0.736 +- 0.018 on a grid of the exact posterior
-    assert known.parameters["rate"].sd == pytest.approx(0.018, rel=0.2)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@briefly_trained()
-def test_the_page_for_users_of_sbi_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "tutorials" / "from_sbi.md").read_text()
-    whole = page.replace('out="runs/mine")', 'out="runs/mine", refine="off", progress=False)')  # rounds take minutes
-    assert whole != page
-    _, names = run(whole, monkeypatch)
-    assert names["log_prob"].shape == (1000,)
-    assert names["calibration"].gaps
-    for found in (load_answer(here / "runs" / "mine"), names["answer"]):
-        assert found.calibration.state in ("passed", "cannot tell", "not passed")
-        assert found.trust.level == "good"
-        assert abs(found.parameters["theta_0"].median - 0.8) < 0.4  # few simulations; the exact law is N(0.8, 0.3)
-    assert (names["mode"] - torch.tensor([0.8, -0.4])).abs().max() < 0.5
-
-
 def test_format_page_reads_a_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = faulty_store(here / "store")
-    _, names = run((DOCS / "data_format.md").read_text(), monkeypatch)
+    _, names = follow((DOCS / "data_format.md").read_text(), monkeypatch)
     theta, x, digest = names["read_store"](here / "store")
     good = store.load()
     assert digest == store.digest
@@ -146,7 +74,7 @@ def test_format_page_reads_a_block_that_no_journal_knows_and_refuses_a_damaged_o
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = faulty_store(here / "store")
-    _, names = run((DOCS / "data_format.md").read_text(), monkeypatch)
+    _, names = follow((DOCS / "data_format.md").read_text(), monkeypatch)
     for journal in (store.path / "journal").iterdir():
         torn = journal.read_bytes().splitlines()[0][:-20]
         journal.write_bytes(torn)
@@ -201,7 +129,7 @@ def test_skeleton_simulator_passes_its_check(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_skeleton_pipeline_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ["--simulations", SMALL, "--fresh", SMALL]
+    small = ["--simulations", str(FEW), "--fresh", str(FEW)]
     command(["sciinf", "run", str(SKELETONS / "pipeline.py"), "--out", "runs/mine", *small], monkeypatch)
     assert (here / "runs" / "mine" / "report.html").is_file()
     answer = load_answer(here / "runs" / "mine")
@@ -269,17 +197,19 @@ def test_readme_has_two_commands_which_the_makefile_knows() -> None:
     assert set(lines) <= set(targets)
     for file in re.findall(r"sciinf run (\S+)", text):
         assert (ROOT / file).is_file()
-    assert set(re.findall(r"'\.\[(\w+)\]'", text)) == {"test"}
+    assert set(re.findall(r"'\.\[(\w+)\]'", (DOCS / "installation.md").read_text())) == {"test"}
 
 
-def test_picture_is_small() -> None:
-    assert (DOCS / "images" / "lynx_hare.png").stat().st_size < 300_000
+def test_pictures_are_small_and_every_pipeline_has_one() -> None:
+    pictures = {file.stem: file.stat().st_size for file in (DOCS / "images").iterdir()}
+    assert {file.stem for file in (ROOT / "pipelines").glob("[!_]*.py")} <= set(pictures)
+    assert max(pictures.values()) <= 60_000
 
 
 def test_planted_faults_are_found_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = DOCS / "choosing.md"
     assert broken_links(page, "[gone](no_such_page.md) and [there](design.md)") == ["no_such_page.md"]
     with pytest.raises(NameError):
-        run("```python\nno_such_name\n```\n", monkeypatch)
+        follow("```python\nno_such_name\n```\n", monkeypatch)
     with pytest.raises(SystemExit):
-        run("```sh\nsciinf no-such-verb\n```\n", monkeypatch)
+        follow("```sh\nsciinf no-such-verb\n```\n", monkeypatch)
