@@ -22,9 +22,9 @@ FEWER = {  # how pictures were made of pipelines that take long; docs/gallery.py
     "navier_stokes": "--solutions 100 --epochs 20",
 }
 FOUND = {  # what the run of a picture got wrong
-    "darcy_inverse": "Not all of that run came out right. The true conductivities are 4 and 12. The 90 % interval of `low`, "
-    "3.40 to 5.09, holds its truth; that of `high`, 8.14 to 11.2, does not. The fresh simulations were too few to tell "
-    "whether that is more than chance: calibration says CANNOT TELL.",
+    "darcy_inverse": "Not all of that run came out right. The true conductivities are 4 and 12. The 90 % interval of "
+    "`low`, 3.40 to 5.09, holds its truth; that of `high`, 8.14 to 11.2, does not. The fresh simulations were too few "
+    "to tell whether that is more than chance: calibration says CANNOT TELL.",
 }
 
 
