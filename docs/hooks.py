@@ -34,10 +34,10 @@ def on_files(files: Files, config: Any) -> Files:
     found["index.md"] = WIDE + found["index.md"]
     found |= {name: (ROOT / name).read_text() for name in PLAIN}
     pipelines = [file for file in sorted((ROOT / "pipelines").glob("*.py")) if not file.stem.startswith("_")]
-    found |= {f"gallery/{file.stem}.md": _page(file, ROOT / "docs" / "images") for file in pipelines}
+    found |= {f"gallery/{file.stem}.md": page_of(file, ROOT / "docs" / "images") for file in pipelines}
     found["gallery/index.md"] = _gallery(pipelines)
     skeletons = sorted((ROOT / "docs" / "skeletons").glob("*.py"))
-    found |= {f"skeletons/{file.stem}.md": _page(file) for file in skeletons}
+    found |= {f"skeletons/{file.stem}.md": page_of(file) for file in skeletons}
     found["skeletons/index.md"] = _contents("Files to copy", "Copy one of these and fill it in.", skeletons)
     books = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
     found |= {f"notebooks/{path.stem}.md": notebook_page(json.loads(path.read_text())) for path in books}
@@ -62,7 +62,7 @@ def _docstring(file: Path) -> str:
     return ast.get_docstring(ast.parse(file.read_text())) or ""
 
 
-def _page(file: Path, pictures: Path | None = None) -> str:
+def page_of(file: Path, pictures: Path | None = None) -> str:
     """A file of code as a page: what it says of itself, its picture, and the code."""
     first, _, rest = _docstring(file).partition("\n")
     folder = file.parent.relative_to(ROOT).as_posix()

@@ -22,14 +22,14 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def fewer(body: str) -> str:
+def fewer(body: str, few: int = FEW) -> str:
     """Python or commands with fewer simulations: what a document names as `n=`, `-n`, `--calibration` or `1_000`."""
-    body = re.sub(r"\bn=[0-9_]+", f"n={FEW}", body)
-    body = re.sub(r"(?<= )(-n|--calibration) [0-9]+", rf"\1 {FEW}", body)
-    return re.sub(r"(?<=[ (])[0-9]{1,3}_000\b(?=[,)])", str(FEW), body)
+    body = re.sub(r"\bn=[0-9_]+", f"n={few}", body)
+    body = re.sub(r"(?<= )(-n|--calibration) [0-9]+", rf"\1 {few}", body)
+    return re.sub(r"(?<=[ (])[0-9]{1,3}_000\b(?=[,)])", str(few), body)
 
 
-def follow(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, Any]]:
+def follow(text: str, monkeypatch: pytest.MonkeyPatch, few: int = FEW) -> tuple[list[list[str]], dict[str, Any]]:
     """Follow a page in the current folder: commands, and Python blocks in one session.
 
     A block that begins with the name of a file is saved under it instead.
@@ -44,10 +44,10 @@ def follow(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]],
         if title:
             Path(title[1]).write_text(body)
         elif language == "python":
-            exec(compile(fewer(body), "<document>", "exec"), names)
+            exec(compile(fewer(body, few), "<document>", "exec"), names)
         elif language == "sh":
             for line in body.splitlines():
-                words = [name for word in shlex.split(fewer(line)) for name in sorted(glob.glob(word)) or [word]]
+                words = [name for word in shlex.split(fewer(line, few)) for name in sorted(glob.glob(word)) or [word]]
                 commands.append(words)
                 if words[0] == "sciinf":
                     command(words, monkeypatch)

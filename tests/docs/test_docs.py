@@ -58,6 +58,16 @@ def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert abs(answer.parameters["rate"].median - 1.6) < 0.5
 
 
+def test_a_page_of_the_gallery_says_how_its_picture_was_made_and_what_it_got_wrong() -> None:
+    pytest.importorskip("mkdocs", reason="the site is made with mkdocs, of the extra `docs`")
+    hooks = load_module(DOCS / "hooks.py")
+    for name in hooks.FEWER | hooks.FOUND:
+        page = hooks.page_of(ROOT / "pipelines" / f"{name}.py", DOCS / "images")
+        assert f"../images/{name}.png" in page
+        assert hooks.FEWER.get(name, "") in page
+        assert hooks.FOUND.get(name, "") in page
+
+
 def test_format_page_reads_a_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = faulty_store(here / "store")
     _, names = follow((DOCS / "data_format.md").read_text(), monkeypatch)
