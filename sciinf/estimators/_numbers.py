@@ -68,9 +68,9 @@ def spread(x: X, generator: torch.Generator) -> dict[str, Tensor]:
     return values
 
 
-def flat(standardise: Standardise, x: X) -> Float[Tensor, "batch number"]:
+def flat(standardise: Standardise, x: X, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch number"]:
     """y: standardised numbers of all observables side by side, of floats as `middle` or `spread` give them."""
-    return torch.cat([value.reshape(len(value), -1) for value in standardise(x).values()], dim=-1)
+    return torch.cat([value.reshape(len(value), -1) for value in standardise(x, dtype).values()], dim=-1)
 
 
 def flat_with_slopes(standardise: Standardise, x: X) -> tuple[Float[Tensor, "batch number"], Tensor]:

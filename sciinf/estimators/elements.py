@@ -18,6 +18,7 @@ knows those L by a linear term. L is at most 8, the least beyond which least squ
 
 Of an observable whose values are all whole numbers, v_e is a mixture of logistic laws, and the model the
 probability of the interval from a half below a number to a half above, open at that place's smallest and largest value.
+Values so large that their dtype has no others (floats beyond 2^24) do not count as whole.
 
 Shapes: theta, z (batch, D); y (batch, E).
 
@@ -87,8 +88,8 @@ class Elements(Standardised):
         self.middle = nn.Parameter(torch.zeros(square, numbers))
         self.offset = nn.Parameter(torch.zeros(numbers, self.outputs))
         self.register_buffer("whole", torch.zeros(numbers, dtype=torch.bool))
-        self.register_buffer("low", torch.zeros(numbers))
-        self.register_buffer("high", torch.zeros(numbers))
+        self.register_buffer("low", torch.zeros(numbers, dtype=torch.float64))
+        self.register_buffer("high", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("lags", torch.zeros(LAGS))
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -102,7 +103,8 @@ class Elements(Standardised):
                 break
         z, y, x = (torch.cat(parts) for parts in zip(*found, strict=True))
         whole = [
-            (x[:, part] == x[:, part].round()).all().expand(part.stop - part.start) for part in self._places().values()
+            _is_whole(x[:, part], self.observables[name].dtype).expand(part.stop - part.start)
+            for name, part in self._places().items()
         ]
         self.whole.copy_(torch.cat(whole))
         self.low.copy_(x.min(0).values)
@@ -157,26 +159,31 @@ class Elements(Standardised):
 
         normal = -0.5 * scaled(y).square() - log_size - 0.5 * math.log(2 * math.pi) - log_sd[..., None]
         if edges is not None:
-            below, above, lowest, highest = edges
-            interval = _between(scaled(below), scaled(above), lowest.bool()[..., None], highest.bool()[..., None])
+            below, width, lowest, highest = (edge[..., None] for edge in edges)
+            wide = width * (-log_sd[..., None] - log_size).exp()
+            interval = _between(scaled(below[..., 0]), wide, lowest.bool(), highest.bool())
             normal = torch.where(self.whole[:, None], interval, normal)
         return (log_w.log_softmax(-1) + normal).logsumexp(-1).sum(-1)
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
-        """A half below each number and a half above, standardised; whether each is open. None if none is whole."""
+        """Of the interval about each number, standardised: its lower end, its width, whether either end is open.
+
+        None if none is whole. The width is not a difference of float32 numbers, which large counts make 0.
+        """
         if not bool(self.whole.any()):
             return None
-        values = {name: _floating(x[name]) for name in self.observables}
-        plain = self._plain(x)
-        below = self._flat({name: value - 0.5 for name, value in values.items()})
-        above = self._flat({name: value + 0.5 for name, value in values.items()})
-        return torch.stack([below, above, (plain <= self.low).float(), (plain >= self.high).float()])
+        plain, values = self._plain(x), {name: x[name].double() for name in self.observables}
+        below, above = (
+            flat(self.standardise_x, {name: value + half for name, value in values.items()}, torch.float64)
+            for half in (-0.5, 0.5)
+        )
+        return torch.stack([below, above - below, plain <= self.low, plain >= self.high]).float()
 
     def _flat(self, x: X) -> Float[Tensor, "batch number"]:
         return flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})
 
     def _plain(self, x: X) -> Float[Tensor, "batch number"]:
-        return torch.cat([x[name].reshape(len(x[name]), -1).float() for name in self.observables], dim=1)
+        return torch.cat([x[name].reshape(len(x[name]), -1).double() for name in self.observables], dim=1)
 
     def _places(self) -> dict[str, slice]:
         """Which of the numbers belong to each observable."""
@@ -220,14 +227,19 @@ def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0)
     return Elements(prior, observables, seed=seed)
 
 
-def _between(below: Tensor, above: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
     """log of the logistic law's probability of an interval, which may be open at either end."""
-    low, high = below.clamp(-1e4, 1e4), above.clamp(-1e4, 1e4)
-    width = (high - low).clamp_min(1e-6)
+    low, width = below.clamp(-1e4, 1e4), width.clamp(1e-30, 2e4)
     # log(e^w - 1), with no overflow for wide intervals
     inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
-    inner = torch.where(lowest, logsigmoid(high), inner)
+    inner = torch.where(lowest, logsigmoid(low + width), inner)
     return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
+
+
+def _is_whole(values: Tensor, dtype: str) -> Tensor:
+    """Whether all are whole numbers, which their dtype tells from fractions."""
+    largest = 2.0**24 if dtype == "float32" else 2.0**53
+    return ((values == values.round()) & (values.abs() <= largest)).all()
 
 
 def _floating(value: Tensor) -> Tensor:

@@ -135,6 +135,34 @@ def test_whole_numbers_have_probabilities_that_add_up(dtype, scale):
     assert math.isfinite(float(far.detach()))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "centre", "spread"), [("float32", 1e30, 1e29), ("float32", 5e8, 1e8), ("float64", 1_126_259_462.4, 0.2)]
+)
+def test_large_numbers_with_fractions_are_not_taken_for_whole_ones(dtype, centre, spread):
+    """Beyond 2^24 float32 has whole numbers alone; times of float64, rounded to it, are whole."""
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    model = Elements(prior, {"x": Observable((2,), dtype=dtype)})
+    theta = prior.sample(500, generator=generator())
+    x = centre + spread * (theta.double() + torch.randn(500, 2, generator=generator(1)).double())
+    model.standardise(lambda: iter([Batch(theta, {"x": x.to(getattr(torch, dtype))})]))
+    assert not model.whole.any()
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_large_counts_have_probabilities_that_add_up(scale):
+    """Of which an interval of one is less than float32 tells apart: a sum over every thousandth part of the spread."""
+    prior, spread = Prior(a=td.Normal(0.0, 1.0)), 100_000_000
+    model = Elements(prior, {"k": Observable((1,), dtype="int64", scale=scale)})
+    theta = prior.sample(2_000, generator=generator())
+    k = 10**9 + (spread * (theta.double() + torch.randn(2_000, 1, generator=generator(1)).double())).round().long()
+    model.standardise(lambda: iter([Batch(theta, {"k": k})]))
+    assert model.whole.all()
+    lattice = torch.arange(int(k.min()) + 1, int(k.max()), spread // 1_000)
+    with torch.no_grad():
+        log = model.condition({"k": lattice[:, None]}).log_likelihood(torch.zeros(len(lattice), 1))
+    assert float(log.exp().sum() * (spread // 1_000)) == pytest.approx(1.0, abs=0.02)
+
+
 def test_gradients_are_finite_at_the_ends_of_whole_numbers():
     prior = Prior(p=td.Normal(0.0, 1.0))
     model = Elements(prior, {"k": Observable((4,))})
