@@ -74,17 +74,17 @@ class LikelihoodWeighted(Learned):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.network.features(x)
 
-    @torch.no_grad()
     def _log_joint(self, theta: Tensor, x: X) -> Tensor:
-        log_r = self.prior.log_prob(theta).double() - self.law.log_ratio(theta)
-        within = log_r.isfinite()
-        centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
-        safe = torch.where(within[..., None], theta, centre)
+        """log (r l), with its gradient where theta has one, as a search for the mode needs."""
         potential = self.likelihood.condition(x)
         if not isinstance(potential, Potential):
             raise TypeError(f"{type(self.likelihood).__name__} learns no likelihood")
-        found = potential.log_likelihood(safe).cpu() + log_r
-        return torch.where(within, found, -math.inf)
+        with torch.set_grad_enabled(theta.requires_grad and torch.is_grad_enabled()):
+            log_r = self.prior.log_prob(theta).double() - self.law.log_ratio(theta)
+            within = log_r.isfinite()
+            centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
+            found = potential.log_likelihood(torch.where(within[..., None], theta, centre)).cpu() + log_r
+            return torch.where(within, found, -math.inf)
 
 
 def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:

@@ -126,7 +126,9 @@ class Refined(Learned):
         ones = len(next(iter(x.values())))
         drawn = self.local.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
         log_z = self.mixture.log_ratio(drawn).logsumexp(0) - math.log(len(drawn))
-        return self.local.log_prob_batched(theta, x).double() + self.mixture.log_ratio(theta) - log_z
+        local = self.local.log_prob_batched(theta, x).double()
+        ratio = self.mixture.log_ratio(theta if local.requires_grad else theta.detach())  # its gradient alone misleads
+        return local + ratio - log_z
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.local.features(x)

@@ -140,6 +140,28 @@ def test_a_refined_posterior_is_the_one_under_the_prior():
     assert found.digest != alone.digest
 
 
+@pytest.mark.parametrize("likelihood", [None, (0.2, 1.0)])
+def test_the_gradient_of_a_refined_density_is_that_of_all_its_factors(likelihood):
+    """Or there is none, where the network gives none: that of the weights alone would lead to another mode."""
+    network = fit(Network(0.5, 1.2))
+    found = Refined(network, MIXTURE, LAW, X, frozenset(), likelihood=fit(Heard(*likelihood)) if likelihood else None)
+    theta = torch.tensor([[[0.6, -0.2]]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(found.log_prob_batched(theta, X).sum(), theta)
+    step = 1e-4 * torch.eye(2).double()[:, None]
+    high, low = (found.log_prob_batched((theta.detach() + s * step).reshape(2, 1, 2), X)[:, 0] for s in (1, -1))
+    assert slope[0, 0] == pytest.approx((high - low).numpy() / 2e-4, rel=1e-3)
+    network.estimator.condition = lambda x: Still(Network(0.5, 1.2).condition(x).law)
+    assert found.log_prob_batched(theta, X).requires_grad == (likelihood is not None)
+
+
+class Still(Normal):
+    """A density without gradients."""
+
+    @torch.no_grad()
+    def log_prob(self, theta):
+        return super().log_prob(theta)
+
+
 def test_the_likelihood_is_taken_where_held_out_rows_speak_for_it(rows):
     assert is_better(weighted(network=(0.5, 1.2)), rows, 0.2, X)
     assert not is_better(weighted(likelihood=(0.5, 1.0)), rows, 0.2, X)
