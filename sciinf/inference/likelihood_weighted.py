@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sciinf.core import Fit, Potential, X
 from sciinf.engine.block import generator_for
+from sciinf.engine.rows import FEWEST_VALIDATION
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Mixture
 from sciinf.inference.learned import Learned
@@ -107,7 +108,7 @@ def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> 
     weight = found.log_weight(drawn, x)[:, 0].softmax(0)
     if not 1 / float(weight.square().sum()) >= _EFFECTIVE * len(drawn):
         return False
-    count = min(_ROWS, int(held_out * len(rows)))
+    count = min(_ROWS, max(FEWEST_VALIDATION, int(held_out * len(rows))))
     gain = []
     for start in range(len(rows) - count, len(rows), _PIECE):
         batch = rows.load(slice(start, min(start + _PIECE, len(rows))))

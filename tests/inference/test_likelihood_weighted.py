@@ -164,6 +164,7 @@ class Still(Normal):
 
 def test_the_likelihood_is_taken_where_held_out_rows_speak_for_it(rows):
     assert is_better(weighted(network=(0.5, 1.2)), rows, 0.2, X)
+    assert not is_better(weighted(likelihood=(0.8, 1.0)), rows, 1e-4, X)  # two rows, the least that are held out
     assert not is_better(weighted(likelihood=(0.5, 1.0)), rows, 0.2, X)
     assert not is_better(weighted(likelihood=(0.0, 0.7)), rows, 0.2, X)
 
