@@ -157,14 +157,20 @@ def observe(
     return Observation(values, [f"{k}: {_count(s)}, by the simulator's own observe" for k, s in sizes.items()])
 
 
-def convert(value: Any, unit: str, spec: Observable, name: str) -> np.ndarray:
-    """Values in `unit` ("" or None for the observable's own) as numbers in the observable's unit.
+def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:
+    """Values in a unit as numbers in the observable's.
+
+    Args:
+        value: The numbers.
+        unit: Text, or a unit of astropy; the text "" or None for the observable's own.
+        spec: The observable.
+        name: What it is called, for messages.
 
     Raises:
         ValueError: If the unit is unknown or does not convert.
     """
     array = np.asarray(value)
-    if not unit or unit == spec.unit:
+    if unit is None or str(unit) == spec.unit or (isinstance(unit, str) and not unit):
         return array
     from astropy import units
 
@@ -172,15 +178,14 @@ def convert(value: Any, unit: str, spec: Observable, name: str) -> np.ndarray:
         return np.asarray(units.Quantity(array, unit).to_value(units.Unit(spec.unit)))
     except (units.UnitConversionError, ValueError, TypeError) as error:
         raise ValueError(
-            f"observable {name!r} is in {unit!r}, which does not convert to the simulator's {spec.unit!r}: {error}; "
-            "correct the unit of the data, or the observable's"
+            f"observable {name!r} is in {str(unit) or 'no unit'!r}, which does not convert to the simulator's "
+            f"{spec.unit!r}: {error}; correct the unit of the data, or the observable's"
         ) from error
 
 
 def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     if not isinstance(value, Tensor):
-        unit = getattr(value, "unit", None)
-        array = convert(getattr(value, "value", value), str(unit) if unit else "", spec, name)
+        array = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
         _check_numbers(name, spec, array)
         value = torch.as_tensor(np.ascontiguousarray(array, _kind_for_torch(array)))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -97,7 +97,7 @@ def _mapping(x: Any, observables: Mapping[str, Observable], where: str) -> X:
 
 def _tensor(name: str, spec: Observable, value: Any, rows: int, where: str) -> Tensor:
     if not isinstance(value, Tensor) and (unit := getattr(value, "unit", None)) is not None:
-        value = convert(value.value, str(unit), spec, name)
+        value = convert(value.value, unit, spec, name)
     try:
         tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -238,7 +238,7 @@ def _expected(observables: Mapping[str, Observable], lead: tuple[int, ...]) -> s
 def _numbers(name: str, spec: Observable, value: Any, what: str) -> np.ndarray:
     unit = getattr(value, "unit", None)
     if unit is not None:
-        value = convert(getattr(value, "value", value), str(unit), spec, name)
+        value = convert(getattr(value, "value", value), unit, spec, name)
     elif isinstance(value, Tensor):
         value = value.detach().cpu()
     try:

@@ -171,7 +171,7 @@ def _named_prior(
 def _tensor(value: Any, spec: Observable, name: str) -> Tensor:
     """What the function returned, in the observable's unit; without a unit it is taken to be in that."""
     unit = getattr(value, "unit", None)
-    return torch.as_tensor(value if unit is None else convert(value.value, str(unit), spec, name))
+    return torch.as_tensor(value if unit is None else convert(value.value, unit, spec, name))
 
 
 def _observable(simulator: Callable[[Tensor], Any], prior: Prior, name: str, label: str) -> Observable:

@@ -123,7 +123,7 @@ class ScatteredFields(Simulator):
                 has a unit or lies outside the grid, or there are more or fewer places than there were in simulations.
         """
         grid, (least, most) = self.source_of_fields.grid, self.sizes
-        plain = convert(getattr(values, "value", values), str(getattr(values, "unit", "")), self.field, "y")
+        plain = convert(getattr(values, "value", values), getattr(values, "unit", None), self.field, "y")
         if getattr(at, "unit", None) is not None:
             raise ValueError(f"places are given in {str(at.unit)!r}, and the grid has plain coordinates; give those")
         where, seen = (torch.as_tensor(v, dtype=torch.float32) for v in (at, plain))

@@ -294,6 +294,7 @@ def test_batches_keep_their_length():
         ({"v": V * 1e300, "n": COUNTS}, "1e.300 that its dtype float32 cannot hold"),
         ({"v": V, "n": COUNTS + 0.5}, "0.5 that its dtype int64 cannot hold"),
         ({"v": V * units.kg, "n": COUNTS}, "does not convert"),
+        ({"v": V * units.dimensionless_unscaled, "n": COUNTS}, "is in 'no unit', which does not convert"),
     ],
 )
 def test_wrong_arrays_are_refused(x, words):
