@@ -168,8 +168,9 @@ def test_quantities_are_converted_to_the_observable_unit(theta):
 
     simulator = build(lambda rate, amplitude: np.full(7, amplitude) * 1e-3 * units.V)
     torch.testing.assert_close(simulator(theta, generator=generator()).x["v"][:, 0], theta[:, 1])
-    with pytest.raises(ValueError, match="does not convert"):
-        build(lambda rate, amplitude: np.ones(7) * units.m)(theta, generator=generator())
+    for unit in (units.m, units.dimensionless_unscaled):
+        with pytest.raises(ValueError, match="does not convert"):
+            build(lambda rate, amplitude, unit=unit: np.ones(7) * unit)(theta, generator=generator())
 
 
 def test_observables_come_in_shorthand():
