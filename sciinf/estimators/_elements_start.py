@@ -6,6 +6,8 @@ r"""Where the likelihood one number at a time begins: least squares of each numb
 regression with terms k_l and k_l z, of residuals scaled by s: by Wald's statistic of each lag's coefficients, of all e
 together, beside that of numbers that are far apart.
 
+Where rows are few, products z z' are left out, and fewer lags are looked at: at least 5 rows for each coefficient.
+
 Shapes: z (rows, D), y (rows, E).
 """
 
@@ -22,6 +24,7 @@ _DEPENDENCE = 5e-4
 _LOG_CHI = 1.27
 _CLAMP = 5.0
 _RIDGE = 1e-6
+_EACH = 5  # rows for each coefficient, at least
 
 
 class LeastSquares(NamedTuple):
@@ -53,12 +56,15 @@ def quadratic(z: Float[Tensor, "rows theta"]) -> Float[Tensor, "rows square"]:
 def start_of(z: Tensor, y: Tensor, most: int) -> LeastSquares:
     """Least squares over the rows, with at most so many lags."""
     z, y = z.double().cpu(), y.double().cpu()
-    ones = torch.ones_like(z[:, :1])
-    slopes = _solved(torch.cat([ones, quadratic(z)], dim=1), y)
-    left, line = y - torch.cat([ones, quadratic(z)], dim=1) @ slopes, torch.cat([ones, z], dim=1)
+    line, square = torch.cat([torch.ones_like(z[:, :1]), z], dim=1), quadratic(z)
+    if len(z) < _EACH * square.shape[1]:
+        square[:, z.shape[1] :] = 0.0
+    given = torch.cat([line[:, :1], square], dim=1)
+    slopes = _solved(given, y)
+    left = first = y - given @ slopes
     log_sd = _log_sd(line, left)
     scaled = (left / (line @ log_sd).exp()).clamp(-_CLAMP, _CLAMP)
-    lags = _lags(line, scaled, min(most, y.shape[1] - 1))
+    lags = _lags(line, scaled, min(most, y.shape[1] - 1, len(z) // (_EACH * line.shape[1])))
     before = torch.zeros(y.shape[1], most, dtype=torch.float64)
     weight = (-(line @ log_sd)).exp()
     for e in range(1, y.shape[1] if lags else 0):
@@ -66,14 +72,10 @@ def start_of(z: Tensor, y: Tensor, most: int) -> LeastSquares:
         earlier = torch.stack([left[:, e - lag] for lag in range(1, n + 1)], dim=1)
         before[e, :n] = _solved(earlier * weight[:, e : e + 1], (left[:, e] * weight[:, e])[:, None])[:, 0]
     for lag in range(1, lags + 1):
-        left = left - before[:, lag - 1] * pad(y - _fitted(z, slopes), (lag, 0))[:, : y.shape[1]]
+        left = left - before[:, lag - 1] * pad(first, (lag, 0))[:, : y.shape[1]]
     log_sd = _log_sd(line, left)
     found = [value.float() for value in (slopes[0], slopes[1:], log_sd[0], log_sd[1:].mean(1), before)]
     return LeastSquares(found[0], found[1], found[2], found[3], found[4], lags)
-
-
-def _fitted(z: Tensor, slopes: Tensor) -> Tensor:
-    return slopes[0] + quadratic(z) @ slopes[1:]
 
 
 def _log_sd(line: Tensor, left: Tensor) -> Float[Tensor, "line number"]:

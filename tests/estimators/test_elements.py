@@ -107,6 +107,20 @@ def test_how_many_numbers_before_count_is_read_off_the_rows(lag, strength, found
     assert start_of(z, y, LAGS).lags == found
 
 
+@pytest.mark.parametrize(("size", "rows"), [(10, 200), (30, 600)])
+def test_a_start_from_few_rows_holds_for_others(size, rows):
+    """Of 65 and 495 coefficients: of fresh rows, y = A z + e is as likely as it can be but for a nat."""
+    prior = Prior(**{f"p{i}": td.Normal(0.0, 1.0) for i in range(size)})
+    theta, noise = prior.sample(rows + 500, generator=generator()), torch.randn(rows + 500, 20, generator=generator(1))
+    x = theta @ torch.randn(size, 20, generator=generator(4)) / size**0.5 + noise
+    model = Elements(prior, {"x": Observable((20,))})
+    model.standardise(lambda: iter([Batch(theta[:rows], {"x": x[:rows]})]))
+    fresh = Batch(theta[rows:], {"x": x[rows:]})
+    with torch.no_grad():
+        found = model.condition(fresh.x).log_likelihood(fresh.theta).mean()
+    assert found > td.Normal(0.0, 1.0).log_prob(noise[rows:]).sum(1).mean() - 1
+
+
 def test_middles_that_no_quadratic_fits_are_not_taken_for_dependence():
     """Fifty yes-or-no answers, independent of each other: what is left of their middles is alike at all distances."""
     z = torch.randn(6_000, 3, generator=generator(3))
