@@ -109,6 +109,8 @@ class Refined(Learned):
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"
         self.scope, self.whole = self.only, self.local.whole
+        if self.weighted:
+            self.scope += "; its draws are weighted by a likelihood that was learned number by number"
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.network.draw_batched(x, _OVER * n, generator=generator)

@@ -138,6 +138,8 @@ def test_a_refined_posterior_is_the_one_under_the_prior():
     assert found.reaches(X)
     alone = Refined(fit(Network(0.5, 1.2)), MIXTURE, LAW, X, frozenset())
     assert found.digest != alone.digest
+    assert "weighted by a likelihood that was learned" in found.scope
+    assert "weighted" not in alone.scope
 
 
 @pytest.mark.parametrize("likelihood", [None, (0.2, 1.0)])
