@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
+from sciinf.engine.progress import stage, staged
 from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
@@ -80,6 +81,7 @@ def refine_all(
         answers[place] = _answer(sim, near, (one, answer.name), given, caller, started)
         point_to_refined(run, answer.name, near[0], answers[place].name)
     if wrong:
+        staged()
         steps.report_of(run, [answer for _, answer in asked])
     return answers
 
@@ -137,8 +139,11 @@ def refine(
         words, settled = (_changed(found), True) if len(ended) == ROUNDS else _gained(sim, found)
         ended.append(time.monotonic())
         caller.say(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}")
+        if not settled:
+            stage(f"refine {name}, round {len(ended)} of up to {ROUNDS}")
         return settled
 
+    stage(f"refine {name}, round 1 of up to {ROUNDS}")
     found = refine_around(
         sim,
         one.x,
@@ -275,9 +280,11 @@ def _answer(
     from sciinf import calibrate, query, simulate
 
     (folder, posterior), (one, name), seed = found, named, given["seed"]
+    stage(f"calibrate refined {name}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     fresh = simulate(sim, folder / "calibration_simulations", FRESH, seed=seed + 1, proposal=posterior.mixture, **how)
     checked = calibrate(posterior.local, fresh, folder, progress=given["progress"])
+    stage(f"answer refined {name}")
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
     answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
     steps.finish(folder, [answer], caller, seed=seed, started=started, simulator=sim)

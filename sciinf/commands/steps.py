@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciinf.commands.caller import Caller, CommandLine, Say
+from sciinf.engine.progress import stage, staged
 from sciinf.telling import ANSWER, DETAIL, tell
 
 if TYPE_CHECKING:
@@ -112,12 +113,15 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
 
     how: dict[str, Any] = {name: given[name] for name in SIMULATING}
     seed = given["seed"]
+    stage("simulate")
     store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
     tell(f"{len(store):,} simulations took {store.seconds:.3g} s, seed {seed}", DETAIL)
+    stage("train")
     estimator, shown = build(given["estimator"], sim, seed), given["progress"]
     fit = train(estimator, store, folder, given["device"], seed, progress=shown)
     size = sum(p.numel() for p in fit.learned.parameters())
     tell(f"{size:,} parameters of {type(fit.learned).__name__} trained in {fit.record['seconds']:.3g} s", DETAIL)
+    stage("calibrate")
     fresh = simulate(sim, folder / "calibration_simulations", plan.fresh, seed=seed + 1, **how)
     return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows, progress=shown)
 
@@ -154,15 +158,20 @@ def finish(
     simulator: Simulator | None = None,
 ) -> None:
     """Provenance, with what to do next, report, and the answers for the caller."""
+    staged()
     record(folder, seed, started, simulator, caller, way_on=way_on)
     caller.show(table_of(answers), f"report       {report_of(folder, answers)}")
 
 
-def report_of(folder: Path, answers: Sequence[Answer]) -> Path:
-    """The page of a run, written of these answers."""
+def report_of(folder: Path, answers: Sequence[Answer]) -> str:
+    """Write the page of a run, of these answers: where it is, or why it could not be written, which loses no answer."""
     from sciinf import write_report
 
-    return write_report(folder, names=[answer.name for answer in answers if answer.name] or None)
+    try:
+        return str(write_report(folder, names=[answer.name for answer in answers if answer.name] or None))
+    except OSError as error:
+        why = f"not written: {error.strerror or error}"
+        return f"{why}. The answers are kept; mend this, and `sciinf report {folder}` writes it"
 
 
 def record(

@@ -19,6 +19,7 @@ from sciinf.commands.caller import Caller, PythonCall
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
+from sciinf.commands.live_page import LivePage
 from sciinf.commands.observations import Asked, observations
 from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all, refining_command, will_refine
@@ -27,6 +28,7 @@ from sciinf.commands.until_calibrated import Plan, next_command, until_calibrate
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
 from sciinf.core.checks import check_whole
+from sciinf.engine.progress import heard_by, stage
 from sciinf.telling import logged
 
 _WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0, "workers": 1}
@@ -131,12 +133,22 @@ def follow(
     Returns:
         The answers, refined where they were.
     """
+    folder, title = run_folder(out), f"{sim.name}: {asked[0].name}" if len(asked) == 1 else sim.name
+    with LivePage(folder, title, caller) as page, heard_by(page):
+        return _followed(sim, asked, folder, given, caller)
+
+
+def _followed(
+    sim: Simulator, asked: Sequence[Asked], folder: Path, given: Mapping[str, Any], caller: Caller
+) -> list[Answer]:
+    """The workflow, in a run folder that is there."""
     from sciinf import build_posterior, query
 
+    started, seed = time.time(), given["seed"]
+    stage("look first")
     steps.tell_read(asked, caller.say)
-    tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, given["seed"]), say=caller.say)
-    look_first(sim, asked, simulated=(Path(out) / "simulations" / "store.json").is_file())
-    folder, started, seed = run_folder(out), time.time(), given["seed"]
+    tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, seed), say=caller.say)
+    look_first(sim, asked, simulated=(folder / "simulations" / "store.json").is_file())
     plan, attempt = Plan(given["n"], given["calibration"]), functools.partial(steps.attempt, sim, folder, given)
     if given["until_calibrated"]:
         plan, fit, checked = until_calibrated(plan, given["most"], attempt, caller.say)
@@ -145,6 +157,7 @@ def follow(
     posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
     how = {name: given[name] for name in ("level", "failures", "seed")}
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
+    stage("answer")
     answers = steps.answers_to(asked, ask)
     grown = {**given, "n": plan.train, "fresh": plan.fresh, "started": started}
     ways = [refining_command(answers, grown, caller)]

@@ -23,6 +23,7 @@ from sciinf.engine.averaging import LENGTHS, Average, Exponential, PostHoc
 from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
 from sciinf.engine.learner import Learner, stream, stream_seed
 from sciinf.engine.optimisers import load_tensors, tensors_of
+from sciinf.engine.progress import Reached, reach
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.schedule import Schedule
 from sciinf.engine.source import Source
@@ -87,6 +88,7 @@ class Loop:
         self._resume()
         try:
             self._train()
+            reach(None)
             self._checkpoints.flush()
             if isinstance(self.average, PostHoc):
                 self._choose(self.average)
@@ -138,6 +140,7 @@ class Loop:
             if isinstance(self.average, PostHoc):
                 self.average.keep(self.epochs * self._steps, last=self._done())
             self._keep()
+            reach(Reached(self.epochs, self._total, "epochs", self._left(), self.histories[0]))
             shown = self._show(shown)
 
     def _compile(self) -> None:
@@ -237,12 +240,15 @@ class Loop:
         if waits or not self._shown:
             return shown
         train, validation = (sum(row[c] for row in rows) / len(rows) for c in ("train_loss", "validation_loss"))
-        left = (self._total - self.epochs) / self._every * rows[0]["seconds"]
         telling.tell(
             f"training  epoch {self.epochs}/{self._total}  train {train:.3f}  validation {validation:.3f}  "
-            f"{left:.0f} s left"
+            f"{self._left():.0f} s left"
         )
         return now
+
+    def _left(self) -> float:
+        """Seconds that the epochs left take, as the last ones did."""
+        return (self._total - self.epochs) / self._every * self.histories[0][-1]["seconds"]
 
     def _write_histories(self) -> None:
         for folder, history in zip(self.folders, self.histories, strict=True):

@@ -1,15 +1,92 @@
-"""How a long job is going: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""How a long job is going: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+
+Who wants to know more hears of it as a `Listener`: which stage runs, and how far it is.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from sciinf import telling
 
 INTERVAL = 10.0
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a job is.
+
+    Args:
+        done: What is done of it.
+        total: All of it.
+        unit: What is counted, in the plural.
+        left: Seconds until it is done, at most; None where nothing tells.
+        history: Of a training, its validations so far: rows with "epoch", "train_loss" and "validation_loss". It grows.
+    """
+
+    done: int
+    total: int
+    unit: str
+    left: float | None = None
+    history: Sequence[Mapping[str, float]] = ()
+
+
+class Listener(ABC):
+    """Hears of what is done within `heard_by`."""
+
+    @abstractmethod
+    def begins(self, stage: str) -> None:
+        """A stage begins, and the one before it is done."""
+
+    @abstractmethod
+    def ends(self) -> None:
+        """The stage that ran is done, and none follows at once."""
+
+    @abstractmethod
+    def reaches(self, how_far: Reached | None) -> None:
+        """The job that the stage is at is so far, or is over and nothing tells how far the next one is; called often."""
+
+
+_HEARD: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """What is done within, in this thread, is told to a listener."""
+    token = _HEARD.set(listener)
+    try:
+        yield
+    finally:
+        _HEARD.reset(token)
+
+
+def stage(name: str) -> None:
+    """Tell whoever listens that a stage begins."""
+    listener = _HEARD.get()
+    if listener is not None:
+        listener.begins(name)
+
+
+def staged() -> None:
+    """Tell whoever listens that the stage that ran is done, and that none follows at once."""
+    listener = _HEARD.get()
+    if listener is not None:
+        listener.ends()
+
+
+def reach(how_far: Reached | None) -> None:
+    """Tell whoever listens how far a job is; None where it is over."""
+    listener = _HEARD.get()
+    if listener is not None:
+        listener.reaches(how_far)
 
 
 class Progress:
@@ -41,6 +118,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            reach(None)
         if self._bar is not None:
             self._bar.stop()
         if self._shown and kind is None:
@@ -50,6 +129,7 @@ class Progress:
         """Take note of a finished block."""
         self.done += rows
         self.failed += failed
+        reach(Reached(self.done, self.total, self.unit, self._left()))
         if self._bar is not None:
             text = f"{self.failed:,} failed" if self.failed else ""
             self._bar.update(self._task, completed=self.done, failed=text, rate=f"{_brief(self._rate())} rows/s")
@@ -59,13 +139,18 @@ class Progress:
     def _rate(self) -> float:
         return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
 
+    def _left(self) -> float | None:
+        """Seconds until all are done; None where nothing tells."""
+        return (self.total - self.done) / self._rate() if self._rate() > 0 else None
+
     def _tell(self) -> None:
         self._last = time.monotonic()
         parts = [f"{self.done:,} of {self.total:,} {self.unit}", f"{_brief(self._rate())} per second"]
         if self.failed:
             parts.append(f"{self.failed:,} failed")
-        if self.done < self.total and self._rate() > 0:
-            parts.append(f"{(self.total - self.done) / self._rate():,.0f} s left")
+        left = self._left()
+        if self.done < self.total and left is not None:
+            parts.append(f"{left:,.0f} s left")
         telling.tell(", ".join(parts), telling.NOTE if self._bar is None else telling.DETAIL)
 
 
