@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from command_line import Result, call
+from watching import watched
 
 from sciinf import infer, load_answer
 from sciinf.commands import refine
@@ -60,9 +61,9 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert re.search(r"^next: sciinf infer .* \(about .* more\)$", result.err, re.MULTILINE), "of the calibration"
     assert not refined.exists()
 
-    result = call("infer", tmp_path / "points.py", *words)
+    result, pages = _watched(run, "infer", tmp_path / "points.py", *words)
     assert result.code == 0, result.err
-    _is_told(result, run)
+    _is_told(result, run, pages)
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 0.14 > 0.12 > after["sd"]
@@ -143,7 +144,13 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
 
 
-def _is_told(result: Result, run: Path) -> None:
+def _watched(run: Path, *words: object) -> tuple[Result, list[str]]:
+    """A command, and the pages that it showed meanwhile."""
+    with watched(run / "report.html") as pages:
+        return call(*words), pages
+
+
+def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     """What is said of rounds that ended well, and what the run's own answer says of the refined one."""
     told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
     assert [words.split(":")[0] for words in told] == ["right at this observation"], "it ends when it is right"
@@ -155,6 +162,9 @@ def _is_told(result: Result, run: Path) -> None:
         (True, False),
     ], "the refined answer comes last"
     assert "(of the refined network's posterior)" in tables[1], "whose calibration it is"
+    page = next(page for page in pages if "Running: refine seen, round 1 of up to 3" in page)
+    assert "not right at this observation" in page, "the answer stands there while it is refined"
+    assert ['<meta http-equiv="refresh"' in one for one in (page, (run / "report.html").read_text())] == [True, False]
     assert _answer(run)["refined"] == "refined/seen/answers/seen"
     assert load_answer(run).posterior == "refined"
 

@@ -52,7 +52,7 @@ class Listener(ABC):
 
     @abstractmethod
     def reaches(self, how_far: Reached | None) -> None:
-        """The job that the stage is at is so far, or is over and nothing tells how far the next one is; called often."""
+        """A job of the stage is so far, or over where this is None; called often."""
 
 
 _HEARD: ContextVar[Listener | None] = ContextVar("listener", default=None)

@@ -5,7 +5,6 @@ It takes a millisecond to make, for it is made every few seconds while something
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -66,14 +65,13 @@ def progress_page(course: Course, report: str = "") -> str:
     Returns:
         It renews itself while the run is not stopped.
     """
-    told = _stages(course) + _losses(course)
+    head, told = _head(course, bool(report)), _stages(course) + _losses(course)
     if report:
-        return _renewed(report, _head(course) + details("Stages so far", told), READ if not course.stopped else 0)
-    foot = "Written by sciinf while it works; the report takes this place."
+        return _renewed(report, head + details("Stages so far", told), 0 if course.stopped else READ)
     if course.earlier:
         told += paragraph(f"The folder has earlier answers; `{course.earlier}` writes their report.")
-    whole = page(course.title, course.command, _head(course) + told, {}, foot)
-    return _renewed(whole, "", RENEWED if not course.stopped else 0)
+    whole = page(course.title, "The report takes the place of this page.", head + told, {}, "Written by sciinf.")
+    return _renewed(whole, "", 0 if course.stopped else RENEWED)
 
 
 def _renewed(html: str, first: str, seconds: int) -> str:
@@ -82,34 +80,35 @@ def _renewed(html: str, first: str, seconds: int) -> str:
     return html.replace("<meta charset", again, 1).replace("<main>", f"<main>{first}", 1)
 
 
-def _head(course: Course) -> str:
+def _head(course: Course, answered: bool) -> str:
     """Which stage runs and how far it is, or why the run was stopped; and what goes on."""
-    now = course.stages[-1]
-    command = f"<code>{escape(course.command)}</code>"
+    now, command = course.stages[-1].name, f"<code>{escape(course.command)}</code>"
     if course.stopped:
-        words = f"Stopped in the stage “{now.name}”: {course.stopped}"
-        line = f"Stopped at {escape(course.written)}. To go on where it was: {command}"
+        words = f"Stopped in the stage “{now}”: {course.stopped}"
+        line = f"That was at {escape(course.written)}. {command} goes on where it was."
     else:
-        far = _far(course.reached)
-        words = f"Running: {now.name}{f', {far}' if far else ''}"
+        words = f"Running: {', '.join(filter(None, [now, _far(course)]))}"
         line = (
             f"Written at {escape(course.written)}, and anew every few seconds. If that is long ago, the run was "
-            f"stopped, and {command} goes on."
+            f"stopped, and {command} goes on where it was."
         )
-    kind = "amber" if course.stopped else ""
+    below = " The answer below is the one that stood before this stage." if answered else ""
+    kind = " amber" if course.stopped else ""
     return (
-        f'<section class="verdict {kind}" id="progress" aria-label="Progress"><p class="headline">{escape(words)}</p>'
-        f'<p class="next">{line}</p></section>'
+        f'<section class="verdict{kind}" id="progress" aria-label="Progress"><p class="headline">{escape(words)}</p>'
+        f'<p class="next">{line}{below}</p></section>'
     )
 
 
-def _far(reached: Reached | None) -> str:
-    """ "1,200 of 5,000 simulations, at most 12 s left"."""
+def _far(course: Course) -> str:
+    """How far the last stage is: "1,200 of 5,000 simulations, about 12 s left"."""
+    reached = course.reached
     if reached is None:
         return ""
     words = f"{reached.done:,} of {reached.total:,} {reached.unit}"
-    known = reached.left is not None and math.isfinite(reached.left) and reached.done < reached.total
-    return f"{words}, {'at most' if reached.history else 'about'} {duration(reached.left)} left" if known else words
+    if course.stopped or reached.left is None or reached.done >= reached.total:
+        return words
+    return f"{words}, {'at most' if reached.history else 'about'} {duration(reached.left)} left"
 
 
 def _stages(course: Course) -> str:
@@ -117,7 +116,7 @@ def _stages(course: Course) -> str:
     *done, now = course.stages
     state = "stopped" if course.stopped else "running"
     rows = [[stage.name, "done", duration(stage.seconds)] for stage in done]
-    rows.append([now.name, ": ".join(filter(None, [state, _far(course.reached)])), duration(now.seconds)])
+    rows.append([now.name, ": ".join(filter(None, [state, _far(course)])), duration(now.seconds)])
     if now.name in PLANNED:
         rows += [[name, "to come", ""] for name in PLANNED[PLANNED.index(now.name) + 1 :]]
     return section("stages", "Stages", table(["stage", "state", "time"], rows, ["", "wrap", "n"]))
@@ -139,17 +138,21 @@ def _losses(course: Course) -> str:
         for kind, loss in (("training", train), ("validation", validation))
     )
     first, last = (f"epoch {int(epoch) + 1:,}" for epoch in (epochs[0], epochs[-1]))
-    caption = f"After {last}: training {train[-1]:.3f}, validation {validation[-1]:.3f}"
+    caption = f"After {last}: training {_loss(train[-1])}, validation {_loss(validation[-1])}"
     if np.isfinite(validation).any():
         best = int(np.nanargmin(validation))
-        caption += f"; the lowest validation loss is {validation[best]:.3f}, in epoch {int(epochs[best]) + 1:,}"
+        caption += f"; the lowest validation loss is {_loss(validation[best])}, in epoch {int(epochs[best]) + 1:,}"
     drawn = (
-        f'<div class="losses"><div class="y"><span>{high:.3g}</span><span>{low:.3g}</span></div>'
+        f'<div class="losses"><div class="y"><span>{_loss(high)}</span><span>{_loss(low)}</span></div>'
         f'<svg viewBox="0 0 {_WIDE} {_HIGH}" preserveAspectRatio="none" role="img" aria-label="Loss by epoch.">{lines}'
         f'</svg><div class="x"><span>{first}</span><span class="training">training loss</span>'
         f'<span class="validation">validation loss</span><span>{last}</span></div></div>'
     )
     return section("losses", "Losses of the training", f"<figure>{drawn}<figcaption>{caption}.</figcaption></figure>")
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _path(x: Float[np.ndarray, " e"], y: Float[np.ndarray, " e"]) -> str:
