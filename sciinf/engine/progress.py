@@ -110,6 +110,7 @@ class Progress:
         self._shown = shown
 
     def __enter__(self) -> Progress:
+        reach(Reached(self.done, self.total, self.unit))
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task(self.task, total=self.total, completed=self.done, failed="", rate="")
