@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brief import briefly_trained
 from command_line import call
 from conftest import LINE
 from watching import watched
 
-from sciinf import infer
-from sciinf.commands import live_page
+from sciinf import Store, infer, load_simulator
+from sciinf.commands import live_page, steps
 from sciinf.commands.caller import PythonCall
 from sciinf.commands.live_page import LivePage
-from sciinf.engine.progress import Reached, heard_by, reach, stage, staged
+from sciinf.engine.progress import Progress, Reached, heard_by, reach, stage, staged
 from sciinf.figures.page import page
 
 RENEWS = '<meta http-equiv="refresh"'
@@ -140,6 +141,25 @@ def test_what_is_over_is_not_said_to_be_left(tmp_path: Path) -> None:
     html = shown.file.read_text()
     assert headline(html) == "Running: refine line"
     assert "the lowest validation loss is −2.000, in epoch 3" in html
+
+
+@briefly_trained(20)
+def test_jobs_tell_how_far_they_are_and_that_they_are_over(line: Path, tmp_path: Path) -> None:
+    with live(tmp_path) as shown:
+        stage("simulate")
+        with Progress(4, 0, shown=False) as bar:
+            bar.add(1)
+            shown._write()
+            assert re.fullmatch(
+                "Running: simulate, 1 of 4 simulations, about .* left", headline(shown.file.read_text())
+            )
+        shown._write()
+        assert headline(shown.file.read_text()) == "Running: simulate"
+        sim = load_simulator(line / "line.py")
+        steps.train(steps.build("flow", sim, 0), Store(line / "run/simulations"), tmp_path, "cpu", 1, progress=False)
+        shown._write()
+        assert shown._history
+        assert headline(shown.file.read_text()) == "Running: simulate"
 
 
 def test_a_thread_renews_the_time_of_writing_until_the_stage_ends(
