@@ -53,7 +53,7 @@ def test_a_fault_is_said_before_hours_are_spent(line: Path) -> None:
     file.write_text(file.read_text() + 'simulator.derived = {"slope": lambda theta: theta["offset"]}\n')
     result = call("infer", file, "--observation", line / "seen.csv", "--out", line / "new", "-n", 300)
     assert "the name 'slope' of a derived quantity is a parameter's; give it another" in result.error
-    assert not (line / "new").exists()
+    assert not (line / "new" / "simulations").exists()
     rows = len(Store(line / "run" / "simulations"))
     more = call("infer", file, "--observation", line / "seen.csv", "--out", line / "run", "-n", rows + 1)
     assert "the name 'slope' of a derived quantity is a parameter's; give it another" in more.error
