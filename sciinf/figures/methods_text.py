@@ -219,7 +219,7 @@ def _answer(run: Run) -> tuple[str, list[str]]:
     size = f"{count:,} draws" if count else "draws"
     keys: list[str] = []
     if answer.get("amortised"):
-        by, likelihood = _weights(str(answer.get("posterior") or ""))
+        by, likelihood = weighted_by(str(answer.get("posterior") or ""))
         text = f"For the observation, draws of the trained posterior were weighted by {by}: {size}"
         text += f" with an effective sample size of {ess:,.0f}" if ess else ""
         evidence, error = answer.get("log_evidence"), answer.get("log_evidence_error")
@@ -237,7 +237,7 @@ def _answer(run: Run) -> tuple[str, list[str]]:
     return text, keys
 
 
-def _weights(posterior: str) -> tuple[str, bool]:
+def weighted_by(posterior: str) -> tuple[str, bool]:
     """What draws were weighted by, from a posterior's name, and whether the likelihood was among it."""
     success = "the probability that a simulation with these parameters succeeds, as a classifier has it"
     success = f"one over {success}" if "1 / P(success)" in posterior else success

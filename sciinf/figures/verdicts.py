@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sciinf.core.verdicts import NOT_CALIBRATED
+from sciinf.figures.methods_text import weighted_by
 from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
 
@@ -132,7 +133,7 @@ def headline(run: Run) -> str:
     """Whether to rely on the answer, in a sentence.
 
     It judges the answer that is given. Where that was corrected by the likelihood, the weights say how well, and the
-    calibration of the network that it began from does not count.
+    calibration of the network that it began from does not count. Other weights do not mend a network.
     """
     what, worst = "answer" if run.answer else "posterior", worst_of(run)
     named = [light for light in lights(run) if light.colour == worst]
@@ -141,7 +142,7 @@ def headline(run: Run) -> str:
         return f"Do not rely on this {what} as it stands: {said}."
     if worst == "amber":
         return f"Read this {what} with care: {said}."
-    if _corrected(run):
+    if _by_likelihood(run):
         return "All checks passed: the likelihood corrected the posterior, and the observation is like the simulations."
     return "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
 
@@ -184,19 +185,24 @@ def brief(reason: str) -> str:
     return clause.rstrip(".")
 
 
-def _corrected(run: Run) -> bool:
-    """Whether the answer is another posterior than the one that was calibrated, corrected by its weights."""
+def _weighted(run: Run) -> bool:
+    """Whether the answer is that of a learned posterior whose draws were weighted."""
     return run.answer.get("pareto_k") is not None or bool(run.answer.get("amortised"))
+
+
+def _by_likelihood(run: Run) -> bool:
+    """Whether the weights are by the likelihood, which makes another posterior of the one that was calibrated."""
+    return _weighted(run) and weighted_by(str(run.answer.get("posterior") or ""))[1]
 
 
 def cards(run: Run) -> list[Card]:
     """All that was checked of an answer, a card each."""
     calibrated = _calibration_card(run)
-    if _corrected(run):
+    if _by_likelihood(run):
         reasons = ["Of the uncorrected posterior, so it does not judge this answer.", *calibrated.reasons]
         calibrated = Card(calibrated.title, "grey", calibrated.state, reasons)
     found = [calibrated, _trust_card(run)]
-    found += [_weights_card(run)] if _corrected(run) else []
+    found += [_weights_card(run)] if _weighted(run) else []
     found += [_check_card(check) for check in run.answer.get("checks") or ()]
     return found + _prior_cards(run)
 

@@ -102,6 +102,16 @@ def test_the_headline_judges_the_corrected_answer_and_not_the_network_it_began_f
     assert "Do not rely" in band(calibration(state="not passed"), **{**answer, "pareto_k": 0.9})
 
 
+@pytest.mark.parametrize("words", ["1 / P(success)", "P(success)"])
+def test_weights_other_than_the_likelihood_do_not_mend_a_network(words):
+    answer = {"trust": trust("good"), "pareto_k": 0.2, "ess": 5000.0, "draws": 10_000}
+    answer["posterior"] = f"amortised, weighted by {words}"
+    assert "Do not rely on this answer as it stands: not calibrated" in band(calibration(state="not passed"), **answer)
+    assert "All checks passed: the posterior is calibrated" in band(calibration(), **answer)
+    answer["posterior"] = f"amortised, reweighted by the likelihood, weighted by {words}"
+    assert "the likelihood corrected the posterior" in band(calibration(state="not passed"), **answer)
+
+
 def test_further_findings_are_lights_of_their_own():
     found = {"name": "failures", "level": "alarm", "verdict": "the prior is cut off where a > 3"}
     text = band(calibration(), trust=trust("good"), checks=[found])
