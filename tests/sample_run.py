@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import distributions as td
 
-from sciinf.core import Answer, Calibration, Draws, Estimate, Trust
+from sciinf.core import Answer, Calibration, Draws, Trust
 from sciinf.core.draws_file import write_draws_h5
+from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X
@@ -96,17 +97,14 @@ def make_run(folder: Path, sample: Sample | None = None) -> Path:
         log_evidence_error=0.03,
         pareto_k=0.21,
     )
-    estimates = {
-        n: Estimate(1.234567, 0.0321, 1.23, (1.18, 1.29), 0.9, u)
-        for n, u in zip(sample.names, sample.units, strict=True)
-    }
+    found = estimates(draws, 0.9)
     calibration = make_calibration(sample, generator)
     answer = Answer(
-        estimates,
+        found,
         draws,
         calibration,
         Trust(0.4, "the observation looks like the simulations", "good"),
-        amortised=estimates,
+        amortised=found,
     )
     write_draws_h5(draws, folder / "draws.h5")
     write_predictive(folder / "predictive.h5", simulator, theta[:200], generator)

@@ -44,8 +44,8 @@ def test_the_page_says_everything_in_order(complete):
     for words in (
         "h⁻¹",
         "40 values of v [mV]",
-        "1.235",
-        "1.180 to 1.290",
+        "0.91",
+        "0.56 to 1.50",
         "uncorrected",
         "Log evidence −12.500 ± 0.030",
         "sciinf infer decay.py --observation 'cell 7.csv'",
@@ -196,7 +196,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
     text = Page(write_report(folder).read_text()).text
     for sentence in sentences.values():
         assert sentence in text
-    assert "1.180 to 1.290" in text
+    assert "0.56 to 1.50" in text
     (folder / "answer.json").unlink()
     assert "No observation has been asked about" in Page(write_report(folder).read_text()).text
 
@@ -209,7 +209,7 @@ def test_what_is_damaged_is_said_and_the_rest_is_shown(tmp_path):
     text = Page(write_report(folder).read_text()).text
     for file in damaged:
         assert f"{file} could not be read" in text
-    assert "1.180 to 1.290" in text
+    assert "0.56 to 1.50" in text
 
 
 def test_files_of_another_answer_are_not_shown(tmp_path):
@@ -220,6 +220,17 @@ def test_files_of_another_answer_are_not_shown(tmp_path):
     assert "draws.h5 could not be read: it is damaged, or not of the answer in answer.json" in page.text
     assert page.tags.count("figure") == 3 + 2 + 1
     assert "corner" not in (folder / "report.html").read_text().partition("<body>")[2].partition("<script")[0]
+
+
+def test_a_file_that_is_not_to_be_relied_on_is_no_green_light(tmp_path):
+    folder = make_run(tmp_path)
+    assert "All checks passed" in Page(write_report(folder).read_text()).text
+    answer = json.loads((folder / "answer.json").read_text())
+    answer["parameters"]["rate"]["median"] *= 2
+    write_json(folder / "answer.json", answer)
+    text = Page(write_report(folder).read_text()).text
+    assert "Read this answer with care: files damaged, or not to be checked" in text
+    assert "answer.json is not of the draws in draws.h5" in text
 
 
 def test_simulations_alone_make_a_page(tmp_path):
@@ -295,7 +306,8 @@ def test_levels_other_than_the_one_asked_at_are_of_all_draws(complete):
     numbers = numbers_of(next(iter(read_runs(complete).values())))
     draws = read_draws_h5(complete / "draws.h5")
     assert numbers.levels == (0.68, 0.9, 0.95)
-    assert numbers.intervals[numbers.asked] == ((1.18, 1.29),) * 2  # as answer.json has it
+    said = json.loads((complete / "answer.json").read_text())["parameters"].values()
+    assert numbers.intervals[numbers.asked] == tuple(tuple(e["interval"]) for e in said)
     for level, each in zip(numbers.levels, numbers.intervals, strict=True):
         if level != 0.9:
             ends = [draws.quantile(q) for q in ((1 - level) / 2, (1 + level) / 2)]
@@ -306,6 +318,6 @@ def test_a_table_for_latex_takes_no_command_from_a_name(complete):
     run = next(iter(read_runs(complete).values()))
     numbers = replace(numbers_of(run), names=("\\input{x}", "a_b & 5%"))
     table = latex(numbers, 1)
-    assert "\\textbackslash{}input\\{x\\} & $1.230^{+0.060}_{-0.050}$ & mV" in table
+    assert "\\textbackslash{}input\\{x\\} & $0.91^{+0.59}_{-0.35}$ & mV" in table
     assert "a\\_b \\& 5\\% & " in table
     assert "h$^{-1}$" in table

@@ -192,7 +192,7 @@ class Answer:
         passed = self.calibration.passed if self.calibration else False
         state = self.calibration.state if self.calibration else "not checked"
         reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
-        of = self.calibration.of if self.calibration else None
+        of, fit = (self.calibration.of, self.calibration.fit) if self.calibration else (None, None)
         return {
             "observation": {"name": self.name, "files": dict(self.files)},
             "parameters": {name: e.to_json() for name, e in self.parameters.items()},
@@ -201,7 +201,7 @@ class Answer:
             "log_evidence": self.draws.log_evidence,
             "log_evidence_error": self.draws.log_evidence_error,
             "pareto_k": self.draws.pareto_k,
-            "calibration": {"state": state, "passed": passed, "reasons": list(reasons), "of": of},
+            "calibration": {"state": state, "passed": passed, "reasons": list(reasons), "of": of, "fit": fit},
             "trust": self.trust.to_json(),
             "checks": [check.to_json() for check in self.checks],
             "read": list(self.read),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sciinf.core.verdicts import NOT_CALIBRATED
+from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.methods_text import weighted_by
 from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
@@ -41,6 +41,8 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "Cannot tell": "calibration cannot tell",
         "Not checked": "not calibrated yet",
         "Of another fit": "calibration is of another network",
+        "Calibrated anew": "calibrated anew since this answer",
+        "Damaged": "calibration cannot be read",
         "red": "not calibrated",
         "grey": "calibration is of the network, not of this answer",
     },
@@ -74,6 +76,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "red": "data not as likely as predicted ones",
     },
     "weights": {"green": "weights reliable", "amber": "few effective draws", "red": "weights unreliable"},
+    "files": {"amber": "files damaged, or not to be checked"},
     "prior": {"green": "prior wide enough", "amber": "posterior far out in the prior"},
     "prior bounds": {
         "green": "prior wide enough",
@@ -204,27 +207,47 @@ def cards(run: Run) -> list[Card]:
     found = [calibrated, _trust_card(run)]
     found += [_weights_card(run)] if _weighted(run) else []
     found += [_check_card(check) for check in run.answer.get("checks") or ()]
+    found += [Card("Files", "amber", "With care", run.doubts)] if run.doubts else []
     return found + _prior_cards(run)
 
 
 def _calibration_card(run: Run) -> Card:
-    found = run.calibration
+    found, said = run.calibration, run.answer.get("calibration") or {}
     if found is None:
-        said = run.answer.get("calibration") or {}
-        reasons = [_sentence(r) for r in said.get("reasons") or () if r != NOT_CALIBRATED]
-        if not reasons:
-            return Card("Calibration", "amber", "Not checked", [run.missing["calibration"]])
-        about = f"Checked: the {said['of']} posterior. " if said.get("of") else ""
-        reasons.append(f"{about}The calibration itself is not in this folder.")
-        state = str(said.get("state") or ("cannot tell" if said["passed"] else "not passed"))
-        return Card("Calibration", *_PASSED[state], reasons)
+        return _remembered_card(run, said)
     digest = run.fit.get("digest")
     if found.of == "amortised" and digest and digest != found.fit:
         words = "The calibration in this folder is of another fit than the one beside it; run `sciinf calibrate` again."
         return Card("Calibration", "amber", "Of another fit", [words])
     colour, state = ("amber", "Cautious: too wide") if found.cautious else _PASSED[found.state]
     about = f"Checked: the {found.of} posterior."
-    return Card("Calibration", colour, state, [_sentence(reason) for reason in found.reasons] + [about])
+    reasons = [_sentence(reason) for reason in found.reasons] + [about]
+    if colour != "red" and _of_another(said, found):
+        words = "This answer was given with another calibration than the one in this folder, which may be of another "
+        reasons.insert(0, f"{words}network; ask again with `sciinf query`.")
+        colour, state = "red" if said.get("state") == "not passed" else "amber", "Calibrated anew"
+    return Card("Calibration", colour, state, reasons)
+
+
+def _of_another(said: Mapping[str, Any], found: Calibration) -> bool:
+    """Whether an answer was given with another calibration, by what it says of it; not where it had none."""
+    reasons = list(said.get("reasons") or ())
+    if reasons in ([], [NOT_CALIBRATED]):
+        return False
+    return reasons != list(found.reasons) or said.get("fit", found.fit) != found.fit
+
+
+def _remembered_card(run: Run, said: Mapping[str, Any]) -> Card:
+    """What the answer says of a calibration that is not in its folder, or cannot be read."""
+    reasons = [_sentence(r) for r in said.get("reasons") or () if r != NOT_CALIBRATED]
+    if not reasons:
+        return Card("Calibration", "amber", "Not checked", [run.missing["calibration"]])
+    about = f"Checked: the {said['of']} posterior. " if said.get("of") else ""
+    reasons.append(f"{about}The calibration itself is not in this folder.")
+    colour, state = _PASSED[str(said.get("state") or ("cannot tell" if said["passed"] else "not passed"))]
+    if colour == "green" and (run.folder / "calibration.json").is_file():
+        return Card("Calibration", "amber", "Damaged", [_sentence(run.missing["calibration"]), *reasons])
+    return Card("Calibration", colour, state, reasons)
 
 
 def _trust_card(run: Run) -> Card:
@@ -250,7 +273,9 @@ def _prior_cards(run: Run) -> list[Card]:
     medians = {name: e["median"] for name, e in (run.answer.get("parameters") or {}).items() if name in outer}
     if not medians:
         return []
-    far = [n for n, v in medians.items() if v is not None and not outer[n][0] <= v <= outer[n][1]]
+    if None in medians.values():
+        return []  # that draws are not finite is another check's finding
+    far = [n for n, v in medians.items() if not outer[n][0] <= v <= outer[n][1]]
     within = f"the central {1 - 2 * _FAR:.1%} of the prior"
     if far:
         return [Card("Prior", "amber", "With care", [f"The median of {', '.join(far)} lies outside {within}."])]

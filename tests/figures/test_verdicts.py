@@ -80,6 +80,30 @@ def test_a_calibration_of_another_fit_does_not_count():
     assert "All checks passed" in band(calibration(of="ensemble of 3"), fit="g", trust=trust("good"))
 
 
+def test_a_calibration_made_anew_is_not_that_of_the_answer():
+    """As where the run was trained on more, for another observation, and this answer is still of the first network."""
+    said = {"state": "cannot tell", "passed": False, "reasons": ["too few"], "of": "amortised", "fit": "e"}
+    text = band(calibration(), trust=trust("good"), calibration=said)
+    assert "Read this answer with care: calibrated anew since this answer" in text
+    wrong = {**said, "state": "not passed"}
+    assert "Do not rely" in band(calibration(), trust=trust("good"), calibration=wrong)
+    assert "Do not rely" in band(calibration(state="not passed"), trust=trust("good"), calibration=said)
+    same = {**said, "state": "passed", "passed": True, "reasons": ["all agree"]}
+    assert "with care" in band(calibration(), trust=trust("good"), calibration=same)
+    assert "All checks passed" in band(calibration(), trust=trust("good"), calibration={**same, "fit": "f"})
+    del same["fit"]  # of an earlier version
+    assert "All checks passed" in band(calibration(), trust=trust("good"), calibration=same)
+
+
+def test_a_damaged_calibration_is_no_green_one(tmp_path):
+    said = {"state": "passed", "passed": True, "reasons": ["all agree"], "of": "amortised"}
+    missing = {"calibration": "calibration.json could not be read: it is empty"}
+    run = Run(tmp_path, {"trust": trust("good"), "calibration": said}, None, (), None, {}, {}, {}, {}, missing)
+    assert cards(run)[0].colour == "green"  # an answer that went to a folder of its own
+    (tmp_path / "calibration.json").write_text("")
+    assert headline(run) == "Read this answer with care: calibration cannot be read."
+
+
 def test_an_unchecked_posterior_is_no_green_one():
     said = {"passed": False, "reasons": [NOT_CALIBRATED]}
     assert "The posterior has not been checked." in band(None, trust=trust("good"), calibration=said)
@@ -155,11 +179,15 @@ def test_a_posterior_far_out_in_its_prior_is_no_green_one():
     prior = Prior(a=td.Normal(0.0, 1.0))
     store = Simulated("s", 1, 1, {}, (), 0, 0.0, prior, (), False)
     told = {}
-    for median in (0.5, 5.0):
+    for median in (0.5, 5.0, None):
         answer = {"trust": trust("good"), "parameters": {"a": {"median": median}}}
         run = Run(Path("run"), answer, None, (), calibration(), {"digest": "f"}, {}, {"simulations": store}, {}, {})
         told[median] = [card.colour for card in cards(run) if card.title == "Prior"], lights(run)[4].words
-    assert told == {0.5: (["green"], "prior wide enough"), 5.0: (["amber"], "posterior far out in the prior")}
+    assert told == {
+        0.5: (["green"], "prior wide enough"),
+        5.0: (["amber"], "posterior far out in the prior"),
+        None: ([], "prior not known"),
+    }
 
 
 @pytest.mark.parametrize(
