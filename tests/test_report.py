@@ -318,6 +318,8 @@ def test_a_table_for_latex_takes_no_command_from_a_name(complete):
     run = next(iter(read_runs(complete).values()))
     numbers = replace(numbers_of(run), names=("\\input{x}", "a_b & 5%"))
     table = latex(numbers, 1)
-    assert "\\textbackslash{}input\\{x\\} & $0.91^{+0.59}_{-0.35}$ & mV" in table
+    assert "\\textbackslash{}input\\{x\\} & ${0.91}^{+0.59}_{-0.35}$ & mV" in table
     assert "a\\_b \\& 5\\% & " in table
     assert "h$^{-1}$" in table
+    large = replace(numbers, units=("M_sun", "1/h"), medians=(1.23e9,) * 2, intervals=(((1.1e9, 1.4e9),) * 2,) * 3)
+    assert "${1.23\\times 10^{9}}^{+1.7\\times 10^{8}}_{-1.3\\times 10^{8}}$ & M$_\\odot$" in latex(large, 1)

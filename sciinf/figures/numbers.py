@@ -22,6 +22,7 @@ from sciinf.figures.style import pretty_unit
 _LEVELS = (0.68, 0.9, 0.95)
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 _LATEX |= {"\\": "\\textbackslash{}", "<": "\\textless{}", ">": "\\textgreater{}", "−": "$-$", "·": "$\\cdot$"}
+_LATEX |= {"☉": "$_\\odot$", "⊕": "$_\\oplus$", "°": "$^\\circ$", "Ω": "$\\Omega$", "μ": "$\\mu$", "µ": "$\\mu$"}
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def latex(numbers: Numbers, level: int) -> str:
     rows = []
     for index, name in enumerate(numbers.names):
         middle, above, below = (text.replace("−", "-").replace(",", "\\,") for text in widths(numbers, level, index))
-        quantity = f"${_power(middle)}^{{+{_power(above)}}}_{{-{_power(below)}}}$" if above != "–" else "--"
+        quantity = f"${{{_power(middle)}}}^{{+{_power(above)}}}_{{-{_power(below)}}}$" if above != "–" else "--"
         rows.append(f"{_in_latex(name)} & {quantity} & {_in_latex(pretty_unit(numbers.units[index]))} \\\\")
     words = f"% median and central {100 * numbers.levels[level]:.4g}% interval"
     head = "\\begin{tabular}{lll}\n\\hline\nparameter & value & unit \\\\\n\\hline"
