@@ -8,6 +8,7 @@ from torch import distributions as td
 
 from sciinf.core.laws import support
 from sciinf.core.prior import Prior
+from sciinf.core.unknown_law import Unknown
 from sciinf.figures.corner import Curve
 from sciinf.figures.density import density_1d
 
@@ -15,8 +16,11 @@ _PRIOR_DRAWS = 20_000
 
 
 def prior_ranges(prior: Prior | None, tail: float = 0.01) -> dict[str, tuple[float, float]]:
-    """Each parameter's prior but for its tails, of a mass each: the central 98 %; empty where there is no prior."""
-    if prior is None:
+    """Each parameter's prior but for its tails, of a mass each: the central 98 %; empty where there is no prior.
+
+    A prior with a law that nobody knows is none.
+    """
+    if prior is None or _unknown(prior):
         return {}
     theta = prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double().numpy()
     low, high = np.nanquantile(theta, (tail, 1 - tail), axis=0)
@@ -28,7 +32,7 @@ def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[fl
 
     A derived quantity among the names has none.
     """
-    if prior is None or not set(names) & set(prior.names):
+    if prior is None or _unknown(prior) or not set(names) & set(prior.names):
         return {}
     found: dict[str, Curve] = {}
     joint = any(law.event_shape for law in prior.laws)
@@ -51,6 +55,10 @@ def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[fl
                 found[name] = grid, density * len(values) / len(sample)
         start += width
     return found
+
+
+def _unknown(prior: Prior) -> bool:
+    return any(isinstance(law, Unknown) for law in prior.laws)
 
 
 def _density(law: td.Distribution, grid: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
