@@ -17,6 +17,9 @@ from sample_run import EVIL, Decay, Page, Sample, make_run, make_store
 
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import write_json
+from sciinf.core.prior import Prior
+from sciinf.core.unknown_law import Unknown
+from sciinf.figures.answers import answers_table, every_number
 from sciinf.figures.numbers import latex, numbers_of
 from sciinf.figures.run_folder import read_runs
 from sciinf.report import write_report
@@ -312,6 +315,36 @@ def test_levels_other_than_the_one_asked_at_are_of_all_draws(complete):
         if level != 0.9:
             ends = [draws.quantile(q) for q in ((1 - level) / 2, (1 + level) / 2)]
             np.testing.assert_allclose(each, np.stack(ends, axis=1))
+
+
+def test_answers_at_several_levels_and_in_several_units_are_not_in_one_column(tmp_path):
+    folder = make_run(tmp_path)
+    said = json.loads((folder / "answer.json").read_text())
+    for index, (name, level) in enumerate((("cell7", 0.9), ("cell8", 0.9973))):
+        inside = folder / "answers" / name
+        inside.mkdir(parents=True)
+        each = {n: {**e, "level": level, "interval": [0.25, 2.5 + index]} for n, e in said["parameters"].items()}
+        each["rate"]["unit"] = ("1/h", "1/s")[index]
+        write_json(inside / "answer.json", {**said, "parameters": each, "amortised": {}})
+    (folder / "answer.json").unlink()
+    runs = read_runs(folder)
+    text = Page(answers_table(runs)).text
+    assert "Median and central interval of each parameter" in text
+    assert "cell7 90% 0.91 · 0.25 to 2.5" in text
+    assert "cell8 99.73% 0.91 · 0.25 to 3.5 – All" in text  # a rate in another unit is not in this column
+    assert "99.73% interval" in Page(every_number(runs["cell8"])).text
+    one = {"cell7": runs["cell7"]}
+    assert "Median and central 90% interval" in Page(answers_table(one)).text
+
+
+def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
+    folder = make_run(tmp_path)
+    shutil.rmtree(folder / "simulations")
+    shutil.rmtree(folder / "calibration_simulations")
+    fit = json.loads((folder / "fit" / "fit.json").read_text())
+    fit["estimator"]["arguments"]["prior"]["$prior"] = Prior(amplitude=(Unknown(), "mV"), rate=Unknown()).to_json()
+    write_json(folder / "fit" / "fit.json", fit)
+    assert "prior not known" in Page(write_report(folder).read_text()).text
 
 
 def test_a_table_for_latex_takes_no_command_from_a_name(complete):

@@ -13,7 +13,7 @@ from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
-from sciinf.core.tables import aligned, digits, html, marked
+from sciinf.core.tables import aligned, digits, html, marked, percent
 from sciinf.core.verdicts import (
     CALIBRATION_STATES,
     CHECK_LEVELS,
@@ -236,12 +236,12 @@ class Answer:
     def _rows(self) -> list[list[str]]:
         """One per parameter, below the head."""
         level = next(iter(self.parameters.values())).level
-        rows = [["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]]
-        rows[0] += ["uncorrected median", f"{level:.0%} interval"] if self.amortised else []
+        rows = [["parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]]
+        rows[0] += ["uncorrected median", f"{percent(level)} interval"] if self.amortised else []
         labels = any(e.label for e in self.parameters.values())
         rows[0][1:1] = ["label"] if labels else []
         moved = any(e.corrected and e.corrected.seen for e in self.parameters.values())
-        rows[0] += [f"corrected {level:.0%} interval"] if moved else []
+        rows[0] += [f"corrected {percent(level)} interval"] if moved else []
         for name, e in self.parameters.items():
             label = [e.label or "-"] if labels else []
             rows.append([marked(name, e.derived), *label, e.unit or "-", *_figures(e)])
@@ -266,7 +266,7 @@ class Answer:
 def answers_table(answers: Mapping[str, Answer]) -> str:
     """The answers for several observations as lines of text: one per observation and parameter, then the verdicts."""
     level = next(iter(next(iter(answers.values())).parameters.values())).level
-    rows = [["observation", "parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd", "trust"]]
+    rows = [["observation", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd", "trust"]]
     for name, answer in answers.items():
         for parameter, e in answer.parameters.items():
             shown = marked(parameter, e.derived)
@@ -277,7 +277,7 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
             lines.append(f"{name}: {answer.trust.verdict}")
         lines += [f"{name}: {check.name}: {check.verdict}" for check in answer.checks if check.level != "good"]
         lines += [
-            f"{name}: the {level:.0%} interval of {parameter}, corrected: {_corrected(e)}"
+            f"{name}: the {percent(level)} interval of {parameter}, corrected: {_corrected(e)}"
             for parameter, e in answer.parameters.items()
             if e.corrected and e.corrected.seen
         ]
@@ -315,11 +315,10 @@ def _moves(answer: Answer) -> list[str]:
     if found:
         each = ", ".join(f"{n} {c.moved:.0%} (by chance {c.chance:.0%})" for n, c in found.items())
         where = "for data like these" if any(c.local for c in found.values()) else "on average over the prior"
-        lines.append(f"intervals that hold {level:.0%} {where}; by how much of its width an end moved: {each}")
+        lines.append(f"intervals that hold {percent(level)} {where}; by how much of its width an end moved: {each}")
     if answer.region and abs(answer.region[0] - level) > answer.region[1]:
-        lines.append(
-            f"the {level:.0%} region of all parameters is the {answer.region[0]:.1%} region of the draws by density"
-        )
+        of = f"the {answer.region[0]:.1%} region of the draws by density"
+        lines.append(f"the {percent(level)} region of all parameters is {of}")
     return lines
 
 

@@ -57,6 +57,11 @@ def named(units: Mapping[str, str]) -> str:
     return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in units.items())
 
 
+def percent(level: float) -> str:
+    """A credible level: "90%", "99.73%"."""
+    return f"{100 * level:.6g}%"
+
+
 def marked(name: str, derived: bool) -> str:
     """A name in a table, which says so if it is no parameter."""
     return f"{name} (derived)" if derived else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sciinf.core.tables import marked
+from sciinf.core.tables import marked, percent
 from sciinf.figures.page import number, table
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
@@ -18,8 +18,8 @@ def every_number(run: Run) -> str:
     level = next(iter(found.values()))["level"]
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
     held = any(e.get("corrected") for e in found.values())
-    head = ["parameter", "unit", "median", f"{level:.0%} interval", "mean", "sd"]
-    head += ["uncorrected"] * bool(raw) + [f"corrected {level:.0%} interval"] * held
+    head = ["parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]
+    head += ["uncorrected"] * bool(raw) + [f"corrected {percent(level)} interval"] * held
     rows = []
     for name, e in found.items():
         row = [marked(name, bool(e.get("derived"))), pretty_unit(e["unit"]) or "–", *_quantiles(e)]
@@ -45,22 +45,26 @@ def moved_words(run: Run) -> str:
         return ""
     each = "; ".join(f"{name} {_corrected(e)} {pretty_unit(e['unit'])}".strip() for name, e in moved.items())
     level = next(iter(moved.values()))["level"]
-    return f"Intervals that held {level:.0%} on fresh simulations are others than those of the draws: {each}."
+    return f"Intervals that held {percent(level)} on fresh simulations are others than those of the draws: {each}."
 
 
 def answers_table(runs: Mapping[str, Run]) -> str:
     """The answers of several observations, a row for each, and what the checks say of it."""
-    first = next((run.answer["parameters"] for run in runs.values() if run.answer.get("parameters")), {})
-    level = next((e["level"] for e in first.values()), 0.9)
+    each = {name: run.answer.get("parameters") or {} for name, run in runs.items()}
+    first = next((found for found in each.values() if found), {})
     units = [pretty_unit(e["unit"]) for e in first.values()]
     names = [f"{name} [{unit}]" if unit else name for name, unit in zip(first, units, strict=True)]
+    levels = {name: percent(next(iter(found.values()))["level"]) for name, found in each.items() if found}
+    mixed = len(set(levels.values())) > 1
     rows = []
-    for name, run in runs.items():
-        found = run.answer.get("parameters", {})
-        cells = [" · ".join(_quantiles(found[key])) if key in found else "–" for key in first]
-        rows.append([name, *cells, headline(run)])
-    caption = f"Median and central {level:.0%} interval of each parameter, and whether to rely on the answer."
-    return table(["observation", *names, "checks"], rows, ["", *["n"] * len(names), "wrap"], caption, stacked=True)
+    for name, found in each.items():
+        known = [key in found and found[key]["unit"] == e["unit"] for key, e in first.items()]
+        cells = [" · ".join(_quantiles(found[key])) if there else "–" for key, there in zip(first, known, strict=True)]
+        rows.append([name, *([levels.get(name, "–")] if mixed else []), *cells, headline(runs[name])])
+    of = "" if mixed or not levels else f"{next(iter(levels.values()))} "
+    caption = f"Median and central {of}interval of each parameter, and whether to rely on the answer."
+    head = ["observation", *(["level"] if mixed else []), *names, "checks"]
+    return table(head, rows, ["", *["n"] * (len(head) - 2), "wrap"], caption, stacked=True)
 
 
 def _quantiles(e: Mapping[str, Any]) -> list[str]:
@@ -90,9 +94,9 @@ def _moves(found: Mapping[str, Any], level: float) -> str:
     moved = [f"{n} by {c['moved']:.0%} of its width" for n, c in each.items() if c["moved"] > c["chance"]]
     local = " for data like these" if any(c["local"] for c in each.values()) else ""
     words = (
-        f" Corrected intervals are those between the quantiles of the draws that held {level:.0%}{local} of the truths"
+        f" Corrected intervals are those between the quantiles of the draws that held {percent(level)}{local} of the "
     )
-    words += " of the fresh simulations; draws are left as they are. "
+    words += "truths of the fresh simulations; draws are left as they are. "
     return words + (f"Moved by more than chance: {', '.join(moved)}." if moved else "None moved by more than chance.")
 
 
@@ -100,7 +104,7 @@ def _words(run: Run, level: float) -> str:
     answer = run.answer
     scope = str(answer.get("scope") or "")
     parts = [f"{scope[:1].upper()}{scope[1:]}."] if scope else []
-    parts += [f"Intervals are central and hold {level:.0%} of the posterior, unless another level is chosen."]
+    parts += [f"Intervals are central and hold {percent(level)} of the posterior, unless another level is chosen."]
     parts += ["Bars show them within the central 98% of the prior."] if run.prior else []
     if answer.get("draws"):
         parts.append(f"{answer['draws']:,} draws, effective sample size {answer.get('ess') or 0:,.0f}.")

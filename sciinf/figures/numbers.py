@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from sciinf.core.tables import marked
+from sciinf.core.tables import marked, percent
 from sciinf.figures.page import number, table
 from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
@@ -142,7 +142,7 @@ def level_choice(numbers: Numbers, unlike: str = "") -> str:
     parts = []
     for index, level in enumerate(numbers.levels):
         chosen = " checked" if index == numbers.asked else ""
-        words = f"<span>{100 * level:.4g}%</span>"
+        words = f"<span>{percent(level)}</span>"
         parts.append(f'<label><input type="radio" name="{unlike}level" value="{index}"{chosen}>{words}</label>')
     return f'<fieldset class="choice script"><legend>credible level</legend>{"".join(parts)}</fieldset>'
 
@@ -154,7 +154,7 @@ def latex(numbers: Numbers, level: int) -> str:
         middle, above, below = (text.replace("−", "-").replace(",", "\\,") for text in widths(numbers, level, index))
         quantity = f"${{{_power(middle)}}}^{{+{_power(above)}}}_{{-{_power(below)}}}$" if above != "–" else "--"
         rows.append(f"{_in_latex(name)} & {quantity} & {_in_latex(pretty_unit(numbers.units[index]))} \\\\")
-    words = f"% median and central {100 * numbers.levels[level]:.4g}% interval"
+    words = f"% median and central {percent(numbers.levels[level])} interval"
     head = "\\begin{tabular}{lll}\n\\hline\nparameter & value & unit \\\\\n\\hline"
     return "\n".join([words, head, *rows, "\\hline\n\\end{tabular}\n"])
 

@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from sciinf.core.tables import percent
 from sciinf.figures.numbers import Numbers, drawn_intervals, value
 from sciinf.figures.page import absent
 from sciinf.figures.panels import CHOSEN, Drawn, panels
@@ -66,9 +67,9 @@ def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _same(other: Run, run: Run) -> bool:
-    return (
-        other is not run and other.draws is not None and run.draws is not None and other.draws.names == run.draws.names
-    )
+    if other is run or other.draws is None or run.draws is None:
+        return False
+    return (other.draws.names, other.draws.units) == (run.draws.names, run.draws.units)
 
 
 def _before(run: Run) -> dict[str, tuple[float, float, float]]:
@@ -101,7 +102,7 @@ def _caption(drawn: Drawn, numbers: Numbers, count: int) -> str:
     key += ['<span class="key before">uncorrected interval</span>'] if drawn.before else []
     key += ['<span class="key truth">truth</span>'] if drawn.truth else []
     key += ['<span class="key other">other observations</span>'] if drawn.others else []
-    levels = "".join(f'<span class="v{i}">{100 * v:.4g}%</span>' for i, v in enumerate(numbers.levels))
+    levels = "".join(f'<span class="v{i}">{percent(v)}</span>' for i, v in enumerate(numbers.levels))
     words = f"On the diagonal densities, their {levels} interval dashed"
     words += f"; below it the regions that hold 50% and {levels}. " if len(drawn.names) > 1 else ". "
     words += f"The first {len(drawn.names)} of {count} parameters can be drawn. " if count > len(drawn.names) else ""
