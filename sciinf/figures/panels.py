@@ -76,7 +76,7 @@ def panels(drawn: Drawn) -> str:
             parts.append(_cell("p", row, column, shown, _pair(drawn, (column, row), ranges)))
         parts.append(_cell("p", row, row, shown, _marginal(drawn, row, ranges[row])))
         parts.append(_cell("x", count, row, shown, _scale(name, ticks[row], ranges[row], "left")))
-    said = json.dumps([[float(f"{v:.9g}") for v in one] for one in ranges], separators=(",", ":"))
+    said = json.dumps([[float(v) for v in one] for one in ranges], separators=(",", ":"))
     few = " data-few" if shown < 2 else ""
     return (
         f'<div class="corner" data-ranges="{escape(said)}"{few} style="--shown:{shown};{columns(shown)}">'

@@ -73,7 +73,7 @@ def _series(checked: Checked, rows: int) -> list[dict[str, Any]]:
     _, simulated = leading(checked, [axis])
     along = checked.coords.get(checked.dims[axis])
     place = np.arange(simulated.shape[1]) if along is None or along.places is None else along.places
-    x = [float(f"{v:.6g}") for v in place]
+    x = [float(v) for v in place]  # all digits: a date may differ from the next in its last ones
     return [
         {"x": x, "rows": [[_short(v) for v in row] for row in simulated[:rows, :, k]]}
         for k in range(min(PANELS, simulated.shape[2]))
@@ -81,4 +81,4 @@ def _series(checked: Checked, rows: int) -> list[dict[str, Any]]:
 
 
 def _short(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None
+    return float(f"{value:.7g}") if np.isfinite(value) else None

@@ -62,9 +62,9 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
         whole, box = _whole(figure), one.get_position()
         wide, high = figure.get_size_inches()
         left, top = wide * box.x0 - whole.x0, whole.y1 - high * box.y1
-        corner = [72.0 * inches for inches in (left, top, wide * box.width, high * box.height)]
+        corner = [float(f"{72.0 * inches:.6g}") for inches in (left, top, wide * box.width, high * box.height)]
         log = float(one.get_yscale() == "log")
-        found.append([float(f"{v:.6g}") for v in (*corner, *one.get_xlim(), *one.get_ylim(), log)])
+        found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), log])
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 
 import numpy as np
@@ -39,6 +41,15 @@ def test_every_pair_has_a_panel_and_the_first_four_are_shown(count):
     assert (
         sum(" hidden" not in text[:10] for (kind, *_), text in found.items() if kind == "p") == shown * (shown + 1) / 2
     )
+
+
+def test_the_script_knows_the_range_of_a_narrow_time():
+    """To a tenth of a millisecond, in seconds of GPS."""
+    one = drawn(2)
+    one.theta[:, 1] = 1126259462.4 + 1e-4 * one.theta[:, 1]
+    said = json.loads(html.unescape(re.search(r'data-ranges="([^"]*)"', panels(one))[1]))
+    assert said == [list(each) for each in one.ranges]
+    assert said[1][1] > said[1][0]
 
 
 def test_regions_lie_where_the_draws_are():

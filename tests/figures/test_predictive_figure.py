@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from sciinf.answer import save_answer
 from sciinf.core import Answer, Draws, Estimate, Observable, Trust
 from sciinf.figures.checked import Along, Checked
 from sciinf.figures.observed import covered
+from sciinf.figures.prediction import predicted_data
 from sciinf.figures.predictive import kind_of, predictive
-from sciinf.figures.run_folder import read_runs
+from sciinf.figures.run_folder import Run, read_runs
 from sciinf.figures.style import NARROW
-from sciinf.figures.svg import to_svg
+from sciinf.figures.svg import places, to_svg
 
 RNG_SEED = 5
 
@@ -211,6 +213,22 @@ def test_series_stand_where_their_coordinates_say():
     assert points.get_xdata().tolist() == [1900.0, 1901.0, 1903.0]
     deep = replace(data, dims=("time", "depth"), coords={"depth": Along((0.5, 2.0), "m")})
     assert [a.get_title(loc="left") for a in predictive(deep).figure.axes[:2]] == ["depth 0.5 m", "depth 2 m"]
+
+
+def test_the_script_has_dates_and_small_changes_of_large_numbers():
+    """A light curve within a day, in MJD, and a pressure that changes in its sixth digit."""
+    days = tuple(58849.0 + 0.001 * k for k in range(30))
+    data = checked(
+        (30,), ("time",), observed=np.full(30, 1013.25), simulated=1013.25 + 1e-3 * np.arange(1500.0).reshape(50, 30)
+    )
+    data = replace(data, coords={"time": Along(days, "d")})
+    run = Run(Path(), {}, None, (data,), None, {}, {}, {}, {})
+    ((found,),) = predicted_data(run, 50)
+    assert found["x"] == list(days)
+    np.testing.assert_allclose(found["rows"], data.predictive, atol=1e-4)
+    drawn = predictive(data)
+    to_svg(drawn.figure, "alt", "a")
+    assert places(drawn.figure, drawn.panels)[0][4:6] == list(drawn.panels[0].get_xlim())
 
 
 def test_elements_are_named_by_their_coordinates():
