@@ -20,7 +20,7 @@ from sciinf.commands import options, steps
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.errors import sentence
-from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
+from sciinf.commands.run_folders import run_folder, run_of, tell_report_is_older, tell_what_changes
 from sciinf.commands.usage import PipelineCommand, explained
 from sciinf.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
 
@@ -188,6 +188,7 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: 
     if way_on:
         tell(way_on, ANSWER)
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
+    tell_report_is_older(Path(folder))
 
 
 @cli.command(cls=options.FilesCommand)

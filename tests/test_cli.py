@@ -153,8 +153,11 @@ def test_the_verbs_one_after_the_other(ball: Path, observation: Path, tmp_path: 
     assert trained.code == 0, trained.err
     unchecked = call("query", run, "--observation", observation, "--json")
     assert json.loads(unchecked.out)["calibration"]["passed"] is False
+    (run / "report.html").touch()
+    os.utime(run / "report.html", (0, 0))
     checked = call("calibrate", ball, run, "-n", 150)
     assert checked.code == 0
+    assert "report.html does not show this calibration" in checked.err
     assert "calibration" in checked.out
     assert Store(run / "calibration_simulations").seed == 6
     asked = call("query", run, "--observation", observation, "--json")

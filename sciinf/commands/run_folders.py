@@ -68,6 +68,16 @@ def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
             f"note: this answer is {lacks}compared with data simulated from it, for no simulator is used: {without}. "
             "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates"
         )
+    if out is None:
+        _tell_stale(folder, newest, "answer")
+
+
+def tell_report_is_older(folder: Path) -> None:
+    """Say where the report shows another calibration than the run has now."""
+    _tell_stale(folder, (folder / "calibration.json").stat().st_mtime, "calibration")
+
+
+def _tell_stale(folder: Path, written: float, what: str) -> None:
     page = folder / "report.html"
-    if out is None and page.is_file() and page.stat().st_mtime < newest:
-        tell(f"note: report.html does not show this answer; renew it with `sciinf report {folder}`")
+    if page.is_file() and page.stat().st_mtime < written:
+        tell(f"note: report.html does not show this {what}; renew it with `sciinf report {folder}`")

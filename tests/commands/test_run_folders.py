@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
+from sciinf.commands.run_folders import run_folder, run_of, tell_report_is_older, tell_what_changes
 from sciinf.core.files import write_json
 
 
@@ -41,6 +41,17 @@ def test_answers_that_were_not_corrected_or_are_damaged_say_nothing(tmp_path, ca
     assert capsys.readouterr().err == ""
     tell_what_changes(tmp_path, "", None)
     assert "report.html does not show this answer" in capsys.readouterr().err
+
+
+def test_a_report_that_is_older_than_the_calibration_is_told_of(tmp_path, capsys):
+    (tmp_path / "calibration.json").touch()
+    tell_report_is_older(tmp_path)
+    (tmp_path / "report.html").touch()
+    tell_report_is_older(tmp_path)
+    assert capsys.readouterr().err == ""
+    os.utime(tmp_path / "report.html", (0, 0))
+    tell_report_is_older(tmp_path)
+    assert "report.html does not show this calibration; renew it with `sciinf report" in capsys.readouterr().err
 
 
 def test_a_run_is_named_by_its_folder_or_by_its_fit(tmp_path):
