@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from html import escape
 from urllib.parse import quote
 
+import numpy as np
+
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
 from sciinf.figures.verdicts import SYMBOLS, Colour, headline, lights, worst_of
@@ -45,12 +47,13 @@ def about(run: Run, count: int = 1) -> str:
 
 
 def _values(run: Run) -> str:
-    """How many numbers were observed, and in which unit: "50 values of v [mV]"."""
+    """How many numbers were observed, and in which unit: "50 values of v [mV]", "16 of 21 values of counts"."""
     said = []
     for one in run.checked[:3]:
         unit = pretty_unit(one.unit)
-        plural = "" if one.observed.size == 1 else "s"
-        said.append(f"{one.observed.size:,} value{plural} of {one.name}" + (f" [{unit}]" if unit else ""))
+        plural, seen = "" if one.observed.size == 1 else "s", int(np.isfinite(one.observed).sum())
+        there = "" if seen == one.observed.size else f"{seen:,} of "
+        said.append(f"{there}{one.observed.size:,} value{plural} of {one.name}" + (f" [{unit}]" if unit else ""))
     more = len(run.checked) - len(said)
     return ", ".join(said) + (f" and {more} more" if more else "")
 

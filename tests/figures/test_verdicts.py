@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import distributions as td
 
 from sciinf.core.prior import Prior
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
+from sciinf.figures.checked import Checked
 from sciinf.figures.checks import checks_part
-from sciinf.figures.first_screen import verdict_part
+from sciinf.figures.first_screen import about, verdict_part
 from sciinf.figures.run_folder import Run, Simulated
 from sciinf.figures.verdicts import SYMBOLS, brief, cards, headline, lights, worst_of
 
@@ -188,6 +190,12 @@ def test_a_posterior_far_out_in_its_prior_is_no_green_one():
         5.0: (["amber"], "posterior far out in the prior"),
         None: ([], "prior not known"),
     }
+
+
+def test_missing_numbers_are_not_counted_as_observed():
+    data = Checked("v", "mV", (), "linear", np.array([1.0, np.nan, 2.0]), np.zeros((5, 3)))
+    assert about(replace(run_of(None), checked=(data,))).startswith("2 of 3 values of v [mV]")
+    assert about(replace(run_of(None), checked=(replace(data, observed=np.ones(3)),))).startswith("3 values of v [mV]")
 
 
 @pytest.mark.parametrize(
