@@ -168,7 +168,8 @@ def _light(found: Sequence[Card], empty: str) -> Light:
     words = list(dict.fromkeys(_words(card) for card in (chosen[:1] if worst == "green" else chosen)))
     said = list(words)
     if chosen[0].title == "Calibration" and worst == "red":
-        why = brief(chosen[0].reasons[0])
+        reasons = chosen[0].reasons
+        why = brief(next((reason for reason in reasons if "(dangerous)" in reason), reasons[0]))
         said[0] = f"{words[0]} ({why[:1].lower()}{why[1:]})"
     return Light(worst, " and ".join(words), " and ".join(said))
 

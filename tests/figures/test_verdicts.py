@@ -75,6 +75,15 @@ def test_one_failed_or_missing_check_is_enough(found, answer, headline, state):
     assert state in text
 
 
+def test_the_headline_names_an_error_that_is_dangerous_before_one_that_is_not():
+    reasons = (
+        "interval of a is too wide (cautious): its 60% holds 75%",
+        "coverage is too narrow (dangerous): 65% holds 51%",
+    )
+    run = run_of(replace(calibration(state="not passed"), reasons=reasons), trust=trust("good"))
+    assert headline(run).endswith("not calibrated (coverage is too narrow: 65% holds 51%).")
+
+
 def test_a_calibration_of_another_fit_does_not_count():
     text = band(calibration(), fit="g", trust=trust("good"))
     assert "Of another fit" in text
