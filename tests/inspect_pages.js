@@ -64,6 +64,10 @@ function used(doc, view) {
   found.panels = [shown()];
   const chips = all(article, ".chips input");
   if (chips.length) { chips[0].click(); found.panels.push(shown()); chips[0].click(); }
+  const other = doc.querySelectorAll("article.answer")[1];
+  if (other) for (const chip of all(other, ".chips input")) chip.checked = true;
+  view.dispatchEvent(new view.Event("resize"));
+  if (other) found.hidden = [visible(other), all(other, ".chips input").filter((one) => one.checked).length];
   const panel = all(article, ".corner .p").find((node) => visible(node) && node.dataset.r !== node.dataset.c);
   if (panel) {
     panel.focus();

@@ -40,7 +40,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         "fields": Sample(),
         "twenty": Sample(tuple(f"coefficient_{i}" for i in range(20)), ("km s-1 Mpc-1", "") * 10, Counts),
         "failing": Sample(LONG, ("1/h",) * 5, Counts),
-        "several": Sample(("rate", "size"), ("1/h", ""), Counts),
+        "several": Sample(("rate", "size", "age"), ("1/h", "", "yr"), Counts),
     }
     made = {name: make_run(folder / name, sample) for name, sample in samples.items()}
     fail(made["failing"])
@@ -139,6 +139,10 @@ def test_keys_alone_select_draws_in_all_panels_and_in_the_prediction(found, widt
 
 def test_a_parameter_is_taken_out_and_put_back(found):
     assert found[f"counts {WIDE}"]["used"]["panels"] == [6, 3]  # three of the chips were left chosen, then two
+
+
+def test_a_window_that_changes_takes_no_parameter_out_of_a_hidden_answer(found):
+    assert found[f"several {WIDE}"]["used"]["hidden"] == [False, 3]
 
 
 def test_files_made_in_the_page_can_be_read(found, runs):

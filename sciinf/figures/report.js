@@ -140,6 +140,7 @@
     const boxes = all(article, ".chips input");
     const room = () => Math.max(2, Math.floor((corner.parentElement.clientWidth - 60) / NARROWEST));
     function update() {
+      if (!corner.parentElement.clientWidth) return; // another observation is shown
       const chosen = boxes.filter((one) => one.checked);
       chosen.slice(room()).forEach((one) => { one.checked = false; });
       const kept = chosen.slice(0, room());
@@ -265,7 +266,10 @@
   function observations() {
     const field = element("fieldset", "", { class: "choice observations" });
     field.append(element("legend", "observation"));
-    const show = (chosen) => articles.forEach((article, index) => { article.hidden = index !== chosen; });
+    const show = (chosen) => {
+      articles.forEach((article, index) => { article.hidden = index !== chosen; });
+      dispatchEvent(new Event("resize"));
+    };
     articles.forEach((article, index) => {
       const label = element("label", ""), input = element("input", "", { type: "radio", name: "observation", value: index });
       input.checked = index === 0;
