@@ -144,6 +144,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
         "passed": calibration.passed,
         "reasons": list(calibration.reasons),
         "of": calibration.of,
+        "fit": calibration.fit,
     }
     assert data["trust"] == {
         "p_value": answer.trust.p_value,

@@ -166,8 +166,8 @@ def test_answer_json_says_everything():
     assert data["draws"] == 1000
     assert data["ess"] == pytest.approx(1000)
     assert (data["log_evidence"], data["log_evidence_error"], data["pareto_k"]) == (-3.25, 0.01, 0.2)
-    of = a_calibration().of
-    assert data["calibration"] == {"state": "passed", "passed": True, "reasons": ["coverage within 2 points"], "of": of}
+    of = {"of": a_calibration().of, "fit": "abc"}
+    assert data["calibration"] == {"state": "passed", "passed": True, "reasons": ["coverage within 2 points"], **of}
     assert data["trust"] == {"p_value": 0.4, "verdict": "looks like the simulations", "level": "good"}
     assert Trust(**data["trust"]) == an_answer().trust
     back = Estimate.from_json(data["parameters"]["rate"])
@@ -181,6 +181,7 @@ def test_an_answer_without_calibration_has_not_passed():
         "passed": False,
         "reasons": [NOT_CALIBRATED],
         "of": None,
+        "fit": None,
     }
     assert "NOT PASSED: never checked" in answer.table()
 
