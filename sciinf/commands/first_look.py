@@ -58,8 +58,10 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
                 tell(f"note: {of}: {check.verdict}", NOTE if check.level == "caution" else DETAIL)
 
 
-def look_at(sim: Simulator, x: Observation, out: Path | None) -> list[str]:
+def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str], bool]:
     """How an observation lies within what the prior predicts, in lines; with pictures where a folder is given.
+
+    The second is whether an observable lies outside it.
 
     Args:
         sim: The simulator.
@@ -76,11 +78,12 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> list[str]:
     data = predicted(sim, _rows(seconds, _LONG))
     if data is None:
         why = f"{LEAST} simulations, the least that tell, would take {duration(LEAST * seconds)}"
-        return [f"{'prior':<16}the observation is not compared with data of the prior: {why}"]
-    lines = [f"{check.name:<16}{check.verdict}" for check in compared(sim, x, data)]
+        return [f"{'prior':<16}the observation is not compared with data of the prior: {why}"], False
+    found = compared(sim, x, data)
+    lines = [f"{check.name:<16}{check.verdict}" for check in found]
     if out is not None:
         lines += [f"{'picture':<16}{file}" for file in _draw(sim, x, data, out)]
-    return lines
+    return lines, any(check.level == "alarm" for check in found)
 
 
 def predicted(sim: Simulator, rows: int) -> X | None:

@@ -34,6 +34,9 @@ from sciinf.telling import logged
 _WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0, "workers": 1}
 _MAY_BE_NONE = ("calibration", "most")
 _YES_OR_NO = ("until_calibrated", "accept_changes", "progress")
+_UNLIKE = (
+    "look at the data, their units and the prior: more simulations cannot help where no simulation is like the data"
+)
 _WORDS = {"refine": ("auto", "off"), "failures": ("exclude", "outcome", "model")}
 
 
@@ -161,7 +164,9 @@ def _followed(
     answers = steps.answers_to(asked, ask)
     grown = {**given, "n": plan.train, "fresh": plan.fresh, "started": started}
     ways = [refining_command(answers, grown, caller)]
-    if not checked.passed and not all(will_refine(answer, grown) for answer in answers):
+    if all(answer.trust.alarm for answer in answers):
+        ways.append(f"next: {_UNLIKE}")
+    elif not checked.passed and not all(will_refine(answer, grown) for answer in answers):
         ways.append(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
     ways = [way for way in ways if way]
     steps.finish(folder, answers, caller, seed=seed, started=started, way_on="\n".join(ways), simulator=sim)

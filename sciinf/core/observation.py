@@ -314,7 +314,8 @@ def _pick(
     names, paths, observable = where
     shown = sorted(set(names))
     close = get_close_matches(name.lower(), {other.lower() for other in shown}, n=1)
-    other = next((other for other in shown if other.lower() in close), shown[0] if shown else "NAME")
+    begins = [other for other in shown if other.lower().startswith(name.lower())]
+    other = next((other for other in shown if other.lower() in close), begins[0] if len(begins) == 1 else "NAME")
     raise ValueError(
         f"no column {name!r} in {', '.join(str(p) for p in paths)}: found {shown[:30]}"
         + (f" and {len(shown) - 30} more" if len(shown) > 30 else "")

@@ -59,6 +59,8 @@ def sbi(
     """
     if not callable(simulator):
         raise TypeError(f"the simulator is a function theta -> x, got {simulator!r}; it comes first, then the prior")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name is what the simulator is called, got {name!r}; parameters are called by `names`")
     named = _prior(prior, names, units)
     label = name or name_of(simulator)
     spec = spec or _observable(simulator, named, observable, label)

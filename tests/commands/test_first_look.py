@@ -50,6 +50,9 @@ def test_check_shows_how_data_lie_within_the_prior(folder: Path) -> None:
     assert "v               the observation lies within what the prior predicts: 9 of 9 numbers" in seen.out
     drawn = call("check", folder / "decay.py", "--observation", folder / "volts.csv", "--out", folder / "look")
     assert "v               the observation lies OUTSIDE what the prior predicts" in drawn.out
+    assert drawn.code == 3
+    assert "found: data OUTSIDE what the prior predicts" in drawn.out.splitlines()[-1]
+    assert "no problem found" not in drawn.out
     assert (folder / "look" / "check.png").read_bytes()[:4] == b"\x89PNG"
     assert str(folder / "look" / "check.png") in drawn.out
     assert "--out draws an observation" in call("check", folder / "decay.py", "--out", folder / "look").error

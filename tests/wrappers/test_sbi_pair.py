@@ -136,6 +136,12 @@ def test_a_prior_of_ours_keeps_its_names_and_units():
         wrappers.sbi(gaussian, prior, names=("a", "b"))
 
 
+def test_names_of_parameters_given_as_the_name_are_refused():
+    prior = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    with pytest.raises(TypeError, match="parameters are called by `names`"):
+        wrappers.sbi(lambda theta: theta, prior, name=("a", "b"))
+
+
 def test_it_pickles_with_its_function():
     simulator = wrappers.sbi(gaussian, MultipleIndependent(PARTS))
     copy = pickle.loads(pickle.dumps(simulator))
