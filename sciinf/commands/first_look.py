@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SECONDS, _LONG = 2.0, 60.0  # that simulating may take: before a run, and where a look was asked for
 _FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run, and for an observation
-_STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
+_STREAM = 2**31 + 8  # no campaign has this many blocks, so none shares these random numbers
 
 
 def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = False) -> None:

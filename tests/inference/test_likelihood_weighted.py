@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributions as td
+from untrained import Untrained
 
 from sciinf import simulate
-from sciinf.core import Density, Estimator, Fit, Observable, Potential, Prior, Simulator
+from sciinf.core import Density, Fit, Observable, Potential, Prior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, is_better
@@ -45,24 +46,14 @@ class Copy(Simulator):
         return {"x": theta + NOISE * torch.randn(theta.shape, generator=generator)}
 
 
-class Given(Estimator):
-    """An estimator that was never trained: what it gives is known."""
+class Given(Untrained):
+    """What it gives is off by some sds, and of another width."""
 
     prior, observables = PRIOR, SEEN
 
     def __init__(self, off, width):
         super().__init__()
         self.off, self.width = off, width
-        self.register_buffer("nothing", torch.zeros(1))
-
-    def standardise(self, batches):
-        raise NotImplementedError
-
-    def loss(self, batch, *, generator):
-        raise NotImplementedError
-
-    def features(self, x):
-        return x["x"]
 
 
 class Network(Given):
