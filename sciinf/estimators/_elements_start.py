@@ -8,7 +8,13 @@ together, beside that of numbers that are far apart.
 
 Where rows are few, products z z' are left out, and fewer lags are looked at: at least 5 rows for each coefficient.
 
+Of counts n, y = log(n + 1/2), and b + A (z, z z') the logarithm of their mean, by Newton's steps of Poisson regression
+from there; s is the spread of that mean, s^2 the mean of ((n - mean)^2 - mean) / mean^2 as far as it is positive.
+
 Shapes: z (rows, D), y (rows, E).
+
+References:
+    | Generalized Linear Models (Nelder & Wedderburn, 1972), https://doi.org/10.2307/2344614
 """
 
 from __future__ import annotations
@@ -24,6 +30,8 @@ _DEPENDENCE = 5e-4
 _LOG_CHI = 1.27
 _CLAMP = 5.0
 _RIDGE = 1e-6
+_STEPS, _ENOUGH, _FEW, _LARGE = 8, 1e-6, 16_384, 20.0  # of Newton, nats, rows, logarithm
+_POISSON = 0.05  # spread of the mean where counts have none
 _EACH = 5  # rows for each coefficient, at least
 
 
@@ -53,14 +61,17 @@ def quadratic(z: Float[Tensor, "rows theta"]) -> Float[Tensor, "rows square"]:
     return torch.cat([z, z[:, first] * z[:, second]], dim=1)
 
 
-def start_of(z: Tensor, y: Tensor, most: int) -> LeastSquares:
-    """Least squares over the rows, with at most so many lags."""
+def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> LeastSquares:
+    """Least squares over the rows, with at most so many lags; `counts` (E,) tells which numbers are log(n + 1/2)."""
+    counted = [] if counts is None else counts.nonzero()[:, 0].tolist()
     z, y = z.double().cpu(), y.double().cpu()
     line, square = torch.cat([torch.ones_like(z[:, :1]), z], dim=1), quadratic(z)
     if len(z) < _EACH * square.shape[1]:
         square[:, z.shape[1] :] = 0.0
     given = torch.cat([line[:, :1], square], dim=1)
     slopes = _solved(given, y)
+    for e in counted:
+        slopes[:, e] = _poisson(given[:_FEW], (y[:_FEW, e].exp() - 0.5).round(), slopes[:, e])
     left = first = y - given @ slopes
     log_sd = _log_sd(line, left)
     scaled = (left / (line @ log_sd).exp()).clamp(-_CLAMP, _CLAMP)
@@ -74,8 +85,36 @@ def start_of(z: Tensor, y: Tensor, most: int) -> LeastSquares:
     for lag in range(1, lags + 1):
         left = left - before[:, lag - 1] * pad(first, (lag, 0))[:, : y.shape[1]]
     log_sd = _log_sd(line, left)
-    found = [value.float() for value in (slopes[0], slopes[1:], log_sd[0], log_sd[1:].mean(1), before)]
+    spread = log_sd[0].clone()
+    for e in counted:
+        n, mean = (y[:, e].exp() - 0.5).round(), (y[:, e] - left[:, e]).clamp(-_LARGE, _LARGE).exp()
+        spread[e] = (((n - mean).square() - mean).mean() / mean.square().mean()).clamp_min(_POISSON**2).log() / 2
+    rest = [e for e in range(y.shape[1]) if e not in counted]
+    tilt = log_sd[1:, rest].mean(1) if rest else torch.zeros_like(log_sd[1:, 0])
+    found = [value.float() for value in (slopes[0], slopes[1:], spread, tilt, before)]
     return LeastSquares(found[0], found[1], found[2], found[3], found[4], lags)
+
+
+def _poisson(given: Tensor, n: Tensor, slopes: Tensor) -> Float[Tensor, " square"]:
+    """Newton's steps of Poisson regression, each as long as the likelihood grows."""
+
+    def likelihood(at: Tensor) -> Tensor:
+        log_mean = (given @ at).clamp(-_LARGE, _LARGE)
+        return (n * log_mean - log_mean.exp()).mean()
+
+    best = likelihood(slopes)
+    for _ in range(_STEPS):
+        log_mean = (given @ slopes).clamp(-_LARGE, _LARGE)
+        mean = log_mean.exp()
+        root = mean.sqrt()[:, None]
+        found = _solved(given * root, ((log_mean + (n - mean) / mean) * root[:, 0])[:, None])[:, 0]
+        now = likelihood(found)
+        if not now > best:
+            break
+        slopes, gain, best = found, now - best, now
+        if gain < _ENOUGH:
+            break
+    return slopes
 
 
 def _log_sd(line: Tensor, left: Tensor) -> Float[Tensor, "line number"]:

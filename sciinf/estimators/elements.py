@@ -16,9 +16,16 @@ regression on a few parameters, and the rows tell it E times over: near one answ
 The price is the assumption: given theta and the L numbers before it, a number knows no more of the earlier ones, and
 knows those L by a linear term. L is at most 8, the least beyond which least squares find no dependence in the rows.
 
-Of an observable whose values are all whole numbers, v_e is a mixture of logistic laws, and the model the
-probability of the interval from a half below a number to a half above, open at that place's smallest and largest value.
-Values so large that their dtype has no others (floats beyond 2^24) do not count as whole.
+**Whole numbers** have one of two laws, for each observable that of which the start is likelier:
+
+- intervals: v_e is a mixture of logistic laws, and the model the probability of the interval from a half below a number
+  to a half above, open at that place's smallest and largest value;
+- counts n, of at least 0: y_e = log(n + 1/2), and n a mixture of negative binomial laws of means exp(m_e + s_e mu_ek)
+  and variances mean + (s_e sd_ek mean)^2, m_e with the term of the numbers before. A mean that parameters multiply is
+  then a line in their logarithms, and small where counts are.
+
+Values so large that their dtype has no others (floats beyond 2^24) do not count as whole. A number that never varied
+tells nothing, and is left out.
 
 Shapes: theta, z (batch, D); y (batch, E).
 
@@ -27,6 +34,7 @@ References:
       Murray, 2019), https://arxiv.org/abs/1805.07226
     | PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other modifications (Salimans,
       Karpathy, Chen & Kingma, 2017), https://arxiv.org/abs/1701.05517
+    | Negative Binomial Regression (Hilbe, 2011), chapter 8
 """
 
 from __future__ import annotations
@@ -41,13 +49,14 @@ from torch.nn.functional import logsigmoid, pad, silu, softplus
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.prior import global_seed
-from sciinf.estimators._elements_start import LeastSquares, quadratic, start_of
+from sciinf.estimators._elements_start import quadratic, start_of
 from sciinf.estimators._numbers import count, flat, flat_with_slopes
 from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 
 MOST = 500  # numbers in an observation
 LAGS, _PARTS, _VERSIONS, _WIDTH = 8, 3, 6, 64
 _ROWS = 65_536  # that the start is taken from, at most
+_COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
 
 
@@ -72,6 +81,7 @@ class Elements(Standardised):
 
     normalised = False
     whole: Tensor
+    counts: Tensor
     low: Tensor
     high: Tensor
     lags: Tensor
@@ -88,40 +98,71 @@ class Elements(Standardised):
         self.middle = nn.Parameter(torch.zeros(square, numbers))
         self.offset = nn.Parameter(torch.zeros(numbers, self.outputs))
         self.register_buffer("whole", torch.zeros(numbers, dtype=torch.bool))
+        self.register_buffer("counts", torch.zeros(numbers, dtype=torch.bool))
         self.register_buffer("low", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("high", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("lags", torch.zeros(LAGS))
+        self._told: tuple[int, bool, bool] | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Set the standardisation, and start from least squares over the first rows."""
         self.standardise_both(batches)
-        rows, found = 0, list[tuple[Tensor, Tensor, Tensor]]()
+        rows, found = 0, list[Batch]()
         for batch in batches():
-            found.append((self.to_z(batch.theta), self._flat(batch.x), self._plain(batch.x)))
+            found.append(batch)
             rows += len(batch)
             if rows >= _ROWS:
                 break
-        z, y, x = (torch.cat(parts) for parts in zip(*found, strict=True))
+        x = {name: torch.cat([batch.x[name] for batch in found]) for name in self.observables}
+        z, plain = torch.cat([self.to_z(batch.theta) for batch in found]), self._plain(x)
         whole = [
-            _is_whole(x[:, part], self.observables[name].dtype).expand(part.stop - part.start)
+            _is_whole(plain[:, part], self.observables[name].dtype).expand(part.stop - part.start)
             for name, part in self._places().items()
         ]
         self.whole.copy_(torch.cat(whole))
-        self.low.copy_(x.min(0).values)
-        self.high.copy_(x.max(0).values)
-        self._begin(start_of(z, y, LAGS))
+        self.low.copy_(plain.min(0).values)
+        self.high.copy_(plain.max(0).values)
+        self._choose(z, x)
 
     @torch.no_grad()
-    def _begin(self, start: LeastSquares) -> None:
+    def _choose(self, z: Tensor, x: X) -> None:
+        """Begin with whole numbers as counts where that start is likelier than one with intervals."""
+        able = self.whole & (self.low >= 0) & (self.high > 1)
+        some = {name: value[:_COMPARED] for name, value in x.items()}
+        found = list[Tensor]()
+        for counts in (able, torch.zeros_like(able)) if able.any() else ():
+            self._begin(z, x, counts)
+            found.append(self._log_probs(z[:_COMPARED], self._flat(some), self._edges(some)).sum(0))
+        chosen = torch.zeros_like(able)
+        for part in self._places().values() if found else ():
+            chosen[part] = able[part] & (found[0][part].sum() > found[1][part].sum())
+        if not found or chosen.any():
+            self._begin(z, x, chosen)
+
+    def _begin(self, z: Tensor, x: X, counts: Tensor) -> None:
         """Middles, log sds and dependence on the numbers before as least squares have them."""
-        size, parts = len(self.prior), 2 + LAGS
+        self.counts.copy_(counts)
+        self._forget()
+        start, size, parts = start_of(z, self._flat(x), LAGS, counts), len(self.prior), 2 + LAGS
         self.lags.copy_((torch.arange(LAGS) < start.lags).float())
         self.middle.copy_(start.slopes)
         self.offset[:, 0], self.offset[:, 1] = start.middle, start.log_sd
         self.offset[:, 2:parts] = start.before
         self.offset[:, parts + _PARTS : parts + 2 * _PARTS] = torch.linspace(-0.5, 0.5, _PARTS)
-        self.offset[:, parts + 2 * _PARTS :] = torch.where(self.whole[:, None], -math.log(_LOGISTIC_SD), 0.0)
+        logistic = self.whole & ~counts
+        self.offset[:, parts + 2 * _PARTS :] = torch.where(logistic[:, None], -math.log(_LOGISTIC_SD), 0.0)
         self.versions.view(-1, _VERSIONS + 1, self.outputs)[_WIDTH : _WIDTH + size, 0, 1] = start.log_sd_slopes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._told = None
+
+    def _tell(self) -> tuple[int, bool, bool]:
+        """Lags, whether any number is whole, whether any is a count: read once, for a GPU waits at each reading."""
+        if self._told is None:
+            self._told = int(self.lags.sum()), bool(self.whole.any()), bool(self.counts.any())
+        return self._told
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         """y: nothing of the data is left out."""
@@ -129,24 +170,29 @@ class Elements(Standardised):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         edges = self._edges(batch.x)
-        return -self._log_prob(self.to_z(batch.theta), self._flat(batch.x), edges)
+        return -self._log_probs(self.to_z(batch.theta), self._flat(batch.x), edges).sum(-1)
 
     def condition(self, x: X) -> Potential:
         device = self.z_mean.device
         values = {name: x[name].to(device) for name in self.observables}
-        y, log_slopes = flat_with_slopes(self.standardise_x, {n: _floating(v) for n, v in values.items()})
-        return _Potential(self, y, self._edges(values), torch.where(self.whole, 0.0, log_slopes).sum(-1))
+        _, log_slopes = flat_with_slopes(self.standardise_x, {n: _floating(v) for n, v in values.items()})
+        return _Potential(
+            self,
+            self._flat(values),
+            self._edges(values),
+            torch.where(self.whole | ~(self.low < self.high), 0.0, log_slopes).sum(-1),
+        )
 
-    def _log_prob(self, z: Tensor, y: Tensor, edges: Tensor | None) -> Float[Tensor, " batch"]:
-        """log q(y | z) in standardised numbers, of whole ones their probability; edges (4, batch, E)."""
+    def _log_probs(self, z: Tensor, y: Tensor, edges: Tensor | None) -> Float[Tensor, "batch number"]:
+        """log q(y_e | z, y_{<e}) in standardised numbers, of whole ones their probability; edges (4, batch, E)."""
         square = quadratic(z)
         u = silu(self.first(z))
         u = u + silu(self.second(u))
         given = (torch.cat([u, square], 1) @ self.versions).view(len(z), _VERSIONS + 1, self.outputs)
         out = given[:, :1] + self.share @ given[:, 1:] + self.offset
         middle = out[..., 0] + square @ self.middle
-        left = y - middle
-        for lag in range(1, int(self.lags.sum()) + 1):
+        left = torch.where(self.low < self.high, y - middle, 0.0)
+        for lag in range(1, self._tell()[0] + 1):
             before = pad(left, (lag, 0))[:, : self.numbers]
             middle = middle + out[..., 1 + lag] * before
         log_sd, parts = out[..., 1].clamp(-8.0, 8.0), out[..., 2 + LAGS :]
@@ -163,14 +209,17 @@ class Elements(Standardised):
             wide = width * (-log_sd[..., None] - log_size).exp()
             interval = _between(scaled(below[..., 0]), wide, lowest.bool(), highest.bool())
             normal = torch.where(self.whole[:, None], interval, normal)
-        return (log_w.log_softmax(-1) + normal).logsumexp(-1).sum(-1)
+        if self._tell()[2]:
+            log_mean, log_spread = middle[..., None] + log_sd.exp()[..., None] * mu, log_sd[..., None] + log_size
+            normal = torch.where(self.counts[:, None], _counted(y[..., None], log_mean, log_spread), normal)
+        return torch.where(self.low < self.high, (log_w.log_softmax(-1) + normal).logsumexp(-1), 0.0)
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
         """Of the interval about each number, standardised: its lower end, its width, whether either end is open.
 
         None if none is whole. The width is not a difference of float32 numbers, which large counts make 0.
         """
-        if not bool(self.whole.any()):
+        if not self._tell()[1]:
             return None
         plain, values = self._plain(x), {name: x[name].double() for name in self.observables}
         below, above = (
@@ -180,7 +229,10 @@ class Elements(Standardised):
         return torch.stack([below, above - below, plain <= self.low, plain >= self.high]).float()
 
     def _flat(self, x: X) -> Float[Tensor, "batch number"]:
-        return flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})
+        y = flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})
+        if not self._tell()[2]:
+            return y
+        return torch.where(self.counts, (self._plain(x).clamp_min(0.0) + 0.5).log().to(y.dtype), y)
 
     def _plain(self, x: X) -> Float[Tensor, "batch number"]:
         return torch.cat([x[name].reshape(len(x[name]), -1).double() for name in self.observables], dim=1)
@@ -209,7 +261,7 @@ class _Potential(Potential):
             some = z[start:stop].flatten(0, 1)
             y = self.y.repeat(stop - start, 1)
             edges = None if self.edges is None else self.edges.repeat(1, stop - start, 1)
-            parts.append(model._log_prob(some, y, edges).double().view(-1, rows))
+            parts.append(model._log_probs(some, y, edges).sum(-1).double().view(-1, rows))
         return torch.cat(parts).reshape(theta.shape[:-1]) + self.log_slope
 
 
@@ -234,6 +286,15 @@ def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> T
     inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
     inner = torch.where(lowest, logsigmoid(low + width), inner)
     return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
+
+
+def _counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:
+    """log of the negative binomial probability of n = exp(y) - 1/2, of variance mean + (spread mean)^2; float64."""
+    n, log_mean = (y.double().exp() - 0.5).round(), log_mean.double().clamp(-30.0, 30.0)
+    log_r = -2 * log_spread.double().clamp(-8.0, 4.0)
+    r, both = log_r.exp(), torch.logaddexp(log_r, log_mean)
+    ways = torch.lgamma(n + r) - torch.lgamma(r) - torch.lgamma(n + 1)
+    return (ways + r * (log_r - both) + n * (log_mean - both)).to(y.dtype)
 
 
 def _is_whole(values: Tensor, dtype: str) -> Tensor:

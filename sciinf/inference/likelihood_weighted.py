@@ -13,6 +13,8 @@ Shapes: theta (n, batch, D), x name -> (batch, *event).
 References:
     | Sequential neural likelihood (Papamakarios, Sterratt & Murray, 2019), https://arxiv.org/abs/1805.07226
     | Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007)
+    | Improved particle filter for nonlinear problems (Carpenter, Clifford & Fearnhead, 1999),
+      https://doi.org/10.1049/ip-rsn:19990255: systematic resampling
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ _OVER = 4  # draws of the network for each that is kept
 _DRAWS, _EACH = 16_384, 512  # that Z is estimated from, for one observation and for each of several
 _ROWS, _PIECE = 400, 50  # held-out rows that are compared, at most, and at once
 _EFFECTIVE = 0.1  # share of the network's draws that carry the weight at the observation, at least
+_CHANCE = 2.0  # standard errors of the gain
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
 
@@ -89,14 +92,20 @@ class LikelihoodWeighted(Learned):
 
 
 def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-    """n of some draws of each observation, with probabilities by their weights; alike where none has one."""
+    """n of some draws of each observation, as often as their weights say up to one; alike where none has one.
+
+    Systematic resampling: a draw comes twice only where its weight is more than 1 / n.
+    """
     log_w = torch.where(log_w.isfinite().any(0), log_w, 0.0)
-    picked = torch.multinomial(log_w.softmax(0).T, n, replacement=True, generator=generator).T
+    total = log_w.double().softmax(0).T.cumsum(1)
+    start = torch.rand(len(total), 1, generator=generator, dtype=torch.float64)
+    steps = (start + torch.arange(n, dtype=torch.float64)) / n * total[:, -1:]
+    picked = torch.searchsorted(total.contiguous(), steps).clamp_max(total.shape[1] - 1).T
     return theta.gather(0, picked[..., None].expand(*picked.shape, theta.shape[-1]))
 
 
 def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> bool:
-    """Whether held-out rows are likelier under the weighted network than under the network, and its weights serve at x.
+    """Whether held-out rows are likelier under the weighted network, by more than chance, and its weights serve at x.
 
     Args:
         found: The weighted network.
@@ -114,4 +123,5 @@ def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> 
         batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
         theta = batch.theta[None]
         gain.append(found.log_prob_batched(theta, batch.x) - found.network.log_prob_batched(theta, batch.x).double())
-    return bool(torch.cat(gain, dim=1).mean() > 0)
+    found_gain = torch.cat(gain, dim=1)[0]
+    return bool(found_gain.mean() > _CHANCE * found_gain.std() / math.sqrt(len(found_gain)))

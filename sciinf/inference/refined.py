@@ -62,7 +62,7 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 3  # 2 learned no likelihood; 1 had wider laws, and did not tell what the last round changed
+SCHEMA = 4  # 3 knew no counts; 2 learned no likelihood; 1 had wider laws, and did not tell what the last round changed
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4

@@ -130,23 +130,66 @@ def test_middles_that_no_quadratic_fits_are_not_taken_for_dependence():
 
 
 @pytest.mark.parametrize("dtype", ["int64", "float32"])
-@pytest.mark.parametrize("scale", ["linear", "log"])
-def test_whole_numbers_have_probabilities_that_add_up(dtype, scale):
-    """Of floats that are whole as of ints, over all that were seen, before any training and after it alike."""
+@pytest.mark.parametrize(("scale", "shift"), [("linear", 0), ("log", 0), ("linear", -1)])
+def test_whole_numbers_have_probabilities_that_add_up(dtype, scale, shift):
+    """Of floats that are whole as of ints, counts and others, over all that were seen; before any training."""
     prior = Prior(rate=td.LogNormal(1.0, 0.3))
     model = Elements(prior, {"k": Observable((1,), dtype=dtype, scale=scale)})
     theta = prior.sample(3_000, generator=generator())
-    k = torch.poisson(theta, generator=generator(1)).to(getattr(torch, dtype))
+    k = torch.poisson(theta, generator=generator(1)).to(getattr(torch, dtype)) + shift
     model.standardise(lambda: iter([Batch(theta, {"k": k})]))
     assert model.whole.all()
+    assert model.counts.all() == (shift == 0)
     values = torch.arange(int(k.min()), int(k.max()) + 1)
     rates = torch.full((len(values), 1), 3.0)
     with torch.no_grad():
         log = model.condition({"k": values[:, None].to(k.dtype)}).log_likelihood(rates)
     assert float(log.exp().sum()) == pytest.approx(1.0, abs=2e-3)
-    assert (log.exp() - td.Poisson(3.0).log_prob(values.double()).exp()).abs().max() < 0.12
+    assert (log.exp() - td.Poisson(3.0).log_prob((values - shift).double()).exp()).abs().max() < 0.12
     far = model.condition({"k": values[-1:, None].to(k.dtype) * 50}).log_likelihood(rates[:1])
     assert math.isfinite(float(far.detach()))
+
+
+def test_counts_begin_near_their_likelihood():
+    """Of 20 counts whose means a curve in time multiplies: of fresh rows within .1 nats; with intervals it is 1."""
+    theta, log_mean = curves(4_000)
+    n = torch.poisson(log_mean.exp(), generator=generator(1))
+    model = Elements(CURVES, {"n": Observable((20,))})
+    model.standardise(lambda: iter([Batch(theta[:3_000], {"n": n[:3_000]})]))
+    with torch.no_grad():
+        found = model.condition({"n": n[3_000:]}).log_likelihood(theta[3_000:])
+    exact = td.Poisson(log_mean[3_000:].double().exp()).log_prob(n[3_000:].double()).sum(1)
+    assert 0 < (exact - found).mean() < 0.15
+    assert (exact - found).std() < 0.6
+
+
+CURVES = Prior(level=td.Normal(1.0, 0.5), slope=td.Normal(0.0, 0.5))
+
+
+def curves(rows):
+    """Parameters, and logarithms of means at 20 times."""
+    theta = CURVES.sample(rows, generator=generator())
+    return theta, theta[:, :1] + theta[:, 1:] * torch.linspace(-2.0, 3.0, 20)
+
+
+@pytest.mark.parametrize(
+    ("law", "counts"),
+    [
+        (lambda m: torch.poisson(m.exp(), generator=generator(1)), True),
+        (lambda m: torch.poisson(m.exp() * torch.rand(m.shape, generator=generator(2)), generator=generator(1)), True),
+        (lambda m: (10 * m.sigmoid() + 0.3 * torch.randn(m.shape, generator=generator(1))).clamp(0, 10).round(), False),
+        (lambda m: (torch.rand(m.shape, generator=generator(1)) < m.sigmoid()).float(), False),
+        (lambda m: torch.poisson(m.exp(), generator=generator(1)) - 1, False),
+    ],
+    ids=["poisson", "spread", "bounded", "yes or no", "below zero"],
+)
+def test_the_rows_tell_whether_whole_numbers_are_counts(law, counts):
+    """With another observable beside them, which has a law of its own."""
+    theta, log_mean = curves(2_000)
+    model = Elements(CURVES, {"n": Observable((20,)), "x": Observable((1,))})
+    x = theta[:, :1] + torch.randn(2_000, 1, generator=generator(3))
+    model.standardise(lambda: iter([Batch(theta, {"n": law(log_mean), "x": x})]))
+    assert model.counts.tolist() == [counts] * 20 + [False]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +218,22 @@ def test_large_counts_have_probabilities_that_add_up(scale):
     with torch.no_grad():
         log = model.condition({"k": lattice[:, None]}).log_likelihood(torch.zeros(len(lattice), 1))
     assert float(log.exp().sum() * (spread // 1_000)) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_number_that_never_varied_says_nothing():
+    """Where an observation has it off by much or little, the posterior is that of the others."""
+    model = Elements(Chain.prior, Chain.observables)
+    theta = Chain.prior.sample(2_000, generator=generator())
+    x = Chain()(theta, generator=generator(1))["x"]
+    x[:, 3] = 2.0
+    model.standardise(lambda: iter([Batch(theta, {"x": x})]))
+    asked = x[:1].expand(3, -1).clone()
+    asked[:, 3] = torch.tensor([2.0, 2.001, 50.0])
+    with torch.no_grad():
+        found = model.condition({"x": asked}).log_likelihood(theta[:50, None].expand(-1, 3, -1))
+    assert found.isfinite().all()
+    assert found.std(0).min() > 0.5
+    torch.testing.assert_close(found, found[:, :1].expand(-1, 3))
 
 
 def test_gradients_are_finite_at_the_ends_of_whole_numbers():

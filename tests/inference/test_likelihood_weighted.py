@@ -14,7 +14,7 @@ from sciinf import simulate
 from sciinf.core import Density, Fit, Observable, Potential, Prior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.likelihood_weighted import LikelihoodWeighted, is_better
+from sciinf.inference.likelihood_weighted import LikelihoodWeighted, is_better, resampled
 from sciinf.inference.refined import Refined
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
@@ -160,6 +160,26 @@ def test_the_likelihood_is_taken_where_held_out_rows_speak_for_it(rows):
     assert not is_better(weighted(likelihood=(0.8, 1.0)), rows, 1e-4, X)  # two rows, the least that are held out
     assert not is_better(weighted(likelihood=(0.5, 1.0)), rows, 0.2, X)
     assert not is_better(weighted(likelihood=(0.0, 0.7)), rows, 0.2, X)
+
+
+@pytest.mark.parametrize("off", [-0.02, 0.02])
+def test_a_gain_that_chance_explains_is_none(rows, off):
+    """Of one of them held-out rows have it, by two in ten thousand of a nat."""
+    assert not is_better(weighted(network=(off, 1.0)), rows, 0.2, X)
+
+
+def test_a_draw_comes_twice_only_where_its_weight_is_more_than_a_share():
+    """Of 4,000 draws with weights exp(a) for two observations, and a constant: 1,000 apart, with the tilted mean."""
+    theta = 2.6 * torch.rand(4_000, 2, 2, generator=generator(), dtype=torch.float64) - 1.3
+    log_w = torch.stack([theta[:, 0, 0], torch.full((4_000,), -math.inf, dtype=torch.float64)], dim=1)
+    found = resampled(theta, log_w, 1_000, generator(1))
+    assert len(found[:, 0].unique(dim=0)) == len(found[:, 1].unique(dim=0)) == 1_000
+    tilted = log_w[:, 0].softmax(0) @ theta[:, 0]
+    assert (found[:, 0].mean(0) - tilted).abs().max() < 4 / 1_000**0.5
+    twice = resampled(
+        theta, torch.where(torch.arange(4_000)[:, None] < 500, 0.0, -math.inf).expand(-1, 2), 1_000, generator()
+    )
+    assert len(twice[:, 0].unique(dim=0)) == 500
 
 
 def test_weights_that_few_draws_carry_at_the_observation_are_not_taken(rows):
