@@ -3,12 +3,14 @@
     python benchmarks/where_asked.py            200 observations for a planted error, 40 for a network, 10 for a model
     python benchmarks/where_asked.py --quick    40, 10, and 2 of one model at 8,000 simulations
     python benchmarks/where_asked.py --only models --models points,ar2 --observations 4 --peers 1
+    python benchmarks/where_asked.py --only hares          hares and lynx of Hudson Bay, without their likelihood
 
 Planted: a linear model whose exact posterior is made wrong, or is given a part of the data, which leaves it calibrated
 over the prior. Networks: twenty normal points with unknown mean and sd, 20,000 simulations (5,000 with --quick), the
 exact posterior on a grid; one of them sees their mean alone. Models: six (`asked_models`) at 40,000 simulations in all,
 before and after rounds around an answer (`asked_answers`), beside sbi's NPE and its truncated sequential NPE for the
-first observations (`--peers`). An answer is wrong where a mean is off by more than .15 sd, or an sd by a tenth.
+first observations (`--peers`). An answer is wrong where a mean is off by more than .15 sd, or an sd by a tenth. Hares:
+60,000 simulations of the prior and three rounds of 20,000, beside the reference draws of posteriordb (`asked_hares`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from asked_answers import answers, summed_up, verdict_at
+from asked_hares import hares
 from asked_models import MODELS
 from reporting import arguments, check, finish, table
 from torch import Tensor
@@ -36,7 +39,8 @@ PLANTED: list[dict[str, Any]] = [
     {"width": 0.7}, {"width": 0.85}, {"width": 0.95}, {"width": 1.2},
 ]  # fmt: skip
 POINTS = 20
-PARTS = ("planted", "networks", "models")
+PARTS = ("planted", "networks", "models", "hares")
+HARES, HARES_QUICK = (60_000, 20_000), (4_000, 2_000)  # simulations of the prior, and of each round
 
 
 class MeanAlone(Summary):
@@ -188,6 +192,10 @@ def main() -> None:
     checks = seen_planted(40 if options.quick else 200) if "planted" in asked else []
     checks += seen_networks(options.quick, options.seed) if "networks" in asked else []
     checks += seen_models(options) if "models" in asked else []
+    if "hares" in asked:
+        rows, found = hares(options.data, HARES_QUICK if options.quick else HARES, options.seed)
+        print(table(rows))
+        checks += [] if options.quick else found
     finish([], checks, options.json)
 
 

@@ -5,8 +5,13 @@ same rows,
 
     p_r(theta | x) = r(theta) l(x | theta) / Z(x),     Z(x) = E_q[r l / q],
 
-is drawn from by drawing from q with probabilities proportional to r l / q. Which of both is nearer to the truth is told
-by rows that neither was fitted to: a density's mean of log p_r(theta | x) over them is largest where it is exact.
+is drawn from by drawing from q with probabilities proportional to r l / q. A likelihood does not depend on the law of
+its rows, so l is learned from those near the answer alone: inside the last round's law, where |u|^2 in its sds, of mean
+D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite another course, would cost it more than they
+teach. Draws outside have no weight.
+
+Which of both is nearer to the truth is told by rows inside that neither was fitted to: a density's mean of
+log p_r(theta | x) over them is largest where it is exact. The network's, too, is normalised inside.
 
 Shapes: theta (n, batch, D), x name -> (batch, *event).
 
@@ -23,14 +28,14 @@ import hashlib
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sciinf.core import Fit, Potential, X
+from sciinf.core import Fit, Potential, Prior, X
 from sciinf.engine.block import generator_for
 from sciinf.engine.rows import FEWEST_VALIDATION
 from sciinf.inference.amortised import Amortised
-from sciinf.inference.around import Mixture
+from sciinf.inference.around import Law, Mixture
 from sciinf.inference.learned import Learned
 from sciinf.store import Store
 
@@ -38,6 +43,7 @@ _OVER = 4  # draws of the network for each that is kept
 _DRAWS, _EACH = 16_384, 512  # that Z is estimated from, for one observation and for each of several
 _ROWS, _PIECE = 400, 50  # held-out rows that are compared, at most, and at once
 _EFFECTIVE = 0.1  # share of the network's draws that carry the weight at the observation, at least
+_EDGE = 4.0  # sds of |u|^2 that the likelihood's rows lie within
 _CHANCE = 2.0  # standard errors of the gain
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
@@ -49,10 +55,11 @@ class LikelihoodWeighted(Learned):
         network: q.
         likelihood: l, of an estimator that gives a `Potential`.
         law: r.
+        last: The last round's law, inside which the likelihood was learned.
     """
 
-    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture) -> None:
-        self.network, self.likelihood, self.law = network, likelihood.estimator, law
+    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture, last: Law) -> None:
+        self.network, self.likelihood, self.law, self.last = network, likelihood.estimator, law, last
         self.name, self.under, self.scope, self.failed = network.name, network.under, network.scope, network.failed
         self.whole, self.trained_on = network.whole, network.trained_on
         self.prior, self.observables = network.prior, network.observables
@@ -64,10 +71,20 @@ class LikelihoodWeighted(Learned):
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
+        return self._log_joint(theta, x) - self._log_normalisers(x)[0]
+
+    def gain(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        """By how much parameters inside are likelier under this than under the network, which is normalised inside."""
+        log_z, log_inside = self._log_normalisers(x)
+        network = self.network.log_prob_batched(theta, x).double() - log_inside
+        return self._log_joint(theta, x) - log_z - network
+
+    def _log_normalisers(self, x: X) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """log Z, and the logarithm of the share of the network's draws inside."""
         ones = len(next(iter(x.values())))
         drawn = self.network.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
         log_z = self.log_weight(drawn, x).logsumexp(0) - math.log(len(drawn))
-        return self._log_joint(theta, x) - log_z
+        return log_z, inside(self.prior, self.last, drawn).double().mean(0).log()
 
     @torch.no_grad()
     def log_weight(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
@@ -85,10 +102,17 @@ class LikelihoodWeighted(Learned):
             raise TypeError(f"{type(self.likelihood).__name__} learns no likelihood")
         with torch.set_grad_enabled(theta.requires_grad and torch.is_grad_enabled()):
             log_r = self.prior.log_prob(theta).double() - self.law.log_ratio(theta)
-            within = log_r.isfinite()
+            within = log_r.isfinite() & inside(self.prior, self.last, theta)
             centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
             found = potential.log_likelihood(torch.where(within[..., None], theta, centre)).cpu() + log_r
             return torch.where(within, found, -math.inf)
+
+
+@torch.no_grad()
+def inside(prior: Prior, law: Law, theta: Float[Tensor, "*n theta"]) -> Bool[Tensor, "*n"]:
+    """Which parameters lie where a likelihood is learned: near the middle of a round's law."""
+    size = len(prior)
+    return law.squares(prior.bijection.forward(theta.double())) < size + _EDGE * math.sqrt(2 * size)
 
 
 def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
@@ -109,7 +133,7 @@ def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> 
 
     Args:
         found: The weighted network.
-        rows: What both were trained on.
+        rows: What the likelihood was trained on, in the order in which the network was.
         held_out: The share of its rows, the last, that they were not fitted to.
         x: The observation, name -> (1, *event).
     """
@@ -121,7 +145,6 @@ def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> 
     gain = []
     for start in range(len(rows) - count, len(rows), _PIECE):
         batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
-        theta = batch.theta[None]
-        gain.append(found.log_prob_batched(theta, batch.x) - found.network.log_prob_batched(theta, batch.x).double())
-    found_gain = torch.cat(gain, dim=1)[0]
-    return bool(found_gain.mean() > _CHANCE * found_gain.std() / math.sqrt(len(found_gain)))
+        gain.append(found.gain(batch.theta[None], batch.x)[0])
+    gains = torch.cat(gain)
+    return bool(gains.mean() > _CHANCE * gains.std() / math.sqrt(len(gains)))

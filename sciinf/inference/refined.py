@@ -17,8 +17,9 @@ probabilities proportional to w. Where the posterior is normal and the prior fla
 least that leaves `_SHARE`, but no less than `_NARROWEST`.
 
 **The likelihood.** The same rows teach the likelihood number by number, too (`estimators.elements`), where data are
-complete and of at most 128 numbers. Where it describes held-out rows better than the network, draws of the network are
-weighted by it (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
+complete and of at most 128 numbers: those near the answer. Where it describes held-out rows better than the network,
+draws of the network are weighted by it (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of
+the rows.
 
 Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
 flow has nothing there to hold it down, and w, which grows outwards, makes them heavier. They can double an sd.
@@ -38,6 +39,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.learned import Learned
-from sciinf.inference.likelihood_weighted import LikelihoodWeighted, is_better, resampled
+from sciinf.inference.likelihood_weighted import LikelihoodWeighted, inside, is_better, resampled
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.inference.truncated import observation_hash
 from sciinf.simulation import simulate
@@ -62,12 +64,13 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 4  # 3 knew no counts; 2 learned no likelihood; 1 had wider laws, and did not tell what the last round changed
+SCHEMA = 4  # 3 learned the likelihood from all rows, 2 learned none, 1 had wider laws
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
 LIKELIHOOD = "likelihood"  # folder of a round
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
+_FEWEST = 100  # rows that it is learned from
 _RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
 _OVER = 8  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
@@ -103,7 +106,7 @@ class Refined(Learned):
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.network, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
         self.network.name = "refined network's"  # for a calibration says whose it is
-        self.weighted = LikelihoodWeighted(self.network, likelihood, mixture) if likelihood else None
+        self.weighted = LikelihoodWeighted(self.network, likelihood, mixture, last) if likelihood else None
         self.local: Learned = self.weighted or self.network
         self.digest, self.trained_on, self.changed = self.local.digest, trained_on, changed
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
@@ -226,8 +229,11 @@ def refine_around(
         law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
         rows = gather(stores, folder / "training", simulator, law)
         fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
-        better = _likelihood(fit, rows, folder, observation, mixture, recipe, seed)
-        found = Refined(fit, mixture, laws[-1].parts[0][1], observation, campaigns_of(stores), likelihood=better)
+        last, better = laws[-1].parts[0][1], None
+        if isinstance(learner, Flow) and suits(simulator.observables, _NUMBERS):
+            near = _near(rows, folder / "near", simulator, last)
+            better = _likelihood(fit, near, folder / LIKELIHOOD, observation, (mixture, last), recipe, seed)
+        found = Refined(fit, mixture, last, observation, campaigns_of(stores), likelihood=better)
         found.changed = changes(posterior, found, observation)
         posterior = found
         if until is not None and until(found):
@@ -290,17 +296,24 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
     return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], *about)
 
 
-def _likelihood(fit: Fit, rows: Store, folder: Path, x: X, mixture: Mixture, recipe: Recipe, seed: int) -> Fit | None:
-    """The likelihood number by number that a round's rows teach, where it is better than the network by itself."""
+def _near(rows: Store, path: Path, simulator: Simulator, last: Law) -> Store:
+    """Those of the rows that lie near the middle of the last round's law."""
+    about = {**(rows.proposal or {}), "rows_of": [rows.digest], "inside": "the last law"}
+    return gather([rows], path, simulator, about, partial(inside, simulator.prior, last), newest_too=True)
+
+
+def _likelihood(
+    fit: Fit, near: Store, folder: Path, x: X, laws: tuple[Mixture, Law], recipe: Recipe, seed: int
+) -> Fit | None:
+    """The likelihood number by number that rows near the answer teach, where it is better than the network alone."""
     prior, observables = fit.estimator.prior, fit.estimator.observables
-    if not (isinstance(fit.estimator, Flow) and suits(observables, _NUMBERS)):
-        return None
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
-    found = train(
-        Elements(prior, observables, seed=seed), rows, folder / LIKELIHOOD, recipe=how, seed=seed, progress=False
+    if len(near) < _FEWEST:
+        return None
+    found = train(Elements(prior, observables, seed=seed), near, folder, recipe=how, seed=seed, progress=False)
+    return (
+        found if is_better(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x) else None
     )
-    weighted = LikelihoodWeighted(Amortised(fit), found, mixture)
-    return found if is_better(weighted, rows, how.validation_fraction, x) else None
 
 
 def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:

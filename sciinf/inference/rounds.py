@@ -136,6 +136,8 @@ def gather(
     simulator: Simulator,
     proposal: Mapping[str, Any],
     contains: Callable[[Tensor], Tensor] | None = None,
+    *,
+    newest_too: bool = False,
 ) -> Store:
     """The rows of several campaigns as one store; failed rows are left out.
 
@@ -145,18 +147,20 @@ def gather(
         simulator: What simulated them.
         proposal: The law of all rows together, as JSON values.
         contains: Which parameters (n, D) of the campaigns before the newest belong to it; all where left out.
+        newest_too: Whether those of the newest are asked about as well. A truncated prior's are inside, whatever the
+            rounding of log q.
     """
-    *older, newest = stores
+    newest = stores[-1]
     if (path / "store.json").is_file():
         found = Store(path)
         if found.proposal == proposal and not found.missing():
             return found
 
     def pieces() -> Iterator[Batch]:
-        for store in older:
+        for store in stores:
+            everything = contains is None or (store is newest and not newest_too)
             for batch in store.batches(_READ):
-                yield batch if contains is None else batch.rows(contains(batch.theta))
-        yield from newest.batches(_READ)  # inside by construction, whatever the rounding of log q
+                yield batch if everything or contains is None else batch.rows(contains(batch.theta))
 
     with one_thread():
         count = sum(len(batch) for batch in pieces())

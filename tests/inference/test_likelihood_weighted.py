@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from sciinf import simulate
 from sciinf.core import Density, Fit, Observable, Potential, Prior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.likelihood_weighted import LikelihoodWeighted, is_better, resampled
+from sciinf.inference.likelihood_weighted import LikelihoodWeighted, inside, is_better, resampled
 from sciinf.inference.refined import Refined
+from sciinf.inference.rounds import gather
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
@@ -98,13 +100,14 @@ def fit(estimator):
 
 
 def weighted(network=(0.0, 1.0), likelihood=(0.0, 1.0)):
-    return LikelihoodWeighted(Amortised(fit(Network(*network))), fit(Heard(*likelihood)), MIXTURE)
+    return LikelihoodWeighted(Amortised(fit(Network(*network))), fit(Heard(*likelihood)), MIXTURE, LAW)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
-    return simulate(Copy(), folder / "s", 2_000, seed=1, proposal=MIXTURE, progress=False)
+    rows = simulate(Copy(), folder / "s", 2_000, seed=1, proposal=MIXTURE, progress=False)
+    return gather([rows], folder / "near", Copy(), {}, partial(inside, PRIOR, LAW), newest_too=True)
 
 
 def test_a_wrong_network_is_put_right_by_the_likelihood():
@@ -180,6 +183,24 @@ def test_a_draw_comes_twice_only_where_its_weight_is_more_than_a_share():
         theta, torch.where(torch.arange(4_000)[:, None] < 500, 0.0, -math.inf).expand(-1, 2), 1_000, generator()
     )
     assert len(twice[:, 0].unique(dim=0)) == 500
+
+
+def test_rows_and_draws_are_those_near_the_middle_of_the_last_law(rows):
+    """Where |u|^2, of mean 2, is below 2 + 4 * 2; the network that is compared is normalised there, too."""
+    u = (rows.load().theta.double() - LAW.centre).square().sum(1) / WIDE**2
+    assert 9.0 < u.max() < 10.0
+    found = weighted(network=(0.0, 4.0))  # of its draws many lie outside
+    found.last = narrow = Law(LAW.centre, torch.eye(2).double() * NOISE)
+    theta = found.draw_batched(X, 4_000, generator=generator())[:, 0].double()
+    assert inside(PRIOR, narrow, theta).all()
+    assert not inside(PRIOR, narrow, found.network.draw_batched(X, 4_000, generator=generator())[:, 0]).all()
+    mean, sd = exact(X["x"], WIDE)
+    wide = td.Normal(mean[0], 4 * sd)
+    draws = wide.sample((100_000,))
+    share = inside(PRIOR, narrow, draws).double().mean()
+    gain = found.gain(mean[None].float(), X)
+    right = td.Normal(mean[0], sd).log_prob(mean[0]).sum() - wide.log_prob(mean[0]).sum() + share.log()
+    assert float(gain) == pytest.approx(float(right), abs=0.05)
 
 
 def test_weights_that_few_draws_carry_at_the_observation_are_not_taken(rows):

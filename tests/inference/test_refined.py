@@ -299,6 +299,7 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert sorted(f.name for f in (out / "round_1").iterdir()) == [
         "fit",
         "likelihood",
+        "near",
         "proposal.json",
         "simulations",
         "training",
