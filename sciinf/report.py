@@ -23,6 +23,7 @@ from sciinf.figures.posterior import MOST, posterior_part
 from sciinf.figures.prediction import prediction_part
 from sciinf.figures.run_folder import Run, read_runs
 from sciinf.figures.script_data import downloads, script_data
+from sciinf.figures.verdicts import Verdict, verdict_of
 
 _PICTURED = 8
 _PAIRS = 190  # panels of two parameters on a page, over all its answers
@@ -51,8 +52,7 @@ def write_report(
     known = run.answer.get("parameters", {})
     truth = truth_in(truth, list(known), [known[name]["unit"] for name in known])
     numbers = {name: numbers_of(one) for name, one in runs.items()}
-    made = section("made", "How it was made", made_part(run))
-    parts = (_one if len(runs) == 1 else _several)(runs, numbers, truth, made)
+    parts = (_one if len(runs) == 1 else _several)(runs, numbers, truth)
     body = _doubts(runs.values()) + parts
     title = title_of(run, next(iter(runs)) if len(runs) == 1 else "")
     pictured = {name: (one, numbers[name]) for name, one in list(runs.items())[:_PICTURED]}
@@ -68,10 +68,13 @@ def _doubts(runs: Iterable[Run]) -> str:
     return absent(f"Not read, or not to be checked: {' '.join(found)}") if found else ""
 
 
-def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float], made: str) -> str:
+def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:
     name, run = next(iter(runs.items()))
-    parts = _answer(run, numbers[name], posterior_part(run, numbers[name], truth, {}), made)
-    return verdict_part(run, name) + _article(0, numbers[name], parts)
+    verdict = verdict_of(run)
+    posterior = posterior_part(run, numbers[name], truth, {}, compact=len(run.checked) > 2)
+    made = section("made", "How it was made", made_part(run))
+    parts = _answer(run, numbers[name], verdict, posterior, made)
+    return verdict_part(run, verdict, name) + _article(0, numbers[name], parts)
 
 
 def _article(index: int, numbers: Numbers, content: str) -> str:
@@ -79,17 +82,18 @@ def _article(index: int, numbers: Numbers, content: str) -> str:
     return f'<article class="answer" data-answer="{index}" data-level="{numbers.asked}">{content}</article>'
 
 
-def _answer(run: Run, numbers: Numbers, posterior: str, made: str, unlike: str = "") -> str:
+def _answer(run: Run, numbers: Numbers, verdict: Verdict, posterior: str, made: str, unlike: str = "") -> str:
     """Prediction and corner on the left, numbers and checks on the right.
 
     Args:
         run: The run with the answer.
         numbers: Its numbers.
+        verdict: What its checks say.
         posterior: The corner, as markup.
         made: What stands below the checks, as markup.
         unlike: Goes before identifiers, where the page has several answers.
     """
-    predicted, checks = prediction_part(run, unlike), checks_part(run, pictures=not unlike)
+    predicted, checks = prediction_part(run, unlike), checks_part(run, verdict, pictures=not unlike)
     left = [
         section(f"{unlike}prediction", "Data and prediction", predicted, "prediction"),
         section(f"{unlike}posterior", "Posterior", posterior, "posterior"),
@@ -110,26 +114,26 @@ def _numbers(run: Run, numbers: Numbers) -> str:
     return numbers_table(run, numbers) + (paragraph(moved, "moved") if moved else "") + more + downloads()
 
 
-def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float], made: str) -> str:
-    """One table of all answers, then each by itself, the first of them with their pictures."""
-    run = next(iter(runs.values()))
-    parts = [verdicts_part(runs), section("answers", "Answers", answers_table(runs))]
-    most, shown = MOST, dict(list(runs.items())[:_PICTURED])
+def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:
+    """One table of all answers, then each by itself, the first of them with their pictures; the script shows one."""
+    run, verdicts = next(iter(runs.values())), {name: verdict_of(one) for name, one in runs.items()}
+    articles, most, shown = [], MOST, dict(list(runs.items())[:_PICTURED])
     while most > 2 and len(shown) * most * (most - 1) / 2 > _PAIRS:
         most -= 1
     for index, (name, one) in enumerate(runs.items()):
-        inside = [f"<h2>{escape(name)}</h2>", verdict_part(one, name, f"verdict{index}")]
+        inside = f"<h2>{escape(name)}</h2>{verdict_part(one, verdicts[name], name, f'verdict{index}')}"
         if index < _PICTURED:
             others = {key: other for key, other in shown.items() if key != name}
-            posterior = posterior_part(one, numbers[name], truth, others, most=most)
-            inside.append(_answer(one, numbers[name], posterior, "", f"answer{index}_"))
+            posterior = posterior_part(one, numbers[name], truth, others, most=most, compact=True)
+            inside += _answer(one, numbers[name], verdicts[name], posterior, "", f"answer{index}_")
         else:
             words = f"Pictures of the first {_PICTURED} are drawn; `sciinf report` with a name draws its own."
-            inside += [_numbers(one, numbers[name]), paragraph(words)]
-        parts.append(_article(index, numbers[name], "".join(inside)))
-    parts.append(section("calibration", "Calibration", calibration_pictures(run)))
-    parts.append(made)
-    return "".join(parts)
+            inside += f'<div class="left">{_numbers(one, numbers[name])}{paragraph(words)}</div>'
+        articles.append(_article(index, numbers[name], inside))
+    calibration = details("Calibration", calibration_pictures(run))
+    made = section("made", "How it was made", f'<div id="calibration">{calibration}</div>{made_part(run)}')
+    answers = f'<section id="answers" aria-label="Answers">{answers_table(runs, verdicts)}</section>'
+    return f'{verdicts_part(runs, verdicts)}{answers}<div class="together">{"".join(articles)}{made}</div>'
 
 
 def _foot(run: Run) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from sciinf.core.tables import marked, percent
+from sciinf.figures.numbers import label_of
 from sciinf.figures.page import number, table
 from sciinf.figures.run_folder import Run
-from sciinf.figures.style import pretty_unit
-from sciinf.figures.verdicts import headline
+from sciinf.figures.style import label, pretty_unit
+from sciinf.figures.verdicts import SYMBOLS, Verdict
 
 
 def every_number(run: Run) -> str:
@@ -17,16 +19,18 @@ def every_number(run: Run) -> str:
     found: Mapping[str, Any] = run.answer["parameters"]
     level = next(iter(found.values()))["level"]
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
-    held = any(e.get("corrected") for e in found.values())
-    head = ["parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]
+    held, labels = (any(e.get(key) for e in found.values()) for key in ("corrected", "label"))
+    head = ["parameter", *(["label"] if labels else []), "unit", "median", f"{percent(level)} interval", "mean", "sd"]
     head += ["uncorrected"] * bool(raw) + [f"corrected {percent(level)} interval"] * held
     rows = []
     for name, e in found.items():
-        row = [marked(name, bool(e.get("derived"))), pretty_unit(e["unit"]) or "–", *_quantiles(e)]
+        row = [marked(name, bool(e.get("derived"))), *([e.get("label") or "–"] if labels else [])]
+        row += [pretty_unit(e["unit"]) or "–", *_quantiles(e)]
         row += [number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
         row += [" · ".join(_quantiles(raw[name]))] if raw else []
         rows.append(row + ([_corrected(e)] if held else []))
-    return table(head, rows, ["", "", *["n"] * (len(head) - 2)])
+    words = 2 + labels
+    return table(head, rows, [*[""] * words, *["n"] * (len(head) - words)])
 
 
 def answer_words(run: Run) -> str:
@@ -43,28 +47,34 @@ def moved_words(run: Run) -> str:
     }
     if not moved:
         return ""
-    each = "; ".join(f"{name} {_corrected(e)} {pretty_unit(e['unit'])}".strip() for name, e in moved.items())
+    each = "; ".join(f"{label_of(n, e)} {_corrected(e)} {pretty_unit(e['unit'])}".strip() for n, e in moved.items())
     level = next(iter(moved.values()))["level"]
     return f"Intervals that held {percent(level)} on fresh simulations are others than those of the draws: {each}."
 
 
-def answers_table(runs: Mapping[str, Run]) -> str:
+def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
     """The answers of several observations, a row for each, and what the checks say of it."""
     each = {name: run.answer.get("parameters") or {} for name, run in runs.items()}
     first = next((found for found in each.values() if found), {})
-    units = [pretty_unit(e["unit"]) for e in first.values()]
-    names = [f"{name} [{unit}]" if unit else name for name, unit in zip(first, units, strict=True)]
+    units = [e["unit"] for e in first.values()]
+    names = [label(label_of(name, e), unit) for (name, e), unit in zip(first.items(), units, strict=True)]
     levels = {name: percent(next(iter(found.values()))["level"]) for name, found in each.items() if found}
     mixed = len(set(levels.values())) > 1
     rows = []
     for name, found in each.items():
         known = [key in found and found[key]["unit"] == e["unit"] for key, e in first.items()]
         cells = [" · ".join(_quantiles(found[key])) if there else "–" for key, there in zip(first, known, strict=True)]
-        rows.append([name, *([levels.get(name, "–")] if mixed else []), *cells, headline(runs[name])])
+        rows.append([name, *([levels.get(name, "–")] if mixed else []), *cells, _state(verdicts[name])])
     of = "" if mixed or not levels else f"{next(iter(levels.values()))} "
     caption = f"Median and central {of}interval of each parameter, and whether to rely on the answer."
     head = ["observation", *(["level"] if mixed else []), *names, "checks"]
-    return table(head, rows, ["", *["n"] * (len(head) - 2), "wrap"], caption, stacked=True)
+    return table(head, rows, ["", *["n"] * (len(head) - 2), "wrap markup"], caption, stacked=True)
+
+
+def _state(verdict: Verdict) -> str:
+    """Whether to rely on an answer, in a few words, as markup."""
+    symbol = f'<span class="symbol" aria-hidden="true">{SYMBOLS[verdict.colour]}</span>'
+    return f'<span class="{verdict.colour}">{symbol} {escape(verdict.state)}</span>'
 
 
 def _quantiles(e: Mapping[str, Any]) -> list[str]:

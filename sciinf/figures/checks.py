@@ -9,25 +9,30 @@ from sciinf.figures.page import absent, details, paragraph, picture, table
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import NARROW
 from sciinf.figures.svg import to_svg
-from sciinf.figures.verdicts import SYMBOLS, Card, brief, cards
+from sciinf.figures.verdicts import SYMBOLS, Card, Verdict
+
+_ELSEWHERE = '<p><a href="#calibration">Pictures and all tests</a> are the same for all observations.</p>'
 
 
-def checks_part(run: Run, *, pictures: bool = True) -> str:
+def checks_part(run: Run, verdict: Verdict, *, pictures: bool = True) -> str:
     """All checks of an answer.
 
     Args:
         run: The run with the answer.
+        verdict: What the checks say.
         pictures: Whether the calibration is drawn here; several answers share its pictures.
     """
     parts = []
-    for card in cards(run):
-        drawn = calibration_pictures(run) if card.title == "Calibration" and pictures else ""
+    for card in verdict.cards:
+        drawn = ""
+        if card.title == "Calibration":
+            drawn = calibration_pictures(run) if pictures else _ELSEWHERE
         parts.append(_check(card, drawn))
     return "".join(parts)
 
 
 def _check(card: Card, drawn: str) -> str:
-    sentence = brief(card.reasons[0])
+    sentence = card.clause
     sentence += "" if sentence.endswith("…") else "."
     symbol = f'<span class="symbol" aria-hidden="true">{SYMBOLS[card.colour]}</span>'
     words = (

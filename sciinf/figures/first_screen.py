@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from urllib.parse import quote
@@ -12,7 +12,7 @@ import numpy as np
 
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
-from sciinf.figures.verdicts import SYMBOLS, Colour, headline, lights, worst_of
+from sciinf.figures.verdicts import SYMBOLS, Colour, Verdict
 from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, answer_folders, newest_answers
 
 _NAMED = 12
@@ -69,51 +69,52 @@ def _date(run: Run) -> str:
     return f"{when.day} {when:%B %Y}"
 
 
-def verdict_part(run: Run, name: str = "", key: str = "") -> str:
+def verdict_part(run: Run, verdict: Verdict, name: str = "", key: str = "") -> str:
     """The verdict on one answer: a sentence, the next command, the lights, and where it was refined.
 
     Args:
         run: The run with the answer.
+        verdict: What the checks say of it.
         name: What the answer is called.
         key: Its anchor, where the page has several; what to do next is then said for all of them.
     """
-    way_on = "" if key or worst_of(run) == "green" else _next(run)
+    way_on = "" if key or verdict.colour == "green" else _next(run)
     shown = "".join(
         f'<li class="{one.colour}"><span class="symbol" aria-hidden="true">{SYMBOLS[one.colour]}</span>'
         f"{escape(one.words)}</li>"
-        for one in lights(run)
+        for one in verdict.lights
     )
     return (
-        f'<section class="verdict {worst_of(run)}" id="{escape(key or "verdict")}" aria-label="Verdict">'
-        f'<p class="headline">{escape(headline(run))}</p>{way_on}{_elsewhere(run, name)}'
+        f'<section class="verdict {verdict.colour}" id="{escape(key or "verdict")}" aria-label="Verdict">'
+        f'<p class="headline">{escape(verdict.headline)}</p>{way_on}{_elsewhere(run, name)}'
         f'<ul class="lights">{shown}</ul></section>'
     )
 
 
-def verdicts_part(runs: Mapping[str, Run]) -> str:
-    """The verdict on several answers: how many passed, and which did not."""
-    by_colour = {name: worst_of(run) for name, run in runs.items()}
-    states: dict[Colour, str] = {"red": "do not rely on", "amber": "read with care", "green": "all checks passed"}
-    shown = []
-    for colour, state in states.items():
-        names = [name for name, worst in by_colour.items() if worst == colour]
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            shown.append(
-                f'<li class="{colour}"><span class="symbol" aria-hidden="true">{SYMBOLS[colour]}</span>'
-                f"{escape(f'{state}: ' + ', '.join(names[:_NAMED]))}{more}</li>"
-            )
-    green = sum(worst == "green" for worst in by_colour.values())
-    worst = next(colour for colour in states if colour in by_colour.values())
-    first = next(iter(runs.values()))
+def verdicts_part(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
+    """The verdict on several answers: how many passed, which did not, and the next command."""
+    by_colour: dict[Colour, list[str]] = {"red": [], "amber": [], "green": []}
+    for name, verdict in verdicts.items():
+        by_colour[verdict.colour].append(name)
+    said = f"{len(by_colour['green'])} of {len(runs)} answers passed all checks."
+    said += f" Do not rely on {_listed(by_colour['red'])}." if by_colour["red"] else ""
+    said += f" Read with care {_listed(by_colour['amber'])}." if by_colour["amber"] else ""
+    worst = next(colour for colour, names in by_colour.items() if names)
+    way_on = "" if worst == "green" else _next(next(iter(runs.values())))
     return (
-        f'<section class="verdict {worst}" id="verdict" aria-label="Verdict"><p class="headline">'
-        f"{green} of {len(runs)} answers passed all checks.</p>{'' if worst == 'green' else _next(first)}"
-        f'<ul class="lights">{"".join(shown)}</ul></section>'
+        f'<section class="verdict {worst}" id="verdict" aria-label="Verdict"><p class="headline">{escape(said)}</p>'
+        f"{way_on}</section>"
     )
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 _WAY_ON = re.compile(r"(?P<when>next[^:]*): (?P<what>.*?)(?P<cost> \((?:about|up to) [^()]*\))?")
+
+_COMMAND = re.compile(r"sciinf |infer\(")  # what is run; anything else is a sentence
 
 
 def _next(run: Run) -> str:
@@ -121,12 +122,15 @@ def _next(run: Run) -> str:
     lines = []
     for place, line in enumerate(str(run.provenance.get("next") or "").splitlines()):
         said = _WAY_ON.fullmatch(line)
-        if said is not None:
-            when, what, cost = (escape(said[part] or "") for part in ("when", "what", "cost"))
-            button = f'<button type="button" class="script" data-copy="next{place}">Copy</button>'
-            lines.append(
-                f'<p class="next">{when.capitalize()}: <code id="next{place}">{what}</code>{cost} {button}</p>'
-            )
+        if said is None:
+            continue
+        when, what, cost = (escape(said[part] or "") for part in ("when", "what", "cost"))
+        if _COMMAND.match(said["what"]):
+            button = f' <button type="button" class="script" data-copy="next{place}">Copy</button>'
+            shown = f'<code id="next{place}">{what}</code>{cost}{button}'
+        else:
+            shown = f"{what}{cost}" + ("" if what.endswith(".") else ".")
+        lines.append(f'<p class="next">{when.capitalize()}: {shown}</p>')
     return "".join(lines)
 
 

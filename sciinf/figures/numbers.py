@@ -31,6 +31,7 @@ class Numbers:
 
     Args:
         names: D parameters.
+        labels: What each is called for people.
         units: One per name.
         medians: One per name; None where it is not finite.
         levels: Credible levels, increasing.
@@ -39,6 +40,7 @@ class Numbers:
     """
 
     names: tuple[str, ...]
+    labels: tuple[str, ...]
     units: tuple[str, ...]
     medians: tuple[float | None, ...]
     levels: tuple[float, ...]
@@ -62,12 +64,18 @@ def numbers_of(run: Run) -> Numbers:
         each.append(tuple((_finite(ends[0][i]), _finite(ends[1][i])) for i in at))
     return Numbers(
         tuple(found),
+        tuple(label_of(name, e) for name, e in found.items()),
         tuple(str(e["unit"]) for e in found.values()),
         tuple(e["median"] for e in found.values()),
         tuple(levels),
         tuple(each),
         levels.index(level),
     )
+
+
+def label_of(name: str, estimate: Mapping[str, Any]) -> str:
+    """What a parameter is called for people, from its estimate in `answer.json`."""
+    return str(estimate.get("label") or name)
 
 
 def _finite(value: float) -> float | None:
@@ -101,12 +109,19 @@ def numbers_table(run: Run, numbers: Numbers) -> str:
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
     rows = []
     for index, name in enumerate(numbers.names):
-        row = [marked(name, bool(run.answer["parameters"][name].get("derived"))), value(numbers, index)]
+        row = [_name(name, numbers.labels[index], bool(run.answer["parameters"][name].get("derived")))]
+        row.append(value(numbers, index))
         rows.append(row + ([_bar(numbers, index, outer.get(name), raw.get(name))] if outer else []))
-    head, kinds = ["parameter", "median"], ["", "markup"]
+    head, kinds = ["parameter", "median"], ["markup", "markup"]
     if outer:
         head, kinds = [*head, "within the prior"], [*kinds, "markup"]
     return table(head, rows, kinds)
+
+
+def _name(name: str, label: str, derived: bool) -> str:
+    """A parameter as it is called for people, and beside that the name that files have for it, as markup."""
+    own = "" if label == name else f' <code class="own">{escape(name)}</code>'
+    return f"{escape(marked(label, derived))}{own}"
 
 
 def _bar(numbers: Numbers, index: int, outer: tuple[float, float] | None, raw: Mapping[str, Any] | None) -> str:
@@ -128,7 +143,7 @@ def _bar(numbers: Numbers, index: int, outer: tuple[float, float] | None, raw: M
     if raw and None not in (*raw["interval"], raw["median"]):
         low, high = (at(v) for v in raw["interval"])
         shapes.append(f'<path class="before" d="M{low:.2f} 12H{max(high, low + 0.8):.2f}"/>')
-    alt = escape(f"{numbers.names[index]}: interval within the central 98% of the prior")
+    alt = escape(f"{numbers.labels[index]}: interval within the central 98% of the prior")
     inner = "".join(shapes)
     return (
         f'<svg class="bar" viewBox="-1 0 102 14" preserveAspectRatio="none" role="img" aria-label="{alt}">{inner}</svg>'
@@ -150,7 +165,7 @@ def level_choice(numbers: Numbers, unlike: str = "") -> str:
 def latex(numbers: Numbers, level: int) -> str:
     """A table for a paper, as LaTeX: each value with what its interval reaches above and below."""
     rows = []
-    for index, name in enumerate(numbers.names):
+    for index, name in enumerate(numbers.labels):
         middle, above, below = (text.replace("−", "-").replace(",", "\\,") for text in widths(numbers, level, index))
         quantity = f"${{{_power(middle)}}}^{{+{_power(above)}}}_{{-{_power(below)}}}$" if above != "–" else "--"
         rows.append(f"{_in_latex(name)} & {quantity} & {_in_latex(pretty_unit(numbers.units[index]))} \\\\")

@@ -31,7 +31,9 @@ def absent(sentence: str) -> str:
     return paragraph(sentence, "absent")
 
 
-def picture(drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = ()) -> str:
+def picture(
+    drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = (), kind: str = ""
+) -> str:
     """A figure with its caption.
 
     Args:
@@ -39,12 +41,13 @@ def picture(drawings: Sequence[str], caption: str, title: str = "", places: Sequ
         caption: Plain text.
         title: What it is, plain text.
         places: Where its axes lie in each drawing, for the script.
+        kind: Its class.
     """
     head = f"<b>{escape(title)}</b> " if title else ""
     said = f' data-places="{escape(json.dumps(places, separators=(",", ":")))}"' if places else ""
     kinds = ("",) if len(drawings) == 1 else SCREENS
     shown = "".join(f'<div class="drawing {kind}">{one}</div>' for kind, one in zip(kinds, drawings, strict=True))
-    return f"<figure{said}>{shown}<figcaption>{head}{escape(caption)}</figcaption></figure>"
+    return f"<figure{_class(kind)}{said}>{shown}<figcaption>{head}{escape(caption)}</figcaption></figure>"
 
 
 def table(
@@ -60,17 +63,18 @@ def table(
     Args:
         head: Column headings, plain text.
         rows: Cells, plain text; a cell of a "markup" column is markup.
-        kinds: One per column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences, "markup" for ours.
+        kinds: One per column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences; and "markup" for
+            ours.
         caption: What the table shows.
         stacked: Whether a narrow screen shows the cells of a row below each other, each with its heading.
     """
     top = "".join(f'<th scope="col"{_class(k)}>{escape(h)}</th>' for h, k in zip(head, kinds, strict=True))
     body = []
     for row in rows:
-        cells = [f'<th scope="row">{escape(row[0])}</th>']
+        cells = [f'<th scope="row">{row[0] if kinds[0] == "markup" else escape(row[0])}</th>']
         for cell, kind, name in zip(row[1:], kinds[1:], head[1:], strict=True):
             said = f' data-head="{escape(name)}"' if stacked else ""
-            cells.append(f"<td{_class(kind)}{said}>{cell if kind == 'markup' else escape(cell)}</td>")
+            cells.append(f"<td{_class(kind)}{said}>{cell if kind.endswith('markup') else escape(cell)}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
     kind = _class("stacked" if stacked else "")

@@ -37,6 +37,7 @@ class Drawn:
         names: D parameters.
         theta: Draws, (n, D).
         weights: One per draw, of any sum.
+        labels: What they are called for people, (D,).
         titles: Markup above each marginal, (D,).
         levels: Credible levels that the reader may choose among.
         intervals: For each level the central interval of each parameter, (D,).
@@ -44,9 +45,11 @@ class Drawn:
         prior: Name -> (grid, density).
         truth: Name -> true value.
         others: Answers for other observations, name -> (draws (n, D), weights (n,)).
+        shown: How many parameters are shown at first, at most.
     """
 
     names: Sequence[str]
+    labels: Sequence[str]
     theta: Float[np.ndarray, "n theta"]
     weights: Float[np.ndarray, " n"]
     titles: Sequence[str]
@@ -56,6 +59,7 @@ class Drawn:
     prior: Mapping[str, Curve] = field(default_factory=dict)
     truth: Mapping[str, float] = field(default_factory=dict)
     others: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    shown: int = CHOSEN
 
     @property
     def ranges(self) -> list[tuple[float, float]]:
@@ -64,12 +68,12 @@ class Drawn:
 
 
 def panels(drawn: Drawn) -> str:
-    """All panels of a corner; the first few parameters are shown, each other panel is hidden."""
+    """All panels of a corner; those of the first few parameters are shown."""
     count, ranges = len(drawn.names), drawn.ranges
-    shown = min(count, CHOSEN)
+    shown = min(count, drawn.shown)
     ticks = [axis_ticks(*one) for one in ranges]
     parts = []
-    for row, name in enumerate(drawn.names):
+    for row, name in enumerate(drawn.labels):
         parts.append(_cell("t", row, row, shown, f'<span class="name">{escape(name)}</span> {drawn.titles[row]}'))
         parts.append(_cell("y", row, 0, shown, _scale(name, ticks[row], ranges[row], "bottom")))
         for column in range(row):
@@ -121,7 +125,7 @@ def _pair(drawn: Drawn, pair: tuple[int, int], ranges: Sequence[tuple[float, flo
         path = _elsewhere(theta[:, pair], weights, box, drawn.levels[len(drawn.levels) // 2])
         shapes.append(f'<path class="other" d="{path}"/>' if path else "")
     lines = [_line(drawn.truth.get(drawn.names[i]), ranges[i], across) for i, across in zip(pair, "xy", strict=True)]
-    x, y = (drawn.names[i] for i in pair)
+    x, y = (drawn.labels[i] for i in pair)
     return _board(f"{y} against {x}", [*shapes, *lines])
 
 
@@ -144,7 +148,7 @@ def _marginal(drawn: Drawn, index: int, window: tuple[float, float]) -> str:
     if name in drawn.before:
         low, middle, high = (_x(v, window) for v in drawn.before[name])
         shapes.append(f'<path class="before" d="M{low} 193H{high}M{middle} 187V199"/>')
-    return _board(f"density of {name}", [*shapes, _line(drawn.truth.get(name), window, "x")])
+    return _board(f"density of {drawn.labels[index]}", [*shapes, _line(drawn.truth.get(name), window, "x")])
 
 
 def _board(alt: str, shapes: Sequence[str]) -> str:

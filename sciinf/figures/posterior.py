@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -16,11 +16,18 @@ from sciinf.figures.run_folder import Run
 
 MOST = 20  # parameters that the reader can choose among
 _FEW = 10  # chips that are always shown
+_COMPACT = 3  # parameters shown at first where there is less room
 _OTHERS = 5  # answers for other observations, laid over
 
 
 def posterior_part(
-    run: Run, numbers: Numbers, truth: Mapping[str, float], others: Mapping[str, Run], *, most: int = MOST
+    run: Run,
+    numbers: Numbers,
+    truth: Mapping[str, float],
+    others: Mapping[str, Run],
+    *,
+    most: int = MOST,
+    compact: bool = False,
 ) -> str:
     """The corner, and chips that choose its parameters.
 
@@ -30,6 +37,7 @@ def posterior_part(
         truth: Parameter -> true value.
         others: Runs with the answers for other observations.
         most: Parameters that can be chosen, at most; of the first.
+        compact: Whether there is room for fewer and smaller panels only.
     """
     draws = run.draws
     if draws is None:
@@ -43,6 +51,7 @@ def posterior_part(
     at = [numbers.names.index(name) if name in numbers.names else None for name in names]
     drawn = Drawn(
         names=names,
+        labels=[draws.labels.get(name, name) for name in names],
         theta=theta,
         weights=weights,
         titles=["" if i is None else value(numbers, i) for i in at],
@@ -51,10 +60,13 @@ def posterior_part(
         before=_before(run),
         truth={name: v for name, v in truth.items() if name in names},
         others=beside,
+        shown=_COMPACT if compact else CHOSEN,
     )
     prior = prior_marginals(run.prior, list(names), drawn.ranges)
     drawn = Drawn(**{**vars(drawn), "prior": prior})
-    return _chips(names) + f'<div class="cornered">{panels(drawn)}{_caption(drawn, numbers, len(draws.names))}</div>'
+    kind = "cornered compact" if compact else "cornered"
+    inside = panels(drawn) + _caption(drawn, numbers, len(draws.names))
+    return f'{_chips(drawn)}<div class="{kind}">{inside}</div>'
 
 
 def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
@@ -82,17 +94,18 @@ def _before(run: Run) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _chips(names: Sequence[str]) -> str:
+def _chips(drawn: Drawn) -> str:
     """Which parameters are drawn, for the script."""
-    if len(names) < 2:
+    labels = drawn.labels
+    if len(labels) < 2:
         return ""
     chips = []
-    for i, name in enumerate(names):
-        checked = " checked" if i < CHOSEN else ""
+    for i, name in enumerate(labels):
+        checked = " checked" if i < drawn.shown else ""
         chips.append(f'<label><input type="checkbox" value="{i}"{checked}><span>{escape(name)}</span></label>')
     field = f'<fieldset class="choice chips"><legend>parameters</legend>{"".join(chips)}</fieldset>'
-    many = f"<details><summary>Choose among {len(names)} parameters</summary>{field}</details>"
-    return f'<div class="script">{many if len(names) > _FEW else field}</div>'
+    many = f"<details><summary>Choose among {len(labels)} parameters</summary>{field}</details>"
+    return f'<div class="script">{many if len(labels) > _FEW else field}</div>'
 
 
 def _caption(drawn: Drawn, numbers: Numbers, count: int) -> str:

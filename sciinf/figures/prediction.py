@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sciinf.figures.checked import Checked
 from sciinf.figures.observed import leading
-from sciinf.figures.page import absent, picture
-from sciinf.figures.predictive import kind_of, predictive
+from sciinf.figures.page import absent, paragraph, picture
+from sciinf.figures.predictive import PredictiveFigure, kind_of, predictive
 from sciinf.figures.run_folder import NOT_PREDICTED, Run
 from sciinf.figures.series import PANELS
 from sciinf.figures.style import COLUMN, NARROW
@@ -28,18 +28,38 @@ def prediction_part(run: Run, prefix: str = "") -> str:
     """
     if not run.checked:
         return absent(run.missing.get("checked" if run.answer else "answer", NOT_PREDICTED))
+    each = [_drawn(checked, f"{prefix}predictive{index}") for index, checked in enumerate(run.checked)]
+    simulated = f"Simulated from {len(run.checked[0].predictive):,} draws."
+    if len(each) == 1:
+        one = each[0]
+        return picture(one.drawings, f"{one.last.caption} {simulated}", f"{run.checked[0].name}.", one.places)
     parts = []
-    for index, checked in enumerate(run.checked):
-        drawings, where, caption = [], [], ""
-        for width in (NARROW, COLUMN):
-            drawn = predictive(checked, width)
-            alt = f"{checked.name}: observation against data predicted by the posterior. {drawn.caption}"
-            drawings.append(to_svg(drawn.figure, alt, f"{prefix}predictive{index}{'nw'[width == COLUMN]}"))
-            where.append(places(drawn.figure, drawn.panels))
-            caption = f"{drawn.caption} {drawn.note}".strip()
-        simulated = f" Simulated from {len(checked.predictive):,} draws."
-        parts.append(picture(drawings, caption + simulated, f"{checked.name}.", where))
-    return "".join(parts)
+    for one, checked in zip(each, run.checked, strict=True):
+        words = f"{one.last.found} {one.last.note}".strip()
+        parts.append(picture(one.drawings, words, f"{checked.name}.", one.places, "small" if one.small else ""))
+    readings = dict.fromkeys(one.last.reading for one in each)
+    beside = " beside" if each[-1].small and sum(one.small for one in each) % 2 else ""
+    reading = paragraph(f"{' '.join(readings)} {simulated}", f"caption{beside}")
+    return f'<div class="many">{"".join(parts)}{reading}</div>'
+
+
+class _Drawn(NamedTuple):
+    """An observable's picture for narrow and for wide screens: markup, where its axes lie, and the last of both."""
+
+    drawings: list[str]
+    places: list[list[list[float]]]
+    last: PredictiveFigure
+    small: bool  # whether the narrow one may stand beside another
+
+
+def _drawn(checked: Checked, key: str) -> _Drawn:
+    narrow, wide = (predictive(checked, width) for width in (NARROW, COLUMN))
+    drawings = [
+        to_svg(one.figure, f"{checked.name}: observation against data predicted by the posterior. {one.caption}", k)
+        for one, k in ((narrow, f"{key}n"), (wide, f"{key}w"))
+    ]
+    size = narrow.figure.get_size_inches()
+    return _Drawn(drawings, [places(one.figure, one.panels) for one in (narrow, wide)], wide, size[1] <= size[0])
 
 
 def predicted_data(run: Run, rows: int) -> list[list[dict[str, Any]]]:

@@ -28,7 +28,7 @@ from sciinf.figures.observed import (
 )
 from sciinf.figures.series import draw_series
 from sciinf.figures.sets import draw_set
-from sciinf.figures.style import BLUE, COLUMN, INK, PAPER, label, log_axis, mark, styled, whole_numbers
+from sciinf.figures.style import BLUE, BROAD, COLUMN, INK, PAPER, label, log_axis, mark, styled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,16 +45,23 @@ class PredictiveFigure:
     Args:
         figure: The drawing.
         kind: "series", "image", "set" or "vector".
-        caption: How to read it.
+        reading: How to read it.
+        found: What is to be seen in it; "" where the figure itself says all.
         note: What was left out of the drawing; "" where nothing was.
         panels: Of a series: the axes of each component that is drawn.
     """
 
     figure: Figure
     kind: str
-    caption: str
+    reading: str
+    found: str = ""
     note: str = ""
     panels: Sequence[Axes] = ()
+
+    @property
+    def caption(self) -> str:
+        """All that is said of it."""
+        return " ".join(filter(None, (self.reading, self.found, self.note)))
 
 
 def kind_of(checked: Checked) -> str:
@@ -69,32 +76,43 @@ def kind_of(checked: Checked) -> str:
 @styled
 def predictive(checked: Checked, width: float = COLUMN) -> PredictiveFigure:
     """One observable's observation against its posterior predictive, in a figure of a width in inches."""
-    kind = kind_of(checked)
+    kind, strange = kind_of(checked), _strange(checked)
     if kind == "image":
         axes = image_axes(checked.dims)
         named = [checked.dims[i] for i in axes]
         along = [(d, checked.coords[d]) if d in checked.coords else None for d in named]
         figure, note = draw_images(*leading(checked, axes), _about(checked), marked(checked, axes), width, along)
-        caption = "Observed image, mean of the images the posterior predicts, and their difference in units of the "
-        caption += f"predictive standard deviation, pixel by pixel.{_strange(checked)}"
-        return PredictiveFigure(figure, kind, caption, note)
+        words = "Observed image, mean of the images the posterior predicts, and their difference in units of the "
+        words += "predictive standard deviation, pixel by pixel."
+        return PredictiveFigure(figure, kind, words, strange, _said(note, _no_place(checked)))
     if kind == "set":
         axes = [checked.dims.index("item")]
         figure, note = draw_set(*leading(checked, axes), _about(checked), marked(checked, axes), width)
-        caption = "Fraction of items below each value: observed (dark) and predicted (bands hold 50% and 90%)."
-        return PredictiveFigure(figure, kind, caption + _strange(checked), note)
+        words = "Fraction of items below each value: observed (dark) and predicted (bands hold 50% and 90%)."
+        return PredictiveFigure(figure, kind, words, strange, _said(note, _no_place(checked)))
     inside, total = covered(checked)
-    counted = f" {inside} of {total} observed values lie inside their 90% band.{_strange(checked)}"
+    found = _said(f"{inside} of {total} values are in the 90% band.", strange)
     if kind == "series":
         figure, note, panels = draw_series(checked, width)
         words = "Bands hold 50% and 90% of the data predicted by the posterior; below, what their median leaves over."
-        return PredictiveFigure(figure, kind, words + counted, note, panels)
+        return PredictiveFigure(figure, kind, words, found, _said(note, _no_place(checked)), panels)
     figure, note = _draw_vector(checked, width)
+    words = "Bars hold 50% and 90% of the data predicted by the posterior."
     if checked.observed.size == 1:
-        return PredictiveFigure(figure, kind, f"What the posterior predicts, and what was observed.{counted}", note)
-    return PredictiveFigure(
-        figure, kind, f"Bars hold 50% and 90% of the data predicted by the posterior.{counted}", note
-    )
+        words = "What the posterior predicts, and what was observed."
+    return PredictiveFigure(figure, kind, words, found, _said(note, _no_place(checked)))
+
+
+def _said(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def _no_place(checked: Checked) -> str:
+    """What a logarithmic axis cannot show of the observation; "" where it shows all of it."""
+    count = int((checked.observed <= 0).sum()) if checked.scale == "log" else 0
+    if not count:
+        return ""
+    return f"{count:,} observed value{' that is' if count == 1 else 's that are'} not above 0 cannot be drawn on a logarithmic scale."
 
 
 def _about(checked: Checked) -> tuple[str, str, str]:
@@ -103,7 +121,7 @@ def _about(checked: Checked) -> tuple[str, str, str]:
 
 def _strange(checked: Checked) -> str:
     """What the marks mean; "" where there are none."""
-    return "" if checked.strange is None else " Marked in red: unlike what the other numbers say of it."
+    return "" if checked.strange is None else "Marked in red: unlike what the other numbers say of it."
 
 
 def _draw_vector(checked: Checked, width: float) -> tuple[Figure, str]:
@@ -127,7 +145,7 @@ def _draw_vector(checked: Checked, width: float) -> tuple[Figure, str]:
         note = (
             f"Elements of very different sizes are drawn as (value − predictive mean) / predictive sd. {note}".strip()
         )
-    figure = Figure(figsize=(width if shown > 12 else min(width, 6.4), 3.1), layout="constrained")
+    figure = Figure(figsize=(width if shown > 12 else min(width, 6.4), 3.1 if width >= BROAD else 2.6), layout="constrained")
     axes = figure.subplots()
     _intervals(axes, observed, simulated)
     _name_elements(axes, checked, shown)

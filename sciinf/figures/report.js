@@ -109,8 +109,8 @@
     return wrapped(Math.ceil(box.width), Math.ceil(box.height), parts.join(""));
   }
 
-  function saveButton(after, name, make) {
-    const button = element("button", "Save as SVG", { type: "button", class: "save" });
+  function saveButton(after, name, make, words = "Save as SVG") {
+    const button = element("button", words, { type: "button", class: "save" });
     button.addEventListener("click", () => save(`${name}.svg`, "image/svg+xml", make()));
     after.append(" ", button);
   }
@@ -167,9 +167,9 @@
     all(article, "figure[data-places]").forEach((figure, index) => {
       const places = JSON.parse(figure.dataset.places);
       all(figure, ".drawing > svg").forEach((svg, size) => (one.predicted[index] || []).forEach((part, panel) => {
-        const [x, y, width, height, left, right, bottom, top, log] = places[size][panel];
-        const scale = log ? Math.log : (v) => v;
-        const across = (v) => x + (width * (v - left)) / (right - left);
+        const [x, y, width, height, left, right, bottom, top, log, level] = places[size][panel];
+        const scale = log ? Math.log : (v) => v, wide = level ? Math.log : (v) => v;
+        const across = (v) => x + (width * (wide(v) - wide(left))) / (wide(right) - wide(left));
         const up = (v) => y + height * clip((scale(top) - scale(Math.max(v, log ? 1e-300 : -Infinity))) / (scale(top) - scale(bottom)));
         const ends = part.x.map((place, k) => {
           const values = rows.map((row) => part.rows[row][k]).filter((v) => v !== null).sort((a, b) => a - b);
@@ -264,20 +264,18 @@
   // --- one answer after the other ---
 
   function observations() {
-    const field = element("fieldset", "", { class: "choice observations" });
-    field.append(element("legend", "observation"));
     const show = (chosen) => {
       articles.forEach((article, index) => { article.hidden = index !== chosen; });
       dispatchEvent(new Event("resize"));
     };
-    articles.forEach((article, index) => {
+    all(document, "#answers tbody th").forEach((head, index) => {
       const label = element("label", ""), input = element("input", "", { type: "radio", name: "observation", value: index });
       input.checked = index === 0;
       input.addEventListener("change", () => show(index));
-      label.append(input, element("span", article.querySelector("h2").textContent));
-      field.append(label);
+      label.append(input, element("span", head.textContent));
+      head.replaceChildren(label);
+      head.classList.add("choice");
     });
-    articles[0].before(field);
     show(0);
   }
 
@@ -290,8 +288,13 @@
       if (!("name" in one) || !made()) button.disabled = true;
       button.addEventListener("click", () => { const [name, type, text] = made(); save(`${one.name}_${name}`, type, text); });
     }
-    all(article, ".prediction figure").forEach((figure, place) =>
-      saveButton(figure.querySelector("figcaption"), `${one.name || data.simulator}_prediction${place || ""}`, () => drawingFile(figure)));
+    const among = article.querySelector(".many > .caption");
+    if (among) among.append(element("br", ""));
+    all(article, ".prediction figure").forEach((figure, place) => {
+      const named = among ? [`Save ${figure.querySelector("b").textContent.slice(0, -1)} as SVG`] : [];
+      const file = `${one.name || data.simulator}_prediction${place || ""}`;
+      saveButton(among || figure.querySelector("figcaption"), file, () => drawingFile(figure), ...named);
+    });
     if (!corner) return;
     chips(article, corner);
     if (one.draws) selection(article, corner, one);

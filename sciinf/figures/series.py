@@ -9,7 +9,7 @@ import numpy as np
 
 from sciinf.figures.checked import Checked
 from sciinf.figures.observed import BANDS, fit_log, leading, legend, marked, positive, quantiles
-from sciinf.figures.style import BLUE, BROAD, INK, MUTED, PAPER, label, mark, styled, whole_numbers
+from sciinf.figures.style import BLUE, BROAD, INK, MUTED, PAPER, label, log_axis, mark, styled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,8 +37,8 @@ def draw_series(checked: Checked, width: float) -> tuple[Figure, str, list[Axes]
     shown = min(total, PANELS)
     columns = 2 if shown > 1 and width >= BROAD else 1
     rows = math.ceil(shown / columns)
-    tall = 3.9 if columns < shown else 4.1
-    figure = Figure(figsize=(width, 0.4 + (tall if width >= BROAD else 3.2) * rows), layout="constrained")
+    tall = 2.3 if width < BROAD else 3.7
+    figure = Figure(figsize=(width, 0.4 + tall * rows), layout="constrained")
     heights = [height for _ in range(rows) for height in (3.0, 1.0)]
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=heights)
     upper = [figure.add_subplot(grid[2 * (k // columns), k % columns]) for k in range(shown)]
@@ -83,10 +83,20 @@ def _series(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.n
     _points(axes, place, observed, "observed")
     axes.grid(axis="y")
     axes.margins(x=0.02)
-    if (place == np.round(place)).all():
+    if _geometric(place):
+        log_axis(axes, axes.xaxis, float(place.min()), float(place.max()))
+    elif (place == np.round(place)).all():
         whole_numbers(axes.xaxis)
     if scale == "log":
         fit_log(axes, observed, simulated)
+
+
+def _geometric(place: np.ndarray) -> bool:
+    """Whether places are spread evenly over a decade or more in their logarithm, as frequencies often are."""
+    if len(place) < 3 or place.min() <= 0 or place.max() < 10 * place.min():
+        return False
+    steps = np.diff(np.log(place))
+    return bool(np.allclose(steps, steps.mean(), rtol=0.1, atol=0.0))
 
 
 def _residuals(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.ndarray, scale: str) -> None:

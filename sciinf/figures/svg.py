@@ -55,7 +55,7 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
 
     Returns:
         For each left, top, width and height in the drawing's units, both limits across and both upwards, and 1 where
-        the upright axis is logarithmic.
+        the upright axis is logarithmic, and where the level one is.
     """
     found = []
     for one in axes:
@@ -63,8 +63,8 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
         wide, high = figure.get_size_inches()
         left, top = wide * box.x0 - whole.x0, whole.y1 - high * box.y1
         corner = [float(f"{72.0 * inches:.6g}") for inches in (left, top, wide * box.width, high * box.height)]
-        log = float(one.get_yscale() == "log")
-        found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), log])
+        logs = [float(scale == "log") for scale in (one.get_yscale(), one.get_xscale())]
+        found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), *logs])
     return found
 
 

@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import torch
+
+from sciinf.core.tables import percent
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
+from sciinf.figures.calibration import CONFIDENCE, binomial_band
 from sciinf.figures.methods_text import weighted_by
 from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
+from sciinf.trust.agreement import coverage
 
 Colour = Literal["green", "amber", "red", "grey"]
 SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
 _RELIABLE_K = 0.7
 _FEW = 400
+_LEVEL = 0.9  # of intervals, where there is no answer that states one
 _LONG = 180  # letters of a clause
 _FAR = 5e-4  # of the prior's mass, on either side
 _LEVELS: dict[str, tuple[Colour, str]] = {
@@ -100,13 +107,22 @@ class Card:
         title: What was checked.
         colour: "green", "amber" or "red"; "grey" where it does not count.
         state: The verdict in a few words.
-        reasons: The verdict's reasons, one sentence each.
+        reasons: The verdict's reasons, one sentence each, the gravest first.
+        grade: How far what was found is from what it should be, at the level that the answer states; "" where that is
+            not known, or no farther than chance.
     """
 
     title: str
     colour: Colour
     state: str
     reasons: Sequence[str]
+    grade: str = ""
+
+    @property
+    def clause(self) -> str:
+        """The grade, and the first clause of the gravest reason."""
+        first = brief(self.reasons[0])
+        return f"{self.grade}; {first[:1].lower()}{first[1:]}" if self.grade else first
 
 
 @dataclass(frozen=True)
@@ -124,23 +140,47 @@ class Light:
     sentence: str
 
 
-def lights(run: Run) -> list[Light]:
-    """Five lights that every answer has, and one for each check that belongs to none of them."""
-    found = cards(run)
-    five = [_light([c for c in found if c.title.lower() in names], empty) for names, empty in _FIVE]
-    known = {name for names, _ in _FIVE for name in names}
-    return five + [_light([card], "") for card in found if card.title.lower() not in known]
+@dataclass(frozen=True)
+class Verdict:
+    """All that the checks say of an answer.
+
+    Args:
+        cards: One for each check.
+        lights: Five that every answer has, and one for each check that belongs to none of them.
+        colour: The worst colour of all checks that count.
+        headline: Whether to rely on the answer, in a sentence.
+    """
+
+    cards: Sequence[Card]
+    lights: Sequence[Light]
+    colour: Colour
+    headline: str
+
+    @property
+    def state(self) -> str:
+        """Whether to rely on the answer, in a few words."""
+        said = "; ".join(light.words for light in self.lights if light.colour == self.colour)
+        known = {"red": f"do not rely on it: {said}", "amber": f"with care: {said}"}
+        return known.get(self.colour, "all checks passed")
 
 
-def headline(run: Run) -> str:
-    """Whether to rely on the answer, in a sentence.
+def verdict_of(run: Run) -> Verdict:
+    """The verdict on an answer, from all that was checked of it.
 
     It judges the answer that is given. Where that was corrected by the likelihood, the weights say how well, and the
     calibration of the network that it began from does not count. Other weights do not mend a network.
     """
-    what, worst = "answer" if run.answer else "posterior", worst_of(run)
-    named = [light for light in lights(run) if light.colour == worst]
-    said = "; ".join(one.sentence for one in named)
+    found = _cards(run)
+    known = {name for names, _ in _FIVE for name in names}
+    lights = [_light([c for c in found if c.title.lower() in names], empty) for names, empty in _FIVE]
+    lights += [_light([card], "") for card in found if card.title.lower() not in known]
+    worst = _worst(found)  # never grey, for the card of the observation always counts
+    return Verdict(found, lights, worst, _headline(run, lights, worst))
+
+
+def _headline(run: Run, lights: Sequence[Light], worst: Colour) -> str:
+    what = "answer" if run.answer else "posterior"
+    said = "; ".join(light.sentence for light in lights if light.colour == worst)
     if worst == "red":
         return f"Do not rely on this {what} as it stands: {said}."
     if worst == "amber":
@@ -148,11 +188,6 @@ def headline(run: Run) -> str:
     if _by_likelihood(run):
         return "All checks passed: the likelihood corrected the posterior, and the observation is like the simulations."
     return "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
-
-
-def worst_of(run: Run) -> Colour:
-    """The worst colour of all checks that count."""
-    return _worst(cards(run))  # never grey, for the card of the observation always counts
 
 
 def _worst(found: Sequence[Card]) -> Colour:
@@ -168,8 +203,7 @@ def _light(found: Sequence[Card], empty: str) -> Light:
     words = list(dict.fromkeys(_words(card) for card in (chosen[:1] if worst == "green" else chosen)))
     said = list(words)
     if chosen[0].title == "Calibration" and worst == "red":
-        reasons = chosen[0].reasons
-        why = brief(next((reason for reason in reasons if "(dangerous)" in reason), reasons[0]))
+        why = chosen[0].clause
         said[0] = f"{words[0]} ({why[:1].lower()}{why[1:]})"
     return Light(worst, " and ".join(words), " and ".join(said))
 
@@ -199,7 +233,7 @@ def _by_likelihood(run: Run) -> bool:
     return _weighted(run) and weighted_by(str(run.answer.get("posterior") or ""))[1]
 
 
-def cards(run: Run) -> list[Card]:
+def _cards(run: Run) -> list[Card]:
     """All that was checked of an answer, a card each."""
     calibrated = _calibration_card(run)
     if _by_likelihood(run):
@@ -222,12 +256,34 @@ def _calibration_card(run: Run) -> Card:
         return Card("Calibration", "amber", "Of another fit", [words])
     colour, state = ("amber", "Cautious: too wide") if found.cautious else _PASSED[found.state]
     about = f"Checked: the {found.of} posterior."
-    reasons = [_sentence(reason) for reason in found.reasons] + [about]
+    reasons = [*_gravest_first(found.reasons), about]
     if colour != "red" and _of_another(said, found):
         words = "This answer was given with another calibration than the one in this folder, which may be of another "
         reasons.insert(0, f"{words}network; ask again with `sciinf query`.")
         colour, state = "red" if said.get("state") == "not passed" else "amber", "Calibrated anew"
-    return Card("Calibration", colour, state, reasons)
+    return Card("Calibration", colour, state, reasons, _grade(run, found) if colour == "red" else "")
+
+
+def _gravest_first(reasons: Sequence[str]) -> list[str]:
+    """Reasons as sentences: what holds too little, then what is off in another way, then what holds too much."""
+    order = {"(dangerous)": 0, "(cautious)": 2}
+    return sorted(map(_sentence, reasons), key=lambda words: next((k for w, k in order.items() if w in words), 1))
+
+
+def _grade(run: Run, found: Calibration) -> str:
+    """What the intervals of the answer's level hold, of the parameter whose hold least; "" if no less than by chance."""
+    level = next((float(e["level"]) for e in (run.answer.get("parameters") or {}).values()), _LEVEL)
+    if found.rows == 0 or not found.names:
+        return ""
+    ranks = torch.as_tensor(np.asarray(found.ranks))
+    ends = np.array([(1 - level) / 2, (1 + level) / 2])
+    held = [float(np.diff(coverage(ranks[:, d], found.draws, ends))[0]) for d in range(len(found.names))]
+    least = int(np.argmin(held))
+    low, _ = binomial_band(np.array([level]), found.rows, 1 - (1 - CONFIDENCE) / len(held))
+    if held[least] >= low[0]:
+        return ""
+    share = f"{held[least]:.0%}" if level - held[least] > 0.01 else f"{held[least]:.1%}"
+    return f"{percent(level)} intervals of {found.names[least]} hold {share}"
 
 
 def _of_another(said: Mapping[str, Any], found: Calibration) -> bool:
@@ -240,7 +296,7 @@ def _of_another(said: Mapping[str, Any], found: Calibration) -> bool:
 
 def _remembered_card(run: Run, said: Mapping[str, Any]) -> Card:
     """What the answer says of a calibration that is not in its folder, or cannot be read."""
-    reasons = [_sentence(r) for r in said.get("reasons") or () if r != NOT_CALIBRATED]
+    reasons = _gravest_first([r for r in said.get("reasons") or () if r != NOT_CALIBRATED])
     if not reasons:
         return Card("Calibration", "amber", "Not checked", [run.missing["calibration"]])
     about = f"Checked: the {said['of']} posterior. " if said.get("of") else ""

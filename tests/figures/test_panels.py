@@ -20,7 +20,8 @@ def drawn(count: int, **changes) -> Drawn:
     low, high = np.quantile(theta, (0.05, 0.95), axis=0)
     intervals = [list(zip(low, high, strict=True))] * len(LEVELS)
     names = [f"p{i}" for i in range(count)]
-    return Drawn(names, theta, np.ones(2000), [""] * count, LEVELS, intervals, **changes)
+    labels = [f"P{i}" for i in range(count)]
+    return Drawn(names, labels, theta, np.ones(2000), [""] * count, LEVELS, intervals, **changes)
 
 
 def cells(markup: str) -> dict[tuple[str, int, int], str]:

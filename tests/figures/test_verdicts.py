@@ -18,7 +18,7 @@ from sciinf.figures.checked import Checked
 from sciinf.figures.checks import checks_part
 from sciinf.figures.first_screen import about, verdict_part
 from sciinf.figures.run_folder import Run, Simulated
-from sciinf.figures.verdicts import SYMBOLS, brief, cards, headline, lights, worst_of
+from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
@@ -30,8 +30,9 @@ def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool 
 def band(found: Calibration | None, fit: str = "f", **answer: Any) -> str:
     missing = {"calibration": "The posterior has not been checked.", "answer": "No observation yet."}
     run = Run(Path("run"), answer, None, (), found, {"digest": fit}, {}, {}, {}, missing)
+    said = verdict_of(run)
     return " ".join(
-        html.unescape(re.sub(r"<[^>]*>", " ", verdict_part(run) + checks_part(run, pictures=False))).split()
+        html.unescape(re.sub(r"<[^>]*>", " ", verdict_part(run, said) + checks_part(run, said, pictures=False))).split()
     )
 
 
@@ -81,7 +82,7 @@ def test_the_headline_names_an_error_that_is_dangerous_before_one_that_is_not():
         "coverage is too narrow (dangerous): 65% holds 51%",
     )
     run = run_of(replace(calibration(state="not passed"), reasons=reasons), trust=trust("good"))
-    assert headline(run).endswith("not calibrated (coverage is too narrow: 65% holds 51%).")
+    assert verdict_of(run).headline.endswith("not calibrated (coverage is too narrow: 65% holds 51%).")
 
 
 def test_a_calibration_of_another_fit_does_not_count():
@@ -110,9 +111,9 @@ def test_a_damaged_calibration_is_no_green_one(tmp_path):
     said = {"state": "passed", "passed": True, "reasons": ["all agree"], "of": "amortised"}
     missing = {"calibration": "calibration.json could not be read: it is empty"}
     run = Run(tmp_path, {"trust": trust("good"), "calibration": said}, None, (), None, {}, {}, {}, {}, missing)
-    assert cards(run)[0].colour == "green"  # an answer that went to a folder of its own
+    assert verdict_of(run).cards[0].colour == "green"  # an answer that went to a folder of its own
     (tmp_path / "calibration.json").write_text("")
-    assert headline(run) == "Read this answer with care: calibration cannot be read."
+    assert verdict_of(run).headline == "Read this answer with care: calibration cannot be read."
 
 
 def test_an_unchecked_posterior_is_no_green_one():
@@ -165,16 +166,17 @@ def test_no_light_is_greener_than_a_check_behind_it(name, level):
     bad = {"name": name, "level": level, "verdict": "it is not so"}
     run = run_of(calibration(), trust=trust("good"), checks=[*good, bad])
     colour = "red" if level == "alarm" else "amber"
-    assert [light.colour for light in lights(run)].count(colour) == 1
-    assert worst_of(run) == colour
-    assert headline(run).startswith("Do not rely" if colour == "red" else "Read this answer with care")
+    assert [light.colour for light in verdict_of(run).lights].count(colour) == 1
+    assert verdict_of(run).colour == colour
+    assert verdict_of(run).headline.startswith("Do not rely" if colour == "red" else "Read this answer with care")
 
 
 def test_every_answer_has_five_lights_in_words():
     run = run_of(
         calibration(), trust=trust("good"), checks=[{"name": "prior bounds", "level": "good", "verdict": "far"}]
     )
-    found = lights(run)
+    said = verdict_of(run)
+    found = said.lights
     assert [one.words for one in found] == [
         "calibrated",
         "data like simulations",
@@ -183,7 +185,7 @@ def test_every_answer_has_five_lights_in_words():
         "prior wide enough",
     ]
     assert [one.colour for one in found] == ["green", "green", "grey", "grey", "green"]
-    assert all(SYMBOLS[one.colour] in verdict_part(run) for one in found)
+    assert all(SYMBOLS[one.colour] in verdict_part(run, said) for one in found)
 
 
 def test_a_posterior_far_out_in_its_prior_is_no_green_one():
@@ -193,7 +195,8 @@ def test_a_posterior_far_out_in_its_prior_is_no_green_one():
     for median in (0.5, 5.0, None):
         answer = {"trust": trust("good"), "parameters": {"a": {"median": median}}}
         run = Run(Path("run"), answer, None, (), calibration(), {"digest": "f"}, {}, {"simulations": store}, {}, {})
-        told[median] = [card.colour for card in cards(run) if card.title == "Prior"], lights(run)[4].words
+        said = verdict_of(run)
+        told[median] = [card.colour for card in said.cards if card.title == "Prior"], said.lights[4].words
     assert told == {
         0.5: (["green"], "prior wide enough"),
         5.0: (["amber"], "posterior far out in the prior"),
