@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -68,13 +69,41 @@ class Counts(Simulator):
         return {"counts": (theta[:, :1, None] * torch.sin(phase) + 3.0 + noise).exp()}
 
 
+class Bands(Simulator):
+    """A curve along time, a spectrum over three decades of frequency, and a value in each of four bands."""
+
+    name = "bands"
+    observables = {
+        "curve": Observable((40,), "mJy", ("time",), coords={"time": TIMES}, coord_units={"time": "h"}),
+        "spectrum": Observable(
+            (24,),
+            "mJy",
+            ("frequency",),
+            scale="log",
+            coords={"frequency": tuple(10 ** (k / 8) for k in range(24))},
+            coord_units={"frequency": "GHz"},
+        ),
+        "bands": Observable((4,), "mJy", ("band",), coords={"band": ("g", "r", "i", "z")}),
+    }
+
+    def __init__(self, names: tuple[str, ...], units: tuple[str, ...]) -> None:
+        self.prior = Prior(**{n: (td.LogNormal(0.0, 0.5), u) for n, u in zip(names, units, strict=True)})
+
+    def __call__(self, theta: torch.Tensor, *, generator: torch.Generator) -> X:
+        noise = torch.randn(len(theta), 40, generator=generator)
+        curve = theta[:, :1] * (10 + torch.sin(torch.arange(40.0) / 3)) + noise
+        spectrum = (6 - torch.arange(24.0) / 4 + 0.2 * noise[:, :24]).exp()
+        return {"curve": curve, "spectrum": spectrum, "bands": theta[:, :1] * torch.arange(1.0, 5.0) + noise[:, :4]}
+
+
 @dataclass(frozen=True)
 class Sample:
     """What goes into a sample run folder."""
 
     names: tuple[str, ...] = ("amplitude", "rate")
     units: tuple[str, ...] = ("mV", "1/h")
-    kind: type[Decay] | type[Counts] = Decay
+    kind: type[Decay] | type[Counts] | type[Bands] = Decay
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_run(folder: Path, sample: Sample | None = None) -> Path:
@@ -96,6 +125,7 @@ def make_run(folder: Path, sample: Sample | None = None) -> Path:
         log_evidence=-12.5,
         log_evidence_error=0.03,
         pareto_k=0.21,
+        labels=sample.labels,
     )
     found = estimates(draws, 0.9)
     calibration = make_calibration(sample, generator)

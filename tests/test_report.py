@@ -22,6 +22,7 @@ from sciinf.core.unknown_law import Unknown
 from sciinf.figures.answers import answers_table, every_number
 from sciinf.figures.numbers import latex, numbers_of
 from sciinf.figures.run_folder import read_runs
+from sciinf.figures.verdicts import verdict_of
 from sciinf.report import write_report
 
 
@@ -328,13 +329,14 @@ def test_answers_at_several_levels_and_in_several_units_are_not_in_one_column(tm
         write_json(inside / "answer.json", {**said, "parameters": each, "amortised": {}})
     (folder / "answer.json").unlink()
     runs = read_runs(folder)
-    text = Page(answers_table(runs)).text
+    verdicts = {name: verdict_of(run) for name, run in runs.items()}
+    text = Page(answers_table(runs, verdicts)).text
     assert "Median and central interval of each parameter" in text
     assert "cell7 90% 0.91 · 0.25 to 2.5" in text
-    assert "cell8 99.73% 0.91 · 0.25 to 3.5 – All" in text  # a rate in another unit is not in this column
+    assert "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ all checks passed" in text  # a rate in another unit is not in this column
     assert "99.73% interval" in Page(every_number(runs["cell8"])).text
     one = {"cell7": runs["cell7"]}
-    assert "Median and central 90% interval" in Page(answers_table(one)).text
+    assert "Median and central 90% interval" in Page(answers_table(one, verdicts)).text
 
 
 def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
@@ -349,7 +351,7 @@ def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
 
 def test_a_table_for_latex_takes_no_command_from_a_name(complete):
     run = next(iter(read_runs(complete).values()))
-    numbers = replace(numbers_of(run), names=("\\input{x}", "a_b & 5%"))
+    numbers = replace(numbers_of(run), labels=("\\input{x}", "a_b & 5%"))
     table = latex(numbers, 1)
     assert "\\textbackslash{}input\\{x\\} & ${0.91}^{+0.59}_{-0.35}$ & mV" in table
     assert "a\\_b \\& 5\\% & " in table

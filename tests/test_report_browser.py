@@ -1,7 +1,8 @@
 """Reports as a browser shows them on a wide and on a narrow screen, looked at and used by a script.
 
-Pages of five kinds: eight parameters with counts along years, two parameters with a series, a vector and a picture,
-twenty parameters, an answer that fails every check, and three observations.
+Pages of seven kinds: eight parameters with counts along years, two parameters with a series, a vector and a picture,
+three observables beside each other, twenty parameters, an answer that fails every check, three observations, and two of
+five parameters each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import CHROMIUM, inspect_pages
-from sample_run import EVIL, Counts, Sample, make_run
+from sample_run import EVIL, Bands, Counts, Sample, make_run
 
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chro
 WIDE, NARROW = 1400, 400
 EIGHT = ("alpha", "beta", "gamma", "delta", "hare_0", "lynx_0", "sigma_hare", "sigma_lynx")
 LONG = ("a_parameter_with_a_very_long_name_that_goes_on", EVIL, "x", "coefficient_of_drag", "log10_mass")
-KINDS = ("counts", "fields", "twenty", "failing", "several")
+KINDS = ("counts", "fields", "bands", "twenty", "failing", "several", "pair")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +39,16 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     samples = {
         "counts": Sample(EIGHT, ("1/yr",) * 4 + ("",) * 4, Counts),
         "fields": Sample(),
+        "bands": Sample(EIGHT, ("1/yr",) * 4 + ("",) * 4, Bands, {"alpha": "births of <b>hares</b>", "beta": "β"}),
         "twenty": Sample(tuple(f"coefficient_{i}" for i in range(20)), ("km s-1 Mpc-1", "") * 10, Counts),
         "failing": Sample(LONG, ("1/h",) * 5, Counts),
         "several": Sample(("rate", "size", "age"), ("1/h", "", "yr"), Counts),
+        "pair": Sample(EIGHT[:5], ("1/yr",) * 5, Counts),
     }
     made = {name: make_run(folder / name, sample) for name, sample in samples.items()}
     fail(made["failing"])
-    three(made["several"])
+    ask_about(made["several"], "cell7", "cell8", EVIL.replace("/", "_"))
+    ask_about(made["pair"], "lake", "forest")
     for run in made.values():
         write_report(run)
     return made
@@ -70,10 +74,10 @@ def fail(run: Path) -> None:
     write_json(run / "provenance.json", {**provenance, "next": f"next: {command} (about 12 min more)"})
 
 
-def three(run: Path) -> None:
+def ask_about(run: Path, *observations: str) -> None:
     draws = read_draws_h5(run / "draws.h5")
     about = json.loads((run / "answer.json").read_text())
-    for index, name in enumerate(("cell7", "cell8", EVIL.replace("/", "_"))):
+    for index, name in enumerate(observations):
         inside = run / "answers" / name
         inside.mkdir(parents=True)
         moved = Draws(draws.names, draws.units, draws.theta * (1 + 0.2 * index), draws.log_weight)
@@ -94,10 +98,15 @@ def test_nothing_is_too_wide_too_small_or_cut(found, kind, width):
     assert (said["wide"], said["small"], said["cut"]) == ([], [], [])
 
 
-@pytest.mark.parametrize("kind", ["counts", "fields", "twenty", "failing"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_folded_page_is_two_screens_high(found, kind):
-    extra = {"fields": 800, "failing": 250}.get(kind, 0)  # three observables; a long command and nothing but bad checks
+    extra = 250 if kind == "failing" else 0  # a long command, and nothing but bad checks
     assert found[f"{kind} {WIDE}"]["height"] <= 1800 + extra
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_smaller_than_800_kilobytes(runs, kind):
+    assert (runs[kind] / "report.html").stat().st_size < 800_000
 
 
 def test_the_inspection_sees_what_is_planted(runs, tmp_path):

@@ -21,7 +21,7 @@ from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import read_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Status
-from sciinf.core.verdicts import Calibration, Strange
+from sciinf.core.verdicts import CALIBRATION_STATES, Calibration, Strange
 from sciinf.figures.checked import Checked, checked_of, with_strange
 from sciinf.storage.answers import answer_folders
 from sciinf.storage.predictive_file import read_predictive
@@ -137,7 +137,8 @@ class _Parts:
                     raise ValueError(f"it is damaged, or not of the {by}")
                 return read(path)
         except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            self.missing[name] = f"{file} could not be read: {error}"
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            self.missing[name] = f"{file} could not be read: {why}{_WAY_OUT.get(file, '')}"
             self.doubts.append(self.missing[name])
             return empty
 
@@ -173,7 +174,7 @@ def _with_answer(run: Run, folder: Path) -> Run:
     missing = dict(run.missing)
     parts = _Parts(folder, missing)
     answer = parts.read(
-        "answer", "answer.json", _read_object, {}, "No observation has been asked about in this folder."
+        "answer", "answer.json", _read_answer, {}, "No observation has been asked about in this folder."
     )
     if not answer and (folder / "answer.json").exists():
         parts.vouched = dict.fromkeys(
@@ -248,6 +249,12 @@ def _disagreeing(run: Run) -> list[str]:
 
 
 NOT_PREDICTED = "No data were simulated from the posterior, because the question was asked without a simulator."
+_WAY_OUT = {
+    "answer.json": "; ask again with `sciinf query`",
+    "draws.h5": "; ask again with `sciinf query`",
+    "predictive.h5": "; ask again with `sciinf query`",
+    "calibration.json": "; `sciinf calibrate` makes it again",
+}
 _NOT_CALIBRATED = "The posterior has not been checked on fresh simulations; `sciinf calibrate` does that."
 
 
@@ -258,8 +265,39 @@ def _read_object(path: Path) -> dict[str, Any]:
     return data
 
 
+def _read_answer(path: Path) -> dict[str, Any]:
+    """An answer with all that the page shows of it."""
+    answer = _read_object(path)
+    for name, estimate in (answer.get("parameters") or {}).items():
+        _has(estimate, f"the parameter {name!r}", "mean", "sd", "median", "interval", "level", "unit")
+    for place, check in enumerate(answer.get("checks") or ()):
+        known = isinstance(check, dict) and check.get("name")
+        _has(check, f"the check {check['name']!r}" if known else f"check {place + 1}", "name", "level", "verdict")
+    said = answer.get("calibration")
+    if said:
+        _has(said, "the calibration", "reasons", *(() if "state" in said else ("passed",)))
+        _known_state(said.get("state") or "passed")
+    return answer
+
+
+def _has(record: Any, what: str, *keys: str) -> None:
+    """Refuse a record that lacks one of its keys."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{what} is no object")
+    lacking = [key for key in keys if key not in record]
+    if lacking:
+        raise ValueError(f"{what} has no {lacking[0]!r}")
+
+
 def _read_calibration(path: Path) -> Calibration:
-    return Calibration.from_json(read_json(path))
+    found = Calibration.from_json(_read_object(path))
+    _known_state(found.state)
+    return found
+
+
+def _known_state(state: str) -> None:
+    if state not in CALIBRATION_STATES:
+        raise ValueError(f"the calibration's state is {state!r}, none of {', '.join(map(repr, CALIBRATION_STATES))}")
 
 
 def _read_history(path: Path) -> dict[str, np.ndarray]:

@@ -90,9 +90,10 @@ def test_prior_truth_correction_and_other_answers_are_drawn_where_given_and_only
 
 def test_names_are_never_markup():
     one = drawn(2)
-    markup = panels(Drawn(**{**vars(one), "names": ["<script>", "$x_{"]}))
+    markup = panels(Drawn(**{**vars(one), "labels": ["<script>", "$x_{"]}))
     assert "<script" not in markup
-    assert "&lt;script&gt;" in markup
+    assert markup.count("&lt;script&gt;") == 5  # a title, two scales, and in words for two pictures
+    assert "p0" not in markup
 
 
 @pytest.mark.parametrize("window", [(0.0, 1.0), (-1.6, -1.0), (0.011, 0.042), (3e7, 9e7), (0.4, 0.6)])

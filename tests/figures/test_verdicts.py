@@ -22,7 +22,7 @@ from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
-    none, ranks = np.array([]), np.zeros((100, 1), int)
+    none, ranks = np.array([]), np.arange(100)[:, None] % 10
     reasons = ("all agree" if state == "passed" else "coverage is off by 10.0%",)
     return Calibration(("a",), ranks, 9, none, none, none, {}, {}, of, "f", "s", 0, state, reasons, cautious)
 
@@ -83,6 +83,27 @@ def test_the_headline_names_an_error_that_is_dangerous_before_one_that_is_not():
     )
     run = run_of(replace(calibration(state="not passed"), reasons=reasons), trust=trust("good"))
     assert verdict_of(run).headline.endswith("not calibrated (coverage is too narrow: 65% holds 51%).")
+
+
+@pytest.mark.parametrize(
+    ("level", "held", "grade"),
+    [(0.9, 0.71, "90% intervals of b hold 71%; "), (0.68, 0.5, "68% intervals of b hold 50%; "), (0.9, 0.9, "")],
+)
+def test_a_failed_calibration_is_graded_by_what_intervals_of_the_answers_level_hold(level, held, grade):
+    """Of the parameter whose hold least; and where they hold what they should, the failure alone is said."""
+    rng = np.random.default_rng(0)
+    inside, exact = np.arange(4000) < held * 4000, rng.integers(0, 1000, 4000)
+    off = np.where(inside, 500 + level * (exact - 500), 999 * (exact > 500)).astype(int)
+    reasons = ("interval of a is too wide (cautious): 60% holds 75%", "coverage is too narrow (dangerous): 65% holds 51%")
+    found = replace(
+        calibration(state="not passed"), names=("a", "b"), ranks=np.stack([exact, off], 1), draws=999, reasons=reasons
+    )
+    run = run_of(found, trust=trust("good"), parameters={"a": {"level": level, "median": None}})
+    said = verdict_of(run)
+    assert f"not calibrated ({grade}coverage is too narrow: 65% holds 51%)" in said.headline
+    card = said.cards[0]
+    assert card.clause.lower() == f"{grade}coverage is too narrow: 65% holds 51%"
+    assert len(card.reasons) == 3  # nothing is left out
 
 
 def test_a_calibration_of_another_fit_does_not_count():
