@@ -67,7 +67,7 @@ function used(doc, view) {
   const other = doc.querySelectorAll("article.answer")[1];
   if (other) for (const chip of all(other, ".chips input")) chip.checked = true;
   view.dispatchEvent(new view.Event("resize"));
-  if (other) found.hidden = [visible(other), all(other, ".chips input").filter((one) => one.checked).length];
+  if (other) found.hidden = [visible(other.querySelector(".numbers")), all(other, ".chips input").filter((one) => one.checked).length];
   const panel = all(article, ".corner .p").find((node) => visible(node) && node.dataset.r !== node.dataset.c);
   if (panel) {
     panel.focus();
@@ -77,6 +77,7 @@ function used(doc, view) {
     for (let i = 0; i < 8; i += 1) { press(panel, "ArrowLeft"); press(panel, "ArrowDown"); }
     found.selected = article.querySelector(".selected").textContent;
     found.bands = all(article, ".chosen-band").length;
+    found.lines = all(article, ".chosen-line").map((line) => line.getAttribute("d"));
     found.dots = all(article, ".corner .chosen").length;
     press(panel, "Escape");
     found.after = article.querySelector(".selected").textContent + all(article, ".chosen-band,.brush").length;

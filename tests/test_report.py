@@ -20,6 +20,7 @@ from sciinf.core.files import write_json
 from sciinf.core.prior import Prior
 from sciinf.core.unknown_law import Unknown
 from sciinf.figures.answers import answers_table, every_number
+from sciinf.figures.first_screen import verdict_part
 from sciinf.figures.numbers import latex, numbers_of
 from sciinf.figures.run_folder import read_runs
 from sciinf.figures.verdicts import verdict_of
@@ -287,6 +288,79 @@ def test_the_next_command_stands_below_the_verdict_until_all_is_well(tmp_path):
     assert "Next, for cell7: infer(..., refine='auto') (up to 3 x 600)" in text
 
 
+def test_a_way_on_that_is_no_command_is_a_sentence(tmp_path):
+    """The planted fault: advice with a button that copies it."""
+    folder = make_run(tmp_path)
+    about = json.loads((folder / "provenance.json").read_text())
+    answer = json.loads((folder / "answer.json").read_text())
+    write_json(folder / "answer.json", {**answer, "pareto_k": 0.9})
+    ways = ("look at the data: more simulations cannot help", "sciinf infer a.py", "infer(..., n=9)")
+    write_json(folder / "provenance.json", {**about, "next": "\n".join(f"next: {way}" for way in ways)})
+    run = next(iter(read_runs(folder).values()))
+    html = verdict_part(run, verdict_of(run))
+    assert "Next: look at the data: more simulations cannot help.</p>" in html
+    assert re.findall(r'<code id="next(\d)">(.*?)</code> <button [^>]*data-copy="next(\d)"', html) == [
+        ("1", ways[1], "1"),
+        ("2", ways[2], "2"),
+    ]
+    assert html.count("<button") == 2
+
+
+def test_labels_stand_where_people_read_and_names_where_programs_do(tmp_path):
+    labels = {"amplitude": f"peak {EVIL} & more"}
+    folder = make_run(tmp_path, Sample(labels=labels))
+    html = write_report(folder).read_text()
+    page = Page(html)
+    table, corner = (html[html.index(f'<section id="{key}"') :] for key in ("numbers", "posterior"))
+    written = "peak &lt;script&gt;alert(1)&lt;/script&gt; &amp; more"
+    assert f'{written} <code class="own">amplitude</code>' in table
+    chip, title, scale = (f"<span{kind}>{written}</span>" for kind in ("", ' class="name"', ' class="label"'))
+    assert all(one in corner for one in (chip, title, scale))
+    assert "parameter label unit median" in page.text
+    assert page.tags.count("script") == 2
+    one = data_of(folder)["answers"][0]
+    assert one["names"] == ["amplitude", "rate"]
+    assert "peak \\textless{}script" in one["latex"][1]
+    runs = read_runs(folder)
+    answers = answers_table(runs, {name: verdict_of(run) for name, run in runs.items()})
+    assert f"{written} [mV]</th>" in answers
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"checks": [{"name": "tails", "verdict": "fine"}]}, "the check 'tails' has no 'level'"),
+        ({"checks": [{"level": "good", "verdict": "fine"}]}, "check 1 has no 'name'"),
+        ({"parameters": {"rate": {"median": 1.0}}}, "the parameter 'rate' has no 'mean'"),
+        ({"calibration": {"reasons": ["well"]}}, "the calibration has no 'passed'"),
+        (
+            {"calibration": {"reasons": ["well"], "state": "fine"}},
+            "state is 'fine', none of 'passed', 'not passed'",
+        ),
+    ],
+)
+def test_an_answer_that_lacks_what_is_shown_is_named_with_the_way_out(tmp_path, damage, words):
+    folder = make_run(tmp_path)
+    answer = json.loads((folder / "answer.json").read_text())
+    write_json(folder / "answer.json", {**answer, **damage})
+    run = next(iter(read_runs(folder).values()))
+    said = " ".join(run.doubts)
+    assert f"answer.json could not be read: {words}" in said
+    assert "; ask again with `sciinf query`" in said
+    assert verdict_of(run).colour != "green"
+
+
+def test_a_calibration_that_lacks_a_part_is_named_with_the_way_out(tmp_path):
+    folder = make_run(tmp_path)
+    found = json.loads((folder / "calibration.json").read_text())
+    del found["ranks"]
+    write_json(folder / "calibration.json", found)
+    run = next(iter(read_runs(folder).values()))
+    said = "calibration.json could not be read: it has no 'ranks'; `sciinf calibrate` makes it again"
+    assert said in run.doubts
+    assert verdict_of(run).colour != "green"
+
+
 def test_a_refined_answer_and_the_one_it_came_from_name_each_other(tmp_path):
     run, near = tmp_path / "run", tmp_path / "run" / "refined" / "cell7"
     for folder in (run, near):
@@ -333,7 +407,9 @@ def test_answers_at_several_levels_and_in_several_units_are_not_in_one_column(tm
     text = Page(answers_table(runs, verdicts)).text
     assert "Median and central interval of each parameter" in text
     assert "cell7 90% 0.91 · 0.25 to 2.5" in text
-    assert "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ all checks passed" in text  # a rate in another unit is not in this column
+    assert (
+        "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ all checks passed" in text
+    )  # a rate in another unit is not in this column
     assert "99.73% interval" in Page(every_number(runs["cell8"])).text
     one = {"cell7": runs["cell7"]}
     assert "Median and central 90% interval" in Page(answers_table(one, verdicts)).text

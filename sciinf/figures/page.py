@@ -31,9 +31,7 @@ def absent(sentence: str) -> str:
     return paragraph(sentence, "absent")
 
 
-def picture(
-    drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = (), kind: str = ""
-) -> str:
+def picture(drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = (), kind: str = "") -> str:
     """A figure with its caption.
 
     Args:

@@ -35,11 +35,11 @@ def prediction_part(run: Run, prefix: str = "") -> str:
         return picture(one.drawings, f"{one.last.caption} {simulated}", f"{run.checked[0].name}.", one.places)
     parts = []
     for one, checked in zip(each, run.checked, strict=True):
-        words = f"{one.last.found} {one.last.note}".strip()
+        words = f"{one.last.found} {one.last.note}".strip() if one.small else one.last.caption
         parts.append(picture(one.drawings, words, f"{checked.name}.", one.places, "small" if one.small else ""))
-    readings = dict.fromkeys(one.last.reading for one in each)
+    readings = dict.fromkeys(one.last.reading for one in each if one.small)
     beside = " beside" if each[-1].small and sum(one.small for one in each) % 2 else ""
-    reading = paragraph(f"{' '.join(readings)} {simulated}", f"caption{beside}")
+    reading = paragraph(" ".join([*readings, simulated]), f"caption{beside}")
     return f'<div class="many">{"".join(parts)}{reading}</div>'
 
 

@@ -112,7 +112,8 @@ def _no_place(checked: Checked) -> str:
     count = int((checked.observed <= 0).sum()) if checked.scale == "log" else 0
     if not count:
         return ""
-    return f"{count:,} observed value{' that is' if count == 1 else 's that are'} not above 0 cannot be drawn on a logarithmic scale."
+    words = "one observed value is" if count == 1 else f"{count:,} observed values are"
+    return f"Not drawn: {words} not above 0, which a logarithmic scale cannot show."
 
 
 def _about(checked: Checked) -> tuple[str, str, str]:
@@ -145,7 +146,9 @@ def _draw_vector(checked: Checked, width: float) -> tuple[Figure, str]:
         note = (
             f"Elements of very different sizes are drawn as (value − predictive mean) / predictive sd. {note}".strip()
         )
-    figure = Figure(figsize=(width if shown > 12 else min(width, 6.4), 3.1 if width >= BROAD else 2.6), layout="constrained")
+    figure = Figure(
+        figsize=(width if shown > 12 else min(width, 6.4), 3.1 if width >= BROAD else 2.7), layout="constrained"
+    )
     axes = figure.subplots()
     _intervals(axes, observed, simulated)
     _name_elements(axes, checked, shown)
@@ -199,11 +202,14 @@ def _number(axes: Axes, checked: Checked, simulated: np.ndarray, observed: float
         low, high = float(good.min()), float(good.max())
         edges = np.geomspace(low, high, 26) if checked.scale == "log" else np.linspace(low, high, 26)
         axes.hist(good, bins=edges.tolist(), color=BLUE, alpha=0.3, label="predicted")
-        if checked.scale == "log":
-            log_axis(axes, axes.xaxis, low, high)
     else:
         for value in good[:1]:
             axes.axvline(float(value), color=BLUE, linewidth=4, alpha=0.4, label="predicted")
+    if checked.scale == "log":
+        known = positive(np.append(good, observed))
+        known = known[np.isfinite(known)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.1, 1.0)
+        log_axis(axes, axes.xaxis, low, high)
     if math.isfinite(observed):
         axes.axvline(observed, color=INK, linewidth=1.6, label="observed")
     axes.set_xlabel(label(checked.name, checked.unit))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = 6
+_FACTORS = (1.2, 1.5, 2.0, 3.0, 5.0, *(10.0**k for k in range(1, 13)))  # that are ticks
 
 
 @styled
@@ -122,9 +123,8 @@ def _factors(axes: Axes, values: np.ndarray) -> None:
 
     good = np.abs(np.log(values[np.isfinite(values) & (values > 0)]))
     reach = float(np.exp(np.quantile(good, 0.98))) if len(good) else 2.0
-    factor = 10.0 if reach > 10 else 5.0 if reach > 5 else 2.0 if reach > 2 else 1.5 if reach > 1.5 else 1.2
-    power = max(1, math.floor(math.log(max(reach, factor)) / math.log(factor)))
-    ticks = [factor**-power, 1.0, factor**power]
+    factor = min(_FACTORS, key=lambda one: abs(math.log(one / reach)))
+    ticks = [1 / factor, 1.0, factor]
     axes.set_ylim(1 / (1.2 * max(reach, ticks[2])), 1.2 * max(reach, ticks[2]))
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FixedFormatter([f"÷{ticks[2]:.3g}", "1", f"×{ticks[2]:.3g}"]))

@@ -45,7 +45,10 @@ def draw_set(
     shown = min(total, _PANELS)
     columns = min(shown, 3 if width >= BROAD else 1)
     rows = math.ceil(shown / columns)
-    figure = Figure(figsize=(min(width, 5.6) if columns == 1 else width, 0.3 + 2.8 * rows), layout="constrained")
+    figure = Figure(
+        figsize=(min(width, 5.6) if columns == 1 else width, 0.3 + (2.8 if width >= BROAD else 2.4) * rows),
+        layout="constrained",
+    )
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for index, axes in enumerate(panels.flat):
         if index >= shown:
@@ -89,6 +92,10 @@ def _mark(axes: Axes, values: np.ndarray, strange: np.ndarray) -> None:
     if strange.any():
         far = values[strange & np.isfinite(values)]
         low, high = axes.get_xlim()
+        if axes.get_xscale() == "log":
+            low, high = np.log([min([low, *far[far > 0]]), max([high, *far])])
+            axes.set_xlim(*np.exp([low - 0.03 * (high - low), high + 0.03 * (high - low)]))
+            return
         low, high = min([low, *far]), max([high, *far])
         axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
 

@@ -160,7 +160,7 @@ class Verdict:
     def state(self) -> str:
         """Whether to rely on the answer, in a few words."""
         said = "; ".join(light.words for light in self.lights if light.colour == self.colour)
-        known = {"red": f"do not rely on it: {said}", "amber": f"with care: {said}"}
+        known = {"red": f"do not rely: {said}", "amber": f"with care: {said}"}
         return known.get(self.colour, "all checks passed")
 
 
@@ -271,7 +271,7 @@ def _gravest_first(reasons: Sequence[str]) -> list[str]:
 
 
 def _grade(run: Run, found: Calibration) -> str:
-    """What the intervals of the answer's level hold, of the parameter whose hold least; "" if no less than by chance."""
+    """What intervals of the answer's level hold, of the parameter whose hold least; "" if no less than by chance."""
     level = next((float(e["level"]) for e in (run.answer.get("parameters") or {}).values()), _LEVEL)
     if found.rows == 0 or not found.names:
         return ""

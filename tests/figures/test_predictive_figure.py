@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,48 @@ def test_zeros_on_a_log_axis_are_left_out_quietly(recwarn):
     data.predictive[:, 1] = 0.0
     to_svg(predictive(data).figure, "alt", "k")
     assert not [str(w.message) for w in recwarn]
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"),
+    [(("time",), (9,)), (("band",), (9,)), ((), (9,)), ((), ()), (("item",), (40,)), (("y", "x"), (6, 6))],
+)
+@pytest.mark.parametrize("constant", [False, True])
+def test_data_over_decades_have_a_logarithmic_scale_whatever_they_are(dims, shape, constant):
+    data = checked(shape, dims, scale="log")
+    if constant:
+        data = replace(data, predictive=np.full_like(data.predictive, 2.0))
+    kind, figure = kind_of(data), predictive(data).figure
+    values = {"series": 0, "vector": 0, "set": 0, "image": 3}[kind]  # of an image the colour scale's axes
+    along = "x" if kind in ("set", "image") or shape == () else "y"
+    assert getattr(figure.axes[values], f"get_{along}scale")() == "log"
+    assert not re.search(r"Not drawn|None", predictive(data).note)
+
+
+def test_what_a_logarithmic_scale_cannot_show_is_said():
+    data = checked((8,), ("time",), scale="log")
+    data.observed[:2] = 0.0, -1.0
+    assert "Not drawn: 2 observed values are not above 0" in predictive(data).caption
+    data.observed[1] = np.nan
+    assert "Not drawn: one observed value is not above 0" in predictive(data).caption
+    assert "Not drawn" not in predictive(replace(data, scale="linear")).caption
+
+
+@pytest.mark.parametrize(
+    ("along", "scale"),
+    [
+        (np.geomspace(1, 1000, 9), "log"),
+        (np.geomspace(1, 1000, 9)[::-1], "log"),
+        (np.geomspace(1, 5, 9), "linear"),
+        (np.linspace(1, 1000, 9), "linear"),
+        (np.linspace(-1, 1, 9), "linear"),
+    ],
+)
+def test_places_even_in_their_logarithm_lie_on_a_logarithmic_axis(along, scale):
+    data = replace(checked((9,), ("frequency",)), coords={"frequency": Along(tuple(along.tolist()), "GHz")})
+    drawn = predictive(data)
+    assert [axes.get_xscale() for axes in drawn.figure.axes] == [scale] * 2  # the data, and what is left over
+    assert places(drawn.figure, drawn.panels)[0][-1] == (scale == "log")
 
 
 @pytest.mark.parametrize("dims", [("time",), ("channel",), ("y", "x"), ("item",)])

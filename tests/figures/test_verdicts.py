@@ -94,7 +94,10 @@ def test_a_failed_calibration_is_graded_by_what_intervals_of_the_answers_level_h
     rng = np.random.default_rng(0)
     inside, exact = np.arange(4000) < held * 4000, rng.integers(0, 1000, 4000)
     off = np.where(inside, 500 + level * (exact - 500), 999 * (exact > 500)).astype(int)
-    reasons = ("interval of a is too wide (cautious): 60% holds 75%", "coverage is too narrow (dangerous): 65% holds 51%")
+    reasons = (
+        "interval of a is too wide (cautious): 60% holds 75%",
+        "coverage is too narrow (dangerous): 65% holds 51%",
+    )
     found = replace(
         calibration(state="not passed"), names=("a", "b"), ranks=np.stack([exact, off], 1), draws=999, reasons=reasons
     )
