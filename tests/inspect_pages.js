@@ -106,6 +106,11 @@ async function inspected(page, width) {
   found.small.push(...tooSmall(doc, view));
   all(doc, ".chips input").filter((chip) => chip.checked).slice(3).reverse().forEach((chip) => chip.click());
   found.used = await used(doc, view);
+  doc.documentElement.classList.remove("scripted");
+  for (const article of all(doc, "article.answer")) article.hidden = false;
+  const top = (node) => node.getBoundingClientRect().top;
+  const order = all(doc, "article.answer").flatMap((article) => [article, ...all(article, ":scope > .verdict, .prediction")]).map(top);
+  found.plain = order.every((one, i) => i === 0 || one >= order[i - 1] - 1);
   frame.remove();
   return found;
 }

@@ -98,6 +98,11 @@ def test_nothing_is_too_wide_too_small_or_cut(found, kind, width):
     assert (said["wide"], said["small"], said["cut"]) == ([], [], [])
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_without_its_script_each_answer_follows_its_verdict(found, width):
+    assert all(found[f"{kind} {width}"]["plain"] for kind in KINDS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folded_page_is_two_screens_high(found, kind):
     extra = 100 if kind == "failing" else 0  # a long command, and nothing but bad checks
