@@ -35,7 +35,8 @@ def test_they_come_to_a_run_that_is_there(line: Path) -> None:
     assert float((theta[:, 2] - theta[:, 1] - 4 * theta[:, 0]).abs().max()) < 1e-5
     assert read_json(run / "answers/seen/answer.json")["parameters"]["slope"]["label"] == "speed"
     page = (run / "report.html").read_text()
-    assert page.count('<th scope="row">end (derived)<') == 2
+    assert '<th scope="row">place after 4 s (derived) <code class="own">end</code></th>' in page
+    assert '<th scope="row">end (derived)</th><td>place after 4 s</td>' in page  # among all numbers
     data = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])["answers"][0]
     assert len(data["from"]) > 20  # what is selected by a derived quantity is found among what was predicted
     assert all(abs(end - offset - 4 * slope) < 0.05 for slope, offset, end in data["from"] + data["draws"])
