@@ -47,6 +47,7 @@ from sciinf.trust.here import check_here
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.localise import check_data
 from sciinf.trust.members import check_members
+from sciinf.trust.noise import check_noise
 from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.recalibrate import recalibrated
@@ -56,7 +57,7 @@ from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
-_CHECKS = 5  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 6  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
 def query(
@@ -325,7 +326,8 @@ def _predict(
             "predictive check",
             stacklevel=3,
         )
-    found = check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
+    found = check_noise(simulator, of)
+    found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
     theta = draws.resample(_AROUND, generator=generator)
     around = around_answer(posterior, simulator, theta, seconds=seconds, generator=generator)
     found += check_residuals(posterior, simulator, x, around)

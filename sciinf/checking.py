@@ -29,6 +29,16 @@ _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
+_DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
+NOT_REPEATED = (
+    "the same parameters and seed gave other data: the simulator has random numbers of its own, so nothing can be "
+    "repeated, and processes that simulate side by side may have the same noise. Draw all of them from the generator "
+    "passed"
+)
+NO_NOISE = (
+    "another seed gave the same data: the simulator has no noise, or the same in each simulation, so the posterior "
+    "knows of none. Add the noise of the measurement, drawn from the generator passed"
+)
 
 
 @dataclass(frozen=True)
@@ -67,25 +77,29 @@ class SimulatorReport:
     def ok(self) -> bool:
         return not self.problems
 
-    def lines(self) -> list[str]:
-        """The report as lines of text."""
+    def lines(self, *, outside: bool = False) -> list[str]:
+        """The report as lines of text.
+
+        Args:
+            outside: Whether data that the simulator was asked about lie outside what its prior predicts.
+        """
         shapes = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
         lines = [
             f"simulator       {self.name}",
             f"observables     {shapes}",
             f"usable rows     {self.finite:.1%} of {self.rows:,}",
-            f"reproducible    {'yes, bit for bit' if self.reproducible else 'NO'}",
+            f"reproducible    {('yes, bit for bit' if self.reproducible else 'NO') if self.finite else 'not known'}",
             f"speed           {self.rows_per_second:,.3g} rows per second on one thread",
             f"memory          about {self.bytes_per_row:,.0f} bytes per row",
         ]
         lines += [f"note            {note}" for note in self.notes]
         lines += [f"WARNING         {warning}" for warning in self.warnings]
         lines += [f"PROBLEM         {problem}" for problem in self.problems]
-        counts = [f"{len(found)} {what}" for what, found in self._found().items() if found]
+        counts = [f"{len(self.problems)} to be mended (PROBLEM)"] * bool(self.problems)
+        counts += [f"{len(self.warnings)} to be thought about (WARNING)"] * bool(self.warnings)
+        if outside:
+            counts.append("data OUTSIDE what the prior predicts" + "; the simulator has no problem" * (not counts))
         return [*lines, f"found: {', '.join(counts)}" if counts else "no problem found"]
-
-    def _found(self) -> dict[str, tuple[str, ...]]:
-        return {"to be mended (PROBLEM)": self.problems, "to be thought about (WARNING)": self.warnings}
 
 
 @dataclass(frozen=True)
@@ -126,8 +140,8 @@ def check_store(store: Store) -> StoreReport:
 def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int = 0) -> SimulatorReport:
     """Run a simulator a little and look for faults.
 
-    Checked are names, shapes and dtypes for batches of 1, 2, 17 (if `rows` are as many) and `rows`; that the same
-    parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters are
+    Checked are names, shapes and dtypes for batches of 1 and `rows`, and of 2 and 17 where `rows` is left out; that the
+    same parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters are
     left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one row
     at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with probability
     1e-4), or number by number where the simulator is deterministic.
@@ -146,14 +160,15 @@ def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int 
     if rows is not None and rows < 2:
         raise ValueError(f"the check takes at least 2 rows, got {rows}")
     with one_thread(), redirect_stdout(io.StringIO()):  # what a simulator prints is counted below
-        return _Check(simulator, rows or _affordable(simulator, seed), seed).report()
+        sizes = SIZES if rows is None else SIZES[:1]  # a simulator may be compiled for each
+        return _Check(simulator, rows or _affordable(simulator, seed), seed, sizes).report()
 
 
 class _Check:
     """One dry run, and what it has found so far."""
 
-    def __init__(self, simulator: Simulator, rows: int, seed: int) -> None:
-        self.simulator, self.rows, self.seed = simulator, rows, seed
+    def __init__(self, simulator: Simulator, rows: int, seed: int, sizes: Sequence[int]) -> None:
+        self.simulator, self.rows, self.seed, self.sizes = simulator, rows, seed, sizes
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.problems: list[str] = []
@@ -176,23 +191,20 @@ class _Check:
             self.notes.append(
                 f"the simulator prints ({lines} lines for {self.rows} rows): leave it out, or log to a file"
             )
-        if first is None:
+        finite = 0.0 if first is None else self._usable(first)
+        if first is None or not finite:
             return SimulatorReport(
                 self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, *self._sentences()
             )
         size = max(memory_in_use("cpu") - before, sum(v.nbytes for v in first.x.values()))
-        finite = self._usable(first)
         self._digits(first)
         again, other = self._outcome(theta, 0), self._outcome(theta, 1)
         same = again is not None and _equal(first, again)
         noisy = other is not None and not _equal(first, other)
         if not same:
-            self._problem(
-                "the same parameters and seed gave other data: draw all random numbers from the generator passed",
-                fatal=False,
-            )
-        elif not noisy:
-            self.notes.append("another seed gave the same data: the simulator has no noise")
+            self._problem(NOT_REPEATED, fatal=False)
+        elif other is not None and is_noiseless(first, other):
+            self.warnings.append(NO_NOISE)
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
         return SimulatorReport(
@@ -265,7 +277,7 @@ class _Check:
                 self.notes.append(f"{name!r} has {words}; declare it with Observable(..., dtype='float64')")
 
     def _sizes(self) -> None:
-        for size in (size for size in SIZES if size <= max(self.rows, 2)):
+        for size in self.sizes:
             theta = self._theta(size)
             given, kept = theta.clone(), theta.clone()
             try:
@@ -315,6 +327,13 @@ def _affordable(simulator: Simulator, seed: int) -> int:
             simulator(theta.clone(), generator=generator_for(seed, stream))
         seconds = min(seconds, time.perf_counter() - started)
     return max(n, min(_MOST, round(n * _SECONDS / max(seconds, 1e-9))))
+
+
+def is_noiseless(first: Outcome, other: Outcome) -> bool:
+    """Whether outcomes of the same parameters and two seeds are the same, which is no chance: several rows differ."""
+    good = status_of(first) == Status.OK
+    rows = torch.cat([value[good].double().reshape(int(good.sum()), -1) for value in first.x.values()], dim=1)
+    return _equal(first, other) and len(rows.unique(dim=0)) >= _DIFFERENT
 
 
 def _equal(a: Outcome, b: Outcome) -> bool:

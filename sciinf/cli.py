@@ -319,16 +319,18 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
     simulator = None if stored else user_simulator(path)
     read = reading(simulator, {} if simulator is None else simulator.observables, column)
     x = read(*observation) if simulator and observation else None
-    found = check_store(Store(path)) if simulator is None else check_simulator(simulator)
     lines = [f"read            {line}" for line in x.read] if x is not None else []
-    looked, outside = list[str](), False
-    if simulator is not None and x is not None and found.ok:
-        looked, outside = look_at(simulator, x, None if given["out"] is None else Path(given["out"]))
-    lines += [*looked, *found.lines()]
-    if outside:
-        lines.append("found: data OUTSIDE what the prior predicts; the simulator itself has no problem")
-    tell("\n".join(line for line in lines if not (outside and line == "no problem found")), ANSWER)
-    if outside or not found.ok:
+    if simulator is None:
+        stored_well = check_store(Store(path))
+        lines, good = stored_well.lines(), stored_well.ok
+    else:
+        found, outside = check_simulator(simulator), False
+        if x is not None and found.ok:
+            looked, outside = look_at(simulator, x, None if given["out"] is None else Path(given["out"]))
+            lines += looked
+        lines, good = [*lines, *found.lines(outside=outside)], found.ok and not outside
+    tell("\n".join(lines), ANSWER)
+    if not good:
         raise SystemExit(FAILED_CHECK)
 
 

@@ -51,12 +51,28 @@ def test_sound_simulators_are_rarely_blamed():
     assert all(check_simulator(Dry(), rows=64, seed=seed).ok for seed in range(60))
 
 
-def test_a_deterministic_simulator_is_noted_only():
+def test_a_deterministic_simulator_is_warned_of():
     simulator = Dry(lambda theta, x, g: {"v": theta[:, :1] * torch.ones(4), "n": theta[:, 1].round()})
     report = check_simulator(simulator)
     assert report.ok, report.problems
     assert not report.random
-    assert "no noise" in report.notes[0]
+    assert "no noise" in report.warnings[0]
+    rare = Dry(lambda theta, x, g: {"v": torch.zeros(len(theta), 4), "n": torch.zeros(len(theta))})
+    assert check_simulator(rare).warnings == (), "counts agree by chance"
+
+
+def test_one_cause_is_one_problem():
+    report = check_simulator(Dry(raising))
+    (problem,) = report.problems
+    assert "256 of 256 rows failed" in problem
+    assert not report.notes
+    assert not any("yes, bit for bit" in line for line in report.lines())
+
+
+def test_data_outside_are_no_problem_of_the_simulator():
+    report = check_simulator(Dry(), rows=64)
+    assert report.lines(outside=True)[-1] == "found: data OUTSIDE what the prior predicts; the simulator has no problem"
+    assert report.lines()[-1] == "no problem found"
 
 
 def centred(theta, x, generator):
@@ -175,6 +191,7 @@ def test_a_slow_simulator_is_looked_at_in_few_rows():
 
     assert check_simulator(Dry(counted), rows=2).ok
     assert sum(seen) < 20
+    assert set(seen) == {1, 2}
 
 
 def test_what_cannot_be_checked():

@@ -133,6 +133,17 @@ def runs(text: str, old: str = "", new: str = "", verb: str = "simulate") -> Do:
     return said
 
 
+def answers(old: str, new: str) -> Do:
+    """What an answer says whose simulator has one thing wrong."""
+
+    def said(folder: Path) -> str:
+        assert old in FUNCTION
+        (folder / "wrong.py").write_text(FUNCTION.replace(old, new))
+        return sciinf.query(_posterior(folder), GOOD, simulator=load_simulator(folder / "wrong.py")).table()
+
+    return said
+
+
 RETURN = 'return {"v": v}'
 PRIOR = "    prior = Prior(a=Normal(0.0, 1.0), b=Normal(0.0, 1.0))\n"
 OBSERVABLES = '    observables = {"v": Observable((3,), "mV")}\n'
@@ -201,6 +212,18 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
         runs(FUNCTION, "b, rng)", "b, generator)"),
         "takes an argument 'generator'",
         "'rng'.*may",
+    ),
+    (
+        "random numbers of its own",
+        answers("rng.normal", "np.random.default_rng().normal"),
+        "noise +caution: the same parameters and seed gave other data",
+        FROM_GENERATOR[5:],
+    ),
+    (
+        "always the same noise",
+        answers("rng.normal", "np.random.default_rng(0).normal"),
+        "noise +caution: another seed gave the same data",
+        "drawn from the generator passed",
     ),
     ("no name", runs(CLASS, '    name = "volts"\n', ""), "the simulator has no name", "write `name = "),
     ("no prior", runs(CLASS, PRIOR, ""), "the simulator has no prior", "write `prior = "),
@@ -306,7 +329,7 @@ def _on_training(folder: Path) -> None:
 
 def test_the_table_is_whole() -> None:
     names = [name for name, *_ in MISTAKES]
-    assert len(names) == len(set(names)) >= 49
+    assert len(names) == len(set(names)) >= 51
 
 
 @pytest.fixture(scope="module")

@@ -334,7 +334,7 @@ def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
     assert "the lower bound of 20 solMass" in check["verdict"]
     assert "Widen the prior" in result.out
     assert "Prior bounds" in (tmp_path / "run" / "report.html").read_text()
-    assert "does not lean on a bound" in call("query", tmp_path / "run", "--observation", tmp_path / "inside.csv").out
+    assert "none leans on a bound" in call("query", tmp_path / "run", "--observation", tmp_path / "inside.csv").out
 
 
 # --- 12: a surrogate's error --------------------------------------------------------------------------------------

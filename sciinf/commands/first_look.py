@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from sciinf.telling import DETAIL, NOTE, WARNING, tell
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ _STREAM = 2**31 + 8  # no campaign has this many blocks, so none shares these ra
 def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = False) -> None:
     """Stop before a run that would be worthless, and warn of what would make it poor.
 
-    A simulator that is slow is looked at in two simulations at once, and no observation is compared with its data.
+    Batches are of one size besides single simulations, for a simulator may be compiled for each. One that is slow is
+    looked at in two simulations at once, and no observation is compared with its data.
 
     Args:
         sim: The simulator.
@@ -40,7 +43,8 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
         check_derived(sim)
         return
     seconds = _seconds_each(sim)
-    found = check_simulator(sim, rows=max(2, min(_FEW, int(_SECONDS / (5 * seconds)))))
+    at_once = max(2, min(_FEW, int(_SECONDS / (5 * seconds))))
+    found = check_simulator(sim, rows=at_once)
     if found.fatal:
         raise ValueError(
             f"nothing was simulated, for {sim.name!r} would make the run worthless: {'; '.join(found.fatal)}. Mend it; "
@@ -48,7 +52,7 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
         )
     for words in (*found.problems, *found.warnings):
         tell(f"warning: {words}", WARNING)
-    data = predicted(sim, _rows(seconds, _SECONDS))
+    data = predicted(sim, _rows(seconds, _SECONDS), at_once)
     for one in asked:
         for check in compared(sim, one.x, data):
             of = f"{one.name}, {check.name}" if len(asked) > 1 else check.name
@@ -75,7 +79,8 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str]
     from sciinf.trust.prior_predictive import LEAST
 
     seconds = _seconds_each(sim)
-    data = predicted(sim, _rows(seconds, _LONG))
+    rows = _rows(seconds, _LONG)
+    data = predicted(sim, rows, rows)
     if data is None:
         why = f"{LEAST} simulations, the least that tell, would take {duration(LEAST * seconds)}"
         return [f"{'prior':<16}the observation is not compared with data of the prior: {why}"], False
@@ -86,14 +91,16 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str]
     return lines, any(check.level == "alarm" for check in found)
 
 
-def predicted(sim: Simulator, rows: int) -> X | None:
-    """Data simulated from draws of the prior; None where none are to be."""
+def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
+    """Data simulated from draws of the prior, in whole batches of `at_once`; None where none are to be."""
     from sciinf.engine.block import generator_for, simulate_from
 
     if not rows:
         return None
     generator = generator_for(0, _STREAM)
-    return simulate_from(sim, sim.prior.sample(rows, generator=generator), generator=generator)[0]
+    theta = sim.prior.sample(-(-rows // at_once) * at_once, generator=generator)
+    parts = [simulate_from(sim, part, generator=generator)[0] for part in theta.split(at_once)]
+    return {name: torch.cat([part[name] for part in parts]) for name in sim.observables}
 
 
 def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...]:
@@ -104,16 +111,16 @@ def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...
 
 
 def _seconds_each(sim: Simulator) -> float:
-    """What one of two simulations takes, the first of which may be slow for once."""
+    """What a simulation takes, of two, the first of which may be slow for once."""
     from sciinf.engine.block import generator_for, one_thread
 
-    theta, seconds = sim.prior.sample(2, generator=generator_for(0, _STREAM)), []
+    theta, seconds = sim.prior.sample(1, generator=generator_for(0, _STREAM)), []
     with one_thread():
         for stream in range(2):
             began = time.perf_counter()
             with suppress(Exception, SystemExit):
                 sim(theta.clone(), generator=generator_for(0, _STREAM, stream))
-            seconds.append((time.perf_counter() - began) / 2)
+            seconds.append(time.perf_counter() - began)
     return max(min(seconds), 1e-6)
 
 

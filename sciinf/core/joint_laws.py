@@ -31,7 +31,7 @@ from torch.distributions import constraints
 
 from sciinf.core.checks import check_whole
 from sciinf.core.law_arguments import Number, finite, positive
-from sciinf.core.laws import Edge, JointLaw, bounds, cdf_of, inside, is_normalisable, quantile_of, sf_of, support
+from sciinf.core.laws import Edge, JointLaw, cdf_of, cut_off, inside, is_normalisable, quantile_of, sf_of, support
 
 _FAR = 37.0  # as in `laws`
 _TINY = 1e-300
@@ -102,8 +102,8 @@ class Ordered(JointLaw):
         return inside(self.base, value)
 
     def edges(self, value: Tensor) -> list[Edge]:
-        """The lower bound of the base for the smallest, its upper bound for the largest."""
-        low, high = bounds(self.base)
+        """The lower bound of the base for the smallest, its upper bound for the largest, where it is cut off."""
+        low, high = cut_off(self.base)
         first, last = value[:, 0], value[:, -1]
         found = [] if low is None else [Edge("lower", low, (0,), _any_of(cdf_of(self.base, first), self.n))]
         return found + (

@@ -15,15 +15,15 @@ from sciinf.figures.density import density_1d
 _PRIOR_DRAWS = 20_000
 
 
-def prior_ranges(prior: Prior | None, tail: float = 0.01) -> dict[str, tuple[float, float]]:
-    """Each parameter's prior but for its tails, of a mass each: the central 98 %; empty where there is no prior.
+def prior_ranges(prior: Prior | None) -> dict[str, tuple[float, float]]:
+    """The central 98 % of each parameter's prior; empty where there is no prior.
 
     A prior with a law that nobody knows is none.
     """
     if prior is None or _unknown(prior):
         return {}
     theta = prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double().numpy()
-    low, high = np.nanquantile(theta, (tail, 1 - tail), axis=0)
+    low, high = np.nanquantile(theta, (0.01, 0.99), axis=0)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(prior.names)}
 
 

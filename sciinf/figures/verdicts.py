@@ -14,7 +14,6 @@ from sciinf.core.tables import percent
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.calibration import CONFIDENCE, binomial_band
 from sciinf.figures.methods_text import weighted_by
-from sciinf.figures.prior_curves import prior_ranges
 from sciinf.figures.run_folder import Run
 from sciinf.trust.agreement import coverage
 
@@ -24,7 +23,6 @@ _RELIABLE_K = 0.7
 _FEW = 400
 _LEVEL = 0.9  # of intervals, where there is no answer that states one
 _LONG = 180  # letters of a clause
-_FAR = 5e-4  # of the prior's mass, on either side
 _LEVELS: dict[str, tuple[Colour, str]] = {
     "good": ("green", "Like the simulations"),
     "unusual": ("amber", "Unusual"),
@@ -38,7 +36,7 @@ _FIVE = (
     (("observation", "strange data"), "data not compared with simulations"),
     (("predictive", "residuals", "likelihood"), "data not compared with predictions"),
     (("weights",), "no likelihood to correct by"),
-    (("prior", "prior bounds"), "prior not known"),
+    (("prior bounds",), "prior not looked at"),
 )
 """The checks behind each of the five lights, and what it says where there is none."""
 _WORDS: Mapping[str, Mapping[str, str]] = {
@@ -84,12 +82,12 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
     },
     "weights": {"green": "weights reliable", "amber": "few effective draws", "red": "weights unreliable"},
     "files": {"amber": "files damaged, or not to be checked"},
-    "prior": {"green": "prior wide enough", "amber": "posterior far out in the prior"},
     "prior bounds": {
         "green": "prior wide enough",
-        "amber": "posterior leans on a bound of the prior",
-        "red": "posterior leans on a bound of the prior",
+        "amber": "posterior at the edge of the prior",
+        "red": "posterior at the edge of the prior",
     },
+    "noise": {"amber": "simulator's noise missing, or not from the generator passed"},
 }
 """A check -> its colour, or the state of its card -> the light's words."""
 _PASSED: dict[str, tuple[Colour, str]] = {
@@ -243,7 +241,7 @@ def _cards(run: Run) -> list[Card]:
     found += [_weights_card(run)] if _weighted(run) else []
     found += [_check_card(check) for check in run.answer.get("checks") or ()]
     found += [Card("Files", "amber", "With care", run.doubts)] if run.doubts else []
-    return found + _prior_cards(run)
+    return found
 
 
 def _calibration_card(run: Run) -> Card:
@@ -322,21 +320,6 @@ def _check_card(check: Mapping[str, Any]) -> Card:
     name, colour = str(check["name"]), _CHECKS.get(str(check["level"]), "amber")
     words = {"green": "Good", "amber": "With care", "red": "Do not rely"}[colour]
     return Card(name[:1].upper() + name[1:], colour, words, [_sentence(str(check["verdict"]))])
-
-
-def _prior_cards(run: Run) -> list[Card]:
-    """Whether the posterior lies where the prior has hardly any mass; nothing where the prior is not known."""
-    outer = prior_ranges(run.prior, _FAR)
-    medians = {name: e["median"] for name, e in (run.answer.get("parameters") or {}).items() if name in outer}
-    if not medians:
-        return []
-    if None in medians.values():
-        return []  # that draws are not finite is another check's finding
-    far = [n for n, v in medians.items() if not outer[n][0] <= v <= outer[n][1]]
-    within = f"the central {1 - 2 * _FAR:.1%} of the prior"
-    if far:
-        return [Card("Prior", "amber", "With care", [f"The median of {', '.join(far)} lies outside {within}."])]
-    return [Card("Prior", "green", "Good", [f"Each median lies within {within}."])]
 
 
 def _weights_card(run: Run) -> Card:

@@ -1,7 +1,10 @@
-r"""Does the posterior lean on a bound of the prior, as if what it looks for lay beyond?
+r"""Does the posterior lie at the edge of the prior, as if what it looks for lay beyond?
 
-Of each parameter and bound, with v the prior's probability between a draw and the bound and t_q the q-quantile of v
-over the posterior:
+Of each parameter: whether its median lies outside the central 99.9 % of its prior, by prior draws. For a truth drawn
+from the prior and data that tell it, that happens in one of a thousand.
+
+Of each bound at which the prior ends as if it were cut off (`laws.edges_of`), with v the prior's probability between a
+draw and the bound and t_q the q-quantile of v over the posterior:
 
 - leaning: at least a fifth of the posterior within the prior's last per cent, twenty times what the prior has there;
 - rising: t_.9 / t_.5 at least 3.02, its value for a normal density whose peak lies two sds beyond the bound. A normal
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from sciinf.core import Check, Draws, Prior
@@ -26,35 +30,72 @@ from sciinf.core.laws import edges_of
 _LAST = 0.01  # of the prior
 _LEANS = 0.2  # of the posterior
 _RISES = 3.02
+_FAR = 5e-4  # of the prior's mass, on either side
+_PRIOR_DRAWS = 20_000
 NAME = "prior bounds"
 
 
 def check_bounds(prior: Prior, draws: Draws) -> tuple[Check, ...]:
-    """The finding about all bounds of the prior, none where it has none.
+    """The finding about all parameters and the bounds of their priors.
 
     Args:
         prior: The prior.
         draws: Of its parameters, and perhaps of more after them, weighted.
     """
-    found, looked = [], False
+    leans = _leaning(prior, draws)
+    far = _far(prior, draws, [of for of in leans if of in prior.names])
+    if not leans and not far:
+        words = f"each median lies within the central {1 - 2 * _FAR:.1%} of its prior, and none leans on a bound of it"
+        return (Check(NAME, "good", words),)
+    ways = []
+    if leans:
+        ways.append(
+            f"{'; '.join(leans.values())}: the value may lie beyond. Widen the prior there and simulate again; where "
+            "nothing can lie beyond, read the answer as a limit"
+        )
+    if far:
+        ways.append(
+            f"{'; '.join(far)}, where hardly anything was simulated: check the data and their units; if they are "
+            "right, widen the prior and simulate again"
+        )
+    return (Check(NAME, "caution", ". ".join(way[:1].upper() + way[1:] if k else way for k, way in enumerate(ways))),)
+
+
+def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
+    """The bounds that the posterior leans on and rises up to: the parameter, or the sum of several, and words."""
+    found: dict[str, str] = {}
     for law, place in prior.places():
         for edge in edges_of(law, draws.theta[:, place].double()):
-            looked = True
             mass, ratio = leaning(edge.between, draws.weights)
             if mass >= _LEANS and ratio >= _RISES:
-                unit = f" {prior.units[place.start]}" if prior.units[place.start] else ""
                 of = " + ".join(prior.names[place.start + i] for i in edge.of)
-                found.append(
+                found[of] = (
                     f"{mass:.0%} of the posterior of {of} lies within the last {_LAST:.0%} of its prior, at the "
-                    f"{edge.side} bound of {edge.bound:g}{unit}, and rises up to it"
+                    f"{edge.side} bound of {_with_unit(edge.bound, prior.units[place.start])}, and rises up to it"
                 )
-    if found:
-        words = (
-            f"{'; '.join(found)}: the value may lie beyond. Widen the prior there and simulate again; where nothing "
-            "can lie beyond, read the answer as a limit"
+    return found
+
+
+def _far(prior: Prior, draws: Draws, said: list[str]) -> list[str]:
+    """The medians outside the central part of the prior, in words, but for parameters of which enough is said."""
+    theta = prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double()
+    medians, found = draws.quantile(0.5), []
+    for place, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
+        each, median = theta[:, place], medians[place]
+        below = float((each < median).double().mean())
+        if name in said or _FAR <= below <= 1 - _FAR:
+            continue
+        low, high = each.kthvalue(round(_FAR * len(each))).values, each.kthvalue(round((1 - _FAR) * len(each))).values
+        side = "below" if below < _FAR else "above"
+        found.append(
+            f"the median of {name}, {_with_unit(float(median), unit)}, lies {side} the central {1 - 2 * _FAR:.1%} of "
+            f"its prior, {low:.3g} to {_with_unit(float(high), unit)}"
         )
-        return (Check(NAME, "caution", words),)
-    return (Check(NAME, "good", "the posterior does not lean on a bound of the prior"),) if looked else ()
+    return found
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}".strip()
 
 
 def leaning(v: Tensor, weights: Tensor) -> tuple[float, float]:

@@ -108,9 +108,9 @@ def test_no_draw_leaves_the_support_by_rounding(law: JointLaw) -> None:
 
 @EVERY
 def test_between_draws_and_a_bound_lies_a_uniform_share_of_the_law(law: JointLaw) -> None:
-    """KS tests at 1e-4 each: one of them all fails in 1,000 seeds."""
+    """KS tests at 1e-4 each: one of them all fails in 1,000 seeds. A log-normal law fades out before its bound."""
     found = law.edges(draws(law, 20_000))
-    assert bool(found) == (law is not LAWS["four normals"])
+    assert bool(found) == (law not in (LAWS["four normals"], LAWS["log-normals"]))
     for edge in found:
         assert stats.kstest(edge.between.numpy(), stats.uniform.cdf).pvalue > 1e-4
 

@@ -212,22 +212,6 @@ def test_every_answer_has_five_lights_in_words():
     assert all(SYMBOLS[one.colour] in verdict_part(run, said) for one in found)
 
 
-def test_a_posterior_far_out_in_its_prior_is_no_green_one():
-    prior = Prior(a=td.Normal(0.0, 1.0))
-    store = Simulated("s", 1, 1, {}, (), 0, 0.0, prior, (), False)
-    told = {}
-    for median in (0.5, 5.0, None):
-        answer = {"trust": trust("good"), "parameters": {"a": {"median": median}}}
-        run = Run(Path("run"), answer, None, (), calibration(), {"digest": "f"}, {}, {"simulations": store}, {}, {})
-        said = verdict_of(run)
-        told[median] = [card.colour for card in said.cards if card.title == "Prior"], said.lights[4].words
-    assert told == {
-        0.5: (["green"], "prior wide enough"),
-        5.0: (["amber"], "posterior far out in the prior"),
-        None: ([], "prior not known"),
-    }
-
-
 def test_missing_numbers_are_not_counted_as_observed():
     data = Checked("v", "mV", (), "linear", np.array([1.0, np.nan, 2.0]), np.zeros((5, 3)))
     assert about(replace(run_of(None), checked=(data,))).startswith("2 of 3 values of v [mV]")

@@ -8,7 +8,7 @@ from scipy.stats import truncnorm
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Check, Draws, Ordered, Prior, Simplex
+from sciinf.core import Check, Draws, LogUniform, Ordered, Prior, Simplex, Truncated
 from sciinf.trust.bounds import check_bounds, leaning
 
 MASS = Prior(mass=(td.Uniform(20.0, 45.0), "Msun"))
@@ -84,9 +84,57 @@ def test_weights_count() -> None:
     assert check_bounds(MASS, Draws(("mass",), ("Msun",), theta, -light - 20.0))[0].level == "caution"
 
 
-def test_unbounded_priors_have_no_bounds() -> None:
+def test_unbounded_priors_are_looked_at_too() -> None:
     prior = Prior(a=td.Normal(0.0, 1.0), b=td.VonMises(torch.tensor(0.0), torch.tensor(1.0)))
-    assert check_bounds(prior, Draws(("a", "b"), ("", ""), torch.zeros(10, 2), torch.zeros(10))) == ()
+    assert found(torch.zeros(10, 2), prior).level == "good"
+    assert "the median of a, 5, lies above" in found(torch.tensor([[5.0, 0.0]]).expand(10, 2), prior).verdict
+
+
+NARROW = {
+    "normal": (td.Normal(3.0, 0.1), 2.5, 3.5),
+    "log-normal": (td.LogNormal(0.0, 0.1), 0.6, 1.65),
+    "gamma": (td.Gamma(100.0, 100.0), 0.6, 1.65),
+    "truncated": (Truncated(td.Normal(3.0, 0.1), 2.0, 4.0), 2.5, 3.5),
+}
+
+
+@pytest.mark.parametrize(("law", "low", "high"), NARROW.values(), ids=NARROW)
+def test_a_posterior_far_out_in_its_prior_is_said(law: td.Distribution, low: float, high: float) -> None:
+    """5 sds out: of no bound, for there is none near."""
+    prior = Prior(rate=(law, "1/h"))
+    for value, side in ((low, "below"), (high, "above")):
+        check = found(value + 0.01 * torch.randn(N, 1, generator=torch.Generator().manual_seed(0)), prior)
+        assert check.level == "caution"
+        assert f"the median of rate, {value:.2g}" in check.verdict
+        assert f"lies {side} the central 99.9% of its prior" in check.verdict
+        assert "bound" not in check.verdict
+        assert "widen the prior" in check.verdict
+    middle = prior.sample(N, generator=torch.Generator().manual_seed(0))
+    for value in (middle, middle.median() + 0.01 * (middle - middle.median())):
+        assert found(value, prior).level == "good"
+
+
+@pytest.mark.parametrize("law", [td.Uniform(20.0, 45.0), LogUniform(20.0, 45.0), Truncated(td.Normal(30, 9), 20, 45)])
+@pytest.mark.parametrize("place", [20.0, 45.0])
+def test_a_pile_at_an_edge_is_said_however_narrow(law: td.Distribution, place: float) -> None:
+    """All draws in one place, as of a network that data from far outside carry to the edge."""
+    prior = Prior(mass=(law, "Msun"))
+    inside = torch.full((N, 1), place) + (1e-4 if place == 20.0 else -1e-4) * torch.rand(N, 1)
+    assert found(inside, prior).level == "caution"
+    assert found(torch.full((N, 1), 32.0) + 1e-4 * torch.rand(N, 1), prior).level == "good"
+
+
+def test_false_alarms_of_medians_are_one_in_a_thousand() -> None:
+    """Of 3,000 truths that data tell exactly 3 are expected, and 12 or more in 1 of 10,000."""
+    prior = Prior(a=td.LogNormal(0.0, 0.3))
+    truth = prior.sample(3_000, generator=torch.Generator().manual_seed(5))
+    assert 0 < sum(found(one.expand(2, 1), prior).level != "good" for one in _outer(truth)) < 12
+
+
+def _outer(truth: Tensor) -> Tensor:
+    """The tenth that lies farthest out; of others the finding is good."""
+    order = truth[:, 0].argsort()
+    return truth[torch.cat([order[:30], order[-30:]])]
 
 
 def test_the_figures_of_the_docstring() -> None:

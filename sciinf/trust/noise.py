@@ -1,0 +1,46 @@
+"""Does the simulator draw its noise, and from the generator that it is given? Nothing is said where it does.
+
+A few rows around the answer are simulated three times: twice with one seed and once with another. Other data for the
+same seed are random numbers of the simulator's own, unless they differ by rounding alone. The same data for another
+seed have no noise, or always the same, and then the posterior knows of none; rows of counts may agree by chance, so
+these must be several different ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sciinf.checking import NO_NOISE, NOT_REPEATED, is_noiseless
+from sciinf.core import Check, Simulator
+from sciinf.core.simulator import Status
+from sciinf.engine.block import Attempt, one_thread
+from sciinf.storage.outcome import status_of
+
+NAME = "noise"
+_ROWS = 32
+_OF_NOISE, _OF_SPREAD = 1e-3, 1e-5  # what differs by less than these shares may be rounding
+_STREAM = 2**31 + 12  # no campaign has this many blocks, so none shares these random numbers
+
+
+def check_noise(simulator: Simulator, theta: Tensor) -> tuple[Check, ...]:
+    """The finding about a simulator, none where its noise is drawn as it should be.
+
+    Args:
+        simulator: What the answer was learned from.
+        theta: Parameters around the answer, (n, D).
+    """
+    seeds, cpu = (0, 0, 1), torch.device("cpu")
+    with one_thread():
+        first, again, other = (Attempt(simulator, theta[:_ROWS], seed, _STREAM, cpu).outcome() for seed in seeds)
+    good = torch.stack([status_of(each) == Status.OK for each in (first, again, other)]).all(0)
+    for name in simulator.observables:
+        a, b, c = (each.x[name][good].double() for each in (first, again, other))
+        own, noise, spread = _size(a - b), _size(a - c), _size(a - a.mean(0))
+        if own > max(_OF_NOISE * noise, _OF_SPREAD * spread):
+            return (Check(NAME, "caution", NOT_REPEATED),)
+    return (Check(NAME, "caution", NO_NOISE),) if is_noiseless(first, other) else ()
+
+
+def _size(difference: Tensor) -> float:
+    return float(difference.square().mean().sqrt()) if difference.numel() else 0.0
