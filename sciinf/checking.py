@@ -141,10 +141,10 @@ def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int 
     """Run a simulator a little and look for faults.
 
     Checked are names, shapes and dtypes for batches of 1 and `rows`, and of 2 and 17 where `rows` is left out; that the
-    same parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters are
-    left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one row
-    at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with probability
-    1e-4), or number by number where the simulator is deterministic.
+    same parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters
+    are left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one
+    row at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with
+    probability 1e-4), or number by number where the simulator is deterministic.
 
     Args:
         simulator: What to check.

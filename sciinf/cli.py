@@ -89,13 +89,15 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.accept_changes
 def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf.commands.observations import observations, reading
+    from sciinf.commands.observations import observations, reader_options, reading
     from sciinf.commands.user_files import user_simulator
     from sciinf.commands.workflow import check_options, follow
 
     check_options(given := {**given, "progress": True})
     sim = user_simulator(simulator)
-    asked = observations(sim.observables, reading(sim, sim.observables, given["column"]), observation)
+    given["options"] = reader_options(sim)
+    read = reading(sim, sim.observables, given["column"], given["options"])
+    asked = observations(sim.observables, read, observation)
     follow(sim, asked, out, given, CommandLine())
 
 
@@ -221,8 +223,9 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     """Ask a fitted run for the parameters behind an observation."""
     from sciinf import build_posterior
     from sciinf import query as ask_posterior
-    from sciinf.commands.observations import observations, reading
+    from sciinf.commands.observations import observations, reader_options, reading
     from sciinf.commands.refine import asking
+    from sciinf.commands.remembered import options_of_run
     from sciinf.exports.plain import check_kind, write_draws
 
     draws = None if given["draws"] is None else Path(given["draws"])
@@ -237,7 +240,8 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
         sim, fit, without = _asked_with(folder, simulator, given)
         known = fit.estimator.observables
-        asked = observations(known, reading(sim, known, given["column"]), observation)
+        read = reading(sim, known, given["column"], reader_options(sim, options_of_run(Path(folder))))
+        asked = observations(known, read, observation)
         if draws is not None and len(asked) > 1:
             raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
         posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
@@ -299,7 +303,7 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
     """
     from sciinf.checking import check_simulator, check_store
     from sciinf.commands.first_look import look_at
-    from sciinf.commands.observations import reading
+    from sciinf.commands.observations import reader_options, reading
     from sciinf.commands.user_files import user_simulator
     from sciinf.simulation import repair as run_again
     from sciinf.store import Store
@@ -317,7 +321,7 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
     if given["out"] is not None and not observation:
         raise ValueError("--out draws an observation; name its files with --observation")
     simulator = None if stored else user_simulator(path)
-    read = reading(simulator, {} if simulator is None else simulator.observables, column)
+    read = reading(simulator, {} if simulator is None else simulator.observables, column, reader_options(simulator))
     x = read(*observation) if simulator and observation else None
     lines = [f"read            {line}" for line in x.read] if x is not None else []
     if simulator is None:

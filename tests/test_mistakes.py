@@ -280,6 +280,12 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
         "must define `run",
         "which `sciinf infer` takes",
     ),
+    (
+        "an option of a reader that has none",
+        raised(lambda f: sciinf.infer(f / "line.py", f / "seen.csv", n=100, out=f / "new", options={"gps": 1.0})),
+        "takes no 'gps'",
+        "it takes none",
+    ),
     # Python
     (
         "a path as simulator",
@@ -329,7 +335,7 @@ def _on_training(folder: Path) -> None:
 
 def test_the_table_is_whole() -> None:
     names = [name for name, *_ in MISTAKES]
-    assert len(names) == len(set(names)) >= 51
+    assert len(names) == len(set(names)) >= 52
 
 
 @pytest.fixture(scope="module")

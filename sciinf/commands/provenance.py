@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciinf.commands.remembered import simulator_mark
+from sciinf.commands.remembered import OPTIONS, simulator_mark
 from sciinf.core.files import read_json, versions
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
@@ -45,6 +45,7 @@ def provenance(
     data: dict[str, Any] = {
         **step,
         **simulator_mark(simulator, before),
+        OPTIONS: before.get(OPTIONS, {}),
         "next": str(before.get("next", "")) if way_on is None else way_on,
         "history": [*before.get("history", []), step],
         "seeds": {},

@@ -20,6 +20,8 @@ import click
 if TYPE_CHECKING:
     from sciinf.core import Simulator
 
+OPTIONS = "reader_options"
+"""What `provenance.json` calls the keywords that the run's data were read with."""
 QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
 _KEY = 32  # bytes
 _PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
@@ -82,6 +84,34 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
     except (ValueError, TypeError, OSError) as error:
         return None, str(error)
     return simulator, ""
+
+
+def remember_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Note in `provenance.json` how the run's data were read, so that a question reads others in the same way.
+
+    Args:
+        folder: The run folder, with its provenance.
+        options: Keywords of the simulator's reader. Those that no text can give are left out.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from sciinf.core.files import read_json, write_json
+
+    file = folder / "provenance.json"
+    plain = {name: str(value) for name, value in options.items() if isinstance(value, str | int | float | Path)}
+    write_json(file, {**read_json(file), OPTIONS: plain})
+
+
+def options_of_run(folder: Path) -> dict[str, str]:
+    """How the data of a run were read, name -> text; empty where it is not known."""
+    from sciinf.core.files import read_json
+
+    with suppress(OSError, ValueError, AttributeError):
+        return {
+            str(name): str(value) for name, value in (read_json(folder / "provenance.json").get(OPTIONS) or {}).items()
+        }
+    return {}
 
 
 def _seconds_each(folder: Path) -> float:

@@ -20,9 +20,10 @@ from sciinf.commands.costs import tell_cost
 from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
 from sciinf.commands.live_page import LivePage
-from sciinf.commands.observations import Asked, observations
+from sciinf.commands.observations import Asked, check_reader_options, observations
 from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all, refining_command, will_refine
+from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
 from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
 from sciinf.commands.user_files import user_simulator
@@ -62,6 +63,7 @@ def infer(
     progress: bool = True,
     name: str | None = None,
     columns: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Answer:
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
@@ -92,6 +94,8 @@ def infer(
         progress: Whether to say on the standard error how it goes.
         name: What the observation is called; the name of its file, or "observation", when left out.
         columns: Observable -> what it is called in the files, where that is another name; the option `--column`.
+        options: Further keywords of what reads the simulator's files, which are options of the command:
+            {"gps": 1126259462.4} for `--gps 1126259462.4`.
 
     Returns:
         The answer, refined where it was; `print` shows it as the command does. `load_answer(out)` reads it again.
@@ -115,7 +119,7 @@ def infer(
     _check_named(simulator, name)
     check_options(given)
     sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
-    asked = _asked(sim, observation, name, columns)
+    asked = _asked(sim, observation, name, columns, options or {})
     caller = PythonCall(_written(given), shown=progress)
     with logged(caller.asked, command=False):
         return follow(sim, [asked], out, given, caller)[0]
@@ -170,6 +174,7 @@ def _followed(
         ways.append(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
     ways = [way for way in ways if way]
     steps.finish(folder, answers, caller, seed=seed, started=started, way_on="\n".join(ways), simulator=sim)
+    remember_options(folder, given["options"] or {})
     last = refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
     for way in ways:
         caller.say(way)
@@ -224,23 +229,33 @@ def check_options(given: Mapping[str, Any]) -> None:
     check_device(given["device"])
 
 
-def _asked(sim: Simulator, observation: Any, name: str | None, columns: Mapping[str, str] | None = None) -> Asked:
+def _asked(
+    sim: Simulator,
+    observation: Any,
+    name: str | None,
+    columns: Mapping[str, str] | None,
+    options: Mapping[str, Any],
+) -> Asked:
     """One observation, from files or arrays.
 
     Raises:
-        ValueError: If it does not fit the simulator, or the files hold several.
+        ValueError: If it does not fit the simulator, the files hold several, or its reader does not take an option.
     """
+    check_reader_options(sim, options)
     files = [observation] if isinstance(observation, str | Path) else observation
     if isinstance(files, list | tuple) and files and all(isinstance(file, str | Path) for file in files):
-        found = observations(
-            sim.observables, functools.partial(observe, sim, columns=columns), [str(file) for file in files]
-        )
+        read = functools.partial(observe, sim, columns=columns, options=options)
+        found = observations(sim.observables, read, [str(file) for file in files])
         if len(found) > 1:
             raise ValueError(
                 f"the {len(files)} files hold an observation each; give infer one of them, and ask for the others with "
                 "`query`, which needs no further training"
             )
         return Asked(name or found[0].name, found[0].files, found[0].x)
+    if options:
+        raise ValueError(
+            f"options are for reading files, and the observation is given as data: leave out {', '.join(options)}"
+        )
     values = {key: value[0] for key, value in as_observation(sim.observables, observation).items()}
     read = observation.read if isinstance(observation, Observation) else ()
     return Asked(name or "observation", (), Observation(values, read))

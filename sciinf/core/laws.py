@@ -234,7 +234,7 @@ def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
 
 
 def edges_of(law: td.Distribution, value: Tensor) -> list[Edge]:
-    """The bounds at which a law that is carried to the standard normal is cut off, seen from values, (n, k), float64."""
+    """The bounds where a law that is carried to the standard normal is cut off, seen from values, (n, k), float64."""
     if isinstance(law, JointLaw):
         return law.edges(value)
     if law.event_shape or not is_normalisable(law):

@@ -154,7 +154,9 @@ def observe(
     if isinstance(found, Observation):
         return Observation(values, found.read)
     sizes = {name: spec.shape for name, spec in simulator.observables.items()}
-    return Observation(values, [f"{k}: {_count(s)}, by the simulator's own observe" for k, s in sizes.items()])
+    how = "by the simulator's own observe"
+    how += f" ({', '.join(f'{name}={value}' for name, value in options.items())})" if options else ""
+    return Observation(values, [f"{name}: {_count(shape)}, {how}" for name, shape in sizes.items()])
 
 
 def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:

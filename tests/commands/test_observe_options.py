@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from brief import briefly_trained
 from command_line import call
 
-from sciinf import load_simulator
+from sciinf import infer, load_simulator
 from sciinf.core import observe
 
 WRAPPED = '''
@@ -94,6 +95,36 @@ def test_what_is_wrong_with_them_is_said_before_anything_runs(folder: Path) -> N
     )
     assert "did you mean --workers?" in error("infer", "own.py", *seen, *make, "--worker", 4)
     assert "Missing option '--out'" in error("infer", "own.py", *seen, "-n", "100", "--start-time", 2)
+
+
+NAMED = WRAPPED.replace("scale: float", "level: float").replace("scale *", "level *").replace("{scale!r}", "")
+
+
+def test_a_keyword_that_no_option_can_give_is_refused_at_once(folder: Path) -> None:
+    (folder / "named.py").write_text(NAMED)
+    for words in (["check"], ["infer", "--observation", "t.txt", "--out", "run", "-n", 100]):
+        said = call(words[0], "named.py", *words[1:]).error
+        assert "the keyword 'level', which no option can give: --level is one of `sciinf" in said
+        assert "another name, such as level_of_data" in said
+    assert not (folder / "run").exists()
+
+
+@briefly_trained(20)
+def test_a_question_reads_as_the_run_did(folder: Path) -> None:
+    """In Python the options are a mapping; `query` takes those of the run and says so, or what is given."""
+    with pytest.raises(ValueError, match="takes no 'frist', it takes first, scale, log; did you mean 'first'"):
+        infer("wrapped.py", "t.txt", n=100, out="run", options={"frist": 1})
+    with pytest.raises(ValueError, match="given as data: leave out first"):
+        infer("wrapped.py", [1.0, 2.0, 3.0], n=100, out="run", options={"first": 1})
+    answer = infer("wrapped.py", "t.txt", n=100, out="run", refine="off", options={"first": 1, "scale": 0.5})
+    assert answer.observation["x"].tolist() == [1.0, 1.5, 2.0]
+    assert "by the simulator's own observe (first=1, scale=0.5)" in answer.table()
+    again = call("query", "run", "--observation", "t.txt")
+    assert "note: read with --first 1 --scale 0.5, as the run was" in again.err
+    assert "(first=1, scale=0.5)" in again.out
+    other = call("query", "run", "--observation", "t.txt", "--first", 0)
+    assert "note: read with --scale 0.5, as the run was" in other.err
+    assert "(scale=0.5, first=0)" in other.out
 
 
 def test_without_a_simulator_there_are_none(line: Path) -> None:

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import distributions as td
 
-from sciinf.core.prior import Prior
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.checked import Checked
 from sciinf.figures.checks import checks_part
 from sciinf.figures.first_screen import about, verdict_part
-from sciinf.figures.run_folder import Run, Simulated
+from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
 
 
