@@ -44,22 +44,24 @@ def cli() -> None:
 def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
     from sciinf.commands.keywords import keywords, pipeline_of
+    from sciinf.commands.live_page import LivePage
     from sciinf.core import Answer
+    from sciinf.engine.progress import heard_by, stage
 
     path = Path(pipeline).resolve()
     function = pipeline_of(path)
     given = keywords(function, ctx.args, path)
-    folder = run_folder(out)
-    started = time.time()
-    answer = function(folder, seed=seed, **given)
-    if not isinstance(answer, Answer):
-        raise TypeError(
-            f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
-        )
-    unsure = answer.calibration is not None and not answer.calibration.passed
-    steps.finish(folder, [answer], CommandLine(), seed=seed, started=started)
-    if unsure:
-        CommandLine().say("note: more simulations usually mend a calibration; the same command with more goes on")
+    folder, caller, started = run_folder(out), CommandLine(), time.time()
+    with LivePage(folder, path.stem, caller) as page, heard_by(page):
+        stage(f"run {path.name}")
+        answer = function(folder, seed=seed, **given)
+        if not isinstance(answer, Answer):
+            raise TypeError(
+                f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
+            )
+        steps.finish(folder, [answer], caller, seed=seed, started=started)
+    if answer.calibration is not None and not answer.calibration.passed:
+        caller.say("note: more simulations usually mend a calibration; the same command with more goes on")
 
 
 @cli.command(cls=options.FilesCommand)

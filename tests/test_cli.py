@@ -300,6 +300,9 @@ def test_pipelines_and_their_options(tmp_path: Path) -> None:
     assert result.code == 2
     assert "('out', 4, 2000)" in result.err
     assert "ValueError" in (out / "log.txt").read_text()
+    page = (out / "report.html").read_text()
+    assert "Stopped in the stage “run p.py”: (" in page, "it has a page of how far it is, as infer has"
+    assert "to come" not in page
     shutil.rmtree(out)
     result = call("run", file, "--out", out, "--simulatons", 5)
     assert result.code == 2

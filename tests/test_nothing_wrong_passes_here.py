@@ -155,7 +155,11 @@ def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
     assert [words.split(":")[0] for words in told] == ["right at this observation"], "it ends when it is right"
     assert "next" not in result.err, "it goes on by itself"
-    assert re.search(r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations", result.err)
+    (begun,) = re.findall(
+        r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations.*", result.err
+    )
+    assert re.search(r"and [\d,]+ fresh ones, in .*\. This may take [\d.]+ (s|min).*; Ctrl-C keeps the first", begun)
+    assert re.search(r"to leave it out: sciinf infer .* --refine off$", begun)
     tables = result.out.split("report       ")
     assert [("posterior    refined" in one, "not right at this" in one) for one in tables[:2]] == [
         (False, True),

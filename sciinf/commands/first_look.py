@@ -48,7 +48,7 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
     if found.fatal:
         raise ValueError(
             f"nothing was simulated, for {sim.name!r} would make the run worthless: {'; '.join(found.fatal)}. Mend it; "
-            "`sciinf check` shows whether it is sound"
+            "`sciinf check` shows whether it is sound. The run folder has the log of this alone"
         )
     for words in (*found.problems, *found.warnings):
         tell(f"warning: {words}", WARNING)

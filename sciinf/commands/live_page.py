@@ -1,4 +1,4 @@
-"""The page of a run from its first second: `report.html` says how far `infer` is, until the report takes its place.
+"""The page of a run from its first second: `report.html` says how far it is, until the report takes its place.
 
 A thread writes it anew every few seconds, so that its time of writing tells whether the run still goes on, however
 long a single simulation takes. It spends a hundredth of its time on that at most.
@@ -41,9 +41,10 @@ class LivePage(Listener):
         self.file, self._title, self._caller = folder / "report.html", title, caller
         self._earlier = f"sciinf report {folder}" if answer_folders(folder) else ""
         self._stages: list[Stage] = []
-        self._began, self._runs = 0.0, False
+        self._began, self._runs, self._taken_back = 0.0, False, False
         self._reached: Reached | None = None
         self._history: Sequence[Mapping[str, float]] = ()
+        self._before = self.file.read_bytes() if self.file.is_file() else None
         self._report, self._follows, self._written, self._noted = "", False, b"", False
         self._pause, self._over, self._lock = _EVERY, threading.Event(), threading.RLock()
         self._thread = threading.Thread(target=self._go_on, name="sciinf page", daemon=True)
@@ -58,9 +59,16 @@ class LivePage(Listener):
     ) -> None:
         self._over.set()
         self._thread.join()
-        if error is not None and self._stages:
+        if self._taken_back:
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True) if self._before is None else write_bytes(self.file, self._before)
+        elif error is not None and self._stages:
             self._look()
             self._write("it was interrupted." if isinstance(error, KeyboardInterrupt) else sentence(error))
+
+    def take_back(self) -> None:
+        """Leave the folder's page as it was before, for nothing was done."""
+        self._taken_back = True
 
     def begins(self, stage: str) -> None:
         with self._lock:

@@ -26,6 +26,7 @@ ROUNDS, LEAST = 3, 500  # at most; simulations of each, at least
 _SETTLED = 0.1  # sds, and share of a width: what the last of the rounds may change
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
+_TRAININGS, _CALIBRATED = 2.5, 15.0  # what a round takes, in trainings of the run; and its calibration, a row
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
 
 Ask = Callable[..., "Answer"]
@@ -129,7 +130,9 @@ def refine(
     _put_aside(folder, fit, n, caller.say)
     caller.say(
         f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {ROUNDS} "
-        f"rounds of {n:,} simulations around it, each trained in {duration(fit.record['seconds'])} or more, in {folder}"
+        f"rounds of {n:,} simulations around it, and {FRESH:,} fresh ones, in {folder}. This may take "
+        f"{duration(_seconds(run, fit, n))}; Ctrl-C keeps the first answer, and to leave it out: "
+        + caller.again({"--refine": "off"})
     )
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     ended = [time.monotonic()]
@@ -159,6 +162,17 @@ def refine(
     )
     shutil.copytree(folder / INSIDE / f"round_{len(ended) - 1}" / "fit", folder / "fit", dirs_exist_ok=True)
     return folder, found
+
+
+def _seconds(run: Path, fit: Fit, n: int) -> float:
+    """What all rounds and their calibration may take, by what those of the run took."""
+    from sciinf import Store
+    from sciinf.core.files import read_json
+
+    store, calibration = Store(run / "simulations"), read_json(run / "calibration.json")
+    each, calibrating = store.seconds / max(len(store), 1), calibration["seconds"] / max(len(calibration["ranks"]), 1)
+    rounds = ROUNDS * (n * each + _TRAININGS * fit.record["seconds"])
+    return rounds + FRESH * (each + _CALIBRATED * calibrating)
 
 
 def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:

@@ -142,20 +142,25 @@ def follow(
     """
     folder, title = run_folder(out), f"{sim.name}: {asked[0].name}" if len(asked) == 1 else sim.name
     with LivePage(folder, title, caller) as page, heard_by(page):
-        return _followed(sim, asked, folder, given, caller)
+        started = time.time()
+        stage("look first")
+        steps.tell_read(asked, caller.say)
+        try:
+            tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, given["seed"]), say=caller.say)
+            look_first(sim, asked, simulated=(folder / "simulations" / "store.json").is_file())
+        except (ValueError, TypeError):
+            page.take_back()
+            raise
+        return _followed(sim, asked, folder, {**given, "started": started}, caller)
 
 
 def _followed(
     sim: Simulator, asked: Sequence[Asked], folder: Path, given: Mapping[str, Any], caller: Caller
 ) -> list[Answer]:
-    """The workflow, in a run folder that is there."""
+    """The workflow, in a run folder that is there, of what was looked at."""
     from sciinf import build_posterior, query
 
-    started, seed = time.time(), given["seed"]
-    stage("look first")
-    steps.tell_read(asked, caller.say)
-    tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, seed), say=caller.say)
-    look_first(sim, asked, simulated=(folder / "simulations" / "store.json").is_file())
+    started, seed = given["started"], given["seed"]
     plan, attempt = Plan(given["n"], given["calibration"]), functools.partial(steps.attempt, sim, folder, given)
     if given["until_calibrated"]:
         plan, fit, checked = until_calibrated(plan, given["most"], attempt, caller.say)
@@ -166,7 +171,7 @@ def _followed(
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
     stage("answer")
     answers = steps.answers_to(asked, ask)
-    grown = {**given, "n": plan.train, "fresh": plan.fresh, "started": started}
+    grown = {**given, "n": plan.train, "fresh": plan.fresh}
     ways = [refining_command(answers, grown, caller)]
     if all(answer.trust.alarm for answer in answers):
         ways.append(f"next: {_UNLIKE}")
