@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sciinf.core import Fit, Posterior, Simulator, load_fit
 from sciinf.core.simulator import file_of
-from sciinf.core.unknown_law import Unknown
+from sciinf.core.unknown_law import check_known
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.experiment import check_experiment
@@ -48,7 +48,7 @@ def build_posterior(
         kind = type(fit if isinstance(fit, str) else wrong[0]).__name__
         raise TypeError(f"build_posterior takes a Fit, or several, got {kind}; read one with load_fit(FOLDER)")
     for one in fits:
-        _check_law(one)
+        check_known(one.estimator.prior)
     each = [Amortised(f) if f.estimator.normalised else MCMC(f) for f in fits]
     posterior = each[0] if len(each) == 1 else Ensemble(each)
     if simulator is None or simulator.log_likelihood is None:
@@ -64,16 +64,6 @@ def build_posterior(
     for each_fit in fits:
         check_experiment(each_fit, simulator, each_fit.estimator.observables)
     return Reweighted(posterior, simulator, ess=ess, budget=budget)
-
-
-def _check_law(fit: Fit) -> None:
-    """Refuse a fit of parameters whose law nobody knows."""
-    prior = fit.estimator.prior
-    if unknown := [prior.names[place.start] for law, place in prior.places() if isinstance(law, Unknown)]:
-        raise ValueError(
-            f"nobody knows the law that {', '.join(unknown)} was drawn from (Unknown()), so there is no prior whose "
-            "posterior this would be; read the simulations again with the law they were drawn from"
-        )
 
 
 def load_posterior(

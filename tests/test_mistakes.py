@@ -160,6 +160,7 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
     ("an upper-case column", reads("V\n1\n2\n3\n"), r"no column 'v' in .*found \['V'\]", "Rename it, .*--column v=V"),
     ("semicolons between columns", reads("t;v\n0;1\n1;2\n2;3\n"), "semicolons between its columns", "replace them"),
     ("commas in numbers", reads("v\n0,1\n0,2\n0,3\n"), "commas in its numbers, such as 0,1", "write them with points"),
+    ("no header", reads("0,1.5\n1,2.5\n2,-3e-2\n"), "no header: its first line is 0, 1.5", "above it .* column_1,v$"),
     ("a picture called csv", reads(b"\x89PNG\r\n\xff\xfe", "p.csv"), "not text in UTF-8", "save it as such"),
     ("a folder in place of a file", raised(lambda f: read_observation(ONE, f)), "is a folder", "name the file in it"),
     ("too many values", reads("v\n1\n2\n3\n4\n"), r"has shape \(4,\)", "cut or resample it"),
@@ -243,6 +244,12 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
         "jupyter nbconvert",
     ),
     ("a whole number as shape", raised(lambda f: untyped.Observable(3)), "shape is a tuple", r"such as \(3,\)"),
+    (
+        "a misspelt keyword of an observable",
+        raised(lambda f: untyped.Observable((3,), dim=("time",))),
+        "Observable takes no 'dim'",
+        "did you mean 'dims'",
+    ),
     # commands
     ("too small n", command(*INFER, "-n", 10), "'-n': 10 is not in the range", "x>=100"),
     ("percent as level", command(*QUERY, "--level", 90), "'--level': 90.0 is not in the range", "0<x<1"),
@@ -275,6 +282,12 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
         "Choose",
     ),
     (
+        "the folder of another simulator",
+        raised(lambda f: sciinf.simulate(_another(f), f / "run/simulations", 150)),
+        "run/simulations holds simulations of another simulator, 'volts', not of 'amperes'. Choose another folder",
+        r"observables: v \(3,\) \[mV\]",
+    ),
+    (
         "a simulator as pipeline",
         command("run", "SIM", "--out", "OUT"),
         "must define `run",
@@ -287,6 +300,18 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
         "it takes none",
     ),
     # Python
+    (
+        "a misspelt keyword of infer",
+        raised(lambda f: untyped.infer(f / "line.py", GOOD, n=100, out=f / "new", refin="off")),
+        "infer takes no 'refin'",
+        "did you mean 'refine'",
+    ),
+    (
+        "a misspelt keyword of an estimator",
+        raised(lambda f: untyped.Flow(sciinf.Prior(a=sciinf.Normal(0.0, 1.0)), ONE, sumary=None)),
+        "Flow takes no 'sumary'",
+        "did you mean 'summary'",
+    ),
     (
         "a path as simulator",
         raised(lambda f: untyped.simulate("line.py", f / "s", 9)),
@@ -320,6 +345,11 @@ def _touched(path: Path) -> Path:
     return path
 
 
+def _another(folder: Path) -> Any:
+    (folder / "other.py").write_text(FUNCTION.replace("volts", "amperes").replace('"mV"', '"mA"'))
+    return load_simulator(folder / "other.py")
+
+
 def _flow(folder: Path) -> Flow:
     simulator = load_simulator(folder / "line.py")
     return Flow(simulator.prior, simulator.observables)
@@ -335,7 +365,7 @@ def _on_training(folder: Path) -> None:
 
 def test_the_table_is_whole() -> None:
     names = [name for name, *_ in MISTAKES]
-    assert len(names) == len(set(names)) >= 52
+    assert len(names) == len(set(names)) >= 57
 
 
 @pytest.fixture(scope="module")

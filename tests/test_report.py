@@ -305,6 +305,16 @@ def test_answers_at_several_levels_and_in_several_units_are_not_in_one_column(tm
     assert "Median and central 90% interval" in Page(answers_table(one, verdicts)).text
 
 
+def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
+    folder = make_run(tmp_path)
+    shutil.rmtree(folder / "simulations")
+    shutil.rmtree(folder / "calibration_simulations")
+    fit = json.loads((folder / "fit" / "fit.json").read_text())
+    fit["estimator"]["arguments"]["prior"]["$prior"] = Prior(amplitude=(Unknown(), "mV"), rate=Unknown()).to_json()
+    write_json(folder / "fit" / "fit.json", fit)
+    assert Page(write_report(folder).read_text()).text
+
+
 def test_a_table_for_latex_takes_no_command_from_a_name(complete):
     run = next(iter(read_runs(complete).values()))
     numbers = replace(numbers_of(run), labels=("\\input{x}", "a_b & 5%"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -232,9 +233,10 @@ def test_another_campaign_is_refused(tmp_path, change, text):
             numbers[key] = value
         else:
             setattr(simulator, key, value)
-    with pytest.raises(ValueError, match="another campaign.*Choose another folder") as caught:
+    with pytest.raises(ValueError, match="another (campaign|simulator).*Choose another folder") as caught:
         Store.create(tmp_path, simulator, **numbers)
     assert text in str(caught.value)
+    assert not re.search(r'[{}"]', str(caught.value)), "words, not JSON"
 
 
 def test_a_changed_source_file_is_another_campaign(tmp_path):

@@ -28,6 +28,7 @@ from sciinf.commands.run_folders import run_folder
 from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
+from sciinf.core.called import hinted
 from sciinf.core.checks import check_whole
 from sciinf.engine.progress import heard_by, stage
 from sciinf.telling import logged
@@ -41,6 +42,7 @@ _UNLIKE = (
 _WORDS = {"refine": ("auto", "off"), "failures": ("exclude", "outcome", "model")}
 
 
+@hinted("infer")
 def infer(
     simulator: Simulator | str | Path,
     observation: Any,

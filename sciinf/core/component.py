@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import distributions as td
 
+from sciinf.core.called import check_keywords
 from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.loading import at_hand, file_of, is_local
 from sciinf.core.prior import Prior
@@ -32,7 +33,8 @@ class Component(ABC):
         try:
             call = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
         except TypeError:
-            return self  # a copy (its state follows), or a wrong call, which __init__ reports itself
+            check_keywords(cls.__init__, cls.__name__, kwargs)
+            return self  # a copy (its state follows), or another wrong call, which __init__ reports itself
         call.apply_defaults()
         object.__setattr__(self, "_call", dict(list(call.arguments.items())[1:]))
         return self

@@ -89,6 +89,7 @@ def _read_table(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
         match = re.fullmatch(r"(.*?)\s*\[(.*)\]", raw)
         names.append(match.group(1) if match and not match.group(2).isdigit() else raw)
     only_once(path, names, wanted)
+    _check_header(path, names, wanted)
     for raw, name in zip(header, names, strict=True):
         if not wanted(name) or raw not in table.colnames:
             continue
@@ -104,6 +105,21 @@ def _header(text: str, ecsv: bool) -> list[str]:
     comma = not ecsv or re.search(r"^# delimiter: ','", text, re.MULTILINE) is not None
     found = next(csv.reader(lines[:1], delimiter="," if comma else " ", skipinitialspace=True), [])
     return [name.strip() for name in found]
+
+
+def _check_header(path: Path, names: Sequence[str], wanted: Wanted) -> None:
+    """A table whose first line has numbers, which would be read as the names of its columns."""
+    if (
+        names
+        and not any(map(wanted, names))
+        and all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", n) for n in names)
+    ):
+        said = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
+        raise ValueError(
+            f"{path} seems to have no header: its first line is {said}. Write a line above it with the names of its "
+            f"{len(names)} columns, those of the observables among them, with units in brackets if you like, such as "
+            f"{','.join([*(f'column_{k}' for k in range(1, len(names))), wanted.alone or 'NAME'][-4:])}"
+        )
 
 
 def _check_separator(path: Path, text: str, header: Sequence[str], ecsv: bool) -> None:

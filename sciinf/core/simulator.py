@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sciinf.core.called import hinted
 from sciinf.core.checks import check_unit
 from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_code, only_text, same_mark, text_of
 from sciinf.core.coordinates import checked_coords, coordinate_words
@@ -119,6 +120,9 @@ class Observable:
     def from_json(cls, data: Mapping[str, Any]) -> Observable:
         about = {key: data[key] for key in ("coords", "coord_units") if key in data}
         return cls(tuple(data["shape"]), data["unit"], tuple(data["dims"]), data["dtype"], data["scale"], **about)
+
+
+Observable.__init__ = hinted("Observable")(Observable.__init__)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import torch
 from torch import distributions as td
 from torch.distributions import constraints
+
+if TYPE_CHECKING:
+    from sciinf.core.prior import Prior
 
 
 @final
@@ -57,3 +60,16 @@ _REFUSED = (
     "a parameter has the law Unknown(), so it cannot be {}; give Prior the law that the simulations were drawn from, "
     "or the one you want to simulate with"
 )
+
+
+def check_known(prior: Prior) -> None:
+    """Refuse a prior with a law that nobody knows where a posterior is wanted.
+
+    Raises:
+        ValueError: If there is one; the message names its parameters.
+    """
+    if unknown := [prior.names[place.start] for law, place in prior.places() if isinstance(law, Unknown)]:
+        raise ValueError(
+            f"nobody knows the law that {', '.join(unknown)} was drawn from (Unknown()), so there is no prior whose "
+            "posterior this would be; read the simulations again with the law they were drawn from"
+        )

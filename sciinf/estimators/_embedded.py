@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.unknown_law import check_known
 from sciinf.estimators._regressed import Regressed
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
@@ -31,7 +32,8 @@ class Embedded(Standardised, ABC):
 
     Raises:
         TypeError: If `summary` is something else: the class or the name of one, say.
-        ValueError: If a summary is for no observable, or the seed is no int of at least 0.
+        ValueError: If a summary is for no observable, the seed is no int of at least 0, or nobody knows the law of a
+            parameter.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Embedded(Standardised, ABC):
         summary: Summary | Mapping[str, Summary] | None,
         seed: int,
     ) -> None:
+        check_known(prior)  # before hours of training
         super().__init__(prior, observables, seed)
         self.data_names = data_names(self.observables)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)

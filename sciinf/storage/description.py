@@ -137,10 +137,17 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
             "--accept-changes (accept_changes=True)"
         )
     if differences:
+        before, now = found[_SIMULATOR].get("name"), simulator.name
+        other = f"another simulator, {before!r}, not of {now!r}"
+        what = (
+            other
+            if before not in (now, simulator.former_name)
+            else f"another campaign: another {', '.join(differences)}"
+        )
         raise ValueError(
-            f"{path} holds simulations of another campaign (in the folder -> asked for); "
-            f"{'; '.join(f'{key}: {words}' for key, words in differences.items())}. Choose another folder, or ask for "
-            "what this one holds; delete the folder if its simulations are worthless"
+            f"{path} holds simulations of {what}. Choose another folder, or ask for what this one holds; delete it if "
+            "its simulations are worthless. In the folder -> asked for: "
+            + "; ".join(f"{key}: {words}" for key, words in differences.items())
         )
 
 
@@ -188,8 +195,26 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = value[:12] if isinstance(value, str) and len(value) == 64 else json.dumps(value)
+    """A value in words: digests by their beginnings, laws as they are written, observables by shape and unit."""
+    text = value[:12] if isinstance(value, str) and len(value) == 64 else _plain(value)
     return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) if value else "none"
+    if not isinstance(value, dict):
+        return "nothing" if value is None else str(value) or "''"
+    if "law" in value:
+        arguments = value.get("arguments") or {}
+        return f"{value['law']}({', '.join(f'{key}={_plain(given)}' for key, given in arguments.items())})"
+    if {"name", "shape"} <= value.keys():
+        about = [
+            f"{key} {_plain(given)}" for key, given in value.items() if key not in ("name", "shape", "unit") and given
+        ]
+        unit = f" [{value['unit']}]" if value.get("unit") else ""
+        return f"{value['name']} {tuple(value['shape'])}{unit} ({', '.join(about)})"
+    return ", ".join(f"{key} {_plain(given)}" for key, given in value.items())
 
 
 def _check_names(observables: Mapping[str, Observable]) -> None:

@@ -119,12 +119,9 @@ def check_here(
     try:
         local = look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
-        local = None
-    if local is None:
-        words = (
-            "not checked whether the posterior is right at this observation: draws are slow, or there are too many "
-            "parameters for it"
-        )
+        local = "the observation lies at the edge of the region that was learned"
+    if isinstance(local, str):
+        words = f"not checked whether the posterior is right at this observation: {local}"
         return (Check(NAME, "unknown", words),)
     moved = posterior.changed[0] if isinstance(posterior, Refined) else None
     found = verdict(local, posterior.prior.names, moved=moved)
@@ -137,8 +134,8 @@ def check_here(
     return (found,)
 
 
-def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | None:
-    """The local calibration; None where drawing takes too long, or u says nothing.
+def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | str:
+    """The local calibration; or why there is none, in words: drawing takes too long, or u says nothing.
 
     Args:
         posterior: What was learned, for any observation.
@@ -148,12 +145,14 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     """
     with one_thread():  # networks this small gain nothing from more, and lose much on a machine that is busy
         e, grown, own = _scores(posterior, around, generator)
-    if len(e) < LEAST or own > _OWN:
-        return None
+    if len(e) < LEAST:
+        return f"drawing from it for {LEAST} simulations would take more than {BUDGET:.0f} s"
+    if own > _OWN:
+        return f"with {e.shape[1]} parameters, the draws for a simulation hardly reach where its truth lies"
     data = {name: value[: len(e)] for name, value in around.data.items()}
     learned = torch.cat([posterior.features(data), posterior.features(x)]).double()
     design = leading(plain_statistics(dict(posterior.observables), data, x), learned)
-    return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else None
+    return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else "its data have no numbers that vary"
 
 
 def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None) -> Check:

@@ -131,6 +131,24 @@ def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
     assert asked == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "why"),
+    [
+        ("BUDGET", 0.0, "drawing from it for 500 simulations would take more than 0 s"),
+        ("_OWN", 0.0, "with 2 parameters, the draws for a simulation hardly reach where its truth lies"),
+    ],
+)
+def test_what_keeps_it_from_telling_is_said(limit, value, why, monkeypatch):
+    """Slow draws, or many parameters: which of them it is."""
+    monkeypatch.setattr(f"sciinf.trust.here.{limit}", value)
+    simulator, generator = Linear(), torch.Generator().manual_seed(0)
+    posterior, x = Gaussian(simulator), simulator(torch.zeros(1, 2), generator=generator)
+    theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+    around = simulate_around(posterior, simulator, theta, rows=500, generator=generator)
+    (check,) = check_here(posterior, x, around, generator=generator)
+    assert (check.level, check.verdict.endswith(why)) == ("unknown", True)
+
+
 def test_a_slow_simulator_is_not_run_and_that_is_said():
     simulator, generator = Linear(), torch.Generator().manual_seed(0)
     posterior = Gaussian(simulator)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, Uniform
 
-from sciinf import Likelihood, Recipe, Unknown, build_posterior, train, wrappers
+from sciinf import Flow, Likelihood, Matching, Ratio, Recipe, Unknown, build_posterior, train, wrappers
 from sciinf.core import Observable, Prior, Status
 from sciinf.store import Store
 from sciinf.wrappers import table_columns, tables_file
@@ -242,6 +242,9 @@ def test_simulations_whose_law_nobody_knows_are_learned_from_and_have_no_posteri
     fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=1, batch=10), progress=False)
     with pytest.raises(ValueError, match=r"nobody knows the law that rate, offset was drawn from \(Unknown\(\)\)"):
         build_posterior(fit)
+    for kind in (Flow, Ratio, Matching):
+        with pytest.raises(ValueError, match="nobody knows the law that rate, offset was drawn from"):
+            kind(store.prior, store.observables)  # and not after it was trained
 
 
 def test_simulations_without_parameters(tmp_path, data):

@@ -1,0 +1,52 @@
+"""Calls with a keyword that nobody takes: what was meant, and what there is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def check_keywords(function: Callable[..., object], what: str, given: Iterable[str]) -> None:
+    """Refuse keywords that a function does not take.
+
+    Args:
+        function: The function.
+        what: What is called, for the message.
+        given: The keywords.
+
+    Raises:
+        TypeError: If it takes one of them not; the message says which may be meant.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind is not inspect.Parameter.POSITIONAL_ONLY and p.name != "self"]
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1, cutoff=0.7)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{what} takes no {name!r}, it takes {', '.join(known)}{guess}")
+
+
+def hinted(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that says what was meant by a keyword that it does not take.
+
+    Args:
+        what: What is called, for the message.
+    """
+
+    def around(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_keywords(function, what, kwargs)
+            return function(*args, **kwargs)
+
+        return called
+
+    return around
