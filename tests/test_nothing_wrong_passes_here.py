@@ -106,15 +106,19 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     assert (folder.is_dir(), told) == (True, [])
     assert refine.refined_in(tmp_path, "cpu", None, first="abcdef") == []
     refine._put_aside(folder, other, 500, told.append)
-    assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567-500"]
+    assert [place.name for place in folder.parent.iterdir()] == ["seen-before-1"]
     assert "was refined from another network" in told[0]
     next(folder.parent.iterdir()).rename(folder)
     refine._put_aside(folder, same, 600, told.append)
-    assert [place.name for place in folder.parent.iterdir()] == ["seen-01234567-500"]
+    assert [place.name for place in folder.parent.iterdir()] == ["seen-before-1"]
     next(folder.parent.iterdir()).rename(folder)
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
     refine._put_aside(folder, same, 500, told.append)
     assert not folder.exists(), "of another format"
+    (folder / "rounds").mkdir(parents=True)
+    write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
+    refine._put_aside(folder, same, 500, told.append)
+    assert sorted(place.name for place in folder.parent.iterdir()) == ["seen-before-1", "seen-before-2"]
 
 
 @pytest.mark.parametrize(("level", "wrong"), [("alarm", True), ("caution", True), ("unknown", False), ("good", False)])

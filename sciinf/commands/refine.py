@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import shutil
 import time
@@ -282,7 +283,9 @@ def _put_aside(folder: Path, fit: Fit, n: int, say: Say) -> None:
     file = folder / INSIDE / ROUNDS_FILE
     said = read_json(file) if file.is_file() else {}
     if said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA):
-        old = folder.with_name(f"{folder.name}-{said.get('first')!s:.8}-{said.get('simulations')}")
+        old = next(
+            free for k in itertools.count(1) if not (free := folder.with_name(f"{folder.name}-before-{k}")).exists()
+        )
         say(f"note: {folder} was refined from another network, -n or version; it is {old} now")
         folder.rename(old)
 

@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from brief import briefly_trained
 from command_line import call
 
-from sciinf import load_simulator
+from sciinf import Normal, Observable, Prior, Simulator, load_simulator
 from sciinf.commands import first_look
+from sciinf.commands.first_look import look_first
+from sciinf.commands.observations import Asked
+from sciinf.core import Observation, X
 
 DECAY = """
 import numpy as np
@@ -93,6 +97,21 @@ def test_infer_warns_of_the_rest_once(folder: Path) -> None:
     ]
     assert [bool(re.search(words, first.err)) for words in told] == [True, True], first.err
     assert [bool(re.search(words, again.err)) for words in told] == [False, False]
+
+
+def test_batches_are_of_two_sizes(folder: Path) -> None:
+    """For a simulator may be compiled for each."""
+    sizes: set[int] = set()
+
+    class Counted(Simulator):
+        name, prior, observables = "counted", Prior(a=Normal(0.0, 1.0)), {"v": Observable((3,))}
+
+        def __call__(self, theta: torch.Tensor, *, generator: torch.Generator) -> X:
+            sizes.add(len(theta))
+            return {"v": theta + torch.randn(len(theta), 3, generator=generator)}
+
+    look_first(Counted(), [Asked("seen", (), Observation({"v": torch.zeros(3)}))])
+    assert sizes == {1, 64}
 
 
 def test_a_slow_simulator_is_looked_at_in_few_simulations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
