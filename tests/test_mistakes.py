@@ -308,8 +308,8 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
     ),
     (
         "a misspelt keyword of an estimator",
-        raised(lambda f: untyped.Flow(sciinf.Prior(a=sciinf.Normal(0.0, 1.0)), ONE, sumary=None)),
-        "Flow takes no 'sumary'",
+        raised(lambda f: untyped.Flow(sciinf.Prior(a=sciinf.Normal(0.0, 1.0)), ONE, summari=None)),
+        "Flow takes no 'summari'",
         "did you mean 'summary'",
     ),
     (

@@ -112,8 +112,8 @@ def test_a_keyword_that_no_option_can_give_is_refused_at_once(folder: Path) -> N
 @briefly_trained(20)
 def test_a_question_reads_as_the_run_did(folder: Path) -> None:
     """In Python the options are a mapping; `query` takes those of the run and says so, or what is given."""
-    with pytest.raises(ValueError, match="takes no 'frist', it takes first, scale, log; did you mean 'first'"):
-        infer("wrapped.py", "t.txt", n=100, out="run", options={"frist": 1})
+    with pytest.raises(ValueError, match="takes no 'firsst', it takes first, scale, log; did you mean 'first'"):
+        infer("wrapped.py", "t.txt", n=100, out="run", options={"firsst": 1})
     with pytest.raises(ValueError, match="given as data: leave out first"):
         infer("wrapped.py", [1.0, 2.0, 3.0], n=100, out="run", options={"first": 1})
     answer = infer("wrapped.py", "t.txt", n=100, out="run", refine="off", options={"first": 1, "scale": 0.5})
