@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sciinf import Answer, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf.core.checks import check_whole
 from sciinf.engine.online import Simulated
 from sciinf.estimators.gnpe import GNPE
 from sciinf.figures.style import BLUE, MUTED, look
@@ -47,11 +48,12 @@ def run(
         seconds: Length of the data, s; 8 or more for light systems, whose waveforms are longer.
         seed: Seeds everything.
         epochs: Passes over 16,384 simulations, an eighth of them new each time.
-        injections: Simulated events on which the answer is calibrated.
+        injections: Simulated events on which the answer is calibrated, 100 at least.
         ess: Effective sample size of the answer.
     """
     if not (h1 and l1):
         raise ValueError("give the strain of both detectors: --h1 FILE --l1 FILE")
+    check_whole("injections", injections, 100)  # before hours of training
     simulator: Any = load_simulator(SIMULATORS / "gravitational_wave")
     parts: Any = sys.modules[type(simulator).__module__]
     bounds = (lowest, highest)

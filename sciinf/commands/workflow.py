@@ -121,7 +121,7 @@ def infer(
     _check_named(simulator, name)
     check_options(given)
     sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
-    asked = _asked(sim, observation, name, columns, options or {})
+    asked = _asked(sim, observation, name, columns, options)
     caller = PythonCall(_written(given), shown=progress)
     with logged(caller.asked, command=False):
         return follow(sim, [asked], out, given, caller)[0]
@@ -240,15 +240,15 @@ def _asked(
     sim: Simulator,
     observation: Any,
     name: str | None,
-    columns: Mapping[str, str] | None,
-    options: Mapping[str, Any],
+    columns: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Asked:
     """One observation, from files or arrays.
 
     Raises:
         ValueError: If it does not fit the simulator, the files hold several, or its reader does not take an option.
     """
-    check_reader_options(sim, options)
+    check_reader_options(sim, options or {})
     files = [observation] if isinstance(observation, str | Path) else observation
     if isinstance(files, list | tuple) and files and all(isinstance(file, str | Path) for file in files):
         read = functools.partial(observe, sim, columns=columns, options=options)

@@ -47,6 +47,12 @@ def test_the_contract_finds_a_fault(tmp_path: Path) -> None:
         test_contract(file)
 
 
+def test_too_few_injections_are_refused_before_hours_of_training(tmp_path: Path) -> None:
+    run: Any = load_module(ROOT / "pipelines" / "gravitational_wave.py").run
+    with pytest.raises(ValueError, match="injections must be an integer of at least 100, got 40"):
+        run(tmp_path, h1="h1.hdf5", l1="l1.hdf5", injections=40)
+
+
 @briefly_trained()
 def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
     answer = load_module(ROOT / "pipelines/linear_gaussian.py").run(tmp_path, seed=1, simulations=1_000, fresh=600)
