@@ -179,7 +179,7 @@ def test_further_findings_are_lights_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "name", ["local check", "tails", "strange data", "predictive", "residuals", "prior bounds", "new"]
+    "name", ["local check", "tails", "strange data", "predictive", "residuals", "prior bounds", "noise", "new"]
 )
 @pytest.mark.parametrize("level", ["caution", "alarm", "unknown"])
 def test_no_light_is_greener_than_a_check_behind_it(name, level):
