@@ -131,4 +131,4 @@ def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
     fit = json.loads((folder / "fit" / "fit.json").read_text())
     fit["estimator"]["arguments"]["prior"]["$prior"] = Prior(amplitude=(Unknown(), "mV"), rate=Unknown()).to_json()
     write_json(folder / "fit" / "fit.json", fit)
-    assert "prior not known" in Page(write_report(folder).read_text()).text
+    assert "prior not looked at" in Page(write_report(folder).read_text()).text
