@@ -7,6 +7,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from sbi_peer import sbi_prior
 from torch import Tensor
 
 from sciinf import Flow, build_posterior, refine_around, simulate, train
+from sciinf.commands.refine import TIMES, gained, sizes
 from sciinf.core import Posterior, X
+from sciinf.inference.refined import Refined
 from sciinf.trust.around import ROWS, simulate_around
 from sciinf.trust.here import check_here
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
-ROUNDS = 3
 RARE = 1e-3  # share of the prior that a truncated one accepts, below which it is drawn from by importance resampling
 
 
@@ -50,7 +52,7 @@ def answers(
 
     Args:
         names: Of models.
-        simulations: In all, a quarter of them from the prior and a quarter in each round.
+        simulations: In all, at most: a quarter of them from the prior, and as many rounds as `sciinf infer` has.
         observations: Of each model, drawn from the prior.
         peers: How many of them sbi answers, too.
         seed: Of everything.
@@ -64,8 +66,9 @@ def answers(
 def _of_model(
     model: Asked, folder: Path, simulations: int, counts: tuple[int, int], seed: int
 ) -> Iterator[dict[str, Any]]:
-    each = simulations // (1 + ROUNDS)
-    store = simulate(model, folder / "s", each, seed=seed + 1, progress=False)
+    first = simulations // (1 + TIMES)
+    rounds, each = sizes(first)
+    store = simulate(model, folder / "s", first, seed=seed + 1, progress=False)
     started = time.process_time()
     posterior = build_posterior(train(Flow(model.prior, model.observables, seed=seed), store, folder / "fit"))
     trained = time.process_time() - started
@@ -74,19 +77,21 @@ def _of_model(
     for i, x in enumerate(observed.x["x"]):
         exact = reference(model, x)
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
-        first = posterior.draw(one, DRAWS, generator=generator).theta
+        before = posterior.draw(one, DRAWS, generator=generator).theta
         told = verdict_at(posterior, model, one, generator)
         started = time.process_time()
-        refined = refine_around(
-            model, {"x": x}, folder / f"r{i}", posterior, rounds=ROUNDS, simulations=each, seed=seed, progress=False
-        )
+        ends = [0]
+        how: dict[str, Any] = {"rounds": rounds, "simulations": each, "seed": seed, "progress": False}
+        until = partial(_holds, model, ends)
+        refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=until, **how)
         spent = time.process_time() - started
         theta = refined.draw(one, DRAWS, generator=generator).theta
         row: dict[str, Any] = {"model": model.name, "observation": i}
-        row |= dict(zip(("off", "ratio", "right"), compared(first, exact), strict=True)) | {"verdict": told}
+        row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True)) | {"verdict": told}
         row |= dict(zip(("refined off", "refined ratio", "refined right"), compared(theta, exact), strict=True))
         row |= {
             "refined verdict": verdict_at(refined, model, one, generator),
+            "rounds": ends[0],
             "CPU s": trained,
             "refining CPU s": spent,
         }
@@ -94,6 +99,12 @@ def _of_model(
             row |= _beside(model, x, exact, simulations, (npe, npe_seconds), seed)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         yield row
+
+
+def _holds(model: Asked, ends: list[int], found: Refined) -> bool:
+    """Whether no further round is needed, as `sciinf infer` tells it; counts the rounds."""
+    ends[0] += 1
+    return gained(model, found)[1]
 
 
 def _npe(model: Asked, simulations: int, seed: int) -> tuple[Any, float]:
@@ -177,7 +188,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "worst ratio": max((row["refined ratio"] for row in rows), key=lambda r: max(r, 1 / r)),
         "wrong": len(verdicts), "told": sum(v in ("alarm", "caution") for v in verdicts),
         "not passed": sum(v != "good" for v in verdicts), "fair": len(fair), "alarms": fair.count("alarm"),
-        "CPU s": rows[0]["CPU s"], "refining CPU s": middle("refining CPU s"),
+        "rounds": middle("rounds"), "CPU s": rows[0]["CPU s"], "refining CPU s": middle("refining CPU s"),
     }  # fmt: skip
     beside = [row for row in rows if "NPE off" in row]
     for key in ("NPE off", "NPE CPU s", "TSNPE off", "TSNPE CPU s"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
-ROUNDS, LEAST = 3, 500  # at most; simulations of each, at least
+ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the run; of each, at least
 _SETTLED = 0.1  # sds, and share of a width: what the last of the rounds may change
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
@@ -99,14 +99,25 @@ def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller
     if not names:
         return ""
     n, more = given["n"], {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
-    times = f"up to {ROUNDS} x {max(n, LEAST):,} simulations around each"
+    rounds, each = sizes(max(n, LEAST))
+    times = f"up to {rounds} x {each:,} simulations around each"
     return f"next, for {', '.join(names)}: {caller.again(more)} ({times})"
+
+
+def sizes(n: int) -> tuple[int, int]:
+    """How many rounds there may be, and simulations in each, after a run of n.
+
+    Rounds of half a run are enough where the answer was nearly right. Where it was far too wide, each round makes it
+    narrower by as much as a network can see, so that more of them get farther than larger ones.
+    """
+    each = max(LEAST, n // 2)
+    return min(ROUNDS, TIMES * n // each), each
 
 
 def refine(
     sim: Simulator, fit: Fit, run: Path, named: tuple[Asked, str], given: Mapping[str, Any], caller: Caller
 ) -> Near:
-    """Rounds of simulations around one answer, as many as were trained on in each, until it holds.
+    """Rounds of simulations around one answer (`sizes`), until it holds.
 
     It holds where the local check calls it right and the last round hardly moved it.
 
@@ -126,13 +137,13 @@ def refine(
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
-    (one, name), seed, n = named, given["seed"], given["n"]
-    folder = run / REFINED / name
+    (one, name), seed = named, given["seed"]
+    (rounds, n), folder = sizes(given["n"]), run / REFINED / name
     _put_aside(folder, fit, n, caller.say)
     caller.say(
-        f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {ROUNDS} "
+        f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {rounds} "
         f"rounds of {n:,} simulations around it, and {FRESH:,} fresh ones, in {folder}. This may take "
-        f"{duration(_seconds(run, fit, n))}; Ctrl-C keeps the first answer, and to leave it out: "
+        f"{duration(_seconds(run, fit, given['n']))}; Ctrl-C keeps the first answer, and to leave it out: "
         + caller.again({"--refine": "off"})
     )
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
@@ -140,20 +151,20 @@ def refine(
 
     def holds(found: Refined) -> bool:
         """Say what a round gained; after the last one, the answer itself is checked."""
-        words, settled = (_changed(found), True) if len(ended) == ROUNDS else _gained(sim, found)
+        words, settled = (_changed(found), True) if len(ended) == rounds else gained(sim, found)
         ended.append(time.monotonic())
         caller.say(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}")
         if not settled:
-            stage(f"refine {name}, round {len(ended)} of up to {ROUNDS}")
+            stage(f"refine {name}, round {len(ended)} of up to {rounds}")
         return settled
 
-    stage(f"refine {name}, round 1 of up to {ROUNDS}")
+    stage(f"refine {name}, round 1 of up to {rounds}")
     found = refine_around(
         sim,
         one.x,
         folder / INSIDE,
         build_posterior(fit),
-        rounds=ROUNDS,
+        rounds=rounds,
         simulations=n,
         estimator=steps.build(given["estimator"], sim, seed),
         recipe=Recipe(device=given["device"]),
@@ -172,12 +183,19 @@ def _seconds(run: Path, fit: Fit, n: int) -> float:
 
     store, calibration = Store(run / "simulations"), read_json(run / "calibration.json")
     each, calibrating = store.seconds / max(len(store), 1), calibration["seconds"] / max(len(calibration["ranks"]), 1)
-    rounds = ROUNDS * (n * each + _TRAININGS * fit.record["seconds"])
-    return rounds + FRESH * (each + _CALIBRATED * calibrating)
+    rounds, rows = sizes(n)
+    trained = sum(number * rows / n for number in range(1, rounds + 1))  # in rows of the run
+    spent = rounds * rows * each + _TRAININGS / 2 * trained * fit.record["seconds"]
+    return spent + FRESH * (each + _CALIBRATED * calibrating)
 
 
-def _gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
-    """What a round changed, in words, with what the local check says; and whether no further one is needed."""
+def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
+    """What a round changed, in words, with what the local check says; and whether no further one is needed.
+
+    Args:
+        sim: The simulator.
+        found: The posterior after that round.
+    """
     from sciinf.engine.block import generator_for, simulate_from
     from sciinf.trust.around import around_answer
     from sciinf.trust.here import check_here

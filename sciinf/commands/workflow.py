@@ -70,7 +70,7 @@ def infer(
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
     It simulates, trains, calibrates, answers and writes the report. Where the answer is not right at its observation,
-    it goes on in up to three rounds of simulations around it. All of it is kept in the folder `out`: the same call
+    it goes on in up to six rounds of simulations around it. All of it is kept in the folder `out`: the same call
     goes on where it was stopped, and makes nothing twice.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from torch import distributions as td
 from untrained import Untrained
 
-from sciinf.commands.refine import _gained
+from sciinf.commands.refine import gained
 from sciinf.core import Density, Fit, Observable, Posterior, Prior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
@@ -225,13 +225,13 @@ def test_rounds_end_where_an_answer_is_right_and_the_last_hardly_moved_it(known)
     def after(posterior, changed):
         return Refined(fit_of(known), posterior, known.last, X, frozenset(), changed)
 
-    words, settled = _gained(Narrow(), after(known.mixture, (0.05, 0.05)))
+    words, settled = gained(Narrow(), after(known.mixture, (0.05, 0.05)))
     assert settled
     assert re.match(r"middles moved by up to 0\.05 sds, widths by up to 5%; right at this observation", words)
-    assert not _gained(Narrow(), after(known.mixture, (0.2, 0.0)))[1], "it moved"
-    assert not _gained(Narrow(), after(known.mixture, (0.0, 0.2)))[1], "its width changed"
+    assert not gained(Narrow(), after(known.mixture, (0.2, 0.0)))[1], "it moved"
+    assert not gained(Narrow(), after(known.mixture, (0.0, 0.2)))[1], "its width changed"
     moved = Mixture(PRIOR, [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts], {})
-    assert not _gained(Narrow(), after(moved, (0.0, 0.0)))[1], "it is not right, though it did not move"
+    assert not gained(Narrow(), after(moved, (0.0, 0.0)))[1], "it is not right, though it did not move"
 
 
 def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
