@@ -36,7 +36,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ from sciinf.trust.agreement import LEVELS, STATED_GAP, Agreement, agreements, co
 from sciinf.trust.failures import Failures, look, mended
 from sciinf.trust.ood import REFERENCE, make_reference
 from sciinf.trust.recalibrate import keep
+from sciinf.trust.scores.known import DEFAULT, check_scores
+from sciinf.trust.scores.score import Score
 from sciinf.trust.tails import beyond, tail_agreements
 from sciinf.trust.views import Views
 
@@ -75,6 +77,7 @@ def calibrate(
     seed: int = 0,
     progress: bool = True,
     gap: float = STATED_GAP,
+    scores: Sequence[Score] = DEFAULT,
 ) -> Calibration:
     """Check a posterior on fresh simulations.
 
@@ -90,6 +93,7 @@ def calibrate(
         progress: Whether to report progress on the standard error.
         gap: Largest distance between nominal and true coverage with which it may pass; what the simulations could not
             have seen is no pass but "cannot tell".
+        scores: What to learn of these simulations beside their plain views, for the check of observations.
 
     Returns:
         Ranks, coverage, p-values and the verdict with its reasons.
@@ -98,11 +102,14 @@ def calibrate(
         ValueError: If the store has other parameters or observables, is of another prior or proposal than the
             posterior was learned under, may share rows with what the network was trained on, or has fewer than 100
             usable rows; if rows or draws are too few.
+        TypeError: If a score is none.
     """
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
     _check_fresh(posterior, store)
-    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap}"
+    check_scores(scores)
+    names = " ".join(score.name for score in scores)
+    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap} {names}"
     inputs = hashlib.sha256(said.encode()).hexdigest()
     folder = None if out is None else Path(out)
     found = None if folder is None else _found(folder, inputs)
@@ -143,7 +150,7 @@ def calibrate(
         cautious=cautious,
         reasons=reasons,
         tails=tuple(too_light(tests).values()),
-        reference=_reference(posterior, store, fresh, values, draws, generator)
+        reference=_reference(posterior, make_reference(posterior, store, scores), fresh, values, draws, generator)
         | (failures.tensors() if failures else {}),
     )
     if folder is not None:
@@ -260,18 +267,17 @@ def _tails(
 
 def _reference(
     posterior: Posterior,
-    store: Store,
+    found: Mapping[str, Tensor],
     fresh: Batch,
     values: Mapping[str, Tensor],
     draws: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """What fresh simulations look like, and what their ranks say of intervals beside the ranks themselves."""
-    found = make_reference(posterior, store)
     views = Views(posterior, found)
     parts = [fresh.rows(slice(start, start + _CHUNK)).x for start in range(0, len(fresh), _CHUNK)]
     seen = torch.cat([views.coordinates(x) for x in parts])
-    return found | keep(values, draws, seen, generator)
+    return {**found, **keep(values, draws, seen, generator)}
 
 
 __all__ = ["LEVELS", "calibrate", "load_calibration"]

@@ -41,7 +41,8 @@ _ROUNDING = 8  # steps of a number's precision that two equal numbers may differ
 _FLOOR = {"learned": 1e-3, "data": 1e-5}  # least scale of a coordinate, in the mean size of all
 # Distances nearer than these are equal: a share of them, and a part of the unit. A network in single precision rounds
 # otherwise for one row than for many, and what is equal but for rounding must have equal ranks.
-_TIED = {"learned": (1e-3, 1e-2), "data": (1e-6, 1e-6), "range": (1e-6, 1e-6)}
+_TIED = ((1e-3, 1e-2), (1e-6, 1e-6), (1e-6, 1e-6))  # of the views, in their order
+_TIED_SCORE = (1e-4, 1e-4)
 _PAIRS = 4_000_000  # (observation, simulation) pairs at once
 
 
@@ -144,15 +145,15 @@ def conformal_p(simulated: Tensor, observed: Tensor) -> Tensor:
     """p-values of observations, each by itself beside the simulations.
 
     Args:
-        simulated: Distances (n, view).
+        simulated: Distances (n, view), those of scores after those of the three views.
         observed: Distances (batch, view).
 
     Returns:
         (batch,), at least 1 / (n + 1).
     """
     n, sides = len(simulated), []
-    for k, view in enumerate(VIEWS):
-        share, unit = _TIED[view]
+    for k in range(simulated.shape[1]):
+        share, unit = _TIED[k] if k < len(_TIED) else _TIED_SCORE
         each, at = simulated[:, k].contiguous(), observed[:, k].contiguous()
         ordered, low, high = each.sort().values, (1 - share) * each - unit, (1 + share) * each + unit
         among = torch.searchsorted(ordered, low) + torch.searchsorted(ordered, high, right=True)

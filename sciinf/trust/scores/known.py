@@ -1,0 +1,54 @@
+"""The scores there are, by the names that files know them by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Posterior, X
+from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage
+from sciinf.trust.scores.hierarchy import HierarchicalRatio
+from sciinf.trust.scores.noise_time import DiffusionTime
+from sciinf.trust.scores.planted import PlantedFaults
+from sciinf.trust.scores.score import Score, named, part
+
+SCORES: Mapping[str, Score] = {
+    one.name: one for one in (PlantedFaults(), DiffusionTime(), HierarchicalRatio(), NeuronCoverage())
+}
+DEFAULT: tuple[Score, ...] = (PlantedFaults(),)
+_PREFIX = "scores/"
+
+
+def check_scores(scores: Sequence[Score]) -> None:
+    """Raise for what cannot be learned.
+
+    Raises:
+        TypeError: If one is no score.
+        ValueError: If two are of one kind.
+    """
+    for score in scores:
+        if not isinstance(score, Score) or score.name not in SCORES:
+            raise TypeError(f"scores are some of {', '.join(SCORES)}, such as scores=[PlantedFaults()]; got {score!r}")
+    names = [score.name for score in scores]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each score can be given once, got {', '.join(names)}")
+
+
+def learned_of(scores: Sequence[Score], posterior: Posterior, x: X) -> dict[str, Tensor]:
+    """What scores learn from simulations, name -> (n, *event), as plain tensors, the same each time."""
+    found = {}
+    for score in scores:
+        learned = score.fit(posterior, x, generator=torch.Generator().manual_seed(0))
+        found |= named(learned, f"{_PREFIX}{score.name}/")
+    return found
+
+
+def distances_of(learned: Mapping[str, Tensor], posterior: Posterior, x: X) -> Tensor:
+    """How strange each of a batch of data is by each score that was learned, in their order here, (batch, scores)."""
+    found = [torch.zeros(len(next(iter(x.values()))), 0, dtype=torch.float64)]
+    for name, score in SCORES.items():
+        if of := part(learned, f"{_PREFIX}{name}/"):
+            found.append(score.distances(posterior, of, x)[:, None].nan_to_num(nan=torch.inf, posinf=torch.inf))
+    return torch.cat(found, dim=1)
