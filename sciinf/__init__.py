@@ -63,6 +63,10 @@ if TYPE_CHECKING:
     from sciinf.simulation import repair, simulate
     from sciinf.store import Store
     from sciinf.training import Recipe, train, train_ensemble
+    from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage
+    from sciinf.trust.scores.hierarchy import HierarchicalRatio
+    from sciinf.trust.scores.noise_time import DiffusionTime
+    from sciinf.trust.scores.planted import PlantedFaults
 
 __all__ = [
     "GNPE",
@@ -73,6 +77,7 @@ __all__ = [
     "Check",
     "Compositional",
     "Conditional",
+    "DiffusionTime",
     "Draws",
     "Elements",
     "Estimator",
@@ -82,16 +87,19 @@ __all__ = [
     "Gamma",
     "HalfCauchy",
     "HalfNormal",
+    "HierarchicalRatio",
     "Joint",
     "Laplace",
     "Likelihood",
     "LogNormal",
     "LogUniform",
     "Matching",
+    "NeuronCoverage",
     "Normal",
     "Observable",
     "Ordered",
     "Outcome",
+    "PlantedFaults",
     "Posterior",
     "Prior",
     "Proposal",
@@ -179,6 +187,10 @@ _NAMES_IN = {
     "calibration": ("calibrate",),
     "answer": ("load_answer", "query"),
     "report": ("write_report",),
+    "trust.scores.coverage_of_neurons": ("NeuronCoverage",),
+    "trust.scores.hierarchy": ("HierarchicalRatio",),
+    "trust.scores.noise_time": ("DiffusionTime",),
+    "trust.scores.planted": ("PlantedFaults",),
 }
 _find, _offered = offered(__name__, {name: module for module, names in _NAMES_IN.items() for name in names})
 

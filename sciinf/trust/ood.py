@@ -3,7 +3,8 @@ r"""Is the observation where the simulations are?
 It is compared with fresh simulations, through three views of data (`views`) and by scores that are learned beside them
 (`scores`): what they are measured by is learned from the first third of the simulations, and its p-value is from the
 distances of the rest. The p-value is uniform for an observation of the model, or larger where data are discrete, and
-small for one unlike anything simulated. Scores are learned from 300 simulations on, of data of at most 4,096 numbers.
+small for one unlike anything simulated. By default planted faults
+are learned where there are 3,000 simulations, of data of at most 4,096 numbers.
 
 References:
     | Detecting model misspecification in amortized Bayesian inference with neural networks (Schmitt et al., 2022),
@@ -21,37 +22,51 @@ from torch import Tensor
 from sciinf.core import Posterior, Trust, X
 from sciinf.store import Store
 from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of
-from sciinf.trust.scores.score import MOST, Score, fits
+from sciinf.trust.scores.score import MOST, DataScore, fits
 from sciinf.trust.views import Views, conformal_p
 
 REFERENCE = "distances"  # what a reference has of this version and had not of older ones, which ranked ties wrongly
 _ROWS = 20_000
 _CHUNK = 4096
-_LEAST = 300  # simulations to learn scores from; of fewer, too few are left to rank among in one view more
+_ENOUGH, _FEWEST = 1_000, 100  # simulations to learn scores from, by default, and where they are asked for
 _ALARM, _UNUSUAL = 0.01, 0.05
 
 
-def make_reference(posterior: Posterior, store: Store, scores: Sequence[Score] = DEFAULT) -> dict[str, Tensor]:
+def make_reference(posterior: Posterior, store: Store, scores: Sequence[DataScore] | None = None) -> dict[str, Tensor]:
     """What fresh simulations look like, for `check_observation`.
 
     Args:
         posterior: Whose learned summaries to look through.
         store: Fresh simulations, not those trained on.
-        scores: What to learn beside the views, where data are of few enough numbers and there are enough simulations.
+        scores: What to learn beside the views; when left out, `DEFAULT`, where data are of few enough numbers and
+            there are enough simulations.
 
     Returns:
         Plain tensors: what each view is measured by, and the simulations' distances in each.
 
     Raises:
-        ValueError: If there are too few simulations.
+        ValueError: If there are too few simulations, or scores are asked for that cannot be learned.
     """
     count = min(len(store), _ROWS)
     first, rest = slice(0, count // 3), slice(count // 3, count)
     views = Views(posterior).fit(lambda: store.batches(_CHUNK, rows=first))
-    enough = count // 3 >= _LEAST and fits(posterior.observables)
-    learned = views.tensors | (learned_of(scores, posterior, store.load(first).x) if enough else {})
+    chosen = _scores(scores, posterior, count // 3)
+    learned = views.tensors | (learned_of(chosen, posterior, store.load(first).x) if chosen else {})
     far = [_distances(learned, posterior, batch.x) for batch in store.batches(_CHUNK, rows=rest)]
     return {**learned, REFERENCE: torch.cat(far)}
+
+
+def _scores(scores: Sequence[DataScore] | None, posterior: Posterior, rows: int) -> Sequence[DataScore]:
+    """Those to learn from so many simulations."""
+    if scores is None:
+        return DEFAULT if rows >= _ENOUGH and fits(posterior.observables) else ()
+    if scores and not fits(posterior.observables):
+        raise ValueError(f"scores are for data of at most {MOST:,} numbers; these have more; give scores=[]")
+    if scores and rows < _FEWEST:
+        raise ValueError(
+            f"a third of the simulations, {rows}, are too few to learn scores from; give {3 * _FEWEST}, or scores=[]"
+        )
+    return scores
 
 
 def _distances(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Tensor:

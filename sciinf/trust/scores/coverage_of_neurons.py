@@ -30,7 +30,7 @@ from torch.nn.functional import silu
 
 from sciinf.core import Posterior, X
 from sciinf.trust.scores.perceptron import applied, descended, drawn, some
-from sciinf.trust.scores.score import Score, bent, named, part
+from sciinf.trust.scores.score import DataScore, bent, named, part
 
 _HIDDEN, _STEPS = 128, 600
 _BINS, _ENOUGH = 50, 1.0
@@ -39,7 +39,7 @@ _LEAST, _MOST = -6.0, 4.0
 
 
 @dataclass(frozen=True)
-class NeuronCoverage(Score):
+class NeuronCoverage(DataScore):
     """How rare the states of the network's neurons are."""
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 
 from sciinf.core import Posterior, X
 from sciinf.trust.scores.perceptron import applied, descended, drawn, some
-from sciinf.trust.scores.score import Numbers, Score, bent, named, part
+from sciinf.trust.scores.score import DataScore, Numbers, bent, named, part
 
 _DETAILS, _WHOLE = 16, 4
 _HIDDEN, _STEPS = 128, 1_500
@@ -38,7 +38,7 @@ _ROWS = 1_024
 
 
 @dataclass(frozen=True)
-class HierarchicalRatio(Score):
+class HierarchicalRatio(DataScore):
     """How much of data a hierarchical model of them explains by details alone."""
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:

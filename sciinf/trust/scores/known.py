@@ -12,31 +12,31 @@ from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage
 from sciinf.trust.scores.hierarchy import HierarchicalRatio
 from sciinf.trust.scores.noise_time import DiffusionTime
 from sciinf.trust.scores.planted import PlantedFaults
-from sciinf.trust.scores.score import Score, named, part
+from sciinf.trust.scores.score import DataScore, named, part
 
-SCORES: Mapping[str, Score] = {
+SCORES: Mapping[str, DataScore] = {
     one.name: one for one in (PlantedFaults(), DiffusionTime(), HierarchicalRatio(), NeuronCoverage())
 }
-DEFAULT: tuple[Score, ...] = (PlantedFaults(),)
+DEFAULT: tuple[DataScore, ...] = (PlantedFaults(),)
 _PREFIX = "scores/"
 
 
-def check_scores(scores: Sequence[Score]) -> None:
+def check_scores(scores: Sequence[DataScore] | None) -> None:
     """Raise for what cannot be learned.
 
     Raises:
         TypeError: If one is no score.
         ValueError: If two are of one kind.
     """
-    for score in scores:
-        if not isinstance(score, Score) or score.name not in SCORES:
+    for score in scores or ():
+        if not isinstance(score, DataScore) or score.name not in SCORES:
             raise TypeError(f"scores are some of {', '.join(SCORES)}, such as scores=[PlantedFaults()]; got {score!r}")
-    names = [score.name for score in scores]
+    names = [score.name for score in scores or ()]
     if len(set(names)) < len(names):
         raise ValueError(f"each score can be given once, got {', '.join(names)}")
 
 
-def learned_of(scores: Sequence[Score], posterior: Posterior, x: X) -> dict[str, Tensor]:
+def learned_of(scores: Sequence[DataScore], posterior: Posterior, x: X) -> dict[str, Tensor]:
     """What scores learn from simulations, name -> (n, *event), as plain tensors, the same each time."""
     found = {}
     for score in scores:

@@ -30,7 +30,7 @@ from sciinf.core import Posterior, X
 from sciinf.trust.scores.faults import FAULTS, Fault, planted
 from sciinf.trust.scores.others import fit_others, others
 from sciinf.trust.scores.perceptron import applied, descended, drawn, some
-from sciinf.trust.scores.score import Numbers, Score, bent, named, part
+from sciinf.trust.scores.score import DataScore, Numbers, bent, named, part
 
 _HIDDEN, _STEPS = 128, 500
 _DROPPED = 0.5  # of the hidden units, while it learns: faults are many, simulations are few
@@ -42,14 +42,21 @@ _TOP, _SOME = 10, 5
 
 
 @dataclass(frozen=True)
-class PlantedFaults(Score):
+class PlantedFaults(DataScore):
     """How much data are like simulations that a fault was planted in.
 
     Args:
-        kinds: Faults to plant.
+        kinds: Faults to plant, some of "number", "level", "drift", "size" and "repeated".
+
+    Raises:
+        ValueError: If there is none, or one that is not known.
     """
 
     kinds: tuple[Fault, ...] = FAULTS
+
+    def __post_init__(self) -> None:
+        if not self.kinds or set(self.kinds) - set(FAULTS):
+            raise ValueError(f"kinds are some of {FAULTS}, got {self.kinds!r}")
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:
         """What it learns from simulations, name -> (n, *event)."""

@@ -23,7 +23,7 @@ _CONSTANT = 1e-6
 _BEND = 3.0
 
 
-class Score(ABC):
+class DataScore(ABC):
     """How strange data are. What it has learned are plain tensors, so that a file can keep them."""
 
     @property
