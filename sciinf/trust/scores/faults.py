@@ -44,7 +44,9 @@ def planted(numbers: Numbers, x: X, sd: Tensor, kinds: Sequence[Fault], generato
         kinds: Of fault, each as often.
         generator: Source of randomness.
     """
-    y, unit, first = numbers.standard(x, dtype=torch.float64), sd * numbers.scale[1], 0
+    fine = {name: value.double() if value.is_floating_point() else value for name, value in x.items()}
+    y = numbers.standard(fine, dtype=torch.float64)  # which gives back the very numbers, so that equal ones stay so
+    unit, first = sd * numbers.scale[1], 0
     names, count = list(y), len(sd)
     which = torch.randint(len(names), (count,), generator=generator)
     changed, found = torch.zeros(count, dtype=torch.bool), dict(x)
