@@ -2,7 +2,7 @@
 
     python benchmarks/trust.py            5,000 observations of each kind, references of 13,333 simulations
     python benchmarks/trust.py --quick    1,000 and 2,000
-    python benchmarks/trust.py --only residuals    that table alone; or moved, or localise
+    python benchmarks/trust.py --only residuals    that table alone; or moved, localise or scores
 
 False alarms: p-values of the model's own simulations; below .01 must be at most .015 of them (.02 with `--quick`).
 Power: the share of moved observations with p < .01, beside what it was before equal values had equal ranks (commit
@@ -22,6 +22,8 @@ most .015, within two sds for the network and with `--quick`.
 Strange data (`localising`): one sensor of many that moves the answer by two sds must be named first in .9, and by
 scores of each number by itself it must not; five kinds of fault in three simulators, beside a classifier for each kind:
 within .03 of its area under the curve, but where `SHORT` says by how much it falls short, two sds of chance aside.
+
+Scores (`strange_scores`): the scores that can be learned beside the plain views, by power, false alarms and cost.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import localising
+import strange_scores
 import torch
 from reporting import arguments, check, finish
 from torch import Tensor
@@ -149,7 +152,7 @@ def kinds() -> dict[str, Made]:
 def main() -> None:
     """Print the tables."""
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--only", choices=("moved", "residuals", "localise"), help="one part alone")
+    parser.add_argument("--only", choices=("moved", "residuals", "localise", "scores"), help="one part alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -161,6 +164,8 @@ def main() -> None:
         parts += [partial(_right, quick=options.quick, seed=options.seed), partial(_other_noise, quick=options.quick)]
     if options.only in (None, "localise"):
         parts += [partial(localising.sensors, quick=options.quick), partial(localising.faults, quick=options.quick)]
+    if options.only in (None, "scores"):
+        parts.append(partial(strange_scores.scores, quick=options.quick))
     for part in parts:
         found = part()
         rows, checks = rows + found[0], checks + found[1]
