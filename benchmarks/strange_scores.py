@@ -1,9 +1,9 @@
 """Scores of an observation (`trust.scores`) beside the statistics that an answer has: power, false alarms, cost.
 
-`benchmarks/trust.py --only scores` prints the tables. Faults, and the classifier that knows which to look for,
-are of `localising`. "views" are the three plain views of `trust.ood`, "default" these and planted faults, as answers have
-them, "around the answer" is `trust.localise` with 2,000 simulations there. Each cell is an area under the curve, of
-clean against faulty data, and the share of these with p < .01. Seconds and milliseconds are of CPU time.
+`benchmarks/trust.py --only scores` prints the tables. Faults, and the classifier that knows which to look for, are
+those of `localising`. "views" are the three plain views of `trust.ood`, "default" these and planted faults, as answers
+have them, "around the answer" is `trust.localise`. Each cell is an area under the curve, of clean against faulty data,
+and the share of these with p < .01. Seconds and milliseconds are of CPU time.
 
 `PlantedFaults` knows none of these faults: it plants kinds in random places and sizes (`scores.faults`). "planted,
 without it" leaves out the kind that is nearest to the fault, so that it has seen none of that kind.

@@ -10,7 +10,8 @@ Power: the share of moved observations with p < .01, beside what it was before e
 the alarms, and it is only shown. At equal false alarms (.01 of 60,000) power was then and is now, for counts of mean 10
 moved by 5, 7 and 10: .246, .484, .793 and .246, .486, .796; for rounded numbers moved by 2, 3 and 4: .354, .771, .913
 and .402, .787, .910. P-values were too small by up to half a rank, which can be seen among 2,000 simulations: `--quick`
-leaves .06 for that, the whole .004. Networks are trained for an epoch: what is tested is the comparison.
+leaves .05 for that. Planted faults are one view more to alarm by, and cost up to .02 of the alarms where all numbers
+have moved at random; .03 is left for that. Networks are trained for an epoch: what is tested is the comparison.
 
 Other noise (`trust.residuals`): twenty normal points of unknown mean and sd, their exact posterior, 400 data sets of
 each noise (100 with `--quick`), and 2,000 (400) of the right model. A scale that is free leaves little to see in
@@ -192,7 +193,7 @@ def _compared(*, quick: bool, seed: int) -> tuple[list[dict[str, Any]], list[dic
             before = BEFORE.get((name, shift), (0.0, 0.0))[0 if quick else 1]
             power.append({"moved data": name, "by": shift, "alarms": found, "before": before})
             if name not in TIED:
-                lost = check(f"{name} moved by {shift:g}: alarms lost", before - found, 0.06 if quick else 0.004)
+                lost = check(f"{name} moved by {shift:g}: alarms lost", before - found, 0.08 if quick else 0.03)
                 checks.append(lost)
     return false + power, checks
 

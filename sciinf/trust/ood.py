@@ -23,7 +23,7 @@ from sciinf.core import Posterior, Trust, X
 from sciinf.store import Store
 from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of
 from sciinf.trust.scores.score import MOST, DataScore, fits
-from sciinf.trust.views import Views, conformal_p
+from sciinf.trust.views import VIEWS, Views, conformal_p
 
 REFERENCE = "distances"  # what a reference has of this version and had not of older ones, which ranked ties wrongly
 _ROWS = 20_000
@@ -91,7 +91,8 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
             "wrongly; run `sciinf calibrate` again, which keeps the simulations"
         )
         return Trust(None, words, "unknown")
-    p, rows = float(p_values(reference, posterior, x)[0]), len(reference[REFERENCE])
+    simulated, far = reference[REFERENCE], _distances(reference, posterior, x)
+    p, rows = float(conformal_p(simulated, far)[0]), len(simulated)
     if 1 / (1 + rows) >= _ALARM:
         most = "more unusual than all of them" if p <= 1.5 / (1 + rows) else f"p = {p:.2g}"
         least = math.ceil(1.5 / _ALARM)  # two thirds of them are compared
@@ -100,6 +101,14 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
             f"the smallest that they allow, and an alarm is below {_ALARM}; calibrate on at least {least}"
         )
         return Trust(p, words, "unknown")
+    plain = len(VIEWS)
+    if p < _ALARM and float(conformal_p(simulated[:, :plain], far[:, :plain])[0]) >= _UNUSUAL:
+        words = (
+            "the observation looks like the simulations in each plain view, but is like simulations with a fault "
+            f"(p = {p:.2g} among {rows:,}); the network has seen nothing like it, so do not believe the answer: check "
+            "how the data were measured and prepared, and whether the simulator lacks something"
+        )
+        return Trust(p, words, "alarm")
     if p < _ALARM:
         words = (
             f"the observation is unlike the simulations (p = {p:.2g} among {rows:,}); the network has seen nothing "

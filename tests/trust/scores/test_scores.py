@@ -109,6 +109,22 @@ def test_planted_faults_see_what_goes_wrong_and_more_than_the_views(reference):
     assert shares[1] > 0.18
 
 
+def test_the_verdict_says_what_sees_it(reference):
+    """Where only the score is alarmed, the verdict says so, and none that the views see is called so."""
+    x, noise, _ = observed(200, 14)
+    wrong = x.index_add(1, torch.tensor([4]), 8 * noise)
+    alone = of(reference, "PlantedFaults")
+    told = [check_observation(alone, Plain(), {"x": row[None]}) for row in wrong]
+    plain = [check_observation(of(reference), Plain(), {"x": row[None]}) for row in wrong]
+    said = ["like simulations with a fault" in trust.verdict for trust in told]
+    assert sum(said) > 10
+    assert all(
+        trust.level == "alarm" and view.level == "good" for trust, view, it in zip(told, plain, said, strict=True) if it
+    )
+    far = check_observation(alone, Plain(), {"x": wrong[:1] + 100.0})
+    assert "the observation is unlike the simulations" in far.verdict
+
+
 def test_kinds_that_were_not_planted_are_seen_too(reference):
     """Halves of two data sets, and a bend over all times: no such fault was planted."""
     x, noise, _ = observed(500, 9)
@@ -197,6 +213,15 @@ def test_calibrate_learns_what_it_is_told(store, tmp_path):
     with pytest.raises(ValueError, match="too few to learn scores from"):
         make_reference(Plain(), few, [DiffusionTime()])
     assert make_reference(Plain(), few)[REFERENCE].shape[1] == 3
+
+
+def test_planted_faults_are_learned_by_default(store, monkeypatch):
+    for module in (others, planted):
+        monkeypatch.setattr(module, "_STEPS", 5)
+    monkeypatch.setattr(planted, "_POOL", 500)
+    found = make_reference(Plain(), store)
+    assert found[REFERENCE].shape[1] == 4
+    assert any(name.startswith("scores/PlantedFaults/") for name in found)
 
 
 def test_very_large_data_are_not_searched(tmp_path: Path):
