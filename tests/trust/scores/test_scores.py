@@ -204,7 +204,7 @@ def test_what_is_missing_stays_so_and_counts_stay_whole():
 
 def test_calibrate_learns_what_it_is_told(store, tmp_path):
     with pytest.raises(TypeError, match="such as scores="):
-        check_scores(["planted"])
+        check_scores(["planted"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="can be given once"):
         calibrate(Plain(), store, scores=[PlantedFaults(), PlantedFaults(kinds=("level",))])
     with pytest.raises(ValueError, match="kinds are some of"):
