@@ -107,8 +107,7 @@ def calibrate(
     """
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
-    _check_fresh(posterior, store)
-    check_scores(scores)
+    _check_fresh(posterior, store, scores)
     said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap} scores {scores}"
     inputs = hashlib.sha256(said.encode()).hexdigest()
     folder = None if out is None else Path(out)
@@ -179,7 +178,8 @@ def load_calibration(folder: str | Path) -> Calibration:
     return Calibration.from_json(data, load(raw))
 
 
-def _check_fresh(posterior: Posterior, store: Store) -> None:
+def _check_fresh(posterior: Posterior, store: Store, scores: Sequence[DataScore] | None) -> None:
+    check_scores(scores)
     if posterior.prior.to_json() != store.prior.to_json():
         raise ValueError(f"{store.path} holds simulations of {store.prior}, the posterior is of {posterior.prior}")
     if dict(posterior.observables) != dict(store.observables):
