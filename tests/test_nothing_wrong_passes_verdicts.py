@@ -88,7 +88,7 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     few = ("-n", 1_000, "--calibration", 100)
     out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", *few)
     assert "calibration  CANNOT TELL" in out
-    assert "All checks passed" not in headline
+    assert "passed: the" not in headline
     said = json.loads((tmp_path / "run/answers/seen/answer.json").read_text())["calibration"]
     assert (said["state"], said["passed"]) == ("cannot tell", False)
     command, cost = re.findall(r"next: (sciinf .*) \(about (.*) more\)", err)[0]
@@ -125,7 +125,7 @@ def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
     out, _, headline = infer(tmp_path, STEEP, "x\n0.1\n0.2\n0.3\n", "-n", 500, "--calibration", 300, "--refine", "off")
     assert out.splitlines()[0].split()[:3] == ["parameter", "unit", "median"]
     assert re.search(r"stray draws  caution: 10 of 10,000 draws carry \d+% of the variance of far", out)
-    assert "All checks passed" not in headline
+    assert "passed: the" not in headline
 
 
 # --- 10: the headline judges the answer that is given -------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
 def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_network(tmp_path: Path) -> None:
     out, _, headline = infer(tmp_path, FOUR, "x\n0.3\n1.0\n-0.2\n0.4\n", "-n", 100, "--calibration", 200)
     assert "calibration  NOT PASSED" in out
-    assert "All checks passed: the likelihood corrected the posterior" in headline
+    assert "passed: the likelihood corrected the posterior" in headline
     page = (tmp_path / "run/report.html").read_text()
     assert "so it does not judge this answer" in page
 

@@ -38,7 +38,14 @@ def read(folder: Path) -> Page:
 
 def test_the_page_says_everything_in_order(complete):
     page = read(complete)
-    order = ["decay", "25 November 2025", "All checks passed", "weights reliable", "Data and prediction", "Posterior"]
+    order = [
+        "decay",
+        "25 November 2025",
+        "All checks that were made passed",
+        "weights reliable",
+        "Data and prediction",
+        "Posterior",
+    ]
     order += ["Answer", "All numbers", "Checks", "How it was made", "Training", "Simulations", "Provenance"]
     order += ["Methods text", "To cite, and BibTeX"]
     place = 0
@@ -298,7 +305,7 @@ def test_answers_at_several_levels_and_in_several_units_are_not_in_one_column(tm
     assert "Median and central interval of each parameter" in text
     assert "cell7 90% 0.91 · 0.25 to 2.5" in text
     assert (
-        "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ all checks passed" in text
+        "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ all checks made passed" in text
     )  # a rate in another unit is not in this column
     assert "99.73% interval" in Page(every_number(runs["cell8"])).text
     one = {"cell7": runs["cell7"]}

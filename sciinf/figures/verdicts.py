@@ -39,6 +39,8 @@ _FIVE = (
     (("prior bounds",), "prior not looked at"),
 )
 """The checks behind each of the five lights, and what it says where there is none."""
+_MISSED = (_FIVE[2][1], _FIVE[4][1])
+"""What an answer lacks where those checks were not made. Not every answer has a likelihood."""
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "calibration": {
         "green": "calibrated",
@@ -159,7 +161,8 @@ class Verdict:
         """Whether to rely on the answer, in a few words."""
         said = "; ".join(light.words for light in self.lights if light.colour == self.colour)
         known = {"red": f"do not rely: {said}", "amber": f"with care: {said}"}
-        return known.get(self.colour, "all checks passed")
+        passed = "all checks passed" if self.headline.startswith("All checks passed") else "all checks made passed"
+        return known.get(self.colour, passed)
 
 
 def verdict_of(run: Run) -> Verdict:
@@ -183,9 +186,12 @@ def _headline(run: Run, lights: Sequence[Light], worst: Colour) -> str:
         return f"Do not rely on this {what} as it stands: {said}."
     if worst == "amber":
         return f"Read this {what} with care: {said}."
+    missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
+    passed = "All checks that were made passed" if missing else "All checks passed"
+    left = f" But {', '.join(missing)}." if missing else ""
     if _by_likelihood(run):
-        return "All checks passed: the likelihood corrected the posterior, and the observation is like the simulations."
-    return "All checks passed: the posterior is calibrated, and the observation is like the simulations behind it."
+        return f"{passed}: the likelihood corrected the posterior, and the observation is like the simulations.{left}"
+    return f"{passed}: the posterior is calibrated, and the observation is like the simulations behind it.{left}"
 
 
 def _worst(found: Sequence[Card]) -> Colour:

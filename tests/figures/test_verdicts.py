@@ -44,7 +44,7 @@ def trust(level: str, p: float | None = 0.4) -> dict[str, Any]:
 
 def test_all_green_only_if_all_passed():
     text = band(calibration(), trust=trust("good"), pareto_k=0.2, ess=5000.0, draws=10_000)
-    assert "All checks passed" in text
+    assert "All checks that were made passed" in text
     assert "All agree." in text
     assert "It fits." in text
     assert "5,000 from 10,000" in text
@@ -69,7 +69,7 @@ def test_all_green_only_if_all_passed():
 )
 def test_one_failed_or_missing_check_is_enough(found, answer, headline, state):
     text = band(found, **answer)
-    assert "All checks passed" not in text
+    assert "passed: the" not in text
     assert headline in text
     assert state in text
 
@@ -110,8 +110,8 @@ def test_a_failed_calibration_is_graded_by_what_intervals_of_the_answers_level_h
 def test_a_calibration_of_another_fit_does_not_count():
     text = band(calibration(), fit="g", trust=trust("good"))
     assert "Of another fit" in text
-    assert "All checks passed" not in text
-    assert "All checks passed" in band(calibration(of="ensemble of 3"), fit="g", trust=trust("good"))
+    assert "passed: the" not in text
+    assert "All checks that were made passed" in band(calibration(of="ensemble of 3"), fit="g", trust=trust("good"))
 
 
 def test_a_calibration_made_anew_is_not_that_of_the_answer():
@@ -124,9 +124,11 @@ def test_a_calibration_made_anew_is_not_that_of_the_answer():
     assert "Do not rely" in band(calibration(state="not passed"), trust=trust("good"), calibration=said)
     same = {**said, "state": "passed", "passed": True, "reasons": ["all agree"]}
     assert "with care" in band(calibration(), trust=trust("good"), calibration=same)
-    assert "All checks passed" in band(calibration(), trust=trust("good"), calibration={**same, "fit": "f"})
+    assert "All checks that were made passed" in band(
+        calibration(), trust=trust("good"), calibration={**same, "fit": "f"}
+    )
     del same["fit"]  # of an earlier version
-    assert "All checks passed" in band(calibration(), trust=trust("good"), calibration=same)
+    assert "All checks that were made passed" in band(calibration(), trust=trust("good"), calibration=same)
 
 
 def test_a_damaged_calibration_is_no_green_one(tmp_path):
@@ -154,7 +156,7 @@ def test_without_its_file_the_answers_word_on_calibration_is_passed_on():
 def test_the_headline_judges_the_corrected_answer_and_not_the_network_it_began_from():
     answer = {"trust": trust("good"), "pareto_k": 0.2, "ess": 5000.0, "draws": 10_000}
     text = band(calibration(state="not passed"), **answer)
-    assert "All checks passed: the likelihood corrected the posterior" in text
+    assert "All checks that were made passed: the likelihood corrected the posterior" in text
     assert "Not passed" in text  # said, in a card that does not count
     assert "so it does not judge this answer" in text
     assert "Do not rely" in band(calibration(state="not passed"), **{**answer, "pareto_k": 0.9})
@@ -165,9 +167,22 @@ def test_weights_other_than_the_likelihood_do_not_mend_a_network(words):
     answer = {"trust": trust("good"), "pareto_k": 0.2, "ess": 5000.0, "draws": 10_000}
     answer["posterior"] = f"amortised, weighted by {words}"
     assert "Do not rely on this answer as it stands: not calibrated" in band(calibration(state="not passed"), **answer)
-    assert "All checks passed: the posterior is calibrated" in band(calibration(), **answer)
+    assert "All checks that were made passed: the posterior is calibrated" in band(calibration(), **answer)
     answer["posterior"] = f"amortised, reweighted by the likelihood, weighted by {words}"
     assert "the likelihood corrected the posterior" in band(calibration(state="not passed"), **answer)
+
+
+def test_what_was_not_looked_at_is_said_beside_what_passed():
+    good = {n: {"name": n, "level": "good", "verdict": "fine"} for n in ("predictive", "prior bounds")}
+    whole = verdict_of(run_of(calibration(), trust=trust("good"), checks=list(good.values())))
+    assert whole.headline.startswith("All checks passed: the posterior is calibrated")
+    assert whole.headline.endswith("the simulations behind it.")
+    assert whole.state == "all checks passed"
+    for name, lacks in (("predictive", "prior not looked at"), ("prior bounds", "data not compared with predictions")):
+        part = verdict_of(run_of(calibration(), trust=trust("good"), checks=[good[name]]))
+        assert part.headline.startswith("All checks that were made passed")
+        assert part.headline.endswith(f" But {lacks}.")
+        assert part.state == "all checks made passed"
 
 
 def test_further_findings_are_lights_of_their_own():
@@ -175,7 +190,9 @@ def test_further_findings_are_lights_of_their_own():
     text = band(calibration(), trust=trust("good"), checks=[found])
     assert "Do not rely on this answer as it stands: failures: do not rely." in text
     assert "The prior is cut off where a > 3." in text
-    assert "All checks passed" in band(calibration(), trust=trust("good"), checks=[{**found, "level": "good"}])
+    assert "All checks that were made passed" in band(
+        calibration(), trust=trust("good"), checks=[{**found, "level": "good"}]
+    )
 
 
 @pytest.mark.parametrize(
