@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sciinf.inference.refined import Refined
 
 ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the run; of each, at least
-_SETTLED = 0.1  # sds, and share of a width: what the last of the rounds may change
+_SETTLED = 0.15  # sds, and share of a width: what the last of the rounds may change
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 _TRAININGS, _CALIBRATED = 2.5, 15.0  # what a round takes, in trainings of the run; and its calibration, a row
