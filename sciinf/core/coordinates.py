@@ -73,8 +73,15 @@ def _plain(axis: str, given: Any) -> tuple[Any, ...]:
 
 
 def coordinate_words(values: Sequence[Any], unit: str, index: int) -> str:
-    """The coordinate at an index with its unit, "1903 yr" or "hare"; "" without coordinates."""
+    """The coordinate at an index with its unit, "1903 yr" or "hare"; "" without coordinates.
+
+    With as few digits, four at least, as tell it from its neighbours.
+    """
     if not len(values):
         return ""
     value = values[index]
-    return value if isinstance(value, str) else f"{value:.10g}" + (f" {unit}" if unit else "")
+    if isinstance(value, str):
+        return value
+    near = set(values[max(0, index - 1) : index + 2])
+    digits = next((d for d in range(4, 17) if len({f"{other:.{d}g}" for other in near}) == len(near)), 17)
+    return f"{value:.{digits}g}" + (f" {unit}" if unit else "")

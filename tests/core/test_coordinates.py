@@ -123,3 +123,16 @@ def test_a_store_begun_without_them_is_gone_on_with(tmp_path):
     assert len(campaign(PELTS, 40)) == 40
     with pytest.raises(ValueError, match="observables"):
         campaign(Observable((3, 2), "mV", ("time", "species")), 40)
+
+
+@pytest.mark.parametrize(
+    ("values", "index", "words"),
+    [
+        ([5 * i / 49 for i in range(50)], 24, "2.449 h"),
+        ([1900 + i / 2 for i in range(50)], 3, "1901.5 h"),
+        ([59000.12345, 59000.12346, 59001.0], 0, "59000.1234 h"),
+    ],
+)
+def test_a_coordinate_has_the_digits_that_tell_it_from_its_neighbours(values, index, words):
+    spec = Observable((len(values),), dims=("time",), coords={"time": values}, coord_units={"time": "h"})
+    assert spec.at("time", index) == words
