@@ -2,7 +2,8 @@
 
     python benchmarks/ensembles.py             eight tasks, 1,000 simulations
     python benchmarks/ensembles.py --quick     two tasks, within a wider bound
-    python benchmarks/ensembles.py --only shares    the last table alone
+    python benchmarks/ensembles.py --only shares    the table of shares alone
+    python benchmarks/ensembles.py --only three     three members beside one, against reference posteriors
 
 Five members trained at once (`train_ensemble`) and each alone, on the same 1,000 simulations with the default recipe.
 "coverage error" is the distance between the nominal and the found coverage of highest-density regions, averaged over
@@ -12,6 +13,9 @@ small on average. The cost of a step is that of 1,000 rows, in CPU seconds on a 
 Shares (`trust.members`): of the linear Gaussian model, whose posterior is known, how much of an ensemble's variance is
 between its five members, their variance were there many ("unbiased"), and their mean squared error, all in the
 posterior's variances, over 40 observations. Members of one store share what it lacks: the error is larger.
+
+Three: C2ST to the reference posterior (mean over observations), NLL on fresh simulations and CPU seconds of an ensemble
+of three and of its first member, trained alone, and both with 3 % of their draws from the prior.
 """
 
 from __future__ import annotations
@@ -22,11 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import SIMULATORS, TASKS, arguments, benchmark, check, clock, finish
+from against_sbi import load_task
+from reporting import SIMULATORS, TASKS, arguments, benchmark, check, clock, finish, table
+from sbi_peer import c2st
 
 from sciinf import (
     Calibration,
     Flow,
+    Posterior,
     Recipe,
     Simulator,
     build_posterior,
@@ -47,9 +54,13 @@ def main() -> None:
     """Run all tasks."""
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=None, choices=TASKS)
-    parser.add_argument("--only", choices=("shares",), help="one table alone")
+    parser.add_argument("--only", choices=("shares", "three"), help="one table alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.only == "three":
+        rows = [three(name, options.data, seed) for name in options.tasks or TASKS for seed in range(2)]
+        print(table(rows))
+        return finish(rows, [], options.json)
     shared = [shares(n, seed) for n in ((500,) if options.quick else (500, 2_000, 8_000)) for seed in range(2)]
     if options.only:
         return finish(shared, [], options.json)
@@ -92,6 +103,47 @@ def shares(simulations: int, seed: int) -> dict[str, float]:
         "unbiased": float((means.double().var(0) / variance).mean()),
         "squared error": float(((means - exact).double().square() / variance).mean()),
     }
+
+
+def three(name: str, data: Path, seed: int) -> dict[str, Any]:
+    """Three members beside one.
+
+    Args:
+        name: Of a task.
+        data: The folder of reference posteriors.
+        seed: Of everything.
+    """
+    task = load_task(name, data)
+    simulator, found = task.simulator, dict[str, Any](task=name, seed=seed)
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
+        store = simulate(simulator, folder / "s", SIMULATIONS, seed=seed, progress=False)
+        fresh = simulate(simulator, folder / "fresh", FRESH, seed=seed + 1_000, progress=False).load()
+        flows = [Flow(simulator.prior, simulator.observables, seed=3 * seed + k) for k in range(3)]
+        ways: dict[str, Any] = {
+            "one": lambda: train_one(flows[0], store, folder / "one", seed=seed),
+            "three": lambda: train_ensemble(flows, store, folder / "three", seed=seed),
+        }
+        for way, train in ways.items():
+            started = clock("cpu")
+            fits = train()
+            found[f"CPU s of {way}"] = clock("cpu") - started
+            posterior = build_posterior(fits)
+            found[f"NLL of {way}"] = -float(posterior.log_prob_batched(fresh.theta[None], fresh.x).mean())
+            for share, said in ((0.0, ""), (0.03, " and 3 %")):
+                found[f"C2ST of {way}{said}"] = _c2st(posterior, task, seed, share)
+    print(found, flush=True)
+    return found
+
+
+def _c2st(posterior: Posterior, task: Any, seed: int, share: float) -> float:
+    """The mean over observations, with a share of the draws from the prior in the place of the posterior's."""
+    errors, generator = [], torch.Generator().manual_seed(seed)
+    for x, reference in zip(task.observations, task.references, strict=True):
+        theta = posterior.draw({"x": x[None]}, FRESH, generator=generator).theta
+        theta[: int(share * FRESH)] = task.simulator.prior.sample(int(share * FRESH), generator=generator)
+        errors.append(c2st(theta, reference[:FRESH]))
+    return float(np.mean(errors))
 
 
 def coverage(simulator: Simulator, folder: Path, seed: int, device: str) -> dict[str, Any]:
