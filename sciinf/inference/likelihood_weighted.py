@@ -8,10 +8,12 @@ same rows,
 is drawn from by drawing from q with probabilities proportional to r l / q. A likelihood does not depend on the law of
 its rows, so l is learned from those near the answer alone: inside the last round's law, where |u|^2 in its sds, of mean
 D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite another course, would cost it more than they
-teach. Draws outside have no weight.
+teach. Outside, q stays as it is:
+
+    p_r(theta | x) = r(theta) l(x | theta) / Z(x) inside,   q(theta | x) outside,   Z(x) = E_q[r l / q | inside].
 
 Which of both is nearer to the truth is told by rows inside that neither was fitted to: a density's mean of
-log p_r(theta | x) over them is largest where it is exact. The network's, too, is normalised inside.
+log p_r(theta | x) over them is largest where it is exact.
 
 Shapes: theta (n, batch, D), x name -> (batch, *event).
 
@@ -42,7 +44,7 @@ from sciinf.store import Store
 _OVER = 4  # draws of the network for each that is kept
 _DRAWS, _EACH = 16_384, 256  # that Z is estimated from, for one observation and for each of several
 _ROWS, _PIECE = 800, 100  # held-out rows that are compared, at most, and at once
-_EFFECTIVE = 0.1  # share of the network's draws that carry the weight at the observation, at least
+_EFFECTIVE = 0.2  # share of the network's draws that carry the weight at the observation, at least
 _EDGE = 4.0  # sds of |u|^2 that the likelihood's rows lie within
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
@@ -70,26 +72,33 @@ class LikelihoodWeighted(Learned):
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
-        return self._log_joint(theta, x) - self._log_normalisers(x)[0]
-
-    def gain(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """By how much parameters inside are likelier under this than under the network, which is normalised inside."""
-        log_z, log_inside = self._log_normalisers(x)
-        network = self.network.log_prob_batched(theta, x).double() - log_inside
-        return self._log_joint(theta, x) - log_z - network
-
-    def _log_normalisers(self, x: X) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """log Z, and the logarithm of the share of the network's draws inside."""
         ones = len(next(iter(x.values())))
         drawn = self.network.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
-        log_z = self.log_weight(drawn, x).logsumexp(0) - math.log(len(drawn))
-        return log_z, inside(self.prior, self.last, drawn).double().mean(0).log()
+        log_z = _log_mean(self._log_ratio(drawn, x))
+        network = self.network.log_prob_batched(theta, x).double()
+        within = self._within(theta) & log_z.isfinite()
+        return torch.where(within, self._log_joint(theta, x) - log_z, network)
 
     @torch.no_grad()
     def log_weight(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """log (r l / q), float64; -inf where the network gives no density."""
-        log_w = self._log_joint(theta, x) - self.network.log_prob_batched(theta, x).double()
-        return log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
+        """log of p_r / q of draws of the network, up to a constant for each observation, float64.
+
+        -inf where the network gives no density. Those outside have the mean weight of those inside.
+        """
+        log_w = self._log_ratio(theta, x)
+        mean = _log_mean(log_w)
+        return torch.where(self._within(theta), log_w, torch.where(mean.isfinite(), mean, 0.0))
+
+    def _log_ratio(self, theta: Tensor, x: X) -> Tensor:
+        """log (r l / q) inside, -inf where the network gives no density, NaN outside."""
+        with torch.no_grad():
+            log_w = self._log_joint(theta, x) - self.network.log_prob_batched(theta, x).double()
+            log_w = log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
+            return torch.where(self._within(theta), log_w, math.nan)
+
+    def _within(self, theta: Tensor) -> Tensor:
+        """Which parameters the likelihood speaks of: those inside, and those outside the support, which have none."""
+        return inside(self.prior, self.last, theta) | ~self.prior.log_prob(theta.detach()).isfinite()
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.network.features(x)
@@ -101,10 +110,16 @@ class LikelihoodWeighted(Learned):
             raise TypeError(f"{type(self.likelihood).__name__} learns no likelihood")
         with torch.set_grad_enabled(theta.requires_grad and torch.is_grad_enabled()):
             log_r = self.prior.log_prob(theta).double() - self.law.log_ratio(theta)
-            within = log_r.isfinite() & inside(self.prior, self.last, theta)
+            within = log_r.isfinite()
             centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
             found = potential.log_likelihood(torch.where(within[..., None], theta, centre)).cpu() + log_r
             return torch.where(within, found, -math.inf)
+
+
+def _log_mean(log_w: Float[Tensor, "n batch"]) -> Float[Tensor, " batch"]:
+    """log of the mean of weights that are not NaN; -inf where all are."""
+    there = ~log_w.isnan()
+    return torch.where(there, log_w, -math.inf).logsumexp(0) - there.double().sum(0).log()
 
 
 @torch.no_grad()
@@ -128,7 +143,7 @@ def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) 
 
 
 def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> bool:
-    """Whether held-out rows are likelier under the weighted network, and its weights serve at x.
+    """Whether held-out rows are likelier under the weighted network, by a standard error, and its weights serve at x.
 
     Args:
         found: The weighted network.
@@ -144,5 +159,8 @@ def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> 
     gain = []
     for start in range(len(rows) - count, len(rows), _PIECE):
         batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
-        gain.append(found.gain(batch.theta[None], batch.x)[0])
-    return bool(torch.cat(gain).mean() > 0)
+        theta = batch.theta[None]
+        both = found.log_prob_batched(theta, batch.x), found.network.log_prob_batched(theta, batch.x).double()
+        gain.append((both[0] - both[1])[0])
+    gains = torch.cat(gain)
+    return bool(gains.mean() > gains.std() / math.sqrt(len(gains)))

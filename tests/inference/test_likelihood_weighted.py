@@ -18,6 +18,8 @@ from sciinf.inference.around import Law, Mixture
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, inside, is_better, resampled
 from sciinf.inference.refined import Refined
 from sciinf.inference.rounds import gather
+from sciinf.trust.around import simulate_around
+from sciinf.trust.here import check_here
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
@@ -179,22 +181,73 @@ def test_a_draw_comes_twice_only_where_its_weight_is_more_than_a_share():
     assert len(twice[:, 0].unique(dim=0)) == 500
 
 
-def test_rows_and_draws_are_those_near_the_middle_of_the_last_law(rows):
-    """Where |u|^2, of mean 2, is below 2 + 4 * 2; the network that is compared is normalised there, too."""
+def test_rows_are_those_near_the_middle_of_the_last_law_and_beyond_the_network_stays(rows):
+    """Where |u|^2, of mean 2, is below 2 + 4 * 2; of a network four times too wide most draws lie outside."""
     u = (rows.load().theta.double() - LAW.centre).square().sum(1) / WIDE**2
     assert 9.0 < u.max() < 10.0
-    found = weighted(network=(0.0, 4.0))  # of its draws many lie outside
-    found.last = narrow = Law(LAW.centre, torch.eye(2).double() * NOISE)
-    theta = found.draw_batched(X, 4_000, generator=generator())[:, 0].double()
-    assert inside(PRIOR, narrow, theta).all()
-    assert not inside(PRIOR, narrow, found.network.draw_batched(X, 4_000, generator=generator())[:, 0]).all()
+    found, narrow = weighted(network=(0.0, 4.0)), Law(LAW.centre, torch.eye(2).double() * NOISE)
+    found.last = narrow
     mean, sd = exact(X["x"], WIDE)
     wide = td.Normal(mean[0], 4 * sd)
     draws = wide.sample((100_000,))
     share = inside(PRIOR, narrow, draws).double().mean()
-    gain = found.gain(mean[None].float(), X)
-    right = td.Normal(mean[0], sd).log_prob(mean[0]).sum() - wide.log_prob(mean[0]).sum() + share.log()
-    assert float(gain) == pytest.approx(float(right), abs=0.05)
+    assert 0.2 < share < 0.6
+    theta = found.draw_batched(X, 20_000, generator=generator())[:, 0].double()
+    assert inside(PRIOR, narrow, theta).double().mean() == pytest.approx(float(share), abs=0.02)
+    near = theta[inside(PRIOR, narrow, theta)]
+    assert (near.std(0) / sd - 1).abs().max() < 0.06
+    far = mean[0] + torch.tensor([8.0, 8.0]).double() * sd
+    log = found.log_prob_batched(torch.stack([mean[0], far])[:, None].float(), X)[:, 0]
+    right = td.Normal(mean[0], sd).log_prob(mean[0]).sum() + share.log(), wide.log_prob(far).sum()
+    assert log.tolist() == pytest.approx([float(v) for v in right], abs=0.05)
+
+
+def test_an_exact_refined_answer_is_called_right_at_its_observation():
+    """Of laws six, three and one and a half times as wide as the answer, of which most rows lie outside the last."""
+    laws = [Law(LAW.centre, torch.eye(2).double() * NOISE * k) for k in (6.0, 3.0, 1.5)]
+    mixture = Mixture(PRIOR, [(1 / 3, law) for law in laws], {})
+    network, heard = fit(Under(mixture)), fit(Heard(0.0, 1.0))
+    found = Refined(network, mixture, laws[-1], X, frozenset(), likelihood=heard)
+    theta = found.draw_batched(X, 2_000, generator=generator())[:, 0]
+    around = simulate_around(found, Copy(), theta, rows=2_000, generator=generator(1))
+    (check,) = check_here(found, X, around, generator=generator(2))
+    assert check.level == "good"
+
+
+class Under(Given):
+    """The posterior under a mixture of laws, by rejection from the normal law of the likelihood alone."""
+
+    def __init__(self, mixture):
+        super().__init__(0.0, 1.0)
+        self.mixture = mixture
+
+    def condition(self, x):
+        return Mixed(self.mixture, x["x"].double())
+
+
+class Mixed(Density):
+    """The normal mixture that a normal likelihood makes of a mixture of normal laws (batch, 2)."""
+
+    def __init__(self, mixture, x):
+        weights, means, sds = [], [], []
+        for weight, law in mixture.parts:
+            sd = float(law.factor[0, 0])
+            precision = 1 / NOISE**2 + 1 / sd**2
+            means.append((x / NOISE**2 + law.centre / sd**2) / precision)
+            sds.append(precision**-0.5)
+            weights.append(math.log(weight) + td.Normal(law.centre, (NOISE**2 + sd**2) ** 0.5).log_prob(x).sum(-1))
+        self.chance, self.means = torch.stack(weights).softmax(0).T, torch.stack(means, dim=1)
+        self.sds = torch.tensor(sds, dtype=torch.float64)
+
+    def sample(self, n, *, generator):
+        which = torch.multinomial(self.chance, n, replacement=True, generator=generator).T
+        noise = torch.randn(n, len(self.chance), 2, generator=generator, dtype=torch.float64)
+        means = self.means.gather(1, which.T[..., None].expand(-1, -1, 2)).transpose(0, 1)
+        return (means + noise * self.sds[which][..., None]).float()
+
+    def log_prob(self, theta):
+        each = td.Normal(self.means, self.sds[:, None]).log_prob(theta.double()[:, :, None]).sum(-1)
+        return (each + self.chance.log()).logsumexp(-1)
 
 
 def test_weights_that_few_draws_carry_at_the_observation_are_not_taken(rows):
