@@ -343,7 +343,8 @@ def _inputs_digest(
 ) -> str:
     checked: tuple[Any, ...] = ()
     if calibration:
-        seen = sorted(calibration.reference)  # what is known of fresh simulations
+        # what is known of fresh simulations
+        seen = sorted((name, _values_digest({name: value})) for name, value in calibration.reference.items())
         checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
     digest = hashlib.sha256(repr((posterior.digest, settings, checked, _CHECKS)).encode())
     digest.update(_values_digest(observation).encode())

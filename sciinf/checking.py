@@ -332,6 +332,8 @@ def _affordable(simulator: Simulator, seed: int) -> int:
 def is_noiseless(first: Outcome, other: Outcome) -> bool:
     """Whether outcomes of the same parameters and two seeds are the same, which is no chance: several rows differ."""
     good = status_of(first) == Status.OK
+    if not good.any():
+        return False
     rows = torch.cat([value[good].double().reshape(int(good.sum()), -1) for value in first.x.values()], dim=1)
     return _equal(first, other) and len(rows.unique(dim=0)) >= _DIFFERENT
 

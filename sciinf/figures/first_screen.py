@@ -96,7 +96,8 @@ def verdicts_part(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> s
     by_colour: dict[Colour, list[str]] = {"red": [], "amber": [], "green": []}
     for name, verdict in verdicts.items():
         by_colour[verdict.colour].append(name)
-    said = f"{len(by_colour['green'])} of {len(runs)} answers passed all checks."
+    made = " that were made" if any(verdict.missing for verdict in verdicts.values()) else ""
+    said = f"{len(by_colour['green'])} of {len(runs)} answers passed all checks{made}."
     said += f" Do not rely on {_listed(by_colour['red'])}." if by_colour["red"] else ""
     said += f" Read with care {_listed(by_colour['amber'])}." if by_colour["amber"] else ""
     worst = next(colour for colour, names in by_colour.items() if names)

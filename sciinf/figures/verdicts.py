@@ -149,20 +149,21 @@ class Verdict:
         lights: Five that every answer has, and one for each check that belongs to none of them.
         colour: The worst colour of all checks that count.
         headline: Whether to rely on the answer, in a sentence.
+        missing: What was not looked at, where it should have been.
     """
 
     cards: Sequence[Card]
     lights: Sequence[Light]
     colour: Colour
     headline: str
+    missing: Sequence[str] = ()
 
     @property
     def state(self) -> str:
         """Whether to rely on the answer, in a few words."""
         said = "; ".join(light.words for light in self.lights if light.colour == self.colour)
         known = {"red": f"do not rely: {said}", "amber": f"with care: {said}"}
-        passed = "all checks passed" if self.headline.startswith("All checks passed") else "all checks made passed"
-        return known.get(self.colour, passed)
+        return known.get(self.colour, "all checks made passed" if self.missing else "all checks passed")
 
 
 def verdict_of(run: Run) -> Verdict:
@@ -176,17 +177,17 @@ def verdict_of(run: Run) -> Verdict:
     lights = [_light([c for c in found if c.title.lower() in names], empty) for names, empty in _FIVE]
     lights += [_light([card], "") for card in found if card.title.lower() not in known]
     worst = _worst(found)  # never grey, for the card of the observation always counts
-    return Verdict(found, lights, worst, _headline(run, lights, worst))
+    missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
+    return Verdict(found, lights, worst, _headline(run, lights, worst, missing), missing)
 
 
-def _headline(run: Run, lights: Sequence[Light], worst: Colour) -> str:
+def _headline(run: Run, lights: Sequence[Light], worst: Colour, missing: Sequence[str]) -> str:
     what = "answer" if run.answer else "posterior"
     said = "; ".join(light.sentence for light in lights if light.colour == worst)
     if worst == "red":
         return f"Do not rely on this {what} as it stands: {said}."
     if worst == "amber":
         return f"Read this {what} with care: {said}."
-    missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
     passed = "All checks that were made passed" if missing else "All checks passed"
     left = f" But {', '.join(missing)}." if missing else ""
     if _by_likelihood(run):

@@ -1,9 +1,9 @@
-"""Does the simulator draw its noise, and from the generator that it is given? Nothing is said where it does.
+"""Does the simulator draw its noise, and from the generator that it is given? Nothing is said where any number does.
 
 A few rows around the answer are simulated three times: twice with one seed and once with another. Other data for the
 same seed are random numbers of the simulator's own, unless they differ by rounding alone. The same data for another
 seed have no noise, or always the same, and then the posterior knows of none; rows of counts may agree by chance, so
-these must be several different ones.
+these must be several different ones. Data of which some numbers have noise and others have none are not told.
 """
 
 from __future__ import annotations

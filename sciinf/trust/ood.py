@@ -3,8 +3,8 @@ r"""Is the observation where the simulations are?
 It is compared with fresh simulations, through three views of data (`views`) and by scores that are learned beside them
 (`scores`): what they are measured by is learned from the first third of the simulations, and its p-value is from the
 distances of the rest. The p-value is uniform for an observation of the model, or larger where data are discrete, and
-small for one unlike anything simulated. By default planted faults
-are learned where there are 3,000 simulations, of data of at most 4,096 numbers.
+small for one unlike anything simulated. By default the score is that of planted faults, where a third of the
+simulations are 1,000 that did not fail, and data are of at most 4,096 numbers.
 
 References:
     | Detecting model misspecification in amortized Bayesian inference with neural networks (Schmitt et al., 2022),
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sciinf.core import Posterior, Trust, X
 from sciinf.store import Store
-from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of
+from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of, names_of
 from sciinf.trust.scores.score import MOST, DataScore, fits
 from sciinf.trust.views import VIEWS, Views, conformal_p
 
@@ -50,7 +50,8 @@ def make_reference(posterior: Posterior, store: Store, scores: Sequence[DataScor
     count = min(len(store), _ROWS)
     first, rest = slice(0, count // 3), slice(count // 3, count)
     views = Views(posterior).fit(lambda: store.batches(_CHUNK, rows=first))
-    chosen = _scores(scores, posterior, count // 3)
+    usable = sum(map(len, store.batches(_CHUNK, rows=first)))
+    chosen = _scores(scores, posterior, usable)
     learned = views.tensors | (learned_of(chosen, posterior, store.load(first).x) if chosen else {})
     far = [_distances(learned, posterior, batch.x) for batch in store.batches(_CHUNK, rows=rest)]
     return {**learned, REFERENCE: torch.cat(far)}
@@ -104,9 +105,9 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
     plain = len(VIEWS)
     if p < _ALARM and float(conformal_p(simulated[:, :plain], far[:, :plain])[0]) >= _UNUSUAL:
         words = (
-            "the observation looks like the simulations in each plain view, but is like simulations with a fault "
-            f"(p = {p:.2g} among {rows:,}); the network has seen nothing like it, so do not believe the answer: check "
-            "how the data were measured and prepared, and whether the simulator lacks something"
+            "the observation looks like the simulations in each plain view, but a score that was trained on them "
+            f"({', '.join(names_of(reference))}) finds it strange (p = {p:.2g} among {rows:,}), so do not believe the "
+            "answer: check how the data were measured and prepared, and whether the simulator lacks something"
         )
         return Trust(p, words, "alarm")
     if p < _ALARM:

@@ -101,7 +101,7 @@ def tail_agreements(
         p_value = float(binom.sf(count - 1, rows, 1 - TAIL))
         found[f"tail of {name}"] = Agreement("tail", p_value, np.array([1 - count / rows]), rows)
     worst = min(found.values(), key=lambda test: test.found[0])
-    least = float((log_q - log_p).nan_to_num(nan=math.inf).min()) / math.log(10)
+    least = float((log_q - log_p).nan_to_num(nan=math.inf, neginf=-math.inf).min()) / math.log(10)
     note = f"truths lie where the density is down to {_power(least)} of the prior's, and the worst"
     p_value = math.exp(-max(0.0, odds(log_p, log_q)))
     found["tail of all parameters"] = Agreement("tail", p_value, worst.found, len(log_p), note)

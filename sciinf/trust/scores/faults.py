@@ -71,6 +71,9 @@ def _as_measured(numbers: Numbers, name: str, old: Tensor, y: Tensor, new: Tenso
     value = standard.inverse({name: new})[name]
     if standard.specs[name].scale == "log":
         value = torch.where(value <= 1.001 * float(standard.get_buffer(f"{name}_floor")), 0.0, value)
+    seen = old[old.isfinite()]
+    if old.dtype != torch.bool and bool((seen == seen.round()).all()):  # whole numbers, whatever their dtype
+        value = value.round().clamp_min(0.0 if bool((seen >= 0).all()) else -math.inf)
     if old.dtype == torch.bool:
         made = value > 0.5
     elif old.is_floating_point():

@@ -45,10 +45,15 @@ def learned_of(scores: Sequence[DataScore], posterior: Posterior, x: X) -> dict[
     return found
 
 
+def names_of(learned: Mapping[str, Tensor]) -> list[str]:
+    """Of the scores that were learned, in their order here."""
+    return [name for name in SCORES if part(learned, f"{_PREFIX}{name}/")]
+
+
 def distances_of(learned: Mapping[str, Tensor], posterior: Posterior, x: X) -> Tensor:
     """How strange each of a batch of data is by each score that was learned, in their order here, (batch, scores)."""
     found = [torch.zeros(len(next(iter(x.values()))), 0, dtype=torch.float64)]
-    for name, score in SCORES.items():
-        if of := part(learned, f"{_PREFIX}{name}/"):
-            found.append(score.distances(posterior, of, x)[:, None].nan_to_num(nan=torch.inf, posinf=torch.inf))
+    for name in names_of(learned):
+        of = part(learned, f"{_PREFIX}{name}/")
+        found.append(SCORES[name].distances(posterior, of, x)[:, None].nan_to_num(nan=torch.inf, posinf=torch.inf))
     return torch.cat(found, dim=1)

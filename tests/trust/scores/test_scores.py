@@ -116,7 +116,7 @@ def test_the_verdict_says_what_sees_it(reference):
     alone = of(reference, "PlantedFaults")
     told = [check_observation(alone, Plain(), {"x": row[None]}) for row in wrong]
     plain = [check_observation(of(reference), Plain(), {"x": row[None]}) for row in wrong]
-    said = ["like simulations with a fault" in trust.verdict for trust in told]
+    said = ["a score that was trained on them (PlantedFaults)" in trust.verdict for trust in told]
     assert sum(said) > 10
     assert all(
         trust.level == "alarm" and view.level == "good" for trust, view, it in zip(told, plain, said, strict=True) if it
@@ -200,6 +200,19 @@ def test_what_is_missing_stays_so_and_counts_stay_whole():
     missing = ~wrong["n_mask"]
     there_too = {tuple(row) for row in torch.where(x["n_mask"], -1, n).tolist()}
     assert {tuple(row) for row in torch.where(missing, wrong["n"], -1).tolist()} <= there_too
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+@pytest.mark.parametrize("shift", [0, -2])
+def test_faults_of_counts_are_counts(dtype, shift):
+    """Whole numbers of any dtype, and not below zero where none is."""
+    generator = torch.Generator().manual_seed(0)
+    n = torch.poisson(torch.full((500, 8), 3.0), generator=generator).to(getattr(torch, dtype)) + shift
+    numbers = Numbers({"n": Observable((8,), dtype=dtype)}).fit({"n": n})
+    _, there = numbers({"n": n})
+    wrong = faults.planted(numbers, {"n": n}, there, faults.FAULTS, generator)["n"]
+    assert torch.equal(wrong, wrong.round())
+    assert (wrong.min() >= 0) == (shift == 0)
 
 
 def test_calibrate_learns_what_it_is_told(store, tmp_path):
