@@ -94,7 +94,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
 
 
 def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp_path: Path) -> None:
-    """With more simulations, an answer is refined anew; what was there stays, under another name."""
+    """With more simulations, an answer is refined anew; what was there stays, where no question finds it."""
     folder = tmp_path / "refined" / "seen"
     (folder / "rounds").mkdir(parents=True)
     (folder / "calibration.json").write_text("{}")
@@ -106,19 +106,21 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     assert (folder.is_dir(), told) == (True, [])
     assert refine.refined_in(tmp_path, "cpu", None, first="abcdef") == []
     refine._put_aside(folder, other, 500, told.append)
-    assert [place.name for place in folder.parent.iterdir()] == ["seen-before-1"]
+    aside = tmp_path / "refined_before"
+    assert [place.name for place in aside.iterdir()] == ["seen-1"]
+    assert list(folder.parent.iterdir()) == []
     assert "was refined from another network" in told[0]
-    next(folder.parent.iterdir()).rename(folder)
+    next(aside.iterdir()).rename(folder)
     refine._put_aside(folder, same, 600, told.append)
-    assert [place.name for place in folder.parent.iterdir()] == ["seen-before-1"]
-    next(folder.parent.iterdir()).rename(folder)
+    assert [place.name for place in aside.iterdir()] == ["seen-1"]
+    next(aside.iterdir()).rename(folder)
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
     refine._put_aside(folder, same, 500, told.append)
     assert not folder.exists(), "of another format"
     (folder / "rounds").mkdir(parents=True)
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
     refine._put_aside(folder, same, 500, told.append)
-    assert sorted(place.name for place in folder.parent.iterdir()) == ["seen-before-1", "seen-before-2"]
+    assert sorted(place.name for place in aside.iterdir()) == ["seen-1", "seen-2"]
 
 
 @pytest.mark.parametrize(("level", "wrong"), [("alarm", True), ("caution", True), ("unknown", False), ("good", False)])
@@ -157,7 +159,7 @@ def _watched(run: Path, *words: object) -> tuple[Result, list[str]]:
 def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     """What is said of rounds that ended well, and what the run's own answer says of the refined one."""
     told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
-    assert [words.split(":")[0] for words in told] == ["right at this observation"], "it ends when it is right"
+    assert told[-1].startswith("right at this observation: "), "it ends when it is right"
     assert "next" not in result.err, "it goes on by itself"
     (begun,) = re.findall(
         r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations.*", result.err

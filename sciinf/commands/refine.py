@@ -27,7 +27,8 @@ ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the 
 _SETTLED = 0.15  # sds, and share of a width: what the last of the rounds may change
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
-_TRAININGS, _CALIBRATED = 2.5, 15.0  # what a round takes, in trainings of the run; and its calibration, a row
+_TRAININGS, _CALIBRATED = 1.25, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
+_ASIDE = "refined_before"  # folder of a run, where no question finds them
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
 
 Ask = Callable[..., "Answer"]
@@ -185,7 +186,7 @@ def _seconds(run: Path, fit: Fit, n: int) -> float:
     each, calibrating = store.seconds / max(len(store), 1), calibration["seconds"] / max(len(calibration["ranks"]), 1)
     rounds, rows = sizes(n)
     trained = sum(number * rows / n for number in range(1, rounds + 1))  # in rows of the run
-    spent = rounds * rows * each + _TRAININGS / 2 * trained * fit.record["seconds"]
+    spent = rounds * rows * each + _TRAININGS * trained * fit.record["seconds"]
     return spent + FRESH * (each + _CALIBRATED * calibrating)
 
 
@@ -305,9 +306,9 @@ def _put_aside(folder: Path, fit: Fit, n: int, say: Say) -> None:
     file = folder / INSIDE / ROUNDS_FILE
     said = read_json(file) if file.is_file() else {}
     if said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA):
-        old = next(
-            free for k in itertools.count(1) if not (free := folder.with_name(f"{folder.name}-before-{k}")).exists()
-        )
+        aside = folder.parent.parent / _ASIDE
+        old = next(free for k in itertools.count(1) if not (free := aside / f"{folder.name}-{k}").exists())
+        aside.mkdir(exist_ok=True)
         say(f"note: {folder} was refined from another network, -n or version; it is {old} now")
         folder.rename(old)
 

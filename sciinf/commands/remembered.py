@@ -99,8 +99,14 @@ def remember_options(folder: Path, options: Mapping[str, Any]) -> None:
     from sciinf.core.files import read_json, write_json
 
     file = folder / "provenance.json"
-    plain = {name: str(value) for name, value in options.items() if isinstance(value, str | int | float | Path)}
+    plain = {name: _whole(value) for name, value in options.items() if isinstance(value, str | int | float | Path)}
     write_json(file, {**read_json(file), OPTIONS: plain})
+
+
+def _whole(value: str | float | Path) -> str:
+    """An option as text, the path of a file as it is found from any folder."""
+    is_file = isinstance(value, str | Path) and Path(value).is_file()
+    return str(Path(value).resolve()) if isinstance(value, str | Path) and is_file else str(value)
 
 
 def options_of_run(folder: Path) -> dict[str, str]:

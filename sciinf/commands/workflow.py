@@ -181,7 +181,8 @@ def _followed(
         ways.append(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
     ways = [way for way in ways if way]
     steps.finish(folder, answers, caller, seed=seed, started=started, way_on="\n".join(ways), simulator=sim)
-    remember_options(folder, given["options"] or {})
+    if any(one.files for one in asked):
+        remember_options(folder, given["options"] or {})
     last = refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
     for way in ways:
         caller.say(way)

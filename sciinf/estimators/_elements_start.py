@@ -19,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-_DEPENDENCE = 5e-4
+_DEPENDENCE, _SURE = 5e-4, 3.0  # what counts, at least; in sds of what chance makes of it
 _LOG_CHI = 1.27
 _CLAMP = 5.0
 _RIDGE = 1e-6
 _STEPS, _ENOUGH, _FEW, _LARGE = 8, 1e-6, 16_384, 20.0  # of Newton, nats, rows, logarithm
-_POISSON = 0.05  # spread of the mean where counts have none
+_LEAST_SPREAD, _POISSON = 0.0025, 0.1  # of counts: squared spread of the mean, and its part of the variance, at least
 _EACH = 5  # rows for each coefficient, at least
 
 
@@ -88,7 +89,8 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
     spread = log_sd[0].clone()
     for e in counted:
         n, mean = (y[:, e].exp() - 0.5).round(), (y[:, e] - left[:, e]).clamp(-_LARGE, _LARGE).exp()
-        spread[e] = (((n - mean).square() - mean).mean() / mean.square().mean()).clamp_min(_POISSON**2).log() / 2
+        least = min(_LEAST_SPREAD, _POISSON / float(mean.mean().clamp_min(1e-12)))
+        spread[e] = (((n - mean).square() - mean).mean() / mean.square().mean()).clamp_min(least).log() / 2
     rest = [e for e in range(y.shape[1]) if e not in counted]
     tilt = log_sd[1:, rest].mean(1) if rest else torch.zeros_like(log_sd[1:, 0])
     found = [value.float() for value in (slopes[0], slopes[1:], spread, tilt, before)]
@@ -138,7 +140,8 @@ def _lags(line: Tensor, scaled: Tensor, most: int) -> int:
         far += _dependence(line, scaled, e, apart)
     floor = max(0.0, sum(far) / len(far)) if far else 0.0
     means = [sum(found) / len(found) - floor for found in near if found]
-    least = max(_DEPENDENCE, 2 * floor)
+    chance = math.sqrt(2 / (line.shape[1] * numbers)) / len(scaled)
+    least = max(_DEPENDENCE, 2 * floor, _SURE * chance)
     return max((lag for lag, mean in enumerate(means, 1) if mean > least), default=0)
 
 

@@ -291,7 +291,7 @@ def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> T
 def _counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:
     """log of the negative binomial probability of n = exp(y) - 1/2, of variance mean + (spread mean)^2; float64."""
     n, log_mean = (y.double().exp() - 0.5).round(), log_mean.double().clamp(-30.0, 30.0)
-    log_r = -2 * log_spread.double().clamp(-8.0, 4.0)
+    log_r = -2 * log_spread.double().clamp(-10.0, 4.0)
     r, both = log_r.exp(), torch.logaddexp(log_r, log_mean)
     ways = torch.lgamma(n + r) - torch.lgamma(r) - torch.lgamma(n + 1)
     return (ways + r * (log_r - both) + n * (log_mean - both)).to(y.dtype)
