@@ -67,6 +67,7 @@ _MORE = (
     "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
 )
 _FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
+_SECOND, _DEARER = 20, 4  # rows that tell better what one costs; by how much two alone may exceed the budget
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,11 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
     found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
     while (start := sum(map(len, found))) < len(z):
         spent = time.monotonic() - began
-        if start and (spent / start * LEAST > BUDGET or (start in (LEAST, ROWS // 2) and spent > BUDGET / 2)):
+        needed = spent / start * LEAST if start else 0.0
+        late = start in (LEAST, ROWS // 2) and spent > BUDGET / 2
+        if late or needed > (_DEARER if start < _SECOND else 1) * BUDGET:
             break
+        size = _SECOND if start == _FIRST and needed > BUDGET else size
         stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
