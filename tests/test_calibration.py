@@ -18,7 +18,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
-from sciinf.trust import local_levels
+from sciinf.trust import local_levels, ood
 from sciinf.trust.agreement import LEVELS
 
 ROWS = 5_000
@@ -26,9 +26,10 @@ ROWS = 5_000
 
 @pytest.fixture(scope="module", autouse=True)
 def levels_alike_for_all_data() -> Iterator[None]:
-    """How levels depend on data is looked at in `trust/test_recalibrate.py`, and learning it takes longest here."""
+    """They, and planted faults, are looked at in `trust/`, and learning them takes longest here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_levels, "_LEAST", math.inf)
+        patch.setattr(ood, "_ENOUGH", math.inf)
         yield
 
 

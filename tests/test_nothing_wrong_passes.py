@@ -143,7 +143,10 @@ def test_a_prior_that_is_cut_off_by_failures_is_no_good_answer(cut: tuple[Path, 
         assert "The prior is cut off there, and the answer leans on that edge" in line
     words = ["--observation", folder / "seen.csv", "--without-simulator", "--json"]
     answer = call("query", folder / "run", *words).out
-    assert [(c["name"], c["level"]) for c in json.loads(answer)["checks"]] == [("failures", "alarm")]
+    assert [(c["name"], c["level"]) for c in json.loads(answer)["checks"]] == [
+        ("failures", "alarm"),
+        ("prior bounds", "good"),
+    ]
 
 
 @pytest.mark.parametrize(("reading", "level"), [("model", "WARNING"), ("outcome", "good")])

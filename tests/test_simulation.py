@@ -292,7 +292,7 @@ def test_repair_refuses_another_simulator_and_tells_other_results(tmp_path):
     store = simulate(Rowwise(), tmp_path, 100, progress=False)
     other = Rowwise()
     other.name = "other"
-    with pytest.raises(ValueError, match="another campaign"):
+    with pytest.raises(ValueError, match="simulations of another simulator, 'rowwise', not of 'other'"):
         repair(store, other)
     store.file(1).unlink()
     with pytest.warns(UserWarning, match=r"blocks \[1\] .*otherwise"):

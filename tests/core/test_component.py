@@ -73,8 +73,8 @@ def test_a_copy_remembers_its_call():
     assert to_json(copy.copy(Summary(5)))["arguments"]["width"] == 5
 
 
-def test_a_wrong_call_is_pythons_own_error():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'breadth'"):
+def test_a_wrong_call_is_told_what_there_is():
+    with pytest.raises(TypeError, match="Summary takes no 'breadth', it takes width"):
         Summary(breadth=3)  # type: ignore[call-arg]
 
 
