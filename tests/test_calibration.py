@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf import Store, calibrate, load_simulator, simulate
+from sciinf import PlantedFaults, Store, calibrate, load_simulator, simulate
+from sciinf.answer import _inputs_digest
 from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
 from sciinf.trust import local_levels, ood
 from sciinf.trust.agreement import LEVELS
+from sciinf.trust.scores import others, planted
 
 ROWS = 5_000
 
@@ -357,3 +359,17 @@ def test_distances_are_measured_in_units_of_each_parameter(tmp_path: Path) -> No
     # of 2,000 rows a gap above 0.05 comes by chance once in 10,000 posteriors that are right
     assert calibrate(Right(simulator), store, draws=63).gaps["TARP"] < 0.05
     assert calibration.gaps["TARP"] > 0.05  # in one unit for both it is below 0.03, for b alone says what is near
+
+
+def test_an_answer_is_asked_again_when_other_scores_were_learned(
+    simulator: Simulator, fresh: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The references have the same names, and what an answer is of has their contents."""
+    for module in (planted, others):
+        monkeypatch.setattr(module, "_STEPS", 20)
+    x = {"x": fresh.load(slice(0, 1)).x["x"]}
+    scores = [PlantedFaults(kinds=("level",)), PlantedFaults(kinds=("drift",))]
+    found = [calibrate(Exact(simulator), fresh, rows=100, scores=[score]) for score in scores]
+    assert found[0].reference.keys() == found[1].reference.keys()
+    of = [_inputs_digest(Exact(simulator), x, calibration, ()) for calibration in (*found, found[0])]
+    assert of[0] == of[2] != of[1]

@@ -15,7 +15,8 @@ import torch
 
 from sciinf.commands.keywords import keywords, options_of, parameters_of
 from sciinf.commands.options import LEFT, FilesCommand
-from sciinf.commands.usage import meant, unknown
+from sciinf.commands.usage import unknown
+from sciinf.core.called import guess
 from sciinf.core.observation import Observation, as_observation, observe, read_observation
 from sciinf.core.simulator import Observable, Simulator
 from sciinf.storage.answers import observation_name
@@ -110,10 +111,9 @@ def check_reader_options(simulator: Simulator, options: Mapping[str, Any]) -> No
     known = parameters_of(reader)
     for name in options:
         if name not in known and name not in inspect.signature(reader).parameters:
-            close = meant(name, known)
-            guess = f"; did you mean {close!r}?" if close else ""
+            there = ", ".join(known) or "none"
             raise ValueError(
-                f"what reads data of {simulator.name!r} takes no {name!r}, it takes {', '.join(known) or 'none'}{guess}"
+                f"what reads data of {simulator.name!r} takes no {name!r}, it takes {there}{guess(name, known)}"
             )
 
 

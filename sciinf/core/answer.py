@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
+from sciinf.core.called import guess
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.prior import Prior
@@ -105,8 +105,7 @@ class Estimates(dict[str, Estimate]):
     """Name -> estimate; an unknown name is told what there is."""
 
     def __missing__(self, name: object) -> Estimate:
-        close = get_close_matches(str(name), self, n=1)
-        raise KeyError(f"{name!r} is none of {', '.join(self)}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        raise KeyError(f"{name!r} is none of {', '.join(self)}{guess(str(name), self)}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,6 +12,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def guess(name: str, known: Iterable[str]) -> str:
+    """A question about the name that may be meant, to end a message with; "" where none is like it."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 def check_keywords(function: Callable[..., object], what: str, given: Iterable[str]) -> None:
     """Refuse keywords that a function does not take.
 
@@ -29,9 +35,7 @@ def check_keywords(function: Callable[..., object], what: str, given: Iterable[s
     known = [p.name for p in parameters if p.kind is not inspect.Parameter.POSITIONAL_ONLY and p.name != "self"]
     for name in given:
         if name not in known:
-            close = get_close_matches(name, known, n=1, cutoff=0.7)
-            guess = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{what} takes no {name!r}, it takes {', '.join(known)}{guess}")
+            raise TypeError(f"{what} takes no {name!r}, it takes {', '.join(known)}{guess(name, known)}")
 
 
 def hinted(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

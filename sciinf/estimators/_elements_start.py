@@ -140,9 +140,10 @@ def _lags(line: Tensor, scaled: Tensor, most: int) -> int:
         far += _dependence(line, scaled, e, apart)
     floor = max(0.0, sum(far) / len(far)) if far else 0.0
     means = [sum(found) / len(found) - floor for found in near if found]
-    chance = math.sqrt(2 / (line.shape[1] * numbers)) / len(scaled)
-    least = max(_DEPENDENCE, 2 * floor, _SURE * chance)
-    return max((lag for lag, mean in enumerate(means, 1) if mean > least), default=0)
+    least = max(_DEPENDENCE, 2 * floor)
+    chance = [_SURE * math.sqrt(2 / (line.shape[1] * len(found))) / len(scaled) for found in near if found]
+    both = zip(means, chance, strict=True)
+    return max((lag for lag, (mean, more) in enumerate(both, 1) if mean > max(least, more)), default=0)
 
 
 def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list[float]:

@@ -80,19 +80,27 @@ class LikelihoodWeighted(Learned):
         return torch.where(within, self._log_joint(theta, x) - log_z, network)
 
     @torch.no_grad()
-    def log_weight(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+    def log_weight(
+        self, theta: Float[Tensor, "n batch theta"], x: X, log_q: Float[Tensor, "n batch"] | None = None
+    ) -> Float[Tensor, "n batch"]:
         """log of p_r / q of draws of the network, up to a constant for each observation, float64.
 
         -inf where the network gives no density. Those outside have the mean weight of those inside.
-        """
-        log_w = self._log_ratio(theta, x)
-        mean = _log_mean(log_w)
-        return torch.where(self._within(theta), log_w, torch.where(mean.isfinite(), mean, 0.0))
 
-    def _log_ratio(self, theta: Tensor, x: X) -> Tensor:
+        Args:
+            theta: The draws.
+            x: The observations, name -> (batch, *event).
+            log_q: Their density under the network, where it is known.
+        """
+        log_w = self._log_ratio(theta, x, log_q)
+        mean = _log_mean(log_w)
+        return torch.where(log_w.isnan(), torch.where(mean.isfinite(), mean, 0.0), log_w)
+
+    def _log_ratio(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
         """log (r l / q) inside, -inf where the network gives no density, NaN outside."""
         with torch.no_grad():
-            log_w = self._log_joint(theta, x) - self.network.log_prob_batched(theta, x).double()
+            log_q = self.network.log_prob_batched(theta, x) if log_q is None else log_q
+            log_w = self._log_joint(theta, x) - log_q.double()
             log_w = log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
             return torch.where(self._within(theta), log_w, math.nan)
 

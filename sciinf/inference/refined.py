@@ -117,10 +117,11 @@ class Refined(Learned):
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.network.draw_batched(x, _OVER * n, generator=generator)
-        log_w, strays = self._log_weight(theta, x), int(_STRAY * len(theta))
-        if strays and self.is_flow:
-            density = self.network.log_prob_batched(theta, x)
-            log_w = torch.where(density > density.kthvalue(strays, dim=0).values, log_w, -math.inf)
+        strays = int(_STRAY * len(theta)) if self.is_flow else 0
+        log_q = self.network.log_prob_batched(theta, x) if strays or self.weighted else None
+        log_w = self._log_weight(theta, x, log_q)
+        if strays and log_q is not None:
+            log_w = torch.where(log_q > log_q.kthvalue(strays, dim=0).values, log_w, -math.inf)
         return resampled(theta, log_w, n, generator)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
@@ -148,10 +149,10 @@ class Refined(Learned):
         inside = float(weight[self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)].sum())
         return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
 
-    def _log_weight(self, theta: Tensor, x: X) -> Tensor:
+    def _log_weight(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
         """log of posterior over network; of draws that all lie outside the support the same."""
         log_w = self.mixture.log_ratio(theta)
-        log_w = log_w if self.weighted is None else log_w + self.weighted.log_weight(theta, x)
+        log_w = log_w if self.weighted is None else log_w + self.weighted.log_weight(theta, x, log_q)
         return torch.where(log_w.isfinite().any(0), log_w, 0.0)
 
 

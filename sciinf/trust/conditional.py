@@ -50,18 +50,22 @@ class Precision:
         return self.axes.square().T @ self.weights + self.rest
 
 
-def precision_of(y: Tensor) -> Precision:
-    """The precision of rows without mean, (n, J), float64."""
+def spectrum_of(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (r,) along orthonormal axes (r, J) of rows without mean (n, J), the largest last."""
     count, size = y.shape
     if size <= count:
         spread, left = torch.linalg.eigh(y.T @ y / count)
-        axes = left.T
-    else:
-        spread, left = torch.linalg.eigh(y @ y.T / count)
-        kept = spread > 1e-9 * spread[-1]
-        spread, left = spread[kept], left[:, kept]
-        axes = (left / (spread * count).sqrt()).T @ y
-    spread = spread.clamp_min(0)
+        return spread.clamp_min(0), left.T
+    spread, left = torch.linalg.eigh(y @ y.T / count)
+    kept = spread > 1e-9 * spread[-1]
+    spread, left = spread[kept], left[:, kept]
+    return spread, (left / (spread * count).sqrt()).T @ y
+
+
+def precision_of(y: Tensor) -> Precision:
+    """The precision of rows without mean, (n, J), float64."""
+    count, size = y.shape
+    spread, axes = spectrum_of(y)
     along, whole = (y @ axes.T).square(), y.square().sum(1)
     loss = {}
     for c in _SHRUNK:

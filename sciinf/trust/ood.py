@@ -50,9 +50,9 @@ def make_reference(posterior: Posterior, store: Store, scores: Sequence[DataScor
     count = min(len(store), _ROWS)
     first, rest = slice(0, count // 3), slice(count // 3, count)
     views = Views(posterior).fit(lambda: store.batches(_CHUNK, rows=first))
-    usable = sum(map(len, store.batches(_CHUNK, rows=first)))
-    chosen = _scores(scores, posterior, usable)
-    learned = views.tensors | (learned_of(chosen, posterior, store.load(first).x) if chosen else {})
+    seen = store.load(first) if fits(posterior.observables) else None
+    chosen = _scores(scores, posterior, len(seen) if seen else 0)
+    learned = views.tensors | (learned_of(chosen, posterior, seen.x) if seen and chosen else {})
     far = [_distances(learned, posterior, batch.x) for batch in store.batches(_CHUNK, rows=rest)]
     return {**learned, REFERENCE: torch.cat(far)}
 

@@ -107,6 +107,27 @@ def test_how_many_numbers_before_count_is_read_off_the_rows(lag, strength, found
     assert start_of(z, y, LAGS).lags == found
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_few_rows_do_not_make_numbers_depend_on_each_other(seed):
+    """Of 600, twenty independent numbers with tails of three sds: pairs seem to depend by chance."""
+    z, noise = (torch.randn(600, k, generator=generator(10 + seed)) for k in (2, 20))
+    assert start_of(z, noise * noise.abs(), LAGS).lags == 0
+
+
+def test_weights_that_are_loaded_bring_their_lags(chain):
+    """Into an estimator that was asked before, of data without dependence."""
+    other = Elements(Chain.prior, Chain.observables)
+    theta = Chain.prior.sample(2_000, generator=generator())
+    x = torch.randn(2_000, NUMBERS, generator=generator(1))
+    other.standardise(lambda: iter([Batch(theta, {"x": x})]))
+    batch = Batch(theta[:5], {"x": x[:5]})
+    other.loss(batch, generator=generator())
+    assert not other.lags.any()
+    other.load_state_dict(chain.state_dict())
+    found, right = (model.loss(batch, generator=generator()) for model in (other, chain))
+    torch.testing.assert_close(found, right)
+
+
 @pytest.mark.parametrize(("size", "rows"), [(10, 200), (30, 600)])
 def test_a_start_from_few_rows_holds_for_others(size, rows):
     """Of 65 and 495 coefficients: of fresh rows, y = A z + e is as likely as it can be but for a nat."""
@@ -176,12 +197,13 @@ def curves(rows):
     ("law", "counts"),
     [
         (lambda m: torch.poisson(m.exp(), generator=generator(1)), True),
+        (lambda m: torch.poisson((m + 6).exp(), generator=generator(1)), True),
         (lambda m: torch.poisson(m.exp() * torch.rand(m.shape, generator=generator(2)), generator=generator(1)), True),
         (lambda m: (10 * m.sigmoid() + 0.3 * torch.randn(m.shape, generator=generator(1))).clamp(0, 10).round(), False),
         (lambda m: (torch.rand(m.shape, generator=generator(1)) < m.sigmoid()).float(), False),
         (lambda m: torch.poisson(m.exp(), generator=generator(1)) - 1, False),
     ],
-    ids=["poisson", "spread", "bounded", "yes or no", "below zero"],
+    ids=["poisson", "large", "spread", "bounded", "yes or no", "below zero"],
 )
 def test_the_rows_tell_whether_whole_numbers_are_counts(law, counts):
     """With another observable beside them, which has a law of its own."""

@@ -14,7 +14,7 @@ import pytest
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.checked import Checked
 from sciinf.figures.checks import checks_part
-from sciinf.figures.first_screen import about, verdict_part
+from sciinf.figures.first_screen import about, verdict_part, verdicts_part
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
 
@@ -183,6 +183,8 @@ def test_what_was_not_looked_at_is_said_beside_what_passed():
         assert part.headline.startswith("All checks that were made passed")
         assert part.headline.endswith(f" But {lacks}.")
         assert part.state == "all checks made passed"
+        run = run_of(calibration(), trust=trust("good"))
+        assert "1 of 1 answers passed all checks that were made." in verdicts_part({"a": run}, {"a": part})
 
 
 def test_further_findings_are_lights_of_their_own():

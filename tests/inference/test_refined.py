@@ -13,7 +13,7 @@ import torch
 from torch import distributions as td
 from untrained import Untrained
 
-from sciinf.commands.refine import gained
+from sciinf.commands.refine import gained, sizes
 from sciinf.core import Density, Fit, Observable, Posterior, Prior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
@@ -21,8 +21,10 @@ from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
+from sciinf.inference.likelihood_weighted import inside
 from sciinf.inference.refined import Refined, changes, load_refined, refine_around
 from sciinf.posterior import load_posterior
+from sciinf.store import Store
 from sciinf.training import Recipe
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
@@ -228,10 +230,19 @@ def test_rounds_end_where_an_answer_is_right_and_the_last_hardly_moved_it(known)
     words, settled = gained(Narrow(), after(known.mixture, (0.05, 0.05)))
     assert settled
     assert re.match(r"middles moved by up to 0\.05 sds, widths by up to 5%; right at this observation", words)
-    assert not gained(Narrow(), after(known.mixture, (0.2, 0.0)))[1], "it moved"
+    moved = gained(Narrow(), after(known.mixture, (0.2, 0.0)))
+    assert moved == ("middles moved by up to 0.2 sds, widths by up to 0%", False), "and is not checked"
     assert not gained(Narrow(), after(known.mixture, (0.0, 0.2)))[1], "its width changed"
     moved = Mixture(PRIOR, [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts], {})
     assert not gained(Narrow(), after(moved, (0.0, 0.0)))[1], "it is not right, though it did not move"
+
+
+@pytest.mark.parametrize(
+    ("n", "planned"), [(500, (3, 500)), (1_000, (6, 500)), (1_499, (6, 749)), (20_000, (6, 10_000))]
+)
+def test_rounds_have_half_a_run_each_and_three_runs_in_all(n, planned):
+    assert sizes(n) == planned
+    assert planned[0] * planned[1] <= 3 * n
 
 
 def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
@@ -304,6 +315,10 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
         "simulations",
         "training",
     ]
+    newest = max(out.glob("round_*"))
+    near, rows = (Store(newest / name).load().theta for name in ("near", "training"))
+    assert inside(posterior.prior, posterior.last, near).all()
+    assert len(near) == int(inside(posterior.prior, posterior.last, rows).sum()) < len(rows)
 
 
 def test_rounds_end_when_they_are_told_to(made, tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import distributions as td
 
 from sciinf.answer import query
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
+from sciinf.trust import here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
 from sciinf.trust.here import check_here, look_here, verdict
 from sciinf.trust.plain import plain_statistics
@@ -202,6 +205,31 @@ def test_where_many_parameters_hide_an_error_it_is_not_called_right():
     theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
     (check,) = checked(posterior, simulator, x, theta, 1e-5, generator)
     assert "with 40 parameters, the draws for a simulation hardly reach" in check.verdict
+
+
+class SlowAtFirst(Gaussian):
+    """Exact, and its first draws take as long as a library does to be loaded."""
+
+    slept = False
+
+    def draw_batched(self, x, n, *, generator):
+        if not self.slept:
+            time.sleep(0.05)
+            self.slept = True
+        return super().draw_batched(x, n, generator=generator)
+
+
+def test_a_posterior_that_is_slow_at_first_is_looked_at_again(monkeypatch):
+    """Two rows alone would tell of 12 s for 500, of which there are 5; twenty tell of less."""
+    simulator, generator = Linear(), torch.Generator().manual_seed(0)
+    posterior = SlowAtFirst(simulator)
+    x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+    theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
+    around = simulate_around(posterior, simulator, theta, rows=1_000, generator=generator)
+    posterior.slept = False
+    monkeypatch.setattr(here, "BUDGET", 5.0)
+    (check,) = check_here(posterior, x, around, generator=generator)
+    assert "would take more than" not in check.verdict
 
 
 class Strays(Gaussian):

@@ -75,3 +75,7 @@ def test_failures_are_no_noise() -> None:
         return torch.where(data > 1.5, torch.nan, data)
 
     assert check_noise(Line(fails), THETA) == ()
+
+
+def test_a_simulator_that_always_fails_there_says_nothing_of_noise() -> None:
+    assert check_noise(Line(lambda v, generator: v * torch.nan), THETA) == ()

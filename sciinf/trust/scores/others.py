@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sciinf.trust.conditional import Precision, spectrum_of
 from sciinf.trust.scores.perceptron import applied, descended, drawn, some
 from sciinf.trust.scores.score import bent
 
@@ -39,10 +40,9 @@ def others(learned: Mapping[str, Tensor], u: Tensor, present: Tensor) -> tuple[T
         rows = max(1, _PASS // u.shape[1])
         parts = [_each_hidden(learned, *two) for two in zip(u.split(rows), present.split(rows), strict=True)]
         return torch.cat([m for m, _ in parts]), torch.cat([s for _, s in parts])
-    axes, less, rest = learned["axes"].double(), learned["less"], learned["rest"]
-    precision = u / rest - (u @ axes * less) @ axes.T
-    own = 1 / rest - axes.square() @ less
-    return u - precision / own, (-0.5 * own.log()).expand_as(u)
+    precision = Precision(learned["axes"].double(), -learned["less"], 1 / float(learned["rest"]), 0.0)
+    own = precision.diagonal
+    return u - precision.times(u) / own, (-0.5 * own.log()).expand_as(u)
 
 
 def _perceptron(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -72,12 +72,7 @@ def _each_hidden(weights: Mapping[str, Tensor], u: Tensor, present: Tensor) -> t
 def _axes(u: Tensor) -> dict[str, Tensor]:
     count, size = u.shape
     most = max(1, min(_AXES, count // _ROWS_EACH, size - 1))
-    if size <= count:
-        spread, axes = torch.linalg.eigh(u.T @ u / count)
-    else:
-        spread, left = torch.linalg.eigh(u @ u.T / count)
-        axes = u.T @ left / (spread * count).clamp_min(1e-12).sqrt()
-    spread, axes = spread.flip(0)[:most].clamp_min(0), axes.flip(1)[:, :most].contiguous()
-    rest = ((u.square().sum() / count - spread.sum()) / (size - most)).clamp_min(1e-3)
+    spread, axes = (each.flip(0)[:most].contiguous() for each in spectrum_of(u))
+    rest = ((u.square().sum() / count - spread.sum()) / (size - len(spread))).clamp_min(1e-3)
     less = (1 / rest - 1 / spread.clamp_min(float(rest))).clamp_min(0)
     return {"axes": axes.float(), "less": less, "rest": rest}
