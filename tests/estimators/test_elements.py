@@ -107,11 +107,13 @@ def test_how_many_numbers_before_count_is_read_off_the_rows(lag, strength, found
     assert start_of(z, y, LAGS).lags == found
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_few_rows_do_not_make_numbers_depend_on_each_other(seed):
-    """Of 600, twenty independent numbers with tails of three sds: pairs seem to depend by chance."""
-    z, noise = (torch.randn(600, k, generator=generator(10 + seed)) for k in (2, 20))
-    assert start_of(z, noise * noise.abs(), LAGS).lags == 0
+def test_few_rows_do_not_make_numbers_depend_on_each_other():
+    """Eight independent numbers of long tails in 300 rows: of 12 such sets chance makes 10 seem to depend."""
+    found = []
+    for seed in range(12):
+        z, noise = (torch.randn(300, k, generator=generator(k + seed)) for k in (2, 8))
+        found.append(start_of(z, noise * noise.abs(), LAGS).lags)
+    assert sum(lags > 0 for lags in found) <= 2
 
 
 def test_weights_that_are_loaded_bring_their_lags(chain):
@@ -171,9 +173,11 @@ def test_whole_numbers_have_probabilities_that_add_up(dtype, scale, shift):
     assert math.isfinite(float(far.detach()))
 
 
-def test_counts_begin_near_their_likelihood():
-    """Of 20 counts whose means a curve in time multiplies: of fresh rows within .1 nats; with intervals it is 1."""
+@pytest.mark.parametrize("more", [0.0, 6.0])
+def test_counts_begin_near_their_likelihood(more):
+    """Of 20 counts whose means a curve in time multiplies, small and large: of fresh rows within .15 nats."""
     theta, log_mean = curves(4_000)
+    log_mean = log_mean + more
     n = torch.poisson(log_mean.exp(), generator=generator(1))
     model = Elements(CURVES, {"n": Observable((20,))})
     model.standardise(lambda: iter([Batch(theta[:3_000], {"n": n[:3_000]})]))
