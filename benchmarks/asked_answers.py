@@ -1,4 +1,7 @@
-"""Answers of the six models of `asked_models`, before and after rounds around them, beside exact ones and sbi's."""
+"""Answers of the six models of `asked_models`, before and after rounds around them, beside exact ones and sbi's.
+
+Rounds are made as `sciinf infer` makes them: where the local check does not call the first answer right.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ from torch import Tensor
 
 from sciinf import Flow, build_posterior, refine_around, simulate, train
 from sciinf.commands.refine import TIMES, gained, sizes
-from sciinf.core import Posterior, X
+from sciinf.core import Check, Posterior, X
 from sciinf.inference.refined import Refined
 from sciinf.trust.around import ROWS, simulate_around
-from sciinf.trust.here import check_here
+from sciinf.trust.here import check_here, doubted
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
 RARE = 1e-3  # share of the prior that a truncated one accepts, below which it is drawn from by importance resampling
 
 
-def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Generator) -> str:
-    """The level of the local check of an answer."""
+def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Generator) -> Check:
+    """The local check of an answer."""
     theta = posterior.draw(x, 2_000, generator=generator).theta
     around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
     (found,) = check_here(posterior, x, around or "too few simulations", generator=generator)
-    return found.level
+    return found
 
 
 def compared(theta: Tensor, exact: Reference) -> tuple[float, float, bool]:
@@ -79,18 +82,20 @@ def _of_model(
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
         before = posterior.draw(one, DRAWS, generator=generator).theta
         told = verdict_at(posterior, model, one, generator)
-        started = time.process_time()
-        ends = [0]
+        ends, spent, theta, verdict = [0], 0.0, before, told
         how: dict[str, Any] = {"rounds": rounds, "simulations": each, "seed": seed, "progress": False}
         until = partial(_holds, model, ends)
-        refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=until, **how)
-        spent = time.process_time() - started
-        theta = refined.draw(one, DRAWS, generator=generator).theta
+        started = time.process_time()
+        if doubted(told):
+            refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=until, **how)
+            spent = time.process_time() - started
+            theta = refined.draw(one, DRAWS, generator=generator).theta
+            verdict = verdict_at(refined, model, one, generator)
         row: dict[str, Any] = {"model": model.name, "observation": i}
-        row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True)) | {"verdict": told}
+        row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True)) | {"verdict": told.level}
         row |= dict(zip(("refined off", "refined ratio", "refined right"), compared(theta, exact), strict=True))
         row |= {
-            "refined verdict": verdict_at(refined, model, one, generator),
+            "refined verdict": verdict.level,
             "rounds": ends[0],
             "CPU s": trained,
             "refining CPU s": spent,
@@ -177,11 +182,10 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     def middle(key: str) -> float:
         return statistics.median(row[key] for row in rows)
 
-    wrong = [row for row in rows if not row["right"]], [row for row in rows if not row["refined right"]]
-    verdicts = [row["verdict"] for row in wrong[0]] + [row["refined verdict"] for row in wrong[1]]
-    fair = [row["verdict"] for row in rows if row["right"]]
-    fair += [row["refined verdict"] for row in rows if row["refined right"]]
-    found = {
+    found = [(row["verdict"], row["right"]) for row in rows]
+    found += [(row["refined verdict"], row["refined right"]) for row in rows if row["rounds"]]
+    verdicts, fair = ([level for level, right in found if right == wanted] for wanted in (False, True))
+    one = {
         "model": rows[0]["model"], "observations": len(rows), "right": sum(row["right"] for row in rows),
         "median off": middle("off"), "refined right": sum(row["refined right"] for row in rows),
         "refined median off": middle("refined off"), "worst off": max(row["refined off"] for row in rows),
@@ -192,5 +196,5 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
     beside = [row for row in rows if "NPE off" in row]
     for key in ("NPE off", "NPE CPU s", "TSNPE off", "TSNPE CPU s"):
-        found[key] = statistics.median(row[key] for row in beside) if beside else "-"
-    return found
+        one[key] = statistics.median(row[key] for row in beside) if beside else "-"
+    return one

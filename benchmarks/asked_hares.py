@@ -54,7 +54,7 @@ def hares(data: Path, simulations: tuple[int, int], seed: int) -> tuple[list[dic
         how: dict[str, Any] = {"rounds": ROUNDS, "simulations": simulations[1], "seed": seed}
         refined = refine_around(simulator, one, folder / "r", first, **how)
         rows.append(_row("refined", refined, x, right, time.process_time() - started))
-        rows[1]["local check"] = verdict_at(refined, simulator, x, torch.Generator().manual_seed(seed))
+        rows[1]["local check"] = verdict_at(refined, simulator, x, torch.Generator().manual_seed(seed)).level
     off, ratios = rows[1]["off"], (rows[1]["narrowest"], rows[1]["broadest"])
     return rows, [
         check("hares, refined: largest error of a mean, sd", off, OFF),

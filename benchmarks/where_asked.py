@@ -99,7 +99,7 @@ def planted(times: int) -> list[dict[str, Any]]:
         for seed in range(times):
             generator = torch.Generator().manual_seed(seed)
             x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-            found[verdict_at(posterior, simulator, x, generator)] += 1
+            found[verdict_at(posterior, simulator, x, generator).level] += 1
         said = ", ".join(f"{key} {value}" for key, value in fault.items()) or "exact"
         rows.append(
             {"planted": said, **{level: found[level] / times for level in ("good", "unknown", "caution", "alarm")}}
@@ -125,7 +125,7 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
         off, ratio = ((draws.mean(0) - mean) / sd).abs(), draws.std(0) / sd
         worst.append(float(off.max()))
         bad = bool((off > 0.15).any() | (ratio > 1.1).any() | (ratio < 0.9).any())
-        (wrong if bad else right)[verdict_at(posterior, simulator, {"x": x[None]}, generator)] += 1
+        (wrong if bad else right)[verdict_at(posterior, simulator, {"x": x[None]}, generator).level] += 1
     return {
         "network": kind, "simulations": simulations, "median off, sd": float(np.median(worst)), "wrong": wrong.total(),
         "told": wrong["alarm"] + wrong["caution"], "right": right.total(), "alarm": right["alarm"],

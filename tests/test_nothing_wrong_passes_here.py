@@ -123,10 +123,16 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     assert sorted(place.name for place in aside.iterdir()) == ["seen-1", "seen-2"]
 
 
-@pytest.mark.parametrize(("level", "wrong"), [("alarm", True), ("caution", True), ("unknown", False), ("good", False)])
-def test_what_is_wrong_or_may_be_is_refined(level: Any, wrong: bool) -> None:
+@pytest.mark.parametrize(
+    ("level", "said", "wrong"),
+    [
+        ("alarm", "", True), ("caution", "", True), ("good", "", False),
+        ("unknown", f"{here.UNTOLD} (2,000 simulations around it)", True), ("unknown", "not checked", False),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) -> None:
     """A caution stood beside a mean that was 1.2 sds off, and an sd twice too large."""
-    checks = (Check("residuals", "alarm", ""), Check("local check", level, ""))
+    checks = (Check("residuals", "alarm", ""), Check("local check", level, said))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     assert refine.wrong_here(Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)) == wrong
 

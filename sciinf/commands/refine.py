@@ -38,10 +38,10 @@ Near = tuple[Path, "Refined"]
 
 
 def wrong_here(answer: Answer) -> bool:
-    """Whether an answer was found not to be right at its observation, or perhaps not."""
-    from sciinf.trust.here import NAME
+    """Whether an answer was not found to be right at its observation."""
+    from sciinf.trust.here import doubted
 
-    return any(check.name == NAME and check.level in ("alarm", "caution") for check in answer.checks)
+    return any(doubted(check) for check in answer.checks)
 
 
 def refine_all(

@@ -11,10 +11,16 @@ Where rows are few, products z z' are left out, and fewer lags are looked at: at
 Of counts n, y = log(n + 1/2), and b + A (z, z z') the logarithm of their mean, by Newton's steps of Poisson regression
 from there; s is the spread of that mean, s^2 the mean of ((n - mean)^2 - mean) / mean^2 as far as it is positive.
 
+**What numbers share.** E coefficients of one kind (of one parameter, say, for each of the numbers) that were found with
+errors of variance v, and vary by t^2 + v, are drawn to their mean, by v / (t^2 + v) of the way (empirical Bayes). Those
+of a stationary series, or of items, are then one; those of a regression keep their own.
+
 Shapes: z (rows, D), y (rows, E).
 
 References:
     | Generalized Linear Models (Nelder & Wedderburn, 1972), https://doi.org/10.2307/2344614
+    | Data analysis using Stein's estimator and its generalizations (Efron & Morris, 1975),
+      https://doi.org/10.1080/01621459.1975.10479864: by how much to draw estimates to their mean
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 _DEPENDENCE, _SURE = 5e-4, 3.0  # what counts, at least; in sds of what chance makes of it
-_LOG_CHI = 1.27
+_LOG_CHI, _LOG_CHI_VARIANCE = 1.27, 4.93
 _CLAMP = 5.0
 _RIDGE = 1e-6
 _STEPS, _ENOUGH, _FEW, _LARGE = 8, 1e-6, 16_384, 20.0  # of Newton, nats, rows, logarithm
@@ -36,23 +42,35 @@ _LEAST_SPREAD, _POISSON = 0.0025, 0.1  # of counts: squared spread of the mean, 
 _EACH = 5  # rows for each coefficient, at least
 
 
+class Drawn(NamedTuple):
+    """Coefficients of all numbers, drawn to their mean: common + share own.
+
+    Args:
+        common: Their mean, (K,).
+        own: What each is above it, (K, E).
+        share: Of that which is no error, 0 to 1, (K,).
+    """
+
+    common: Tensor
+    own: Tensor
+    share: Tensor
+
+
 class LeastSquares(NamedTuple):
     """What least squares found.
 
     Args:
-        middle: b, (E,).
-        slopes: A, (F, E), F numbers of a quadratic without its constant.
-        log_sd: log s, (E,), of what the numbers before leave.
+        middle: b and A, F + 1 coefficients, F numbers of a quadratic without its constant.
+        log_sd: log s, one, of what the numbers before leave.
         log_sd_slopes: d, (D,), their mean over e.
-        before: k, (E, most), zero beyond `lags`.
+        before: k, `most` of them, zero beyond `lags`.
         lags: How many numbers before one tell of it.
     """
 
-    middle: Tensor
-    slopes: Tensor
-    log_sd: Tensor
+    middle: Drawn
+    log_sd: Drawn
     log_sd_slopes: Tensor
-    before: Tensor
+    before: Drawn
     lags: int
 
 
@@ -67,34 +85,55 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
     counted = [] if counts is None else counts.nonzero()[:, 0].tolist()
     z, y = z.double().cpu(), y.double().cpu()
     line, square = torch.cat([torch.ones_like(z[:, :1]), z], dim=1), quadratic(z)
-    if len(z) < _EACH * square.shape[1]:
+    few = len(z) < _EACH * square.shape[1]
+    if few:
         square[:, z.shape[1] :] = 0.0
+    used = 1 + (z.shape[1] if few else square.shape[1])
     given = torch.cat([line[:, :1], square], dim=1)
-    slopes = _solved(given, y)
+    slopes, inverse = _solved(given, y), _inverse(given)
     for e in counted:
         slopes[:, e] = _poisson(given[:_FEW], (y[:_FEW, e].exp() - 0.5).round(), slopes[:, e])
     left = first = y - given @ slopes
+    middle = _drawn(slopes, inverse[:, None] * left.square().sum(0) / max(1, len(z) - used))
     log_sd = _log_sd(line, left)
     scaled = (left / (line @ log_sd).exp()).clamp(-_CLAMP, _CLAMP)
     lags = _lags(line, scaled, min(most, y.shape[1] - 1, len(z) // (_EACH * line.shape[1])))
-    before = torch.zeros(y.shape[1], most, dtype=torch.float64)
+    before = torch.zeros(most, y.shape[1], dtype=torch.float64)
+    errors = torch.zeros_like(before)
     weight = (-(line @ log_sd)).exp()
     for e in range(1, y.shape[1] if lags else 0):
         n = min(e, lags)
         earlier = torch.stack([left[:, e - lag] for lag in range(1, n + 1)], dim=1)
-        before[e, :n] = _solved(earlier * weight[:, e : e + 1], (left[:, e] * weight[:, e])[:, None])[:, 0]
+        earlier, own = earlier * weight[:, e : e + 1], left[:, e] * weight[:, e]
+        before[:n, e] = _solved(earlier, own[:, None])[:, 0]
+        errors[:n, e] = _inverse(earlier) * (own - earlier @ before[:n, e]).square().mean()
     for lag in range(1, lags + 1):
-        left = left - before[:, lag - 1] * pad(first, (lag, 0))[:, : y.shape[1]]
+        left = left - before[lag - 1] * pad(first, (lag, 0))[:, : y.shape[1]]
     log_sd = _log_sd(line, left)
-    spread = log_sd[0].clone()
+    spread, error = log_sd[:1].clone(), (_inverse(line)[:1, None] * _LOG_CHI_VARIANCE / 4).expand(1, y.shape[1])
     for e in counted:
         n, mean = (y[:, e].exp() - 0.5).round(), (y[:, e] - left[:, e]).clamp(-_LARGE, _LARGE).exp()
         least = min(_LEAST_SPREAD, _POISSON / float(mean.mean().clamp_min(1e-12)))
-        spread[e] = (((n - mean).square() - mean).mean() / mean.square().mean()).clamp_min(least).log() / 2
+        spread[0, e] = (((n - mean).square() - mean).mean() / mean.square().mean()).clamp_min(least).log() / 2
     rest = [e for e in range(y.shape[1]) if e not in counted]
     tilt = log_sd[1:, rest].mean(1) if rest else torch.zeros_like(log_sd[1:, 0])
-    found = [value.float() for value in (slopes[0], slopes[1:], spread, tilt, before)]
-    return LeastSquares(found[0], found[1], found[2], found[3], found[4], lags)
+    told = torch.arange(y.shape[1]) > torch.arange(most)[:, None]  # the first numbers have few before them
+    width = _drawn(spread, torch.zeros_like(error) if counted else error)
+    return LeastSquares(middle, width, tilt.float(), _drawn(before, errors, told), lags)
+
+
+def _drawn(found: Tensor, variance: Tensor, there: Tensor | None = None) -> Drawn:
+    """Coefficients (K, E) with the variances of their errors; `there` tells which of them exist."""
+    there = torch.ones_like(found) if there is None else there.to(found.dtype)
+    count = there.sum(1).clamp_min(1.0)
+    common = (found * there).sum(1) / count
+    own = (found - common[:, None]) * there
+    noise = (variance * there).sum(1) / count
+    spread = own.square().sum(1) / (count - 1).clamp_min(1.0)
+    # chance makes the mean square of E errors larger than v by some sds of sqrt(2 / E)
+    vary = spread > noise * (1 + _SURE * (2 / count).sqrt())
+    share = torch.where(vary, 1 - noise / spread.clamp_min(1e-300), torch.zeros_like(noise))
+    return Drawn(common.float(), own.float(), share.float())
 
 
 def _poisson(given: Tensor, n: Tensor, slopes: Tensor) -> Float[Tensor, " square"]:
@@ -152,8 +191,7 @@ def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list
         return []
     rows, width = line.shape
     given = torch.cat([scaled[:, i, None] * line for i in others], dim=1)
-    gram = given.T @ given
-    gram = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+    gram = _gram(given)
     found = torch.linalg.solve(gram, given.T @ scaled[:, e])
     noise = (scaled[:, e] - given @ found).square().sum() / max(1, rows - len(found))
     covariance = torch.linalg.inv(gram) * noise.clamp_min(1e-12)
@@ -163,7 +201,16 @@ def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list
 
 
 def _solved(given: Tensor, wanted: Tensor) -> Tensor:
-    """Least squares by normal equations, with a ridge that rounding needs."""
+    """Least squares by normal equations."""
+    return torch.linalg.solve(_gram(given), given.T @ wanted)
+
+
+def _inverse(given: Tensor) -> Tensor:
+    """The variances of its coefficients, of noise of variance 1."""
+    return torch.linalg.inv(_gram(given)).diagonal()
+
+
+def _gram(given: Tensor) -> Tensor:
+    """With a ridge that rounding needs."""
     gram = given.T @ given
-    gram = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram, given.T @ wanted)
+    return gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)

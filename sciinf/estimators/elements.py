@@ -7,9 +7,12 @@ With y_1..y_E all numbers of x, standardised, and z the parameters, the model is
     v_e ~ sum_k w_ek(z) N(mu_ek(z), sd_ek(z)^2).
 
 A network of z alone gives all of c, log s, w, mu and log sd. It is the same network for all numbers, in R + 1 versions
-that number e mixes by weights of its own, and m_e has a quadratic in z beside it:
+that number e mixes by weights of its own, and m_e has a quadratic in z beside it, log s_e and c_el constants:
 
-    o_e(z) = b_e + g_0(z) + sum_{r <= R} a_{er} g_r(z),     g(z) = B (u(z), z, z z'),     u a network.
+    o_e(z) = b_e + g_0(z) + sum_{r <= R} a_{er} g_r(z),     g(z) = B (u(z), 1, z, z z'),     u a network.
+
+What a number has for itself is multiplied by the share of it that its start found to be no chance: numbers of a
+stationary series, or items, then are one law, and do not learn it each for itself.
 
 A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each is a
 regression on a few parameters, and the rows tell it E times over: near one answer this needs a quarter of the rows.
@@ -85,6 +88,8 @@ class Elements(Standardised):
     low: Tensor
     high: Tensor
     lags: Tensor
+    own: Tensor
+    own_middle: Tensor
 
     def __init__(self, prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> None:
         numbers = count(observables, MOST, "Elements")
@@ -94,14 +99,16 @@ class Elements(Standardised):
         with global_seed(torch.Generator().manual_seed(seed)):
             self.first, self.second = nn.Linear(size, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
             self.share = nn.Parameter(0.5 * torch.randn(numbers, _VERSIONS))
-        self.versions = nn.Parameter(torch.zeros(_WIDTH + square, (_VERSIONS + 1) * self.outputs))
+        self.versions = nn.Parameter(torch.zeros(_WIDTH + 1 + square, (_VERSIONS + 1) * self.outputs))
         self.middle = nn.Parameter(torch.zeros(square, numbers))
-        self.offset = nn.Parameter(torch.zeros(numbers, self.outputs))
+        self.offset = nn.Parameter(torch.zeros(numbers, 2 + LAGS))
         self.register_buffer("whole", torch.zeros(numbers, dtype=torch.bool))
         self.register_buffer("counts", torch.zeros(numbers, dtype=torch.bool))
         self.register_buffer("low", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("high", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("lags", torch.zeros(LAGS))
+        self.register_buffer("own", torch.zeros(2 + LAGS))  # shares of what numbers have for themselves
+        self.register_buffer("own_middle", torch.zeros(square))
         self._told: tuple[int, bool, bool] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
@@ -146,13 +153,15 @@ class Elements(Standardised):
         self._forget()
         start, size, parts = start_of(z, self._flat(x), LAGS, counts), len(self.prior), 2 + LAGS
         self.lags.copy_((torch.arange(LAGS) < start.lags).float())
-        self.middle.copy_(start.slopes)
-        self.offset[:, 0], self.offset[:, 1] = start.middle, start.log_sd
-        self.offset[:, 2:parts] = start.before
-        self.offset[:, parts + _PARTS : parts + 2 * _PARTS] = torch.linspace(-0.5, 0.5, _PARTS)
-        logistic = self.whole & ~counts
-        self.offset[:, parts + 2 * _PARTS :] = torch.where(logistic[:, None], -math.log(_LOGISTIC_SD), 0.0)
-        self.versions.view(-1, _VERSIONS + 1, self.outputs)[_WIDTH : _WIDTH + size, 0, 1] = start.log_sd_slopes
+        self.middle.copy_(start.middle.own[1:])
+        self.own_middle.copy_(start.middle.share[1:])
+        self.offset.copy_(torch.cat([start.middle.own[:1], start.log_sd.own, start.before.own]).T)
+        self.own.copy_(torch.cat([start.middle.share[:1], start.log_sd.share, start.before.share]))
+        common = self.versions.view(-1, _VERSIONS + 1, self.outputs)[_WIDTH:, 0]
+        common[:, 0] = start.middle.common
+        common[0, 1], common[0, 2:parts] = start.log_sd.common[0], start.before.common
+        common[1 : 1 + size, 1] = start.log_sd_slopes
+        common[0, parts + _PARTS : parts + 2 * _PARTS] = torch.linspace(-0.5, 0.5, _PARTS)
         self._forget()
 
     def _forget(self) -> None:
@@ -188,16 +197,18 @@ class Elements(Standardised):
         square = quadratic(z)
         u = silu(self.first(z))
         u = u + silu(self.second(u))
-        given = (torch.cat([u, square], 1) @ self.versions).view(len(z), _VERSIONS + 1, self.outputs)
-        out = given[:, :1] + self.share @ given[:, 1:] + self.offset
-        middle = out[..., 0] + square @ self.middle
+        given = torch.cat([u, torch.ones_like(u[:, :1]), square], 1) @ self.versions
+        given = given.view(len(z), _VERSIONS + 1, self.outputs)
+        out = given[:, :1] + self.share @ given[:, 1:] + pad(self.offset * self.own, (0, 3 * _PARTS))
+        middle = out[..., 0] + square @ (self.own_middle[:, None] * self.middle)
         left = torch.where(self.low < self.high, y - middle, 0.0)
         for lag in range(1, self._tell()[0] + 1):
             before = pad(left, (lag, 0))[:, : self.numbers]
             middle = middle + out[..., 1 + lag] * before
         log_sd, parts = out[..., 1].clamp(-8.0, 8.0), out[..., 2 + LAGS :]
         log_w, mu, log_size = parts.view(*parts.shape[:-1], 3, _PARTS).unbind(-2)
-        log_size = log_size.clamp(-6.0, 4.0)
+        logistic = (self.whole & ~self.counts)[:, None]
+        log_size = torch.where(logistic, log_size - math.log(_LOGISTIC_SD), log_size).clamp(-6.0, 4.0)
 
         def scaled(value: Tensor) -> Tensor:
             """Numbers (batch, E) on the scale of each part."""

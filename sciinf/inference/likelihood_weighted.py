@@ -1,24 +1,26 @@
-r"""A network's draws weighted by a learned likelihood, where that describes what neither has seen better.
+r"""A network's draws weighted by a learned likelihood, as far as that describes what neither has seen better.
 
 With q(theta | x) a network that was trained on rows of a law r, and l(x | theta) a likelihood that was trained on the
-same rows,
+same rows, the posterior under r is q, and it is r l / Z. Both have errors of their own, and what lies between them,
 
-    p_r(theta | x) = r(theta) l(x | theta) / Z(x),     Z(x) = E_q[r l / q],
+    p_r(theta | x) = q^(1 - a) (r l)^a / Z(x),     Z(x) = E_q[(r l / q)^a],
 
-is drawn from by drawing from q with probabilities proportional to r l / q. A likelihood does not depend on the law of
-its rows, so l is learned from those near the answer alone: inside the last round's law, where |u|^2 in its sds, of mean
-D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite another course, would cost it more than they
-teach. Outside, q stays as it is:
+has less of either (a logarithmic pool). It is drawn from by drawing from q with probabilities proportional to
+(r l / q)^a. The power a, from 0 to 1, is the one under which rows that neither was fitted to are likeliest, a concave
+function of a; and no larger than leaves enough of the draws at the observation.
 
-    p_r(theta | x) = r(theta) l(x | theta) / Z(x) inside,   q(theta | x) outside,   Z(x) = E_q[r l / q | inside].
+A likelihood does not depend on the law of its rows, so l is learned from those near the answer alone: inside the last
+round's law, where |u|^2 in its sds, of mean D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite
+another course, would cost it more than they teach. Outside, q stays as it is:
 
-Which of both is nearer to the truth is told by rows inside that neither was fitted to: a density's mean of
-log p_r(theta | x) over them is largest where it is exact.
+    p_r(theta | x) = q(theta | x) outside,     Z(x) = E_q[(r l / q)^a | inside].
 
 Shapes: theta (n, batch, D), x name -> (batch, *event).
 
 References:
     | Sequential neural likelihood (Papamakarios, Sterratt & Murray, 2019), https://arxiv.org/abs/1805.07226
+    | Combining probability distributions: a critique and an annotated bibliography (Genest & Zidek, 1986),
+      https://doi.org/10.1214/ss/1177013825: logarithmic pools
     | Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007)
     | Improved particle filter for nonlinear problems (Carpenter, Clifford & Fearnhead, 1999),
       https://doi.org/10.1049/ip-rsn:19990255: systematic resampling
@@ -46,6 +48,7 @@ _DRAWS, _EACH = 16_384, 256  # that Z is estimated from, for one observation and
 _ROWS, _PIECE = 800, 100  # held-out rows that are compared, at most, and at once
 _EFFECTIVE = 0.2  # share of the network's draws that carry the weight at the observation, at least
 _EDGE = 4.0  # sds of |u|^2 that the likelihood's rows lie within
+_POWERS = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
 
@@ -57,14 +60,16 @@ class LikelihoodWeighted(Learned):
         likelihood: l, of an estimator that gives a `Potential`.
         law: r.
         last: The last round's law, inside which the likelihood was learned.
+        power: a.
     """
 
-    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture, last: Law) -> None:
+    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture, last: Law, power: float = 1.0) -> None:
         self.network, self.likelihood, self.law, self.last = network, likelihood.estimator, law, last
+        self.power = power
         self.name, self.under, self.scope, self.failed = network.name, network.under, network.scope, network.failed
         self.whole, self.trained_on = network.whole, network.trained_on
         self.prior, self.observables = network.prior, network.observables
-        self.digest = hashlib.sha256(f"{network.digest} {likelihood.digest}".encode()).hexdigest()
+        self.digest = hashlib.sha256(f"{network.digest} {likelihood.digest} {power}".encode()).hexdigest()
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.network.draw_batched(x, _OVER * n, generator=generator)
@@ -74,10 +79,11 @@ class LikelihoodWeighted(Learned):
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
         ones = len(next(iter(x.values())))
         drawn = self.network.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
-        log_z = _log_mean(self._log_ratio(drawn, x))
+        log_z = _log_mean(self.log_ratio(drawn, x))
         network = self.network.log_prob_batched(theta, x).double()
         within = self._within(theta) & log_z.isfinite()
-        return torch.where(within, self._log_joint(theta, x) - log_z, network)
+        joint = self.power * self._log_joint(theta, x) + ((1 - self.power) * network if self.power < 1 else 0.0)
+        return torch.where(within, joint - log_z, network)
 
     @torch.no_grad()
     def log_weight(
@@ -92,15 +98,15 @@ class LikelihoodWeighted(Learned):
             x: The observations, name -> (batch, *event).
             log_q: Their density under the network, where it is known.
         """
-        log_w = self._log_ratio(theta, x, log_q)
+        log_w = self.log_ratio(theta, x, log_q)
         mean = _log_mean(log_w)
         return torch.where(log_w.isnan(), torch.where(mean.isfinite(), mean, 0.0), log_w)
 
-    def _log_ratio(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
-        """log (r l / q) inside, -inf where the network gives no density, NaN outside."""
+    def log_ratio(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
+        """log (r l / q)^a inside, -inf where the network gives no density, NaN outside."""
         with torch.no_grad():
             log_q = self.network.log_prob_batched(theta, x) if log_q is None else log_q
-            log_w = self._log_joint(theta, x) - log_q.double()
+            log_w = self.power * (self._log_joint(theta, x) - log_q.double())
             log_w = log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
             return torch.where(self._within(theta), log_w, math.nan)
 
@@ -150,25 +156,28 @@ def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) 
     return theta.gather(0, picked[..., None].expand(*picked.shape, theta.shape[-1]))
 
 
-def is_better(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> bool:
-    """Whether held-out rows are likelier under the weighted network, by a standard error, and its weights serve at x.
+def best_power(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> float:
+    """The power a under which held-out rows are likeliest, or the largest that serves at the observation.
 
     Args:
-        found: The weighted network.
+        found: The weighted network, with a power of 1.
         rows: What the likelihood was trained on, in the order in which the network was.
         held_out: The share of its rows, the last, that they were not fitted to.
         x: The observation, name -> (1, *event).
     """
-    drawn = found.network.draw_batched(x, _DRAWS, generator=generator_for(1, _STREAM))
-    weight = found.log_weight(drawn, x)[:, 0].softmax(0)
-    if not 1 / float(weight.square().sum()) >= _EFFECTIVE * len(drawn):
-        return False
-    count = min(_ROWS, max(FEWEST_VALIDATION, int(held_out * len(rows))))
-    gain = []
+    count, generator = min(_ROWS, max(FEWEST_VALIDATION, int(held_out * len(rows)))), generator_for(2, _STREAM)
+    gain = torch.zeros_like(_POWERS)
     for start in range(len(rows) - count, len(rows), _PIECE):
         batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
-        theta = batch.theta[None]
-        both = found.log_prob_batched(theta, batch.x), found.network.log_prob_batched(theta, batch.x).double()
-        gain.append((both[0] - both[1])[0])
-    gains = torch.cat(gain)
-    return bool(gains.mean() > gains.std() / math.sqrt(len(gains)))
+        truth = found.log_ratio(batch.theta[None], batch.x)[0]
+        drawn = found.log_ratio(found.network.draw_batched(batch.x, _EACH, generator=generator), batch.x)
+        for k, power in enumerate(_POWERS[1:].tolist(), 1):
+            gain[k] += (power * truth - _log_mean(power * drawn)).nan_to_num(nan=0.0).sum()
+    drawn = found.network.draw_batched(x, _DRAWS, generator=generator_for(1, _STREAM))
+    log_w = found.log_ratio(drawn, x)[:, 0]
+    log_w = log_w[~log_w.isnan()]
+    for power in _POWERS[1 : int(gain.argmax()) + 1].flip(0).tolist():
+        weight = (power * log_w).softmax(0)
+        if 1 / float(weight.square().sum()) >= _EFFECTIVE * max(1, len(weight)):
+            return power
+    return 0.0

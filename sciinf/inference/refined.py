@@ -17,9 +17,8 @@ probabilities proportional to w. Where the posterior is normal and the prior fla
 least that leaves `_SHARE`, but no less than `_NARROWEST`.
 
 **The likelihood.** The same rows teach the likelihood number by number, too (`estimators.elements`), where data are
-complete and of at most 128 numbers: those near the answer. Where it describes held-out rows better than the network,
-draws of the network are weighted by it (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of
-the rows.
+complete and of at most 128 numbers: those near the answer. Draws of the network are weighted by it as far as it
+describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
 
 Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
 flow has nothing there to hold it down, and w, which grows outwards, makes them heavier. They can double an sd.
@@ -56,7 +55,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.learned import Learned
-from sciinf.inference.likelihood_weighted import LikelihoodWeighted, inside, is_better, resampled
+from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.inference.truncated import observation_hash
 from sciinf.simulation import simulate
@@ -64,7 +63,7 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 4  # 3 learned the likelihood from all rows, 2 learned none, 1 had wider laws
+SCHEMA = 5  # 4 took the likelihood whole or not at all, 3 learned it from all rows, 2 learned none, 1 had wider laws
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
@@ -90,7 +89,7 @@ class Refined(Learned):
         x: The observation, name -> (1, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
         changed: What the last round changed at the observation (`changes`).
-        likelihood: That of the last round, where it is better than the network by itself.
+        likelihood: That of the last round, and its power, where the network is better with it than by itself.
     """
 
     def __init__(
@@ -101,12 +100,12 @@ class Refined(Learned):
         x: X,
         trained_on: frozenset[str],
         changed: tuple[float, float] = (0.0, 0.0),
-        likelihood: Fit | None = None,
+        likelihood: tuple[Fit, float] | None = None,
     ) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.network, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
         self.network.name = "refined network's"  # for a calibration says whose it is
-        self.weighted = LikelihoodWeighted(self.network, likelihood, mixture, last) if likelihood else None
+        self.weighted = likelihood and LikelihoodWeighted(self.network, likelihood[0], mixture, last, likelihood[1])
         self.local: Learned = self.weighted or self.network
         self.digest, self.trained_on, self.changed = self.local.digest, trained_on, changed
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
@@ -123,6 +122,13 @@ class Refined(Learned):
         if strays and log_q is not None:
             log_w = torch.where(log_q > log_q.kthvalue(strays, dim=0).values, log_w, -math.inf)
         return resampled(theta, log_w, n, generator)
+
+    def weighted_batched(
+        self, x: X, n: int, *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
+        """Draws of the network and the logarithms of their weights: what `draw_batched` takes a quarter of."""
+        theta = self.network.draw_batched(x, n, generator=generator)
+        return theta, self._log_weight(theta, x).double()
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.
@@ -239,9 +245,8 @@ def refine_around(
         posterior = found
         if until is not None and until(found):
             break
-    write_json(
-        out / FILE, {**settings, "rounds": len(stores), "changed": found.changed, "weighted": bool(found.weighted)}
-    )
+    power = found.weighted.power if found.weighted else 0.0
+    write_json(out / FILE, {**settings, "rounds": len(stores), "changed": found.changed, "power": power})
     return found
 
 
@@ -292,7 +297,8 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
     if len(laws) < len(found):
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
     moved, wider = data["changed"]
-    likelihood = load_fit(folders[-1] / LIKELIHOOD, device=device) if data["weighted"] else None
+    power = float(data["power"])
+    likelihood = (load_fit(folders[-1] / LIKELIHOOD, device=device), power) if power else None
     about = (observation, campaigns_of(stores), (moved, wider), likelihood)
     return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], *about)
 
@@ -305,16 +311,15 @@ def _near(rows: Store, path: Path, simulator: Simulator, last: Law) -> Store:
 
 def _likelihood(
     fit: Fit, near: Store, folder: Path, x: X, laws: tuple[Mixture, Law], recipe: Recipe, seed: int
-) -> Fit | None:
-    """The likelihood number by number that rows near the answer teach, where it is better than the network alone."""
+) -> tuple[Fit, float] | None:
+    """The likelihood number by number that rows near the answer teach, and its power where that is above 0."""
     prior, observables = fit.estimator.prior, fit.estimator.observables
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
     if len(near) < _FEWEST:
         return None
     found = train(Elements(prior, observables, seed=seed), near, folder, recipe=how, seed=seed, progress=False)
-    return (
-        found if is_better(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x) else None
-    )
+    power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
+    return (found, power) if power else None
 
 
 def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:

@@ -47,12 +47,13 @@ from sciinf.inference.mcmc import MCMC, PriorInZ
 from sciinf.inference.refined import Refined
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
-from sciinf.trust.plain import leading, plain_statistics
+from sciinf.trust.plain import leading, plain_statistics, told
 
 NAME = "local check"
 _DRAWS = 64
 _SHIFT, _WIDTH = 0.1, 0.075  # the least that is told, where it is significant: of the middle in sds, of the width
 _BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
+UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
@@ -93,6 +94,11 @@ class Local:
     p: Tensor
     rows: int
     heavy: Tensor
+
+
+def doubted(check: Check) -> bool:
+    """Whether it says that an answer is not right, or may not be, or that the simulations around it cannot tell."""
+    return check.name == NAME and (check.level in ("alarm", "caution") or check.verdict.startswith(UNTOLD))
 
 
 def check_here(
@@ -152,7 +158,9 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
         return f"with {e.shape[1]} parameters, the draws for a simulation hardly reach where its truth lies"
     data = {name: value[: len(e)] for name, value in around.data.items()}
     learned = torch.cat([posterior.features(data), posterior.features(x)]).double()
-    design = leading(plain_statistics(dict(posterior.observables), data, x), learned)
+    specs = dict(posterior.observables)
+    parameters = told(specs, data, x, around.z[: len(e)])
+    design = torch.cat([leading(plain_statistics(specs, data, x), learned), parameters - parameters[-1:]], dim=1)
     return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else "its data have no numbers that vary"
 
 
@@ -193,7 +201,7 @@ def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None)
     middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
     width = float(((local.width - 1).abs() + 2 * local.width_error).max())
     if not (middle <= _BLIND[0] and width <= _BLIND[1]):
-        return Check(NAME, "unknown", f"too few simulations to tell whether it is right at this observation ({among})")
+        return Check(NAME, "unknown", f"{UNTOLD} ({among})")
     words = f"right at this observation: middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     return Check(NAME, "good", words)
 
@@ -215,22 +223,36 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         size = _SECOND if start == _FIRST and needed > BUDGET else size
         stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
-        drawn = posterior.draw_batched(some, _DRAWS, generator=generator)
+        drawn, own_weight = _drawn(posterior, some, generator)
         at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn.double())])
         log_weight = law.log_prob(at) - prior.log_prob(at, torch.cat([theta[None, start:stop], drawn]).double())
+        log_weight[1:] += own_weight  # of which the truth, a draw itself, has the mean
         weight = log_weight.nan_to_num(nan=-math.inf, posinf=-math.inf).softmax(0)
         below = (weight[..., None] * (at < at[0])).sum(0)
         tied = (weight[..., None] * (at == at[0])).sum(0)
         found.append(below + tied * torch.rand(below.shape, generator=generator, dtype=torch.float64))
         own.append(weight[0])
-        part = weight[1:] / weight[1:].sum(0).clamp_min(1e-300)
-        middle = (part[..., None] * at[1:]).sum(0)
-        free = (1 - part.square().sum(0)).clamp_min(1e-3)[..., None]
-        narrow = (part[..., None] * (at[1:] - middle).square()).sum(0) / free
-        grown.append(at[1:].std(0) / narrow.sqrt().clamp_min(1e-300))
+        narrow = _sd(at[1:], weight[1:] / weight[1:].sum(0).clamp_min(1e-300))
+        grown.append(_sd(at[1:], own_weight.softmax(0)) / narrow.clamp_min(1e-300))
         size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
     return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
+
+
+def _drawn(posterior: Posterior, x: X, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws for each of some data, (n, batch, D), and the logarithms of their weights, (n, batch), of mean weight 1."""
+    if not isinstance(posterior, Refined):
+        drawn = posterior.draw_batched(x, _DRAWS, generator=generator)
+        return drawn, drawn.new_zeros(drawn.shape[:2], dtype=torch.float64)
+    drawn, log_w = posterior.weighted_batched(x, 2 * _DRAWS, generator=generator)
+    return drawn, log_w - log_w.logsumexp(0) + math.log(len(log_w))
+
+
+def _sd(z: Tensor, weight: Tensor) -> Tensor:
+    """Of each parameter, (batch, D), of weighted draws."""
+    middle = (weight[..., None] * z).sum(0)
+    free = (1 - weight.square().sum(0)).clamp_min(1e-3)[..., None]
+    return ((weight[..., None] * (z - middle).square()).sum(0) / free).sqrt()
 
 
 def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:

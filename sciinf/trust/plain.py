@@ -4,11 +4,15 @@ Of each observable, after standardisation: mean, log sd, skewness, kurtosis, lea
 repeat (time, items, the axes of an image; all of them where none of those is named), autocorrelations along time, and
 the share that is present; and the coordinates of everything along its first principal axes. Each is then replaced by
 the normal score of its rank, so that tails and units do not matter.
+
+What the numbers tell of each parameter by a line (`told`) is one statistic more for each, where the parameters are
+known. Many numbers that each tell a little may lie along none of the first axes.
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Observable, X
@@ -18,6 +22,7 @@ from sciinf.summaries.statistics import by_channel
 _CHANNELS = 6  # of one observable, whose statistics are taken each by itself
 _AXES = 8
 _ROWS = 500  # that give them
+_NUMBERS, _FOLDS, _RIDGE = 200, 5, 0.01  # of the data, at most, that tell of parameters by a line; how it is fitted
 _LAGS = (1, 2)
 _EDGE = 3.0  # largest normal score
 
@@ -44,6 +49,38 @@ def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tenso
     flat = torch.cat([value.reshape(count + 1, -1) for value in both.values()], dim=1)
     found.append(_principal(flat, count))
     return _scores(torch.cat(found, dim=1), count)
+
+
+def told(observables: dict[str, Observable], rows: X, x: X, z: Float[Tensor, "n theta"]) -> Tensor:
+    """Normal scores of what least squares tell of the parameters from all numbers, of the rows and the observation.
+
+    From their coordinates along the first axes where there are more than 200.
+
+    Each row is told of by a line that was fitted to others, so that its own noise does not speak for it.
+
+    Args:
+        observables: What the simulator produces.
+        rows: Name -> (n, *event).
+        x: Name -> (1, *event).
+        z: Parameters of the rows.
+
+    Returns:
+        (n + 1, D), fewer where one of them does not vary.
+    """
+    numbers = torch.cat([torch.cat([rows[name], x[name]]).double().flatten(1) for name in observables], dim=1)
+    y = _scores(numbers, len(z)).double()
+    y = y if y.shape[1] <= _NUMBERS else _principal(y, len(z), _NUMBERS)
+    y = torch.cat([torch.ones_like(y[:, :1]), y], dim=1)
+    found = y.new_zeros(len(y), z.shape[1])
+    for fold in range(_FOLDS):
+        out = torch.arange(fold, len(z), _FOLDS)
+        kept = torch.ones(len(z), dtype=torch.bool).index_fill(0, out, False)
+        given = y[:-1][kept]
+        gram = given.T @ given + _RIDGE * len(given) * torch.eye(y.shape[1], dtype=y.dtype)
+        slope = torch.linalg.solve(gram, given.T @ (z[kept] - z[kept].mean(0)))
+        found[out] = y[out] @ slope
+        found[-1] += y[-1] @ slope / _FOLDS
+    return _scores(found, len(z)).double()
 
 
 def leading(plain: Tensor, learned: Tensor) -> Tensor:
@@ -84,13 +121,13 @@ def _moments(value: Tensor, spec: Observable) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _principal(flat: Tensor, count: int) -> Tensor:
+def _principal(flat: Tensor, count: int, axes_kept: int = _AXES) -> Tensor:
     """Coordinates along the axes of the first rows, from the smaller of the two tables of their inner products."""
     centred = flat - flat[:count].mean(0)
     some = centred[: min(count, _ROWS)]
     narrow = some.shape[1] <= len(some)
     variance, axes = torch.linalg.eigh(some.T @ some if narrow else some @ some.T)
-    most = min(_AXES, int((variance > 1e-9 * variance[-1].clamp_min(1e-300)).sum()))
+    most = min(axes_kept, int((variance > 1e-9 * variance[-1].clamp_min(1e-300)).sum()))
     axes = axes[:, axes.shape[1] - most :]
     return centred @ (axes if narrow else some.T @ axes)
 

@@ -107,6 +107,32 @@ def test_how_many_numbers_before_count_is_read_off_the_rows(lag, strength, found
     assert start_of(z, y, LAGS).lags == found
 
 
+def test_numbers_of_one_law_do_not_learn_it_each_for_itself():
+    """Forty items of one mean and sd in 800 rows: an exact start, where one for each number would lose 4 nats."""
+    prior = Prior(mu=td.Normal(0.0, 1.0), log_sd=td.Normal(0.0, 0.3))
+    theta = prior.sample(1_800, generator=generator())
+    x = theta[:, :1] + theta[:, 1:].exp() * torch.randn(1_800, 40, generator=generator(1))
+    model = Elements(prior, {"x": Observable((40,), dims=("item",))})
+    model.standardise(lambda: iter([Batch(theta[:800], {"x": x[:800]})]))
+    with torch.no_grad():
+        found = model.condition({"x": x[800:]}).log_likelihood(theta[800:])
+    exact = td.Normal(theta[800:, :1], theta[800:, 1:].exp()).log_prob(x[800:]).sum(1)
+    assert (exact - found).mean() < 0.5
+
+
+def test_numbers_of_their_own_laws_keep_them():
+    """Twelve numbers with slopes, levels and sds that differ: none is drawn to the others' mean."""
+    z, level = torch.randn(2_000, 2, generator=generator()), torch.linspace(-2.0, 2.0, 12)
+    slope, sd = torch.randn(2, 12, generator=generator(1)), torch.linspace(0.2, 1.5, 12)
+    y = level + z @ slope + sd * torch.randn(2_000, 12, generator=generator(2))
+    found = start_of(z, y, LAGS)
+    assert found.middle.share[:3].min() > 0.9
+    assert found.log_sd.share[0] > 0.9
+    middles = found.middle.common[:, None] + found.middle.share[:, None] * found.middle.own
+    assert (middles[:3] - torch.cat([level[None], slope])).abs().max() < 0.2
+    assert found.middle.share[3:].max() < 0.5  # of squares and products, of which there are none
+
+
 def test_few_rows_do_not_make_numbers_depend_on_each_other():
     """Eight independent numbers of long tails in 300 rows: of 12 such sets chance makes 10 seem to depend."""
     found = []

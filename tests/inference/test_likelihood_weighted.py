@@ -15,7 +15,7 @@ from sciinf import simulate
 from sciinf.core import Density, Fit, Observable, Potential, Prior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.likelihood_weighted import LikelihoodWeighted, inside, is_better, resampled
+from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.refined import Refined
 from sciinf.inference.rounds import gather
 from sciinf.trust.around import simulate_around
@@ -101,8 +101,8 @@ def fit(estimator):
     return Fit(estimator, f"{type(estimator).__name__} {estimator.off} {estimator.width}", {}, RECORD, Path())
 
 
-def weighted(network=(0.0, 1.0), likelihood=(0.0, 1.0)):
-    return LikelihoodWeighted(Amortised(fit(Network(*network))), fit(Heard(*likelihood)), MIXTURE, LAW)
+def weighted(network=(0.0, 1.0), likelihood=(0.0, 1.0), power=1.0):
+    return LikelihoodWeighted(Amortised(fit(Network(*network))), fit(Heard(*likelihood)), MIXTURE, LAW, power)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_wrong_network_is_put_right_by_the_likelihood():
 
 
 def test_a_refined_posterior_is_the_one_under_the_prior():
-    found = Refined(fit(Network(0.5, 1.2)), MIXTURE, LAW, X, frozenset(), likelihood=fit(Heard(0.0, 1.0)))
+    found = Refined(fit(Network(0.5, 1.2)), MIXTURE, LAW, X, frozenset(), likelihood=(fit(Heard(0.0, 1.0)), 1.0))
     theta = found.draw_batched(X, 20_000, generator=generator())[:, 0].double()
     mean, sd = exact(X["x"], 1.0)
     assert ((theta.mean(0) - mean[0]) / sd).abs().max() < 0.06
@@ -138,11 +138,12 @@ def test_a_refined_posterior_is_the_one_under_the_prior():
     assert "weighted" not in alone.scope
 
 
-@pytest.mark.parametrize("likelihood", [None, (0.2, 1.0)])
+@pytest.mark.parametrize("likelihood", [None, 1.0, 0.4])
 def test_the_gradient_of_a_refined_density_is_that_of_all_its_factors(likelihood):
     """Or there is none, where the network gives none: that of the weights alone would lead to another mode."""
     network = fit(Network(0.5, 1.2))
-    found = Refined(network, MIXTURE, LAW, X, frozenset(), likelihood=fit(Heard(*likelihood)) if likelihood else None)
+    heard = (fit(Heard(0.2, 1.0)), likelihood) if likelihood else None
+    found = Refined(network, MIXTURE, LAW, X, frozenset(), likelihood=heard)
     theta = torch.tensor([[[0.6, -0.2]]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(found.log_prob_batched(theta, X).sum(), theta)
     step = 1e-4 * torch.eye(2).double()[:, None]
@@ -160,17 +161,36 @@ class Still(Normal):
         return super().log_prob(theta)
 
 
-def test_the_likelihood_is_taken_where_held_out_rows_speak_for_it(rows):
-    assert is_better(weighted(network=(0.5, 1.2)), rows, 0.2, X)
-    assert not is_better(weighted(likelihood=(0.8, 1.0)), rows, 1e-4, X)  # two rows, the least that are held out
-    assert not is_better(weighted(likelihood=(0.5, 1.0)), rows, 0.2, X)
-    assert not is_better(weighted(likelihood=(0.0, 0.7)), rows, 0.2, X)
+@pytest.mark.parametrize(
+    ("network", "likelihood", "low", "high"),
+    [
+        ((0.5, 1.2), (0.0, 1.0), 0.9, 1.0),
+        ((0.0, 1.0), (0.5, 1.0), 0.0, 0.1),
+        ((0.0, 1.0), (0.0, 0.7), 0.0, 0.2),
+        ((0.4, 1.0), (-0.4, 1.0), 0.4, 0.6),
+    ],
+)
+def test_the_likelihood_counts_as_far_as_held_out_rows_speak_for_it(network, likelihood, low, high, rows):
+    """Where one of both is right it is that one; where they are wrong by as much, what lies between is right."""
+    power = best_power(weighted(network, likelihood), rows, 0.2, X)
+    assert low <= power <= high
+    theta = weighted(network, likelihood, power).draw_batched(X, 20_000, generator=generator())[:, 0].double()
+    mean, sd = exact(X["x"], WIDE)
+    assert ((theta.mean(0) - mean[0]) / sd).abs().max() < 0.1
+    assert (theta.std(0) / sd - 1).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("off", [-0.05, 0.05])
-def test_a_gain_that_chance_explains_is_none(rows, off):
-    """The network is right and the likelihood off; held-out rows are likelier under one of both, by chance."""
-    assert not is_better(weighted(likelihood=(off, 1.0)), rows, 0.2, X)
+def test_a_density_between_both_adds_up_and_is_drawn_from():
+    """Of normal laws 3 sds apart to the power of .3 and .7, in the middle of which neither lies."""
+    found = weighted(network=(1.0, 1.5), power=0.3)
+    theta = found.draw_batched(X, 50_000, generator=generator())[:, 0].double()
+    mean, sd = exact(X["x"], WIDE)
+    precision = 0.7 / 1.5**2 + 0.3
+    between = td.Normal(mean[0] + sd * 0.7 / 1.5**2 / precision, sd * precision**-0.5)
+    assert ((theta.mean(0) - between.mean) / sd).abs().max() < 0.05
+    assert (theta.std(0) / between.stddev - 1).abs().max() < 0.03
+    log = found.log_prob_batched(theta[:100, None].float(), X)[:, 0]
+    assert (log - between.log_prob(theta[:100]).sum(1)).abs().max() < 0.05
 
 
 def test_a_draw_comes_twice_only_where_its_weight_is_more_than_a_share():
@@ -212,7 +232,7 @@ def test_an_exact_refined_answer_is_called_right_at_its_observation():
     """Of laws six, three and one and a half times as wide as the answer, of which most rows lie outside the last."""
     laws = [Law(LAW.centre, torch.eye(2).double() * NOISE * k) for k in (6.0, 3.0, 1.5)]
     mixture = Mixture(PRIOR, [(1 / 3, law) for law in laws], {})
-    network, heard = fit(Under(mixture)), fit(Heard(0.0, 1.0))
+    network, heard = fit(Under(mixture)), (fit(Heard(0.0, 1.0)), 1.0)
     found = Refined(network, mixture, laws[-1], X, frozenset(), likelihood=heard)
     theta = found.draw_batched(X, 2_000, generator=generator())[:, 0]
     around = simulate_around(found, Copy(), theta, rows=2_000, generator=generator(1))
@@ -256,10 +276,13 @@ class Mixed(Density):
         return (each + self.chance.log()).logsumexp(-1)
 
 
-def test_weights_that_few_draws_carry_at_the_observation_are_not_taken(rows):
-    """Both are wrong, and the network by much more; but its draws do not reach where the likelihood lies."""
-    found = weighted(network=(6.0, 1.0), likelihood=(0.1, 1.0))
-    assert not is_better(found, rows, 0.2, X)
+def test_the_likelihood_counts_no_more_than_leaves_draws_at_the_observation(rows):
+    """Of a network 2 sds off in both parameters: a fifth of its draws carry weights that tilt it by .9 sds."""
+    power = best_power(weighted(network=(2.0, 1.0)), rows, 0.2, X)
+    assert 0.4 <= power <= 0.5
+    theta = weighted(network=(2.0, 1.0), power=power).draw_batched(X, 20_000, generator=generator())[:, 0].double()
+    mean, sd = exact(X["x"], WIDE)
+    assert ((theta.mean(0) - mean[0]) / sd).tolist() == pytest.approx([2 - 2 * power] * 2, abs=0.1)
 
 
 def test_parameters_outside_the_support_have_no_weight():

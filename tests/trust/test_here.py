@@ -103,6 +103,42 @@ def test_what_is_wrong_here_is_seen(fault):
     assert levels(8, **fault).count("alarm") >= 7
 
 
+class Hidden(Linear):
+    """Ninety numbers tell of the parameters, each a little; ninety others vary together, and tell nothing."""
+
+    observables = {"x": Observable((180,), "", dims=("channel",))}
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(5)
+        design = 0.2 * torch.randn(90, 2, generator=generator)
+        self.design = torch.cat([design - design.mean(0), torch.zeros(90, 2)])
+        self.shared = torch.cat([torch.zeros(90, 12), 2 * torch.randn(90, 12, generator=generator)])
+
+    def __call__(self, theta, *, generator):
+        noise, shared = (torch.randn(len(theta), k, generator=generator) for k in (180, 12))
+        return {"x": theta @ self.design.T + shared @ self.shared.T + noise}
+
+
+def test_what_many_numbers_tell_together_is_not_missed(monkeypatch):
+    """Along the first axes of the data nothing of what was left unused can be seen."""
+    simulator = Hidden()
+    posterior = Gaussian(simulator, used=70)
+    found = {}
+    for way in ("by a line", "without"):
+        if way == "without":
+            monkeypatch.setattr(here, "told", lambda specs, data, x, z: z.new_zeros(len(z) + 1, 0))
+        levels = []
+        for seed in range(8):
+            generator = torch.Generator().manual_seed(seed)
+            x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+            theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+            around = simulate_around(posterior, simulator, theta, rows=2_000, generator=generator)
+            levels.append(check_here(posterior, x, around, generator=generator)[0].level)
+        found[way] = sum(level in ("alarm", "caution") for level in levels)
+    assert found["by a line"] >= 7
+    assert found["without"] <= 4
+
+
 def test_the_words_name_parameter_direction_and_way_out():
     simulator, generator = Linear(), torch.Generator().manual_seed(0)
     posterior = Gaussian(simulator, shift=0.6)
