@@ -23,8 +23,8 @@ from sciinf import Flow, build_posterior, refine_around, simulate, train
 from sciinf.commands.refine import TIMES, gained, sizes
 from sciinf.core import Check, Posterior, X
 from sciinf.inference.refined import Refined
-from sciinf.trust.around import ROWS, simulate_around
-from sciinf.trust.here import check_here, doubted
+from sciinf.trust.around import MANY, ROWS, simulate_around
+from sciinf.trust.here import check_twice, doubted
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
@@ -34,8 +34,9 @@ RARE = 1e-3  # share of the prior that a truncated one accepts, below which it i
 def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Generator) -> Check:
     """The local check of an answer."""
     theta = posterior.draw(x, 2_000, generator=generator).theta
-    around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
-    (found,) = check_here(posterior, x, around or "too few simulations", generator=generator)
+    made = partial(simulate_around, posterior, simulator, theta, generator=generator)
+    around = made(rows=ROWS) or "too few simulations"
+    (found,) = check_twice(posterior, x, around, partial(made, rows=MANY), generator=generator)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 import warnings
@@ -40,10 +41,10 @@ from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
-from sciinf.trust.around import around_answer
+from sciinf.trust.around import MANY, around_answer
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
-from sciinf.trust.here import check_here
+from sciinf.trust.here import check_twice
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.localise import check_data
 from sciinf.trust.members import check_members
@@ -57,7 +58,7 @@ from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
-_CHECKS = 6  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 7  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
 def query(
@@ -329,11 +330,13 @@ def _predict(
     found = check_noise(simulator, of)
     found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
     theta = draws.resample(_AROUND, generator=generator)
-    around = around_answer(posterior, simulator, theta, seconds=seconds, generator=generator)
+    made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
+    around = made()
     found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         alike = all(check.level != "alarm" for check in found)
-        found += check_here(posterior, x, around, alike=alike, generator=generator)
+        more = functools.partial(made, rows=MANY)
+        found += check_twice(posterior, x, around, more, alike=alike, generator=generator)
     strange, where = check_data(posterior, x, around)
     return data, of[good], found + strange, where
 

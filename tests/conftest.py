@@ -105,3 +105,10 @@ def line_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def line(line_made: Path, tmp_path: Path) -> Path:
     """A copy of `line_made` that a test may damage."""
     return shutil.copytree(line_made, tmp_path / "line")
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No second look around an answer, which takes seconds each time; its own tests, and pages, have it."""
+    if "docs" not in request.path.parts:
+        monkeypatch.setattr("sciinf.answer.MANY", 0)

@@ -11,6 +11,7 @@ that number e mixes by weights of its own, and m_e has a quadratic in z beside i
 
     o_e(z) = b_e + g_0(z) + sum_{r <= R} a_{er} g_r(z),     g(z) = B (u(z), 1, z, z z'),     u a network.
 
+With R = 0 numbers differ by those alone: enough for a regression with one law of noise, and learned from fewer rows.
 What a number has for itself is multiplied by the share of it that its start found to be no chance: numbers of a
 stationary series, or items, then are one law, and do not learn it each for itself.
 
@@ -51,13 +52,14 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, silu, softplus
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
+from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
 from sciinf.estimators._elements_start import quadratic, start_of
 from sciinf.estimators._numbers import count, flat, flat_with_slopes
 from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 
 MOST = 500  # numbers in an observation
-LAGS, _PARTS, _VERSIONS, _WIDTH = 8, 3, 6, 64
+VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
 _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
@@ -69,11 +71,12 @@ class Elements(Standardised):
     Args:
         prior: The prior.
         observables: What the simulator produces; complete data of at most 500 numbers, none of them bool.
+        versions: R.
         seed: Seeds the initial weights.
 
     Raises:
-        ValueError: If an observable has a mask or is bool, an observation has more than 500 numbers, or the seed is no
-            int of at least 0.
+        ValueError: If an observable has a mask or is bool, an observation has more than 500 numbers, or the seed or
+            the versions are no int of at least 0.
 
     Examples:
         >>> from sciinf import Normal
@@ -91,15 +94,18 @@ class Elements(Standardised):
     own: Tensor
     own_middle: Tensor
 
-    def __init__(self, prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> None:
+    def __init__(
+        self, prior: Prior, observables: Mapping[str, Observable], *, versions: int = VERSIONS, seed: int = 0
+    ) -> None:
+        check_whole("versions", versions, 0)
         numbers = count(observables, MOST, "Elements")
         super().__init__(prior, observables, seed)
         size, square = len(prior), len(prior) + len(prior) * (len(prior) + 1) // 2
         self.numbers, self.outputs = numbers, 2 + LAGS + 3 * _PARTS
         with global_seed(torch.Generator().manual_seed(seed)):
             self.first, self.second = nn.Linear(size, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
-            self.share = nn.Parameter(0.5 * torch.randn(numbers, _VERSIONS))
-        self.versions = nn.Parameter(torch.zeros(_WIDTH + 1 + square, (_VERSIONS + 1) * self.outputs))
+            self.share = nn.Parameter(0.5 * torch.randn(numbers, versions))
+        self.versions = nn.Parameter(torch.zeros(_WIDTH + 1 + square, (versions + 1) * self.outputs))
         self.middle = nn.Parameter(torch.zeros(square, numbers))
         self.offset = nn.Parameter(torch.zeros(numbers, 2 + LAGS))
         self.register_buffer("whole", torch.zeros(numbers, dtype=torch.bool))
@@ -157,7 +163,7 @@ class Elements(Standardised):
         self.own_middle.copy_(start.middle.share[1:])
         self.offset.copy_(torch.cat([start.middle.own[:1], start.log_sd.own, start.before.own]).T)
         self.own.copy_(torch.cat([start.middle.share[:1], start.log_sd.share, start.before.share]))
-        common = self.versions.view(-1, _VERSIONS + 1, self.outputs)[_WIDTH:, 0]
+        common = self.versions.view(_WIDTH + 1 + len(self.middle), -1, self.outputs)[_WIDTH:, 0]
         common[:, 0] = start.middle.common
         common[0, 1], common[0, 2:parts] = start.log_sd.common[0], start.before.common
         common[1 : 1 + size, 1] = start.log_sd_slopes
@@ -198,7 +204,7 @@ class Elements(Standardised):
         u = silu(self.first(z))
         u = u + silu(self.second(u))
         given = torch.cat([u, torch.ones_like(u[:, :1]), square], 1) @ self.versions
-        given = given.view(len(z), _VERSIONS + 1, self.outputs)
+        given = given.view(len(z), -1, self.outputs)
         out = given[:, :1] + self.share @ given[:, 1:] + pad(self.offset * self.own, (0, 3 * _PARTS))
         middle = out[..., 0] + square @ (self.own_middle[:, None] * self.middle)
         left = torch.where(self.low < self.high, y - middle, 0.0)

@@ -17,7 +17,8 @@ probabilities proportional to w. Where the posterior is normal and the prior fla
 least that leaves `_SHARE`, but no less than `_NARROWEST`.
 
 **The likelihood.** The same rows teach the likelihood number by number, too (`estimators.elements`), where data are
-complete and of at most 128 numbers: those near the answer. Draws of the network are weighted by it as far as it
+complete and of at most 128 numbers: those near the answer. Two are trained, in one of which numbers have functions of
+the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it as far as it
 describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
 
 Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
@@ -50,7 +51,7 @@ from sciinf.core import Estimator, Fit, Posterior, Prior, Simulator, X, as_obser
 from sciinf.core.checks import check_whole
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for, one_thread
-from sciinf.estimators.elements import Elements, suits
+from sciinf.estimators.elements import VERSIONS, Elements, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
@@ -67,7 +68,7 @@ SCHEMA = 5  # 4 took the likelihood whole or not at all, 3 learned it from all r
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
-LIKELIHOOD = "likelihood"  # folder of a round
+LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
 _FEWEST = 100  # rows that it is learned from
 _RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
@@ -105,6 +106,7 @@ class Refined(Learned):
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.network, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
         self.network.name = "refined network's"  # for a calibration says whose it is
+        self.likelihood = likelihood
         self.weighted = likelihood and LikelihoodWeighted(self.network, likelihood[0], mixture, last, likelihood[1])
         self.local: Learned = self.weighted or self.network
         self.digest, self.trained_on, self.changed = self.local.digest, trained_on, changed
@@ -239,14 +241,14 @@ def refine_around(
         last, better = laws[-1].parts[0][1], None
         if isinstance(learner, Flow) and suits(simulator.observables, _NUMBERS):
             near = _near(rows, folder / "near", simulator, last)
-            better = _likelihood(fit, near, folder / LIKELIHOOD, observation, (mixture, last), recipe, seed)
+            better = _likelihood(fit, near, folder, observation, (mixture, last), recipe, seed)
         found = Refined(fit, mixture, last, observation, campaigns_of(stores), likelihood=better)
         found.changed = changes(posterior, found, observation)
         posterior = found
         if until is not None and until(found):
             break
-    power = found.weighted.power if found.weighted else 0.0
-    write_json(out / FILE, {**settings, "rounds": len(stores), "changed": found.changed, "power": power})
+    likelihood = found.likelihood and {"folder": found.likelihood[0].folder.name, "power": found.likelihood[1]}
+    write_json(out / FILE, {**settings, "rounds": len(stores), "changed": found.changed, "likelihood": likelihood})
     return found
 
 
@@ -297,8 +299,8 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
     if len(laws) < len(found):
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
     moved, wider = data["changed"]
-    power = float(data["power"])
-    likelihood = (load_fit(folders[-1] / LIKELIHOOD, device=device), power) if power else None
+    said = data["likelihood"]
+    likelihood = (load_fit(folders[-1] / said["folder"], device=device), float(said["power"])) if said else None
     about = (observation, campaigns_of(stores), (moved, wider), likelihood)
     return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], *about)
 
@@ -317,7 +319,18 @@ def _likelihood(
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
     if len(near) < _FEWEST:
         return None
-    found = train(Elements(prior, observables, seed=seed), near, folder, recipe=how, seed=seed, progress=False)
+    fits = [
+        train(
+            Elements(prior, observables, versions=versions, seed=seed),
+            near,
+            folder / LIKELIHOOD.format(versions),
+            recipe=how,
+            seed=seed,
+            progress=False,
+        )
+        for versions in (0, VERSIONS)
+    ]
+    found = min(fits, key=lambda one: one.record["best_validation_loss"])
     power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
     return (found, power) if power else None
 

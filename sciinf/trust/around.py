@@ -19,7 +19,7 @@ from sciinf.inference.local import Sequential
 from sciinf.inference.truncated import TruncatedPrior
 from sciinf.storage.selection import row_bytes
 
-ROWS = 2_000
+ROWS, MANY = 2_000, 8_000  # to begin with; where these cannot tell
 LEAST = 500
 BUDGET = 30.0  # seconds
 _WIDER = 2.0
@@ -47,7 +47,13 @@ class Around:
 
 
 def around_answer(
-    posterior: Posterior, simulator: Simulator, theta: Tensor, *, seconds: float, generator: torch.Generator
+    posterior: Posterior,
+    simulator: Simulator,
+    theta: Tensor,
+    *,
+    seconds: float,
+    generator: torch.Generator,
+    rows: int | None = None,
 ) -> Around | str | None:
     """Simulations around an answer, as many as time allows; or in words why there are none.
 
@@ -60,11 +66,13 @@ def around_answer(
         theta: Draws of the answer, (n, D), without weights.
         seconds: What a simulation costs.
         generator: Source of randomness.
+        rows: How many, at most; 2,000 where left out.
     """
     if any(simulator.observables.get(name) != spec for name, spec in posterior.observables.items()):
         return None
     size = row_bytes(posterior.prior, posterior.observables)
-    few = (ROWS, ROWS // 2, LEAST)  # sizes, so that results repeat although times differ
+    most = rows or ROWS
+    few = (most, most // 2, LEAST)  # sizes, so that results repeat although times differ
     sizes = [n for n in few if seconds * n <= BUDGET and n * size <= _BYTES]
     if not sizes:
         return f"{LEAST} simulations around the answer would take {LEAST * seconds:,.0f} s"

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,7 @@ from sciinf.trust.plain import leading, plain_statistics, told
 
 NAME = "local check"
 _DRAWS = 64
-_SHIFT, _WIDTH = 0.1, 0.075  # the least that is told, where it is significant: of the middle in sds, of the width
+_SHIFT, _WIDTH = 0.15, 0.1  # the least that is told, where it is significant: of the middle in sds, of the width
 _BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
 UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
@@ -68,6 +69,7 @@ _MORE = (
     "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
 )
 _FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
+_QUICK = 4.0  # seconds that the first look may take where there is a second one
 _SECOND, _DEARER = 20, 4  # rows that tell better what one costs; by how much two alone may exceed the budget
 
 
@@ -101,6 +103,36 @@ def doubted(check: Check) -> bool:
     return check.name == NAME and (check.level in ("alarm", "caution") or check.verdict.startswith(UNTOLD))
 
 
+def check_twice(
+    posterior: Posterior,
+    x: X,
+    around: Around | str | None,
+    more: Callable[[], Around | str | None],
+    *,
+    alike: bool = True,
+    generator: torch.Generator,
+) -> tuple[Check, ...]:
+    """`check_here`, and once more with more simulations where those leave errors open that would count.
+
+    Those are errors that are told where they are significant. The first look must have taken little time.
+
+    Args:
+        posterior: As in `check_here`, as are x and alike.
+        x: The observation.
+        around: Simulations around the answer.
+        more: Makes others, more of them.
+        alike: Whether the observation is like them.
+        generator: Source of randomness.
+    """
+    began = time.monotonic()
+    found, clear = _looked(posterior, x, around, alike, generator)
+    if clear or not isinstance(around, Around) or time.monotonic() - began > _QUICK:
+        return found
+    others = more()
+    enough = isinstance(others, Around) and len(others.z) > len(around.z)
+    return _looked(posterior, x, others, alike, generator)[0] if enough else found
+
+
 def check_here(
     posterior: Posterior, x: X, around: Around | str | None, *, alike: bool = True, generator: torch.Generator
 ) -> tuple[Check, ...]:
@@ -115,21 +147,29 @@ def check_here(
         alike: Whether the observation is like them, which alone they can tell of.
         generator: Source of randomness.
     """
+    return _looked(posterior, x, around, alike, generator)[0]
+
+
+def _looked(
+    posterior: Posterior, x: X, around: Around | str | None, alike: bool, generator: torch.Generator
+) -> tuple[tuple[Check, ...], bool]:
+    """The finding, and whether more simulations would not change it."""
     if isinstance(posterior, Sequential):
         posterior = posterior.local
     elif posterior.observation is not None or posterior.under is not None:
-        return ()
+        return (), True
     if around is None or isinstance(posterior, MCMC):
-        return ()
+        return (), True
     if isinstance(around, str):
-        return (Check(NAME, "unknown", f"not checked whether the posterior is right at this observation: {around}"),)
+        words = f"not checked whether the posterior is right at this observation: {around}"
+        return (Check(NAME, "unknown", words),), True
     try:
         local = look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = "the observation lies at the edge of the region that was learned"
     if isinstance(local, str):
         words = f"not checked whether the posterior is right at this observation: {local}"
-        return (Check(NAME, "unknown", words),)
+        return (Check(NAME, "unknown", words),), True
     moved = posterior.changed[0] if isinstance(posterior, Refined) else None
     found = verdict(local, posterior.prior.names, moved=moved)
     if found.level == "good" and not alike:
@@ -137,8 +177,10 @@ def check_here(
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
             f"it; for data of the model it is {found.verdict}"
         )
-        return (Check(NAME, "unknown", words),)
-    return (found,)
+        return (Check(NAME, "unknown", words),), True
+    middle, width = _open(local)
+    clear = found.level in ("alarm", "caution") or (middle <= _SHIFT and width <= _WIDTH)
+    return (found,), clear
 
 
 def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | str:
@@ -198,12 +240,18 @@ def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None)
     if moved > _BLIND[0]:
         words = f"cannot be told whether it is right at this observation: the last round moved it by {moved:.2g} sds"
         return Check(NAME, "unknown", f"{words} ({among}). {way_on}")
-    middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
-    width = float(((local.width - 1).abs() + 2 * local.width_error).max())
+    middle, width = _open(local)
+    middle = max(moved, middle)
     if not (middle <= _BLIND[0] and width <= _BLIND[1]):
         return Check(NAME, "unknown", f"{UNTOLD} ({among})")
     words = f"right at this observation: middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     return Check(NAME, "good", words)
+
+
+def _open(local: Local) -> tuple[float, float]:
+    """The largest errors of a middle, in sds, and of a width that may be there."""
+    middle = float((local.shift.abs() + 2 * local.shift_error).max())
+    return middle, float(((local.width - 1).abs() + 2 * local.width_error).max())
 
 
 def _scores(posterior: Posterior, around: Around, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:

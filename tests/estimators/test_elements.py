@@ -133,6 +133,29 @@ def test_numbers_of_their_own_laws_keep_them():
     assert found.middle.share[3:].max() < 0.5  # of squares and products, of which there are none
 
 
+def test_versions_are_what_numbers_do_not_share():
+    """Sds that rise with the parameter for some numbers and fall for others: seen with versions, not without."""
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    theta = prior.sample(3_000, generator=generator())
+    signs = torch.tensor([1.0, -1.0]).repeat(3)
+    x = (0.7 * theta * signs).exp() * torch.randn(3_000, 6, generator=generator(1))
+    batch, loss = Batch(theta, {"x": x}), {}
+    for versions in (0, 6):
+        model = Elements(prior, {"x": Observable((6,))}, versions=versions)
+        model.standardise(lambda: iter([batch]))
+        steps = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(150):
+            steps.zero_grad()
+            model.loss(batch, generator=generator()).mean().backward()
+            steps.step()
+        loss[versions] = float(model.loss(batch, generator=generator()).detach().mean())
+    exact = -td.Normal(0.0, (0.7 * theta * signs).exp()).log_prob(x).sum(1).mean() - x.std(0).log().sum()
+    assert loss[6] < float(exact) + 0.1
+    assert loss[0] > float(exact) + 0.5
+    with pytest.raises(ValueError, match="versions"):
+        Elements(prior, {"x": Observable((6,))}, versions=-1)
+
+
 def test_few_rows_do_not_make_numbers_depend_on_each_other():
     """Eight independent numbers of long tails in 300 rows: of 12 such sets chance makes 10 seem to depend."""
     found = []

@@ -309,7 +309,8 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert posterior.changed[0] > 0
     assert sorted(f.name for f in (out / "round_1").iterdir()) == [
         "fit",
-        "likelihood",
+        "likelihood_0",
+        "likelihood_6",
         "near",
         "proposal.json",
         "simulations",

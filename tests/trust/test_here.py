@@ -12,7 +12,7 @@ from sciinf.answer import query
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust import here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
-from sciinf.trust.here import check_here, look_here, verdict
+from sciinf.trust.here import check_here, check_twice, doubted, look_here, verdict
 from sciinf.trust.plain import plain_statistics
 
 NUMBERS, ROWS = 20, 1_000
@@ -103,6 +103,42 @@ def test_what_is_wrong_here_is_seen(fault):
     assert levels(8, **fault).count("alarm") >= 7
 
 
+def looked_twice(seed, rows=500, most=4_000, **fault):
+    """The finding, and how many simulations were asked about, the second time none where there was none."""
+    simulator, generator = Linear(), torch.Generator().manual_seed(seed)
+    posterior, asked = Gaussian(simulator, **fault), []
+    x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+    theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+
+    def made(rows):
+        asked.append(rows)
+        return simulate_around(posterior, simulator, theta, rows=rows, generator=generator) if rows else "too slow"
+
+    (check,) = check_twice(posterior, x, made(rows), lambda: made(most), generator=generator)
+    return check, asked
+
+
+def test_where_few_simulations_leave_errors_open_more_are_asked_about():
+    """Five hundred cannot tell an exact answer from one .85 times as wide, four thousand can."""
+    found = [looked_twice(seed) for seed in range(6)]
+    assert all(asked == [500, 4_000] for _, asked in found)
+    assert sum(check.level == "good" for check, _ in found) >= 5
+    assert all("(4,000 simulations" in check.verdict for check, _ in found)
+    wrong = [looked_twice(seed, width=0.85)[0] for seed in range(6)]
+    assert sum(check.level == "alarm" for check in wrong) >= 5
+    clear, asked = looked_twice(0, rows=2_000, shift=0.6)
+    assert (clear.level, asked) == ("alarm", [2_000])
+
+
+def test_a_second_look_is_left_out_where_it_takes_long_or_cannot_be_had(monkeypatch):
+    check, asked = looked_twice(0, most=0)
+    assert asked == [500, 0]
+    assert "(500 simulations" in check.verdict
+    assert doubted(check)
+    monkeypatch.setattr(here, "_QUICK", -1.0)
+    assert looked_twice(0)[1] == [500]
+
+
 class Hidden(Linear):
     """Ninety numbers tell of the parameters, each a little; ninety others vary together, and tell nothing."""
 
@@ -163,7 +199,7 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told():
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
     simulator, asked = Linear(), []
-    monkeypatch.setattr("sciinf.answer.check_here", lambda *_, alike, generator: asked.append(alike) or ())
+    monkeypatch.setattr("sciinf.answer.check_twice", lambda *_, alike, generator: asked.append(alike) or ())
     x = simulator(torch.zeros(1, 2), generator=torch.Generator().manual_seed(0))["x"][0]
     for size in (0.0, 8.0):
         query(Gaussian(simulator), {"x": x + size * (torch.arange(NUMBERS) == 11)}, simulator=simulator, draws=2_000)
