@@ -36,7 +36,7 @@ def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Gene
     theta = posterior.draw(x, 2_000, generator=generator).theta
     made = partial(simulate_around, posterior, simulator, theta, generator=generator)
     around = made(rows=ROWS) or "too few simulations"
-    (found,) = check_twice(posterior, x, around, partial(made, rows=MANY), generator=generator)
+    (found,) = check_twice(posterior, x, around, partial(made, rows=MANY[0]), generator=generator)
     return found
 
 

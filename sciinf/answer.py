@@ -335,7 +335,7 @@ def _predict(
     found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         alike = all(check.level != "alarm" for check in found)
-        more = functools.partial(made, rows=MANY)
+        more = functools.partial(made, sizes=MANY)
         found += check_twice(posterior, x, around, more, alike=alike, generator=generator)
     strange, where = check_data(posterior, x, around)
     return data, of[good], found + strange, where

@@ -27,7 +27,7 @@ ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the 
 _SETTLED = 0.15  # sds, and share of a width: what the last of the rounds may change
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
-_TRAININGS, _CALIBRATED = 1.25, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
+_TRAININGS, _CALIBRATED = 1.5, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
 _ASIDE = "refined_before"  # folder of a run, where no question finds them
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
 
@@ -38,7 +38,7 @@ Near = tuple[Path, "Refined"]
 
 
 def wrong_here(answer: Answer) -> bool:
-    """Whether an answer was not found to be right at its observation."""
+    """Whether an answer is not right at its observation, or may not be, or has too few simulations to tell."""
     from sciinf.trust.here import doubted
 
     return any(doubted(check) for check in answer.checks)

@@ -11,9 +11,10 @@ Where rows are few, products z z' are left out, and fewer lags are looked at: at
 Of counts n, y = log(n + 1/2), and b + A (z, z z') the logarithm of their mean, by Newton's steps of Poisson regression
 from there; s is the spread of that mean, s^2 the mean of ((n - mean)^2 - mean) / mean^2 as far as it is positive.
 
-**What numbers share.** E coefficients of one kind (of one parameter, say, for each of the numbers) that were found with
-errors of variance v, and vary by t^2 + v, are drawn to their mean, by v / (t^2 + v) of the way (empirical Bayes). Those
-of a stationary series, or of items, are then one; those of a regression keep their own.
+**What numbers share.** E coefficients of one kind (of one parameter, say, one for each number) were found with errors
+of variances v_e, and vary by t^2 beyond them: each is drawn to their mean, in which it counts by 1 / (t^2 + v_e), by
+v_e / (t^2 + v_e) of the way (empirical Bayes). Those of a stationary series, or of items, are then one; those of a
+regression keep their own. A number that does not vary has none, and the spreads s of counts are not drawn.
 
 Shapes: z (rows, D), y (rows, E).
 
@@ -21,6 +22,7 @@ References:
     | Generalized Linear Models (Nelder & Wedderburn, 1972), https://doi.org/10.2307/2344614
     | Data analysis using Stein's estimator and its generalizations (Efron & Morris, 1975),
       https://doi.org/10.1080/01621459.1975.10479864: by how much to draw estimates to their mean
+    | Meta-analysis in clinical trials (DerSimonian & Laird, 1986), https://doi.org/10.1016/0197-2456(86)90046-2: t^2
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Drawn(NamedTuple):
     Args:
         common: Their mean, (K,).
         own: What each is above it, (K, E).
-        share: Of that which is no error, 0 to 1, (K,).
+        share: Of that which is no error, 0 to 1, (K, E).
     """
 
     common: Tensor
@@ -91,10 +93,15 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
     used = 1 + (z.shape[1] if few else square.shape[1])
     given = torch.cat([line[:, :1], square], dim=1)
     slopes, inverse = _solved(given, y), _inverse(given)
+    varies = y.amin(0) < y.amax(0)
     for e in counted:
         slopes[:, e] = _poisson(given[:_FEW], (y[:_FEW, e].exp() - 0.5).round(), slopes[:, e])
     left = first = y - given @ slopes
-    middle = _drawn(slopes, inverse[:, None] * left.square().sum(0) / max(1, len(z) - used))
+    variance = inverse[:, None] * left.square().sum(0) / max(1, len(z) - used)
+    for e in counted:
+        log_mean = (given[:_FEW] @ slopes[:, e]).clamp(-_LARGE, _LARGE)
+        variance[:, e] = _inverse(given[:_FEW] * (log_mean / 2).exp()[:, None])
+    middle = _drawn(slopes, variance, varies.expand_as(slopes))
     log_sd = _log_sd(line, left)
     scaled = (left / (line @ log_sd).exp()).clamp(-_CLAMP, _CLAMP)
     lags = _lags(line, scaled, min(most, y.shape[1] - 1, len(z) // (_EACH * line.shape[1])))
@@ -117,23 +124,30 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
         spread[0, e] = (((n - mean).square() - mean).mean() / mean.square().mean()).clamp_min(least).log() / 2
     rest = [e for e in range(y.shape[1]) if e not in counted]
     tilt = log_sd[1:, rest].mean(1) if rest else torch.zeros_like(log_sd[1:, 0])
-    told = torch.arange(y.shape[1]) > torch.arange(most)[:, None]  # the first numbers have few before them
-    width = _drawn(spread, torch.zeros_like(error) if counted else error)
+    error = error.clone()
+    error[:, counted] = 0.0
+    told = torch.stack([pad(varies, (lag, 0))[: y.shape[1]] & varies for lag in range(1, most + 1)])
+    width = _drawn(spread, error, varies[None])
     return LeastSquares(middle, width, tilt.float(), _drawn(before, errors, told), lags)
 
 
-def _drawn(found: Tensor, variance: Tensor, there: Tensor | None = None) -> Drawn:
+def _drawn(found: Tensor, variance: Tensor, there: Tensor) -> Drawn:
     """Coefficients (K, E) with the variances of their errors; `there` tells which of them exist."""
-    there = torch.ones_like(found) if there is None else there.to(found.dtype)
-    count = there.sum(1).clamp_min(1.0)
-    common = (found * there).sum(1) / count
-    own = (found - common[:, None]) * there
-    noise = (variance * there).sum(1) / count
-    spread = own.square().sum(1) / (count - 1).clamp_min(1.0)
-    # chance makes the mean square of E errors larger than v by some sds of sqrt(2 / E)
-    vary = spread > noise * (1 + _SURE * (2 / count).sqrt())
-    share = torch.where(vary, 1 - noise / spread.clamp_min(1e-300), torch.zeros_like(noise))
+    known = torch.where(there, 1 / variance.clamp_min(1e-12), 0.0)  # weights under t = 0
+    middle = _weighed(found, known)
+    square = (known * (found - middle[:, None]).square()).sum(1)  # of mean `free`, and of variance twice that
+    free = (there.sum(1) - 1).clamp_min(1)
+    size = known.sum(1) - known.square().sum(1) / known.sum(1).clamp_min(1e-300)
+    vary = square > free + _SURE * (2 * free).sqrt()
+    t = torch.where(vary, (square - free) / size.clamp_min(1e-300), 0.0)[:, None]  # its square, by moments
+    common = _weighed(found, torch.where(there, 1 / (t + variance).clamp_min(1e-12), 0.0))
+    share = torch.where(there, t / (t + variance).clamp_min(1e-300), 0.0)
+    own = torch.where(there, found - common[:, None], 0.0)
     return Drawn(common.float(), own.float(), share.float())
+
+
+def _weighed(found: Tensor, weight: Tensor) -> Tensor:
+    return (weight * found).sum(1) / weight.sum(1).clamp_min(1e-300)
 
 
 def _poisson(given: Tensor, n: Tensor, slopes: Tensor) -> Float[Tensor, " square"]:

@@ -113,8 +113,8 @@ class Elements(Standardised):
         self.register_buffer("low", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("high", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("lags", torch.zeros(LAGS))
-        self.register_buffer("own", torch.zeros(2 + LAGS))  # shares of what numbers have for themselves
-        self.register_buffer("own_middle", torch.zeros(square))
+        self.register_buffer("own", torch.zeros(numbers, 2 + LAGS))  # shares of what numbers have for themselves
+        self.register_buffer("own_middle", torch.zeros(square, numbers))
         self._told: tuple[int, bool, bool] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
@@ -162,7 +162,7 @@ class Elements(Standardised):
         self.middle.copy_(start.middle.own[1:])
         self.own_middle.copy_(start.middle.share[1:])
         self.offset.copy_(torch.cat([start.middle.own[:1], start.log_sd.own, start.before.own]).T)
-        self.own.copy_(torch.cat([start.middle.share[:1], start.log_sd.share, start.before.share]))
+        self.own.copy_(torch.cat([start.middle.share[:1], start.log_sd.share, start.before.share]).T)
         common = self.versions.view(_WIDTH + 1 + len(self.middle), -1, self.outputs)[_WIDTH:, 0]
         common[:, 0] = start.middle.common
         common[0, 1], common[0, 2:parts] = start.log_sd.common[0], start.before.common
@@ -206,7 +206,7 @@ class Elements(Standardised):
         given = torch.cat([u, torch.ones_like(u[:, :1]), square], 1) @ self.versions
         given = given.view(len(z), -1, self.outputs)
         out = given[:, :1] + self.share @ given[:, 1:] + pad(self.offset * self.own, (0, 3 * _PARTS))
-        middle = out[..., 0] + square @ (self.own_middle[:, None] * self.middle)
+        middle = out[..., 0] + square @ (self.own_middle * self.middle)
         left = torch.where(self.low < self.high, y - middle, 0.0)
         for lag in range(1, self._tell()[0] + 1):
             before = pad(left, (lag, 0))[:, : self.numbers]

@@ -6,8 +6,9 @@ same rows, the posterior under r is q, and it is r l / Z. Both have errors of th
     p_r(theta | x) = q^(1 - a) (r l)^a / Z(x),     Z(x) = E_q[(r l / q)^a],
 
 has less of either (a logarithmic pool). It is drawn from by drawing from q with probabilities proportional to
-(r l / q)^a. The power a, from 0 to 1, is the one under which rows that neither was fitted to are likeliest, a concave
-function of a; and no larger than leaves enough of the draws at the observation.
+(r l / q)^a. The power a, from 0 to 1, is the one under which rows that neither was fitted to are likeliest, their
+logarithm a concave function of a, with a prior exp(-a^2 / (2 s^2)) for few of them; and no larger than leaves enough of
+the draws at the observation.
 
 A likelihood does not depend on the law of its rows, so l is learned from those near the answer alone: inside the last
 round's law, where |u|^2 in its sds, of mean D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite
@@ -48,7 +49,8 @@ _DRAWS, _EACH = 16_384, 256  # that Z is estimated from, for one observation and
 _ROWS, _PIECE = 800, 100  # held-out rows that are compared, at most, and at once
 _EFFECTIVE = 0.2  # share of the network's draws that carry the weight at the observation, at least
 _EDGE = 4.0  # sds of |u|^2 that the likelihood's rows lie within
-_POWERS = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
+_POWERS, _SPREAD = torch.linspace(0.0, 1.0, 21, dtype=torch.float64), 0.3  # of a; s
+_LEAST = 100  # draws at the observation inside the last law
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
 
@@ -166,7 +168,7 @@ def best_power(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) ->
         x: The observation, name -> (1, *event).
     """
     count, generator = min(_ROWS, max(FEWEST_VALIDATION, int(held_out * len(rows)))), generator_for(2, _STREAM)
-    gain = torch.zeros_like(_POWERS)
+    gain = -_POWERS.square() / (2 * _SPREAD**2)
     for start in range(len(rows) - count, len(rows), _PIECE):
         batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
         truth = found.log_ratio(batch.theta[None], batch.x)[0]
@@ -176,8 +178,10 @@ def best_power(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) ->
     drawn = found.network.draw_batched(x, _DRAWS, generator=generator_for(1, _STREAM))
     log_w = found.log_ratio(drawn, x)[:, 0]
     log_w = log_w[~log_w.isnan()]
+    if len(log_w) < _LEAST:
+        return 0.0
     for power in _POWERS[1 : int(gain.argmax()) + 1].flip(0).tolist():
         weight = (power * log_w).softmax(0)
-        if 1 / float(weight.square().sum()) >= _EFFECTIVE * max(1, len(weight)):
+        if 1 / float(weight.square().sum()) >= _EFFECTIVE * len(weight):
             return power
     return 0.0

@@ -126,10 +126,14 @@ class Refined(Learned):
         return resampled(theta, log_w, n, generator)
 
     def weighted_batched(
-        self, x: X, n: int, *, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
-        """Draws of the network and the logarithms of their weights: what `draw_batched` takes a quarter of."""
-        theta = self.network.draw_batched(x, n, generator=generator)
+        self, x: X, n: int, also: Float[Tensor, "batch theta"], *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n+1 batch theta"], Float[Tensor, "n+1 batch"]]:
+        """A parameter for each of some data, and n draws of the network, all with the logarithms of their weights.
+
+        Weights are the posterior's density over the network's, up to a constant for each of the data. The few draws
+        that `draw_batched` leaves out are among them.
+        """
+        theta = torch.cat([also[None].to(self.prior.dtype), self.network.draw_batched(x, n, generator=generator)])
         return theta, self._log_weight(theta, x).double()
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
@@ -190,9 +194,10 @@ def refine_around(
 ) -> Refined:
     """The posterior near one observation, from simulations around its answer.
 
-    Round k lies in `out/round_k`: `proposal.json` (its law), `simulations`, `training` (the rows of all rounds so far)
-    and `fit`. A call that was stopped at any moment goes on where it was, to the same result; the same call with more
-    rounds adds them.
+    Round k lies in `out/round_k`: `proposal.json` (its law), `simulations`, `training` (the rows of all rounds so far),
+    `fit`, `near` (those of the rows that lie near the answer) and `likelihood_0` and `likelihood_6`, learned from them.
+    A call that was stopped at any moment goes on where it was, to the same result; the same call with more rounds adds
+    them.
 
     Args:
         simulator: What to run.

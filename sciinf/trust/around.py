@@ -6,6 +6,7 @@ Parameters come from a normal law of z, twice as wide as the answer (`inference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,9 @@ from sciinf.inference.local import Sequential
 from sciinf.inference.truncated import TruncatedPrior
 from sciinf.storage.selection import row_bytes
 
-ROWS, MANY = 2_000, 8_000  # to begin with; where these cannot tell
+ROWS = 2_000
 LEAST = 500
+MANY = (8_000, 4_000)  # where these cannot tell
 BUDGET = 30.0  # seconds
 _WIDER = 2.0
 _NINETY = 3.2897  # sds of a normal law in its 90 % interval
@@ -53,7 +55,7 @@ def around_answer(
     *,
     seconds: float,
     generator: torch.Generator,
-    rows: int | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Around | str | None:
     """Simulations around an answer, as many as time allows; or in words why there are none.
 
@@ -66,13 +68,12 @@ def around_answer(
         theta: Draws of the answer, (n, D), without weights.
         seconds: What a simulation costs.
         generator: Source of randomness.
-        rows: How many, at most; 2,000 where left out.
+        sizes: How many, the first that time allows; 2,000, 1,000 or 500 where left out.
     """
     if any(simulator.observables.get(name) != spec for name, spec in posterior.observables.items()):
         return None
     size = row_bytes(posterior.prior, posterior.observables)
-    most = rows or ROWS
-    few = (most, most // 2, LEAST)  # sizes, so that results repeat although times differ
+    few = (ROWS, ROWS // 2, LEAST) if sizes is None else sizes  # few, so that results repeat although times differ
     sizes = [n for n in few if seconds * n <= BUDGET and n * size <= _BYTES]
     if not sizes:
         return f"{LEAST} simulations around the answer would take {LEAST * seconds:,.0f} s"

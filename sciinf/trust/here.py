@@ -8,7 +8,8 @@ these. With z the unbounded parameters,
 
 r up to twice as wide as the answer (`trust.around`). Where q(. | x) is the posterior, q_r(. | x) is the posterior
 under r, for any r, and each u is uniform **and independent of the data**. The draws of q take the weights r / p, and
-the truth, one of them, takes its own. Where that is most of the weight, as with many parameters, u says nothing.
+the truth, one of them, takes its own. Where that is most of the weight, as with many parameters, u says nothing. Where
+q is a network g with weights (a refined answer), they are draws of g, and all take (r / p)(q / g), the truth too.
 
 e = Phi^{-1}(u) is regressed on the learned summary and on plain statistics of the data (`trust.plain`), centred at the
 observation:
@@ -114,7 +115,7 @@ def check_twice(
 ) -> tuple[Check, ...]:
     """`check_here`, and once more with more simulations where those leave errors open that would count.
 
-    Those are errors that are told where they are significant. The first look must have taken little time.
+    Those are errors that are told where they are significant. The first look must have taken the network little time.
 
     Args:
         posterior: As in `check_here`, as are x and alike.
@@ -271,29 +272,27 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         size = _SECOND if start == _FIRST and needed > BUDGET else size
         stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
-        drawn, own_weight = _drawn(posterior, some, generator)
-        at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn.double())])
-        log_weight = law.log_prob(at) - prior.log_prob(at, torch.cat([theta[None, start:stop], drawn]).double())
-        log_weight[1:] += own_weight  # of which the truth, a draw itself, has the mean
+        drawn, own_weight = _drawn(posterior, some, theta[start:stop], generator)
+        at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn[1:].double())])
+        log_weight = law.log_prob(at) - prior.log_prob(at, drawn.double()) + own_weight
         weight = log_weight.nan_to_num(nan=-math.inf, posinf=-math.inf).softmax(0)
         below = (weight[..., None] * (at < at[0])).sum(0)
         tied = (weight[..., None] * (at == at[0])).sum(0)
         found.append(below + tied * torch.rand(below.shape, generator=generator, dtype=torch.float64))
         own.append(weight[0])
         narrow = _sd(at[1:], weight[1:] / weight[1:].sum(0).clamp_min(1e-300))
-        grown.append(_sd(at[1:], own_weight.softmax(0)) / narrow.clamp_min(1e-300))
+        grown.append(_sd(at[1:], own_weight[1:].softmax(0)) / narrow.clamp_min(1e-300))
         size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
     return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
 
 
-def _drawn(posterior: Posterior, x: X, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws for each of some data, (n, batch, D), and the logarithms of their weights, (n, batch), of mean weight 1."""
-    if not isinstance(posterior, Refined):
-        drawn = posterior.draw_batched(x, _DRAWS, generator=generator)
-        return drawn, drawn.new_zeros(drawn.shape[:2], dtype=torch.float64)
-    drawn, log_w = posterior.weighted_batched(x, 2 * _DRAWS, generator=generator)
-    return drawn, log_w - log_w.logsumexp(0) + math.log(len(log_w))
+def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The truth and draws for each of some data, (1 + n, batch, D), and the logarithms of q / g, (1 + n, batch)."""
+    if isinstance(posterior, Refined):
+        return posterior.weighted_batched(x, 2 * _DRAWS, truth, generator=generator)
+    drawn = torch.cat([truth[None], posterior.draw_batched(x, _DRAWS, generator=generator)])
+    return drawn, drawn.new_zeros(drawn.shape[:2], dtype=torch.float64)
 
 
 def _sd(z: Tensor, weight: Tensor) -> Tensor:

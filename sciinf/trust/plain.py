@@ -54,7 +54,7 @@ def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tenso
 def told(observables: dict[str, Observable], rows: X, x: X, z: Float[Tensor, "n theta"]) -> Tensor:
     """Normal scores of what least squares tell of the parameters from all numbers, of the rows and the observation.
 
-    From their coordinates along the first axes where there are more than 200.
+    Of more than 200 numbers, their coordinates along the first 200 axes are taken.
 
     Each row is told of by a line that was fitted to others, so that its own noise does not speak for it.
 
@@ -65,12 +65,15 @@ def told(observables: dict[str, Observable], rows: X, x: X, z: Float[Tensor, "n 
         z: Parameters of the rows.
 
     Returns:
-        (n + 1, D), fewer where one of them does not vary.
+        (n + 1, D), fewer where one of them does not vary; (n + 1, 0) where no number does.
     """
-    numbers = torch.cat([torch.cat([rows[name], x[name]]).double().flatten(1) for name in observables], dim=1)
+    both = [torch.cat([rows[name], x[name]]).double() for name in observables]
+    numbers = torch.cat([value.reshape(len(z) + 1, -1) for value in both], dim=1)
     y = _scores(numbers, len(z)).double()
     y = y if y.shape[1] <= _NUMBERS else _principal(y, len(z), _NUMBERS)
-    y = torch.cat([torch.ones_like(y[:, :1]), y], dim=1)
+    if not y.shape[1]:
+        return y
+    y = torch.cat([y.new_ones(len(y), 1), y], dim=1)
     found = y.new_zeros(len(y), z.shape[1])
     for fold in range(_FOLDS):
         out = torch.arange(fold, len(z), _FOLDS)

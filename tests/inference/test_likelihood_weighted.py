@@ -240,6 +240,32 @@ def test_an_exact_refined_answer_is_called_right_at_its_observation():
     assert check.level == "good"
 
 
+@pytest.mark.parametrize("off", [1.0, -1.0])
+def test_weights_of_few_draws_make_no_exact_answer_wrong(off):
+    """A network one sd off in both parameters, a seventh of whose draws carries the weight; widths were told 1.14."""
+    found = Refined(fit(Network(off, 1.0)), MIXTURE, LAW, X, frozenset(), likelihood=(fit(Heard(0.0, 1.0)), 1.0))
+    theta = found.draw_batched(X, 2_000, generator=generator())[:, 0]
+    _, log_w = found.weighted_batched(X, 5_000, theta[:1], generator=generator())
+    share = 1 / float(log_w[1:, 0].softmax(0).square().sum()) / 5_000
+    assert 0.08 < share < 0.2
+    levels = []
+    for seed in range(3):
+        around = simulate_around(found, Copy(), theta, rows=2_000, generator=generator(seed))
+        levels.append(check_here(found, X, around, generator=generator(seed + 10))[0].level)
+    assert "alarm" not in levels
+
+
+def test_few_held_out_rows_do_not_speak_for_a_likelihood(rows):
+    """Two, of a right network and a likelihood .8 sds off: by chance they may be likelier under it."""
+    assert best_power(weighted(likelihood=(0.8, 1.0)), rows, 1e-4, X) <= 0.2
+
+
+def test_no_likelihood_counts_where_the_network_draws_nothing_near(rows):
+    """An observation whose draws all lie outside the last law."""
+    far = {"x": torch.tensor([[9.0, 9.0]])}
+    assert best_power(weighted(network=(0.5, 1.2)), rows, 0.2, far) == 0.0
+
+
 class Under(Given):
     """The posterior under a mixture of laws, by rejection from the normal law of the likelihood alone."""
 

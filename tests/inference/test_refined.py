@@ -306,6 +306,10 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert loaded.local.under == loaded.mixture.to_json()
     assert loaded.trained_on == posterior.trained_on
     assert loaded.changed == again.changed == posterior.changed
+    assert posterior.likelihood is not None
+    assert loaded.likelihood is not None
+    assert loaded.likelihood[1] == again.likelihood[1] == posterior.likelihood[1] > 0
+    assert loaded.likelihood[0].digest == posterior.likelihood[0].digest
     assert posterior.changed[0] > 0
     assert sorted(f.name for f in (out / "round_1").iterdir()) == [
         "fit",

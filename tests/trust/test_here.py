@@ -13,7 +13,7 @@ from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust import here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
 from sciinf.trust.here import check_here, check_twice, doubted, look_here, verdict
-from sciinf.trust.plain import plain_statistics
+from sciinf.trust.plain import plain_statistics, told
 
 NUMBERS, ROWS = 20, 1_000
 
@@ -173,6 +173,31 @@ def test_what_many_numbers_tell_together_is_not_missed(monkeypatch):
         found[way] = sum(level in ("alarm", "caution") for level in levels)
     assert found["by a line"] >= 7
     assert found["without"] <= 4
+
+
+def test_a_row_is_not_told_of_by_a_line_that_was_fitted_to_it():
+    """Of an exact posterior, 180 numbers: lines fitted to the rows themselves blamed four of four."""
+    simulator = Hidden()
+    posterior, found = Gaussian(simulator, used=180), []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+        theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+        around = simulate_around(posterior, simulator, theta, rows=2_000, generator=generator)
+        found.append(check_here(posterior, x, around, generator=generator)[0].level)
+    assert found.count("alarm") <= 1
+
+
+def test_lines_tell_of_parameters_from_one_number_and_from_thousands():
+    z = torch.randn(1_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = told({"y": Observable(())}, {"y": z[:, 0].float()}, {"y": torch.ones(1)}, z)
+    assert one.shape == (1_001, 2)
+    assert torch.corrcoef(torch.stack([one[:-1, 0], z[:, 0]]))[0, 1] > 0.95
+    design = torch.randn(2, 3_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = torch.randn(1_001, 3_000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.cat([z, torch.ones(1, 2)]).double() @ design + 5 * noise
+    many = told({"y": Observable((3_000,))}, {"y": x[:-1]}, {"y": x[-1:]}, z)
+    assert torch.corrcoef(torch.stack([many[:-1, 1], z[:, 1]]))[0, 1] > 0.9
 
 
 def test_the_words_name_parameter_direction_and_way_out():
