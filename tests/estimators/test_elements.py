@@ -104,7 +104,11 @@ def test_the_density_is_normalised_and_follows_the_number_before(chain):
 def test_how_many_numbers_before_count_is_read_off_the_rows(lag, strength, found):
     z = torch.randn(6_000, 2, generator=generator(1))
     y = series(z, torch.randn(6_000, 20, generator=generator(2)), lag=lag, strength=strength)
-    assert start_of(z, y, LAGS).lags == found
+    start = start_of(z, y, LAGS)
+    assert start.lags == found
+    if strength:  # alike for all numbers that have one so far before them
+        before = (start.before.common[:, None] + start.before.share * start.before.own)[lag - 1, lag:]
+        assert (before - strength * torch.tanh(z[:, 0] + 1).mean()).abs().max() < 0.05
 
 
 def test_numbers_of_one_law_do_not_learn_it_each_for_itself():

@@ -14,7 +14,7 @@ from torch import distributions as td
 from untrained import Untrained
 
 from sciinf.commands.refine import gained, sizes
-from sciinf.core import Density, Fit, Observable, Posterior, Prior, Simulator
+from sciinf.core import Density, Fit, Observable, Posterior, Prior, Simulator, load_fit
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
 from sciinf.estimators.flow import Flow
@@ -310,6 +310,9 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert loaded.likelihood is not None
     assert loaded.likelihood[1] == again.likelihood[1] == posterior.likelihood[1] > 0
     assert loaded.likelihood[0].digest == posterior.likelihood[0].digest
+    last = posterior.likelihood[0].folder.parent
+    loss = {f.name: load_fit(f).record["best_validation_loss"] for f in last.glob("likelihood_*")}
+    assert posterior.likelihood[0].folder.name == min(loss, key=loss.__getitem__)
     assert posterior.changed[0] > 0
     assert sorted(f.name for f in (out / "round_1").iterdir()) == [
         "fit",
