@@ -43,7 +43,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
     for module, name, small in (
         (refine, "_SETTLED", 9.0), (here, "_BLIND", (9.0, 9.0)), (refine, "FRESH", 1_000),
-        (around, "ROWS", 1_000), (here, "ROWS", 1_000), (here, "_HEAVY", 9.0),
+        (around, "ROWS", 1_000), (here, "ROWS", 1_000), (here, "_HEAVY", 9.0), (here, "_WIDTH", 0.3),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)
