@@ -161,11 +161,8 @@ def _looked(
         return (), True
     if around is None or isinstance(posterior, MCMC):
         return (), True
-    if isinstance(around, str):
-        words = f"not checked whether the posterior is right at this observation: {around}"
-        return (Check(NAME, "unknown", words),), True
     try:
-        local = look_here(posterior, x, around, generator=generator)
+        local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = "the observation lies at the edge of the region that was learned"
     if isinstance(local, str):
@@ -173,14 +170,14 @@ def _looked(
         return (Check(NAME, "unknown", words),), True
     moved = posterior.changed[0] if isinstance(posterior, Refined) else None
     found = verdict(local, posterior.prior.names, moved=moved)
+    middle, width = _open(local)
+    clear = found.level in ("alarm", "caution") or not alike or (middle <= _SHIFT and width <= _WIDTH)
     if found.level == "good" and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
             f"it; for data of the model it is {found.verdict}"
         )
-        return (Check(NAME, "unknown", words),), True
-    middle, width = _open(local)
-    clear = found.level in ("alarm", "caution") or (middle <= _SHIFT and width <= _WIDTH)
+        found = Check(NAME, "unknown", words)
     return (found,), clear
 
 

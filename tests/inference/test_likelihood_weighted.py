@@ -181,7 +181,7 @@ def test_the_likelihood_counts_as_far_as_held_out_rows_speak_for_it(network, lik
 
 
 def test_a_density_between_both_adds_up_and_is_drawn_from():
-    """Of normal laws 3 sds apart to the power of .3 and .7, in the middle of which neither lies."""
+    """Of normal laws one sd apart and of other widths, to the powers of .3 and .7: the normal law between them."""
     found = weighted(network=(1.0, 1.5), power=0.3)
     theta = found.draw_batched(X, 50_000, generator=generator())[:, 0].double()
     mean, sd = exact(X["x"], WIDE)

@@ -67,17 +67,22 @@ class Gaussian(Posterior):
         raise NotImplementedError
 
 
-def levels(times: int, **faults) -> list[str]:
+def levels(times: int, simulator=None, rows=ROWS, **faults) -> list[str]:
     """The verdicts on that many observations."""
-    simulator = Linear()
-    posterior = Gaussian(simulator, **faults)
-    found = []
+    simulator = simulator or Linear()
+    posterior, found = Gaussian(simulator, **faults), []
     for seed in range(times):
-        generator = torch.Generator().manual_seed(seed)
-        x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-        theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-        found.append(verdict(looked(posterior, simulator, x, theta, generator), posterior.prior.names).level)
+        x, theta, generator = asked(simulator, posterior, seed)
+        around = simulate_around(posterior, simulator, theta, rows=rows, generator=generator)
+        found.append(check_here(posterior, x, around, generator=generator)[0].level)
     return found
+
+
+def asked(simulator, posterior, seed=0, draws=500):
+    """An observation from the prior, draws of its answer, and the source of both."""
+    generator = torch.Generator().manual_seed(seed)
+    x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
+    return x, posterior.draw_batched(x, draws, generator=generator)[:, 0], generator
 
 
 def looked(posterior, simulator, x, theta, generator):
@@ -105,34 +110,33 @@ def test_what_is_wrong_here_is_seen(fault):
 
 def looked_twice(seed, rows=500, most=4_000, **fault):
     """The finding, and how many simulations were asked about, the second time none where there was none."""
-    simulator, generator = Linear(), torch.Generator().manual_seed(seed)
-    posterior, asked = Gaussian(simulator, **fault), []
-    x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-    theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
+    simulator, sizes = Linear(), []
+    posterior = Gaussian(simulator, **fault)
+    x, theta, generator = asked(simulator, posterior, seed)
 
     def made(rows):
-        asked.append(rows)
+        sizes.append(rows)
         return simulate_around(posterior, simulator, theta, rows=rows, generator=generator) if rows else "too slow"
 
     (check,) = check_twice(posterior, x, made(rows), lambda: made(most), generator=generator)
-    return check, asked
+    return check, sizes
 
 
 def test_where_few_simulations_leave_errors_open_more_are_asked_about():
     """Five hundred cannot tell an exact answer from one .85 times as wide, four thousand can."""
     found = [looked_twice(seed) for seed in range(6)]
-    assert all(asked == [500, 4_000] for _, asked in found)
+    assert all(sizes == [500, 4_000] for _, sizes in found)
     assert sum(check.level == "good" for check, _ in found) >= 5
     assert all("(4,000 simulations" in check.verdict for check, _ in found)
     wrong = [looked_twice(seed, width=0.85)[0] for seed in range(6)]
     assert sum(check.level == "alarm" for check in wrong) >= 5
-    clear, asked = looked_twice(0, rows=2_000, shift=0.6)
-    assert (clear.level, asked) == ("alarm", [2_000])
+    clear, sizes = looked_twice(0, rows=2_000, shift=0.6)
+    assert (clear.level, sizes) == ("alarm", [2_000])
 
 
 def test_a_second_look_is_left_out_where_it_takes_long_or_cannot_be_had(monkeypatch):
-    check, asked = looked_twice(0, most=0)
-    assert asked == [500, 0]
+    check, sizes = looked_twice(0, most=0)
+    assert sizes == [500, 0]
     assert "(500 simulations" in check.verdict
     assert doubted(check)
     monkeypatch.setattr(here, "_QUICK", -1.0)
@@ -157,35 +161,15 @@ class Hidden(Linear):
 
 def test_what_many_numbers_tell_together_is_not_missed(monkeypatch):
     """Along the first axes of the data nothing of what was left unused can be seen."""
-    simulator = Hidden()
-    posterior = Gaussian(simulator, used=70)
-    found = {}
-    for way in ("by a line", "without"):
-        if way == "without":
-            monkeypatch.setattr(here, "told", lambda specs, data, x, z: z.new_zeros(len(z) + 1, 0))
-        levels = []
-        for seed in range(8):
-            generator = torch.Generator().manual_seed(seed)
-            x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-            theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-            around = simulate_around(posterior, simulator, theta, rows=2_000, generator=generator)
-            levels.append(check_here(posterior, x, around, generator=generator)[0].level)
-        found[way] = sum(level in ("alarm", "caution") for level in levels)
-    assert found["by a line"] >= 7
-    assert found["without"] <= 4
+    wrong = [level in ("alarm", "caution") for level in levels(8, Hidden(), 2_000, used=70)]
+    assert sum(wrong) >= 7
+    monkeypatch.setattr(here, "told", lambda specs, data, x, z: z.new_zeros(len(z) + 1, 0))
+    assert sum(level in ("alarm", "caution") for level in levels(8, Hidden(), 2_000, used=70)) <= 4
 
 
 def test_a_row_is_not_told_of_by_a_line_that_was_fitted_to_it():
     """Of an exact posterior, 180 numbers: lines fitted to the rows themselves blamed four of four."""
-    simulator = Hidden()
-    posterior, found = Gaussian(simulator, used=180), []
-    for seed in range(4):
-        generator = torch.Generator().manual_seed(seed)
-        x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-        theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
-        around = simulate_around(posterior, simulator, theta, rows=2_000, generator=generator)
-        found.append(check_here(posterior, x, around, generator=generator)[0].level)
-    assert found.count("alarm") <= 1
+    assert levels(4, Hidden(), 2_000, used=180).count("alarm") <= 1
 
 
 def test_lines_tell_of_parameters_from_one_number_and_from_thousands():
@@ -223,12 +207,12 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told():
 
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
-    simulator, asked = Linear(), []
-    monkeypatch.setattr("sciinf.answer.check_twice", lambda *_, alike, generator: asked.append(alike) or ())
+    simulator, told = Linear(), []
+    monkeypatch.setattr("sciinf.answer.check_twice", lambda *_, alike, generator: told.append(alike) or ())
     x = simulator(torch.zeros(1, 2), generator=torch.Generator().manual_seed(0))["x"][0]
     for size in (0.0, 8.0):
         query(Gaussian(simulator), {"x": x + size * (torch.arange(NUMBERS) == 11)}, simulator=simulator, draws=2_000)
-    assert asked == [True, False]
+    assert told == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -318,10 +302,9 @@ class SlowAtFirst(Gaussian):
 
 def test_a_posterior_that_is_slow_at_first_is_looked_at_again(monkeypatch):
     """Two rows alone would tell of 12 s for 500, of which there are 5; twenty tell of less."""
-    simulator, generator = Linear(), torch.Generator().manual_seed(0)
+    simulator = Linear()
     posterior = SlowAtFirst(simulator)
-    x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
-    theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
+    x, theta, generator = asked(simulator, posterior, draws=1_000)
     around = simulate_around(posterior, simulator, theta, rows=1_000, generator=generator)
     posterior.slept = False
     monkeypatch.setattr(here, "BUDGET", 5.0)
