@@ -104,7 +104,7 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
     middle = _drawn(slopes, variance, varies.expand_as(slopes))
     log_sd = _log_sd(line, left)
     scaled = (left / (line @ log_sd).exp()).clamp(-_CLAMP, _CLAMP)
-    lags = _lags(line, scaled, min(most, y.shape[1] - 1, len(z) // (_EACH * line.shape[1])))
+    lags = _lags(line, scaled, varies.tolist(), min(most, y.shape[1] - 1, len(z) // (_EACH * line.shape[1])))
     before = torch.zeros(most, y.shape[1], dtype=torch.float64)
     errors = torch.zeros_like(before)
     weight = (-(line @ log_sd)).exp()
@@ -177,7 +177,7 @@ def _log_sd(line: Tensor, left: Tensor) -> Float[Tensor, "line number"]:
     return _solved(line, (left.square() + 1e-12).log() + _LOG_CHI) / 2
 
 
-def _lags(line: Tensor, scaled: Tensor, most: int) -> int:
+def _lags(line: Tensor, scaled: Tensor, varies: list[bool], most: int) -> int:
     """The last lag at which numbers depend on each other by more than numbers far apart seem to.
 
     What the quadratic leaves of the middles looks like dependence, weakly and at any distance alike.
@@ -185,18 +185,20 @@ def _lags(line: Tensor, scaled: Tensor, most: int) -> int:
     numbers = scaled.shape[1]
     near, far = [list[float]() for _ in range(most)], list[float]()
     generator = torch.Generator().manual_seed(0)
-    for e in range(1, numbers):
-        count = min(e, most)
-        for lag, found in enumerate(_dependence(line, scaled, e, [e - lag for lag in range(1, count + 1)])):
-            near[lag].append(found)
-        apart = [i for i in torch.randperm(numbers, generator=generator).tolist() if abs(i - e) > most][:count]
+    for e in (e for e in range(1, numbers) if varies[e]):
+        before = [e - lag for lag in range(1, min(e, most) + 1) if varies[e - lag]]
+        for i, found in zip(before, _dependence(line, scaled, e, before), strict=True):
+            near[e - i - 1].append(found)
+        order = torch.randperm(numbers, generator=generator).tolist()
+        apart = [i for i in order if abs(i - e) > most and varies[i]][: len(before)]
         far += _dependence(line, scaled, e, apart)
     floor = max(0.0, sum(far) / len(far)) if far else 0.0
-    means = [sum(found) / len(found) - floor for found in near if found]
-    least = max(_DEPENDENCE, 2 * floor)
-    chance = [_SURE * math.sqrt(2 / (line.shape[1] * len(found))) / len(scaled) for found in near if found]
-    both = zip(means, chance, strict=True)
-    return max((lag for lag, (mean, more) in enumerate(both, 1) if mean > max(least, more)), default=0)
+    least, last = max(_DEPENDENCE, 2 * floor), 0
+    for lag, found in enumerate(near, 1):
+        chance = _SURE * math.sqrt(2 / (line.shape[1] * max(1, len(found)))) / len(scaled)
+        if found and sum(found) / len(found) - floor > max(least, chance):
+            last = lag
+    return last
 
 
 def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list[float]:

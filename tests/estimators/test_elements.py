@@ -112,7 +112,7 @@ def test_how_many_numbers_before_count_is_read_off_the_rows(lag, strength, found
 
 
 def test_numbers_of_one_law_do_not_learn_it_each_for_itself():
-    """Forty items of one mean and sd in 800 rows: an exact start, where one for each number would lose 4 nats."""
+    """Forty items of one mean and sd in 800 rows: .27 nats are lost at the start, and .53 where none is shared."""
     prior = Prior(mu=td.Normal(0.0, 1.0), log_sd=td.Normal(0.0, 0.3))
     theta = prior.sample(1_800, generator=generator())
     x = theta[:, :1] + theta[:, 1:].exp() * torch.randn(1_800, 40, generator=generator(1))
@@ -121,7 +121,7 @@ def test_numbers_of_one_law_do_not_learn_it_each_for_itself():
     with torch.no_grad():
         found = model.condition({"x": x[800:]}).log_likelihood(theta[800:])
     exact = td.Normal(theta[800:, :1], theta[800:, 1:].exp()).log_prob(x[800:]).sum(1)
-    assert (exact - found).mean() < 0.5
+    assert (exact - found).mean() < 0.31
 
 
 def test_numbers_of_their_own_laws_keep_them():
@@ -137,22 +137,25 @@ def test_numbers_of_their_own_laws_keep_them():
     assert found.middle.share[3:].max() < 0.5  # of squares and products, of which there are none
 
 
-@pytest.mark.parametrize("first", ["fixed", "parameter"])
+@pytest.mark.parametrize("first", ["fixed", "parameter", "twice fixed"])
 def test_a_number_without_noise_does_not_spoil_the_start_of_the_others(first):
     """A series from a fixed value, or from one that is a parameter: millions of nats were lost at the start."""
     prior = Prior(start=td.Normal(0.0, 1.0), share=td.Uniform(0.3, 0.8))
     theta = prior.sample(2_500, generator=generator())
-    x = [torch.zeros(2_500) if first == "fixed" else theta[:, 0]]
-    for noise in torch.randn(19, 2_500, generator=generator(1)):
-        x.append(theta[:, 1] * x[-1] + noise)
+    x = [theta[:, 0] if first == "parameter" else torch.zeros(2_500)]
+    for k, noise in enumerate(torch.randn(19, 2_500, generator=generator(1))):
+        x.append(0 * noise if k == 9 and first == "twice fixed" else theta[:, 1] * x[-1] + noise)
     x = torch.stack(x, dim=1)
+    noisy = x[:, 1:].std(0) > 0
     model = Elements(prior, {"x": Observable((20,), dims=("time",))})
     model.standardise(lambda: iter([Batch(theta[:1_500], {"x": x[:1_500]})]))
     with torch.no_grad():
         y, z = model._flat({"x": x[1_500:]}), model.to_z(theta[1_500:])
-        found = model._log_probs(z, y, None)[:, 1:].sum(1) - x[:1_500, 1:].std(0).log().sum()
-    exact = td.Normal(theta[1_500:, 1:] * x[1_500:, :-1], 1.0).log_prob(x[1_500:, 1:]).sum(1)
-    assert (exact - found).mean() < 1.0
+        found = model._log_probs(z, y, None)[:, 1:].sum(1) - x[:1_500, 1:].std(0).clamp_min(1e-30).log()[noisy].sum()
+    exact = td.Normal(theta[1_500:, 1:] * x[1_500:, :-1], 1.0).log_prob(x[1_500:, 1:])[:, noisy].sum(1)
+    assert (exact - found).mean() < 2.0  # 4.2 where numbers that do not vary are asked how others depend on them
+    if first != "parameter":
+        assert not model.own[:, 2].any(), "the others still share how they follow the one before"
 
 
 def test_counts_of_one_law_share_it():

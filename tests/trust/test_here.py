@@ -10,7 +10,7 @@ from torch import distributions as td
 
 from sciinf.answer import query
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
-from sciinf.trust import here
+from sciinf.trust import around, here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
 from sciinf.trust.here import check_here, check_twice, doubted, look_here, verdict
 from sciinf.trust.plain import plain_statistics, told
@@ -108,7 +108,7 @@ def test_what_is_wrong_here_is_seen(fault):
     assert levels(8, **fault).count("alarm") >= 7
 
 
-def looked_twice(seed, rows=500, most=4_000, **fault):
+def looked_twice(seed, rows=500, most=4_000, alike=True, **fault):
     """The finding, and how many simulations were asked about, the second time none where there was none."""
     simulator, sizes = Linear(), []
     posterior = Gaussian(simulator, **fault)
@@ -118,7 +118,7 @@ def looked_twice(seed, rows=500, most=4_000, **fault):
         sizes.append(rows)
         return simulate_around(posterior, simulator, theta, rows=rows, generator=generator) if rows else "too slow"
 
-    (check,) = check_twice(posterior, x, made(rows), lambda: made(most), generator=generator)
+    (check,) = check_twice(posterior, x, made(rows), lambda: made(most), alike=alike, generator=generator)
     return check, sizes
 
 
@@ -139,8 +139,23 @@ def test_a_second_look_is_left_out_where_it_takes_long_or_cannot_be_had(monkeypa
     assert sizes == [500, 0]
     assert "(500 simulations" in check.verdict
     assert doubted(check)
+    check, sizes = looked_twice(0, rows=800, most=500)
+    assert sizes == [800, 500]
+    assert "(800 simulations" in check.verdict, "the others are fewer"
+    assert looked_twice(0, alike=False)[1] == [500], "nothing could be told"
     monkeypatch.setattr(here, "_QUICK", -1.0)
     assert looked_twice(0)[1] == [500]
+
+
+def test_an_answer_has_the_second_look(monkeypatch):
+    monkeypatch.setattr("sciinf.answer.MANY", (4_000,))
+    monkeypatch.setattr(around, "ROWS", 600)
+    simulator = Linear()
+    posterior = Gaussian(simulator)
+    x, _, _ = asked(simulator, posterior, draws=10)
+    answer = query(posterior, {"x": x["x"][0]}, simulator=simulator, draws=2_000)
+    (check,) = [check for check in answer.checks if check.name == here.NAME]
+    assert "(4,000 simulations" in check.verdict
 
 
 class Hidden(Linear):
