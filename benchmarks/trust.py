@@ -22,7 +22,7 @@ most .015, within two sds for the network and with `--quick`.
 
 Strange data (`localising`): one sensor of many that moves the answer by two sds must be named first in .9, and by
 scores of each number by itself it must not; five kinds of fault in three simulators, beside a classifier for each kind:
-within .03 of its area under the curve, but where `SHORT` says by how much it falls short, two sds of chance aside.
+within .03 of its area under the curve, two sds of chance aside.
 
 Scores (`strange_scores`): the scores that can be learned beside the plain views, by power, false alarms and cost.
 """
