@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sciinf.inference.refined import Refined
 
 ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the run; of each, at least
-_SETTLED = 0.15  # sds, and share of a width: what the last of the rounds may change
+_SETTLED, _STILL = 0.15, 0.05  # sds, and share of a width: what the last round may change, also where it cannot be told
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 _TRAININGS, _CALIBRATED = 1.5, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
@@ -200,8 +200,8 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
         found: The posterior after that round.
     """
     from sciinf.engine.block import generator_for, simulate_from
-    from sciinf.trust.around import around_answer
-    from sciinf.trust.here import check_here
+    from sciinf.trust.around import MANY, around_answer
+    from sciinf.trust.here import UNTOLD, check_twice
 
     if max(found.changed) >= _SETTLED:
         return _changed(found), False
@@ -210,11 +210,12 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     began = time.monotonic()
     simulate_from(sim, theta[:_FEW], generator=generator)
     seconds = (time.monotonic() - began) / _FEW
-    around = around_answer(found, sim, theta, seconds=seconds, generator=generator)
-    checks = check_here(found, found.asked, around, generator=generator)
+    made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
+    checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
     right = any(check.level == "good" for check in checks)
+    still = max(found.changed) < _STILL and any(check.verdict.startswith(UNTOLD) for check in checks)
     words = "; ".join([_changed(found), *(check.verdict for check in checks)])
-    return words, right
+    return words, right or still
 
 
 def _changed(found: Refined) -> str:

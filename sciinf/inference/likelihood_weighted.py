@@ -8,7 +8,7 @@ same rows, the posterior under r is q, and it is r l / Z. Both have errors of th
 has less of either (a logarithmic pool). It is drawn from by drawing from q with probabilities proportional to
 (r l / q)^a. The power a, from 0 to 1, is the one under which rows that neither was fitted to are likeliest, their
 logarithm a concave function of a, with a prior exp(-a^2 / (2 s^2)) for few of them; and no larger than leaves enough of
-the draws at the observation.
+the draws at the observation. The nearer half of these rows is asked: it is the answer that has to be right.
 
 A likelihood does not depend on the law of its rows, so l is learned from those near the answer alone: inside the last
 round's law, where |u|^2 in its sds, of mean D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite
@@ -46,10 +46,10 @@ from sciinf.store import Store
 
 _OVER = 4  # draws of the network for each that is kept
 _DRAWS, _EACH = 16_384, 256  # that Z is estimated from, for one observation and for each of several
-_ROWS, _PIECE = 800, 100  # held-out rows that are compared, at most, and at once
+_LOADED, _ROWS, _PIECE = 8_000, 800, 100  # held-out rows that are looked at, and compared, at most; at once
 _EFFECTIVE = 0.2  # share of the network's draws that carry the weight at the observation, at least
 _EDGE = 4.0  # sds of |u|^2 that the likelihood's rows lie within
-_POWERS, _SPREAD = torch.linspace(0.0, 1.0, 21, dtype=torch.float64), 0.3  # of a; s
+_POWERS, _SPREAD = torch.linspace(0.0, 1.0, 21, dtype=torch.float64), 0.5  # of a; s
 _LEAST = 100  # draws at the observation inside the last law
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
@@ -161,16 +161,21 @@ def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) 
 def best_power(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> float:
     """The power a under which held-out rows are likeliest, or the largest that serves at the observation.
 
+    Of these rows the nearer half counts: far out, the likelihood may be worse than near the answer.
+
     Args:
         found: The weighted network, with a power of 1.
         rows: What the likelihood was trained on, in the order in which the network was.
         held_out: The share of its rows, the last, that they were not fitted to.
         x: The observation, name -> (1, *event).
     """
-    count, generator = min(_ROWS, max(FEWEST_VALIDATION, int(held_out * len(rows)))), generator_for(2, _STREAM)
-    gain = -_POWERS.square() / (2 * _SPREAD**2)
-    for start in range(len(rows) - count, len(rows), _PIECE):
-        batch = rows.load(slice(start, min(start + _PIECE, len(rows))))
+    count = min(_LOADED, max(FEWEST_VALIDATION, int(held_out * len(rows))))
+    held = rows.load(slice(max(0, len(rows) - count), len(rows)))
+    far = found.last.squares(found.prior.bijection.forward(held.theta.double()))
+    nearest = far.argsort()[: min(_ROWS, max(FEWEST_VALIDATION, count // 2))]
+    gain, generator = -_POWERS.square() / (2 * _SPREAD**2), generator_for(2, _STREAM)
+    for places in nearest.split(_PIECE):
+        batch = held.rows(places)
         truth = found.log_ratio(batch.theta[None], batch.x)[0]
         drawn = found.log_ratio(found.network.draw_batched(batch.x, _EACH, generator=generator), batch.x)
         for k, power in enumerate(_POWERS[1:].tolist(), 1):

@@ -52,16 +52,15 @@ from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
 
 NAME = "local check"
-_DRAWS = 64
-_SHIFT, _WIDTH = 0.15, 0.1  # the least that is told, where it is significant: of the middle in sds, of the width
-_BLIND = 0.3, 0.2  # what may be hidden at most where it is called right
+_DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
+_SHIFT, _WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
 _OWN = 0.3  # share of the weight that the truth itself may have
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
-_FEW = 6  # statistics along which the width is looked for
+_EXPLAINED = [0.0, *torch.logspace(-4, 0, 25).tolist()]  # variances that lines may explain, over what they leave
 _FAR = 9.0  # largest square
 _WAY_ON = (
     "Train on more simulations, on some around it (infer --refine auto), or with a summary that keeps more of the data"
@@ -70,7 +69,7 @@ _MORE = (
     "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
 )
 _FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
-_QUICK = 4.0  # seconds that the first look may take where there is a second one
+_QUICK = 6.0  # CPU seconds that the first look may take where there is a second one, however busy the machine
 _SECOND, _DEARER = 20, 4  # rows that tell better what one costs; by how much two alone may exceed the budget
 
 
@@ -125,9 +124,9 @@ def check_twice(
         alike: Whether the observation is like them.
         generator: Source of randomness.
     """
-    began = time.monotonic()
+    began = time.process_time()
     found, clear = _looked(posterior, x, around, alike, generator)
-    if clear or not isinstance(around, Around) or time.monotonic() - began > _QUICK:
+    if clear or not isinstance(around, Around) or time.process_time() - began > _QUICK:
         return found
     others = more()
     enough = isinstance(others, Around) and len(others.z) > len(around.z)
@@ -170,8 +169,7 @@ def _looked(
         return (Check(NAME, "unknown", words),), True
     moved = posterior.changed[0] if isinstance(posterior, Refined) else None
     found = verdict(local, posterior.prior.names, moved=moved)
-    middle, width = _open(local)
-    clear = found.level in ("alarm", "caution") or not alike or (middle <= _SHIFT and width <= _WIDTH)
+    clear = not (alike and found.verdict.startswith(UNTOLD))
     if found.level == "good" and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
@@ -235,21 +233,15 @@ def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None)
         return Check(NAME, "alarm", words)
     if hints:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
-    if moved > _BLIND[0]:
+    if moved > _SHIFT:
         words = f"cannot be told whether it is right at this observation: the last round moved it by {moved:.2g} sds"
         return Check(NAME, "unknown", f"{words} ({among}). {way_on}")
-    middle, width = _open(local)
-    middle = max(moved, middle)
-    if not (middle <= _BLIND[0] and width <= _BLIND[1]):
-        return Check(NAME, "unknown", f"{UNTOLD} ({among})")
-    words = f"right at this observation: middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
-    return Check(NAME, "good", words)
-
-
-def _open(local: Local) -> tuple[float, float]:
-    """The largest errors of a middle, in sds, and of a width that may be there."""
-    middle = float((local.shift.abs() + 2 * local.shift_error).max())
-    return middle, float(((local.width - 1).abs() + 2 * local.width_error).max())
+    middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
+    width = float(((local.width - 1).abs() + 2 * local.width_error).max())
+    words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
+    if middle <= _SHIFT and width <= _WIDTH:
+        return Check(NAME, "good", f"right at this observation: {words}")
+    return Check(NAME, "unknown", f"{UNTOLD}: {words}")
 
 
 def _scores(posterior: Posterior, around: Around, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -287,7 +279,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
 def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The truth and draws for each of some data, (1 + n, batch, D), and the logarithms of q / g, (1 + n, batch)."""
     if isinstance(posterior, Refined):
-        return posterior.weighted_batched(x, 2 * _DRAWS, truth, generator=generator)
+        return posterior.weighted_batched(x, _WEIGHTED, truth, generator=generator)
     drawn = torch.cat([truth[None], posterior.draw_batched(x, _DRAWS, generator=generator)])
     return drawn, drawn.new_zeros(drawn.shape[:2], dtype=torch.float64)
 
@@ -300,33 +292,50 @@ def _sd(z: Tensor, weight: Tensor) -> Tensor:
 
 
 def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
-    slope, inverse, left, free = _least_squares(e, design)
-    shift, shift_error = slope[0], (inverse[0, 0] * left.square().sum(0) / free).sqrt()
+    left, free = _least_squares(e, design)
     explained = 1 - left.square().sum(0) / (e - e.mean(0)).square().sum(0)
     used = len(e) - free - 1
     ratio = explained / max(used, 1) / ((1 - explained) / free)
     p = torch.tensor([_beyond(float(value), max(used, 1), free) for value in ratio])
     adjusted = (1 - (1 - explained) * (len(e) - 1) / free).clamp_min(0)
-    # where the data explain nothing of e, the leading statistics are enough, and tell more
-    less, inverse, rest, fewer = _least_squares(e, design[:, :_FEW])
-    steady = p > _SURE
-    shift = torch.where(steady, less[0], shift)
-    shift_error = torch.where(steady, (inverse[0, 0] * rest.square().sum(0) / fewer).sqrt(), shift_error)
-    # how wide e is about its middle, at the observation: squares along the few leading statistics
-    squares = (left.square() * len(e) / free).clamp(max=_FAR)
-    level, inverse, rest, fewer = _least_squares(squares, design[:, :_FEW])
-    w, more = level[0].clamp_min(0.01), grown.square().clamp_min(1.0)
+    shift, shift_error = _at_observation(e, design)
+    # how wide e is about its middle
+    level, error = _at_observation((left.square() * len(e) / free).clamp(max=_FAR), design)
+    w, more = level.clamp_min(0.01), grown.square().clamp_min(1.0)
     width = (more / w - more + 1).clamp_min((2 * _MOST) ** -2).rsqrt()
-    width_error = 0.5 * width**3 * more / w.square() * (inverse[0, 0] * rest.square().sum(0) / fewer).sqrt()
+    width_error = 0.5 * width**3 * more / w.square() * error
     return Local(shift * grown, shift_error * grown, width, width_error, adjusted, p, len(e), heavy)
 
 
-def _least_squares(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Coefficients, the intercept first; (X^T X)^-1; what is left; degrees of freedom."""
+def _at_observation(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of each y at the observation, where the design is 0, and its standard error, (D,).
+
+    Lines in all statistics, whose slopes have a normal prior (ridge regression); how much of y they explain is averaged
+    over by its marginal likelihood. Where they explain nothing, this is the mean of y.
+    """
+    spread = design.std(0).clamp_min(1e-12)
+    centred = (design - design.mean(0)) / spread
+    scale, axes = torch.linalg.eigh(centred.T @ centred)
+    scale, place = scale.clamp_min(0.0)[:, None], (-(design.mean(0) / spread) @ axes)[:, None]
+    along, total, free = axes.T @ (centred.T @ (y - y.mean(0))), (y - y.mean(0)).square().sum(0), len(y) - 1
+    logs, means, squares = [], [], []
+    for explained in _EXPLAINED:
+        prior = explained / design.shape[1]  # variance of a slope over that of the noise
+        gain = prior / (1 + prior * scale)
+        noise = (total - (gain * along.square()).sum(0)) / free
+        logs.append(-0.5 * free * noise.log() - 0.5 * (1 + prior * scale).log().sum())
+        means.append(y.mean(0) + (gain * place * along).sum(0))
+        squares.append(noise * (1 / len(y) + (gain * place.square()).sum(0)))
+    weight, mean = torch.stack(logs).softmax(0), torch.stack(means)
+    found = (weight * mean).sum(0)
+    return found, (weight * (torch.stack(squares) + (mean - found).square())).sum(0).sqrt()
+
+
+def _least_squares(y: Tensor, design: Tensor) -> tuple[Tensor, int]:
+    """What a line leaves of y, and the degrees of freedom."""
     matrix = torch.cat([torch.ones(len(y), 1, dtype=torch.float64), design], dim=1)
-    inverse = torch.linalg.pinv(matrix.T @ matrix, hermitian=True)
-    slope = inverse @ matrix.T @ y
-    return slope, inverse, y - matrix @ slope, len(y) - int(torch.linalg.matrix_rank(matrix))
+    slope = torch.linalg.pinv(matrix.T @ matrix, hermitian=True) @ matrix.T @ y
+    return y - matrix @ slope, len(y) - int(torch.linalg.matrix_rank(matrix))
 
 
 def _beyond(ratio: float, first: int, second: int) -> float:
