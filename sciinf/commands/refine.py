@@ -120,7 +120,8 @@ def refine(
 ) -> Near:
     """Rounds of simulations around one answer (`sizes`), until it holds.
 
-    It holds where the local check calls it right and the last round hardly moved it.
+    It holds where the last round hardly moved it and the local check calls it right, or moved nothing and it is not
+    called wrong.
 
     Args:
         sim: The simulator.
@@ -194,6 +195,7 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     """What a round changed, in words, with what the local check says; and whether no further one is needed.
 
     A round that moved the answer is not the last, so that the check, which draws for thousands of data sets, is left.
+    One that moved nothing is, unless the check says that the answer is wrong: another would move nothing either.
 
     Args:
         sim: The simulator.
@@ -201,7 +203,7 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     """
     from sciinf.engine.block import generator_for, simulate_from
     from sciinf.trust.around import MANY, around_answer
-    from sciinf.trust.here import UNTOLD, check_twice
+    from sciinf.trust.here import check_twice
 
     if max(found.changed) >= _SETTLED:
         return _changed(found), False
@@ -212,10 +214,9 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     seconds = (time.monotonic() - began) / _FEW
     made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
     checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
-    right = any(check.level == "good" for check in checks)
-    still = max(found.changed) < _STILL and any(check.verdict.startswith(UNTOLD) for check in checks)
+    levels, still = {check.level for check in checks}, max(found.changed) < _STILL
     words = "; ".join([_changed(found), *(check.verdict for check in checks)])
-    return words, right or still
+    return words, "good" in levels or (still and "alarm" not in levels)
 
 
 def _changed(found: Refined) -> str:

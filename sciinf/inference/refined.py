@@ -21,10 +21,8 @@ complete and of at most 128 numbers: those near the answer. Two are trained, in 
 the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it as far as it
 describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
 
-Of a flow's draws one in 10,000, those of least density, are left out, and those outside the region of the likelihood
-(`likelihood_weighted.inside`: more than four sds of the answer away), if they are less than a fiftieth of the answer.
-So few lie where hardly a row was simulated: a flow has nothing there to hold it down, and w, which grows outwards,
-makes them heavier. They can double an sd: of the Ricker map four draws in 10,000 made one 1.15 times too large.
+Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
+flow has nothing there to hold it down, and w, which grows outwards, makes them heavier. They can double an sd.
 
 It holds for observations whose answers lie within the last round's law (`reach`), and is calibrated under r, as
 `local`.
@@ -66,10 +64,10 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 5  # 4 took the likelihood whole or not at all, 3 learned it from all rows, 2 learned none, 1 had wider laws
+SCHEMA = 6  # 5 had more strays, 4 took the likelihood whole or not at all, 3 learned it from all rows, 2 learned none
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
-_STRAY, _FAR = 1e-4, 0.02  # share of a flow's draws; of the answer
+_STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
 _FEWEST = 100  # rows that it is learned from
@@ -125,10 +123,6 @@ class Refined(Learned):
         log_w = self._log_weight(theta, x, log_q)
         if strays and log_q is not None:
             log_w = torch.where(log_q > log_q.kthvalue(strays, dim=0).values, log_w, -math.inf)
-        if self.is_flow:
-            near = inside(self.prior, self.last, theta)
-            few = torch.where(near, 0.0, log_w.softmax(0)).sum(0) < _FAR
-            log_w = torch.where(near | ~few, log_w, -math.inf)
         return resampled(theta, log_w, n, generator)
 
     def weighted_batched(

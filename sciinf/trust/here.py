@@ -14,7 +14,7 @@ q is a network g with weights (a refined answer), they are draws of g, and all t
 e = Phi^{-1}(u) is regressed on the learned summary and on plain statistics of the data (`trust.plain`), centred at the
 observation:
 
-    e_i = a + b . (s(x_i) - s(x)) + noise.
+    e_i = a + b . (s(x_i) - s(x)) + noise,     b ~ N(0, t^2), averaged over t by the marginal likelihood.
 
 a is how far the posterior's middle is off *here*, in sds of q_r; w, the mean square of the noise here, is how much too
 narrow q_r is. With G = (sd of q / sd of q_r)^2 they are a sqrt(G) sds of q, and a factor (G / w - G + 1)^(-1/2) for its
@@ -61,6 +61,7 @@ _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
 _OWN = 0.3  # share of the weight that the truth itself may have
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
 _EXPLAINED = [0.0, *torch.logspace(-4, 0, 25).tolist()]  # variances that lines may explain, over what they leave
+_TINY = 1e-12  # least variance
 _FAR = 9.0  # largest square
 _WAY_ON = (
     "Train on more simulations, on some around it (infer --refine auto), or with a summary that keeps more of the data"
@@ -112,9 +113,9 @@ def check_twice(
     alike: bool = True,
     generator: torch.Generator,
 ) -> tuple[Check, ...]:
-    """`check_here`, and once more with more simulations where those leave errors open that would count.
+    """`check_here`, and once more with more simulations where those are too few to call it right or wrong.
 
-    Those are errors that are told where they are significant. The first look must have taken the network little time.
+    The first look must have taken the network little time.
 
     Args:
         posterior: As in `check_here`, as are x and alike.
@@ -125,12 +126,11 @@ def check_twice(
         generator: Source of randomness.
     """
     began = time.process_time()
-    found, clear = _looked(posterior, x, around, alike, generator)
-    if clear or not isinstance(around, Around) or time.process_time() - began > _QUICK:
+    found, asked = _looked(posterior, x, around, alike, generator)
+    if not (found and found[0].verdict.startswith(UNTOLD)) or time.process_time() - began > _QUICK:
         return found
-    others = more()
-    enough = isinstance(others, Around) and len(others.z) > len(around.z)
-    return _looked(posterior, x, others, alike, generator)[0] if enough else found
+    again, more_asked = _looked(posterior, x, more(), alike, generator)
+    return again if more_asked > asked else found
 
 
 def check_here(
@@ -152,31 +152,30 @@ def check_here(
 
 def _looked(
     posterior: Posterior, x: X, around: Around | str | None, alike: bool, generator: torch.Generator
-) -> tuple[tuple[Check, ...], bool]:
-    """The finding, and whether more simulations would not change it."""
+) -> tuple[tuple[Check, ...], int]:
+    """The finding, and how many simulations the network was asked about."""
     if isinstance(posterior, Sequential):
         posterior = posterior.local
     elif posterior.observation is not None or posterior.under is not None:
-        return (), True
+        return (), 0
     if around is None or isinstance(posterior, MCMC):
-        return (), True
+        return (), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = "the observation lies at the edge of the region that was learned"
     if isinstance(local, str):
         words = f"not checked whether the posterior is right at this observation: {local}"
-        return (Check(NAME, "unknown", words),), True
+        return (Check(NAME, "unknown", words),), 0
     moved = posterior.changed[0] if isinstance(posterior, Refined) else None
     found = verdict(local, posterior.prior.names, moved=moved)
-    clear = not (alike and found.verdict.startswith(UNTOLD))
-    if found.level == "good" and not alike:
+    if found.level in ("good", "unknown") and not alike:
         words = (
-            "it cannot be told whether the posterior is right at this observation, for the model does not reproduce "
-            f"it; for data of the model it is {found.verdict}"
+            "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
         )
-        found = Check(NAME, "unknown", words)
-    return (found,), clear
+        told = f"; for data of the model it is {found.verdict}" if found.level == "good" else ""
+        found = Check(NAME, "unknown", words + told)
+    return (found,), local.rows
 
 
 def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | str:
@@ -255,11 +254,11 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
     while (start := sum(map(len, found))) < len(z):
         spent = time.monotonic() - began
         needed = spent / start * LEAST if start else 0.0
-        late = start in (LEAST, ROWS // 2) and spent > BUDGET / 2
+        late = start in (LEAST, ROWS // 2, ROWS, 2 * ROWS) and spent > BUDGET / 2
         if late or needed > (_DEARER if start < _SECOND else 1) * BUDGET:
             break
         size = _SECOND if start == _FIRST and needed > BUDGET else size
-        stop = min(n for n in (start + size, LEAST, ROWS // 2, len(z)) if n > start)
+        stop = min(n for n in (start + size, LEAST, ROWS // 2, ROWS, 2 * ROWS, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn, own_weight = _drawn(posterior, some, theta[start:stop], generator)
         at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn[1:].double())])
@@ -322,7 +321,7 @@ def _at_observation(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor]:
     for explained in _EXPLAINED:
         prior = explained / design.shape[1]  # variance of a slope over that of the noise
         gain = prior / (1 + prior * scale)
-        noise = (total - (gain * along.square()).sum(0)) / free
+        noise = ((total - (gain * along.square()).sum(0)) / free).clamp_min(_TINY)
         logs.append(-0.5 * free * noise.log() - 0.5 * (1 + prior * scale).log().sum())
         means.append(y.mean(0) + (gain * place * along).sum(0))
         squares.append(noise * (1 / len(y) + (gain * place.square()).sum(0)))
