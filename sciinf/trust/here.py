@@ -309,25 +309,40 @@ def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local
 def _at_observation(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor]:
     """The mean of each y at the observation, where the design is 0, and its standard error, (D,).
 
-    Lines in all statistics, whose slopes have a normal prior (ridge regression); how much of y they explain is averaged
-    over by its marginal likelihood. Where they explain nothing, this is the mean of y.
+    Lines in all statistics, or in one of them, whose slopes have a normal prior (ridge regression). Which, and how much
+    of y they explain, is averaged over by marginal likelihood. Where they explain nothing, this is the mean of y.
     """
     spread = design.std(0).clamp_min(1e-12)
-    centred = (design - design.mean(0)) / spread
+    centred, left = (design - design.mean(0)) / spread, y - y.mean(0)
     scale, axes = torch.linalg.eigh(centred.T @ centred)
-    scale, place = scale.clamp_min(0.0)[:, None], (-(design.mean(0) / spread) @ axes)[:, None]
-    along, total, free = axes.T @ (centred.T @ (y - y.mean(0))), (y - y.mean(0)).square().sum(0), len(y) - 1
+    place, along = -design.mean(0) / spread, centred.T @ left
+    together = _lines(y, scale.clamp_min(0.0)[None], (axes.T @ along)[None], (place @ axes)[None])
+    alone = _lines(y, centred.square().sum(0)[:, None], along[:, None], place[:, None])
+    logs, means, squares = (torch.cat(both, dim=1).flatten(0, 1) for both in zip(together, alone, strict=True))
+    weight = logs.softmax(0)
+    found = (weight * means).sum(0)
+    return found, (weight * (squares + (means - found).square())).sum(0).sqrt()
+
+
+def _lines(y: Tensor, scale: Tensor, along: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log marginal likelihood, mean and its variance at the observation, for each share and model, (shares, B, D).
+
+    Args:
+        y: (n, D).
+        scale: Squared lengths of a model's M orthogonal statistics, (B, M).
+        along: Their products with y, (B, M, D).
+        place: Where the observation lies along them, (B, M).
+    """
+    total, free, models = (y - y.mean(0)).square().sum(0), len(y) - 1, len(scale)
     logs, means, squares = [], [], []
     for explained in _EXPLAINED:
-        prior = explained / design.shape[1]  # variance of a slope over that of the noise
-        gain = prior / (1 + prior * scale)
-        noise = ((total - (gain * along.square()).sum(0)) / free).clamp_min(_TINY)
-        logs.append(-0.5 * free * noise.log() - 0.5 * (1 + prior * scale).log().sum())
-        means.append(y.mean(0) + (gain * place * along).sum(0))
-        squares.append(noise * (1 / len(y) + (gain * place.square()).sum(0)))
-    weight, mean = torch.stack(logs).softmax(0), torch.stack(means)
-    found = (weight * mean).sum(0)
-    return found, (weight * (torch.stack(squares) + (mean - found).square())).sum(0).sqrt()
+        prior = explained / scale.shape[1]  # variance of a slope over that of the noise
+        gain = (prior / (1 + prior * scale))[..., None]
+        noise = ((total - (gain * along.square()).sum(1)) / free).clamp_min(_TINY)
+        logs.append(-0.5 * free * noise.log() - 0.5 * (1 + prior * scale).log().sum(1)[:, None] - math.log(models))
+        means.append(y.mean(0) + (gain * place[..., None] * along).sum(1))
+        squares.append(noise * (1 / len(y) + (gain * place[..., None].square()).sum(1)))
+    return torch.stack(logs), torch.stack(means), torch.stack(squares)
 
 
 def _least_squares(y: Tensor, design: Tensor) -> tuple[Tensor, int]:

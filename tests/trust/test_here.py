@@ -108,25 +108,6 @@ def test_what_is_wrong_here_is_seen(fault):
     assert levels(8, **fault).count("alarm") >= 7
 
 
-def lines(*, slope, rows=2_000, columns=50, away=0.0, seed=0):
-    """Numbers of mean .1 + slope u . s at statistics s, noise 1, and the statistics about an observation so far out."""
-    generator = torch.Generator().manual_seed(seed)
-    s, noise, u = (
-        torch.randn(*size, generator=generator).double() for size in ((rows, columns), (rows, 1), (columns,))
-    )
-    u = u / u.norm()
-    return 0.1 + slope * (s @ u)[:, None] + noise, s - away * u
-
-
-def test_where_statistics_tell_nothing_the_mean_is_taken_and_else_lines_lead_to_the_observation():
-    flat = [here._at_observation(*lines(slope=0.0, away=3.0, seed=seed)) for seed in range(20)]
-    assert all(abs(float(found) - 0.1) < 0.1 for found, _ in flat)
-    assert float(torch.stack([error for _, error in flat]).mean()) < 1.7 / 2_000**0.5
-    steep = [here._at_observation(*lines(slope=0.5, away=2.0, seed=seed)) for seed in range(20)]
-    assert all(0.03 < float(error) < 0.12 for _, error in steep)
-    assert abs(float(torch.stack([found for found, _ in steep]).mean()) - 1.1) < 0.12, "drawn by a tenth to the mean"
-
-
 @pytest.mark.parametrize(
     ("shift", "shift_error", "width_error", "level", "words"),
     [
