@@ -114,7 +114,7 @@ class LikelihoodWeighted(Learned):
 
     @torch.no_grad()
     def _log_ratio(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
-        """The same everywhere."""
+        """log (r l / q)^a, inside and outside."""
         log_q = self.network.log_prob_batched(theta, x) if log_q is None else log_q
         log_w = self.power * (self._log_joint(theta, x) - log_q.double())
         return log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)

@@ -173,8 +173,8 @@ def _looked(
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
         )
-        told = f"; for data of the model it is {found.verdict}" if found.level == "good" else ""
-        found = Check(NAME, "unknown", words + told)
+        more = f"; for data of the model it is {found.verdict}" if found.level == "good" else ""
+        found = Check(NAME, "unknown", words + more)
     return (found,), local.rows
 
 
