@@ -251,14 +251,15 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
     z, theta, data, law = around.z, around.theta, around.data, around.law
     prior = PriorInZ(posterior.prior)
     found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
+    pauses = LEAST, ROWS // 2, ROWS, 2 * ROWS
     while (start := sum(map(len, found))) < len(z):
         spent = time.monotonic() - began
         needed = spent / start * LEAST if start else 0.0
-        late = start in (LEAST, ROWS // 2, ROWS, 2 * ROWS) and spent > BUDGET / 2
+        late = start in pauses and spent > BUDGET / 2
         if late or needed > (_DEARER if start < _SECOND else 1) * BUDGET:
             break
         size = _SECOND if start == _FIRST and needed > BUDGET else size
-        stop = min(n for n in (start + size, LEAST, ROWS // 2, ROWS, 2 * ROWS, len(z)) if n > start)
+        stop = min(n for n in (start + size, *pauses, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn, own_weight = _drawn(posterior, some, theta[start:stop], generator)
         at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn[1:].double())])
@@ -297,9 +298,9 @@ def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local
     ratio = explained / max(used, 1) / ((1 - explained) / free)
     p = torch.tensor([_beyond(float(value), max(used, 1), free) for value in ratio])
     adjusted = (1 - (1 - explained) * (len(e) - 1) / free).clamp_min(0)
-    shift, shift_error = _at_observation(e, design)
-    # how wide e is about its middle
-    level, error = _at_observation((left.square() * len(e) / free).clamp(max=_FAR), design)
+    squares = (left.square() * len(e) / free).clamp(max=_FAR)  # how wide e is about its middle
+    found, errors = _at_observation(torch.cat([e, squares], dim=1), design)
+    (shift, level), (shift_error, error) = found.chunk(2), errors.chunk(2)
     w, more = level.clamp_min(0.01), grown.square().clamp_min(1.0)
     width = (more / w - more + 1).clamp_min((2 * _MOST) ** -2).rsqrt()
     width_error = 0.5 * width**3 * more / w.square() * error
