@@ -92,7 +92,12 @@ class LikelihoodWeighted(Learned):
 
     @torch.no_grad()
     def log_weight(
-        self, theta: Float[Tensor, "n batch theta"], x: X, log_q: Float[Tensor, "n batch"] | None = None
+        self,
+        theta: Float[Tensor, "n batch theta"],
+        x: X,
+        log_q: Float[Tensor, "n batch"] | None = None,
+        *,
+        lowered: bool = True,
     ) -> Float[Tensor, "n batch"]:
         """log of p_r / q of draws of the network, up to a constant for each observation, float64.
 
@@ -102,10 +107,11 @@ class LikelihoodWeighted(Learned):
             theta: The draws.
             x: The observations, name -> (batch, *event).
             log_q: Their density under the network, where it is known.
+            lowered: Whether the likelihood counts outside.
         """
         log_w, within = self._log_ratio(theta, x, log_q), self._within(theta)
         mean = _log_mean(torch.where(within, log_w, math.nan))
-        outside = torch.where(mean.isfinite(), torch.minimum(log_w, mean), 0.0)
+        outside = torch.where(mean.isfinite(), torch.minimum(log_w, mean) if lowered else mean, 0.0)
         return torch.where(within, log_w, outside)
 
     def log_ratio(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:

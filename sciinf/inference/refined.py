@@ -136,6 +136,21 @@ class Refined(Learned):
         theta = torch.cat([also[None].to(self.prior.dtype), self.network.draw_batched(x, n, generator=generator)])
         return theta, self._log_weight(theta, x).double()
 
+    @torch.no_grad()
+    def lowered(self, x: X) -> Float[Tensor, " theta"]:
+        """By how many times the likelihood lowers the sds of z at one observation where it was not learned.
+
+        There network and likelihood are both without simulations, and what tells them apart is not known.
+        """
+        if self.weighted is None:
+            return torch.ones(len(self.prior), dtype=torch.float64)
+        theta, sds = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(0, _STREAM)), list[Tensor]()
+        z, log_w = self.prior.bijection.forward(theta[:, 0].double()), self.mixture.log_ratio(theta)
+        for lowered in (False, True):
+            weight = (log_w + self.weighted.log_weight(theta, x, lowered=lowered))[:, 0].softmax(0)
+            sds.append((weight @ (z - weight @ z).square()).sqrt())
+        return sds[0] / sds[1].clamp_min(1e-300)
+
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.
 

@@ -167,8 +167,9 @@ def _looked(
     if isinstance(local, str):
         words = f"not checked whether the posterior is right at this observation: {local}"
         return (Check(NAME, "unknown", words),), 0
-    moved = posterior.changed[0] if isinstance(posterior, Refined) else None
-    found = verdict(local, posterior.prior.names, moved=moved)
+    refined = isinstance(posterior, Refined)
+    moved, lowered = (posterior.changed[0], posterior.lowered(x)) if refined else (None, None)
+    found = verdict(local, posterior.prior.names, moved=moved, lowered=lowered)
     if found.level in ("good", "unknown") and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
@@ -201,7 +202,9 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else "its data have no numbers that vary"
 
 
-def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None) -> Check:
+def verdict(
+    local: Local, names: tuple[str, ...], *, moved: float | None = None, lowered: Tensor | None = None
+) -> Check:
     """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
 
     Args:
@@ -209,6 +212,7 @@ def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None)
         names: Of the parameters.
         moved: By how many sds the last round moved a refined answer: a network's own error is as large, and no
             statistic of the data tells of it. None of one that is not refined.
+        lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
     """
     way_on, moved = (_WAY_ON, 0.0) if moved is None else (_MORE, moved)
     level = _SURE / (3 * len(names))
@@ -226,6 +230,8 @@ def verdict(local: Local, names: tuple[str, ...], *, moved: float | None = None)
         if local.heavy[d] > _HEAVY:
             told = f"draws far out, where no simulation lies, make the sd of {name}"
             hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
+        if lowered is not None and lowered[d] > 1 + _WIDTH:
+            hints.append(f"far out, where no simulation lies, network and likelihood disagree on the sd of {name}")
     among = f"{local.rows:,} simulations around it"
     if faults:
         words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"

@@ -263,6 +263,22 @@ def test_an_exact_refined_answer_is_called_right_at_its_observation():
     assert check.level == "good"
 
 
+def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
+    """Outside the last law nothing tells which is right: a tail that the likelihood took away had been half the sd."""
+    found = []
+    for width in (1.0, 2.0):
+        last = Law(LAW.centre, torch.eye(2).double() * 0.4 * NOISE)
+        heard = (fit(Heard(0.0, 1.0)), 1.0)
+        posterior = Refined(fit(Network(0.0, width)), MIXTURE, last, X, frozenset(), likelihood=heard)
+        theta = posterior.draw_batched(X, 2_000, generator=generator())[:, 0]
+        around = simulate_around(posterior, Copy(), theta, rows=2_000, generator=generator(1))
+        found.append((posterior.lowered(X), check_here(posterior, X, around, generator=generator(2))[0]))
+    assert found[0][0].max() < 1.1 < found[1][0].min()
+    assert "far out, where no simulation lies, network and likelihood disagree on the sd of a" in found[1][1].verdict
+    assert "disagree" not in found[0][1].verdict
+    assert found[1][1].level in ("caution", "alarm")
+
+
 @pytest.mark.parametrize("off", [1.0, -1.0])
 def test_weights_of_few_draws_make_no_exact_answer_wrong(off):
     """A network one sd off in both parameters, a seventh of whose draws carries the weight; widths were told 1.14."""
