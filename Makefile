@@ -24,7 +24,7 @@ export OMP_NUM_THREADS PIP_DISABLE_PIP_VERSION_CHECK PYRIGHT_PYTHON_IGNORE_WARNI
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test docs shapes slow check lint format format-check types imports spelling constraints clean
+.PHONY: help demo test pages docs shapes slow check lint format format-check types imports spelling constraints clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ demo: .venv/ready-run ## infer eight parameters of a predator-prey model from 42
 test: .venv/ready-test ## run the tests (WORKERS=n processes, TESTS=path or options for pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+pages: .venv/ready-test ## follow README.md, the tutorials, the reference and the notebooks, block by block
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m pages tests/docs
+
 docs: .venv/ready-docs ## build the site from README.md, docs/ and the docstrings into build/site
 	$(BIN)/mkdocs build --strict
 
@@ -44,7 +47,7 @@ shapes: .venv/ready-test ## run the tests with every annotated shape and type ch
 slow: .venv/ready-test ## run the statistical tests that need minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(TESTS)
 
-check: lint format-check imports spelling types test ## all of it
+check: lint format-check imports spelling types test pages ## all of it
 
 lint: .venv/ready-dev ## look for faults (ruff)
 	$(BIN)/ruff check .

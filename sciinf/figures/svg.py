@@ -34,7 +34,7 @@ def to_svg(figure: Figure, alt: str, key: str) -> str:
     """
     image = io.BytesIO()
     with look():
-        figure.draw_without_rendering()
+        _laid_out(figure)
         about = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(image, format="svg", metadata=about, bbox_inches=_whole(figure), pad_inches=0)
     root = ElementTree.fromstring(image.getvalue())
@@ -66,6 +66,14 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
         logs = [float(scale == "log") for scale in (one.get_yscale(), one.get_xscale())]
         found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), *logs])
     return found
+
+
+def _laid_out(figure: Figure) -> None:
+    """Find places for everything, once: each drawing would do so anew, and takes longer over it than over the lines."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def _whole(figure: Figure) -> Bbox:

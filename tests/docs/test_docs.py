@@ -40,6 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_readme_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

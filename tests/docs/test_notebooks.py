@@ -45,6 +45,7 @@ def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("name", [path.stem for path in notebooks.notebooks()])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_is_stored_is_what_the_cells_give(anew, name: str) -> None:
@@ -56,6 +57,7 @@ def test_what_is_stored_is_what_the_cells_give(anew, name: str) -> None:
     assert re.search(r"^trust        \w", words(stored), re.M)
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_three_lines_find_what_is_known_exactly(anew) -> None:
     for notebook, off, wide in ((read("from_sbi"), 0.1, 1.4), (anew["from_sbi"], 0.3, 2.5)):
@@ -66,6 +68,7 @@ def test_three_lines_find_what_is_known_exactly(anew) -> None:
             assert 1 / wide < sd / width < wide
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_second_recording_is_answered_for_by_the_same_network(anew) -> None:
     for notebook in (anew["first_answer"], read("first_answer")):

@@ -36,6 +36,7 @@ def test_every_public_name_has_a_section_with_an_example_and_its_docstring() -> 
         assert path == ("sciinf.wrappers" if name == "wrappers" else f"{getattr(sciinf, name).__module__}.{name}")
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

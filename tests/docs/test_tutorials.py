@@ -88,6 +88,7 @@ def test_newcomer_does_what_the_readme_says(tmp_path: Path) -> None:
         newcomer.steps("# Nothing\n")
 
 
+@pytest.mark.pages
 @pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained(20)
@@ -104,6 +105,7 @@ def test_first_answer_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatc
     assert 10_000 < (here / "flu.png").stat().st_size <= gallery.LARGEST
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained(2)
 def test_tutorial_can_be_followed(
@@ -123,6 +125,7 @@ def test_tutorial_can_be_followed(
     assert known.parameters["rate"].sd == pytest.approx(0.018, rel=0.2)
 
 
+@pytest.mark.pages
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler, cc, to build the example with")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
@@ -142,6 +145,7 @@ def test_external_program_can_be_followed(
     assert abs(names["answer"].parameters["peak"].median - 33) < 5  # d, of a prior from 20 to 60
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained(20)
 def test_many_observations_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +163,7 @@ def test_many_observations_can_be_followed(here: Path, monkeypatch: pytest.Monke
     assert names["answer"].observation["v"].shape == (2, 10)
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_the_page_for_users_of_sbi_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +181,7 @@ def test_the_page_for_users_of_sbi_can_be_followed(here: Path, monkeypatch: pyte
     assert (names["mode"] - torch.tensor([0.8, -0.4])).abs().max() < 0.5
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained(20)
 def test_exports_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +198,7 @@ def test_units_page_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert names["counts"].coords["species"] == ("hare", "lynx")
 
 
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained(40)
 def test_choosing_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
