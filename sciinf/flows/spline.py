@@ -15,9 +15,10 @@ unbent: a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 
 however narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to
 the variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
 
-What makes it fast: the batch is the last, contiguous axis of every tensor; the splines have no branches and a gradient
-of their own (`rational_quadratic`); the context enters all layers of a step through one matrix product, once per
-observation whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
+What makes it fast: the batch is the last, contiguous axis of every tensor; the splines have no branches, a gradient of
+their own (`rational_quadratic`), and compiled loops where there is a compiler (`spline_loops`); the context enters all
+layers of a step through one matrix product, once per observation whatever the number of draws; the order in which
+dimensions are split is absorbed by the maps W_k.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -34,7 +35,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows import rational_quadratic
+from sciinf.flows import rational_quadratic, spline_loops
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE, LEAST
@@ -110,7 +111,7 @@ class SplineCouplingFlow(ExactFlow):
         for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), maps, strict=True)):
             kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
             raw = network(kept)
-            moved, change = rational_quadratic.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
+            moved, change = spline_loops.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             log_det = log_det + change.sum(0).view(z.shape[:-1])
             with single_precision(z):
                 value = torch.addmm(bias, matrix, torch.cat([kept.flatten(1), moved])).view_as(value)
@@ -127,7 +128,7 @@ class SplineCouplingFlow(ExactFlow):
             value = torch.addmm(bias, matrix, value.flatten(1)).view_as(value)
             kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
             raw = network(kept)
-            moved = rational_quadratic.inverse(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
+            moved = spline_loops.inverse(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
             value = torch.cat([kept.flatten(1), moved]).view_as(value)
         if self.linear is not None:
             value = value.index_select(0, self.linear.places)

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.flows import rational_quadratic
+from sciinf.flows import spline_loops
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE
@@ -83,7 +83,7 @@ class _SplineAutoregressive(ExactFlow):
         value = value.flatten(1)
         for step in self.steps:
             raw = step(value, context.T)
-            value, change = rational_quadratic.spline(value, raw, self.plan.bins, self.plan.tail_bound)
+            value, change = spline_loops.spline(value, raw, self.plan.bins, self.plan.tail_bound)
             log_det = log_det + change.sum(0).view(z.shape[:-1])
             value = value.flip(0)
         return value.view(-1, *z.shape[:-1]).permute(1, 2, 0), log_det.expand(z.shape[:-1])
@@ -97,7 +97,7 @@ class _SplineAutoregressive(ExactFlow):
             known = torch.zeros_like(value)
             for i in range(self.dim):
                 raw = step(known, context.T)
-                found = rational_quadratic.inverse(value, raw, self.plan.bins, self.plan.tail_bound)
+                found = spline_loops.inverse(value, raw, self.plan.bins, self.plan.tail_bound)
                 known = torch.cat([known[:i], found[i : i + 1], known[i + 1 :]])
             value = known
         value = value.view(-1, *noise.shape[:-1])

@@ -1,0 +1,178 @@
+"""Compiled loops for splines: they find what torch's operations find, and where there are none these are used."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from flows.architectures import normal
+
+from sciinf.flows import rational_quadratic, spline_loops
+from sciinf.flows.compiled import compiled
+from sciinf.flows.rational_quadratic import numbers
+
+BOUND = 3.0
+SOURCE = Path(spline_loops.__file__).with_suffix(".c")
+
+needed = pytest.mark.skipif(spline_loops._loops() is None, reason="there is no C compiler here, or it is turned off")
+
+
+def splines(bins, d=3, n=400, *, more=()):
+    """Points, some of them beyond the bound, and the raw numbers of a spline for each."""
+    raw = 1.5 * normal(*more, d * numbers(bins), n, seed=1, dtype=torch.float32)
+    return 1.6 * normal(*more, d, n, dtype=torch.float32), raw
+
+
+def with_gradient(module, inputs, bins, *, inverse=False):
+    """What a module's spline gives, and the gradient of a sum of it, in the precision of the inputs."""
+    given = [one.detach().clone().requires_grad_() for one in inputs]
+    found = (module.inverse(*given, bins, BOUND),) if inverse else module.spline(*given, bins, BOUND)
+    total = sum((one * torch.cos(torch.arange(one.numel())).view_as(one)).sum() for one in found)
+    return [one.detach().double() for one in (*found, *torch.autograd.grad(total, given))]
+
+
+def worse(found, torchs, exact):
+    """By how many times the root mean square error of loops is above that of torch's operations, at worst."""
+    errors = [[float((one - truth).square().mean().sqrt()) for one, truth in zip(way, exact, strict=True)]
+              for way in (found, torchs)]  # fmt: skip
+    return max(ours / (theirs + 1e-7) for ours, theirs in zip(*errors, strict=True))
+
+
+@needed
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize(("bins", "n"), [(2, 1), (10, 63), (10, 64), (7, 200), (100, 65), (500, 3)])
+def test_loops_are_as_right_as_torchs_operations(bins, n, inverse):
+    inputs = splines(bins, n=n)
+    exact = with_gradient(rational_quadratic, [one.double() for one in inputs], bins, inverse=inverse)
+    ways = [with_gradient(module, inputs, bins, inverse=inverse) for module in (spline_loops, rational_quadratic)]
+    assert not torch.equal(ways[0][0], ways[1][0]) or n == 1, "they are the loops"
+    assert worse(*ways, exact) < 3
+
+
+@needed
+@pytest.mark.parametrize("value", [-BOUND, BOUND, 0.0, 1e30, float("inf"), -float("inf")])
+def test_ends_and_what_lies_beyond_are_as_torch_has_them(value):
+    _, raw = splines(6, 1, 2)
+    x = torch.full((1, 2), value)
+    for ours, theirs in zip(
+        spline_loops.spline(x, raw, 6, BOUND), rational_quadratic.spline(x, raw, 6, BOUND), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(
+        spline_loops.inverse(x, raw, 6, BOUND), rational_quadratic.inverse(x, raw, 6, BOUND), atol=1e-5
+    )
+
+
+@needed
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_hidden(broken):
+    x, raw = splines(6, 2, 5)
+    raw[:] = broken
+    x = x.clamp(-2, 2)
+    assert bool(torch.stack(spline_loops.spline(x, raw, 6, BOUND)).isnan().all())
+    assert bool(spline_loops.inverse(x, raw, 6, BOUND).isnan().all())
+
+
+@needed
+def test_members_mapped_at_once_and_gradients_mapped_are_those_one_by_one():
+    x, raw = splines(6, 2, 50, more=(3,))
+
+    def loss(x, raw):
+        y, log_slope = spline_loops.spline(x, raw, 6, BOUND)
+        return (y * y + log_slope + spline_loops.inverse(x, raw, 6, BOUND)).sum()
+
+    alone = [torch.func.grad(loss, (0, 1))(*one) for one in zip(x, raw, strict=True)]
+    mapped = torch.func.vmap(torch.func.grad(loss, (0, 1)))(x, raw)
+    given = [one.clone().requires_grad_() for one in (x, raw)]
+    together = torch.autograd.grad(torch.func.vmap(loss)(*given).sum(), given)
+    shared = torch.func.vmap(loss, in_dims=(None, 0))(x[0], raw)
+    for k, one in enumerate(zip(*alone, strict=True)):
+        assert torch.equal(mapped[k], torch.stack(one))
+        assert torch.equal(together[k], torch.stack(one))
+    torch.testing.assert_close(shared[1], loss(x[0], raw[1]))
+
+
+@needed
+def test_arrays_that_are_not_contiguous_are_read_right():
+    x, raw = splines(6, 2, 40)
+    ours = spline_loops.spline(x.T.contiguous().T, raw.T.contiguous().T, 6, BOUND)
+    assert all(torch.equal(a, b) for a, b in zip(ours, spline_loops.spline(x, raw, 6, BOUND), strict=True))
+
+
+@needed
+@pytest.mark.parametrize("call", [lambda *a: spline_loops.spline(*a)[0], spline_loops.inverse])
+def test_a_second_derivative_is_refused_rather_than_wrong(call):
+    x, raw = splines(6, 1, 5)
+    (slope,) = torch.autograd.grad(call(x.requires_grad_(), raw, 6, BOUND).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+        slope.sum().backward()
+
+
+def test_double_precision_is_torchs():
+    inputs = [one.double() for one in splines(6)]
+    for ours, theirs in zip(
+        *(module.spline(*inputs, 6, BOUND) for module in (spline_loops, rational_quadratic)), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def afresh(tmp_path, monkeypatch):
+    """Nothing compiled yet, with a folder of one's own to keep it in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SCIINF_COMPILE", raising=False)
+    for cached in (compiled, spline_loops._loops):
+        cached.cache_clear()
+    yield tmp_path
+    for cached in (compiled, spline_loops._loops):
+        cached.cache_clear()
+
+
+@needed
+def test_it_is_compiled_once_and_kept(afresh, monkeypatch):
+    assert spline_loops._loops() is not None
+    (kept,) = (afresh / "cache/sciinf").iterdir()
+    for cached in (compiled, spline_loops._loops):
+        cached.cache_clear()
+    monkeypatch.setattr(subprocess, "run", None)
+    assert spline_loops._loops() is not None
+    assert list((afresh / "cache/sciinf").iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("why", ["no compiler", "turned off", "a compiler that fails", "no folder"])
+def test_without_it_torchs_operations_serve(why, afresh, monkeypatch):
+    if why == "no compiler":
+        monkeypatch.setenv("PATH", str(afresh))
+        monkeypatch.delenv("CC", raising=False)
+    elif why == "turned off":
+        monkeypatch.setenv("SCIINF_COMPILE", "0")
+    elif why == "no folder":
+        (afresh / "cache").write_text("a file")
+    else:
+        (afresh / "broken").write_text("#!/bin/sh\nexit 1\n")
+        (afresh / "broken").chmod(0o755)
+        monkeypatch.setenv("CC", str(afresh / "broken"))
+    assert spline_loops._loops() is None
+    inputs = splines(6)
+    for ours, theirs in zip(
+        *(module.spline(*inputs, 6, BOUND) for module in (spline_loops, rational_quadratic)), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@needed
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("h * (s * r + d0 * rest) * r", "h * (s * r + d1 * rest) * r"), ("a + r * w : ys", "a + r * h : ys"),
+     ("by_m * rest * rest - by_d * q", "by_m * rest * rest + by_d * q")],
+)  # fmt: skip
+def test_a_library_that_computes_something_else_is_not_used(right, wrong, afresh, monkeypatch):
+    """The planted fault: as a compiler with an error of its own would make it."""
+    text = SOURCE.read_text()
+    assert text.count(right) == 1
+    (afresh / "spline_loops.c").write_text(text.replace(right, wrong))
+    monkeypatch.setattr(spline_loops, "__file__", str(afresh / "spline_loops.py"))
+    assert compiled(afresh / "spline_loops.c") is not None
+    assert spline_loops._loops() is None
