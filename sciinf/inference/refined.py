@@ -118,12 +118,8 @@ class Refined(Learned):
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.network.draw_batched(x, _OVER * n, generator=generator)
-        strays = int(_STRAY * len(theta)) if self.is_flow else 0
-        log_q = self.network.log_prob_batched(theta, x) if strays or self.weighted else None
-        log_w = self._log_weight(theta, x, log_q)
-        if strays and log_q is not None:
-            log_w = torch.where(log_q > log_q.kthvalue(strays, dim=0).values, log_w, -math.inf)
-        return resampled(theta, log_w, n, generator)
+        log_q, kept = self._kept(theta, x)
+        return resampled(theta, torch.where(kept, self._log_weight(theta, x, log_q), -math.inf), n, generator)
 
     def weighted_batched(
         self, x: X, n: int, also: Float[Tensor, "batch theta"], *, generator: torch.Generator
@@ -145,9 +141,11 @@ class Refined(Learned):
         if self.weighted is None:
             return torch.ones(len(self.prior), dtype=torch.float64)
         theta, sds = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(0, _STREAM)), list[Tensor]()
-        z, log_w = self.prior.bijection.forward(theta[:, 0].double()), self.mixture.log_ratio(theta)
+        log_q, kept = self._kept(theta, x)
+        z = self.prior.bijection.forward(theta[:, 0].double())
+        log_w = torch.where(kept, self.mixture.log_ratio(theta), -math.inf)
         for lowered in (False, True):
-            weight = (log_w + self.weighted.log_weight(theta, x, lowered=lowered))[:, 0].softmax(0)
+            weight = (log_w + self.weighted.log_weight(theta, x, log_q, lowered=lowered))[:, 0].softmax(0)
             sds.append((weight @ (z - weight @ z).square()).sqrt())
         return sds[0] / sds[1].clamp_min(1e-300)
 
@@ -175,6 +173,13 @@ class Refined(Learned):
         size = len(self.prior)
         inside = float(weight[self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)].sum())
         return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
+
+    def _kept(self, theta: Tensor, x: X) -> tuple[Tensor | None, Tensor]:
+        """The network's density of its draws, if it is a flow, and which of them are not strays."""
+        if not self.is_flow:
+            return None, torch.ones(theta.shape[:-1], dtype=torch.bool)
+        log_q, strays = self.network.log_prob_batched(theta, x), int(_STRAY * len(theta))
+        return log_q, log_q > (log_q.kthvalue(strays, dim=0).values if strays else -math.inf)
 
     def _log_weight(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
         """log of posterior over network; of draws that all lie outside the support the same."""
@@ -339,16 +344,10 @@ def _likelihood(
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
     if len(near) < _FEWEST:
         return None
+    asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
     fits = [
-        train(
-            Elements(prior, observables, versions=versions, seed=seed),
-            near,
-            folder / LIKELIHOOD.format(versions),
-            recipe=how,
-            seed=seed,
-            progress=False,
-        )
-        for versions in (0, VERSIONS)
+        train(Elements(prior, observables, versions=n, seed=seed), near, folder / LIKELIHOOD.format(n), **asked)
+        for n in (0, VERSIONS)
     ]
     found = min(fits, key=lambda one: one.record["best_validation_loss"])
     power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
