@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from command_line import Result, call
+from sample_run import make_calibration
 from watching import watched
 
 from sciinf import infer, load_answer
@@ -135,6 +138,25 @@ def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) 
     checks = (Check("residuals", "alarm", ""), Check("local check", level, said))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     assert refine.wrong_here(Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)) == wrong
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "said", "wrong"),
+    [
+        ("passed", "good", "", False), ("cannot tell", "good", "", False), ("not passed", "good", "", True),
+        ("not passed", "unknown", "not checked", False),
+    ],
+)  # fmt: skip
+def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(
+    state: Any, level: Any, said: str, wrong: bool
+) -> None:
+    """Means were .34 and .29 sds off, "right at this observation" beside "NOT PASSED", and not refined."""
+    draws, one = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2)), cast(Any, SimpleNamespace(names=("a",)))
+    calibration = replace(make_calibration(one, torch.Generator().manual_seed(0)), state=state)
+    checks = (Check("local check", level, said),)
+    answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), {}, checks=checks)
+    assert refine.wrong_here(answer) == wrong
+    assert not refine.wrong_here(replace(answer, checks=())), "a likelihood corrected it"
 
 
 @pytest.mark.parametrize("way", ["auto", "off"])
