@@ -4,7 +4,7 @@ A file is compiled by the machine's own C compiler (`CC`, cc, gcc or clang), for
 needed, into `~/.cache/sciinf` (`XDG_CACHE_HOME`); that takes two seconds. Where there is no compiler, or nothing can be
 written, there is no library, and torch's own operations do the same, only slower. So they do with `SCIINF_COMPILE=0`.
 
-Why C and not numba: numba needed 16 s for the same loops and a package of 40 MB; torch.compile needed 50 s.
+Why C and not numba: numba took 16 s to compile such loops, and is one more package; torch.compile took 50 s for a step.
 """
 
 from __future__ import annotations
