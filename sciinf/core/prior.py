@@ -175,6 +175,8 @@ class Prior:
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """n draws, of `dtype`, on the CPU, from `generator` alone."""
+        if n == 0:  # which some laws cannot draw
+            return torch.empty(0, len(self), dtype=self.dtype)
         columns = [torch.empty(n, 0, dtype=self.dtype)]
         for law in self.laws:
             if is_normalisable(law):

@@ -92,6 +92,12 @@ def test_normal_priors_are_standard_normal_in_the_unbounded_space():
         assert kstest(column.numpy(), "norm").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_no_draws_are_no_rows(name):
+    none = PRIORS[name].sample(0, generator=seeded())
+    assert none.shape == (0, len(PRIORS[name]))
+
+
 def test_samples_follow_their_laws():
     """KS against scipy's laws, false-alarm rate 1e-3 for each of four parameters; fixed seed."""
     theta = mixed().sample(5000, generator=seeded(3)).double().numpy()
