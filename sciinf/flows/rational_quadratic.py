@@ -150,12 +150,16 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        """Members of an ensemble are one more leading axis."""
-        x, raw = (
-            value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
-            for value, dim in zip(inputs[:2], in_dims[:2], strict=True)
-        )
-        return _Spline.apply(x, raw, *inputs[2:]), (0, 0, 0, 0, 0, 0, 1)
+        return _Spline.apply(*led(info, in_dims, inputs)), (0, 0, 0, 0, 0, 0, 1)
+
+
+def led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
+    """Inputs of a function that is mapped over the members of an ensemble: these are one more leading axis."""
+    return [
+        one if not isinstance(one, Tensor) else one.movedim(axis, 0) if axis is not None
+        else one.expand(info.batch_size, *one.shape)
+        for one, axis in zip(inputs, axes, strict=True)
+    ]  # fmt: skip
 
 
 def _backward(g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:

@@ -118,6 +118,24 @@ static void find(const float *value, const float *raw, const float *slopes, floa
     }
 }
 
+/* The bin of a point: where it begins, how far it goes, the slopes at its ends, and s. */
+typedef struct {
+    float a, b, w, h, d0, d1, s;
+} Bin;
+
+static inline Bin bin_of(const Cell *c, int i, float bound, float free_) {
+    Bin bin;
+    float across = 2.0f * bound, floor = LEAST * c->index[i];
+    bin.a = across * (floor + free_ * c->begin[0][i]) - bound;
+    bin.b = across * (floor + free_ * c->begin[1][i]) - bound;
+    bin.w = across * (LEAST + free_ * c->own[0][i]);
+    bin.h = across * (LEAST + free_ * c->own[1][i]);
+    bin.d0 = LEAST + softplus(c->left[i]);
+    bin.d1 = LEAST + softplus(c->right[i]);
+    bin.s = bin.h / bin.w;
+    return bin;
+}
+
 #define OVER_BLOCKS(...)                                                                               \
     float *share = malloc(sizeof(float) * 2 * bins * POINTS);                                          \
     if (!share) return 1;                                                                              \
@@ -145,14 +163,11 @@ int spline_forward(const float *x, const float *raw, float *y, float *log_slope,
         EACH value[i] = xs[i] / across + 0.5f;
         find(value, mine, slopes, edge, n, m, bins, 0, share, &c);
         EACH {
-            float a = across * (LEAST * c.index[i] + free_ * c.begin[0][i]) - bound;
-            float b = across * (LEAST * c.index[i] + free_ * c.begin[1][i]) - bound;
-            float w = across * (LEAST + free_ * c.own[0][i]);
-            float h = across * (LEAST + free_ * c.own[1][i]);
-            float d0 = LEAST + softplus(c.left[i]);
-            float d1 = LEAST + softplus(c.right[i]);
-            float s = h / w;
-            float r = (xs[i] - a) / w;
+            Bin bin = bin_of(&c, i, bound, free_);
+            float s = bin.s;
+            float d0 = bin.d0;
+            float d1 = bin.d1;
+            float r = (xs[i] - bin.a) / bin.w;
             r = r < 0.0f ? 0.0f : r;
             r = r > 1.0f ? 1.0f : r;
             float rest = 1.0f - r, q = r * rest;
@@ -160,7 +175,7 @@ int spline_forward(const float *x, const float *raw, float *y, float *log_slope,
             float top = d1 * r * r + 2.0f * s * q + d0 * rest * rest;
             float over = s / denominator;
             int32_t inside = fabsf(xs[i]) <= bound;
-            float bent = b + h * (s * r + d0 * rest) * r / denominator;
+            float bent = bin.b + bin.h * (s * r + d0 * rest) * r / denominator;
             float slope = logarithm(over * over * top);
             ys[i] = inside ? bent : xs[i];
             ls[i] = inside ? slope : 0.0f;
@@ -178,14 +193,11 @@ int spline_inverse(const float *y, const float *raw, float *x, int64_t groups, i
         EACH value[i] = ys[i] / across + 0.5f;
         find(value, mine, slopes, edge, n, m, bins, 1, share, &c);
         EACH {
-            float a = across * (LEAST * c.index[i] + free_ * c.begin[0][i]) - bound;
-            float b = across * (LEAST * c.index[i] + free_ * c.begin[1][i]) - bound;
-            float w = across * (LEAST + free_ * c.own[0][i]);
-            float h = across * (LEAST + free_ * c.own[1][i]);
-            float d0 = LEAST + softplus(c.left[i]);
-            float d1 = LEAST + softplus(c.right[i]);
-            float s = h / w;
-            float t = (ys[i] - b) / h;
+            Bin bin = bin_of(&c, i, bound, free_);
+            float s = bin.s;
+            float d0 = bin.d0;
+            float d1 = bin.d1;
+            float t = (ys[i] - bin.b) / bin.h;
             t = t < 0.0f ? 0.0f : t;
             t = t > 1.0f ? 1.0f : t;
             float e = t * (d0 + d1 - 2.0f * s);
@@ -197,7 +209,7 @@ int spline_inverse(const float *y, const float *raw, float *x, int64_t groups, i
             float r = 2.0f * constant / (linear + sqrtf(under));
             r = r < 0.0f ? 0.0f : r;
             r = r > 1.0f ? 1.0f : r;
-            xs[i] = fabsf(ys[i]) <= bound ? a + r * w : ys[i];
+            xs[i] = fabsf(ys[i]) <= bound ? bin.a + r * bin.w : ys[i];
         }
     })
 }
@@ -216,15 +228,11 @@ int spline_backward(const float *x, const float *raw, const float *g_y, const fl
         EACH value[i] = xs[i] / across + 0.5f;
         find(value, mine, slopes, edge, n, m, bins, 0, share, &c);
         EACH {
-            float a = across * (LEAST * c.index[i] + free_ * c.begin[0][i]) - bound;
-            float w = across * (LEAST + free_ * c.own[0][i]);
-            float h = across * (LEAST + free_ * c.own[1][i]);
-            float p0 = softplus(c.left[i]);
-            float p1 = softplus(c.right[i]);
-            float d0 = LEAST + p0;
-            float d1 = LEAST + p1;
-            float s = h / w;
-            float r = (xs[i] - a) / w;
+            Bin bin = bin_of(&c, i, bound, free_);
+            float s = bin.s;
+            float d0 = bin.d0;
+            float d1 = bin.d1;
+            float r = (xs[i] - bin.a) / bin.w;
             r = r < 0.0f ? 0.0f : r;
             r = r > 1.0f ? 1.0f : r;
             float rest = 1.0f - r;
@@ -237,7 +245,7 @@ int spline_backward(const float *x, const float *raw, const float *g_y, const fl
             float in = fabsf(xs[i]) <= bound ? 1.0f : 0.0f;
             float y_ = gy[i] * in;
             float l_ = gl[i] * in;
-            float over = h * y_ / (denominator * denominator);
+            float over = bin.h * y_ / (denominator * denominator);
             float by_m = l_ / top;
             float by_d = 2.0f * l_ / denominator;
             float g_r = over * s * top + 2.0f * by_m * (d1 * r + s * turn - d0 * rest) - by_d * e * turn;
@@ -245,12 +253,12 @@ int spline_backward(const float *x, const float *raw, const float *g_y, const fl
                         by_d * (1.0f - 2.0f * q);
             float g_0 = over * q * (denominator - numerator) + by_m * rest * rest - by_d * q;
             float g_1 = by_m * r * r - over * numerator * q - by_d * q;
-            float g = g_r / w;
+            float g = g_r / bin.w;
             float scale = across * free_;
             float before_x = -scale * g;
             float before_y = scale * y_;
-            float own_x = -scale * (g_r * r + g_s * s) / w;
-            float own_y = scale * (y_ * numerator / denominator + g_s / w);
+            float own_x = -scale * (g_r * r + g_s * s) / bin.w;
+            float own_y = scale * (y_ * numerator / denominator + g_s / bin.w);
             float mean_x = before_x * c.begin[0][i] + own_x * c.own[0][i];
             float mean_y = before_y * c.begin[1][i] + own_y * c.own[1][i];
             before[0][i] = before_x - mean_x;
@@ -259,8 +267,8 @@ int spline_backward(const float *x, const float *raw, const float *g_y, const fl
             own[1][i] = own_y - mean_y;
             value[i] = -mean_x;
             c.begin[1][i] = -mean_y;
-            to_left[i] = c.index[i] > 0 ? g_0 * (1.0f - exponential(-p0)) : 0.0f;
-            to_right[i] = c.index[i] < bins - 1 ? g_1 * (1.0f - exponential(-p1)) : 0.0f;
+            to_left[i] = c.index[i] > 0 ? g_0 * (1.0f - exponential(LEAST - d0)) : 0.0f;
+            to_right[i] = c.index[i] < bins - 1 ? g_1 * (1.0f - exponential(LEAST - d1)) : 0.0f;
             gx[i] = g + gy[i] * (1.0f - in);
         }
         for (int axis = 0; axis < 2; axis++) {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from sciinf.flows import rational_quadratic
 from sciinf.flows.compiled import compiled
-from sciinf.flows.rational_quadratic import EDGE, numbers
+from sciinf.flows.rational_quadratic import EDGE, led, numbers
 
 _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
@@ -51,14 +52,19 @@ def _served(value: Tensor) -> bool:
 
 @functools.cache
 def _loops() -> ctypes.CDLL | None:
-    """The compiled loops, if there are any here, and they find what torch's operations find."""
+    """The compiled loops, if there are any here, and they find what torch's operations find.
+
+    That is looked at in another thread, which has none of the transforms, precisions and modes of torch that the caller
+    may be in.
+    """
     loops = compiled(Path(__file__).with_suffix(".c"))
     if loops is None:
         return None
     for name, arrays in _ARRAYS.items():
         sizes = [*[ctypes.c_int64] * 3, ctypes.c_int, ctypes.c_float, ctypes.c_float]
         getattr(loops, name).argtypes = [ctypes.c_void_p] * arrays + sizes
-    return loops if _agrees(loops) else None
+    with ThreadPoolExecutor(1) as aside:
+        return loops if aside.submit(_agrees, loops).result() else None
 
 
 def _agrees(loops: ctypes.CDLL) -> bool:
@@ -67,9 +73,8 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     x = torch.linspace(-6.0, 6.0, 150).view(2, 75)
     raw = 2 * torch.sin(torch.arange(2.0 * numbers(bins))[:, None] * (1.0 + x[0]))
     one, given = torch.ones_like(x), (x.clone().requires_grad_(), raw.clone().requires_grad_())
-    with torch.enable_grad():
-        theirs = rational_quadratic.spline(*given, bins, bound)
-        slopes = torch.autograd.grad(theirs, given, (one, one))
+    theirs = rational_quadratic.spline(*given, bins, bound)
+    slopes = torch.autograd.grad(theirs, given, (one, one))
     found = _called(loops, "spline_forward", (x, raw), (x, x), bins, bound)
     (back,) = _called(loops, "spline_inverse", (found[0], raw), (x,), bins, bound)
     again = rational_quadratic.spline(back, raw, bins, bound)[0]
@@ -122,7 +127,7 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _Spline.apply(*_led(info, axes, inputs)), (0, 0)
+        return _Spline.apply(*led(info, axes, inputs)), (0, 0)
 
 
 class _Gradient(torch.autograd.Function):
@@ -138,7 +143,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _Gradient.apply(*_led(info, axes, inputs)), (0, 0)
+        return _Gradient.apply(*led(info, axes, inputs)), (0, 0)
 
 
 class _Inverse(torch.autograd.Function):
@@ -164,13 +169,4 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _Inverse.apply(*_led(info, axes, inputs)), 0
-
-
-def _led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
-    """Members of an ensemble are one more leading axis of every tensor."""
-    return [
-        one if not isinstance(one, Tensor) else one.movedim(axis, 0) if axis is not None
-        else one.expand(info.batch_size, *one.shape)
-        for one, axis in zip(inputs, axes, strict=True)
-    ]  # fmt: skip
+        return _Inverse.apply(*led(info, axes, inputs)), 0

@@ -131,6 +131,26 @@ def afresh(tmp_path, monkeypatch):
 
 
 @needed
+@pytest.mark.parametrize(
+    "within",
+    [lambda f: torch.func.vmap(f), torch.func.grad, lambda f: torch.inference_mode()(f),
+     lambda f: torch.autocast("cpu", dtype=torch.bfloat16)(f)],
+    ids=["vmap", "grad", "inference_mode", "autocast"],
+)  # fmt: skip
+def test_they_are_first_asked_for_in_any_transform_precision_or_mode(within):
+    """The first spline of a process failed within a transform, and within half precision turned the loops off."""
+    spline_loops._loops.cache_clear()
+    x, raw = splines(6, 2, 5, more=(3,))
+    expected = rational_quadratic.inverse(x, raw, 6, BOUND).sum(1)
+    f = within(lambda x, raw: spline_loops.inverse(x, raw, 6, BOUND).sum())
+    if within is torch.func.grad:
+        f(x[0], raw[0])
+    else:
+        torch.testing.assert_close(f(x, raw).sum(), expected.sum())
+    assert spline_loops._loops() is not None
+
+
+@needed
 def test_it_is_compiled_once_and_kept(afresh, monkeypatch):
     assert spline_loops._loops() is not None
     (kept,) = (afresh / "cache/sciinf").iterdir()
@@ -165,7 +185,8 @@ def test_without_it_torchs_operations_serve(why, afresh, monkeypatch):
 @needed
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("h * (s * r + d0 * rest) * r", "h * (s * r + d1 * rest) * r"), ("a + r * w : ys", "a + r * h : ys"),
+    [("h * (s * r + d0 * rest) * r", "h * (s * r + d1 * rest) * r"),
+     ("bin.a + r * bin.w : ys", "bin.a + r * bin.h : ys"),
      ("by_m * rest * rest - by_d * q", "by_m * rest * rest + by_d * q")],
 )  # fmt: skip
 def test_a_library_that_computes_something_else_is_not_used(right, wrong, afresh, monkeypatch):
