@@ -90,14 +90,8 @@ class LikelihoodWeighted(Learned):
         found = torch.where(self._within(theta), joint, torch.minimum(joint, network))
         return torch.where(log_z.isfinite(), found, network)
 
-    @torch.no_grad()
     def log_weight(
-        self,
-        theta: Float[Tensor, "n batch theta"],
-        x: X,
-        log_q: Float[Tensor, "n batch"] | None = None,
-        *,
-        lowered: bool = True,
+        self, theta: Float[Tensor, "n batch theta"], x: X, log_q: Float[Tensor, "n batch"] | None = None
     ) -> Float[Tensor, "n batch"]:
         """log of p_r / q of draws of the network, up to a constant for each observation, float64.
 
@@ -107,12 +101,17 @@ class LikelihoodWeighted(Learned):
             theta: The draws.
             x: The observations, name -> (batch, *event).
             log_q: Their density under the network, where it is known.
-            lowered: Whether the likelihood counts outside.
         """
+        return self.log_weights(theta, x, log_q)[0]
+
+    @torch.no_grad()
+    def log_weights(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`log_weight`, and what it would be if the likelihood did not count outside."""
         log_w, within = self._log_ratio(theta, x, log_q), self._within(theta)
         mean = _log_mean(torch.where(within, log_w, math.nan))
-        outside = torch.where(mean.isfinite(), torch.minimum(log_w, mean) if lowered else mean, 0.0)
-        return torch.where(within, log_w, outside)
+        outside = (torch.where(mean.isfinite(), least, 0.0) for least in (torch.minimum(log_w, mean), mean))
+        lowered, left = (torch.where(within, log_w, value) for value in outside)
+        return lowered, left
 
     def log_ratio(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
         """log (r l / q)^a inside, -inf where the network gives no density, NaN outside."""

@@ -140,14 +140,13 @@ class Refined(Learned):
         """
         if self.weighted is None:
             return torch.ones(len(self.prior), dtype=torch.float64)
-        theta, sds = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(0, _STREAM)), list[Tensor]()
+        theta = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(0, _STREAM))
         log_q, kept = self._kept(theta, x)
-        z = self.prior.bijection.forward(theta[:, 0].double())
-        log_w = torch.where(kept, self.mixture.log_ratio(theta), -math.inf)
-        for lowered in (False, True):
-            weight = (log_w + self.weighted.log_weight(theta, x, log_q, lowered=lowered))[:, 0].softmax(0)
-            sds.append((weight @ (z - weight @ z).square()).sqrt())
-        return sds[0] / sds[1].clamp_min(1e-300)
+        z, ratio = self.prior.bijection.forward(theta[:, 0].double()), self.mixture.log_ratio(theta)
+        both = self.weighted.log_weights(theta, x, log_q)
+        weights = [torch.where(kept, ratio + log_w, -math.inf)[:, 0].softmax(0) for log_w in both]
+        low, high = ((weight @ (z - weight @ z).square()).sqrt() for weight in weights)
+        return high / low.clamp_min(1e-300)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.
@@ -175,11 +174,10 @@ class Refined(Learned):
         return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
 
     def _kept(self, theta: Tensor, x: X) -> tuple[Tensor | None, Tensor]:
-        """The network's density of its draws, if it is a flow, and which of them are not strays."""
-        if not self.is_flow:
-            return None, torch.ones(theta.shape[:-1], dtype=torch.bool)
-        log_q, strays = self.network.log_prob_batched(theta, x), int(_STRAY * len(theta))
-        return log_q, log_q > (log_q.kthvalue(strays, dim=0).values if strays else -math.inf)
+        """The network's density of its draws, where it is needed, and which of them are not strays."""
+        strays, kept = int(_STRAY * len(theta)) if self.is_flow else 0, torch.ones(theta.shape[:-1], dtype=torch.bool)
+        log_q = self.network.log_prob_batched(theta, x) if strays or self.weighted else None
+        return log_q, kept if not strays or log_q is None else log_q > log_q.kthvalue(strays, dim=0).values
 
     def _log_weight(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
         """log of posterior over network; of draws that all lie outside the support the same."""
