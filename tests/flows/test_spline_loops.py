@@ -161,6 +161,16 @@ def test_it_is_compiled_once_and_kept(afresh, monkeypatch):
     assert list((afresh / "cache/sciinf").iterdir()) == [kept]
 
 
+@needed
+def test_each_kind_of_processor_has_its_own(afresh, monkeypatch):
+    """Machines of a cluster share a home: what one compiled for itself would end another's process."""
+    assert compiled(SOURCE) is not None
+    compiled.cache_clear()
+    monkeypatch.setattr("sciinf.flows.compiled._processor", lambda: ("another",))
+    assert compiled(SOURCE) is not None
+    assert len(list((afresh / "cache/sciinf").iterdir())) == 2
+
+
 @pytest.mark.parametrize("why", ["no compiler", "turned off", "a compiler that fails", "no folder"])
 def test_without_it_torchs_operations_serve(why, afresh, monkeypatch):
     if why == "no compiler":
