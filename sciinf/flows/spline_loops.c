@@ -176,7 +176,7 @@ int spline_forward(const float *x, const float *raw, float *y, float *log_slope,
             float over = s / denominator;
             int32_t inside = fabsf(xs[i]) <= bound;
             float bent = bin.b + bin.h * (s * r + d0 * rest) * r / denominator;
-            float slope = logarithm(over * over * top);
+            float slope = 2.0f * logarithm(over) + logarithm(top);
             ys[i] = inside ? bent : xs[i];
             ls[i] = inside ? slope : 0.0f;
         }

@@ -66,6 +66,17 @@ def test_ends_and_what_lies_beyond_are_as_torch_has_them(value):
 
 
 @needed
+@pytest.mark.parametrize("scale", [0.0, 100.0, 1e4, 1e20])
+def test_numbers_of_any_size_are_as_torch_has_them(scale):
+    """At 1e20 the slope's logarithm was off by log 2, or not finite."""
+    x, raw = splines(6)
+    ours, theirs = (
+        torch.stack(module.spline(x, scale * raw, 6, BOUND)) for module in (spline_loops, rational_quadratic)
+    )
+    torch.testing.assert_close(ours, theirs, atol=0.01, rtol=1e-3, equal_nan=True)
+
+
+@needed
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_not_hidden(broken):
     x, raw = splines(6, 2, 5)
