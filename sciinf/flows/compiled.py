@@ -29,7 +29,8 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
     if compiler is None or os.environ.get("SCIINF_COMPILE") == "0":
         return None
-    text = "\0".join([source.read_text(), compiler, *_FLAGS, *_processor()])
+    headers = [header.read_text() for header in sorted(source.parent.glob("*.h"))]
+    text = "\0".join([source.read_text(), *headers, compiler, *_FLAGS, *_processor()])
     name = f"{source.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
     try:
         place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sciinf" / name

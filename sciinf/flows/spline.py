@@ -15,10 +15,10 @@ unbent: a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 
 however narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to
 the variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
 
-What makes it fast: the batch is the last, contiguous axis of every tensor; the splines have no branches, a gradient of
-their own (`rational_quadratic`), and compiled loops where there is a compiler (`spline_loops`); the context enters all
-layers of a step through one matrix product, once per observation whatever the number of draws; the order in which
-dimensions are split is absorbed by the maps W_k.
+What makes it fast: the batch is the last, contiguous axis of every tensor; all couplings are one operation, compiled
+where there is a compiler (`couplings`); elsewhere the splines have no branches and a gradient of their own
+(`rational_quadratic`); the context enters all layers of a step through one matrix product, once per observation
+whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -26,18 +26,16 @@ References:
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows import rational_quadratic, spline_loops
+from sciinf.flows import rational_quadratic
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
-from sciinf.flows.gated import gated
+from sciinf.flows.couplings import Shape, Weights, couplings, inverse
 from sciinf.flows.rational_quadratic import EDGE, LEAST
 
 
@@ -75,7 +73,7 @@ class SplineCouplingFlow(ExactFlow):
 
     def __init__(self, plan: SplineCoupling, dim: int, context: int) -> None:
         super().__init__(dim, context)
-        self.plan = plan
+        self.plan, self.shape = plan, Shape(plan.bins, plan.tail_bound)
         layers = plan.transforms * (1 + plan.blocks)
         self.context_map = nn.Linear(context, layers * plan.hidden)
         self.moved = [_moved(dim, step) for step in range(plan.transforms)]
@@ -108,67 +106,36 @@ class SplineCouplingFlow(ExactFlow):
             maps = self._maps()
         if self.linear is not None:  # what the first step keeps, then what it moves
             value = torch.cat([value[1::2], value[::2]])
-        for step, (network, (matrix, bias)) in enumerate(zip(self._networks(context), maps, strict=True)):
-            kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
-            raw = network(kept)
-            moved, change = spline_loops.spline(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
-            log_det = log_det + change.sum(0).view(z.shape[:-1])
-            with single_precision(z):
-                value = torch.addmm(bias, matrix, torch.cat([kept.flatten(1), moved])).view_as(value)
-        if self.linear is not None:
             log_det = log_det + self.linear.log_det()
-        return value.permute(1, 2, 0), log_det.expand(z.shape[:-1])
+        value, change = couplings(value, context, self._weights(*maps), self.shape)
+        return value.permute(1, 2, 0), (log_det + change).expand(z.shape[:-1])
 
     def decode(
         self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> Float[Tensor, "n batch dim"]:
-        value = noise.permute(2, 0, 1)
-        steps = list(zip(self._networks(context), self._inverses(), strict=True))
-        for step, (network, (matrix, bias)) in reversed(list(enumerate(steps))):
-            value = torch.addmm(bias, matrix, value.flatten(1)).view_as(value)
-            kept, moved = value.split([len(self.kept[step]), len(self.moved[step])])
-            raw = network(kept)
-            moved = spline_loops.inverse(moved.flatten(1), raw, self.plan.bins, self.plan.tail_bound)
-            value = torch.cat([kept.flatten(1), moved]).view_as(value)
+        maps = self._maps()
+        if self.linear is not None:
+            back = torch.linalg.inv(maps[0])
+            maps = back, -(back @ maps[1][..., None])[..., 0]
+        value = inverse(noise.permute(2, 0, 1), context, self._weights(*maps), self.shape)
         if self.linear is not None:
             value = value.index_select(0, self.linear.places)
         if self.gaussian is not None:
             value = self.gaussian.inverse(value, context)
         return value.permute(1, 2, 0)
 
-    def _maps(self) -> list[tuple[Tensor, Tensor]]:
-        """W and bias of each step, from the order of the step to that of the next."""
+    def _maps(self) -> tuple[Tensor, Tensor]:
+        """W and bias of each step, from the order of the step to that of the next: (K, D, D) and (K, D)."""
         if self.linear is None:
-            one = self.context_map.weight.new_ones(1, 1)
-            return [(one, one - one)] * self.plan.transforms
-        matrices, biases = self.linear.ordered()
-        return list(zip(matrices.unbind(0), biases[..., None].unbind(0), strict=True))
+            one = self.context_map.weight.new_ones(self.plan.transforms, 1, 1)
+            return one, torch.zeros_like(one[..., 0])
+        return self.linear.ordered()
 
-    def _inverses(self) -> list[tuple[Tensor, Tensor]]:
-        """Their inverses: W^-1 and -W^-1 bias."""
-        maps = self._maps()
-        if self.linear is None:
-            return maps
-        matrices = torch.linalg.inv(torch.stack([matrix for matrix, _ in maps]))
-        return [(matrix, -(matrix @ bias)) for matrix, (_, bias) in zip(matrices, maps, strict=True)]
-
-    def _networks(self, context: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """For each step the map from the kept dimensions (d, n, batch) to the raw numbers of its splines.
-
-        The context's share of all layers of a step is one matrix product.
-        """
-        plan = self.plan
-        given = self.context_map.weight.chunk(plan.transforms), self.context_map.bias[:, None].chunk(plan.transforms)
-        weights = self.block_weight.flatten(0, 2).unbind(0)
-        biases = self.block_bias.flatten(0, 2)[..., None].unbind(0)
-        networks = []
-        for step in range(plan.transforms):
-            both = slice(2 * step * plan.blocks, 2 * (step + 1) * plan.blocks)
-            from_kept = self.inputs[step] if self.dim > 1 else context.new_zeros(plan.hidden, 0)
-            w = [given[0][step], from_kept, *weights[both], self.output_weight[step]]
-            b = [given[1][step], *biases[both], self.output_bias[step][:, None]]
-            networks.append(functools.partial(gated, context=context.T, weights=w, biases=b))
-        return networks
+    def _weights(self, maps: Tensor, shifts: Tensor) -> Weights:
+        first = tuple(self.inputs) or (maps.new_zeros(self.plan.hidden, 0),) * self.plan.transforms
+        given, blocks = self.context_map, (self.block_weight, self.block_bias)
+        last = tuple(self.output_weight), tuple(self.output_bias)
+        return Weights(given.weight, given.bias, *blocks, maps, shifts, first, *last)
 
 
 class _Linear(nn.Module):

@@ -1,0 +1,304 @@
+r"""The couplings of `spline`, with the networks behind them, as one operation: value to noise, and back.
+
+    e = (W_K o spline_K(.; c)) o ... o (W_1 o spline_1(.; c)) (z).
+
+In single precision on a CPU it is compiled C where that can be had (`couplings.c`): all layers for 64 points at a time,
+which stay in the processor's fast caches, and a gradient of its own, which goes through each network once more instead
+of keeping what lies between. Everywhere else it is torch's operations (`gated`, `spline_loops`).
+
+Why not torch's operations alone: a step of 250 rows is some 3,000 calls into torch, which take as long as its matrix
+products; and products of matrices as small as these run at a third of the speed that they have in registers and caches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sciinf.flows import rational_quadratic, spline_loops
+from sciinf.flows.compiled import compiled
+from sciinf.flows.gated import gated
+from sciinf.flows.rational_quadratic import led, numbers
+
+_ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
+_ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
+_UNMAPPED = 3  # axes of a value without members
+
+
+class Weights(NamedTuple):
+    """Of K steps with B blocks of width H each, for D dimensions and C features.
+
+    Attributes:
+        given: From the context to all layers, (K (1 + B) H, C).
+        given_bias: (K (1 + B) H).
+        within: Of the blocks, (K, B, 2, H, H).
+        within_bias: (K, B, 2, H).
+        maps: From the order of a step, those it keeps and those it moves, to that of the next, (K, D, D).
+        shifts: What is added then, (K, D).
+        first: From the kept dimensions, K of (H, kept).
+        last: To the raw numbers of the splines, K of (numbers, H).
+        last_bias: K of (numbers).
+    """
+
+    given: Tensor
+    given_bias: Tensor
+    within: Tensor
+    within_bias: Tensor
+    maps: Tensor
+    shifts: Tensor
+    first: tuple[Tensor, ...]
+    last: tuple[Tensor, ...]
+    last_bias: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Weights:
+        """From what `flat` gives."""
+        given, given_bias, within, within_bias, maps, shifts, *each = tensors
+        first, last, last_bias = (tuple(each[k : k + len(maps)]) for k in range(0, len(each), len(maps)))
+        return cls(given, given_bias, within, within_bias, maps, shifts, first, last, last_bias)
+
+    def flat(self) -> tuple[Tensor, ...]:
+        """All tensors."""
+        single = self.given, self.given_bias, self.within, self.within_bias, self.maps, self.shifts
+        return *single, *self.first, *self.last, *self.last_bias
+
+
+class Shape(NamedTuple):
+    """K, pieces of a spline, and B, outside of which it is the identity."""
+
+    bins: int
+    bound: float
+
+
+def couplings(
+    value: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
+) -> tuple[Float[Tensor, "dim n batch"], Float[Tensor, "n batch"]]:
+    """Noise, and log |det| of the splines alone.
+
+    Args:
+        value: z in the order of the first step.
+        context: c.
+        weights: Of networks and maps.
+        shape: Of the splines.
+    """
+    if _served(value):
+        noise, log_det, _ = _Couplings.apply(shape, value, context, *weights.flat())
+        return noise, log_det
+    return _by_torch(value, context, weights, shape)
+
+
+def inverse(
+    noise: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
+) -> Float[Tensor, "dim n batch"]:
+    """z, where `couplings` gives noise; maps and shifts of the weights are those of the inverse maps."""
+    if _served(noise) and not torch.is_grad_enabled():
+        return _Inverse.apply(shape, noise, context, *weights.flat())
+    return _inverse_by_torch(noise, context, weights, shape)
+
+
+def _served(value: Tensor) -> bool:
+    single = value.dtype == torch.float32 and value.device.type == "cpu" and value.numel() > 0
+    whole = not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+    return single and whole and _loops() is not None
+
+
+def _by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> tuple[Tensor, Tensor]:
+    log_det = value.new_zeros(value.shape[1:])
+    steps = zip(_networks(context, weights), weights.maps, weights.shifts[..., None], strict=True)
+    for (kept, network), matrix, shift in steps:
+        parts = value.split([kept, len(value) - kept])
+        raw = network(parts[0])
+        moved, change = spline_loops.spline(parts[1].flatten(1), raw, *shape)
+        log_det = log_det + change.sum(0).view(value.shape[1:])
+        with torch.autocast(value.device.type, enabled=False):  # half precision would blur z itself
+            value = torch.addmm(shift, matrix, torch.cat([parts[0].flatten(1), moved])).view_as(value)
+    return value, log_det
+
+
+def _inverse_by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> Tensor:
+    steps = list(zip(_networks(context, weights), weights.maps, weights.shifts[..., None], strict=True))
+    for (kept, network), matrix, shift in reversed(steps):
+        value = torch.addmm(shift, matrix, value.flatten(1)).view_as(value)
+        parts = value.split([kept, len(value) - kept])
+        moved = spline_loops.inverse(parts[1].flatten(1), network(parts[0]), *shape)
+        value = torch.cat([parts[0].flatten(1), moved]).view_as(value)
+    return value
+
+
+def _networks(context: Tensor, weights: Weights) -> list[tuple[int, Callable[[Tensor], Tensor]]]:
+    """For each step how many dimensions it keeps, and the map from these (d, n, batch) to raw numbers.
+
+    The context's share of all layers of a step is one matrix product.
+    """
+    count = len(weights.maps)
+    given = weights.given.chunk(count), weights.given_bias[:, None].chunk(count)
+    networks = []
+    for k in range(count):
+        within, biases = weights.within[k].flatten(0, 1).unbind(0), weights.within_bias[k].flatten(0, 1)
+        w = [given[0][k], weights.first[k], *within, weights.last[k]]
+        b = [given[1][k], *biases[..., None].unbind(0), weights.last_bias[k][:, None]]
+        network = functools.partial(gated, context=context.T, weights=w, biases=b)
+        networks.append((weights.first[k].shape[-1], network))
+    return networks
+
+
+@functools.cache
+def _loops() -> ctypes.CDLL | None:
+    """The compiled loops, if there are any here, and they find what torch's operations find (`spline_loops`)."""
+    loops = compiled(Path(__file__).with_suffix(".c"))
+    if loops is None:
+        return None
+    for name, arrays in _ARRAYS.items():
+        getattr(loops, name).argtypes = [*[ctypes.c_void_p] * arrays, ctypes.c_float, ctypes.c_float]
+    with ThreadPoolExecutor(1) as aside:
+        return loops if aside.submit(_agrees, loops).result() else None
+
+
+def _agrees(loops: ctypes.CDLL) -> bool:
+    """Whether loops do as torch's operations do in double precision, on a small flow."""
+    shape, hidden, (dim, features), moved = Shape(4, 3.0), 7, (3, 2), (2, 1, 2)
+    rows, within = 3 * 2 * hidden, (3, 1, 2, hidden)
+    sizes: list[tuple[int, ...]] = [(rows, features), (rows,), (*within, hidden), within, (3, dim, dim), (3, dim)]
+    sizes += [(hidden, dim - m) for m in moved] + [(m * numbers(4), hidden) for m in moved]
+    sizes += [(m * numbers(4),) for m in moved]
+    given = [torch.sin(1.7 * torch.arange(1.0, 1 + math.prod(size)).view(size)) for size in sizes]
+    given = [4 * torch.sin(torch.arange(240.0)).view(dim, 2, 40), torch.cos(torch.arange(80.0)).view(40, 2), *given]
+    leaves = [one.double().requires_grad_() for one in given]
+    weights = Weights.of(leaves[2:])
+    noise, log_det = _by_torch(leaves[0], leaves[1], weights, shape)
+    slopes = torch.autograd.grad((noise.sin().sum(), log_det.sum()), leaves)
+    back = _inverse_by_torch(leaves[0], leaves[1], weights, shape)
+    *found, entered = _forward(loops, shape, *given)
+    gradients = _backward(loops, shape, found[0].cos(), torch.ones_like(found[1]), entered, *given)
+    pairs = zip((*found, _back(loops, shape, *given), *gradients), (noise, log_det, back, *slopes), strict=True)
+    return all(_close(ours, theirs.detach()) for ours, theirs in pairs)
+
+
+def _close(found: Tensor, right: Tensor) -> bool:
+    return bool((found - right).abs().max() <= _ERROR * right.abs().max())
+
+
+def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> ctypes.Array[Any]:
+    dim, draws, batch = value.shape
+    steps, layers, _, hidden, _ = within.shape
+    return (ctypes.c_int64 * 8)(dim, context.shape[1], hidden, shape.bins, steps, layers, batch, draws)
+
+
+def _places(tensors: list[Tensor]) -> ctypes.Array[Any]:
+    return (ctypes.c_void_p * len(tensors))(*(one.data_ptr() for one in tensors))
+
+
+def _called(call: Any, shape: Shape, *arrays: Any) -> None:
+    if call(*arrays, shape.bound, rational_quadratic.EDGE):
+        raise MemoryError("there is no memory for a block of points")
+
+
+def _forward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, log |det|, and what enters each map, (K, D, n, batch)."""
+    value, context, *weights = (one.contiguous() for one in given)
+    noise, log_det = torch.empty_like(value), torch.empty(value.shape[1:])
+    entered = torch.empty(len(weights[4]), *value.shape)
+    sizes, made = _sizes(shape, value, context, weights[2]), (noise, log_det, entered)
+    places = [one.data_ptr() for one in made]
+    _called(loops.couplings_forward, shape, value.data_ptr(), context.data_ptr(), _places(weights), *places, sizes)
+    return made
+
+
+def _back(loops: Any, shape: Shape, *given: Tensor) -> Tensor:
+    noise, context, *weights = (one.contiguous() for one in given)
+    value, sizes = torch.empty_like(noise), _sizes(shape, noise, context, weights[2])
+    places = noise.data_ptr(), context.data_ptr(), _places(weights), value.data_ptr()
+    _called(loops.couplings_inverse, shape, *places, sizes)
+    return value
+
+
+def _backward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of value, context and weights.
+
+    Args:
+        loops: All of them.
+        shape: Of the splines.
+        given: Gradients of noise and log |det|, what entered each map, value, context and weights.
+    """
+    *slopes, entered, value, context = (one.contiguous() for one in given[:5])
+    weights = [one.contiguous() for one in given[5:]]
+    gradients = [torch.empty_like(one) for one in (value, context, *weights)]
+    from_, to = ([one.data_ptr() for one in way] for way in ((entered, *slopes), gradients[:2]))
+    sizes, places = _sizes(shape, value, context, weights[2]), (value.data_ptr(), context.data_ptr(), _places(weights))
+    _called(loops.couplings_backward, shape, *places, *from_, *to, _places(gradients[2:]), sizes)
+    return tuple(gradients)
+
+
+def _each(call: Callable[..., Any], shape: Shape, *tensors: Tensor) -> Any:
+    """Call for each member of an ensemble, where tensors have a leading axis of members."""
+    if tensors[0].ndim == _UNMAPPED:  # of value, or a gradient of it
+        return call(_loops(), shape, *tensors)
+    members = [_each(call, shape, *one) for one in zip(*tensors, strict=True)]
+    if isinstance(members[0], Tensor):
+        return torch.stack(members)
+    return tuple(map(torch.stack, zip(*members, strict=True)))
+
+
+class _Couplings(torch.autograd.Function):
+    """`couplings`. What enters each map, which the gradient needs, is returned too, as torch.func asks."""
+
+    @staticmethod
+    def forward(shape: Shape, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _each(_forward, shape, *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.shape = inputs[0]
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(output[2], *inputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_Gradient.apply(ctx.shape, *gradients[:2], *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *inputs: Tensor) -> tuple[Any, Any]:
+        return _Couplings.apply(shape, *led(info, axes[1:], inputs)), (0, 0, 0)
+
+
+class _Gradient(torch.autograd.Function):
+    """Gradients of all inputs from those of noise and log |det|; a function of its own, so that it can be mapped."""
+
+    @staticmethod
+    def forward(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
+        return _each(_backward, shape, *given)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *given: Tensor) -> tuple[Any, Any]:
+        return _Gradient.apply(shape, *led(info, axes[1:], given)), (0,) * (len(given) - 3)
+
+
+class _Inverse(torch.autograd.Function):
+    """`inverse`, which has no gradient."""
+
+    @staticmethod
+    def forward(shape: Shape, *inputs: Tensor) -> Tensor:
+        return _each(_back, shape, *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *inputs: Tensor) -> tuple[Any, Any]:
+        return _Inverse.apply(shape, *led(info, axes[1:], inputs)), 0

@@ -1,0 +1,109 @@
+/* Products of matrices with blocks of POINTS columns, in single precision.
+
+   A tile of the result, TALL rows of WIDE vectors, stays in registers while its sum runs. Blocks are (rows, POINTS),
+   and stay in fast caches from one layer of a network to the next: three times as fast as a library's product of small
+   matrices, each of which comes from further away. */
+
+#include <stdint.h>
+#include <string.h>
+
+#include "spline_points.h"
+
+#ifdef __AVX512F__
+#define LANES 16
+#define WIDE 4
+#else
+#define LANES 8
+#define WIDE 2
+#endif
+#define TALL 5
+#define PADDED(columns) (((columns) + LANES - 1) / LANES * LANES)
+#define INLINED static inline __attribute__((always_inline))
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* For `rows`, of which TALL at a time, the last of them fewer: do TILE(how many). */
+#define OVER_ROWS(rows, TILE)                      \
+    for (int r = 0; r < (rows); r += TALL)         \
+        switch ((rows) - r < TALL ? (rows) - r : TALL) { \
+            case 1: TILE(1); break;                \
+            case 2: TILE(2); break;                \
+            case 3: TILE(3); break;                \
+            case 4: TILE(4); break;                \
+            default: TILE(TALL);                   \
+        }
+
+INLINED void product_tile(const float *w, int64_t down, int64_t along, const float *x, const float *bias, int add,
+                          float *out, int inner, const int rows) {
+    vector sum[TALL][WIDE];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < WIDE; c++) {
+            sum[r][c] = (vector){0} + (bias ? bias[r] : 0.0f);
+            if (add) sum[r][c] += *(vector *)(out + r * POINTS + c * LANES);
+        }
+    for (int k = 0; k < inner; k++) {
+        vector from[WIDE];
+        for (int c = 0; c < WIDE; c++) from[c] = *(const vector *)(x + k * POINTS + c * LANES);
+        for (int r = 0; r < rows; r++) {
+            float by = w[r * down + k * along];
+            for (int c = 0; c < WIDE; c++) sum[r][c] += by * from[c];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < WIDE; c++) *(vector *)(out + r * POINTS + c * LANES) = sum[r][c];
+}
+
+/* out = W x + bias, or more than that; W (rows, inner), its entries `down` and `along` apart; bias may be 0. */
+static void product(const float *w, int64_t down, int64_t along, const float *x, const float *bias, int add, float *out,
+                    int rows, int inner) {
+    for (int c = 0; c < POINTS; c += WIDE * LANES) {
+#define TILE(n) \
+    product_tile(w + r * down, down, along, x + c, bias ? bias + r : 0, add, out + r * POINTS + c, inner, n)
+        OVER_ROWS(rows, TILE)
+#undef TILE
+    }
+}
+
+INLINED void outer_tile(const float *y, const float *x, int64_t width, float *out, const int rows, const int wide) {
+    vector sum[TALL][WIDE];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < wide; c++) sum[r][c] = *(vector *)(out + r * width + c * LANES);
+    for (int p = 0; p < POINTS; p++) {
+        vector from[WIDE];
+        for (int c = 0; c < wide; c++) from[c] = *(const vector *)(x + p * width + c * LANES);
+        for (int r = 0; r < rows; r++) {
+            float by = y[r * POINTS + p];
+            for (int c = 0; c < wide; c++) sum[r][c] += by * from[c];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < wide; c++) *(vector *)(out + r * width + c * LANES) = sum[r][c];
+}
+
+/* out += y [x, 1]^T: the gradient of a matrix, and of its bias in the column after it. y is (rows, POINTS), x is
+   (columns, POINTS), out is (rows, PADDED(columns + 1)); turned has room for POINTS rows as wide. */
+static void outer(const float *y, int rows, const float *x, int columns, float *restrict turned, float *out) {
+    int64_t width = PADDED(columns + 1);
+    int square = columns / 4 * 4; /* turned in squares of 4: twice as fast */
+    for (int k = 0; k < square; k += 4)
+        for (int p = 0; p < POINTS; p += 4)
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++) turned[(p + i) * width + k + j] = x[(k + j) * POINTS + p + i];
+    for (int p = 0; p < POINTS; p++) {
+        for (int k = square; k < columns; k++) turned[p * width + k] = x[k * POINTS + p];
+        turned[p * width + columns] = 1.0f;
+        for (int64_t k = columns + 1; k < width; k++) turned[p * width + k] = 0.0f;
+    }
+    for (int64_t c = 0; c < width; c += WIDE * LANES) {
+        int64_t left = (width - c) / LANES;
+#define TILE(n)                                                                                      \
+    switch (left) {                                                                                  \
+        case 1: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, 1); break;     \
+        case 2: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE < 2 ? WIDE : 2); break; \
+        case 3: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE < 3 ? WIDE : 3); break; \
+        default: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE);        \
+    }
+        OVER_ROWS(rows, TILE)
+#undef TILE
+    }
+}
