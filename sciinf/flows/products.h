@@ -84,26 +84,30 @@ INLINED void outer_tile(const float *y, const float *x, int64_t width, float *ou
    (columns, POINTS), out is (rows, PADDED(columns + 1)); turned has room for POINTS rows as wide. */
 static void outer(const float *y, int rows, const float *x, int columns, float *restrict turned, float *out) {
     int64_t width = PADDED(columns + 1);
-    int square = columns / 4 * 4; /* turned in squares of 4: twice as fast */
-    for (int k = 0; k < square; k += 4)
+    int square = columns / 4 * 4, alone = columns % LANES == 0; /* whether the bias would be a vector by itself */
+    for (int k = 0; k < square; k += 4) /* turned in squares of 4: twice as fast */
         for (int p = 0; p < POINTS; p += 4)
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) turned[(p + i) * width + k + j] = x[(k + j) * POINTS + p + i];
     for (int p = 0; p < POINTS; p++) {
         for (int k = square; k < columns; k++) turned[p * width + k] = x[k * POINTS + p];
-        turned[p * width + columns] = 1.0f;
-        for (int64_t k = columns + 1; k < width; k++) turned[p * width + k] = 0.0f;
+        for (int64_t k = columns; k < width; k++) turned[p * width + k] = k == columns;
     }
-    for (int64_t c = 0; c < width; c += WIDE * LANES) {
-        int64_t left = (width - c) / LANES;
-#define TILE(n)                                                                                      \
-    switch (left) {                                                                                  \
-        case 1: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, 1); break;     \
+    for (int64_t c = 0; c < PADDED(columns + !alone); c += WIDE * LANES) {
+        int64_t left = (PADDED(columns + !alone) - c) / LANES;
+#define TILE(n)                                                                                                    \
+    switch (left) {                                                                                                \
+        case 1: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, 1); break;                   \
         case 2: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE < 2 ? WIDE : 2); break; \
         case 3: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE < 3 ? WIDE : 3); break; \
-        default: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE);        \
+        default: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE);                      \
     }
         OVER_ROWS(rows, TILE)
 #undef TILE
+    }
+    for (int r = 0; alone && r < rows; r++) {
+        vector sum = {0};
+        for (int p = 0; p < POINTS; p += LANES) sum += *(const vector *)(y + r * POINTS + p);
+        for (int i = 0; i < LANES; i++) out[r * width + columns] += sum[i];
     }
 }
