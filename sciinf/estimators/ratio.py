@@ -67,7 +67,7 @@ from sciinf.core.prior import global_seed
 from sciinf.estimators._embedded import Embedded
 from sciinf.estimators._standardised import check_rows
 from sciinf.flows.conditional import single_precision
-from sciinf.flows.spline import ConditionalGaussian
+from sciinf.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.summaries.summary import Summary
 
 

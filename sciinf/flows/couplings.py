@@ -1,6 +1,4 @@
-r"""The couplings of `spline`, with the networks behind them, as one operation: value to noise, and back.
-
-    e = (W_K o spline_K(.; c)) o ... o (W_1 o spline_1(.; c)) (z).
+r"""The flow of `spline`, with the networks behind it, as one operation: z to noise, and back.
 
 In single precision on a CPU it is compiled C where that can be had (`couplings.c`): all layers for 64 points at a time,
 which stay in the processor's fast caches, and a gradient of its own, which goes through each network once more instead
@@ -15,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +25,13 @@ from torch.autograd.function import once_differentiable
 
 from sciinf.flows import rational_quadratic, spline_loops
 from sciinf.flows.compiled import compiled
+from sciinf.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import led, numbers
 
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
+_SINGLE, _GAUSSIAN = 6, 6  # fields of `Weights` that are one tensor; tensors of a Gaussian
 _UNMAPPED = 3  # axes of a value without members
 
 
@@ -45,6 +45,8 @@ class Weights(NamedTuple):
         within_bias: (K, B, 2, H).
         maps: From the order of a step, those it keeps and those it moves, to that of the next, (K, D, D).
         shifts: What is added then, (K, D).
+        gaussian: Weights and biases of the Gaussian before the first step: from the context to its numbers, into its
+            network, and out of it (`conditional_gaussian`); none where there is none.
         first: From the kept dimensions, K of (H, kept).
         last: To the raw numbers of the splines, K of (numbers, H).
         last_bias: K of (numbers).
@@ -56,21 +58,15 @@ class Weights(NamedTuple):
     within_bias: Tensor
     maps: Tensor
     shifts: Tensor
+    gaussian: tuple[Tensor, ...]
     first: tuple[Tensor, ...]
     last: tuple[Tensor, ...]
     last_bias: tuple[Tensor, ...]
 
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> Weights:
-        """From what `flat` gives."""
-        given, given_bias, within, within_bias, maps, shifts, *each = tensors
-        first, last, last_bias = (tuple(each[k : k + len(maps)]) for k in range(0, len(each), len(maps)))
-        return cls(given, given_bias, within, within_bias, maps, shifts, first, last, last_bias)
-
     def flat(self) -> tuple[Tensor, ...]:
         """All tensors."""
         single = self.given, self.given_bias, self.within, self.within_bias, self.maps, self.shifts
-        return *single, *self.first, *self.last, *self.last_bias
+        return *single, *self.gaussian, *self.first, *self.last, *self.last_bias
 
 
 class Shape(NamedTuple):
@@ -80,39 +76,30 @@ class Shape(NamedTuple):
     bound: float
 
 
-def couplings(
-    value: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
-) -> tuple[Float[Tensor, "dim n batch"], Float[Tensor, "n batch"]]:
-    """Noise, and log |det| of the splines alone.
-
-    Args:
-        value: z in the order of the first step.
-        context: c.
-        weights: Of networks and maps.
-        shape: Of the splines.
-    """
-    if _served(value):
-        noise, log_det, _ = _Couplings.apply(shape, value, context, *weights.flat())
-        return noise, log_det
-    return _by_torch(value, context, weights, shape)
-
-
-def inverse(
-    noise: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
-) -> Float[Tensor, "dim n batch"]:
-    """z, where `couplings` gives noise; maps and shifts of the weights are those of the inverse maps."""
-    if _served(noise) and not torch.is_grad_enabled():
-        return _Inverse.apply(shape, noise, context, *weights.flat())
-    return _inverse_by_torch(noise, context, weights, shape)
-
-
-def _served(value: Tensor) -> bool:
+def served(value: Tensor) -> bool:
+    """Whether there are compiled loops for a value: in single precision, on a CPU, as it is and not to be compiled."""
     single = value.dtype == torch.float32 and value.device.type == "cpu" and value.numel() > 0
     whole = not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
     return single and whole and _loops() is not None
 
 
-def _by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> tuple[Tensor, Tensor]:
+def noise_of(
+    z: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
+) -> tuple[Float[Tensor, "dim n batch"], Float[Tensor, "n batch"]]:
+    """Noise, and log |det| of Gaussian and splines, by compiled loops, where they are `served`."""
+    noise, log_det, _ = _Couplings.apply(shape, z, context, *weights.flat())
+    return noise, log_det
+
+
+def z_of(
+    noise: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
+) -> Float[Tensor, "dim n batch"]:
+    """z, where `noise_of` gives noise, without a gradient; maps and shifts are those of the inverse maps."""
+    return _Inverse.apply(shape, noise, context, *weights.flat())
+
+
+def by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Noise, and log |det| of the splines alone, of what comes after the Gaussian, in the order of the first step."""
     log_det = value.new_zeros(value.shape[1:])
     steps = zip(_networks(context, weights), weights.maps, weights.shifts[..., None], strict=True)
     for (kept, network), matrix, shift in steps:
@@ -125,7 +112,8 @@ def _by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) ->
     return value, log_det
 
 
-def _inverse_by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> Tensor:
+def inverse_by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> Tensor:
+    """Back: what `by_torch` gives noise for."""
     steps = list(zip(_networks(context, weights), weights.maps, weights.shifts[..., None], strict=True))
     for (kept, network), matrix, shift in reversed(steps):
         value = torch.addmm(shift, matrix, value.flatten(1)).view_as(value)
@@ -167,17 +155,27 @@ def _loops() -> ctypes.CDLL | None:
 def _agrees(loops: ctypes.CDLL) -> bool:
     """Whether loops do as torch's operations do in double precision, on a small flow."""
     shape, hidden, (dim, features), moved = Shape(4, 3.0), 7, (3, 2), (2, 1, 2)
-    rows, within = 3 * 2 * hidden, (3, 1, 2, hidden)
+    gaussian, steps, rows = ConditionalGaussian(dim, features, hidden), len(moved), 2 * len(moved) * hidden
+    within = steps, 1, 2, hidden
     sizes: list[tuple[int, ...]] = [(rows, features), (rows,), (*within, hidden), within, (3, dim, dim), (3, dim)]
+    sizes += [tuple(weight.shape) for weight in gaussian.parameters()]
     sizes += [(hidden, dim - m) for m in moved] + [(m * numbers(4), hidden) for m in moved]
     sizes += [(m * numbers(4),) for m in moved]
     given = [torch.sin(1.7 * torch.arange(1.0, 1 + math.prod(size)).view(size)) for size in sizes]
     given = [4 * torch.sin(torch.arange(240.0)).view(dim, 2, 40), torch.cos(torch.arange(80.0)).view(40, 2), *given]
-    leaves = [one.double().requires_grad_() for one in given]
-    weights = Weights.of(leaves[2:])
-    noise, log_det = _by_torch(leaves[0], leaves[1], weights, shape)
-    slopes = torch.autograd.grad((noise.sin().sum(), log_det.sum()), leaves)
-    back = _inverse_by_torch(leaves[0], leaves[1], weights, shape)
+    z, context, *leaves = (one.double().requires_grad_() for one in given)
+    for weight, value in zip(gaussian.parameters(), leaves[_SINGLE:], strict=False):
+        weight.data = value
+    leaves[_SINGLE : _SINGLE + _GAUSSIAN] = gaussian.parameters()
+    rest = [tuple(leaves[k : k + steps]) for k in range(_SINGLE + _GAUSSIAN, len(leaves), steps)]
+    each: list[Any] = [*leaves[:_SINGLE], tuple(gaussian.parameters()), *rest]
+    weights = Weights(*each)
+    value, scale = gaussian(z, context)
+    noise, log_det = by_torch(torch.cat([value[1::2], value[::2]]), context, weights, shape)
+    log_det = log_det + scale
+    slopes = torch.autograd.grad((noise.sin().sum(), log_det.sum()), (z, context, *leaves))
+    back = inverse_by_torch(z, context, weights, shape)
+    back = gaussian.inverse(torch.stack([back[1], back[0], back[2]]), context)
     *found, entered = _forward(loops, shape, *given)
     gradients = _backward(loops, shape, found[0].cos(), torch.ones_like(found[1]), entered, *given)
     pairs = zip((*found, _back(loops, shape, *given), *gradients), (noise, log_det, back, *slopes), strict=True)
@@ -194,8 +192,12 @@ def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> ctyp
     return (ctypes.c_int64 * 8)(dim, context.shape[1], hidden, shape.bins, steps, layers, batch, draws)
 
 
-def _places(tensors: list[Tensor]) -> ctypes.Array[Any]:
-    return (ctypes.c_void_p * len(tensors))(*(one.data_ptr() for one in tensors))
+def _places(weights: list[Tensor]) -> ctypes.Array[Any]:
+    """Where weights are; nowhere for those of a Gaussian where there is none."""
+    places: list[int | None] = [one.data_ptr() for one in weights]
+    if len(weights) == _SINGLE + 3 * len(weights[4]):
+        places[_SINGLE:_SINGLE] = [None] * _GAUSSIAN
+    return (ctypes.c_void_p * len(places))(*places)
 
 
 def _called(call: Any, shape: Shape, *arrays: Any) -> None:
@@ -250,7 +252,7 @@ def _each(call: Callable[..., Any], shape: Shape, *tensors: Tensor) -> Any:
 
 
 class _Couplings(torch.autograd.Function):
-    """`couplings`. What enters each map, which the gradient needs, is returned too, as torch.func asks."""
+    """`noise_of`. What enters each map, which the gradient needs, is returned too, as torch.func asks."""
 
     @staticmethod
     def forward(shape: Shape, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -289,7 +291,7 @@ class _Gradient(torch.autograd.Function):
 
 
 class _Inverse(torch.autograd.Function):
-    """`inverse`, which has no gradient."""
+    """`z_of`, which has no gradient."""
 
     @staticmethod
     def forward(shape: Shape, *inputs: Tensor) -> Tensor:

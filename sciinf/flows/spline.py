@@ -15,7 +15,7 @@ unbent: a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 
 however narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to
 the variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
 
-What makes it fast: the batch is the last, contiguous axis of every tensor; all couplings are one operation, compiled
+What makes it fast: the batch is the last, contiguous axis of every tensor; the whole flow is one operation, compiled
 where there is a compiler (`couplings`); elsewhere the splines have no branches and a gradient of their own
 (`rational_quadratic`); the context enters all layers of a step through one matrix product, once per observation
 whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
@@ -33,9 +33,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows import rational_quadratic
+from sciinf.flows import couplings, rational_quadratic
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
-from sciinf.flows.couplings import Shape, Weights, couplings, inverse
+from sciinf.flows.conditional_gaussian import ConditionalGaussian
+from sciinf.flows.couplings import Shape, Weights
 from sciinf.flows.rational_quadratic import EDGE, LEAST
 
 
@@ -99,25 +100,33 @@ class SplineCouplingFlow(ExactFlow):
     def encode(
         self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
-        value, log_det = z.permute(2, 0, 1), z.new_zeros(())
+        log_det = z.new_zeros(()) if self.linear is None else self.linear.log_det()
+        value, context = z.permute(2, 0, 1), context.to(z.dtype)
+        with single_precision(z):
+            weights = self._weights(*self._maps())
+        if couplings.served(value):
+            value, change = couplings.noise_of(value, context, weights, self.shape)
+            return value.permute(1, 2, 0), log_det + change
         with single_precision(z):
             if self.gaussian is not None:
-                value, log_det = self.gaussian(value, context.to(z.dtype))
-            maps = self._maps()
+                value, change = self.gaussian(value, context)
+                log_det = log_det + change
         if self.linear is not None:  # what the first step keeps, then what it moves
             value = torch.cat([value[1::2], value[::2]])
-            log_det = log_det + self.linear.log_det()
-        value, change = couplings(value, context, self._weights(*maps), self.shape)
+        value, change = couplings.by_torch(value, context, weights, self.shape)
         return value.permute(1, 2, 0), (log_det + change).expand(z.shape[:-1])
 
     def decode(
         self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
     ) -> Float[Tensor, "n batch dim"]:
-        maps = self._maps()
+        maps, shifts = self._maps()
         if self.linear is not None:
-            back = torch.linalg.inv(maps[0])
-            maps = back, -(back @ maps[1][..., None])[..., 0]
-        value = inverse(noise.permute(2, 0, 1), context, self._weights(*maps), self.shape)
+            maps = torch.linalg.inv(maps)
+            shifts = -(maps @ shifts[..., None])[..., 0]
+        value, weights = noise.permute(2, 0, 1), self._weights(maps, shifts)
+        if couplings.served(value) and not torch.is_grad_enabled():
+            return couplings.z_of(value, context, weights, self.shape).permute(1, 2, 0)
+        value = couplings.inverse_by_torch(value, context, weights, self.shape)
         if self.linear is not None:
             value = value.index_select(0, self.linear.places)
         if self.gaussian is not None:
@@ -135,7 +144,8 @@ class SplineCouplingFlow(ExactFlow):
         first = tuple(self.inputs) or (maps.new_zeros(self.plan.hidden, 0),) * self.plan.transforms
         given, blocks = self.context_map, (self.block_weight, self.block_bias)
         last = tuple(self.output_weight), tuple(self.output_bias)
-        return Weights(given.weight, given.bias, *blocks, maps, shifts, first, *last)
+        gaussian = () if self.gaussian is None else tuple(self.gaussian.parameters())
+        return Weights(given.weight, given.bias, *blocks, maps, shifts, gaussian, first, *last)
 
 
 class _Linear(nn.Module):
@@ -187,45 +197,6 @@ class _Linear(nn.Module):
         lower = flat.index_add(1, self.below, self.lower).view(steps, d, d)
         upper = flat.index_add(1, self.above, self.upper).view(steps, d, d)
         return lower + torch.eye(d, dtype=flat.dtype, device=flat.device), upper + torch.diag_embed(self._scale())
-
-
-class ConditionalGaussian(nn.Module):
-    """z -> A(c) (z - m(c)), A lower triangular with a positive diagonal; the identity for every c to begin with."""
-
-    below: Tensor
-
-    def __init__(self, dim: int, context: int, hidden: int) -> None:
-        super().__init__()
-        self.dim = dim
-        outputs = 2 * dim + dim * (dim - 1) // 2
-        self.direct = nn.Linear(context, outputs)
-        last = nn.Linear(hidden, outputs)
-        self.net = nn.Sequential(nn.Linear(context, hidden), nn.SiLU(), last)
-        for layer in (self.direct, last):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        indices = torch.tril_indices(dim, dim, -1)
-        self.register_buffer("below", indices[0] * dim + indices[1], persistent=False)
-
-    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        mean, factor, log_scale = self.moments(context)
-        centred = value - mean.T[:, None, :]
-        moved = (factor.permute(1, 2, 0)[:, :, None, :] * centred).sum(1)
-        return moved, log_scale.sum(1)
-
-    def inverse(self, value: Tensor, context: Tensor) -> Tensor:
-        mean, factor, _ = self.moments(context)
-        solved = torch.linalg.solve_triangular(factor, value.permute(2, 0, 1), upper=False)
-        return solved.permute(1, 2, 0) + mean.T[:, None, :]
-
-    def moments(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m, A and the logarithms of A's diagonal: (batch, D), (batch, D, D), (batch, D)."""
-        d = self.dim
-        raw = self.direct(context) + self.net(context)
-        log_scale = 8 * torch.tanh(raw[:, d : 2 * d] / 8)
-        factor = raw.new_zeros(len(raw), d * d).index_add(1, self.below, raw[:, 2 * d :]).view(-1, d, d)
-        scale = log_scale.exp()
-        return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
 
 
 def check_settings(name: str, transforms: int, hidden: int, bins: int, blocks: int, tail_bound: float) -> None:

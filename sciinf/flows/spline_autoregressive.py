@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from sciinf.flows import spline_loops
 from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE
-from sciinf.flows.spline import ConditionalGaussian, check_settings, uniform
+from sciinf.flows.spline import check_settings, uniform
 
 
 class SplineAutoregressive(Architecture):

@@ -164,7 +164,9 @@ def test_half_precision_is_torchs(by_torch):
     ("right", "wrong"),
     [("(1.0f - gate[i]) * change[i]", "gate[i] * change[i]"), ("input[i] > 0.0f ? change[i] : 0.0f", "change[i]"),
      ("g_gates[i] += to[i]", "g_gates[i] += 0.0f"), ("w.shifts + before * dim", "w.shifts"),
-     ("h[i] += change[i] * gate[i]", "h[i] += change[i]"), ("first + i % width;", "first;")],
+     ("h[i] += change[i] * gate[i]", "h[i] += change[i]"), ("row = first + i % width", "row = first"),
+     ("- log_scale[i] * log_scale[i] / 64.0f", "- 0.0f"), ("open * (1.0f + a[i] * (1.0f - open))", "open"),
+     ("g_z[p] += scaled[p] * by[p]", "g_z[p] += 0.0f"), ("to[p] -= by[p] * from[p]", "to[p] -= 0.0f")],
 )  # fmt: skip
 def test_a_library_that_computes_something_else_is_not_used(right, wrong, tmp_path, monkeypatch):
     """The planted fault: as a compiler with an error of its own would make it."""

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from sciinf.core import load_fit, load_simulator
 from sciinf.core.component import from_json, to_json
 from sciinf.estimators.flow import Flow
+from sciinf.flows import couplings, spline_loops
 from sciinf.flows.conditional import ExactFlow
 from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.flows.spline import SplineCoupling
@@ -208,6 +209,14 @@ def tensors_of_host_data(flow, dim):
     return mode.found
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Nothing but torch's operations."""
+    for module in (couplings, spline_loops):
+        monkeypatch.setattr(module, "_loops", lambda: None)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("dim", [1, 3])
 @pytest.mark.parametrize("architecture", [*SMALL, *OTHERS, SplineCoupling()], ids=name_of)
 def test_a_step_makes_no_tensor_of_host_data(architecture, dim):
@@ -216,6 +225,7 @@ def test_a_step_makes_no_tensor_of_host_data(architecture, dim):
     assert tensors_of_host_data(build(architecture, dim).train(), dim) == []
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("order", [lambda v: v[[1, 0, 2]], lambda v: v.index_select(0, torch.tensor([1, 0, 2]))])
 def test_planted_fault_an_order_made_of_python_numbers_is_noticed(order):
     flow = build(SplineCoupling(transforms=2, hidden=8), 3).train()

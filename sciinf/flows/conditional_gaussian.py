@@ -1,0 +1,51 @@
+r"""A Gaussian whose mean and covariance depend on the context: what comes before splines, which then learn the shape.
+
+    e = A(c) (z - m(c)),    A = diag(exp(s)) (I + L),
+
+L strictly lower triangular; m, s and L are the sum of a linear map and of a small network of the context, and s is kept
+within [-8, 8] by 8 tanh(. / 8).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConditionalGaussian(nn.Module):
+    """z -> A(c) (z - m(c)), A lower triangular with a positive diagonal; the identity for every c to begin with."""
+
+    below: Tensor
+
+    def __init__(self, dim: int, context: int, hidden: int) -> None:
+        super().__init__()
+        self.dim = dim
+        outputs = 2 * dim + dim * (dim - 1) // 2
+        self.direct = nn.Linear(context, outputs)
+        last = nn.Linear(hidden, outputs)
+        self.net = nn.Sequential(nn.Linear(context, hidden), nn.SiLU(), last)
+        for layer in (self.direct, last):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        indices = torch.tril_indices(dim, dim, -1)
+        self.register_buffer("below", indices[0] * dim + indices[1], persistent=False)
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        mean, factor, log_scale = self.moments(context)
+        centred = value - mean.T[:, None, :]
+        moved = (factor.permute(1, 2, 0)[:, :, None, :] * centred).sum(1)
+        return moved, log_scale.sum(1)
+
+    def inverse(self, value: Tensor, context: Tensor) -> Tensor:
+        mean, factor, _ = self.moments(context)
+        solved = torch.linalg.solve_triangular(factor, value.permute(2, 0, 1), upper=False)
+        return solved.permute(1, 2, 0) + mean.T[:, None, :]
+
+    def moments(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m, A and the logarithms of A's diagonal: (batch, D), (batch, D, D), (batch, D)."""
+        d = self.dim
+        raw = self.direct(context) + self.net(context)
+        log_scale = 8 * torch.tanh(raw[:, d : 2 * d] / 8)
+        factor = raw.new_zeros(len(raw), d * d).index_add(1, self.below, raw[:, 2 * d :]).view(-1, d, d)
+        scale = log_scale.exp()
+        return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
