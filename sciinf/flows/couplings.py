@@ -1,6 +1,6 @@
 r"""The flow of `spline`, with the networks behind it, as one operation: z to noise, and back.
 
-In single precision on a CPU it is compiled C where that can be had (`couplings.c`): all layers for 64 points at a time,
+In single precision on a CPU it is compiled C where that can be had (`loops`): all layers for 64 points at a time,
 which stay in the processor's fast caches, and a gradient of its own, which goes through each network once more instead
 of keeping what lies between. Everywhere else it is torch's operations (`gated`, `spline_loops`).
 
@@ -14,8 +14,6 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sciinf.flows import rational_quadratic, spline_loops
-from sciinf.flows.compiled import compiled
+from sciinf.flows import spline_loops
 from sciinf.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.flows.gated import gated
-from sciinf.flows.rational_quadratic import led, numbers
+from sciinf.flows.rational_quadratic import EDGE, numbers
+from sciinf.loops.library import called, close, each, led, library, plain
 
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
 _SINGLE, _GAUSSIAN = 6, 6  # fields of `Weights` that are one tensor; tensors of a Gaussian
-_UNMAPPED = 3  # axes of a value without members
+_AXES = 3  # of a value without members
 
 
 class Weights(NamedTuple):
@@ -77,10 +75,8 @@ class Shape(NamedTuple):
 
 
 def served(value: Tensor) -> bool:
-    """Whether there are compiled loops for a value: in single precision, on a CPU, as it is and not to be compiled."""
-    single = value.dtype == torch.float32 and value.device.type == "cpu" and value.numel() > 0
-    whole = not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
-    return single and whole and _loops() is not None
+    """Whether there are compiled loops for a value."""
+    return plain(value) and not torch.is_autocast_enabled("cpu") and _loops() is not None
 
 
 def noise_of(
@@ -142,14 +138,8 @@ def _networks(context: Tensor, weights: Weights) -> list[tuple[int, Callable[[Te
 
 @functools.cache
 def _loops() -> ctypes.CDLL | None:
-    """The compiled loops, if there are any here, and they find what torch's operations find (`spline_loops`)."""
-    loops = compiled(Path(__file__).with_suffix(".c"))
-    if loops is None:
-        return None
-    for name, arrays in _ARRAYS.items():
-        getattr(loops, name).argtypes = [*[ctypes.c_void_p] * arrays, ctypes.c_float, ctypes.c_float]
-    with ThreadPoolExecutor(1) as aside:
-        return loops if aside.submit(_agrees, loops).result() else None
+    types = {name: [*[ctypes.c_void_p] * count, ctypes.c_float, ctypes.c_float] for name, count in _ARRAYS.items()}
+    return library("couplings", types, _agrees)
 
 
 def _agrees(loops: ctypes.CDLL) -> bool:
@@ -178,12 +168,8 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     back = gaussian.inverse(torch.stack([back[1], back[0], back[2]]), context)
     *found, entered = _forward(loops, shape, *given)
     gradients = _backward(loops, shape, found[0].cos(), torch.ones_like(found[1]), entered, *given)
-    pairs = zip((*found, _back(loops, shape, *given), *gradients), (noise, log_det, back, *slopes), strict=True)
-    return all(_close(ours, theirs.detach()) for ours, theirs in pairs)
-
-
-def _close(found: Tensor, right: Tensor) -> bool:
-    return bool((found - right).abs().max() <= _ERROR * right.abs().max())
+    ours = *found, _back(loops, shape, *given), *gradients
+    return close(ours, (noise, log_det, back, *slopes), _ERROR)
 
 
 def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> ctypes.Array[Any]:
@@ -200,11 +186,6 @@ def _places(weights: list[Tensor]) -> ctypes.Array[Any]:
     return (ctypes.c_void_p * len(places))(*places)
 
 
-def _called(call: Any, shape: Shape, *arrays: Any) -> None:
-    if call(*arrays, shape.bound, rational_quadratic.EDGE):
-        raise MemoryError("there is no memory for a block of points")
-
-
 def _forward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Noise, log |det|, and what enters each map, (K, D, n, batch)."""
     value, context, *weights = (one.contiguous() for one in given)
@@ -212,7 +193,8 @@ def _forward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, Tensor, 
     entered = torch.empty(len(weights[4]), *value.shape)
     sizes, made = _sizes(shape, value, context, weights[2]), (noise, log_det, entered)
     places = [one.data_ptr() for one in made]
-    _called(loops.couplings_forward, shape, value.data_ptr(), context.data_ptr(), _places(weights), *places, sizes)
+    given_places = value.data_ptr(), context.data_ptr(), _places(weights)
+    called(loops.couplings_forward, *given_places, *places, sizes, shape.bound, EDGE)
     return made
 
 
@@ -220,7 +202,7 @@ def _back(loops: Any, shape: Shape, *given: Tensor) -> Tensor:
     noise, context, *weights = (one.contiguous() for one in given)
     value, sizes = torch.empty_like(noise), _sizes(shape, noise, context, weights[2])
     places = noise.data_ptr(), context.data_ptr(), _places(weights), value.data_ptr()
-    _called(loops.couplings_inverse, shape, *places, sizes)
+    called(loops.couplings_inverse, *places, sizes, shape.bound, EDGE)
     return value
 
 
@@ -237,18 +219,8 @@ def _backward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
     gradients = [torch.empty_like(one) for one in (value, context, *weights)]
     from_, to = ([one.data_ptr() for one in way] for way in ((entered, *slopes), gradients[:2]))
     sizes, places = _sizes(shape, value, context, weights[2]), (value.data_ptr(), context.data_ptr(), _places(weights))
-    _called(loops.couplings_backward, shape, *places, *from_, *to, _places(gradients[2:]), sizes)
+    called(loops.couplings_backward, *places, *from_, *to, _places(gradients[2:]), sizes, shape.bound, EDGE)
     return tuple(gradients)
-
-
-def _each(call: Callable[..., Any], shape: Shape, *tensors: Tensor) -> Any:
-    """Call for each member of an ensemble, where tensors have a leading axis of members."""
-    if tensors[0].ndim == _UNMAPPED:  # of value, or a gradient of it
-        return call(_loops(), shape, *tensors)
-    members = [_each(call, shape, *one) for one in zip(*tensors, strict=True)]
-    if isinstance(members[0], Tensor):
-        return torch.stack(members)
-    return tuple(map(torch.stack, zip(*members, strict=True)))
 
 
 class _Couplings(torch.autograd.Function):
@@ -256,7 +228,7 @@ class _Couplings(torch.autograd.Function):
 
     @staticmethod
     def forward(shape: Shape, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _each(_forward, shape, *inputs)
+        return each(functools.partial(_forward, _loops(), shape), _AXES, *inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -279,7 +251,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
-        return _each(_backward, shape, *given)
+        return each(functools.partial(_backward, _loops(), shape), _AXES, *given)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -295,7 +267,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def forward(shape: Shape, *inputs: Tensor) -> Tensor:
-        return _each(_back, shape, *inputs)
+        return each(functools.partial(_back, _loops(), shape), _AXES, *inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sciinf.loops.library import led
+
 LEAST = 1e-3  # m: smallest share of a bin, and smallest slope
 EDGE = math.log(math.expm1(1 - LEAST))  # softplus(EDGE) + LEAST = 1
 
@@ -151,15 +153,6 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
         return _Spline.apply(*led(info, in_dims, inputs)), (0, 0, 0, 0, 0, 0, 1)
-
-
-def led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
-    """Inputs of a function that is mapped over the members of an ensemble: these are one more leading axis."""
-    return [
-        one if not isinstance(one, Tensor) else one.movedim(axis, 0) if axis is not None
-        else one.expand(info.batch_size, *one.shape)
-        for one, axis in zip(inputs, axes, strict=True)
-    ]  # fmt: skip
 
 
 def _backward(g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:

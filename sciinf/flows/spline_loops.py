@@ -1,6 +1,6 @@
 """The splines of `rational_quadratic`, by loops that are compiled where that can be done.
 
-In single precision on a CPU, a spline and its gradient are found point by point (`spline_loops.c`): of 250 points in
+In single precision on a CPU, a spline and its gradient are found point by point (`loops`): of 250 points in
 .06 ms, where torch's operations take 1.7. Everywhere else, on GPUs, in double precision, inside torch.compile, where
 there is no C compiler, it is torch's operations.
 """
@@ -10,8 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sciinf.flows import rational_quadratic
-from sciinf.flows.compiled import compiled
-from sciinf.flows.rational_quadratic import EDGE, led, numbers
+from sciinf.flows.rational_quadratic import EDGE, numbers
+from sciinf.loops.library import called, led, library, plain
 
 _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
@@ -46,25 +44,13 @@ def inverse(
 
 
 def _served(value: Tensor) -> bool:
-    single = value.dtype == torch.float32 and value.device.type == "cpu"
-    return single and not torch.compiler.is_compiling() and _loops() is not None
+    return plain(value) and _loops() is not None
 
 
 @functools.cache
 def _loops() -> ctypes.CDLL | None:
-    """The compiled loops, if there are any here, and they find what torch's operations find.
-
-    That is looked at in another thread, which has none of the transforms, precisions and modes of torch that the caller
-    may be in.
-    """
-    loops = compiled(Path(__file__).with_suffix(".c"))
-    if loops is None:
-        return None
-    for name, arrays in _ARRAYS.items():
-        sizes = [*[ctypes.c_int64] * 3, ctypes.c_int, ctypes.c_float, ctypes.c_float]
-        getattr(loops, name).argtypes = [ctypes.c_void_p] * arrays + sizes
-    with ThreadPoolExecutor(1) as aside:
-        return loops if aside.submit(_agrees, loops).result() else None
+    sizes = [*[ctypes.c_int64] * 3, ctypes.c_int, ctypes.c_float, ctypes.c_float]
+    return library("splines", {name: [*[ctypes.c_void_p] * count, *sizes] for name, count in _ARRAYS.items()}, _agrees)
 
 
 def _agrees(loops: ctypes.CDLL) -> bool:
@@ -103,8 +89,7 @@ def _called(
     given, made = tuple(one.contiguous() for one in given), tuple(torch.empty(one.shape) for one in like)
     *more, d, n = given[0].shape
     places = [one.data_ptr() for one in (*given, *made)]
-    if getattr(loops, name)(*places, math.prod(more), d, n, bins, bound, EDGE):
-        raise MemoryError("there is no memory for the bins of a spline")
+    called(getattr(loops, name), *places, math.prod(more), d, n, bins, bound, EDGE)
     return made
 
 

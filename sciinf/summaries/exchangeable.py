@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core.simulator import Observable
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, mlp, rows_of
+from sciinf.summaries.perceptron import Perceptron
+from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, rows_of
 
 
 class DeepSet(Summary):
@@ -42,8 +43,8 @@ class _DeepSet(SummaryNetwork):
         super().__init__(spec.shape, masked)
         self.axis = find_axis(spec, "item")
         width, hidden = math.prod(spec.shape) // spec.shape[self.axis], plan.hidden
-        self.phi = mlp([width * (1 + masked), hidden, hidden, hidden])
-        self.rho = mlp([2 * hidden + masked, hidden, plan.features])
+        self.phi = Perceptron([width * (1 + masked), hidden, hidden, hidden])
+        self.rho = Perceptron([2 * hidden + masked, hidden, plan.features])
         self.features = plan.features
 
     def summarise(

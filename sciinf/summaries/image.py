@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sciinf.core.simulator import Observable
-from sciinf.summaries.summary import IMAGE_AXES, Summary, SummaryNetwork, check_positive, mlp
+from sciinf.summaries.perceptron import Perceptron
+from sciinf.summaries.summary import IMAGE_AXES, Summary, SummaryNetwork, check_positive
 
 SMALL = 4  # pixels to a side that are few enough to be told apart by position
 
@@ -47,7 +48,7 @@ class _CNN(SummaryNetwork):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
             before, height, width = after, (height + 1) // 2, (width + 1) // 2
         self.net = nn.Sequential(*layers, nn.Flatten())
-        self.head = mlp([before * height * width, 2 * before, plan.features])
+        self.head = Perceptron([before * height * width, 2 * before, plan.features])
         self.features = plan.features
 
     def summarise(

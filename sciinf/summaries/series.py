@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from sciinf.core.simulator import Observable
 from sciinf.summaries.exchangeable import pool
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, mlp, rows_of
+from sciinf.summaries.perceptron import Perceptron
+from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, rows_of
 
 SHORT = 8  # steps that are few enough to be told apart by position
 
@@ -66,7 +67,7 @@ class _Conv1d(SummaryNetwork):
             left = (left + 1) // 2
         self.flat = left <= SHORT
         width = plan.channels * (left if self.flat else 2)
-        self.head = mlp([width, 2 * plan.channels, plan.features])
+        self.head = Perceptron([width, 2 * plan.channels, plan.features])
 
     def summarise(
         self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
@@ -120,7 +121,7 @@ class _Transformer(SummaryNetwork):
         self.encoder = nn.TransformerEncoder(layer, plan.layers, enable_nested_tensor=False)
         self.register_buffer("positions", _positions(length, plan.width), persistent=False)
         self.norm = nn.LayerNorm(plan.width)
-        self.head = mlp([2 * plan.width, plan.width, plan.features])
+        self.head = Perceptron([2 * plan.width, plan.width, plan.features])
         self.features = plan.features
 
     def summarise(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,14 +86,6 @@ def expand_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
 def rows_of(x: Tensor, axis: int) -> Tensor:
     """x (batch, *event) as (batch, n, F), n the length of the event's axis `axis`, the others flattened."""
     return x.movedim(axis + 1, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
-
-
-def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear maps between these widths with GELU between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.GELU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def check_positive(**sizes: int) -> None:

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sciinf.core.simulator import Observable
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, mlp
+from sciinf.summaries.perceptron import Perceptron
+from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive
 
 
 class MLP(Summary):
@@ -37,7 +38,7 @@ class _MLP(SummaryNetwork):
         widths = [math.prod(event) * (1 + masked), *plan.hidden]
         widths += [] if plan.features is None else [plan.features]
         self.features = widths[-1]
-        self.net = mlp(widths) if len(widths) > 1 else nn.Identity()
+        self.net = Perceptron(widths) if len(widths) > 1 else nn.Identity()
 
     def summarise(
         self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]

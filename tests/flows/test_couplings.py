@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from flows.architectures import normal
 
 from sciinf.flows import couplings
-from sciinf.flows.compiled import compiled
 from sciinf.flows.spline import SplineCoupling
+from sciinf.loops import library
+from sciinf.loops.library import compiled
 
-SOURCE = Path(couplings.__file__).with_suffix(".c")
+SOURCE = library.FOLDER / "couplings.c"
 SIZES = [  # dim, features, n, batch
     (5, 8, 1, 250), (1, 4, 2, 10), (2, 3, 200, 1), (10, 40, 1, 33), (3, 130, 5, 64), (4, 1, 3, 65), (2, 2, 1, 1),
 ]  # fmt: skip
@@ -176,7 +175,7 @@ def test_a_library_that_computes_something_else_is_not_used(right, wrong, tmp_pa
     for header in SOURCE.parent.glob("*.h"):
         (tmp_path / header.name).write_text(header.read_text())
     (tmp_path / "couplings.c").write_text(text.replace(right, wrong))
-    monkeypatch.setattr(couplings, "__file__", str(tmp_path / "couplings.py"))
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
     assert compiled(tmp_path / "couplings.c") is not None
     couplings._loops.cache_clear()
     try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 from flows.architectures import normal
 
 from sciinf.flows import rational_quadratic, spline_loops
-from sciinf.flows.compiled import compiled
 from sciinf.flows.rational_quadratic import numbers
+from sciinf.loops import library
+from sciinf.loops.library import compiled
 
 BOUND = 3.0
-SOURCE = Path(spline_loops.__file__).with_suffix(".c")
+SOURCE = library.FOLDER / "splines.c"
 
 needed = pytest.mark.skipif(spline_loops._loops() is None, reason="there is no C compiler here, or it is turned off")
 
@@ -177,7 +177,7 @@ def test_each_kind_of_processor_has_its_own(afresh, monkeypatch):
     """Machines of a cluster share a home: what one compiled for itself would end another's process."""
     assert compiled(SOURCE) is not None
     compiled.cache_clear()
-    monkeypatch.setattr("sciinf.flows.compiled._processor", lambda: ("another",))
+    monkeypatch.setattr("sciinf.loops.library._processor", lambda: ("another",))
     assert compiled(SOURCE) is not None
     assert len(list((afresh / "cache/sciinf").iterdir())) == 2
 
@@ -215,7 +215,7 @@ def test_a_library_that_computes_something_else_is_not_used(right, wrong, afresh
     text = SOURCE.with_name("spline_points.h").read_text()
     assert text.count(right) == 1
     (afresh / "spline_points.h").write_text(text.replace(right, wrong))
-    (afresh / "spline_loops.c").write_text(SOURCE.read_text())
-    monkeypatch.setattr(spline_loops, "__file__", str(afresh / "spline_loops.py"))
-    assert compiled(afresh / "spline_loops.c") is not None
+    (afresh / "splines.c").write_text(SOURCE.read_text())
+    monkeypatch.setattr(library, "FOLDER", afresh)
+    assert compiled(afresh / "splines.c") is not None
     assert spline_loops._loops() is None

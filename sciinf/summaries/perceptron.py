@@ -1,0 +1,137 @@
+"""Linear maps with GELU between them, as one operation.
+
+In single precision on a CPU it is compiled C where that can be had (`loops`): rows go through all layers 64 at a time,
+and the gradient goes forward once more instead of keeping what lies between. Elsewhere it is torch's operations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sciinf.loops.library import called, close, each, led, library, plain
+
+_ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
+_POINTER, _WHOLE = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "perceptron_forward": [*[_POINTER] * 4, _WHOLE, _WHOLE],
+    "perceptron_backward": [*[_POINTER] * 6, _WHOLE, _WHOLE],
+}
+
+
+class Perceptron(nn.ModuleList):
+    """The layers.
+
+    Args:
+        widths: Of the input, of each hidden layer, and of the output.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.GELU()]
+        super().__init__(layers[:-1])
+
+    def forward(self, x: Float[Tensor, "*more before"]) -> Float[Tensor, "*more after"]:
+        if not plain(x) or torch.is_autocast_enabled("cpu") or _loops() is None:
+            return self.by_torch(x)
+        flat = x.reshape(-1, x.shape[-1])
+        return _Layers.apply(flat, *self.parameters()).unflatten(0, x.shape[:-1])
+
+    def by_torch(self, x: Tensor) -> Tensor:
+        """The same by torch's operations."""
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+@functools.cache
+def _loops() -> ctypes.CDLL | None:
+    return library("perceptron", _ARGUMENTS, _agrees)
+
+
+def _agrees(loops: ctypes.CDLL) -> bool:
+    """Whether loops do as torch's operations do in double precision, on a small network."""
+    made = Perceptron([3, 7, 5, 2]).double()
+    for number, weight in enumerate(made.parameters()):
+        weight.data = torch.sin(number + 1.7 * torch.arange(weight.numel())).view_as(weight).double()
+    x = 3 * torch.sin(torch.arange(300.0).double()).view(100, 3).requires_grad_()
+    out = made.by_torch(x)
+    slopes = torch.autograd.grad(out.sin().sum(), (x, *made.parameters()))
+    given = [one.detach().float() for one in (x, *made.parameters())]
+    found = _forward(loops, *given)
+    return close([found, *_backward(loops, True, found.cos(), *given)], [out, *slopes], _ERROR)
+
+
+def _sizes(x: Tensor, weights: Sequence[Tensor]) -> tuple[Any, int, int]:
+    widths = [x.shape[1], *(len(bias) for bias in weights[1::2])]
+    return (_WHOLE * len(widths))(*widths), len(widths) - 1, len(x)
+
+
+def _places(tensors: Sequence[Tensor]) -> Any:
+    return (_POINTER * len(tensors))(*(one.data_ptr() for one in tensors))
+
+
+def _forward(loops: Any, *given: Tensor) -> Tensor:
+    x, *weights = (one.contiguous() for one in given)
+    out = torch.empty(len(x), len(weights[-1]))
+    called(loops.perceptron_forward, x.data_ptr(), _places(weights), out.data_ptr(), *_sizes(x, weights))
+    return out
+
+
+def _backward(loops: Any, whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of x (if not `whole` an empty one) and weights from that of what comes out."""
+    g_out, x, *weights = (one.contiguous() for one in given)
+    gradients = [torch.empty_like(x) if whole else x.new_empty(0), *(torch.empty_like(one) for one in weights)]
+    places = g_out.data_ptr(), gradients[0].data_ptr() if whole else None, _places(gradients[1:])
+    called(loops.perceptron_backward, x.data_ptr(), _places(weights), *places, *_sizes(x, weights))
+    return tuple(gradients)
+
+
+_AXES = 2  # of what goes in and comes out
+
+
+class _Layers(torch.autograd.Function):
+    """The network of x, (rows, before), with its weights."""
+
+    @staticmethod
+    def forward(*given: Tensor) -> Tensor:
+        return each(functools.partial(_forward, _loops()), _AXES, *given)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        g_x, *rest = _Gradient.apply(ctx.needs_input_grad[0], gradient, *ctx.saved_tensors)
+        return g_x if ctx.needs_input_grad[0] else None, *rest
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], *given: Tensor) -> tuple[Any, int]:
+        return _Layers.apply(*led(info, axes, given)), 0
+
+
+class _Gradient(torch.autograd.Function):
+    """Gradients of x and weights; a function of its own, so that it can be mapped."""
+
+    @staticmethod
+    def forward(whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
+        return each(functools.partial(_backward, _loops(), whole), _AXES, *given)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], whole: bool, *given: Tensor) -> tuple[Any, Any]:
+        return _Gradient.apply(whole, *led(info, axes[1:], given)), (0,) * (len(given) - 1)
