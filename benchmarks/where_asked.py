@@ -121,7 +121,7 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
     for i, x in enumerate(observed):
         generator = torch.Generator().manual_seed(i)
         mean, sd = exact(x)
-        draws = posterior.draw_batched({"x": x[None]}, 10_000, generator=generator)[:, 0].double()
+        draws = posterior.draw({"x": x[None]}, 10_000, generator=generator).theta.double()
         off, ratio = ((draws.mean(0) - mean) / sd).abs(), draws.std(0) / sd
         worst.append(float(off.max()))
         bad = bool((off > 0.15).any() | (ratio > 1.1).any() | (ratio < 0.9).any())

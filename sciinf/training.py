@@ -15,9 +15,9 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -49,6 +49,7 @@ def train(
     *,
     recipe: Recipe | None = None,
     seed: int = 0,
+    processes: int | Literal["auto"] | None = None,
     progress: bool = True,
 ) -> Fit:
     """Train an estimator on a store of simulations, or on a simulator that runs meanwhile.
@@ -63,6 +64,7 @@ def train(
         recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
             `engine.online` for rows of a simulator).
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
+        processes: How many cores share a step (`Recipe.processes`, where left out); the result is the same on any.
         progress: Whether to report progress on the standard error.
 
     Returns:
@@ -84,7 +86,7 @@ def train(
             replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
             not finite or far from the truth, or a surrogate's fields off by more than 10 %.
     """
-    recipe = recipe or Recipe()
+    recipe = _on(recipe, processes)
     _check_call([estimator], recipe, seed)
     out, built = Path(out), to_json(estimator)
     _check_same(estimator, store)
@@ -118,6 +120,7 @@ def train_ensemble(
     *,
     recipe: Recipe | None = None,
     seed: int = 0,
+    processes: int | Literal["auto"] | None = None,
     progress: bool = True,
 ) -> list[Fit]:
     """Train several estimators at once, which takes much less time than one after the other.
@@ -133,6 +136,7 @@ def train_ensemble(
         out: Folder for a folder `member_<k>` each, which is what `train` writes.
         recipe: How to train. With "auto", what is found for the first member holds for all.
         seed: Seed of the first member; the others count on from it.
+        processes: As for `train`.
         progress: Whether to report progress on the standard error.
 
     Returns:
@@ -145,7 +149,7 @@ def train_ensemble(
     Warns:
         UserWarning: As for `train`; or if the members cannot be trained at once, and so one after the other.
     """
-    recipe = recipe or Recipe()
+    recipe = _on(recipe, processes)
     _check_call(estimators, recipe, seed)
     out, built = Path(out), [to_json(estimator) for estimator in estimators]
     _check_alike(built)
@@ -185,6 +189,12 @@ def train_ensemble(
     for fit in fits:
         tell(fit)
     return fits
+
+
+def _on(recipe: Recipe | None, processes: int | Literal["auto"] | None) -> Recipe:
+    """The recipe on a number of cores."""
+    recipe = recipe or Recipe()
+    return replace(recipe, processes=processes) if isinstance(recipe, Recipe) and processes is not None else recipe
 
 
 def _check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> None:

@@ -68,7 +68,7 @@ class Loop:
             recipe.schedule, float(recipe.learning_rate or 0.0), self._steps * self._total, recipe.warm_up
         )
         self._noise = torch.Generator(recipe.device)
-        self.step = Step(learner, step_settings(recipe), self._noise)
+        self.step = Step(learner, step_settings(recipe), self._noise, shown=shown)
         self.average = _average(recipe, learner, above)
         self.best = learner.weights.detach().clone()
         self._best_buffers = {name: value.clone() for name, value in learner.buffers().items()}

@@ -42,7 +42,9 @@ class Recipe:
         precision: "bfloat16" runs the step under autocast.
         compile: Compile the loss with torch.compile; falls back to eager, saying why.
         graph: On a CUDA device, capture the step as a CUDA graph (falls back to eager, saying why).
-        threads: CPU threads; these networks are too small to gain from more than one.
+        processes: How many cores share a step on a CPU, by parts of the batch of 500 rows or more (`engine.parts`);
+            "auto" tries whether all there are make it faster. The result is the same on any number.
+        threads: CPU threads of an operation; these networks are too small to gain from more than one.
         device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
         memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
     """
@@ -62,18 +64,21 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     graph: bool = True
+    processes: int | Literal["auto"] = "auto"
     threads: int = 1
     device: str = "cpu"
     memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "patience", "validate_every", "threads", "memory"):
+        for name in ("epochs", "batch", "patience", "validate_every", "processes", "threads", "memory"):
             value = getattr(self, name)
             least = 0 if name == "memory" else 1
-            if (value is None and name not in ("threads", "memory")) or (name == "batch" and value == "auto"):
+            if (value is None and name not in ("processes", "threads", "memory")) or (
+                name in ("batch", "processes") and value == "auto"
+            ):
                 continue
             if not is_whole(value, least):
-                also = ' or "auto"' if name == "batch" else ""
+                also = ' or "auto"' if name in ("batch", "processes") else ""
                 raise ValueError(f"Recipe({name}={value!r}): expected an integer of at least {least}{also}")
         rate, decay, refused = self.learning_rate, self.weight_decay, _refused(self.device)
         averaged = self.ema in (None, "post-hoc") or _from(self.ema, 0, 1)
@@ -129,7 +134,7 @@ class Recipe:
         """What a training's result follows from: all but where and how fast it runs. (With less memory than the rows
         take, the order of the rows is another, and the result differs as with another seed.)
         """
-        where = ("device", "threads", "memory", "graph")
+        where = ("device", "processes", "threads", "memory", "graph")
         return {name: value for name, value in vars(self).items() if name not in where}
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from torch import Tensor
 from sciinf.core import Batch
 from sciinf.engine.learner import Learner
 from sciinf.engine.optimisers import optimiser
+from sciinf.engine.parts import Parts, count_of
 from sciinf.engine.recipe import Recipe
 
 WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
@@ -39,6 +41,7 @@ class StepSettings:
     clip: float
     half: bool
     graph: bool
+    processes: int | Literal["auto"] = 1
 
 
 def step_settings(recipe: Recipe) -> StepSettings:
@@ -49,6 +52,7 @@ def step_settings(recipe: Recipe) -> StepSettings:
         clip=recipe.clip,
         half=recipe.precision == "bfloat16",
         graph=recipe.graph,
+        processes=recipe.processes,
     )
 
 
@@ -59,12 +63,15 @@ class Step:
         learner: What is trained.
         settings: How.
         generator: For what the loss draws, on the learner's device; reseed it as you like between steps.
+        shown: Whether it says on how many cores it works where that is for it to choose.
 
     Attributes:
         total: Sum of the training losses since it was last zeroed, (K,).
     """
 
-    def __init__(self, learner: Learner, settings: StepSettings, generator: torch.Generator) -> None:
+    def __init__(
+        self, learner: Learner, settings: StepSettings, generator: torch.Generator, *, shown: bool = False
+    ) -> None:
         self.learner, self.settings, self.generator = learner, settings, generator
         self.device = learner.weights.device
         self._graphed = settings.graph and self.device.type == "cuda"
@@ -74,6 +81,7 @@ class Step:
         )
         self.total = torch.zeros(learner.members, device=self.device)
         self._forward: Callable[[Batch], Tensor] = self.losses
+        self._parts = Parts(learner, self._losses, settings.processes, shown=shown) if learner.apart else None
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Batch | None = None
@@ -93,8 +101,11 @@ class Step:
 
     def losses(self, batch: Batch) -> Float[Tensor, " member"]:
         """Mean loss of each member."""
+        return self._losses(batch, self.generator)
+
+    def _losses(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " member"]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.half):
-            return self.learner.loss(batch, self.generator).mean(-1)
+            return self.learner.loss(batch, generator).mean(-1)
 
     def prepare(self, batch: Batch) -> None:
         """Compile the loss, trying it on a batch.
@@ -105,18 +116,18 @@ class Step:
         compiled = torch.compile(self.losses)
         try:
             compiled(batch).sum().backward()
-            self._forward = compiled
+            self._forward, self._parts = compiled, None
         except Exception as error:
             warnings.warn(f"the step does not compile, so it runs eagerly: {reason(error)}", stacklevel=2)
 
     def _eager(self, batch: Batch) -> None:
-        slopes = self.learner.weights.grad
-        if slopes is None:
-            raise RuntimeError("the slopes of the weights are gone; a loss must not set them to None")
-        slopes.zero_()
-        losses = self._forward(batch)
-        losses.sum().backward()
-        clip(slopes, self.settings.clip)
+        if self._parts is not None and self.device.type == "cpu" and count_of(batch) > 1:
+            losses = self._parts(batch, self.generator)
+        else:
+            self.learner.slopes.zero_()
+            losses = self._forward(batch)
+            losses.sum().backward()
+        clip(self.learner.slopes, self.settings.clip)
         self.optimiser.step()
         self.total += losses.detach()
 

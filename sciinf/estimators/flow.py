@@ -59,6 +59,8 @@ class Flow(Embedded):
         torch.Size([5, 2, 1])
     """
 
+    rows_apart = True
+
     def __init__(
         self,
         prior: Prior,
