@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,11 +18,13 @@ from typing import Literal
 
 import torch
 
-from sciinf.core.checks import check_whole
+from sciinf import telling
+from sciinf.core.checks import check_whole, check_workers
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
+from sciinf.engine.parts import cores_here
 from sciinf.engine.pool import check_sendable, run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
@@ -30,6 +33,8 @@ from sciinf.storage.description import accept
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
+_STARTING = 10.0  # s that workers must save before they are started, which takes each of them a third of that
+
 
 def simulate(
     simulator: Simulator,
@@ -37,7 +42,7 @@ def simulate(
     n: int,
     *,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
     device: str | torch.device = "cpu",
     block: int | Literal["auto"] | None = None,
     timeout: float | None = None,
@@ -61,7 +66,8 @@ def simulate(
         n: Rows wanted in all.
         seed: Seed of the campaign; other seeds give independent simulations.
         workers: Processes. With more than one the simulator must be loaded from a file, or pickle; one that a notebook
-            defines does not.
+            defines does not. "auto" times a block, and takes one for each core where that saves more than it costs to
+            start them; the simulations are the same.
         device: Where the simulator runs.
         block: Rows per batch: the simulator's own (`simulator.block`) or what the store has when left out, or "auto"
             to measure. It is part of the campaign: another block size gives other random numbers.
@@ -86,7 +92,7 @@ def simulate(
     """
     _check(simulator, n, seed, workers, timeout)
     path = Path(path)
-    if (workers > 1 or timeout is not None) and not (path / "store.json").is_file():
+    if ((workers != "auto" and workers > 1) or timeout is not None) and not (path / "store.json").is_file():
         check_sendable(simulator)  # before there is a store, which would be of a simulator that is in no file
     if block is None:
         block = Store(path).block if (path / "store.json").is_file() else simulator.block
@@ -98,15 +104,21 @@ def simulate(
         accept(path / "store.json", simulator)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
     _look_at_rows_there(store, simulator, n, device)
+    crew = workers if workers != "auto" else None if timeout is None else cores_here()
     while blocks := store.missing():
         if proposal is not None:
             with one_thread():
                 propose(store, proposal, blocks)
-        if workers > 1 or timeout is not None:
-            entries = run_in_workers(store, simulator, blocks, workers=workers, device=device, timeout=timeout)
+        if crew is None:
+            started = time.monotonic()
+            _follow(store, _run_here(store, simulator, blocks[:1], device), progress)
+            crew = _crew(simulator, time.monotonic() - started, len(blocks) - 1, device, progress)
+        elif crew > 1 or timeout is not None:
+            _follow(
+                store, run_in_workers(store, simulator, blocks, workers=crew, device=device, timeout=timeout), progress
+            )
         else:
-            entries = _run_here(store, simulator, blocks, device)
-        _follow(store, entries, progress)
+            _follow(store, _run_here(store, simulator, blocks, device), progress)
         store.refresh()
     _warn(store)
     return store
@@ -160,14 +172,29 @@ def _simulated_again(store: Store, simulator: Simulator, index: int, device: str
     return not known or entry.content in {old.content for old in known}
 
 
-def _check(simulator: Simulator, n: int, seed: int, workers: int, timeout: float | None) -> None:
+def _crew(simulator: Simulator, seconds: float, blocks: int, device: str | torch.device, shown: bool) -> int:
+    """How many workers for blocks that take so many seconds each."""
+    cores, why = min(cores_here(), blocks), ""
+    if cores < 2 or torch.device(device).type != "cpu" or seconds * blocks * (1 - 1 / cores) < _STARTING:
+        return 1
+    try:
+        check_sendable(simulator)
+    except ValueError as error:
+        cores, why = 1, f", for {error}"
+    if shown:
+        telling.tell(f"a block takes {seconds:.2g} s and {blocks:,} are left: {cores} worker{'s' * (cores > 1)}{why}")
+    return cores
+
+
+def _check(simulator: Simulator, n: int, seed: int, workers: int | str, timeout: float | None) -> None:
     if not isinstance(simulator, Simulator):
         raise TypeError(
             f"simulate takes a Simulator, got {type(simulator).__name__}; wrap a function with sciinf.wrappers.numpy, "
             "or load a file with load_simulator(path)"
         )
-    for name, value, low in (("n", n, 1), ("seed", seed, 0), ("workers", workers, 1)):
+    for name, value, low in (("n", n, 1), ("seed", seed, 0)):
         check_whole(name, value, low)
+    check_workers(workers)
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import stats
 from torch import distributions as td
 
+from sciinf import simulation
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.engine.probe import probe_block
 from sciinf.simulation import repair, simulate
@@ -59,6 +61,32 @@ def test_a_finished_campaign_is_not_run_again(tmp_path):
     assert len(simulate(simulator, tmp_path, 120, progress=False)) == 120
     assert len(simulate(simulator, tmp_path, 70, progress=False)) == 120
     assert simulator.calls == 2, "each time one block is made anew and compared, and no more"
+
+
+@pytest.mark.parametrize(("seconds", "cores", "asked"), [(0.0, 2, []), (100.0, 1, []), (100.0, 3, [3])])
+def test_workers_are_taken_where_they_save_more_than_they_cost(seconds, cores, asked, tmp_path, monkeypatch, capsys):
+    """A block is timed; what is simulated is the same."""
+    seen, clock = [], iter([0.0, seconds])
+    expected = simulate(Rowwise(), tmp_path / "t", 250, progress=False).digest
+
+    def in_workers(store, simulator, blocks, *, workers, **how):
+        seen.append(workers)
+        return simulation._run_here(store, simulator, blocks, "cpu")
+
+    monkeypatch.setattr(simulation, "run_in_workers", in_workers)
+    monkeypatch.setattr(simulation, "cores_here", lambda: cores)
+    monkeypatch.setattr(simulation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert simulate(Rowwise(), tmp_path / "s", 250, workers="auto").digest == expected
+    assert seen == asked
+    assert ("3 workers" in capsys.readouterr().err) == bool(asked)
+
+
+def test_a_simulator_that_workers_cannot_see_stays_here_and_it_says_why(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(simulation, "cores_here", lambda: 2)
+    monkeypatch.setattr(simulation, "_STARTING", 0.0)
+    simulator = Rowwise(lambda theta, x, call: x)
+    assert len(simulate(simulator, tmp_path / "s", 250, workers="auto")) == 250
+    assert "1 worker, for the simulator 'rowwise' was made in this session" in capsys.readouterr().err
 
 
 def test_the_stores_block_size_is_kept(tmp_path):
@@ -241,7 +269,7 @@ def test_broken_promises_stop_at_once(tmp_path, result, kind, text):
 
 
 @pytest.mark.parametrize(
-    "options", [{"n": 0}, {"n": 1.5}, {"seed": -1}, {"workers": 0}, {"timeout": 0.0}, {"block": 0}]
+    "options", [{"n": 0}, {"n": 1.5}, {"seed": -1}, {"workers": 0}, {"workers": "all"}, {"timeout": 0.0}, {"block": 0}]
 )
 def test_options_out_of_range(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):

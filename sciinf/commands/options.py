@@ -100,8 +100,27 @@ column = click.option(
     help="What an observable is called in the files.",
 )
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
+
+
+def some_workers(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    """A number of workers, or "auto"."""
+    from sciinf.core.checks import check_workers
+
+    workers = int(value) if value.lstrip("-").isdigit() else value
+    try:
+        check_workers(workers)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return workers
+
+
 workers = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that simulate."
+    "--workers",
+    default="1",
+    show_default=True,
+    callback=some_workers,
+    metavar="N|auto",
+    help="Processes that simulate; auto times a block and decides.",
 )
 
 

@@ -29,11 +29,11 @@ from sciinf.commands.until_calibrated import Plan, next_command, until_calibrate
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_whole, check_workers
 from sciinf.engine.progress import heard_by, stage
 from sciinf.telling import logged
 
-_WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0, "workers": 1}
+_WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0}
 _MAY_BE_NONE = ("calibration", "most")
 _YES_OR_NO = ("until_calibrated", "accept_changes", "progress")
 _UNLIKE = (
@@ -56,7 +56,7 @@ def infer(
     ess: float = 2_000,
     budget: int = 1_000_000,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
     device: str = "cpu",
     estimator: str | Estimator = "flow",
     level: float = 0.9,
@@ -87,7 +87,7 @@ def infer(
         ess: Effective sample size to reach where the answer is corrected by a likelihood.
         budget: Largest number of draws spent on that, each with its likelihood.
         seed: Seeds everything.
-        workers: Processes that simulate. With more than one the simulator must be in a file.
+        workers: Processes that simulate, as in `simulate`. With more than one the simulator must be in a file.
         device: Where networks are trained and the simulator runs: "cpu", "cuda", "cuda:1", "mps".
         estimator: The name of a file of `sciinf/estimators`, or a newly built estimator.
         level: Level of the credible intervals, between 0 and 1.
@@ -218,6 +218,7 @@ def check_options(given: Mapping[str, Any]) -> None:
     for name, least in _WHOLE.items():
         if given[name] is not None or name not in _MAY_BE_NONE:
             check_whole(name, given[name], least)
+    check_workers(given["workers"])
     for name, words in _WORDS.items():
         if given[name] not in words:
             raise ValueError(f"{name} is one of {', '.join(map(repr, words))}, got {given[name]!r}")

@@ -37,6 +37,16 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
+def check_workers(value: Any) -> None:
+    """Refuse a number of workers that is no int of at least 1, and not "auto".
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if value != "auto" and not is_whole(value, 1):
+        raise ValueError(f'workers must be an integer of at least 1, or "auto", got {value!r}')
+
+
 def check_unit(unit: Any, where: str) -> None:
     """Refuse a unit that astropy does not read; "" is dimensionless.
 

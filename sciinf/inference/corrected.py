@@ -14,7 +14,7 @@ References:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sciinf.core import Estimator, Fit, Simulator
 from sciinf.core.checks import check_whole
@@ -39,7 +39,7 @@ def correct(
     recipe: Recipe | None = None,
     seed: int = 0,
     epsilon: float = 1e-3,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
 ) -> Sequential:
     """The posterior of one observation from runs of the true simulator where a first posterior is.
 

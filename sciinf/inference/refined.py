@@ -41,7 +41,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -203,7 +203,7 @@ def refine_around(
     estimator: Estimator | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
     timeout: float | None = None,
     device: str | torch.device = "cpu",
     accept_changes: bool = False,

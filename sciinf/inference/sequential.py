@@ -32,7 +32,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -62,7 +62,7 @@ def infer_sequentially(
     recipe: Recipe | None = None,
     seed: int = 0,
     epsilon: float = 1e-4,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
     timeout: float | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
