@@ -7,10 +7,10 @@
 Per task, budget and seed: CPU and wall seconds of training, negative log density of fresh simulations (NLL), C2ST
 against the reference posteriors of three observations, draws per second for one observation and for many at once.
 C2ST is sbi's own classifier test (five folds, equal sizes; 0.5 is perfect). All seconds are this process's, on one
-thread, measured in this run; what sbi's training gave is kept in `--cache` (see `sbi_peer`). sciinf compiles nothing
-on a CPU, so that a cold compile cache and a warm one are the same. With `--device cuda` sciinf trains and draws on the
-GPU, sbi on the CPU as it does by default, and wall seconds are compared. sbi's maf is run with 10,000 simulations only,
-but for `--peers`.
+thread, measured in this run; what sbi's training gave is kept in `--cache` (see `sbi_peer`). On a CPU sciinf compiles
+its loops (`sciinf.loops`) once on a machine, in some seconds, by another process, which is not counted. With
+`--device cuda` sciinf trains and draws on the GPU, sbi on the CPU as it does by default, and wall seconds are compared.
+sbi's maf is run with 10,000 simulations only, but for `--peers`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ SEEDS = 3  # with fewer, C2ST is checked on average only: on one task, a seed ch
 ONE, MANY, EACH = 10_000, 1_000, 1_000  # draws for one observation; observations at once, and draws for each
 # How many times less time training takes, at least.
 FASTER: dict[tuple[Kind, int], float] = {
-    ("nsf", 1_000): 2.0,
-    ("nsf", 10_000): 8.0,
-    ("nsf", 100_000): 8.0,
-    ("maf", 10_000): 2.5,
+    ("nsf", 1_000): 5.0,
+    ("nsf", 10_000): 18.0,
+    ("nsf", 100_000): 40.0,
+    ("maf", 10_000): 9.0,
 }
 
 Row = dict[str, Any]

@@ -5,7 +5,8 @@
 
 Phases are timed one by one, without the profiler: loss (forward), slopes (backward), optimiser (norm, clipping, AdamW),
 average (of the weights). Kernels are the profiler's, as shares of the kernel time of loss and slopes. "floor" is the
-time of the same matrix products alone, each in its own shape and order, on operands that are there already.
+time of torch's matrix products of such a step alone, each in its own shape and order, on operands that are there
+already. On a CPU the step itself is compiled loops, which have products of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sciinf.core import Batch
 from sciinf.engine.averaging import Exponential
 from sciinf.engine.learner import Single
 from sciinf.engine.step import Step, clip, step_settings
+from sciinf.loops.library import by_torch
 
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
 SHOWN = 8  # kernels
@@ -96,7 +98,7 @@ def profiled(task: str, size: int, device: str, seed: int) -> dict[str, Any]:
 
 def floor(call: Callable[[], Any], device: str) -> float:
     """Seconds of the matrix products of a call alone."""
-    with Products() as noted:
+    with by_torch(), Products() as noted:
         call()
 
     def again() -> None:

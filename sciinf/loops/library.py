@@ -18,8 +18,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _LONGEST = 120  # s that a compiler may take
+_off = False
 
 
 def library(
@@ -75,7 +77,18 @@ def compiled(source: Path) -> ctypes.CDLL | None:
 def plain(value: Tensor) -> bool:
     """Whether loops can take a value: in single precision, on a CPU, and not as something that torch compiles."""
     single = value.dtype == torch.float32 and value.device.type == "cpu" and value.numel() > 0
-    return single and not torch.compiler.is_compiling()
+    return single and not torch.compiler.is_compiling() and not _off
+
+
+@contextmanager
+def by_torch() -> Iterator[None]:
+    """A `with` block, for the whole process, in which torch's operations serve, as on a GPU."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
 
 
 def called(function: Any, *arguments: Any) -> None:

@@ -9,7 +9,7 @@ from flows.architectures import normal
 from sciinf.flows import couplings
 from sciinf.flows.spline import SplineCoupling
 from sciinf.loops import library
-from sciinf.loops.library import compiled
+from sciinf.loops.library import by_torch, compiled
 
 SOURCE = library.FOLDER / "couplings.c"
 SIZES = [  # dim, features, n, batch
@@ -52,20 +52,14 @@ def errors(ours, exact):
     return [float((a - b).norm() / (b.norm() + 1e-9)) for a, b in zip(ours, exact, strict=True)]
 
 
-@pytest.fixture
-def by_torch(monkeypatch):
-    """Call it, and torch's operations serve from there on."""
-    return lambda: monkeypatch.setattr(couplings, "_loops", lambda: None)
-
-
 @needed
 @pytest.mark.parametrize("plan", [SplineCoupling(), PLAN, SplineCoupling(1, 64, 2, 0, gaussian=False)])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_they_are_as_right_as_torchs_operations(plan, sizes, by_torch):
+def test_they_are_as_right_as_torchs_operations(plan, sizes):
     made, given = flow(plan, *sizes[:2]), data(*sizes)
     exact, ours = found(made, *given, torch.float64), found(made, *given)
-    by_torch()
-    theirs = found(made, *given)
+    with by_torch():
+        theirs = found(made, *given)
     assert not torch.equal(ours[1], theirs[1]), "they are the compiled ones"
     for one, other in zip(errors(ours, exact), errors(theirs, exact), strict=True):
         assert one < min(10 * other + 1e-5, 1e-3)
@@ -117,13 +111,13 @@ def test_draws_of_members_mapped_at_once_are_those_one_by_one():
 
 @needed
 @pytest.mark.parametrize("name", ["context_map.weight", "block_weight", "output_bias.1", "linear.bias"])
-def test_weights_that_are_not_finite_are_not_hidden(name, by_torch):
+def test_weights_that_are_not_finite_are_not_hidden(name):
     made, (z, context) = flow(PLAN, 3, 2), data(3, 2, 1, 70)
     made.get_parameter(name).data.flatten()[:] = float("nan")
     with torch.no_grad():
         ours = made.log_prob(z, context).isnan(), made.decode(z, context).isnan()
-        by_torch()
-        theirs = made.log_prob(z, context).isnan(), made.decode(z, context).isnan()
+        with by_torch():
+            theirs = made.log_prob(z, context).isnan(), made.decode(z, context).isnan()
     assert all(bool(one.any()) and torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
@@ -154,8 +148,8 @@ def test_half_precision_is_torchs(by_torch):
     made, (z, context) = flow(PLAN, 3, 2), data(3, 2, 1, 70)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         ours = made.log_prob(z, context)
-        by_torch()
-        assert torch.equal(ours, made.log_prob(z, context))
+        with by_torch():
+            assert torch.equal(ours, made.log_prob(z, context))
 
 
 @needed
@@ -184,14 +178,15 @@ def test_a_library_that_computes_something_else_is_not_used(right, wrong, tmp_pa
         couplings._loops.cache_clear()
 
 
-def test_without_it_torchs_operations_serve(monkeypatch, by_torch):
+def test_without_it_torchs_operations_serve(monkeypatch):
     made, given = flow(PLAN, 3, 2), data(3, 2, 2, 20)
     monkeypatch.setenv("SCIINF_COMPILE", "0")
     for cached in (compiled, couplings._loops):
         cached.cache_clear()
     ours = found(made, *given)
-    by_torch()
-    assert all(torch.equal(a, b) for a, b in zip(ours, found(made, *given), strict=True))
+    with by_torch():
+        theirs = found(made, *given)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     monkeypatch.undo()
     for cached in (compiled, couplings._loops):
         cached.cache_clear()

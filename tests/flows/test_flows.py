@@ -27,10 +27,10 @@ from torch.utils._pytree import tree_leaves
 from sciinf.core import load_fit, load_simulator
 from sciinf.core.component import from_json, to_json
 from sciinf.estimators.flow import Flow
-from sciinf.flows import couplings, spline_loops
 from sciinf.flows.conditional import ExactFlow
 from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.flows.spline import SplineCoupling
+from sciinf.loops.library import by_torch
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 
@@ -210,10 +210,10 @@ def tensors_of_host_data(flow, dim):
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch):
+def as_on_a_gpu():
     """Nothing but torch's operations."""
-    for module in (couplings, spline_loops):
-        monkeypatch.setattr(module, "_loops", lambda: None)
+    with by_torch():
+        yield
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
