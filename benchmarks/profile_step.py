@@ -25,7 +25,7 @@ from sciinf.core import Batch
 from sciinf.engine.averaging import Exponential
 from sciinf.engine.learner import Single
 from sciinf.engine.step import Step, clip, step_settings
-from sciinf.loops.library import by_torch
+from sciinf.loops.library import without_loops
 
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
 SHOWN = 8  # kernels
@@ -98,7 +98,7 @@ def profiled(task: str, size: int, device: str, seed: int) -> dict[str, Any]:
 
 def floor(call: Callable[[], Any], device: str) -> float:
     """Seconds of the matrix products of a call alone."""
-    with by_torch(), Products() as noted:
+    with without_loops(), Products() as noted:
         call()
 
     def again() -> None:

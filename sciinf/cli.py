@@ -164,7 +164,7 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @options.workers
 @options.device
 @options.accept_changes
-def calibrate(simulator: str, folder: str, n: int | None, workers: int, device: str, accept_changes: bool) -> None:
+def calibrate(simulator: str, folder: str, n: int | None, workers: Any, device: str, accept_changes: bool) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
     from sciinf import build_posterior
     from sciinf import calibrate as check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -102,16 +103,17 @@ column = click.option(
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
 
 
-def some_workers(ctx: click.Context, parameter: click.Parameter, value: str) -> int | str:
+def some_workers(ctx: click.Context, parameter: click.Parameter, value: int | str) -> int | str:
     """A number of workers, or "auto"."""
     from sciinf.core.checks import check_workers
 
-    workers = int(value) if value.lstrip("-").isdigit() else value
+    with suppress(ValueError):
+        value = int(value)
     try:
-        check_workers(workers)
+        check_workers(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    return workers
+    return value
 
 
 workers = click.option(

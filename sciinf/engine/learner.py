@@ -42,6 +42,12 @@ def stream_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8], "big") >> 1
 
 
+_APART = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.GELU, nn.SiLU, nn.ReLU, nn.Flatten, nn.Identity,
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList,
+)  # fmt: skip
+
+
 class Learner(ABC):
     """K estimators with their trainable weights in one matrix.
 
@@ -165,7 +171,7 @@ class Stacked(Learner):
         stacked = {name: torch.stack([_fixed(e)[name] for e in self.estimators]) for name in _fixed(self.estimators[0])}
         self._own = {name: value for name, value in stacked.items() if bool((value != value[:1]).any())}
         self._shared = {name: value[0].clone() for name, value in stacked.items() if name not in self._own}
-        self._calls = threading.local()  # a module's weights are changed while it is called: one for each thread
+        self._calls = threading.local()  # a copy for each thread, for a module's weights are changed while it is called
 
     def epoch(self, source: Source, number: int, size: int, seeds: Sequence[int]) -> Generator[Batch, None, None]:
         epochs = [source.epoch(number, size, stream(seed, 2 * number, "cpu")) for seed in seeds]
@@ -265,12 +271,12 @@ def _parts(matrix: Tensor, named: Mapping[str, Tensor]) -> list[Tensor]:
 def apart(learned: Learned) -> bool:
     """Whether the rows of a batch can be looked at in parts, side by side.
 
-    So the estimator must say, and each module must be known for it: of sciinf or torch, neither looking at other rows
-    nor drawing from the state that all threads share.
+    So the estimator must say, and each module must be known for it: of sciinf, or one of torch's that neither looks at
+    other rows nor changes anything nor draws from the state that all threads share.
     """
-    mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    known = all(type(part).__module__.partition(".")[0] in ("sciinf", "torch") for part in learned.modules())
-    return learned.rows_apart and known and not any(isinstance(part, mixing) for part in learned.modules())
+    return learned.rows_apart and all(
+        type(part).__module__.startswith("sciinf.") or type(part) in _APART for part in learned.modules()
+    )
 
 
 def check_alike(members: Sequence[Mapping[str, Any]]) -> None:

@@ -66,10 +66,9 @@ class Parts:
         rows, slopes = batch.theta.shape[-2], self.learner.slopes
         pieces = cut(batch, len(seeds))
         found = (map if pool is None else pool.map)(self._one, pieces, seeds.tolist())
-        total = torch.zeros(self.learner.members)
+        total, shares = torch.zeros_like(slopes[:, 0]), [piece.theta.shape[-2] / rows for piece in pieces]
         slopes.zero_()
-        for piece, (losses, own) in zip(pieces, found, strict=True):
-            share = piece.theta.shape[-2] / rows
+        for share, (losses, own) in zip(shares, found, strict=True):
             total.add_(losses, alpha=share)
             slopes.add_(own, alpha=share)
         return total

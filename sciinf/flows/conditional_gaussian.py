@@ -49,3 +49,13 @@ class ConditionalGaussian(nn.Module):
         factor = raw.new_zeros(len(raw), d * d).index_add(1, self.below, raw[:, 2 * d :]).view(-1, d, d)
         scale = log_scale.exp()
         return raw[:, :d], scale[:, :, None] * (factor + torch.eye(d, dtype=raw.dtype, device=raw.device)), log_scale
+
+
+def undrawn(dim: int, context: int, hidden: int) -> ConditionalGaussian:
+    """One whose weights are what memory holds: nothing is drawn for them from torch's state of randomness."""
+    with torch.device("meta"):
+        made = ConditionalGaussian(dim, context, hidden)
+    made.to_empty(device="cpu")
+    indices = torch.tril_indices(dim, dim, -1)
+    made.below.copy_(indices[0] * dim + indices[1])
+    return made

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sciinf.flows import spline_loops
-from sciinf.flows.conditional_gaussian import ConditionalGaussian
+from sciinf.flows.conditional_gaussian import undrawn
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE, numbers
-from sciinf.loops.library import called, close, each, led, library, plain
+from sciinf.loops.library import TWICE, called, close, each, led, library, plain, wave
 
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
@@ -74,9 +72,9 @@ class Shape(NamedTuple):
     bound: float
 
 
-def served(value: Tensor) -> bool:
-    """Whether there are compiled loops for a value."""
-    return plain(value) and not torch.is_autocast_enabled("cpu") and _loops() is not None
+def served(value: Tensor, context: Tensor, weights: Weights) -> bool:
+    """Whether there are compiled loops for these."""
+    return plain(value, context, *weights.flat()) and not torch.is_autocast_enabled("cpu") and _loops() is not None
 
 
 def noise_of(
@@ -145,21 +143,20 @@ def _loops() -> ctypes.CDLL | None:
 def _agrees(loops: ctypes.CDLL) -> bool:
     """Whether loops do as torch's operations do in double precision, on a small flow."""
     shape, hidden, (dim, features), moved = Shape(4, 3.0), 7, (3, 2), (2, 1, 2)
-    gaussian, steps, rows = ConditionalGaussian(dim, features, hidden), len(moved), 2 * len(moved) * hidden
+    gaussian, steps, rows = undrawn(dim, features, hidden), len(moved), 2 * len(moved) * hidden
     within = steps, 1, 2, hidden
     sizes: list[tuple[int, ...]] = [(rows, features), (rows,), (*within, hidden), within, (3, dim, dim), (3, dim)]
     sizes += [tuple(weight.shape) for weight in gaussian.parameters()]
     sizes += [(hidden, dim - m) for m in moved] + [(m * numbers(4), hidden) for m in moved]
     sizes += [(m * numbers(4),) for m in moved]
-    given = [torch.sin(1.7 * torch.arange(1.0, 1 + math.prod(size)).view(size)) for size in sizes]
-    given = [4 * torch.sin(torch.arange(240.0)).view(dim, 2, 40), torch.cos(torch.arange(80.0)).view(40, 2), *given]
+    given = [4 * wave(dim, 2, 40), wave(40, features), *(wave(*size) for size in sizes)]
     z, context, *leaves = (one.double().requires_grad_() for one in given)
     for weight, value in zip(gaussian.parameters(), leaves[_SINGLE:], strict=False):
         weight.data = value
     leaves[_SINGLE : _SINGLE + _GAUSSIAN] = gaussian.parameters()
     rest = [tuple(leaves[k : k + steps]) for k in range(_SINGLE + _GAUSSIAN, len(leaves), steps)]
-    each: list[Any] = [*leaves[:_SINGLE], tuple(gaussian.parameters()), *rest]
-    weights = Weights(*each)
+    fields: list[Any] = [*leaves[:_SINGLE], tuple(gaussian.parameters()), *rest]
+    weights = Weights(*fields)
     value, scale = gaussian(z, context)
     noise, log_det = by_torch(torch.cat([value[1::2], value[::2]]), context, weights, shape)
     log_det = log_det + scale
@@ -189,8 +186,8 @@ def _places(weights: list[Tensor]) -> ctypes.Array[Any]:
 def _forward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Noise, log |det|, and what enters each map, (K, D, n, batch)."""
     value, context, *weights = (one.contiguous() for one in given)
-    noise, log_det = torch.empty_like(value), torch.empty(value.shape[1:])
-    entered = torch.empty(len(weights[4]), *value.shape)
+    noise, log_det = torch.empty_like(value), value.new_empty(value.shape[1:])
+    entered = value.new_empty(len(weights[4]), *value.shape)
     sizes, made = _sizes(shape, value, context, weights[2]), (noise, log_det, entered)
     places = [one.data_ptr() for one in made]
     given_places = value.data_ptr(), context.data_ptr(), _places(weights)
@@ -237,7 +234,6 @@ class _Couplings(torch.autograd.Function):
         ctx.save_for_backward(output[2], *inputs[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return None, *_Gradient.apply(ctx.shape, *gradients[:2], *ctx.saved_tensors)
 
@@ -255,7 +251,11 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output)
+        """Nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(TWICE)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *given: Tensor) -> tuple[Any, Any]:

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sciinf.loops.library import led
@@ -137,22 +136,46 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, ctx.bins, ctx.bound = inputs
+        x, raw, ctx.bins, ctx.bound = inputs
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output[2:])
+        ctx.save_for_backward(x, raw, *output[2:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        *cell, small = ctx.saved_tensors
-        zero = small.new_zeros(())
+        zero = torch.zeros_like(ctx.saved_tensors[-1][0])
         g_y, g_log = (zero if g is None else g for g in gradients[:2])
-        return *_backward(g_y, g_log, _Cell(*cell), small, ctx.bins, ctx.bound), None, None
+        return (
+            *_Gradient.apply(*ctx.saved_tensors[:2], g_y, g_log, *ctx.saved_tensors[2:], ctx.bins, ctx.bound),
+            None,
+            None,
+        )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
         return _Spline.apply(*led(info, in_dims, inputs)), (0, 0, 0, 0, 0, 0, 1)
+
+
+class _Gradient(torch.autograd.Function):
+    """Gradients of x and raw numbers; a function of these too, so that a second derivative is refused, not wrong."""
+
+    @staticmethod
+    def forward(x: Tensor, raw: Tensor, g_y: Tensor, g_log: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        *cell, small, bins, bound = given
+        return _backward(g_y, g_log, _Cell(*cell), small, bins, bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError("a second derivative was asked for of a spline, which has the first one alone")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        *before, small, bins, bound = led(info, in_dims, inputs)
+        return _Gradient.apply(*before, small.movedim(0, 1), bins, bound), (0, 0)
 
 
 def _backward(g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:

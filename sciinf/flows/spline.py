@@ -70,7 +70,7 @@ class SplineCoupling(Architecture):
 
 
 class SplineCouplingFlow(ExactFlow):
-    """The flow. Hidden tensors are (width, n, batch); those of the context (width, 1, batch)."""
+    """The flow. Draws with a gradient are torch's operations on every device."""
 
     def __init__(self, plan: SplineCoupling, dim: int, context: int) -> None:
         super().__init__(dim, context)
@@ -104,7 +104,7 @@ class SplineCouplingFlow(ExactFlow):
         value, context = z.permute(2, 0, 1), context.to(z.dtype)
         with single_precision(z):
             weights = self._weights(*self._maps())
-        if couplings.served(value):
+        if couplings.served(value, context, weights):
             value, change = couplings.noise_of(value, context, weights, self.shape)
             return value.permute(1, 2, 0), log_det + change
         with single_precision(z):
@@ -124,7 +124,7 @@ class SplineCouplingFlow(ExactFlow):
             maps = torch.linalg.inv(maps)
             shifts = -(maps @ shifts[..., None])[..., 0]
         value, weights = noise.permute(2, 0, 1), self._weights(maps, shifts)
-        if couplings.served(value) and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and couplings.served(value, context, weights):
             return couplings.z_of(value, context, weights, self.shape).permute(1, 2, 0)
         value = couplings.inverse_by_torch(value, context, weights, self.shape)
         if self.linear is not None:

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sciinf.flows import rational_quadratic
 from sciinf.flows.rational_quadratic import EDGE, numbers
-from sciinf.loops.library import called, led, library, plain
+from sciinf.loops.library import TWICE, called, led, library, plain, wave
 
 _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
@@ -29,7 +28,7 @@ def spline(
     x: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
 ) -> tuple[Float[Tensor, "*more d n"], Float[Tensor, "*more d n"]]:
     """y and log dy/dx, as `rational_quadratic.spline`."""
-    if _served(x):
+    if plain(x, raw.to(x.dtype)) and _loops() is not None:
         return _Spline.apply(x, raw.to(x.dtype), bins, bound)
     return rational_quadratic.spline(x, raw, bins, bound)
 
@@ -38,13 +37,9 @@ def inverse(
     y: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
 ) -> Float[Tensor, "*more d n"]:
     """x, as `rational_quadratic.inverse`."""
-    if _served(y):
+    if plain(y, raw.to(y.dtype)) and _loops() is not None:
         return _Inverse.apply(y, raw.to(y.dtype), bins, bound)
     return rational_quadratic.inverse(y, raw, bins, bound)
-
-
-def _served(value: Tensor) -> bool:
-    return plain(value) and _loops() is not None
 
 
 @functools.cache
@@ -56,8 +51,7 @@ def _loops() -> ctypes.CDLL | None:
 def _agrees(loops: ctypes.CDLL) -> bool:
     """Whether loops do as torch's operations do, on points inside and outside."""
     bins, bound = 4, 5.0
-    x = torch.linspace(-6.0, 6.0, 150).view(2, 75)
-    raw = 2 * torch.sin(torch.arange(2.0 * numbers(bins))[:, None] * (1.0 + x[0]))
+    x, raw = 6 * wave(2, 75), 2 * wave(2 * numbers(bins), 75)
     one, given = torch.ones_like(x), (x.clone().requires_grad_(), raw.clone().requires_grad_())
     theirs = rational_quadratic.spline(*given, bins, bound)
     slopes = torch.autograd.grad(theirs, given, (one, one))
@@ -86,7 +80,10 @@ def _called(
     Raises:
         MemoryError: If there is no memory for the shares of the bins.
     """
-    given, made = tuple(one.contiguous() for one in given), tuple(torch.empty(one.shape) for one in like)
+    given, made = (
+        tuple(one.contiguous() for one in given),
+        tuple(torch.empty_like(one, memory_format=torch.contiguous_format) for one in like),
+    )
     *more, d, n = given[0].shape
     places = [one.data_ptr() for one in (*given, *made)]
     called(getattr(loops, name), *places, math.prod(more), d, n, bins, bound, EDGE)
@@ -106,7 +103,6 @@ class _Spline(torch.autograd.Function):
         ctx.save_for_backward(x, raw)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g_y: Tensor, g_log: Tensor) -> tuple[Tensor | None, ...]:
         return *_Gradient.apply(*ctx.saved_tensors, g_y, g_log, ctx.bins, ctx.bound), None, None
 
@@ -124,7 +120,11 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output)
+        """Nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(TWICE)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
@@ -144,7 +144,6 @@ class _Inverse(torch.autograd.Function):
         ctx.save_for_backward(output, raw)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g_x: Tensor) -> tuple[Tensor | None, ...]:
         x, raw = ctx.saved_tensors
         log_slope = _Spline.apply(x, raw, ctx.bins, ctx.bound)[1]

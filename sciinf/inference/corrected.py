@@ -56,7 +56,7 @@ def correct(
         recipe: How to train.
         seed: Seeds runs and training.
         epsilon: Mass of the first posterior that is given up.
-        workers: Processes that simulate.
+        workers: Processes that simulate, as in `simulate`.
 
     Returns:
         The posterior, for this observation alone.

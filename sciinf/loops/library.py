@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,11 @@ from torch import Tensor
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _LONGEST = 120  # s that a compiler may take
-_off = False
+_off: ContextVar[bool] = ContextVar("_off", default=False)
+TWICE = (
+    "a second derivative was asked for through compiled loops, which have the first one alone; "
+    "`with sciinf.loops.library.without_loops():` torch's operations serve"
+)
 
 
 def library(
@@ -74,21 +80,26 @@ def compiled(source: Path) -> ctypes.CDLL | None:
         return None
 
 
-def plain(value: Tensor) -> bool:
-    """Whether loops can take a value: in single precision, on a CPU, and not as something that torch compiles."""
-    single = value.dtype == torch.float32 and value.device.type == "cpu" and value.numel() > 0
-    return single and not torch.compiler.is_compiling() and not _off
+def plain(value: Tensor, *others: Tensor) -> bool:
+    """Whether loops can take all of these: in single precision, on a CPU, and not as something that torch compiles."""
+    if torch.compiler.is_compiling() or _off.get() or not value.numel():
+        return False
+    return all(one.dtype == torch.float32 and one.device.type == "cpu" for one in (value, *others))
 
 
 @contextmanager
-def by_torch() -> Iterator[None]:
-    """A `with` block, for the whole process, in which torch's operations serve, as on a GPU."""
-    global _off
-    before, _off = _off, True
+def without_loops() -> Iterator[None]:
+    """A `with` block in which torch's operations serve, as on a GPU; for this thread."""
+    token = _off.set(True)
     try:
         yield
     finally:
-        _off = before
+        _off.reset(token)
+
+
+def wave(*size: int) -> Tensor:
+    """Numbers to look at a library with: in [-1, 1], whatever torch's defaults and its state of randomness are."""
+    return torch.sin(1.7 * torch.arange(1, 1 + math.prod(size), dtype=torch.float32, device="cpu")).view(size)
 
 
 def called(function: Any, *arguments: Any) -> None:

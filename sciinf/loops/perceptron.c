@@ -1,5 +1,5 @@
-/* A multilayer perceptron with GELU between its layers, forward and backward, in single precision: blocks of POINTS rows
-   go through all layers, and backward forward once more. Blocks are (features, POINTS). */
+/* A multilayer perceptron with GELU between its layers, forward and backward, in single precision: blocks of POINTS
+   rows go through all layers, and for the gradient forward once more. Blocks are (features, POINTS). */
 
 #include "products.h"
 
@@ -41,7 +41,8 @@ static void save(float *array, int64_t rows, int64_t features, const float *bloc
         for (int64_t c = 0; c < features; c++) array[i * features + c] = block[c * POINTS + i];
 }
 
-/* All layers: what goes into each, one after another from `at`, and the end; and what comes before each GELU, or not. */
+/* All layers: what goes into each, one after another from `at`, and the end; and what comes before each GELU, unless
+   `before` is 0. */
 static float *through(const Sizes *s, float **all, float *at, float *before) {
     for (int64_t l = 0; l < s->layers; l++) {
         int64_t size = s->widths[l + 1] * POINTS;
@@ -78,9 +79,9 @@ int perceptron_backward(const float *x, float **all, const float *g_out, float *
     Sizes sizes = {layers, rows, widths}, *s = &sizes;
     int64_t widest = widest_of(s), numbers = numbers_of(s), summed = 0;
     for (int64_t l = 0; l < layers; l++) summed += widths[l + 1] * PADDED(widths[l] + 1);
-    float *room = malloc(sizeof(float) * POINTS * (2 * numbers + 2 * widest + PADDED(widest + 1)));
+    float *room = malloc(sizeof(float) * POINTS * (2 * numbers + 2 * widest));
     float *sums = calloc(summed, sizeof(float)), *before = room + numbers * POINTS;
-    float *g = before + numbers * POINTS, *other = g + widest * POINTS, *turned = other + widest * POINTS;
+    float *g = before + numbers * POINTS, *other = g + widest * POINTS;
     int failed = !room || !sums;
     for (int64_t first = 0; !failed && first < rows; first += POINTS) {
         int64_t real = rows - first < POINTS ? rows - first : POINTS;
@@ -92,8 +93,8 @@ int perceptron_backward(const float *x, float **all, const float *g_out, float *
         for (int64_t l = layers - 1; l >= 0; l--) {
             int in = (int)widths[l], out = (int)widths[l + 1];
             int64_t size = (int64_t)in * POINTS;
-            at -= size, sum -= out * PADDED(in + 1);
-            outer(g, out, at, in, turned, sum);
+            at -= size, sum -= (int64_t)out * PADDED(in + 1);
+            outer(g, out, at, in, sum);
             if (!l && !g_x) break;
             product(all[2 * l], 1, in, g, 0, 0, other, in, out);
             if (l) {

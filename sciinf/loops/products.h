@@ -17,6 +17,7 @@
 #define WIDE 2
 #endif
 #define TALL 5
+#define DEEP 128
 #define PADDED(columns) (((columns) + LANES - 1) / LANES * LANES)
 #define INLINED static inline __attribute__((always_inline))
 
@@ -53,14 +54,19 @@ INLINED void product_tile(const float *w, int64_t down, int64_t along, const flo
         for (int c = 0; c < WIDE; c++) *(vector *)(out + r * POINTS + c * LANES) = sum[r][c];
 }
 
-/* out = W x + bias, or more than that; W (rows, inner), its entries `down` and `along` apart; bias may be 0. */
+/* out = W x + bias, or added to it; W (rows, inner), its entries `down` and `along` apart; bias may be 0. Of x as many
+   rows at a time as stay in the fastest cache. */
 static void product(const float *w, int64_t down, int64_t along, const float *x, const float *bias, int add, float *out,
                     int rows, int inner) {
-    for (int c = 0; c < POINTS; c += WIDE * LANES) {
+    for (int k = 0; k < inner || !k; k += DEEP, add = 1, bias = 0) {
+        int some = inner - k < DEEP ? inner - k : DEEP;
+        const float *mine = w + k * along, *from = x + k * POINTS;
+        for (int c = 0; c < POINTS; c += WIDE * LANES) {
 #define TILE(n) \
-    product_tile(w + r * down, down, along, x + c, bias ? bias + r : 0, add, out + r * POINTS + c, inner, n)
-        OVER_ROWS(rows, TILE)
+    product_tile(mine + r * down, down, along, from + c, bias ? bias + r : 0, add, out + r * POINTS + c, some, n)
+            OVER_ROWS(rows, TILE)
 #undef TILE
+        }
     }
 }
 
@@ -70,7 +76,7 @@ INLINED void outer_tile(const float *y, const float *x, int64_t width, float *ou
         for (int c = 0; c < wide; c++) sum[r][c] = *(vector *)(out + r * width + c * LANES);
     for (int p = 0; p < POINTS; p++) {
         vector from[WIDE];
-        for (int c = 0; c < wide; c++) from[c] = *(const vector *)(x + p * width + c * LANES);
+        for (int c = 0; c < wide; c++) from[c] = *(const vector *)(x + (p * WIDE + c) * LANES);
         for (int r = 0; r < rows; r++) {
             float by = y[r * POINTS + p];
             for (int c = 0; c < wide; c++) sum[r][c] += by * from[c];
@@ -80,27 +86,34 @@ INLINED void outer_tile(const float *y, const float *x, int64_t width, float *ou
         for (int c = 0; c < wide; c++) *(vector *)(out + r * width + c * LANES) = sum[r][c];
 }
 
-/* out += y [x, 1]^T: the gradient of a matrix, and of its bias in the column after it. y is (rows, POINTS), x is
-   (columns, POINTS), out is (rows, PADDED(columns + 1)); turned has room for POINTS rows as wide. */
-static void outer(const float *y, int rows, const float *x, int columns, float *restrict turned, float *out) {
-    int64_t width = PADDED(columns + 1);
-    int square = columns / 4 * 4, alone = columns % LANES == 0; /* whether the bias would be a vector by itself */
-    for (int k = 0; k < square; k += 4) /* turned in squares of 4: twice as fast */
+/* Up to WIDE * LANES columns: turned (POINTS, WIDE * LANES), with a column of 1 after the last and 0 beyond. */
+static void turn(const float *x, int columns, float *restrict turned) {
+    int square = columns / 4 * 4, width = WIDE * LANES; /* in squares of 4: twice as fast */
+    for (int k = 0; k < square; k += 4)
         for (int p = 0; p < POINTS; p += 4)
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) turned[(p + i) * width + k + j] = x[(k + j) * POINTS + p + i];
     for (int p = 0; p < POINTS; p++) {
         for (int k = square; k < columns; k++) turned[p * width + k] = x[k * POINTS + p];
-        for (int64_t k = columns; k < width; k++) turned[p * width + k] = k == columns;
+        for (int k = columns; k < width; k++) turned[p * width + k] = k == columns;
     }
-    for (int64_t c = 0; c < PADDED(columns + !alone); c += WIDE * LANES) {
+}
+
+/* out += y [x, 1]^T: the gradient of a matrix, and of its bias in the column after it. y is (rows, POINTS), x is
+   (columns, POINTS), out is (rows, PADDED(columns + 1)). */
+static void outer(const float *y, int rows, const float *x, int columns, float *out) {
+    float turned[POINTS * WIDE * LANES];
+    int64_t width = PADDED(columns + 1);
+    int alone = columns % LANES == 0; /* whether the bias would be a vector by itself */
+    for (int c = 0; c < PADDED(columns + !alone); c += WIDE * LANES) {
         int64_t left = (PADDED(columns + !alone) - c) / LANES;
-#define TILE(n)                                                                                                    \
-    switch (left) {                                                                                                \
-        case 1: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, 1); break;                   \
-        case 2: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE < 2 ? WIDE : 2); break; \
-        case 3: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE < 3 ? WIDE : 3); break; \
-        default: outer_tile(y + r * POINTS, turned + c, width, out + r * width + c, n, WIDE);                      \
+        turn(x + (int64_t)c * POINTS, columns - c < WIDE * LANES ? columns - c : WIDE * LANES, turned);
+#define TILE(n)                                                                                               \
+    switch (left) {                                                                                           \
+        case 1: outer_tile(y + r * POINTS, turned, width, out + r * width + c, n, 1); break;                  \
+        case 2: outer_tile(y + r * POINTS, turned, width, out + r * width + c, n, WIDE < 2 ? WIDE : 2); break; \
+        case 3: outer_tile(y + r * POINTS, turned, width, out + r * width + c, n, WIDE < 3 ? WIDE : 3); break; \
+        default: outer_tile(y + r * POINTS, turned, width, out + r * width + c, n, WIDE);                     \
     }
         OVER_ROWS(rows, TILE)
 #undef TILE

@@ -1,8 +1,8 @@
 /* Rational-quadratic splines in single precision: the formulas of rational_quadratic.py, point by point.
 
-   Points are contiguous; the rows of raw numbers are n apart. Each loop over points is one that compilers make vectors of:
-   no branches, no calls, and an exponential and a logarithm (Cephes' polynomials, within two units in the last place)
-   that are arithmetic alone. NaN stays NaN. */
+   Points are contiguous; the rows of raw numbers are n apart. Each loop over points is one that compilers make vectors
+   of: no branches, no calls, and an exponential and a logarithm (Cephes' polynomials, within two units in the last
+   place) that are arithmetic alone. NaN stays NaN. */
 
 #include <math.h>
 #include <stdint.h>

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from sciinf.loops.library import called, close, each, led, library, plain
+from sciinf.loops.library import TWICE, called, close, each, led, library, plain, wave
 
 _ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
 _POINTER, _WHOLE = ctypes.c_void_p, ctypes.c_int64
@@ -41,10 +40,10 @@ class Perceptron(nn.ModuleList):
         super().__init__(layers[:-1])
 
     def forward(self, x: Float[Tensor, "*more before"]) -> Float[Tensor, "*more after"]:
-        if not plain(x) or torch.is_autocast_enabled("cpu") or _loops() is None:
+        weights = tuple(self.parameters())
+        if not plain(x, *weights) or torch.is_autocast_enabled("cpu") or _loops() is None:
             return self.by_torch(x)
-        flat = x.reshape(-1, x.shape[-1])
-        return _Layers.apply(flat, *self.parameters()).unflatten(0, x.shape[:-1])
+        return _Layers.apply(x.reshape(-1, x.shape[-1]), *weights).reshape(*x.shape[:-1], len(weights[-1]))
 
     def by_torch(self, x: Tensor) -> Tensor:
         """The same by torch's operations."""
@@ -60,10 +59,12 @@ def _loops() -> ctypes.CDLL | None:
 
 def _agrees(loops: ctypes.CDLL) -> bool:
     """Whether loops do as torch's operations do in double precision, on a small network."""
-    made = Perceptron([3, 7, 5, 2]).double()
-    for number, weight in enumerate(made.parameters()):
-        weight.data = torch.sin(number + 1.7 * torch.arange(weight.numel())).view_as(weight).double()
-    x = 3 * torch.sin(torch.arange(300.0).double()).view(100, 3).requires_grad_()
+    with torch.device("meta"):  # where nothing is drawn
+        made = Perceptron([3, 7, 5, 2])
+    made.to_empty(device="cpu").double()
+    for weight in made.parameters():
+        weight.data = wave(*weight.shape).double()
+    x = 3 * (wave(100, 3).double()).requires_grad_()
     out = made.by_torch(x)
     slopes = torch.autograd.grad(out.sin().sum(), (x, *made.parameters()))
     given = [one.detach().float() for one in (x, *made.parameters())]
@@ -82,7 +83,7 @@ def _places(tensors: Sequence[Tensor]) -> Any:
 
 def _forward(loops: Any, *given: Tensor) -> Tensor:
     x, *weights = (one.contiguous() for one in given)
-    out = torch.empty(len(x), len(weights[-1]))
+    out = x.new_empty(len(x), len(weights[-1]))
     called(loops.perceptron_forward, x.data_ptr(), _places(weights), out.data_ptr(), *_sizes(x, weights))
     return out
 
@@ -111,7 +112,6 @@ class _Layers(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         g_x, *rest = _Gradient.apply(ctx.needs_input_grad[0], gradient, *ctx.saved_tensors)
         return g_x if ctx.needs_input_grad[0] else None, *rest
@@ -130,7 +130,11 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output)
+        """Nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(TWICE)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], whole: bool, *given: Tensor) -> tuple[Any, Any]:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Observable
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, mlp
+from sciinf.summaries.perceptron import Perceptron
+from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive
 
 from .noise import HIGH, LOW, draw_curves, frequencies, seconds_of, whiten
 from .waveform import phenom_d
@@ -102,7 +103,7 @@ class _Reduced(SummaryNetwork):
         self.size, self.features = plan.size, plan.features
         self.enter = nn.Linear(2 * plan.size + 1, plan.width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(plan.width), *mlp([plan.width, 2 * plan.width, plan.width]))
+            nn.Sequential(nn.LayerNorm(plan.width), *Perceptron([plan.width, 2 * plan.width, plan.width]))
             for _ in range(plan.blocks)
         )
         self.leave = nn.Linear(plan.width, plan.features)

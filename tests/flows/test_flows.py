@@ -30,7 +30,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.flows.conditional import ExactFlow
 from sciinf.flows.nflows_flows import CouplingNSF
 from sciinf.flows.spline import SplineCoupling
-from sciinf.loops.library import by_torch
+from sciinf.loops.library import without_loops
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 
@@ -212,7 +212,7 @@ def tensors_of_host_data(flow, dim):
 @pytest.fixture
 def as_on_a_gpu():
     """Nothing but torch's operations."""
-    with by_torch():
+    with without_loops():
         yield
 
 

@@ -7,7 +7,7 @@ import torch
 from flows.architectures import normal
 
 from sciinf.loops import library
-from sciinf.loops.library import compiled
+from sciinf.loops.library import compiled, without_loops
 from sciinf.summaries import perceptron
 from sciinf.summaries.perceptron import Perceptron
 
@@ -79,9 +79,37 @@ def test_half_precision_and_second_derivatives_are_torchs_or_refused():
     made, x = network((3, 8, 5)), normal(70, 3, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(made(x), made.by_torch(x))
-    (slope,) = torch.autograd.grad(made(x.requires_grad_()).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    total = made(x.requires_grad_()).sum() + x.square().sum()
+    (slope,) = torch.autograd.grad(total, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
         slope.sum().backward()
+    with without_loops():
+        (slope,) = torch.autograd.grad(made(x).sum(), x, create_graph=True)
+        assert float(torch.autograd.grad(slope.sum(), x)[0].abs().max()) > 0
+
+
+@needed
+def test_one_row_and_other_precisions_are_torchs_layers_too():
+    made, x = network((3, 8, 5)), normal(3, dtype=torch.float32)
+    torch.testing.assert_close(made(x), made.by_torch(x))
+    with pytest.raises(RuntimeError, match="dtype"):
+        made.double()(x)
+
+
+@needed
+def test_torchs_defaults_and_its_state_of_randomness_change_nothing():
+    made, x, before = network((3, 8, 5)), normal(70, 3, dtype=torch.float32), torch.get_rng_state()
+    expected = made(x)
+    perceptron._loops.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(made(x), expected)
+        assert perceptron._loops() is not None
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        assert made(x).device.type == "cpu"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @needed
