@@ -68,7 +68,7 @@ def profiled(task: str, size: int, device: str, seed: int) -> dict[str, Any]:
     batch = Batch(theta, x).to(device)
     estimator = Flow(simulator.prior, simulator.observables, seed=seed).to(device)
     estimator.standardise(lambda: iter([batch]))
-    learner, recipe = Single(estimator), Recipe(device=device, graph=False).resolved(10_000)
+    learner, recipe = Single(estimator), Recipe(device=device, graph=False, processes=1).resolved(10_000)
     step = Step(learner, step_settings(recipe), torch.Generator(device).manual_seed(seed))
     learner.mode(training=True)
     average = Exponential(learner.weights, 0.98)

@@ -149,7 +149,7 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     sizes += [tuple(weight.shape) for weight in gaussian.parameters()]
     sizes += [(hidden, dim - m) for m in moved] + [(m * numbers(4), hidden) for m in moved]
     sizes += [(m * numbers(4),) for m in moved]
-    given = [4 * wave(dim, 2, 40), wave(40, features), *(wave(*size) for size in sizes)]
+    given = [4 * wave(dim, 2, 40), wave(40, features), *(0.4 * wave(*size) for size in sizes)]
     z, context, *leaves = (one.double().requires_grad_() for one in given)
     for weight, value in zip(gaussian.parameters(), leaves[_SINGLE:], strict=False):
         weight.data = value
