@@ -14,7 +14,10 @@ from sciinf.core.checks import is_whole
 from sciinf.engine.optimisers import NAMES
 from sciinf.engine.schedule import FLOORS, scaled_rate
 
-_STEPS: Mapping[Learns, int] = {"densities": 1_000, "noise": 2_000, "fields": 6_000}  # for 9,000 rows
+# Steps for 9,000 rows, and the powers of the rows with which they go below and above.
+_STEPS: Mapping[Learns, tuple[int, float, float]] = {
+    "densities": (1_500, 1 / 4, 0.3), "noise": (2_000, 1 / 3, 0.4), "fields": (6_000, 1 / 3, 0.4),
+}  # fmt: skip
 _DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4}
 _VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
 _FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
@@ -104,17 +107,19 @@ class Recipe:
         """The recipe with every None filled in for a number of training and validation rows.
 
         Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 1,000
-        rows each; 1,000 steps for 9,000 rows, a number that goes with rows^(1/3) below and rows^0.4 above; a peak of
+        rows each; 1,500 steps for 9,000 rows, a number that goes with rows^(1/4) below and rows^0.3 above; a peak of
         8e-3, which goes with the root of the batch where another one is given; a weight decay of 0.2, less above 9,000
         rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the weight decay are
         what keeps the network from learning its rows by heart. Validation comes after so many epochs that it costs a
         twentieth of the training at most. What is "auto" is filled in likewise: it is where the search for it begins.
-        What learns noise has twice the steps, Muon and a tenth of the weight decay (`Learned.learns`). What learns
-        fields has six times the steps, of a fiftieth of the rows each (8 to 32), and hardly any weight decay.
+        What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, Muon and a tenth of the
+        weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a fiftieth of the rows each (8 to
+        32), and hardly any weight decay.
         """
         usual = min(32, max(8, rows // 50)) if learns == "fields" else min(1000, max(50, rows // 36))
         batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
-        steps = _STEPS[learns] * (rows / 9_000) ** (1 / 3 if rows < 9_000 else 0.4)
+        count, below, above = _STEPS[learns]
+        steps = count * (rows / 9_000) ** (below if rows < 9_000 else above)
         decay = _DECAY[learns] * min(1.0, 9_000 / max(rows, 1)) ** (2 / 3)
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))

@@ -39,7 +39,7 @@ def test_a_device_is_refused_with_the_reason_of_torch():
 
 def test_a_recipe_fills_in_what_it_was_not_told():
     recipe = Recipe().resolved(9_000)
-    assert (recipe.batch, recipe.epochs, recipe.patience) == (250, 28, 9)
+    assert (recipe.batch, recipe.epochs, recipe.patience) == (250, 42, 14)
     assert recipe.learning_rate == pytest.approx(8e-3)
     assert recipe.weight_decay == Recipe().resolved(900).weight_decay == pytest.approx(0.2)
     assert Recipe().resolved(72_000).weight_decay == pytest.approx(0.05)
