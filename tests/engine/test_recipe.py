@@ -43,7 +43,7 @@ def test_a_recipe_fills_in_what_it_was_not_told():
     assert recipe.learning_rate == pytest.approx(8e-3)
     assert recipe.weight_decay == Recipe().resolved(900).weight_decay == pytest.approx(0.2)
     assert Recipe().resolved(72_000).weight_decay == pytest.approx(0.05)
-    assert recipe.ema == pytest.approx(1 - 20 / 1008)
+    assert recipe.ema == pytest.approx(1 - 20 / 1512)
     assert Recipe(batch=10**6).resolved(500).batch == 500
     kept = Recipe(epochs=3, batch=7, learning_rate=0.1, patience=2, validate_every=1, ema=0.9, weight_decay=0.1)
     assert kept.resolved(9_000) == replace(kept, optimiser="adamw")
