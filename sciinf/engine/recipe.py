@@ -14,10 +14,12 @@ from sciinf.core.checks import is_whole
 from sciinf.engine.optimisers import NAMES
 from sciinf.engine.schedule import FLOORS, scaled_rate
 
-# Steps for 9,000 rows, and the powers of the rows with which they go below and above.
-_STEPS: Mapping[Learns, tuple[int, float, float]] = {
-    "densities": (1_500, 1 / 4, 0.3), "noise": (2_000, 1 / 3, 0.4), "fields": (6_000, 1 / 3, 0.4),
-}  # fmt: skip
+_STEPS: Mapping[Learns, int] = {"densities": 1_500, "noise": 2_000, "fields": 6_000}  # for 9,000 rows
+_POWERS: Mapping[Learns, tuple[float, float]] = {
+    "densities": (1 / 4, 0.3),
+    "noise": (1 / 3, 0.4),
+    "fields": (1 / 3, 0.4),
+}
 _DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4}
 _VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
 _FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
@@ -118,8 +120,8 @@ class Recipe:
         """
         usual = min(32, max(8, rows // 50)) if learns == "fields" else min(1000, max(50, rows // 36))
         batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
-        count, below, above = _STEPS[learns]
-        steps = count * (rows / 9_000) ** (below if rows < 9_000 else above)
+        below, above = _POWERS[learns]
+        steps = _STEPS[learns] * (rows / 9_000) ** (below if rows < 9_000 else above)
         decay = _DECAY[learns] * min(1.0, 9_000 / max(rows, 1)) ** (2 / 3)
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))

