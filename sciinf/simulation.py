@@ -33,7 +33,7 @@ from sciinf.storage.description import accept
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
-_STARTING = 10.0  # s that workers must save before they are started, which takes each of them a third of that
+_STARTING = 10.0  # s that workers must save, for to start them takes some seconds
 
 
 def simulate(
