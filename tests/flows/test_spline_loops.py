@@ -195,6 +195,17 @@ def test_each_kind_of_processor_has_its_own(afresh, monkeypatch):
     assert len(list((afresh / "cache/sciinf").iterdir())) == 2
 
 
+@needed
+def test_a_header_that_changes_makes_another_library(afresh):
+    for path in (SOURCE, *SOURCE.parent.glob("*.h")):
+        (afresh / path.name).write_text(path.read_text())
+    assert compiled(afresh / SOURCE.name) is not None
+    (afresh / "spline_points.h").write_text("/* changed */\n" + (afresh / "spline_points.h").read_text())
+    compiled.cache_clear()
+    assert compiled(afresh / SOURCE.name) is not None
+    assert len(list((afresh / "cache/sciinf").iterdir())) == 2
+
+
 @pytest.mark.parametrize("why", ["no compiler", "turned off", "a compiler that fails", "no folder"])
 def test_without_it_torchs_operations_serve(why, afresh, monkeypatch):
     if why == "no compiler":
