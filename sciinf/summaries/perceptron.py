@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sciinf.loops.library import TWICE, called, close, each, led, library, plain, wave
 
+_WIDEST = 256  # layer of which blocks stay in fast caches; with 1,000 torch's products are 1.1 times as fast
 _ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
 _POINTER, _WHOLE = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -41,7 +42,8 @@ class Perceptron(nn.ModuleList):
 
     def forward(self, x: Float[Tensor, "*more before"]) -> Float[Tensor, "*more after"]:
         weights = tuple(self.parameters())
-        if not plain(x, *weights) or torch.is_autocast_enabled("cpu") or _loops() is None:
+        wide = max(x.shape[-1], *(len(bias) for bias in weights[1::2])) > _WIDEST
+        if wide or not plain(x, *weights) or torch.is_autocast_enabled("cpu") or _loops() is None:
             return self.by_torch(x)
         return _Layers.apply(x.reshape(-1, x.shape[-1]), *weights).reshape(*x.shape[:-1], len(weights[-1]))
 

@@ -88,6 +88,11 @@ def test_half_precision_and_second_derivatives_are_torchs_or_refused():
         assert float(torch.autograd.grad(slope.sum(), x)[0].abs().max()) > 0
 
 
+def test_wide_layers_are_torchs():
+    made, x = network((300, 4, 2)), normal(70, 300, dtype=torch.float32)
+    assert torch.equal(made(x), made.by_torch(x))
+
+
 @needed
 def test_one_row_and_other_precisions_are_torchs_layers_too():
     made, x = network((3, 8, 5)), normal(3, dtype=torch.float32)
