@@ -23,7 +23,7 @@ from sciinf.flows import spline_loops
 from sciinf.flows.conditional_gaussian import undrawn
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE, numbers
-from sciinf.loops.library import TWICE, called, close, each, led, library, plain, wave
+from sciinf.loops.library import called, close, each, keep_nothing, led, library, plain, refuse, wave
 
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
@@ -249,13 +249,7 @@ class _Gradient(torch.autograd.Function):
     def forward(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
         return each(functools.partial(_backward, _loops(), shape), _AXES, *given)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing: there is no second derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise RuntimeError(TWICE)
+    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *given: Tensor) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sciinf.flows import rational_quadratic
 from sciinf.flows.rational_quadratic import EDGE, numbers
-from sciinf.loops.library import TWICE, called, led, library, plain, wave
+from sciinf.loops.library import called, close, keep_nothing, led, library, plain, refuse, wave
 
 _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
@@ -28,8 +28,9 @@ def spline(
     x: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
 ) -> tuple[Float[Tensor, "*more d n"], Float[Tensor, "*more d n"]]:
     """y and log dy/dx, as `rational_quadratic.spline`."""
-    if plain(x, raw.to(x.dtype)) and _loops() is not None:
-        return _Spline.apply(x, raw.to(x.dtype), bins, bound)
+    raw = raw.to(x.dtype)
+    if plain(x, raw) and _loops() is not None:
+        return _Spline.apply(x, raw, bins, bound)
     return rational_quadratic.spline(x, raw, bins, bound)
 
 
@@ -37,8 +38,9 @@ def inverse(
     y: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
 ) -> Float[Tensor, "*more d n"]:
     """x, as `rational_quadratic.inverse`."""
-    if plain(y, raw.to(y.dtype)) and _loops() is not None:
-        return _Inverse.apply(y, raw.to(y.dtype), bins, bound)
+    raw = raw.to(y.dtype)
+    if plain(y, raw) and _loops() is not None:
+        return _Inverse.apply(y, raw, bins, bound)
     return rational_quadratic.inverse(y, raw, bins, bound)
 
 
@@ -59,9 +61,7 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     (back,) = _called(loops, "spline_inverse", (found[0], raw), (x,), bins, bound)
     again = rational_quadratic.spline(back, raw, bins, bound)[0]
     ours = *found, *_called(loops, "spline_backward", (x, raw, one, one), (x, raw), bins, bound), again
-    return all(
-        torch.allclose(a, b, rtol=_ERROR, atol=_ERROR) for a, b in zip(ours, (*theirs, *slopes, found[0]), strict=True)
-    )
+    return close(ours, (*theirs, *slopes, found[0]), _ERROR)
 
 
 def _called(
@@ -80,10 +80,7 @@ def _called(
     Raises:
         MemoryError: If there is no memory for the shares of the bins.
     """
-    given, made = (
-        tuple(one.contiguous() for one in given),
-        tuple(torch.empty_like(one, memory_format=torch.contiguous_format) for one in like),
-    )
+    given, made = tuple(one.contiguous() for one in given), tuple(one.new_empty(one.shape) for one in like)
     *more, d, n = given[0].shape
     places = [one.data_ptr() for one in (*given, *made)]
     called(getattr(loops, name), *places, math.prod(more), d, n, bins, bound, EDGE)
@@ -118,13 +115,7 @@ class _Gradient(torch.autograd.Function):
     def forward(x: Tensor, raw: Tensor, g_y: Tensor, g_log: Tensor, bins: int, bound: float) -> tuple[Tensor, ...]:
         return _called(_loops(), "spline_backward", (x, raw, g_y, g_log), (x, raw), bins, bound)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing: there is no second derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise RuntimeError(TWICE)
+    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:

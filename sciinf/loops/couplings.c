@@ -58,10 +58,9 @@ int couplings_forward(float *z, float *context, float **all, float *noise, float
     Room room;
     Weights w = weights_of(all, s->steps);
     Shape shape = {(int)s->bins, bound, edge};
-    float changed[POINTS], *whole = malloc(sizeof(float) * lay_out(s, 0, &room));
+    float changed[POINTS], *whole = make_room(s, &room);
     int64_t dim = s->dim, whole_value = dim * s->draws * s->batch;
     if (!whole) return 1;
-    lay_out(s, whole, &room);
     OVER_ROWS_OF_CONTEXT {
         enter(s, &w, context, first, width, &room);
         OVER_DRAWS {
@@ -96,10 +95,9 @@ int couplings_inverse(float *noise, float *context, float **all, float *z, const
     Room room;
     Weights w = weights_of(all, s->steps);
     Shape shape = {(int)s->bins, bound, edge};
-    float *whole = malloc(sizeof(float) * lay_out(s, 0, &room));
+    float *whole = make_room(s, &room);
     int64_t dim = s->dim;
     if (!whole) return 1;
-    lay_out(s, whole, &room);
     OVER_ROWS_OF_CONTEXT {
         enter(s, &w, context, first, width, &room);
         OVER_DRAWS {
@@ -204,11 +202,10 @@ int couplings_backward(float *z, float *context, float **all, float *entered, fl
     Shape shape = {(int)s->bins, bound, edge};
     int64_t dim = s->dim, whole_value = dim * s->draws * s->batch;
     float **each = malloc(sizeof(float *) * 2 * s->steps);
-    float *whole = malloc(sizeof(float) * lay_out(s, 0, &room));
+    float *whole = make_room(s, &room);
     float *slopes = each ? calloc(lay_out_slopes(s, 0, each, &g), sizeof(float)) : 0;
     int failed = !whole || !slopes;
     if (!failed) {
-        lay_out(s, whole, &room);
         lay_out_slopes(s, slopes, each, &g);
         memset(g_context, 0, sizeof(float) * s->batch * s->features);
         OVER_ROWS_OF_CONTEXT {

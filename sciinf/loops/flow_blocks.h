@@ -74,6 +74,13 @@ static int64_t lay_out(const Sizes *s, float *at, Room *room) {
     return length;
 }
 
+/* Memory for all of them; 0 where there is none. */
+static float *make_room(const Sizes *s, Room *room) {
+    float *whole = malloc(sizeof(float) * lay_out(s, 0, room));
+    if (whole) lay_out(s, whole, room);
+    return whole;
+}
+
 /* How many rows of the context a block has: as many in each, for all blocks to be well filled. */
 static int64_t width_of(const Sizes *s) {
     int64_t blocks = (s->batch + POINTS - 1) / POINTS;

@@ -33,10 +33,6 @@ FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _LONGEST = 120  # s that a compiler may take
 _off: ContextVar[bool] = ContextVar("_off", default=False)
-TWICE = (
-    "a second derivative was asked for through compiled loops, which have the first one alone; "
-    "`with sciinf.loops.library.without_loops():` torch's operations serve"
-)
 
 
 def library(
@@ -110,6 +106,22 @@ def called(function: Any, *arguments: Any) -> None:
     """
     if function(*arguments):
         raise MemoryError("there is no memory for a block of points")
+
+
+def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """`setup_context` of a gradient, which is a function of its own so that it can be mapped, and has no gradient."""
+
+
+def refuse(ctx: Any, *gradients: Tensor) -> None:
+    """`backward` of such a gradient.
+
+    Raises:
+        RuntimeError: Always: left out, a second derivative would be taken for zero.
+    """
+    raise RuntimeError(
+        "a second derivative was asked for of a spline, a flow or a perceptron, which have the first one alone; of a "
+        "perceptron torch has it: `with sciinf.loops.library.without_loops():`"
+    )
 
 
 def led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:

@@ -136,6 +136,13 @@ static inline Bin bin_of(const Cell *c, int i, float bound, float free_) {
     return bin;
 }
 
+/* part / whole, kept in [0, 1]. */
+static inline float share_of(float part, float whole) {
+    float share = part / whole;
+    share = share < 0.0f ? 0.0f : share;
+    return share > 1.0f ? 1.0f : share;
+}
+
 /* What all splines share. */
 typedef struct {
     int bins;
@@ -155,9 +162,7 @@ static void forward(const float *restrict xs, const float *mine, const float *sl
         float s = bin.s;
         float d0 = bin.d0;
         float d1 = bin.d1;
-        float r = (xs[i] - bin.a) / bin.w;
-        r = r < 0.0f ? 0.0f : r;
-        r = r > 1.0f ? 1.0f : r;
+        float r = share_of(xs[i] - bin.a, bin.w);
         float rest = 1.0f - r, q = r * rest;
         float denominator = s + (d0 + d1 - 2.0f * s) * q;
         float top = d1 * r * r + 2.0f * s * q + d0 * rest * rest;
@@ -183,18 +188,14 @@ static void inverse(const float *restrict ys, const float *mine, const float *sl
         float s = bin.s;
         float d0 = bin.d0;
         float d1 = bin.d1;
-        float t = (ys[i] - bin.b) / bin.h;
-        t = t < 0.0f ? 0.0f : t;
-        t = t > 1.0f ? 1.0f : t;
+        float t = share_of(ys[i] - bin.b, bin.h);
         float e = t * (d0 + d1 - 2.0f * s);
         float quadratic = s - d0 + e;
         float linear = d0 - e;
         float constant = s * t;
         float under = linear * linear + 4.0f * quadratic * constant;
         under = under < 0.0f ? 0.0f : under;
-        float r = 2.0f * constant / (linear + sqrtf(under));
-        r = r < 0.0f ? 0.0f : r;
-        r = r > 1.0f ? 1.0f : r;
+        float r = share_of(2.0f * constant, linear + sqrtf(under));
         xs[i] = fabsf(ys[i]) <= bound ? bin.a + r * bin.w : ys[i];
     }
 }
@@ -214,9 +215,7 @@ static void backward(const float *restrict xs, const float *mine, const float *s
         float s = bin.s;
         float d0 = bin.d0;
         float d1 = bin.d1;
-        float r = (xs[i] - bin.a) / bin.w;
-        r = r < 0.0f ? 0.0f : r;
-        r = r > 1.0f ? 1.0f : r;
+        float r = share_of(xs[i] - bin.a, bin.w);
         float rest = 1.0f - r;
         float q = r * rest;
         float e = d0 + d1 - 2.0f * s;

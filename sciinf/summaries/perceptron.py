@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.loops.library import TWICE, called, close, each, led, library, plain, wave
+from sciinf.loops.library import called, close, each, keep_nothing, led, library, plain, refuse, wave
 
 _WIDEST = 256  # layer of which blocks stay in fast caches; with 1,000 torch's products are 1.1 times as fast
 _ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
@@ -130,13 +130,7 @@ class _Gradient(torch.autograd.Function):
     def forward(whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
         return each(functools.partial(_backward, _loops(), whole), _AXES, *given)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing: there is no second derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise RuntimeError(TWICE)
+    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], whole: bool, *given: Tensor) -> tuple[Any, Any]:

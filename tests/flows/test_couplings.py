@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from flows.architectures import normal
+from planted_faults import compiled_with
 
 from sciinf.flows import couplings, spline_loops
 from sciinf.flows.spline import SplineCoupling
@@ -219,14 +220,7 @@ def test_half_precision_is_left_to_torch():
      ("g_z[p] += scaled[p] * by[p]", "g_z[p] += 0.0f"), ("to[p] -= by[p] * from[p]", "to[p] -= 0.0f")],
 )  # fmt: skip
 def test_a_library_that_computes_something_else_is_not_used(right, wrong, tmp_path, monkeypatch):
-    """The planted fault: as a compiler with an error of its own would make it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    files = {path.name: path.read_text() for path in (SOURCE, *SOURCE.parent.glob("*.h"))}
-    assert sum(text.count(right) for text in files.values()) == 1
-    for name, text in files.items():
-        (tmp_path / name).write_text(text.replace(right, wrong))
-    monkeypatch.setattr(library, "FOLDER", tmp_path)
-    assert compiled(tmp_path / "couplings.c") is not None
+    compiled_with("couplings", right, wrong, tmp_path, monkeypatch)
     couplings._loops.cache_clear()
     try:
         assert couplings._loops() is None

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 from flows.architectures import normal
+from planted_faults import compiled_with
 
 from sciinf.flows import rational_quadratic, spline_loops
 from sciinf.flows.rational_quadratic import numbers
@@ -235,11 +236,5 @@ def test_without_it_torchs_operations_serve(why, afresh, monkeypatch):
      ("by_m * rest * rest - by_d * q", "by_m * rest * rest + by_d * q")],
 )  # fmt: skip
 def test_a_library_that_computes_something_else_is_not_used(right, wrong, afresh, monkeypatch):
-    """The planted fault: as a compiler with an error of its own would make it."""
-    text = SOURCE.with_name("spline_points.h").read_text()
-    assert text.count(right) == 1
-    (afresh / "spline_points.h").write_text(text.replace(right, wrong))
-    (afresh / "splines.c").write_text(SOURCE.read_text())
-    monkeypatch.setattr(library, "FOLDER", afresh)
-    assert compiled(afresh / "splines.c") is not None
+    compiled_with("splines", right, wrong, afresh, monkeypatch)
     assert spline_loops._loops() is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from flows.architectures import normal
+from planted_faults import compiled_with
 
-from sciinf.loops import library
-from sciinf.loops.library import compiled, without_loops
+from sciinf.loops.library import without_loops
 from sciinf.summaries import perceptron
 from sciinf.summaries.perceptron import Perceptron
 
@@ -124,15 +124,7 @@ def test_torchs_defaults_and_its_state_of_randomness_change_nothing():
      ("if (l) {", "if (l > 1) {"), ("g_all[2 * l + 1][r] = sum", "g_all[2 * l + 1][r] = 2.0f * sum")],
 )  # fmt: skip
 def test_a_library_that_computes_something_else_is_not_used(right, wrong, tmp_path, monkeypatch):
-    """The planted fault: as a compiler with an error of its own would make it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    text = (library.FOLDER / "perceptron.c").read_text()
-    assert right in text
-    for header in library.FOLDER.glob("*.h"):
-        (tmp_path / header.name).write_text(header.read_text())
-    (tmp_path / "perceptron.c").write_text(text.replace(right, wrong))
-    monkeypatch.setattr(library, "FOLDER", tmp_path)
-    assert compiled(tmp_path / "perceptron.c") is not None
+    compiled_with("perceptron", right, wrong, tmp_path, monkeypatch)
     perceptron._loops.cache_clear()
     try:
         assert perceptron._loops() is None
