@@ -1,6 +1,7 @@
 """Answers of the six models of `asked_models`, before and after rounds around them, beside exact ones and sbi's.
 
-Rounds are made as `sciinf infer` makes them: where the local check does not call the first answer right.
+Rounds are made as `sciinf infer` makes them: where the local check does not call the first answer right, and one to
+confirm it where the check sees no error.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sciinf.commands.refine import TIMES, gained, sizes
 from sciinf.core import Check, Posterior, X
 from sciinf.inference.refined import Refined
 from sciinf.trust.around import MANY, ROWS, simulate_around
-from sciinf.trust.here import check_twice, doubted
+from sciinf.trust.here import check_twice, compared_with, doubted, unconfirmed
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
@@ -47,6 +48,28 @@ def compared(theta: Tensor, exact: Reference) -> tuple[float, float, bool]:
     ratios = theta.std(0) / exact.sd
     worst = float(ratios[(ratios.log().abs()).argmax()])
     return off, worst, off <= OFF and bool(((ratios - 1).abs() <= RATIO).all())
+
+
+class Rounds:
+    """Whether no further round is needed, as `sciinf infer` tells it.
+
+    Args:
+        simulator: What is simulated.
+        told: The local check of the first answer; the first round tells more where it saw no error.
+        simulations: Of each round.
+    """
+
+    def __init__(self, simulator: Any, told: Check, simulations: int) -> None:
+        self.simulator, self.told, self.simulations = simulator, told, simulations
+        self.ended, self.confirmed = 0, False
+
+    def hold(self, found: Refined) -> bool:
+        """Asked after each round."""
+        self.ended += 1
+        if self.ended == 1 and unconfirmed(self.told):
+            self.told = compared_with(self.told, found.changed, self.simulations)
+            self.confirmed = not doubted(self.told)
+        return self.confirmed or gained(self.simulator, found)[1]
 
 
 def answers(
@@ -82,22 +105,23 @@ def _of_model(
         exact = reference(model, x)
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
         before = posterior.draw(one, DRAWS, generator=generator).theta
-        told = verdict_at(posterior, model, one, generator)
-        ends, spent, theta, verdict = [0], 0.0, before, told
+        asked = Rounds(model, verdict_at(posterior, model, one, generator), each)
         how: dict[str, Any] = {"rounds": rounds, "simulations": each, "seed": seed, "progress": False}
-        until = partial(_holds, model, ends)
         started = time.process_time()
-        if doubted(told):
-            refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=until, **how)
-            spent = time.process_time() - started
+        refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked.hold, **how)
+        spent = time.process_time() - started
+        theta, verdict = before, asked.told
+        if not asked.confirmed:
             theta = refined.draw(one, DRAWS, generator=generator).theta
             verdict = verdict_at(refined, model, one, generator)
         row: dict[str, Any] = {"model": model.name, "observation": i}
-        row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True)) | {"verdict": told.level}
+        row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True))
+        row["verdict"] = asked.told.level
         row |= dict(zip(("refined off", "refined ratio", "refined right"), compared(theta, exact), strict=True))
         row |= {
             "refined verdict": verdict.level,
-            "rounds": ends[0],
+            "rounds": asked.ended,
+            "confirmed": asked.confirmed,
             "CPU s": trained,
             "refining CPU s": spent,
         }
@@ -105,12 +129,6 @@ def _of_model(
             row |= _beside(model, x, exact, simulations, (npe, npe_seconds), seed)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         yield row
-
-
-def _holds(model: Asked, ends: list[int], found: Refined) -> bool:
-    """Whether no further round is needed, as `sciinf infer` tells it; counts the rounds."""
-    ends[0] += 1
-    return gained(model, found)[1]
 
 
 def _npe(model: Asked, simulations: int, seed: int) -> tuple[Any, float]:
@@ -184,7 +202,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return statistics.median(row[key] for row in rows)
 
     found = [(row["verdict"], row["right"]) for row in rows]
-    found += [(row["refined verdict"], row["refined right"]) for row in rows if row["rounds"]]
+    found += [(row["refined verdict"], row["refined right"]) for row in rows if not row["confirmed"]]
     verdicts, fair = ([level for level, right in found if right == wanted] for wanted in (False, True))
     one = {
         "model": rows[0]["model"], "observations": len(rows), "right": sum(row["right"] for row in rows),
@@ -193,7 +211,8 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "worst ratio": max((row["refined ratio"] for row in rows), key=lambda r: max(r, 1 / r)),
         "wrong": len(verdicts), "told": sum(v in ("alarm", "caution") for v in verdicts),
         "not passed": sum(v != "good" for v in verdicts), "fair": len(fair), "alarms": fair.count("alarm"),
-        "rounds": middle("rounds"), "CPU s": rows[0]["CPU s"], "refining CPU s": middle("refining CPU s"),
+        "confirmed": sum(row["confirmed"] for row in rows), "rounds": middle("rounds"), "CPU s": rows[0]["CPU s"],
+        "refining CPU s": middle("refining CPU s"),
     }  # fmt: skip
     beside = [row for row in rows if "NPE off" in row]
     for key in ("NPE off", "NPE CPU s", "TSNPE off", "TSNPE CPU s"):

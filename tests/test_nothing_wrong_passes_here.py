@@ -96,6 +96,53 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert call("query", refined, "--observation", tmp_path / "near.csv").code == 2
 
 
+LINE = """
+import torch
+from torch.distributions import Normal
+
+from sciinf import Observable, Prior, wrappers
+
+prior = Prior(a=Normal(0.0, 1.0))
+
+
+def line(a, rng):
+    return a[:, None] + rng.normal(size=(len(a), 3))
+
+
+simulator = wrappers.numpy(line, prior, {"x": Observable((3,), dims=("time",))}, vectorised=True, name="line")
+"""
+
+
+@pytest.mark.parametrize(("agrees", "level"), [(9.0, "good"), (0.0, "caution")])
+def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
+    agrees: float, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of ten answers called right had an error of .19 sd, or an sd 1.13 times too large."""
+    for module, name, small in (
+        (refine, "_SETTLED", 9.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
+        (here, "_HEAVY", 9.0), (here, "_WIDTH", 0.9), (here, "_SHIFT", 0.9), (here, "_MUCH", 2.0),
+        (here, "_UNUSED", 2.0), (here, "_AGREES", agrees),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, small)
+    (tmp_path / "line.py").write_text(LINE)
+    (tmp_path / "seen.csv").write_text("x\n0.3\n0.7\n0.2\n")
+    run, refined = tmp_path / "run", tmp_path / "run/refined/seen"
+    words = ["--observation", tmp_path / "seen.csv", "--out", run, "-n", 600, "--calibration", 100]
+
+    result = call("infer", tmp_path / "line.py", *words)
+    assert result.code == 0, result.err
+    (check,) = [check for check in _answer(run)["checks"] if check["name"] == "local check"]
+    assert check["level"] == level
+    assert "confirming it by a second network, from a round of 500 simulations around it, in" in result.err
+    assert ("it confirms the first answer" in result.err) == (level == "good")
+    assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (level != "good",) * 2
+    page = (run / "report.html").read_text()
+    assert ("a network trained on 500 simulations around it differs by little" in page) == (level == "good")
+    again = call("infer", tmp_path / "line.py", *words)
+    assert again.code == 0, again.err
+    assert ("confirm" in again.err, load_answer(run).posterior == "refined") == (False, level != "good")
+
+
 def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp_path: Path) -> None:
     """With more simulations, an answer is refined anew; what was there stays, where no question finds it."""
     folder = tmp_path / "refined" / "seen"

@@ -1,4 +1,9 @@
-"""Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there."""
+"""Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there.
+
+An answer in which the local check saw no error may be wrong all the same, for that check finds about a third of a
+network's error at one observation. So the first round confirms it: a second network, trained on simulations around the
+answer, gives nearly the same one. Where it does not, the rounds go on.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
 from sciinf.engine.progress import stage, staged
-from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
+from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined, replace_checks
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
 
@@ -40,8 +46,7 @@ Near = tuple[Path, "Refined"]
 def wrong_here(answer: Answer) -> bool:
     """Whether an answer is not right at its observation, or may not be, or has too few simulations to tell.
 
-    The local check finds about a third of a network's error at one observation. So it vouches for no network that the
-    calibration finds wrong on average.
+    Nor does the local check vouch for a network that the calibration finds wrong on average.
     """
     from sciinf.trust.here import NAME, doubted
 
@@ -74,21 +79,23 @@ def refine_all(
         The answers, refined where they were not right.
     """
     answers = [answer for _, answer in asked]
-    wrong = [place for place, answer in enumerate(answers) if will_refine(answer, given)]
+    going_on = [place for place, answer in enumerate(answers) if will_refine(answer, given) or _unsure(answer, given)]
     left = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
     if left and given["refine"] == "auto":
         are = "is" if len(left) == 1 else "are"
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
-    known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if wrong else []
-    for place in wrong:
+    known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
+    for place in going_on:
         (one, answer), started = asked[place], time.time()
         near = nearest(known, one.x)
         if near is None:
-            near = refine(sim, fit, run, (one, answer.name), given, caller)
+            near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
+            if near is None:
+                continue
             known.append(near)
         answers[place] = _answer(sim, near, (one, answer.name), given, caller, started)
         point_to_refined(run, answer.name, near[0], answers[place].name)
-    if wrong:
+    if going_on:
         staged()
         steps.report_of(run, [answer for _, answer in asked])
     return answers
@@ -97,6 +104,13 @@ def refine_all(
 def will_refine(answer: Answer, given: Mapping[str, Any]) -> bool:
     """Whether rounds around an answer are needed, asked for, and large enough."""
     return wrong_here(answer) and given["refine"] == "auto" and given["n"] >= LEAST
+
+
+def _unsure(answer: Answer, given: Mapping[str, Any]) -> bool:
+    """Whether no error was seen in an answer, and a round is asked for and large enough to confirm it."""
+    from sciinf.trust.here import unconfirmed
+
+    return given["refine"] == "auto" and given["n"] >= LEAST and any(map(unconfirmed, answer.checks))
 
 
 def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
@@ -121,9 +135,9 @@ def sizes(n: int) -> tuple[int, int]:
 
 
 def refine(
-    sim: Simulator, fit: Fit, run: Path, named: tuple[Asked, str], given: Mapping[str, Any], caller: Caller
-) -> Near:
-    """Rounds of simulations around one answer (`sizes`), until it holds.
+    sim: Simulator, fit: Fit, run: Path, named: tuple[Asked, Answer], given: Mapping[str, Any], caller: Caller
+) -> tuple[Near | None, Answer]:
+    """Rounds of simulations around one answer (`sizes`), until it holds; one where that confirms the first answer.
 
     It holds where the last round hardly moved it and the local check calls it right, or moved nothing and it is not
     called wrong.
@@ -132,40 +146,41 @@ def refine(
         sim: The simulator.
         fit: What was learned of the whole prior.
         run: Its run folder; the rounds go into its `refined/NAME`, and go on there when they were stopped.
-        named: The observation, and what its answer is called.
+        named: The observation, and its answer.
         given: The options of `infer`.
         caller: Who asked.
 
     Returns:
-        The folder, and the posterior that was learned.
+        The folder, and the posterior that was learned, unless the first answer was confirmed; and that answer, with
+        what the first round says of it.
     """
     from sciinf import build_posterior
-    from sciinf.figures.page import duration
     from sciinf.inference.refined import refine_around
     from sciinf.training import Recipe
 
-    (one, name), seed = named, given["seed"]
-    (rounds, n), folder = sizes(given["n"]), run / REFINED / name
+    (one, answer), seed, unsure = named, given["seed"], not wrong_here(named[1])
+    (rounds, n), folder = sizes(given["n"]), run / REFINED / answer.name
     _put_aside(folder, fit, n, caller.say)
-    caller.say(
-        f"first answer for {name} after {duration(time.time() - given['started'])}; refining it in up to {rounds} "
-        f"rounds of {n:,} simulations around it, and {FRESH:,} fresh ones, in {folder}. This may take "
-        f"{duration(_seconds(run, fit, given['n']))}; Ctrl-C keeps the first answer, and to leave it out: "
-        + caller.again({"--refine": "off"})
-    )
+    _tell_begun(run, fit, folder, answer, given, caller)
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     ended = [time.monotonic()]
 
     def holds(found: Refined) -> bool:
         """Say what a round gained; after the last one, the answer itself is checked."""
-        words, settled = (_changed(found), True) if len(ended) == rounds else gained(sim, found)
+        nonlocal answer
+        if unsure and len(ended) == 1:
+            answer = _compared(run, answer, found.changed, n)
+        confirmed = unsure and len(ended) == 1 and not wrong_here(answer)
+        if confirmed:
+            words, settled = f"{_changed(found)}: it confirms the first answer", True
+        else:
+            words, settled = (_changed(found), True) if len(ended) == rounds else gained(sim, found)
         ended.append(time.monotonic())
         caller.say(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}")
         if not settled:
-            stage(f"refine {name}, round {len(ended)} of up to {rounds}")
+            stage(f"refine {answer.name}, round {len(ended)} of up to {rounds}")
         return settled
 
-    stage(f"refine {name}, round 1 of up to {rounds}")
     found = refine_around(
         sim,
         one.x,
@@ -179,21 +194,50 @@ def refine(
         until=holds,
         **how,
     )
+    if not wrong_here(answer):
+        return None, answer
     shutil.copytree(folder / INSIDE / f"round_{len(ended) - 1}" / "fit", folder / "fit", dirs_exist_ok=True)
-    return folder, found
+    return (folder, found), answer
 
 
-def _seconds(run: Path, fit: Fit, n: int) -> float:
-    """What all rounds and their calibration may take, by what those of the run took."""
+def _tell_begun(run: Path, fit: Fit, folder: Path, answer: Answer, given: Mapping[str, Any], caller: Caller) -> None:
+    """Say what rounds are made of an answer, and what they may take."""
+    from sciinf.figures.page import duration
+
+    rounds, n = sizes(given["n"])
+    if wrong_here(answer):
+        what = f"refining it in up to {rounds} rounds of {n:,} simulations around it, and {FRESH:,} fresh ones,"
+        stage(f"refine {answer.name}, round 1 of up to {rounds}")
+    else:
+        what, rounds = f"confirming it by a second network, from a round of {n:,} simulations around it,", 1
+        stage(f"confirm {answer.name}")
+    caller.say(
+        f"first answer for {answer.name} after {duration(time.time() - given['started'])}; {what} in {folder}. This "
+        f"may take {duration(_seconds(run, fit, given['n'], rounds))}; Ctrl-C keeps the first answer, and to leave it "
+        "out: " + caller.again({"--refine": "off"})
+    )
+
+
+def _compared(run: Path, answer: Answer, changed: tuple[float, float], simulations: int) -> Answer:
+    """The answer, and its `answer.json`, with what a first round around it says of it."""
+    from sciinf.trust.here import compared_with, unconfirmed
+
+    told = [compared_with(check, changed, simulations) if unconfirmed(check) else check for check in answer.checks]
+    replace_checks(run, answer.name, told)
+    return replace(answer, checks=tuple(told))
+
+
+def _seconds(run: Path, fit: Fit, n: int, rounds: int) -> float:
+    """What so many rounds, and if there are several their calibration, may take, by what those of the run took."""
     from sciinf import Store
     from sciinf.core.files import read_json
 
     store, calibration = Store(run / "simulations"), read_json(run / "calibration.json")
     each, calibrating = store.seconds / max(len(store), 1), calibration["seconds"] / max(len(calibration["ranks"]), 1)
-    rounds, rows = sizes(n)
+    _, rows = sizes(n)
     trained = sum(number * rows / n for number in range(1, rounds + 1))  # in rows of the run
     spent = rounds * rows * each + _TRAININGS * trained * fit.record["seconds"]
-    return spent + FRESH * (each + _CALIBRATED * calibrating)
+    return spent + (FRESH * (each + _CALIBRATED * calibrating) if rounds > 1 else 0.0)
 
 
 def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:

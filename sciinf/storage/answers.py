@@ -7,9 +7,10 @@ name with the first digits of its data's hash, so that no answer replaces that o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sciinf.core import Check
 from sciinf.core.files import read_json, write_json
 
 ANSWERS = "answers"
@@ -76,6 +77,22 @@ def point_to_refined(run: Path, name: str, refined: Path, there: str) -> None:
     """
     file = run / ANSWERS / name / "answer.json"
     write_json(file, {**read_json(file), REFINED: (refined / ANSWERS / there).relative_to(run).as_posix()})
+
+
+def replace_checks(run: Path, name: str, checks: Iterable[Check]) -> None:
+    """Let the answer of a run folder say other checks in its `answer.json`.
+
+    Args:
+        run: The run folder.
+        name: What the answer is called in it.
+        checks: What they are now.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If `answer.json` is damaged.
+    """
+    file = run / ANSWERS / name / "answer.json"
+    write_json(file, {**read_json(file), "checks": [check.to_json() for check in checks]})
 
 
 def found_in(run: str | Path) -> str:

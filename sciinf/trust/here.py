@@ -55,6 +55,9 @@ NAME = "local check"
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
 _SHIFT, _WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNTOLD = "too few simulations to tell whether it is right at this observation"
+_UNSEEN = "no error seen at this observation"
+_RIGHT = "right at this observation"
+_AGREES = 0.1  # sds, and share of a width: what a network from around an answer may differ from it by
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
@@ -102,6 +105,28 @@ class Local:
 def doubted(check: Check) -> bool:
     """Whether it says that an answer is not right, or may not be, or that the simulations around it cannot tell."""
     return check.name == NAME and (check.level in ("alarm", "caution") or check.verdict.startswith(UNTOLD))
+
+
+def unconfirmed(check: Check) -> bool:
+    """Whether it saw no error, and no second network has told whether there is one."""
+    return check.name == NAME and check.level == "good" and check.verdict.startswith(_UNSEEN)
+
+
+def compared_with(check: Check, changed: tuple[float, float], simulations: int) -> Check:
+    """What the check becomes when a second network has answered, which was trained around the answer.
+
+    Args:
+        check: One that saw no error.
+        changed: By how much the answers differ: middles in sds, logarithms of widths (`inference.refined.changes`).
+        simulations: That the second network was trained on.
+    """
+    moved, wider = changed
+    by = f"middles by up to {moved:.2g} sds and widths by up to {math.expm1(wider):.0%}"
+    other = f"a network trained on {simulations:,} simulations around it"
+    if max(changed) > _AGREES:
+        return Check(NAME, "caution", f"it may be off at this observation: {other} gives another answer, {by}")
+    seen = check.verdict.removeprefix(_UNSEEN)
+    return Check(NAME, "good", f"{_RIGHT}{seen}; {other} differs by little, {by}")
 
 
 def check_twice(
@@ -174,7 +199,7 @@ def _looked(
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
         )
-        more = f"; for data of the model it is {found.verdict}" if found.level == "good" else ""
+        more = f"; for data of the model: {found.verdict}" if found.level == "good" else ""
         found = Check(NAME, "unknown", words + more)
     return (found,), local.rows
 
@@ -205,7 +230,7 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
 def verdict(
     local: Local, names: tuple[str, ...], *, moved: float | None = None, lowered: Tensor | None = None
 ) -> Check:
-    """Right here, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
+    """No error seen, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
 
     Args:
         local: What was found.
@@ -214,7 +239,7 @@ def verdict(
             statistic of the data tells of it. None of one that is not refined.
         lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
     """
-    way_on, moved = (_WAY_ON, 0.0) if moved is None else (_MORE, moved)
+    way_on, right, moved = (_WAY_ON, _UNSEEN, 0.0) if moved is None else (_MORE, _RIGHT, moved)
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
     faults, hints = [], []
@@ -245,7 +270,7 @@ def verdict(
     width = float(((local.width - 1).abs() + 2 * local.width_error).max())
     words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     if middle <= _SHIFT and width <= _WIDTH:
-        return Check(NAME, "good", f"right at this observation: {words}")
+        return Check(NAME, "good", f"{right}: {words}")
     return Check(NAME, "unknown", f"{UNTOLD}: {words}")
 
 
