@@ -78,7 +78,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     type=click.Choice(["off", "auto"]),
     default="auto",
     show_default=True,
-    help="Where an answer is not right at its observation, up to six rounds of half of -n around it.",
+    help="Rounds of half of -n around an answer: one to confirm it, up to six where it is not right.",
 )
 @options.ess
 @options.budget

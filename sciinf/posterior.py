@@ -109,7 +109,8 @@ def load_posterior(
         known = refined_folders(run)
         if name not in known:
             there = f"there is {', '.join(known)}" if known else found_in(run)
-            there += "; what is there was refined from another network" * (run / REFINED / name).is_dir()
+            if (run / REFINED / name).is_dir():
+                there += "; what is there confirmed the answer, is unfinished, or was refined from another network"
             raise FileNotFoundError(f"{run} has no posterior that was refined around {name!r}: {there}")
         return load_refined(known[name] / ROUNDS, device=device, trust=trust)
     folder = run / "fit" if (run / "fit" / "fit.json").is_file() else run

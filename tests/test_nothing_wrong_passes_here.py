@@ -15,7 +15,7 @@ from command_line import Result, call
 from sample_run import make_calibration
 from watching import watched
 
-from sciinf import infer, load_answer
+from sciinf import infer, load_answer, load_posterior
 from sciinf.commands import refine
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.observations import Asked
@@ -138,6 +138,9 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (level != "good",) * 2
     page = (run / "report.html").read_text()
     assert ("a network trained on 500 simulations around it differs by little" in page) == (level == "good")
+    if level == "good":
+        with pytest.raises(FileNotFoundError, match="what is there confirmed the answer"):
+            load_posterior(run, name="seen")
     again = call("infer", tmp_path / "line.py", *words)
     assert again.code == 0, again.err
     assert ("confirm" in again.err, load_answer(run).posterior == "refined") == (False, level != "good")

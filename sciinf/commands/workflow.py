@@ -69,9 +69,9 @@ def infer(
 ) -> Answer:
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
-    It simulates, trains, calibrates, answers and writes the report. Where the answer is not right at its observation,
-    it goes on in up to six rounds of simulations around it. All of it is kept in the folder `out`: the same call
-    goes on where it was stopped, and makes nothing twice.
+    It simulates, trains, calibrates, answers and writes the report. Then it simulates around the answer: one round
+    confirms an answer in which no error was seen, and up to six refine one that is not right. All of it is kept in the
+    folder `out`: the same call goes on where it was stopped, and makes nothing twice.
 
     Args:
         simulator: A simulator, or the path of a file that defines `simulator`.
@@ -100,7 +100,8 @@ def infer(
             {"gps": 1126259462.4} for `--gps 1126259462.4`.
 
     Returns:
-        The answer, refined where it was; `print` shows it as the command does. `load_answer(out)` reads it again.
+        The answer, confirmed or refined where it was; `print` shows it as the command does. `load_answer(out)` reads it
+        again.
 
     Raises:
         FileNotFoundError: If a file does not exist.

@@ -41,6 +41,7 @@ _FIVE = (
 """The checks behind each of the five lights, and what it says where there is none."""
 _MISSED = (_FIVE[2][1], _FIVE[4][1])
 """What an answer lacks where those checks were not made. Not every answer has a likelihood."""
+_NO_ERROR = "No error seen"
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "calibration": {
         "green": "calibrated",
@@ -54,6 +55,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "grey": "calibration is of the network, not of this answer",
     },
     "local check": {
+        _NO_ERROR: "no error seen at this observation",
         "green": "right at this observation",
         "amber": "not sure to be right at this observation",
         "red": "not right at this observation",
@@ -326,6 +328,7 @@ def _check_card(check: Mapping[str, Any]) -> Card:
     """A further finding about the answer (`core.verdicts.Check`)."""
     name, colour = str(check["name"]), _CHECKS.get(str(check["level"]), "amber")
     words = {"green": "Good", "amber": "With care", "red": "Do not rely"}[colour]
+    words = _NO_ERROR if colour == "green" and check["verdict"].startswith(_NO_ERROR.lower()) else words
     return Card(name[:1].upper() + name[1:], colour, words, [_sentence(str(check["verdict"]))])
 
 

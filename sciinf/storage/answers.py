@@ -50,12 +50,16 @@ def newest_answers(run: str | Path) -> dict[str, Path]:
 
 
 def refined_folders(run: str | Path) -> dict[str, Path]:
-    """What was refined from the network that a run has now: the name of each observation -> its folder."""
+    """What was refined from the network that a run has now: the name of each observation -> its folder.
+
+    Without a calibration it is unfinished, or it is a round that confirmed the answer there was.
+    """
     found = {}
     for folder in sorted((Path(run) / REFINED).glob("*/")):
         try:
             first = read_json(folder / ROUNDS / ROUNDS_FILE)["first"]
-            if first == read_json(Path(run) / "fit" / "fit.json")["digest"]:
+            whole = (folder / "calibration.json").is_file()
+            if whole and first == read_json(Path(run) / "fit" / "fit.json")["digest"]:
                 found[folder.name] = folder
         except (OSError, ValueError, KeyError, TypeError):
             continue  # unfinished or damaged: the answer before it is still there
