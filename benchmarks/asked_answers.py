@@ -21,11 +21,12 @@ from sbi_peer import sbi_prior
 from torch import Tensor
 
 from sciinf import Flow, build_posterior, refine_around, simulate, train
-from sciinf.commands.refine import TIMES, gained, sizes
+from sciinf.commands.refine import TIMES, sizes
+from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import Check, Posterior, X
-from sciinf.inference.refined import Refined
 from sciinf.trust.around import MANY, ROWS, simulate_around
-from sciinf.trust.here import check_twice, compared_with, doubted, unconfirmed
+from sciinf.trust.here import check_twice, doubted
+from sciinf.trust.second import unconfirmed
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
@@ -48,28 +49,6 @@ def compared(theta: Tensor, exact: Reference) -> tuple[float, float, bool]:
     ratios = theta.std(0) / exact.sd
     worst = float(ratios[(ratios.log().abs()).argmax()])
     return off, worst, off <= OFF and bool(((ratios - 1).abs() <= RATIO).all())
-
-
-class Rounds:
-    """Whether no further round is needed, as `sciinf infer` tells it.
-
-    Args:
-        simulator: What is simulated.
-        told: The local check of the first answer; the first round tells more where it saw no error.
-        simulations: Of each round.
-    """
-
-    def __init__(self, simulator: Any, told: Check, simulations: int) -> None:
-        self.simulator, self.told, self.simulations = simulator, told, simulations
-        self.ended, self.confirmed = 0, False
-
-    def hold(self, found: Refined) -> bool:
-        """Asked after each round."""
-        self.ended += 1
-        if self.ended == 1 and unconfirmed(self.told):
-            self.told = compared_with(self.told, found.changed, self.simulations)
-            self.confirmed = not doubted(self.told)
-        return self.confirmed or gained(self.simulator, found)[1]
 
 
 def answers(
@@ -105,18 +84,20 @@ def _of_model(
         exact = reference(model, x)
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
         before = posterior.draw(one, DRAWS, generator=generator).theta
-        asked = Rounds(model, verdict_at(posterior, model, one, generator), each)
+        told = verdict_at(posterior, model, one, generator)
+        asked = UntilSettled(model, posterior, told if unconfirmed(told) else None, rounds, each)
         how: dict[str, Any] = {"rounds": rounds, "simulations": each, "seed": seed, "progress": False}
-        started = time.process_time()
-        refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked.hold, **how)
+        theta, verdict, started = before, told, time.process_time()
+        if doubted(told) or unconfirmed(told):
+            refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked, **how)
+            told = verdict = asked.check or told
         spent = time.process_time() - started
-        theta, verdict = before, asked.told
-        if not asked.confirmed:
+        if asked.ended and not asked.confirmed:
             theta = refined.draw(one, DRAWS, generator=generator).theta
             verdict = verdict_at(refined, model, one, generator)
         row: dict[str, Any] = {"model": model.name, "observation": i}
         row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True))
-        row["verdict"] = asked.told.level
+        row["verdict"] = told.level
         row |= dict(zip(("refined off", "refined ratio", "refined right"), compared(theta, exact), strict=True))
         row |= {
             "refined verdict": verdict.level,
@@ -202,7 +183,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return statistics.median(row[key] for row in rows)
 
     found = [(row["verdict"], row["right"]) for row in rows]
-    found += [(row["refined verdict"], row["refined right"]) for row in rows if not row["confirmed"]]
+    found += [(row["refined verdict"], row["refined right"]) for row in rows if row["rounds"] and not row["confirmed"]]
     verdicts, fair = ([level for level, right in found if right == wanted] for wanted in (False, True))
     one = {
         "model": rows[0]["model"], "observations": len(rows), "right": sum(row["right"] for row in rows),

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from asked_answers import Rounds, answers, summed_up, verdict_at
+from asked_answers import answers, summed_up, verdict_at
 from asked_hares import hares
 from asked_models import MODELS
 from reporting import arguments, check, finish, table
@@ -34,7 +34,7 @@ from sciinf import Flow, Observable, Prior, Simulator, build_posterior, refine_a
 from sciinf.commands.refine import sizes
 from sciinf.core.loading import load_module
 from sciinf.summaries.summary import Summary, SummaryNetwork
-from sciinf.trust.here import unconfirmed
+from sciinf.trust.second import compared, difference, unconfirmed
 
 PLANTED: list[dict[str, Any]] = [
     {}, {"used": 6}, {"used": 14}, {"shift": 0.1}, {"shift": 0.2}, {"shift": 0.4},
@@ -127,14 +127,15 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
             off, ratio = ((draws.mean(0) - mean) / sd).abs(), draws.std(0) / sd
             worst.append(float(off.max()))
             bad = bool((off > 0.15).any() | (ratio > 1.1).any() | (ratio < 0.9).any())
-            asked = Rounds(simulator, verdict_at(posterior, simulator, {"x": x[None]}, generator), how["simulations"])
-            if unconfirmed(asked.told):
-                estimator = Flow(simulator.prior, simulator.observables, summary=summary, seed=seed)
-                around = {"estimator": estimator, "until": asked.hold, **how}
-                refine_around(simulator, {"x": x}, folder / f"r{i}", posterior, **around)
-            (wrong if bad else right)[asked.told.level] += 1
+            told = verdict_at(posterior, simulator, {"x": x[None]}, generator)
+            if unconfirmed(told):
+                second = Flow(simulator.prior, simulator.observables, summary=summary, seed=seed + 1)
+                around = {"estimator": second, **how}
+                refined = refine_around(simulator, {"x": x}, folder / f"r{i}", posterior, **around)
+                told = compared(told, difference(posterior, refined, {"x": x[None]}), how["simulations"])
+            (wrong if bad else right)[told.level] += 1
             said = f"{kind} {i}: {'wrong' if bad else 'right'}, off {float(off.max()):.2f}, {ratio.tolist()}"
-            print(f"{said}: {asked.told.level}, {asked.told.verdict}", flush=True)
+            print(f"{said}: {told.level}, {told.verdict}", flush=True)
     return {
         "network": kind, "simulations": simulations, "median off, sd": float(np.median(worst)), "wrong": wrong.total(),
         "told": wrong["alarm"] + wrong["caution"], "cannot tell": wrong["unknown"], "right": right.total(),

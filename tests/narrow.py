@@ -8,7 +8,7 @@ import torch
 from torch import distributions as td
 from untrained import Untrained
 
-from sciinf.core import Density, Observable, Posterior, Prior, Simulator
+from sciinf.core import Density, Draws, Observable, Posterior, Prior, Simulator
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
@@ -53,7 +53,8 @@ class Wrong(Posterior):
         self.off, self.width, self.digest = off, width, f"wrong by {off} and {width}"
 
     def draw(self, x, n, *, generator):
-        raise NotImplementedError
+        theta = self.draw_batched(x, n, generator=generator)[:, 0]
+        return Draws(PRIOR.names, PRIOR.units, theta, torch.zeros(n, dtype=torch.float64))
 
     def draw_batched(self, x, n, *, generator):
         mean, covariance = exact(x["x"])

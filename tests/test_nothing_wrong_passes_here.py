@@ -16,13 +16,13 @@ from sample_run import make_calibration
 from watching import watched
 
 from sciinf import infer, load_answer, load_posterior
-from sciinf.commands import refine
+from sciinf.commands import refine, until_settled
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.observations import Asked
 from sciinf.core import Answer, Check, Draws, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.inference.refined import SCHEMA
-from sciinf.trust import around, here
+from sciinf.trust import around, here, second
 
 POINTS = """
 from torch.distributions import LogNormal, Normal
@@ -45,8 +45,8 @@ SEEN = [1.1, 0.7, 1.6, 1.3, 1.2, 0.9, 1.5, 1.0, 1.4, 1.2, 0.8, 1.3, 1.1, 1.7, 0.
 def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
     for module, name, small in (
-        (refine, "_SETTLED", 9.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
-        (here, "_HEAVY", 9.0), (here, "_WIDTH", 0.5), (here, "_SHIFT", 0.9),
+        (until_settled, "_SETTLED", 9.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
+        (here, "_HEAVY", 9.0), (here, "WIDTH", 0.5), (here, "SHIFT", 0.9),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)
@@ -119,9 +119,9 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
 ) -> None:
     """Two of ten answers called right had an error of .19 sd, or an sd 1.13 times too large."""
     for module, name, small in (
-        (refine, "_SETTLED", 9.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
-        (here, "_HEAVY", 9.0), (here, "_WIDTH", 0.9), (here, "_SHIFT", 0.9), (here, "_MUCH", 2.0),
-        (here, "_UNUSED", 2.0), (here, "_AGREES", agrees),
+        (until_settled, "_SETTLED", 9.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
+        (here, "_HEAVY", 9.0), (here, "WIDTH", 0.9), (here, "SHIFT", 0.9), (here, "_MUCH", 2.0),
+        (here, "_UNUSED", 2.0), (second, "_SHARE", agrees),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "line.py").write_text(LINE)
@@ -137,7 +137,7 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     assert ("it confirms the first answer" in result.err) == (level == "good")
     assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (level != "good",) * 2
     page = (run / "report.html").read_text()
-    assert ("a network trained on 500 simulations around it differs by little" in page) == (level == "good")
+    assert ("a second network, trained on 500 simulations around it, differs by little" in page) == (level == "good")
     if level == "good":
         with pytest.raises(FileNotFoundError, match="what is there confirmed the answer"):
             load_posterior(run, name="seen")
@@ -162,7 +162,7 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     aside = tmp_path / "refined_before"
     assert [place.name for place in aside.iterdir()] == ["seen-1"]
     assert list(folder.parent.iterdir()) == []
-    assert "was refined from another network" in told[0]
+    assert "has rounds from another network" in told[0]
     next(aside.iterdir()).rename(folder)
     refine._put_aside(folder, same, 600, told.append)
     assert [place.name for place in aside.iterdir()] == ["seen-1"]
@@ -174,6 +174,13 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
     refine._put_aside(folder, same, 500, told.append)
     assert sorted(place.name for place in aside.iterdir()) == ["seen-1", "seen-2"]
+    (folder / "rounds").mkdir(parents=True)
+    write_json(folder / "rounds" / "refined.json", said)
+    refine._put_aside(folder, same, 500, told.append, whole=True)
+    assert folder.exists(), "a round that is to go on"
+    (folder / "calibration.json").write_text("{}")
+    refine._put_aside(folder, same, 500, told.append, whole=True)
+    assert not folder.exists(), "a refined answer, and the one it began from is to be confirmed now"
 
 
 @pytest.mark.parametrize(

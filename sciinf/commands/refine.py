@@ -1,26 +1,26 @@
 """Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there.
 
-An answer in which the local check saw no error may be wrong all the same, for that check finds about a third of a
-network's error at one observation. So the first round confirms it: a second network, trained on simulations around the
-answer, gives nearly the same one. Where it does not, the rounds go on.
+An answer in which the local check saw no error is confirmed by a first round (`trust.second`); if that differs, the
+rounds go on.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
+from sciinf.commands.second_opinion import recall, remember, unseen_in
+from sciinf.commands.until_settled import UntilSettled
+from sciinf.core import as_observation
 from sciinf.engine.progress import stage, staged
-from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined, replace_checks
+from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from sciinf.inference.refined import Refined
 
 ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the run; of each, at least
-_SETTLED, _STILL = 0.15, 0.05  # sds, and share of a width: what the last round may change, also where it cannot be told
-_DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
-_STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 _TRAININGS, _CALIBRATED = 1.5, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
 _ASIDE = "refined_before"  # folder of a run, where no question finds them
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
@@ -84,11 +81,16 @@ def refine_all(
     if left and given["refine"] == "auto":
         are = "is" if len(left) == 1 else "are"
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
+    if len(going_on) > 1:
+        words = (
+            f"rounds of {sizes(given['n'])[1]:,} simulations around each: one to confirm it, or several to refine it"
+        )
+        caller.say(f"{len(going_on)} answers get {words}; to leave them out: {caller.again({'--refine': 'off'})}")
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
     for place in going_on:
         (one, answer), started = asked[place], time.time()
         near = nearest(known, one.x)
-        if near is None:
+        if near is None or (unseen_in(answer) and not near[1].is_around(as_observation(sim.observables, one.x))):
             near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
             if near is None:
                 continue
@@ -108,9 +110,7 @@ def will_refine(answer: Answer, given: Mapping[str, Any]) -> bool:
 
 def _unsure(answer: Answer, given: Mapping[str, Any]) -> bool:
     """Whether no error was seen in an answer, and a round is asked for and large enough to confirm it."""
-    from sciinf.trust.here import unconfirmed
-
-    return given["refine"] == "auto" and given["n"] >= LEAST and any(map(unconfirmed, answer.checks))
+    return given["refine"] == "auto" and given["n"] >= LEAST and unseen_in(answer) is not None
 
 
 def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
@@ -156,47 +156,47 @@ def refine(
     """
     from sciinf import build_posterior
     from sciinf.inference.refined import refine_around
+    from sciinf.inference.rounds import round_seed
     from sciinf.training import Recipe
 
-    (one, answer), seed, unsure = named, given["seed"], not wrong_here(named[1])
+    (one, answer), seed, first = named, given["seed"], build_posterior(fit)
     (rounds, n), folder = sizes(given["n"]), run / REFINED / answer.name
-    _put_aside(folder, fit, n, caller.say)
+    unseen = None if wrong_here(answer) else unseen_in(answer)
+    _put_aside(folder, fit, n, caller.say, whole=unseen is not None)
     _tell_begun(run, fit, folder, answer, given, caller)
+    stage(f"confirm {answer.name}" if unseen else f"refine {answer.name}, round 1 of up to {rounds}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
-    ended = [time.monotonic()]
+    until, began = UntilSettled(sim, first, unseen, rounds, n), time.monotonic()
 
     def holds(found: Refined) -> bool:
         """Say what a round gained; after the last one, the answer itself is checked."""
-        nonlocal answer
-        if unsure and len(ended) == 1:
-            answer = _compared(run, answer, found.changed, n)
-        confirmed = unsure and len(ended) == 1 and not wrong_here(answer)
-        if confirmed:
-            words, settled = f"{_changed(found)}: it confirms the first answer", True
-        else:
-            words, settled = (_changed(found), True) if len(ended) == rounds else gained(sim, found)
-        ended.append(time.monotonic())
-        caller.say(f"round {len(ended) - 1}: {n:,} simulations, {ended[-1] - ended[-2]:.0f} s; {words}")
+        nonlocal answer, began
+        settled, spent = until(found), time.monotonic() - began
+        caller.say(f"round {until.ended}: {n:,} simulations, {spent:.0f} s; {until.words}")
+        if until.ended == 1 and until.differs is not None:
+            remember(folder, first, found.asked, until.differs, n)
+            answer = recall(run, first, one.x, answer, run)
+            staged()
+            steps.report_of(run, ())
+            if not settled:
+                _tell_begun(run, fit, folder, answer, given, caller)
         if not settled:
-            stage(f"refine {answer.name}, round {len(ended)} of up to {rounds}")
+            stage(f"refine {answer.name}, round {until.ended + 1} of up to {rounds}")
+        began = time.monotonic()
         return settled
 
-    found = refine_around(
-        sim,
-        one.x,
-        folder / INSIDE,
-        build_posterior(fit),
-        rounds=rounds,
-        simulations=n,
-        estimator=steps.build(given["estimator"], sim, seed),
-        recipe=Recipe(device=given["device"]),
-        seed=seed,
-        until=holds,
-        **how,
-    )
-    if not wrong_here(answer):
+    estimator = steps.build(given["estimator"], sim, round_seed(seed, 1))
+    how |= {"estimator": estimator, "recipe": Recipe(device=given["device"]), "until": holds}
+    try:
+        found = refine_around(sim, one.x, folder / INSIDE, first, rounds=rounds, simulations=n, seed=seed, **how)
+    except ValueError as error:
+        if wrong_here(answer):
+            raise
+        caller.say(f"note: no second network could be asked about {answer.name}: {error}")
         return None, answer
-    shutil.copytree(folder / INSIDE / f"round_{len(ended) - 1}" / "fit", folder / "fit", dirs_exist_ok=True)
+    if until.confirmed:
+        return None, answer
+    shutil.copytree(folder / INSIDE / f"round_{until.ended}" / "fit", folder / "fit", dirs_exist_ok=True)
     return (folder, found), answer
 
 
@@ -207,24 +207,13 @@ def _tell_begun(run: Path, fit: Fit, folder: Path, answer: Answer, given: Mappin
     rounds, n = sizes(given["n"])
     if wrong_here(answer):
         what = f"refining it in up to {rounds} rounds of {n:,} simulations around it, and {FRESH:,} fresh ones,"
-        stage(f"refine {answer.name}, round 1 of up to {rounds}")
     else:
         what, rounds = f"confirming it by a second network, from a round of {n:,} simulations around it,", 1
-        stage(f"confirm {answer.name}")
     caller.say(
         f"first answer for {answer.name} after {duration(time.time() - given['started'])}; {what} in {folder}. This "
         f"may take {duration(_seconds(run, fit, given['n'], rounds))}; Ctrl-C keeps the first answer, and to leave it "
         "out: " + caller.again({"--refine": "off"})
     )
-
-
-def _compared(run: Path, answer: Answer, changed: tuple[float, float], simulations: int) -> Answer:
-    """The answer, and its `answer.json`, with what a first round around it says of it."""
-    from sciinf.trust.here import compared_with, unconfirmed
-
-    told = [compared_with(check, changed, simulations) if unconfirmed(check) else check for check in answer.checks]
-    replace_checks(run, answer.name, told)
-    return replace(answer, checks=tuple(told))
 
 
 def _seconds(run: Path, fit: Fit, n: int, rounds: int) -> float:
@@ -238,40 +227,6 @@ def _seconds(run: Path, fit: Fit, n: int, rounds: int) -> float:
     trained = sum(number * rows / n for number in range(1, rounds + 1))  # in rows of the run
     spent = rounds * rows * each + _TRAININGS * trained * fit.record["seconds"]
     return spent + (FRESH * (each + _CALIBRATED * calibrating) if rounds > 1 else 0.0)
-
-
-def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
-    """What a round changed, in words, with what the local check says; and whether no further one is needed.
-
-    A round that moved the answer is not the last, so that the check, which draws for thousands of data sets, is left.
-    One that moved nothing is, unless the check says that the answer is wrong: another would move nothing either.
-
-    Args:
-        sim: The simulator.
-        found: The posterior after that round.
-    """
-    from sciinf.engine.block import generator_for, simulate_from
-    from sciinf.trust.around import MANY, around_answer
-    from sciinf.trust.here import check_twice
-
-    if max(found.changed) >= _SETTLED:
-        return _changed(found), False
-    generator = generator_for(0, _STREAM)
-    theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
-    began = time.monotonic()
-    simulate_from(sim, theta[:_FEW], generator=generator)
-    seconds = (time.monotonic() - began) / _FEW
-    made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
-    checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
-    levels, still = {check.level for check in checks}, max(found.changed) < _STILL
-    words = "; ".join([_changed(found), *(check.verdict for check in checks)])
-    return words, "good" in levels or (still and "alarm" not in levels)
-
-
-def _changed(found: Refined) -> str:
-    """What a round changed, in words."""
-    moved, wider = found.changed
-    return f"middles moved by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%}"
 
 
 def refined_in(
@@ -309,8 +264,6 @@ def refined_in(
 
 def nearest(known: Sequence[Near], x: Observation) -> Near | None:
     """The first of some refined answers that holds for an observation."""
-    from sciinf.core import as_observation
-
     return next((one for one in known if one[1].reaches(as_observation(one[1].observables, x))), None)
 
 
@@ -341,7 +294,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
                 f"{run} is refined around another observation than {name!r}, too far from it; ask {run.parents[1]}"
             )
         if near is None:
-            return own(x, name=name, files=files)
+            return recall(run, first, x, own(x, name=name, files=files), out or run)
         folder, posterior = near
         tell(f"note: {name} is answered by what was refined around {folder.name}, in {folder}")
         return ask(posterior, x, calibration=checked(folder), out=out or folder, name=name, files=files)
@@ -349,18 +302,22 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
     return one
 
 
-def _put_aside(folder: Path, fit: Fit, n: int, say: Say) -> None:
-    """Give another name to rounds from another network, of another size or format, so that new ones can be made."""
+def _put_aside(folder: Path, fit: Fit, n: int, say: Say, *, whole: bool = False) -> None:
+    """Give another name to rounds from another network, of another size or format, so that new ones can be made.
+
+    And to a whole refined answer, where the one it began from is to be confirmed now.
+    """
     from sciinf.core.files import read_json
     from sciinf.inference.refined import SCHEMA
 
     file = folder / INSIDE / ROUNDS_FILE
     said = read_json(file) if file.is_file() else {}
-    if said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA):
+    others = said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA)
+    if others or (whole and (folder / "calibration.json").is_file()):
         aside = folder.parent.parent / _ASIDE
         old = next(free for k in itertools.count(1) if not (free := aside / f"{folder.name}-{k}").exists())
         aside.mkdir(exist_ok=True)
-        say(f"note: {folder} was refined from another network, -n or version; it is {old} now")
+        say(f"note: {folder} has rounds from another network, -n or version; it is {old} now")
         folder.rename(old)
 
 

@@ -25,6 +25,7 @@ from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all, refining_command, will_refine
 from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
+from sciinf.commands.second_opinion import recall
 from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
@@ -173,7 +174,8 @@ def _followed(
     how = {name: given[name] for name in ("level", "failures", "seed")}
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
     stage("answer")
-    answers = steps.answers_to(asked, ask)
+    found = zip(asked, steps.answers_to(asked, ask), strict=True)
+    answers = [recall(folder, posterior, one.x, answer, folder) for one, answer in found]
     grown = {**given, "n": plan.train, "fresh": plan.fresh}
     ways = [refining_command(answers, grown, caller)]
     if all(answer.trust.alarm for answer in answers):

@@ -64,7 +64,7 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 6  # 5 had more strays, 4 took the likelihood whole or not at all, 3 learned it from all rows, 2 learned none
+SCHEMA = 7  # raised when rounds are made or kept in another way, so that older ones are made anew
 _FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
 _SHARE, _NARROWEST = 0.6, 1.5
 _STRAY = 1e-4
@@ -163,6 +163,10 @@ class Refined(Learned):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.local.features(x)
 
+    def is_around(self, x: X) -> bool:
+        """Whether it was refined around this very observation, name -> (1, *event)."""
+        return all(torch.equal(value, x[name]) for name, value in self.asked.items())
+
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
         """Whether its answer to an observation, name -> (1, *event), lies well within what the last round simulated."""
@@ -224,7 +228,8 @@ def refine_around(
         first: The posterior whose answer the first round lies around.
         rounds: How many, at most.
         simulations: Rows simulated in each round.
-        estimator: A newly built estimator, each round trains a copy; `Flow` where left out.
+        estimator: A newly built estimator, each round trains a copy; `Flow` where left out. Its weights should not be
+            those that the first network began with, so that it errs in another way.
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
         workers: Processes that simulate, as in `simulate`.
@@ -245,7 +250,7 @@ def refine_around(
     check_whole("rounds", rounds, 1)
     check_whole("simulations", simulations, 1)
     observation, out, recipe = as_observation(simulator.observables, x), Path(out), recipe or Recipe()
-    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
+    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=round_seed(seed, 1))
     made = settings_of(simulator, observation, simulations, learner, recipe, seed)
     settings = {"schema": SCHEMA, **made, "first": first.digest}
     claim(out / FILE, settings, observation, simulator, accept_changes=accept_changes)
@@ -288,7 +293,7 @@ def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
     found = []
     for posterior in (before, after):
         theta = posterior.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))[:, 0]
-        z = posterior.prior.bijection.forward(theta.double())
+        z = posterior.prior.bijection.forward(theta[theta.isfinite().all(1)].double())
         found.append(z.quantile(z.new_tensor([0.1587, 0.5, 0.8413]), dim=0))
     (low, middle, high), (lower, new, higher) = found
     width = (higher - lower) / 2

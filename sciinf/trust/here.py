@@ -38,6 +38,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,10 @@ from sciinf.trust.plain import leading, plain_statistics, told
 
 NAME = "local check"
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
-_SHIFT, _WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
+SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNTOLD = "too few simulations to tell whether it is right at this observation"
-_UNSEEN = "no error seen at this observation"
-_RIGHT = "right at this observation"
-_AGREES = 0.1  # sds, and share of a width: what a network from around an answer may differ from it by
+UNSEEN = "no error seen at this observation"
+RIGHT = "right at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
@@ -105,28 +105,6 @@ class Local:
 def doubted(check: Check) -> bool:
     """Whether it says that an answer is not right, or may not be, or that the simulations around it cannot tell."""
     return check.name == NAME and (check.level in ("alarm", "caution") or check.verdict.startswith(UNTOLD))
-
-
-def unconfirmed(check: Check) -> bool:
-    """Whether it saw no error, and no second network has told whether there is one."""
-    return check.name == NAME and check.level == "good" and check.verdict.startswith(_UNSEEN)
-
-
-def compared_with(check: Check, changed: tuple[float, float], simulations: int) -> Check:
-    """What the check becomes when a second network has answered, which was trained around the answer.
-
-    Args:
-        check: One that saw no error.
-        changed: By how much the answers differ: middles in sds, logarithms of widths (`inference.refined.changes`).
-        simulations: That the second network was trained on.
-    """
-    moved, wider = changed
-    by = f"middles by up to {moved:.2g} sds and widths by up to {math.expm1(wider):.0%}"
-    other = f"a network trained on {simulations:,} simulations around it"
-    if max(changed) > _AGREES:
-        return Check(NAME, "caution", f"it may be off at this observation: {other} gives another answer, {by}")
-    seen = check.verdict.removeprefix(_UNSEEN)
-    return Check(NAME, "good", f"{_RIGHT}{seen}; {other} differs by little, {by}")
 
 
 def check_twice(
@@ -192,9 +170,12 @@ def _looked(
     if isinstance(local, str):
         words = f"not checked whether the posterior is right at this observation: {local}"
         return (Check(NAME, "unknown", words),), 0
-    refined = isinstance(posterior, Refined)
-    moved, lowered = (posterior.changed[0], posterior.lowered(x)) if refined else (None, None)
-    found = verdict(local, posterior.prior.names, moved=moved, lowered=lowered)
+    if isinstance(posterior, Refined):
+        about: dict[str, Any] = {"changed": posterior.changed, "lowered": posterior.lowered(x)}
+        about["own"] = posterior.is_around(x)
+    else:
+        about = {}
+    found = verdict(local, posterior.prior.names, **about)
     if found.level in ("good", "unknown") and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
@@ -228,26 +209,32 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
 
 
 def verdict(
-    local: Local, names: tuple[str, ...], *, moved: float | None = None, lowered: Tensor | None = None
+    local: Local,
+    names: tuple[str, ...],
+    *,
+    changed: tuple[float, float] | None = None,
+    lowered: Tensor | None = None,
+    own: bool = False,
 ) -> Check:
     """No error seen, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
 
     Args:
         local: What was found.
         names: Of the parameters.
-        moved: By how many sds the last round moved a refined answer: a network's own error is as large, and no
-            statistic of the data tells of it. None of one that is not refined.
+        changed: By how much the last round changed a refined answer (`inference.refined.changes`): a network's own
+            error is as large, and no statistic of the data tells of it. None of one that is not refined.
         lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
+        own: Whether it was refined around this very observation: only then has a second network answered to it, too.
     """
-    way_on, right, moved = (_WAY_ON, _UNSEEN, 0.0) if moved is None else (_MORE, _RIGHT, moved)
+    way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if changed is None else (_MORE, changed)
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
     faults, hints = [], []
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
-        if abs(off) > max(sure * float(local.shift_error[d]), _SHIFT):
+        if abs(off) > max(sure * float(local.shift_error[d]), SHIFT):
             faults.append(f"{name} is too {'low' if off > 0 else 'high'} by {abs(off):.2g} of its sds")
-        if abs(wide - 1) > max(sure * float(local.width_error[d]), _WIDTH):
+        if abs(wide - 1) > max(sure * float(local.width_error[d]), WIDTH):
             faults.append(f"the sd of {name} should be {wide:.2g} times as large{' or more' if wide > _MOST else ''}")
         if local.p[d] < level and unused > _UNUSED:
             told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
@@ -255,7 +242,7 @@ def verdict(
         if local.heavy[d] > _HEAVY:
             told = f"draws far out, where no simulation lies, make the sd of {name}"
             hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
-        if lowered is not None and lowered[d] > 1 + _WIDTH:
+        if lowered is not None and lowered[d] > 1 + WIDTH:
             hints.append(f"far out, where no simulation lies, network and likelihood disagree on the sd of {name}")
     among = f"{local.rows:,} simulations around it"
     if faults:
@@ -263,14 +250,15 @@ def verdict(
         return Check(NAME, "alarm", words)
     if hints:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
-    if moved > _SHIFT:
-        words = f"cannot be told whether it is right at this observation: the last round moved it by {moved:.2g} sds"
+    if not (moved <= SHIFT and math.expm1(wider) <= WIDTH):
+        last = f"the last round moved it by {moved:.2g} sds, and changed widths by {math.expm1(wider):.0%}"
+        words = f"cannot be told whether it is right at this observation: {last}"
         return Check(NAME, "unknown", f"{words} ({among}). {way_on}")
     middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
-    width = float(((local.width - 1).abs() + 2 * local.width_error).max())
+    width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))
     words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
-    if middle <= _SHIFT and width <= _WIDTH:
-        return Check(NAME, "good", f"{right}: {words}")
+    if middle <= SHIFT and width <= WIDTH:
+        return Check(NAME, "good", f"{RIGHT if own else UNSEEN}: {words}")
     return Check(NAME, "unknown", f"{UNTOLD}: {words}")
 
 

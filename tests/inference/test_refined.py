@@ -13,8 +13,9 @@ import torch
 from narrow import NOISE, PRIOR, RECORD, SEEN, Exact, Laws, Narrow, Wrong, X, exact, generator
 from torch import distributions as td
 
-from sciinf.commands.refine import gained, sizes
-from sciinf.core import Fit, load_fit
+from sciinf.commands.refine import sizes
+from sciinf.commands.until_settled import UntilSettled, gained
+from sciinf.core import Check, Fit, load_fit
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
 from sciinf.estimators.flow import Flow
@@ -140,7 +141,7 @@ def test_rounds_end_where_an_answer_is_right_and_the_last_hardly_moved_it(known,
     assert re.match(r"middles moved by up to 0\.05 sds, widths by up to 5%; right at this observation", words)
     monkeypatch.setattr(around, "ROWS", 500)
     assert "(8,000 simulations around it)" in gained(Narrow(), after(known.mixture, (0.06, 0.0)))[0], "it looks twice"
-    monkeypatch.setattr(here, "_WIDTH", 0.001)
+    monkeypatch.setattr(here, "WIDTH", 0.001)
     assert gained(Narrow(), after(known.mixture, (0.04, 0.04)))[1], "it cannot be told, and nothing moved"
     assert not gained(Narrow(), after(known.mixture, (0.06, 0.0)))[1], "it cannot be told, and a middle moved a little"
     monkeypatch.undo()
@@ -170,6 +171,35 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
     assert (said[0.12].level, said[0.2].level) == ("good", "unknown")
     assert "middles to 0.12 sds" in said[0.12].verdict
     assert "the last round moved it by 0.2 sds" in said[0.2].verdict
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "words"),
+    [
+        ((0.0, 0.05), "good", "right at this observation: middles to"),
+        ((0.0, 0.2), "unknown", "and changed widths by 22%"),
+        ((math.nan, 0.0), "unknown", "the last round moved it by nan sds"),
+    ],
+)
+def test_nor_is_one_whose_width_the_last_round_changed(known, changed, level, words):
+    posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), changed)
+    theta = known.draw_batched(X, 2_000, generator=generator())[:, 0]
+    simulated = simulate_around(posterior, Narrow(), theta, rows=4_000, generator=generator())
+    (said,) = check_here(posterior, X, simulated, generator=generator())
+    assert (said.level, words in said.verdict) == (level, True)
+    near = {"x": X["x"] + 1e-3}
+    (said,) = check_here(posterior, near, simulated, generator=generator())
+    assert said.level != "good" or "no error seen at this observation" in said.verdict, "it is of another observation"
+
+
+@pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])
+def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, ends):
+    """Rounds that are there are asked about in turn; the first answer is .4 sds off or right."""
+    unseen = Check(here.NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 7%")
+    until = UntilSettled(Narrow(), Wrong(shift, 1.0), unseen, 3, 1_000)
+    after = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (0.0, 0.0))
+    assert [until(after) for _ in range(ends)][-1]
+    assert (until.ended, until.confirmed, until.check.level) == (ends, ends == 1, "good" if ends == 1 else "caution")
 
 
 def fit_of(posterior):
@@ -208,9 +238,12 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     shutil.copytree(out, tmp_path / "refined/near/rounds")
     (tmp_path / "fit").mkdir()
     write_json(tmp_path / "fit/fit.json", {"digest": "of a network that was trained since"})
-    with pytest.raises(FileNotFoundError, match="what is there was refined from another network"):
+    with pytest.raises(FileNotFoundError, match="or was refined from another network"):
         load_posterior(tmp_path, name="near")
     write_json(tmp_path / "fit/fit.json", {"digest": read_json(out / "refined.json")["first"]})
+    with pytest.raises(FileNotFoundError, match="what is there confirmed the answer, is unfinished"):
+        load_posterior(tmp_path, name="near")
+    (tmp_path / "refined/near/calibration.json").write_text("{}")
     assert load_posterior(tmp_path, name="near").digest == posterior.digest
     with pytest.raises(FileNotFoundError, match="refined around 'far': there is near"):
         load_posterior(tmp_path, name="far")

@@ -1,0 +1,63 @@
+"""What a second network said of an answer, kept beside its round: an answer that is made anew is told it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sciinf.core import as_observation
+from sciinf.core.files import read_json, write_json
+from sciinf.inference.truncated import observation_hash
+from sciinf.storage.answers import REFINED, replace_checks
+from sciinf.trust.second import compared, unconfirmed
+
+if TYPE_CHECKING:
+    from sciinf.core import Answer, Check, Observation, Posterior, X
+
+_FILE = "compared.json"
+
+
+def unseen_in(answer: Answer) -> Check | None:
+    """The local check of an answer where it saw no error, and no second network has told whether there is one."""
+    return next(filter(unconfirmed, answer.checks), None)
+
+
+def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int) -> None:
+    """Keep by how much a second network's answer differs.
+
+    Args:
+        folder: Where its round lies.
+        first: Of the first answer.
+        x: The observation, name -> (1, *event).
+        differs: As `trust.second.difference` gives it.
+        simulations: That it was trained on.
+    """
+    about = {"first": first.digest, "observation": observation_hash(x)}
+    write_json(folder / _FILE, {**about, "differs": list(differs), "simulations": simulations})
+
+
+def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Path) -> Answer:
+    """The answer, and its `answer.json`, with what a second network said of it, where one was asked.
+
+    Args:
+        run: The run folder.
+        first: What answered.
+        x: The observation.
+        answer: The answer.
+        out: The run folder that it lies in.
+    """
+    if unseen_in(answer) is None:
+        return answer
+    about = {"first": first.digest, "observation": observation_hash(as_observation(first.observables, x))}
+    for file in sorted((run / REFINED).glob(f"*/{_FILE}")):
+        said = read_json(file)
+        if {key: said.get(key) for key in about} == about:
+            moved, wider = said["differs"]
+            told = [
+                compared(check, (moved, wider), said["simulations"]) if unconfirmed(check) else check
+                for check in answer.checks
+            ]
+            replace_checks(out, answer.name, told)
+            return replace(answer, checks=tuple(told))
+    return answer
