@@ -23,6 +23,7 @@ from sciinf.engine.progress import stage, staged
 from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
+from sciinf.trust.here import NAME
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
@@ -45,7 +46,7 @@ def wrong_here(answer: Answer) -> bool:
 
     Nor does the local check vouch for a network that the calibration finds wrong on average.
     """
-    from sciinf.trust.here import NAME, doubted
+    from sciinf.trust.here import doubted
 
     unsound = answer.calibration is not None and answer.calibration.state == "not passed"
     return any(doubted(check) or (unsound and (check.name, check.level) == (NAME, "good")) for check in answer.checks)
@@ -195,6 +196,8 @@ def refine(
         caller.say(f"note: no second network could be asked about {answer.name}: {error}")
         return None, answer
     if until.confirmed:
+        said = "".join(f"confirmed    {answer.name}: {check.verdict}" for check in answer.checks if check.name == NAME)
+        caller.show(said, f"report       {run / 'report.html'}")
         return None, answer
     shutil.copytree(folder / INSIDE / f"round_{until.ended}" / "fit", folder / "fit", dirs_exist_ok=True)
     return (folder, found), answer

@@ -16,6 +16,7 @@ from sciinf.figures.calibration import CONFIDENCE, binomial_band
 from sciinf.figures.methods_text import weighted_by
 from sciinf.figures.run_folder import Run
 from sciinf.trust.agreement import coverage
+from sciinf.trust.here import NAME, UNSEEN
 
 Colour = Literal["green", "amber", "red", "grey"]
 SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
@@ -41,7 +42,7 @@ _FIVE = (
 """The checks behind each of the five lights, and what it says where there is none."""
 _MISSED = (_FIVE[2][1], _FIVE[4][1])
 """What an answer lacks where those checks were not made. Not every answer has a likelihood."""
-_NO_ERROR = "No error seen"
+_ALONE = "no second network has confirmed it"
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "calibration": {
         "green": "calibrated",
@@ -55,7 +56,6 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "grey": "calibration is of the network, not of this answer",
     },
     "local check": {
-        _NO_ERROR: "no error seen at this observation",
         "green": "right at this observation",
         "amber": "not sure to be right at this observation",
         "red": "not right at this observation",
@@ -180,6 +180,7 @@ def verdict_of(run: Run) -> Verdict:
     lights += [_light([card], "") for card in found if card.title.lower() not in known]
     worst = _worst(found)  # never grey, for the card of the observation always counts
     missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
+    missing += [_ALONE] if any(map(_unconfirmed, run.answer.get("checks") or ())) else []
     return Verdict(found, lights, worst, _headline(run, lights, worst, missing), missing)
 
 
@@ -324,11 +325,16 @@ def _trust_card(run: Run) -> Card:
     return Card(title, colour, state, [_sentence(words)])
 
 
+def _unconfirmed(check: Mapping[str, Any]) -> bool:
+    """Whether it is a local check that saw no error, of an answer that no second network was asked about."""
+    return check["name"] == NAME and check["level"] == "good" and str(check["verdict"]).startswith(UNSEEN)
+
+
 def _check_card(check: Mapping[str, Any]) -> Card:
     """A further finding about the answer (`core.verdicts.Check`)."""
     name, colour = str(check["name"]), _CHECKS.get(str(check["level"]), "amber")
     words = {"green": "Good", "amber": "With care", "red": "Do not rely"}[colour]
-    words = _NO_ERROR if colour == "green" and check["verdict"].startswith(_NO_ERROR.lower()) else words
+    words = "No error seen" if _unconfirmed(check) else words
     return Card(name[:1].upper() + name[1:], colour, words, [_sentence(str(check["verdict"]))])
 
 

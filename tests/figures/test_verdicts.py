@@ -17,6 +17,7 @@ from sciinf.figures.checks import checks_part
 from sciinf.figures.first_screen import about, verdict_part, verdicts_part
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
+from sciinf.trust.here import NAME, RIGHT, UNSEEN
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
@@ -210,6 +211,19 @@ def test_no_light_is_greener_than_a_check_behind_it(name, level):
     assert [light.colour for light in verdict_of(run).lights].count(colour) == 1
     assert verdict_of(run).colour == colour
     assert verdict_of(run).headline.startswith("Do not rely" if colour == "red" else "Read this answer with care")
+
+
+def test_without_a_second_network_not_all_checks_were_made():
+    """An answer in which no error was seen had an sd 1.13 times too large, beside "All checks passed"."""
+    others = [{"name": n, "level": "good", "verdict": "fine"} for n in ("predictive", "prior bounds")]
+    unseen = {"name": NAME, "level": "good", "verdict": f"{UNSEEN}: middles to 0.1 sds, widths to 7%"}
+    alone = verdict_of(run_of(calibration(), trust=trust("good"), checks=[*others, unseen]))
+    assert alone.headline.endswith("But no second network has confirmed it.")
+    assert alone.state == "all checks made passed"
+    assert "No error seen" in [card.state for card in alone.cards]
+    seen = {**unseen, "verdict": f"{RIGHT}: middles to 0.1 sds, widths to 7%; a second network"}
+    both = verdict_of(run_of(calibration(), trust=trust("good"), checks=[*others, seen]))
+    assert (both.missing, both.state) == ([], "all checks passed")
 
 
 def test_every_answer_has_five_lights_in_words():
