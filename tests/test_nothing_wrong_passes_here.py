@@ -135,12 +135,18 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     assert check["level"] == level
     assert "confirming it by a second network, from a round of 500 simulations around it, in" in result.err
     assert ("it confirms the first answer" in result.err) == (level == "good")
+    assert ("confirmed    seen: right at this observation" in result.out) == (level == "good")
+    assert ("refining seen in up to 2 more rounds" in result.err) == (level != "good")
     assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (level != "good",) * 2
     page = (run / "report.html").read_text()
     assert ("a second network, trained on 500 simulations around it, differs by little" in page) == (level == "good")
     if level == "good":
         with pytest.raises(FileNotFoundError, match="what is there confirmed the answer"):
             load_posterior(run, name="seen")
+        other = call(
+            "query", run, "--observation", tmp_path / "seen.csv", "--seed", 1, "--simulator", tmp_path / "line.py"
+        )
+        assert "right at this observation" in other.out, "another question to the same network and data"
     again = call("infer", tmp_path / "line.py", *words)
     assert again.code == 0, again.err
     assert ("confirm" in again.err, load_answer(run).posterior == "refined") == (False, level != "good")

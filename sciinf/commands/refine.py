@@ -156,6 +156,7 @@ def refine(
         what the first round says of it.
     """
     from sciinf import build_posterior
+    from sciinf.figures.page import duration
     from sciinf.inference.refined import refine_around
     from sciinf.inference.rounds import round_seed
     from sciinf.training import Recipe
@@ -180,7 +181,8 @@ def refine(
             staged()
             steps.report_of(run, ())
             if not settled:
-                _tell_begun(run, fit, folder, answer, given, caller)
+                took = duration(_seconds(run, fit, given["n"], rounds))
+                caller.say(f"refining {answer.name} in up to {rounds - 1} more rounds, which may take {took}")
         if not settled:
             stage(f"refine {answer.name}, round {until.ended + 1} of up to {rounds}")
         began = time.monotonic()
