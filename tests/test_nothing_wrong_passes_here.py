@@ -138,6 +138,11 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     assert ("confirmed    seen: right at this observation" in result.out) == (level == "good")
     assert ("refining seen in up to 2 more rounds" in result.err) == (level != "good")
     assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (level != "good",) * 2
+    seeds = [
+        read_json(f / "fit.json")["estimator"]["arguments"]["seed"]
+        for f in (run / "fit", refined / "rounds/round_1/fit")
+    ]
+    assert seeds[0] != seeds[1], "it begins with other weights"
     page = (run / "report.html").read_text()
     assert ("a second network, trained on 500 simulations around it, differs by little" in page) == (level == "good")
     if level == "good":

@@ -192,13 +192,20 @@ def test_nor_is_one_whose_width_the_last_round_changed(known, changed, level, wo
     assert said.level != "good" or "no error seen at this observation" in said.verdict, "it is of another observation"
 
 
+def test_a_network_around_an_answer_begins_with_weights_of_its_own(tmp_path):
+    """One that begins with those of the first network errs as it does."""
+    refine_around(Narrow(), X, tmp_path, Wrong(0.0, 1.0), rounds=1, simulations=300, recipe=Recipe(epochs=1), seed=4)
+    made = read_json(tmp_path / "round_1/fit/fit.json")["estimator"]["arguments"]
+    assert made["seed"] not in (0, 4)
+
+
 @pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])
 def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, ends):
     """Rounds that are there are asked about in turn; the first answer is .4 sds off or right."""
     unseen = Check(here.NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 7%")
     until = UntilSettled(Narrow(), Wrong(shift, 1.0), unseen, 3, 1_000)
     after = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (0.0, 0.0))
-    assert [until(after) for _ in range(ends)][-1]
+    assert [until(after) for _ in range(ends)] == [False, True][-ends:]
     assert (until.ended, until.confirmed, until.check.level) == (ends, ends == 1, "good" if ends == 1 else "caution")
 
 
