@@ -244,6 +244,12 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     way_on = refine.refining_command([answer], given, CommandLine())
     assert way_on == "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 3 x 500 simulations around each)"
     assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
+    alone = replace(answer, checks=(Check("local check", "good", f"{here.UNSEEN}: middles to 0.1 sds"),), name="other")
+    lines = refine.refining_command([answer, alone], given, CommandLine()).splitlines()
+    assert lines == [
+        way_on,
+        "next, to confirm other: sciinf infer a.py -n 500 --refine auto (up to 500 simulations around each)",
+    ]
 
 
 def _watched(run: Path, *words: object) -> tuple[Result, list[str]]:
@@ -255,7 +261,7 @@ def _watched(run: Path, *words: object) -> tuple[Result, list[str]]:
 def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     """What is said of rounds that ended well, and what the run's own answer says of the refined one."""
     told = re.findall(r"round \d: 500 simulations, \d+ s; middles moved by .* sds, widths by .*%; (.*)", result.err)
-    assert told[-1].startswith("right at this observation: "), "it ends when it is right"
+    assert told[-1].startswith("no error seen at this observation: "), "it ends when no error is seen"
     assert "next" not in result.err, "it goes on by itself"
     (begun,) = re.findall(
         r"first answer for seen after .*; refining it in up to 3 rounds of 500 simulations.*", result.err

@@ -115,14 +115,20 @@ def _unsure(answer: Answer, given: Mapping[str, Any]) -> bool:
 
 
 def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
-    """The command that refines the answers that are not right and will not be refined anyway; "" where none is."""
-    names = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
-    if not names:
-        return ""
+    """The command that refines answers that are not right, or confirms those in which no error is seen.
+
+    A line for each; "" where none will be left as it is.
+    """
+    wrong = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
+    alone = [one.name for one in answers if not wrong_here(one) and unseen_in(one) and not _unsure(one, given)]
     n, more = given["n"], {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
     rounds, each = sizes(max(n, LEAST))
-    times = f"up to {rounds} x {each:,} simulations around each"
-    return f"next, for {', '.join(names)}: {caller.again(more)} ({times})"
+    lines = []
+    for names, what, times in ((wrong, "for", f"up to {rounds} x "), (alone, "to confirm", "up to ")):
+        if names:
+            how = f"({times}{each:,} simulations around each)"
+            lines.append(f"next, {what} {', '.join(names)}: {caller.again(more)} {how}")
+    return "\n".join(lines)
 
 
 def sizes(n: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from sciinf.trust.second import compared, difference
+from sciinf.trust.second import compared, difference, limits
 
 if TYPE_CHECKING:
     from sciinf.core import Check, Posterior, Simulator
@@ -55,8 +55,9 @@ class UntilSettled:
             self.differs = difference(self.first, found, found.asked)
             self.check = compared(self.check, self.differs, self.simulations)
             moved, wider = self.differs
+            by = f"middles by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%} (limits {limits()})"
             said = "it confirms the first answer" if self.confirmed else "it does not confirm the first answer"
-            self.words = f"{_moved(moved, wider)}: {said}"
+            self.words = f"the second network differs, {by}: {said}"
             return self.confirmed
         if self.ended == self.rounds:
             self.words = _moved(*found.changed)

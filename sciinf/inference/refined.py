@@ -37,6 +37,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,7 +48,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Estimator, Fit, Posterior, Prior, Simulator, X, as_observation, load_fit
+from sciinf.core import Draws, Estimator, Fit, Posterior, Prior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for, one_thread
@@ -55,6 +56,7 @@ from sciinf.estimators.elements import VERSIONS, Elements, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
+from sciinf.inference.changes import changes
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
@@ -115,6 +117,17 @@ class Refined(Learned):
         self.scope, self.whole = self.only, self.local.whole
         if self.weighted:
             self.scope += "; its draws are weighted by a likelihood that was learned number by number"
+
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        """As every posterior's.
+
+        Warns:
+            UserWarning: If the observation is not near the one it was refined around.
+        """
+        if not (self.is_around(x) or self.reaches(x)):
+            words = "the posterior was refined around another observation, too far from this one to answer it"
+            warnings.warn(f"{words}; ask that of the whole prior (load_posterior without a name)", stacklevel=3)
+        return super().draw(x, n, generator=generator)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.network.draw_batched(x, _OVER * n, generator=generator)
@@ -278,26 +291,6 @@ def refine_around(
     likelihood = found.likelihood and {"folder": found.likelihood[0].folder.name, "power": found.likelihood[1]}
     write_json(out / FILE, {**settings, "rounds": len(stores), "changed": found.changed, "likelihood": likelihood})
     return found
-
-
-def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
-    """By how much two answers differ: middles in sds, and the logarithms of the widths, each the largest.
-
-    Of the unbounded parameters: medians, and central intervals of two sds, which no single draw moves.
-
-    Args:
-        before: One posterior.
-        after: Another, whose sds count.
-        x: The observation, name -> (1, *event).
-    """
-    found = []
-    for posterior in (before, after):
-        theta = posterior.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))[:, 0]
-        z = posterior.prior.bijection.forward(theta[theta.isfinite().all(1)].double())
-        found.append(z.quantile(z.new_tensor([0.1587, 0.5, 0.8413]), dim=0))
-    (low, middle, high), (lower, new, higher) = found
-    width = (higher - lower) / 2
-    return float(((new - middle) / width).abs().max()), float((2 * width / (high - low)).log().abs().max())
 
 
 def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Refined:

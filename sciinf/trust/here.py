@@ -38,7 +38,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +56,6 @@ _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, whi
 SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNTOLD = "too few simulations to tell whether it is right at this observation"
 UNSEEN = "no error seen at this observation"
-RIGHT = "right at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
@@ -171,11 +169,9 @@ def _looked(
         words = f"not checked whether the posterior is right at this observation: {local}"
         return (Check(NAME, "unknown", words),), 0
     if isinstance(posterior, Refined):
-        about: dict[str, Any] = {"changed": posterior.changed, "lowered": posterior.lowered(x)}
-        about["own"] = posterior.is_around(x)
+        found = verdict(local, posterior.prior.names, changed=posterior.changed, lowered=posterior.lowered(x))
     else:
-        about = {}
-    found = verdict(local, posterior.prior.names, **about)
+        found = verdict(local, posterior.prior.names)
     if found.level in ("good", "unknown") and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
@@ -209,22 +205,16 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
 
 
 def verdict(
-    local: Local,
-    names: tuple[str, ...],
-    *,
-    changed: tuple[float, float] | None = None,
-    lowered: Tensor | None = None,
-    own: bool = False,
+    local: Local, names: tuple[str, ...], *, changed: tuple[float, float] | None = None, lowered: Tensor | None = None
 ) -> Check:
     """No error seen, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
 
     Args:
         local: What was found.
         names: Of the parameters.
-        changed: By how much the last round changed a refined answer (`inference.refined.changes`): a network's own
+        changed: By how much the last round changed a refined answer (`inference.changes`): a network's own
             error is as large, and no statistic of the data tells of it. None of one that is not refined.
         lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
-        own: Whether it was refined around this very observation: only then has a second network answered to it, too.
     """
     way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if changed is None else (_MORE, changed)
     level = _SURE / (3 * len(names))
@@ -258,7 +248,7 @@ def verdict(
     width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))
     words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     if middle <= SHIFT and width <= WIDTH:
-        return Check(NAME, "good", f"{RIGHT if own else UNSEEN}: {words}")
+        return Check(NAME, "good", f"{UNSEEN}: {words}")
     return Check(NAME, "unknown", f"{UNTOLD}: {words}")
 
 

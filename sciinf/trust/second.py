@@ -18,11 +18,17 @@ import math
 import torch
 
 from sciinf.core import Check, Posterior, X
-from sciinf.inference.refined import changes
-from sciinf.trust.here import NAME, RIGHT, SHIFT, UNSEEN, WIDTH
+from sciinf.inference.changes import changes
+from sciinf.trust.here import NAME, SHIFT, UNSEEN, WIDTH
 
+RIGHT = "right at this observation"
 _SHARE = 2 / 3  # of what a right answer may be off by
 _DRAWS = 10_000
+
+
+def limits() -> str:
+    """What answers that agree may differ by, in words."""
+    return f"{_SHARE * SHIFT:.2g} sds, {_SHARE * WIDTH:.0%}"
 
 
 def unconfirmed(check: Check) -> bool:

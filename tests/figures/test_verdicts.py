@@ -17,7 +17,8 @@ from sciinf.figures.checks import checks_part
 from sciinf.figures.first_screen import about, verdict_part, verdicts_part
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
-from sciinf.trust.here import NAME, RIGHT, UNSEEN
+from sciinf.trust.here import NAME, UNSEEN
+from sciinf.trust.second import RIGHT
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
