@@ -100,6 +100,8 @@ def verdicts_part(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> s
     said = f"{len(by_colour['green'])} of {len(runs)} answers passed all checks{made}."
     said += f" Do not rely on {_listed(by_colour['red'])}." if by_colour["red"] else ""
     said += f" Read with care {_listed(by_colour['amber'])}." if by_colour["amber"] else ""
+    refined = [name for name, run in runs.items() if run.answer.get(REFINED)]
+    said += f" Refined since, each with a report of its own: {_listed(refined)}." if refined else ""
     worst = next(colour for colour, names in by_colour.items() if names)
     way_on = "" if worst == "green" else _next(next(iter(runs.values())))
     return (

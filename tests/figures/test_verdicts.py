@@ -189,6 +189,16 @@ def test_what_was_not_looked_at_is_said_beside_what_passed():
         assert "1 of 1 answers passed all checks that were made." in verdicts_part({"a": run}, {"a": part})
 
 
+def test_among_several_answers_those_that_were_refined_are_named():
+    """ "Read with care a, c" stood over answers that had good ones in reports of their own."""
+    runs = {name: run_of(calibration(), trust=trust("good")) for name in "ab"}
+    runs["c"] = run_of(calibration(), trust=trust("good"), refined="refined/c/answers/c")
+    verdicts = {name: verdict_of(run) for name, run in runs.items()}
+    assert "Refined since, each with a report of its own: c." in verdicts_part(runs, verdicts)
+    del runs["c"]
+    assert "Refined" not in verdicts_part(runs, {name: verdicts[name] for name in runs})
+
+
 def test_further_findings_are_lights_of_their_own():
     found = {"name": "failures", "level": "alarm", "verdict": "the prior is cut off where a > 3"}
     text = band(calibration(), trust=trust("good"), checks=[found])
