@@ -360,6 +360,9 @@ def test_a_refined_answer_is_read_in_place_of_what_it_was(line: Path) -> None:
     run, refined = line / "run", line / "run/refined/seen"
     shutil.copytree(run / "answers", refined / "answers")
     (refined / "rounds").mkdir()
+    write_json(refined / "rounds/refined.json", {"first": read_json(run / "fit/fit.json")["digest"]})
+    assert newest_answers(run) == {"seen": run / "answers/seen"}, "it is not calibrated yet"
+    (refined / "calibration.json").write_text("{}")
     for first, folder in ((read_json(run / "fit/fit.json")["digest"], refined), ("another", run)):
         write_json(refined / "rounds/refined.json", {"first": first})
         assert newest_answers(run) == {"seen": folder / "answers/seen"}
