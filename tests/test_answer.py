@@ -20,7 +20,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, Observable, Simulator, Status, X
 from sciinf.core.answer import answers_table
 from sciinf.core.files import read_json, write_json
-from sciinf.storage.answers import answer_folders, newest_answers
+from sciinf.storage.answers import answer_folders
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
 ONE = "answers/observation"
@@ -353,20 +353,6 @@ def test_an_answer_comes_back_from_its_run_as_the_command_printed_it(line: Path)
     (run / "calibration.json").unlink()
     with pytest.warns(UserWarning, match="has no calibration.json, so the answer"):
         assert load_answer(run).calibration is None
-
-
-def test_a_refined_answer_is_read_in_place_of_what_it_was(line: Path) -> None:
-    """Unless the rounds began from another network than the run has."""
-    run, refined = line / "run", line / "run/refined/seen"
-    shutil.copytree(run / "answers", refined / "answers")
-    (refined / "rounds").mkdir()
-    write_json(refined / "rounds/refined.json", {"first": read_json(run / "fit/fit.json")["digest"]})
-    assert newest_answers(run) == {"seen": run / "answers/seen"}, "it is not calibrated yet"
-    (refined / "calibration.json").write_text("{}")
-    for first, folder in ((read_json(run / "fit/fit.json")["digest"], refined), ("another", run)):
-        write_json(refined / "rounds/refined.json", {"first": first})
-        assert newest_answers(run) == {"seen": folder / "answers/seen"}
-    assert load_answer(run).name == "seen"
 
 
 def test_a_folder_without_an_answer_says_what_it_holds(line: Path, tmp_path: Path) -> None:
