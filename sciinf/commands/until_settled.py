@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from sciinf.trust.second import compared, difference, limits
+from sciinf.trust.second import compared, difference, limits, words_of
 
 if TYPE_CHECKING:
     from sciinf.core import Check, Posterior, Simulator
@@ -54,8 +54,7 @@ class UntilSettled:
         if self.ended == 1 and self.check is not None:
             self.differs = difference(self.first, found, found.asked)
             self.check = compared(self.check, self.differs, self.simulations)
-            moved, wider = self.differs
-            by = f"middles by up to {moved:.2g} sds, widths by up to {math.expm1(wider):.0%} (limits {limits()})"
+            by = f"{words_of(self.differs)} (limits {limits()})"
             said = "it confirms the first answer" if self.confirmed else "it does not confirm the first answer"
             self.words = f"the second network differs, {by}: {said}"
             return self.confirmed

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from sciinf.core import Check
 from sciinf.core.tables import percent
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.calibration import CONFIDENCE, binomial_band
 from sciinf.figures.methods_text import weighted_by
 from sciinf.figures.run_folder import Run
 from sciinf.trust.agreement import coverage
-from sciinf.trust.here import NAME, UNSEEN
+from sciinf.trust.second import unconfirmed
 
 Colour = Literal["green", "amber", "red", "grey"]
 SYMBOLS: Mapping[str, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
@@ -180,7 +181,7 @@ def verdict_of(run: Run) -> Verdict:
     lights += [_light([card], "") for card in found if card.title.lower() not in known]
     worst = _worst(found)  # never grey, for the card of the observation always counts
     missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
-    missing += [_ALONE] if any(map(_unconfirmed, run.answer.get("checks") or ())) else []
+    missing += [_ALONE] if any(unconfirmed(Check(**check)) for check in run.answer.get("checks") or ()) else []
     return Verdict(found, lights, worst, _headline(run, lights, worst, missing), missing)
 
 
@@ -325,16 +326,11 @@ def _trust_card(run: Run) -> Card:
     return Card(title, colour, state, [_sentence(words)])
 
 
-def _unconfirmed(check: Mapping[str, Any]) -> bool:
-    """Whether it is a local check that saw no error, of an answer that no second network was asked about."""
-    return check["name"] == NAME and check["level"] == "good" and str(check["verdict"]).startswith(UNSEEN)
-
-
 def _check_card(check: Mapping[str, Any]) -> Card:
     """A further finding about the answer (`core.verdicts.Check`)."""
     name, colour = str(check["name"]), _CHECKS.get(str(check["level"]), "amber")
     words = {"green": "Good", "amber": "With care", "red": "Do not rely"}[colour]
-    words = "No error seen" if _unconfirmed(check) else words
+    words = "No error seen" if unconfirmed(Check(**check)) else words
     return Card(name[:1].upper() + name[1:], colour, words, [_sentence(str(check["verdict"]))])
 
 

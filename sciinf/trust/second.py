@@ -26,6 +26,11 @@ _SHARE = 2 / 3  # of what a right answer may be off by
 _DRAWS = 10_000
 
 
+def words_of(differs: tuple[float, float]) -> str:
+    """A `difference` in words."""
+    return f"middles by up to {differs[0]:.2g} sds, widths by up to {math.expm1(differs[1]):.0%}"
+
+
 def limits() -> str:
     """What answers that agree may differ by, in words."""
     return f"{_SHARE * SHIFT:.2g} sds, {_SHARE * WIDTH:.0%}"
@@ -65,7 +70,7 @@ def compared(check: Check, differs: tuple[float, float], simulations: int) -> Ch
         simulations: That the second network was trained on.
     """
     moved, wider = differs[0], math.expm1(differs[1])
-    by = f"middles by up to {moved:.2g} sds, widths by up to {wider:.0%}"
+    by = words_of(differs)
     other = f"a second network, trained on {simulations:,} simulations around it, differs"
     if moved <= _SHARE * SHIFT and wider <= _SHARE * WIDTH:
         return Check(NAME, "good", f"{RIGHT}{check.verdict.removeprefix(UNSEEN)}; {other} by little: {by}")
