@@ -73,7 +73,7 @@ def _of_model(
     model: Asked, folder: Path, simulations: int, counts: tuple[int, int], seed: int
 ) -> Iterator[dict[str, Any]]:
     first = simulations // (1 + TIMES)
-    rounds, each = sizes(first)
+    planned = sizes(first)
     store = simulate(model, folder / "s", first, seed=seed + 1, progress=False)
     started = time.process_time()
     posterior = build_posterior(train(Flow(model.prior, model.observables, seed=seed), store, folder / "fit"))
@@ -85,8 +85,8 @@ def _of_model(
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
         before = posterior.draw(one, DRAWS, generator=generator).theta
         told = verdict_at(posterior, model, one, generator)
-        asked = UntilSettled(model, posterior, told if unconfirmed(told) else None, rounds, each)
-        how: dict[str, Any] = {"rounds": rounds, "simulations": each, "seed": seed, "progress": False}
+        asked = UntilSettled(model, told if unconfirmed(told) else None, planned)
+        how: dict[str, Any] = {"simulations": planned, "seed": seed, "progress": False}
         theta, verdict, started = before, told, time.process_time()
         if doubted(told) or unconfirmed(told):
             refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked, **how)
@@ -191,7 +191,8 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "refined median off": middle("refined off"), "worst off": max(row["refined off"] for row in rows),
         "worst ratio": max((row["refined ratio"] for row in rows), key=lambda r: max(r, 1 / r)),
         "wrong": len(verdicts), "told": sum(v in ("alarm", "caution") for v in verdicts),
-        "not passed": sum(v != "good" for v in verdicts), "fair": len(fair), "alarms": fair.count("alarm"),
+        "not passed": sum(v not in ("good", "right") for v in verdicts), "called right": verdicts.count("right"),
+        "fair": len(fair), "fair called right": fair.count("right"), "alarms": fair.count("alarm"),
         "confirmed": sum(row["confirmed"] for row in rows), "rounds": middle("rounds"), "CPU s": rows[0]["CPU s"],
         "refining CPU s": middle("refining CPU s"),
     }  # fmt: skip

@@ -53,6 +53,7 @@ from sciinf.trust.ood import check_observation
 from sciinf.trust.predictive import check_predictive
 from sciinf.trust.recalibrate import recalibrated
 from sciinf.trust.residuals import check_residuals
+from sciinf.trust.second import vouched
 from sciinf.trust.stray import check_stray
 from sciinf.trust.tails import check_tails
 
@@ -142,7 +143,7 @@ def query(
         amortised=estimates(with_derived(plain, simulator), level) if plain else {},
         posterior=posterior.name,
         scope=posterior.scope,
-        checks=(*checks, *_checks(posterior, shown, calibration, failures, level), *foretold),
+        checks=(*checks, *_checks(posterior, shown, calibration, failures, level), *vouched(foretold, calibration)),
         read=_read(x),
         name=name if folder is None else folder.name,
         files={str(path): _sha256(Path(path)) for path in files},

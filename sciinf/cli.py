@@ -78,7 +78,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     type=click.Choice(["off", "auto"]),
     default="auto",
     show_default=True,
-    help="Rounds of half of -n around an answer: one to confirm it, up to six where it is not right.",
+    help="Simulate around an answer: half of -n to confirm it, up to three times -n where it is not right.",
 )
 @options.ess
 @options.budget

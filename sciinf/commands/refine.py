@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
-ROUNDS, TIMES, LEAST = 6, 3, 500  # at most; simulations of all in those of the run; of each, at least
+TIMES, LEAST = 3, 500  # simulations of all rounds in those of the run; of the first, at least
 _TRAININGS, _CALIBRATED = 1.5, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
 _ASIDE = "refined_before"  # folder of a run, where no question finds them
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
@@ -84,7 +84,8 @@ def refine_all(
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
     if len(going_on) > 1:
         words = (
-            f"rounds of {sizes(given['n'])[1]:,} simulations around each: one to confirm it, or several to refine it"
+            f"rounds of simulations around each: {sizes(given['n'])[0]:,} to confirm it, or up to "
+            f"{sum(sizes(given['n'])):,} to refine it"
         )
         caller.say(f"{len(going_on)} answers get {words}; to leave them out: {caller.again({'--refine': 'off'})}")
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
@@ -122,23 +123,29 @@ def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller
     wrong = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
     alone = [one.name for one in answers if not wrong_here(one) and unseen_in(one) and not _unsure(one, given)]
     n, more = given["n"], {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
-    rounds, each = sizes(max(n, LEAST))
+    planned = sizes(max(n, LEAST))
+    up_to, first = f"up to {sum(planned):,}", f"{planned[0]:,} simulations around each"
     lines = []
-    for names, what, times in ((wrong, "for", f"up to {rounds} x "), (alone, "to confirm", "up to ")):
+    for names, what, how in (
+        (wrong, "for", f"{up_to} simulations around each"),
+        (alone, "to confirm", f"{first}, {up_to} where it is not confirmed"),
+    ):
         if names:
-            how = f"({times}{each:,} simulations around each)"
-            lines.append(f"next, {what} {', '.join(names)}: {caller.again(more)} {how}")
+            lines.append(f"next, {what} {', '.join(names)}: {caller.again(more)} ({how})")
     return "\n".join(lines)
 
 
-def sizes(n: int) -> tuple[int, int]:
-    """How many rounds there may be, and simulations in each, after a run of n.
+def sizes(n: int) -> tuple[int, ...]:
+    """Simulations of each round that there may be after a run of n: three times as many in all, at most.
 
-    Rounds of half a run are enough where the answer was nearly right. Where it was far too wide, each round makes it
-    narrower by as much as a network can see, so that more of them get farther than larger ones.
+    The first has half as many, which is enough where the answer was nearly right. Each further one has as many as all
+    before it, so that what it moves the answer by is the error that is left; the last has what is left.
     """
-    each = max(LEAST, n // 2)
-    return min(ROUNDS, TIMES * n // each), each
+    found, left = [max(LEAST, n // 2)], TIMES * n - max(LEAST, n // 2)
+    while left >= found[0]:
+        found.append(min(sum(found), left))
+        left -= found[-1]
+    return tuple(found)
 
 
 def refine(
@@ -146,8 +153,7 @@ def refine(
 ) -> tuple[Near | None, Answer]:
     """Rounds of simulations around one answer (`sizes`), until it holds; one where that confirms the first answer.
 
-    It holds where the last round hardly moved it and the local check calls it right, or moved nothing and it is not
-    called wrong.
+    It holds where the last round hardly moved it, and the local check has neither a WARNING nor a caution.
 
     Args:
         sim: The simulator.
@@ -164,40 +170,39 @@ def refine(
     from sciinf import build_posterior
     from sciinf.figures.page import duration
     from sciinf.inference.refined import refine_around
-    from sciinf.inference.rounds import round_seed
     from sciinf.training import Recipe
 
     (one, answer), seed, first = named, given["seed"], build_posterior(fit)
-    (rounds, n), folder = sizes(given["n"]), run / REFINED / answer.name
+    planned, folder = sizes(given["n"]), run / REFINED / answer.name
     unseen = None if wrong_here(answer) else unseen_in(answer)
-    _put_aside(folder, fit, n, caller.say, whole=unseen is not None)
+    _put_aside(folder, fit, planned, caller.say, whole=unseen is not None)
     _tell_begun(run, fit, folder, answer, given, caller)
-    stage(f"confirm {answer.name}" if unseen else f"refine {answer.name}, round 1 of up to {rounds}")
+    stage(f"confirm {answer.name}" if unseen else f"refine {answer.name}, round 1 of up to {len(planned)}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
-    until, began = UntilSettled(sim, first, unseen, rounds, n), time.monotonic()
+    until, began = UntilSettled(sim, unseen, planned), time.monotonic()
 
     def holds(found: Refined) -> bool:
         """Say what a round gained; after the last one, the answer itself is checked."""
         nonlocal answer, began
         settled, spent = until(found), time.monotonic() - began
-        caller.say(f"round {until.ended}: {n:,} simulations, {spent:.0f} s; {until.words}")
+        caller.say(f"round {until.ended}: {planned[until.ended - 1]:,} simulations, {spent:.0f} s; {until.words}")
         if until.ended == 1 and until.differs is not None:
-            remember(folder, first, found.asked, until.differs, n)
+            remember(folder, first, found.asked, until.differs, planned[0])
             answer = recall(run, first, one.x, answer, run)
             staged()
             steps.report_of(run, ())
             if not settled:
-                took = duration(_seconds(run, fit, given["n"], rounds))
-                caller.say(f"refining {answer.name} in up to {rounds - 1} more rounds, which may take {took}")
+                took = duration(_seconds(run, fit, given["n"], planned) - _seconds(run, fit, given["n"], planned[:1]))
+                caller.say(f"refining {answer.name} in up to {len(planned) - 1} more rounds, which may take {took}")
         if not settled:
-            stage(f"refine {answer.name}, round {until.ended + 1} of up to {rounds}")
+            stage(f"refine {answer.name}, round {until.ended + 1} of up to {len(planned)}")
         began = time.monotonic()
         return settled
 
-    estimator = steps.build(given["estimator"], sim, round_seed(seed, 1))
+    estimator = steps.build(given["estimator"], sim, seed)
     how |= {"estimator": estimator, "recipe": Recipe(device=given["device"]), "until": holds}
     try:
-        found = refine_around(sim, one.x, folder / INSIDE, first, rounds=rounds, simulations=n, seed=seed, **how)
+        found = refine_around(sim, one.x, folder / INSIDE, first, simulations=planned, seed=seed, **how)
     except ValueError as error:
         if wrong_here(answer):
             raise
@@ -215,29 +220,31 @@ def _tell_begun(run: Path, fit: Fit, folder: Path, answer: Answer, given: Mappin
     """Say what rounds are made of an answer, and what they may take."""
     from sciinf.figures.page import duration
 
-    rounds, n = sizes(given["n"])
+    planned = sizes(given["n"])
     if wrong_here(answer):
-        what = f"refining it in up to {rounds} rounds of {n:,} simulations around it, and {FRESH:,} fresh ones,"
+        most = f"up to {sum(planned):,} simulations around it, in up to {len(planned)} rounds"
+        what = f"refining it with {most}, and {FRESH:,} fresh ones,"
     else:
-        what, rounds = f"confirming it by a second network, from a round of {n:,} simulations around it,", 1
+        planned = planned[:1]
+        what = f"confirming it by a second network, from a round of {planned[0]:,} simulations around it,"
+    took, longest = (duration(_seconds(run, fit, given["n"], some)) for some in (planned[:2], planned))
+    took += f", or up to {longest} if it takes all rounds" if len(planned) > 2 else ""
     caller.say(
         f"first answer for {answer.name} after {duration(time.time() - given['started'])}; {what} in {folder}. This "
-        f"may take {duration(_seconds(run, fit, given['n'], rounds))}; Ctrl-C keeps the first answer, and to leave it "
-        "out: " + caller.again({"--refine": "off"})
+        f"may take {took}; Ctrl-C keeps the first answer, and to leave it out: " + caller.again({"--refine": "off"})
     )
 
 
-def _seconds(run: Path, fit: Fit, n: int, rounds: int) -> float:
+def _seconds(run: Path, fit: Fit, n: int, planned: Sequence[int]) -> float:
     """What so many rounds, and if there are several their calibration, may take, by what those of the run took."""
     from sciinf import Store
     from sciinf.core.files import read_json
 
     store, calibration = Store(run / "simulations"), read_json(run / "calibration.json")
     each, calibrating = store.seconds / max(len(store), 1), calibration["seconds"] / max(len(calibration["ranks"]), 1)
-    _, rows = sizes(n)
-    trained = sum(number * rows / n for number in range(1, rounds + 1))  # in rows of the run
-    spent = rounds * rows * each + _TRAININGS * trained * fit.record["seconds"]
-    return spent + (FRESH * (each + _CALIBRATED * calibrating) if rounds > 1 else 0.0)
+    trained = sum(itertools.accumulate(planned)) / n  # in rows of the run
+    spent = sum(planned) * each + _TRAININGS * trained * fit.record["seconds"]
+    return spent + (FRESH * (each + _CALIBRATED * calibrating) if len(planned) > 1 else 0.0)
 
 
 def refined_in(
@@ -313,7 +320,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
     return one
 
 
-def _put_aside(folder: Path, fit: Fit, n: int, say: Say, *, whole: bool = False) -> None:
+def _put_aside(folder: Path, fit: Fit, planned: Sequence[int], say: Say, *, whole: bool = False) -> None:
     """Give another name to rounds from another network, of another size or format, so that new ones can be made.
 
     And to a whole refined answer, where the one it began from is to be confirmed now.
@@ -323,7 +330,8 @@ def _put_aside(folder: Path, fit: Fit, n: int, say: Say, *, whole: bool = False)
 
     file = folder / INSIDE / ROUNDS_FILE
     said = read_json(file) if file.is_file() else {}
-    others = said and tuple(said.get(key) for key in ("first", "simulations", "schema")) != (fit.digest, n, SCHEMA)
+    made = [fit.digest, list(planned), SCHEMA]
+    others = said and [said.get(key) for key in ("first", "simulations", "schema")] != made
     if others or (whole and (folder / "calibration.json").is_file()):
         aside = folder.parent.parent / _ASIDE
         old = next(free for k in itertools.count(1) if not (free := aside / f"{folder.name}-{k}").exists())

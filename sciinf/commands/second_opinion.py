@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float],
         folder: Where its round lies.
         first: Of the first answer.
         x: The observation, name -> (1, *event).
-        differs: As `trust.second.difference` gives it.
+        differs: By how much (`inference.changes`).
         simulations: That it was trained on.
     """
     about = {"first": first.digest, "observation": observation_hash(x)}
@@ -53,7 +54,7 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
     for file in sorted((run / REFINED).glob(f"*/{_FILE}")):
         said = read_json(file)
         if {key: said.get(key) for key in about} == about:
-            moved, wider = said["differs"]
+            moved, wider = (math.inf if value is None else float(value) for value in said["differs"])  # as JSON has it
             told = [
                 compared(check, (moved, wider), said["simulations"]) if unconfirmed(check) else check
                 for check in answer.checks

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from typing import TYPE_CHECKING
 
-from sciinf.trust.second import compared, difference, limits, words_of
+from sciinf.trust.right import agree, limits, words_of
+from sciinf.trust.second import compared
 
 if TYPE_CHECKING:
-    from sciinf.core import Check, Posterior, Simulator
+    from sciinf.core import Check, Simulator
     from sciinf.inference.refined import Refined
 
-_SETTLED, _STILL = 0.15, 0.05  # sds, and share of a width: what the last round may change, also where it cannot be told
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
 _STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
 
@@ -23,11 +22,9 @@ class UntilSettled:
 
     Args:
         simulator: What is simulated.
-        first: The posterior of the first answer.
         check: The local check of the first answer where it saw no error, so that the first round confirms it or not;
             None where the answer is to be refined anyway.
-        rounds: How many there are at most.
-        simulations: In each.
+        sizes: Simulations of each round that there may be.
 
     Attributes:
         check: What it has become.
@@ -36,11 +33,8 @@ class UntilSettled:
         words: What the last one told.
     """
 
-    def __init__(
-        self, simulator: Simulator, first: Posterior, check: Check | None, rounds: int, simulations: int
-    ) -> None:
-        self.simulator, self.first, self.check = simulator, first, check
-        self.rounds, self.simulations = rounds, simulations
+    def __init__(self, simulator: Simulator, check: Check | None, sizes: tuple[int, ...]) -> None:
+        self.simulator, self.check, self.sizes = simulator, check, sizes
         self.differs: tuple[float, float] | None = None
         self.ended, self.words = 0, ""
 
@@ -52,24 +46,23 @@ class UntilSettled:
     def __call__(self, found: Refined) -> bool:
         self.ended += 1
         if self.ended == 1 and self.check is not None:
-            self.differs = difference(self.first, found, found.asked)
-            self.check = compared(self.check, self.differs, self.simulations)
-            by = f"{words_of(self.differs)} (limits {limits()})"
+            self.differs = found.error
+            self.check = compared(self.check, self.differs, self.sizes[0])
             said = "it confirms the first answer" if self.confirmed else "it does not confirm the first answer"
-            self.words = f"the second network differs, {by}: {said}"
+            self.words = f"the second network differs, {words_of(self.differs)} (limits {limits()}): {said}"
             return self.confirmed
-        if self.ended == self.rounds:
-            self.words = _moved(*found.changed)
+        if self.ended == len(self.sizes):
+            self.words = f"{_errs(found)}; no simulations are left"
             return True
         self.words, settled = gained(self.simulator, found)
         return settled
 
 
 def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
-    """What a round changed, in words, with what the local check says; and whether no further one is needed.
+    """What a round left, in words, with what the local check says; and whether no further one is needed.
 
-    A round that moved the answer is not the last, so that the check, which draws for thousands of data sets, is left.
-    One that moved nothing is, unless the check says that the answer is wrong: another would move nothing either.
+    A round whose answer errs is not the last, so that the check, which draws for thousands of data sets, is left. One
+    whose answer does not is, unless the check says that it is wrong, or may be.
 
     Args:
         sim: The simulator.
@@ -79,8 +72,8 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     from sciinf.trust.around import MANY, around_answer
     from sciinf.trust.here import check_twice
 
-    if max(found.changed) >= _SETTLED:
-        return _moved(*found.changed), False
+    if not agree(found.error):
+        return _errs(found), False
     generator = generator_for(0, _STREAM)
     theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
     began = time.monotonic()
@@ -88,11 +81,11 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     seconds = (time.monotonic() - began) / _FEW
     made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
     checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
-    levels, still = {check.level for check in checks}, max(found.changed) < _STILL
-    words = "; ".join([_moved(*found.changed), *(check.verdict for check in checks)])
-    return words, "good" in levels or (still and "alarm" not in levels)
+    words = "; ".join([_errs(found), *(check.verdict for check in checks)])
+    return words, {check.level for check in checks}.isdisjoint({"alarm", "caution"})
 
 
-def _moved(middle: float, width: float) -> str:
-    """What a round changed, in words."""
-    return f"middles moved by up to {middle:.2g} sds, widths by up to {math.expm1(width):.0%}"
+def _errs(found: Refined) -> str:
+    """An answer's own error, in words."""
+    by = words_of(found.error)
+    return f"judged by how far this round moved it, the answer may be off: {by} (limits {limits()})"

@@ -71,8 +71,8 @@ def infer(
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
     It simulates, trains, calibrates, answers and writes the report. Then it simulates around the answer: one round
-    confirms an answer in which no error was seen, and up to six refine one that is not right. All of it is kept in the
-    folder `out`: the same call goes on where it was stopped, and makes nothing twice.
+    confirms an answer in which no error was seen, and further ones refine one that is not right. All of it is kept in
+    the folder `out`: the same call goes on where it was stopped, and makes nothing twice.
 
     Args:
         simulator: A simulator, or the path of a file that defines `simulator`.

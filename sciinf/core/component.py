@@ -40,9 +40,15 @@ class Component(ABC):
         return self
 
 
-def rebuilt(component: Any) -> Any:
-    """A component as its constructor call made it, whatever has become of it since."""
-    return type(component)(**getattr(component, "_call"))  # noqa: B009  (set by __new__, as above)
+def rebuilt(component: Any, **arguments: Any) -> Any:
+    """A component as its constructor call made it, whatever has become of it since.
+
+    Args:
+        component: Which.
+        **arguments: Of its constructor that are to be others; what it has not is left out.
+    """
+    call = getattr(component, "_call")  # noqa: B009  (set by __new__, as above)
+    return type(component)(**{name: arguments.get(name, value) for name, value in call.items()})
 
 
 def called_with(component: Any, **arguments: Any) -> None:

@@ -43,7 +43,7 @@ _FIVE = (
 """The checks behind each of the five lights, and what it says where there is none."""
 _MISSED = (_FIVE[2][1], _FIVE[4][1])
 """What an answer lacks where those checks were not made. Not every answer has a likelihood."""
-_ALONE = "no second network has confirmed it"
+_ALONE, _REFINED = "no second network has confirmed it", "its rounds have not confirmed it"
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "calibration": {
         "green": "calibrated",
@@ -181,7 +181,8 @@ def verdict_of(run: Run) -> Verdict:
     lights += [_light([card], "") for card in found if card.title.lower() not in known]
     worst = _worst(found)  # never grey, for the card of the observation always counts
     missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
-    missing += [_ALONE] if any(unconfirmed(Check(**check)) for check in run.answer.get("checks") or ()) else []
+    if any(unconfirmed(Check(**check)) for check in run.answer.get("checks") or ()):
+        missing.append(_REFINED if run.answer.get("posterior") == "refined" else _ALONE)
     return Verdict(found, lights, worst, _headline(run, lights, worst, missing), missing)
 
 

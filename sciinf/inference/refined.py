@@ -1,8 +1,8 @@
 r"""Rounds of simulations around one answer, and the posterior that is learned from them.
 
 An amortised network has to learn every observation of the prior. Where its answer to x_o is not right, round k
-simulates from a law r_k around the newest answer (`around`: z normal, wider than the answer, a fifth of it twice as
-wide again), and a network is trained anew on the rows of all rounds, which are draws of the mixture
+simulates from a law r_k around the newest answer (`round_laws`), and a network is trained anew on the rows of all
+rounds, which are draws of the mixture
 
     r(theta) = sum_k n_k r_k(theta) / sum_k n_k.
 
@@ -12,14 +12,21 @@ It learns q_r(theta | x) = p(x | theta) r(theta) / p_r(x), so that the posterior
 
 with w a smooth function that is known exactly. Unlike a truncated prior (`truncated`), r has no edge that a wrong
 answer could be cut off by: a round whose answer moved moves its law along. Draws are draws of q_r, taken with
-probabilities proportional to w. Where the posterior is normal and the prior flat, the effective share of the draws is
-(1 - k^-4)^(D / 2) for a law k times as wide as it: the narrower the law, the less a network has to learn, and k is the
-least that leaves `_SHARE`, but no less than `_NARROWEST`.
+probabilities proportional to w.
 
 **The likelihood.** The same rows teach the likelihood number by number, too (`estimators.elements`), where data are
 complete and of at most 128 numbers: those near the answer. Two are trained, in one of which numbers have functions of
 the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it as far as it
 describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
+
+**Its own error.** What a network lacks, it lacks mostly for want of rows: two that are trained on the same rows from
+other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
+moves, when a round adds n_2, by a random amount of variance s^2 / n_1 - s^2 / (n_1 + n_2), and
+
+    sqrt(n_1 / n_2) times what the last round moved it by
+
+has the variance of the error that is left, s^2 / (n_1 + n_2). Each round begins with first weights of its own, so that
+theirs count, too. What all networks lack alike it does not tell.
 
 Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
 flow has nothing there to hold it down, and w, which grows outwards, makes them heavier. They can double an sd.
@@ -38,7 +45,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,10 +55,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Estimator, Fit, Posterior, Prior, Simulator, X, as_observation, load_fit
+from sciinf.core import Draws, Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
+from sciinf.core.component import rebuilt
 from sciinf.core.files import read_json, write_json
-from sciinf.engine.block import generator_for, one_thread
+from sciinf.engine.block import generator_for
 from sciinf.estimators.elements import VERSIONS, Elements, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
@@ -59,16 +67,14 @@ from sciinf.inference.around import Law, Mixture
 from sciinf.inference.changes import changes
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
+from sciinf.inference.round_laws import kept_law, law_in, mixed
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
-from sciinf.inference.truncated import observation_hash
 from sciinf.simulation import simulate
 from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 7  # raised when rounds are made or kept in another way, so that older ones are made anew
-_FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
-_SHARE, _NARROWEST = 0.6, 1.5
+SCHEMA = 8  # raised when rounds are made or kept in another way, so that older ones are made anew
 _STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
@@ -76,7 +82,6 @@ _FEWEST = 100  # rows that it is learned from
 _RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
 _OVER = 4  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
-_AROUND = 20_000  # draws that a law is fitted to
 _EDGE = 2.0  # sds of |u|^2, of mean D, that draws of the last law have: an answer must lie within
 _INSIDE, _EFFECTIVE = 0.95, 0.1  # share of an answer there, and of the draws that carry the weight
 _STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
@@ -91,7 +96,8 @@ class Refined(Learned):
         last: The last round's own law, the narrowest part of it.
         x: The observation, name -> (1, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
-        changed: What the last round changed at the observation (`changes`).
+        error: How far it may be off at the observation, told by how far the last round moved it: middles in sds, and
+            the logarithms of widths. Infinite where that is not known.
         likelihood: That of the last round, and its power, where the network is better with it than by itself.
     """
 
@@ -102,7 +108,7 @@ class Refined(Learned):
         last: Law,
         x: X,
         trained_on: frozenset[str],
-        changed: tuple[float, float] = (0.0, 0.0),
+        error: tuple[float, float] = (math.inf, math.inf),
         likelihood: tuple[Fit, float] | None = None,
     ) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
@@ -111,7 +117,7 @@ class Refined(Learned):
         self.likelihood = likelihood
         self.weighted = likelihood and LikelihoodWeighted(self.network, likelihood[0], mixture, last, likelihood[1])
         self.local: Learned = self.weighted or self.network
-        self.digest, self.trained_on, self.changed = self.local.digest, trained_on, changed
+        self.digest, self.trained_on, self.error = self.local.digest, trained_on, error
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"
         self.scope, self.whole = self.only, self.local.whole
@@ -203,20 +209,14 @@ class Refined(Learned):
         return torch.where(log_w.isfinite().any(0), log_w, 0.0)
 
 
-def widths(size: int) -> tuple[tuple[float, float], ...]:
-    """Weight and width of each of the laws of a round, for so many parameters."""
-    k = max(_NARROWEST, (1 - _SHARE ** (2 / size)) ** -0.25)
-    return (1 - _FARTHER, k), (_FARTHER, 2 * k)
-
-
 def refine_around(
     simulator: Simulator,
     x: Any,
     out: str | Path,
     first: Posterior,
     *,
-    rounds: int = 3,
-    simulations: int = 5_000,
+    rounds: int | None = None,
+    simulations: int | Sequence[int] = 5_000,
     estimator: Estimator | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -239,10 +239,10 @@ def refine_around(
         x: One observation: observable name -> array or astropy quantity of its event shape.
         out: Folder of the rounds.
         first: The posterior whose answer the first round lies around.
-        rounds: How many, at most.
-        simulations: Rows simulated in each round.
-        estimator: A newly built estimator, each round trains a copy; `Flow` where left out. Its weights should not be
-            those that the first network began with, so that it errs in another way.
+        rounds: How many, at most; three where left out, or as many as `simulations` has numbers.
+        simulations: Rows simulated in each round, or a number for each round: all of them when the first is made.
+        estimator: A newly built estimator; each round builds it anew, with another `seed` if it has one. `Flow` where
+            left out.
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
         workers: Processes that simulate, as in `simulate`.
@@ -260,36 +260,35 @@ def refine_around(
             folder holds rounds of another observation, simulator or setting, or an answer does not vary; whatever
             `simulate` and `train` raise.
     """
-    check_whole("rounds", rounds, 1)
-    check_whole("simulations", simulations, 1)
+    sizes = _sizes(rounds, simulations)
     observation, out, recipe = as_observation(simulator.observables, x), Path(out), recipe or Recipe()
-    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=round_seed(seed, 1))
+    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables)
     made = settings_of(simulator, observation, simulations, learner, recipe, seed)
     settings = {"schema": SCHEMA, **made, "first": first.digest}
     claim(out / FILE, settings, observation, simulator, accept_changes=accept_changes)
-    posterior, stores, laws = first, list[Store](), list[Mixture]()
-    for number in range(1, rounds + 1):
+    posterior, stores, laws, before = first, list[Store](), list[Mixture](), 0
+    for number, count in enumerate(sizes, 1):
         folder = round_folder(out, number)
-        laws.append(_law_in(folder / "proposal.json", posterior, observation))
+        laws.append(law_in(folder / "proposal.json", posterior, observation))
         how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
         how["accept_changes"] = accept_changes
         where, own = folder / "simulations", round_seed(seed, number)
-        stores.append(simulate(simulator, where, simulations, seed=own, proposal=laws[-1], **how))
-        mixture = _mixed(laws, stores)
+        stores.append(simulate(simulator, where, count, seed=own, proposal=laws[-1], **how))
+        mixture = mixed(laws, stores)
         law = {**mixture.to_json(), "rows_of": [store.digest for store in stores]}
         rows = gather(stores, folder / "training", simulator, law)
-        fit = train(learner, rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
+        fit = train(rebuilt(learner, seed=own), rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
         last, better = laws[-1].parts[0][1], None
         if isinstance(learner, Flow) and suits(simulator.observables, _NUMBERS):
             near = _near(rows, folder / "near", simulator, last)
-            better = _likelihood(fit, near, folder, observation, (mixture, last), recipe, seed)
+            better = _likelihood(fit, near, folder, observation, (mixture, last), recipe, own)
         found = Refined(fit, mixture, last, observation, campaigns_of(stores), likelihood=better)
-        found.changed = changes(posterior, found, observation)
-        posterior = found
+        found.error = _error(changes(posterior, found, observation), before, len(rows))
+        posterior, before = found, len(rows)
         if until is not None and until(found):
             break
     likelihood = found.likelihood and {"folder": found.likelihood[0].folder.name, "power": found.likelihood[1]}
-    write_json(out / FILE, {**settings, "rounds": len(stores), "changed": found.changed, "likelihood": likelihood})
+    write_json(out / FILE, {**settings, "rounds": len(stores), "error": found.error, "likelihood": likelihood})
     return found
 
 
@@ -315,15 +314,43 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
     folders = [round_folder(out, number) for number in range(1, int(data["rounds"]) + 1)]
     stores = [Store(folder / "simulations") for folder in folders]
     fit = load_fit(folders[-1] / "fit", device=device, trust=trust)
-    found = [_kept(folder / "proposal.json", fit.estimator.prior, observation) for folder in folders]
+    found = [kept_law(folder / "proposal.json", fit.estimator.prior, observation) for folder in folders]
     laws = [law for law in found if law is not None]
     if len(laws) < len(found):
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
-    moved, wider = data["changed"]
+    moved, wider = (math.inf if value is None else float(value) for value in data["error"])  # JSON has no infinity
     said = data["likelihood"]
     likelihood = (load_fit(folders[-1] / said["folder"], device=device), float(said["power"])) if said else None
     about = (observation, campaigns_of(stores), (moved, wider), likelihood)
-    return Refined(fit, _mixed(laws, stores), laws[-1].parts[0][1], *about)
+    return Refined(fit, mixed(laws, stores), laws[-1].parts[0][1], *about)
+
+
+def _sizes(rounds: int | None, simulations: int | Sequence[int]) -> list[int]:
+    """Rows of each round.
+
+    Raises:
+        ValueError: If a number is no int of at least 1, or there are fewer than rounds.
+    """
+    if rounds is not None:
+        check_whole("rounds", rounds, 1)
+    each = list(simulations) if isinstance(simulations, Sequence) else [simulations] * (rounds or 3)
+    for one in each:
+        check_whole("simulations", one, 1)
+    if len(each) < (rounds or 1):
+        raise ValueError(f"simulations has numbers for {len(each)} rounds of {rounds or 1} or more; give one for each")
+    return each[:rounds]
+
+
+def _error(moved: tuple[float, float], before: int, now: int) -> tuple[float, float]:
+    """An answer's own error, by what its last round moved; of the first what it moved the other network's answer.
+
+    Args:
+        moved: As `changes` gives it.
+        before: Rows that did not fail, before the last round.
+        now: After it.
+    """
+    times = math.sqrt(before / max(now - before, 1)) if before else 1.0
+    return moved[0] * times, moved[1] * times
 
 
 def _near(rows: Store, path: Path, simulator: Simulator, last: Law) -> Store:
@@ -348,46 +375,3 @@ def _likelihood(
     found = min(fits, key=lambda one: one.record["best_validation_loss"])
     power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
     return (found, power) if power else None
-
-
-def _mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:
-    """The law of the rows of several rounds together."""
-    total = sum(len(store) for store in stores)
-    parts = [
-        (weight * len(store) / total, part)
-        for law, store in zip(laws, stores, strict=True)
-        for weight, part in law.parts
-    ]
-    return Mixture(laws[0].prior, parts, laws[0].about)
-
-
-def _law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
-    """What a round is simulated from, kept in a file so that another machine's rounding does not move it.
-
-    Raises:
-        ValueError: If the answer does not vary, or is not finite.
-    """
-    found = _kept(file, posterior.prior, x)
-    if found is not None and found.about.get("answer") == posterior.digest:
-        return found
-    with one_thread():
-        theta = posterior.draw_batched(x, _AROUND, generator=generator_for(0, _STREAM))[:, 0]
-        bijection = posterior.prior.bijection
-        z = bijection.forward(theta[theta.isfinite().all(1)].double())
-        laws = [(weight, Law.around(z, wider, normal=bijection.normal)) for weight, wider in widths(z.shape[1])]
-    parts = [(weight, law) for weight, law in laws if law is not None]
-    if len(parts) < len(laws):
-        raise ValueError("the answer cannot be refined, for its draws do not vary in every parameter")
-    found = Mixture(posterior.prior, parts, {"observation": observation_hash(x), "answer": posterior.digest})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, found.to_json())
-    return found
-
-
-def _kept(file: Path, prior: Prior, x: X) -> Mixture | None:
-    """The law in a file, if it is of this observation."""
-    try:
-        data: Mapping[str, Any] = read_json(file)
-        return Mixture.from_json(prior, data) if data["observation"] == observation_hash(x) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None

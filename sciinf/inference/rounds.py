@@ -61,7 +61,7 @@ def _check_same(estimator: Estimator, simulator: Simulator) -> None:
 
 
 def settings_of(
-    simulator: Simulator, x: X, simulations: int, estimator: Estimator, recipe: Recipe, seed: int
+    simulator: Simulator, x: X, simulations: int | Sequence[int], estimator: Estimator, recipe: Recipe, seed: int
 ) -> dict[str, Any]:
     """What rounds are made with, as JSON values.
 

@@ -50,12 +50,11 @@ from sciinf.inference.refined import Refined
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
+from sciinf.trust.right import RIGHT, SHIFT, UNSEEN, WIDTH, agree, words_of
 
 NAME = "local check"
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
-SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNTOLD = "too few simulations to tell whether it is right at this observation"
-UNSEEN = "no error seen at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
@@ -169,7 +168,8 @@ def _looked(
         words = f"not checked whether the posterior is right at this observation: {local}"
         return (Check(NAME, "unknown", words),), 0
     if isinstance(posterior, Refined):
-        found = verdict(local, posterior.prior.names, changed=posterior.changed, lowered=posterior.lowered(x))
+        lowered, asked = posterior.lowered(x), posterior.is_around(x)
+        found = verdict(local, posterior.prior.names, error=posterior.error, asked=asked, lowered=lowered)
     else:
         found = verdict(local, posterior.prior.names)
     if found.level in ("good", "unknown") and not alike:
@@ -205,18 +205,24 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
 
 
 def verdict(
-    local: Local, names: tuple[str, ...], *, changed: tuple[float, float] | None = None, lowered: Tensor | None = None
+    local: Local,
+    names: tuple[str, ...],
+    *,
+    error: tuple[float, float] | None = None,
+    asked: bool = True,
+    lowered: Tensor | None = None,
 ) -> Check:
-    """No error seen, not right, or too few simulations to tell; of exact posteriors one in a hundred is not right.
+    """Right, no error seen, not right, or too few simulations to tell; of exact ones one in a hundred is not right.
 
     Args:
         local: What was found.
         names: Of the parameters.
-        changed: By how much the last round changed a refined answer (`inference.changes`): a network's own
-            error is as large, and no statistic of the data tells of it. None of one that is not refined.
+        error: A refined answer's own (`Refined.error`), which no statistic of the data tells of. None of one that is
+            not refined: no other network has told of its error, and it is not called right.
+        asked: Whether the observation is the one at which the error is known.
         lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
     """
-    way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if changed is None else (_MORE, changed)
+    way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if error is None else (_MORE, error)
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
     faults, hints = [], []
@@ -241,13 +247,15 @@ def verdict(
     if hints:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
     if not (moved <= SHIFT and math.expm1(wider) <= WIDTH):
-        last = f"the last round moved it by {moved:.2g} sds, and changed widths by {math.expm1(wider):.0%}"
-        words = f"cannot be told whether it is right at this observation: {last}"
-        return Check(NAME, "unknown", f"{words} ({among}). {way_on}")
+        last = f"judged by how far the last round moved it, it may be off: {words_of((moved, wider))}"
+        words = f"cannot be told whether it is right at this observation: {last} ({among}). {way_on}"
+        return Check(NAME, "unknown", words)
     middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
     width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))
     words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     if middle <= SHIFT and width <= WIDTH:
+        if error is not None and asked and agree(error):
+            return Check(NAME, "good", f"{RIGHT}: {words}; its last round hardly moved it")
         return Check(NAME, "good", f"{UNSEEN}: {words}")
     return Check(NAME, "unknown", f"{UNTOLD}: {words}")
 

@@ -17,8 +17,8 @@ from sciinf.figures.checks import checks_part
 from sciinf.figures.first_screen import about, verdict_part, verdicts_part
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import SYMBOLS, brief, verdict_of
-from sciinf.trust.here import NAME, UNSEEN
-from sciinf.trust.second import RIGHT
+from sciinf.trust.here import NAME
+from sciinf.trust.right import RIGHT, UNSEEN
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
@@ -230,6 +230,8 @@ def test_without_a_second_network_not_all_checks_were_made():
     unseen = {"name": NAME, "level": "good", "verdict": f"{UNSEEN}: middles to 0.1 sds, widths to 7%"}
     alone = verdict_of(run_of(calibration(), trust=trust("good"), checks=[*others, unseen]))
     assert alone.headline.endswith("But no second network has confirmed it.")
+    refined = run_of(calibration(), trust=trust("good"), checks=[*others, unseen], posterior="refined")
+    assert verdict_of(refined).headline.endswith("But its rounds have not confirmed it.")
     assert alone.state == "all checks made passed"
     assert "No error seen" in [card.state for card in alone.cards]
     seen = {**unseen, "verdict": f"{RIGHT}: middles to 0.1 sds, widths to 7%; a second network"}

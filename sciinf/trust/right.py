@@ -1,0 +1,28 @@
+"""What a right answer may be off by, and what two networks' answers may differ by where one confirms the other."""
+
+from __future__ import annotations
+
+import math
+
+SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
+UNSEEN, RIGHT = "no error seen at this observation", "right at this observation"
+_SHARE = 2 / 3  # of that: what two networks may differ by
+
+
+def agree(differs: tuple[float, float]) -> bool:
+    """Whether two answers differ by so little that one confirms the other; not where that is no number.
+
+    Args:
+        differs: Middles in sds, and the logarithms of widths (`inference.changes`).
+    """
+    return differs[0] <= _SHARE * SHIFT and math.expm1(differs[1]) <= _SHARE * WIDTH
+
+
+def words_of(differs: tuple[float, float]) -> str:
+    """By how much, in words."""
+    return f"middles by up to {differs[0]:.2g} sds, widths by up to {math.expm1(differs[1]):.1%}"
+
+
+def limits() -> str:
+    """What answers that agree may differ by, in words."""
+    return f"{_SHARE * SHIFT:.2g} sds, {_SHARE * WIDTH:.1%}"
