@@ -166,9 +166,10 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @options.accept_changes
 def calibrate(simulator: str, folder: str, n: int | None, workers: Any, device: str, accept_changes: bool) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
-    from sciinf import build_posterior
+    from sciinf import Store, build_posterior
     from sciinf import calibrate as check
     from sciinf import simulate as run_campaign
+    from sciinf.commands.refine import refined_by
     from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, next_command
     from sciinf.commands.user_files import user_simulator
     from sciinf.core.verdicts import CALIBRATION_STATES
@@ -180,10 +181,13 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: Any, device: 
     how: dict[str, Any] = {"device": device, "accept_changes": accept_changes}
     steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", [Path(folder) / "simulations"], **how)
     started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
-    where = Path(folder) / "calibration_simulations"
+    where, near = Path(folder) / "calibration_simulations", refined_by(Path(folder), device, sim)
+    if near is not None and (where / "store.json").is_file():
+        seed = Store(where).seed
     plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
-    fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, **how)
-    result = check(build_posterior(fit), fresh, folder, rows=n or ROWS)
+    law = near and near.mixture
+    fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, proposal=law, **how)
+    result = check(near.local if near else build_posterior(fit), fresh, folder, rows=n or ROWS)
     way_on = "" if result.passed else "next: train on more simulations, for an error that was seen stays"
     if result.state == "cannot tell":
         way_on = next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine())
@@ -284,11 +288,17 @@ def _asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) ->
 @click.argument("folder", metavar="DIR")
 @click.argument("names", metavar="[OBSERVATION]...", nargs=-1)
 def report(folder: str, names: Sequence[str]) -> None:
-    """Write the run's report.html: one page, no network, with all answers or those for the observations named."""
+    """Write the run's report.html: one page, no network, with all answers or those for the observations named.
+
+    Pages of refined answers are written anew, too.
+    """
     from sciinf import write_report
+    from sciinf.storage.answers import refined_folders
 
     keep_log(Path(folder))
-    tell(str(write_report(folder, names=names or None)), ANSWER)
+    pages = [write_report(folder, names=names or None)]
+    pages += [write_report(near) for name, near in refined_folders(folder).items() if name in (names or [name])]
+    tell("\n".join(map(str, pages)), ANSWER)
 
 
 @cli.command(cls=options.FilesCommand)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
 
     result, pages = _watched(run, "infer", tmp_path / "points.py", *words)
     assert result.code == 0, result.err
-    _is_told(result, run, pages)
+    _is_told(told := result, run, pages)
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 1.4 * 0.069 > 1.15 * 0.069 > after["sd"], "exact it is .069"
@@ -76,17 +77,11 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     answer = infer(tmp_path / "points.py", tmp_path / "seen.csv", n=500, calibration=100, out=run, progress=False)
     assert (answer.posterior, answer.parameters["mu"].mean) == ("refined", after["mean"]), "the call returns it too"
 
-    # a neighbour is answered by the same rounds, what lies far away by the network of the whole prior
-    for name, step in (("near", 0.05), ("far", 5.0)):
-        (tmp_path / f"{name}.csv").write_text("x\n" + "\n".join(str(value + step) for value in SEEN))
-        result = call("query", run, "--observation", tmp_path / f"{name}.csv", "--without-simulator")
-        assert result.code == 0, result.err
-        place = {"near": refined, "far": run}[name]
-        assert (place / f"answers/{name}/answer.json").is_file()
-        assert ("answered by what was refined around seen" in result.err) == (name == "near")
-    result = call("query", refined, "--observation", tmp_path / "far.csv")
-    assert result.code == 2
-    assert "refined around another observation than 'far', too far from it; ask" in result.err
+    _ask_near_and_far(run, refined, tmp_path)
+    # what cannot tell is calibrated on more, simulated from the laws of the rounds
+    (way,) = re.findall(r"^next: sciinf (calibrate .* -n )\d+$", told.err, re.MULTILINE)
+    assert call(*shlex.split(f"{way} 400")).code == 0
+    assert len(read_json(refined / "calibration.json")["ranks"]) == 400
     # a damaged one is left out, and named
     (refined / "rounds" / "observation.safetensors").write_bytes(b"")
     result = call("query", run, "--observation", tmp_path / "near.csv")
@@ -255,6 +250,20 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     ]
 
 
+def _ask_near_and_far(run: Path, refined: Path, tmp_path: Path) -> None:
+    """A neighbour is answered by the same rounds, what lies far away by the network of the whole prior."""
+    for name, step in (("near", 0.05), ("far", 5.0)):
+        (tmp_path / f"{name}.csv").write_text("x\n" + "\n".join(str(value + step) for value in SEEN))
+        result = call("query", run, "--observation", tmp_path / f"{name}.csv", "--without-simulator")
+        assert result.code == 0, result.err
+        place = {"near": refined, "far": run}[name]
+        assert (place / f"answers/{name}/answer.json").is_file()
+        assert ("answered by what was refined around seen" in result.err) == (name == "near")
+    result = call("query", refined, "--observation", tmp_path / "far.csv")
+    assert result.code == 2
+    assert "refined around another observation than 'far', too far from it; ask" in result.err
+
+
 def _watched(run: Path, *words: object) -> tuple[Result, list[str]]:
     """A command, and the pages that it showed meanwhile."""
     with watched(run / "report.html") as pages:
@@ -263,12 +272,14 @@ def _watched(run: Path, *words: object) -> tuple[Result, list[str]]:
 
 def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     """What is said of rounds that ended well, and what the run's own answer says of the refined one."""
-    said = r"judged by .* moved it, the answer may be off: middles by .* sds, widths by .*% \(limits .*\)"
+    said = r"chance error, by how far this round moved the answer: [^(]* \(limits [^)]*\)"
     told = re.findall(rf"round \d: 500 simulations, \d+ s; {said}; (.*)", result.err)
     assert told[-1].startswith("right at this observation: "), "it ends when it hardly moved, and no error is seen"
-    assert "next" not in result.err, "it goes on by itself"
+    ways = re.findall(r"^next: sciinf (\w+ .*)", result.err, re.MULTILINE)
+    assert [way.split()[0] for way in ways] == ["calibrate"], "it goes on by itself, but 300 cannot tell of calibration"
+    assert f"refined answer for seen, in {run}/refined/seen\n" in result.err
     (begun,) = re.findall(
-        r"first answer for seen after .*; refining it with up to 1,500 simulations around it, in up to 3 rounds.*",
+        r"first answer for seen is there; refining it with up to 1,500 simulations around it, in up to 3 rounds.*",
         result.err,
     )
     assert re.search(r"and [\d,]+ fresh ones, in .*\. This may take [\d.]+ (s|min).*; Ctrl-C keeps the first", begun)

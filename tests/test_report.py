@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from sample_run import EVIL, Page, Sample, make_run
 
 from sciinf.core.draws_file import read_draws_h5
@@ -272,6 +273,9 @@ def test_a_refined_answer_and_the_one_it_came_from_name_each_other(tmp_path):
     assert ("href", "../../report.html") in read(near).attributes
     write_report(run)
     assert ("href", "refined/cell7/report.html") in read(run).attributes
+    (near / "report.html").write_text("of before")
+    assert call("report", run).out.split() == [str(folder / "report.html") for folder in (run, near)]
+    assert "of before" not in (near / "report.html").read_text()
     write_json(near / "rounds" / "refined.json", {"first": "0" * 64, "rounds": []})
     write_report(run)  # refined from another network than the run has now
     assert "refined" not in read(run).text

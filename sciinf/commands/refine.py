@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,8 +85,8 @@ def refine_all(
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
     if len(going_on) > 1:
         words = (
-            f"rounds of simulations around each: {sizes(given['n'])[0]:,} to confirm it, or up to "
-            f"{sum(sizes(given['n'])):,} to refine it"
+            f"rounds of simulations around each: {sizes(given['n'])[0]:,} to confirm one, or up to "
+            f"{sum(sizes(given['n'])):,} to refine one that is not right"
         )
         caller.say(f"{len(going_on)} answers get {words}; to leave them out: {caller.again({'--refine': 'off'})}")
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
@@ -230,8 +231,8 @@ def _tell_begun(run: Path, fit: Fit, folder: Path, answer: Answer, given: Mappin
     took, longest = (duration(_seconds(run, fit, given["n"], some)) for some in (planned[:2], planned))
     took += f", or up to {longest} if it takes all rounds" if len(planned) > 2 else ""
     caller.say(
-        f"first answer for {answer.name} after {duration(time.time() - given['started'])}; {what} in {folder}. This "
-        f"may take {took}; Ctrl-C keeps the first answer, and to leave it out: " + caller.again({"--refine": "off"})
+        f"first answer for {answer.name} is there; {what} in {folder}. This may take {took}; Ctrl-C keeps the first "
+        "answer, and to leave it out: " + caller.again({"--refine": "off"})
     )
 
 
@@ -278,6 +279,12 @@ def refined_in(
             say(f"note: the refined answer in {folder} is left out: {error}")
 
     return list(read(run)) or [near for folder in sorted((run / REFINED).glob("*")) for near in read(folder)]
+
+
+def refined_by(folder: Path, device: str, sim: Simulator | None) -> Refined | None:
+    """What the rounds in a folder learned, where it is that of a refined answer."""
+    known = refined_in(folder, device, sim) if (folder / INSIDE / ROUNDS_FILE).is_file() else []
+    return next((posterior for at, posterior in known if at == folder), None)
 
 
 def nearest(known: Sequence[Near], x: Observation) -> Near | None:
@@ -345,6 +352,7 @@ def _answer(
 ) -> Answer:
     """Calibrate what was refined, ask it, and end as a run does."""
     from sciinf import calibrate, query, simulate
+    from sciinf.trust.agreement import rows_needed
 
     (folder, posterior), (one, name), seed = found, named, given["seed"]
     stage(f"calibrate refined {name}")
@@ -354,5 +362,12 @@ def _answer(
     stage(f"answer refined {name}")
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
     answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
-    steps.finish(folder, [answer], caller, seed=seed, started=started, simulator=sim)
+    caller.say(f"refined answer for {name}, in {folder}")
+    way_on = ""
+    if checked.state == "cannot tell" and sim.source is not None:
+        rows = rows_needed(len(checked.p_values), checked.rows)
+        way_on = f"next: {shlex.join(['sciinf', 'calibrate', str(sim.source), str(folder), '-n', str(rows)])}"
+    steps.finish(folder, [answer], caller, seed=seed, started=started, way_on=way_on, simulator=sim)
+    if way_on:
+        caller.say(way_on)
     return answer

@@ -55,6 +55,7 @@ class UntilSettled:
             self.words = f"{_errs(found)}; no simulations are left"
             return True
         self.words, settled = gained(self.simulator, found)
+        self.words += "" if settled else "; so another round follows"
         return settled
 
 
@@ -86,6 +87,5 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
 
 
 def _errs(found: Refined) -> str:
-    """An answer's own error, in words."""
-    by = words_of(found.error)
-    return f"judged by how far this round moved it, the answer may be off: {by} (limits {limits()})"
+    """An answer's chance error, in words."""
+    return f"chance error, by how far this round moved the answer: {words_of(found.error)} (limits {limits()})"

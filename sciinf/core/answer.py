@@ -313,12 +313,16 @@ def _moves(answer: Answer) -> list[str]:
     lines = []
     if found:
         each = ", ".join(f"{n} {c.moved:.0%} (by chance {c.chance:.0%})" for n, c in found.items())
-        where = "for data like these" if any(c.local for c in found.values()) else "on average over the prior"
+        where = "for data like these" if any(c.local for c in found.values()) else _averaged(answer)
         lines.append(f"intervals that hold {percent(level)} {where}; by how much of its width an end moved: {each}")
     if answer.region and abs(answer.region[0] - level) > answer.region[1]:
         of = f"the {answer.region[0]:.1%} region of the draws by density"
         lines.append(f"the {percent(level)} region of all parameters is {of}")
     return lines
+
+
+def _averaged(answer: Answer) -> str:
+    return "on average over the simulations around it" if answer.posterior == "refined" else "on average over the prior"
 
 
 def _calibration_words(answer: Answer) -> str:

@@ -228,6 +228,14 @@ def _answer(run: Run) -> tuple[str, list[str]]:
         text = f"{text.replace('-', '−') if evidence is not None and evidence < 0 else text}."
         keys += ["neural weights"] if likelihood else []
         keys += ["weights"] if answer.get("pareto_k") is not None else []
+    elif answer.get("posterior") == "refined":
+        text = (
+            "The network was trained on rounds of simulations from normal laws around the answer of a network of the "
+            f"whole prior. The answer for the observation rests on {size} of it, weighted by the prior's density over "
+            "the laws'"
+        )
+        by_likelihood = "likelihood" in str(answer.get("scope") or "")
+        text += ", and by a power of a likelihood that was learned number by number." if by_likelihood else "."
     else:
         text = f"The answer for the observation rests on {size} of the trained posterior."
     p = (answer.get("trust") or {}).get("p_value")

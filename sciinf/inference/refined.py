@@ -19,7 +19,7 @@ complete and of at most 128 numbers: those near the answer. Two are trained, in 
 the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it as far as it
 describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
 
-**Its own error.** What a network lacks, it lacks mostly for want of rows: two that are trained on the same rows from
+**Its chance error.** What a network lacks, it lacks mostly for want of rows: two that are trained on the same rows from
 other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
 moves, when a round adds n_2, by a random amount of variance s^2 / n_1 - s^2 / (n_1 + n_2), and
 
@@ -96,8 +96,8 @@ class Refined(Learned):
         last: The last round's own law, the narrowest part of it.
         x: The observation, name -> (1, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
-        error: How far it may be off at the observation, told by how far the last round moved it: middles in sds, and
-            the logarithms of widths. Infinite where that is not known.
+        error: Its chance error at the observation, told by how far the last round moved it: middles in sds, and the
+            logarithms of widths. Infinite where that is not known.
         likelihood: That of the last round, and its power, where the network is better with it than by itself.
     """
 
@@ -342,7 +342,7 @@ def _sizes(rounds: int | None, simulations: int | Sequence[int]) -> list[int]:
 
 
 def _error(moved: tuple[float, float], before: int, now: int) -> tuple[float, float]:
-    """An answer's own error, by what its last round moved; of the first what it moved the other network's answer.
+    """An answer's chance error, by what its last round moved; of the first what it moved the other network's answer.
 
     Args:
         moved: As `changes` gives it.

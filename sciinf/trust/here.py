@@ -247,7 +247,7 @@ def verdict(
     if hints:
         return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
     if not (moved <= SHIFT and math.expm1(wider) <= WIDTH):
-        last = f"judged by how far the last round moved it, it may be off: {words_of((moved, wider))}"
+        last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
         words = f"cannot be told whether it is right at this observation: {last} ({among}). {way_on}"
         return Check(NAME, "unknown", words)
     middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))

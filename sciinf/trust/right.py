@@ -25,4 +25,4 @@ def words_of(differs: tuple[float, float]) -> str:
 
 def limits() -> str:
     """What answers that agree may differ by, in words."""
-    return f"{_SHARE * SHIFT:.2g} sds, {_SHARE * WIDTH:.1%}"
+    return f"{_SHARE * SHIFT:.2g} sds, {_SHARE * WIDTH:.2%}"

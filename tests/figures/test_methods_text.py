@@ -40,6 +40,15 @@ def test_only_an_answer_with_a_correction_was_corrected(posterior):
     assert "weighted by the simulator's likelihood: 1,000 draws with an effective sample size of 400" in corrected
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_refined_answer_rests_on_rounds_and_weights(learned):
+    """It was said to rest on draws of the trained posterior, under a law that is not the prior."""
+    scope = "it holds for data near it" + "; its draws are weighted by a likelihood" * learned
+    told = text_of(draws=1000, ess=1000.0, posterior="refined", scope=scope)
+    assert "rests on 1,000 draws of it, weighted by the prior's density over the laws'" in told
+    assert ("by a power of a likelihood that was learned number by number" in told) == learned
+
+
 def test_weights_other_than_the_likelihood_are_called_by_their_name():
     raw = {"a": {"mean": 0.0}}
     success = "the probability that a simulation with these parameters succeeds, as a classifier has it"

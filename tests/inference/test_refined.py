@@ -142,10 +142,8 @@ def test_rounds_end_where_the_last_hardly_moved_an_answer_that_no_check_doubts(k
 
     words, settled = gained(Narrow(), after(known.mixture, (0.05, 0.05)))
     assert settled
-    told = (
-        "judged by how far this round moved it, the answer may be off: middles by up to 0.05 sds, widths by up to 5.1%"
-    )
-    assert words.startswith(f"{told} (limits 0.1 sds, 6.7%); right at this observation")
+    told = "chance error, by how far this round moved the answer: middles by up to 0.05 sds, widths by up to 5.1%"
+    assert words.startswith(f"{told} (limits 0.1 sds, 6.67%); right at this observation")
     monkeypatch.setattr(around, "ROWS", 500)
     assert "(8,000 simulations around it)" in gained(Narrow(), after(known.mixture, (0.06, 0.0)))[0], "it looks twice"
     monkeypatch.setattr(here, "WIDTH", 0.001)
@@ -201,7 +199,9 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
         (said[moved],) = check_here(posterior, X, simulated, generator=generator())
     assert (said[0.12].level, said[0.2].level) == ("good", "unknown")
     assert "middles to 0.12 sds" in said[0.12].verdict
-    assert "judged by how far the last round moved it, it may be off: middles by up to 0.2 sds" in said[0.2].verdict
+    assert (
+        "its chance error, by how far the last round moved it, is large: middles by up to 0.2 sds" in said[0.2].verdict
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
         ((0.0, 0.05), "good", "right at this observation: middles to"),
         ((0.0, 0.08), "good", "no error seen at this observation: middles to"),
         ((0.0, 0.2), "unknown", "widths by up to 22.1%"),
-        ((math.nan, 0.0), "unknown", "it may be off: middles by up to nan sds"),
+        ((math.nan, 0.0), "unknown", "is large: middles by up to nan sds"),
     ],
 )
 def test_nor_is_one_whose_width_the_last_round_changed(known, error, level, words):
