@@ -26,6 +26,7 @@ from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import Check, Posterior, X
 from sciinf.trust.around import MANY, ROWS, simulate_around
 from sciinf.trust.here import check_twice, doubted
+from sciinf.trust.right import RIGHT
 from sciinf.trust.second import unconfirmed
 
 DRAWS = 20_000
@@ -97,10 +98,10 @@ def _of_model(
             verdict = verdict_at(refined, model, one, generator)
         row: dict[str, Any] = {"model": model.name, "observation": i}
         row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True))
-        row["verdict"] = told.level
+        row["verdict"] = _said(told)
         row |= dict(zip(("refined off", "refined ratio", "refined right"), compared(theta, exact), strict=True))
         row |= {
-            "refined verdict": verdict.level,
+            "refined verdict": _said(verdict),
             "rounds": asked.ended,
             "confirmed": asked.confirmed,
             "CPU s": trained,
@@ -110,6 +111,11 @@ def _of_model(
             row |= _beside(model, x, exact, simulations, (npe, npe_seconds), seed)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         yield row
+
+
+def _said(check: Check) -> str:
+    """The level of a check; "right" where it calls the answer right."""
+    return "right" if check.verdict.startswith(RIGHT) else check.level
 
 
 def _npe(model: Asked, simulations: int, seed: int) -> tuple[Any, float]:
