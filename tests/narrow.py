@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import distributions as td
 from untrained import Untrained
 
-from sciinf.core import Density, Draws, Observable, Posterior, Prior, Simulator
+from sciinf.core import Density, Draws, Fit, Observable, Posterior, Prior, Simulator
+from sciinf.inference.around import Law, Mixture
+from sciinf.inference.refined import Refined
+from sciinf.inference.round_laws import widths
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
@@ -103,3 +107,16 @@ class Laws(Density):
     def log_prob(self, theta):
         logs = [law.log_prob(theta.double()) for _, law in self.parts]
         return (torch.stack(logs, dim=-1) + self.shares).logsumexp(-1)
+
+
+def exactly_refined():
+    """A refined posterior of which every part is exact, its laws beside the answer."""
+    z = Wrong(0.7, 1.2).draw_batched(X, 20_000, generator=generator())[:, 0].double()
+    laws = [(weight, Law.around(z, wider, normal=True)) for weight, wider in widths(2)]
+    mixture = Mixture(PRIOR, laws, {})
+    fit = Fit(Exact(mixture), "digest", {"name": "narrow"}, RECORD, Path())
+    return Refined(fit, mixture, laws[0][1], X, frozenset())
+
+
+def fit_of(posterior):
+    return Fit(posterior.local.estimator, "digest", {"name": "narrow"}, RECORD, Path())

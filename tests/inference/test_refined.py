@@ -5,41 +5,31 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from narrow import NOISE, PRIOR, RECORD, SEEN, Exact, Laws, Narrow, Wrong, X, exact, generator
+from narrow import NOISE, PRIOR, SEEN, Exact, Laws, Narrow, Wrong, X, exact, exactly_refined, fit_of, generator
 from torch import distributions as td
 
-from sciinf.commands.until_settled import UntilSettled, gained
-from sciinf.core import Check, Fit, load_fit
+from sciinf.core import load_fit
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
 from sciinf.estimators.flow import Flow
 from sciinf.flows.zuko_flows import MAF
 from sciinf.inference import refined, round_laws
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.changes import changes
 from sciinf.inference.likelihood_weighted import inside
 from sciinf.inference.refined import Refined, load_refined, refine_around
 from sciinf.posterior import load_posterior
 from sciinf.store import Store
 from sciinf.training import Recipe
-from sciinf.trust import around, here
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
-from sciinf.trust.right import agree
 
 
 @pytest.fixture(scope="module")
 def known():
-    """A refined posterior of which every part is exact, its laws beside the answer."""
-    z = Wrong(0.7, 1.2).draw_batched(X, 20_000, generator=generator())[:, 0].double()
-    laws = [(weight, Law.around(z, wider, normal=True)) for weight, wider in round_laws.widths(2)]
-    mixture = Mixture(PRIOR, laws, {})
-    fit = Fit(Exact(mixture), "digest", {"name": "narrow"}, RECORD, Path())
-    return Refined(fit, mixture, laws[0][1], X, frozenset())
+    return exactly_refined()
 
 
 def off(posterior, x=X):
@@ -136,91 +126,6 @@ def test_the_local_check_passes_what_is_exact_and_sees_a_wrong_law(known, seed):
     assert _verdict(wrong, seed) == "alarm"
 
 
-def test_rounds_end_where_the_last_hardly_moved_an_answer_that_no_check_doubts(known, monkeypatch):
-    def after(posterior, error):
-        return Refined(fit_of(known), posterior, known.last, X, frozenset(), error)
-
-    words, settled = gained(Narrow(), after(known.mixture, (0.05, 0.05)))
-    assert settled
-    told = "chance error, by how far this round moved the answer: middles by up to 0.05 sds, widths by up to 5.1%"
-    assert words.startswith(f"{told} (limits 0.1 sds, 6.67%); right at this observation")
-    monkeypatch.setattr(around, "ROWS", 500)
-    assert "(8,000 simulations around it)" in gained(Narrow(), after(known.mixture, (0.06, 0.0)))[0], "it looks twice"
-    monkeypatch.setattr(here, "WIDTH", 0.001)
-    assert gained(Narrow(), after(known.mixture, (0.06, 0.04)))[1], "it cannot be told, and hardly moved"
-    monkeypatch.undo()
-    monkeypatch.setattr(here, "_HEAVY", 0.0)
-    words, settled = gained(Narrow(), after(known.mixture, (0.0, 0.0)))
-    assert ("it may be off at this observation" in words, settled) == (True, False), "a caution goes on, too"
-    monkeypatch.undo()
-    words, settled = gained(Narrow(), after(known.mixture, (0.12, 0.0)))
-    assert not settled
-    assert "observation" not in words, "and is not checked"
-    assert not gained(Narrow(), after(known.mixture, (0.0, 0.08)))[1], "its width changed"
-    assert not gained(Narrow(), after(known.mixture, (math.nan, 0.0)))[1], "it cannot be told by how much it moved"
-    moved = Mixture(PRIOR, [(weight, Law(law.centre + 0.15, law.factor)) for weight, law in known.mixture.parts], {})
-    assert not gained(Narrow(), after(moved, (0.0, 0.0)))[1], "it is not right, though it did not move"
-
-
-@pytest.mark.parametrize(("before", "new"), [(100, 100), (300, 100), (100, 200)])
-def test_what_a_round_moved_tells_the_error_that_is_left(before, new):
-    """Of means of so many numbers, 4,000 times over: the ratio of the two has a relative error of .016."""
-    numbers = torch.randn(4_000, before + new, generator=generator(), dtype=torch.float64)
-    after = numbers.mean(1)
-    moved = after - numbers[:, :before].mean(1)
-    times, _ = refined._error((1.0, 0.0), before, before + new)
-    assert float(times * moved.std() / after.std()) == pytest.approx(1.0, abs=0.07)
-    assert refined._error((0.3, 0.2), 0, new) == (0.3, 0.2), "the answer before was another network's"
-
-
-def test_only_an_answer_that_hardly_moved_is_called_right_and_only_at_its_own_observation(known):
-    said = {}
-    for error in (0.05, 0.12):
-        posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (error, 0.0))
-        for name, x in (("own", X), ("other", {"x": X["x"] + 0.1 * NOISE})):
-            theta = posterior.draw_batched(x, 2_000, generator=generator())[:, 0]
-            simulated = simulate_around(posterior, Narrow(), theta, rows=4_000, generator=generator())
-            (check,) = check_here(posterior, x, simulated, generator=generator())
-            said[name, error] = check.level, check.verdict.split(":")[0]
-    unseen = "good", "no error seen at this observation"
-    assert said["own", 0.05] == ("good", "right at this observation")
-    unknown = Refined(fit_of(known), known.mixture, known.last, X, frozenset())
-    assert not agree(unknown.error), "it is not called right where its error is not known"
-    assert said["other", 0.05] == said["own", 0.12] == said["other", 0.12] == unseen
-
-
-def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
-    """Two rounds of a model of eight parameters were .4 sds apart, and the local check called the last right."""
-    said = {}
-    for moved in (0.12, 0.2):
-        posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (moved, 0.0))
-        simulated = simulate_around(posterior, Narrow(), known.draw_batched(X, 2_000, generator=generator())[:, 0],
-                                 rows=4_000, generator=generator())  # fmt: skip
-        (said[moved],) = check_here(posterior, X, simulated, generator=generator())
-    assert (said[0.12].level, said[0.2].level) == ("good", "unknown")
-    assert "middles to 0.12 sds" in said[0.12].verdict
-    assert (
-        "its chance error, by how far the last round moved it, is large: middles by up to 0.2 sds" in said[0.2].verdict
-    )
-
-
-@pytest.mark.parametrize(
-    ("error", "level", "words"),
-    [
-        ((0.0, 0.05), "good", "right at this observation: middles to"),
-        ((0.0, 0.08), "good", "no error seen at this observation: middles to"),
-        ((0.0, 0.2), "unknown", "widths by up to 22.1%"),
-        ((math.nan, 0.0), "unknown", "is large: middles by up to nan sds"),
-    ],
-)
-def test_nor_is_one_whose_width_the_last_round_changed(known, error, level, words):
-    posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), error)
-    theta = known.draw_batched(X, 2_000, generator=generator())[:, 0]
-    simulated = simulate_around(posterior, Narrow(), theta, rows=4_000, generator=generator())
-    (said,) = check_here(posterior, X, simulated, generator=generator())
-    assert (said.level, words in said.verdict) == (level, True)
-
-
 def test_each_network_around_an_answer_begins_with_weights_of_its_own(tmp_path, monkeypatch):
     """One that begins with those of another errs as it does. A number for each round, as many rounds as numbers."""
     monkeypatch.setattr(refined, "changes", lambda before, after, x: (0.1, math.inf))
@@ -239,23 +144,6 @@ def test_each_network_around_an_answer_begins_with_weights_of_its_own(tmp_path, 
     assert load_refined(tmp_path).error == found.error, "JSON has no infinity"
     with pytest.raises(ValueError, match="simulations has numbers for 2 rounds of 3 or more; give one for each"):
         refine_around(Narrow(), X, tmp_path / "more", Wrong(0.0, 1.0), rounds=3, simulations=(300, 400), **how)
-
-
-@pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])
-def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, ends):
-    """Rounds that are there are asked about in turn; the first answer is .4 sds off or right."""
-    unseen = Check(here.NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 7%")
-    until = UntilSettled(Narrow(), unseen, (1_000, 1_000, 2_000))
-    after = Refined(fit_of(known), known.mixture, known.last, X, frozenset())
-    told = []
-    for after.error in (changes(Wrong(shift, 1.0), after, X), (0.0, 0.0))[:ends]:
-        told.append(until(after))
-    assert told == [False, True][-ends:]
-    assert (until.ended, until.confirmed, until.check.level) == (ends, ends == 1, "good" if ends == 1 else "caution")
-
-
-def fit_of(posterior):
-    return Fit(posterior.local.estimator, "digest", {"name": "narrow"}, RECORD, Path())
 
 
 def _verdict(posterior, seed):
