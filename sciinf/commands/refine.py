@@ -365,8 +365,9 @@ def _answer(
     caller.say(f"refined answer for {name}, in {folder}")
     way_on = ""
     if checked.state == "cannot tell" and sim.source is not None:
-        rows = rows_needed(len(checked.p_values), checked.rows)
-        way_on = f"next: {shlex.join(['sciinf', 'calibrate', str(sim.source), str(folder), '-n', str(rows)])}"
+        rows, file = rows_needed(len(checked.p_values), checked.rows), sim.source
+        file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        way_on = f"next: {shlex.join(['sciinf', 'calibrate', str(file), str(folder), '-n', str(rows)])}"
     steps.finish(folder, [answer], caller, seed=seed, started=started, way_on=way_on, simulator=sim)
     if way_on:
         caller.say(way_on)

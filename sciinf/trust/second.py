@@ -17,6 +17,8 @@ from sciinf.core import Calibration, Check
 from sciinf.trust.here import NAME
 from sciinf.trust.right import RIGHT, UNSEEN, agree, words_of
 
+_WRONG = "it is not called right, for the network is wrong on average"
+
 
 def unconfirmed(check: Check) -> bool:
     """Whether it saw no error, and no second network has told whether there is one."""
@@ -49,6 +51,8 @@ def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[C
     if calibration is None or calibration.state != "not passed":
         return tuple(checks)
     return tuple(
-        replace(check, verdict=check.verdict.replace(RIGHT, UNSEEN, 1)) if check.verdict.startswith(RIGHT) else check
+        replace(check, verdict=f"{check.verdict.replace(RIGHT, UNSEEN, 1)}; {_WRONG}")
+        if check.verdict.startswith(RIGHT)
+        else check
         for check in checks
     )
