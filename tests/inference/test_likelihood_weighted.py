@@ -20,6 +20,7 @@ from sciinf.inference.refined import Refined
 from sciinf.inference.rounds import gather
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
+from sciinf.trust.right import RIGHT
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
@@ -273,11 +274,11 @@ def test_an_exact_refined_answer_is_called_right_at_its_observation():
     laws = [Law(LAW.centre, torch.eye(2).double() * NOISE * k) for k in (6.0, 3.0, 1.5)]
     mixture = Mixture(PRIOR, [(1 / 3, law) for law in laws], {})
     network, heard = fit(Under(mixture)), (fit(Heard(0.0, 1.0)), 1.0)
-    found = Refined(network, mixture, laws[-1], X, frozenset(), likelihood=heard)
+    found = Refined(network, mixture, laws[-1], X, frozenset(), (0.0, 0.0), heard)
     theta = found.draw_batched(X, 2_000, generator=generator())[:, 0]
     around = simulate_around(found, Copy(), theta, rows=2_000, generator=generator(1))
     (check,) = check_here(found, X, around, generator=generator(2))
-    assert check.level == "good"
+    assert check.verdict.startswith(RIGHT)
 
 
 def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
