@@ -1,7 +1,7 @@
 """Answers of the six models of `asked_models`, before and after rounds around them, beside exact ones and sbi's.
 
-Rounds are made as `sciinf infer` makes them: where the local check does not call the first answer right, and one to
-confirm it where the check sees no error.
+Rounds are made as `sciinf infer` makes them: where the local check finds the first answer wrong, and one to confirm it
+where the check does not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sciinf.core import Check, Posterior, X
 from sciinf.trust.around import MANY, ROWS, simulate_around
 from sciinf.trust.here import check_twice, doubted
 from sciinf.trust.right import RIGHT
-from sciinf.trust.second import unconfirmed
+from sciinf.trust.second import undecided
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1
@@ -86,16 +86,18 @@ def _of_model(
         one, generator = {"x": x[None]}, torch.Generator().manual_seed(i)
         before = posterior.draw(one, DRAWS, generator=generator).theta
         told = verdict_at(posterior, model, one, generator)
-        asked = UntilSettled(model, told if unconfirmed(told) else None, planned)
+        asked = UntilSettled(model, told if undecided(told) else None, planned)
         how: dict[str, Any] = {"simulations": planned, "seed": seed, "progress": False}
         theta, verdict, started = before, told, time.process_time()
-        if doubted(told) or unconfirmed(told):
+        before_that, error = f"{told.level}: {told.verdict}", None
+        if doubted(told) or undecided(told):
             refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked, **how)
             told = verdict = asked.check or told
         spent = time.process_time() - started
         if asked.ended and not asked.confirmed:
             theta = refined.draw(one, DRAWS, generator=generator).theta
             verdict = verdict_at(refined, model, one, generator)
+            error = (refined.error, verdict.verdict)
         row: dict[str, Any] = {"model": model.name, "observation": i}
         row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True))
         row["verdict"] = _said(told)
@@ -104,6 +106,10 @@ def _of_model(
             "refined verdict": _said(verdict),
             "rounds": asked.ended,
             "confirmed": asked.confirmed,
+            "before": before_that,
+            "differs": asked.differs,
+            "own": asked.own,
+            "after": error,
             "CPU s": trained,
             "refining CPU s": spent,
         }

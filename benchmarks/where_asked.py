@@ -32,9 +32,10 @@ from torch import distributions as td
 
 from sciinf import Flow, Observable, Prior, Simulator, build_posterior, refine_around, simulate, train
 from sciinf.commands.refine import sizes
+from sciinf.commands.until_settled import UntilSettled
 from sciinf.core.loading import load_module
 from sciinf.summaries.summary import Summary, SummaryNetwork
-from sciinf.trust.second import compared, unconfirmed
+from sciinf.trust.second import undecided
 
 PLANTED: list[dict[str, Any]] = [
     {}, {"used": 6}, {"used": 14}, {"shift": 0.1}, {"shift": 0.2}, {"shift": 0.4},
@@ -129,9 +130,12 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
             worst.append(float(off.max()))
             bad = bool((off > 0.15).any() | (ratio > 1.1).any() | (ratio < 0.9).any())
             told = verdict_at(posterior, simulator, {"x": x[None]}, generator)
-            if unconfirmed(told):
-                refined = refine_around(simulator, {"x": x}, folder / f"r{i}", posterior, **how)
-                told = compared(told, refined.error, how["simulations"])
+            if undecided(told):
+                print(f"    {told.level}, {told.verdict}")
+                asked = UntilSettled(simulator, told, (how["simulations"],))
+                asked(refine_around(simulator, {"x": x}, folder / f"r{i}", posterior, **how))
+                told = asked.check or told
+                print(f"    {asked.own} {asked.words}")
             (wrong if bad else right)[told.level] += 1
             said = f"{kind} {i}: {'wrong' if bad else 'right'}, off {float(off.max()):.2f}, {ratio.tolist()}"
             print(f"{said}: {told.level}, {told.verdict}", flush=True)

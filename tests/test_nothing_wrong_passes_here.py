@@ -47,7 +47,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
     for module, name, small in (
         (right, "_SHARE", 30.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
-        (here, "_HEAVY", 9.0), (here, "WIDTH", 9.0), (here, "SHIFT", 9.0),
+        (here, "_HEAVY", 9.0), (here, "WIDTH", 9.0), (here, "SHIFT", 9.0), (right, "WIDTH", 9.0), (right, "SHIFT", 9.0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)
@@ -127,7 +127,7 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     result = call("infer", tmp_path / "line.py", *words)
     assert result.code == 0, result.err
     (check,) = [check for check in _answer(run)["checks"] if check["name"] == "local check"]
-    assert check["level"] == level
+    assert (check["level"] == "good") == (level == "good")
     assert "confirming it by a second network, from a round of 500 simulations around it, in" in result.err
     assert ("it confirms the first answer" in result.err) == (level == "good")
     assert ("confirmed    seen: right at this observation" in result.out) == (level == "good")
@@ -195,21 +195,25 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     ("level", "said", "wrong"),
     [
         ("alarm", "", True), ("caution", "", True), ("good", "", False),
-        ("unknown", f"{here.UNTOLD} (2,000 simulations around it)", True), ("unknown", "not checked", False),
+        ("unknown", f"{right.UNSETTLED}: a second network, trained on 500 simulations around it, differs", True),
+        ("unknown", "not checked", False), ("caution", f"{right.HINTED}: the data tell more", False),
+        ("unknown", f"{right.UNTOLD} (2,000 simulations around it)", False),
     ],
 )  # fmt: skip
 def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) -> None:
     """A caution stood beside a mean that was 1.2 sds off, and an sd twice too large."""
     checks = (Check("residuals", "alarm", ""), Check("local check", level, said))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
-    assert refine.wrong_here(Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)) == wrong
+    answer = Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)
+    undecided = said.startswith((right.HINTED, right.UNTOLD))
+    assert (refine.wrong_here(answer), refine.to_confirm(answer) is not None) == (wrong, undecided)
 
 
 @pytest.mark.parametrize(
     ("state", "level", "said", "wrong"),
     [
         ("passed", "good", "", False), ("cannot tell", "good", "", False), ("not passed", "good", "", True),
-        ("not passed", "unknown", "not checked", False),
+        ("not passed", "unknown", "not checked", False), ("not passed", "caution", right.HINTED, True),
     ],
 )  # fmt: skip
 def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(

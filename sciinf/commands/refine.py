@@ -1,7 +1,7 @@
 """Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there.
 
-An answer in which the local check saw no error is confirmed by a first round (`trust.second`); if that differs, the
-rounds go on.
+An answer that the local check does not find wrong is confirmed by a first round (`trust.second`); if that differs,
+the rounds go on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
-from sciinf.commands.second_opinion import recall, remember, unseen_in
+from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import as_observation
 from sciinf.engine.progress import stage, staged
@@ -25,10 +25,11 @@ from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
 from sciinf.trust.here import NAME
+from sciinf.trust.second import unconfirmed
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
-    from sciinf.core import Answer, Fit, Observation, Posterior, Simulator
+    from sciinf.core import Answer, Check, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
 TIMES, LEAST = 3, 500  # simulations of all rounds in those of the run; of the first, at least
@@ -43,14 +44,23 @@ Near = tuple[Path, "Refined"]
 
 
 def wrong_here(answer: Answer) -> bool:
-    """Whether an answer is not right at its observation, or may not be, or has too few simulations to tell.
+    """Whether an answer is not right at its observation, or may not be and no second network has to tell it first.
 
-    Nor does the local check vouch for a network that the calibration finds wrong on average.
+    The local check does not vouch for a network that the calibration finds wrong on average.
     """
     from sciinf.trust.here import doubted
 
-    unsound = answer.calibration is not None and answer.calibration.state == "not passed"
-    return any(doubted(check) or (unsound and (check.name, check.level) == (NAME, "good")) for check in answer.checks)
+    good = _unsound(answer) and any((check.name, check.level) == (NAME, "good") for check in answer.checks)
+    return good or (to_confirm(answer) is None and any(map(doubted, answer.checks)))
+
+
+def to_confirm(answer: Answer) -> Check | None:
+    """The local check of an answer of which a second network has to tell whether it is right."""
+    return None if _unsound(answer) else undecided_in(answer)
+
+
+def _unsound(answer: Answer) -> bool:
+    return answer.calibration is not None and answer.calibration.state == "not passed"
 
 
 def refine_all(
@@ -93,7 +103,8 @@ def refine_all(
     for place in going_on:
         (one, answer), started = asked[place], time.time()
         near = nearest(known, one.x)
-        if near is None or (unseen_in(answer) and not near[1].is_around(as_observation(sim.observables, one.x))):
+        seen = any(map(unconfirmed, answer.checks))  # what refined another answer is no better than such a one
+        if near is None or (seen and not near[1].is_around(as_observation(sim.observables, one.x))):
             near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
             if near is None:
                 continue
@@ -112,17 +123,17 @@ def will_refine(answer: Answer, given: Mapping[str, Any]) -> bool:
 
 
 def _unsure(answer: Answer, given: Mapping[str, Any]) -> bool:
-    """Whether no error was seen in an answer, and a round is asked for and large enough to confirm it."""
-    return given["refine"] == "auto" and given["n"] >= LEAST and unseen_in(answer) is not None
+    """Whether an answer is to be confirmed, and a round is asked for and large enough."""
+    return given["refine"] == "auto" and given["n"] >= LEAST and to_confirm(answer) is not None
 
 
 def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
-    """The command that refines answers that are not right, or confirms those in which no error is seen.
+    """The command that refines answers that are not right, or confirms those of which that cannot be said.
 
     A line for each; "" where none will be left as it is.
     """
     wrong = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
-    alone = [one.name for one in answers if not wrong_here(one) and unseen_in(one) and not _unsure(one, given)]
+    alone = [one.name for one in answers if to_confirm(one) and not _unsure(one, given)]
     n, more = given["n"], {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
     planned = sizes(max(n, LEAST))
     up_to, first = f"up to {sum(planned):,}", f"{planned[0]:,} simulations around each"
@@ -175,12 +186,12 @@ def refine(
 
     (one, answer), seed, first = named, given["seed"], build_posterior(fit)
     planned, folder = sizes(given["n"]), run / REFINED / answer.name
-    unseen = None if wrong_here(answer) else unseen_in(answer)
-    _put_aside(folder, fit, planned, caller.say, whole=unseen is not None)
+    undecided = to_confirm(answer)
+    _put_aside(folder, fit, planned, caller.say, whole=undecided is not None)
     _tell_begun(run, fit, folder, answer, given, caller)
-    stage(f"confirm {answer.name}" if unseen else f"refine {answer.name}, round 1 of up to {len(planned)}")
+    stage(f"confirm {answer.name}" if undecided else f"refine {answer.name}, round 1 of up to {len(planned)}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
-    until, began = UntilSettled(sim, unseen, planned), time.monotonic()
+    until, began = UntilSettled(sim, undecided, planned), time.monotonic()
 
     def holds(found: Refined) -> bool:
         """Say what a round gained; after the last one, the answer itself is checked."""
@@ -188,7 +199,7 @@ def refine(
         settled, spent = until(found), time.monotonic() - began
         caller.say(f"round {until.ended}: {planned[until.ended - 1]:,} simulations, {spent:.0f} s; {until.words}")
         if until.ended == 1 and until.differs is not None:
-            remember(folder, first, found.asked, until.differs, planned[0])
+            remember(folder, first, found.asked, until.differs, planned[0], until.own)
             answer = recall(run, first, one.x, answer, run)
             staged()
             steps.report_of(run, ())

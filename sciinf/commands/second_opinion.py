@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sciinf.core import as_observation
 from sciinf.core.files import read_json, write_json
+from sciinf.inference.changes import from_json
 from sciinf.inference.truncated import observation_hash
 from sciinf.storage.answers import REFINED, replace_checks
-from sciinf.trust.second import compared, unconfirmed
+from sciinf.trust.second import compared, undecided
 
 if TYPE_CHECKING:
     from sciinf.core import Answer, Check, Observation, Posterior, X
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _FILE = "compared.json"
 
 
-def unseen_in(answer: Answer) -> Check | None:
-    """The local check of an answer where it saw no error, and no second network has told whether there is one."""
-    return next(filter(unconfirmed, answer.checks), None)
+def undecided_in(answer: Answer) -> Check | None:
+    """The local check of an answer where a second network has to tell whether that is right, and has not."""
+    return next(filter(undecided, answer.checks), None)
 
 
-def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int) -> None:
+def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int, own: str) -> None:
     """Keep by how much a second network's answer differs.
 
     Args:
@@ -33,9 +33,10 @@ def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float],
         x: The observation, name -> (1, *event).
         differs: By how much (`inference.changes`).
         simulations: That it was trained on.
+        own: Level of its own local check, "" where that was not needed.
     """
     about = {"first": first.digest, "observation": observation_hash(x)}
-    write_json(folder / _FILE, {**about, "differs": list(differs), "simulations": simulations})
+    write_json(folder / _FILE, {**about, "differs": list(differs), "simulations": simulations, "own": own})
 
 
 def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Path) -> Answer:
@@ -48,17 +49,14 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
         answer: The answer.
         out: The run folder that it lies in.
     """
-    if unseen_in(answer) is None:
+    if undecided_in(answer) is None:
         return answer
     about = {"first": first.digest, "observation": observation_hash(as_observation(first.observables, x))}
     for file in sorted((run / REFINED).glob(f"*/{_FILE}")):
         said = read_json(file)
         if {key: said.get(key) for key in about} == about:
-            moved, wider = (math.inf if value is None else float(value) for value in said["differs"])  # as JSON has it
-            told = [
-                compared(check, (moved, wider), said["simulations"]) if unconfirmed(check) else check
-                for check in answer.checks
-            ]
+            by = from_json(said["differs"]), said["simulations"], said.get("own", "")
+            told = [compared(check, *by) if undecided(check) else check for check in answer.checks]
             replace_checks(out, answer.name, told)
             return replace(answer, checks=tuple(told))
     return answer

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sciinf.trust.right import agree, limits, words_of
-from sciinf.trust.second import compared
+from sciinf.trust.second import compared, unconfirmed
 
 if TYPE_CHECKING:
     from sciinf.core import Check, Simulator
@@ -22,13 +22,14 @@ class UntilSettled:
 
     Args:
         simulator: What is simulated.
-        check: The local check of the first answer where it saw no error, so that the first round confirms it or not;
+        check: The local check of the first answer where that is undecided, so that the first round confirms it or not;
             None where the answer is to be refined anyway.
         sizes: Simulations of each round that there may be.
 
     Attributes:
         check: What it has become.
         differs: By how much the first round's answer differs from the first one, where that was asked.
+        own: Level of that answer's own local check, "" where it was not needed.
         ended: How many rounds have ended.
         words: What the last one told.
     """
@@ -36,7 +37,7 @@ class UntilSettled:
     def __init__(self, simulator: Simulator, check: Check | None, sizes: tuple[int, ...]) -> None:
         self.simulator, self.check, self.sizes = simulator, check, sizes
         self.differs: tuple[float, float] | None = None
-        self.ended, self.words = 0, ""
+        self.own, self.ended, self.words = "", 0, ""
 
     @property
     def confirmed(self) -> bool:
@@ -46,10 +47,13 @@ class UntilSettled:
     def __call__(self, found: Refined) -> bool:
         self.ended += 1
         if self.ended == 1 and self.check is not None:
-            self.differs = found.error
-            self.check = compared(self.check, self.differs, self.sizes[0])
-            said = "it confirms the first answer" if self.confirmed else "it does not confirm the first answer"
-            self.words = f"the second network differs, {words_of(self.differs)} (limits {limits()}): {said}"
+            self.differs, said = found.error, ""
+            if agree(self.differs) and not unconfirmed(self.check):
+                check = _checked(self.simulator, found)
+                self.own, said = check.level, f"; of its own answer: {check.verdict}"
+            self.check = compared(self.check, self.differs, self.sizes[0], self.own)
+            said += "; it confirms the first answer" if self.confirmed else "; it does not confirm the first answer"
+            self.words = f"the second network differs, {words_of(self.differs)} (limits {limits()}){said}"
             return self.confirmed
         if self.ended == len(self.sizes):
             self.words = f"{_errs(found)}; no simulations are left"
@@ -69,12 +73,19 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
         sim: The simulator.
         found: The posterior after that round.
     """
-    from sciinf.engine.block import generator_for, simulate_from
-    from sciinf.trust.around import MANY, around_answer
-    from sciinf.trust.here import check_twice
-
     if not agree(found.error):
         return _errs(found), False
+    check = _checked(sim, found)
+    return f"{_errs(found)}; {check.verdict}", check.level not in ("alarm", "caution")
+
+
+def _checked(sim: Simulator, found: Refined) -> Check:
+    """The local check of a round's answer, from fresh simulations around it."""
+    from sciinf.core import Check
+    from sciinf.engine.block import generator_for, simulate_from
+    from sciinf.trust.around import MANY, around_answer
+    from sciinf.trust.here import NAME, check_twice
+
     generator = generator_for(0, _STREAM)
     theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
     began = time.monotonic()
@@ -82,8 +93,7 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     seconds = (time.monotonic() - began) / _FEW
     made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
     checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
-    words = "; ".join([_errs(found), *(check.verdict for check in checks)])
-    return words, {check.level for check in checks}.isdisjoint({"alarm", "caution"})
+    return next(iter(checks), Check(NAME, "unknown", "not checked"))
 
 
 def _errs(found: Refined) -> str:

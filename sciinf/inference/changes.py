@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -28,6 +31,12 @@ def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
     (middle, width, chance), (new, wide, other) = (_told(posterior, x) for posterior in (before, after))
     wider = (wide / width).log().abs() - _CHANCE * (chance.square() + other.square()).sqrt()
     return float(((new - middle) / wide).abs().max()), float(wider.clamp_min(0.0).max())
+
+
+def from_json(written: Iterable[float | None]) -> tuple[float, float]:
+    """What `changes` gave, as `write_json` wrote it: JSON has no number that is not finite."""
+    moved, wider = (math.inf if value is None else float(value) for value in written)
+    return moved, wider
 
 
 def _told(posterior: Posterior, x: X) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,11 +50,10 @@ from sciinf.inference.refined import Refined
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
-from sciinf.trust.right import RIGHT, SHIFT, UNSEEN, WIDTH, agree, words_of
+from sciinf.trust.right import HINTED, RIGHT, SHIFT, UNSEEN, UNSETTLED, UNTOLD, WIDTH, agree, beyond, words_of
 
 NAME = "local check"
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
-UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
@@ -100,8 +99,9 @@ class Local:
 
 
 def doubted(check: Check) -> bool:
-    """Whether it says that an answer is not right, or may not be, or that the simulations around it cannot tell."""
-    return check.name == NAME and (check.level in ("alarm", "caution") or check.verdict.startswith(UNTOLD))
+    """Whether it says that an answer is not right, or may not be, or that this could not be told but should be."""
+    untold = check.verdict.startswith((UNTOLD, UNSETTLED))
+    return check.name == NAME and (untold or check.level in ("alarm", "caution"))
 
 
 def check_twice(
@@ -245,10 +245,10 @@ def verdict(
         words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"
         return Check(NAME, "alarm", words)
     if hints:
-        return Check(NAME, "caution", f"it may be off at this observation: {', '.join(hints)} ({among})")
-    if not (moved <= SHIFT and math.expm1(wider) <= WIDTH):
+        return Check(NAME, "caution", f"{HINTED}: {', '.join(hints)} ({among})")
+    if beyond((moved, wider)):
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
-        words = f"cannot be told whether it is right at this observation: {last} ({among}). {way_on}"
+        words = f"{UNSETTLED}: {last} ({among}). {way_on}"
         return Check(NAME, "unknown", words)
     middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
     width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))

@@ -6,6 +6,8 @@ import math
 
 SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNSEEN, RIGHT = "no error seen at this observation", "right at this observation"
+HINTED, UNSETTLED = "it may be off at this observation", "cannot be told whether it is right at this observation"
+UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SHARE = 2 / 3  # of that: what two networks may differ by
 
 
@@ -16,6 +18,15 @@ def agree(differs: tuple[float, float]) -> bool:
         differs: Middles in sds, and the logarithms of widths (`inference.changes`).
     """
     return differs[0] <= _SHARE * SHIFT and math.expm1(differs[1]) <= _SHARE * WIDTH
+
+
+def beyond(differs: tuple[float, float]) -> bool:
+    """Whether they differ by more than a right one may be off by; so too where that is no number.
+
+    Args:
+        differs: As in `agree`.
+    """
+    return not (differs[0] <= SHIFT and math.expm1(differs[1]) <= WIDTH)
 
 
 def words_of(differs: tuple[float, float]) -> str:
