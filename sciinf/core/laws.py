@@ -58,13 +58,13 @@ class Truncated(td.Distribution):
         self.high = None if upper == math.inf else upper
         try:
             base.icdf(torch.tensor(0.5))
-            self._below = _cdf(base, lower)
-            self._above = _sf(base, upper)
+            self.below = _cdf(base, lower)
+            self.above = _sf(base, upper)
         except NotImplementedError as error:
             raise TypeError(f"{type(base).__name__} has no cdf/icdf, so it cannot be truncated") from error
-        self._upper_tail, self._lower_tail = lower >= _median(base), upper <= _median(base)
-        self._mass = _sf(base, lower) - self._above if self._upper_tail else _cdf(base, upper) - self._below
-        if not self._mass > 0:
+        self.upper_tail, self.lower_tail = lower >= _median(base), upper <= _median(base)
+        self.mass = _sf(base, lower) - self.above if self.upper_tail else _cdf(base, upper) - self.below
+        if not self.mass > 0:
             raise ValueError(f"{base!r} has no mass between low={low} and high={high}")
         super().__init__(validate_args=False)
 
@@ -81,30 +81,30 @@ class Truncated(td.Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         inside = self.support.check(value) & _check(support(self.base), value)
         safe = torch.where(inside, value, _inside_point(self, value))
-        return torch.where(inside, self.base.log_prob(safe) - math.log(self._mass), -math.inf)
+        return torch.where(inside, self.base.log_prob(safe) - math.log(self.mass), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Each tail from the base's own, whichever tail of the base the interval lies in."""
-        if self._upper_tail:
-            below = (self._above + self._mass) - sf_of(self.base, value)
+        if self.upper_tail:
+            below = (self.above + self.mass) - sf_of(self.base, value)
         else:
-            below = cdf_of(self.base, value) - self._below
-        return (below / self._mass).clamp(0, 1)
+            below = cdf_of(self.base, value) - self.below
+        return (below / self.mass).clamp(0, 1)
 
     def sf(self, value: Tensor) -> Tensor:
         """1 - cdf, with its digits kept in the upper tail."""
-        if self._lower_tail:
-            above = (self._below + self._mass) - cdf_of(self.base, value)
+        if self.lower_tail:
+            above = (self.below + self.mass) - cdf_of(self.base, value)
         else:
-            above = sf_of(self.base, value) - self._above
-        return (above / self._mass).clamp(0, 1)
+            above = sf_of(self.base, value) - self.above
+        return (above / self.mass).clamp(0, 1)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return quantile_of(self.base, self._below + value * self._mass, self._above + (1 - value) * self._mass)
+        return quantile_of(self.base, self.below + value * self.mass, self.above + (1 - value) * self.mass)
 
     def isf(self, value: Tensor) -> Tensor:
         """Quantile at 1 - value, with its digits kept in the upper tail."""
-        return quantile_of(self.base, self._below + (1 - value) * self._mass, self._above + value * self._mass)
+        return quantile_of(self.base, self.below + (1 - value) * self.mass, self.above + value * self.mass)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         return self.icdf(torch.rand(sample_shape, dtype=torch.float64)).to(torch.get_default_dtype())

@@ -48,7 +48,7 @@ class LogUniform(td.Distribution):
         if math.isinf(above / below):
             raise ValueError(f"{call}: high / low must be a float64, got {above:g} / {below:g}; take narrower bounds")
         self.low, self.high = (torch.tensor(bound, dtype=torch.float64) for bound in (below, above))
-        self._length = math.log1p((above - below) / below)
+        self.length = math.log1p((above - below) / below)
         super().__init__(validate_args=False)
 
     @property
@@ -56,14 +56,14 @@ class LogUniform(td.Distribution):
         return constraints.interval(self.low, self.high)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        density = -value.clamp(float(self.low), float(self.high)).log() - math.log(self._length)
+        density = -value.clamp(float(self.low), float(self.high)).log() - math.log(self.length)
         return torch.where(self.support.check(value), density, -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return (((value - self.low) / self.low).clamp_min(0).log1p() / self._length).clamp_max(1)
+        return (((value - self.low) / self.low).clamp_min(0).log1p() / self.length).clamp_max(1)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return self.low * (value * self._length).exp()
+        return self.low * (value * self.length).exp()
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         return self.icdf(torch.rand(sample_shape, dtype=torch.float64)).to(torch.get_default_dtype())

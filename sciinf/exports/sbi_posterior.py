@@ -17,8 +17,8 @@ from sbi.inference.potentials.base_potential import BasePotential
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from sciinf.core.bijection import Bijection
 from sciinf.core.posterior import Posterior
-from sciinf.core.prior import Bijection
 from sciinf.core.simulator import Observable, X, event_of
 
 

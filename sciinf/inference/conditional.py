@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from sciinf.core import Fit, Observable
+from sciinf.core.bijection import Bijection
 from sciinf.core.checks import check_whole
 from sciinf.core.laws import support
 from sciinf.core.observation import as_observation
 from sciinf.core.posterior import fresh_generator
-from sciinf.core.prior import Bijection
 from sciinf.estimators._numbers import flat_with_slopes, unflat
 from sciinf.estimators.joint import Conditioned, Joint
 

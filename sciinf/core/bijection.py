@@ -1,0 +1,155 @@
+"""The bijection between the support of a prior's laws and R^D, in which densities are learned.
+
+Laws of one kind are carried to z together: a training step does so for each part of its rows, and what a law costs is
+calls, not arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core.alike import as_one, kind
+from sciinf.core.joint_laws import Ordered, Simplex
+from sciinf.core.laws import Truncated, from_normal, inside, is_normalisable, support, to_normal
+from sciinf.core.log_uniform import LogUniform
+from sciinf.core.precision import in_double, whereabouts
+
+_ARITHMETIC = (
+    td.Normal,
+    td.LogNormal,
+    td.Uniform,
+    LogUniform,
+    td.HalfNormal,
+    td.Exponential,
+    td.Cauchy,
+    td.Laplace,
+    Simplex,
+)
+
+
+class Bijection:
+    """The map between the support of a prior's laws and R^D (see `core.laws`).
+
+    `places` are those of each law's parameters; `normal` says whether it carries the prior to N(0, I). Densities are
+    those of `exact`, the laws in float64; values are mapped by the laws as given, so that seeds keep their bits.
+    `dtype` is that of the parameters, and `transforms` has for each law the map from z to its values, None where that
+    goes by its quantiles.
+    """
+
+    def __init__(self, laws: tuple[td.Distribution, ...], dtype: torch.dtype) -> None:
+        self.laws, self.exact, self.dtype = laws, tuple(in_double(law) for law in laws), dtype
+        self.places = places_of(laws)
+        self.transforms: tuple[Any, ...] = tuple(_transform(law, dtype) for law in laws)
+        self.normal = all(transform is None for transform in self.transforms)
+        self._on_cpu = tuple(not _goes_anywhere(law) for law in laws)
+        self._together, self._order = self._grouped()
+
+    def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
+        """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one.
+
+        They are on the values' device, or on the CPU where the law computes only there.
+        """
+        out = []
+        for law, place, on_cpu in zip(self.laws, self.places, self._on_cpu, strict=True):
+            part = values[..., place] if law.event_shape else values[..., place.start]
+            out.append((law, part.cpu() if on_cpu else part))
+        return out
+
+    def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
+        """theta in the support -> z in R^D, in theta's dtype."""
+        values = theta.to(torch.float64)
+        if self._together and theta.device.type == "cpu":
+            columns = [to_normal(law, values.index_select(-1, places)) for law, places in self._together]
+            return torch.cat(columns, dim=-1).index_select(-1, self._order).to(theta.dtype)
+        columns = [values[..., :0]]
+        for (law, part), transform in zip(self.parts(values), self.transforms, strict=True):
+            z = to_normal(law, part) if transform is None else transform.inv(part)
+            columns.append((z if law.event_shape else z[..., None]).to(theta.device))
+        return torch.cat(columns, dim=-1).to(theta.dtype)
+
+    def _grouped(self) -> tuple[list[tuple[td.Distribution, Tensor]], Tensor]:
+        """Laws that are carried to z together, with their places, and the order in which z is then put.
+
+        None are where a law has no kind, which goes law by law.
+        """
+        groups: dict[Hashable, list[int]] = {}
+        for place, law in enumerate(self.laws):
+            groups.setdefault(kind(law), []).append(place)
+        if not groups or None in groups:
+            return [], torch.empty(0, dtype=torch.long)
+        together = [(as_one([self.laws[k] for k in some]), torch.tensor(some)) for some in groups.values()]
+        return together, torch.cat([places for _, places in together]).argsort()
+
+    def inverse(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
+        """z in R^D -> theta strictly inside the support, in z's dtype or the parameters', whichever has more digits."""
+        columns, dtype = [z[..., :0]], torch.promote_types(z.dtype, self.dtype)
+        for (law, part), transform in zip(self.parts(z.to(torch.float64)), self.transforms, strict=True):
+            theta = (from_normal(law, part) if transform is None else transform(part)).to(dtype)
+            theta = theta if law.event_shape and transform is not None else inside(law, theta)
+            columns.append((theta if law.event_shape else theta[..., None]).to(z.device))
+        return torch.cat(columns, dim=-1).to(dtype)
+
+    def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
+        """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this."""
+        total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
+        parts = self.parts(theta.to(torch.float64))
+        for (law, part), exact, transform in zip(parts, self.exact, self.transforms, strict=True):
+            if transform is None:
+                z = to_normal(law, part)
+                normal = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+                jacobian = unchecked(exact, part) - (normal.sum(-1) if law.event_shape else normal)
+            else:
+                z = transform.inv(part)
+                jacobian = -transform.log_abs_det_jacobian(z, part)
+                jacobian = jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian
+            total = total + jacobian.to(theta.device)
+        return total
+
+
+def places_of(laws: Sequence[td.Distribution]) -> tuple[slice, ...]:
+    """Where the parameters of each law stand."""
+    ends = accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0)
+    return tuple(slice(*pair) for pair in pairwise(ends))
+
+
+def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
+    """z in R^k -> the values of a law; None where that goes by its quantiles.
+
+    Where values take float64, networks of float32 need a z in units of the law's width.
+    """
+    if is_normalisable(law):
+        return None
+    smooth = td.biject_to(support(law))
+    middle, width = whereabouts(in_double(law))
+    if dtype != torch.float64 or middle.shape != law.event_shape:
+        return smooth
+    try:
+        centre, beside = smooth.inv(middle), smooth.inv(middle + width)
+    except ValueError:
+        return smooth
+    scale = (beside - centre).abs()
+    fits = bool((scale.isfinite() & (scale > 0)).all()) and smooth(centre).shape == centre.shape
+    return td.ComposeTransform([td.AffineTransform(centre, scale), smooth]) if fits else smooth
+
+
+def _goes_anywhere(law: td.Distribution) -> bool:
+    """Whether a law computes on any device: its own tensors are numbers, and it does nothing but arithmetic with them.
+
+    Others (joint laws, mixtures, Beta, Gamma, ...) hold arrays, or use functions that do not mix two devices.
+    """
+    return _goes_anywhere(law.base) if isinstance(law, Truncated | Ordered) else type(law) in _ARITHMETIC
+
+
+def unchecked(law: td.Distribution, value: Tensor) -> Tensor:
+    """log_prob that rounding at the edge cannot turn into an exception."""
+    if isinstance(law, td.Uniform):
+        return -(law.high - law.low).to(value).log().expand_as(value)
+    return law.log_prob(value)
