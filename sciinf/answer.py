@@ -102,7 +102,8 @@ def query(
             draws make no sense, or more than one in a hundred draws is not finite.
 
     Warns:
-        UserWarning: If the observation is unlike the simulations.
+        UserWarning: If the observation is unlike the simulations, or if the answer takes the place of one in `out` that
+            was checked by simulations.
     """
     _check_numbers(level, draws)
     observation = as_observation(posterior.observables, x)
@@ -152,6 +153,7 @@ def query(
         prior=posterior.prior,
     )
     if folder is not None:
+        _warn_of_unchecked(answer, folder)
         save_answer(answer, folder, {"inputs": inputs, "seconds": time.monotonic() - started})
     return answer
 
@@ -159,6 +161,21 @@ def query(
 def _read(x: Any) -> tuple[str, ...]:
     """How an observation was read from its files."""
     return x.read if isinstance(x, Observation) else ()
+
+
+def _warn_of_unchecked(answer: Answer, folder: Path) -> None:
+    """Say that an answer without simulations takes the place of one that was checked by them."""
+    try:
+        checks = read_json(folder / "answer.json")["checks"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return
+    lost = {check["name"] for check in checks} - {check.name for check in answer.checks}
+    if lost and not answer.predictive:
+        warnings.warn(
+            f"the answer in {folder} had been checked by simulations around it ({', '.join(sorted(lost))}); it is "
+            "replaced by one that is not: ask with the simulator to have them again",
+            stacklevel=3,
+        )
 
 
 def _check_numbers(level: float, draws: int) -> None:

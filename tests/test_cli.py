@@ -171,9 +171,13 @@ def test_the_verbs_one_after_the_other(ball: Path, observation: Path, tmp_path: 
 def test_query_prints_json_and_nothing_else(inferred: tuple[Path, Result, list[str]], observation: Path) -> None:
     folder = inferred[0]
     words = ["--observation", observation, "--without-simulator", "--level", 0.5, "--json"]
+    assert call("query", folder, "--observation", observation).code == 0
     result = call("query", folder, *words)
     data = json.loads(result.out)
     assert result.code == 0
+    assert "had been checked by simulations around it (" in result.err
+    assert "had been checked" not in call("query", folder, *words, "--seed", 1).err
+    assert call("query", folder, *words).code == 0
     kept = json.loads((folder / "answers/ball/answer.json").read_text())
     assert {key: kept[key] for key in data} == data
     assert list(data["parameters"]) == ["height", "velocity", "acceleration"]
