@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import time
@@ -153,8 +154,7 @@ def query(
         prior=posterior.prior,
     )
     if folder is not None:
-        _warn_of_unchecked(answer, folder)
-        save_answer(answer, folder, {"inputs": inputs, "seconds": time.monotonic() - started})
+        _save_over(folder, answer, {"inputs": inputs, "seconds": time.monotonic() - started})
     return answer
 
 
@@ -163,12 +163,12 @@ def _read(x: Any) -> tuple[str, ...]:
     return x.read if isinstance(x, Observation) else ()
 
 
-def _warn_of_unchecked(answer: Answer, folder: Path) -> None:
-    """Say that an answer without simulations takes the place of one that was checked by them."""
-    try:
+def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
+    """Write an answer, and say if one without simulations takes the place of one that was checked by them."""
+    checks: Sequence[Mapping[str, str]] = ()
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # none, or damaged
         checks = read_json(folder / "answer.json")["checks"]
-    except (OSError, KeyError, TypeError, ValueError):
-        return
+    save_answer(answer, folder, about)
     lost = {check["name"] for check in checks} - {check.name for check in answer.checks}
     if lost and not answer.predictive:
         warnings.warn(

@@ -108,9 +108,9 @@ simulator = wrappers.numpy(line, prior, {"x": Observable((3,), dims=("time",))},
 """
 
 
-@pytest.mark.parametrize(("agrees", "level"), [(9.0, "good"), (0.0, "caution")])
+@pytest.mark.parametrize(("agrees", "confirmed"), [(9.0, True), (0.0, False)])
 def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
-    agrees: float, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agrees: float, confirmed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of ten answers called right had an error of .19 sd, or an sd 1.13 times too large."""
     for module, name, small in (
@@ -127,22 +127,22 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     result = call("infer", tmp_path / "line.py", *words)
     assert result.code == 0, result.err
     (check,) = [check for check in _answer(run)["checks"] if check["name"] == "local check"]
-    assert (check["level"] == "good") == (level == "good")
+    assert (check["level"] == "good") == confirmed
     assert "confirming it by a second network, from a round of 500 simulations around it, in" in result.err
-    assert ("it confirms the first answer" in result.err) == (level == "good")
-    assert ("confirmed    seen: right at this observation" in result.out) == (level == "good")
-    assert ("refining seen in up to 2 more rounds" in result.err) == (level != "good")
+    assert ("it confirms the first answer" in result.err) == confirmed
+    assert ("confirmed    seen: right at this observation" in result.out) == confirmed
+    assert ("refining seen in up to 2 more rounds" in result.err) == (not confirmed)
     made = [len(Store(f)) for f in sorted((refined / "rounds").glob("round_*/simulations"))]
-    assert made == ([500] if level == "good" else [500, 500, 800]), "each round doubles them, three times -n in all"
-    assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (level != "good",) * 2
+    assert made == ([500] if confirmed else [500, 500, 800]), "each round doubles them, three times -n in all"
+    assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (not confirmed,) * 2
     seeds = [
         read_json(f / "fit.json")["estimator"]["arguments"]["seed"]
         for f in (run / "fit", refined / "rounds/round_1/fit")
     ]
     assert seeds[0] != seeds[1], "it begins with other weights"
     page = (run / "report.html").read_text()
-    assert ("a second network, trained on 500 simulations around it, differs by little" in page) == (level == "good")
-    if level == "good":
+    assert ("a second network, trained on 500 simulations around it, differs by little" in page) == confirmed
+    if confirmed:
         with pytest.raises(FileNotFoundError, match="what is there confirmed the answer"):
             load_posterior(run, name="seen")
         other = call(
@@ -151,7 +151,7 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
         assert "right at this observation" in other.out, "another question to the same network and data"
     again = call("infer", tmp_path / "line.py", *words)
     assert again.code == 0, again.err
-    assert ("confirm" in again.err, load_answer(run).posterior == "refined") == (False, level != "good")
+    assert ("confirm" in again.err, load_answer(run).posterior == "refined") == (False, not confirmed)
 
 
 def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     [
         ("alarm", "", True), ("caution", "", True), ("good", "", False),
         ("unknown", f"{right.UNSETTLED}: a second network, trained on 500 simulations around it, differs", True),
-        ("unknown", "not checked", False), ("caution", f"{right.HINTED}: the data tell more", False),
+        ("unknown", "not checked", False), ("caution", f"{right.LOST} of a", False),
         ("unknown", f"{right.UNTOLD} (2,000 simulations around it)", False),
     ],
 )  # fmt: skip
@@ -205,7 +205,7 @@ def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) 
     checks = (Check("residuals", "alarm", ""), Check("local check", level, said))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     answer = Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)
-    undecided = said.startswith((right.HINTED, right.UNTOLD))
+    undecided = said.startswith((right.LOST, right.UNTOLD))
     assert (refine.wrong_here(answer), refine.to_confirm(answer) is not None) == (wrong, undecided)
 
 
@@ -213,7 +213,7 @@ def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) 
     ("state", "level", "said", "wrong"),
     [
         ("passed", "good", "", False), ("cannot tell", "good", "", False), ("not passed", "good", "", True),
-        ("not passed", "unknown", "not checked", False), ("not passed", "caution", right.HINTED, True),
+        ("not passed", "unknown", "not checked", False), ("not passed", "caution", right.LOST, True),
     ],
 )  # fmt: skip
 def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(

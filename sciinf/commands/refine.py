@@ -1,7 +1,7 @@
 """Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there.
 
-An answer that the local check does not find wrong is confirmed by a first round (`trust.second`); if that differs,
-the rounds go on.
+Where the local check saw no error, or a small one that a second network may excuse, a first round confirms the answer
+(`trust.second`); if it does not, the rounds go on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sciinf.engine.progress import stage, staged
 from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
-from sciinf.trust.here import NAME
+from sciinf.trust.here import NAME, doubted
 from sciinf.trust.second import unconfirmed
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def wrong_here(answer: Answer) -> bool:
 
     The local check does not vouch for a network that the calibration finds wrong on average.
     """
-    from sciinf.trust.here import doubted
-
     good = _unsound(answer) and any((check.name, check.level) == (NAME, "good") for check in answer.checks)
     return good or (to_confirm(answer) is None and any(map(doubted, answer.checks)))
 
@@ -89,7 +87,8 @@ def refine_all(
     """
     answers = [answer for _, answer in asked]
     going_on = [place for place, answer in enumerate(answers) if will_refine(answer, given) or _unsure(answer, given)]
-    left = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
+    small = given["n"] < LEAST
+    left = [a.name for a in answers if small and (wrong_here(a) or (to_confirm(a) and any(map(doubted, a.checks))))]
     if left and given["refine"] == "auto":
         are = "is" if len(left) == 1 else "are"
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
@@ -216,7 +215,7 @@ def refine(
     try:
         found = refine_around(sim, one.x, folder / INSIDE, first, simulations=planned, seed=seed, **how)
     except ValueError as error:
-        if wrong_here(answer):
+        if wrong_here(answer) or any(map(doubted, answer.checks)):
             raise
         caller.say(f"note: no second network could be asked about {answer.name}: {error}")
         return None, answer
@@ -354,7 +353,8 @@ def _put_aside(folder: Path, fit: Fit, planned: Sequence[int], say: Say, *, whol
         aside = folder.parent.parent / _ASIDE
         old = next(free for k in itertools.count(1) if not (free := aside / f"{folder.name}-{k}").exists())
         aside.mkdir(exist_ok=True)
-        say(f"note: {folder} has rounds from another network, -n or version; it is {old} now")
+        why = "from another network, -n or version" if others else "of an answer that is to be confirmed first"
+        say(f"note: {folder} has rounds {why}; it is {old} now")
         folder.rename(old)
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from sciinf.core import as_observation
 from sciinf.core.files import read_json, write_json
-from sciinf.inference.changes import from_json
+from sciinf.inference.changes import changes_from_json
 from sciinf.inference.truncated import observation_hash
 from sciinf.storage.answers import REFINED, replace_checks
-from sciinf.trust.second import compared, undecided
+from sciinf.trust.second import compared, decides, undecided, vouched
 
 if TYPE_CHECKING:
     from sciinf.core import Answer, Check, Observation, Posterior, X
@@ -55,8 +55,16 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
     for file in sorted((run / REFINED).glob(f"*/{_FILE}")):
         said = read_json(file)
         if {key: said.get(key) for key in about} == about:
-            by = from_json(said["differs"]), said["simulations"], said.get("own", "")
-            told = [compared(check, *by) if undecided(check) else check for check in answer.checks]
+            differs, own = changes_from_json(said["differs"]), said.get("own", "")
+            told = vouched(
+                (
+                    compared(check, differs, said["simulations"], own)
+                    if undecided(check) and decides(check, differs, own)
+                    else check
+                    for check in answer.checks
+                ),
+                answer.calibration,
+            )
             replace_checks(out, answer.name, told)
-            return replace(answer, checks=tuple(told))
+            return replace(answer, checks=told)
     return answer

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sciinf.trust.right import agree, limits, words_of
-from sciinf.trust.second import compared, unconfirmed
+from sciinf.trust.second import OWN, compared, decides
 
 if TYPE_CHECKING:
     from sciinf.core import Check, Simulator
@@ -47,17 +47,20 @@ class UntilSettled:
     def __call__(self, found: Refined) -> bool:
         self.ended += 1
         if self.ended == 1 and self.check is not None:
-            self.differs, said = found.error, ""
-            if agree(self.differs) and not unconfirmed(self.check):
-                check = _checked(self.simulator, found)
-                self.own, said = check.level, f"; of its own answer: {check.verdict}"
+            self.differs = found.error
+            if not decides(self.check, self.differs, ""):
+                self.own = _checked(self.simulator, found).level
             self.check = compared(self.check, self.differs, self.sizes[0], self.own)
-            said += "; it confirms the first answer" if self.confirmed else "; it does not confirm the first answer"
+            said = f"; {OWN[self.own]}" if self.own else ""
+            said += ": it confirms the first answer" if self.confirmed else ": it does not confirm the first answer"
             self.words = f"the second network differs, {words_of(self.differs)} (limits {limits()}){said}"
             return self.confirmed
         if self.ended == len(self.sizes):
             self.words = f"{_errs(found)}; no simulations are left"
             return True
+        if self.ended == 1:  # what it moved the answer by is the first network's error
+            self.words = f"{_errs(found)}; so another round follows"
+            return False
         self.words, settled = gained(self.simulator, found)
         self.words += "" if settled else "; so another round follows"
         return settled

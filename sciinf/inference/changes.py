@@ -33,7 +33,7 @@ def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
     return float(((new - middle) / wide).abs().max()), float(wider.clamp_min(0.0).max())
 
 
-def from_json(written: Iterable[float | None]) -> tuple[float, float]:
+def changes_from_json(written: Iterable[float | None]) -> tuple[float, float]:
     """What `changes` gave, as `write_json` wrote it: JSON has no number that is not finite."""
     moved, wider = (math.inf if value is None else float(value) for value in written)
     return moved, wider

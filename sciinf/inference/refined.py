@@ -64,7 +64,7 @@ from sciinf.estimators.elements import VERSIONS, Elements, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.changes import changes, from_json
+from sciinf.inference.changes import changes, changes_from_json
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.round_laws import kept_law, law_in, mixed
@@ -320,7 +320,7 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another observation; refine again")
     said = data["likelihood"]
     likelihood = (load_fit(folders[-1] / said["folder"], device=device), float(said["power"])) if said else None
-    about = (observation, campaigns_of(stores), from_json(data["error"]), likelihood)
+    about = (observation, campaigns_of(stores), changes_from_json(data["error"]), likelihood)
     return Refined(fit, mixed(laws, stores), laws[-1].parts[0][1], *about)
 
 

@@ -99,7 +99,7 @@ class Local:
 
 
 def doubted(check: Check) -> bool:
-    """Whether it says that an answer is not right, or may not be, or that this could not be told but should be."""
+    """Whether it says that an answer is not right, or may not be, or what was asked of it could not tell."""
     untold = check.verdict.startswith((UNTOLD, UNSETTLED))
     return check.name == NAME and (untold or check.level in ("alarm", "caution"))
 
@@ -172,12 +172,12 @@ def _looked(
         found = verdict(local, posterior.prior.names, error=posterior.error, asked=asked, lowered=lowered)
     else:
         found = verdict(local, posterior.prior.names)
-    if found.level in ("good", "unknown") and not alike:
+    if found.level != "alarm" and not alike:
         words = (
             "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
         )
-        more = f"; for data of the model: {found.verdict}" if found.level == "good" else ""
-        found = Check(NAME, "unknown", words + more)
+        more = f"; for data of the model: {found.verdict}" if found.level != "unknown" else ""
+        found = Check(NAME, "caution" if found.level == "caution" else "unknown", words + more)
     return (found,), local.rows
 
 
@@ -225,7 +225,7 @@ def verdict(
     way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if error is None else (_MORE, error)
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
-    faults, hints = [], []
+    faults, hints, lost = [], [], []
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
         if abs(off) > max(sure * float(local.shift_error[d]), SHIFT):
@@ -234,13 +234,13 @@ def verdict(
             faults.append(f"the sd of {name} should be {wide:.2g} times as large{' or more' if wide > _MOST else ''}")
         if local.p[d] < level and unused > _UNUSED:
             told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
-            (faults if unused > _MUCH else hints).append(told)
+            (faults if unused > _MUCH else lost).append(told)
         if local.heavy[d] > _HEAVY:
             told = f"draws far out, where no simulation lies, make the sd of {name}"
             hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
         if lowered is not None and lowered[d] > 1 + WIDTH:
             hints.append(f"far out, where no simulation lies, network and likelihood disagree on the sd of {name}")
-    among = f"{local.rows:,} simulations around it"
+    among, hints = f"{local.rows:,} simulations around it", hints + lost  # so `LOST` begins where there are no others
     if faults:
         words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"
         return Check(NAME, "alarm", words)

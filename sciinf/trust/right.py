@@ -7,6 +7,7 @@ import math
 SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
 UNSEEN, RIGHT = "no error seen at this observation", "right at this observation"
 HINTED, UNSETTLED = "it may be off at this observation", "cannot be told whether it is right at this observation"
+LOST = f"{HINTED}: the data tell more"
 UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SHARE = 2 / 3  # of that: what two networks may differ by
 

@@ -7,8 +7,9 @@ not find an answer wrong, one round is simulated around the answer and a network
 one may be off by, which leaves a third for the second network's own error (`right`). A network from around an answer
 has far less to learn, so that of the two it is hardly ever the one that is wrong.
 
-Both see the data through a summary of the same kind. Where the check has hints that something is lost, or too few
-simulations, the second network must therefore pass a check of its own.
+Both see the data through a summary of the same kind. Where the check says that the data tell more, or has too few
+simulations, the second network must therefore pass a check of its own. Draws far out, which make an sd too large, are
+for no second network to excuse: of sds that they make uncertain, `changes` forgives a part.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from dataclasses import replace
 
 from sciinf.core import Calibration, Check
 from sciinf.trust.here import NAME
-from sciinf.trust.right import HINTED, RIGHT, UNSEEN, UNSETTLED, UNTOLD, agree, beyond, words_of
+from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD, agree, beyond, words_of
 
 _WRONG = "it is not called right, for the network is wrong on average"
 _SECOND = "a second network, trained on"
+OWN = {
+    "good": "its own check sees no error",
+    "caution": "its own check has hints that it may be off",
+    "alarm": "its own check finds it wrong",
+    "unknown": "its own check cannot tell",
+}
 
 
 def unconfirmed(check: Check) -> bool:
@@ -30,8 +37,22 @@ def unconfirmed(check: Check) -> bool:
 
 
 def undecided(check: Check) -> bool:
-    """Whether a second network has to tell if an answer is right: the check saw no error, or hints, or cannot tell."""
-    return check.name == NAME and check.verdict.startswith((UNSEEN, HINTED, UNTOLD)) and _SECOND not in check.verdict
+    """Whether a second network has to tell if an answer is right.
+
+    So it is where the local check saw no error, found that the data tell a little more, or had too few simulations.
+    """
+    return check.name == NAME and check.verdict.startswith((UNSEEN, LOST, UNTOLD)) and _SECOND not in check.verdict
+
+
+def decides(check: Check, differs: tuple[float, float], own: str) -> bool:
+    """Whether a second network's answer decides about an undecided check, or has to be checked itself before.
+
+    Args:
+        check: The check.
+        differs: As in `compared`, as is own.
+        own: Level of its own check, "" where it has none.
+    """
+    return not agree(differs) or unconfirmed(check) or own != ""
 
 
 def compared(check: Check, differs: tuple[float, float], simulations: int, own: str = "") -> Check:
@@ -41,26 +62,24 @@ def compared(check: Check, differs: tuple[float, float], simulations: int, own: 
         check: The check.
         differs: By how much (`inference.changes`); where it is no number, the answers do not agree.
         simulations: That the second network was trained on.
-        own: Level of the second network's own check, which is asked where this one did not see "no error".
+        own: Level of the second network's own check, "" where it has none; see `decides`.
 
     Returns:
-        Right where the answers agree; a caution where they differ by more than a right one may be off by; unknown
-        between. Hints stay a caution unless the second network's answer agrees and has none.
+        Right where the answers agree, and the second network's own check is good; where this one saw no error, it need
+        only have no hint. Else a caution where this one has hints, or the other's own check, or where they differ by
+        more than a right answer may be off by; and unknown between.
     """
-    found = next(said for said in (UNSEEN, HINTED, UNTOLD) if check.verdict.startswith(said))
-    of_it, by = check.verdict.removeprefix(found).removeprefix(": "), words_of(differs)
+    unseen, lost = unconfirmed(check), check.verdict.startswith(LOST)
+    of_it = check.verdict.partition(": ")[2]
     other = f"{_SECOND} {simulations:,} simulations around it, differs"
-    if agree(differs) and (found == UNSEEN or own == "good"):
-        return Check(NAME, "good", f"{RIGHT}: {of_it}; {other} by little: {by}")
-    if agree(differs):
-        by += {"alarm": ", but its own check finds it wrong", "caution": ", but its own check has hints"}.get(
-            own, ", but its own check cannot tell"
-        )
+    by = f"{other}{' by little' if agree(differs) else ''}: {words_of(differs)}"
+    by += f", and {OWN[own]}" if own == "good" else f", but {OWN[own]}" if own else ""
+    if agree(differs) and (own == "good" or (unseen and own not in ("alarm", "caution"))):
+        return Check(NAME, "good", f"{RIGHT}: {of_it}; {by}" if unseen else f"{RIGHT}: {by}; the first check: {of_it}")
+    doubtful = lost or beyond(differs) or own in ("alarm", "caution")
+    level, said = ("caution", HINTED) if doubtful else ("unknown", UNSETTLED)
     way_on = "Refine it (infer --refine auto), or train on more simulations"
-    if found == HINTED:
-        return Check(NAME, "caution", f"{HINTED}: {of_it}; {other}: {by}. {way_on}")
-    level, said = ("caution", HINTED) if beyond(differs) else ("unknown", UNSETTLED)
-    return Check(NAME, level, f"{said}: {other}: {by}. {way_on}")
+    return Check(NAME, level, f"{said}: {f'{of_it}; ' if lost else ''}{by}. {way_on}")
 
 
 def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[Check, ...]:

@@ -13,6 +13,7 @@ from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust import around, here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
 from sciinf.trust.here import check_here, check_twice, doubted, look_here, verdict
+from sciinf.trust.second import undecided
 
 NUMBERS, ROWS = 20, 1_000
 
@@ -214,7 +215,7 @@ def test_the_words_name_parameter_direction_and_way_out():
     assert "Train on more simulations" in check.verdict
 
 
-def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told():
+def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told(monkeypatch):
     """Networks answer such data as they will: off by .6 sds for correlated residuals, though right for the model's."""
     simulator, generator = Linear(), torch.Generator().manual_seed(0)
     posterior, x = Gaussian(simulator), simulator(torch.zeros(1, 2), generator=generator)
@@ -223,9 +224,12 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told():
     (good,) = check_here(posterior, x, around, generator=generator)
     (check,) = check_here(posterior, x, around, alike=False, generator=generator)
     assert (good.level, check.level) == ("good", "unknown")
-    assert (
-        "for the model does not reproduce it; for data of the model: no error seen at this observation" in check.verdict
-    )
+    told = "for the model does not reproduce it; for data of the model: "
+    assert f"{told}no error seen at this observation" in check.verdict
+    monkeypatch.setattr(here, "_HEAVY", 0.0)
+    (check,) = check_here(posterior, x, around, alike=False, generator=generator)
+    assert (check.level, doubted(check), undecided(check)) == ("caution", True, False)
+    assert f"{told}it may be off" in check.verdict
 
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):

@@ -1,0 +1,88 @@
+"""What a second network said of an answer is told again of an answer to the same data, and no more than it said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from sample_run import make_calibration
+
+from sciinf.answer import save_answer
+from sciinf.commands.second_opinion import recall, remember, undecided_in
+from sciinf.core import Answer, Check, Draws, Observable, Trust
+from sciinf.core.files import read_json, write_json
+from sciinf.trust.here import NAME
+from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNTOLD
+
+NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
+SEEN = {"x": np.array([0.1, 0.2, 0.3])}
+CHECKS = {
+    "unseen": Check(NAME, "good", f"{UNSEEN}: middles to 0.1 sds, widths to 7% (2,000)"),
+    "lost": Check(NAME, "caution", f"{LOST} of a than the network uses (3% of its error) (2,000)"),
+    "few": Check(NAME, "unknown", f"{UNTOLD}: middles to 0.2 sds, widths to 14% (2,000)"),
+}
+
+
+def told(run: Path, check: Check, differs: tuple[float, float], own: str, state: Any = "passed") -> Check:
+    """The check of a new answer to the same data, and that of its `answer.json`, which must be the same."""
+    calibration = replace(make_calibration(NETWORK, torch.Generator().manual_seed(0)), state=state)
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), checks=(check,), name="seen")
+    save_answer(answer, run / "answers/seen")
+    (folder := run / "refined/seen").mkdir(parents=True, exist_ok=True)
+    x = {name: torch.as_tensor(value)[None].float() for name, value in SEEN.items()}
+    remember(folder, NETWORK, x, differs, 500, own)
+    found = recall(run, NETWORK, SEEN, answer, run)
+    (kept,) = read_json(run / "answers/seen/answer.json")["checks"]
+    assert kept == found.checks[0].to_json()
+    return found.checks[0]
+
+
+@pytest.mark.parametrize(
+    ("check", "differs", "own", "level", "begins"),
+    [
+        ("unseen", (0.05, 0.02), "", "good", RIGHT), ("lost", (0.05, 0.02), "good", "good", RIGHT),
+        ("few", (0.05, 0.02), "good", "good", RIGHT), ("unseen", (0.05, 0.02), "alarm", "caution", HINTED),
+        ("lost", (0.3, 0.02), "", "caution", HINTED), ("few", (0.3, 0.02), "", "caution", HINTED),
+    ],
+)  # fmt: skip
+def test_it_is_told_again(check: str, differs: Any, own: str, level: str, begins: str, tmp_path: Path) -> None:
+    found = told(tmp_path, CHECKS[check], differs, own)
+    assert (found.level, found.verdict.startswith(begins)) == (level, True)
+    assert "a second network, trained on 500 simulations around it" in found.verdict
+
+
+@pytest.mark.parametrize("check", ["lost", "few"])
+def test_of_a_network_that_has_no_check_of_its_own_it_stays_open(check: str, tmp_path: Path) -> None:
+    """It was asked where the first check saw no error; with another seed that check may find something."""
+    found = told(tmp_path, CHECKS[check], (0.05, 0.02), "")
+    assert found == CHECKS[check]
+    written = read_json(file := tmp_path / "refined/seen/compared.json")
+    write_json(file, {key: value for key, value in written.items() if key != "own"})
+    answer = SimpleNamespace(checks=(found,), name="seen", calibration=None)
+    assert recall(tmp_path, NETWORK, SEEN, replace(_answer(), checks=(found,)), tmp_path).checks == (found,)
+    assert undecided_in(cast(Any, answer)) == found, "and it is asked for its own check"
+
+
+def test_nothing_is_right_where_the_network_is_wrong_on_average(tmp_path: Path) -> None:
+    """An answer was confirmed, and its network calibrated on more simulations afterwards."""
+    for check in CHECKS.values():
+        found = told(tmp_path, check, (0.05, 0.02), "good", state="not passed")
+        assert found.verdict.startswith(UNSEEN)
+        assert "not called right, for the network is wrong on average" in found.verdict
+
+
+def test_another_observation_or_network_is_not_told(tmp_path: Path) -> None:
+    assert told(tmp_path, CHECKS["unseen"], (0.05, 0.02), "").verdict.startswith(RIGHT)
+    for network, x in ((NETWORK, {"x": SEEN["x"] + 0.1}), (SimpleNamespace(**vars(NETWORK) | {"digest": "b"}), SEEN)):
+        assert recall(tmp_path, cast(Any, network), x, _answer(), tmp_path).checks == (CHECKS["unseen"],)
+
+
+def _answer() -> Answer:
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    return Answer({}, draws, None, Trust(None, "", "unknown"), checks=(CHECKS["unseen"],), name="seen")
