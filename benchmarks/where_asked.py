@@ -111,7 +111,7 @@ def planted(times: int) -> list[dict[str, Any]]:
 
 
 def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any]:
-    """Verdicts of one network beside what is exact, with a second one around each answer that no error is seen in."""
+    """Verdicts of one network beside what is exact, with a second one around each answer that is not found wrong."""
     simulator, summary = Points(kind), MeanAlone() if kind == "mean alone" else None
     estimator = Flow(simulator.prior, simulator.observables, summary=summary, seed=seed)
     wrong, right, worst = Counter[str](), Counter[str](), []

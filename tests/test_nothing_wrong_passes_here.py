@@ -245,6 +245,10 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     way_on = refine.refining_command([answer], given, CommandLine())
     assert way_on == "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 1,500 simulations around each)"
     assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
+    hinted = replace(answer, checks=(Check("local check", "caution", f"{right.LOST} of a"),))
+    assert refine.refine_all(sim, fit, tmp_path, [(asked[0][0], hinted)], given, CommandLine()) == [hinted]
+    assert ("seen is not refined, for that takes -n 500" in capsys.readouterr().err) == (way == "auto")
+    assert refine.refining_command([hinted], given, CommandLine()).startswith("next, to confirm seen: ")
     alone = replace(answer, checks=(Check("local check", "good", f"{right.UNSEEN}: middles to 0.1 sds"),), name="other")
     lines = refine.refining_command([answer, alone], given, CommandLine()).splitlines()
     assert lines == [

@@ -71,7 +71,7 @@ def infer(
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
     It simulates, trains, calibrates, answers and writes the report. Then it simulates around the answer: one round
-    confirms an answer in which no error was seen, and further ones refine one that is not right. All of it is kept in
+    confirms an answer that was not found wrong, and further ones refine one that is not right. All of it is kept in
     the folder `out`: the same call goes on where it was stopped, and makes nothing twice.
 
     Args:
