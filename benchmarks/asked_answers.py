@@ -204,7 +204,8 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "worst ratio": max((row["refined ratio"] for row in rows), key=lambda r: max(r, 1 / r)),
         "wrong": len(verdicts), "told": sum(v in ("alarm", "caution") for v in verdicts),
         "not passed": sum(v not in ("good", "right") for v in verdicts), "called right": verdicts.count("right"),
-        "fair": len(fair), "fair called right": fair.count("right"), "alarms": fair.count("alarm"),
+        "fair": len(fair), "doubted": sum(v in ("alarm", "caution") for v in fair),
+        "fair called right": fair.count("right"), "alarms": fair.count("alarm"),
         "confirmed": sum(row["confirmed"] for row in rows), "rounds": middle("rounds"), "CPU s": rows[0]["CPU s"],
         "refining CPU s": middle("refining CPU s"),
     }  # fmt: skip

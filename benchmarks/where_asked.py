@@ -158,8 +158,8 @@ def seen_planted(times: int) -> list[dict[str, Any]]:
     return checks
 
 
-def seen_networks(quick: bool, seed: int) -> list[dict[str, Any]]:
-    """Print the networks; what they must show."""
+def seen_networks(quick: bool, seed: int, said: Counter[str]) -> list[dict[str, Any]]:
+    """Print the networks; what they must show; and count what was said of right and wrong answers."""
     kinds = ("set", "vector", "statistics", "mean alone")
     rows = [trained(kind, 5_000 if quick else 20_000, 10 if quick else 40, seed) for kind in kinds]
     print(table(rows))
@@ -167,6 +167,8 @@ def seen_networks(quick: bool, seed: int) -> list[dict[str, Any]]:
     silent = sum(row["wrong"] - row["told"] - row["cannot tell"] for row in sound)
     silent = silent / max(1, sum(row["wrong"] for row in sound))
     false = sum(row["alarm"] for row in sound) / max(1, sum(row["right"] for row in sound))
+    for row in sound:
+        said.update(wrong=row["wrong"], told=row["told"], right=row["right"], doubted=row["alarm"] + row["caution"])
     return [
         check("networks: wrong answers called right", silent, 0.2 if quick else 0.1),
         check("networks: right answers with alarm", false, 0.2 if quick else 0.1),
@@ -174,8 +176,8 @@ def seen_networks(quick: bool, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def seen_models(options: Any) -> list[dict[str, Any]]:
-    """Print the models; what they must show."""
+def seen_models(options: Any, said: Counter[str]) -> list[dict[str, Any]]:
+    """Print the models; what they must show; and count what was said of right and wrong answers."""
     names = ["points"] if options.quick else options.models.split(",")
     simulations, observations = (8_000, 2) if options.quick else (40_000, options.observations)
     rows = []
@@ -184,6 +186,7 @@ def seen_models(options: Any) -> list[dict[str, Any]]:
         print(table(rows[-1:]), flush=True)
     print(table(rows))
     wrong, right = sum(row["wrong"] for row in rows), sum(row["fair"] for row in rows)
+    said.update(wrong=wrong, right=right, **{key: sum(row[key] for row in rows) for key in ("told", "doubted")})
     silent = sum(row["wrong"] - row["not passed"] for row in rows) / max(1, wrong)
     checks = [check("models: wrong answers called good", silent, 0.5 if options.quick else 0.1)]
     claimed = sum(row["called right"] + row["fair called right"] for row in rows)
@@ -206,8 +209,13 @@ def main() -> None:
     options = parser.parse_args()
     asked = [options.only] if options.only else PARTS
     checks = seen_planted(40 if options.quick else 200) if "planted" in asked else []
-    checks += seen_networks(options.quick, options.seed) if "networks" in asked else []
-    checks += seen_models(options) if "models" in asked else []
+    said = Counter[str]()
+    checks += seen_networks(options.quick, options.seed, said) if "networks" in asked else []
+    checks += seen_models(options, said) if "models" in asked else []
+    if not options.only and not options.quick:
+        untold, doubted = 1 - said["told"] / max(1, said["wrong"]), said["doubted"] / max(1, said["right"])
+        checks.append(check("networks and models: wrong answers without caution or WARNING", untold, 0.1))
+        checks.append(check("networks and models: right answers with one", doubted, 0.1))
     if "hares" in asked:
         rows, found = hares(options.data, HARES_QUICK if options.quick else HARES, options.seed)
         print(table(rows))

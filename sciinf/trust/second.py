@@ -66,8 +66,8 @@ def compared(check: Check, differs: tuple[float, float], simulations: int, own: 
 
     Returns:
         Right where the answers agree, and the second network's own check is good; where this one saw no error, it need
-        only have no hint. Else a caution where this one has hints, or the other's own check, or where they differ by
-        more than a right answer may be off by; and unknown between.
+        only have no hint. Else a caution where they differ by more than a right answer may be off by, or the second
+        network's own check has hints; and unknown between.
     """
     unseen, lost = unconfirmed(check), check.verdict.startswith(LOST)
     of_it = check.verdict.partition(": ")[2]
@@ -76,7 +76,7 @@ def compared(check: Check, differs: tuple[float, float], simulations: int, own: 
     by += f", and {OWN[own]}" if own == "good" else f", but {OWN[own]}" if own else ""
     if agree(differs) and (own == "good" or (unseen and own not in ("alarm", "caution"))):
         return Check(NAME, "good", f"{RIGHT}: {of_it}; {by}" if unseen else f"{RIGHT}: {by}; the first check: {of_it}")
-    doubtful = lost or beyond(differs) or own in ("alarm", "caution")
+    doubtful = beyond(differs) or own in ("alarm", "caution")
     level, said = ("caution", HINTED) if doubtful else ("unknown", UNSETTLED)
     way_on = "Refine it (infer --refine auto), or train on more simulations"
     return Check(NAME, level, f"{said}: {f'{of_it}; ' if lost else ''}{by}. {way_on}")

@@ -41,16 +41,15 @@ def test_only_a_second_network_makes_no_error_seen_a_right_answer():
     ],
 )  # fmt: skip
 def test_an_answer_that_it_does_not_give_is_refined(differs, level):
-    """Of 120 answers, those that differed by .15 sd or less, and a tenth of a width, were right in 13 of 14."""
-    for check in (UNSEEN, FEW):
+    """Of 17 answers that differed by .1 to .15 sd, or 7 to 10 % of a width, 15 were right; of 12 beyond that, 5."""
+    for check in (UNSEEN, HINT, FEW):
         told = compared(check, differs, 5_000)
         assert (doubted(told), undecided(told), told.level) == (True, False, level)
         assert "a second network, trained on 5,000 simulations around it, differs: middles by up to" in told.verdict
         assert "infer --refine auto" in told.verdict
-    assert compared(HINT, differs, 5_000).level == "caution"
 
 
-@pytest.mark.parametrize(("check", "left"), [(HINT, "caution"), (FEW, "unknown"), (UNSEEN, "good")])
+@pytest.mark.parametrize(("check", "left"), [(HINT, "unknown"), (FEW, "unknown"), (UNSEEN, "good")])
 def test_hints_and_too_few_simulations_end_with_an_answer_that_has_neither(check, left):
     """Both networks see the data through a summary of the same kind: what that loses, they lose alike."""
     assert undecided(check)
