@@ -24,6 +24,7 @@ from sciinf.core import Answer, Check, Draws, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.inference.refined import SCHEMA
 from sciinf.trust import around, here, right
+from sciinf.trust.second import vouched
 
 POINTS = """
 from torch.distributions import LogNormal, Normal
@@ -222,7 +223,7 @@ def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(
     """Means were .34 and .29 sds off, "right at this observation" beside "NOT PASSED", and not refined."""
     draws, one = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2)), cast(Any, SimpleNamespace(names=("a",)))
     calibration = replace(make_calibration(one, torch.Generator().manual_seed(0)), state=state)
-    checks = (Check("local check", level, said),)
+    checks = vouched([Check("local check", level, said)], calibration)
     answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), {}, checks=checks)
     assert refine.wrong_here(answer) == wrong
     assert not refine.wrong_here(replace(answer, checks=())), "a likelihood corrected it"

@@ -44,21 +44,17 @@ Near = tuple[Path, "Refined"]
 
 
 def wrong_here(answer: Answer) -> bool:
-    """Whether an answer is not right at its observation, or may not be and no second network has to tell it first.
-
-    The local check does not vouch for a network that the calibration finds wrong on average.
-    """
-    good = _unsound(answer) and any((check.name, check.level) == (NAME, "good") for check in answer.checks)
-    return good or (to_confirm(answer) is None and any(map(doubted, answer.checks)))
+    """Whether an answer is not right at its observation, or may not be and no second network has to tell it first."""
+    return to_confirm(answer) is None and any(map(doubted, answer.checks))
 
 
 def to_confirm(answer: Answer) -> Check | None:
-    """The local check of an answer of which a second network has to tell whether it is right."""
-    return None if _unsound(answer) else undecided_in(answer)
+    """The local check of an answer of which a second network has to tell whether it is right.
 
-
-def _unsound(answer: Answer) -> bool:
-    return answer.calibration is not None and answer.calibration.state == "not passed"
+    None of a network that the calibration finds wrong on average.
+    """
+    wrong = answer.calibration is not None and answer.calibration.state == "not passed"
+    return None if wrong else undecided_in(answer)
 
 
 def refine_all(

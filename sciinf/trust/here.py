@@ -50,7 +50,7 @@ from sciinf.inference.refined import Refined
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
-from sciinf.trust.right import HINTED, RIGHT, SHIFT, UNSEEN, UNSETTLED, UNTOLD, WIDTH, agree, beyond, words_of
+from sciinf.trust.right import HINTED, RIGHT, SHIFT, UNSEEN, UNSETTLED, UNTOLD, WIDTH, agree, words_of
 
 NAME = "local check"
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
@@ -246,7 +246,7 @@ def verdict(
         return Check(NAME, "alarm", words)
     if hints:
         return Check(NAME, "caution", f"{HINTED}: {', '.join(hints)} ({among})")
-    if beyond((moved, wider)):
+    if not agree((moved, wider)):
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
         words = f"{UNSETTLED}: {last} ({among}). {way_on}"
         return Check(NAME, "unknown", words)
@@ -254,7 +254,7 @@ def verdict(
     width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))
     words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     if middle <= SHIFT and width <= WIDTH:
-        if error is not None and asked and agree(error):
+        if error is not None and asked:
             return Check(NAME, "good", f"{RIGHT}: {words}; its last round hardly moved it")
         return Check(NAME, "good", f"{UNSEEN}: {words}")
     return Check(NAME, "unknown", f"{UNTOLD}: {words}")

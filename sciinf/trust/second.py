@@ -15,13 +15,12 @@ for no second network to excuse: of sds that they make uncertain, `changes` forg
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from sciinf.core import Calibration, Check
 from sciinf.trust.here import NAME
 from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD, agree, beyond, words_of
 
-_WRONG = "it is not called right, for the network is wrong on average"
+_WRONG = "for the network is wrong on average"
 _SECOND = "a second network, trained on"
 OWN = {
     "good": "its own check sees no error",
@@ -83,7 +82,7 @@ def compared(check: Check, differs: tuple[float, float], simulations: int, own: 
 
 
 def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[Check, ...]:
-    """Checks of an answer, of which none calls it right where its network is wrong on average.
+    """Checks of an answer, of which the local one is not good where its network is wrong on average.
 
     Args:
         checks: Those that were made.
@@ -92,8 +91,8 @@ def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[C
     if calibration is None or calibration.state != "not passed":
         return tuple(checks)
     return tuple(
-        replace(check, verdict=f"{check.verdict.replace(RIGHT, UNSEEN, 1)}; {_WRONG}")
-        if check.verdict.startswith(RIGHT)
+        Check(NAME, "unknown", f"{UNSETTLED}, {_WRONG}: {check.verdict.replace(RIGHT, UNSEEN, 1)}")
+        if (check.name, check.level) == (NAME, "good")
         else check
         for check in checks
     )

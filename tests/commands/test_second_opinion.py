@@ -17,7 +17,7 @@ from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.core import Answer, Check, Draws, Observable, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.trust.here import NAME
-from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNTOLD
+from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD
 
 NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
 SEEN = {"x": np.array([0.1, 0.2, 0.3])}
@@ -73,8 +73,8 @@ def test_nothing_is_right_where_the_network_is_wrong_on_average(tmp_path: Path) 
     """An answer was confirmed, and its network calibrated on more simulations afterwards."""
     for check in CHECKS.values():
         found = told(tmp_path, check, (0.05, 0.02), "good", state="not passed")
-        assert found.verdict.startswith(UNSEEN)
-        assert "not called right, for the network is wrong on average" in found.verdict
+        assert (found.level, found.verdict.startswith(UNSETTLED)) == ("unknown", True)
+        assert ", for the network is wrong on average: no error seen at this observation: " in found.verdict
 
 
 def test_another_observation_or_network_is_not_told(tmp_path: Path) -> None:
