@@ -60,6 +60,7 @@ from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 
 MOST = 500  # numbers in an observation
 VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
+_OFTEN = 0.02  # share of the rows in which a number may take one value
 _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
@@ -289,6 +290,24 @@ def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
     except ValueError:
         return False
     return True
+
+
+def repeats(x: X) -> bool:
+    """Whether a number that is not whole takes one value in more than a fiftieth of the rows, but not in all.
+
+    So it does where an instrument has a limit, or the data were rounded. A density of it has no bound there, and says
+    little of the parameters: use another estimator, or whole numbers of the steps.
+
+    Args:
+        x: Data of many rows, name -> (batch, *event).
+    """
+    for value in x.values():
+        ordered = value.reshape(len(value), -1).sort(dim=0).values
+        apart = max(1, int(_OFTEN * len(ordered)))
+        again = (ordered[apart:] == ordered[:-apart]).any(0) & (ordered[0] < ordered[-1])
+        if value.is_floating_point() and bool((value != value.round()).any() & again.any()):
+            return True
+    return False
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Elements:

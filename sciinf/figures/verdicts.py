@@ -43,7 +43,10 @@ _FIVE = (
 """The checks behind each of the five lights, and what it says where there is none."""
 _MISSED = (_FIVE[2][1], _FIVE[4][1])
 """What an answer lacks where those checks were not made. Not every answer has a likelihood."""
-_ALONE, _REFINED = "no second network has confirmed it", "it was refined around other data, and its rounds confirmed it there"
+_ALONE, _REFINED = (
+    "no second network has confirmed it",
+    "it was refined around other data, and its rounds confirmed it there",
+)
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "calibration": {
         "green": "calibrated",

@@ -60,7 +60,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for
-from sciinf.estimators.elements import VERSIONS, Elements, suits
+from sciinf.estimators.elements import VERSIONS, Elements, repeats, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
@@ -364,7 +364,7 @@ def _likelihood(
     """The likelihood number by number that rows near the answer teach, and its power where that is above 0."""
     prior, observables = fit.estimator.prior, fit.estimator.observables
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
-    if len(near) < _FEWEST:
+    if len(near) < _FEWEST or repeats(near.load().x):
         return None
     asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
     fits = [

@@ -231,7 +231,9 @@ def test_without_a_second_network_not_all_checks_were_made():
     alone = verdict_of(run_of(calibration(), trust=trust("good"), checks=[*others, unseen]))
     assert alone.headline.endswith("But no second network has confirmed it.")
     refined = run_of(calibration(), trust=trust("good"), checks=[*others, unseen], posterior="refined")
-    assert verdict_of(refined).headline.endswith("But it was refined around other data, and its rounds confirmed it there.")
+    assert verdict_of(refined).headline.endswith(
+        "But it was refined around other data, and its rounds confirmed it there."
+    )
     assert alone.state == "all checks made passed"
     assert "No error seen" in [card.state for card in alone.cards]
     seen = {**unseen, "verdict": f"{RIGHT}: middles to 0.1 sds, widths to 7%; a second network"}
