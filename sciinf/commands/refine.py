@@ -359,7 +359,6 @@ def _answer(
 ) -> Answer:
     """Calibrate what was refined, ask it, and end as a run does."""
     from sciinf import calibrate, query, simulate
-    from sciinf.trust.agreement import rows_needed
 
     (folder, posterior), (one, name), seed = found, named, given["seed"]
     stage(f"calibrate refined {name}")
@@ -370,12 +369,22 @@ def _answer(
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
     answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
     caller.say(f"refined answer for {name}, in {folder}")
-    way_on = ""
-    if checked.state == "cannot tell" and sim.source is not None:
-        rows, file = rows_needed(len(checked.p_values), checked.rows), sim.source
-        file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-        way_on = f"next: {shlex.join(['sciinf', 'calibrate', str(file), str(folder), '-n', str(rows)])}"
+    way_on = _next(sim, folder, answer, given["n"], caller)
     steps.finish(folder, [answer], caller, seed=seed, started=started, way_on=way_on, simulator=sim)
     if way_on:
         caller.say(way_on)
     return answer
+
+
+def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) -> str:
+    """The command that tells more of a refined answer's calibration, or makes a better one; "" where it is right."""
+    from sciinf.trust.agreement import rows_needed
+
+    checked = answer.calibration
+    if any(map(doubted, answer.checks)) or (checked and checked.state == "not passed"):
+        return f"next: {caller.again({'-n': 2 * n})} (up to {sum(sizes(2 * n)):,} simulations around it)"
+    if not checked or checked.state == "passed" or sim.source is None:
+        return ""
+    rows, file = rows_needed(len(checked.p_values), checked.rows), sim.source
+    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return f"next: {shlex.join(['sciinf', 'calibrate', str(file), str(folder), '-n', str(rows)])}"

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
-from sciinf.commands.refine import sizes
+import pytest
+import torch
+from sample_run import make_calibration
+
+from sciinf.commands.caller import CommandLine
+from sciinf.commands.refine import _next, sizes
+from sciinf.core import Answer, Check, Draws, Trust
+from sciinf.trust.right import RIGHT, UNSETTLED, UNTOLD
 
 
 @pytest.mark.parametrize(
@@ -16,3 +27,28 @@ def test_rounds_double_the_simulations_up_to_three_runs_in_all(n, planned):
     assert sizes(n) == planned
     assert sum(planned) <= 3 * n
     assert all(new <= sum(planned[:k]) for k, new in enumerate(planned) if k)
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "verdict", "way_on"),
+    [
+        ("passed", "good", RIGHT, ""), ("cannot tell", "good", RIGHT, "next: sciinf calibrate a.py run -n "),
+        ("not passed", "unknown", UNSETTLED, "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
+        ("passed", "unknown", UNSETTLED, "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
+        ("cannot tell", "unknown", UNTOLD, "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
+        ("passed", "alarm", "not right", "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
+        ("not passed", "unknown", "not checked", "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
+    ],
+)  # fmt: skip
+def test_a_refined_answer_that_is_not_right_has_a_way_on(
+    state: Any, level: Any, verdict: str, way_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that did not pass the page said that the next command is named, and none was."""
+    monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "700"])
+    sim = cast(Any, SimpleNamespace(names=("a",), source=Path("a.py")))
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    calibration = replace(make_calibration(sim, torch.Generator().manual_seed(0)), state=state)
+    answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), checks=(Check("local check", level, verdict),))
+    found = _next(sim, Path("run"), answer, 700, CommandLine())
+    assert found.startswith(way_on)
+    assert bool(found) == bool(way_on)
