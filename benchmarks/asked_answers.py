@@ -188,6 +188,11 @@ def _tracker(logs: str) -> Any:
     return TensorBoardTracker(SummaryWriter(logs))
 
 
+def _told(rows: list[dict[str, Any]], *, right: bool) -> int:
+    """How many first answers that are right, or are not, have a caution or a WARNING."""
+    return sum(row["verdict"] in ("alarm", "caution") for row in rows if row["right"] == right)
+
+
 def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One model's rows as one."""
 
@@ -204,7 +209,8 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "worst ratio": max((row["refined ratio"] for row in rows), key=lambda r: max(r, 1 / r)),
         "wrong": len(verdicts), "told": sum(v in ("alarm", "caution") for v in verdicts),
         "not passed": sum(v not in ("good", "right") for v in verdicts), "called right": verdicts.count("right"),
-        "fair": len(fair), "doubted": sum(v in ("alarm", "caution") for v in fair),
+        "first wrong": sum(not row["right"] for row in rows), "first told": _told(rows, right=False),
+        "first doubted": _told(rows, right=True), "fair": len(fair),
         "fair called right": fair.count("right"), "alarms": fair.count("alarm"),
         "confirmed": sum(row["confirmed"] for row in rows), "rounds": middle("rounds"), "CPU s": rows[0]["CPU s"],
         "refining CPU s": middle("refining CPU s"),

@@ -159,7 +159,7 @@ def seen_planted(times: int) -> list[dict[str, Any]]:
 
 
 def seen_networks(quick: bool, seed: int, said: Counter[str]) -> list[dict[str, Any]]:
-    """Print the networks; what they must show; and count what was said of right and wrong answers."""
+    """Print the networks; what they must show; and count what is said of right and wrong first answers."""
     kinds = ("set", "vector", "statistics", "mean alone")
     rows = [trained(kind, 5_000 if quick else 20_000, 10 if quick else 40, seed) for kind in kinds]
     print(table(rows))
@@ -177,7 +177,7 @@ def seen_networks(quick: bool, seed: int, said: Counter[str]) -> list[dict[str, 
 
 
 def seen_models(options: Any, said: Counter[str]) -> list[dict[str, Any]]:
-    """Print the models; what they must show; and count what was said of right and wrong answers."""
+    """Print the models; what they must show; and count what is said of right and wrong first answers."""
     names = ["points"] if options.quick else options.models.split(",")
     simulations, observations = (8_000, 2) if options.quick else (40_000, options.observations)
     rows = []
@@ -186,7 +186,8 @@ def seen_models(options: Any, said: Counter[str]) -> list[dict[str, Any]]:
         print(table(rows[-1:]), flush=True)
     print(table(rows))
     wrong, right = sum(row["wrong"] for row in rows), sum(row["fair"] for row in rows)
-    said.update(wrong=wrong, right=right, **{key: sum(row[key] for row in rows) for key in ("told", "doubted")})
+    for row in rows:
+        said.update(wrong=row["first wrong"], told=row["first told"], right=row["right"], doubted=row["first doubted"])
     silent = sum(row["wrong"] - row["not passed"] for row in rows) / max(1, wrong)
     checks = [check("models: wrong answers called good", silent, 0.5 if options.quick else 0.1)]
     claimed = sum(row["called right"] + row["fair called right"] for row in rows)
@@ -214,8 +215,8 @@ def main() -> None:
     checks += seen_models(options, said) if "models" in asked else []
     if not options.only and not options.quick:
         untold, doubted = 1 - said["told"] / max(1, said["wrong"]), said["doubted"] / max(1, said["right"])
-        checks.append(check("networks and models: wrong answers without caution or WARNING", untold, 0.1))
-        checks.append(check("networks and models: right answers with one", doubted, 0.1))
+        checks.append(check("first answers that are wrong: without caution or WARNING", untold, 0.1))
+        checks.append(check("first answers that are right: with one", doubted, 0.1))
     if "hares" in asked:
         rows, found = hares(options.data, HARES_QUICK if options.quick else HARES, options.seed)
         print(table(rows))
