@@ -1,7 +1,7 @@
 """Answers of the six models of `asked_models`, before and after rounds around them, beside exact ones and sbi's.
 
-Rounds are made as `sciinf infer` makes them: where the local check finds the first answer wrong, and one to confirm it
-where the check does not.
+Rounds are made as `sciinf infer` makes them: where the local check finds the first answer wrong or has draws far out,
+and one to confirm it elsewhere.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _of_model(
         asked = UntilSettled(model, told if undecided(told) else None, planned)
         how: dict[str, Any] = {"simulations": planned, "seed": seed, "progress": False}
         theta, verdict, started = before, told, time.process_time()
-        before_that, error = f"{told.level}: {told.verdict}", None
+        first_check, last = f"{told.level}: {told.verdict}", None
         if doubted(told) or undecided(told):
             refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked, **how)
             told = verdict = asked.check or told
@@ -97,7 +97,7 @@ def _of_model(
         if asked.ended and not asked.confirmed:
             theta = refined.draw(one, DRAWS, generator=generator).theta
             verdict = verdict_at(refined, model, one, generator)
-            error = (refined.error, verdict.verdict)
+            last = (refined.error, verdict.verdict)
         row: dict[str, Any] = {"model": model.name, "observation": i}
         row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True))
         row["verdict"] = _said(told)
@@ -106,10 +106,10 @@ def _of_model(
             "refined verdict": _said(verdict),
             "rounds": asked.ended,
             "confirmed": asked.confirmed,
-            "before": before_that,
+            "first check": first_check,
             "differs": asked.differs,
             "own": asked.own,
-            "after": error,
+            "chance error, check": last,
             "CPU s": trained,
             "refining CPU s": spent,
         }

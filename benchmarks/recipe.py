@@ -6,7 +6,7 @@
 
 "steps x 2" makes twice as many steps as the default, "rate / 2" has half its learning rate. NLL is of 5,000 fresh
 simulations, in nats; seconds are CPU seconds of this process. The default is off the front where another recipe that
-takes no more time has an NLL lower by more than two seeds of the default differ, and by more than .02.
+takes no more time has an NLL lower by more than .02, and by more than twice what two seeds of the default differ.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ OWN: dict[str, Callable[[], Simulator]] = {
     "set": MODELS["points"],
     "series": MODELS["ar2"],
     "image": lambda: load_simulator(SIMULATORS / "turned_spot.py"),
-    "20 parameters": Twenty,
+    "twenty": Twenty,
 }
 
 

@@ -131,11 +131,9 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
             bad = bool((off > 0.15).any() | (ratio > 1.1).any() | (ratio < 0.9).any())
             told = verdict_at(posterior, simulator, {"x": x[None]}, generator)
             if undecided(told):
-                print(f"    {told.level}, {told.verdict}")
                 asked = UntilSettled(simulator, told, (how["simulations"],))
                 asked(refine_around(simulator, {"x": x}, folder / f"r{i}", posterior, **how))
                 told = asked.check or told
-                print(f"    {asked.own} {asked.words}")
             (wrong if bad else right)[told.level] += 1
             said = f"{kind} {i}: {'wrong' if bad else 'right'}, off {float(off.max()):.2f}, {ratio.tolist()}"
             print(f"{said}: {told.level}, {told.verdict}", flush=True)

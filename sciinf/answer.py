@@ -165,15 +165,14 @@ def _read(x: Any) -> tuple[str, ...]:
 
 def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
     """Write an answer, and say if one without simulations takes the place of one that was checked by them."""
-    checks: Sequence[Mapping[str, str]] = ()
+    checked = False
     with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # none, or damaged
-        checks = read_json(folder / "answer.json")["checks"]
+        checked = bool(read_predictive(folder / "predictive.h5").predictive)
     save_answer(answer, folder, about)
-    lost = {check["name"] for check in checks} - {check.name for check in answer.checks}
-    if lost and not answer.predictive:
+    if checked and not answer.predictive:
         warnings.warn(
-            f"the answer in {folder} had been checked by simulations around it ({', '.join(sorted(lost))}); it is "
-            "replaced by one that is not: ask with the simulator to have them again",
+            f"the answer in {folder} had been checked by simulations around it, and is replaced by one that is not: "
+            "ask with the simulator to have these checks again",
             stacklevel=3,
         )
 

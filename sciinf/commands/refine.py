@@ -1,6 +1,6 @@
 """Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there.
 
-Where the local check saw no error, or a small one that a second network may excuse, a first round confirms the answer
+Where the local check saw no error, or cannot tell by itself whether there is one, a first round confirms the answer
 (`trust.second`); if it does not, the rounds go on.
 """
 
@@ -25,7 +25,7 @@ from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
 from sciinf.trust.here import NAME, doubted
-from sciinf.trust.second import unconfirmed
+from sciinf.trust.second import wrong_on_average
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
@@ -53,8 +53,7 @@ def to_confirm(answer: Answer) -> Check | None:
 
     None of a network that the calibration finds wrong on average.
     """
-    wrong = answer.calibration is not None and answer.calibration.state == "not passed"
-    return None if wrong else undecided_in(answer)
+    return None if wrong_on_average(answer.calibration) else undecided_in(answer)
 
 
 def refine_all(
@@ -84,7 +83,7 @@ def refine_all(
     answers = [answer for _, answer in asked]
     going_on = [place for place, answer in enumerate(answers) if will_refine(answer, given) or _unsure(answer, given)]
     small = given["n"] < LEAST
-    left = [a.name for a in answers if small and (wrong_here(a) or (to_confirm(a) and any(map(doubted, a.checks))))]
+    left = [answer.name for answer in answers if small and any(map(doubted, answer.checks))]
     if left and given["refine"] == "auto":
         are = "is" if len(left) == 1 else "are"
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
@@ -98,8 +97,8 @@ def refine_all(
     for place in going_on:
         (one, answer), started = asked[place], time.time()
         near = nearest(known, one.x)
-        seen = any(map(unconfirmed, answer.checks))  # what refined another answer is no better than such a one
-        if near is None or (seen and not near[1].is_around(as_observation(sim.observables, one.x))):
+        own = near is not None and near[1].is_around(as_observation(sim.observables, one.x))
+        if near is None or (to_confirm(answer) and not own):  # another one's rounds confirm nothing
             near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
             if near is None:
                 continue
@@ -211,7 +210,7 @@ def refine(
     try:
         found = refine_around(sim, one.x, folder / INSIDE, first, simulations=planned, seed=seed, **how)
     except ValueError as error:
-        if wrong_here(answer) or any(map(doubted, answer.checks)):
+        if any(map(doubted, answer.checks)):
             raise
         caller.say(f"note: no second network could be asked about {answer.name}: {error}")
         return None, answer
@@ -294,8 +293,10 @@ def refined_by(folder: Path, device: str, sim: Simulator | None) -> Refined | No
 
 
 def nearest(known: Sequence[Near], x: Observation) -> Near | None:
-    """The first of some refined answers that holds for an observation."""
-    return next((one for one in known if one[1].reaches(as_observation(one[1].observables, x))), None)
+    """Of some refined answers the one that was made for an observation, or else the first that holds for it."""
+    asked = [(one, as_observation(one[1].observables, x)) for one in known]
+    own = [one for one, seen in asked if one[1].is_around(seen)]
+    return next(iter(own + [one for one, seen in asked if one[1].reaches(seen)]), None)
 
 
 def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None, out: Path | None = None) -> Ask:
@@ -336,7 +337,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
 def _put_aside(folder: Path, fit: Fit, planned: Sequence[int], say: Say, *, whole: bool = False) -> None:
     """Give another name to rounds from another network, of another size or format, so that new ones can be made.
 
-    And to a whole refined answer, where the one it began from is to be confirmed now.
+    And to a whole refined answer, where the first one is to be confirmed now.
     """
     from sciinf.core.files import read_json
     from sciinf.inference.refined import SCHEMA
@@ -377,11 +378,11 @@ def _answer(
 
 
 def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) -> str:
-    """The command that tells more of a refined answer's calibration, or makes a better one; "" where it is right."""
+    """The command that makes a better refined answer, or tells more of its calibration; "" where neither is needed."""
     from sciinf.trust.agreement import rows_needed
 
     checked = answer.calibration
-    if any(map(doubted, answer.checks)) or (checked and checked.state == "not passed"):
+    if any(map(doubted, answer.checks)) or wrong_on_average(checked):
         return f"next: {caller.again({'-n': 2 * n})} (up to {sum(sizes(2 * n)):,} simulations around it)"
     if not checked or checked.state == "passed" or sim.source is None:
         return ""

@@ -11,7 +11,7 @@ from sciinf.core.files import read_json, write_json
 from sciinf.inference.changes import changes_from_json
 from sciinf.inference.truncated import observation_hash
 from sciinf.storage.answers import REFINED, replace_checks
-from sciinf.trust.second import compared, decides, undecided, vouched
+from sciinf.trust.second import compared, decides, undecided, wrong_on_average
 
 if TYPE_CHECKING:
     from sciinf.core import Answer, Check, Observation, Posterior, X
@@ -49,22 +49,18 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
         answer: The answer.
         out: The run folder that it lies in.
     """
-    if undecided_in(answer) is None:
+    check = undecided_in(answer)
+    if check is None or wrong_on_average(answer.calibration):
         return answer
     about = {"first": first.digest, "observation": observation_hash(as_observation(first.observables, x))}
     for file in sorted((run / REFINED).glob(f"*/{_FILE}")):
         said = read_json(file)
-        if {key: said.get(key) for key in about} == about:
-            differs, own = changes_from_json(said["differs"]), said.get("own", "")
-            told = vouched(
-                (
-                    compared(check, differs, said["simulations"], own)
-                    if undecided(check) and decides(check, differs, own)
-                    else check
-                    for check in answer.checks
-                ),
-                answer.calibration,
-            )
-            replace_checks(out, answer.name, told)
-            return replace(answer, checks=told)
+        if {key: said.get(key) for key in about} != about:
+            continue
+        differs, own = changes_from_json(said["differs"]), said.get("own", "")
+        if decides(check, differs, own):
+            told = compared(check, differs, said["simulations"], own)
+            checks = [told if one is check else one for one in answer.checks]
+            replace_checks(out, answer.name, checks)
+            return replace(answer, checks=tuple(checks))
     return answer

@@ -25,7 +25,7 @@ _NUMBERS: dict[type[td.Distribution], tuple[str, ...]] = {
 
 
 def kind(law: td.Distribution) -> Hashable:
-    """Laws whose kinds are equal are carried to z by the same calls; None for one that has none of its kind.
+    """Laws whose kinds are equal are carried to z by the same calls. None where a law is to be carried by itself.
 
     Bounds of a truncated law choose which calls those are, so that they belong to its kind.
     """
@@ -37,7 +37,9 @@ def kind(law: td.Distribution) -> Hashable:
 
 
 def as_one(laws: Sequence[td.Distribution]) -> td.Distribution:
-    """Laws of one kind as one for values (..., n): what a distribution function or a quantile takes, column by column.
+    """Laws of one kind as one for values (..., n), with the numbers of each at its column.
+
+    It has distribution functions and quantiles, and no density.
 
     Args:
         laws: n univariate laws of the same `kind`.

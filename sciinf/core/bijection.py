@@ -1,7 +1,7 @@
 """The bijection between the support of a prior's laws and R^D, in which densities are learned.
 
-Laws of one kind are carried to z together: a training step does so for each part of its rows, and what a law costs is
-calls, not arithmetic.
+Laws of one kind are carried to z together: training does so at each step, and of a few hundred rows calls into torch
+cost more than arithmetic.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Bijection:
     def _grouped(self) -> tuple[list[tuple[td.Distribution, Tensor]], Tensor]:
         """Laws that are carried to z together, with their places, and the order in which z is then put.
 
-        None are where a law has no kind, which goes law by law.
+        Empty where one law has no kind: each is then carried by itself.
         """
         groups: dict[Hashable, list[int]] = {}
         for place, law in enumerate(self.laws):

@@ -1,4 +1,4 @@
-"""Priors: named parameters with units, and the bijection between their support and R^D.
+"""Priors: named parameters with units, each a law with a bijection to R (`core.bijection`).
 
 Densities are learned in R^D, so no posterior mass leaks outside the prior and no rejection loop can hang.
 """

@@ -292,20 +292,21 @@ def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
     return True
 
 
-def repeats(x: X) -> bool:
-    """Whether a number that is not whole takes one value in more than a fiftieth of the rows, but not in all.
+def has_atoms(x: X, observables: Mapping[str, Observable]) -> bool:
+    """Whether a number of an observable that is not whole takes one value in over a fiftieth of the rows, but not all.
 
     So it does where an instrument has a limit, or the data were rounded. A density of it has no bound there, and says
-    little of the parameters: use another estimator, or whole numbers of the steps.
+    little of the parameters.
 
     Args:
         x: Data of many rows, name -> (batch, *event).
+        observables: What they are.
     """
-    for value in x.values():
-        ordered = value.reshape(len(value), -1).sort(dim=0).values
+    for name, spec in observables.items():
+        ordered = x[name].reshape(len(x[name]), -1).double().sort(dim=0).values
         apart = max(1, int(_OFTEN * len(ordered)))
         again = (ordered[apart:] == ordered[:-apart]).any(0) & (ordered[0] < ordered[-1])
-        if value.is_floating_point() and bool((value != value.round()).any() & again.any()):
+        if again.any() and not _is_whole(ordered, spec.dtype):
             return True
     return False
 

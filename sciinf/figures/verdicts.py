@@ -45,7 +45,7 @@ _MISSED = (_FIVE[2][1], _FIVE[4][1])
 """What an answer lacks where those checks were not made. Not every answer has a likelihood."""
 _ALONE, _REFINED = (
     "no second network has confirmed it",
-    "it was refined around other data, and its rounds confirmed it there",
+    "it was refined around other data, and nothing tells of its error at these",
 )
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "calibration": {

@@ -99,7 +99,7 @@ class Local:
 
 
 def doubted(check: Check) -> bool:
-    """Whether it says that an answer is not right, or may not be, or what was asked of it could not tell."""
+    """Whether it says that an answer is not right, or may not be, or that more simulations could tell."""
     untold = check.verdict.startswith((UNTOLD, UNSETTLED))
     return check.name == NAME and (untold or check.level in ("alarm", "caution"))
 
@@ -240,7 +240,8 @@ def verdict(
             hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
         if lowered is not None and lowered[d] > 1 + WIDTH:
             hints.append(f"far out, where no simulation lies, network and likelihood disagree on the sd of {name}")
-    among, hints = f"{local.rows:,} simulations around it", hints + lost  # so `LOST` begins where there are no others
+    among = f"{local.rows:,} simulations around it"
+    hints += lost  # last, so that `LOST` begins the words where there is nothing else
     if faults:
         words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"
         return Check(NAME, "alarm", words)

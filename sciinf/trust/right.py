@@ -1,4 +1,4 @@
-"""What a right answer may be off by, and what two networks' answers may differ by where one confirms the other."""
+"""What a right answer may be off by, what two networks' may differ by where one confirms the other, and the words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def beyond(differs: tuple[float, float]) -> bool:
 
 def words_of(differs: tuple[float, float]) -> str:
     """By how much, in words."""
-    return f"middles by up to {differs[0]:.2g} sds, widths by up to {math.expm1(differs[1]):.1%}"
+    return f"middles by up to {differs[0]:.3g} sds, widths by up to {math.expm1(differs[1]):.2%}"
 
 
 def limits() -> str:

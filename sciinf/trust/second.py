@@ -44,7 +44,7 @@ def undecided(check: Check) -> bool:
 
 
 def decides(check: Check, differs: tuple[float, float], own: str) -> bool:
-    """Whether a second network's answer decides about an undecided check, or has to be checked itself before.
+    """Whether a second network's answer settles an undecided check; where it does not, it has to be checked itself.
 
     Args:
         check: The check.
@@ -81,6 +81,11 @@ def compared(check: Check, differs: tuple[float, float], simulations: int, own: 
     return Check(NAME, level, f"{said}: {f'{of_it}; ' if lost else ''}{by}. {way_on}")
 
 
+def wrong_on_average(calibration: Calibration | None) -> bool:
+    """Whether a network's calibration did not pass, so that no check at one observation speaks for its answer."""
+    return calibration is not None and calibration.state == "not passed"
+
+
 def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[Check, ...]:
     """Checks of an answer, of which the local one is not good where its network is wrong on average.
 
@@ -88,7 +93,7 @@ def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[C
         checks: Those that were made.
         calibration: Of the network, where there is one.
     """
-    if calibration is None or calibration.state != "not passed":
+    if not wrong_on_average(calibration):
         return tuple(checks)
     return tuple(
         Check(NAME, "unknown", f"{UNSETTLED}, {_WRONG}: {check.verdict.replace(RIGHT, UNSEEN, 1)}")

@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from sample_run import make_calibration
 
 from sciinf.commands.caller import CommandLine
-from sciinf.commands.refine import _next, sizes
-from sciinf.core import Answer, Check, Draws, Trust
+from sciinf.commands.refine import _next, nearest, sizes
+from sciinf.core import Answer, Check, Draws, Observable, Trust
 from sciinf.trust.right import RIGHT, UNSETTLED, UNTOLD
 
 
@@ -52,3 +53,13 @@ def test_a_refined_answer_that_is_not_right_has_a_way_on(
     found = _next(sim, Path("run"), answer, 700, CommandLine())
     assert found.startswith(way_on)
     assert bool(found) == bool(way_on)
+
+
+def test_an_answer_is_that_of_its_own_rounds_before_any_that_reach_it() -> None:
+    """Rounds around a neighbour, which come first by name, gave another answer when the command was run again."""
+    own = SimpleNamespace(observables={"x": Observable((1,))}, is_around=lambda x: float(x["x"]) == 1.0)
+    other = SimpleNamespace(observables=own.observables, is_around=lambda x: False)
+    own.reaches = other.reaches = lambda x: abs(float(x["x"])) < 2.0
+    known = cast(Any, [(Path("a"), other), (Path("b"), own)])
+    found = [nearest(known, cast(Any, {"x": np.array([value])})) for value in (1.0, 0.5, 3.0)]
+    assert [one and str(one[0]) for one in found] == ["b", "a", None]

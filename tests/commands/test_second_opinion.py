@@ -17,7 +17,7 @@ from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.core import Answer, Check, Draws, Observable, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.trust.here import NAME
-from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD
+from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNTOLD
 
 NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
 SEEN = {"x": np.array([0.1, 0.2, 0.3])}
@@ -72,9 +72,16 @@ def test_of_a_network_that_has_no_check_of_its_own_it_stays_open(check: str, tmp
 def test_nothing_is_right_where_the_network_is_wrong_on_average(tmp_path: Path) -> None:
     """An answer was confirmed, and its network calibrated on more simulations afterwards."""
     for check in CHECKS.values():
-        found = told(tmp_path, check, (0.05, 0.02), "good", state="not passed")
-        assert (found.level, found.verdict.startswith(UNSETTLED)) == ("unknown", True)
-        assert ", for the network is wrong on average: no error seen at this observation: " in found.verdict
+        assert told(tmp_path, check, (0.05, 0.02), "good", state="not passed") == check
+
+
+def test_of_two_rounds_for_the_same_data_one_that_settles_it_is_told(tmp_path: Path) -> None:
+    assert told(tmp_path, CHECKS["lost"], (0.05, 0.02), "") == CHECKS["lost"]
+    (folder := tmp_path / "refined/twin").mkdir()
+    x = {name: torch.as_tensor(value)[None].float() for name, value in SEEN.items()}
+    remember(folder, NETWORK, x, (0.05, 0.02), 500, "good")
+    found = recall(tmp_path, NETWORK, SEEN, replace(_answer(), checks=(CHECKS["lost"],)), tmp_path)
+    assert found.checks[0].verdict.startswith(RIGHT)
 
 
 def test_another_observation_or_network_is_not_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import distributions as td
 from sciinf import Recipe, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.estimators._elements_start import start_of
-from sciinf.estimators.elements import LAGS, Elements, repeats, suits
+from sciinf.estimators.elements import LAGS, Elements, has_atoms, suits
 
 ROWS, NUMBERS = 4_000, 8
 
@@ -371,15 +371,19 @@ def test_data_that_have_no_such_likelihood_are_refused(observables, words):
 
 
 EVEN = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
+WHOLE = (9 * EVEN).round()
 
 
 @pytest.mark.parametrize(
     ("values", "again"),
     [
         (EVEN, False), (EVEN.clamp_min(0.1), True), (EVEN.clamp_min(0.005), False), ((20 * EVEN).round() / 20, True),
-        ((9 * EVEN).round(), False), ((9 * EVEN).long(), False), (torch.cat([EVEN, 0.3 + 0 * EVEN], dim=1), False),
+        (WHOLE, False), (WHOLE.long(), False), (torch.cat([WHOLE, EVEN], dim=1), True),
+        (1e9 * EVEN.clamp_min(0.1), True), (torch.cat([EVEN, 0.3 + 0 * EVEN], dim=1), False),
     ],
 )  # fmt: skip
 def test_a_value_that_comes_again_and_again_is_seen(values, again):
-    """A limit and rounding; not whole numbers, nor one that never varies."""
-    assert repeats({"y": EVEN.square(), "x": values}) == again
+    """A limit and rounding, beside whole numbers, too; not whole numbers alone, nor one that never varies."""
+    dtype = "float32" if values.is_floating_point() else "int64"
+    specs = {"y": Observable((3,)), "x": Observable(tuple(values.shape[1:]), dtype=dtype)}
+    assert has_atoms({"y": EVEN.square(), "x": values}, specs) == again

@@ -232,7 +232,7 @@ def test_without_a_second_network_not_all_checks_were_made():
     assert alone.headline.endswith("But no second network has confirmed it.")
     refined = run_of(calibration(), trust=trust("good"), checks=[*others, unseen], posterior="refined")
     assert verdict_of(refined).headline.endswith(
-        "But it was refined around other data, and its rounds confirmed it there."
+        "But it was refined around other data, and nothing tells of its error at these."
     )
     assert alone.state == "all checks made passed"
     assert "No error seen" in [card.state for card in alone.cards]

@@ -36,7 +36,7 @@ def test_rounds_end_where_the_last_hardly_moved_an_answer_that_no_check_doubts(k
 
     words, settled = gained(Narrow(), after(known.mixture, (0.05, 0.05)))
     assert settled
-    told = "chance error, by how far this round moved the answer: middles by up to 0.05 sds, widths by up to 5.1%"
+    told = "chance error, by how far this round moved the answer: middles by up to 0.05 sds, widths by up to 5.13%"
     assert words.startswith(f"{told} (limits 0.1 sds, 6.67%); right at this observation")
     monkeypatch.setattr(around, "ROWS", 500)
     assert "(8,000 simulations around it)" in gained(Narrow(), after(known.mixture, (0.06, 0.0)))[0], "it looks twice"
@@ -102,8 +102,8 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
     ("error", "level", "words"),
     [
         ((0.0, 0.05), "good", "right at this observation: middles to"),
-        ((0.0, 0.08), "unknown", "widths by up to 8.3%"),
-        ((0.0, 0.2), "unknown", "widths by up to 22.1%"),
+        ((0.0, 0.08), "unknown", "widths by up to 8.33%"),
+        ((0.0, 0.2), "unknown", "widths by up to 22.14%"),
         ((math.nan, 0.0), "unknown", "is large: middles by up to nan sds"),
     ],
 )

@@ -29,7 +29,7 @@ def test_only_a_second_network_makes_no_error_seen_a_right_answer():
     assert not doubted(told)
     assert told.verdict == (
         "right at this observation: middles to 0.1 sds, widths to 9% (2,000); a second network, trained on 5,000 "
-        "simulations around it, differs by little: middles by up to 0.04 sds, widths by up to 2.0%"
+        "simulations around it, differs by little: middles by up to 0.04 sds, widths by up to 2.02%"
     )
 
 
