@@ -96,9 +96,8 @@ def refine_all(
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
     for place in going_on:
         (one, answer), started = asked[place], time.time()
-        near = nearest(known, one.x)
-        own = near is not None and near[1].is_around(as_observation(sim.observables, one.x))
-        if near is None or (to_confirm(answer) and not own):  # another one's rounds confirm nothing
+        near = _made_for(known, answer, one.x)
+        if near is None:
             near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
             if near is None:
                 continue
@@ -297,6 +296,14 @@ def nearest(known: Sequence[Near], x: Observation) -> Near | None:
     asked = [(one, as_observation(one[1].observables, x)) for one in known]
     own = [one for one, seen in asked if one[1].is_around(seen)]
     return next(iter(own + [one for one, seen in asked if one[1].reaches(seen)]), None)
+
+
+def _made_for(known: Sequence[Near], answer: Answer, x: Observation) -> Near | None:
+    """A refined answer that is there already; a neighbour's rounds refine an answer, and confirm none."""
+    near = nearest(known, x)
+    if near is None or to_confirm(answer) is None:
+        return near
+    return near if near[1].is_around(as_observation(near[1].observables, x)) else None
 
 
 def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None, out: Path | None = None) -> Ask:

@@ -14,9 +14,9 @@ import torch
 from sample_run import make_calibration
 
 from sciinf.commands.caller import CommandLine
-from sciinf.commands.refine import _next, nearest, sizes
+from sciinf.commands.refine import _made_for, _next, nearest, sizes
 from sciinf.core import Answer, Check, Draws, Observable, Trust
-from sciinf.trust.right import RIGHT, UNSETTLED, UNTOLD
+from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,22 @@ def test_an_answer_is_that_of_its_own_rounds_before_any_that_reach_it() -> None:
     known = cast(Any, [(Path("a"), other), (Path("b"), own)])
     found = [nearest(known, cast(Any, {"x": np.array([value])})) for value in (1.0, 0.5, 3.0)]
     assert [one and str(one[0]) for one in found] == ["b", "a", None]
+
+
+@pytest.mark.parametrize(
+    ("level", "verdict", "its_own", "near"),
+    [
+        ("good", UNSEEN, False, False), ("caution", LOST, False, False), ("unknown", UNTOLD, False, False),
+        ("good", UNSEEN, True, True), ("alarm", "not right", False, True), ("caution", HINTED, False, True),
+    ],
+)  # fmt: skip
+def test_rounds_around_a_neighbour_refine_an_answer_and_confirm_none(
+    level: Any, verdict: str, its_own: bool, near: bool
+) -> None:
+    posterior = SimpleNamespace(
+        observables={"x": Observable((1,))}, is_around=lambda x: its_own, reaches=lambda x: True
+    )
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    answer = Answer({}, draws, None, Trust(None, "", "unknown"), checks=(Check("local check", level, verdict),))
+    known = [(Path("a"), cast(Any, posterior))]
+    assert (_made_for(known, answer, cast(Any, {"x": np.array([0.0])})) is not None) == near
