@@ -60,7 +60,7 @@ from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
-_CHECKS = 12  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 13  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
 def query(

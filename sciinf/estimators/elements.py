@@ -61,6 +61,7 @@ from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 MOST = 500  # numbers in an observation
 VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
 _OFTEN = 0.02  # share of the rows in which a number may take one value
+_SAME = 3, 0.0001  # rows, and share of the rows, that have the observation's own value where that is no chance
 _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
@@ -292,21 +293,24 @@ def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
     return True
 
 
-def has_atoms(x: X, observables: Mapping[str, Observable]) -> bool:
-    """Whether a number of an observable that is not whole takes one value in over a fiftieth of the rows, but not all.
+def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
+    """Whether a number of an observable that is not whole takes one value again and again, but not always.
 
     So it does where an instrument has a limit, or the data were rounded. A density of it has no bound there, and says
-    little of the parameters.
+    little of the parameters. Any one value counts that over a fiftieth of the rows have, and the observation's own
+    value where a few have it: at a limit, even a rare one, the likelihood of the observation is that of the limit.
 
     Args:
         x: Data of many rows, name -> (batch, *event).
         observables: What they are.
+        observed: The observation, name -> (1, *event).
     """
     for name, spec in observables.items():
         ordered = x[name].reshape(len(x[name]), -1).double().sort(dim=0).values
-        apart = max(1, int(_OFTEN * len(ordered)))
-        again = (ordered[apart:] == ordered[:-apart]).any(0) & (ordered[0] < ordered[-1])
-        if again.any() and not _is_whole(ordered, spec.dtype):
+        apart, few = max(1, int(_OFTEN * len(ordered))), max(_SAME[0], int(_SAME[1] * len(ordered)))
+        again = (ordered[apart:] == ordered[:-apart]).any(0)
+        again |= (ordered == observed[name].reshape(1, -1).to(ordered)).sum(0) >= few
+        if (again & (ordered[0] < ordered[-1])).any() and not _is_whole(ordered, spec.dtype):
             return True
     return False
 

@@ -74,7 +74,7 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 9  # raised when rounds are made or kept in another way, so that older ones are made anew
+SCHEMA = 10  # raised when rounds are made or kept in another way, so that older ones are made anew
 _STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
@@ -364,7 +364,7 @@ def _likelihood(
     """The likelihood number by number that rows near the answer teach, and its power where that is above 0."""
     prior, observables = fit.estimator.prior, fit.estimator.observables
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
-    if len(near) < _FEWEST or has_atoms(near.load().x, observables):
+    if len(near) < _FEWEST or has_atoms(near.load().x, observables, x):
         return None
     asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
     fits = [

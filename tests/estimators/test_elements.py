@@ -386,4 +386,14 @@ def test_a_value_that_comes_again_and_again_is_seen(values, again):
     """A limit and rounding, beside whole numbers, too; not whole numbers alone, nor one that never varies."""
     dtype = "float32" if values.is_floating_point() else "int64"
     specs = {"y": Observable((3,)), "x": Observable(tuple(values.shape[1:]), dtype=dtype)}
-    assert has_atoms({"y": EVEN.square(), "x": values}, specs) == again
+    observed = {"y": EVEN[:1], "x": values.mean(0, keepdim=True, dtype=torch.float64)}
+    assert has_atoms({"y": EVEN.square(), "x": values}, specs, observed) == again
+
+
+@pytest.mark.parametrize(("limit", "observed", "again"), [(0.008, 0.008, True), (0.008, 0.5, False), (0.0, 0.0, False)])
+def test_an_observation_at_a_rare_limit_is_seen(limit, observed, again):
+    """A few rows of 500 are at the limit: too few for any value, enough for the observation's own."""
+    values = EVEN.clamp_min(limit)
+    assert 3 <= (EVEN <= 0.008).sum(0).max() <= 10
+    seen = torch.full((1, 3), observed)
+    assert has_atoms({"x": values}, {"x": Observable((3,))}, {"x": seen}) == again
