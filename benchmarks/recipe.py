@@ -78,7 +78,7 @@ def front(name: str, simulator: Simulator, size: int, seed: int) -> tuple[list[d
     with tempfile.TemporaryDirectory() as folder:
         store = simulate(simulator, Path(folder) / "s", size, seed=seed, progress=False)
         fresh = simulate(simulator, Path(folder) / "f", HELD_OUT, seed=seed + 1, progress=False)
-        default = Recipe(processes=1).resolved(round(0.9 * len(store)))
+        default = Recipe(processes=1).resolved(round(0.9 * len(store)), parameters=len(simulator.prior))
         for k, (words, change) in enumerate(CHANGES.items()):
             own = seed + 1 if words == "another seed" else seed
             found = trained(simulator, store, fresh, change(default), own, Path(folder) / f"fit_{k}")

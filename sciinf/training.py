@@ -100,8 +100,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
-        told, search = searched(copied, source, recipe, seed)
-        resolved = told.resolved(source.train, source.held_out, learns=copied.learns)
+        resolved, search = searched(copied, source, recipe, seed)
         _announce(source, resolved, shown=progress)
         loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress)
         loop.run()
@@ -169,8 +168,7 @@ def train_ensemble(
             for k, folder in enumerate(folders):
                 _warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
-            told, search = searched(copied[0], source, recipe, seed)
-            resolved = told.resolved(source.train, source.held_out, learns=copied[0].learns)
+            resolved, search = searched(copied[0], source, recipe, seed)
             seeds = [seed + k for k in range(len(copied))]
             _announce(source, resolved, shown=progress)
             loop = Loop(Stacked(copied), source, resolved, seeds, folders, together, shown=progress)

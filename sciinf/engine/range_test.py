@@ -54,19 +54,20 @@ STEPS_LEFT = 9  # in an epoch, at least
 
 
 def searched(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe with what is "auto" in it found by a search, and how.
+    """The recipe filled in (`Recipe.resolved`), with what is "auto" in it found by a search, and how.
 
     Args:
         estimator: Standardised, on the training device; it stays as it is.
         source: The training rows.
-        recipe: Whose batch or learning rate is "auto", or neither.
+        recipe: Whose batch or learning rate may be "auto".
         seed: Seeds the batches, which are none of the training's own.
 
     Returns:
-        The recipe with numbers in place of "auto"; and, as plain JSON values under "search", what was measured.
+        The recipe; and, as plain JSON values under "search", what was measured.
     """
     found: dict[str, Any] = {}
-    start = recipe.resolved(source.train, source.held_out, learns=estimator.learns)
+    about: dict[str, Any] = {"learns": estimator.learns, "parameters": len(estimator.prior)}
+    start = recipe.resolved(source.train, source.held_out, **about)
     batch, rate = int(start.batch or 1), float(start.learning_rate or 0.0)
     if recipe.learning_rate == "auto":
         rate, found["learning_rate"] = _rate(estimator, source, start, seed)
@@ -78,7 +79,7 @@ def searched(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> t
         recipe = replace(recipe, batch=chosen)
     if recipe.learning_rate == "auto":
         recipe = replace(recipe, learning_rate=rate)
-    return recipe, {"search": found} if found else {}
+    return recipe.resolved(source.train, source.held_out, **about), {"search": found} if found else {}
 
 
 def divergence(losses: Sequence[float]) -> tuple[int | None, list[float]]:

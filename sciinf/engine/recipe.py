@@ -21,6 +21,7 @@ _POWERS: Mapping[Learns, tuple[float, float]] = {
     "fields": (1 / 3, 0.4),
 }
 _DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4}
+_RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9  # peak of the schedule, share of it at least, rows for a squared parameter
 _VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
 _FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
 
@@ -105,15 +106,19 @@ class Recipe:
             if not good:
                 raise ValueError(f"Recipe({name}={getattr(self, name)!r}): expected {expected}")
 
-    def resolved(self, rows: int, held_out: int | None = None, *, learns: Learns = "densities") -> Recipe:
-        """The recipe with every None filled in for a number of training and validation rows.
+    def resolved(
+        self, rows: int, held_out: int | None = None, *, learns: Learns = "densities", parameters: int = 1
+    ) -> Recipe:
+        """The recipe with every None filled in for a number of training and validation rows, and of parameters.
 
         Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 1,000
         rows each; 1,500 steps for 9,000 rows, a number that goes with rows^(1/4) below and rows^0.3 above; a peak of
-        8e-3, which goes with the root of the batch where another one is given; a weight decay of 0.2, less above 9,000
-        rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the weight decay are
-        what keeps the network from learning its rows by heart. Validation comes after so many epochs that it costs a
-        twentieth of the training at most. What is "auto" is filled in likewise: it is where the search for it begins.
+        8e-3, which goes with the root of the batch where another one is given, and is rows / (9 D^2) of that, but half
+        at least, where D parameters have so few rows (problems of 5 to 40 parameters); a weight decay of 0.2, less
+        above 9,000 rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the
+        weight decay are what keeps the network from learning its rows by heart. Validation comes after so many epochs
+        that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is where the search
+        for it begins.
         What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, Muon and a tenth of the
         weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a fiftieth of the rows each (8 to
         32), and hardly any weight decay.
@@ -126,7 +131,9 @@ class Recipe:
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))
         given = self.learning_rate
-        rate = scaled_rate(8e-3, usual, batch) if given is None or isinstance(given, str) else given
+        share = rows / (_ROWS * parameters**2) if learns == "densities" else 1.0
+        peak = _RATE * min(1.0, max(_LEAST_RATE, share))
+        rate = scaled_rate(peak, usual, batch) if given is None or isinstance(given, str) else given
         patience = self.patience or max(5, epochs // 3)
         ema = max(0.0, 1 - 20 / (epochs * max(1, rows // batch))) if self.ema is None else self.ema
         if held_out is None:

@@ -61,3 +61,14 @@ def test_the_rate_goes_with_the_root_of_the_batch_that_is_given():
     usual = Recipe().resolved(9_000)
     assert Recipe(batch=4 * usual.batch).resolved(9_000).learning_rate == pytest.approx(2 * usual.learning_rate)
     assert Recipe().resolved(900).learning_rate == usual.learning_rate
+
+
+def test_many_parameters_and_few_rows_have_a_lower_rate():
+    """With twenty parameters and 1,000 simulations half the rate gains 0.8 nats, with 10,000 it loses 0.3."""
+    full = Recipe().resolved(9_000).learning_rate
+    assert Recipe().resolved(900, parameters=20).learning_rate == full / 2
+    assert Recipe().resolved(2_700, parameters=20).learning_rate == pytest.approx(full * 0.75)
+    assert Recipe().resolved(9_000, parameters=20) == Recipe().resolved(9_000)
+    assert Recipe().resolved(900, parameters=10) == Recipe().resolved(900)
+    assert Recipe().resolved(900, parameters=20, learns="noise").learning_rate == full
+    assert Recipe(learning_rate=0.1).resolved(900, parameters=20).learning_rate == 0.1
