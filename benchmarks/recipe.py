@@ -1,7 +1,7 @@
 """Is the default recipe on the front of accuracy and time? Other steps and learning rates beside it.
 
-    python benchmarks/recipe.py                  a set, a series, an image, 20 parameters; 1,000 and 10,000 simulations
-    python benchmarks/recipe.py --quick          the set, 1,000 simulations
+    python benchmarks/recipe.py          a set, a series, an image, 20 and 40 parameters; 1,000 and 10,000 simulations
+    python benchmarks/recipe.py --quick                      the set, 1,000 simulations
     python benchmarks/recipe.py --tasks slcp two_moons --simulations 100000
 
 "steps x 2" makes twice as many steps as the default, "rate / 2" has half its learning rate. NLL is of 5,000 fresh
@@ -39,24 +39,26 @@ CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
 }
 
 
-class Twenty(Simulator):
-    """Twenty parameters, each bent by its neighbour, seen through forty sums of all, in noise."""
+class Many(Simulator):
+    """D parameters, each bent by its neighbour, seen through 2 D sums of all, in noise."""
 
-    name = "twenty"
-    prior = Prior(**{f"p{k}": td.Normal(0.0, 1.0) for k in range(20)})
-    observables = {"x": Observable((40,), dims=("channel",))}
-    design = torch.randn(20, 40, generator=torch.Generator().manual_seed(0)) / math.sqrt(20)
+    def __init__(self, size: int) -> None:
+        self.name, self.size = f"many_{size}", size
+        self.prior = Prior(**{f"p{k}": td.Normal(0.0, 1.0) for k in range(size)})
+        self.observables = {"x": Observable((2 * size,), dims=("channel",))}
+        self.design = torch.randn(size, 2 * size, generator=torch.Generator().manual_seed(0)) / math.sqrt(size)
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         bent = (theta + 0.3 * theta.roll(1, dims=1).square()) @ self.design.to(theta)
-        return {"x": bent + 0.2 * randn(theta, 40, generator=generator)}
+        return {"x": bent + 0.2 * randn(theta, 2 * self.size, generator=generator)}
 
 
 OWN: dict[str, Callable[[], Simulator]] = {
     "set": MODELS["points"],
     "series": MODELS["ar2"],
     "image": lambda: load_simulator(SIMULATORS / "turned_spot.py"),
-    "twenty": Twenty,
+    "twenty": lambda: Many(20),
+    "forty": lambda: Many(40),
 }
 
 

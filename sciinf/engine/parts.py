@@ -4,9 +4,10 @@ A batch of B rows is cut into P parts of B_p rows, which depend on B alone, and
 
     loss = sum_p (B_p / B) loss_p,    slopes = sum_p (B_p / B) slopes_p,
 
-are added up in the order of the parts: so a training is the same, bit for bit, on any number of cores. The cores are
-threads of one process: compiled loops and torch's operations let go of Python while they work, the weights and the rows
-are there already, and nothing is left behind by a training that is killed.
+are added up in the order of the parts: so a training is the same, bit for bit, on any number of cores. Batches of
+validation rows stay whole, and are worked on side by side. The cores are threads of one process: compiled loops and
+torch's operations let go of Python while they work, the weights and the rows are there already, and nothing is left
+behind by a training that is killed.
 
 References:
     | PyTorch Distributed: Experiences on Accelerating Data Parallel Training (Li et al., 2020),
@@ -18,9 +19,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from itertools import islice
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +36,7 @@ ROWS = 500  # of a part at least: what a part costs however few rows it has is s
 _TRIED = 5  # times that a batch is timed on one core and on several
 _WORTH = 0.9  # share of one core's time that several may take at most
 
+_Item = TypeVar("_Item")
 Losses = Callable[[Batch, torch.Generator], Float[Tensor, " member"]]
 
 
@@ -61,6 +64,15 @@ class Parts:
         if self._pool is None and self._cores > 1:
             self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="sciinf-part")
         return self._found(batch, seeds, self._pool)
+
+    def each(self, function: Callable[[_Item], Tensor], items: Iterable[_Item]) -> list[Tensor]:
+        """What a function gives for each item, as many at once as the steps so far had cores; others wait unread."""
+        if self._pool is None or self._cores is None:
+            return list(map(function, items))
+        found, rest = list[Tensor](), iter(items)
+        while group := list(islice(rest, self._cores)):
+            found += self._pool.map(function, group)
+        return found
 
     def _found(self, batch: Batch, seeds: Tensor, pool: ThreadPoolExecutor | None) -> Tensor:
         rows, slopes = batch.theta.shape[-2], self.learner.slopes

@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,6 +106,24 @@ class Step:
     def _losses(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " member"]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.half):
             return self.learner.loss(batch, generator).mean(-1)
+
+    def rows_of(
+        self, batches: Iterable[Batch], noise: Callable[[int], torch.Generator]
+    ) -> list[Float[Tensor, "member batch"]]:
+        """Losses of rows, without slopes; on all cores that steps have.
+
+        Args:
+            batches: The rows.
+            noise: The generator of each batch, by its number.
+        """
+
+        def losses(numbered: tuple[int, Batch]) -> Tensor:
+            number, batch = numbered
+            with torch.no_grad():  # for each thread by itself
+                return self.learner.loss(batch, noise(number))
+
+        numbered = enumerate(batches)
+        return list(map(losses, numbered)) if self._parts is None else self._parts.each(losses, numbered)
 
     def prepare(self, batch: Batch) -> None:
         """Compile the loss, trying it on a batch.

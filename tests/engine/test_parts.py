@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import distributions as td
@@ -12,6 +14,7 @@ from sciinf.core import Batch
 from sciinf.engine import parts
 from sciinf.engine.learner import Single, Stacked, apart
 from sciinf.engine.parts import Parts, count_of, cut
+from sciinf.engine.step import Step, step_settings
 from sciinf.estimators.score import Score
 from sciinf.flows.spline import SplineCoupling
 from sciinf.summaries.summary import Summary, SummaryNetwork
@@ -102,6 +105,32 @@ def test_slopes_of_parts_are_those_of_the_batch(members):
     torch.testing.assert_close(learner.slopes, expected, rtol=1e-3, atol=1e-5)
     part = learner.slopes_of(learner.loss(cut(rows, count_of(rows))[0], torch.Generator()).mean(-1).sum())
     assert float((part - expected).abs().max()) > 1e-2
+
+
+def test_batches_of_validation_rows_are_worked_on_side_by_side():
+    """In their order, without slopes, two at a time, and as one after the other gives them."""
+    made, batches = flow(), [batch(rows) for rows in (600, 500, 700)]
+    made.standardise(lambda: iter(batches))
+    step = Step(Single(made), step_settings(Recipe(processes=2).resolved(1_000)), torch.Generator())
+    ahead = []
+
+    def read():
+        for k, one in enumerate(batches):
+            ahead.append(k)
+            yield one
+
+    def noise(number):
+        together.append((number, len(ahead), threading.current_thread() is threading.main_thread()))
+        return torch.Generator().manual_seed(number)
+
+    together: list[tuple[int, int, bool]] = []
+    alone = step.rows_of(batches, noise)
+    assert [(number, main) for number, _, main in together] == [(0, True), (1, True), (2, True)]
+    step(batch(1_000), 0.0)
+    together.clear()
+    found = step.rows_of(read(), noise)
+    assert sorted(together) == [(0, 2, False), (1, 2, False), (2, 3, False)]
+    assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(alone, found, strict=True))
 
 
 def test_small_batches_are_not_cut():

@@ -101,7 +101,9 @@ def test_nothing_to_find_is_nothing_done():
 def test_the_number_of_parameters_is_told_to_the_recipe():
     bowl = Bowl()
     bowl.prior = Prior(**{f"p{k}": td.Normal(0.0, 1.0) for k in range(20)})
-    assert searched(bowl, Normals(500), Recipe(), 0)[0] == Recipe().resolved(500, parameters=20) != Recipe().resolved(500)
+    assert (
+        searched(bowl, Normals(500), Recipe(), 0)[0] == Recipe().resolved(500, parameters=20) != Recipe().resolved(500)
+    )
 
 
 def test_where_the_loss_cannot_fall_the_default_is_kept():
