@@ -216,8 +216,8 @@ class Loop:
         own = self.learner.weights
         kept = None if weights.data_ptr() == own.data_ptr() else own.detach().clone()
         own.data.copy_(weights)
-        batches = self.source.ordered(VALIDATION, validation=True)
-        losses = self.step.rows_of(batches, lambda k: stream(self.seeds[0], -1 - k, self.recipe.device))
+        batches, seed = self.source.ordered(VALIDATION, validation=True), stream_seed(self.seeds[0], -1)
+        losses = self.step.losses_of_rows(batches, lambda k: stream(seed, k, self.recipe.device))
         if kept is not None:
             own.data.copy_(kept)
         # on the CPU, for not every device has float64; one copy waits for the device once

@@ -66,12 +66,17 @@ class Parts:
         return self._found(batch, seeds, self._pool)
 
     def each(self, function: Callable[[_Item], Tensor], items: Iterable[_Item]) -> list[Tensor]:
-        """What a function gives for each item, as many at once as the steps so far had cores; others wait unread."""
+        """What a function gives for each item, in their order.
+
+        Once a step was shared by N cores, N items are read and worked on at once, then the next N. Before, and on one
+        core, they go one after the other.
+        """
         if self._pool is None or self._cores is None:
             return list(map(function, items))
         found, rest = list[Tensor](), iter(items)
         while group := list(islice(rest, self._cores)):
             found += self._pool.map(function, group)
+            group.clear()  # before more are read
         return found
 
     def _found(self, batch: Batch, seeds: Tensor, pool: ThreadPoolExecutor | None) -> Tensor:

@@ -21,14 +21,14 @@ _POWERS: Mapping[Learns, tuple[float, float]] = {
     "fields": (1 / 3, 0.4),
 }
 _DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4}
-_RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9  # peak of the schedule, share of it at least, rows for a squared parameter
+_RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9  # peak of the schedule, the least share of it, rows / D^2 that have it whole
 _VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
 _FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. None means: chosen from the number of rows (`resolved`).
+    """How to train. None means: chosen from the numbers of rows and parameters (`resolved`).
 
     Args:
         epochs: Passes over the training rows; the schedule of the learning rate spans them all.
@@ -48,8 +48,8 @@ class Recipe:
         precision: "bfloat16" runs the step under autocast.
         compile: Compile the loss with torch.compile; falls back to eager, saying why.
         graph: On a CUDA device, capture the step as a CUDA graph (falls back to eager, saying why).
-        processes: How many cores share a step on a CPU, by parts of the batch of 500 rows or more (`engine.parts`);
-            "auto" tries whether all there are make it faster. The result is the same on any number.
+        processes: How many cores share a step on a CPU, by parts of the batch of 500 rows or more, and its validation
+            (`engine.parts`); "auto" tries whether all there are make it faster. The result is the same on any number.
         threads: CPU threads of an operation; these networks are too small to gain from more than one.
         device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
         memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
@@ -113,12 +113,12 @@ class Recipe:
 
         Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 1,000
         rows each; 1,500 steps for 9,000 rows, a number that goes with rows^(1/4) below and rows^0.3 above; a peak of
-        8e-3, which goes with the root of the batch where another one is given, and is rows / (9 D^2) of that, but half
-        at least, where D parameters have so few rows (problems of 5 to 40 parameters); a weight decay of 0.2, less
-        above 9,000 rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the
-        weight decay are what keeps the network from learning its rows by heart. Validation comes after so many epochs
-        that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is where the search
-        for it begins.
+        8e-3, which goes with the root of the batch where another one is given; a weight decay of 0.2, less above 9,000
+        rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the weight decay are
+        what keeps the network from learning its rows by heart. For D parameters and fewer than 9 D^2 rows the peak is
+        rows / (9 D^2) of this, but half at least (problems of 5 to 40 parameters). Validation comes after so many
+        epochs that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is where the
+        search for it begins.
         What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, Muon and a tenth of the
         weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a fiftieth of the rows each (8 to
         32), and hardly any weight decay.
@@ -131,7 +131,7 @@ class Recipe:
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))
         given = self.learning_rate
-        share = rows / (_ROWS * parameters**2) if learns == "densities" else 1.0
+        share = rows / (_ROWS * max(1, parameters) ** 2) if learns == "densities" else 1.0
         peak = _RATE * min(1.0, max(_LEAST_RATE, share))
         rate = scaled_rate(peak, usual, batch) if given is None or isinstance(given, str) else given
         patience = self.patience or max(5, epochs // 3)

@@ -107,14 +107,17 @@ class Step:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.half):
             return self.learner.loss(batch, generator).mean(-1)
 
-    def rows_of(
+    def losses_of_rows(
         self, batches: Iterable[Batch], noise: Callable[[int], torch.Generator]
     ) -> list[Float[Tensor, "member batch"]]:
-        """Losses of rows, without slopes; on all cores that steps have.
+        """Losses of rows, without slopes, on as many cores as steps have.
 
         Args:
             batches: The rows.
             noise: The generator of each batch, by its number.
+
+        Returns:
+            Those of each batch.
         """
 
         def losses(numbered: tuple[int, Batch]) -> Tensor:

@@ -61,7 +61,7 @@ from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 MOST = 500  # numbers in an observation
 VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
 _OFTEN = 0.02  # share of the rows in which a number may take one value
-_SAME = 3, 0.0001  # rows, and share of the rows, that have the observation's own value where that is no chance
+_FEW, _AROUND = 3, 10  # rows of one value beyond what the values around it have; how many of these are looked at
 _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
@@ -297,8 +297,9 @@ def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
     """Whether a number of an observable that is not whole takes one value again and again, but not always.
 
     So it does where an instrument has a limit, or the data were rounded. A density of it has no bound there, and says
-    little of the parameters. Any one value counts that over a fiftieth of the rows have, and the observation's own
-    value where a few have it: at a limit, even a rare one, the likelihood of the observation is that of the limit.
+    little of the parameters. Any one value counts that over a fiftieth of the rows have. The observation's own value
+    counts where more rows have it than have the ten values nearest to it, n each on average: n + 5 sqrt(n) + 3. So a
+    limit stands out that few rows reach, and data on a fine grid, as single precision is, are left alone.
 
     Args:
         x: Data of many rows, name -> (batch, *event).
@@ -307,12 +308,21 @@ def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
     """
     for name, spec in observables.items():
         ordered = x[name].reshape(len(x[name]), -1).double().sort(dim=0).values
-        apart, few = max(1, int(_OFTEN * len(ordered))), max(_SAME[0], int(_SAME[1] * len(ordered)))
+        apart, own = max(1, int(_OFTEN * len(ordered))), observed[name].flatten().to(ordered)
         again = (ordered[apart:] == ordered[:-apart]).any(0)
-        again |= (ordered == observed[name].reshape(1, -1).to(ordered)).sum(0) >= few
+        for k in ((ordered == own).sum(0) > _FEW).nonzero().flatten().tolist():
+            again[k] |= _stands_out(ordered[:, k], own[k])
         if (again & (ordered[0] < ordered[-1])).any() and not _is_whole(ordered, spec.dtype):
             return True
     return False
+
+
+def _stands_out(values: Tensor, value: Tensor) -> bool:
+    """Whether more of the values are equal to one of them than chance makes equal to those around it."""
+    found, counts = values.unique(return_counts=True)
+    own, *others = counts[(found - value).abs().argsort()][: 1 + _AROUND].tolist()
+    usual = sum(others) / max(1, len(others))
+    return bool(own > usual + 5 * math.sqrt(usual) + _FEW)
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Elements:

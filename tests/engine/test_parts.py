@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,21 @@ def test_the_result_is_the_same_on_any_number_of_cores(processes, store, on_one,
     assert fit.record["inputs"] == on_one.record["inputs"]
 
 
+@pytest.mark.parametrize("memory", [Recipe.memory, 0])
+def test_many_batches_of_validation_rows_are_the_same_on_any_number_of_cores(
+    memory, store, on_one, tmp_path, monkeypatch
+):
+    """In memory and streamed; 400 validation rows in batches of 90."""
+    monkeypatch.setattr("sciinf.engine.loop.VALIDATION", 90)
+    recipe = replace(RECIPE, memory=memory)
+    fits = [train(flow(), store, tmp_path / str(k), recipe=recipe, processes=k, progress=False) for k in (1, 2)]
+    assert torch.equal(*map(weights, fits))
+    one, two, whole = ([row["validation_loss"] for row in fit.record["history"]] for fit in (*fits, on_one))
+    assert one == two
+    if memory:
+        assert one == pytest.approx(whole, rel=1e-5)
+
+
 def test_a_training_goes_on_with_another_number_of_cores(store, on_one, tmp_path, monkeypatch):
     from sciinf.engine.loop import Loop
 
@@ -120,15 +136,17 @@ def test_batches_of_validation_rows_are_worked_on_side_by_side():
             yield one
 
     def noise(number):
+        if threading.current_thread() is not threading.main_thread() and number < 2:
+            meeting.wait()  # breaks where the first two are not worked on at once
         together.append((number, len(ahead), threading.current_thread() is threading.main_thread()))
         return torch.Generator().manual_seed(number)
 
-    together: list[tuple[int, int, bool]] = []
-    alone = step.rows_of(batches, noise)
+    together, meeting = list[tuple[int, int, bool]](), threading.Barrier(2, timeout=60)
+    alone = step.losses_of_rows(batches, noise)
     assert [(number, main) for number, _, main in together] == [(0, True), (1, True), (2, True)]
     step(batch(1_000), 0.0)
     together.clear()
-    found = step.rows_of(read(), noise)
+    found = step.losses_of_rows(read(), noise)
     assert sorted(together) == [(0, 2, False), (1, 2, False), (2, 3, False)]
     assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(alone, found, strict=True))
 

@@ -390,10 +390,31 @@ def test_a_value_that_comes_again_and_again_is_seen(values, again):
     assert has_atoms({"y": EVEN.square(), "x": values}, specs, observed) == again
 
 
-@pytest.mark.parametrize(("limit", "observed", "again"), [(0.008, 0.008, True), (0.008, 0.5, False), (0.0, 0.0, False)])
-def test_an_observation_at_a_rare_limit_is_seen(limit, observed, again):
-    """A few rows of 500 are at the limit: too few for any value, enough for the observation's own."""
-    values = EVEN.clamp_min(limit)
-    assert 3 <= (EVEN <= 0.008).sum(0).max() <= 10
-    seen = torch.full((1, 3), observed)
-    assert has_atoms({"x": values}, {"x": Observable((3,))}, {"x": seen}) == again
+MANY = torch.rand(5_000, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("values", "observed", "again"),
+    [
+        (MANY.clamp_min(0.004), 0.004, True),
+        (MANY.clamp_min(0.004), 0.5, False),
+        (MANY.clamp_min(0.0004), 0.0004, False),  # three rows at most
+        ((300 * MANY).round() / 300, 0.5, False),  # 17 rows each
+        (torch.cat([(300 * MANY).round(), MANY], dim=1), 150.0, False),
+        (1_000 + MANY, 1_000.5, False),  # of single precision, where up to 4 of them are equal
+    ],
+)
+def test_an_observation_at_a_rare_limit_is_seen(values, observed, again):
+    """Too few rows for a value of which a fiftieth counts, enough for the observation's own; fine grids are none."""
+    assert max(values[:, 0].unique(return_counts=True)[1]) < 0.02 * len(values)
+    observable, seen = {"x": Observable((values.shape[1],))}, {"x": torch.full((1, values.shape[1]), observed)}
+    assert has_atoms({"x": values}, observable, seen) == again
+
+
+@pytest.mark.parametrize(("middle", "sd"), [(20_000, 1), (2_450_000, 30)])
+def test_equal_numbers_by_chance_are_no_limit(middle, sd):
+    """Of large numbers single precision has few values, so that some rows have one that the observation has."""
+    values = middle + sd * torch.randn(5_001, 100, generator=torch.Generator().manual_seed(0))
+    rows, observed = values[1:], values[:1]
+    assert (rows == observed).sum(0).max() > 3
+    assert not has_atoms({"x": rows}, {"x": Observable((100,))}, {"x": observed})
