@@ -51,7 +51,7 @@ def main() -> None:
             for cores, spent in times.items():
                 seconds, fits[cores] = trained(simulator, store, cores, epochs)
                 spent.append(seconds)
-                print(f"{cores} cores: {seconds:.1f} s", flush=True)
+                print(f"processes={cores}: {seconds:.1f} s", flush=True)
     one, two = (min(spent) for spent in times.values())
     losses = {cores: [row["validation_loss"] for row in fit.record["history"]] for cores, fit in fits.items()}
     rows = [{"cores": c, "s": min(spent), "validation loss": min(losses[c])} for c, spent in times.items()]
