@@ -31,6 +31,10 @@ knows those L by a linear term. L is at most 8, the least beyond which least squ
 Values so large that their dtype has no others (floats beyond 2^24) do not count as whole. A number that never varied
 tells nothing, and is left out.
 
+**Limits.** A number that is not whole, and has its smallest value in several rows, was not read below that: there the
+model is the probability of that value or any below it, of the same normal mixture; so too of the largest. Where nearly
+all rows are at a limit, they do not tell s. So such a number has a thousandth of N(0, 2^2) beside its mixture.
+
 Shapes: theta, z (batch, D); y (batch, E).
 
 References:
@@ -39,17 +43,20 @@ References:
     | PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other modifications (Salimans,
       Karpathy, Chen & Kingma, 2017), https://arxiv.org/abs/1701.05517
     | Negative Binomial Regression (Hilbe, 2011), chapter 8
+    | Estimation of relationships for limited dependent variables (Tobin, 1958), https://doi.org/10.2307/1907382
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, silu, softplus
+from torch.special import log_ndtr
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
@@ -61,10 +68,11 @@ from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 MOST = 500  # numbers in an observation
 VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
 _OFTEN = 0.02  # share of the rows in which a number may take one value
-_FEW, _AROUND = 3, 10  # rows of one value beyond what the values around it have; how many of these are looked at
+_FEW, _AROUND = 3, 10  # rows that have one value by chance at most, beyond what those around it have; how many of them
 _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
+_WIDE, _WIDE_SHARE = 2.0, 1e-3  # of the law beside that of a number with a limit: sd, share
 
 
 class Elements(Standardised):
@@ -92,6 +100,7 @@ class Elements(Standardised):
     counts: Tensor
     low: Tensor
     high: Tensor
+    limits: Tensor
     lags: Tensor
     own: Tensor
     own_middle: Tensor
@@ -114,10 +123,12 @@ class Elements(Standardised):
         self.register_buffer("counts", torch.zeros(numbers, dtype=torch.bool))
         self.register_buffer("low", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("high", torch.zeros(numbers, dtype=torch.float64))
+        self.register_buffer("limits", torch.zeros(2, numbers, dtype=torch.bool))  # whether low and high are
         self.register_buffer("lags", torch.zeros(LAGS))
         self.register_buffer("own", torch.zeros(numbers, 2 + LAGS))  # shares of what numbers have for themselves
         self.register_buffer("own_middle", torch.zeros(square, numbers))
-        self._told: tuple[int, bool, bool] | None = None
+        self._told: tuple[int, bool, bool, bool] | None = None
+        self.register_load_state_dict_pre_hook(_without_limits)
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -138,6 +149,8 @@ class Elements(Standardised):
         self.whole.copy_(torch.cat(whole))
         self.low.copy_(plain.min(0).values)
         self.high.copy_(plain.max(0).values)
+        ends = torch.stack([(plain <= self.low).sum(0), (plain >= self.high).sum(0)])
+        self.limits.copy_((ends > _FEW) & ~self.whole & (self.low < self.high))
         self._choose(z, x)
 
     @torch.no_grad()
@@ -175,10 +188,11 @@ class Elements(Standardised):
     def _forget(self) -> None:
         self._told = None
 
-    def _tell(self) -> tuple[int, bool, bool]:
-        """Lags, whether any number is whole, whether any is a count: read once, for a GPU waits at each reading."""
+    def _tell(self) -> tuple[int, bool, bool, bool]:
+        """Lags, whether any number is whole, is a count, has a limit: read once, for a GPU waits at each reading."""
         if self._told is None:
-            self._told = int(self.lags.sum()), bool(self.whole.any()), bool(self.counts.any())
+            whole, counts, limits = (bool(value.any()) for value in (self.whole, self.counts, self.limits))
+            self._told = int(self.lags.sum()), whole, counts, limits
         return self._told
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
@@ -193,12 +207,10 @@ class Elements(Standardised):
         device = self.z_mean.device
         values = {name: x[name].to(device) for name in self.observables}
         _, log_slopes = flat_with_slopes(self.standardise_x, {n: _floating(v) for n, v in values.items()})
-        return _Potential(
-            self,
-            self._flat(values),
-            self._edges(values),
-            torch.where(self.whole | ~(self.low < self.high), 0.0, log_slopes).sum(-1),
-        )
+        edges, no_density = self._edges(values), self.whole | ~(self.low < self.high)
+        if edges is not None:
+            no_density = no_density | edges[2:].bool().any(0)
+        return _Potential(self, self._flat(values), edges, torch.where(no_density, 0.0, log_slopes).sum(-1))
 
     def _log_probs(self, z: Tensor, y: Tensor, edges: Tensor | None) -> Float[Tensor, "batch number"]:
         """log q(y_e | z, y_{<e}) in standardised numbers, of whole ones their probability; edges (4, batch, E)."""
@@ -227,25 +239,37 @@ class Elements(Standardised):
             below, width, lowest, highest = (edge[..., None] for edge in edges)
             wide = width * (-log_sd[..., None] - log_size).exp()
             interval = _between(scaled(below[..., 0]), wide, lowest.bool(), highest.bool())
+            if self._tell()[3]:
+                normal = torch.where((lowest + highest).bool(), _beyond(scaled(y), lowest), normal)
             normal = torch.where(self.whole[:, None], interval, normal)
         if self._tell()[2]:
             log_mean, log_spread = middle[..., None] + log_sd.exp()[..., None] * mu, log_sd[..., None] + log_size
             normal = torch.where(self.counts[:, None], _counted(y[..., None], log_mean, log_spread), normal)
-        return torch.where(self.low < self.high, (log_w.log_softmax(-1) + normal).logsumexp(-1), 0.0)
+        found = (log_w.log_softmax(-1) + normal).logsumexp(-1)
+        if edges is not None and self._tell()[3]:
+            _, _, lowest, highest = edges
+            wide = -0.5 * (y / _WIDE).square() - math.log(_WIDE) - 0.5 * math.log(2 * math.pi)
+            wide = torch.where((lowest + highest).bool(), _beyond(y / _WIDE, lowest), wide) + math.log(_WIDE_SHARE)
+            found = torch.where(self.limits.any(0), torch.logaddexp(found + math.log1p(-_WIDE_SHARE), wide), found)
+        return torch.where(self.low < self.high, found, 0.0)
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
         """Of the interval about each number, standardised: its lower end, its width, whether either end is open.
 
-        None if none is whole. The width is not a difference of float32 numbers, which large counts make 0.
+        None if none is whole or has a limit. Numbers with a density have no open ends but at a limit. The width is not
+        a difference of float32 numbers, which large counts make 0.
         """
-        if not self._tell()[1]:
+        _, whole, _, limits = self._tell()
+        if not (whole or limits):
             return None
         plain, values = self._plain(x), {name: x[name].double() for name in self.observables}
         below, above = (
             flat(self.standardise_x, {name: value + half for name, value in values.items()}, torch.float64)
             for half in (-0.5, 0.5)
         )
-        return torch.stack([below, above - below, plain <= self.low, plain >= self.high]).float()
+        open_low, open_high = self.whole | self.limits
+        ends = (plain <= self.low) & open_low, (plain >= self.high) & open_high
+        return torch.stack([below, above - below, *ends]).float()
 
     def _flat(self, x: X) -> Float[Tensor, "batch number"]:
         y = flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})
@@ -294,12 +318,13 @@ def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
 
 
 def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
-    """Whether a number of an observable that is not whole takes one value again and again, but not always.
+    """Whether a number of an observable that is not whole takes one value again and again, which is no limit.
 
-    So it does where an instrument has a limit, or the data were rounded. A density of it has no bound there, and says
-    little of the parameters. Any one value counts that over a fiftieth of the rows have. The observation's own value
-    counts where more rows have it than have the ten values nearest to it, n each on average: n + 5 sqrt(n) + 3. So a
-    limit stands out that few rows reach, and data on a fine grid, as single precision is, are left alone.
+    So it does where data were rounded, or are a fixed value now and then. A density of it has no bound there, and says
+    little of the parameters. Any one value counts that over a fiftieth of the rows have, but for the smallest and the
+    largest, which `Elements` takes for limits. The observation's own value counts where more rows have it than have the
+    ten values nearest to it, n each on average: n + 5 sqrt(n) + 3. So rare values stand out, and data on a fine grid,
+    as single precision is, are left alone.
 
     Args:
         x: Data of many rows, name -> (batch, *event).
@@ -309,10 +334,11 @@ def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
     for name, spec in observables.items():
         ordered = x[name].reshape(len(x[name]), -1).double().sort(dim=0).values
         apart, own = max(1, int(_OFTEN * len(ordered))), observed[name].flatten().to(ordered)
-        again = (ordered[apart:] == ordered[:-apart]).any(0)
+        inside = (ordered > ordered[0]) & (ordered < ordered[-1])
+        again = ((ordered[apart:] == ordered[:-apart]) & inside[apart:]).any(0)
         for k in ((ordered == own).sum(0) > _FEW).nonzero().flatten().tolist():
-            again[k] |= _stands_out(ordered[:, k], own[k])
-        if (again & (ordered[0] < ordered[-1])).any() and not _is_whole(ordered, spec.dtype):
+            again[k] |= bool(ordered[0, k] < own[k] < ordered[-1, k]) and _stands_out(ordered[:, k], own[k])
+        if again.any() and not _is_whole(ordered, spec.dtype):
             return True
     return False
 
@@ -330,6 +356,11 @@ def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0)
     return Elements(prior, observables, seed=seed)
 
 
+def _without_limits(module: Elements, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Weights from before limits were known have none."""
+    weights.setdefault(f"{prefix}limits", torch.zeros_like(module.limits))
+
+
 def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
     """log of the logistic law's probability of an interval, which may be open at either end."""
     low, width = below.clamp(-1e4, 1e4), width.clamp(1e-30, 2e4)
@@ -337,6 +368,11 @@ def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> T
     inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
     inner = torch.where(lowest, logsigmoid(low + width), inner)
     return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
+
+
+def _beyond(v: Tensor, lowest: Tensor) -> Tensor:
+    """log of the normal law's probability below v where that is the lowest value, else above."""
+    return log_ndtr(torch.where(lowest.bool(), v, -v))
 
 
 def _counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import distributions as td
 from sciinf import Recipe, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.estimators._elements_start import start_of
-from sciinf.estimators.elements import LAGS, Elements, has_atoms, suits
+from sciinf.estimators.elements import LAGS, Elements, suits
 
 ROWS, NUMBERS = 4_000, 8
 
@@ -368,53 +368,3 @@ def test_data_that_have_no_such_likelihood_are_refused(observables, words):
         Elements(Chain.prior, observables)
     assert not suits(observables)
     assert suits(Chain.observables)
-
-
-EVEN = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
-WHOLE = (9 * EVEN).round()
-
-
-@pytest.mark.parametrize(
-    ("values", "again"),
-    [
-        (EVEN, False), (EVEN.clamp_min(0.1), True), (EVEN.clamp_min(0.005), False), ((20 * EVEN).round() / 20, True),
-        (WHOLE, False), (WHOLE.long(), False), (torch.cat([WHOLE, EVEN], dim=1), True),
-        (1e9 * EVEN.clamp_min(0.1), True), (torch.cat([EVEN, 0.3 + 0 * EVEN], dim=1), False),
-    ],
-)  # fmt: skip
-def test_a_value_that_comes_again_and_again_is_seen(values, again):
-    """A limit and rounding, beside whole numbers, too; not whole numbers alone, nor one that never varies."""
-    dtype = "float32" if values.is_floating_point() else "int64"
-    specs = {"y": Observable((3,)), "x": Observable(tuple(values.shape[1:]), dtype=dtype)}
-    observed = {"y": EVEN[:1], "x": values.mean(0, keepdim=True, dtype=torch.float64)}
-    assert has_atoms({"y": EVEN.square(), "x": values}, specs, observed) == again
-
-
-MANY = torch.rand(5_000, 3, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize(
-    ("values", "observed", "again"),
-    [
-        (MANY.clamp_min(0.004), 0.004, True),
-        (MANY.clamp_min(0.004), 0.5, False),
-        (MANY.clamp_min(0.0004), 0.0004, False),  # three rows at most
-        ((300 * MANY).round() / 300, 0.5, False),  # 17 rows each
-        (torch.cat([(300 * MANY).round(), MANY], dim=1), 150.0, False),
-        (1_000 + MANY, 1_000.5, False),  # of single precision, where up to 4 of them are equal
-    ],
-)
-def test_an_observation_at_a_rare_limit_is_seen(values, observed, again):
-    """Too few rows for a value of which a fiftieth counts, enough for the observation's own; fine grids are none."""
-    assert max(values[:, 0].unique(return_counts=True)[1]) < 0.02 * len(values)
-    observable, seen = {"x": Observable((values.shape[1],))}, {"x": torch.full((1, values.shape[1]), observed)}
-    assert has_atoms({"x": values}, observable, seen) == again
-
-
-@pytest.mark.parametrize(("middle", "sd"), [(20_000, 1), (2_450_000, 30)])
-def test_equal_numbers_by_chance_are_no_limit(middle, sd):
-    """Of large numbers single precision has few values, so that some rows have one that the observation has."""
-    values = middle + sd * torch.randn(5_001, 100, generator=torch.Generator().manual_seed(0))
-    rows, observed = values[1:], values[:1]
-    assert (rows == observed).sum(0).max() > 3
-    assert not has_atoms({"x": rows}, {"x": Observable((100,))}, {"x": observed})
