@@ -42,11 +42,12 @@ from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
-from sciinf.trust.around import MANY, around_answer
+from sciinf.trust.around import MANY, Around, around_answer
 from sciinf.trust.bounds import check_bounds
 from sciinf.trust.failures import Reading, asked, check_failures
 from sciinf.trust.here import check_twice
 from sciinf.trust.likely import check_likelihood
+from sciinf.trust.limits import check_limits
 from sciinf.trust.localise import check_data
 from sciinf.trust.members import check_members
 from sciinf.trust.noise import check_noise
@@ -60,7 +61,7 @@ from sciinf.trust.tails import check_tails
 
 _PREDICTIVE = 400
 _AROUND = 2_000  # draws that tell where an answer lies
-_CHECKS = 13  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 14  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
 def query(
@@ -349,6 +350,7 @@ def _predict(
     theta = draws.resample(_AROUND, generator=generator)
     made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
     around = made()
+    found += check_limits(simulator.observables, x, around.data if isinstance(around, Around) else data)
     found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         alike = all(check.level != "alarm" for check in found)

@@ -105,9 +105,12 @@ def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
 
 def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...]:
     """What the prior's data say of an observation; nothing where there are none."""
+    from sciinf.trust.limits import check_limits
     from sciinf.trust.prior_predictive import check_prior_predictive
 
-    return () if data is None else check_prior_predictive(sim.observables, x, data)
+    if data is None:
+        return ()
+    return check_prior_predictive(sim.observables, x, data) + check_limits(sim.observables, x, data)
 
 
 def _seconds_each(sim: Simulator) -> float:

@@ -13,6 +13,10 @@ from sciinf.core.observation_arrays import text_of
 
 _TABLES = (".csv", ".ecsv")
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "missing", "-", "--", "?", ".", "inf", "-inf")
+_LIMIT = (
+    ". For a value beyond a limit of the instrument write the limit, and let the simulator give the limit for all that "
+    "lies beyond it"
+)
 
 
 def check_present(path: Path, name: str, mask: str, values: np.ndarray) -> None:
@@ -48,7 +52,8 @@ def no_numbers(path: Path, name: str, mask: str) -> str:
     if other:
         line, word = other[0]
         more = f", as are {len(other) - 1} more in that column" if len(other) > 1 else ""
-        return f"{path}, line {line}: {name!r} is {word!r}{more}; expected numbers"
+        how = _LIMIT if word[:1] in "<>" and _is_number(word.lstrip("<>= ")) else ""
+        return f"{path}, line {line}: {name!r} is {word!r}{more}; expected numbers{how}"
     return _words(path, name, mask, len(lost), f"in line {lost[0][0]} ({lost[0][1]!r})") if lost else ""
 
 

@@ -337,13 +337,13 @@ def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
         inside = (ordered > ordered[0]) & (ordered < ordered[-1])
         again = ((ordered[apart:] == ordered[:-apart]) & inside[apart:]).any(0)
         for k in ((ordered == own).sum(0) > _FEW).nonzero().flatten().tolist():
-            again[k] |= bool(ordered[0, k] < own[k] < ordered[-1, k]) and _stands_out(ordered[:, k], own[k])
+            again[k] |= bool(ordered[0, k] < own[k] < ordered[-1, k]) and stands_out(ordered[:, k], float(own[k]))
         if again.any() and not _is_whole(ordered, spec.dtype):
             return True
     return False
 
 
-def _stands_out(values: Tensor, value: Tensor) -> bool:
+def stands_out(values: Float[Tensor, " n"], value: float) -> bool:
     """Whether more of the values are equal to one of them than chance makes equal to those around it."""
     found, counts = values.unique(return_counts=True)
     own, *others = counts[(found - value).abs().argsort()][: 1 + _AROUND].tolist()

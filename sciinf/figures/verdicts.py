@@ -35,7 +35,7 @@ _CHECKS: dict[str, Colour] = {"good": "green", "caution": "amber", "alarm": "red
 _ORDER: tuple[Colour, ...] = ("red", "amber", "green", "grey")
 _FIVE = (
     (("calibration", "local check", "tails"), "not calibrated"),
-    (("observation", "strange data"), "data not compared with simulations"),
+    (("observation", "strange data", "limits"), "data not compared with simulations"),
     (("predictive", "residuals", "likelihood"), "data not compared with predictions"),
     (("weights",), "no likelihood to correct by"),
     (("prior bounds",), "prior not looked at"),
@@ -73,6 +73,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "red": "data unlike simulations",
     },
     "strange data": {"amber": "some data may be strange", "red": "some data are strange"},
+    "limits": {"amber": "limits may be rounded", "red": "some data are beyond a limit"},
     "predictive": {
         "green": "model reproduces the data",
         "amber": "model may not predict the data",

@@ -80,7 +80,7 @@ def _judged(name: str, spec: Observable, both: Float[Tensor, "rows number"], pla
     median = both[1:].nanmedian(0).values
     off = (both[0] - median).abs() / (high - low).clamp_min(1e-300)
     far = int(torch.where(beyond, off, off - 1e9).argmax())
-    where = _where(spec, int(places[far]))
+    where = place_of(spec, int(places[far]))
     unit = f" {spec.unit}" if spec.unit else ""
     told = f"{float(both[0, far]):.4g}{unit}, simulated {float(low[far]):.4g} to {float(high[far]):.4g}{unit}"
     level, lies = ("alarm", "OUTSIDE") if p < _ALARM else ("caution", "at the edge of")
@@ -110,8 +110,8 @@ def _distance(values: Float[Tensor, "rows number"]) -> Float[Tensor, "rows numbe
     return ((values - median) / spread.clamp_min(1e-300)).abs()
 
 
-def _where(spec: Observable, place: int) -> str:
-    """Which number it is: " at time 3 h", or its index; "" where there is one alone."""
+def place_of(spec: Observable, place: int) -> str:
+    """Which number of an observable it is: " at time 3 h", or its index; "" where there is one alone."""
     if not spec.shape:
         return ""
     index = [int(i) for i in torch.unravel_index(torch.tensor(place), spec.shape)]

@@ -218,7 +218,8 @@ def test_whole_numbers_and_masks_keep_their_kind(tmp_path):
         ("v\n1.0\nnan\ninf\n", "2 values that are NaN"),
         ("v\n1.0\n2.5\n4.0\n5.0\n", r"shape \(4,\), the simulator produces \(3,\)"),
         ("w\n1.0\n2.5\n4.0\n", r"no column 'v' in .*cell\.csv: found \['w'\]"),
-        ("v\n1.0\nhello\n4.0\n", r"cell\.csv, line 3: 'v' is 'hello'; expected numbers"),
+        ("v\n1.0\nhello\n4.0\n", r"cell\.csv, line 3: 'v' is 'hello'; expected numbers$"),
+        ("v\n1.0\n<0.5\n4.0\n", r"line 3: 'v' is '<0\.5'; expected numbers\. For a value beyond a limit .* write the"),
         ("", "cell.csv is empty"),
     ],
 )
