@@ -350,7 +350,7 @@ def _predict(
     theta = draws.resample(_AROUND, generator=generator)
     made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
     around = made()
-    found += check_limits(simulator.observables, x, around.data if isinstance(around, Around) else data)
+    found += check_limits(posterior.observables, x, around.data if isinstance(around, Around) else data)
     found += check_residuals(posterior, simulator, x, around)
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         alike = all(check.level != "alarm" for check in found)

@@ -65,7 +65,7 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
 def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str], bool]:
     """How an observation lies within what the prior predicts, in lines; with pictures where a folder is given.
 
-    The second is whether an observable lies outside it.
+    The second is whether an observable lies outside it, or a number beyond a limit of the data.
 
     Args:
         sim: The simulator.

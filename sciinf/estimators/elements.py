@@ -73,6 +73,7 @@ _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
 _WIDE, _WIDE_SHARE = 2.0, 1e-3  # of the law beside that of a number with a limit: sd, share
+_FAR = 100.0  # sds
 
 
 class Elements(Standardised):
@@ -337,13 +338,13 @@ def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
         inside = (ordered > ordered[0]) & (ordered < ordered[-1])
         again = ((ordered[apart:] == ordered[:-apart]) & inside[apart:]).any(0)
         for k in ((ordered == own).sum(0) > _FEW).nonzero().flatten().tolist():
-            again[k] |= bool(ordered[0, k] < own[k] < ordered[-1, k]) and stands_out(ordered[:, k], float(own[k]))
+            again[k] |= bool(ordered[0, k] < own[k] < ordered[-1, k]) and _stands_out(ordered[:, k], float(own[k]))
         if again.any() and not _is_whole(ordered, spec.dtype):
             return True
     return False
 
 
-def stands_out(values: Float[Tensor, " n"], value: float) -> bool:
+def _stands_out(values: Float[Tensor, " n"], value: float) -> bool:
     """Whether more of the values are equal to one of them than chance makes equal to those around it."""
     found, counts = values.unique(return_counts=True)
     own, *others = counts[(found - value).abs().argsort()][: 1 + _AROUND].tolist()
@@ -372,7 +373,7 @@ def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> T
 
 def _beyond(v: Tensor, lowest: Tensor) -> Tensor:
     """log of the normal law's probability below v where that is the lowest value, else above."""
-    return log_ndtr(torch.where(lowest.bool(), v, -v))
+    return log_ndtr(torch.where(lowest.bool(), v, -v).clamp_min(-_FAR))  # beyond, its slopes are wrong
 
 
 def _counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""Is a number of the observation beyond a limit of the simulated data, where no parameters put it?
+"""Is a number of the observation beyond a limit of the simulated data, where no simulation lies?
 
 An instrument reads nothing below its detection limit, or above saturation, and a simulator that does as it does gives
 the limit itself, again and again. Then a number beyond is impossible, however near it is: half of the limit, say, which
-some write for "not detected". And a limit that a file has rounded counts as measured. Distances tell neither.
+some write for "not detected". And a limit that a file has rounded to the inside counts as measured. Distances tell
+neither.
 
-The smallest value of a number in the simulations, and the largest, is a limit where more of them have it than chance
-gives (`estimators.elements.stands_out`). Whole numbers have none.
+The smallest value of a number in n simulations, and the largest, is taken for a limit where four of them have it, and
+20 at least have other values, of which nearly all differ: so whole numbers, rounded ones and those that are hardly ever
+anything else have none. Where nothing is a limit, the observation and the simulations are alike, and a number is beyond
+all n with probability 1 / (n + 1); with L limits (those of equal value are one), p = L / (n + 1) at most.
 """
 
 from __future__ import annotations
@@ -16,18 +19,20 @@ from dataclasses import dataclass
 import torch
 
 from sciinf.core import Check, Observable, X
-from sciinf.estimators.elements import stands_out
 from sciinf.trust.prior_predictive import place_of
 
 NAME = "limits"
-_DIGITS = range(4, 9)  # to which a limit may have been rounded
-_CLOSE = 1e-3  # how far from it that leads at most, as a share of it
+_ALARM = 0.01
+_LEAST, _DIFFER = 20, 0.9  # simulations that are not at a limit, and share of them that differ
+_FEW = 3  # simulations of equal value by chance
+_SAME = 3e-7  # of the limit: single precision
+_DIGITS = range(4, 8)  # to which a limit may have been rounded
 _NAMED = 3
 
 
 @dataclass(frozen=True)
-class _Near:
-    """A number of the observation, with its place and unit, that is beyond a limit or within rounding of it."""
+class _Limit:
+    """A limit of one number, that number's place and unit, and what the observation has there."""
 
     where: str
     value: float
@@ -37,58 +42,67 @@ class _Near:
     often: str
 
     @property
-    def rounded(self) -> bool:
-        shorter = (float(f"{self.limit:.{digits}g}") for digits in _DIGITS)
-        return any(abs(self.value - short) <= 1e-6 * abs(short) for short in shorter)
+    def beyond(self) -> bool:
+        same = abs(self.value - self.limit) <= _SAME * abs(self.limit)
+        return not same and (self.value < self.limit if self.lowest else self.value > self.limit)
 
     @property
-    def beyond(self) -> bool:
-        return self.value < self.limit if self.lowest else self.value > self.limit
+    def rounded(self) -> bool:
+        if abs(self.value - self.limit) <= _SAME * abs(self.limit):
+            return False
+        shorter = (float(f"{self.limit:.{digits}g}") for digits in _DIGITS)
+        return any(abs(self.value - short) <= _SAME * abs(short) for short in shorter)
 
 
 def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Check, ...]:
-    """An alarm for numbers of one observation beyond a limit, a caution for limits that were rounded; else nothing.
+    """A warning of numbers of one observation beyond a limit, or of limits that were rounded; else nothing.
 
     Args:
-        observables: What the simulator produces.
+        observables: What to look at; the others are left out.
         x: The observation, name -> (*event) or (1, *event).
         rows: Simulated data, name -> (n, *event).
     """
-    near = [one for name, spec in observables.items() for one in _near(name, spec, x, rows)]
-    beyond = [
-        f"{one.where} is {one.value:.4g}{one.unit}, and {one.often} have {one.limit:.4g}{one.unit} there, none "
-        f"{'less' if one.lowest else 'more'}"
-        for one in near
-        if one.beyond and not one.rounded
-    ]
-    rounded = [f"{one.where} is {one.value:.7g}{one.unit}, the limit {one.limit:.7g}" for one in near if one.rounded]
+    limits = [one for name, spec in observables.items() for one in _limits(name, spec, x, rows)]
+    beyond = [one for one in limits if one.beyond and not one.rounded]
+    inside = [one for one in limits if one.rounded and not one.beyond]
     if beyond:
-        words = f"no parameters give such data: {_some(beyond)}. Write the limit itself for what lies beyond it"
-        return (Check(NAME, "alarm", f"{words}, or let the simulator give what the data have there"),)
-    if rounded:
-        words = f"limits seem to be rounded, and count as measured: {_some(rounded)}. Write the limit itself"
+        several = len({(one.limit, one.lowest) for one in limits})
+        p = min(1.0, several / (1 + len(next(iter(rows.values())))))
+        said = [
+            f"{one.where} is {one.value:.4g}{one.unit}, and {one.often} have {one.limit:.4g}{one.unit} there, none "
+            f"{'less' if one.lowest else 'more'}"
+            for one in beyond
+        ]
+        words = f"no simulation gives such data (p = {p:.2g}): {_some(said)}. If it is a limit of the instrument, write"
+        words += " the limit itself for what lies beyond it, or let the simulator give what the data have there"
+        return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+    if inside:
+        said = [f"{one.where} is {one.value:.7g}{one.unit}, the limit {one.limit:.7g}" for one in inside]
+        words = f"limits seem to be rounded, and count as measured: {_some(said)}. Write the limit itself"
         return (Check(NAME, "caution", words),)
     return ()
 
 
-def _near(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Near]:
-    """The numbers of one observable that are beyond a limit or close to it, but not at it."""
-    values, own = rows[name].double().reshape(len(rows[name]), -1), x[name].double().flatten()
-    if spec.dtype == "bool" or bool((values == values.round()).all()):
+def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
+    """The limits of one observable, where a number of the observation is missing apart."""
+    if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
         return
-    if (mask := f"{name}_mask") in rows:
-        values = values.masked_fill(~rows[mask].bool().expand_as(rows[name]).reshape(values.shape), torch.nan)
-        own = own.masked_fill(~x[mask].bool().expand_as(x[name]).flatten(), torch.nan)
-    unit = f" {spec.unit}" if spec.unit else ""
+    values, own = rows[name].reshape(len(rows[name]), -1), x[name].flatten().to(rows[name].dtype)
+    here, seen = values.isfinite(), own.isfinite()
+    if (mask := f"{name}_mask") in rows and mask in x:
+        here = here & rows[mask].bool().expand_as(rows[name]).reshape(values.shape)
+        seen = seen & x[mask].bool().expand_as(x[name]).flatten()
+    unit, far = f" {spec.unit}" if spec.unit else "", torch.finfo(torch.float64).max
     for lowest in (True, False):
-        sign = 1.0 if lowest else -1.0
-        limits = sign * (sign * values).nan_to_num(nan=torch.inf).amin(0)
-        close = (own - limits).abs() <= _CLOSE * limits.abs()
-        for k in (((sign * own < sign * limits) | close) & (own != limits)).nonzero().flatten().tolist():
-            present, limit = values[:, k][values[:, k].isfinite()], float(limits[k])
-            if len(present) and stands_out(present, limit):
-                often = f"{int((present == limit).sum()):,} of {len(present):,} simulations"
-                yield _Near(f"{name}{place_of(spec, k)}", float(own[k]), limit, unit, lowest, often)
+        filled = values.double().masked_fill(~here, far if lowest else -far)
+        ends = filled.amin(0) if lowest else filled.amax(0)
+        at = ((values.double() == ends) & here).sum(0)
+        for k in ((at > _FEW) & (here.sum(0) - at >= _LEAST) & seen).nonzero().flatten().tolist():
+            present, limit = values[here[:, k], k].double(), float(ends[k])
+            others = present[present != limit]
+            if len(others.unique()) >= _DIFFER * len(others):
+                often = f"{int(at[k]):,} of {len(present):,} simulations"
+                yield _Limit(f"{name}{place_of(spec, k)}", float(own[k]), limit, unit, lowest, often)
 
 
 def _some(found: list[str]) -> str:

@@ -6,8 +6,10 @@ import re
 
 import pytest
 import torch
+from torch import distributions as td
 
-from sciinf import Observable
+from sciinf import Observable, Posterior, Prior, Simulator, query
+from sciinf.core import Draws
 from sciinf.trust.limits import check_limits
 
 LIMIT = 1.25641898
@@ -27,7 +29,7 @@ def seen(*values):
         (seen(LIMIT, 1.9, 2.2), None, ""),
         (seen(1.3, 0.63, 1.7), "alarm", r"c at sample 1 is 0\.63 mg/L, and 1\d of 2,000 .* 1\.256 .*, none less\."),
         (seen(1.3, 1.9, 2.21), "alarm", r"c at sample 2 is 2\.21 mg/L, and \d+ of 2,000 .* 2\.2 .*, none more\."),
-        (seen(1.256, 1.9, 1.7), "caution", r"c at sample 0 is 1\.256 mg/L, the limit 1\.256419"),
+        (seen(1.256, 1.9, 1.7), None, ""),  # rounded to the outside, where it counts as at the limit
         (seen(1.25642, 1.9, 1.7), "caution", r"c at sample 0 is 1\.25642 mg/L, the limit 1\.256419"),
         (seen(1.256419, 1.9, 1.7), None, ""),  # the same number in single precision
         (seen(1.26, 1.9, 1.7), None, ""),
@@ -51,6 +53,7 @@ def test_numbers_beyond_limits_and_rounded_limits_are_named(x, level, words):
 )
 def test_the_smallest_value_alone_is_no_limit(rows):
     assert check_limits(SPECS, {"c": rows.amin(0) - 1}, {"c": rows}) == ()
+    assert check_limits(SPECS, {"c": rows.amin(0) - 1}, {"c": rows[:0]}) == ()
 
 
 def test_missing_numbers_have_no_limit():
@@ -61,6 +64,75 @@ def test_missing_numbers_have_no_limit():
     assert check_limits(specs, x | {"c_mask": torch.tensor([False, True, True])}, rows) == ()
     assert check_limits(specs, x | {"c_mask": torch.tensor([True, True, True])}, rows) == ()
     assert check_limits(SPECS, x, {"c": rows["c"]})[0].level == "alarm"
+
+
+@pytest.mark.parametrize(
+    ("law", "numbers", "rows"),
+    [
+        (lambda g, n, k: (torch.rand(n, k, generator=g) < 1 / 400) * (1 + torch.rand(n, k, generator=g)), 256, 400),
+        (lambda g, n, k: (torch.rand(n, k, generator=g) < 0.001) * torch.randn(n, k, generator=g), 1_024, 500),
+        (lambda g, n, k: (2 * (0.4 + 0.12 * torch.randn(n, k, generator=g))).round() / 2, 40, 2_000),
+        (lambda g, n, k: (torch.randn(n, k, generator=g) - 2.5).clamp_min(-2.0), 48, 400),
+        (lambda g, n, k: torch.full((n, k), 1 / 3) * (1 - 1e-4 * (torch.arange(n) == 0))[:, None], 4, 2_000),
+    ],
+    ids=["sparse", "intermittent", "rounded", "mostly at a limit", "constant but for the observation"],
+)
+def test_data_of_the_model_itself_are_not_beyond(law, numbers, rows):
+    """Twenty observations of each."""
+    for seed in range(20):
+        x = law(torch.Generator().manual_seed(seed), rows + 1, numbers)
+        assert check_limits({"x": Observable((numbers,))}, {"x": x[0]}, {"x": x[1:]}) == ()
+
+
+def test_many_limits_are_beyond_by_chance_sooner():
+    """Of n limits in 2,000 rows the p-value is n / 2,001."""
+    rows = torch.randn(2_000, 40, generator=torch.Generator().manual_seed(0)).clamp_min(-1.0)
+    levels = []
+    for spread in (0.0, 1e-3):
+        shift = spread * torch.arange(40)
+        (found,) = check_limits({"x": Observable((40,))}, {"x": shift - 1.5}, {"x": rows + shift})
+        levels.append(found.level)
+    assert levels == ["alarm", "caution"]
+
+
+class Clipped(Simulator):
+    """Five readings of a mean, of which none is below -0.5, and one observable more."""
+
+    name = "clipped"
+    prior = Prior(mean=td.Normal(0.0, 1.0))
+    observables = {"x": Observable((5,)), "more": Observable((1,))}
+
+    def __call__(self, theta, *, generator):
+        x = theta + torch.randn(len(theta), 5, generator=generator)
+        return {"x": x.clamp_min(-0.5), "more": theta}
+
+
+class Around(Posterior):
+    """Of x alone: something near its posterior."""
+
+    prior, observables = Clipped.prior, {"x": Observable((5,))}
+    name, digest, trained_on = "around", "around", frozenset()
+
+    def features(self, x):
+        return x["x"].mean(1, keepdim=True)
+
+    def draw_batched(self, x, n, *, generator):
+        mean = 0.8 * self.features(x)
+        return mean + 0.4 * torch.randn(n, len(mean), 1, generator=generator)
+
+    def draw(self, x, n, *, generator):
+        theta = self.draw_batched(x, n, generator=generator)[:, 0]
+        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(n, dtype=torch.float64))
+
+    def log_prob_batched(self, theta, x):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("first", "level"), [(-0.5, None), (-0.6, "alarm")])
+def test_an_answer_says_so(first, level):
+    """Of a posterior that was trained on a part of what the simulator gives."""
+    answer = query(Around(), {"x": torch.tensor([first, 0.3, -0.2, 0.9, 0.1])}, simulator=Clipped(), draws=1_000)
+    assert {check.name: check.level for check in answer.checks}.get("limits") == level
 
 
 def test_all_that_lies_beyond_is_counted():
