@@ -43,15 +43,17 @@ class _Limit:
 
     @property
     def beyond(self) -> bool:
-        same = abs(self.value - self.limit) <= _SAME * abs(self.limit)
-        return not same and (self.value < self.limit if self.lowest else self.value > self.limit)
+        away = self.value < self.limit if self.lowest else self.value > self.limit
+        return away and not self._is(self.limit)
 
     @property
     def rounded(self) -> bool:
-        if abs(self.value - self.limit) <= _SAME * abs(self.limit):
-            return False
         shorter = (float(f"{self.limit:.{digits}g}") for digits in _DIGITS)
-        return any(abs(self.value - short) <= _SAME * abs(short) for short in shorter)
+        return not self._is(self.limit) and any(map(self._is, shorter))
+
+    def _is(self, other: float) -> bool:
+        """Whether the value is another one in single precision."""
+        return abs(self.value - other) <= _SAME * abs(other)
 
 
 def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Check, ...]:
@@ -87,18 +89,18 @@ def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
     """The limits of one observable, where a number of the observation is missing apart."""
     if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
         return
-    values, own = rows[name].reshape(len(rows[name]), -1), x[name].flatten().to(rows[name].dtype)
+    values, own = rows[name].reshape(len(rows[name]), -1).double(), x[name].flatten().to(rows[name].dtype)
     here, seen = values.isfinite(), own.isfinite()
     if (mask := f"{name}_mask") in rows and mask in x:
         here = here & rows[mask].bool().expand_as(rows[name]).reshape(values.shape)
         seen = seen & x[mask].bool().expand_as(x[name]).flatten()
     unit, far = f" {spec.unit}" if spec.unit else "", torch.finfo(torch.float64).max
     for lowest in (True, False):
-        filled = values.double().masked_fill(~here, far if lowest else -far)
+        filled = values.masked_fill(~here, far if lowest else -far)
         ends = filled.amin(0) if lowest else filled.amax(0)
-        at = ((values.double() == ends) & here).sum(0)
+        at = ((values == ends) & here).sum(0)
         for k in ((at > _FEW) & (here.sum(0) - at >= _LEAST) & seen).nonzero().flatten().tolist():
-            present, limit = values[here[:, k], k].double(), float(ends[k])
+            present, limit = values[here[:, k], k], float(ends[k])
             others = present[present != limit]
             if len(others.unique()) >= _DIFFER * len(others):
                 often = f"{int(at[k]):,} of {len(present):,} simulations"
