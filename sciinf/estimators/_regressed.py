@@ -19,7 +19,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -95,22 +96,28 @@ class Regressed(nn.Module):
 
     @torch.no_grad()
     def fit(self, rows: Rows) -> None:
-        """Set the maps: one pass over at most `rows` rows."""
-        parts = []
-        for z, u, masks in rows():
-            some = {name: u[name] for name in self.linear}, {n: m for n, m in masks.items() if n in self.linear}
-            parts.append((z, self._statistics(u, masks, list(self.specs)), *some))
-        z, raw = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-        u, masks = ({name: torch.cat([part[i][name] for part in parts]) for name in parts[0][i]} for i in (2, 3))
-        self._set("plain", raw)
-        told = self._beside(self._flat(u, raw), raw)
-        self.first.copy_(_least_squares(told, z))
+        """Set the maps: five passes over at most `rows` rows, of which no more than a batch is kept."""
+        found = [(z, self._statistics(u, masks, list(self.specs))) for z, u, masks in rows()]
+        z, plain = (torch.cat(part) for part in zip(*found, strict=True))
+        self._set("plain", plain)
+
+        def told() -> Iterator[tuple[slice, Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+            start = 0
+            for part, u, masks in rows():
+                some = slice(start, start + len(part))
+                start = some.stop
+                yield some, self._beside(self._flat(u, part), plain[some]), u, masks
+
+        self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in told()))
         if not self.linear:
             self.second.copy_(self.first)
             return
-        self.back.copy_(_least_squares(self._basis(told), self._flat(u, raw)))
-        self._set("left", self._residual_statistics(u, masks, told))
-        self.second.copy_(_least_squares(torch.cat([told, self._left(u, masks, told)], dim=1), z))
+        self.back.copy_(_least_squares((self._basis(known), self._flat(u, known)) for _, known, u, _ in told()))
+        left = torch.cat([self._residual_statistics(u, masks, known) for _, known, u, masks in told()])
+        self._set("left", left)
+        squashed = self._squashed("left", left)
+        both = ((torch.cat([known, squashed[some]], dim=1), z[some]) for some, known, _, _ in told())
+        self.second.copy_(_least_squares(both))
 
     @property
     def _numbers(self) -> int:
@@ -134,7 +141,10 @@ class Regressed(nn.Module):
         return self._beside(self._flat(u, raw), raw)
 
     def _beside(self, flat: Tensor, raw: Tensor) -> Tensor:
-        return torch.cat([flat.new_ones(len(flat), 1), flat, squash((raw - self.plain_mean) / self.plain_sd)], dim=1)
+        return torch.cat([flat.new_ones(len(flat), 1), flat, self._squashed("plain", raw)], dim=1)
+
+    def _squashed(self, name: str, raw: Tensor) -> Tensor:
+        return squash((raw - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_sd"))
 
     def _flat(self, u: Mapping[str, Tensor], like: Tensor) -> Tensor:
         return torch.cat([like.new_zeros(len(like), 0), *(u[name].flatten(1) for name in self.linear)], dim=1)
@@ -158,14 +168,20 @@ class Regressed(nn.Module):
         return self._statistics(left, masks, self.linear) if self.linear else told.new_zeros(len(told), 0)
 
     def _left(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor], told: Tensor) -> Tensor:
-        return squash((self._residual_statistics(u, masks, told) - self.left_mean) / self.left_sd)
+        return self._squashed("left", self._residual_statistics(u, masks, told))
 
 
-def _least_squares(x: Tensor, y: Tensor) -> Tensor:
-    """Coefficients (K, D) of y on columns of which the first is one and has no ridge."""
-    size = x.shape[1] - 1
-    both = (torch.cat(part, dim=1) for part in zip(x[:, 1:].split(_PIECE), y.split(_PIECE), strict=True))
-    count, mean, covariance = moments(both, size + y.shape[1])
+def _least_squares(pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Coefficients (K, D) of y (rows, D) on x (rows, K), of which the first column is one and has no ridge.
+
+    Args:
+        pieces: x and y, some rows at a time.
+    """
+    parts = (part for x, y in pieces for part in zip(x[:, 1:].split(_PIECE), y.split(_PIECE), strict=True))
+    first = next(parts)
+    size = first[0].shape[1]
+    both = (torch.cat(part, dim=1) for part in chain([first], parts))
+    count, mean, covariance = moments(both, size + first[1].shape[1])
     scale, axes = torch.linalg.eigh(covariance[:size, :size])
     scale = scale.clamp_min(0)
     inner = (axes.T @ covariance[:size, size:]) / (scale + _ridge(scale, count / _FREE))[:, None]

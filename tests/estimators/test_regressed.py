@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -156,3 +157,20 @@ def test_a_fit_whose_statistics_were_fewer_asks_for_another_training(tmp_path):
     write_json(tmp_path / "fit.json", {**data, "schema": 2, "digest": digest})
     with pytest.raises(ValueError, match="format 2, which told networks less of series; train again"):
         load_fit(tmp_path)
+
+
+def test_least_squares_keep_no_more_than_a_batch_of_rows():
+    """Streamed rows are read because they do not fit in memory."""
+    flow, batch, seen = Flow(PRIOR, SERIES), rows(4_000), []
+    flow.standardise_both(lambda: iter([batch]))
+
+    def few_at_a_time():
+        for start in range(0, 4_000, 250):
+            assert sum(one() is not None for one in seen) <= 2
+            part = batch.rows(slice(start, start + 250))
+            u = flow.standardise_x(part.x)
+            seen.append(weakref.ref(u["x"]))
+            yield flow.to_z(part.theta), u, {}
+
+    flow.regressed.fit(few_at_a_time)
+    assert len(seen) >= 16
