@@ -24,11 +24,11 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
-from sciinf.engine.parts import cores_here
 from sciinf.engine.pool import check_sendable, run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
 from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
+from sciinf.loops.lanes import cores_here
 from sciinf.storage.description import accept
 from sciinf.storage.journal import Entry
 from sciinf.store import Store

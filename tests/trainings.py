@@ -12,7 +12,7 @@ from sciinf.store import Store
 from sciinf.training import Recipe
 
 SIMULATOR = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
-SHORT = Recipe(epochs=5, batch=150)
+SHORT = Recipe(epochs=5, batch=150, processes=1)  # so that steps can be counted
 FILES = ["fit.json", "history.csv", "model.safetensors"]
 
 

@@ -40,11 +40,9 @@ class Learned(nn.Module, Component, ABC):
 
     `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows; noise,
     drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; or fields,
-    which have no noise at all. `rows_apart` tells whether the loss of a row depends on that row and the weights alone,
-    so that parts of a batch can be worked on side by side.
+    which have no noise at all.
     """
 
-    rows_apart: ClassVar[bool] = False
     learns: ClassVar[Learns] = "densities"
     prior: Prior
     observables: Mapping[str, Observable]

@@ -16,9 +16,7 @@ References:
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -42,22 +40,14 @@ def stream_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8], "big") >> 1
 
 
-_APART = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.GELU, nn.SiLU, nn.ReLU, nn.Flatten, nn.Identity,
-    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList,
-)  # fmt: skip
-
-
 class Learner(ABC):
     """K estimators with their trainable weights in one matrix.
 
     `weights` is (K, P), with its slopes in `weights.grad`; `matrices` says where its matrices lie; `buffers` maps names
-    to (K, ...), what is not trained by descent: standardisation, running statistics, frozen parameters. `apart` tells
-    whether the rows of a batch can be worked on in parts.
+    to (K, ...), what is not trained by descent: standardisation, running statistics, frozen parameters.
     """
 
     members: int
-    apart: bool
     weights: nn.Parameter
     matrices: list[Span]
 
@@ -71,10 +61,6 @@ class Learner(ABC):
         if self.weights.grad is None:
             raise RuntimeError("the slopes of the weights are gone; a loss must not set them to None")
         return self.weights.grad
-
-    @abstractmethod
-    def slopes_of(self, loss: Tensor) -> Float[Tensor, "member weight"]:
-        """The slopes of a loss, by themselves."""
 
     @abstractmethod
     def epoch(self, source: Source, number: int, size: int, seeds: Sequence[int]) -> Generator[Batch, None, None]:
@@ -113,10 +99,9 @@ class Single(Learner):
     """
 
     def __init__(self, estimator: Learned) -> None:
-        self.estimator, self.members, self.apart = estimator, 1, apart(estimator)
+        self.estimator, self.members = estimator, 1
         named = _trainable(estimator)
-        self._trained = list(named.values())
-        self.weights = _matrix([self._trained])
+        self.weights = _matrix([list(named.values())])
         self.matrices = spans(value.shape for value in named.values())
         views = zip(named.values(), _parts(self.weights.data, named), _parts(_slopes(self.weights), named), strict=True)
         for parameter, value, slope in views:
@@ -127,10 +112,6 @@ class Single(Learner):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "member batch"]:
         return self.estimator.loss(batch, generator=generator)[None]
-
-    def slopes_of(self, loss: Tensor) -> Float[Tensor, "member weight"]:
-        found = torch.autograd.grad(loss, self._trained, materialize_grads=True)
-        return torch.cat([slope.flatten() for slope in found])[None]
 
     def buffers(self) -> Mapping[str, Tensor]:
         return {name: value[None] for name, value in _fixed(self.estimator).items()}
@@ -162,7 +143,6 @@ class Stacked(Learner):
     def __init__(self, estimators: Sequence[Learned]) -> None:
         self.estimators, self.members = list(estimators), len(estimators)
         check_alike([_shapes(estimator) for estimator in self.estimators])
-        self.apart = apart(estimators[0])
         self._named = _trainable(self.estimators[0])
         self.weights = _matrix([list(_trainable(e).values()) for e in self.estimators])
         self.matrices = spans(value.shape for value in self._named.values())
@@ -171,7 +151,7 @@ class Stacked(Learner):
         stacked = {name: torch.stack([_fixed(e)[name] for e in self.estimators]) for name in _fixed(self.estimators[0])}
         self._own = {name: value for name, value in stacked.items() if bool((value != value[:1]).any())}
         self._shared = {name: value[0].clone() for name, value in stacked.items() if name not in self._own}
-        self._calls = threading.local()  # a copy for each thread, for a module's weights are changed while it is called
+        self._call = _Call(self.estimators[0])
 
     def epoch(self, source: Source, number: int, size: int, seeds: Sequence[int]) -> Generator[Batch, None, None]:
         epochs = [source.epoch(number, size, stream(seed, 2 * number, "cpu")) for seed in seeds]
@@ -188,19 +168,10 @@ class Stacked(Learner):
                 for (name, like), part in zip(self._named.items(), weights.split(self._sizes), strict=True)
             }
             values |= {f"estimator.{name}": value for name, value in (own | self._shared).items()}
-            return torch.func.functional_call(self._call(), values, (Batch(theta, x), generator))
+            return torch.func.functional_call(self._call, values, (Batch(theta, x), generator))
 
         mapped = torch.func.vmap(one, in_dims=(0, 0, axis, axis), randomness="different")
         return mapped(self.weights, self._own, batch.theta, dict(batch.x))
-
-    def _call(self) -> _Call:
-        first, known = self.estimators[0], self._calls.__dict__
-        if "own" not in known:
-            known["own"] = _Call(copy.deepcopy(first))
-        return known["own"].train(first.training)
-
-    def slopes_of(self, loss: Tensor) -> Float[Tensor, "member weight"]:
-        return torch.autograd.grad(loss, self.weights)[0]
 
     def buffers(self) -> Mapping[str, Tensor]:
         shared = {name: value.expand(self.members, *value.shape) for name, value in self._shared.items()}
@@ -266,17 +237,6 @@ def _parts(matrix: Tensor, named: Mapping[str, Tensor]) -> list[Tensor]:
     """Views (K, *shape) of the matrix (K, P), one per tensor."""
     parts = matrix.split([value.numel() for value in named.values()], dim=1)
     return [part.view(len(matrix), *value.shape) for part, value in zip(parts, named.values(), strict=True)]
-
-
-def apart(learned: Learned) -> bool:
-    """Whether the rows of a batch can be looked at in parts, side by side.
-
-    So the estimator must say, and each module must be known for it: of sciinf, or one of torch's that neither looks at
-    other rows nor changes anything nor draws from the state that all threads share.
-    """
-    return learned.rows_apart and all(
-        type(part).__module__.startswith("sciinf.") or type(part) in _APART for part in learned.modules()
-    )
 
 
 def check_alike(members: Sequence[Mapping[str, Any]]) -> None:

@@ -15,11 +15,12 @@ from sciinf.engine.optimisers import NAMES
 from sciinf.engine.schedule import FLOORS, scaled_rate
 
 _STEPS: Mapping[Learns, int] = {"densities": 1_500, "noise": 2_000, "fields": 6_000}  # for 9,000 rows
-_POWERS: Mapping[Learns, tuple[float, float]] = {
-    "densities": (1 / 4, 0.3),
-    "noise": (1 / 3, 0.4),
-    "fields": (1 / 3, 0.4),
+_POWERS: Mapping[Learns, tuple[float, float, float]] = {  # of rows: up to 9,000, up to 18,000, and beyond
+    "densities": (1 / 4, 0.3, 1 / 2),
+    "noise": (1 / 3, 0.4, 0.4),
+    "fields": (1 / 3, 0.4, 0.4),
 }
+_LARGEST: Mapping[Learns, int] = {"densities": 500, "noise": 1_000, "fields": 32}  # batch
 _DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4}
 _RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9  # peak of the schedule, the least share of it, rows / D^2 that have it whole
 _VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
@@ -48,8 +49,8 @@ class Recipe:
         precision: "bfloat16" runs the step under autocast.
         compile: Compile the loss with torch.compile; falls back to eager, saying why.
         graph: On a CUDA device, capture the step as a CUDA graph (falls back to eager, saying why).
-        processes: How many cores share a step on a CPU, by parts of the batch of 500 rows or more, and its validation
-            (`engine.parts`); "auto" tries whether all there are make it faster. The result is the same on any number.
+        processes: How many cores share the compiled loops of a step on a CPU, by lanes of 250 rows or more
+            (`loops.lanes`); "auto" tries whether all there are make it faster. The result is the same on any number.
         threads: CPU threads of an operation; these networks are too small to gain from more than one.
         device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
         memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
@@ -111,22 +112,25 @@ class Recipe:
     ) -> Recipe:
         """The recipe with every None filled in for a number of training and validation rows, and of parameters.
 
-        Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 1,000
-        rows each; 1,500 steps for 9,000 rows, a number that goes with rows^(1/4) below and rows^0.3 above; a peak of
-        8e-3, which goes with the root of the batch where another one is given; a weight decay of 0.2, less above 9,000
-        rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the weight decay are
+        Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 500
+        rows each, and more steps where there are more rows; 1,500 steps for 9,000 rows, a number that goes with
+        rows^(1/4) below, rows^0.3 up to 18,000 rows and their root beyond; a peak of 8e-3, which goes with the root of
+        the batch where another one is given; a weight decay of 0.2, less above 9,000 rows, with rows^(-2/3); and an
+        average over a twentieth of the training. Small batches and the weight decay are
         what keeps the network from learning its rows by heart. For D parameters and fewer than 9 D^2 rows the peak is
         rows / (9 D^2) of this, but half at least (problems of 5 to 40 parameters). Validation comes after so many
         epochs that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is where the
         search for it begins.
-        What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, Muon and a tenth of the
-        weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a fiftieth of the rows each (8 to
-        32), and hardly any weight decay.
+        What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, of up to 1,000 rows
+        each, Muon and a tenth of the weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a
+        fiftieth of the rows each (8 to 32), and hardly any weight decay.
         """
-        usual = min(32, max(8, rows // 50)) if learns == "fields" else min(1000, max(50, rows // 36))
+        least, each = (8, 50) if learns == "fields" else (50, 36)
+        usual = min(_LARGEST[learns], max(least, rows // each))
         batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
-        below, above = _POWERS[learns]
-        steps = _STEPS[learns] * (rows / 9_000) ** (below if rows < 9_000 else above)
+        below, above, beyond = _POWERS[learns]
+        steps = _STEPS[learns] * min(rows / 9_000, 1.0) ** below * min(max(rows / 9_000, 1.0), 2.0) ** above
+        steps *= max(rows / 18_000, 1.0) ** beyond
         decay = _DECAY[learns] * min(1.0, 9_000 / max(rows, 1)) ** (2 / 3)
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))

@@ -7,6 +7,9 @@ buffers of their own, the learning rate is a tensor on the device and the genera
 first steps are run as they are, on a stream of their own, before the capture, which itself computes nothing: so the
 training is the same whether or not the capture succeeds.
 
+On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with the same result on any number. Where it
+is for the step to choose, the first batch is timed on one core and on all, one after the other and again.
+
 References:
     | On the difficulty of training recurrent neural networks (Pascanu et al., 2013), https://arxiv.org/abs/1211.5063
     | Accelerating PyTorch with CUDA Graphs, https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs
@@ -14,6 +17,8 @@ References:
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,13 +28,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sciinf import telling
 from sciinf.core import Batch
 from sciinf.engine.learner import Learner
 from sciinf.engine.optimisers import optimiser
-from sciinf.engine.parts import Parts, count_of
 from sciinf.engine.recipe import Recipe
+from sciinf.loops.lanes import cores_here, lanes, shared
 
 WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
+_TRIED = 5  # times that a batch is timed on one core and on several
+_WORTH = 0.9  # share of one core's time that several may take at most
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,8 @@ class Step:
         )
         self.total = torch.zeros(learner.members, device=self.device)
         self._forward: Callable[[Batch], Tensor] = self.losses
-        self._parts = Parts(learner, self._losses, settings.processes, shown=shown) if learner.apart else None
-        self._steps = 0
+        self._cores = None if settings.processes == "auto" else settings.processes
+        self._steps, self._shown = 0, shown
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Batch | None = None
 
@@ -101,16 +109,13 @@ class Step:
 
     def losses(self, batch: Batch) -> Float[Tensor, " member"]:
         """Mean loss of each member."""
-        return self._losses(batch, self.generator)
-
-    def _losses(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " member"]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.half):
-            return self.learner.loss(batch, generator).mean(-1)
+            return self.learner.loss(batch, self.generator).mean(-1)
 
     def losses_of_rows(
         self, batches: Iterable[Batch], noise: Callable[[int], torch.Generator]
     ) -> list[Float[Tensor, "member batch"]]:
-        """Losses of rows, without slopes, on as many cores as steps have.
+        """Losses of rows, without slopes.
 
         Args:
             batches: The rows.
@@ -119,14 +124,8 @@ class Step:
         Returns:
             Those of each batch.
         """
-
-        def losses(numbered: tuple[int, Batch]) -> Tensor:
-            number, batch = numbered
-            with torch.no_grad():  # for each thread by itself
-                return self.learner.loss(batch, noise(number))
-
-        numbered = enumerate(batches)
-        return list(map(losses, numbered)) if self._parts is None else self._parts.each(losses, numbered)
+        with torch.no_grad(), shared(self._cores or 1):
+            return [self.learner.loss(batch, noise(number)) for number, batch in enumerate(batches)]
 
     def prepare(self, batch: Batch) -> None:
         """Compile the loss, trying it on a batch.
@@ -137,20 +136,53 @@ class Step:
         compiled = torch.compile(self.losses)
         try:
             compiled(batch).sum().backward()
-            self._forward, self._parts = compiled, None
+            self._forward = compiled
         except Exception as error:
             warnings.warn(f"the step does not compile, so it runs eagerly: {reason(error)}", stacklevel=2)
 
     def _eager(self, batch: Batch) -> None:
-        if self._parts is not None and self.device.type == "cpu" and count_of(batch) > 1:
-            losses = self._parts(batch, self.generator)
-        else:
-            self.learner.slopes.zero_()
-            losses = self._forward(batch)
-            losses.sum().backward()
+        if self._cores is None:
+            self._cores = self._chosen(batch)
+        with shared(self._cores):
+            losses = self._slopes(batch)
         clip(self.learner.slopes, self.settings.clip)
         self.optimiser.step()
-        self.total += losses.detach()
+        self.total += losses
+
+    def _slopes(self, batch: Batch) -> Float[Tensor, " member"]:
+        """The losses, with their slopes in those of the weights."""
+        self.learner.slopes.zero_()
+        losses = self._forward(batch)
+        losses.sum().backward()
+        return losses.detach()
+
+    def _chosen(self, batch: Batch) -> int:
+        """How many cores; each number is timed at its best. All is then as it was."""
+        rows, cores = batch.theta.shape[-2], cores_here()
+        if self.device.type != "cpu" or cores == 1 or max(self.learner.members, len(lanes(rows, rows))) == 1:
+            return 1
+        buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
+        state, best = self.generator.get_state(), {1: math.inf, cores: math.inf}
+        with torch.random.fork_rng(devices=[]):
+            with shared(cores) as sharing:
+                self._slopes(batch)
+            for count in [*best] * (_TRIED if sharing.used else 0):
+                best[count] = min(best[count], self._timed(batch, count))
+        self.generator.set_state(state)
+        self.learner.set_buffers(buffers)
+        if not sharing.used:
+            return 1
+        chosen = cores if best[cores] <= _WORTH * best[1] else 1
+        if self._shown:
+            found = f"{cores} cores make a step {best[1] / best[cores]:.2f} times as fast"
+            telling.tell(f"training on {chosen} core{'s' * (chosen > 1)}: {found}")
+        return chosen
+
+    def _timed(self, batch: Batch, cores: int) -> float:
+        started = time.perf_counter()
+        with shared(cores):
+            self._slopes(batch)
+        return time.perf_counter() - started
 
     def _on_graph(self, batch: Batch) -> None:
         if self._graph is None and self._steps < WARM_UP:

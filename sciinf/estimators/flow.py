@@ -59,8 +59,6 @@ class Flow(Embedded):
         torch.Size([5, 2, 1])
     """
 
-    rows_apart = True
-
     def __init__(
         self,
         prior: Prior,

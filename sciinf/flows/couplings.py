@@ -23,7 +23,8 @@ from sciinf.flows import spline_loops
 from sciinf.flows.conditional_gaussian import undrawn
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE, numbers
-from sciinf.loops.library import called, close, each, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.lanes import Sums, lanes, side_by_side
+from sciinf.loops.library import close, each, keep_nothing, led, library, plain, refuse, wave
 
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
@@ -169,10 +170,12 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     return close(ours, (noise, log_det, back, *slopes), _ERROR)
 
 
-def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> ctypes.Array[Any]:
+def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> list[ctypes.Array[Any]]:
+    """For each lane."""
     dim, draws, batch = value.shape
     steps, layers, _, hidden, _ = within.shape
-    return (ctypes.c_int64 * 8)(dim, context.shape[1], hidden, shape.bins, steps, layers, batch, draws)
+    whole = dim, context.shape[1], hidden, shape.bins, steps, layers, batch, draws
+    return [(ctypes.c_int64 * 10)(*whole, *lane) for lane in lanes(batch, draws * batch)]
 
 
 def _places(weights: list[Tensor]) -> ctypes.Array[Any]:
@@ -188,10 +191,10 @@ def _forward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, Tensor, 
     value, context, *weights = (one.contiguous() for one in given)
     noise, log_det = torch.empty_like(value), value.new_empty(value.shape[1:])
     entered = value.new_empty(len(weights[4]), *value.shape)
-    sizes, made = _sizes(shape, value, context, weights[2]), (noise, log_det, entered)
-    places = [one.data_ptr() for one in made]
-    given_places = value.data_ptr(), context.data_ptr(), _places(weights)
-    called(loops.couplings_forward, *given_places, *places, sizes, shape.bound, EDGE)
+    made = noise, log_det, entered
+    places = value.data_ptr(), context.data_ptr(), _places(weights), *(one.data_ptr() for one in made)
+    sizes = _sizes(shape, value, context, weights[2])
+    side_by_side(loops.couplings_forward, [(*places, size, shape.bound, EDGE) for size in sizes])
     return made
 
 
@@ -199,7 +202,7 @@ def _back(loops: Any, shape: Shape, *given: Tensor) -> Tensor:
     noise, context, *weights = (one.contiguous() for one in given)
     value, sizes = torch.empty_like(noise), _sizes(shape, noise, context, weights[2])
     places = noise.data_ptr(), context.data_ptr(), _places(weights), value.data_ptr()
-    called(loops.couplings_inverse, *places, sizes, shape.bound, EDGE)
+    side_by_side(loops.couplings_inverse, [(*places, size, shape.bound, EDGE) for size in sizes])
     return value
 
 
@@ -213,11 +216,12 @@ def _backward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
     """
     *slopes, entered, value, context = (one.contiguous() for one in given[:5])
     weights = [one.contiguous() for one in given[5:]]
-    gradients = [torch.empty_like(one) for one in (value, context, *weights)]
-    from_, to = ([one.data_ptr() for one in way] for way in ((entered, *slopes), gradients[:2]))
-    sizes, places = _sizes(shape, value, context, weights[2]), (value.data_ptr(), context.data_ptr(), _places(weights))
-    called(loops.couplings_backward, *places, *from_, *to, _places(gradients[2:]), sizes, shape.bound, EDGE)
-    return tuple(gradients)
+    own, sizes = (torch.empty_like(value), torch.empty_like(context)), _sizes(shape, value, context, weights[2])
+    sums, beside = Sums(weights, len(sizes)), [one.data_ptr() for one in (entered, *slopes, *own)]
+    places = value.data_ptr(), context.data_ptr(), _places(weights), *beside
+    each_lane = zip(map(_places, sums.lanes), sizes, strict=True)
+    side_by_side(loops.couplings_backward, [(*places, *lane, shape.bound, EDGE) for lane in each_lane])
+    return *own, *sums.added()
 
 
 class _Couplings(torch.autograd.Function):

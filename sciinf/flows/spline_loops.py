@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sciinf.flows import rational_quadratic
 from sciinf.flows.rational_quadratic import EDGE, numbers
-from sciinf.loops.library import called, close, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.lanes import side_by_side
+from sciinf.loops.library import close, keep_nothing, led, library, plain, refuse, wave
 
 _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
@@ -83,7 +84,7 @@ def _called(
     given, made = tuple(one.contiguous() for one in given), tuple(one.new_empty(one.shape) for one in like)
     *more, d, n = given[0].shape
     places = [one.data_ptr() for one in (*given, *made)]
-    called(getattr(loops, name), *places, math.prod(more), d, n, bins, bound, EDGE)
+    side_by_side(getattr(loops, name), [(*places, math.prod(more), d, n, bins, bound, EDGE)])
     return made
 
 

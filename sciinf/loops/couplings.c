@@ -11,7 +11,7 @@ static void enter(const Sizes *s, const Weights *w, const float *context, int64_
                   const Room *room) {
     for (int64_t i = 0; i < POINTS; i++) {
         int64_t row = first + i % width;
-        const float *from = context + (row < s->batch ? row : s->batch - 1) * s->features;
+        const float *from = context + (row < s->stop ? row : s->stop - 1) * s->features;
         for (int64_t c = 0; c < s->features; c++) room->context[c * POINTS + i] = from[c];
     }
     product(w->given, s->features, 1, room->context, w->given_bias, 0, room->gates, (int)gates_of(s), (int)s->features);
@@ -207,7 +207,7 @@ int couplings_backward(float *z, float *context, float **all, float *entered, fl
     int failed = !whole || !slopes;
     if (!failed) {
         lay_out_slopes(s, slopes, each, &g);
-        memset(g_context, 0, sizeof(float) * s->batch * s->features);
+        memset(g_context + s->start * s->features, 0, sizeof(float) * (s->stop - s->start) * s->features);
         OVER_ROWS_OF_CONTEXT {
             enter(s, &w, context, first, width, &room);
             memset(g.gates, 0, sizeof(float) * gates_of(s) * POINTS);
@@ -237,7 +237,7 @@ int couplings_backward(float *z, float *context, float **all, float *entered, fl
             product(w.given, 1, s->features, g.gates, 0, 0, g.context, (int)s->features, (int)gates_of(s));
             if (w.direct) gaussian_back(s, &w, &room, &g);
             for (int64_t i = 0; i < POINTS; i++)
-                if (first + i % width < s->batch)
+                if (first + i % width < s->stop)
                     for (int64_t c = 0; c < s->features; c++)
                         g_context[(first + i % width) * s->features + c] += g.context[c * POINTS + i];
         }

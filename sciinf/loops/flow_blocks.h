@@ -2,8 +2,9 @@
 
 #include "products.h"
 
+/* layers: residual blocks of a network; of `batch` rows of the context those from `start` to `stop` are worked on. */
 typedef struct {
-    int64_t dim, features, hidden, bins, steps, layers, batch, draws; /* layers: residual blocks of a network */
+    int64_t dim, features, hidden, bins, steps, layers, batch, draws, start, stop;
 } Sizes;
 
 /* Weights, or gradients of them, in the order of `couplings.Weights`; of the last three there is one for each step. The
@@ -83,18 +84,18 @@ static float *make_room(const Sizes *s, Room *room) {
 
 /* How many rows of the context a block has: as many in each, for all blocks to be well filled. */
 static int64_t width_of(const Sizes *s) {
-    int64_t blocks = (s->batch + POINTS - 1) / POINTS;
-    return (s->batch + blocks - 1) / blocks;
+    int64_t rows = s->stop - s->start, blocks = (rows + POINTS - 1) / POINTS;
+    return (rows + blocks - 1) / blocks;
 }
 
-#define OVER_ROWS_OF_CONTEXT for (int64_t width = width_of(s), first = 0; first < s->batch; first += width)
+#define OVER_ROWS_OF_CONTEXT for (int64_t width = width_of(s), first = s->start; first < s->stop; first += width)
 #define OVER_DRAWS for (int64_t draw = 0; draw < s->draws; draw += POINTS / width)
 
 /* Copy points of a block from an array (rows, draws, batch), the rest of the block being 0, or into it. */
 static void copy(const Sizes *s, float *array, int64_t rows, int64_t first, int64_t width, int64_t draw, float *block,
                  int into) {
     int64_t room = POINTS / width, draws = s->draws - draw < room ? s->draws - draw : room;
-    int64_t real = s->batch - first < width ? s->batch - first : width;
+    int64_t real = s->stop - first < width ? s->stop - first : width;
     if (!into) memset(block, 0, sizeof(float) * rows * POINTS);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t d = 0; d < draws; d++) {

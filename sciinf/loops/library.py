@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinf.loops.lanes import together
+
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _LONGEST = 120  # s that a compiler may take
@@ -98,16 +100,6 @@ def wave(*size: int) -> Tensor:
     return torch.sin(1.7 * torch.arange(1, 1 + math.prod(size), dtype=torch.float32, device="cpu")).view(size)
 
 
-def called(function: Any, *arguments: Any) -> None:
-    """Call a function of a library.
-
-    Raises:
-        MemoryError: If it says that there is no memory for what it has to keep.
-    """
-    if function(*arguments):
-        raise MemoryError("there is no memory for a block of points")
-
-
 def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """`setup_context` of a gradient, which is a function of its own so that it can be mapped, and has no gradient."""
 
@@ -137,10 +129,15 @@ def each(call: Callable[..., Any], axes: int, *tensors: Tensor) -> Any:
     """Call for each member of an ensemble, where the first tensor has more than its own number of axes, and all do."""
     if tensors[0].ndim == axes:
         return call(*tensors)
-    members = [each(call, axes, *one) for one in zip(*tensors, strict=True)]
+    members = together(lambda one: _each(call, axes, one), list(zip(*tensors, strict=True)))
     if isinstance(members[0], Tensor):
         return torch.stack(members)
     return tuple(map(torch.stack, zip(*members, strict=True)))
+
+
+def _each(call: Callable[..., Any], axes: int, tensors: tuple[Tensor, ...]) -> Any:
+    with torch.no_grad():  # for each thread by itself
+        return each(call, axes, *tensors)
 
 
 def close(found: Sequence[Tensor], right: Sequence[Tensor], error: float) -> bool:

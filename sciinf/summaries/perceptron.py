@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.loops.library import called, close, each, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.lanes import Sums, lanes, side_by_side
+from sciinf.loops.library import close, each, keep_nothing, led, library, plain, refuse, wave
 
 _WIDEST = 256  # layer of which blocks stay in fast caches; with 1,000 torch's products are 1.1 times as fast
 _ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
@@ -74,9 +75,9 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     return close([found, *_backward(loops, True, found.cos(), *given)], [out, *slopes], _ERROR)
 
 
-def _sizes(x: Tensor, weights: Sequence[Tensor]) -> tuple[Any, int, int]:
+def _sizes(x: Tensor, weights: Sequence[Tensor]) -> tuple[Any, int]:
     widths = [x.shape[1], *(len(bias) for bias in weights[1::2])]
-    return (_WHOLE * len(widths))(*widths), len(widths) - 1, len(x)
+    return (_WHOLE * len(widths))(*widths), len(widths) - 1
 
 
 def _places(tensors: Sequence[Tensor]) -> Any:
@@ -85,18 +86,27 @@ def _places(tensors: Sequence[Tensor]) -> Any:
 
 def _forward(loops: Any, *given: Tensor) -> Tensor:
     x, *weights = (one.contiguous() for one in given)
-    out = x.new_empty(len(x), len(weights[-1]))
-    called(loops.perceptron_forward, x.data_ptr(), _places(weights), out.data_ptr(), *_sizes(x, weights))
+    out, places, sizes = x.new_empty(len(x), len(weights[-1])), _places(weights), _sizes(x, weights)
+    given_each = [
+        (x[start:].data_ptr(), places, out[start:].data_ptr(), *sizes, stop - start)
+        for start, stop in lanes(len(x), len(x))
+    ]
+    side_by_side(loops.perceptron_forward, given_each)
     return out
 
 
 def _backward(loops: Any, whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
     """Gradients of x (if not `whole` an empty one) and weights from that of what comes out."""
     g_out, x, *weights = (one.contiguous() for one in given)
-    gradients = [torch.empty_like(x) if whole else x.new_empty(0), *(torch.empty_like(one) for one in weights)]
-    places = g_out.data_ptr(), gradients[0].data_ptr() if whole else None, _places(gradients[1:])
-    called(loops.perceptron_backward, x.data_ptr(), _places(weights), *places, *_sizes(x, weights))
-    return tuple(gradients)
+    g_x, places, sizes = torch.empty_like(x) if whole else x.new_empty(0), _places(weights), _sizes(x, weights)
+    cut = lanes(len(x), len(x))
+    sums, calls = Sums(weights, len(cut)), []
+    for (start, stop), own in zip(cut, sums.lanes, strict=True):
+        to = g_x[start:].data_ptr() if whole else None
+        to_lane = g_out[start:].data_ptr(), to, _places(own), *sizes, stop - start
+        calls.append((x[start:].data_ptr(), places, *to_lane))
+    side_by_side(loops.perceptron_backward, calls)
+    return g_x, *sums.added()
 
 
 _AXES = 2  # of what goes in and comes out

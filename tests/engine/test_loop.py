@@ -121,7 +121,7 @@ def test_members_stop_by_their_own_patience_and_keep_their_best(ball, tmp_path):
 
 def test_a_member_that_has_stopped_may_diverge_and_another_is_named(ball, tmp_path, monkeypatch):
     few = simulate(ball, tmp_path / "s", 100, progress=False)
-    recipe = Recipe(epochs=60, batch=30, patience=3, learning_rate=0.05)  # three steps an epoch
+    recipe = Recipe(epochs=60, batch=30, patience=3, learning_rate=0.05, processes=1)  # three steps an epoch
     whole = train_ensemble(flows(ball), few, tmp_path / "whole", recipe=recipe)
     lengths = [len(fit.record["history"]) for fit in whole]
     first, last = lengths.index(min(lengths)), lengths.index(max(lengths))

@@ -1,0 +1,257 @@
+"""Compiled loops shared by cores: the same training on any number."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+from torch import distributions as td
+from torch import nn
+
+from sciinf import Flow, Observable, Prior, Recipe, Simulator, simulate, train
+from sciinf.core import Batch
+from sciinf.engine import step as steps
+from sciinf.engine.learner import Single, Stacked
+from sciinf.engine.step import Step, step_settings
+from sciinf.flows import couplings
+from sciinf.flows.spline import SplineCoupling
+from sciinf.loops.lanes import lanes, shared, together
+from sciinf.summaries.summary import Summary, SummaryNetwork
+from sciinf.summaries.vector import MLP
+from sciinf.training import train_ensemble
+
+SMALL = SplineCoupling(transforms=2, hidden=8, bins=4, blocks=1)
+compiled = pytest.mark.skipif(couplings._loops() is None, reason="there is no compiler here, so nothing is shared")
+
+
+class Line(Simulator):
+    """x = theta + noise."""
+
+    name = "line"
+    prior = Prior(a=td.Normal(0.0, 1.0), b=td.Uniform(-1.0, 1.0))
+    observables = {"x": Observable((3,))}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta[:, [0, 1, 0]] + 0.5 * torch.randn(len(theta), 3, generator=generator)}
+
+
+def flow(seed=0):
+    return Flow(Line.prior, Line.observables, summary=MLP(features=5, hidden=(9,)), flow=SMALL, seed=seed)
+
+
+def batch(rows=1_700):
+    theta = Line.prior.sample(rows, generator=torch.Generator().manual_seed(3))
+    return Batch(theta, Line()(theta, generator=torch.Generator().manual_seed(4)))
+
+
+def learner(members=1):
+    made = [flow(seed) for seed in range(members)]
+    for one in made:
+        one.standardise(lambda: iter([batch()]))
+    return Single(made[0]) if members == 1 else Stacked(made)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return simulate(Line(), tmp_path_factory.mktemp("cores") / "s", 4_000, seed=0, progress=False)
+
+
+def weights(fit):
+    return torch.cat([value.flatten() for value in fit.learned.state_dict().values()])
+
+
+RECIPE = Recipe(batch=1_200, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def on_one(store, tmp_path_factory):
+    return train(flow(), store, tmp_path_factory.mktemp("one"), recipe=RECIPE, processes=1, progress=False)
+
+
+@pytest.mark.parametrize("processes", [2, 3, "auto"])
+def test_the_result_is_the_same_on_any_number_of_cores(processes, store, on_one, tmp_path):
+    fit = train(flow(), store, tmp_path, recipe=RECIPE, processes=processes, progress=False)
+    assert torch.equal(weights(fit), weights(on_one))
+    assert fit.record["inputs"] == on_one.record["inputs"]
+
+
+def test_a_training_goes_on_with_another_number_of_cores(store, on_one, tmp_path, monkeypatch):
+    from sciinf.engine.loop import Loop
+
+    def stop(loop, *_):
+        if loop.epochs == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_show", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(flow(), store, tmp_path, recipe=RECIPE, processes=2, progress=False)
+    fit = train(flow(), store, tmp_path, recipe=RECIPE, processes=1, progress=False)
+    assert torch.equal(weights(fit), weights(on_one))
+
+
+def test_members_of_an_ensemble_are_the_same_on_any_number_of_cores(store, tmp_path):
+    made = [flow(0), flow(1)]
+    one, two = (
+        train_ensemble(made, store, tmp_path / str(k), recipe=RECIPE, processes=k, progress=False) for k in (1, 2)
+    )
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(one, two, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("members", [1, 2])
+def test_losses_and_slopes_of_lanes_are_those_of_the_whole(members, monkeypatch):
+    """Of a batch that cannot be cut evenly; a lane's own slopes differ by far more than is allowed here."""
+    rows, made, found = batch(1_703), learner(members), []
+    for least in (10_000, 250):
+        monkeypatch.setattr("sciinf.loops.lanes._POINTS", least)
+        with shared(2) as sharing:
+            made.slopes.zero_()
+            losses = made.loss(rows, torch.Generator())
+            losses.mean(-1).sum().backward()
+        found.append((losses.detach().clone(), made.slopes.clone()))
+    assert sharing.used
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.0, atol=0.0)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-5)
+    made.slopes.zero_()
+    made.loss(rows.rows(slice(0, lanes(1_703, 1_703)[0][1])), torch.Generator()).mean(-1).sum().backward()
+    assert float((made.slopes - found[0][1]).abs().max()) > 1e-2
+
+
+@compiled
+def test_draws_and_densities_of_lanes_are_those_of_the_whole(monkeypatch):
+    made, found = flow(), []
+    made.standardise(lambda: iter([batch()]))
+    for least in (10_000, 40):
+        monkeypatch.setattr("sciinf.loops.lanes._POINTS", least)
+        density = made.condition(batch(37).x)
+        with shared(2) as sharing:
+            draws = density.sample(11, generator=torch.Generator().manual_seed(0))
+            found.append((draws, density.log_prob(draws)))
+    assert sharing.used
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_lanes_cover_the_rows_and_follow_from_them_alone():
+    assert [len(lanes(rows, rows)) for rows in (1, 250, 499, 500, 1_000, 10**6)] == [1, 1, 1, 2, 4, 8]
+    assert len(lanes(1, 5_000)) == 1
+    with shared(3):
+        assert lanes(1_001, 1_001) == [(0, 250), (250, 500), (500, 750), (750, 1_001)]
+
+
+def test_lanes_are_worked_on_side_by_side_in_their_order():
+    meeting = threading.Barrier(2, timeout=60)
+
+    def met(item):
+        meeting.wait()  # breaks where two are not worked on at once
+        return item, threading.current_thread() is threading.main_thread()
+
+    with shared(2) as sharing:
+        (first, here), (second, there) = together(met, [5, 6])
+        assert (first, second) == (5, 6)
+        assert here != there
+        assert sharing.used
+    meeting = threading.Barrier(1)
+    assert together(met, [5, 6]) == [(5, True), (6, True)]
+
+
+def test_what_is_shared_is_not_shared_again():
+    """It would wait for threads that are busy."""
+    with shared(2):
+        found = together(lambda k: together(lambda _: threading.get_ident(), [k, k]), [0, 1, 2, 3])
+    assert all(a == b for a, b in found)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_an_error_in_a_lane_is_raised(bad):
+    def call(item):
+        if item == bad:
+            raise ValueError("no")
+        return item
+
+    with shared(2), pytest.raises(ValueError, match="no"):
+        together(call, [0, 1, 2])
+    with shared(2):
+        assert together(call, [3, 4, 5]) == [3, 4, 5]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own():
+    with shared(2):
+        assert together(abs, [-1, -2]) == [1, 2]
+        child = os.fork()
+        if not child:
+            os._exit(0 if together(abs, [-1, -2]) == [1, 2] else 1)
+    for _ in range(600):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        threading.Event().wait(0.1)
+    else:
+        os.kill(child, 9)
+    assert (done, status) == (child, 0)
+
+
+class Counting(Summary):
+    """A network that counts its passes, and draws from torch's global state."""
+
+    def build(self, spec, *, masked):
+        return _Counting((3,), masked)
+
+
+class _Counting(SummaryNetwork):
+    features = 3
+
+    def __init__(self, event, masked):
+        super().__init__(event, masked)
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def summarise(self, x, mask):
+        if self.training:
+            self.passes += 1
+        return nn.functional.dropout(self.layer(x), 0.1, self.training)
+
+
+@compiled
+def test_what_is_timed_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(steps, "cores_here", lambda: 2)
+    rows, found = batch(), []
+    for processes in (1, "auto"):
+        made = Flow(Line.prior, Line.observables, summary=Counting(), flow=SMALL)
+        made.standardise(lambda: iter([rows]))
+        whole = Single(made)
+        torch.manual_seed(0)
+        step = Step(whole, step_settings(Recipe(processes=processes).resolved(1_000)), torch.Generator())
+        step(rows, 1e-3)
+        found.append((whole.weights.detach().clone(), made.summaries[0].passes.clone(), step.total.clone()))
+    assert found[0][1] == 1
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.5, 2), (2.0, 1)])
+def test_more_cores_are_taken_where_they_are_faster_and_it_says_so(seconds, chosen, monkeypatch, capsys):
+    monkeypatch.setattr(steps, "cores_here", lambda: 2)
+    monkeypatch.setattr(Step, "_timed", lambda _, rows, cores: seconds if cores == 2 else 1.0)
+    step = Step(learner(), step_settings(Recipe().resolved(10**5)), torch.Generator(), shown=True)
+    step(batch(), 0.0)
+    assert step._cores == chosen
+    assert f"training on {chosen} core" in capsys.readouterr().err
+
+
+def test_nothing_is_timed_or_said_where_there_is_nothing_to_share(monkeypatch, capsys):
+    monkeypatch.setattr(steps, "cores_here", lambda: 2)
+    monkeypatch.setattr(Step, "_timed", None)
+    step = Step(learner(), step_settings(Recipe().resolved(100)), torch.Generator(), shown=True)
+    step(batch(100), 0.0)
+    assert step._cores == 1
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", [0, -1, 1.5, "all", True])
+def test_a_number_of_cores_that_is_none_is_refused(processes, store, tmp_path):
+    with pytest.raises(ValueError, match="processes"):
+        train(flow(), store, tmp_path, processes=processes)
