@@ -51,6 +51,7 @@ from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
+from sciinf.loops.lanes import cores_here, shared
 from sciinf.store import Store
 from sciinf.trust.agreement import LEVELS, STATED_GAP, Agreement, agreements, coverage, judged, too_light
 from sciinf.trust.failures import Failures, look, mended
@@ -123,7 +124,8 @@ def calibrate(
     generator = torch.Generator().manual_seed(seed)
     failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
     unit = "simulations calibrated on"
-    with noting() as noted, Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit) as bar:
+    told = Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit)
+    with noting() as noted, shared(cores_here()), told as bar:
         right = mended(posterior, failures, "outcome")
         values = _statistics(right, fresh, draws, generator, bar)
         tails = _tails(right, fresh, values, draws, seed)

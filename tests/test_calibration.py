@@ -19,6 +19,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
+from sciinf.loops import lanes
 from sciinf.trust import local_levels, ood
 from sciinf.trust.agreement import LEVELS
 from sciinf.trust.scores import others, planted
@@ -373,3 +374,17 @@ def test_an_answer_is_asked_again_when_other_scores_were_learned(
     assert found[0].reference.keys() == found[1].reference.keys()
     of = [_inputs_digest(Exact(simulator), x, calibration, ()) for calibration in (*found, found[0])]
     assert of[0] == of[2] != of[1]
+
+
+def test_draws_are_shared_by_all_cores(simulator: Simulator, fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+
+    class Watched(Exact):
+        def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> torch.Tensor:
+            now = lanes._now.get()
+            seen.add(1 if now is None else now.cores)
+            return super().draw_batched(x, n, generator=generator)
+
+    monkeypatch.setattr("sciinf.calibration.cores_here", lambda: 3)
+    calibrate(Watched(simulator), fresh, rows=100, draws=7, scores=[])
+    assert seen == {3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from sciinf.engine.learner import Single, Stacked
 from sciinf.engine.step import Step, step_settings
 from sciinf.flows import couplings
 from sciinf.flows.spline import SplineCoupling
+from sciinf.loops import lanes as loops
 from sciinf.loops.lanes import lanes, shared, together
+from sciinf.loops.library import without_loops
 from sciinf.summaries.summary import Summary, SummaryNetwork
 from sciinf.summaries.vector import MLP
 from sciinf.training import train_ensemble
@@ -121,6 +124,14 @@ def test_losses_and_slopes_of_lanes_are_those_of_the_whole(members, monkeypatch)
 
 
 @compiled
+def test_members_are_worked_on_side_by_side():
+    made = learner(3)
+    with shared(2) as sharing:
+        made.loss(batch(100), torch.Generator())
+    assert sharing.used
+
+
+@compiled
 def test_draws_and_densities_of_lanes_are_those_of_the_whole(monkeypatch):
     made, found = flow(), []
     made.standardise(lambda: iter([batch()]))
@@ -132,6 +143,26 @@ def test_draws_and_densities_of_lanes_are_those_of_the_whole(monkeypatch):
             found.append((draws, density.log_prob(draws)))
     assert sharing.used
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@compiled
+def test_steps_and_validation_are_shared_and_other_threads_are_not(monkeypatch):
+    seen = []
+
+    def watched(function, arguments):
+        now = loops._now.get()
+        seen.append((len(arguments), 1 if now is None else now.cores))
+        return side_by_side(function, arguments)
+
+    side_by_side = loops.side_by_side
+    monkeypatch.setattr(couplings, "side_by_side", watched)
+    step = Step(learner(), step_settings(Recipe(processes=3).resolved(1_000)), torch.Generator())
+    step(batch(1_000), 0.0)
+    assert seen == [(4, 3), (4, 3)]
+    step.losses_of_rows([batch(800)], lambda k: torch.Generator())
+    assert seen[2:] == [(3, 3)]
+    flow().condition(batch(800).x).sample(1, generator=torch.Generator())
+    assert seen[3:] == [(3, 1)]
 
 
 def test_lanes_cover_the_rows_and_follow_from_them_alone():
@@ -159,14 +190,20 @@ def test_lanes_are_worked_on_side_by_side_in_their_order():
 
 def test_what_is_shared_is_not_shared_again():
     """It would wait for threads that are busy."""
+
+    def cores(_):
+        time.sleep(0.02)  # so that both threads have something to do
+        now = loops._now.get()
+        return 1 if now is None else now.cores
+
     with shared(2):
-        found = together(lambda k: together(lambda _: threading.get_ident(), [k, k]), [0, 1, 2, 3])
-    assert all(a == b for a, b in found)
+        assert together(cores, range(4)) == [1] * 4
 
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_an_error_in_a_lane_is_raised(bad):
     def call(item):
+        time.sleep(0.02)  # so that both threads have something to do
         if item == bad:
             raise ValueError("no")
         return item
@@ -215,12 +252,20 @@ class _Counting(SummaryNetwork):
         return nn.functional.dropout(self.layer(x), 0.1, self.training)
 
 
+class Noisy(Flow):
+    """A flow whose loss draws noise."""
+
+    def loss(self, batch, *, generator):
+        noise = 0.1 * torch.randn(batch.theta.shape, generator=generator)
+        return super().loss(Batch(batch.theta.clamp(-0.5, 0.5) + noise, batch.x), generator=generator)
+
+
 @compiled
 def test_what_is_timed_leaves_nothing_behind(monkeypatch):
     monkeypatch.setattr(steps, "cores_here", lambda: 2)
     rows, found = batch(), []
     for processes in (1, "auto"):
-        made = Flow(Line.prior, Line.observables, summary=Counting(), flow=SMALL)
+        made = Noisy(Line.prior, Line.observables, summary=Counting(), flow=SMALL)
         made.standardise(lambda: iter([rows]))
         whole = Single(made)
         torch.manual_seed(0)
@@ -242,12 +287,18 @@ def test_more_cores_are_taken_where_they_are_faster_and_it_says_so(seconds, chos
     assert f"training on {chosen} core" in capsys.readouterr().err
 
 
-def test_nothing_is_timed_or_said_where_there_is_nothing_to_share(monkeypatch, capsys):
+@pytest.mark.parametrize(("rows", "passes"), [(100, 1), (1_700, 2)])
+def test_nothing_is_timed_or_said_where_there_is_nothing_to_share(rows, passes, monkeypatch, capsys):
+    """Few rows, and networks of torch's operations alone, which one pass tells."""
+    seen = []
     monkeypatch.setattr(steps, "cores_here", lambda: 2)
     monkeypatch.setattr(Step, "_timed", None)
+    monkeypatch.setattr(Single, "loss", lambda self, *given, own=Single.loss: seen.append(0) or own(self, *given))
     step = Step(learner(), step_settings(Recipe().resolved(100)), torch.Generator(), shown=True)
-    step(batch(100), 0.0)
+    with without_loops():
+        step(batch(rows), 0.0)
     assert step._cores == 1
+    assert len(seen) == passes
     assert not capsys.readouterr().err
 
 
