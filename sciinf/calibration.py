@@ -80,7 +80,7 @@ def calibrate(
     gap: float = STATED_GAP,
     scores: Sequence[DataScore] | None = None,
 ) -> Calibration:
-    """Check a posterior on fresh simulations.
+    """Check a posterior on fresh simulations. Compiled flows are drawn from on all cores that the process may use.
 
     Args:
         posterior: The posterior to check, usually the amortised one (a reweighted one is exact up to its weights, but

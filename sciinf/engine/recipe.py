@@ -114,9 +114,9 @@ class Recipe:
 
         Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 500
         rows each, and more steps where there are more rows; 1,500 steps for 9,000 rows, a number that goes with
-        rows^(1/4) below, rows^0.3 up to 18,000 rows and their root beyond; a peak of 8e-3, which goes with the root of
-        the batch where another one is given; a weight decay of 0.2, less above 9,000 rows, with rows^(-2/3); and an
-        average over a twentieth of the training. Small batches and the weight decay are
+        rows^(1/4) below, rows^0.3 up to 18,000 rows and their root beyond, until eight epochs take more; a peak of
+        8e-3, which goes with the root of the batch where another one is given; a weight decay of 0.2, less above 9,000
+        rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the weight decay are
         what keeps the network from learning its rows by heart. For D parameters and fewer than 9 D^2 rows the peak is
         rows / (9 D^2) of this, but half at least (problems of 5 to 40 parameters). Validation comes after so many
         epochs that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is where the

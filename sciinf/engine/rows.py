@@ -5,8 +5,8 @@ blocks, in random order; as many parts as fill a buffer of g = (M - V) / 8 bytes
 and cut into batches. V is what the validation rows take where they fit in M / 2 and are kept; else V = 0 and they are
 streamed too. There are two such buffers, filled by turns in a background thread (`engine.prefetch`), and a batch is a
 copy. So rows take V + 2 g, two batches, and 8 bytes for the place of each row of a group in its order: at most a
-quarter of M - V and two batches; streamed validation rows take a batch for each core that works on them. The rest is
-for what the network makes of a batch, several times its size.
+quarter of M - V and two batches; streamed validation rows take a batch. The rest is for what the network makes of a
+batch, several times its size.
 
 A group has eight parts or more, from anywhere in the store. Every shard is verified once, when the rows are opened,
 and again only when its file has changed.

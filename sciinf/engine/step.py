@@ -33,7 +33,7 @@ from sciinf.core import Batch
 from sciinf.engine.learner import Learner
 from sciinf.engine.optimisers import optimiser
 from sciinf.engine.recipe import Recipe
-from sciinf.loops.lanes import cores_here, lanes, shared
+from sciinf.loops.lanes import cores_here, shared
 
 WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
 _TRIED = 5  # times that a batch is timed on one core and on several
@@ -158,25 +158,24 @@ class Step:
 
     def _chosen(self, batch: Batch) -> int:
         """How many cores; each number is timed at its best. All is then as it was."""
-        rows, cores = batch.theta.shape[-2], cores_here()
-        if self.device.type != "cpu" or cores == 1 or max(self.learner.members, len(lanes(rows, rows))) == 1:
+        if self.device.type != "cpu" or (cores := cores_here()) == 1:
             return 1
         buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
         state, best = self.generator.get_state(), {1: math.inf, cores: math.inf}
         with torch.random.fork_rng(devices=[]):
             with shared(cores) as sharing:
                 self._slopes(batch)
-            for count in [*best] * (_TRIED if sharing.used else 0):
+            for count in [*best] * (_TRIED if sharing.most > 1 else 0):
                 best[count] = min(best[count], self._timed(batch, count))
         self.generator.set_state(state)
         self.learner.set_buffers(buffers)
-        if not sharing.used:
+        if sharing.most == 1:
             return 1
-        chosen = cores if best[cores] <= _WORTH * best[1] else 1
+        worth, used = best[cores] <= _WORTH * best[1], min(cores, sharing.most)
         if self._shown:
-            found = f"{cores} cores make a step {best[1] / best[cores]:.2f} times as fast"
-            telling.tell(f"training on {chosen} core{'s' * (chosen > 1)}: {found}")
-        return chosen
+            found = f"{used} cores make a step {best[1] / best[cores]:.2f} times as fast"
+            telling.tell(f"training on {f'{used} cores' if worth else '1 core'}: {found}")
+        return cores if worth else 1
 
     def _timed(self, batch: Batch, cores: int) -> float:
         started = time.perf_counter()

@@ -39,7 +39,7 @@ _PRODUCTS = 6  # parameters, beyond which only their squares count
 _CLAMP = 4.0
 
 Rows = Callable[[], Iterator[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]]
-"""A pass over training rows: z (batch, D), standardised data, and masks of their shape by name."""
+"""A pass over training rows, the same in each: z (batch, D), standardised data, masks of their shape by name."""
 
 
 class Regressed(nn.Module):
@@ -96,9 +96,14 @@ class Regressed(nn.Module):
 
     @torch.no_grad()
     def fit(self, rows: Rows) -> None:
-        """Set the maps: five passes over at most `rows` rows, of which no more than a batch is kept."""
-        found = [(z, self._statistics(u, masks, list(self.specs))) for z, u, masks in rows()]
-        z, plain = (torch.cat(part) for part in zip(*found, strict=True))
+        """Set the maps: five passes over at most `rows` rows. Of their data no more than a batch is kept.
+
+        Raises:
+            ValueError: If the rows of a pass are not those of the first.
+        """
+        names = list(self.specs)
+        gathered = zip(*((z, self._statistics(u, masks, names)) for z, u, masks in rows()), strict=True)
+        z, plain = map(torch.cat, gathered)
         self._set("plain", plain)
 
         def told() -> Iterator[tuple[slice, Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
@@ -106,6 +111,8 @@ class Regressed(nn.Module):
             for part, u, masks in rows():
                 some = slice(start, start + len(part))
                 start = some.stop
+                if not torch.equal(part, z[some]):
+                    raise ValueError("least squares need the same rows, in the same order, in each pass over them")
                 yield some, self._beside(self._flat(u, part), plain[some]), u, masks
 
         self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in told()))

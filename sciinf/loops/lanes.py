@@ -1,6 +1,6 @@
 r"""Rows of a batch side by side: compiled loops work on them in lanes, on as many cores as are given.
 
-The B rows of a batch are cut into L lanes, which depend on B alone. What a loop gives for a row is the same in any
+The rows of a batch are cut into L lanes, which depend on its size alone. What a loop gives for a row is the same in any
 lane; sums over rows, the gradients of weights, are added up in the order of the lanes,
 
     g = g_1 + ... + g_L,
@@ -20,8 +20,8 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-_POINTS = 250  # of a lane at least: what a lane costs however few it has is small beside that
+_LEAST = 250  # of a lane at least: what a lane costs however few it has is small beside that
 _MOST = 8  # lanes
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -37,10 +37,10 @@ _Found = TypeVar("_Found")
 
 @dataclass
 class Sharing:
-    """By how many cores loops are shared, and whether there was anything to share."""
+    """By how many cores loops are shared, and the most items that there have been to share."""
 
     cores: int
-    used: bool = False
+    most: int = 1
 
 
 _now: ContextVar[Sharing | None] = ContextVar("_now", default=None)
@@ -64,7 +64,7 @@ def cores_here() -> int:
 
 def lanes(rows: int, points: int) -> list[tuple[int, int]]:
     """(start, stop) of lanes, as even as can be, of rows that have so many points in all."""
-    count = max(1, min(rows, points // _POINTS, _MOST))
+    count = max(1, min(rows, points // _LEAST, _MOST))
     return list(pairwise(rows * k // count for k in range(count + 1)))
 
 
@@ -74,25 +74,40 @@ def together(call: Callable[[_Item], _Found], items: Sequence[_Item]) -> list[_F
     This thread works, too, and what it does by itself it does on one core.
     """
     sharing = _now.get()
-    cores = 1 if sharing is None else min(sharing.cores, len(items))
-    if sharing is None or cores < 2:
+    if sharing is not None:
+        sharing.most = max(sharing.most, len(items))
+    if sharing is None or min(sharing.cores, len(items)) < 2:
         return [call(item) for item in items]
-    sharing.used = True
     found, left = dict[int, _Found](), iter(enumerate(items))
 
     def work() -> None:
         for number, item in left:
             found[number] = call(item)
 
-    others = [_pool(sharing.cores - 1, os.getpid()).submit(work) for _ in range(cores - 1)]
+    others = list[Future[None]]()
     try:
+        for _ in range(min(sharing.cores, len(items)) - 1):
+            with suppress(RuntimeError):  # after the main thread's end there are no more threads to be had
+                others.append(_pool(sharing.cores - 1, os.getpid()).submit(work))
         with shared(1):
             work()
     finally:
-        wait(others)
+        _wait(others)
     for other in others:
         other.result()  # raises what its thread has raised
     return [found[number] for number in range(len(items))]
+
+
+def _wait(others: Sequence[Future[None]]) -> None:
+    """Until all are done, for they work on memory of the caller's; an interrupt comes afterwards."""
+    interrupt: KeyboardInterrupt | None = None
+    while not all(other.done() for other in others):
+        try:
+            wait(others)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def side_by_side(function: Any, arguments: Sequence[tuple[Any, ...]]) -> None:

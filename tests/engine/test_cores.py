@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -109,13 +111,13 @@ def test_losses_and_slopes_of_lanes_are_those_of_the_whole(members, monkeypatch)
     """Of a batch that cannot be cut evenly; a lane's own slopes differ by far more than is allowed here."""
     rows, made, found = batch(1_703), learner(members), []
     for least in (10_000, 250):
-        monkeypatch.setattr("sciinf.loops.lanes._POINTS", least)
+        monkeypatch.setattr("sciinf.loops.lanes._LEAST", least)
         with shared(2) as sharing:
             made.slopes.zero_()
             losses = made.loss(rows, torch.Generator())
             losses.mean(-1).sum().backward()
         found.append((losses.detach().clone(), made.slopes.clone()))
-    assert sharing.used
+    assert sharing.most > 1
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0.0, atol=0.0)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-5)
     made.slopes.zero_()
@@ -128,20 +130,21 @@ def test_members_are_worked_on_side_by_side():
     made = learner(3)
     with shared(2) as sharing:
         made.loss(batch(100), torch.Generator())
-    assert sharing.used
+    assert sharing.most > 1
 
 
 @compiled
 def test_draws_and_densities_of_lanes_are_those_of_the_whole(monkeypatch):
+    """With more lanes than rows have blocks, and several draws for each."""
     made, found = flow(), []
     made.standardise(lambda: iter([batch()]))
     for least in (10_000, 40):
-        monkeypatch.setattr("sciinf.loops.lanes._POINTS", least)
+        monkeypatch.setattr("sciinf.loops.lanes._LEAST", least)
         density = made.condition(batch(37).x)
         with shared(2) as sharing:
             draws = density.sample(11, generator=torch.Generator().manual_seed(0))
             found.append((draws, density.log_prob(draws)))
-    assert sharing.used
+    assert sharing.most > 1
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -183,7 +186,7 @@ def test_lanes_are_worked_on_side_by_side_in_their_order():
         (first, here), (second, there) = together(met, [5, 6])
         assert (first, second) == (5, 6)
         assert here != there
-        assert sharing.used
+        assert sharing.most > 1
     meeting = threading.Barrier(1)
     assert together(met, [5, 6]) == [(5, True), (6, True)]
 
@@ -220,15 +223,41 @@ def test_a_forked_process_has_threads_of_its_own():
         assert together(abs, [-1, -2]) == [1, 2]
         child = os.fork()
         if not child:
-            os._exit(0 if together(abs, [-1, -2]) == [1, 2] else 1)
-    for _ in range(600):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        threading.Event().wait(0.1)
-    else:
-        os.kill(child, 9)
-    assert (done, status) == (child, 0)
+            try:
+                os._exit(0 if together(abs, [-1, -2]) == [1, 2] else 1)
+            finally:
+                os._exit(2)
+    timer = threading.Timer(60, os.kill, (child, signal.SIGKILL))
+    timer.start()
+    assert os.waitpid(child, 0) == (child, 0)
+    timer.cancel()
+
+
+def test_an_interrupt_waits_for_lanes_which_work_on_memory_of_the_callers():
+    done = []
+
+    def slowly(item):
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.2)
+        done.append(item)
+
+    with shared(2):
+        with pytest.raises(KeyboardInterrupt):
+            together(slowly, [0, 1])
+        assert len(done) == 1
+        assert together(abs, [-1, -2]) == [1, 2]
+
+
+def test_without_threads_this_one_does_the_work(monkeypatch):
+    """As when the main thread has ended, and another calibrates."""
+
+    def none(_, __):
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr(loops.ThreadPoolExecutor, "submit", none)
+    with shared(2):
+        assert together(abs, [-1, -2]) == [1, 2]
 
 
 class Counting(Summary):
@@ -263,15 +292,18 @@ class Noisy(Flow):
 @compiled
 def test_what_is_timed_leaves_nothing_behind(monkeypatch):
     monkeypatch.setattr(steps, "cores_here", lambda: 2)
-    rows, found = batch(), []
+    rows, found, times, timed = batch(), [], [], Step._timed
+    monkeypatch.setattr(Step, "_timed", lambda *given: times.append(given) or timed(*given))
     for processes in (1, "auto"):
         made = Noisy(Line.prior, Line.observables, summary=Counting(), flow=SMALL)
         made.standardise(lambda: iter([rows]))
         whole = Single(made)
         torch.manual_seed(0)
+        times.clear()
         step = Step(whole, step_settings(Recipe(processes=processes).resolved(1_000)), torch.Generator())
         step(rows, 1e-3)
         found.append((whole.weights.detach().clone(), made.summaries[0].passes.clone(), step.total.clone()))
+    assert times
     assert found[0][1] == 1
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -287,19 +319,38 @@ def test_more_cores_are_taken_where_they_are_faster_and_it_says_so(seconds, chos
     assert f"training on {chosen} core" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("rows", "passes"), [(100, 1), (1_700, 2)])
-def test_nothing_is_timed_or_said_where_there_is_nothing_to_share(rows, passes, monkeypatch, capsys):
-    """Few rows, and networks of torch's operations alone, which one pass tells."""
-    seen = []
+@compiled
+def test_as_many_cores_are_named_as_there_are_lanes(monkeypatch, capsys):
+    monkeypatch.setattr(steps, "cores_here", lambda: 64)
+    monkeypatch.setattr(Step, "_timed", lambda _, rows, cores: 1.0 / cores)
+    step = Step(learner(), step_settings(Recipe().resolved(10**5)), torch.Generator(), shown=True)
+    step(batch(500), 0.0)
+    assert "training on 2 cores: 2 cores make a step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "off"), [(100, False), (1_700, True)])
+def test_nothing_is_timed_or_said_where_there_is_nothing_to_share(rows, off, monkeypatch, capsys):
+    """Few rows, and networks of torch's operations alone."""
     monkeypatch.setattr(steps, "cores_here", lambda: 2)
     monkeypatch.setattr(Step, "_timed", None)
-    monkeypatch.setattr(Single, "loss", lambda self, *given, own=Single.loss: seen.append(0) or own(self, *given))
     step = Step(learner(), step_settings(Recipe().resolved(100)), torch.Generator(), shown=True)
-    with without_loops():
+    with without_loops() if off else nullcontext():
         step(batch(rows), 0.0)
     assert step._cores == 1
-    assert len(seen) == passes
     assert not capsys.readouterr().err
+
+
+@compiled
+def test_items_of_a_set_are_rows_of_their_network(monkeypatch):
+    monkeypatch.setattr(steps, "cores_here", lambda: 2)
+    theta, observables = batch(100).theta, {"x": Observable((20,), dims=("item",))}
+    rows = Batch(theta, {"x": torch.randn(100, 20, generator=torch.Generator().manual_seed(0))})
+    made = Flow(Line.prior, observables, flow=SMALL)
+    made.standardise(lambda: iter([rows]))
+    monkeypatch.setattr(Step, "_timed", lambda _, rows, cores: 1.0 / cores)
+    step = Step(Single(made), step_settings(Recipe().resolved(100)), torch.Generator())
+    step(rows, 0.0)
+    assert step._cores == 2
 
 
 @pytest.mark.parametrize("processes", [0, -1, 1.5, "all", True])

@@ -102,8 +102,8 @@ def test_sets_and_masks_enter_by_their_statistics():
         mask = torch.rand(n, 30, generator=generator) < 0.6
         return Batch(theta, {"x": torch.where(mask, x, 1e6), "x_mask": mask})
 
-    flow = Flow(prior, observables)
-    flow.standardise(lambda: iter([masked(8_000)]))
+    flow, many = Flow(prior, observables), masked(8_000)
+    flow.standardise(lambda: iter([many]))
     assert not flow.regressed.linear
     with torch.no_grad():
         assert (explained(flow, masked(2_000)) > torch.tensor([0.85, 0.8])).all()
@@ -159,18 +159,32 @@ def test_a_fit_whose_statistics_were_fewer_asks_for_another_training(tmp_path):
         load_fit(tmp_path)
 
 
-def test_least_squares_keep_no_more_than_a_batch_of_rows():
-    """Streamed rows are read because they do not fit in memory."""
-    flow, batch, seen = Flow(PRIOR, SERIES), rows(4_000), []
+def test_least_squares_keep_no_more_than_a_batch_of_rows(monkeypatch):
+    """Streamed rows are read because they do not fit in memory; nor do copies of them beside ones and statistics."""
+    flow, batch, seen, copies = Flow(PRIOR, SERIES), rows(4_000), [], []
     flow.standardise_both(lambda: iter([batch]))
+    beside = _regressed.Regressed._beside
+
+    def copied(self, *given):
+        found = beside(self, *given)
+        copies.append(weakref.ref(found))
+        return found
 
     def few_at_a_time():
         for start in range(0, 4_000, 250):
-            assert sum(one() is not None for one in seen) <= 2
+            assert all(sum(one() is not None for one in some) <= 2 for some in (seen, copies))
             part = batch.rows(slice(start, start + 250))
             u = flow.standardise_x(part.x)
             seen.append(weakref.ref(u["x"]))
             yield flow.to_z(part.theta), u, {}
 
+    monkeypatch.setattr(_regressed.Regressed, "_beside", copied)
     flow.regressed.fit(few_at_a_time)
-    assert len(seen) >= 16
+    assert len(seen) == 5 * 16
+
+
+def test_other_rows_in_each_pass_are_refused():
+    batch, generator = rows(400), torch.Generator().manual_seed(0)
+    flow = Flow(PRIOR, SERIES)
+    with pytest.raises(ValueError, match="the same rows, in the same order"):
+        flow.standardise(lambda: iter([batch.rows(torch.randperm(400, generator=generator))]))
