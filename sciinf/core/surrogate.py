@@ -40,10 +40,16 @@ class Surrogate(Learned, ABC):
         """The rms error that held-out simulations lead to expect at parameters, in the target's units."""
 
     @abstractmethod
+    def draw(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch ..."]:
+        """Solutions as uncertain as they are, one for each row, of any number of rows."""
+
     def error(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:
-        """Draws of what the prediction is off by, solution minus prediction, as held-out simulations tell."""
+        """Draws of what the prediction is off by, solution minus prediction."""
+        return self.draw(theta, given, generator=generator) - predicted(self, Batch(theta, given))
 
 
 @torch.no_grad()

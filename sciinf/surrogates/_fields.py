@@ -1,14 +1,4 @@
-"""What surrogates of fields on a grid have in common: names, standardisation, and the error that held-out rows show.
-
-The error of a prediction is modelled as Gaussian,
-
-    u - f(theta, given) = s(theta) sum_j xi_j e_j / sqrt(J),     xi_j ~ N(0, 1),
-
-e_j the errors on J held-out rows, each over its s(theta_j), so that its covariance is theirs around zero (a bias counts
-as error too), with every correlation between points, frames and channels; log s is the least-squares fit of the
-logarithm of their sizes by 1, z and z^2, z the standardised theta. Held-out rows are those that chose the best weights:
-with hundreds of them that hardly flatters.
-"""
+"""What surrogates of fields on a grid have in common: names, and standardisation."""
 
 from __future__ import annotations
 
@@ -21,17 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X, predicted
+from sciinf.core import Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.surrogates._edges import ByEdges, show_edges
 
-_BYTES = 64 * 2**20  # of errors kept, at most
-_MOST = 256
-_ROWS_EACH = 8  # held out, for each coefficient of the error's size
-_REACH = 3.0  # sds of a parameter, beyond which that size stays what it is
 
-
-class OfFields(Surrogate, Adjusting, ABC):
+class OfFields(Surrogate, ABC):
     """A surrogate of one observable of layout (time, channel, *space).
 
     Args:
@@ -53,8 +38,6 @@ class OfFields(Surrogate, Adjusting, ABC):
     target_mean: Tensor
     target_sd: Tensor
     step_sd: Tensor
-    errors: Tensor
-    size: Tensor
 
     def __init__(
         self,
@@ -86,9 +69,6 @@ class OfFields(Surrogate, Adjusting, ABC):
         self.register_buffer("target_mean", torch.zeros(self.frames, self.channels, *axes))
         self.register_buffer("target_sd", torch.ones(self.frames, self.channels, *axes))
         self.register_buffer("step_sd", torch.ones(self.channels, *axes))
-        kept = max(1, min(_MOST, _BYTES // (4 * math.prod(spec.shape))))
-        self.register_buffer("errors", torch.zeros(kept, *spec.shape))
-        self.register_buffer("size", torch.zeros(1 + 2 * width, dtype=torch.float64))
 
     def _check_given(self, name: str) -> None:
         spec = self.observables.get(name)
@@ -136,63 +116,6 @@ class OfFields(Surrogate, Adjusting, ABC):
         mean = self.target_mean.mean(0)
         squares = (self.target_sd.square() + self.target_mean.square()).mean(0)
         return mean, (squares - mean.square()).clamp_min(1e-24).sqrt()
-
-    @final
-    @torch.no_grad()
-    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Keep what predictions of held-out rows are off by."""
-        sizes, rows, relative, kept = [], [], [], []
-        for batch in batches():
-            true = batch.x[self.target]
-            off = true - predicted(self, batch)
-            size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
-            relative.append(size / true.flatten(1).square().mean(1).sqrt().clamp_min(1e-30))
-            sizes.append(size)
-            rows.append(batch.theta)
-            if sum(map(len, kept)) < len(self.errors):
-                kept.append(off)
-        off, size, theta = torch.cat(kept)[: len(self.errors)], torch.cat(sizes), torch.cat(rows)
-        if not bool(size.isfinite().all()):
-            bad = int((~size.isfinite()).sum())
-            raise FloatingPointError(
-                f"{bad} of {len(size)} predictions of held-out solutions are not finite: train longer, or more stably"
-            )
-        self.size.copy_(self._fitted(theta, size))
-        each = off / self.spread(theta[: len(off)]).reshape(-1, *[1] * (off.ndim - 1))
-        level = (size / self.spread(theta)).square().mean().sqrt()  # what the mean of logarithms leaves out
-        self.size[0] += level.log()
-        self.errors.zero_()
-        self.errors[: len(off)] = each / level * math.sqrt(len(self.errors) / len(off))
-        return {"relative_error": float(torch.cat(relative).mean())}
-
-    def _fitted(self, theta: Tensor, size: Tensor) -> Tensor:
-        """Coefficients of log s; of few rows a constant, or no squares, for they would be taken for what chance did."""
-        design, wanted = self._design(theta), size.double().log()
-        width = self.theta_mean.numel()
-        columns = next((c for c in (1 + 2 * width, 1 + width) if len(size) >= _ROWS_EACH * c), 1)
-        some = design[:, :columns]
-        ridge = torch.eye(columns, dtype=torch.float64, device=some.device)
-        ridge[0, 0] = 0.0
-        found = torch.zeros_like(self.size)
-        found[:columns] = torch.linalg.solve(some.mT @ some + ridge, some.mT @ wanted)
-        return found
-
-    def _design(self, theta: Tensor) -> Tensor:
-        z = self.z(theta).double().clamp(-_REACH, _REACH)
-        return torch.cat([z.new_ones(len(z), 1), z, z.square()], 1)
-
-    @final
-    def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
-        return (self._design(theta) @ self.size).exp().to(self.errors)
-
-    @final
-    def error(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
-        count = len(self.errors)
-        noise = torch.randn(len(theta), count, generator=generator, device=generator.device).to(self.errors)
-        size = self.spread(theta) / math.sqrt(count)
-        return ((noise * size[:, None]) @ self.errors.flatten(1)).unflatten(1, self.errors.shape[1:])
 
 
 class _Moments:

@@ -56,7 +56,7 @@ from torch.nn import functional as F
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates._wendland import SMOOTHNESS, Bumps, Lattice, draw_bumps, draw_lattice, mollifier
 from sciinf.surrogates.multionet import MultiONet
 
@@ -69,7 +69,7 @@ _TOLD = 256  # points of a that a step of training looks at
 
 
 @final
-class DGNO(OfFields):
+class DGNO(Predicting):
     """A surrogate of Darcy's equation that needs no solutions.
 
     Args:

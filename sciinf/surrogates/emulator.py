@@ -1,11 +1,12 @@
 """A fitted surrogate as a simulator: the equation's prior and start, the surrogate's solution, its error as noise.
 
-    u = f(theta, g) + e,     g ~ start(theta),    e ~ the error of held-out solutions.
+    u ~ draws of the surrogate at theta and g,     g ~ start(theta),
 
-What is inferred through it is as wide as the surrogate's error demands: an estimator trained on such u (seen through
-sensors, `wrappers.observed`) does not take the surrogate's mistakes for information. Its draws can then be weighted by
-the true solver's likelihood where there is one (`build_posterior(fit, simulator, ess=..., budget=...)`), or trained
-again on true solutions where the posterior is (`inference.corrected`).
+which are f(theta, g) + e for one that predicts f, e the error of held-out solutions. What is inferred through it is as
+wide as the surrogate's error demands: an estimator trained on such u (seen through sensors, `wrappers.observed`) does
+not take the surrogate's mistakes for information. Its draws can then be weighted by the true solver's likelihood where
+there is one (`build_posterior(fit, simulator, ess=..., budget=...)`), or it can be trained again on true solutions
+where the posterior is (`inference.corrected`).
 """
 
 from __future__ import annotations
@@ -72,7 +73,6 @@ class Emulator(FieldSource):
 
     @torch.no_grad()
     def solution(self, theta: Tensor, given: X, *, generator: torch.Generator) -> Tensor:
-        found = predicted(self.surrogate, Batch(theta, given))
         if self.with_error:
-            found = found + self.surrogate.error(theta, given, generator=generator).to(found.device)
-        return found
+            return self.surrogate.draw(theta, given, generator=generator)
+        return predicted(self.surrogate, Batch(theta, given))

@@ -51,7 +51,7 @@ from sciinf.core.prior import global_seed
 from sciinf.dynamics.equation_symbols import SYMBOLS, Tokens, longest
 from sciinf.dynamics.equation_terms import Families
 from sciinf.nets.ring_transformer import NumberEmbedding, RingLayer, patches, waves_of
-from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 
@@ -91,7 +91,7 @@ class SymbolsAndFrames(Component):
         self.encoder, self.fusion, self.decoder, self.symbols = encoder, fusion, decoder, symbols
 
 
-class MultiOperator(OfFields):
+class MultiOperator(Predicting):
     """One network for families of equations on a ring.
 
     Args:

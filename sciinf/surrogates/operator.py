@@ -25,11 +25,11 @@ from sciinf.core.prior import global_seed
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates._edges import ByEdges
-from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 
-class Operator(OfFields, ByEdges):
+class Operator(Predicting, ByEdges):
     """A neural operator for whole trajectories.
 
     Args:

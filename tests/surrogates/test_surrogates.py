@@ -14,6 +14,7 @@ from sciinf.core import Batch, Observable, Prior
 from sciinf.dynamics.random_field import RandomField
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Emulator, Operator, RelativeL2, Sobolev, Stepwise
+from sciinf.surrogates._fields import OfFields
 from sciinf.training import train_ensemble
 from sciinf.trust.fields import conformal
 
@@ -86,6 +87,40 @@ def test_a_fit_is_read_back(kind, fits):
     assert torch.equal(*errors)
     with pytest.raises(TypeError, match=r"surrogate of 'decay'.*Emulator"):
         _ = again.estimator
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draw_is_a_prediction_and_its_error(kind, fits):
+    rows, surrogate = rows_of(Decay()), fits[kind].surrogate
+    with torch.no_grad():
+        drawn = surrogate.draw(rows.theta, rows.x, generator=generator(5))
+        error = surrogate.error(rows.theta, rows.x, generator=generator(5))
+        assert torch.allclose(drawn, surrogate.predict(rows.theta, rows.x) + error, atol=1e-5)
+
+
+class Sampled(OfFields):
+    """A surrogate whose draws are all that it has."""
+
+    def loss(self, batch, *, generator):
+        raise NotImplementedError
+
+    def draw(self, theta, given, *, generator):
+        noise = torch.randn(len(theta), *self.observables[self.target].shape, generator=generator)
+        return theta[:, :1, None, None] + noise
+
+    def predict(self, theta, given):
+        return theta[:, :1, None, None].expand(-1, *self.observables[self.target].shape)
+
+    def spread(self, theta):
+        return torch.ones(len(theta))
+
+
+def test_the_error_of_a_surrogate_that_draws_is_what_its_draws_are_off_by():
+    equation = Decay()
+    rows, surrogate = rows_of(equation), Sampled(equation.prior, equation.observables, "u", None, 0)
+    found = surrogate.error(rows.theta, rows.x, generator=generator(5))
+    noise = torch.randn(found.shape, generator=generator(5))
+    assert torch.allclose(found, noise, atol=1e-5)
 
 
 def test_an_ensemble_is_trained_at_once(store, tmp_path):
