@@ -18,13 +18,14 @@ from sciinf.nets.fields import FieldArchitecture
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Stepwise
 from sciinf.surrogates.stable_rollout import Stable
+from sciinf.trust.distances import octaves
 
 POINTS, FINER = 64, 2  # read on every other point of those it is solved on
 SETTLED, EVERY, FRAMES = 12.0, 0.125, 81
 TRAJECTORIES, PAIRS, EPOCHS = 40, 4, 32
 STEPS, BEYOND, SEEN_EVERY = 1_000, 3.0, 50
 HIGHEST = "waves 16 to 32"
-OCTAVES = {"waves 1 to 4": (1, 4), "4 to 8": (4, 8), "8 to 16": (8, 16), HIGHEST: (16, 32)}
+OCTAVES = ("waves 1 to 4", "4 to 8", "8 to 16", HIGHEST)
 NETS: dict[str, tuple[FieldArchitecture, float]] = {  # and the noise that it is trained with
     "plain": (Fourier(16, POINTS // 2, hidden=64), 0.0),
     "stable": (Stable(24, POINTS // 2, limit=1.5), 1.0),
@@ -118,8 +119,5 @@ def size(frames: Tensor) -> Tensor:
 
 def energies(frames: Tensor) -> Tensor:
     """Of each octave, mean over frames."""
-    waves = torch.fft.fftfreq(POINTS, 1 / POINTS)
-    wave = torch.hypot(waves[:, None], waves[None])
-    squares = torch.fft.fft2(frames, norm="forward").abs().square()
-    each = [squares[..., (wave >= low) & (wave < high)].sum(-1).mean() for low, high in OCTAVES.values()]
-    return torch.stack(each)
+    first, second, *others = octaves(frames, 2).flatten(0, -2).mean(0)
+    return torch.stack([first + second, *others])

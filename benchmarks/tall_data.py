@@ -37,6 +37,7 @@ from sbi_peer import SET_METHODS, c2st, sample_set, train_peer
 from torch import Tensor
 
 from sciinf import Compositional, Flow, Score, Simulator, build_posterior, simulate, train
+from sciinf.trust.distances import sliced_wasserstein
 from sciinf.wrappers import sets
 
 NAMES = ("slcp", "lotka_volterra", "sir")
@@ -138,17 +139,10 @@ def compared(draws: Tensor, exact: Tensor) -> dict[str, float]:
     order = torch.randperm(len(exact), generator=torch.Generator().manual_seed(0))
     first, second = exact[order[:DRAWS]], exact[order[DRAWS : 2 * DRAWS]]
     sd = exact.std(0)
-    floor = sliced(first / sd, second / sd)
+    floor = sliced_wasserstein(first / sd, second / sd, order=1)
     if len(draws) < DRAWS or not bool(draws.isfinite().all()):
         return {"W": math.nan, "floor": floor, "C2ST": math.nan}
-    return {"W": sliced(draws / sd, first / sd), "floor": floor, "C2ST": c2st(draws, first)}
-
-
-def sliced(a: Tensor, b: Tensor) -> float:
-    """Mean Wasserstein-1 distance of projections of as many draws."""
-    directions = torch.randn(a.shape[1], 200, generator=torch.Generator().manual_seed(0))
-    directions = directions / directions.norm(dim=0)
-    return float(((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean())
+    return {"W": sliced_wasserstein(draws / sd, first / sd, order=1), "floor": floor, "C2ST": c2st(draws, first)}
 
 
 def reference(task: str, x: Tensor, seed: int, cache: Path) -> Tensor:
@@ -169,7 +163,7 @@ def reference(task: str, x: Tensor, seed: int, cache: Path) -> Tensor:
 def settled(exact: Tensor) -> float:
     """Distance of the first and the last third of a reference, in its sds: of chains that still moved, or stuck."""
     third, sd = len(exact) // 3, exact.std(0)
-    return sliced(exact[:third] / sd, exact[-third:] / sd)
+    return sliced_wasserstein(exact[:third] / sd, exact[-third:] / sd, order=1)
 
 
 def by_chains(simulator: Simulator, likelihood: Any, x: Tensor, source: torch.Generator) -> Tensor:

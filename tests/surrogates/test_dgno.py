@@ -17,7 +17,7 @@ from sciinf.surrogates.dgno import DGNO, _turned
 from sciinf.surrogates.inversion import Inversion
 from sciinf.surrogates.multionet import MultiONet
 from sciinf.training import Recipe, train
-from sciinf.trust.fields import interval
+from sciinf.trust.distances import interval
 
 DOUBLE = torch.zeros(1, dtype=torch.float64)
 

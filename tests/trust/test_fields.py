@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from scipy import stats
@@ -11,7 +9,7 @@ from surrogates.fields import Decay
 
 from sciinf.core import Batch, predicted
 from sciinf.surrogates import Operator
-from sciinf.trust.fields import conformal, crps, interval, interval_coverage, rank_histogram, spread_skill
+from sciinf.trust.fields import conformal
 
 
 def generator(seed=0):
@@ -81,56 +79,3 @@ def test_bands_that_cannot_be_are_refused(surrogate):
         conformal(surrogate, rows(50, 0), level=0.99)
     with pytest.raises(ValueError, match="between 0 and 1"):
         conformal(surrogate, rows(50, 0), level=90)
-
-
-def gaussian_crps(mean, sd, true):
-    z = (true - mean) / sd
-    return sd * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / math.sqrt(math.pi))
-
-
-@pytest.mark.parametrize(("count", "rows"), [(2, 40_000), (5, 40_000), (400, 4_000)])
-def test_crps_is_fair_to_any_number_of_draws(count, rows):
-    # the mean over so many ensembles has a sd of at most 0.006
-    draws = 0.5 + 2 * torch.randn(count, rows, generator=generator(), dtype=torch.float64)
-    found = float(crps(draws, torch.full((rows,), 1.5, dtype=torch.float64)).mean())
-    assert found == pytest.approx(gaussian_crps(0.5, 2.0, 1.5), abs=0.03)
-
-
-def test_scores_of_an_ensemble_that_is_right_and_of_one_that_is_not():
-    truth = torch.randn(3_000, 4, generator=generator())
-    draws = torch.randn(9, 3_000, 4, generator=generator(1))
-    assert spread_skill(draws, truth) == pytest.approx(1.0, abs=0.04)
-    counts = rank_histogram(draws, truth)
-    assert counts.sum() == 12_000
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
-    narrow = draws / 2  # the fault
-    assert spread_skill(narrow, truth) < 0.7
-    assert stats.chisquare(rank_histogram(narrow, truth).numpy()).pvalue < 1e-6
-    with pytest.raises(ValueError, match="two draws"):
-        crps(draws[:1], truth)
-
-
-@pytest.mark.parametrize(("count", "level"), [(5, 2 / 3), (24, 0.9), (400, 0.8)])
-def test_intervals_hold_as_many_as_they_say(count, level):
-    """Of 12,000 truths as many as said within five binomial sds, a false alarm in less than a million."""
-    truth, draws = torch.randn(3_000, 4, generator=generator()), torch.randn(count, 3_000, 4, generator=generator(1))
-    error = 5 * math.sqrt(level * (1 - level) / 12_000)
-    assert abs(float(interval_coverage(draws, truth, level).mean()) - level) < error
-    ends = draws.reshape(count, -1).quantile(torch.tensor([0.5 - level / 2, 0.5 + level / 2]), dim=0)
-    plain = ((truth.flatten() >= ends[0]) & (truth.flatten() <= ends[1])).double().mean()  # the fault: plain quantiles
-    assert count > 100 or float(plain) < level - error
-
-
-def test_intervals_that_cannot_be_are_refused():
-    draws = torch.randn(5, 3)
-    with pytest.raises(
-        ValueError, match=r"5 draws have no interval of level 0.9: give at least 19, or .* at most 0.667"
-    ):
-        interval(draws, 0.9)
-    assert [end.tolist() for end in interval(draws, 2 / 3)] == [
-        draws.min(0).values.tolist(),
-        draws.max(0).values.tolist(),
-    ]
-    for level in (0.0, 1.2, -0.5):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            interval_coverage(draws, draws[0], level)
