@@ -13,7 +13,9 @@ that number e mixes by weights of its own, and m_e has a quadratic in z beside i
 
 With R = 0 numbers differ by those alone: enough for a regression with one law of noise, and learned from fewer rows.
 What a number has for itself is multiplied by the share of it that its start found to be no chance: numbers of a
-stationary series, or items, then are one law, and do not learn it each for itself.
+stationary series, or items, then are one law, and do not learn it each for itself. But the first L numbers of an
+observable, which have fewer than L before them in it, follow another law than the others: each of them has one more
+version, linear in (1, z, z z'), for itself.
 
 A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each is a
 regression on a few parameters, and the rows tell it E times over: near one answer this needs a quarter of the rows.
@@ -55,13 +57,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, pad, silu, softplus
-from torch.special import log_ndtr
+from torch.nn.functional import pad, silu
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
 from sciinf.estimators._elements_start import quadratic, start_of
+from sciinf.estimators._number_laws import between, beyond, counted
 from sciinf.estimators._numbers import count, flat, flat_with_slopes
 from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 
@@ -73,7 +75,6 @@ _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
 _WIDE, _WIDE_SHARE = 2.0, 1e-3  # of the law beside that of a number with a limit: sd, share
-_FAR = 100.0  # sds
 
 
 class Elements(Standardised):
@@ -118,6 +119,7 @@ class Elements(Standardised):
             self.first, self.second = nn.Linear(size, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
             self.share = nn.Parameter(0.5 * torch.randn(numbers, versions))
         self.versions = nn.Parameter(torch.zeros(_WIDTH + 1 + square, (versions + 1) * self.outputs))
+        self.first_ones = nn.Parameter(torch.zeros(len(self.observables), LAGS, 1 + square, self.outputs))
         self.middle = nn.Parameter(torch.zeros(square, numbers))
         self.offset = nn.Parameter(torch.zeros(numbers, 2 + LAGS))
         self.register_buffer("whole", torch.zeros(numbers, dtype=torch.bool))
@@ -129,7 +131,7 @@ class Elements(Standardised):
         self.register_buffer("own", torch.zeros(numbers, 2 + LAGS))  # shares of what numbers have for themselves
         self.register_buffer("own_middle", torch.zeros(square, numbers))
         self._told: tuple[int, bool, bool, bool] | None = None
-        self.register_load_state_dict_pre_hook(_without_limits)
+        self.register_load_state_dict_pre_hook(_from_before)
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -221,6 +223,7 @@ class Elements(Standardised):
         given = torch.cat([u, torch.ones_like(u[:, :1]), square], 1) @ self.versions
         given = given.view(len(z), -1, self.outputs)
         out = given[:, :1] + self.share @ given[:, 1:] + pad(self.offset * self.own, (0, 3 * _PARTS))
+        out = self._with_first_ones(out, square)
         middle = out[..., 0] + square @ (self.own_middle * self.middle)
         left = torch.where(self.low < self.high, y - middle, 0.0)
         for lag in range(1, self._tell()[0] + 1):
@@ -239,20 +242,32 @@ class Elements(Standardised):
         if edges is not None:
             below, width, lowest, highest = (edge[..., None] for edge in edges)
             wide = width * (-log_sd[..., None] - log_size).exp()
-            interval = _between(scaled(below[..., 0]), wide, lowest.bool(), highest.bool())
+            interval = between(scaled(below[..., 0]), wide, lowest.bool(), highest.bool())
             if self._tell()[3]:
-                normal = torch.where((lowest + highest).bool(), _beyond(scaled(y), lowest), normal)
+                normal = torch.where((lowest + highest).bool(), beyond(scaled(y), lowest), normal)
             normal = torch.where(self.whole[:, None], interval, normal)
         if self._tell()[2]:
             log_mean, log_spread = middle[..., None] + log_sd.exp()[..., None] * mu, log_sd[..., None] + log_size
-            normal = torch.where(self.counts[:, None], _counted(y[..., None], log_mean, log_spread), normal)
+            normal = torch.where(self.counts[:, None], counted(y[..., None], log_mean, log_spread), normal)
         found = (log_w.log_softmax(-1) + normal).logsumexp(-1)
         if edges is not None and self._tell()[3]:
             _, _, lowest, highest = edges
             wide = -0.5 * (y / _WIDE).square() - math.log(_WIDE) - 0.5 * math.log(2 * math.pi)
-            wide = torch.where((lowest + highest).bool(), _beyond(y / _WIDE, lowest), wide) + math.log(_WIDE_SHARE)
+            wide = torch.where((lowest + highest).bool(), beyond(y / _WIDE, lowest), wide) + math.log(_WIDE_SHARE)
             found = torch.where(self.limits.any(0), torch.logaddexp(found + math.log1p(-_WIDE_SHARE), wide), found)
         return torch.where(self.low < self.high, found, 0.0)
+
+    def _with_first_ones(self, out: Tensor, square: Tensor) -> Tensor:
+        """The network's (batch, E, outputs), with what the first L numbers of an observable have for themselves."""
+        lags, features = self._tell()[0], torch.cat([torch.ones_like(square[:, :1]), square], 1)
+        if not lags:
+            return out
+        parts = list[Tensor]()
+        for place, own in zip(self._places().values(), self.first_ones, strict=True):
+            count = min(lags, place.stop - place.start)
+            more = torch.einsum("bf,lfo->blo", features, own[:count])
+            parts.append(pad(more, (0, 0, 0, place.stop - place.start - count)))
+        return out + torch.cat(parts, 1)
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
         """Of the interval about each number, standardised: its lower end, its width, whether either end is open.
@@ -357,32 +372,10 @@ def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0)
     return Elements(prior, observables, seed=seed)
 
 
-def _without_limits(module: Elements, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Weights from before limits were known have none."""
-    weights.setdefault(f"{prefix}limits", torch.zeros_like(module.limits))
-
-
-def _between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-    """log of the logistic law's probability of an interval, which may be open at either end."""
-    low, width = below.clamp(-1e4, 1e4), width.clamp(1e-30, 2e4)
-    # log(e^w - 1), with no overflow for wide intervals
-    inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
-    inner = torch.where(lowest, logsigmoid(low + width), inner)
-    return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
-
-
-def _beyond(v: Tensor, lowest: Tensor) -> Tensor:
-    """log of the normal law's probability below v where that is the lowest value, else above."""
-    return log_ndtr(torch.where(lowest.bool(), v, -v).clamp_min(-_FAR))  # beyond, its slopes are wrong
-
-
-def _counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:
-    """log of the negative binomial probability of n = exp(y) - 1/2, of variance mean + (spread mean)^2; float64."""
-    n, log_mean = (y.double().exp() - 0.5).round(), log_mean.double().clamp(-30.0, 30.0)
-    log_r = -2 * log_spread.double().clamp(-10.0, 4.0)
-    r, both = log_r.exp(), torch.logaddexp(log_r, log_mean)
-    ways = torch.lgamma(n + r) - torch.lgamma(r) - torch.lgamma(n + 1)
-    return (ways + r * (log_r - both) + n * (log_mean - both)).to(y.dtype)
+def _from_before(module: Elements, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Weights from before limits, and first numbers of their own, were known have none."""
+    for name in ("limits", "first_ones"):
+        weights.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(module, name)))
 
 
 def _is_whole(values: Tensor, dtype: str) -> Tensor:

@@ -74,7 +74,7 @@ from sciinf.storage.answers import ROUNDS_FILE as FILE
 from sciinf.store import Store
 from sciinf.training import Recipe, train
 
-SCHEMA = 10  # raised when rounds are made or kept in another way, so that older ones are made anew
+SCHEMA = 11  # raised when rounds are made or kept in another way, so that older ones are made anew
 _STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network

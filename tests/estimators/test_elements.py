@@ -167,18 +167,78 @@ def test_counts_of_one_law_share_it():
     assert found.middle.common[:2].tolist() == pytest.approx([0.0, 0.5], abs=0.03)
 
 
+TURNING = Prior(first=td.Uniform(-0.8, 0.8), second=td.Uniform(-0.8, 0.8))
+
+
+def turning(n, seed, size=12):
+    """AR(2) by its partial autocorrelations: theta (n, 2), x (n, size)."""
+    theta, noise = (
+        TURNING.sample(n, generator=generator(seed)),
+        torch.randn(n, size + 50, generator=generator(seed + 1)),
+    )
+    one, two, x = theta[:, 0] * (1 - theta[:, 1]), theta[:, 1], list(noise[:, :2].T)
+    for t in range(2, size + 50):
+        x.append(one * x[-1] + two * x[-2] + noise[:, t])
+    return theta, torch.stack(x[50:], dim=1)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_second_number_of_a_series_has_a_law_of_its_own(beside):
+    """It has one number before it, the others two. Taken for one of them it moves a mean by up to 0.3 sd.
+
+    Its mean log density is to be the exact one but for 0.035; without a law of its own it misses 0.07 and more.
+    """
+    specs = {"u": Observable((6,), dims=("time",))} if beside else {}
+    specs["x"] = Observable((12,), dims=("time",))
+
+    def rows(n, seed):
+        theta, x = turning(n, seed)
+        return Batch(theta, {"u": torch.randn(n, 6, generator=generator(seed + 2)), "x": x} if beside else {"x": x})
+
+    batch, fresh, missed = rows(3_000, 0), rows(4_000, 5), {}
+    for own in (True, False):
+        model = Elements(TURNING, specs, versions=0)
+        model.standardise(lambda: iter([batch]))
+        model.first_ones.requires_grad_(own)
+        steps = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=0.02)
+        for _ in range(100):
+            steps.zero_grad()
+            model.loss(batch, generator=generator()).mean().backward()
+            steps.step()
+        r, x = fresh.theta.T, fresh.x["x"]
+        exact = td.Normal(r[0] * x[:, 0], (1 / (1 - r[1].square())).sqrt()).log_prob(x[:, 1])
+        exact = exact + model.standardise_x.get_buffer("x_sd").log()
+        with torch.no_grad():
+            found = model._log_probs(model.to_z(fresh.theta), model._flat(fresh.x), None)[:, 7 if beside else 1]
+        missed[own] = float((exact - found).mean())
+    assert missed[True] < 0.035
+    assert missed[False] > 0.06
+
+
+def test_a_likelihood_from_before_first_numbers_had_their_own_law_is_read_as_it_was():
+    made = Elements(TURNING, {"x": Observable((12,), dims=("time",))})
+    theta, x = turning(500, 0)
+    batch = Batch(theta, {"x": x})
+    made.standardise(lambda: iter([batch]))
+    weights = {name: value for name, value in made.state_dict().items() if name != "first_ones"}
+    again = Elements(TURNING, {"x": Observable((12,), dims=("time",))}, seed=1)
+    again.load_state_dict(weights)
+    found = [one.loss(batch, generator=generator()) for one in (made, again)]
+    assert torch.equal(*found)
+
+
 def test_versions_are_what_numbers_do_not_share():
     """Sds that rise with the parameter for some numbers and fall for others: seen with versions, not without."""
     prior = Prior(a=td.Normal(0.0, 1.0))
-    theta = prior.sample(3_000, generator=generator())
-    signs = torch.tensor([1.0, -1.0]).repeat(3)
-    x = (0.7 * theta * signs).exp() * torch.randn(3_000, 6, generator=generator(1))
+    theta = prior.sample(2_000, generator=generator())
+    signs = torch.tensor([1.0, -1.0]).repeat(8)
+    x = (0.7 * theta * signs).exp() * torch.randn(2_000, 16, generator=generator(1))
     batch, loss = Batch(theta, {"x": x}), {}
     for versions in (0, 6):
-        model = Elements(prior, {"x": Observable((6,))}, versions=versions)
+        model = Elements(prior, {"x": Observable((16,))}, versions=versions)
         model.standardise(lambda: iter([batch]))
         steps = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(150):
+        for _ in range(100):
             steps.zero_grad()
             model.loss(batch, generator=generator()).mean().backward()
             steps.step()
@@ -241,7 +301,7 @@ def test_whole_numbers_have_probabilities_that_add_up(dtype, scale, shift):
     """Of floats that are whole as of ints, counts and others, over all that were seen; before any training."""
     prior = Prior(rate=td.LogNormal(1.0, 0.3))
     model = Elements(prior, {"k": Observable((1,), dtype=dtype, scale=scale)})
-    theta = prior.sample(3_000, generator=generator())
+    theta = prior.sample(2_000, generator=generator())
     k = torch.poisson(theta, generator=generator(1)).to(getattr(torch, dtype)) + shift
     model.standardise(lambda: iter([Batch(theta, {"k": k})]))
     assert model.whole.all()
@@ -263,10 +323,10 @@ def test_counts_begin_near_their_likelihood(more):
     log_mean = log_mean + more
     n = torch.poisson(log_mean.exp(), generator=generator(1))
     model = Elements(CURVES, {"n": Observable((20,))})
-    model.standardise(lambda: iter([Batch(theta[:3_000], {"n": n[:3_000]})]))
+    model.standardise(lambda: iter([Batch(theta[:2_000], {"n": n[:2_000]})]))
     with torch.no_grad():
-        found = model.condition({"n": n[3_000:]}).log_likelihood(theta[3_000:])
-    exact = td.Poisson(log_mean[3_000:].double().exp()).log_prob(n[3_000:].double()).sum(1)
+        found = model.condition({"n": n[2_000:]}).log_likelihood(theta[2_000:])
+    exact = td.Poisson(log_mean[2_000:].double().exp()).log_prob(n[2_000:].double()).sum(1)
     assert 0 < (exact - found).mean() < 0.15
     assert (exact - found).std() < 0.6
 
