@@ -13,9 +13,10 @@ that number e mixes by weights of its own, and m_e has a quadratic in z beside i
 
 With R = 0 numbers differ by those alone: enough for a regression with one law of noise, and learned from fewer rows.
 What a number has for itself is multiplied by the share of it that its start found to be no chance: numbers of a
-stationary series, or items, then are one law, and do not learn it each for itself. But the first L numbers of an
-observable, which have fewer than L before them in it, follow another law than the others: each of them has one more
-version, linear in (1, z, z z'), for itself.
+stationary series, or items, then are one law, and do not learn it each for itself. But the first L numbers of a
+sequence, which have fewer than L before them in it, follow another law than the others: each of them has one more
+version, linear in (1, z, z z'), for itself. An observable is one sequence, or if its last axis has more than 8 numbers,
+so many as it has such rows, which are alike in this.
 
 A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each is a
 regression on a few parameters, and the rows tell it E times over: near one answer this needs a quarter of the rows.
@@ -258,15 +259,16 @@ class Elements(Standardised):
         return torch.where(self.low < self.high, found, 0.0)
 
     def _with_first_ones(self, out: Tensor, square: Tensor) -> Tensor:
-        """The network's (batch, E, outputs), with what the first L numbers of an observable have for themselves."""
+        """The network's (batch, E, outputs), with what the first L numbers of a sequence have for themselves."""
         lags, features = self._tell()[0], torch.cat([torch.ones_like(square[:, :1]), square], 1)
         if not lags:
             return out
         parts = list[Tensor]()
-        for place, own in zip(self._places().values(), self.first_ones, strict=True):
-            count = min(lags, place.stop - place.start)
+        for spec, own in zip(self.observables.values(), self.first_ones, strict=True):
+            shape = spec.shape if spec.shape and spec.shape[-1] > LAGS else (math.prod(spec.shape),)
+            count = min(lags, shape[-1])
             more = torch.einsum("bf,lfo->blo", features, own[:count])
-            parts.append(pad(more, (0, 0, 0, place.stop - place.start - count)))
+            parts.append(pad(more, (0, 0, 0, shape[-1] - count)).repeat(1, math.prod(shape[:-1]), 1))
         return out + torch.cat(parts, 1)
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
