@@ -123,8 +123,7 @@ def calibrate(
         )
     generator = torch.Generator().manual_seed(seed)
     failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
-    unit = "simulations calibrated on"
-    told = Progress(len(fresh), 0, shown=progress, task="calibrating", unit=unit)
+    told = Progress(len(fresh), 0, shown=progress, task="calibrating", unit="simulations calibrated on")
     with noting() as noted, shared(cores_here()), told as bar:
         right = mended(posterior, failures, "outcome")
         values = _statistics(right, fresh, draws, generator, bar)

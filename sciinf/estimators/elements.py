@@ -178,6 +178,7 @@ class Elements(Standardised):
         self._forget()
         start, size, parts = start_of(z, self._flat(x), LAGS, counts), len(self.prior), 2 + LAGS
         self.lags.copy_((torch.arange(LAGS) < start.lags).float())
+        self.first_ones.requires_grad_(start.lags > 0)
         self.middle.copy_(start.middle.own[1:])
         self.own_middle.copy_(start.middle.share[1:])
         self.offset.copy_(torch.cat([start.middle.own[:1], start.log_sd.own, start.before.own]).T)

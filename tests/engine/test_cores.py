@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -217,7 +218,7 @@ def test_an_error_in_a_lane_is_raised(bad):
         assert together(call, [3, 4, 5]) == [3, 4, 5]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="this system does not fork")
 def test_a_forked_process_has_threads_of_its_own():
     with shared(2):
         assert together(abs, [-1, -2]) == [1, 2]
