@@ -8,7 +8,8 @@ first steps are run as they are, on a stream of their own, before the capture, w
 training is the same whether or not the capture succeeds.
 
 On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with the same result on any number. Where it
-is for the step to choose, the first batch is timed on one core and on all, one after the other and again.
+is for the step to choose, a batch is timed on one core and on all, one after the other and again: the first one, and
+three later ones, for another program may have been in the way.
 
 References:
     | On the difficulty of training recurrent neural networks (Pascanu et al., 2013), https://arxiv.org/abs/1211.5063
@@ -36,6 +37,7 @@ from sciinf.engine.recipe import Recipe
 from sciinf.loops.lanes import cores_here, shared
 
 WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
+_ASKED = (0, 100, 1_000, 10_000)  # steps before which it is
 _TRIED = 5  # times that a batch is timed on one core and on several
 _WORTH = 0.9  # share of one core's time that several may take at most
 
@@ -141,9 +143,9 @@ class Step:
             warnings.warn(f"the step does not compile, so it runs eagerly: {reason(error)}", stacklevel=2)
 
     def _eager(self, batch: Batch) -> None:
-        if self._cores is None:
+        if self.settings.processes == "auto" and self._steps in _ASKED:
             self._cores = self._chosen(batch)
-        with shared(self._cores):
+        with shared(self._cores or 1):
             losses = self._slopes(batch)
         clip(self.learner.slopes, self.settings.clip)
         self.optimiser.step()
@@ -172,7 +174,7 @@ class Step:
         if sharing.most == 1:
             return 1
         worth, used = best[cores] <= _WORTH * best[1], min(cores, sharing.most)
-        if self._shown:
+        if self._shown and (cores if worth else 1) != self._cores:
             found = f"{used} cores make a step {best[1] / best[cores]:.2f} times as fast"
             telling.tell(f"training on {f'{used} cores' if worth else '1 core'}: {found}")
         return cores if worth else 1

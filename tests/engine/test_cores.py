@@ -295,6 +295,7 @@ def test_what_is_timed_leaves_nothing_behind(monkeypatch):
     monkeypatch.setattr(steps, "cores_here", lambda: 2)
     rows, found, times, timed = batch(), [], [], Step._timed
     monkeypatch.setattr(Step, "_timed", lambda *given: times.append(given) or timed(*given))
+    monkeypatch.setattr(steps, "_ASKED", (0, 2))
     for processes in (1, "auto"):
         made = Noisy(Line.prior, Line.observables, summary=Counting(), flow=SMALL)
         made.standardise(lambda: iter([rows]))
@@ -302,10 +303,11 @@ def test_what_is_timed_leaves_nothing_behind(monkeypatch):
         torch.manual_seed(0)
         times.clear()
         step = Step(whole, step_settings(Recipe(processes=processes).resolved(1_000)), torch.Generator())
-        step(rows, 1e-3)
+        for _ in range(3):
+            step(rows, 1e-3)
         found.append((whole.weights.detach().clone(), made.summaries[0].passes.clone(), step.total.clone()))
-    assert times
-    assert found[0][1] == 1
+    assert len(times) == 2 * 2 * 5
+    assert found[0][1] == 3
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -318,6 +320,25 @@ def test_more_cores_are_taken_where_they_are_faster_and_it_says_so(seconds, chos
     step(batch(), 0.0)
     assert step._cores == chosen
     assert f"training on {chosen} core" in capsys.readouterr().err
+
+
+@compiled
+def test_another_program_is_in_the_way_for_a_while_only(monkeypatch, capsys):
+    monkeypatch.setattr(steps, "cores_here", lambda: 2)
+    monkeypatch.setattr(steps, "_ASKED", (0, 1, 3))
+    monkeypatch.setattr(steps, "_TRIED", 1)
+    monkeypatch.setattr(Step, "_timed", lambda _, rows, cores: 1.0 if cores == 1 or seconds[0] else 0.5)
+    step, seconds, taken = (
+        Step(learner(), step_settings(Recipe().resolved(10**5)), torch.Generator(), shown=True),
+        [1],
+        [],
+    )
+    for number in range(5):
+        seconds[0] = number < 2
+        step(batch(600), 0.0)
+        taken.append(step._cores)
+    assert taken == [1, 1, 1, 2, 2]
+    assert capsys.readouterr().err.count("training on") == 2
 
 
 @compiled
