@@ -37,8 +37,8 @@ from sciinf.engine.recipe import Recipe
 from sciinf.loops.lanes import cores_here, shared
 
 WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
-_ASKED = (0, 100, 1_000, 10_000)  # steps before which it is
-_TRIED = 5  # times that a batch is timed on one core and on several
+_ASKED = (0, 100, 1_000, 10_000)  # steps before which a batch is timed
+_TRIED = 5  # times, on one core and on several
 _WORTH = 0.9  # share of one core's time that several may take at most
 
 

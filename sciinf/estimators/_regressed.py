@@ -106,7 +106,7 @@ class Regressed(nn.Module):
         z, plain = map(torch.cat, gathered)
         self._set("plain", plain)
 
-        def told() -> Iterator[tuple[slice, Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+        def again() -> Iterator[tuple[slice, Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
             start = 0
             for part, u, masks in rows():
                 some = slice(start, start + len(part))
@@ -115,15 +115,15 @@ class Regressed(nn.Module):
                     raise ValueError("least squares need the same rows, in the same order, in each pass over them")
                 yield some, self._beside(self._flat(u, part), plain[some]), u, masks
 
-        self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in told()))
+        self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in again()))
         if not self.linear:
             self.second.copy_(self.first)
             return
-        self.back.copy_(_least_squares((self._basis(known), self._flat(u, known)) for _, known, u, _ in told()))
-        left = torch.cat([self._residual_statistics(u, masks, known) for _, known, u, masks in told()])
+        self.back.copy_(_least_squares((self._basis(known), self._flat(u, known)) for _, known, u, _ in again()))
+        left = torch.cat([self._residual_statistics(u, masks, known) for _, known, u, masks in again()])
         self._set("left", left)
         squashed = self._squashed("left", left)
-        both = ((torch.cat([known, squashed[some]], dim=1), z[some]) for some, known, _, _ in told())
+        both = ((torch.cat([known, squashed[some]], dim=1), z[some]) for some, known, _, _ in again())
         self.second.copy_(_least_squares(both))
 
     @property

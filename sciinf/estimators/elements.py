@@ -261,10 +261,10 @@ class Elements(Standardised):
 
     def _with_first_ones(self, out: Tensor, square: Tensor) -> Tensor:
         """The network's (batch, E, outputs), with what the first L numbers of a sequence have for themselves."""
-        lags, features = self._tell()[0], torch.cat([torch.ones_like(square[:, :1]), square], 1)
+        lags = self._tell()[0]
         if not lags:
             return out
-        parts = list[Tensor]()
+        features, parts = torch.cat([torch.ones_like(square[:, :1]), square], 1), list[Tensor]()
         for spec, own in zip(self.observables.values(), self.first_ones, strict=True):
             shape = spec.shape if spec.shape and spec.shape[-1] > LAGS else (math.prod(spec.shape),)
             count = min(lags, shape[-1])
