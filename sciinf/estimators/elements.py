@@ -15,8 +15,8 @@ With R = 0 numbers differ by those alone: enough for a regression with one law o
 What a number has for itself is multiplied by the share of it that its start found to be no chance: numbers of a
 stationary series, or items, then are one law, and do not learn it each for itself. But the first L numbers of a
 sequence, which have fewer than L before them in it, follow another law than the others: each of them has one more
-version, linear in (1, z, z z'), for itself. An observable is one sequence, or if its last axis has more than 8 numbers,
-so many as it has such rows, which are alike in this.
+version, linear in (1, z, z z'), for itself, from 500 rows on (fewer would be learnt by heart). An observable is one
+sequence, or if its last axis has more than 8 numbers, so many as it has such rows, which are alike in this.
 
 A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each is a
 regression on a few parameters, and the rows tell it E times over: near one answer this needs a quarter of the rows.
@@ -72,6 +72,7 @@ MOST = 500  # numbers in an observation
 VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
 _OFTEN = 0.02  # share of the rows in which a number may take one value
 _FEW, _AROUND = 3, 10  # rows that have one value by chance at most, beyond what those around it have; how many of them
+_OWN_LAW = 500  # rows, at least, to learn a law of the first numbers' own from
 _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
@@ -178,7 +179,7 @@ class Elements(Standardised):
         self._forget()
         start, size, parts = start_of(z, self._flat(x), LAGS, counts), len(self.prior), 2 + LAGS
         self.lags.copy_((torch.arange(LAGS) < start.lags).float())
-        self.first_ones.requires_grad_(start.lags > 0)
+        self.first_ones.requires_grad_(start.lags > 0 and len(z) >= _OWN_LAW)
         self.middle.copy_(start.middle.own[1:])
         self.own_middle.copy_(start.middle.share[1:])
         self.offset.copy_(torch.cat([start.middle.own[:1], start.log_sd.own, start.before.own]).T)

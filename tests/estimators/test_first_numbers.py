@@ -72,3 +72,14 @@ def test_a_likelihood_from_before_first_numbers_had_their_own_law_is_read_as_it_
     again.load_state_dict(weights)
     found = [one.loss(batch, generator=generator()) for one in (made, again)]
     assert torch.equal(*found)
+
+
+def test_a_few_rows_do_not_teach_first_numbers_a_law_of_their_own():
+    """On 120 rows it would cost 0.13 nats, on 300 rows 0.05."""
+    learnt = {}
+    for n in (300, 600):
+        model = Elements(TURNING, {"x": Observable((12,), dims=("time",))})
+        theta, x = turning(n, 0, 1)
+        model.standardise(lambda theta=theta, x=x: iter([Batch(theta, {"x": x})]))
+        learnt[n] = model.first_ones.requires_grad
+    assert learnt == {300: False, 600: True}
