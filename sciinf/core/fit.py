@@ -71,6 +71,8 @@ class Fit:
         best = "" if loss is None else f", validation loss {loss:.4g}"
         error = self.record.get("relative_error")
         best += "" if error is None else f", held-out fields off by {error:.1%}"
+        spread = self.record.get("spread_skill")
+        best += "" if spread is None else f", draws {spread:.2f} times as unlike as they should be"
         return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
 
     def _repr_html_(self) -> str:
@@ -79,6 +81,7 @@ class Fit:
             "trained on": f"{self.simulator.get('name', 'unknown')!r}",
             "validation loss": self.record.get("best_validation_loss"),
             "held-out fields off by": self.record.get("relative_error"),
+            "draws, times as unlike as they should be": self.record.get("spread_skill"),
             "simulations": self.record.get("store", {}).get("used"),
             "seconds": self.record.get("seconds"),
             "in": f"{self.folder}",

@@ -15,7 +15,7 @@ from sciinf.core.component import Component
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, X
 
-Learns = Literal["densities", "noise", "fields"]
+Learns = Literal["densities", "noise", "fields", "noisy fields"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Learned(nn.Module, Component, ABC):
     """A network with what it takes to train it. Built from a prior and the observables' specification.
 
     `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows; noise,
-    drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; or fields,
-    which have no noise at all.
+    drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; fields,
+    which have no noise at all; or fields to which noise is added.
     """
 
     learns: ClassVar[Learns] = "densities"

@@ -1,9 +1,10 @@
 """Simulators that solve a differential equation on a grid, and what sensors see of it.
 
-A `FieldEquation` is an ordinary simulator: a prior over physical parameters, and as observables what the solution
-started from (fields that it draws itself) and the solution "u", in the layout (batch, time, channel, *space). It also
-tells its parts apart, which is what surrogates and sensors need: `start` draws, `solve` solves, `residual` says how
-well a trajectory satisfies the equation.
+An `Equation` is an ordinary simulator: a prior over physical parameters, and as observables what the solution started
+from (fields that it draws itself) and the solution "u", in the layout (batch, time, channel, *space). It also tells its
+parts apart, which is what surrogates and sensors need: `start` draws what solutions start from, `solution` goes on from
+there. A `FieldEquation` is one whose start has one solution: `solve` solves, `residual` says how well a trajectory
+satisfies the equation.
 """
 
 from __future__ import annotations
@@ -63,24 +64,8 @@ class FieldSource(Simulator, ABC):
         return {name: value.to(self.observables[name].torch_dtype) for name, value in found.items()}
 
 
-class FieldEquation(FieldSource, ABC):
-    """A differential equation and its solver, in double precision if it does not say otherwise."""
-
-    @abstractmethod
-    def solve(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
-        """Solutions at `times`."""
-
-    @abstractmethod
-    def residual(
-        self, trajectory: Float[Tensor, "batch time channel *space"], theta: Float[Tensor, "batch theta"], given: X
-    ) -> Float[Tensor, "batch frame channel *space"]:
-        """What is left of the equation when a trajectory is put into it: 0 for a solution. Differentiable."""
-
-    @final
-    def solution(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch time channel *space"]:
-        return self.solve(theta.double(), given)
+class Equation(FieldSource, ABC):
+    """An equation with its solver. One that is driven at random draws its `solution`, and has no `solve`."""
 
     @final
     def settings(self) -> dict[str, str]:
@@ -100,6 +85,26 @@ class FieldEquation(FieldSource, ABC):
             ) from error
         file = _file_of(type(self))
         return found if file is None else found | {"code": mark(file)}
+
+
+class FieldEquation(Equation, ABC):
+    """A differential equation and its solver, in double precision if it does not say otherwise."""
+
+    @abstractmethod
+    def solve(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        """Solutions at `times`."""
+
+    @abstractmethod
+    def residual(
+        self, trajectory: Float[Tensor, "batch time channel *space"], theta: Float[Tensor, "batch theta"], given: X
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """What is left of the equation when a trajectory is put into it: 0 for a solution. Differentiable."""
+
+    @final
+    def solution(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        return self.solve(theta.double(), given)
 
 
 class Evolution(FieldEquation, ABC):

@@ -11,6 +11,7 @@ from sciinf import telling
 from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, PairedDensity, Surrogate
 
 COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
+ALIKE, UNLIKE = 0.8, 1.25  # spread of a surrogate's draws over the error of their mean, beyond which they are not right
 ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
 _ROWS, _DRAWS, _FEWEST = 64, 8, 16
 
@@ -23,7 +24,8 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
         batches: Each call is a pass over the held-out rows.
 
     Returns:
-        What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|. Of an
+        What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|, or of one
+        that draws `spread_skill`, the spread of draws over the error of their mean where it is farthest from 1. Of an
         estimator with quick draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw
         from the truth, in sds of the held-out parameters, of the parameter where it is largest.
     """
@@ -53,9 +55,12 @@ def tell(fit: Fit) -> None:
     """Say what the record of a new fit has of it.
 
     Warns:
-        UserWarning: If draws are not finite, or far from the truth, or the fields of a surrogate off by more than 10 %.
+        UserWarning: If draws are not finite, or far from the truth, or the fields of a surrogate off by more than 10 %,
+            or its draws too alike or unlike.
     """
-    if isinstance(fit.learned, Surrogate):
+    if isinstance(fit.learned, Surrogate) and "spread_skill" in fit.record:
+        _tell_spread(fit.learned, fit.record["spread_skill"])
+    elif isinstance(fit.learned, Surrogate):
         _tell_error(fit.learned, fit.record.get("relative_error", 0.0))
     lost, off = fit.record.get("draws_not_finite", 0.0), fit.record.get("draws_off", 0.0)
     way_out = "look at history.csv, lower the learning rate, or leave settings of the estimator at their defaults"
@@ -78,5 +83,17 @@ def _tell_error(surrogate: Surrogate, error: float) -> None:
             f"the surrogate's {surrogate.target!r} is off by {error:.0%} for held-out simulations, and posteriors by "
             "it will be as wide as that makes them. Try more solutions; a network of more width, of more modes for "
             "fronts and jumps, with coordinates=True and padding=0.1 where fields have edges",
+            stacklevel=4,
+        )
+
+
+def _tell_spread(surrogate: Surrogate, ratio: float) -> None:
+    words = f"spread {ratio:.2f} times as far as their mean is off, in the frame where that is farthest from 1"
+    telling.tell(f"held-out fields: draws of {surrogate.target!r} {words}")
+    if not ALIKE <= ratio <= UNLIKE:
+        kind = "alike, and are widened by what is missing" if ratio < 1 else "unlike"
+        warnings.warn(
+            f"held-out simulations show that draws of the surrogate's {surrogate.target!r} {words}: they are too "
+            f"{kind}. Try more solutions, a longer training, or another law",
             stacklevel=4,
         )

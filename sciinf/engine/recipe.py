@@ -14,14 +14,20 @@ from sciinf.core.checks import is_whole
 from sciinf.engine.optimisers import NAMES
 from sciinf.engine.schedule import FLOORS, scaled_rate
 
-_STEPS: Mapping[Learns, int] = {"densities": 1_500, "noise": 2_000, "fields": 6_000}  # for 9,000 rows
+_STEPS: Mapping[Learns, int] = {
+    "densities": 1_500,
+    "noise": 2_000,
+    "fields": 6_000,
+    "noisy fields": 4_000,
+}  # for 9,000 rows
 _POWERS: Mapping[Learns, tuple[float, float, float]] = {  # of rows: up to 9,000, up to 18,000, and beyond
     "densities": (1 / 4, 0.3, 1 / 2),
     "noise": (1 / 3, 0.4, 0.4),
     "fields": (1 / 3, 0.4, 0.4),
+    "noisy fields": (1 / 3, 0.4, 0.4),
 }
-_LARGEST: Mapping[Learns, int] = {"densities": 500, "noise": 1_000, "fields": 32}  # batch
-_DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4}
+_LARGEST: Mapping[Learns, int] = {"densities": 500, "noise": 1_000, "fields": 32, "noisy fields": 32}  # batch
+_DECAY: Mapping[Learns, float] = {"densities": 0.2, "noise": 0.02, "fields": 1e-4, "noisy fields": 0.02}
 _RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9  # peak of the schedule, the least share of it, rows / D^2 that have it whole
 _VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
 _FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
@@ -123,9 +129,10 @@ class Recipe:
         search for it begins.
         What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, of up to 1,000 rows
         each, Muon and a tenth of the weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a
-        fiftieth of the rows each (8 to 32), and hardly any weight decay.
+        fiftieth of the rows each (8 to 32), and hardly any weight decay; of fields that
+        noise is added to 4,000, by Muon, with the weight decay of noise.
         """
-        least, each = (8, 50) if learns == "fields" else (50, 36)
+        least, each = (8, 50) if "fields" in learns else (50, 36)
         usual = min(_LARGEST[learns], max(least, rows // each))
         batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
         below, above, beyond = _POWERS[learns]
@@ -145,7 +152,7 @@ class Recipe:
         sparse = math.ceil(_FORWARD * held_out / (_VALIDATION_SHARE * max(rows, 1)))
         every = self.validate_every or max(1, min(sparse, epochs, patience))
         filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate, weight_decay=decay)
-        optimiser = self.optimiser or ("muon" if learns == "noise" else "adamw")
+        optimiser = self.optimiser or ("muon" if learns.startswith("nois") else "adamw")
         return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser)
 
     def said(self) -> Mapping[str, Any]:

@@ -1,7 +1,9 @@
 """Learned simulators of fields."""
 
+from sciinf.surrogates.conditions import Field, Frame, Given
 from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
+from sciinf.surrogates.generator import Generator
 from sciinf.surrogates.inversion import Inversion
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
@@ -13,6 +15,10 @@ from sciinf.surrogates.stepwise import Stepwise
 __all__ = [
     "DGNO",
     "Emulator",
+    "Field",
+    "Frame",
+    "Generator",
+    "Given",
     "Inversion",
     "MultiOperator",
     "Operator",

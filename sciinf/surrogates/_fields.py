@@ -99,6 +99,15 @@ class OfFields(Surrogate, ABC):
             show_edges(
                 self, batches, lambda rows: [rows.x[self.target].flatten(0, 1), *(rows.x[n] for n in self.given)]
             )
+        self.look(batches)
+
+    def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Take from the training rows what else a surrogate needs of them, when means and sds are known."""
+        del batches
+
+    def check_times(self, times: Sequence[float]) -> None:
+        """Refuse times of frames that do not suit; any do here."""
+        del times
 
     @final
     def stacked(self, given: X) -> Float[Tensor, "batch channel ..."]:

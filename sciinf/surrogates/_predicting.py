@@ -1,54 +1,21 @@
-r"""Surrogates that give one prediction, and the error that held-out rows show.
-
-The error of a prediction is modelled as Gaussian,
-
-    u - f(theta, given) = s(theta) sum_j xi_j e_j / sqrt(J),     xi_j ~ N(0, 1),
-
-e_j the errors on J held-out rows, each over its s(theta_j), so that its covariance is theirs around zero (a bias counts
-as error too), with every correlation between points, frames and channels; log s is the least-squares fit of the
-logarithm of their sizes by 1, z and z^2, z the standardised theta. Held-out rows are those that chose the best weights:
-with hundreds of them that hardly flatters.
-"""
+"""Surrogates that give one prediction, and the error that held-out rows show (`_errors`)."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Adjusting, Batch, Observable, Prior, X, predicted
-from sciinf.surrogates._fields import OfFields
-
-_BYTES = 64 * 2**20  # of errors kept, at most
-_MOST = 256
-_ROWS_EACH = 8  # held out, for each coefficient of the error's size
-_REACH = 3.0  # sds of a parameter, beyond which that size stays what it is
+from sciinf.core import Adjusting, Batch, X, predicted
+from sciinf.surrogates._errors import WithErrors
 
 
-class Predicting(OfFields, Adjusting, ABC):
+class Predicting(WithErrors, Adjusting, ABC):
     """A surrogate of fields that predicts one solution. Arguments are those of `OfFields`."""
-
-    errors: Tensor
-    size: Tensor
-
-    def __init__(
-        self,
-        prior: Prior,
-        observables: Mapping[str, Observable],
-        target: str,
-        given: Sequence[str] | None,
-        seed: int,
-    ) -> None:
-        super().__init__(prior, observables, target, given, seed)
-        shape = self.observables[target].shape
-        kept = max(1, min(_MOST, _BYTES // (4 * math.prod(shape))))
-        self.register_buffer("errors", torch.zeros(kept, *shape))
-        self.register_buffer("size", torch.zeros(1 + 2 * len(prior), dtype=torch.float64))
 
     @final
     @torch.no_grad()
@@ -64,48 +31,14 @@ class Predicting(OfFields, Adjusting, ABC):
             rows.append(batch.theta)
             if sum(map(len, kept)) < len(self.errors):
                 kept.append(off)
-        off, size, theta = torch.cat(kept)[: len(self.errors)], torch.cat(sizes), torch.cat(rows)
-        if not bool(size.isfinite().all()):
-            bad = int((~size.isfinite()).sum())
-            raise FloatingPointError(
-                f"{bad} of {len(size)} predictions of held-out solutions are not finite: train longer, or more stably"
-            )
-        self.size.copy_(self._fitted(theta, size))
-        each = off / self.spread(theta[: len(off)]).reshape(-1, *[1] * (off.ndim - 1))
-        level = (size / self.spread(theta)).square().mean().sqrt()  # what the mean of logarithms leaves out
-        self.size[0] += level.log()
-        self.errors.zero_()
-        self.errors[: len(off)] = each / level * math.sqrt(len(self.errors) / len(off))
+        self.keep_errors(torch.cat(rows), torch.cat(sizes), torch.cat(kept))
         return {"relative_error": float(torch.cat(relative).mean())}
-
-    def _fitted(self, theta: Tensor, size: Tensor) -> Tensor:
-        """Coefficients of log s; of few rows a constant, or no squares, for they would be taken for what chance did."""
-        design, wanted = self._design(theta), size.double().log()
-        width = self.theta_mean.numel()
-        columns = next((c for c in (1 + 2 * width, 1 + width) if len(size) >= _ROWS_EACH * c), 1)
-        some = design[:, :columns]
-        ridge = torch.eye(columns, dtype=torch.float64, device=some.device)
-        ridge[0, 0] = 0.0
-        found = torch.zeros_like(self.size)
-        found[:columns] = torch.linalg.solve(some.mT @ some + ridge, some.mT @ wanted)
-        return found
-
-    def _design(self, theta: Tensor) -> Tensor:
-        z = self.z(theta).double().clamp(-_REACH, _REACH)
-        return torch.cat([z.new_ones(len(z), 1), z, z.square()], 1)
-
-    @final
-    def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
-        return (self._design(theta) @ self.size).exp().to(self.errors)
 
     @final
     def error(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:
-        count = len(self.errors)
-        noise = torch.randn(len(theta), count, generator=generator, device=generator.device).to(self.errors)
-        size = self.spread(theta) / math.sqrt(count)
-        return ((noise * size[:, None]) @ self.errors.flatten(1)).unflatten(1, self.errors.shape[1:])
+        return self.drawn_error(theta, generator=generator)
 
     @final
     def draw(

@@ -1,0 +1,139 @@
+r"""A transformer for tokens that have places, which conditions modulate.
+
+Tokens t_i at places p_i in the unit box, a condition c of each or of all. For every layer, with n(.) a normalisation,
+
+    h' = h + A(m_1(h)),    h'' = h' + B(m_2(h')),    m_k(h) = (1 + a_k(c)) n(h) + b_k(c),
+
+B a two-layer network at each token and A attention, whose scores q_i^T k_j / sqrt(d) + f(p_i - p_j) know how places lie
+to each other: f is a small network of cosines and sines of 2 pi m (p_i - p_j), m = 1, ..., 4 in each direction, one
+number for each head. Of a ring or torus that is all: a field that is shown moved by some tokens is answered moved by as
+many, for an equation that is the same everywhere need not be learnt at each place. In a box with edges waves are twice
+as long, so that its ends do not meet, and tokens know their places as well.
+
+References:
+    | Scalable Diffusion Models with Transformers (Peebles & Xie, 2023), https://arxiv.org/abs/2212.09748
+    | Attention Is All You Need (Vaswani et al., 2017), https://arxiv.org/abs/1706.03762
+    | Swin Transformer V2 (Liu et al., 2022), for scores from places by a network, https://arxiv.org/abs/2111.09883
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sciinf.core.checks import check_whole
+from sciinf.core.component import Component
+from sciinf.core.prior import global_seed
+
+_WAVES = 4
+_WIDER = 2  # the inner width of the two-layer network
+
+
+class TokenTransformer(Component):
+    """How such a network is built.
+
+    Args:
+        width: Of tokens inside, a multiple of the heads.
+        layers: Of attention, each with a network at every token.
+        heads: Of attention.
+
+    Raises:
+        ValueError: If one is no int of at least 1, or the width no multiple of the heads.
+    """
+
+    def __init__(self, width: int = 96, layers: int = 4, heads: int = 4) -> None:
+        for name, value in (("width", width), ("layers", layers), ("heads", heads)):
+            check_whole(name, value, 1)
+        if width % heads:
+            raise ValueError(f"a width of {width} is no multiple of {heads} heads")
+        self.width, self.layers, self.heads = width, layers, heads
+
+    def build(self, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int) -> TokenNetwork:
+        """A new network.
+
+        Args:
+            widths: Of tokens in, of tokens out, and of conditions.
+            places: (token, axis), in the unit box.
+            edges: Whether the box has edges; else it is a ring or torus.
+            seed: Of the first weights.
+        """
+        with global_seed(torch.Generator().manual_seed(seed)):
+            return TokenNetwork(self, widths, places, edges)
+
+
+class TokenNetwork(nn.Module):
+    """The network; arguments are those of `TokenTransformer.build`."""
+
+    places: Tensor
+    apart: Tensor
+
+    def __init__(self, of: TokenTransformer, widths: tuple[int, int, int], places: Tensor, edges: bool) -> None:
+        super().__init__()
+        inputs, outputs, condition = widths
+        width, self.layers, self.heads = of.width, of.layers, of.heads
+        places = places.float()
+        apart = _waves(places[:, None] - places, 0.5 if edges else 1.0)
+        self.register_buffer("apart", apart, persistent=False)
+        self.register_buffer("places", _waves(places, 0.5), persistent=False)
+        self.enter = nn.Linear(inputs, width)
+        self.stand = nn.Linear(apart.shape[-1], width) if edges else None
+        self.blank = condition == 0
+        self.given = nn.Sequential(nn.Linear(max(condition, 1), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.modulation = nn.Linear(width, 4 * of.layers * width)
+        inner = max(16, 2 * of.heads)
+        self.between = nn.Sequential(
+            nn.Linear(apart.shape[-1], inner), nn.GELU(), nn.Linear(inner, of.layers * of.heads)
+        )
+        self.look = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(of.layers))
+        self.leave = nn.ModuleList(nn.Linear(width, width) for _ in range(of.layers))
+        self.first = nn.ModuleList(nn.Linear(width, _WIDER * width) for _ in range(of.layers))
+        self.second = nn.ModuleList(nn.Linear(_WIDER * width, width) for _ in range(of.layers))
+        self.out = nn.Linear(width, outputs)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch token input"], condition: Float[Tensor, "batch any condition"]
+    ) -> Float[Tensor, "batch token output"]:
+        """New tokens.
+
+        Args:
+            tokens: One for each place.
+            condition: One for all tokens of a row, (batch, 1, condition), or for each.
+        """
+        if self.blank:
+            condition = condition.new_ones(*condition.shape[:-1], 1)
+        hidden = self.enter(tokens)
+        if self.stand is not None:
+            hidden = hidden + self.stand(self.places)
+        scores = self.between(self.apart).movedim(-1, 0).unflatten(0, (self.layers, self.heads))
+        parts = self.modulation(self.given(condition)).chunk(4 * self.layers, -1)
+        for k in range(self.layers):
+            hidden = hidden + self._looked(k, _modulated(hidden, parts[4 * k], parts[4 * k + 1]), scores[k])
+            shown = _modulated(hidden, parts[4 * k + 2], parts[4 * k + 3])
+            hidden = hidden + self.second[k](F.gelu(self.first[k](shown)))
+        return self.out(F.layer_norm(hidden, hidden.shape[-1:]))
+
+    def _looked(self, k: int, shown: Tensor, scores: Tensor) -> Tensor:
+        query, key, value = self.look[k](shown).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        share = torch.baddbmm(
+            scores.repeat(len(query), 1, 1, 1).flatten(0, 1),
+            query.flatten(0, 1),
+            key.flatten(0, 1).mT,
+            alpha=1 / math.sqrt(query.shape[-1]),
+        ).softmax(-1)
+        found = (share @ value.flatten(0, 1)).unflatten(0, (len(query), self.heads))
+        return self.leave[k](found.transpose(1, 2).flatten(2))
+
+
+def _modulated(hidden: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, 1 + scale, F.layer_norm(hidden, hidden.shape[-1:]))
+
+
+def _waves(places: Float[Tensor, "*batch axis"], slowest: float) -> Float[Tensor, "*batch wave"]:
+    angle = 2 * math.pi * slowest * places[..., None] * torch.arange(1, _WAVES + 1)
+    return torch.cat([angle.cos(), angle.sin()], -1).flatten(-2)

@@ -1,0 +1,299 @@
+r"""A law of fields: solutions drawn as uncertain as they are, given a start, other fields and parameters.
+
+Frames become tokens (`tokens.Code`), and a law of tokens (`tokens.TokenLaw`) is learned for a block of frames given
+those before (`tokens.Order`). What is drawn is what each frame brings that the one before does not tell linearly, in
+units in which it is uncorrelated (`tokens.innovations`). Other frames before, and fields that stay, are tokens at the
+same places, which the network sees beside what it draws.
+
+**A prediction** is the mean of `members` draws. **A check of the draws**: held-out rows tell the variance v of M draws
+and the mean squared error e of their mean, for every frame. If the law is right they agree, (1 + 1/M) v = e, and the
+fit's record has the root of their ratio in the frame where it is farthest from 1 ("spread_skill"). Where draws are too
+alike, what is missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`) times
+1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then becomes wide, not wrong.
+
+A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
+
+References:
+    | Text2PDE: Latent Diffusion Models for Accessible Physics Simulation (Zhou et al., 2024),
+      https://arxiv.org/abs/2410.01153
+    | AROMA: Preserving Spatial Structure for Latent PDE Modeling with Local Neural Fields (Serrano et al., 2024),
+      https://arxiv.org/abs/2406.02176
+    | Turbulent Flow Simulation using Autoregressive Conditional Diffusion Models (Kohl et al., 2023),
+      https://arxiv.org/abs/2309.01745
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, X
+from sciinf.core.checks import check_whole
+from sciinf.core.component import called_with
+from sciinf.dynamics.frames import spacing
+from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.surrogates._edges import ByEdges
+from sciinf.surrogates._errors import WithErrors
+from sciinf.surrogates.conditions import Field, Frame, Given
+from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
+from sciinf.tokens.innovations import Innovations
+from sciinf.tokens.law import LearnedLaw
+
+_CHECKED, _MEMBERS = 64, 8  # held-out rows, and draws for each, that tell whether draws are as unlike as they should be
+_TOGETHER = 256  # rows drawn at once
+
+
+class Generator(WithErrors, Adjusting, ByEdges):
+    """A law of the target's frames.
+
+    Args:
+        prior: The simulator's.
+        observables: The simulator's.
+        code: Frames to tokens; `Patches(4)` where left out.
+        order: How many frames at once; `AtOnce()` where left out.
+        law: Of the tokens of a block; `Joint()` where left out.
+        given: What is known beside parameters: at most one `Frame`, and fields. `[Frame(0)]` where left out.
+        network: What learns; a `TokenTransformer()` where left out.
+        target: Name of what is drawn.
+        pairs: Of blocks and what is before them, from each trajectory at each step of training.
+        members: Draws that a prediction is the mean of.
+        edges: Whether fields have edges; training finds out.
+        seed: Seeds the first weights.
+
+    Raises:
+        ValueError: If names or layouts do not go together, or frames are to follow each other and there is none to go
+            on from.
+
+    Examples:
+        >>> from torch.distributions import Uniform
+        >>> prior = Prior(viscosity=Uniform(0.01, 0.1))
+        >>> fields = {"initial": Observable((1, 64)), "u": Observable((5, 1, 64))}
+        >>> generator = Generator(prior, fields, network=TokenTransformer(16, 1))
+        >>> draw = generator.draw(torch.ones(3, 1), {"initial": torch.ones(3, 1, 64)}, generator=torch.Generator())
+        >>> draw.shape
+        torch.Size([3, 5, 1, 64])
+    """
+
+    learns: ClassVar[Learns] = "noisy fields"
+    missing: Tensor
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        code: Code | None = None,
+        *,
+        order: Order | None = None,
+        law: TokenLaw | None = None,
+        given: Sequence[Given] | None = None,
+        network: TokenTransformer | None = None,
+        target: str = "u",
+        pairs: int = 4,
+        members: int = 16,
+        edges: bool = False,
+        seed: int = 0,
+    ) -> None:
+        given = [Frame(0)] if given is None else list(given)
+        starts = [one for one in given if isinstance(one, Frame)]
+        fields = [one for one in given if isinstance(one, Field)]
+        if len(starts) > 1:
+            raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
+        super().__init__(prior, observables, target, [one.name for one in (*starts, *fields)], seed)
+        check_whole("pairs", pairs, 1)
+        check_whole("members", members, 1)
+        self.start, self.pairs, self.members = starts[0] if starts else None, pairs, members
+        if self.start is not None and self.observables[self.start.name].shape[0] != self.channels:
+            found = self.observables[self.start.name].shape[0]
+            raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {self.channels}")
+        self.unknown = self.frames - (self.start is not None and self.start.index == 0)
+        self.block, self.context = (order or AtOnce()).sizes(self.unknown)
+        if self.start is None and self.block < self.unknown:
+            raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
+        self.code = (code or Patches()).build(self.channels, self.space)
+        self.stays = (code or Patches()).build(self.channels_stay, self.space) if fields else None
+        self.own_units, self.units = Innovations(self.code), Innovations(self.code)
+        self.register_buffer("missing", torch.zeros(self.frames, *[1] * (1 + len(self.space))))
+        self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
+        self.law = self._built()
+
+    @property
+    def channels_stay(self) -> int:
+        """Of fields that stay."""
+        return self.channels_given - (self.channels if self.start is not None else 0)
+
+    def _built(self) -> LearnedLaw:
+        known = 2 * self.context * self.code.width if self.start is not None else 0
+        stays = self.stays.width if self.stays is not None else 0
+        widths = (self.block * self.code.width, known + stays, len(self.prior.names))
+        network, law = self.parts
+        edges = self.edges or not self.code.counts
+        return law.build(network, widths, self.code.places, edges=edges, seed=self.seed)
+
+    def at_edges(self) -> None:
+        self.edges = True
+        called_with(self, edges=True)
+        self.law = self._built().to(self.target_mean.device)
+
+    def check_times(self, times: Sequence[float]) -> None:
+        """Refuse times of frames that do not suit.
+
+        Raises:
+            ValueError: If blocks follow each other and frames are not evenly spaced, or the first frame is the start
+                where it was said not to be, or the other way round.
+        """
+        if self.start is not None and (self.start.index == 0) != (times[0] == 0):
+            right = -1 if self.start.index == 0 else 0
+            raise ValueError(f"the first frame is at {times[0]:g}: give the generator Frame({right})")
+        if self.block < self.unknown:
+            spacing(times if times[0] == 0 else (0.0, *times))
+
+    def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Take means and sds of tokens, and of their changes, from the training rows."""
+        self.code.look(lambda: (self._scaled(self._frames(batch)).flatten(0, 1) for batch in batches()))
+        if self.stays is not None:
+            self.stays.look(lambda: (self._fixed(batch.x) for batch in batches()))
+        for batch in batches():
+            tokens = self.code.encode(self._scaled(self._frames(batch)))
+            self.own_units.see(tokens.flatten(0, 1))
+            if tokens.shape[1] > 1:
+                self.units.see(tokens[:, 1:].flatten(0, 1), tokens[:, :-1].flatten(0, 1))
+        self.own_units.settle()
+        if self.frames > 1 or self.start is not None:
+            self.units.settle()
+
+    def _frames(self, batch: Batch) -> Float[Tensor, "batch frame channel *space"]:
+        """All frames in a row, from the one that is known on."""
+        frames = batch.x[self.target].to(self.target_mean)
+        if self.start is not None and self.start.index == -1:
+            frames = torch.cat([batch.x[self.start.name].to(frames)[:, None], frames], 1)
+        return frames
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        mean, sd = self.level()
+        return (frames - mean) / sd
+
+    def _fixed(self, x: X) -> Float[Tensor, "batch channel *space"]:
+        """Fields that stay, standardised."""
+        skipped = self.channels if self.start is not None else 0
+        fields = self.stacked(x).to(self.given_mean)
+        return ((fields - self.given_mean) / self.given_sd)[:, skipped:]
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        tokens = self.code.encode(self._scaled(self._frames(batch)))
+        rows, windows = len(tokens), self.unknown - self.block + 1
+        pairs = self.pairs if windows > 1 else 1
+        at = torch.randint(windows, (rows, pairs), generator=generator, device=generator.device).to(tokens.device)
+        row = torch.arange(rows, device=tokens.device).repeat_interleave(pairs)
+        last = at.flatten() if self.start is not None else at.flatten() - 1
+        before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
+        after = [tokens[row, last + 1 + j] for j in range(self.block)]
+        sought = torch.cat(self._innovations(before[0] if self.start is not None else None, after), -1)
+        given = self._given(before, self._fixed_tokens(batch.x), row)
+        found = self.law.loss(sought, given, self.z(batch.theta)[row], generator=generator)
+        return found.unflatten(0, (rows, pairs)).mean(1)
+
+    def _innovations(self, before: Tensor | None, after: Sequence[Tensor]) -> list[Tensor]:
+        """What each of some frames brings."""
+        first = self.own_units(after[0]) if before is None else self.units(after[0], before)
+        return [first, *(self.units(b, a) for a, b in itertools.pairwise(after))]
+
+    def _continued(self, before: Tensor | None, brought: Sequence[Tensor]) -> list[Tensor]:
+        """Tokens of the frames that innovations lead to."""
+        found: list[Tensor] = []
+        for z in brought:
+            before = self.own_units.inverse(z) if before is None else self.units.inverse(z, before)
+            found.append(before)
+        return found
+
+    def _fixed_tokens(self, x: X) -> Tensor | None:
+        return None if self.stays is None else self.stays.encode(self._fixed(x))
+
+    def _given(self, before: Sequence[Tensor], fixed: Tensor | None, row: Tensor) -> Tensor:
+        """What is known at the places of tokens, for rows."""
+        parts = [part for one in before for part in (one, self.own_units(one))] if self.start is not None else []
+        parts += [] if fixed is None else [fixed[row]]
+        empty = torch.zeros(len(row), len(self.code.places), 0, device=row.device, dtype=self.target_mean.dtype)
+        return torch.cat([empty, *parts], -1)
+
+    @torch.no_grad()
+    def rollout(
+        self, theta: Float[Tensor, "batch theta"], given: X, frames: int, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """Draws of as many frames after the one that is known; of blocks that follow each other any number.
+
+        Raises:
+            ValueError: If more are asked for than were learned, all at once.
+        """
+        if frames > self.unknown and self.block == self.unknown:
+            raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
+        z, fixed = self.z(theta), self._fixed_tokens(given)
+        row = torch.arange(len(theta), device=z.device)
+        tokens = []
+        if self.start is not None:
+            first = given[self.start.name].to(self.target_mean)
+            tokens.append(self.code.encode(self._scaled(first[:, None]))[:, 0])
+        known = len(tokens)
+        while len(tokens) - known < frames:
+            before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
+            drawn = self.law.draw(self._given(before, fixed, row), z, generator=generator)
+            tokens += self._continued(before[0] if known else None, drawn.chunk(self.block, -1))
+        mean, sd = self.level()
+        return mean + sd * self.code.decode(torch.stack(tokens[known : known + frames], 1))
+
+    @torch.no_grad()
+    def sample(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        """Solutions as the law has them, without what held-out rows showed to be missing."""
+        parts = []
+        for k in range(0, len(theta), _TOGETHER):
+            here = {name: given[name][k : k + _TOGETHER] for name in self.given}
+            found = self.rollout(theta[k : k + _TOGETHER], here, self.unknown, generator=generator)
+            if self.start is not None and self.start.index == 0:
+                found = torch.cat([here[self.start.name].to(found)[:, None], found], 1)
+            parts.append(found)
+        return torch.cat(parts)
+
+    def draw(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        found = self.sample(theta, given, generator=generator)
+        return found + self.missing.sqrt() * self.drawn_error(theta, generator=generator).to(found)
+
+    def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        own = torch.Generator().manual_seed(self.seed)
+        return torch.stack([self.sample(theta, given, generator=own) for _ in range(self.members)]).mean(0)
+
+    @torch.no_grad()
+    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        """Compare draws with held-out rows, and find what they miss."""
+        rows = _first(batches, _CHECKED)
+        true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
+        drawn = torch.stack([self.sample(rows.theta, rows.x, generator=own) for _ in range(_MEMBERS)])
+        off = true - drawn.mean(0)
+        size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
+        self.keep_errors(rows.theta, size, off)
+        rest = (0, *range(2, off.ndim))
+        spread, error = (1 + 1 / _MEMBERS) * drawn.var(0).mean(rest), off.square().mean(rest)
+        share = spread / error.clamp_min(1e-30)
+        known = error <= 1e-12 * true.square().mean(rest)  # the frame that was given
+        missing = torch.where(known, torch.zeros_like(share), (1 - share).clamp(0, 1))
+        self.missing.copy_(missing.reshape(self.missing.shape))
+        ratio = share[~known].sqrt() if not bool(known.all()) else share.new_ones(1)
+        return {"spread_skill": float(ratio[ratio.clamp_min(1e-30).log().abs().argmax()])}
+
+
+def _first(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:
+    """The first rows of a pass."""
+    found: list[Batch] = []
+    for batch in batches():
+        found.append(batch)
+        if sum(map(len, found)) >= most:
+            break
+    whole = Batch(torch.cat([b.theta for b in found]), {n: torch.cat([b.x[n] for b in found]) for n in found[0].x})
+    return whole.rows(slice(0, most))

@@ -1,0 +1,19 @@
+"""Fields as tokens: codes that turn one into the other, orders of frames, and laws of tokens."""
+
+from sciinf.tokens.code import Code, FieldTokens, Patches, Pod
+from sciinf.tokens.law import Joint, LearnedLaw, Mixture, TokenLaw
+from sciinf.tokens.order import AtOnce, Frames, Order
+
+__all__ = [
+    "AtOnce",
+    "Code",
+    "FieldTokens",
+    "Frames",
+    "Joint",
+    "LearnedLaw",
+    "Mixture",
+    "Order",
+    "Patches",
+    "Pod",
+    "TokenLaw",
+]

@@ -1,0 +1,100 @@
+"""Innovations: white where the equation is linear, local, and taken back exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sciinf.tokens import Patches, Pod
+from sciinf.tokens.innovations import Innovations
+
+POINTS = 16
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smoothed(noise, power):
+    """Noise on a ring whose wave k is k^-power as large; the mean stays."""
+    k = torch.arange(POINTS // 2 + 1).clamp_min(1)
+    return torch.fft.irfft(torch.fft.rfft(noise) * k.double() ** -power, n=POINTS)
+
+
+def rows(n, seed=0):
+    """u' = G u + smooth noise + 2 after a smooth u, both (n, 1, points), float64."""
+    noise = torch.randn(2, n, 1, POINTS, generator=generator(seed), dtype=torch.float64)
+    before = smoothed(noise[0], 1.5) + 1
+    return before, 0.7 * before.roll(1, -1) + 0.2 * smoothed(noise[1], 2.0) + 2
+
+
+@pytest.mark.parametrize("kind", [Patches(4), Patches(1), Patches(16)])
+def test_of_a_linear_equation_they_are_white_and_owe_nothing_to_what_was(kind):
+    """Of 4,000 fresh pairs every correlation is below 0.08, five standard errors; by chance once in 10,000."""
+    code = kind.build(1, (POINTS,))
+    before, after = (code.encode(fields) for fields in rows(8_000))
+    units = Innovations(code)
+    units.see(after[:3_000], before[:3_000])
+    units.see(after[3_000:], before[3_000:])
+    units.settle()
+    before, after = (code.encode(fields) for fields in rows(4_000, seed=1))
+    z, known = units(after, before).flatten(1), (before - before.mean(0)).flatten(1)
+    assert torch.allclose(torch.cov(z.T), torch.eye(POINTS, dtype=z.dtype), atol=0.1)
+    assert float(torch.corrcoef(torch.cat([z, known], 1).T)[:POINTS, POINTS:].abs().max()) < 0.08
+    assert float(z.mean(0).abs().max()) < 0.08
+    alone = units(after, before.flip(0)).flatten(1)  # the fault: after another frame
+    assert float(torch.corrcoef(torch.cat([alone, known], 1).T)[:POINTS, POINTS:].abs().max()) > 0.2
+
+
+def test_they_are_taken_back_and_move_with_the_field():
+    code = Patches(4).build(1, (POINTS,))
+    units = Innovations(code)
+    before, after = (code.encode(fields) for fields in rows(500))
+    assert torch.allclose(units(after), after)  # nothing was seen
+    units.see(after, before)
+    units.settle()
+    z = units(after, before)
+    assert torch.allclose(units.inverse(z, before), after, atol=1e-5)
+    assert torch.allclose(units(after.roll(1, 1), before.roll(1, 1)), z.roll(1, 1), atol=1e-5)
+    own = Innovations(code)
+    own.see(after)
+    own.settle()
+    assert torch.allclose(own.inverse(own(after)), after, atol=1e-5)
+    assert torch.allclose(
+        torch.cov(own(after).flatten(1).T).diagonal().mean(), torch.ones((), dtype=z.dtype), atol=0.05
+    )
+
+
+def test_of_two_directions_and_two_channels_they_are_white_too():
+    code = Patches(2).build(2, (8, 4))
+    noise = torch.randn(6_000, 2, 8, 4, generator=generator(), dtype=torch.float64)
+    fields = noise + noise.roll(1, 2) + 0.5 * noise.roll(1, 3) + noise.flip(1).roll(1, 2)
+    units = Innovations(code)
+    units.see(code.encode(fields[:4_000]))
+    units.settle()
+    z = units(code.encode(fields[4_000:])).flatten(1)
+    assert torch.allclose(torch.cov(z.T), torch.eye(64, dtype=z.dtype), atol=0.15)
+
+
+def test_modes_are_taken_one_by_one():
+    code = Pod(8, width=4).build(1, (POINTS,))
+    before, after = rows(4_000)
+    code.look(lambda: iter([before, after]))
+    before, after = code.encode(before), code.encode(after)
+    units = Innovations(code)
+    units.see(after, before)
+    units.settle()
+    z = units(after, before)
+    assert torch.allclose(z.var(0), torch.ones(2, 4, dtype=z.dtype), atol=0.02)
+    assert float((z * (before - before.mean(0))).mean(0).abs().max()) < 0.02
+    assert torch.allclose(units.inverse(z, before), after, atol=1e-5)
+
+
+def test_what_never_varies_stays_what_it_is():
+    code = Patches(4).build(1, (POINTS,))
+    fields = torch.ones(100, 1, POINTS)
+    fields[:, :, 0] += torch.randn(100, 1, generator=generator())
+    units = Innovations(code)
+    units.see(code.encode(torch.ones(100, 1, POINTS)))
+    units.settle()
+    assert torch.allclose(units.inverse(units(code.encode(fields))), code.encode(fields), atol=1e-3)
