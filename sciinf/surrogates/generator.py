@@ -116,7 +116,9 @@ class Generator(WithErrors, Adjusting, ByEdges):
             raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
         self.code = (code or Patches()).build(self.channels, self.space)
         self.stays = (code or Patches()).build(self.channels_stay, self.space) if fields else None
-        self.own_units, self.units = Innovations(self.code), Innovations(self.code)
+        stays = self.stays.width if self.stays is not None else 0
+        self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
+        self.units = Innovations(self.code, self.code.width + stays)
         self.register_buffer("missing", torch.zeros(self.frames, *[1] * (1 + len(self.space))))
         self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
         self.law = self._built()
@@ -153,18 +155,18 @@ class Generator(WithErrors, Adjusting, ByEdges):
             spacing(times if times[0] == 0 else (0.0, *times))
 
     def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Take means and sds of tokens, and of their changes, from the training rows."""
+        """Take the units of tokens from the training rows."""
         self.code.look(lambda: (self._scaled(self._frames(batch)).flatten(0, 1) for batch in batches()))
         if self.stays is not None:
             self.stays.look(lambda: (self._fixed(batch.x) for batch in batches()))
         for batch in batches():
-            tokens = self.code.encode(self._scaled(self._frames(batch)))
-            self.own_units.see(tokens.flatten(0, 1))
-            if tokens.shape[1] > 1:
-                self.units.see(tokens[:, 1:].flatten(0, 1), tokens[:, :-1].flatten(0, 1))
-        self.own_units.settle()
-        if self.frames > 1 or self.start is not None:
-            self.units.settle()
+            tokens, fixed = self.code.encode(self._scaled(self._frames(batch))), self._fixed_tokens(batch.x)
+            self.plain.see(tokens.flatten(0, 1))
+            self.first.see(tokens[:, 0], fixed)
+            for before, after in itertools.pairwise(tokens.unbind(1)):
+                self.units.see(after, _beside(before, fixed))
+        for units in (self.plain, self.first, self.units)[: 2 + (self.frames > 1 or self.start is not None)]:
+            units.settle()
 
     def _frames(self, batch: Batch) -> Float[Tensor, "batch frame channel *space"]:
         """All frames in a row, from the one that is known on."""
@@ -192,33 +194,37 @@ class Generator(WithErrors, Adjusting, ByEdges):
         last = at.flatten() if self.start is not None else at.flatten() - 1
         before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
         after = [tokens[row, last + 1 + j] for j in range(self.block)]
-        sought = torch.cat(self._innovations(before[0] if self.start is not None else None, after), -1)
-        given = self._given(before, self._fixed_tokens(batch.x), row)
+        fixed = self._fixed_tokens(batch.x)
+        fixed = None if fixed is None else fixed[row]
+        sought = torch.cat(self._brought(before[0] if self.start is not None else None, after, fixed), -1)
+        given = self._given(before, fixed, len(row))
         found = self.law.loss(sought, given, self.z(batch.theta)[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
 
-    def _innovations(self, before: Tensor | None, after: Sequence[Tensor]) -> list[Tensor]:
+    def _brought(self, before: Tensor | None, after: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
         """What each of some frames brings."""
-        first = self.own_units(after[0]) if before is None else self.units(after[0], before)
-        return [first, *(self.units(b, a) for a, b in itertools.pairwise(after))]
+        found = []
+        for one in after:
+            found.append(self.first(one, fixed) if before is None else self.units(one, _beside(before, fixed)))
+            before = one
+        return found
 
-    def _continued(self, before: Tensor | None, brought: Sequence[Tensor]) -> list[Tensor]:
+    def _continued(self, before: Tensor | None, brought: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
         """Tokens of the frames that innovations lead to."""
         found: list[Tensor] = []
         for z in brought:
-            before = self.own_units.inverse(z) if before is None else self.units.inverse(z, before)
+            before = self.first.inverse(z, fixed) if before is None else self.units.inverse(z, _beside(before, fixed))
             found.append(before)
         return found
 
     def _fixed_tokens(self, x: X) -> Tensor | None:
         return None if self.stays is None else self.stays.encode(self._fixed(x))
 
-    def _given(self, before: Sequence[Tensor], fixed: Tensor | None, row: Tensor) -> Tensor:
-        """What is known at the places of tokens, for rows."""
-        parts = [part for one in before for part in (one, self.own_units(one))] if self.start is not None else []
-        parts += [] if fixed is None else [fixed[row]]
-        empty = torch.zeros(len(row), len(self.code.places), 0, device=row.device, dtype=self.target_mean.dtype)
-        return torch.cat([empty, *parts], -1)
+    def _given(self, before: Sequence[Tensor], fixed: Tensor | None, rows: int) -> Tensor:
+        """What is known at the places of tokens."""
+        parts = [part for one in before for part in (one, self.plain(one))] if self.start is not None else []
+        parts += [] if fixed is None else [fixed]
+        return torch.cat([self.target_mean.new_zeros(rows, len(self.code.places), 0), *parts], -1)
 
     @torch.no_grad()
     def rollout(
@@ -232,7 +238,6 @@ class Generator(WithErrors, Adjusting, ByEdges):
         if frames > self.unknown and self.block == self.unknown:
             raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
         z, fixed = self.z(theta), self._fixed_tokens(given)
-        row = torch.arange(len(theta), device=z.device)
         tokens = []
         if self.start is not None:
             first = given[self.start.name].to(self.target_mean)
@@ -240,8 +245,8 @@ class Generator(WithErrors, Adjusting, ByEdges):
         known = len(tokens)
         while len(tokens) - known < frames:
             before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
-            drawn = self.law.draw(self._given(before, fixed, row), z, generator=generator)
-            tokens += self._continued(before[0] if known else None, drawn.chunk(self.block, -1))
+            drawn = self.law.draw(self._given(before, fixed, len(z)), z, generator=generator)
+            tokens += self._continued(before[0] if known else None, drawn.chunk(self.block, -1), fixed)
         mean, sd = self.level()
         return mean + sd * self.code.decode(torch.stack(tokens[known : known + frames], 1))
 
@@ -286,6 +291,11 @@ class Generator(WithErrors, Adjusting, ByEdges):
         self.missing.copy_(missing.reshape(self.missing.shape))
         ratio = share[~known].sqrt() if not bool(known.all()) else share.new_ones(1)
         return {"spread_skill": float(ratio[ratio.clamp_min(1e-30).log().abs().argmax()])}
+
+
+def _beside(before: Tensor, fixed: Tensor | None) -> Tensor:
+    """What is known at the places of a frame: the one before, and what stays."""
+    return before if fixed is None else torch.cat([before, fixed], -1)
 
 
 def _first(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:

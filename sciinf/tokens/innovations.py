@@ -1,8 +1,9 @@
-r"""What a frame brings that the one before does not tell linearly, in units in which it is uncorrelated and of sd 1.
+r"""What a frame brings that what is known does not tell linearly, in units in which it is uncorrelated and of sd 1.
 
 Fields are smooth and change slowly: neighbouring points are nearly alike, and so are frames that follow each other.
 Noise that is added to points as they are would drown first what is fine or new, and what learns to remove it would
-hardly be asked for that. So laws are learned of innovations: of tokens t after a frame of tokens k,
+hardly be asked for that. So laws are learned of innovations: of tokens t where tokens k are known at the same places,
+those of the frame before and of fields that stay,
 
     z = A (t - m - B (k - m_k)),    B the least squares of t on k,    A = S^{-1/2},
 
@@ -12,8 +13,9 @@ for each wave q,
 
     B_q = E[T_q K_q^H] E[K_q K_q^H]^{-1},    S_q = E[T_q T_q^H] - B_q E[K_q T_q^H],
 
-so that few training fields suffice; A and B are then local, and move with the field. Of other tokens B and S are taken
-to be diagonal. Of a linear equation with random forcing on a ring z is white noise, whatever came before.
+so that few training fields suffice; A and B are then local, and move with the field. Of tokens that are no pieces all
+numbers together are one token at one place. Of a linear equation with random forcing on a ring z is white noise,
+whatever came before.
 
 References:
     | Optimal Whitening and Decorrelation (Kessy et al., 2018), https://doi.org/10.1080/00031305.2016.1277159 (ZCA)
@@ -38,86 +40,90 @@ class Innovations(nn.Module):
 
     Args:
         code: Theirs.
+        known: Width of what is known at each place.
     """
 
-    means: Tensor
+    mean: Tensor
+    known_mean: Tensor
     there: Tensor
     back: Tensor
     guess: Tensor
 
-    def __init__(self, code: FieldTokens) -> None:
+    def __init__(self, code: FieldTokens, known: int = 0) -> None:
         super().__init__()
-        self.counts, places, width = code.counts, len(code.places), code.width
-        self.register_buffer("means", torch.zeros(2, 1 if self.counts else places, width))
-        unit = torch.ones(places, width)
-        if self.counts:
-            unit = torch.view_as_real(torch.eye(width, dtype=torch.complex64).expand(places, -1, -1))
-        self.register_buffer("there", unit.clone())
-        self.register_buffer("back", unit.clone())
-        self.register_buffer("guess", torch.zeros_like(unit))
+        self.pieces, self.places, self.width = bool(code.counts), len(code.places), code.width
+        self.counts = code.counts or (1,)
+        count, together = (self.places, 1) if self.pieces else (1, self.places)
+        width, known = together * code.width, together * known
+        self.register_buffer("mean", torch.zeros(1, width))
+        self.register_buffer("known_mean", torch.zeros(1, known))
+        unit = torch.eye(width, dtype=torch.complex64).expand(count, -1, -1)
+        self.register_buffer("there", torch.view_as_real(unit).clone())
+        self.register_buffer("back", torch.view_as_real(unit).clone())
+        self.register_buffer("guess", torch.zeros(count, width, known, 2))
         self._begin()
 
     def _begin(self) -> None:
-        self.count, self.totals, self.products = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.total, self.products = 0, torch.zeros(()), torch.zeros(())
 
     def see(
-        self, tokens: Float[Tensor, "batch token width"], before: Float[Tensor, "batch token width"] | None = None
+        self, tokens: Float[Tensor, "batch token width"], known: Float[Tensor, "batch token known"] | None = None
     ) -> None:
-        """Count tokens in, and those of the frames before them."""
-        both = torch.stack([tokens, torch.zeros_like(tokens) if before is None else before]).double()
-        self.count += both.shape[1]
-        self.totals = self.totals + both.sum(1)
-        if self.counts:
-            waves = self._waves(both)
-            self.products = self.products + torch.einsum("abqi,cbqj->acqij", waves, waves.conj())
-        else:
-            self.products = self.products + torch.einsum("abpi,cbpi->acpi", both, both)
+        """Count tokens in, and what is known where they are."""
+        both = torch.cat([self._grouped(tokens), self._grouped(self._or_nothing(tokens, known))], -1).double()
+        waves = self._waves(both)
+        self.count += len(both)
+        self.total = self.total + both.sum(0)
+        self.products = self.products + torch.einsum("bqi,bqj->qij", waves, waves.conj())
 
     def settle(self) -> None:
         """Take the units from what was seen."""
-        means, products = self.totals / self.count, self.products / self.count
-        if self.counts:
-            means = means.mean(1, keepdim=True)
-            waves = len(self.there) ** 0.5 * means[:, 0]  # the mean is in the longest wave alone
-            products[:, :, 0] -= waves[:, None, :, None] * waves[None, :, None, :]
-            known = products[1, 1] + _ridge(products[1, 1].diagonal(dim1=-2, dim2=-1).real.mean()) * torch.eye(
-                waves.shape[-1], device=waves.device
-            )
-            guess = torch.linalg.solve(known, products[1, 0]).mH
-            left = products[0, 0] - guess @ products[1, 0]
-            values, vectors = torch.linalg.eigh((left + left.mH) / 2)
-            root = _sds(values)
-            parts = guess, (vectors / root[:, None]) @ vectors.mH, (vectors * root[:, None]) @ vectors.mH
-            guess, there, back = (torch.view_as_real(part.resolve_conj()) for part in parts)
-        else:
-            products = products - means[:, None] * means[None]
-            guess = products[0, 1] / (products[1, 1] + _ridge(products[1, 1].mean()))
-            left = products[0, 0] - guess * products[0, 1]
-            back = _sds(left)
-            there = 1 / back
-        for buffer, value in ((self.means, means), (self.guess, guess), (self.there, there), (self.back, back)):
-            buffer.copy_(value)
+        mean, products, width = (self.total / self.count).mean(0), self.products / self.count, self.mean.shape[-1]
+        products[0] -= len(products) * mean[:, None] * mean  # the mean is in the longest wave alone
+        own, cross, known = products[:, :width, :width], products[:, width:, :width], products[:, width:, width:]
+        variances = known.diagonal(dim1=-2, dim2=-1).real
+        ridge = _RIDGE * variances.sum() / max(variances.numel(), 1) + 1e-30
+        guess = torch.linalg.solve(known + ridge * torch.eye(known.shape[-1], device=known.device), cross).mH
+        left = own - guess @ cross
+        values, vectors = torch.linalg.eigh((left + left.mH) / 2)
+        most = values.max()
+        root = torch.where(most > _STILL, values.clamp_min(_LEAST * most).sqrt(), torch.ones_like(values))
+        there, back = (vectors / root[:, None]) @ vectors.mH, (vectors * root[:, None]) @ vectors.mH
+        for buffer, value in ((self.guess, guess), (self.there, there), (self.back, back)):
+            buffer.copy_(torch.view_as_real(value.resolve_conj()))
+        self.mean.copy_(mean[:width])
+        self.known_mean.copy_(mean[width:])
         self._begin()
 
     def forward(
-        self, tokens: Float[Tensor, "*batch token width"], before: Float[Tensor, "*batch token width"] | None = None
+        self, tokens: Float[Tensor, "*batch token width"], known: Float[Tensor, "*batch token known"] | None = None
     ) -> Float[Tensor, "*batch token width"]:
-        """z of tokens after others."""
-        return self._applied(self.there, tokens - self._guessed(before))
+        """z of tokens, where others are known."""
+        value = self._grouped(tokens)
+        return self._apart(self._applied(self.there, value - self._guessed(self._or_nothing(tokens, known))))
 
     def inverse(
-        self, z: Float[Tensor, "*batch token width"], before: Float[Tensor, "*batch token width"] | None = None
+        self, z: Float[Tensor, "*batch token width"], known: Float[Tensor, "*batch token known"] | None = None
     ) -> Float[Tensor, "*batch token width"]:
-        """Tokens of z after others."""
-        return self._applied(self.back, z) + self._guessed(before)
+        """Tokens of z, where others are known."""
+        return self._apart(self._applied(self.back, self._grouped(z)) + self._guessed(self._or_nothing(z, known)))
 
-    def _guessed(self, before: Tensor | None) -> Tensor:
-        guess = 0 if before is None else self._applied(self.guess, before - self.means[1].to(before))
-        return self.means[0] + guess
+    def _or_nothing(self, tokens: Tensor, known: Tensor | None) -> Tensor:
+        return tokens[..., :0] if known is None else known
+
+    def _guessed(self, known: Tensor) -> Tensor:
+        if not known.shape[-1]:
+            return self.mean.to(known)
+        return self.mean + self._applied(self.guess, self._grouped(known) - self.known_mean.to(known))
+
+    def _grouped(self, tokens: Tensor) -> Tensor:
+        """Tokens that are no pieces as one."""
+        return tokens if self.pieces else tokens.flatten(-2)[..., None, :]
+
+    def _apart(self, tokens: Tensor) -> Tensor:
+        return tokens if self.pieces else tokens[..., 0, :].unflatten(-1, (self.places, self.width))
 
     def _applied(self, matrix: Tensor, tokens: Tensor) -> Tensor:
-        if not self.counts:
-            return matrix * tokens
         waves = self._waves(tokens)
         waves = torch.einsum("qij,...qj->...qi", torch.view_as_complex(matrix).to(waves), waves)
         found = torch.fft.ifftn(waves.unflatten(-2, self.counts), dim=self._axes(), norm="ortho").real
@@ -130,13 +136,3 @@ class Innovations(nn.Module):
 
     def _axes(self) -> list[int]:
         return list(range(-1 - len(self.counts), -1))
-
-
-def _sds(variances: Tensor) -> Tensor:
-    """Roots; 1 where nothing varies at all."""
-    most = variances.max()
-    return torch.where(most > _STILL, variances.clamp_min(_LEAST * most).sqrt(), torch.ones_like(variances))
-
-
-def _ridge(variance: Tensor) -> Tensor:
-    return _RIDGE * variance + 1e-30

@@ -1,0 +1,165 @@
+"""Laws of fields: draws of a generator against exact laws, against solvers, and posteriors through it.
+
+    python benchmarks/generators.py                           all parts
+    python benchmarks/generators.py --parts linear forced     some
+    python benchmarks/generators.py --quick                   smaller, in minutes; its checks are wider
+
+Parts. "linear": an equation with random forcing whose law is known; squared distances of draws in all its directions,
+1 for the exact law. "forced": Burgers' equation with random forcing, 2,000 solutions; CRPS and spread over that of the
+solver's own draws, for every order and law, and beside surrogates that predict one solution and its error. "forecasts":
+the weather of Lorenz (1996) from two members of an ensemble, beside those two, 31 of them, and a wrong model's.
+"inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
+posterior on a grid, and under the solver's data. Seconds are CPU seconds of one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from forced_inference import inference
+from forecasts import forecasts
+from reporting import SIMULATORS, arguments, check, clock, finish
+from torch import Tensor
+
+from sciinf import Recipe, load_simulator, simulate, train
+from sciinf.core import Surrogate
+from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.surrogates import Generator, Operator, Stepwise
+from sciinf.tokens import AtOnce, Frames, Joint, Mixture
+from sciinf.trust.distances import crps, energy_score, spread_skill
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+MEMBERS, STARTS = 16, 200
+SHOWN = (1, 5, 10, 20)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, checks = [], []
+    for name in options.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = PARTS[name](options, Path(scratch))
+        rows += [{"part": name, **row} for row in found[0]]
+        checks += found[1]
+        print(f"{name}: done", file=sys.stderr, flush=True)
+    finish(rows, checks, options.json)
+
+
+def equation_of(steepening: float) -> Any:
+    """The forced equation."""
+    return type(load_simulator(SIMULATORS / "pde" / "forced_burgers.py"))(steepening=steepening)
+
+
+def linear(options: Any, out: Path) -> Found:
+    """Against the law that is known."""
+    equation = equation_of(0.0)
+    store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
+    theta = equation.prior.sample(40, generator=torch.Generator().manual_seed(options.seed + 7))
+    x = equation.start(theta, generator=torch.Generator().manual_seed(options.seed + 8))
+    rows, checks = [], []
+    for name, law in (("Joint", Joint()), ("Mixture", Mixture())):
+        learned, spent = trained(options, equation, store, out / name, order=Frames(1), law=law)
+        drawn, each = drawn_by(learned, theta, x, 50)
+        row: dict[str, Any] = {"law": name, "training s": spent, "ms a draw": each}
+        for frame in SHOWN:
+            found = row[f"frame {frame}"] = distance(equation, drawn[:, :, frame], theta, x["initial"], frame)
+            bound = 0.5 if options.quick else 0.25
+            checks.append(check(f"linear, {name}, frame {frame}: distance off 1 by", abs(found - 1), bound))
+        rows.append(row)
+    return rows, checks
+
+
+def distance(equation: Any, drawn: Tensor, theta: Tensor, initial: Tensor, frame: int) -> float:
+    """(u - mean)^T C^-1 (u - mean) over the directions that are driven, on average."""
+    mean, covariance = equation.law(theta, initial, equation.times[frame])
+    values, vectors = torch.linalg.eigh(covariance)
+    z = torch.einsum("nbi,bij->nbj", drawn[:, :, 0].double() - mean[:, 0], vectors[..., 1:]) / values[:, 1:].sqrt()
+    return float(z.square().mean())
+
+
+def forced(options: Any, out: Path) -> Found:
+    """Beside the solver's own draws."""
+    equation = equation_of(1.0)
+    store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
+    draw = torch.Generator().manual_seed(options.seed + 7)
+    theta = equation.prior.sample(STARTS, generator=draw)
+    x = equation(theta, generator=draw)
+    started = clock("cpu")
+    own = torch.stack([equation.solution(theta, x, generator=draw) for _ in range(MEMBERS)]).float()
+    rows = [{"draws of": "solver", "ms a draw": 1000 * (clock("cpu") - started) / (MEMBERS * STARTS)}]
+    rows[0] |= judged(own, own, x["u"])
+    makers = {
+        "Frames, Joint": lambda: {"order": Frames(1), "law": Joint()},
+        "AtOnce, Joint": lambda: {"order": AtOnce(), "law": Joint()},
+        "Frames, Mixture": lambda: {"order": Frames(1), "law": Mixture()},
+    }
+    for name, make in makers.items():
+        learned, spent = trained(options, equation, store, out / name, **make())
+        drawn, each = drawn_by(learned, theta, x, MEMBERS)
+        rows.append({"draws of": name, "training s": spent, "ms a draw": each, **judged(drawn, own, x["u"])})
+    for kind in (Operator, Stepwise):
+        learned, spent = _fitted(options, kind(equation.prior, equation.observables), store, out / kind.__name__)
+        drawn, each = drawn_by(learned, theta, x, MEMBERS)
+        rows.append({"draws of": kind.__name__, "training s": spent, "ms a draw": each, **judged(drawn, own, x["u"])})
+    first = rows[1]
+    slack = 2.0 if options.quick else 1.0
+    checks = []
+    for frame in SHOWN:
+        checks.append(
+            check(
+                f"forced, Frames and Joint, frame {frame}: CRPS over the solver's - 1",
+                float(first[f"CRPS {frame}"]) - 1,
+                0.05 * slack,
+            )
+        )
+        spread = float(first[f"spread {frame}"]) / float(rows[0][f"spread {frame}"])
+        checks.append(check(f"forced, Frames and Joint, frame {frame}: spread off 1 by", abs(spread - 1), 0.1 * slack))
+    return rows, checks
+
+
+def judged(drawn: Tensor, own: Tensor, true: Tensor) -> dict[str, float]:
+    """CRPS and energy score over those of the solver's draws, and the spread over the error of the mean."""
+    found: dict[str, float] = {}
+    for frame in SHOWN:
+        here, theirs, truth = drawn[:, :, frame], own[:, :, frame], true[:, frame]
+        found[f"CRPS {frame}"] = float(crps(here, truth).mean() / crps(theirs, truth).mean())
+        found[f"spread {frame}"] = spread_skill(here, truth)
+    found["energy"] = float(
+        energy_score(drawn[:, :, 1:], true[:, 1:]).mean() / energy_score(own[:, :, 1:], true[:, 1:]).mean()
+    )
+    return found
+
+
+def drawn_by(learned: Surrogate, theta: Tensor, x: Any, members: int) -> tuple[Tensor, float]:
+    """Draws of every start, (member, start, ...), and milliseconds of one."""
+    draw, started = torch.Generator().manual_seed(5), clock("cpu")
+    found = torch.stack([learned.draw(theta, x, generator=draw) for _ in range(members)])
+    return found, 1000 * (clock("cpu") - started) / (members * len(theta))
+
+
+def trained(options: Any, equation: Any, store: Any, out: Path, **told: Any) -> tuple[Any, float]:
+    """A generator and its CPU seconds."""
+    network = TokenTransformer(64, 4, heads=4)
+    made = Generator(equation.prior, equation.observables, network=network, seed=options.seed, **told)
+    return _fitted(options, made, store, out)
+
+
+def _fitted(options: Any, surrogate: Any, store: Any, out: Path) -> tuple[Any, float]:
+    started = clock("cpu")
+    recipe = Recipe(epochs=10) if options.quick else Recipe()
+    fit = train(surrogate, store, out, recipe=recipe, seed=options.seed)
+    return fit.surrogate, clock("cpu") - started
+
+
+PARTS = {"linear": linear, "forced": forced, "forecasts": forecasts, "inference": inference}
+
+if __name__ == "__main__":
+    main()
