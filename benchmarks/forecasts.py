@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Field, Generator
+from sciinf.surrogates import Generator, Members
 from sciinf.tokens import Joint, Mixture, Patches
 from sciinf.trust.distances import crps, rank_histogram, spread_skill
 
@@ -72,7 +72,7 @@ def forecasts(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[
                 world.prior,
                 world.observables,
                 Patches(1),
-                given=[Field("few")],
+                given=[Members("few")],
                 law=law,
                 network=TokenTransformer(48, 3, heads=4),
                 seed=options.seed,

@@ -34,6 +34,19 @@ class Frame(Given):
         self.index, self.name = index, name
 
 
+class Members(Given):
+    """Members of an ensemble, (member, *space): fields that stay, in no order.
+
+    Training shows them in another order each time, so that the law does not learn which is which.
+
+    Args:
+        name: Of the observable.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Field(Given):
     """A field that stays what it is: a coefficient, a forcing, a boundary.
 

@@ -35,16 +35,18 @@ from torch import Tensor
 from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import called_with
+from sciinf.diffusion.schedule import NoiseSchedule
+from sciinf.diffusion.solver import Denoiser
 from sciinf.dynamics.frames import spacing
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import WithErrors
-from sciinf.surrogates.conditions import Field, Frame, Given
+from sciinf.surrogates.conditions import Field, Frame, Given, Members
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.innovations import Innovations
-from sciinf.tokens.law import LearnedLaw
+from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
-_CHECKED, _MEMBERS = 64, 8  # held-out rows, and draws for each, that tell whether draws are as unlike as they should be
+_CHECKED, _MEMBERS = 256, 4  # held-out rows, and draws for each, that tell how unlike draws are
 _TOGETHER = 256  # rows drawn at once
 
 
@@ -57,7 +59,7 @@ class Generator(WithErrors, Adjusting, ByEdges):
         code: Frames to tokens; `Patches(4)` where left out.
         order: How many frames at once; `AtOnce()` where left out.
         law: Of the tokens of a block; `Joint()` where left out.
-        given: What is known beside parameters: at most one `Frame`, and fields. `[Frame(0)]` where left out.
+        given: What is known beside parameters: at most one `Frame`, fields, members. `[Frame(0)]` where left out.
         network: What learns; a `TokenTransformer()` where left out.
         target: Name of what is drawn.
         pairs: Of blocks and what is before them, from each trajectory at each step of training.
@@ -100,13 +102,14 @@ class Generator(WithErrors, Adjusting, ByEdges):
     ) -> None:
         given = [Frame(0)] if given is None else list(given)
         starts = [one for one in given if isinstance(one, Frame)]
-        fields = [one for one in given if isinstance(one, Field)]
+        fields = [one for one in given if isinstance(one, Field | Members)]
         if len(starts) > 1:
             raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
         super().__init__(prior, observables, target, [one.name for one in (*starts, *fields)], seed)
         check_whole("pairs", pairs, 1)
         check_whole("members", members, 1)
         self.start, self.pairs, self.members = starts[0] if starts else None, pairs, members
+        self.shuffled = [one.name for one in fields if isinstance(one, Members)]
         if self.start is not None and self.observables[self.start.name].shape[0] != self.channels:
             found = self.observables[self.start.name].shape[0]
             raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {self.channels}")
@@ -194,12 +197,22 @@ class Generator(WithErrors, Adjusting, ByEdges):
         last = at.flatten() if self.start is not None else at.flatten() - 1
         before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
         after = [tokens[row, last + 1 + j] for j in range(self.block)]
-        fixed = self._fixed_tokens(batch.x)
+        fixed = self._fixed_tokens({**batch.x, **self._shuffled(batch.x, generator)})
         fixed = None if fixed is None else fixed[row]
         sought = torch.cat(self._brought(before[0] if self.start is not None else None, after, fixed), -1)
         given = self._given(before, fixed, len(row))
         found = self.law.loss(sought, given, self.z(batch.theta)[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
+
+    def _shuffled(self, x: X, generator: torch.Generator) -> X:
+        """Members in any order, each row's in its own."""
+        found = {}
+        for name in self.shuffled:
+            value = x[name]
+            order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
+            order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
+            found[name] = value.gather(1, order.expand_as(value))
+        return found
 
     def _brought(self, before: Tensor | None, after: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
         """What each of some frames brings."""
@@ -237,18 +250,43 @@ class Generator(WithErrors, Adjusting, ByEdges):
         """
         if frames > self.unknown and self.block == self.unknown:
             raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
-        z, fixed = self.z(theta), self._fixed_tokens(given)
-        tokens = []
-        if self.start is not None:
-            first = given[self.start.name].to(self.target_mean)
-            tokens.append(self.code.encode(self._scaled(first[:, None]))[:, 0])
+        z, fixed, tokens = self.z(theta), self._fixed_tokens(given), self._begun(given)
         known = len(tokens)
         while len(tokens) - known < frames:
             before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
             drawn = self.law.draw(self._given(before, fixed, len(z)), z, generator=generator)
             tokens += self._continued(before[0] if known else None, drawn.chunk(self.block, -1), fixed)
+        return self._decoded(tokens[known : known + frames])
+
+    def asked(
+        self, theta: Float[Tensor, "1 theta"], given: X
+    ) -> tuple[Denoiser, Callable[[Tensor], Tensor], NoiseSchedule]:
+        """What questions to the law of one start need: its denoiser of z, fields of z, and the path (`questions`).
+
+        Raises:
+            ValueError: If frames are not drawn at once, or not by diffusion.
+        """
+        if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
+            raise ValueError("questions are put to laws of all frames at once by diffusion: AtOnce() and Joint()")
+        fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
+        known = self._given(begun * self.context, fixed, 1)
+        schedule = self.law.law.diffusion.schedule
+
+        def fields(z: Tensor) -> Tensor:
+            brought = z.unflatten(1, (places, numbers)).chunk(self.block, -1)
+            return self._decoded(self._continued(begun[0] if begun else None, brought, fixed))
+
+        return self.law.denoiser(known, self.z(theta)), fields, schedule
+
+    def _begun(self, given: X) -> list[Tensor]:
+        """Tokens of the frame that is known."""
+        if self.start is None:
+            return []
+        return [self.code.encode(self._scaled(given[self.start.name].to(self.target_mean)))]
+
+    def _decoded(self, tokens: Sequence[Tensor]) -> Float[Tensor, "batch frame channel *space"]:
         mean, sd = self.level()
-        return mean + sd * self.code.decode(torch.stack(tokens[known : known + frames], 1))
+        return mean + sd * self.code.decode(torch.stack(list(tokens), 1))
 
     @torch.no_grad()
     def sample(

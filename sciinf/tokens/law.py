@@ -36,7 +36,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.diffusion.objective import Diffusion
 from sciinf.diffusion.schedule import Level
-from sciinf.diffusion.solver import Exponential, Solver
+from sciinf.diffusion.solver import Denoiser, Exponential, Solver
 from sciinf.nets.token_transformer import TokenTransformer
 
 _FREQUENCIES = 6
@@ -107,10 +107,12 @@ class Joint(TokenLaw):
     def build(
         self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
     ) -> LearnedLaw:
-        return _Denoiser(self, network, widths, places, edges=edges, seed=seed)
+        return JointDenoiser(self, network, widths, places, edges=edges, seed=seed)
 
 
-class _Denoiser(LearnedLaw):
+class JointDenoiser(LearnedLaw):
+    """What `Joint` builds; arguments are those of `TokenLaw.build`."""
+
     frequencies: Tensor
 
     def __init__(
@@ -137,15 +139,22 @@ class _Denoiser(LearnedLaw):
         return self.law.diffusion.loss(network, tokens.flatten(1), generator=generator)
 
     def draw(self, given: Tensor, condition: Tensor, *, generator: torch.Generator) -> Tensor:
-        def denoise(y: Tensor, level: Tensor) -> Tensor:
-            level = level.expand(len(y))
-            return diffusion.denoise(lambda shown, log: self._told(shown, log, given, condition), y, level)
-
-        diffusion, rows = self.law.diffusion, len(given)
-        size = (rows, self.shape[0] * self.shape[1])
+        schedule, size = self.law.diffusion.schedule, (len(given), self.shape[0] * self.shape[1])
         noise = torch.randn(size, generator=generator, device=generator.device).to(given)
-        start = diffusion.schedule.most * noise
-        return self.law.solver.solve(denoise, start, diffusion.schedule, generator=generator).unflatten(1, self.shape)
+        denoise = self.denoiser(given, condition)
+        found = self.law.solver.solve(denoise, schedule.most * noise, schedule, generator=generator)
+        return found.unflatten(1, self.shape)
+
+    def denoiser(self, given: Tensor, condition: Tensor) -> Denoiser:
+        """D of tokens, flat, where others are known: those of all rows, or one row's for any number."""
+
+        def denoise(y: Tensor, level: Tensor) -> Tensor:
+            known, whole = given.expand(len(y), -1, -1), condition.expand(len(y), -1)
+            return self.law.diffusion.denoise(
+                lambda shown, log: self._told(shown, log, known, whole), y, level.expand(len(y))
+            )
+
+        return denoise
 
     def _told(self, noisy: Tensor, log_level: Tensor, given: Tensor, condition: Tensor) -> Tensor:
         angle = log_level[:, None] * self.frequencies

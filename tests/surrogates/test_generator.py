@@ -11,7 +11,7 @@ from surrogates.fields import Decay
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Field, Frame, Generator
+from sciinf.surrogates import Emulator, Field, Frame, Generator, Members
 from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Patches, Pod
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
@@ -196,6 +196,22 @@ def test_fields_that_stay_are_seen(tmp_path):
     off = surrogate.draw(fresh.theta, fresh.x, generator=generator(3)) - fresh.x["u"]
     assert float(off.square().mean().sqrt()) < 0.3
     assert float((off + fresh.x["u"] - fresh.x["u"].flip(0)).square().mean().sqrt()) > 0.9  # the fault: others' hills
+
+
+def test_members_have_no_order():
+    """u is what the second of three members is, always: shown in any order, the law cannot learn which one it is."""
+    draw = generator()
+    fields = {"few": Observable((3, 16)), "u": Observable((1, 1, 16))}
+    few = torch.randn(20, 3, 16, generator=draw)
+    rows = Batch(torch.empty(20, 0), {"few": few, "u": few[:, None, 1:2]})
+    turned = Batch(rows.theta, {**rows.x, "few": few[:, [2, 0, 1]]})
+    losses = {}
+    for kind in (Members, Field):
+        surrogate = ready(Generator(Prior.none(), fields, given=[kind("few")], law=Mixture(), network=NET), rows)
+        found = [[surrogate.loss(r, generator=generator(k)).mean() for k in range(40)] for r in (rows, turned)]
+        losses[kind] = [torch.stack(one).mean() for one in found]
+    assert torch.allclose(*losses[Members], rtol=0.02)
+    assert not torch.allclose(*losses[Field], rtol=0.05)
 
 
 def test_fields_without_space_or_with_edges_or_a_start_before_the_first_frame():

@@ -1,0 +1,71 @@
+r"""Questions to a law of fields: what solutions are like that fit what was seen, and how probable that is.
+
+A `Generator` that draws all frames at once is asked about one start and one theta. What was seen is a twist of its
+particles (`diffusion.particles`): numbers that were measured (`diffusion.inverse.Measured`), or an event
+(`diffusion.events.Event`), each a function of frames (n, time, channel, *space). The answer has fields with weights,
+and the probability of what was seen: of measurements it is the likelihood of theta, of an event its chance, however
+rare. Both are the generator's, so as right as its law is there: an event far out in the tail asks for more than
+held-out solutions show, and what a `draw` is widened by is not in them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import X
+from sciinf.diffusion.particles import Particles, Twist, particles
+from sciinf.surrogates.generator import Generator
+
+MISSING = 0.36  # of the variance of solutions, in a frame; a spread-skill ratio of 0.8
+
+
+@torch.no_grad()
+def conditioned(
+    law: Generator,
+    theta: Float[Tensor, "1 theta"],
+    given: X,
+    seen: Twist,
+    n: int = 1_000,
+    *,
+    generator: torch.Generator,
+    steps: int = 200,
+) -> Particles:
+    """Solutions that fit what was seen.
+
+    Args:
+        law: A generator of all frames at once, by diffusion.
+        theta: Parameters, (1, D), in the prior's order and units.
+        given: Name -> (1, channel, *space) of what solutions start from.
+        seen: A function of the frames that are drawn, which leave out the one that is given.
+        n: How many particles.
+        generator: For noise.
+        steps: From noise to fields.
+
+    Returns:
+        Particles whose x are frames, (n, time, channel, *space).
+
+    Raises:
+        ValueError: If the generator's law is another, there is more than one start, or nothing is left that could have
+            been seen.
+
+    Warns:
+        UserWarning: If too few particles were left at a step, or held-out rows have shown that the law's draws are too
+            alike: the answer is no posterior then.
+    """
+    if len(theta) != 1:
+        raise ValueError(f"one start is asked about at a time, and there are {len(theta)}")
+    if (lacks := float(law.missing.max())) > MISSING:
+        warnings.warn(
+            f"{lacks:.0%} of the variance of solutions is missing in this generator's draws, in the frame where most "
+            "is: what it says of them is too sure, and no posterior. Train it longer, or on more solutions",
+            stacklevel=2,
+        )
+    denoise, fields, schedule = law.asked(theta, given)
+    dim = law.block * law.code.width * len(law.code.places)
+    found = particles(denoise, seen.through(fields), n, dim, schedule, generator=generator, steps=steps)
+    return replace(found, x=fields(found.x))

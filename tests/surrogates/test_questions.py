@@ -1,0 +1,83 @@
+"""Questions to a generator whose law is exactly that of the equation: all answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import distributions as td
+
+from sciinf.core import Batch
+from sciinf.diffusion.events import Event
+from sciinf.diffusion.inverse import Measured
+from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.surrogates import Generator, conditioned
+from sciinf.tokens import Frames, Mixture
+from simulators.pde.forced_burgers import ForcedBurgers
+
+NET = TokenTransformer(8, 1, heads=1)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A linear equation whose parameters hardly vary, and its law: a network that says 0 is right."""
+    narrow = {"viscosity": td.LogNormal(-4.6, 1e-4), "forcing": td.Uniform(0.7, 0.7001)}
+    equation = ForcedBurgers(16, (0.0, 0.1, 0.2, 0.3), steepening=0.0, longest=0.1, **narrow)
+    theta = equation.prior.sample(6_000, generator=generator())
+    rows = Batch(theta, equation(theta, generator=generator(1)))
+    law = Generator(equation.prior, equation.observables, network=NET)
+    law.standardise(lambda: iter([rows]))
+    for parameter in law.law.network.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    start = {"initial": rows.x["initial"][:1]}
+    mean, covariance = equation.law(theta[:1], start["initial"], 0.3)
+    return law, theta[:1], start, mean[0, 0].float(), covariance[0].float()
+
+
+def test_sensors_tell_the_rest_of_the_field_and_the_likelihood(world):
+    law, theta, start, mean, covariance = world
+    at, sd = torch.tensor([0, 5, 11]), 0.05
+    seen = mean[at] + torch.tensor([0.2, -0.15, 0.1])
+    found = conditioned(law, theta, start, Measured(lambda u: u[:, -1, 0, at], seen, sd), 500, generator=generator())
+    s = covariance[at][:, at] + sd**2 * torch.eye(3)
+    gain = torch.linalg.solve(s, covariance[at]).mT
+    exact = td.MultivariateNormal(mean[at], s).log_prob(seen)
+    assert found.log_evidence == pytest.approx(float(exact), abs=4 * found.error + 0.1)
+    middle, sds = mean + gain @ (seen - mean[at]), (covariance - gain @ covariance[at]).diagonal().sqrt()
+    drawn = found.resample(500, generator=generator())
+    assert drawn.shape == (500, 3, 1, 16)
+    assert float(((drawn[:, -1, 0].mean(0) - middle) / sds).abs().max()) < 0.3
+    assert torch.allclose(drawn[:, -1, 0].std(0) / sds, torch.ones(16), atol=0.2)
+    assert float(((mean - middle) / sds).abs().max()) > 1  # the fault: nothing was seen
+
+
+def test_how_probable_it_is_that_a_wave_is_high(world):
+    law, theta, start, mean, covariance = world
+    for sds in (1.0, 4.0):
+        level = float(mean[3] + sds * covariance[3, 3].sqrt())
+        found = conditioned(law, theta, start, Event(lambda u: u[:, -1, 0, 3], level), 500, generator=generator(2))
+        exact = math.log(0.5 * math.erfc(sds / math.sqrt(2)))
+        assert found.log_evidence == pytest.approx(exact, abs=0.3)
+        assert float((found.x[:, -1, 0, 3] > level).float() @ found.log_weight.exp()) == pytest.approx(1.0)
+
+
+def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
+    law, theta, start, mean, _ = world
+    event = Event(lambda u: u[:, -1, 0, 3], float(mean[3]))
+    try:
+        law.missing[-1] = 0.5
+        with pytest.warns(UserWarning, match=r"50% of the variance of solutions is missing"):
+            conditioned(law, theta, start, event, 50, generator=generator(), steps=20)
+    finally:
+        law.missing[-1] = 0.0
+    for told in ({"order": Frames(1)}, {"law": Mixture()}):
+        other = Generator(law.prior, law.observables, network=NET, **told)
+        with pytest.raises(ValueError, match="all frames at once by diffusion"):
+            conditioned(other, theta, start, event, 50, generator=generator())
+    with pytest.raises(ValueError, match="one start is asked about at a time, and there are 2"):
+        conditioned(law, theta.repeat(2, 1), start, event, 50, generator=generator())
