@@ -48,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.diffusion.grid import Geometric, Grid
+from sciinf.diffusion.grid import Geometric
 from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser, noise_like
 
@@ -110,7 +110,6 @@ def particles(
     *,
     generator: torch.Generator,
     steps: int = 200,
-    grid: Grid | None = None,
 ) -> Particles:
     """Draws of what a denoiser draws, given what was seen.
 
@@ -121,8 +120,7 @@ def particles(
         dim: Of x.
         schedule: The path.
         generator: For noise.
-        steps: From the highest level to the lowest.
-        grid: Where they stop; evenly in log s where left out.
+        steps: From the highest level to the lowest, even in log s.
 
     Raises:
         ValueError: If a number is no int of at least 1, or nothing is left that could have been seen.
@@ -132,7 +130,7 @@ def particles(
     """
     for name, value in (("n", n), ("dim", dim), ("steps", steps)):
         check_whole(name, value, 1)
-    levels = (grid or Geometric()).levels(schedule, steps)
+    levels = Geometric().levels(schedule, steps)
     noise = torch.randn((n, dim), generator=generator, device=generator.device)
     y = math.sqrt(1 + schedule.most**2) * noise
     log_t, slope, value = twist.guess(denoise, y, levels[0].to(y))

