@@ -8,8 +8,9 @@ same places, which the network sees beside what it draws.
 **A prediction** is the mean of `members` draws. **A check of the draws**: held-out rows tell the variance v of M draws
 and the mean squared error e of their mean, for every frame. If the law is right they agree, (1 + 1/M) v = e, and the
 fit's record has the root of their ratio in the frame where it is farthest from 1 ("spread_skill"). Where draws are too
-alike, what is missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`) times
-1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then becomes wide, not wrong.
+alike, by more than two standard errors, what is missing is added to each of them: Gaussian noise of the held-out
+errors' covariance (`_errors`) times 1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then
+becomes wide, not wrong.
 
 A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
 
@@ -323,12 +324,14 @@ class Generator(WithErrors, Adjusting, ByEdges):
         off = true - drawn.mean(0)
         size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
         self.keep_errors(rows.theta, size, off)
-        rest = (0, *range(2, off.ndim))
-        spread, error = (1 + 1 / _MEMBERS) * drawn.var(0).mean(rest), off.square().mean(rest)
-        share = spread / error.clamp_min(1e-30)
-        known = error <= 1e-12 * true.square().mean(rest)  # the frame that was given
-        missing = torch.where(known, torch.zeros_like(share), (1 - share).clamp(0, 1))
-        self.missing.copy_(missing.reshape(self.missing.shape))
+        points = tuple(range(2, off.ndim))
+        spread, error = (1 + 1 / _MEMBERS) * drawn.var(0).mean(points), off.square().mean(points)
+        middle = error.mean(0).clamp_min(1e-30)
+        share = spread.mean(0) / middle
+        chance = (spread - share * error).std(0) / (len(error) ** 0.5 * middle)  # its standard error
+        known = error.mean(0) <= 1e-12 * true.square().mean((0, *points))  # the frame that was given
+        lacks = torch.where(known | (1 - share < 2 * chance), torch.zeros_like(share), (1 - share).clamp(0, 1))
+        self.missing.copy_(lacks.reshape(self.missing.shape))
         ratio = share[~known].sqrt() if not bool(known.all()) else share.new_ones(1)
         return {"spread_skill": float(ratio[ratio.clamp_min(1e-30).log().abs().argmax()])}
 
