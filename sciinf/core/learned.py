@@ -40,7 +40,7 @@ class Learned(nn.Module, Component, ABC):
 
     `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows; noise,
     drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; fields,
-    which have no noise at all; or fields to which noise is added.
+    which have no noise at all; or laws of fields, whose losses are as noisy as draws.
     """
 
     learns: ClassVar[Learns] = "densities"

@@ -23,7 +23,7 @@ from sciinf.diffusion.inverse import slopes_through
 from sciinf.diffusion.particles import Twist
 from sciinf.diffusion.solver import Denoiser
 
-_LEAST = 1e-6  # sd of c, at least, in units of s
+_LEAST = 1e-6  # sd of c, at least, beside s and beside 1
 
 
 class Event(Twist):

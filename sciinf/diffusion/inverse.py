@@ -2,8 +2,8 @@ r"""Measurements as a twist of particles: some numbers o of a field x, with Gaus
 
     p(o | x) = N(o; c(x), sd^2 I),      t(y, s) = N(o; c(D), sd^2 I + G V G^T),     G = dc/dx at D,
 
-V a guess of the covariance of x given y = x + s e. By Tweedie's formula it is V = s^2 dD/dy (`order=2`): one
-backward pass for each measurement. `order=1` takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1.
+V a guess of the covariance of x given y = x + s e. By Tweedie's formula it is V = s^2 dD/dy (`order=2`); `order=1`
+takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1. Either takes a backward pass for each measurement.
 
 References:
     | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),

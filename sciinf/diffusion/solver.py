@@ -193,6 +193,11 @@ class ProbabilityFlow(Solver):
         return cast(Tensor, found)[-1]
 
 
+def with_mean(denoise: Denoiser, noise: Float[Tensor, "*rows dim"], schedule: NoiseSchedule) -> Tensor:
+    """Noise of the highest level about the mean that the denoiser knows there, to start from."""
+    return noise + denoise(noise, noise.new_tensor(schedule.most))
+
+
 def noise_like(y: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise of y's shape, drawn on the generator's device."""
     return torch.randn(y.shape, generator=generator, device=generator.device, dtype=y.dtype).to(y.device)

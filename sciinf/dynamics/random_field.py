@@ -62,15 +62,20 @@ class RandomField(Start):
         self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
     ) -> Float[Tensor, "count channels *space"]:
         if grid.periodic:
-            return self._periodic(count, channels, grid, generator)
+            return self._periodic(count, channels, grid, max(grid.lengths), generator)
         # a corner of a periodic one in a box twice as long, which knows nothing of its edges
         wide = BoxGrid(tuple(2 * n for n in grid.shape), tuple(2 * n * h for n, h in _each(grid)))
         part = (..., *(slice(0, n) for n in grid.shape))
-        return self._periodic(count, channels, wide, generator)[part]
+        return self._periodic(count, channels, wide, max(grid.lengths), generator)[part]
 
-    def filter(self, grid: BoxGrid) -> Float[Tensor, "*modes"]:
-        """What makes white noise on a periodic grid such a field, of sd 1: a factor of its Fourier coefficients."""
-        squared = grid.squared * max(grid.lengths) ** 2
+    def filter(self, grid: BoxGrid, longest: float | None = None) -> Float[Tensor, "*modes"]:
+        """What makes white noise on a periodic grid such a field, of sd 1: a factor of its Fourier coefficients.
+
+        Args:
+            grid: The grid.
+            longest: Side of a box that tau goes with; the grid's longest where left out.
+        """
+        squared = grid.squared * (longest or max(grid.lengths)) ** 2
         spectrum = (self.tau**2 + squared) ** -self.alpha
         spectrum = torch.where(squared == 0, torch.zeros_like(spectrum), spectrum)
         twice = torch.full_like(spectrum, 2.0)  # modes that stand for their conjugates too
@@ -79,10 +84,10 @@ class RandomField(Start):
             twice[..., -1] = 1.0
         return (spectrum / (twice * spectrum).sum() * math.prod(grid.shape)).sqrt()
 
-    def _periodic(self, count: int, channels: int, grid: BoxGrid, generator: torch.Generator) -> Tensor:
+    def _periodic(self, count: int, channels: int, grid: BoxGrid, longest: float, generator: torch.Generator) -> Tensor:
         shape, device = (count, channels, *grid.shape), generator.device
         noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
-        return self.sd * grid.back(grid.transformed(noise) * self.filter(grid).to(device))
+        return self.sd * grid.back(grid.transformed(noise) * self.filter(grid, longest).to(device))
 
 
 class Waves(Start):

@@ -25,7 +25,7 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
 
     Returns:
         What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|, or of one
-        that draws `spread_skill`, the spread of draws over the error of their mean where it is farthest from 1. Of an
+        that draws `spread_skill`, the spread of draws over the error of their mean. Of an
         estimator with quick draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw
         from the truth, in sds of the held-out parameters, of the parameter where it is largest.
     """
@@ -88,7 +88,7 @@ def _tell_error(surrogate: Surrogate, error: float) -> None:
 
 
 def _tell_spread(surrogate: Surrogate, ratio: float) -> None:
-    words = f"spread {ratio:.2f} times as far as their mean is off, in the frame where that is farthest from 1"
+    words = f"spread {ratio:.2f} times as far as their mean is off (1 for the right law)"
     telling.tell(f"held-out fields: draws of {surrogate.target!r} {words}")
     if not ALIKE <= ratio <= UNLIKE:
         kind = "alike, and are widened by what is missing" if ratio < 1 else "unlike"

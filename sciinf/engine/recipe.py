@@ -132,7 +132,7 @@ class Recipe:
         fiftieth of the rows each (8 to 32), and hardly any weight decay; of fields that
         noise is added to 4,000, by Muon, with the weight decay of noise.
         """
-        least, each = (8, 50) if "fields" in learns else (50, 36)
+        least, each = (8, 50) if learns in ("fields", "noisy fields") else (50, 36)
         usual = min(_LARGEST[learns], max(least, rows // each))
         batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
         below, above, beyond = _POWERS[learns]
@@ -152,7 +152,7 @@ class Recipe:
         sparse = math.ceil(_FORWARD * held_out / (_VALIDATION_SHARE * max(rows, 1)))
         every = self.validate_every or max(1, min(sparse, epochs, patience))
         filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate, weight_decay=decay)
-        optimiser = self.optimiser or ("muon" if learns.startswith("nois") else "adamw")
+        optimiser = self.optimiser or ("muon" if learns in ("noise", "noisy fields") else "adamw")
         return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser)
 
     def said(self) -> Mapping[str, Any]:

@@ -119,14 +119,9 @@ class TokenNetwork(nn.Module):
         return self.out(F.layer_norm(hidden, hidden.shape[-1:]))
 
     def _looked(self, k: int, shown: Tensor, scores: Tensor) -> Tensor:
-        query, key, value = self.look[k](shown).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        share = torch.baddbmm(
-            scores.repeat(len(query), 1, 1, 1).flatten(0, 1),
-            query.flatten(0, 1),
-            key.flatten(0, 1).mT,
-            alpha=1 / math.sqrt(query.shape[-1]),
-        ).softmax(-1)
-        found = (share @ value.flatten(0, 1)).unflatten(0, (len(query), self.heads))
+        query, key, value = self.look[k](shown).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        share = (query @ key.mT / math.sqrt(query.shape[-1]) + scores).softmax(-1)
+        found = share @ value
         return self.leave[k](found.transpose(1, 2).flatten(2))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, final
 
@@ -14,6 +14,26 @@ from torch import Tensor
 from sciinf.core import Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.surrogates._edges import ByEdges, show_edges
+
+
+class Looking(ABC):
+    """A surrogate that needs more of the training rows than means and sds."""
+
+    @abstractmethod
+    def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Take it, when means and sds are known; each call of `batches` is a pass over the rows."""
+
+
+class ByTimes(ABC):
+    """A surrogate for frames at some times alone."""
+
+    @abstractmethod
+    def check_times(self, times: Sequence[float]) -> None:
+        """Refuse times of frames that do not suit.
+
+        Raises:
+            ValueError: If they do not.
+        """
 
 
 class OfFields(Surrogate, ABC):
@@ -99,15 +119,8 @@ class OfFields(Surrogate, ABC):
             show_edges(
                 self, batches, lambda rows: [rows.x[self.target].flatten(0, 1), *(rows.x[n] for n in self.given)]
             )
-        self.look(batches)
-
-    def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Take from the training rows what else a surrogate needs of them, when means and sds are known."""
-        del batches
-
-    def check_times(self, times: Sequence[float]) -> None:
-        """Refuse times of frames that do not suit; any do here."""
-        del times
+        if isinstance(self, Looking):
+            self.look(batches)
 
     @final
     def stacked(self, given: X) -> Float[Tensor, "batch channel ..."]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from sciinf.core import Batch, Fit, X, predicted
 from sciinf.core.simulator import unlike
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
-from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates._fields import ByTimes
 
 
 @final
@@ -56,7 +56,7 @@ class Emulator(FieldSource):
                     f"{name!r} of {equation.name!r} is not what {fit} was trained on: {equation.observables.get(name)} "
                     f"in place of {self.surrogate.observables[name]}"
                 )
-        if isinstance(self.surrogate, OfFields):
+        if isinstance(self.surrogate, ByTimes):
             self.surrogate.check_times(equation.times)
         if differing := unlike(fit.simulator, equation, ignore=("source", "code")):
             raise ValueError(f"{fit} is of another {equation.name!r}, build that one: {differing}")

@@ -6,11 +6,11 @@ units in which it is uncorrelated (`tokens.innovations`). Other frames before, a
 same places, which the network sees beside what it draws.
 
 **A prediction** is the mean of `members` draws. **A check of the draws**: held-out rows tell the variance v of M draws
-and the mean squared error e of their mean, for every frame. If the law is right they agree, (1 + 1/M) v = e, and the
-fit's record has the root of their ratio in the frame where it is farthest from 1 ("spread_skill"). Where draws are too
-alike, by more than two standard errors, what is missing is added to each of them: Gaussian noise of the held-out
-errors' covariance (`_errors`) times 1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then
-becomes wide, not wrong.
+and the mean squared error e of their mean, for every frame. If the law is right they agree, (1 + 1/M) v = e, but for
+chance: in any frame of a right law once in twenty times on either side. The fit's record has the root of their ratio
+("spread_skill"), over all frames, or in the worst of those where it is no chance. Where draws are too alike, what is
+missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`) times
+1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then becomes wide, not wrong.
 
 A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
 
@@ -26,6 +26,7 @@ References:
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -42,16 +43,19 @@ from sciinf.dynamics.frames import spacing
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import WithErrors
+from sciinf.surrogates._fields import ByTimes, Looking
 from sciinf.surrogates.conditions import Field, Frame, Given, Members
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.innovations import Innovations
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
 _CHECKED, _MEMBERS = 256, 4  # held-out rows, and draws for each, that tell how unlike draws are
-_TOGETHER = 256  # rows drawn at once
+_TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
+_NUMBERS = 2**22  # looked at, at once
+_BY_CHANCE, _FEWEST = 0.05, 16  # chance that a right law is widened; held-out rows, at least, to tell
 
 
-class Generator(WithErrors, Adjusting, ByEdges):
+class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
     """A law of the target's frames.
 
     Args:
@@ -63,7 +67,7 @@ class Generator(WithErrors, Adjusting, ByEdges):
         given: What is known beside parameters: at most one `Frame`, fields, members. `[Frame(0)]` where left out.
         network: What learns; a `TokenTransformer()` where left out.
         target: Name of what is drawn.
-        pairs: Of blocks and what is before them, from each trajectory at each step of training.
+        pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
         members: Draws that a prediction is the mean of.
         edges: Whether fields have edges; training finds out.
         seed: Seeds the first weights.
@@ -104,6 +108,9 @@ class Generator(WithErrors, Adjusting, ByEdges):
         given = [Frame(0)] if given is None else list(given)
         starts = [one for one in given if isinstance(one, Frame)]
         fields = [one for one in given if isinstance(one, Field | Members)]
+        for one in given:
+            if not isinstance(one, Frame | Field | Members):
+                raise TypeError(f"a Generator is given a Frame, a Field or Members, by name, and got {one!r}")
         if len(starts) > 1:
             raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
         super().__init__(prior, observables, target, [one.name for one in (*starts, *fields)], seed)
@@ -116,13 +123,17 @@ class Generator(WithErrors, Adjusting, ByEdges):
             raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {self.channels}")
         self.unknown = self.frames - (self.start is not None and self.start.index == 0)
         self.block, self.context = (order or AtOnce()).sizes(self.unknown)
+        if not self.unknown:
+            raise ValueError(
+                f"{target!r} has one frame, which is the one that is given: was it the one before, Frame(-1)?"
+            )
         if self.start is None and self.block < self.unknown:
             raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
         self.code = (code or Patches()).build(self.channels, self.space)
         self.stays = (code or Patches()).build(self.channels_stay, self.space) if fields else None
         stays = self.stays.width if self.stays is not None else 0
         self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
-        self.units = Innovations(self.code, self.code.width + stays)
+        self.units = Innovations(self.code, self.code.width + stays, follows=True)
         self.register_buffer("missing", torch.zeros(self.frames, *[1] * (1 + len(self.space))))
         self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
         self.law = self._built()
@@ -160,11 +171,11 @@ class Generator(WithErrors, Adjusting, ByEdges):
 
     def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Take the units of tokens from the training rows."""
-        self.code.look(lambda: (self._scaled(self._frames(batch)).flatten(0, 1) for batch in batches()))
+        self.code.look(lambda: (self._scaled(self._frames(batch)).flatten(0, 1) for batch in self._some(batches)))
         if self.stays is not None:
-            self.stays.look(lambda: (self._fixed(batch.x) for batch in batches()))
+            self.stays.look(lambda: (self._fixed(batch.x) for batch in self._some(batches)))
         draw = torch.Generator().manual_seed(self.seed)
-        for batch in batches():
+        for batch in self._some(batches):
             tokens = self.code.encode(self._scaled(self._frames(batch)))
             fixed = self._fixed_tokens(self._shuffled(batch.x, draw))
             self.plain.see(tokens.flatten(0, 1))
@@ -173,6 +184,13 @@ class Generator(WithErrors, Adjusting, ByEdges):
                 self.units.see(after, _beside(before, fixed))
         for units in (self.plain, self.first, self.units)[: 2 + (self.frames > 1 or self.start is not None)]:
             units.settle()
+
+    def _some(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+        """A pass in smaller batches, for some copies of one are made."""
+        most = max(1, _NUMBERS // math.prod(self.observables[self.target].shape))
+        for batch in batches():
+            for k in range(0, len(batch), most):
+                yield batch.rows(slice(k, k + most))
 
     def _frames(self, batch: Batch) -> Float[Tensor, "batch frame channel *space"]:
         """All frames in a row, from the one that is known on."""
@@ -297,9 +315,10 @@ class Generator(WithErrors, Adjusting, ByEdges):
     ) -> Float[Tensor, "batch time channel *space"]:
         """Solutions as the law has them, without what held-out rows showed to be missing."""
         parts = []
-        for k in range(0, len(theta), _TOGETHER):
-            here = {name: given[name][k : k + _TOGETHER] for name in self.given}
-            found = self.rollout(theta[k : k + _TOGETHER], here, self.unknown, generator=generator)
+        rows = max(1, min(_TOGETHER, _PAIRS // len(self.code.places) ** 2))
+        for k in range(0, len(theta), rows):
+            here = {name: given[name][k : k + rows] for name in self.given}
+            found = self.rollout(theta[k : k + rows], here, self.unknown, generator=generator)
             if self.start is not None and self.start.index == 0:
                 found = torch.cat([here[self.start.name].to(found)[:, None], found], 1)
             parts.append(found)
@@ -326,19 +345,22 @@ class Generator(WithErrors, Adjusting, ByEdges):
         self.keep_errors(rows.theta, size, off)
         points = tuple(range(2, off.ndim))
         spread, error = (1 + 1 / _MEMBERS) * drawn.var(0).mean(points), off.square().mean(points)
-        middle = error.mean(0).clamp_min(1e-30)
-        share = spread.mean(0) / middle
-        chance = (spread - share * error).std(0) / (len(error) ** 0.5 * middle)  # its standard error
         known = error.mean(0) <= 1e-12 * true.square().mean((0, *points))  # the frame that was given
-        lacks = torch.where(known | (1 - share < 2 * chance), torch.zeros_like(share), (1 - share).clamp(0, 1))
-        self.missing.copy_(lacks.reshape(self.missing.shape))
-        ratio = share[~known].sqrt() if not bool(known.all()) else share.new_ones(1)
-        return {"spread_skill": float(ratio[ratio.clamp_min(1e-30).log().abs().argmax()])}
+        middle = torch.where(known, torch.ones_like(error[0]), error.mean(0))
+        share = spread.mean(0) / middle
+        few = len(error) < _FEWEST
+        chance = (spread - share * error).std(0, correction=0) / (len(error) ** 0.5 * middle)  # its standard error
+        most = math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * _BY_CHANCE / max(int((~known).sum()), 1)))
+        odd = ((share - 1).abs() > most * chance) & ~known & (not few)
+        self.missing.copy_(torch.where(odd, 1 - share, torch.zeros_like(share)).clamp(0, 1).reshape(self.missing.shape))
+        whole = (spread.sum() / error.sum().clamp_min(1e-30)).sqrt()
+        worst = (share.clamp_min(1e-30).log().abs() * odd).argmax()
+        return {"spread_skill": float(share[worst].sqrt() if bool(odd.any()) else whole)}
 
 
 def _beside(before: Tensor, fixed: Tensor | None) -> Tensor:
     """What is known at the places of a frame: the one before, and what stays."""
-    return before if fixed is None else torch.cat([before, fixed], -1)
+    return before if fixed is None else torch.cat([before, fixed.expand(len(before), -1, -1)], -1)
 
 
 def _first(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:

@@ -66,6 +66,6 @@ def conditioned(
             stacklevel=2,
         )
     denoise, fields, schedule = law.asked(theta, given)
-    dim = law.block * law.code.width * len(law.code.places)
-    found = particles(denoise, seen.through(fields), n, dim, schedule, generator=generator, steps=steps)
+    like = law.target_mean.new_empty(law.block * law.code.width * len(law.code.places))
+    found = particles(denoise, seen.through(fields), n, like, schedule, generator=generator, steps=steps)
     return replace(found, x=fields(found.x))

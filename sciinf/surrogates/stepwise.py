@@ -31,11 +31,12 @@ from sciinf.dynamics.frames import spacing
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates._edges import ByEdges
+from sciinf.surrogates._fields import ByTimes
 from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 
-class Stepwise(Predicting, ByEdges):
+class Stepwise(Predicting, ByEdges, ByTimes):
     """A neural operator for one step, rolled out.
 
     Args:

@@ -62,9 +62,9 @@ class FieldTokens(nn.Module, ABC):
     def decode(self, tokens: Float[Tensor, "*batch token width"]) -> Float[Tensor, "*batch channel *space"]:
         """Fields of tokens."""
 
+    @abstractmethod
     def look(self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]) -> None:
         """Take from training fields what the code depends on; each call of `fields` is a pass over them."""
-        del fields
 
 
 class Code(Component, ABC):
@@ -142,6 +142,9 @@ class _Pieces(FieldTokens):
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(counts))
         super().__init__(channels, space, places, channels * size ** len(space), counts)
         self.size = size
+
+    def look(self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]) -> None:
+        del fields  # pieces are what they are
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
         lead, axes = fields.shape[: fields.ndim - 1 - len(self.space)], len(self.space)

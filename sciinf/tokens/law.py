@@ -5,7 +5,9 @@ sees all of them, what is given and the level, learns to take it away,
 
     D(t + s e, s; given) = E[t | t + s e, given],
 
-from which a solver draws (`diffusion.solver`). Tokens depend on each other in any way.
+from which a solver draws (`diffusion.solver`). It starts from noise about the mean of t that D knows when there is
+nothing but noise: what is given may tell t to be far from 0, as in a front, and noise alone would have to be far
+larger than that. Tokens depend on each other in any way.
 
 `Mixture` takes all numbers z of the tokens to be independent, given what is known, each a mixture of normal laws whose
 shares, means and sds the network gives in one pass,
@@ -34,9 +36,9 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.diffusion.objective import Diffusion
+from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
-from sciinf.diffusion.solver import Denoiser, Exponential, Solver
+from sciinf.diffusion.solver import Denoiser, Exponential, Solver, with_mean
 from sciinf.nets.token_transformer import TokenTransformer
 
 _FREQUENCIES = 6
@@ -97,12 +99,15 @@ class Joint(TokenLaw):
     """All tokens of a block together, by diffusion.
 
     Args:
-        diffusion: Path, levels and what the network is asked for; EDM's where left out.
-        solver: From noise to tokens; ten steps of an exponential integrator of order two where left out.
+        diffusion: Path, levels and what the network is asked for; EDM's at somewhat higher levels where left out.
+        solver: From noise to tokens; twelve steps of an exponential integrator of order three where left out.
     """
 
     def __init__(self, diffusion: Diffusion | None = None, solver: Solver | None = None) -> None:
-        self.diffusion, self.solver = diffusion or Diffusion(Level(0.01, 20.0)), solver or Exponential(10, 3)
+        self.diffusion, self.solver = (
+            diffusion or Diffusion(Level(0.02, 20.0), levels=NormalLogs(0.0, 1.5)),
+            solver or Exponential(12, 3),
+        )
 
     def build(
         self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
@@ -142,8 +147,8 @@ class JointDenoiser(LearnedLaw):
         schedule, size = self.law.diffusion.schedule, (len(given), self.shape[0] * self.shape[1])
         noise = torch.randn(size, generator=generator, device=generator.device).to(given)
         denoise = self.denoiser(given, condition)
-        found = self.law.solver.solve(denoise, schedule.most * noise, schedule, generator=generator)
-        return found.unflatten(1, self.shape)
+        start = with_mean(denoise, schedule.most * noise, schedule)
+        return self.law.solver.solve(denoise, start, schedule, generator=generator).unflatten(1, self.shape)
 
     def denoiser(self, given: Tensor, condition: Tensor) -> Denoiser:
         """D of tokens, flat, where others are known: those of all rows, or one row's for any number."""

@@ -49,7 +49,7 @@ def test_measurements_of_a_gaussian(order):
     gain = torch.linalg.solve(s, COVARIANCE[:2]).mT
     mean, variance = gain @ seen, (COVARIANCE - gain @ COVARIANCE[:2]).diagonal()
     twist = Measured(first_two, seen, sd, order=order)
-    runs = [particles(gaussian, twist, 500, DIM, PATH, generator=generator(k)) for k in range(10)]
+    runs = [particles(gaussian, twist, 500, torch.empty(DIM), PATH, generator=generator(k)) for k in range(10)]
     drawn = torch.cat([run.resample(500, generator=generator()) for run in runs])
     assert float(((drawn.mean(0) - mean) / variance.sqrt()).abs().max()) < 0.12
     assert torch.allclose(drawn.std(0) / variance.sqrt(), torch.ones(DIM), atol=0.1)
@@ -77,7 +77,7 @@ def test_measurements_of_a_mixture_that_leave_two_parts():
     true, exact = exact_mixture(seen, sd, 4_000)
     floor = sliced_wasserstein(true[:2_000], true[2_000:])
     twist = Measured(first_two, seen, sd)
-    run = particles(mixture, twist, 2_000, DIM, PATH, generator=generator(1))
+    run = particles(mixture, twist, 2_000, torch.empty(DIM), PATH, generator=generator(1))
     found = sliced_wasserstein(run.resample(2_000, generator=generator()), true[:2_000])
     assert float(found) < 1.8 * float(floor)
     assert run.log_evidence == pytest.approx(exact, abs=4 * run.error + 0.05)
@@ -96,7 +96,9 @@ def test_how_probable_an_event_is(probability):
     direction = torch.tensor([0.6, -0.3, 0.5, 0.4])
     sd = float((direction @ COVARIANCE @ direction).sqrt())
     level = sd * math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - 2 * probability, dtype=torch.float64)))
-    run = particles(gaussian, Event(lambda x: x @ direction, level), 1_000, DIM, PATH, generator=generator(3))
+    run = particles(
+        gaussian, Event(lambda x: x @ direction, level), 1_000, torch.empty(DIM), PATH, generator=generator(3)
+    )
     assert run.log_evidence == pytest.approx(math.log(probability), abs=0.12)
     drawn = run.resample(1_000, generator=generator())
     assert bool((drawn @ direction > level).all())
@@ -124,23 +126,35 @@ class Blind(Twist):
 def test_any_guess_leads_to_the_same_evidence_and_a_bad_one_says_so():
     seen, sd = torch.tensor([1.4, -0.6]), 0.2
     twist = Measured(first_two, seen, sd)
-    good = particles(gaussian, twist, 4_000, DIM, PATH, generator=generator())
-    blind = particles(gaussian, Blind(twist), 4_000, DIM, PATH, generator=generator(1))
+    good = particles(gaussian, twist, 4_000, torch.empty(DIM), PATH, generator=generator())
+    blind = particles(gaussian, Blind(twist), 4_000, torch.empty(DIM), PATH, generator=generator(1))
     assert blind.log_evidence == pytest.approx(good.log_evidence, abs=5 * blind.error)
     assert blind.error > 3 * good.error
     with pytest.warns(UserWarning, match="not a posterior"):
         particles(
-            gaussian, Blind(Measured(first_two, torch.tensor([4.0, -4.0]), 0.05)), 200, DIM, PATH, generator=generator()
+            gaussian,
+            Blind(Measured(first_two, torch.tensor([4.0, -4.0]), 0.05)),
+            200,
+            torch.empty(DIM),
+            PATH,
+            generator=generator(),
         )
 
 
 def test_what_cannot_be_is_said():
     with pytest.raises(ValueError, match="is it possible at all"):
-        particles(gaussian, Event(lambda x: -x.square().sum(1), 1.0), 100, DIM, PATH, generator=generator())
+        particles(
+            gaussian, Event(lambda x: -x.square().sum(1), 1.0), 100, torch.empty(DIM), PATH, generator=generator()
+        )
     for make, says in (
         (lambda: Measured(first_two, torch.zeros(2), 0.0), "positive number"),
         (lambda: Measured(first_two, torch.zeros(2), 1.0, order=3), "order"),
-        (lambda: particles(gaussian, Event(lambda x: x[:, 0], 0.0), 0, DIM, PATH, generator=generator()), "n"),
+        (
+            lambda: particles(
+                gaussian, Event(lambda x: x[:, 0], 0.0), 0, torch.empty(DIM), PATH, generator=generator()
+            ),
+            "n",
+        ),
     ):
         with pytest.raises(ValueError, match=says):
             make()
@@ -148,7 +162,9 @@ def test_what_cannot_be_is_said():
 
 def test_the_same_seed_gives_the_same_particles():
     twist, before = Event(lambda x: x[:, 0], 1.0), torch.get_rng_state()
-    one, two = (particles(gaussian, twist, 50, DIM, PATH, generator=generator(4), steps=20) for _ in range(2))
+    one, two = (
+        particles(gaussian, twist, 50, torch.empty(DIM), PATH, generator=generator(4), steps=20) for _ in range(2)
+    )
     assert torch.equal(one.x, two.x)
     assert one.log_evidence == two.log_evidence
     assert torch.equal(before, torch.get_rng_state())

@@ -144,3 +144,11 @@ def test_a_known_field_is_one_draw_for_all():
     assert torch.equal(one[:1], law.draw(1, 1, grid, generator=generator(3)))
     assert not torch.equal(Known(law, seed=4).draw(1, 1, grid, generator=generator()), one[:1])
     assert (law.random, Known(law).random) == (True, False)
+
+
+def test_fields_with_edges_are_cut_from_a_wider_box_and_as_smooth():
+    """tau goes with the box: in one twice as long, that a field with edges is cut from, waves of 2 tau are as long."""
+    edged, wide = BoxGrid((64,), (1.0,), False), BoxGrid((128,), (128 / 63,))
+    one = RandomField(1.0, tau=5.0, alpha=2.0).draw(400, 1, edged, generator=generator())
+    other = RandomField(1.0, tau=10.0 * 64 / 63, alpha=2.0).draw(400, 1, wide, generator=generator())
+    assert float(one.diff(dim=-1).std()) == pytest.approx(float(other.diff(dim=-1).std()), rel=0.05)

@@ -7,12 +7,13 @@ import itertools
 import pytest
 import torch
 from surrogates.fields import Decay
+from torch import distributions as td
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Field, Frame, Generator, Members
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Patches, Pod
+from sciinf.tokens import AtOnce, Frames, Joint, LearnedLaw, Mixture, Patches, Pod
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
@@ -178,6 +179,71 @@ def test_it_goes_on_beyond_the_frames_where_they_follow_each_other(fits):
         once.rollout(rows.theta, rows.x, 6, generator=generator())
 
 
+class Recalled(LearnedLaw):
+    """Draws what it was trained on, block after block, and keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.shown = [], []
+
+    def loss(self, tokens, given, condition, *, generator):
+        self.seen.append((tokens, given))
+        return tokens.sum((1, 2)) + 0 * condition.sum()
+
+    def draw(self, given, condition, *, generator):
+        tokens, before = self.seen[len(self.shown)]
+        self.shown.append((before, given))
+        return tokens
+
+
+@pytest.mark.parametrize(
+    ("order", "index", "fields"),
+    [
+        (Frames(1), 0, 0),
+        (Frames(2), 0, 1),
+        (Frames(2, context=3), 0, 1),
+        (Frames(3, context=2), -1, 0),
+        (AtOnce(), None, 1),
+    ],
+)
+def test_what_training_shows_is_what_drawing_shows(order, index, fields, monkeypatch):
+    """Blocks of a solution as training has them, drawn again in order, are that solution, to the last frame."""
+    draw, start = generator(), [] if index is None else [Frame(index)]
+    specs = {"initial": Observable((2, 8, 4)), "hill": Observable((1, 8, 4)), "u": Observable((7, 2, 8, 4))}
+    x = {name: torch.randn(5, *spec.shape, generator=draw).cumsum(1) for name, spec in specs.items()}
+    if index == 0:
+        x["initial"] = x["u"][:, 0]
+    rows = Batch(torch.rand(5, 1, generator=draw), x)
+    prior = Prior(rate=torch.distributions.Uniform(0.0, 1.0))
+    given = [*start, *[Field("hill")] * fields]
+    surrogate = ready(Generator(prior, specs, Patches(2), order=order, given=given, network=NET, pairs=1), rows)
+    surrogate.law = law = Recalled()
+    block, unknown = surrogate.block, surrogate.unknown
+    for k in range(0, unknown - block + 1, block):
+        monkeypatch.setattr(torch, "randint", lambda high, size, k=k, **_: torch.full(size, k))
+        surrogate.loss(rows, generator=generator())
+    frames = len(law.seen) * block
+    found = surrogate.rollout(rows.theta, rows.x, frames, generator=generator())
+    assert torch.allclose(found, x["u"][:, 7 - unknown :][:, :frames], atol=0.01)
+    assert all(torch.allclose(*pair, atol=0.01) for pair in law.shown)
+    assert float((found - x["u"].flip(1)[:, :frames]).abs().max()) > 0.1
+
+
+def test_a_right_law_is_not_widened_by_chance(store):
+    """Of eight sets of held-out rows one at most: by chance two or more once in 17 times, for each is 1 in 20."""
+    equation, widened = world(viscosity=td.LogNormal(-4.6, 1e-4), forcing=td.Uniform(0.7, 0.7001)), 0
+    law = ready(built(equation), rows_of(equation, 4_000))
+    for parameter in law.law.network.out.parameters():
+        torch.nn.init.zeros_(parameter)  # innovations are white then, and 0 is what a right network says
+    for seed in range(8):
+        told = law.adjust(lambda seed=seed: iter([rows_of(equation, 60, seed=100 + seed)]))
+        widened += float(law.missing.max()) > 0
+        assert told["spread_skill"] == pytest.approx(1.0, abs=0.2)
+    assert widened <= 1
+    law.adjust(lambda: iter([rows_of(equation, 1)]))  # nothing can be told from one
+    assert float(law.missing.max()) == 0
+
+
 def test_fields_that_stay_are_seen(tmp_path):
     """u is the field that stays plus noise of sd 0.1: without it draws would be off by its sd, 1."""
     prior, draw = Prior.none(), generator()
@@ -200,16 +266,16 @@ def test_fields_that_stay_are_seen(tmp_path):
 
 def test_members_have_no_order():
     """u is what the second of three members is, always. Shown in any order, the law cannot know which one it is."""
-    few = torch.randn(200, 3, 16, generator=generator())
+    few = torch.randn(400, 3, 16, generator=generator())
     fields = {"few": Observable((3, 16)), "u": Observable((1, 1, 16))}
-    rows = Batch(torch.empty(200, 0), {"few": few, "u": few[:, None, 1:2]})
+    rows = Batch(torch.empty(400, 0), {"few": few, "u": few[:, None, 1:2]})
     turned = Batch(rows.theta, {**rows.x, "few": few[:, [2, 0, 1]]})
     losses = {}
     for kind in (Members, Field):
         surrogate = ready(Generator(Prior.none(), fields, given=[kind("few")], law=Mixture(), network=NET), rows)
         losses[kind] = [float(surrogate.loss(shown, generator=generator()).mean().detach()) for shown in (rows, turned)]
     assert losses[Members][1] == pytest.approx(losses[Members][0], rel=0.1)
-    assert losses[Field][1] > 10 * losses[Field][0]
+    assert losses[Field][1] > 2 * losses[Field][0]
 
 
 def test_fields_without_space_or_with_edges_or_a_start_before_the_first_frame():
@@ -256,5 +322,9 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=says):
             make()
     Generator(prior, fields, network=NET).check_times((0.0, 0.1, 0.3))  # all at once, whenever they are
+    with pytest.raises(ValueError, match="one frame, which is the one that is given"):
+        Generator(prior, {**fields, "u": Observable((1, 1, 16))})
+    with pytest.raises(TypeError, match=r"a Frame, a Field or Members, by name, and got 'initial'"):
+        Generator(prior, fields, given=["initial"])
     decay = Decay()
     assert Generator(decay.prior, decay.observables, network=NET).given == ("initial",)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.core import Batch
+from sciinf.core import Batch, Observable, Prior
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.inverse import Measured
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Generator, conditioned
-from sciinf.tokens import Frames, Mixture
+from sciinf.surrogates import Field, Frame, Generator, conditioned
+from sciinf.tokens import Frames, Mixture, Patches
 from simulators.pde.forced_burgers import ForcedBurgers
 
 NET = TokenTransformer(8, 1, heads=1)
@@ -81,3 +81,22 @@ def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
             conditioned(other, theta, start, event, 50, generator=generator())
     with pytest.raises(ValueError, match="one start is asked about at a time, and there are 2"):
         conditioned(law, theta.repeat(2, 1), start, event, 50, generator=generator())
+
+
+def test_fields_that_stay_are_known_in_every_frame():
+    """A law of three frames that keeps to a hill: measurements of it are as likely as the hill says."""
+    prior, draw = Prior.none(), generator()
+    fields = {"initial": Observable((1, 8)), "hill": Observable((1, 8)), "u": Observable((3, 1, 8))}
+    initial, hill = torch.randn(2, 2_000, 1, 8, generator=draw)
+    u = torch.stack([initial, initial + hill, initial + 2 * hill], 1)
+    u[:, 1:] += 0.1 * torch.randn(2_000, 2, 1, 8, generator=draw)
+    rows = Batch(torch.empty(2_000, 0), {"initial": initial, "hill": hill, "u": u})
+    law = Generator(prior, fields, Patches(2), given=[Frame(0), Field("hill")], network=NET)
+    law.standardise(lambda: iter([rows]))
+    for parameter in law.law.network.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    start = {name: rows.x[name][:1] for name in ("initial", "hill")}
+    seen = Measured(lambda v: v[:, 0, 0, :1], u[0, 1, 0, :1], 0.05)
+    found = conditioned(law, torch.empty(1, 0), start, seen, 200, generator=generator(), steps=50)
+    exact = td.Normal(initial[0, 0, 0] + hill[0, 0, 0], math.hypot(0.1, 0.05)).log_prob(u[0, 1, 0, 0])
+    assert found.log_evidence == pytest.approx(float(exact), abs=0.4)

@@ -34,7 +34,7 @@ def test_a_field_that_is_moved_by_a_piece_has_its_tokens_moved():
 
 
 def test_modes_lose_the_least():
-    """Of all linear codes of as many numbers: less than what as many Fourier modes lose of the same fields."""
+    """Of all linear codes of as many numbers: half of what as many points of the field would lose, and less."""
     directions = torch.linalg.qr(torch.randn(32, 32, generator=generator()))[0]
     fields = (torch.randn(500, 32, generator=generator(1)) * 0.8 ** torch.arange(32)) @ directions.mT + 3.0
     code = Pod(8, width=4).build(2, (16,))

@@ -98,3 +98,17 @@ def test_what_never_varies_stays_what_it_is():
     units.see(code.encode(torch.ones(100, 1, POINTS)))
     units.settle()
     assert torch.allclose(units.inverse(units(code.encode(fields))), code.encode(fields), atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [30, 100, 2_000])
+def test_few_fields_do_not_make_fresh_ones_strange(n):
+    """z of fresh fields has the sd of those it was made from: least squares on few fields would make it 2 and more."""
+    code = Pod(16, width=4).build(1, (POINTS,))
+    before, after = rows(n)
+    code.look(lambda: iter([before, after]))
+    units = Innovations(code, code.width, follows=True)
+    units.see(code.encode(after), code.encode(before))
+    units.settle()
+    fresh = [code.encode(fields) for fields in rows(500, seed=1)]
+    own, other = (units(a, b).square().mean() for a, b in ((code.encode(after), code.encode(before)), fresh[::-1]))
+    assert float((other / own).sqrt()) < (1.1 if n > 1_000 else 1.9)
