@@ -9,7 +9,8 @@ Parts. "linear": an equation with random forcing whose law is known; squared dis
 solver's own draws, for every order and law, and beside surrogates that predict one solution and its error. "forecasts":
 the weather of Lorenz (1996) from two members of an ensemble, beside those two, 31 of them, and a wrong model's.
 "inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
-posterior on a grid, and under the solver's data. Seconds are CPU seconds of one thread.
+posterior on a grid, and under the solver's data. "rare": how probable a high wave is, asked of a generator, against
+40,000 runs of the solver. Seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from forced_inference import inference
 from forecasts import forecasts
+from rare import rare
 from reporting import SIMULATORS, arguments, check, clock, finish
 from torch import Tensor
 
@@ -159,7 +161,7 @@ def _fitted(options: Any, surrogate: Any, store: Any, out: Path) -> tuple[Any, f
     return fit.surrogate, clock("cpu") - started
 
 
-PARTS = {"linear": linear, "forced": forced, "forecasts": forecasts, "inference": inference}
+PARTS = {"linear": linear, "forced": forced, "forecasts": forecasts, "inference": inference, "rare": rare}
 
 if __name__ == "__main__":
     main()
