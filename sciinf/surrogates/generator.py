@@ -290,12 +290,13 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
             raise ValueError("questions are put to laws of all frames at once by diffusion: AtOnce() and Joint()")
         fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
-        known = self._given(begun * self.context, fixed, 1)
+        known, start = self._given(begun * self.context, fixed, 1), begun[0] if begun else None
         schedule = self.law.law.diffusion.schedule
 
         def fields(z: Tensor) -> Tensor:
             brought = z.unflatten(1, (places, numbers)).chunk(self.block, -1)
-            return self._decoded(self._continued(begun[0] if begun else None, brought, fixed))
+            before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
+            return self._decoded(self._continued(before, brought, stays))
 
         return self.law.denoiser(known, self.z(theta)), fields, schedule
 
@@ -360,7 +361,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
 
 def _beside(before: Tensor, fixed: Tensor | None) -> Tensor:
     """What is known at the places of a frame: the one before, and what stays."""
-    return before if fixed is None else torch.cat([before, fixed.expand(len(before), -1, -1)], -1)
+    return before if fixed is None else torch.cat([before, fixed], -1)
 
 
 def _first(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:

@@ -112,3 +112,15 @@ def test_few_fields_do_not_make_fresh_ones_strange(n):
     fresh = [code.encode(fields) for fields in rows(500, seed=1)]
     own, other = (units(a, b).square().mean() for a, b in ((code.encode(after), code.encode(before)), fresh[::-1]))
     assert float((other / own).sqrt()) < (1.1 if n > 1_000 else 1.9)
+
+
+def test_of_few_fields_the_one_before_is_the_guess():
+    code = Pod(16, width=4).build(1, (POINTS,))
+    before, _ = rows(30)
+    after = before + 0.01 * torch.randn(before.shape, generator=generator(4), dtype=torch.float64)
+    code.look(lambda: iter([before, after]))
+    units = Innovations(code, code.width, follows=True)
+    units.see(code.encode(after), code.encode(before))
+    units.settle()
+    found = code.decode(units.inverse(torch.zeros(30, 4, 4, dtype=torch.float64), code.encode(before)))
+    assert float((found - before).abs().max()) < 0.05
