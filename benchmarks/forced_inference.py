@@ -30,9 +30,8 @@ CASES = {  # law, solutions, epochs
 
 def inference(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of C2ST, shifts, widths and calibration, through the solver and through generators."""
-    equation = type(load_simulator(SIMULATORS / "pde" / "forced_burgers.py"))(
-        POINTS, TIMES, steepening=0.0, longest=0.1
-    )
+    make: Any = type(load_simulator(SIMULATORS / "pde" / "forced_burgers.py"))
+    equation = make(POINTS, TIMES, steepening=0.0, longest=0.1)
     truth = observed(equation, SENSORS)
     fresh = simulate(truth, out / "fresh", 1_000 if options.quick else 4_000, seed=options.seed + 3)
     seen = simulate(truth, out / "seen", 3 if options.quick else 10, seed=options.seed + 4).load()

@@ -44,7 +44,8 @@ class Forecasts(Simulator):
         return {"forcing": str(self.forcing)}
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
-        weather: Any = type(load_simulator(SIMULATORS / "pde" / "lorenz_96.py"))(times=(LEAD,))
+        make: Any = type(load_simulator(SIMULATORS / "pde" / "lorenz_96.py"))
+        weather = make(times=(LEAD,))
         rows, count = len(theta), 1 + FEW + MANY
         true = torch.full((rows, 1), FORCING, dtype=torch.float64)
         middle = weather.start(true, generator=generator)["initial"]

@@ -15,8 +15,6 @@ posterior on a grid, and under the solver's data. "rare": how probable a high wa
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ import torch
 from forced_inference import inference
 from forecasts import forecasts
 from rare import rare
-from reporting import SIMULATORS, arguments, check, clock, finish
+from reporting import SIMULATORS, check, clock, in_parts
 from torch import Tensor
 
 from sciinf import Recipe, load_simulator, simulate, train
@@ -41,23 +39,13 @@ SHOWN = (1, 5, 10, 20)
 
 def main() -> None:
     """Print the tables."""
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows, checks = [], []
-    for name in options.parts:
-        with tempfile.TemporaryDirectory() as scratch:
-            found = PARTS[name](options, Path(scratch))
-        rows += [{"part": name, **row} for row in found[0]]
-        checks += found[1]
-        print(f"{name}: done", file=sys.stderr, flush=True)
-    finish(rows, checks, options.json)
+    in_parts(str(__doc__), PARTS)
 
 
 def equation_of(steepening: float) -> Any:
     """The forced equation."""
-    return type(load_simulator(SIMULATORS / "pde" / "forced_burgers.py"))(steepening=steepening)
+    make: Any = type(load_simulator(SIMULATORS / "pde" / "forced_burgers.py"))
+    return make(steepening=steepening)
 
 
 def linear(options: Any, out: Path) -> Found:

@@ -14,7 +14,6 @@ from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.diffusion.events import Event
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Generator, conditioned
-from sciinf.tokens import AtOnce, Joint
 
 TIMES = tuple(k / 10 for k in range(11))
 PROBABILITIES = (0.2, 0.03, 0.002)
@@ -31,16 +30,10 @@ def rare(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
     make: Any = type(load_simulator(SIMULATORS / "pde" / "forced_burgers.py"))
     equation = make(32, TIMES)
     store = simulate(equation, out / "store", 1_000 if options.quick else 4_000, seed=options.seed)
-    law = Generator(
-        equation.prior,
-        equation.observables,
-        order=AtOnce(),
-        law=Joint(),
-        network=TokenTransformer(96, 4, heads=4),
-        seed=options.seed,
-    )
-    started = clock("cpu")
-    fit = train(law, store, out / "fit", recipe=Recipe(epochs=30 if options.quick else 150), seed=options.seed)
+    network, started = TokenTransformer(96, 4, heads=4), clock("cpu")
+    made = Generator(equation.prior, equation.observables, network=network, seed=options.seed)  # AtOnce(), Joint()
+    recipe = Recipe(epochs=30 if options.quick else 150)
+    law: Any = train(made, store, out / "fit", recipe=recipe, seed=options.seed).surrogate
     spent = clock("cpu") - started
     draw = torch.Generator().manual_seed(options.seed + 1)
     rows, checks = [], []
@@ -53,11 +46,11 @@ def rare(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
             for _ in range(count // 2_000)
         ]
         true = torch.cat(runs).sort().values
-        drawn = highest(fit.surrogate.sample(theta.expand(4_000, -1), repeated(start, 4_000), generator=draw))
+        drawn = highest(law.sample(theta.expand(4_000, -1), repeated(start, 4_000), generator=draw))
         for probability in PROBABILITIES:
             level = float(true[int((1 - probability) * count)])
             started = clock("cpu")
-            found = conditioned(fit.surrogate, theta, start, Event(highest, level), PARTICLES, generator=draw)
+            found = conditioned(law, theta, start, Event(highest, level), PARTICLES, generator=draw)
             inside = found.x[:, -1, 0].amax(1)
             rows.append(
                 {

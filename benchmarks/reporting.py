@@ -7,8 +7,10 @@ import json
 import math
 import os
 import platform
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from sciinf import Simulator, load_simulator
 from sciinf.core.files import versions, write_json
 
+Rows = list[dict[str, Any]]
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 TASKS = (
     "two_moons",
@@ -69,6 +72,22 @@ def seconds(call: Callable[[], Any], device: str, *, least: float = 0.2, rounds:
 def benchmark(task: str) -> Simulator:
     """The simulator of one of `TASKS`."""
     return load_simulator(SIMULATORS / "benchmarks" / f"{task}.py")
+
+
+def in_parts(doc: str, parts: Mapping[str, Callable[[Any, Path], tuple[Rows, Rows]]]) -> None:
+    """Run those parts of a benchmark that the command line names, each in its own folder, and print what they found."""
+    parser = arguments(doc.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, checks = [], []
+    for name in options.parts:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = parts[name](options, Path(scratch))
+        rows += [{"part": name, **row} for row in found[0]]
+        checks += found[1]
+        print(f"{name}: done", file=sys.stderr, flush=True)
+    finish(rows, checks, options.json)
 
 
 def check(name: str, value: float, bound: float) -> dict[str, Any]:

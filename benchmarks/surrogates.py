@@ -16,8 +16,6 @@ more accurate. Errors are relative, in the mean square; seconds are CPU seconds 
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from typing import Any
 import torch
 from bridge import bridge
 from coarsening import Coarse, raced, relative
-from reporting import SIMULATORS, arguments, check, clock, finish
+from reporting import SIMULATORS, check, clock, in_parts
 from stability import stability
 from torch import distributions as td
 
@@ -44,18 +42,7 @@ SD = 0.592  # of the Gaussian fields with covariance 625 (25 - d^2/dx^2)^-2, wit
 
 def main() -> None:
     """Print the tables."""
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows, checks = [], []
-    for name in options.parts:
-        with tempfile.TemporaryDirectory() as scratch:
-            found = PARTS[name](options, Path(scratch))
-        rows += [{"part": name, **row} for row in found[0]]
-        checks += found[1]
-        print(f"{name}: done", file=sys.stderr, flush=True)
-    finish(rows, checks, options.json)
+    in_parts(str(__doc__), PARTS)
 
 
 def solvers(options: Any, out: Path) -> Found:

@@ -111,3 +111,11 @@ def solve(
             modes = steps[length](modes, rest)
         found.append(modes)
     return torch.stack(found, dim=1)
+
+
+def refined(modes: Tensor, points: int, before: int) -> Tensor:
+    """Coefficients of the same function of one direction on more points, from those on `before` points."""
+    wider = torch.zeros(*modes.shape[:-1], points // 2 + 1, dtype=modes.dtype, device=modes.device)
+    wider[..., : modes.shape[-1]] = modes * (points / before)
+    wider[..., modes.shape[-1] - 1] *= 0.5 if before % 2 == 0 else 1.0
+    return wider

@@ -26,7 +26,7 @@ from sciinf.core import Prior, X
 from sciinf.dynamics.field_equation import Evolution, column, described
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField, Start
-from sciinf.dynamics.spectral import solve
+from sciinf.dynamics.spectral import refined, solve
 
 FINER = 2  # times as many points as are kept
 LONGEST = 0.005  # of a step
@@ -78,7 +78,7 @@ class Burgers(Evolution):
 
     def _solved(self, theta: Tensor, initial: Tensor) -> Tensor:
         fine = BoxGrid((FINER * self.grid.shape[0],), self.grid.lengths)
-        modes = _resized(self.grid.transformed(initial.double()), fine.shape[0], self.grid.shape[0])
+        modes = refined(self.grid.transformed(initial.double()), fine.shape[0], self.grid.shape[0])
         kept, slope = fine.kept.to(theta.device), fine.slope(0).to(theta.device)
         linear = -column(theta.double(), self.prior, "viscosity", modes) * fine.squared.to(theta.device)
 
@@ -91,14 +91,6 @@ class Burgers(Evolution):
     def rate(self, field: Tensor, theta: Tensor) -> Tensor:
         nu = column(theta, self.prior, "viscosity", field)
         return nu * self.grid.derivative(field, -1, 2) - 0.5 * self.grid.derivative(field.square(), -1)
-
-
-def _resized(modes: Tensor, points: int, before: int) -> Tensor:
-    """Coefficients of the same function on more points."""
-    wider = torch.zeros(*modes.shape[:-1], points // 2 + 1, dtype=modes.dtype, device=modes.device)
-    wider[..., : modes.shape[-1]] = modes * (points / before)
-    wider[..., modes.shape[-1] - 1] *= 0.5 if before % 2 == 0 else 1.0
-    return wider
 
 
 simulator = Burgers()

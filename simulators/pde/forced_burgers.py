@@ -36,7 +36,7 @@ from sciinf.dynamics.field_equation import Equation, column, described
 from sciinf.dynamics.frames import intervals
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField
-from sciinf.dynamics.spectral import ExponentialStep
+from sciinf.dynamics.spectral import ExponentialStep, refined
 
 FINER = 2  # times as many points as are kept
 LONGEST = 0.005  # of a step
@@ -79,7 +79,7 @@ class ForcedBurgers(Equation):
     def solution(self, theta: Tensor, given: X, *, generator: torch.Generator) -> Tensor:
         theta = theta.double()
         fine = BoxGrid((FINER * self.grid.shape[0],), self.grid.lengths)
-        modes = _finer(self.grid.transformed(given["initial"].double()), fine.shape[0], self.grid.shape[0])
+        modes = refined(self.grid.transformed(given["initial"].double()), fine.shape[0], self.grid.shape[0])
         decay = column(theta, self.prior, "viscosity", modes) * fine.squared.to(theta.device)
         size = column(theta, self.prior, "forcing", modes)
         slope = fine.kept.to(theta.device) * fine.slope(0).to(theta.device)
@@ -94,7 +94,7 @@ class ForcedBurgers(Equation):
                 steps[h] = ExponentialStep.of(-decay, h), size * _gathered(decay, h)
             for _ in range(count):
                 drawn = self.driven.draw(len(theta), 1, self.grid, generator=generator).to(theta.device)
-                noise = _finer(self.grid.transformed(drawn), fine.shape[0], self.grid.shape[0])
+                noise = refined(self.grid.transformed(drawn), fine.shape[0], self.grid.shape[0])
                 modes = steps[h][0](modes, rest) + steps[h][1] * noise
             found.append(fine.back(modes)[..., ::FINER])
         return torch.stack(found, 1)
@@ -125,14 +125,6 @@ def _gathered(decay: Tensor, time: float) -> Tensor:
     """Sd of a mode that unit noise drives for a time while it decays."""
     rate = (2 * decay).clamp_min(1e-12)
     return (-torch.expm1(-rate * time) / rate).sqrt()
-
-
-def _finer(modes: Tensor, points: int, before: int) -> Tensor:
-    """Coefficients of the same function on more points."""
-    wider = torch.zeros(*modes.shape[:-1], points // 2 + 1, dtype=modes.dtype, device=modes.device)
-    wider[..., : modes.shape[-1]] = modes * (points / before)
-    wider[..., modes.shape[-1] - 1] *= 0.5 if before % 2 == 0 else 1.0
-    return wider
 
 
 simulator = ForcedBurgers()
