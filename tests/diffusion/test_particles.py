@@ -61,6 +61,16 @@ def test_measurements_of_a_gaussian(order):
     assert torch.allclose(weighed, drawn.mean(0), atol=0.05)
 
 
+def test_the_orders_agree_for_uncorrelated_data_and_for_those_alone():
+    """The second sees how numbers go together before they are known, the first does not."""
+    y, level = torch.randn(5, DIM, generator=generator()), torch.tensor(0.8)
+    seen = torch.tensor([1.4, -0.6])
+    for denoise, alike in ((lambda v, s: v / (1 + s**2), True), (gaussian, False)):
+        one, two = (Measured(first_two, seen, 0.2, order=order).guess(denoise, y, level) for order in (1, 2))
+        assert torch.allclose(one[0], two[0], atol=1e-4) == alike
+        assert torch.allclose(one[1], two[1], atol=1e-4) == alike
+
+
 def exact_mixture(seen, sd, n):
     """Draws of the mixture given its first two numbers, and log p of these."""
     log_share = torch.distributions.Normal(CENTRES[:, :2], math.sqrt(NARROW**2 + sd**2)).log_prob(seen).sum(1)
