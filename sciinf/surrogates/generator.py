@@ -53,6 +53,7 @@ _CHECKED, _MEMBERS = 256, 4  # held-out rows, and draws for each, that tell how 
 _TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
 _NUMBERS = 2**22  # looked at, at once
 _BY_CHANCE, _FEWEST = 0.05, 16  # chance that a right law is widened; held-out rows, at least, to tell
+_LACKING = 0.7  # of the variance that should be there; less is no chance, even where a few rows make most of the error
 
 
 class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
@@ -352,7 +353,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         few = len(error) < _FEWEST
         chance = (spread - share * error).std(0, correction=0) / (len(error) ** 0.5 * middle)  # its standard error
         most = math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * _BY_CHANCE / max(int((~known).sum()), 1)))
-        odd = ((share - 1).abs() > most * chance) & ~known & (not few)
+        odd = (((share - 1).abs() > most * chance) | (share < _LACKING)) & ~known & (not few)
         self.missing.copy_(torch.where(odd, 1 - share, torch.zeros_like(share)).clamp(0, 1).reshape(self.missing.shape))
         whole = (spread.sum() / error.sum().clamp_min(1e-30)).sqrt()
         worst = (share.clamp_min(1e-30).log().abs() * odd).argmax()
