@@ -86,7 +86,7 @@ def test_every_order_law_and_code(order, law, code):
 def distance(equation, draw, frame):
     """(u - mean)^T C^-1 (u - mean) / 15 of 50 draws for each of 40 starts, on average; 1 for the exact law.
 
-    C is the exact covariance in the 15 directions that are driven, whose variances go over four decades: a wrong one
+    C is the exact covariance in the 15 directions that are driven, whose variances go over five decades: a wrong one
     in any direction counts as much as in the largest.
     """
     rows = rows_of(equation, 40, seed=7)
