@@ -10,7 +10,8 @@ and the mean squared error e of their mean, for every frame. If the law is right
 chance: in any frame of a right law once in twenty times on either side. The fit's record has the root of their ratio
 ("spread_skill"), over all frames, or in the worst of those where it is no chance. Where draws are too alike, what is
 missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`) times
-1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then becomes wide, not wrong.
+1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then becomes wide, not wrong. A law that is
+right on average may hardly follow a parameter: if e - v goes with one, training says so.
 
 A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
 
@@ -44,6 +45,7 @@ from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking
+from sciinf.surrogates._follows import say_what_is_not_followed
 from sciinf.surrogates.conditions import Field, Frame, Given, Members
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.innovations import Innovations
@@ -338,7 +340,11 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Compare draws with held-out rows, and find what they miss."""
+        """Compare draws with held-out rows, and find what they miss.
+
+        Warns:
+            UserWarning: If draws are too alike at some values of a parameter and too unlike at others.
+        """
         rows = _first(batches, _CHECKED)
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
         drawn = torch.stack([self.sample(rows.theta, rows.x, generator=own) for _ in range(_MEMBERS)])
@@ -355,6 +361,8 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         most = math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * _BY_CHANCE / max(int((~known).sum()), 1)))
         odd = (((share - 1).abs() > most * chance) | (share < _LACKING)) & ~known & (not few)
         self.missing.copy_(torch.where(odd, 1 - share, torch.zeros_like(share)).clamp(0, 1).reshape(self.missing.shape))
+        if not few:
+            say_what_is_not_followed(self, rows.theta, spread.mean(1), error.mean(1))
         whole = (spread.sum() / error.sum().clamp_min(1e-30)).sqrt()
         worst = (share.clamp_min(1e-30).log().abs() * odd).argmax()
         return {"spread_skill": float(share[worst].sqrt() if bool(odd.any()) else whole)}

@@ -229,7 +229,20 @@ def test_what_training_shows_is_what_drawing_shows(order, index, fields, monkeyp
     assert float((found - x["u"].flip(1)[:, :frames]).abs().max()) > 0.1
 
 
-def test_a_right_law_is_not_widened_by_chance(store):
+def test_a_law_that_is_right_on_average_and_does_not_follow_a_parameter_says_so(recwarn):
+    """Draws that know nothing of the forcing: of its middle they are right, and so they are on average."""
+    equation = world()
+    law = ready(built(equation), rows_of(equation, 4_000))
+    for parameter in law.law.network.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    told = law.adjust(lambda: iter([rows_of(equation, 200, seed=5)]))
+    assert told["spread_skill"] == pytest.approx(1.0, abs=0.15)
+    said = [str(one.message) for one in recwarn]
+    assert any("too alike where 'forcing' is high" in one for one in said)
+    assert not any("'viscosity'" in one for one in said)
+
+
+def test_a_right_law_is_not_widened_by_chance(recwarn):
     """Of eight sets of held-out rows one at most: by chance two or more once in 17 times, for each is 1 in 20."""
     equation, widened = world(viscosity=td.LogNormal(-4.6, 1e-4), forcing=td.Uniform(0.7, 0.7001)), 0
     law = ready(built(equation), rows_of(equation, 4_000))
@@ -240,6 +253,7 @@ def test_a_right_law_is_not_widened_by_chance(store):
         widened += float(law.missing.max()) > 0
         assert told["spread_skill"] == pytest.approx(1.0, abs=0.2)
     assert widened <= 1
+    assert not [one for one in recwarn if "hardly follows" in str(one.message)]
     law.adjust(lambda: iter([rows_of(equation, 1)]))  # nothing can be told from one
     assert float(law.missing.max()) == 0
 
