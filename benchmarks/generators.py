@@ -29,7 +29,7 @@ from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.core import Surrogate
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Generator, Operator, Stepwise
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture
+from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Order, TokenLaw
 from sciinf.trust.distances import crps, energy_score, spread_skill
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -86,13 +86,13 @@ def forced(options: Any, out: Path) -> Found:
     own = torch.stack([equation.solution(theta, x, generator=draw) for _ in range(MEMBERS)]).float()
     rows = [{"draws of": "solver", "ms a draw": 1000 * (clock("cpu") - started) / (MEMBERS * STARTS)}]
     rows[0] |= judged(own, own, x["u"])
-    makers = {
-        "Frames, Joint": lambda: {"order": Frames(1), "law": Joint()},
-        "AtOnce, Joint": lambda: {"order": AtOnce(), "law": Joint()},
-        "Frames, Mixture": lambda: {"order": Frames(1), "law": Mixture()},
+    laws: dict[str, tuple[Order, TokenLaw]] = {
+        "Frames, Joint": (Frames(1), Joint()),
+        "AtOnce, Joint": (AtOnce(), Joint()),
+        "Frames, Mixture": (Frames(1), Mixture()),
     }
-    for name, make in makers.items():
-        learned, spent = trained(options, equation, store, out / name, **make())
+    for name, (order, law) in laws.items():
+        learned, spent = trained(options, equation, store, out / name, order=order, law=law)
         drawn, each = drawn_by(learned, theta, x, MEMBERS)
         rows.append({"draws of": name, "training s": spent, "ms a draw": each, **judged(drawn, own, x["u"])})
     for kind in (Operator, Stepwise):
