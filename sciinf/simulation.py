@@ -6,13 +6,11 @@ alone. So stopping and resuming, the number of workers and their order change no
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +22,7 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
+from sciinf.engine.interrupts import interruptible
 from sciinf.engine.pool import check_sendable, run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
@@ -145,8 +144,12 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
     store.refresh()
     store.journals.mend()
     blocks = sorted({damage.block for damage in store.damaged()} | set(store.missing()))
-    with _terminable(), one_thread():
-        changed = [index for index in blocks if not _simulated_again(store, simulator, index, device)]
+    changed = list[int]()
+    with interruptible() as interrupts, one_thread():
+        for index in blocks:
+            if not _simulated_again(store, simulator, index, device):
+                changed.append(index)
+            interrupts.check()
     if changed:
         warnings.warn(
             f"blocks {changed} of {store.path} came out otherwise than when they were first simulated: the processor, "
@@ -222,10 +225,11 @@ def _follow(store: Store, entries: Generator[Entry, None, None], shown: bool) ->
     counts = Counter(store.counts)
     done = store.rows - sum(store.rows_of(index) for index in store.missing())
     progress = Progress(store.rows, done, shown=shown)
-    with _terminable(), one_thread(), closing(entries), progress as bar:
+    with interruptible() as interrupts, one_thread(), closing(entries), progress as bar:
         for entry in entries:
             counts.update(entry.counts)
             bar.add(entry.rows, entry.rows - entry.ok)
+            interrupts.check()
             if mostly_failing(_failed(counts), counts.total()):
                 break
     store.refresh()
@@ -264,21 +268,3 @@ def _failed(counts: Mapping[Status, int]) -> int:
 
 def _words(counts: Mapping[Status, int]) -> str:
     return ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in counts.items() if n and s != Status.OK)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a campaign as Ctrl-C does, so that workers are stopped, unless somebody else handles it."""
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
