@@ -12,6 +12,7 @@ from torch import Tensor
 from sciinf.core.learned import Batch, Learned
 from sciinf.core.simulator import X
 
+ALIKE, UNLIKE = 0.8, 1.25  # spread of draws over the error of their mean, beyond which they are not right
 _ROWS, _NUMBERS = 64, 2**22  # predicted at once, at most: a network holds some ten times as many
 
 

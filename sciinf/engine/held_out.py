@@ -9,9 +9,9 @@ import torch
 
 from sciinf import telling
 from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, PairedDensity, Surrogate
+from sciinf.core.surrogate import ALIKE, UNLIKE
 
 COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
-ALIKE, UNLIKE = 0.8, 1.25  # spread of a surrogate's draws over the error of their mean, beyond which they are not right
 ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
 _ROWS, _DRAWS, _FEWEST = 64, 8, 16
 
@@ -25,7 +25,7 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
 
     Returns:
         What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|, or of one
-        that draws `spread_skill`, the spread of draws over the error of their mean. Of an
+        that draws `spread_skill`, the spread of draws over the error of their mean, and `spread_of_waves`. Of an
         estimator with quick draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw
         from the truth, in sds of the held-out parameters, of the parameter where it is largest.
     """

@@ -5,13 +5,14 @@ those before (`tokens.Order`). What is drawn is what each frame brings that the 
 units in which it is uncorrelated (`tokens.innovations`). Other frames before, and fields that stay, are tokens at the
 same places, which the network sees beside what it draws.
 
-**A prediction** is the mean of `members` draws. **A check of the draws**: held-out rows tell the variance v of M draws
-and the mean squared error e of their mean, for every frame. If the law is right they agree, (1 + 1/M) v = e, but for
-chance: in any frame of a right law once in twenty times on either side. The fit's record has the root of their ratio
-("spread_skill"), over all frames, or in the worst of those where it is no chance. Where draws are too alike, what is
-missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`) times
-1 - (1 + 1/M) v / e. What is inferred through an under-trained generator then becomes wide, not wrong. A law that is
-right on average may hardly follow a parameter: if e - v goes with one, training says so.
+**A prediction** is the mean of `members` draws. **A check of the draws**: held-out rows tell whether draws are as far
+from their mean as solutions are: in each frame, in the waves of each frame, and in what frames have in common
+(`_spread`). The fit's record has the root of the ratio, 1 for the right law, over all frames or in the worst of those
+where it is no chance ("spread_skill"), and in the worst waves ("spread_of_waves"). Where draws are too alike, what is
+missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`), in the frames and waves
+that lack it, with the variance that they lack. What is inferred through an under-trained generator then becomes wide,
+not wrong. A law that is right on average may hardly follow a parameter: if errors and spread go apart along one,
+training says so.
 
 A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
 
@@ -46,6 +47,7 @@ from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking
 from sciinf.surrogates._follows import say_what_is_not_followed
+from sciinf.surrogates._spread import compared, octaves_of, only, say_what_goes_together_wrongly
 from sciinf.surrogates.conditions import Field, Frame, Given, Members
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.innovations import Innovations
@@ -54,8 +56,6 @@ from sciinf.tokens.law import JointDenoiser, LearnedLaw
 _CHECKED, _MEMBERS = 256, 4  # held-out rows, and draws for each, that tell how unlike draws are
 _TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
 _NUMBERS = 2**22  # looked at, at once
-_BY_CHANCE, _FEWEST = 0.05, 16  # chance that a right law is widened; held-out rows, at least, to tell
-_LACKING = 0.7  # of the variance that should be there; less is no chance, even where a few rows make most of the error
 
 
 class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
@@ -137,7 +137,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         stays = self.stays.width if self.stays is not None else 0
         self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
         self.units = Innovations(self.code, self.code.width + stays, follows=True)
-        self.register_buffer("missing", torch.zeros(self.frames, *[1] * (1 + len(self.space))))
+        self.register_buffer("missing", torch.zeros(self.frames, 1 + int(octaves_of(self.space).max())))
         self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
         self.law = self._built()
 
@@ -332,7 +332,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
         found = self.sample(theta, given, generator=generator)
-        return found + self.missing.sqrt() * self.drawn_error(theta, generator=generator).to(found)
+        return found + only(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         own = torch.Generator().manual_seed(self.seed)
@@ -349,23 +349,14 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
         drawn = torch.stack([self.sample(rows.theta, rows.x, generator=own) for _ in range(_MEMBERS)])
         off = true - drawn.mean(0)
-        size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
-        self.keep_errors(rows.theta, size, off)
-        points = tuple(range(2, off.ndim))
-        spread, error = (1 + 1 / _MEMBERS) * drawn.var(0).mean(points), off.square().mean(points)
-        known = error.mean(0) <= 1e-12 * true.square().mean((0, *points))  # the frame that was given
-        middle = torch.where(known, torch.ones_like(error[0]), error.mean(0))
-        share = spread.mean(0) / middle
-        few = len(error) < _FEWEST
-        chance = (spread - share * error).std(0, correction=0) / (len(error) ** 0.5 * middle)  # its standard error
-        most = math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * _BY_CHANCE / max(int((~known).sum()), 1)))
-        odd = (((share - 1).abs() > most * chance) | (share < _LACKING)) & ~known & (not few)
-        self.missing.copy_(torch.where(odd, 1 - share, torch.zeros_like(share)).clamp(0, 1).reshape(self.missing.shape))
-        if not few:
-            say_what_is_not_followed(self, rows.theta, spread.mean(1), error.mean(1))
-        whole = (spread.sum() / error.sum().clamp_min(1e-30)).sqrt()
-        worst = (share.clamp_min(1e-30).log().abs() * odd).argmax()
-        return {"spread_skill": float(share[worst].sqrt() if bool(odd.any()) else whole)}
+        self.keep_errors(rows.theta, off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30), off)
+        found = compared(drawn, true)
+        self.missing.copy_(found.missing)
+        if found.few:
+            return {"spread_skill": found.frames}
+        say_what_is_not_followed(self, rows.theta, found.spread, found.error)
+        say_what_goes_together_wrongly(self.target, found)
+        return {"spread_skill": found.frames, "spread_of_waves": found.waves}
 
 
 def _beside(before: Tensor, fixed: Tensor | None) -> Tensor:

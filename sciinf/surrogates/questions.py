@@ -21,7 +21,7 @@ from sciinf.core import X
 from sciinf.diffusion.particles import Particles, Twist, particles
 from sciinf.surrogates.generator import Generator
 
-MISSING = 0.36  # of the variance of solutions, in a frame; a spread-skill ratio of 0.8
+MISSING = 0.36  # of the variance of solutions, in waves of a frame; a spread-skill ratio of 0.8
 
 
 @torch.no_grad()
@@ -61,8 +61,8 @@ def conditioned(
         raise ValueError(f"one start is asked about at a time, and there are {len(theta)}")
     if (lacks := float(law.missing.max())) > MISSING:
         warnings.warn(
-            f"{lacks:.0%} of the variance of solutions is missing in this generator's draws, in the frame where most "
-            "is: what it says of them is too sure, and no posterior. Train it longer, or on more solutions",
+            f"{lacks:.0%} of the variance of solutions is missing in this generator's draws, in the waves and frame "
+            "where most is: what it says of them is too sure, and no posterior. Train it longer, or on more solutions",
             stacklevel=2,
         )
     denoise, fields, schedule = law.asked(theta, given)

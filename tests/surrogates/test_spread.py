@@ -1,0 +1,135 @@
+"""Draws beside held-out solutions: what is right point by point and wrong together is told."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from sciinf.surrogates._spread import compared, octaves_of, only
+
+ROWS, FRAMES, POINTS, DRAWS = 200, 8, 32, 4
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def rough(seed, *lead):
+    """White noise."""
+    return torch.randn(*lead, 1, POINTS, generator=generator(seed))
+
+
+def smooth(noise, power=1.0):
+    """Noise whose waves fall with their number, of sd 1 at each point."""
+    number = torch.fft.fftfreq(POINTS, 1 / POINTS).abs()
+    factor = (1 + number) ** -power
+    return torch.fft.ifft(torch.fft.fft(noise) * factor / factor.square().mean().sqrt()).real
+
+
+def lasting(noise, kept=0.9):
+    """Frames of an AR(1), of sd 1; frames stand third from the end."""
+    found = [noise[..., 0, :, :]]
+    for frame in range(1, noise.shape[-3]):
+        found.append(kept * found[-1] + math.sqrt(1 - kept**2) * noise[..., frame, :, :])
+    return torch.stack(found, -3)
+
+
+def solutions(seed, *lead):
+    return lasting(smooth(rough(seed, *lead, FRAMES)))
+
+
+def given(fields):
+    """The same with a first frame that is known."""
+    return torch.cat([torch.ones_like(fields[..., :1, :, :]), fields], -3)
+
+
+def test_octaves_are_those_of_wave_numbers():
+    assert octaves_of((16,)).tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 1]  # 8 is but half there
+    assert octaves_of(()).tolist() == [0]
+    flat = octaves_of((4, 8))[:32].reshape(4, 8)
+    assert flat[1].tolist() == [1, 1, 2, 2, 2, 2, 2, 1]  # |(1, 1)| is below 2, |(1, 2)| is not
+
+
+@pytest.mark.parametrize("space", [(), (16,), (6, 8)])
+def test_only_weights_octaves_of_frames(space):
+    fields = torch.randn(3, 2, 1, *space, generator=generator(0))
+    count = 1 + int(octaves_of(space).max())
+    assert torch.allclose(only(fields, torch.ones(2, count)), fields, atol=1e-6)
+    parts = [only(fields, torch.eye(count)[k].expand(2, -1)) for k in range(count)]
+    assert torch.allclose(torch.stack(parts).sum(0), fields, atol=1e-5)
+    assert all(float((a * b).sum().abs()) < 1e-4 for a, b in itertools.pairwise(parts))
+    first = only(fields, torch.tensor([[1.0], [0.0]]).expand(2, count))
+    assert torch.allclose(first[:, 0], fields[:, 0], atol=1e-6)
+    assert float(first[:, 1].abs().max()) == 0
+
+
+def test_of_a_right_law_little_is_odd():
+    """Each of 30 is found wrong once in ten: nine or more of them once in 500."""
+    odd = 0
+    for seed in range(30):
+        found = compared(given(solutions(2 * seed, DRAWS, 60)), given(solutions(2 * seed + 1, 60)))
+        assert found.frames == pytest.approx(1.0, abs=0.25)
+        assert found.missing.shape == (FRAMES + 1, 5)
+        assert float(found.missing[0].max()) == 0  # the frame that is known
+        odd += found.waves != 1 or float(found.missing.max()) > 0
+    assert odd <= 8
+
+
+def test_points_that_are_right_one_by_one_and_know_nothing_of_each_other_are_told():
+    drawn, true = lasting(rough(0, DRAWS, ROWS, FRAMES)), solutions(1, ROWS)
+    found = compared(drawn, true)
+    assert found.frames == pytest.approx(1.0, abs=0.1)
+    assert not 0.8 < found.waves < 1.25
+    assert float(found.missing[:, 0].min()) > 0.7  # of the mean, which independent points hardly move
+    assert float(found.missing[:, 3:].max()) == 0
+
+
+def test_fields_that_are_too_smooth_are_told():
+    drawn, true = lasting(smooth(rough(0, DRAWS, ROWS, FRAMES), 2.0)), solutions(1, ROWS)
+    found = compared(drawn, true)
+    assert found.frames == pytest.approx(1.0, abs=0.1)
+    assert found.waves < 0.7
+    assert "waves" in found.where
+    assert float(found.missing[:, 3:].min()) > 0.2
+
+
+def test_frames_that_are_right_one_by_one_and_know_nothing_of_each_other_are_told():
+    drawn, true = smooth(rough(0, DRAWS, ROWS, FRAMES)), solutions(1, ROWS)
+    found = compared(given(drawn), given(true))
+    assert found.frames == pytest.approx(1.0, abs=0.1)
+    assert not 0.8 < found.waves < 1.25
+    assert "frames" in found.where or "time" in found.where
+    assert float(found.missing[1:].min()) > 0.5  # what the mean over frames lacks
+    assert float(found.missing[0].max()) == 0
+
+
+def test_frames_whose_errors_grow_count_alike():
+    """The last frame's errors are a hundred times the first's; that the first know nothing of each other is seen."""
+    growth = torch.logspace(0, 2, FRAMES)[:, None, None]
+    drawn, true = smooth(rough(0, DRAWS, ROWS, FRAMES)), solutions(1, ROWS)
+    drawn = torch.cat([drawn[:, :, :4], solutions(2, DRAWS, ROWS)[:, :, 4:]], 2)
+    found = compared(drawn * growth, true * growth)
+    assert not 0.8 < found.waves < 1.25
+
+
+@pytest.mark.parametrize(("size", "counts"), [(1.0, True), (1e-3, False)])
+def test_waves_that_hardly_are_there_do_not_count(size, counts):
+    """The shortest waves lack nearly all of their variance; and they are a third of the rest, or a millionth of it."""
+    shortest = torch.eye(5)[4].expand(FRAMES, -1)
+    drawn, true = solutions(0, DRAWS, ROWS), solutions(1, ROWS)
+    parts = [only(one.flatten(0, -4), shortest).reshape(one.shape) for one in (drawn, true)]
+    found = compared(drawn + (0.1 * size - 1) * parts[0], true + (size - 1) * parts[1])
+    assert (float(found.missing[:, 4].min()) > 0.9) == counts
+    assert (float(found.missing[:, 4].max()) > 0) == counts
+
+
+def test_fields_without_space_and_few_rows():
+    drawn, true = torch.randn(4, 50, 3, 1, generator=generator(0)), torch.randn(50, 3, 1, generator=generator(1))
+    assert compared(drawn, true).frames == pytest.approx(1.0, abs=0.3)
+    assert float(compared(0.3 * drawn, true).missing.min()) > 0.5
+    few = compared(0.3 * drawn[:, :15], true[:15])
+    assert few.few
+    assert float(few.missing.max()) == 0
