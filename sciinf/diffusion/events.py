@@ -2,8 +2,10 @@ r"""An event as a twist of particles: that a number c of a field x is above a le
 
     p(E | x) = 1 where c(x) > level, else 0,      t(y, s) = Phi((c(D) - level) / s_c),
 
-s_c the sd of c given y = x + s e, by Tweedie's formula to first order: s_c^2 = s^2 (dc/dx)^T (dD/dy)^T dc/dx. Particles
-then give draws of the event, and how probable it is, however rare.
+s_c the sd of c given y = x + s e, by Tweedie's formula to first order: s_c^2 = s^2 (dc/dx)^T (dD/dy)^T dc/dx. Slopes of
+a learned D can make that small or negative where it is neither; it is taken to be a hundredth of what data of unit
+covariance would have, at least (`inverse.least`). Particles then give draws of the event, and how probable it is,
+however rare. Where c is far from linear the guess is poor, and P may come out far too small: `splitting` needs none.
 
 References:
     | User-defined Event Sampling and Uncertainty Quantification in Diffusion Models for Physical Dynamical Systems
@@ -19,11 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.diffusion.inverse import slopes_through
+from sciinf.diffusion.inverse import least, slopes_through
 from sciinf.diffusion.particles import Twist
 from sciinf.diffusion.solver import Denoiser
 
-_LEAST = 1e-6  # sd of c, at least, beside s and beside 1
+_LEAST = 1e-6  # sd of c, at least
 
 
 class Event(Twist):
@@ -46,7 +48,7 @@ class Event(Twist):
 
     def guess(self, denoise: Denoiser, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         value, found, slopes, back = slopes_through(denoise, lambda x: self.of(x)[:, None], y, level)
-        variance = (level**2 * (back * slopes).sum((1, 2))).clamp_min((_LEAST * level) ** 2)
+        variance = (level**2 * (back * slopes).sum((1, 2))).maximum(least(slopes, level)[:, 0])
         sd = (variance + _LEAST**2).sqrt()
         z = ((found[:, 0] - self.level) / sd).double()
         log_t = torch.special.log_ndtr(z)

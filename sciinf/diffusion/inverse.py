@@ -3,7 +3,8 @@ r"""Measurements as a twist of particles: some numbers o of a field x, with Gaus
     p(o | x) = N(o; c(x), sd^2 I),      t(y, s) = N(o; c(D), sd^2 I + G V G^T),     G = dc/dx at D,
 
 V a guess of the covariance of x given y = x + s e. By Tweedie's formula it is V = s^2 dD/dy (`order=2`); `order=1`
-takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1. Either takes a backward pass for each measurement.
+takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1, of which order 2 has a hundredth at least: slopes of
+a learned D may lead to less than nothing. Either takes a backward pass for each measurement.
 
 References:
     | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from sciinf.diffusion.particles import Twist
 from sciinf.diffusion.solver import Denoiser
+
+_SHARE = 0.01  # of the variance given y that data of unit covariance have
 
 
 class Measured(Twist):
@@ -61,11 +64,16 @@ class Measured(Twist):
         else:
             spread = level**2 / (1 + level**2) * slopes @ slopes.mT
         values, vectors = torch.linalg.eigh(spread)
-        variance = values.clamp_min(0) + self.sd**2
+        variance = values.maximum(least((slopes.mT @ vectors).mT, level)) + self.sd**2
         off = ((self.seen.to(y) - found)[:, None] @ vectors)[:, 0]
         log_t = -0.5 * (off.square() / variance + (2 * math.pi * variance).log()).sum(1)
         pull = ((off / variance)[:, None] @ vectors.mT @ back)[:, 0]
         return log_t, pull, value
+
+
+def least(slopes: Float[Tensor, "n k dim"], level: Tensor) -> Float[Tensor, "n k"]:
+    """The variance of numbers with slopes in x that a guess has at a level, at least."""
+    return _SHARE * level**2 / (1 + level**2) * slopes.square().sum(2)
 
 
 def slopes_through(

@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sciinf.core import Batch
 from sciinf.core.surrogate import ALIKE, UNLIKE
 
 _BY_CHANCE, _FEWEST = 0.05, 16  # chance that a right law is found wrong; held-out rows, at least, to tell
@@ -57,6 +58,17 @@ class Compared:
     spread: Float[Tensor, " batch"]
     error: Float[Tensor, " batch"]
     few: bool
+
+
+def first_rows(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:
+    """The first rows of a pass."""
+    found: list[Batch] = []
+    for batch in batches():
+        found.append(batch)
+        if sum(map(len, found)) >= most:
+            break
+    whole = Batch(torch.cat([b.theta for b in found]), {n: torch.cat([b.x[n] for b in found]) for n in found[0].x})
+    return whole.rows(slice(0, most))
 
 
 def octaves_of(space: tuple[int, ...]) -> Int[Tensor, " wave"]:

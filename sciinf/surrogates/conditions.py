@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 
+import torch
+
+from sciinf.core import X
 from sciinf.core.component import Component
 
 
@@ -56,3 +60,14 @@ class Field(Given):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+def in_any_order(x: X, names: Sequence[str], generator: torch.Generator) -> X:
+    """The same with the members of those names in any order, each row's in its own."""
+    found = dict(x)
+    for name in names:
+        value = found[name]
+        order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
+        order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
+        found[name] = value.gather(1, order.expand_as(value))
+    return found

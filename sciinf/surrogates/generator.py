@@ -47,8 +47,8 @@ from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking
 from sciinf.surrogates._follows import say_what_is_not_followed
-from sciinf.surrogates._spread import compared, octaves_of, only, say_what_goes_together_wrongly
-from sciinf.surrogates.conditions import Field, Frame, Given, Members
+from sciinf.surrogates._spread import compared, first_rows, octaves_of, only, say_what_goes_together_wrongly
+from sciinf.surrogates.conditions import Field, Frame, Given, Members, in_any_order
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.innovations import Innovations
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
@@ -142,6 +142,11 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         self.law = self._built()
 
     @property
+    def by_frame(self) -> bool:
+        """Whether frames are tokens, with a place in time: those of fields without space are."""
+        return self.block > 1 and not self.space
+
+    @property
     def channels_stay(self) -> int:
         """Of fields that stay."""
         return self.channels_given - (self.channels if self.start is not None else 0)
@@ -149,10 +154,12 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
     def _built(self) -> LearnedLaw:
         known = 2 * self.context * self.code.width if self.start is not None else 0
         stays = self.stays.width if self.stays is not None else 0
-        widths = (self.block * self.code.width, known + stays, len(self.prior.names))
-        network, law = self.parts
-        edges = self.edges or not self.code.counts
-        return law.build(network, widths, self.code.places, edges=edges, seed=self.seed)
+        places, width, (network, law) = self.code.places, self.block * self.code.width, self.parts
+        if self.by_frame:
+            places, width = (torch.arange(self.block)[:, None] + 0.5) / self.block, self.code.width
+        edges = self.edges or not self.code.counts or self.by_frame
+        widths = (width, known + stays, len(self.prior.names))
+        return law.build(network, widths, places.to(self.code.places), edges=edges, seed=self.seed)
 
     def at_edges(self) -> None:
         self.edges = True
@@ -180,7 +187,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         draw = torch.Generator().manual_seed(self.seed)
         for batch in self._some(batches):
             tokens = self.code.encode(self._scaled(self._frames(batch)))
-            fixed = self._fixed_tokens(self._shuffled(batch.x, draw))
+            fixed = self._fixed_tokens(in_any_order(batch.x, self.shuffled, draw))
             self.plain.see(tokens.flatten(0, 1))
             self.first.see(tokens[:, 0], fixed)
             for before, after in itertools.pairwise(tokens.unbind(1)):
@@ -221,22 +228,12 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         last = at.flatten() if self.start is not None else at.flatten() - 1
         before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
         after = [tokens[row, last + 1 + j] for j in range(self.block)]
-        fixed = self._fixed_tokens(self._shuffled(batch.x, generator))
+        fixed = self._fixed_tokens(in_any_order(batch.x, self.shuffled, generator))
         fixed = None if fixed is None else fixed[row]
-        sought = torch.cat(self._brought(before[0] if self.start is not None else None, after, fixed), -1)
+        sought = self._together(self._brought(before[0] if self.start is not None else None, after, fixed))
         given = self._given(before, fixed, len(row))
         found = self.law.loss(sought, given, self.z(batch.theta)[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
-
-    def _shuffled(self, x: X, generator: torch.Generator) -> X:
-        """The same with members in any order, each row's in its own."""
-        found = dict(x)
-        for name in self.shuffled:
-            value = found[name]
-            order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
-            order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
-            found[name] = value.gather(1, order.expand_as(value))
-        return found
 
     def _brought(self, before: Tensor | None, after: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
         """What each of some frames brings."""
@@ -261,7 +258,16 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """What is known at the places of tokens."""
         parts = [part for one in before for part in (one, self.plain(one))] if self.start is not None else []
         parts += [] if fixed is None else [fixed]
-        return torch.cat([self.target_mean.new_zeros(rows, len(self.code.places), 0), *parts], -1)
+        found = torch.cat([self.target_mean.new_zeros(rows, len(self.code.places), 0), *parts], -1)
+        return found.expand(-1, self.block, -1) if self.by_frame else found
+
+    def _together(self, frames: Sequence[Tensor]) -> Tensor:
+        """A block's tokens: at each place all frames, or each frame for itself."""
+        return torch.cat(list(frames), 1 if self.by_frame else -1)
+
+    def _apart(self, tokens: Tensor) -> Sequence[Tensor]:
+        """Frames of a block's tokens."""
+        return tokens.chunk(self.block, 1 if self.by_frame else -1)
 
     @torch.no_grad()
     def rollout(
@@ -274,13 +280,38 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """
         if frames > self.unknown and self.block == self.unknown:
             raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
+        size = (self._blocks(frames), len(theta), self.law.noise)
+        noise = torch.randn(size, generator=generator, device=generator.device).to(self.given_mean)
+        return self._rolled(noise, theta, given, generator)[:, :frames]
+
+    @torch.no_grad()
+    def from_noise(
+        self, noise: Float[Tensor, "batch number"], theta: Float[Tensor, "batch theta"], given: X
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """Draws of the frames that are not known, as a function of standard normal numbers, `noise` of them for each.
+
+        Raises:
+            ValueError: If the law's draws are no function of noise at their beginning alone.
+        """
+        return self._rolled(noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), theta, given, None)
+
+    @property
+    def noise(self) -> int:
+        """How many standard normal numbers a draw is a function of."""
+        return self._blocks(self.unknown) * self.law.noise
+
+    def _blocks(self, frames: int) -> int:
+        return -(-frames // self.block)
+
+    def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
+        """Block by block, from noise (block, batch, number)."""
         z, fixed, tokens = self.z(theta), self._fixed_tokens(given), self._begun(given)
         known = len(tokens)
-        while len(tokens) - known < frames:
+        for numbers in noise:
             before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
-            drawn = self.law.draw(self._given(before, fixed, len(z)), z, generator=generator)
-            tokens += self._continued(before[0] if known else None, drawn.chunk(self.block, -1), fixed)
-        return self._decoded(tokens[known : known + frames])
+            drawn = self.law.from_noise(numbers, self._given(before, fixed, len(z)), z, generator=generator)
+            tokens += self._continued(before[0] if known else None, self._apart(drawn), fixed)
+        return self._decoded(tokens[known:])
 
     def asked(
         self, theta: Float[Tensor, "1 theta"], given: X
@@ -297,7 +328,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         schedule = self.law.law.diffusion.schedule
 
         def fields(z: Tensor) -> Tensor:
-            brought = z.unflatten(1, (places, numbers)).chunk(self.block, -1)
+            brought = self._apart(z.unflatten(1, (places, numbers)))
             before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
             return self._decoded(self._continued(before, brought, stays))
 
@@ -345,7 +376,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         Warns:
             UserWarning: If draws are too alike at some values of a parameter and too unlike at others.
         """
-        rows = _first(batches, _CHECKED)
+        rows = first_rows(batches, _CHECKED)
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
         drawn = torch.stack([self.sample(rows.theta, rows.x, generator=own) for _ in range(_MEMBERS)])
         off = true - drawn.mean(0)
@@ -362,14 +393,3 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
 def _beside(before: Tensor, fixed: Tensor | None) -> Tensor:
     """What is known at the places of a frame: the one before, and what stays."""
     return before if fixed is None else torch.cat([before, fixed], -1)
-
-
-def _first(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:
-    """The first rows of a pass."""
-    found: list[Batch] = []
-    for batch in batches():
-        found.append(batch)
-        if sum(map(len, found)) >= most:
-            break
-    whole = Batch(torch.cat([b.theta for b in found]), {n: torch.cat([b.x[n] for b in found]) for n in found[0].x})
-    return whole.rows(slice(0, most))

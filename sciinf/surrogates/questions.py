@@ -1,11 +1,19 @@
 r"""Questions to a law of fields: what solutions are like that fit what was seen, and how probable that is.
 
-A `Generator` that draws all frames at once is asked about one start and one theta. What was seen is a twist of its
-particles (`diffusion.particles`): numbers that were measured (`diffusion.inverse.Measured`), or an event
-(`diffusion.events.Event`), each a function of frames (n, time, channel, *space). The answer has fields with weights,
-and the probability of what was seen: of measurements it is the likelihood of theta, of an event its chance, however
-rare. Both are the generator's, so as right as its law is there: an event far out in the tail asks for more than
-held-out solutions show, and what a `draw` is widened by is not in them.
+A `Generator` is asked about one start and one theta. What was seen is a function of frames (n, time, channel, *space):
+
+| seen | how | which generators |
+|---|---|---|
+| `Measured`: numbers with Gaussian noise | twisted particles (`diffusion.particles`) | `AtOnce()` with `Joint()` |
+| `Event`: a number above a level | splitting (`diffusion.splitting`) | all whose draws are a function of noise |
+
+The answer has fields with weights, and the probability of what was seen: of measurements it is the likelihood of theta,
+of an event its chance, however rare. Both are the generator's, so as right as its law is there: an event far out in the
+tail asks for more than held-out solutions show, and what a `draw` is widened by is not in them.
+
+A twist of particles for an event guesses how probable it is at each noise level from one slope. Of an event that any of
+sixty frames can bring about, that was too little by a factor of e^2 to e^4, and nothing showed it; splitting has no
+guesses.
 """
 
 from __future__ import annotations
@@ -18,7 +26,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import X
+from sciinf.diffusion.events import Event
 from sciinf.diffusion.particles import Particles, Twist, particles
+from sciinf.diffusion.splitting import split
 from sciinf.surrogates.generator import Generator
 
 MISSING = 0.36  # of the variance of solutions, in waves of a frame; a spread-skill ratio of 0.8
@@ -38,13 +48,13 @@ def conditioned(
     """Solutions that fit what was seen.
 
     Args:
-        law: A generator of all frames at once, by diffusion.
+        law: A generator that the question can be put to.
         theta: Parameters, (1, D), in the prior's order and units.
         given: Name -> (1, channel, *space) of what solutions start from.
         seen: A function of the frames that are drawn, which leave out the one that is given.
         n: How many particles.
         generator: For noise.
-        steps: From noise to fields.
+        steps: From noise to fields, of particles.
 
     Returns:
         Particles whose x are frames, (n, time, channel, *space).
@@ -54,8 +64,8 @@ def conditioned(
             been seen.
 
     Warns:
-        UserWarning: If too few particles were left at a step, or held-out rows have shown that the law's draws are too
-            alike: the answer is no posterior then.
+        UserWarning: If too few particles were left at a step, an event's probability could not be told, or held-out
+            rows have shown that the law's draws are too alike: the answer is no posterior then.
     """
     if len(theta) != 1:
         raise ValueError(f"one start is asked about at a time, and there are {len(theta)}")
@@ -65,6 +75,13 @@ def conditioned(
             "where most is: what it says of them is too sure, and no posterior. Train it longer, or on more solutions",
             stacklevel=2,
         )
+    if isinstance(seen, Event):
+
+        def draw(noise: Tensor) -> Tensor:
+            here = {name: given[name].expand(len(noise), *given[name].shape[1:]) for name in law.given}
+            return law.from_noise(noise, theta.expand(len(noise), -1), here)
+
+        return split(draw, seen, n, law.given_mean.new_empty(law.noise), generator=generator)
     denoise, fields, schedule = law.asked(theta, given)
     like = law.target_mean.new_empty(law.block * law.code.width * len(law.code.places))
     found = particles(denoise, seen.through(fields), n, like, schedule, generator=generator, steps=steps)

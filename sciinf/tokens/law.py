@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -46,7 +47,13 @@ _LEAST_LOG_SD = -7.0  # of a number whose sd over all rows is 1
 
 
 class LearnedLaw(nn.Module, ABC):
-    """A law of tokens with its network. Tokens have sd 1."""
+    """A law of tokens with its network. Tokens have sd 1.
+
+    Attributes:
+        noise: How many standard normal numbers a draw is a function of.
+    """
+
+    noise: int
 
     @abstractmethod
     def loss(
@@ -67,6 +74,27 @@ class LearnedLaw(nn.Module, ABC):
         """
 
     @abstractmethod
+    def from_noise(
+        self,
+        noise: Float[Tensor, "batch noise"],
+        given: Float[Tensor, "batch token other"],
+        condition: Float[Tensor, "batch condition"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch token number"]:
+        """Tokens, one draw for each row, as a function of standard normal numbers.
+
+        Args:
+            noise: Those numbers.
+            given: What is known at places of tokens.
+            condition: What is known of the whole.
+            generator: For noise on the way, where a solver draws any.
+
+        Raises:
+            ValueError: If there is none, and the solver is not known to do without.
+        """
+
+    @final
     def draw(
         self,
         given: Float[Tensor, "batch token other"],
@@ -75,6 +103,8 @@ class LearnedLaw(nn.Module, ABC):
         generator: torch.Generator,
     ) -> Float[Tensor, "batch token number"]:
         """Tokens, one draw for each row."""
+        noise = torch.randn((len(given), self.noise), generator=generator, device=generator.device)
+        return self.from_noise(noise.to(given), given, condition, generator=generator)
 
 
 class TokenLaw(Component, ABC):
@@ -132,7 +162,7 @@ class JointDenoiser(LearnedLaw):
     ) -> None:
         super().__init__()
         numbers, given, condition = widths
-        self.law, self.shape = law, (len(places), numbers)
+        self.law, self.shape, self.noise = law, (len(places), numbers), len(places) * numbers
         inside = (numbers + given, numbers, condition + 1 + 2 * _FREQUENCIES)
         self.network = network.build(inside, places, edges=edges, seed=seed)
         self.register_buffer("frequencies", 0.25 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False)
@@ -143,12 +173,15 @@ class JointDenoiser(LearnedLaw):
 
         return self.law.diffusion.loss(network, tokens.flatten(1), generator=generator)
 
-    def draw(self, given: Tensor, condition: Tensor, *, generator: torch.Generator) -> Tensor:
-        schedule, size = self.law.diffusion.schedule, (len(given), self.shape[0] * self.shape[1])
-        noise = torch.randn(size, generator=generator, device=generator.device).to(given)
-        denoise = self.denoiser(given, condition)
+    def from_noise(
+        self, noise: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        schedule, denoise, solver = self.law.diffusion.schedule, self.denoiser(given, condition), self.law.solver
+        if generator is None and not isinstance(solver, Exponential):
+            raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
         start = with_mean(denoise, schedule.most * noise, schedule)
-        return self.law.solver.solve(denoise, start, schedule, generator=generator).unflatten(1, self.shape)
+        found = solver.solve(denoise, start, schedule, generator=generator or torch.Generator())
+        return found.unflatten(1, self.shape)
 
     def denoiser(self, given: Tensor, condition: Tensor) -> Denoiser:
         """D of tokens, flat, where others are known: those of all rows, or one row's for any number."""
@@ -201,7 +234,7 @@ class _Independent(LearnedLaw):
     ) -> None:
         super().__init__()
         numbers, given, condition = widths
-        self.components = components
+        self.components, self.noise = components, (1 + (components > 1)) * len(places) * numbers
         self.network = network.build((given, 3 * components * numbers, condition), places, edges=edges, seed=seed)
         self.apart = nn.Parameter(torch.linspace(-1, 1, components) * (components > 1))
 
@@ -212,13 +245,15 @@ class _Independent(LearnedLaw):
         each = share - log_sd - 0.5 * z.square()
         return (0.5 * math.log(2 * math.pi) - each.logsumexp(-1)).flatten(1).mean(1)
 
-    def draw(self, given: Tensor, condition: Tensor, *, generator: torch.Generator) -> Tensor:
+    def from_noise(
+        self, noise: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        del generator
         share, mean, log_sd = self._parts(given, condition)
-        size, device = mean.shape[:-1], generator.device
-        uniform = torch.rand(*size, 1, generator=generator, device=device).to(given)
-        noise = torch.randn(size, generator=generator, device=device).to(given)
+        parts = noise.unflatten(1, (-1, *mean.shape[1:-1]))
+        uniform = torch.special.ndtr(parts[:, -1, ..., None])  # which component; it does not count where there is one
         at = (uniform > share.exp().cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
-        return mean.gather(-1, at)[..., 0] + log_sd.gather(-1, at)[..., 0].exp() * noise
+        return mean.gather(-1, at)[..., 0] + log_sd.gather(-1, at)[..., 0].exp() * parts[:, 0]
 
     def _parts(self, given: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logarithms of shares, means and logarithms of sds, each (batch, token, number, component)."""
