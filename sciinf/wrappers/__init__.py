@@ -3,6 +3,7 @@
 `numpy` wraps a Python function, `jax` a function of a key, `numpyro` a model, `command` an external program, `sbi` a
 prior and simulator in sbi's convention; `sets` makes one of sets of observations from one of single ones; `tables`
 turns simulations that already exist into a store, `the_well` and `pdebench` those of these two collections of fields;
+`write_archive` keeps those of a store in one small file, each number within a tolerance, which `archived` turns back;
 `observed` is what `Sensors` with noise see of a simulator of fields, `scattered` what measurements at random places do.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
+    from sciinf.wrappers.archive import Archive, Relative, archived, write_archive
     from sciinf.wrappers.external_command import command
     from sciinf.wrappers.field_sensors import Sensors, observed
     from sciinf.wrappers.jax_function import jax
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from sciinf.wrappers.the_well_files import the_well
 
 __all__ = [
+    "Archive",
+    "Relative",
     "Sensors",
+    "archived",
     "command",
     "jax",
     "numpy",
@@ -38,10 +43,14 @@ __all__ = [
     "sets",
     "tables",
     "the_well",
+    "write_archive",
 ]
 
 _MODULES = {
+    "Archive": "archive",
+    "Relative": "archive",
     "Sensors": "field_sensors",
+    "archived": "archive",
     "command": "external_command",
     "jax": "jax_function",
     "numpy": "numpy_function",
@@ -53,6 +62,7 @@ _MODULES = {
     "sets": "sets_of_observations",
     "tables": "tables_file",
     "the_well": "the_well_files",
+    "write_archive": "archive",
 }
 
 __getattr__, __dir__ = offered(__name__, _MODULES)

@@ -178,7 +178,7 @@ def store_of(
     bytes_of_row = 4 * sum(int(np.prod(column.shape)) for column in first.columns.values())
     block = max(1, min(BLOCK, BLOCK_BYTES // bytes_of_row))
     simulator = Tabulated(prior, observables, name)
-    simulator.source = _manifest(files, first.facts, out)
+    simulator.source = manifest(files, first.facts, out)
     store = Store.create(out, simulator, seed=0, block=block, rows=len(where))
     for index in sorted({*store.missing(), *(damage.block for damage in store.damaged())}):
         part = slice(index * block, index * block + store.rows_of(index))
@@ -190,6 +190,36 @@ def store_of(
 def numbers(value: Any) -> list[float]:
     """An array of a file as JSON values."""
     return np.asarray(value, dtype=np.float64).ravel().tolist()
+
+
+def manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Path:
+    """`fields.json`, written once, which names the files by content and says what is in them.
+
+    Args:
+        files: The files.
+        facts: What it says of their numbers.
+        out: Folder of the store.
+
+    Raises:
+        ValueError: If the folder holds a store of something else.
+    """
+    contents: dict[str, Any] = {**facts, "files": []}
+    for file in files:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        contents["files"].append({"sha256": digest, "bytes": file.stat().st_size})
+    path = out / MANIFEST
+    known = parse_json(path) if path.is_file() else None
+    if known != contents:
+        if (out / "store.json").is_file():
+            raise ValueError(
+                f"{out} holds a store of something else than these fields of {[str(f) for f in files]}; choose another "
+                "folder for `out`"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
+        write_bytes(path, (json_text(contents) + "\n").encode())
+    return path
 
 
 def _column(shape: tuple[int, ...], rows: int, fields: Sequence[StoredField], frames: slice) -> Column:
@@ -289,28 +319,3 @@ def _block(opened: Sequence[Trajectories], name: str, where: np.ndarray, which: 
         rows = which[where == k]
         found[where == k] = opened[k].columns[name].read(int(rows[0]), int(rows[-1]) + 1)
     return found
-
-
-def _manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Path:
-    """`fields.json`, written once.
-
-    Raises:
-        ValueError: If the folder holds a store of something else.
-    """
-    contents: dict[str, Any] = {**facts, "files": []}
-    for file in files:
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        contents["files"].append({"sha256": digest, "bytes": file.stat().st_size})
-    path = out / MANIFEST
-    known = parse_json(path) if path.is_file() else None
-    if known != contents:
-        if (out / "store.json").is_file():
-            raise ValueError(
-                f"{out} holds a store of something else than these fields of {[str(f) for f in files]}; choose another "
-                "folder for `out`"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
-        write_bytes(path, (json_text(contents) + "\n").encode())
-    return path
