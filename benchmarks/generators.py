@@ -10,7 +10,8 @@ solver's own draws, for every order and law, and beside surrogates that predict 
 the weather of Lorenz (1996) from two members of an ensemble, beside those two, 31 of them, and a wrong model's.
 "inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
 posterior on a grid, and under the solver's data. "rare": how probable a high wave is, asked of a generator, against
-40,000 runs of the solver. Seconds are CPU seconds of one thread.
+40,000 runs of the solver. "archive": bytes of solutions kept within a tolerance, against zfp (which needs zfpy: `python
+-m pip install --target peers zfpy`, and PYTHONPATH=peers). Seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from archive import archive
 from forced_inference import inference
 from forecasts import forecasts
 from rare import rare
@@ -149,7 +151,14 @@ def _fitted(options: Any, surrogate: Any, store: Any, out: Path) -> tuple[Any, f
     return fit.surrogate, clock("cpu") - started
 
 
-PARTS = {"linear": linear, "forced": forced, "forecasts": forecasts, "inference": inference, "rare": rare}
+PARTS = {
+    "linear": linear,
+    "forced": forced,
+    "forecasts": forecasts,
+    "inference": inference,
+    "rare": rare,
+    "archive": archive,
+}
 
 if __name__ == "__main__":
     main()
