@@ -38,14 +38,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sciinf.storage.entropy_coder import SYMBOLS, Decoder, encode, frequencies, lanes_for
-from sciinf.storage.exact_fits import nearest, not_negative
+from sciinf.storage.exact_fits import nearest, relative
 
 LARGEST = 2**31
 """What the numbers may span: beyond it sums of products could leave 64 bits."""
 _FRACTION = 20  # bits of a coefficient, at most
 _COARSE = 6  # bits of sizes below one, that contexts tell apart
 _FEW = 16  # points for a coefficient, or it is not fitted
-_PLAIN = (0, (1,) * 64)  # how sizes are combined where nothing is fitted
 _HEAD = struct.Struct("<qBI4Q")
 
 
@@ -272,11 +271,11 @@ class _Telling(_Numbers):
     def _context(self, marks: Sequence[np.ndarray], sizes: np.ndarray) -> np.ndarray:
         """Contexts that tell how far off predictions are."""
         if not _fitted(marks, sizes.size):
-            return _contexts(marks, *_PLAIN, self.edges)
-        found = not_negative(marks, sizes)
-        bits = next(k for k in range(_COARSE + 10, 0, -1) if max(found) * 2**k < 255 or k == 1)
-        whole = [round(min(255, one * 2**bits)) for one in found]
-        self.coefficients.append(bytes([bits, *whole]))
+            return _contexts(marks, _COARSE, [1 << _COARSE] * len(marks), self.edges)
+        *found, rest = relative(marks, sizes, self.bound)
+        bits = next(k for k in range(_COARSE + 10, -1, -1) if max(found, default=0.0) * 2**k < 255 or not k)
+        whole = [*(min(255, round(one * 2**bits)) for one in found), min(LARGEST, round(rest * 2**bits))]
+        self.coefficients.append(struct.pack(f"<B{len(found)}BI", bits, *whole))
         return _contexts(marks, bits, whole, self.edges)
 
     def written(self, centre: int, grid: _Grid) -> bytes:
@@ -313,14 +312,13 @@ class _Told(_Numbers):
         self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         del where  # comes of itself
-        predicted, plain = base, _PLAIN
+        predicted, bits, whole = base, _COARSE, [1 << _COARSE] * len(marks)
         if _fitted(features, base.size):
-            bits, *whole = self._next(f"<B{len(features)}i")
-            predicted = base + _combination(features, whole, bits)
+            fraction, *times = self._next(f"<B{len(features)}i")
+            predicted = base + _combination(features, times, fraction)
         if _fitted(marks, base.size):
-            bits, *whole = self._next(f"<{1 + len(marks)}B")
-            plain = bits, whole
-        context = _contexts(marks, *plain, self.edges)
+            bits, *whole = self._next(f"<B{len(marks) - 1}BI")
+        context = _contexts(marks, bits, whole, self.edges)
         quotient = self.coder.take(context).astype(np.int64)
         large = np.flatnonzero(quotient == SYMBOLS - 1)
         quotient[large] = self.escaped[self.escaped_at : self.escaped_at + len(large)]
@@ -366,7 +364,7 @@ def _shifts(edges: np.ndarray, bound: int) -> np.ndarray:
 
 def _contexts(marks: Sequence[np.ndarray], bits: int, whole: Sequence[int], edges: np.ndarray) -> np.ndarray:
     total = np.zeros(marks[0].shape, dtype=np.int64)
-    for mark, coefficient in zip(marks, whole, strict=False):
+    for mark, coefficient in zip(marks, whole, strict=True):
         if coefficient:
             total += coefficient * mark
     return np.searchsorted(edges, (total << _COARSE >> bits).ravel(), side="right")

@@ -31,23 +31,35 @@ def not_negative(features: Sequence[np.ndarray], wanted: np.ndarray) -> list[flo
         kept = [k for k, one in zip(kept, found, strict=True) if one > 0]
 
 
+def relative(features: Sequence[np.ndarray], wanted: np.ndarray, least: int) -> list[float]:
+    """As `not_negative`, of errors in proportion to what a first fit says, plus `least`; nothing may be negative."""
+    about = np.full(wanted.shape, least << 10, dtype=np.int64)
+    for one, feature in zip(not_negative(features, wanted), features, strict=True):
+        about += min(round(one * 2**10), 2**58 // max(1, int(feature.max()))) * feature  # below 2^63 in all
+    about >>= 10
+    return not_negative([(one << 10) // about for one in features], (wanted << 10) // about)
+
+
 def _products(features: Sequence[np.ndarray], wanted: np.ndarray) -> tuple[list[list[float]], list[float]]:
     """Sums of products, of features with each other and with what is wanted."""
     every = -(-wanted.size // _SAMPLE)
-    table = np.stack([one.ravel()[::every] for one in (*features, wanted)])
-    over = max(0, int(np.abs(table).max()).bit_length() - 16)
-    rough = (table >> over).astype(np.float64)
+    rough = np.stack([_cut(one.ravel()[::every]) for one in (*features, wanted)])
     found = (rough @ rough.T).tolist()
     return [row[:-1] for row in found[:-1]], [row[-1] for row in found[:-1]]
+
+
+def _cut(numbers: np.ndarray) -> np.ndarray:
+    """Their leading 16 bits."""
+    over = max(0, int(np.abs(numbers).max()).bit_length() - 16)
+    return (numbers >> over).astype(np.float64) * 2.0**over
 
 
 def _solved(square: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
     """x of (A + a little) x = b for a symmetric A that is not negative, in an order of operations that is fixed."""
     n = len(right)
-    ridge = 1e-3 + 1e-7 * sum(square[k][k] for k in range(n))
     rows = [[*square[i], right[i]] for i in range(n)]
     for k in range(n):
-        rows[k][k] += ridge
+        rows[k][k] += 1e-3 + 1e-7 * rows[k][k]
     for k in range(n):
         for i in range(k + 1, n):
             times = rows[i][k] / rows[k][k]
