@@ -58,8 +58,8 @@ class Kept:
 def stepped(tolerance: float, low: float, high: float, spec: Observable) -> Kept:
     """Step and bound for a tolerance; exact where it is too small for them."""
     largest = max(-low, high)
-    kind = np.float32 if spec.dtype == "float32" else np.float64
-    rounding = float(np.spacing(kind(largest)))
+    kind = np.finfo(spec.dtype)
+    rounding = largest * float(kind.eps) + float(kind.smallest_subnormal)
     for bound in (128, 32, 8):
         step = (tolerance - 2 * rounding) / (bound + 0.51)
         if step > 1e-290 and (high / step - low / step) < LARGEST - 4 and largest / step < 2**45:

@@ -41,6 +41,7 @@ from sciinf.wrappers.tables_file import Tabulated
 MAGIC = b"SCIARCH1"
 SCHEMA = 1
 BLOCK_NUMBERS = 2**21
+_OURS = "This is a fault of sciinf, please report it; nothing was written"
 _END = struct.Struct("<Q8s")
 
 
@@ -167,7 +168,7 @@ def write_archive(store: Store, path: str | Path, tolerance: Mapping[str, Relati
         TypeError: If a tolerance is no number.
         ValueError: If one is not positive, or for no observable of real numbers, or the store is not finished or
             damaged.
-        RuntimeError: If a number that was read back is further off. It is a fault of ours; no file is written.
+        RuntimeError: If a number that was read back is further off. It is a fault of ours; nothing is written.
         OSError: If it cannot be written.
 
     Examples:
@@ -254,8 +255,8 @@ def _write(store: Store, path: Path, kept: Mapping[str, Kept], block: int) -> No
         for theta, outcome in _blocks(store, block):
             parts = packed(theta, outcome, store.observables, kept)
             blocks.append(_written(file, parts))
-            again = unpacked(b"".join(parts), list(map(len, parts)), len(theta), store.prior, store.observables, kept)
-            for name, error in _errors(outcome, again[1], kept).items():
+            again = _again(store, parts, len(theta), kept)
+            for name, error in _errors(outcome, again, kept).items():
                 errors[name] = max(errors[name], error)
         about = {"simulator": dict(store.simulator), "seed": store.seed, "digest": store.digest}
         data = {
@@ -278,6 +279,18 @@ def _written(file: BinaryIO, parts: Sequence[bytes]) -> dict[str, Any]:
     return {"parts": list(map(len, parts)), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def _again(store: Store, parts: Sequence[bytes], rows: int, kept: Mapping[str, Kept]) -> Outcome:
+    """A block, read back.
+
+    Raises:
+        RuntimeError: If it cannot be.
+    """
+    try:
+        return unpacked(b"".join(parts), list(map(len, parts)), rows, store.prior, store.observables, kept)[1]
+    except (ValueError, IndexError, struct.error, zlib.error) as error:
+        raise RuntimeError(f"rows could not be read back: {error}. {_OURS}") from error
+
+
 def _errors(outcome: Outcome, again: Outcome, kept: Mapping[str, Kept]) -> dict[str, float]:
     """The largest error of each observable.
 
@@ -290,9 +303,7 @@ def _errors(outcome: Outcome, again: Outcome, kept: Mapping[str, Kept]) -> dict[
         exact = not how.bound or not true.numel()
         off = 0.0 if exact else float((true.double() - read.double()).abs().max())
         if not (torch.equal(true, read) if exact else off <= how.tolerance):
-            raise RuntimeError(
-                f"{name!r} was off by {off} after reading it back, more than {how.tolerance}; report this"
-            )
+            raise RuntimeError(f"{name!r} was off by {off:g}, and {how.tolerance:g} was promised. {_OURS}")
         found[name] = off
     return found
 

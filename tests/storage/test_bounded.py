@@ -46,7 +46,7 @@ def waves(*shape, seed=0, scale=3000.0):
     return np.rint(scale * found).astype(np.int64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=2, max_size=5),
     kind=st.sampled_from(sorted(KINDS)),
@@ -57,7 +57,7 @@ def test_no_number_is_further_off_than_the_bound(shape, kind, bound, seed):
     assert off(KINDS[kind](np.random.default_rng(seed), tuple(shape)), bound) <= bound
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 65), (2, 11, 32, 24), (40, 1), (1, 3, 17, 4, 9), (0, 3, 4), (2, 4, 0)])
+@pytest.mark.parametrize("shape", [(3, 5, 65), (2, 6, 16, 12), (40, 1), (1, 3, 17, 4, 9), (0, 3, 4), (2, 4, 0)])
 def test_shapes_that_are_and_are_not_powers_of_two(shape):
     for kind in KINDS.values():
         assert off(kind(np.random.default_rng(1), shape), 128) <= 128
@@ -90,9 +90,12 @@ def test_errors_that_are_not_fed_back_are_found(monkeypatch):
 def test_a_file_of_the_first_version_is_read():
     # 12 numbers 1000 k^2 - 50 k, (2, 1, 6), bound 20: as they were written when the format was made
     wanted = np.array([1000 * k * k - 50 * k for k in range(12)]).reshape(2, 1, 6)
-    assert np.abs(decoded(bytes.fromhex(FIRST), (2, 1, 6), 20) - wanted).max() <= 20
+    found = decoded(bytes.fromhex(FIRST), (2, 1, 6), 20)
+    assert np.abs(found - wanted).max() <= 20
+    assert found.ravel().tolist() == READ
 
 
+READ = [-4, 965, 3912, 8857, 15781, 24750, 35707, 48653, 63587, 80551, 99503, 120454]
 FIRST = (
     "41eb000000000000000100000008000000000000005d000000000000000900000000000000100000000000000078da030000"
     "00000178daedd6b10d002008044096b0b7760a96704a97b4710613e52e61814f1e8800000000003e95220000000000000000"
