@@ -221,6 +221,13 @@ def test_a_tolerance_finer_than_rounding_keeps_numbers_exactly():
     assert through(values.astype("f8"), Observable((4,), dtype="float64"), 1e-7)[0].bound > 0
 
 
+@pytest.mark.parametrize("steps", [0.3, 0.7, 1.0, 1.7, 5.0, 40.0])
+def test_rounding_to_single_precision_is_counted(steps):
+    values = (1e4 + np.random.default_rng(0).normal(size=(200, 8))).astype("f4")
+    kept, _ = through(values, Observable((8,)), steps * float(np.spacing(np.float32(1e4))))
+    assert bool(kept.bound) == (steps > 3)
+
+
 def test_values_that_cannot_be_negative_do_not_become_so():
     values = np.random.default_rng(0).exponential(size=(50, 8)).astype("f4") ** 4
     kept, again = through(values, Observable((8,), scale="log"), 0.5)
@@ -230,7 +237,13 @@ def test_values_that_cannot_be_negative_do_not_become_so():
 
 def test_axes_come_back_in_their_places():
     draw = np.random.default_rng(0)
-    for dims in (("time", "channel", "y", "x"), ("x", "time", "item", "y"), ("item", "channel", "a", "time"), ()):
+    for dims in (
+        ("time", "channel", "y", "x"),
+        ("x", "time", "item", "y"),
+        ("item", "channel", "a", "time"),
+        ("y", "x", "time", "item"),
+        (),
+    ):
         values = draw.normal(size=(3, 2, 5, 4, 3)).astype("f4")
         through(values, Observable((2, 5, 4, 3), dims=dims), 1e-2)
     through(draw.normal(size=(6, 7)).astype("f4"), Observable((7,), dims=("time",)), 1e-2)

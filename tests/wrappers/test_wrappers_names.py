@@ -14,13 +14,13 @@ from sciinf import wrappers
 LIGHT = """
 import sys
 from sciinf import wrappers
-wrappers.numpy, wrappers.jax, wrappers.sbi, wrappers.the_well, wrappers.pdebench
+wrappers.numpy, wrappers.jax, wrappers.sbi, wrappers.the_well, wrappers.pdebench, wrappers.write_archive
 heavy = {"jax", "sbi", "numpyro", "astropy", "pandas", "scipy", "h5py"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
 
 
-@pytest.mark.parametrize("name", ["numpy", "jax", "sbi", "tables", "the_well", "pdebench"])
+@pytest.mark.parametrize("name", ["numpy", "jax", "sbi", "tables", "the_well", "pdebench", "write_archive", "archived"])
 def test_each_name_is_the_function_of_its_module(name):
     function = getattr(wrappers, name)
     assert inspect.isfunction(function)
