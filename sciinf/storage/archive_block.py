@@ -104,7 +104,8 @@ def unpacked(
         if how.bound:
             order, laid = _layout(spec, shape[0])
             whole = decoded(part, laid, how.bound).reshape([shape[axis] for axis in order])
-            values = np.clip(whole.transpose(np.argsort(order)) * how.step, how.low, how.high)
+            with np.errstate(over="ignore"):  # near the largest number there is: what is beyond it is clipped
+                values = np.clip(whole.transpose(np.argsort(order)) * how.step, how.low, how.high)
             x[name][good] = torch.from_numpy(values).to(spec.torch_dtype)
         else:
             x[name][good] = torch.from_numpy(_restored(part, spec.dtype, shape))
