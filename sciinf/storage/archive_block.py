@@ -4,9 +4,10 @@ A number u with tolerance e is a whole number U of steps d,
 
     U = round(u / d),     d = (e - 2 r) / (T + 0.51),     R within T of U (`storage.bounded`),     read back: R d,
 
-where r is the step of the observable's dtype at its largest value, and T = 128 mostly. R d is rounded to that dtype, and
-off by (T + 1/2) d + r at most, which is less than e. R comes of integers alone, and one product with d and one rounding make of it the same number on every machine. It never leaves
-the range of the observable. Rows that failed have parameters, status and a message, and no data.
+where r is the step of the observable's dtype at its largest value, and T = 128 mostly. R d is rounded to that dtype,
+and off by (T + 1/2) d + r at most, which is less than e. R comes of integers alone, and one product with d and one
+rounding make of it the same number on every machine. It never leaves the range of the observable. Rows that failed have
+parameters, status and a message, and no data.
 
 Where a tolerance is less than rounding, 2.4e-7 of the largest value in single precision, or than 4e-9 of the range, or
 where the range is zero, numbers are kept exactly.
