@@ -9,8 +9,9 @@ Parts. "linear": an equation with random forcing whose law is known; squared dis
 solver's own draws, for every order and law, and beside surrogates that predict one solution and its error. "forecasts":
 the weather of Lorenz (1996) from two members of an ensemble, beside those two, 31 of them, and a wrong model's.
 "inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
-posterior on a grid, and under the solver's data. "rare": how probable a high wave is, asked of a generator, against
-40,000 runs of the solver. "archive": bytes of solutions kept within a tolerance, against zfp (which needs zfpy: `python
+posterior on a grid, and under the solver's data. "rare": how probable events are by a generator, against the solver's
+own runs: a high wave, Lorenz's three numbers on one side of their attractor, a nerve cell that fires.
+"archive": bytes of solutions kept within a tolerance, against zfp (which needs zfpy: `python
 -m pip install --target peers zfpy`, and PYTHONPATH=peers). Seconds are CPU seconds of one thread.
 """
 

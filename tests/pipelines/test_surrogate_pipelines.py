@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,13 @@ def test_navier_stokes_end_to_end(tmp_path: Path) -> None:
     assert answer.calibration is not None
     assert answer.calibration.state != "not passed"
     assert (tmp_path / "fields.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_extreme_events_are_as_rare_as_they_are(tmp_path: Path) -> None:
+    answer = load_module(ROOT / "pipelines/extreme_events.py").run(tmp_path, seed=1)
+    assert set(answer.parameters) == {"viscosity", "forcing"}
+    assert (tmp_path / "event.png").is_file()
+    told = json.loads((tmp_path / "event.json").read_text())
+    assert abs(math.log(told["probability"] / told["of the solver's runs"])) < 0.5
