@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sciinf.storage.entropy_coder import SYMBOLS, Decoder, encode, frequencies, lanes_for
+from sciinf.storage.entropy_coder import SYMBOLS, Symbols, encode, frequencies, lanes_for
 from sciinf.storage.exact_fits import nearest, relative
 
 LARGEST = 2**31
@@ -306,7 +306,7 @@ class _Told(_Numbers):
         self.low, self.low_at = np.unpackbits(np.frombuffer(low, np.uint8)), 0
         self.escaped, self.escaped_at = np.frombuffer(zlib.decompress(escaped), "<i8"), 0
         counts = np.frombuffer(zlib.decompress(tables), "<u2").reshape(len(self.edges) + 1, SYMBOLS)
-        self.coder = Decoder(data[ends[-1] :], counts, lanes)
+        self.coder = Symbols(data[ends[-1] :], counts, lanes)
 
     def bins(
         self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]

@@ -76,7 +76,7 @@ def encode(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], tables
     return b"".join([state.astype("<u4").tobytes(), *(some.tobytes() for some in reversed(words))])
 
 
-class Decoder:
+class Symbols:
     """What `encode` wrote, group by group.
 
     Args:

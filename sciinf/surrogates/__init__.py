@@ -1,12 +1,17 @@
 """Learned simulators of fields."""
 
+from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.conditions import Field, Frame, Given, Members
+from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
+from sciinf.surrogates.encoders import GridEncoder, Perceiver
+from sciinf.surrogates.field_code import FieldCode, LearnedCode
 from sciinf.surrogates.generator import Generator
 from sciinf.surrogates.inversion import Inversion
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
+from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
 from sciinf.surrogates.operator import Operator
 from sciinf.surrogates.questions import conditioned
 from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
@@ -15,20 +20,31 @@ from sciinf.surrogates.stepwise import Stepwise
 
 __all__ = [
     "DGNO",
+    "KL",
     "Emulator",
     "Field",
+    "FieldCode",
     "Frame",
     "Generator",
     "Given",
+    "GridEncoder",
+    "Importance",
     "Inversion",
+    "LearnedCode",
     "Members",
+    "Mmd",
     "MultiOperator",
     "Operator",
+    "Perceiver",
+    "Plain",
+    "Query",
     "RelativeL2",
     "Sobolev",
     "SpectralRefiner",
     "Stable",
     "Stepwise",
+    "Unscented",
+    "collapsed",
     "conditioned",
     "refine",
 ]

@@ -102,7 +102,7 @@ class OfFields(Surrogate, ABC):
 
     @final
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        theta, given, target, step = _Moments(), _Moments(), _Moments(), _Moments()
+        theta, given, target, step = Moments(), Moments(), Moments(), Moments()
         for batch in batches():
             theta.add(batch.theta, (0,))
             if self.given:
@@ -140,7 +140,7 @@ class OfFields(Surrogate, ABC):
         return mean, (squares - mean.square()).clamp_min(1e-24).sqrt()
 
 
-class _Moments:
+class Moments:
     """Mean and sd over axes, batch by batch."""
 
     def __init__(self) -> None:

@@ -132,8 +132,11 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
             )
         if self.start is None and self.block < self.unknown:
             raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
-        self.code = (code or Patches()).build(self.channels, self.space)
-        self.stays = (code or Patches()).build(self.channels_stay, self.space) if fields else None
+        coding = code or Patches()
+        if coding.learned_of and (coding.learned_of != target or fields):
+            raise ValueError(f"the code was learned of frames of {coding.learned_of!r}, and is to code others, too")
+        self.code = coding.build(self.channels, self.space)
+        self.stays = coding.build(self.channels_stay, self.space) if fields else None
         stays = self.stays.width if self.stays is not None else 0
         self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
         self.units = Innovations(self.code, self.code.width + stays, follows=True)
@@ -181,7 +184,11 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
 
     def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Take the units of tokens from the training rows."""
-        self.code.look(lambda: (self._scaled(self._frames(batch)).flatten(0, 1) for batch in self._some(batches)))
+
+        def frames() -> Iterator[Tensor]:
+            return (self._scaled(self._frames(batch)).flatten(0, 1) for batch in self._some(batches))
+
+        self.code.look(frames, self.level())
         if self.stays is not None:
             self.stays.look(lambda: (self._fixed(batch.x) for batch in self._some(batches)))
         draw = torch.Generator().manual_seed(self.seed)
@@ -280,7 +287,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """
         if frames > self.unknown and self.block == self.unknown:
             raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
-        size = (self._blocks(frames), len(theta), self.law.noise)
+        size = (-(-frames // self.block), len(theta), self.law.noise)
         noise = torch.randn(size, generator=generator, device=generator.device).to(self.given_mean)
         return self._rolled(noise, theta, given, generator)[:, :frames]
 
@@ -298,10 +305,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
     @property
     def noise(self) -> int:
         """How many standard normal numbers a draw is a function of."""
-        return self._blocks(self.unknown) * self.law.noise
-
-    def _blocks(self, frames: int) -> int:
-        return -(-frames // self.block)
+        return -(-self.unknown // self.block) * self.law.noise
 
     def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
         """Block by block, from noise (block, batch, number)."""

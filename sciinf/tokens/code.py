@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 
+Level = tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]
+
 
 class FieldTokens(nn.Module, ABC):
     """A code for fields of one layout.
@@ -63,12 +65,25 @@ class FieldTokens(nn.Module, ABC):
         """Fields of tokens."""
 
     @abstractmethod
-    def look(self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]) -> None:
-        """Take from training fields what the code depends on; each call of `fields` is a pass over them."""
+    def look(
+        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
+    ) -> None:
+        """Take from training fields what the code depends on.
+
+        Args:
+            fields: Each call is a pass over them.
+            level: Mean and sd by which they were standardised, for each channel in the simulator's units.
+        """
 
 
 class Code(Component, ABC):
-    """How a code is built."""
+    """How a code is built.
+
+    Attributes:
+        learned_of: Name of the observable whose frames alone it is for; "" where it is for any fields.
+    """
+
+    learned_of: str = ""
 
     @abstractmethod
     def build(self, channels: int, space: Sequence[int]) -> FieldTokens:
@@ -143,8 +158,10 @@ class _Pieces(FieldTokens):
         super().__init__(channels, space, places, channels * size ** len(space), counts)
         self.size = size
 
-    def look(self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]) -> None:
-        del fields  # pieces are what they are
+    def look(
+        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
+    ) -> None:
+        del fields, level  # pieces are what they are
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
         lead, axes = fields.shape[: fields.ndim - 1 - len(self.space)], len(self.space)
@@ -175,7 +192,10 @@ class _Modes(FieldTokens):
         self.register_buffer("modes", torch.eye(numbers)[:rank])
         self.register_buffer("mean", torch.zeros(numbers))
 
-    def look(self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]) -> None:
+    def look(
+        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
+    ) -> None:
+        del level  # modes have no units
         numbers = self.modes.shape[1]
         count, total = 0, torch.zeros(numbers, dtype=torch.float64)
         squares = torch.zeros(numbers, numbers, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sciinf.storage.entropy_coder import SYMBOLS, Decoder, encode, frequencies, lanes_for
+from sciinf.storage.entropy_coder import SYMBOLS, Symbols, encode, frequencies, lanes_for
 
 COUNTS = (0, 1, 3, 500, 20_000, 7)
 CONTEXTS = 5
@@ -22,7 +22,7 @@ def groups(seed=0):
 def test_groups_come_back_one_by_one(lanes):
     symbols, contexts = groups()
     tables = frequencies(symbols, contexts, CONTEXTS + 2)  # two contexts do not occur
-    decoder = Decoder(encode(symbols, contexts, tables, lanes), tables, lanes)
+    decoder = Symbols(encode(symbols, contexts, tables, lanes), tables, lanes)
     for some, where in zip(symbols, contexts, strict=True):
         assert (decoder.take(where) == some).all()
 
@@ -46,7 +46,7 @@ def test_what_is_certain_costs_nothing():
     tables = frequencies(symbols, contexts, 1)
     data = encode(symbols, contexts, tables, lanes_for(100_000))
     assert len(data) == 4 * lanes_for(100_000)
-    assert (Decoder(data, tables, lanes_for(100_000)).take(contexts[0]) == 7).all()
+    assert (Symbols(data, tables, lanes_for(100_000)).take(contexts[0]) == 7).all()
 
 
 def test_every_symbol_that_occurs_has_a_frequency():
@@ -56,7 +56,7 @@ def test_every_symbol_that_occurs_has_a_frequency():
     tables = frequencies(symbols, contexts, 1)
     assert tables.min() == 1
     assert tables.sum() == 2**14
-    decoder = Decoder(encode(symbols, contexts, tables, 64), tables, 64)
+    decoder = Symbols(encode(symbols, contexts, tables, 64), tables, 64)
     assert all((decoder.take(where) == some).all() for some, where in zip(symbols, contexts, strict=True))
 
 
@@ -65,5 +65,5 @@ def test_a_changed_word_is_not_passed_over():
     tables = frequencies(symbols, contexts, CONTEXTS)
     data = bytearray(encode(symbols, contexts, tables, 2))
     data[10] ^= 1
-    decoder = Decoder(bytes(data) + bytes(1000), tables, 2)
+    decoder = Symbols(bytes(data) + bytes(1000), tables, 2)
     assert any((decoder.take(where) != some).any() for some, where in zip(symbols, contexts, strict=True))

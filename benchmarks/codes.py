@@ -1,0 +1,212 @@
+"""Codes of fields that are learned, against modes of as many numbers: a part of `generators.py`.
+
+"front": a hat with soft edges, somewhere on a ring and of some length, is carried along and fades; 128 points.
+"Burgers": viscosity 1e-3 and 512 points, from long waves; "rough" from all waves; "viscous": 0.03, 128 points. 2,000
+solutions (1,500 of 512 points), their frames coded each by itself. Errors are |u - f| / |u|, on average over frames of
+fresh solutions. "POD": as many modes; from some random points by least squares with the modes' variances. "all modes":
+as many of them as can be, no code of few numbers. "interpolation": linear, between the same points. "twice the grid":
+the code decoded on twice as many points, against solutions on these. "alive": numbers that say something; "linear":
+those that would of a linear code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import SIMULATORS, check, clock
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf import Recipe, load_simulator, simulate, train
+from sciinf.dynamics.grid import BoxGrid
+from sciinf.dynamics.random_field import RandomField, Start
+from sciinf.dynamics.spectral import refined
+from sciinf.surrogates import FieldCode
+from sciinf.surrogates.collapse import expected_nats
+from sciinf.surrogates.decoders import Query
+from sciinf.surrogates.encoders import Encoder, GridEncoder, Perceiver, places
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+Modes = tuple[Tensor, Tensor, Tensor]
+FRESH, DRAWS = 100, 4  # solutions that codes are judged by, and draws of points
+
+
+class Hats(Start):
+    """A hat on a ring: where it is, and how long, is drawn."""
+
+    random = True
+
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Tensor:
+        at, length = (torch.rand(count, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+        away = (grid.coordinates[0] / grid.lengths[0] - at + 0.5) % 1 - 0.5
+        return torch.sigmoid(((0.1 + 0.3 * length) / 2 - away.abs()) / 0.008).expand(count, channels, -1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A code that is trained.
+
+    Args:
+        field: Which of `equations`.
+        numbers: Of the code.
+        points: That the encoder sees, if not the grid.
+        encoder: The encoder.
+        noise: Of the decoder, in sds.
+    """
+
+    field: str
+    numbers: int
+    points: int | None = None
+    encoder: Encoder | None = None
+    noise: float = 0.02
+
+
+CASES = (
+    Case("front", 4),
+    Case("front", 8),
+    Case("front", 8, 16),
+    Case("front", 8, 16, Perceiver()),
+    Case("Burgers", 8),
+    Case("Burgers", 8, 64),
+    Case("Burgers, rough", 8),
+    Case("Burgers, viscous", 16),
+    Case("front", 8, noise=2.0),
+)
+
+
+def equations() -> dict[str, Any]:
+    """Makers of each equation for a number of points, and that number."""
+    advection: Any = type(load_simulator(SIMULATORS / "pde" / "advection.py"))
+    burgers: Any = type(load_simulator(SIMULATORS / "pde" / "burgers.py"))
+    times, thin = tuple(k / 10 for k in range(11)), td.LogNormal(math.log(1e-3), 0.1)
+    told = {"times": times[:6], "longest": 1e-3, "viscosity": thin}
+    return {
+        "front": (lambda n: advection(n, times=times, initial=Hats(), diffusivity=td.LogNormal(-9.0, 0.5)), 128),
+        "Burgers": (lambda n: burgers(n, initial=RandomField(1.0, tau=2.0, alpha=4.0), **told), 512),
+        "Burgers, rough": (lambda n: burgers(n, **told), 512),
+        "Burgers, viscous": (burgers, 128),
+    }
+
+
+def codes(options: Any, out: Path) -> Found:
+    """All cases."""
+    rows, checks, kept = [], [], {}
+    for number, case in enumerate(CASES[:1] + CASES[2:3] if options.quick else CASES):
+        make, points = equations()[case.field]
+        if case.field not in kept:
+            kept[case.field] = made(options, make, points, out / case.field)
+        store, fresh, finer, pod = kept[case.field]
+        started, equation = clock("cpu"), make(points)
+        code = FieldCode(
+            equation.prior,
+            equation.observables,
+            case.encoder or GridEncoder(),
+            Query(5 if points > 128 else 4),
+            numbers=case.numbers,
+            noise=case.noise,
+            points=case.points,
+            asked=points // 4 if points > 128 else None,
+            seed=options.seed,
+        )
+        recipe = Recipe(epochs=8 if options.quick else 12)
+        learned: Any = train(code, store, out / f"{number}", recipe=recipe, seed=options.seed).learned
+        spent = clock("cpu") - started
+        row = {"field": case.field, "numbers": case.numbers, "points": case.points or points}
+        row |= {"noise": case.noise, "encoder": type(code.parts[0]).__name__}
+        row |= judged(learned, case.points, fresh, finer, pod) | {"CPU s": spent}
+        rows.append(row)
+        checks += checked(row, options)
+    return rows, checks
+
+
+def made(options: Any, make: Any, points: int, out: Path) -> tuple[Any, Tensor, Tensor, Modes]:
+    """Solutions to learn from, fresh frames on the grid and on twice as many points, and the modes of the first."""
+    equation, finer = make(points), make(2 * points)
+    count = 600 if options.quick else 2_000 if points == 128 else 1_500
+    store = simulate(equation, out, count, seed=options.seed)
+    draw = torch.Generator().manual_seed(options.seed + 7)
+    theta = equation.prior.sample(FRESH, generator=draw)
+    initial = equation.start(theta, generator=draw)["initial"]
+    modes = refined(equation.grid.transformed(initial), 2 * points, points)
+    fine = finer.solve(theta, {"initial": finer.grid.back(modes)})
+    frames = equation.solve(theta, {"initial": initial})
+    whole = frames.flatten(1).isfinite().all(1) & fine.flatten(1).isfinite().all(1)
+    seen = store.load().x["u"].flatten(0, 1).flatten(1).double()
+    seen = seen[torch.randperm(len(seen), generator=draw)[:6_000]]
+    mean = seen.mean(0)
+    values, vectors = torch.linalg.eigh((seen - mean).mT @ (seen - mean) / len(seen))
+    pod = (mean, vectors.mT.flip(0), values.flip(0).clamp_min(1e-12))
+    return store, frames[whole].flatten(0, 1).float(), fine[whole].flatten(0, 1).float(), pod
+
+
+def off(found: Tensor, true: Tensor) -> float:
+    """|u - f| / |u|, on average."""
+    found, true = found.flatten(1).double(), true.flatten(1).double()
+    return float(((found - true).norm(dim=1) / true.norm(dim=1)).mean())
+
+
+@torch.no_grad()
+def judged(learned: FieldCode, count: int | None, true: Tensor, finer: Tensor, pod: Modes) -> dict[str, Any]:
+    """A row of the table: errors from the grid, or from some points, by each way."""
+    draw, total, found = torch.Generator().manual_seed(11), true.shape[-1], []
+    twice = places((finer.shape[-1],), edges=False)
+    for _ in range(1 if count is None else DRAWS):
+        which = torch.arange(total) if count is None else torch.randperm(total, generator=draw)[:count].sort().values
+        at, seen = learned.grid[which], true[..., which]
+        z = learned.encode(true) if count is None else learned.encode(seen, at)
+        found.append(
+            {
+                "learned": off(learned.decode(z), true),
+                "POD": off(by_modes(seen[:, 0], which, pod, learned.numbers), true),
+                "all modes": off(by_modes(seen[:, 0], which, pod, min(2 * len(which), total)), true),
+                "interpolation": off(interpolated(seen[:, 0], which, total), true),
+                "twice the grid": off(learned.decode(z, twice), finer),
+            }
+        )
+    row: dict[str, Any] = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+    scaled = ((true - learned.mean) / learned.sd).flatten(1)
+    nats = expected_nats(scaled, learned.numbers, learned.noise)
+    which = torch.randperm(total, generator=draw)[: count or total]
+    coded = learned.coded(true) if count is None else learned.coded(true[..., which], learned.grid[which])
+    alive = int((coded.kl().mean(0) > 0.01).sum())
+    parameters = sum(p.numel() for p in learned.parameters())
+    return row | {"alive": alive, "linear": int((nats > 0).sum()), "parameters": parameters}
+
+
+def checked(row: dict[str, Any], options: Any) -> list[dict[str, Any]]:
+    """What is to be."""
+    where = f"codes, {row['field']}, {row['numbers']} numbers from {row['points']} points by {row['encoder']}"
+    bound = 1.0 if options.quick or row["encoder"] == "Perceiver" else 0.7  # which learns slowly
+    if row["noise"] > 1:  # most numbers are bound to die
+        return [check(f"{where}: numbers alive less those of a linear code", abs(row["alive"] - row["linear"]), 1.0)]
+    found = []
+    if row["field"] != "Burgers, viscous":  # where modes win
+        found.append(check(f"{where}: error over that of POD", row["learned"] / row["POD"], bound))
+    found.append(
+        check(f"{where}: on twice the grid, over that on the grid", row["twice the grid"] / row["learned"], 1.3)
+    )
+    if row["field"] == "front" and row["points"] < 128:
+        found.append(check(f"{where}: over interpolation", row["learned"] / row["interpolation"], bound))
+    return found
+
+
+def by_modes(seen: Tensor, which: Tensor, pod: Modes, rank: int) -> Tensor:
+    """Fields by some modes: the expectation given what is seen, were fields Gaussian and the other modes noise."""
+    mean, modes, variances = pod
+    known, left = modes[:rank, which], variances[rank:].sum() / len(mean)
+    inner = known @ known.mT + torch.diag((left + 1e-12) / variances[:rank])
+    return mean + torch.linalg.solve(inner, known @ (seen.double() - mean[which]).mT).mT @ modes[:rank]
+
+
+def interpolated(seen: Tensor, which: Tensor, total: int) -> Tensor:
+    """Linear, around the ring."""
+    at = torch.cat([which[-1:] - total, which, which[:1] + total])
+    values = torch.cat([seen[:, -1:], seen, seen[:, :1]], 1)
+    place = torch.arange(total)
+    after = torch.searchsorted(at, place, right=True).clamp_max(len(at) - 1)
+    share = (place - at[after - 1]) / (at[after] - at[after - 1])
+    return values[:, after - 1] * (1 - share) + values[:, after] * share

@@ -1,0 +1,132 @@
+r"""Networks from the numbers of a code to a field at any place.
+
+`Query` makes grids of features out of z, each finer than the one before, and asks them where it is asked:
+
+    Z_1 = reshape(g(z)),   Z_{l+1} = Z'_l + c_l(Z'_l),   u(x) = f([Z_1(x), .., Z_L(x)]),
+
+g and f perceptrons, Z'_l the grid interpolated to twice the points, c_l convolutions, Z(x) linear interpolation. So a
+field can be had on any grid. What is linear between points of Z_L, f may bend as sharply as it likes: a front lies
+where a feature passes 0, which need not be at a point.
+
+References:
+    | DDMI: Domain-Agnostic Latent Diffusion Models for Synthesizing High-Quality Implicit Neural Representations (Park
+      et al., 2024), https://arxiv.org/abs/2401.12517
+    | Convolutional Occupancy Networks (Peng et al., 2020), https://arxiv.org/abs/2003.04618
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sciinf.core.checks import check_whole
+from sciinf.core.component import Component
+from sciinf.dynamics.grid import BoxGrid, interpolated
+
+_KERNEL = 3
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class DecoderNetwork(nn.Module, ABC):
+    """A network from numbers to fields."""
+
+    @abstractmethod
+    def forward(
+        self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"]
+    ) -> Float[Tensor, "batch channel point"]:
+        """Fields at points of the unit box."""
+
+
+class Decoder(Component, ABC):
+    """How a decoder is built."""
+
+    @abstractmethod
+    def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> DecoderNetwork:
+        """A new network, its first weights drawn from torch's global state. Arguments are those of `Encoder.build`.
+
+        Raises:
+            ValueError: If it does not suit fields of that layout.
+        """
+
+
+class Query(Decoder):
+    """Grids of features, asked anywhere.
+
+    Args:
+        levels: L, grids.
+        coarsest: Points of the first, in each direction.
+        features: Of a point.
+        width: Of the perceptrons f, and half of g's.
+
+    Raises:
+        ValueError: If a number is no int of at least 1 (`coarsest`: 2); when built, if there are no directions or more
+            than three.
+    """
+
+    def __init__(self, levels: int = 4, *, coarsest: int = 8, features: int = 16, width: int = 64) -> None:
+        for name, value, least in (
+            ("levels", levels, 1),
+            ("coarsest", coarsest, 2),
+            ("features", features, 1),
+            ("width", width, 1),
+        ):
+            check_whole(name, value, least)
+        self.levels, self.coarsest, self.features, self.width = levels, coarsest, features, width
+
+    def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> DecoderNetwork:
+        if len(space) not in _CONVOLUTIONS:
+            raise ValueError(f"Query() is for fields of one to three directions, not of {tuple(space)} points")
+        return _Queried(self, (numbers, channels), len(space), edges)
+
+
+class _Queried(DecoderNetwork):
+    """See `Query`."""
+
+    def __init__(self, of: Query, ends: tuple[int, int], axes: int, edges: bool) -> None:
+        super().__init__()
+        make, mode = _CONVOLUTIONS[axes], "zeros" if edges else "circular"
+        self.grids = [
+            BoxGrid((of.coarsest * 2**k,) * axes, (1.0,) * axes, periodic=not edges) for k in range(of.levels)
+        ]
+        self.features, first, inner = of.features, of.features * math.prod(self.grids[0].shape), 2 * of.width
+        self.enter = nn.Sequential(
+            nn.Linear(ends[0], inner), nn.GELU(), nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, first)
+        )
+        self.finer = nn.ModuleList(
+            nn.Sequential(
+                make(of.features, of.features, _KERNEL, padding=_KERNEL // 2, padding_mode=mode),
+                nn.GELU(),
+                make(of.features, of.features, _KERNEL, padding=_KERNEL // 2, padding_mode=mode),
+            )
+            for _ in range(of.levels - 1)
+        )
+        self.leave = nn.Sequential(
+            nn.Linear(of.levels * of.features, of.width),
+            nn.GELU(),
+            nn.Linear(of.width, of.width),
+            nn.GELU(),
+            nn.Linear(of.width, ends[1]),
+        )
+
+    def forward(
+        self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"]
+    ) -> Float[Tensor, "batch channel point"]:
+        grid, found = self.enter(z).unflatten(1, (self.features, *self.grids[0].shape)), []
+        for k, here in enumerate(self.grids):
+            if k:
+                known = here.coordinates.flatten(1).mT.to(z.device)
+                finer = _between(self.grids[k - 1], grid, known).unflatten(2, here.shape)
+                grid = finer + self.finer[k - 1](finer)
+            found.append(_between(here, grid, at))
+        return self.leave(torch.cat(found, 1).mT).mT
+
+
+def _between(grid: BoxGrid, fields: Tensor, at: Tensor) -> Tensor:
+    """Values of all rows' fields at the same points."""
+    flat = fields.reshape(1, -1, *grid.shape)
+    return interpolated(grid, flat, at[None]).unflatten(1, fields.shape[:2])[0]

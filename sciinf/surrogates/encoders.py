@@ -1,0 +1,209 @@
+r"""Networks from a field to the numbers of its code.
+
+| encoder | sees | how |
+|---|---|---|
+| `GridEncoder` | the grid, or values at points, spread over it | convolutions that halve the grid, a linear map |
+| `Perceiver` | values at any points | a few learned queries look at all points, then at each other |
+
+Values v_i at points x_i come to a place x of the grid as their mean weighted by a kernel,
+
+    v(x) = sum_i K(x - x_i) v_i / sum_i K(x - x_i),    K(r) = exp(-|r|^2 / 2 h^2),    h = 1/2 P^(-1/D)
+
+for P points in D directions of the unit box, and sum_i K is one more channel, which tells where they are few.
+
+References:
+    | Convolutional Conditional Neural Processes (Gordon et al., 2020), https://arxiv.org/abs/1910.13556: the kernel and
+      its density
+    | Perceiver: General Perception with Iterative Attention (Jaegle et al., 2021), https://arxiv.org/abs/2103.03206
+    | AROMA: Preserving Spatial Structure for Latent PDE Modeling with Local Neural Fields (Serrano et al., 2024),
+      https://arxiv.org/abs/2406.02176
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sciinf.core.checks import check_whole
+from sciinf.core.component import Component
+
+_KERNEL = 5  # points of a convolution, in each direction
+_LEAST = 8  # points in a direction below which a grid is not halved
+_WAVES = 16  # that tell a point's place, in each direction
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class EncoderNetwork(nn.Module, ABC):
+    """A network from fields to numbers."""
+
+    @abstractmethod
+    def forward(
+        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
+    ) -> Float[Tensor, "batch number"]:
+        """Numbers of fields.
+
+        Args:
+            values: On the grid, or at points: (batch, channel, point).
+            at: The points, in the unit box; None for the grid.
+        """
+
+
+class Encoder(Component, ABC):
+    """How an encoder is built."""
+
+    @abstractmethod
+    def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> EncoderNetwork:
+        """A new network, its first weights drawn from torch's global state.
+
+        Args:
+            channels: Of fields.
+            space: Points of the grid in each direction.
+            numbers: How many come out.
+            edges: Whether fields have edges; else they are periodic.
+
+        Raises:
+            ValueError: If it does not suit fields of that layout.
+        """
+
+
+class GridEncoder(Encoder):
+    """Convolutions.
+
+    Args:
+        width: Channels of the first; the others have twice as many.
+
+    Raises:
+        ValueError: If the width is no int of at least 1; when built, if there are no directions or more than three.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        check_whole("width", width, 1)
+        self.width = width
+
+    def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> EncoderNetwork:
+        if len(space) not in _CONVOLUTIONS:
+            raise ValueError(f"GridEncoder() is for fields of one to three directions, not of {tuple(space)} points")
+        return _Convolutions(self.width, (channels, numbers), tuple(space), edges)
+
+
+class Perceiver(Encoder):
+    """Attention to points.
+
+    Args:
+        width: Of a query.
+        queries: How many.
+        layers: Looks at the points, each followed by one of queries at each other.
+        heads: Of each look.
+
+    Raises:
+        ValueError: If a number is no int of at least 1, or the heads do not divide the width.
+    """
+
+    def __init__(self, width: int = 64, queries: int = 8, *, layers: int = 2, heads: int = 4) -> None:
+        for name, value in (("width", width), ("queries", queries), ("layers", layers), ("heads", heads)):
+            check_whole(name, value, 1)
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        self.width, self.queries, self.layers, self.heads = width, queries, layers, heads
+
+    def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> EncoderNetwork:
+        return _Looks(self, (channels, numbers), tuple(space), edges)
+
+
+def places(space: Sequence[int], *, edges: bool) -> Float[Tensor, "point axis"]:
+    """Points of a grid in the unit box, the last direction running fastest: i / n, or i / (n - 1) with edges."""
+    axes = [torch.arange(n) / max(n - edges, 1) for n in space]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(space))
+
+
+class _Convolutions(EncoderNetwork):
+    """See `GridEncoder`."""
+
+    grid: Tensor
+
+    def __init__(self, width: int, ends: tuple[int, int], space: tuple[int, ...], edges: bool) -> None:
+        super().__init__()
+        self.space, self.edges = space, edges
+        self.register_buffer("grid", places(space, edges=edges), persistent=False)
+        make, layers, last = _CONVOLUTIONS[len(space)], [], ends[0] + 1
+        while not layers or max(space) > _LEAST:
+            stride = tuple(2 if n > _LEAST else 1 for n in space)
+            mode, after = "zeros" if edges else "circular", width * (2 if layers else 1)
+            layers += [make(last, after, _KERNEL, stride, _KERNEL // 2, padding_mode=mode), nn.GELU()]
+            space, last = tuple(math.ceil(n / s) for n, s in zip(space, stride, strict=True)), after
+        self.layers = nn.Sequential(*layers)
+        self.out = nn.Linear(last * math.prod(space), ends[1])
+
+    def forward(
+        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
+    ) -> Float[Tensor, "batch number"]:
+        density = torch.ones_like(values[:, :1])
+        if at is not None:
+            values, density = self._spread(values, at)
+        return self.out(self.layers(torch.cat([values, density], 1)).flatten(1))
+
+    def _spread(self, values: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        away = self.grid[:, None] - at.to(self.grid)
+        away = away if self.edges else away - away.round()
+        width = 0.5 * len(at) ** (-1 / len(self.space))
+        logs = -away.square().sum(-1) / (2 * width**2)
+        found = torch.einsum("bcp,gp->bcg", values, logs.softmax(1).to(values)).unflatten(2, self.space)
+        total = logs.exp().sum(1).to(values).reshape(1, 1, *self.space)
+        return found, total.expand(len(values), -1, *self.space)
+
+
+class _Looks(EncoderNetwork):
+    """See `Perceiver`."""
+
+    grid: Tensor
+
+    def __init__(self, of: Perceiver, ends: tuple[int, int], space: tuple[int, ...], edges: bool) -> None:
+        super().__init__()
+        self.edges, self.heads, width = edges, of.heads, of.width
+        self.register_buffer("grid", places(space, edges=edges), persistent=False)
+        self.enter = nn.Sequential(
+            nn.Linear(ends[0] + 2 * _WAVES * len(space), width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.queries = nn.Parameter(torch.randn(of.queries, width))
+        self.across = nn.ModuleList(_Look(width) for _ in range(of.layers))
+        self.within = nn.ModuleList(_Look(width) for _ in range(of.layers))
+        self.out = nn.Linear(of.queries * width, ends[1])
+
+    def forward(
+        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
+    ) -> Float[Tensor, "batch number"]:
+        at = self.grid if at is None else at.to(self.grid)
+        waves = torch.arange(1, _WAVES + 1, device=at.device) * (math.pi if self.edges else 2 * math.pi)
+        angle = (at[..., None] * waves).flatten(1)
+        where = torch.cat([angle.cos(), angle.sin()], 1).to(values).expand(len(values), -1, -1)
+        points = self.enter(torch.cat([values.flatten(2).mT, where], -1))
+        hidden = self.queries.expand(len(values), -1, -1)
+        for across, within in zip(self.across, self.within, strict=True):
+            hidden = within(across(hidden, points, self.heads), None, self.heads)
+        return self.out(F.layer_norm(hidden, hidden.shape[-1:]).flatten(1))
+
+
+class _Look(nn.Module):
+    """Attention to others, or to each other, and a perceptron."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ask, self.show = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.leave = nn.Linear(width, width)
+        self.after = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, hidden: Tensor, others: Tensor | None, heads: int) -> Tensor:
+        own = F.layer_norm(hidden, hidden.shape[-1:])
+        others = own if others is None else F.layer_norm(others, others.shape[-1:])
+        query, key, value = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (self.ask(own), *self.show(others).chunk(2, -1))
+        )
+        found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        hidden = hidden + self.leave(found)
+        return hidden + self.after(F.layer_norm(hidden, hidden.shape[-1:]))
