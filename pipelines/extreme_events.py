@@ -33,13 +33,13 @@ def run(
     out: Path,
     *,
     seed: int = 0,
-    solutions: int = 2_000,
-    epochs: int = 60,
+    solutions: int = 4_000,
+    epochs: int = 100,
     simulations: int = 10_000,
-    level: float = 1.5,
+    level: float = 1.0,
     places: int = 8,
     draws: int = 400,
-    runs: int = 10_000,
+    runs: int = 20_000,
 ) -> Answer:
     """The posterior of viscosity and forcing, and how probable the event is by it, from a calm start.
 
