@@ -10,11 +10,11 @@ solver's own draws, for every order and law, and beside surrogates that predict 
 the weather of Lorenz (1996) from two members of an ensemble, beside those two, 31 of them, and a wrong model's.
 "inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
 posterior on a grid, and under the solver's data. "rare": how probable events are by a generator, against the solver's
-own runs: a high wave, Lorenz's three numbers on one side of their attractor, a nerve cell that fires. "objectives":
-what codes are trained for, on a linear model whose evidence and posterior are known, beside pythae. "codes": codes that
-are learned against modes. "archive": bytes of solutions kept within a tolerance, against zfp. The peers of these two
-are no dependencies: `python -m pip install --target peers --no-deps zfpy pythae`, and PYTHONPATH=peers. Seconds are CPU
-seconds of one thread.
+own runs: a high wave, Lorenz's three numbers on one side of their attractor, a nerve cell that fires. "measured": draws
+given measurements, against exact posteriors, beside azula. "objectives": what codes are trained for, on a linear model
+whose evidence and posterior are known, beside pythae. "codes": codes that are learned against modes. "archive": bytes
+of solutions kept within a tolerance, against zfp. The peers of the last four are no dependencies: `python -m pip
+install --target peers --no-deps zfpy pythae azula einops`, and PYTHONPATH=peers. Seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from archive import archive
 from codes import codes
 from forced_inference import inference
 from forecasts import forecasts
+from measured import measured
 from objectives import objectives
 from rare import rare
 from reporting import SIMULATORS, check, clock, in_parts
@@ -162,6 +163,7 @@ PARTS = {
     "forecasts": forecasts,
     "inference": inference,
     "rare": rare,
+    "measured": measured,
     "objectives": objectives,
     "codes": codes,
     "archive": archive,
