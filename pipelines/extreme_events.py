@@ -18,6 +18,7 @@ from sciinf.diffusion.events import Event
 from sciinf.figures.events import draw_event
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Generator, conditioned
+from sciinf.tokens import Frames
 from sciinf.wrappers import Sensors, observed
 
 BURGERS = Path(__file__).parent.parent / "simulators" / "pde" / "forced_burgers.py"
@@ -33,12 +34,12 @@ def run(
     out: Path,
     *,
     seed: int = 0,
-    solutions: int = 4_000,
-    epochs: int = 100,
+    solutions: int = 2_000,
+    epochs: int = 80,
     simulations: int = 10_000,
     level: float = 1.0,
-    places: int = 8,
-    draws: int = 400,
+    places: int = 4,
+    draws: int = 200,
     runs: int = 20_000,
 ) -> Answer:
     """The posterior of viscosity and forcing, and how probable the event is by it, from a calm start.
@@ -57,7 +58,8 @@ def run(
     burgers: Any = type(load_simulator(BURGERS))
     equation = burgers(points=32, times=tuple(k / 10 for k in range(11)))
     store = simulate(equation, out / "solutions", solutions, seed=seed)
-    generator = Generator(equation.prior, equation.observables, network=TokenTransformer(64, 4), seed=seed)
+    by_twos, network = Frames(2), TokenTransformer(64, 4)
+    generator = Generator(equation.prior, equation.observables, order=by_twos, network=network, seed=seed)
     law: Any = train(generator, store, out / "law", recipe=Recipe(epochs=epochs), seed=seed)
 
     truth, drawn = observed(equation, SENSORS), observed(Emulator(law, equation), SENSORS)
