@@ -23,8 +23,10 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.diffusion.events import Event
+from sciinf.diffusion.solver import Exponential
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Frame, Generator, conditioned
+from sciinf.tokens import Frames, Joint
 
 Number = Callable[[Tensor], Tensor]
 DRAWS, TOGETHER = 4_000, 4_000
@@ -38,7 +40,7 @@ class Asked:
         equation: What is learned.
         events: Name -> its number, of frames (n, time, channel, *space), its level where it has one, and else how
             probable events are to be.
-        start: Whether it goes on from a first frame that is known.
+        start: Whether it goes on from a first frame that is known, then by two frames at a time.
         width: Of the network.
         epochs: Of training.
     """
@@ -62,8 +64,8 @@ def asked(quick: bool) -> dict[str, Asked]:
             burgers(32, tuple(k / 10 for k in range(11))),
             {"a high wave": (lambda u: u[:, -1, 0].amax(1), None, few)},
             True,
-            96,
-            150,
+            64,
+            80,
         ),
         "Lorenz": Asked(
             lorenz(tuple(k / 20 for k in range(61))),
@@ -89,11 +91,9 @@ def rare(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
         for number in range(1 if options.quick else 2):
             theta = what.equation.prior.sample(1, generator=draw)
             start = what.equation.start(theta, generator=draw) if what.start else {}
-            rows += [
-                {"law": name, "place": number, "training s": spent, **row}
-                for row in _answers(what, law, theta, start, options.quick, draw)
-            ]
-            print(*rows[-len(what.events) :], sep="\n", flush=True)
+            for row in _answers(what, law, theta, start, options.quick, draw):
+                rows.append({"law": name, "place": number, "training s": spent, **row})
+                print(rows[-1], flush=True)
     checks = []
     for row in rows:
         words = f"rare, {row['law']}, {row['event']}, P = {row['P']:.2g}, place {row['place']}"
@@ -107,8 +107,10 @@ def rare(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
 def _trained(what: Asked, out: Path, options: Any) -> tuple[Any, float]:
     store = simulate(what.equation, out / "store", 1_000 if options.quick else 4_000, seed=options.seed)
     network, started = TokenTransformer(what.width, 4, heads=4), clock("cpu")
-    given = [Frame(0)] if what.start else []
-    made = Generator(what.equation.prior, what.equation.observables, network=network, given=given, seed=options.seed)
+    told: dict[str, Any] = {"given": []}
+    if what.start:
+        told = {"given": [Frame(0)], "order": Frames(2), "law": Joint(solver=Exponential(4, 2))}
+    made = Generator(what.equation.prior, what.equation.observables, network=network, seed=options.seed, **told)
     recipe = Recipe(epochs=30 if options.quick else what.epochs)
     return train(made, store, out / "fit", recipe=recipe, seed=options.seed).surrogate, clock("cpu") - started
 
