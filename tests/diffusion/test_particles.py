@@ -178,3 +178,21 @@ def test_the_same_seed_gives_the_same_particles():
     assert torch.equal(one.x, two.x)
     assert one.log_evidence == two.log_evidence
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("slope", [-0.3, 0.0, 1e-6])
+def test_a_guess_is_never_surer_than_a_tenth_of_the_sd_that_uncorrelated_data_have(slope):
+    """A learned denoiser may fall where it should rise; Tweedie's variance is then less than nothing."""
+    y, level = torch.randn(50, DIM, generator=generator()), torch.tensor(1.0)
+    least = 0.1 * math.sqrt(0.5)  # of sd 1 at level 1
+
+    def denoise(v, s):
+        return slope * v - 1.0 + 0 * s
+
+    log_t, pull, _ = Event(lambda x: x[:, 0], 0.0).guess(denoise, y, level)
+    z = (slope * y[:, 0] - 1.0) / least
+    assert torch.allclose(log_t, torch.special.log_ndtr(z.double()).float(), rtol=1e-3)
+    assert bool(pull.isfinite().all())
+    log_t, _, _ = Measured(first_two, torch.zeros(2), 1e-6).guess(denoise, y, level)
+    exact = torch.distributions.Normal(0.0, least).log_prob(slope * y[:, :2] - 1.0).sum(1)
+    assert torch.allclose(log_t, exact, rtol=1e-3)
