@@ -38,7 +38,7 @@ def run(
     solutions: int = 2_000,
     epochs: int = 80,
     simulations: int = 10_000,
-    level: float = 1.0,
+    level: float = 0.6,
     places: int = 4,
     draws: int = 200,
     runs: int = 20_000,

@@ -9,13 +9,16 @@ there are n again, and each is moved by steps that leave the law of z given c > 
 
     z' = sqrt(1 - b^2) z + b e,    e ~ N(0, I),    taken if c(F(z')) > L_1,
 
-b such that a third are taken. They tell L_2, and so on; the product of shares has no bias. No slopes and no guesses are
+b such that a third are taken. They tell L_2, and so on. No slopes and no guesses are
 needed, c may be any number, and the plain draws of the law are what all starts with: of an event that is not rare they
 are counted, and that is all.
 
-All is done four times, independently: P is the mean, and its standard error is what four differ by, or what as many
-independent draws at each level would leave, whichever is larger. Where the four are far apart, or an event consists of
-parts that no small step connects, P is not known, and the former is said.
+All is done eight times, independently, and draws count by the P of their group. P is the mean, and its standard error
+is what eight differ by, or what as many independent draws at each level would leave, whichever is larger. Where groups
+are far apart P is not known, and that is said. Levels are told by draws that are copies of each other's, which leaves a
+bias of the order of one over the draws of a group: 5 sds of a normal number came out as 1.2 times as probable as they
+are with 400 draws in all, 1.03 times with 1,600. An event of parts that no small step connects may be found in part;
+eight groups tell that where some find what others do not.
 
 References:
     | Estimation of small failure probabilities in high dimensions by subset simulation (Au & Beck, 2001),
@@ -30,6 +33,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -39,9 +43,8 @@ from sciinf.core.checks import check_whole
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.particles import Particles
 
-_GROUPS, _SHARE, _MOVES = 4, 0.25, 8
+_GROUPS, _SHARE, _MOVES = 8, 0.25, 8
 _TAKEN = 0.33  # of the steps
-_LEVELS = 60  # at most: 1e-36
 _UNSURE = 0.7  # standard error of log P, above which it is not known
 
 Draw = Callable[[Float[Tensor, "n number"]], Float[Tensor, "n ..."]]
@@ -55,73 +58,112 @@ def split(
     Args:
         draw: F, from standard normal numbers (n, number) to draws.
         event: What is asked about; its number need not be differentiable here.
-        n: How many draws at each level, in all four groups.
+        n: How many draws at each level, in all eight groups.
         like: Any z: its size, precision and device are meant.
         generator: For noise.
         moves: Steps at each level.
 
     Returns:
-        Draws of the event with equal weights; `log_evidence` is log P, `least` the smallest share of draws that moved
+        Draws of the event with weights; `log_evidence` is log P, `least` the smallest share of draws that moved
         at a level.
 
     Raises:
-        ValueError: If n is no int of at least 40, moves none of at least 1, or no draw comes any nearer to the event.
+        ValueError: If n is no int of at least 80, moves none of at least 1, the event is not told by one number of each
+            draw, or no draw comes any nearer to it.
+        FloatingPointError: If that number is NaN.
 
     Warns:
         UserWarning: If groups differ so much that P is not known.
     """
-    check_whole("n", n, 40)
+    check_whole("n", n, 10 * _GROUPS)
     check_whole("moves", moves, 1)
-    found = [_group(draw, event, n // _GROUPS, like, generator, moves) for _ in range(_GROUPS)]
-    logs = torch.tensor([one[1] for one in found], dtype=torch.float64)
+    groups = [_group(draw, event, n // _GROUPS, like, generator, moves) for _ in range(_GROUPS)]
+    found = [one for one in groups if one.log_p > -math.inf]
+    if not found:
+        raise ValueError(
+            f"draws come to {max(one.most for one in groups):.4g} and no further, and the event is above "
+            f"{event.level:.4g}: is it possible at all?"
+        )
+    logs = torch.tensor([one.log_p for one in groups], dtype=torch.float64)
     log_p = float(logs.logsumexp(0)) - math.log(_GROUPS)
-    apart = float((logs - log_p).exp().std() / _GROUPS**0.5)
-    error = max(apart, math.sqrt(sum(one[2] for one in found)) / _GROUPS)
+    share = (logs - log_p).exp()
+    expected = float((share.square() * torch.tensor([one.variance for one in groups])).sum().sqrt()) / _GROUPS
+    error = max(float(share.std()) / _GROUPS**0.5, expected)
     if error > _UNSURE:
         warnings.warn(
             f"log P of the event came out as {log_p:.2f} with a standard error of {error:.2f}: it is not known. Take "
             "more draws, or more moves",
             stacklevel=2,
         )
-    x = torch.cat([one[0] for one in found])
-    return Particles(x, torch.full((len(x),), -math.log(len(x))), log_p, error, min(one[3] for one in found))
+    x = torch.cat([one.x for one in found])
+    weight = torch.cat([x.new_full((len(one.x),), one.log_p - math.log(len(one.x))) for one in found])
+    return Particles(x, weight - weight.logsumexp(0), log_p, error, min(one.least for one in found))
 
 
-def _group(
-    draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Generator, moves: int
-) -> tuple[Tensor, float, float, float]:
-    """Draws of the event, log P, the variance of that were all draws independent, and the smallest share that moved."""
+@dataclass
+class _Group:
+    """What one group finds: draws of the event, log P, its variance were all draws independent, and how it went."""
+
+    x: Tensor
+    log_p: float = 0.0
+    variance: float = 0.0
+    least: float = 1.0
+    most: float = math.nan
+
+
+def _group(draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Generator, moves: int) -> _Group:
     z = _noise(n, like, generator)
-    x = draw(z)
-    value = event.of(x)
-    log_p, variance, least, size = 0.0, 0.0, 1.0, 0.5
-    before = -math.inf
-    for _ in range(_LEVELS):
-        level = min(float(value.sort().values[n - 1 - max(1, int(_SHARE * n))]), event.level)
+    found, size = _Group(draw(z)), 0.5
+    value = _value(event, found.x)
+    while True:
+        level = _level(value, event.level)
         inside = value > level
+        if not bool(inside.any()):
+            found.log_p, found.most = -math.inf, float(value.max())
+            return found
         share = float(inside.double().mean())
-        if not share or (level <= before and level < event.level):
-            break  # no draw has come nearer
-        log_p, variance = log_p + math.log(share), variance + (1 - share) / (share * n)
+        found.log_p, found.variance = found.log_p + math.log(share), found.variance + (1 - share) / (share * n)
         index = inside.nonzero()[:, 0]
         index = index[torch.arange(n, device=index.device) % len(index)]
-        z, x, value, moved = z[index], x[index], value[index], torch.zeros(n, dtype=torch.bool, device=z.device)
+        z, x, value, moved = z[index], found.x[index], value[index], torch.zeros(n, dtype=torch.bool, device=z.device)
         for _ in range(moves):
             other = math.sqrt(1 - size**2) * z + size * _noise(n, like, generator)
             there = draw(other)
-            new = event.of(there)
+            new = _value(event, there)
             taken = new > level
             z, value = torch.where(taken[:, None], other, z), torch.where(taken, new, value)
             x = torch.where(taken.reshape(-1, *[1] * (x.ndim - 1)), there, x)
             moved |= taken
             size = min(1.0, size * math.exp(float(taken.double().mean()) - _TAKEN))
-        least, before = min(least, float(moved.double().mean())), level
+        found.x, found.least = x, min(found.least, float(moved.double().mean()))
         if level == event.level:
-            return x, log_p, variance, least
-    raise ValueError(
-        f"draws come to {float(value.max()):.4g} and no further, and the event begins at {event.level:.4g}, after "
-        f"log P = {log_p:.1f}: is it possible at all?"
-    )
+            return found
+
+
+def _level(value: Tensor, last: float) -> float:
+    """Above which a quarter of the draws are; fewer where many are alike, for some are to be left above."""
+    order = value.sort().values
+    level = order[len(order) - 1 - max(1, int(_SHARE * len(order)))]
+    if level == order[-1]:
+        below = order[order < level]
+        level = below[-1] if len(below) else level
+    return min(float(level), last)
+
+
+def _value(event: Event, x: Tensor) -> Tensor:
+    """The event's number of draws.
+
+    Raises:
+        ValueError: If it is not one for each.
+        FloatingPointError: If it is NaN.
+    """
+    found = event.of(x)
+    if found.shape != (len(x),):
+        raise ValueError(f"an event is told by one number of each draw, ({len(x)},), and got {tuple(found.shape)}")
+    if bool(found.isnan().any()):
+        bad = int(found.isnan().sum())
+        raise FloatingPointError(f"the event's number is NaN for {bad} of {len(x)} draws; look at these draws")
+    return found
 
 
 def _noise(n: int, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -43,12 +43,14 @@ def interruptible() -> Iterator[Interrupts]:
     Raises:
         KeyboardInterrupt: Also on the way out, if a signal has come and nothing was raised.
     """
-    interrupts, before = Interrupts(), dict[int, Any]()
-    if threading.current_thread() is threading.main_thread():
-        for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(kind) is usual:
-                before[kind] = signal.signal(kind, interrupts)
+    outer, before = signal.getsignal(signal.SIGINT), dict[int, Any]()
+    interrupts = outer if isinstance(outer, Interrupts) else Interrupts()
     try:
+        if threading.current_thread() is threading.main_thread():
+            for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(kind) is usual:
+                    before[kind] = usual
+                    signal.signal(kind, interrupts)
         yield interrupts
     finally:
         for kind, usual in before.items():

@@ -7,6 +7,7 @@ floats are those of IEEE 754 everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,5 +67,5 @@ def _solved(square: Sequence[Sequence[float]], right: Sequence[float]) -> list[f
             rows[i] = [a - times * b for a, b in zip(rows[i], rows[k], strict=True)]
     found = [0.0] * n
     for k in reversed(range(n)):
-        found[k] = (rows[k][n] - sum(rows[k][j] * found[j] for j in range(k + 1, n))) / rows[k][k]
+        found[k] = (rows[k][n] - math.fsum(rows[k][j] * found[j] for j in range(k + 1, n))) / rows[k][k]
     return found

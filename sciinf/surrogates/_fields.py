@@ -136,8 +136,8 @@ class OfFields(Surrogate, ABC):
     def level(self) -> tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]:
         """Mean and sd of frames, whenever they are."""
         mean = self.target_mean.mean(0)
-        squares = (self.target_sd.square() + self.target_mean.square()).mean(0)
-        return mean, (squares - mean.square()).clamp_min(1e-24).sqrt()
+        squares = self.target_sd.double().square() + (self.target_mean.double() - mean).square()
+        return mean, squares.mean(0).sqrt().to(mean).clamp_min(torch.finfo(mean.dtype).tiny)
 
 
 class Moments:

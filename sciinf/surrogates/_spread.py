@@ -1,7 +1,8 @@
 r"""Whether draws of fields are as unlike as they should be, told from held-out rows.
 
 M draws for each held-out row have a variance v, and their mean is off by e. If the law is right, (1 + 1/M) E v = E e^2,
-whatever numbers of a solution are looked at. Three kinds are, for a law may be right in one and not in others:
+whatever numbers of a solution are looked at. Three kinds are, in each channel, for a law may be right in one and not in
+others:
 
 | numbers | a law that fails there |
 |---|---|
@@ -9,13 +10,19 @@ whatever numbers of a solution are looked at. Three kinds are, for a law may be 
 | waves of a frame, by octaves | has points that go together wrongly: fields are too rough or too smooth |
 | waves along cosines in time, in octaves of both | has frames that go together wrongly |
 
-Along cosines, errors are taken over their root mean square in each frame, so that late frames do not outweigh the
-first. Waves with less than a thousandth of a frame's squared error are left out. Of a right law, any of all these
-ratios is further from 1 than chance explains once in twenty times on either side (Bonferroni).
+Waves are Fourier's on a ring, cosines where fields have edges. Along cosines in time, errors are taken over their root
+mean square in each frame, so that late frames do not outweigh the first. Waves with less than a thousandth of a frame's
+squared error are left out. What is wrong in one part of space alone, and balanced by another, is not seen.
+
+**What is chance.** Of a right law the solution and the draws of a row are alike: any of them could be the solution. So
+ratios are found again with one that is drawn, in each row, in place of the solution, 200 times. Log ratios are taken
+over their sds there, and what is further off than the largest of all of them is in nine of ten is no chance. Frames
+with less than 0.7 of the variance that they should have count as wrong in any case: a row may make most of the error.
 
 References:
     | Why Should Ensemble Spread Match the RMSE of the Ensemble Mean? (Fortin et al., 2014),
       https://doi.org/10.1175/JHM-D-14-0008.1
+    | Resampling-Based Multiple Testing (Westfall & Young, 1993), the largest of all statistics
 """
 
 from __future__ import annotations
@@ -32,9 +39,12 @@ from torch import Tensor
 from sciinf.core import Batch
 from sciinf.core.surrogate import ALIKE, UNLIKE
 
-_BY_CHANCE, _FEWEST = 0.05, 16  # chance that a right law is found wrong; held-out rows, at least, to tell
+_BY_CHANCE, _FEWEST = 0.1, 16  # chance that a right law is found wrong; held-out rows, at least, to tell
+_SWAPS = 200
 _LACKING = 0.7  # of a frame's variance that should be there; less is no chance, even where a few rows make the error
+_CHECKED, _NUMBERS = 256, 2**23  # rows that are compared, and numbers in them, at most
 _SMALL = 1e-3  # of a frame's squared error; waves with less do not count
+_LEAST = 1e-30  # of squares of standardised fields
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Compared:
     """What held-out rows tell of draws.
 
     Attributes:
-        missing: Of their variance, (frame, octave), from 0 to 1.
+        missing: Of their variance, (frame, channel, octave), from 0 to 1.
         frames: Spread over error, a root, of all points; of those of the worst frame where that is no chance.
         waves: The same of the waves that are worst; 1 where all can be chance.
         where: Which waves these are.
@@ -51,7 +61,7 @@ class Compared:
         few: Whether there are too few rows to tell.
     """
 
-    missing: Float[Tensor, "frame octave"]
+    missing: Float[Tensor, "frame channel octave"]
     frames: float
     waves: float
     where: str
@@ -60,8 +70,9 @@ class Compared:
     few: bool
 
 
-def first_rows(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:
-    """The first rows of a pass."""
+def first_rows(batches: Callable[[], Iterator[Batch]], numbers: int) -> Batch:
+    """The first rows of a pass, as many as are compared of so many numbers each."""
+    most = max(_FEWEST, min(_CHECKED, _NUMBERS // numbers))
     found: list[Batch] = []
     for batch in batches():
         found.append(batch)
@@ -71,45 +82,97 @@ def first_rows(batches: Callable[[], Iterator[Batch]], most: int) -> Batch:
     return whole.rows(slice(0, most))
 
 
-def octaves_of(space: tuple[int, ...]) -> Int[Tensor, " wave"]:
-    """The octave of each wave of a grid: 0 the mean, 1 wave number 1, 2 from 2 on, 3 from 4 on, ...
+class Waves:
+    """Waves of a grid: Fourier's where it is a ring or torus, cosines where it has edges.
 
-    The last that all waves of an axis are in has those beyond, too.
+    Args:
+        space: Points in each direction; a field without space is its own wave.
+        edges: Whether there are edges.
+
+    Attributes:
+        octave: Of each wave: 0 the mean, 1 wave number 1, 2 from 2 on, 3 from 4 on, ...; the last that all waves of an
+            axis are in has those beyond, too. Cosines count by half, for the first has half a wave.
+        count: Of octaves.
     """
-    if not space:
-        return torch.zeros(1, dtype=torch.long)
-    numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in space]
-    size = torch.stack(torch.meshgrid(*numbers, indexing="ij")).norm(dim=0).flatten()
-    octave = torch.where(size > 0, size.clamp_min(1).log2().floor() + 1, torch.zeros_like(size)).long()
-    return octave.clamp_max(max(1, max(space).bit_length() - 2))
+
+    octave: Int[Tensor, " wave"]
+
+    def __init__(self, space: Sequence[int], *, edges: bool) -> None:
+        self.space, self.edges = tuple(space), edges
+        self.axes = tuple(range(-len(self.space), 0))
+        numbers = [torch.arange(n) / 2 if edges else torch.fft.fftfreq(n, 1 / n).abs() for n in self.space]
+        mesh = torch.meshgrid(*numbers, indexing="ij") if numbers else (torch.zeros(1),)
+        size = torch.stack(mesh).double().norm(dim=0).flatten()
+        octave = torch.where(size > 0, size.clamp_min(1).log2().floor() + 1, torch.zeros_like(size)).long()
+        self.octave = octave.clamp_max(max(1, max(self.space, default=1).bit_length() - 2))
+        self.count = int(self.octave.max()) + 1
+
+    def of(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch channel wave"]:
+        """Their coefficients, by a unitary transform."""
+        if not self.space:
+            return fields[..., None]
+        if not self.edges:
+            return torch.fft.fftn(fields, dim=self.axes, norm="ortho").flatten(-len(self.space))
+        for axis, n in zip(self.axes, self.space, strict=True):
+            fields = (fields.movedim(axis, -1) @ cosines(n).to(fields).mT).movedim(-1, axis)
+        return fields.flatten(-len(self.space))
+
+    def back(self, waves: Float[Tensor, "*batch channel wave"]) -> Float[Tensor, "*batch channel *space"]:
+        """Fields of coefficients."""
+        if not self.space:
+            return waves[..., 0]
+        fields = waves.unflatten(-1, self.space)
+        if not self.edges:
+            return torch.fft.ifftn(fields, dim=self.axes, norm="ortho").real
+        for axis, n in zip(self.axes, self.space, strict=True):
+            fields = (fields.movedim(axis, -1) @ cosines(n).to(fields)).movedim(-1, axis)
+        return fields
+
+    def only(
+        self, fields: Float[Tensor, "batch frame channel *space"], weight: Float[Tensor, "frame channel octave"]
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """Fields whose waves are multiplied by a weight for each frame, channel and octave."""
+        return self.back(self.of(fields) * weight[..., self.octave.to(weight.device)].to(fields))
+
+    def by_octave(self, squares: Float[Tensor, "*batch wave"]) -> Float[Tensor, "*batch octave"]:
+        """Sums over the waves of each octave."""
+        found = squares.new_zeros(*squares.shape[:-1], self.count)
+        return found.index_add_(-1, self.octave.to(squares.device), squares)
 
 
-def only(
-    fields: Float[Tensor, "batch frame channel *space"], weight: Float[Tensor, "frame octave"]
-) -> Float[Tensor, "batch frame channel *space"]:
-    """Fields whose waves are multiplied by a weight for each frame and octave."""
-    space = fields.shape[3:]
-    octave = octaves_of(tuple(space)).to(weight.device)
-    waves = _waves(fields) * weight[:, None, octave].to(fields)
-    if not space:
-        return waves[..., 0]
-    return torch.fft.ifftn(waves.unflatten(-1, space), dim=_axes(space), norm="ortho").real
+def cosines(n: int) -> Float[Tensor, "wave point"]:
+    """An orthonormal basis of cosines, the constant first (DCT-II)."""
+    at = torch.arange(n, dtype=torch.float64)
+    found = (math.pi / max(n, 1) * at[:, None] * (at + 0.5)).cos()
+    return found / found.norm(dim=1, keepdim=True)
 
 
 def compared(
-    drawn: Float[Tensor, "draw batch frame channel *space"], true: Float[Tensor, "batch frame channel *space"]
+    drawn: Float[Tensor, "draw batch frame channel *space"],
+    true: Float[Tensor, "batch frame channel *space"],
+    waves: Waves,
+    *,
+    known: int = 0,
 ) -> Compared:
-    """Compare draws with held-out solutions."""
-    draws, middle = len(drawn), drawn.mean(0)
-    off = true - middle
-    known = off.square().flatten(2).mean((0, 2)) <= 1e-12 * true.square().flatten(2).mean((0, 2))  # was given
-    squares = _Squares(off, known)
-    error = squares(off)
-    spread = [torch.zeros_like(one) for one in error]
-    for one in drawn:
-        for total, part in zip(spread, squares(one - middle), strict=True):
-            total += (1 + 1 / draws) / max(draws - 1, 1) * part
-    return _judged(spread, error, known)
+    """Compare draws with held-out solutions.
+
+    Args:
+        drawn: Standardised, as solutions are.
+        true: The solutions.
+        waves: Of their grid.
+        known: How many of the first frames were given.
+    """
+    members, unknown = waves.of(torch.cat([true[None], drawn])[:, :, known:]), true.shape[1] - known
+    spread, error = _shown(members, waves.by_octave)
+    level = error.mean((0, 1)).clamp_min(_LEAST).sqrt()[..., waves.octave.to(error.device)]
+    beat, turn = Waves((unknown,), edges=True), cosines(unknown)
+
+    def in_time(part: Tensor) -> Tensor:
+        return beat.by_octave(waves.by_octave(part).movedim(2, -1)).movedim(-1, 2)
+
+    turned = torch.einsum("kt,mbtcw->mbkcw", turn.to(members), members / level.to(members))
+    times = _shown(turned, in_time)
+    return _judged((spread.sum(-1), spread, times[0]), (error.sum(-1), error, times[1]), known)
 
 
 def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
@@ -129,106 +192,88 @@ def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
     )
 
 
-class _Squares:
-    """Squares of a deviation: of frames, of their waves, and of waves along cosines in time.
+def _shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """With each member of a row as its solution: squares that the others spread, as they should be, and its own error.
 
     Args:
-        off: Errors, over whose sizes deviations are taken along cosines.
-        known: Frames that were given, which are left out there.
+        members: Coefficients, (member, batch, frame, channel, wave), the solution first.
+        summed: From squares to the sums that are compared.
     """
-
-    def __init__(self, off: Float[Tensor, "batch frame channel *space"], known: Tensor) -> None:
-        self.octave, self.unknown = octaves_of(tuple(off.shape[3:])).to(off.device), ~known
-        self.level = self._by_octave(_waves(off)).mean(0)[self.unknown].clamp_min(1e-30).sqrt()
-        frames = len(self.level)
-        at = torch.arange(frames, device=off.device)
-        cosines = (math.pi / max(frames, 1) * at[:, None] * (at + 0.5)).cos()
-        self.cosines = cosines / cosines.norm(dim=1, keepdim=True)
-        self.beats = octaves_of((2 * frames,)).to(off.device)[:frames] if frames else at
-
-    def __call__(self, deviation: Float[Tensor, "batch frame channel *space"]) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, frame), (batch, frame, octave) and (batch, octave in time, octave)."""
-        waves = _waves(deviation)
-        scaled = waves[:, self.unknown] / self.level[:, None, self.octave]
-        beats = self._by_octave(torch.einsum("kt,btcw->bkcw", self.cosines.to(scaled), scaled))
-        squares, times = self._by_octave(waves), len(self.beats.unique())
-        return (
-            squares.sum(-1),
-            squares,
-            beats.new_zeros(len(beats), times, beats.shape[-1]).index_add_(1, self.beats, beats),
-        )
-
-    def _by_octave(self, waves: Tensor) -> Tensor:
-        squares = waves.abs().square().sum(2)
-        return squares.new_zeros(*squares.shape[:2], int(self.octave.max()) + 1).index_add_(2, self.octave, squares)
+    draws, total = len(members) - 1, members.sum(0)
+    middle = (total - members) / draws
+    own = members.abs().square()
+    spread = (own.sum(0) - own - draws * middle.abs().square()).clamp_min(0)
+    return (1 + 1 / draws) / max(draws - 1, 1) * summed(spread), summed((members - middle).abs().square())
 
 
-def _judged(spread: Sequence[Tensor], error: Sequence[Tensor], known: Tensor) -> Compared:
-    """What is no chance."""
-    from scipy import stats
-
-    small = error[1].mean(0) <= _SMALL * error[1].mean(0).sum(-1, keepdim=True)
-    counts = [~known, ~small & ~known[:, None], (~small[~known]).any(0).expand(error[2].shape[1:])]
-    rows, tests = len(error[0]), max(sum(int(one.sum()) for one in counts), 1)
-    most, few = float(stats.t.isf(_BY_CHANCE / tests, max(rows - 1, 1))), rows < _FEWEST
+def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], known: int) -> Compared:
+    """What is no chance, of three kinds of numbers (member, batch, frame, channel[, octave])."""
+    level, few = errors[1][0].mean(0), errors[0].shape[1] < _FEWEST
+    small = level <= _SMALL * level.sum(-1, keepdim=True)
+    there = level.sum(-1) > _LEAST
+    counts = [there, ~small & there[..., None], (~small).any(0).expand(errors[2].shape[2:])]
+    pick = torch.Generator().manual_seed(0)
+    who = torch.randint(len(errors[0]), (_SWAPS, errors[0].shape[1]), generator=pick)
+    who[0] = 0
+    logs = []
+    for s, e, counting in zip(spreads, errors, counts, strict=True):
+        s, e = (part[:, :, counting].double().cpu() for part in (s, e))
+        each = torch.arange(s.shape[1])
+        shares = torch.stack([s[one, each].sum(0) / e[one, each].sum(0).clamp_min(_LEAST) for one in who])
+        logs.append(shares.clamp_min(_LEAST).log())
+    scale = [one[1:].std(0).clamp_min(1e-6) for one in logs]
+    middle = [one[1:].mean(0) for one in logs]
+    off = [(one - m).abs() / d for one, m, d in zip(logs, middle, scale, strict=True)]
+    largest = torch.cat(off, 1)[1:].amax(1) if sum(one.shape[1] for one in off) else torch.zeros(1)
+    most = largest.quantile(1 - _BY_CHANCE)
     shares, odd = list[Tensor](), list[Tensor]()
-    for s, e, counting in zip(spread, error, counts, strict=True):
-        level = torch.where(counting, e.mean(0), torch.ones_like(e[0]))
-        share = torch.where(counting, s.mean(0) / level, torch.ones_like(level))
-        chance = (s / share.clamp_min(1e-30) - e).std(0) / (rows**0.5 * level)  # the standard error of its logarithm
-        shares.append(share)
-        odd.append((share.clamp_min(1e-30).log().abs() > most * chance) & counting & (not few))
-    odd[0] |= (shares[0] < _LACKING) & ~known & (not few)
+    for one, distance, counting in zip(logs, off, counts, strict=True):
+        shares.append(torch.ones(counting.shape, dtype=torch.float64))
+        odd.append(torch.zeros(counting.shape, dtype=torch.bool))
+        shares[-1][counting.cpu()], odd[-1][counting.cpu()] = one[0].exp(), (distance[0] > most) & (not few)
+    odd[0] |= (shares[0] < _LACKING) & (not few)
     points, waves, times = (torch.where(o, 1 - s, torch.zeros_like(s)) for s, o in zip(shares, odd, strict=True))
-    missing = torch.maximum(points[:, None], waves).maximum(torch.cat([times, torch.zeros_like(waves[:1])]).amax(0))
-    whole = spread[0].sum() / error[0].sum().clamp_min(1e-30)
-    worst, where = max(_oddest(shares[1], odd[1], _of_frame), _oddest(shares[2], odd[2], _in_time), key=_from_one)
+    missing = torch.maximum(points[..., None], waves).maximum(times.amax(0) if len(times) else torch.zeros_like(waves))
+    whole = spreads[0][0].sum() / errors[0][0].sum().clamp_min(_LEAST)
+    given, words = points.new_zeros(known, *missing.shape[1:]), _Words(missing.shape[-1], known)
+    named = (_oddest(shares[1], odd[1], words.frame), _oddest(shares[2], odd[2], words.time))
+    worst, where = max(named, key=lambda one: abs(math.log(max(one[0], 1e-15))))
     return Compared(
-        missing=missing.clamp(0, 1) * ~known[:, None],
-        frames=_oddest(shares[0], odd[0], _of_frame)[0] if bool(odd[0].any()) else float(whole.sqrt()),
+        missing=torch.cat([given, missing.clamp(0, 1)]),
+        frames=_oddest(shares[0], odd[0], words.frame)[0] if bool(odd[0].any()) else float(whole.sqrt()),
         waves=worst,
         where=where,
-        spread=spread[1].flatten(1).mean(1),
-        error=error[1].flatten(1).mean(1),
+        spread=spreads[0][0].flatten(1).mean(1),
+        error=errors[0][0].flatten(1).mean(1),
         few=few,
     )
 
 
+@dataclass(frozen=True)
+class _Words:
+    """Waves in words."""
+
+    octaves: int
+    known: int
+
+    def frame(self, frame: int, channel: int, octave: int = 0) -> str:
+        return f"{self._numbers(octave)} of frame {self.known + frame}, channel {channel}"
+
+    def time(self, beat: int, channel: int, octave: int) -> str:
+        return (
+            f"{self._numbers(octave)} of {'changes over time' if beat else 'the mean over frames'}, channel {channel}"
+        )
+
+    def _numbers(self, octave: int) -> str:
+        if octave < 2:
+            return f"wave {octave}"
+        beyond = octave == self.octaves - 1
+        return f"waves from {2 ** (octave - 1)} on" if beyond else f"waves {2 ** (octave - 1)} to {2**octave - 1}"
+
+
 def _oddest(shares: Tensor, odd: Tensor, words: Callable[..., str]) -> tuple[float, str]:
     """The root of the share that is furthest from 1, of those that are odd, and where it is."""
-    size = shares.clamp_min(1e-30).log().abs() * odd
-    place = [int(i) for i in torch.unravel_index(size.argmax(), size.shape)]
     if not bool(odd.any()):
         return 1.0, ""
+    place = [int(i) for i in torch.unravel_index((shares.clamp_min(1e-30).log().abs() * odd).argmax(), odd.shape)]
     return float(shares[tuple(place)].clamp_min(0).sqrt()), words(*place)
-
-
-def _of_frame(frame: int, octave: int = 0) -> str:
-    return f"{_numbers(octave)} of frame {frame}"
-
-
-def _in_time(beat: int, octave: int) -> str:
-    return f"{_numbers(octave)} of {'changes over time' if beat else 'the mean over frames'}"
-
-
-def _numbers(octave: int) -> str:
-    """Wave numbers in an octave, in words."""
-    if octave < 2:
-        return f"wave {octave}"
-    return f"waves {2 ** (octave - 1)} to {2**octave - 1}"
-
-
-def _from_one(found: tuple[float, str]) -> float:
-    return abs(math.log(max(found[0], 1e-15)))
-
-
-def _waves(fields: Float[Tensor, "batch frame channel *space"]) -> Tensor:
-    """Their coefficients, unitary, (batch, frame, channel, wave)."""
-    space = fields.shape[3:]
-    if not space:
-        return fields[..., None]
-    return torch.fft.fftn(fields, dim=_axes(space), norm="ortho").flatten(3)
-
-
-def _axes(space: Sequence[int]) -> tuple[int, ...]:
-    return tuple(range(-len(space), 0))

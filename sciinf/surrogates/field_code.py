@@ -110,6 +110,8 @@ class FieldCode(Learned, Adjusting, ByEdges):
             check_whole(name, value, least)
         if target not in observables or len(observables[target].shape) < 3:
             raise ValueError(f"{target!r} is to be an observable of shape (time, channel, *space), got {observables}")
+        if 1 in observables[target].shape[2:]:
+            raise ValueError(f"{target!r} has a direction of one point, {observables[target].shape[2:]}: leave it out")
         if not 0 < noise < math.inf:
             raise ValueError(f"noise is a positive number of sds, got {noise!r}")
         self.prior, self.observables, self.target = prior, {target: observables[target]}, target

@@ -5,14 +5,11 @@ those before (`tokens.Order`). What is drawn is what each frame brings that the 
 units in which it is uncorrelated (`tokens.innovations`). Other frames before, and fields that stay, are tokens at the
 same places, which the network sees beside what it draws.
 
-**A prediction** is the mean of `members` draws. **A check of the draws**: held-out rows tell whether draws are as far
-from their mean as solutions are: in each frame, in the waves of each frame, and in what frames have in common
-(`_spread`). The fit's record has the root of the ratio, 1 for the right law, over all frames or in the worst of those
-where it is no chance ("spread_skill"), and in the worst waves ("spread_of_waves"). Where draws are too alike, what is
-missing is added to each of them: Gaussian noise of the held-out errors' covariance (`_errors`), in the frames and waves
-that lack it, with the variance that they lack. What is inferred through an under-trained generator then becomes wide,
-not wrong. A law that is right on average may hardly follow a parameter: if errors and spread go apart along one,
-training says so.
+**A prediction** is the mean of `members` draws. **A check of the draws** (`_spread`): held-out rows tell whether draws
+are as far from their mean as solutions are, in each frame ("spread_skill" in the fit's record, 1 for the right law) and
+in waves ("spread_of_waves"). Where they are too alike, Gaussian noise of the held-out errors' covariance (`_errors`) is
+added, in those frames and waves: what is inferred through an under-trained generator becomes wide, not wrong. If errors
+and spread go apart along a parameter, training says so.
 
 A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
 
@@ -21,8 +18,6 @@ References:
       https://arxiv.org/abs/2410.01153
     | AROMA: Preserving Spatial Structure for Latent PDE Modeling with Local Neural Fields (Serrano et al., 2024),
       https://arxiv.org/abs/2406.02176
-    | Turbulent Flow Simulation using Autoregressive Conditional Diffusion Models (Kohl et al., 2023),
-      https://arxiv.org/abs/2309.01745
 """
 
 from __future__ import annotations
@@ -47,13 +42,13 @@ from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking
 from sciinf.surrogates._follows import say_what_is_not_followed
-from sciinf.surrogates._spread import compared, first_rows, octaves_of, only, say_what_goes_together_wrongly
+from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly
 from sciinf.surrogates.conditions import Field, Frame, Given, Members, in_any_order
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
-from sciinf.tokens.innovations import Innovations
+from sciinf.tokens.innovations import Innovations, beside
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
-_CHECKED, _MEMBERS = 256, 4  # held-out rows, and draws for each, that tell how unlike draws are
+_MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
 _TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
 _NUMBERS = 2**22  # looked at, at once
 
@@ -124,7 +119,8 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         if self.start is not None and self.observables[self.start.name].shape[0] != self.channels:
             found = self.observables[self.start.name].shape[0]
             raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {self.channels}")
-        self.unknown = self.frames - (self.start is not None and self.start.index == 0)
+        self.known = int(self.start is not None and self.start.index == 0)
+        self.unknown = self.frames - self.known
         self.block, self.context = (order or AtOnce()).sizes(self.unknown)
         if not self.unknown:
             raise ValueError(
@@ -140,14 +136,15 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         stays = self.stays.width if self.stays is not None else 0
         self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
         self.units = Innovations(self.code, self.code.width + stays, follows=True)
-        self.register_buffer("missing", torch.zeros(self.frames, 1 + int(octaves_of(self.space).max())))
+        octaves = Waves(self.space, edges=edges).count
+        self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
         self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
         self.law = self._built()
 
     @property
     def by_frame(self) -> bool:
         """Whether frames are tokens, with a place in time: those of fields without space are."""
-        return self.block > 1 and not self.space
+        return self.block > 1 and not self.space and len(self.code.places) == 1
 
     @property
     def channels_stay(self) -> int:
@@ -198,7 +195,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
             self.plain.see(tokens.flatten(0, 1))
             self.first.see(tokens[:, 0], fixed)
             for before, after in itertools.pairwise(tokens.unbind(1)):
-                self.units.see(after, _beside(before, fixed))
+                self.units.see(after, beside(before, fixed))
         for units in (self.plain, self.first, self.units)[: 2 + (self.frames > 1 or self.start is not None)]:
             units.settle()
 
@@ -246,7 +243,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """What each of some frames brings."""
         found = []
         for one in after:
-            found.append(self.first(one, fixed) if before is None else self.units(one, _beside(before, fixed)))
+            found.append(self.first(one, fixed) if before is None else self.units(one, beside(before, fixed)))
             before = one
         return found
 
@@ -254,7 +251,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """Tokens of the frames that innovations lead to."""
         found: list[Tensor] = []
         for z in brought:
-            before = self.first.inverse(z, fixed) if before is None else self.units.inverse(z, _beside(before, fixed))
+            before = self.first.inverse(z, fixed) if before is None else self.units.inverse(z, beside(before, fixed))
             found.append(before)
         return found
 
@@ -295,12 +292,21 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
     def from_noise(
         self, noise: Float[Tensor, "batch number"], theta: Float[Tensor, "batch theta"], given: X
     ) -> Float[Tensor, "batch frame channel *space"]:
-        """Draws of the frames that are not known, as a function of standard normal numbers, `noise` of them for each.
+        """Draws of the frames that are not known, as a function of `noise` standard normal numbers for each.
 
         Raises:
             ValueError: If the law's draws are no function of noise at their beginning alone.
         """
-        return self._rolled(noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), theta, given, None)
+        numbers, parts = noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), list[Tensor]()
+        for some in self._pieces(len(noise)):
+            here = {name: given[name][some] for name in self.given}
+            parts.append(self._rolled(numbers[:, some], theta[some], here, None)[:, : self.unknown])
+        return torch.cat(parts)
+
+    def _pieces(self, rows: int) -> list[slice]:
+        """Of rows, that go through the network at once."""
+        most = max(1, min(_TOGETHER, _PAIRS // len(self.code.places) ** 2))
+        return [slice(k, k + most) for k in range(0, rows, most)]
 
     @property
     def noise(self) -> int:
@@ -329,14 +335,13 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
             raise ValueError("questions are put to laws of all frames at once by diffusion: AtOnce() and Joint()")
         fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
         known, start = self._given(begun * self.context, fixed, 1), begun[0] if begun else None
-        schedule = self.law.law.diffusion.schedule
 
         def fields(z: Tensor) -> Tensor:
             brought = self._apart(z.unflatten(1, (places, numbers)))
             before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
             return self._decoded(self._continued(before, brought, stays))
 
-        return self.law.denoiser(known, self.z(theta)), fields, schedule
+        return self.law.denoiser(known, self.z(theta)), fields, self.law.law.diffusion.schedule
 
     def _begun(self, given: X) -> list[Tensor]:
         """Tokens of the frame that is known."""
@@ -354,11 +359,10 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
     ) -> Float[Tensor, "batch time channel *space"]:
         """Solutions as the law has them, without what held-out rows showed to be missing."""
         parts = []
-        rows = max(1, min(_TOGETHER, _PAIRS // len(self.code.places) ** 2))
-        for k in range(0, len(theta), rows):
-            here = {name: given[name][k : k + rows] for name in self.given}
-            found = self.rollout(theta[k : k + rows], here, self.unknown, generator=generator)
-            if self.start is not None and self.start.index == 0:
+        for some in self._pieces(len(theta)):
+            here = {name: given[name][some] for name in self.given}
+            found = self.rollout(theta[some], here, self.unknown, generator=generator)
+            if self.start is not None and self.known:
                 found = torch.cat([here[self.start.name].to(found)[:, None], found], 1)
             parts.append(found)
         return torch.cat(parts)
@@ -367,7 +371,8 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
         found = self.sample(theta, given, generator=generator)
-        return found + only(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
+        wide = Waves(self.space, edges=self.edges).only
+        return found + wide(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         own = torch.Generator().manual_seed(self.seed)
@@ -380,20 +385,16 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         Warns:
             UserWarning: If draws are too alike at some values of a parameter and too unlike at others.
         """
-        rows = first_rows(batches, _CHECKED)
+        rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
         drawn = torch.stack([self.sample(rows.theta, rows.x, generator=own) for _ in range(_MEMBERS)])
         off = true - drawn.mean(0)
-        self.keep_errors(rows.theta, off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30), off)
-        found = compared(drawn, true)
+        self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
+        waves = Waves(self.space, edges=self.edges)
+        found = compared(self._scaled(drawn), self._scaled(true), waves, known=self.known)
         self.missing.copy_(found.missing)
         if found.few:
             return {"spread_skill": found.frames}
         say_what_is_not_followed(self, rows.theta, found.spread, found.error)
         say_what_goes_together_wrongly(self.target, found)
         return {"spread_skill": found.frames, "spread_of_waves": found.waves}
-
-
-def _beside(before: Tensor, fixed: Tensor | None) -> Tensor:
-    """What is known at the places of a frame: the one before, and what stays."""
-    return before if fixed is None else torch.cat([before, fixed], -1)

@@ -31,7 +31,6 @@ from sciinf.diffusion.particles import Particles, Twist, particles
 from sciinf.diffusion.splitting import split
 from sciinf.surrogates.generator import Generator
 
-_TOGETHER = 256  # draws
 MISSING = 0.36  # of the variance of solutions, in waves of a frame; a spread-skill ratio of 0.8
 
 
@@ -55,7 +54,7 @@ def conditioned(
         seen: A function of the frames that are drawn, which leave out the one that is given.
         n: How many particles.
         generator: For noise.
-        steps: From noise to fields, of particles.
+        steps: From noise to fields, of particles; events need none.
 
     Returns:
         Particles whose x are frames, (n, time, channel, *space).
@@ -79,16 +78,11 @@ def conditioned(
     if isinstance(seen, Event):
 
         def draw(noise: Tensor) -> Tensor:
-            return torch.cat([_drawn(law, part, theta, given) for part in noise.split(_TOGETHER)])
+            here = {name: given[name].expand(len(noise), *given[name].shape[1:]) for name in law.given}
+            return law.from_noise(noise, theta.expand(len(noise), -1), here)
 
         return split(draw, seen, n, law.given_mean.new_empty(law.noise), generator=generator)
     denoise, fields, schedule = law.asked(theta, given)
     like = law.target_mean.new_empty(law.block * law.code.width * len(law.code.places))
     found = particles(denoise, seen.through(fields), n, like, schedule, generator=generator, steps=steps)
     return replace(found, x=fields(found.x))
-
-
-def _drawn(law: Generator, noise: Tensor, theta: Tensor, given: X) -> Tensor:
-    """Draws of one start, one for each row of noise."""
-    here = {name: given[name].expand(len(noise), *given[name].shape[1:]) for name in law.given}
-    return law.from_noise(noise, theta.expand(len(noise), -1), here)

@@ -147,3 +147,8 @@ class Innovations(nn.Module):
 
     def _axes(self) -> list[int]:
         return list(range(-1 - len(self.counts), -1))
+
+
+def beside(before: Tensor, stays: Tensor | None) -> Tensor:
+    """What is known at the places of a frame: the one before, and what stays."""
+    return before if stays is None else torch.cat([before, stays], -1)

@@ -23,6 +23,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -105,7 +106,7 @@ class Archive:
         Raises:
             ValueError: If the rows are none or not in a row, or the file is damaged.
         """
-        start, stop, step = (rows or slice(None)).indices(self.rows)
+        start, stop, step = (slice(None) if rows is None else rows).indices(self.rows)
         if step != 1 or start >= stop:
             raise ValueError(f"{rows} names no rows that follow one another, of {self.rows}")
         first, last = start // self.block, -(-stop // self.block)
@@ -221,7 +222,7 @@ def _check(store: Store, tolerance: Mapping[str, Relative | float]) -> None:
             raise ValueError(f"{name!r} is {store.observables[name].dtype}, which is kept exactly; leave it out")
         if isinstance(given, Relative):
             continue
-        if isinstance(given, bool) or not isinstance(given, int | float):
+        if isinstance(given, bool) or not isinstance(given, Real):
             raise TypeError(f"the tolerance of {name!r} is a number in its units or Relative(share), got {given!r}")
         if not 0 < given < math.inf:
             raise ValueError(

@@ -115,3 +115,18 @@ def test_handlers_of_others_stay_and_other_threads_set_none():
     thread.start()
     thread.join()
     assert raised == [signal.SIG_DFL]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_campaign_within_another_hears_of_its_signals():
+    reached = []
+
+    def outer() -> None:
+        with interruptible(), interruptible() as inner:
+            lose(signal.SIGINT)
+            inner.check()
+            reached.append("further")
+
+    with pytest.raises(KeyboardInterrupt):
+        outer()
+    assert not reached

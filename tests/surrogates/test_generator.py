@@ -325,6 +325,39 @@ def test_fields_without_space_or_with_edges_or_a_start_before_the_first_frame():
     assert ready(surrogate, rows).edges
 
 
+@pytest.mark.parametrize("code", [Patches(1), Pod(8, width=4), Pod(4, width=4)])
+def test_fields_without_space_by_every_code(code):
+    """Each frame is a token, or several; the one that is known stays what it is."""
+    specs = {"initial": Observable((9,)), "u": Observable((6, 9))}
+    u = torch.randn(40, 6, 9, generator=generator()).cumsum(1)
+    rows = Batch(torch.rand(40, 1, generator=generator()), {"initial": u[:, 0], "u": u})
+    prior = Prior(rate=td.Uniform(0.0, 1.0))
+    law = ready(Generator(prior, specs, code, network=NET), rows)
+    assert law.by_frame == (not isinstance(code, Pod) or code.rank == 4)
+    assert law.loss(rows, generator=generator()).shape == (40,)
+    assert law.draw(rows.theta, rows.x, generator=generator()).shape == (40, 6, 9)
+    denoise, fields, _ = law.asked(rows.theta[:1], {"initial": u[:1, 0]})
+    noise = torch.randn(7, law.noise, generator=generator())
+    assert fields(denoise(noise, torch.tensor(1.0))).shape == (7, 5, 9)
+
+
+def test_fields_far_from_zero_and_of_tiny_units_are_judged_like_others():
+    """Pressure about 101,325 that varies by 5, and numbers of 1e-20: the frame that is given alone counts as known."""
+    prior = Prior(rate=td.Uniform(0.0, 1.0))
+    specs = {"initial": Observable((1, 8)), "u": Observable((3, 1, 8))}
+    found = []
+    for level, size in ((0.0, 1.0), (101_325.0, 5.0), (0.0, 1e-20)):
+        u = level + size * torch.randn(60, 3, 1, 8, generator=generator()).cumsum(1)
+        rows = Batch(torch.rand(60, 1, generator=generator()), {"initial": u[:, 0], "u": u})
+        law = ready(Generator(prior, specs, network=NET), rows)
+        for parameter in law.law.network.out.parameters():
+            torch.nn.init.zeros_(parameter)
+        found.append(law.adjust(lambda rows=rows: iter([rows]))["spread_skill"])
+        assert float(law.missing[0].max()) == 0
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+    assert found[2] == pytest.approx(found[0], rel=0.05)
+
+
 def test_several_are_trained_at_once(store, tmp_path):
     members = [built(world(), law=Mixture(), seed=k) for k in range(2)]
     one, two = train_ensemble(members, store, tmp_path / "both", recipe=Recipe(epochs=2, batch=60), progress=False)

@@ -69,7 +69,7 @@ def test_sensors_tell_the_rest_of_the_field_and_the_likelihood(world):
     assert float(((mean - middle) / sds).abs().max()) > 1  # the fault: nothing was seen
 
 
-@pytest.mark.parametrize("told", [{}, {"order": Frames(1)}, {"order": Frames(1), "law": Mixture(2)}])
+@pytest.mark.parametrize("told", [{}, {"order": Frames(2)}, {"order": Frames(1), "law": Mixture(2)}])
 def test_how_probable_it_is_that_a_wave_is_high(world, told):
     """Of every kind of generator; three standard errors of log P are .4 at 1 sd and .9 at 3 (seeds are given)."""
     law, theta, start, mean, covariance = world
@@ -79,7 +79,8 @@ def test_how_probable_it_is_that_a_wave_is_high(world, told):
         found = conditioned(law, theta, start, Event(lambda u: u[:, -1, 0, 3], level), 200, generator=generator(2))
         exact = math.log(0.5 * math.erfc(sds / math.sqrt(2)))
         assert found.log_evidence == pytest.approx(exact, abs=3 * found.error)
-        assert found.error < (0.2 if sds == 1 else 0.4)
+        assert found.x.shape[1] == 3  # and no frame more, where blocks of two go beyond the last
+        assert found.error < (0.25 if sds == 1 else 0.5)
         assert float((found.x[:, -1, 0, 3] > level).float() @ found.log_weight.exp()) == pytest.approx(1.0)
 
 
@@ -89,7 +90,7 @@ def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
     try:
         law.missing[-1] = 0.5
         with pytest.warns(UserWarning, match=r"50% of the variance of solutions is missing"):
-            conditioned(law, theta, start, event, 50, generator=generator(), steps=20)
+            conditioned(law, theta, start, event, 80, generator=generator(), steps=20)
     finally:
         law.missing[-1] = 0.0
     measured = Measured(lambda u: u[:, -1, 0, :2], mean[:2], 0.1)
@@ -99,9 +100,9 @@ def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
             conditioned(other, theta, start, measured, 50, generator=generator())
     noisy = Generator(law.prior, law.observables, network=NET, law=Joint(solver=Ancestral(8)))
     with pytest.raises(ValueError, match=r"no function of the noise they start from: Exponential\(\) is one"):
-        conditioned(noisy, theta, start, event, 50, generator=generator())
+        conditioned(noisy, theta, start, event, 80, generator=generator())
     with pytest.raises(ValueError, match="one start is asked about at a time, and there are 2"):
-        conditioned(law, theta.repeat(2, 1), start, event, 50, generator=generator())
+        conditioned(law, theta.repeat(2, 1), start, event, 80, generator=generator())
 
 
 def test_fields_that_stay_are_known_in_every_frame():
