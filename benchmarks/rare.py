@@ -23,10 +23,9 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.diffusion.events import Event
-from sciinf.diffusion.solver import Exponential
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Frame, Generator, conditioned
-from sciinf.tokens import Frames, Joint
+from sciinf.tokens import Frames
 
 Number = Callable[[Tensor], Tensor]
 DRAWS, TOGETHER = 4_000, 4_000
@@ -109,7 +108,7 @@ def _trained(what: Asked, out: Path, options: Any) -> tuple[Any, float]:
     network, started = TokenTransformer(what.width, 4, heads=4), clock("cpu")
     told: dict[str, Any] = {"given": []}
     if what.start:
-        told = {"given": [Frame(0)], "order": Frames(2), "law": Joint(solver=Exponential(4, 2))}
+        told = {"given": [Frame(0)], "order": Frames(2)}
     made = Generator(what.equation.prior, what.equation.observables, network=network, seed=options.seed, **told)
     recipe = Recipe(epochs=30 if options.quick else what.epochs)
     return train(made, store, out / "fit", recipe=recipe, seed=options.seed).surrogate, clock("cpu") - started

@@ -15,11 +15,10 @@ from torch import Tensor
 from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core.files import write_json
 from sciinf.diffusion.events import Event
-from sciinf.diffusion.solver import Exponential
 from sciinf.figures.events import draw_event
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Generator, conditioned
-from sciinf.tokens import Frames, Joint
+from sciinf.tokens import Frames
 from sciinf.wrappers import Sensors, observed
 
 BURGERS = Path(__file__).parent.parent / "simulators" / "pde" / "forced_burgers.py"
@@ -59,8 +58,8 @@ def run(
     burgers: Any = type(load_simulator(BURGERS))
     equation = burgers(points=32, times=tuple(k / 10 for k in range(11)))
     store = simulate(equation, out / "solutions", solutions, seed=seed)
-    two_frames = {"order": Frames(2), "law": Joint(solver=Exponential(4, 2)), "network": TokenTransformer(64, 4)}
-    generator = Generator(equation.prior, equation.observables, seed=seed, **two_frames)
+    by_twos, network = Frames(2), TokenTransformer(64, 4)
+    generator = Generator(equation.prior, equation.observables, order=by_twos, network=network, seed=seed)
     law: Any = train(generator, store, out / "law", recipe=Recipe(epochs=epochs), seed=seed)
 
     truth, drawn = observed(equation, SENSORS), observed(Emulator(law, equation), SENSORS)
