@@ -56,6 +56,7 @@ def test_octaves_are_those_of_wave_numbers():
     assert Waves((), edges=False).octave.tolist() == [0]
     assert Waves((4, 8), edges=False).octave.reshape(4, 8)[1].tolist() == [1, 1, 2, 2, 2, 2, 2, 1]
     assert Waves((16,), edges=True).octave.tolist() == [0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert int(Waves((16, 16), edges=False).octave.reshape(16, 16)[3, 3]) == 3  # beyond 4, whatever each axis says
     assert all(Waves((n,), edges=True).count == Waves((n,), edges=False).count for n in range(1, 70))
 
 
@@ -98,6 +99,15 @@ def test_points_that_are_right_one_by_one_and_know_nothing_of_each_other_are_tol
     assert not 0.8 < found.waves < 1.25
     assert float(found.missing[:, :, 0].min()) > 0.7  # of the mean, which independent points hardly move
     assert float(found.missing[:, :, 3:].max()) == 0
+
+
+def test_points_of_one_frame_alone_are_told_and_widened_there():
+    drawn, true = solutions(0, DRAWS, ROWS), solutions(1, ROWS)
+    drawn[:, :, 4] = rough(2, DRAWS, ROWS)
+    found = compared(drawn, true, RING)
+    assert "of frame 4" in found.where
+    assert float(found.missing[4, 0, 0]) > 0.7
+    assert float(found.missing[[0, 1, 2, 3, 5, 6, 7], 0, 0].max()) < 0.4
 
 
 def test_fields_that_are_too_smooth_are_told():
