@@ -221,7 +221,7 @@ def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], known: int) -> 
         each = torch.arange(s.shape[1])
         shares = torch.stack([s[one, each].sum(0) / e[one, each].sum(0).clamp_min(_LEAST) for one in who])
         logs.append(shares.clamp_min(_LEAST).log())
-    scale = [one[1:].std(0).clamp_min(1e-6) for one in logs]
+    scale = [one[1:].std(0).clamp_min(1e-6) if one.numel() else one[0] for one in logs]
     middle = [one[1:].mean(0) for one in logs]
     off = [(one - m).abs() / d for one, m, d in zip(logs, middle, scale, strict=True)]
     largest = torch.cat(off, 1)[1:].amax(1) if sum(one.shape[1] for one in off) else torch.zeros(1)
