@@ -202,7 +202,7 @@ def test_a_store_whose_rows_all_failed_is_kept(tmp_path):
     ("tolerance", "message"),
     [
         ({"v": 0.1}, "no observable 'v'"),
-        ({"leve": 0.1}, "did you mean 'level'"),
+        ({"leveel": 0.1}, "did you mean 'level'"),
         ({"counts": 0.1}, "'counts' is int64, which is kept exactly"),
         ({"u": 0.0}, "'u' must be positive, got 0.0; to keep it exactly, leave it out"),
         ({"u": -1}, "must be positive"),
