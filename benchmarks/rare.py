@@ -57,7 +57,7 @@ def asked(quick: bool) -> dict[str, Asked]:
     lorenz: Any = type(load_simulator(SIMULATORS / "pde" / "lorenz_63.py"))
     cell: Any = type(load_simulator(SIMULATORS / "pde" / "fitzhugh_nagumo.py"))
     rest = cell(tuple(2.0 * k for k in range(31)), current=td.Uniform(0.0, 0.15))
-    few = (0.03,) if quick else (0.2, 0.03, 1e-4)
+    few = (0.03,) if quick else (0.03, 1e-3)
     found = {
         "Burgers, forced": Asked(
             burgers(32, tuple(k / 10 for k in range(11))),
@@ -133,7 +133,7 @@ def _answers(
             [level] if level is not None else [float(true.sort().values[int((1 - p) * len(true))]) for p in probable]
         ):
             started = clock("cpu")
-            found = conditioned(law, theta, start, Event(of, edge), 400 if quick else 1_000, generator=draw)
+            found = conditioned(law, theta, start, Event(of, edge), 400, generator=draw)
             rows.append(
                 {
                     "event": name,
