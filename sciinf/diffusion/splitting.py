@@ -45,6 +45,7 @@ from sciinf.diffusion.particles import Particles
 
 _GROUPS, _SHARE, _MOVES = 8, 0.25, 8
 _TAKEN = 0.33  # of the steps
+_RAREST = -150.0  # log P, below which a group gives up
 _UNSURE = 0.7  # standard error of log P, above which it is not known
 
 Draw = Callable[[Float[Tensor, "n number"]], Float[Tensor, "n ..."]]
@@ -118,7 +119,7 @@ def _group(draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Gene
     while True:
         level = _level(value, event.level)
         inside = value > level
-        if not bool(inside.any()):
+        if not bool(inside.any()) or found.log_p < _RAREST:
             found.log_p, found.most = -math.inf, float(value.max())
             return found
         share = float(inside.double().mean())

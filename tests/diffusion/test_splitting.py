@@ -86,9 +86,10 @@ def test_numbers_that_many_draws_share():
     """Counts: a quarter of the draws and more have the largest; and the logarithm of none, for most."""
     exact = math.log(0.5 * math.erfc(3 / math.sqrt(2)))
     counts = split(
-        lambda z: z, Event(lambda x: (x[:, 0] > 0.5).float() + (x[:, 0] > 3), 1.5), 800, LIKE, generator=generator()
+        lambda z: z, Event(lambda x: (x[:, 0] > 0.5).float() + (x[:, 0] > 3), 1.5), 8_000, LIKE, generator=generator()
     )
     assert counts.log_evidence == pytest.approx(exact, abs=4 * counts.error)
+    assert counts.error < 0.4
     rare = Event(lambda x: torch.where(x[:, 0] > 0.7, x[:, 0], -math.inf), 3.0)
     found = split(lambda z: z, rare, 800, LIKE, generator=generator(1))
     assert found.log_evidence == pytest.approx(exact, abs=4 * found.error)
@@ -97,6 +98,8 @@ def test_numbers_that_many_draws_share():
 def test_what_is_impossible_or_no_number_is_refused():
     with pytest.raises(ValueError, match=r"come to 1 and no further, and the event is above 1.5"):
         split(torch.sigmoid, Event(lambda x: x[:, 0].round(), 1.5), 400, LIKE, generator=generator())
+    with pytest.raises(ValueError, match=r"come to 1 and no further"):  # for each level is a little nearer, for ever
+        split(lambda z: z, Event(lambda x: -1 / (1 + x[:, 0].double().exp()) + 1, 1.0), 80, LIKE, generator=generator())
     with pytest.raises(ValueError, match="n"):
         split(torch.sigmoid, Event(first, 0.5), 30, LIKE, generator=generator())
     with pytest.raises(FloatingPointError, match=r"NaN for \d+ of 50 draws"):
