@@ -187,7 +187,7 @@ def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
     warnings.warn(
         f"held-out simulations show that in {found.where} draws of {target!r} spread {found.waves:.2f} times as far as "
         f"their mean is off (1 for the right law): they are too {kind}, even if they are right point by point. Train "
-        "longer, or on more solutions",
+        "longer, on more solutions, or with a code that keeps more",
         stacklevel=4,
     )
 

@@ -38,6 +38,17 @@ def test_a_normal_number_is_as_rarely_high_as_it_is(sds):
     assert 0.4 < float(off.std() / errors.square().mean().sqrt()) < 2.0
 
 
+def test_groups_of_ten_draws_are_right_on_average():
+    """P of 150 estimates, over its own: three standard errors are .08; the mean of logarithms would be a third low."""
+    exact, found = math.log(0.5 * math.erfc(1.5 / math.sqrt(2))), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in range(150):
+            run = split(lambda z: z, Event(first, 1.5), 80, LIKE, generator=generator(seed))
+            found.append(math.exp(run.log_evidence - exact))
+    assert sum(found) / 150 == pytest.approx(1.0, abs=0.08)
+
+
 def test_draws_of_an_event_follow_its_law():
     """Above 4 sds a normal number is 4.2256 on average, with an sd of 0.2177; the others do not hear of it."""
     found = split(lambda z: z, Event(first, 4.0), 4_000, LIKE, generator=generator(1))

@@ -61,3 +61,19 @@ def test_conditions_and_what_is_given_are_seen(kind):
         loss = law.loss(tokens, given, condition, generator=generator())
         for changed in ((tokens, given.flip(0), condition), (tokens, given, condition.flip(0))):
             assert not torch.allclose(law.loss(*changed, generator=generator()), loss, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Joint(), Mixture(), Mixture(2)])
+def test_draws_are_a_function_of_noise(kind):
+    law = built(kind)
+    with torch.no_grad():
+        noise, given, condition = (
+            torch.randn(6, law.noise, generator=generator()),
+            torch.ones(6, 2, 4),
+            torch.ones(6, 1),
+        )
+        one, two = (law.from_noise(noise, given, condition) for _ in range(2))
+        assert torch.equal(one, two)
+        assert float((law.from_noise(noise.flip(0), given, condition) - one.flip(0)).abs().max()) < 1e-4
+        assert float((one[0] - one[1]).abs().max()) > 0.01
+        assert torch.equal(law.draw(given, condition, generator=generator()), one)
