@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from sciinf.core import X
+from sciinf.core import Observable, X
 from sciinf.core.component import Component
 
 
@@ -62,12 +62,52 @@ class Field(Given):
         self.name = name
 
 
-def in_any_order(x: X, names: Sequence[str], generator: torch.Generator) -> X:
-    """The same with the members of those names in any order, each row's in its own."""
-    found = dict(x)
-    for name in names:
-        value = found[name]
-        order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
-        order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
-        found[name] = value.gather(1, order.expand_as(value))
-    return found
+class Conditions:
+    """What a generator is given, sorted.
+
+    Args:
+        given: The conditions.
+
+    Attributes:
+        start: The frame to go on from, if there is one.
+        stay: Names of fields that stay, members of ensembles among them.
+        fields: Names of all fields, the frame's first.
+
+    Raises:
+        TypeError: If one is no condition.
+        ValueError: If there is more than one frame.
+    """
+
+    def __init__(self, given: Sequence[Given]) -> None:
+        for one in given:
+            if not isinstance(one, Frame | Field | Members):
+                raise TypeError(f"a Generator is given a Frame, a Field or Members, by name, and got {one!r}")
+        starts = [one for one in given if isinstance(one, Frame)]
+        if len(starts) > 1:
+            raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
+        self.start = starts[0] if starts else None
+        self.stay = [one.name for one in given if isinstance(one, Field | Members)]
+        self.fields = [one.name for one in starts] + self.stay
+        self._members = [one.name for one in given if isinstance(one, Members)]
+
+    def check_start(self, observables: Mapping[str, Observable], target: str) -> None:
+        """Refuse a frame to go on from that is none of the target's.
+
+        Raises:
+            ValueError: If it has other channels.
+        """
+        if self.start is None:
+            return
+        found, sought = observables[self.start.name].shape[0], observables[target].shape[1]
+        if found != sought:
+            raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {sought}")
+
+    def in_any_order(self, x: X, generator: torch.Generator) -> X:
+        """The same with the members of ensembles in any order, each row's in its own."""
+        found = dict(x)
+        for name in self._members:
+            value = found[name]
+            order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
+            order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
+            found[name] = value.gather(1, order.expand_as(value))
+        return found

@@ -43,9 +43,9 @@ from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking
 from sciinf.surrogates._follows import say_what_is_not_followed
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly
-from sciinf.surrogates.conditions import Field, Frame, Given, Members, in_any_order
+from sciinf.surrogates.conditions import Conditions, Frame, Given
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
-from sciinf.tokens.innovations import Innovations, beside
+from sciinf.tokens.innovations import Chain, Innovations, beside
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
 _MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
@@ -103,22 +103,12 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         edges: bool = False,
         seed: int = 0,
     ) -> None:
-        given = [Frame(0)] if given is None else list(given)
-        starts = [one for one in given if isinstance(one, Frame)]
-        fields = [one for one in given if isinstance(one, Field | Members)]
-        for one in given:
-            if not isinstance(one, Frame | Field | Members):
-                raise TypeError(f"a Generator is given a Frame, a Field or Members, by name, and got {one!r}")
-        if len(starts) > 1:
-            raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
-        super().__init__(prior, observables, target, [one.name for one in (*starts, *fields)], seed)
+        self.conditions = Conditions([Frame(0)] if given is None else given)
+        super().__init__(prior, observables, target, self.conditions.fields, seed)
         check_whole("pairs", pairs, 1)
         check_whole("members", members, 1)
-        self.start, self.pairs, self.members = starts[0] if starts else None, pairs, members
-        self.shuffled = [one.name for one in fields if isinstance(one, Members)]
-        if self.start is not None and self.observables[self.start.name].shape[0] != self.channels:
-            found = self.observables[self.start.name].shape[0]
-            raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {self.channels}")
+        self.start, self.pairs, self.members = self.conditions.start, pairs, members
+        self.conditions.check_start(self.observables, target)
         self.known = int(self.start is not None and self.start.index == 0)
         self.unknown = self.frames - self.known
         self.block, self.context = (order or AtOnce()).sizes(self.unknown)
@@ -129,13 +119,14 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         if self.start is None and self.block < self.unknown:
             raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
         coding = code or Patches()
-        if coding.learned_of and (coding.learned_of != target or fields):
+        if coding.learned_of and (coding.learned_of != target or self.conditions.stay):
             raise ValueError(f"the code was learned of frames of {coding.learned_of!r}, and is to code others, too")
         self.code = coding.build(self.channels, self.space)
-        self.stays = coding.build(self.channels_stay, self.space) if fields else None
+        self.stays = coding.build(self.channels_stay, self.space) if self.conditions.stay else None
         stays = self.stays.width if self.stays is not None else 0
         self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
         self.units = Innovations(self.code, self.code.width + stays, follows=True)
+        self.chain = Chain(self.first, self.units)
         octaves = Waves(self.space, edges=edges).count
         self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
         self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
@@ -191,7 +182,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         draw = torch.Generator().manual_seed(self.seed)
         for batch in self._some(batches):
             tokens = self.code.encode(self._scaled(self._frames(batch)))
-            fixed = self._fixed_tokens(in_any_order(batch.x, self.shuffled, draw))
+            fixed = self._fixed_tokens(self.conditions.in_any_order(batch.x, draw))
             self.plain.see(tokens.flatten(0, 1))
             self.first.see(tokens[:, 0], fixed)
             for before, after in itertools.pairwise(tokens.unbind(1)):
@@ -232,28 +223,12 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         last = at.flatten() if self.start is not None else at.flatten() - 1
         before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
         after = [tokens[row, last + 1 + j] for j in range(self.block)]
-        fixed = self._fixed_tokens(in_any_order(batch.x, self.shuffled, generator))
+        fixed = self._fixed_tokens(self.conditions.in_any_order(batch.x, generator))
         fixed = None if fixed is None else fixed[row]
-        sought = self._together(self._brought(before[0] if self.start is not None else None, after, fixed))
+        sought = self._together(self.chain.brought(before[0] if self.start is not None else None, after, fixed))
         given = self._given(before, fixed, len(row))
         found = self.law.loss(sought, given, self.z(batch.theta)[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
-
-    def _brought(self, before: Tensor | None, after: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
-        """What each of some frames brings."""
-        found = []
-        for one in after:
-            found.append(self.first(one, fixed) if before is None else self.units(one, beside(before, fixed)))
-            before = one
-        return found
-
-    def _continued(self, before: Tensor | None, brought: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
-        """Tokens of the frames that innovations lead to."""
-        found: list[Tensor] = []
-        for z in brought:
-            before = self.first.inverse(z, fixed) if before is None else self.units.inverse(z, beside(before, fixed))
-            found.append(before)
-        return found
 
     def _fixed_tokens(self, x: X) -> Tensor | None:
         return None if self.stays is None else self.stays.encode(self._fixed(x))
@@ -320,7 +295,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         for numbers in noise:
             before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
             drawn = self.law.from_noise(numbers, self._given(before, fixed, len(z)), z, generator=generator)
-            tokens += self._continued(before[0] if known else None, self._apart(drawn), fixed)
+            tokens += self.chain.continued(before[0] if known else None, self._apart(drawn), fixed)
         return self._decoded(tokens[known:])
 
     def asked(
@@ -339,7 +314,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         def fields(z: Tensor) -> Tensor:
             brought = self._apart(z.unflatten(1, (places, numbers)))
             before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
-            return self._decoded(self._continued(before, brought, stays))
+            return self._decoded(self.chain.continued(before, brought, stays))
 
         return self.law.denoiser(known, self.z(theta)), fields, self.law.law.diffusion.schedule
 

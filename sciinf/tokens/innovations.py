@@ -27,6 +27,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -147,6 +149,34 @@ class Innovations(nn.Module):
 
     def _axes(self) -> list[int]:
         return list(range(-1 - len(self.counts), -1))
+
+
+class Chain:
+    """Frames that follow each other, as what each brings.
+
+    Args:
+        first: Units of a frame before which none is known.
+        follows: Units of one that follows another.
+    """
+
+    def __init__(self, first: Innovations, follows: Innovations) -> None:
+        self.first, self.follows = first, follows
+
+    def brought(self, before: Tensor | None, after: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
+        """What each frame brings, of tokens of frames that follow one, or none, where others are fixed."""
+        found = []
+        for one in after:
+            found.append(self.first(one, fixed) if before is None else self.follows(one, beside(before, fixed)))
+            before = one
+        return found
+
+    def continued(self, before: Tensor | None, brought: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
+        """Tokens of the frames that bring that."""
+        found: list[Tensor] = []
+        for z in brought:
+            before = self.first.inverse(z, fixed) if before is None else self.follows.inverse(z, beside(before, fixed))
+            found.append(before)
+        return found
 
 
 def beside(before: Tensor, stays: Tensor | None) -> Tensor:
