@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +78,7 @@ def split(
     """
     check_whole("n", n, 10 * _GROUPS)
     check_whole("moves", moves, 1)
-    groups = [_group(draw, event, n // _GROUPS, like, generator, moves) for _ in range(_GROUPS)]
+    groups = _groups(draw, event, n // _GROUPS, like, generator, moves)
     found = [one for one in groups if one.log_p > -math.inf]
     if not found:
         raise ValueError(
@@ -103,42 +103,61 @@ def split(
 
 @dataclass
 class _Group:
-    """What one group finds: draws of the event, log P, its variance were all draws independent, and how it went."""
+    """One group's draws: their noise, what they are, the event's number of them; log P and how it was found."""
 
+    z: Tensor
     x: Tensor
+    value: Tensor
+    size: float = 0.5
     log_p: float = 0.0
     variance: float = 0.0
     least: float = 1.0
     most: float = math.nan
 
-
-def _group(draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Generator, moves: int) -> _Group:
-    z = _noise(n, like, generator)
-    found, size = _Group(draw(z)), 0.5
-    value = _value(event, found.x)
-    while True:
-        level = _level(value, event.level)
-        inside = value > level
-        if not bool(inside.any()) or found.log_p < _RAREST:
-            found.log_p, found.most = -math.inf, float(value.max())
-            return found
+    def rise(self, level: float) -> bool:
+        """Copy the draws above a level, until there are as many again; false where there are none."""
+        inside, n = self.value > level, len(self.value)
+        if not bool(inside.any()) or self.log_p < _RAREST:
+            self.log_p, self.most = -math.inf, float(self.value.max())
+            return False
         share = float(inside.double().mean())
-        found.log_p, found.variance = found.log_p + math.log(share), found.variance + (1 - share) / (share * n)
+        self.log_p, self.variance = self.log_p + math.log(share), self.variance + (1 - share) / (share * n)
         index = inside.nonzero()[:, 0]
         index = index[torch.arange(n, device=index.device) % len(index)]
-        z, x, value, moved = z[index], found.x[index], value[index], torch.zeros(n, dtype=torch.bool, device=z.device)
-        for _ in range(moves):
-            other = math.sqrt(1 - size**2) * z + size * _noise(n, like, generator)
+        self.z, self.x, self.value = self.z[index], self.x[index], self.value[index]
+        return True
+
+    def step(self, other: Tensor, there: Tensor, new: Tensor, level: float) -> Tensor:
+        """Go where a step leads above the level; which draws did."""
+        taken = new > level
+        self.z, self.value = torch.where(taken[:, None], other, self.z), torch.where(taken, new, self.value)
+        self.x = torch.where(taken.reshape(-1, *[1] * (self.x.ndim - 1)), there, self.x)
+        self.size = min(1.0, self.size * math.exp(float(taken.double().mean()) - _TAKEN))
+        return taken
+
+
+def _groups(draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Generator, moves: int) -> Sequence[_Group]:
+    """All groups, each with levels of its own, but their draws are made together."""
+    z = _noise(_GROUPS * n, like, generator)
+    x = draw(z)
+    groups = [_Group(*parts) for parts in zip(*(one.split(n) for one in (z, x, _value(event, x))), strict=True)]
+    rising = groups
+    while rising:
+        levels = [_level(one.value, event.level) for one in rising]
+        told = [(one, level) for one, level in zip(rising, levels, strict=True) if one.rise(level)]
+        moved = [torch.zeros(n, dtype=torch.bool, device=z.device) for _ in told]
+        for _ in range(moves if told else 0):
+            size = torch.tensor([one.size for one, _ in told]).to(like).repeat_interleave(n)[:, None]
+            own = torch.cat([one.z for one, _ in told])
+            other = (1 - size.square()).sqrt() * own + size * _noise(len(own), like, generator)
             there = draw(other)
-            new = _value(event, there)
-            taken = new > level
-            z, value = torch.where(taken[:, None], other, z), torch.where(taken, new, value)
-            x = torch.where(taken.reshape(-1, *[1] * (x.ndim - 1)), there, x)
-            moved |= taken
-            size = min(1.0, size * math.exp(float(taken.double().mean()) - _TAKEN))
-        found.x, found.least = x, min(found.least, float(moved.double().mean()))
-        if level == event.level:
-            return found
+            steps = zip(told, *(one.split(n) for one in (other, there, _value(event, there))), strict=True)
+            for k, ((one, level), *step) in enumerate(steps):
+                moved[k] |= one.step(*step, level)
+        for (one, _), some in zip(told, moved, strict=True):
+            one.least = min(one.least, float(some.double().mean()))
+        rising = [one for one, level in told if level < event.level]
+    return groups
 
 
 def _level(value: Tensor, last: float) -> float:

@@ -81,9 +81,12 @@ def parts(x):
 
 
 def test_draws_count_by_the_p_of_their_group():
-    """Groups that see the near part of an event have all of the weight, of which the far one has 1.5e-4."""
+    """Groups that see the near part of an event have all of the weight, of which the far one has 1.5e-4.
+
+    One question in seven has a group that finds the far part alone, and says that P is not known.
+    """
     exact, said = math.log(0.5 * math.erfc(2 / math.sqrt(2)) + 0.5 * math.erfc(4.5 / math.sqrt(2))), 0
-    for seed in range(8):
+    for seed in range(24):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             found = split(lambda z: z, Event(parts, 4.5), 80, LIKE, generator=generator(seed))
@@ -113,7 +116,7 @@ def test_what_is_impossible_or_no_number_is_refused():
         split(lambda z: z, Event(lambda x: -1 / (1 + x[:, 0].double().exp()) + 1, 1.0), 80, LIKE, generator=generator())
     with pytest.raises(ValueError, match="n"):
         split(torch.sigmoid, Event(first, 0.5), 30, LIKE, generator=generator())
-    with pytest.raises(FloatingPointError, match=r"NaN for \d+ of 50 draws"):
+    with pytest.raises(FloatingPointError, match=r"NaN for \d+ of 400 draws"):
         split(torch.log, Event(first, 0.5), 400, LIKE, generator=generator())
-    with pytest.raises(ValueError, match=r"\(50,\), and got \(50, 1\)"):
+    with pytest.raises(ValueError, match=r"\(400,\), and got \(400, 1\)"):
         split(torch.sigmoid, Event(lambda x: x[:, :1], 0.5), 400, LIKE, generator=generator())
