@@ -1,7 +1,7 @@
 """Learned simulators of fields."""
 
 from sciinf.surrogates.collapse import collapsed
-from sciinf.surrogates.conditions import Field, Frame, Given, Members
+from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors
 from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
@@ -39,6 +39,7 @@ __all__ = [
     "Plain",
     "Query",
     "RelativeL2",
+    "Sensors",
     "Sobolev",
     "SpectralRefiner",
     "Stable",

@@ -175,6 +175,23 @@ def compared(
     return _judged((spread.sum(-1), spread, times[0]), (error.sum(-1), error, times[1]), known)
 
 
+def worst_of(found: Sequence[Compared]) -> Compared:
+    """What groups of rows tell together: of each figure the one furthest from 1, of what is missing the most."""
+    if len(found) == 1:
+        return found[0]
+    waves = max(found, key=lambda one: abs(math.log(max(one.waves, _LEAST))))
+    frames = max((one.frames for one in found), key=lambda one: abs(math.log(max(one, _LEAST))))
+    return Compared(
+        missing=torch.stack([one.missing for one in found]).amax(0),
+        frames=frames,
+        waves=waves.waves,
+        where=waves.where,
+        spread=torch.cat([one.spread for one in found]),
+        error=torch.cat([one.error for one in found]),
+        few=any(one.few for one in found),
+    )
+
+
 def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
     """Say which waves' draws are too alike or too unlike.
 

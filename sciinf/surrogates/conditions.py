@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import ABC
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from sciinf.core import Observable, X
+from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
+
+_OFF = 0.1  # of a frame's variance that draws may be off where sensors see them, beside noise
 
 
 class Given(Component, ABC):
@@ -62,6 +69,68 @@ class Field(Given):
         self.name = name
 
 
+class Sensors(Given):
+    """Numbers of the target's frames that are known, at any points and times: what sensors saw.
+
+    Training shows each solution's numbers at some points that are drawn, from none to `most`, so that the law is that
+    given any of them. In use they are an observable of the name, of the target's layout, with a mask of the name and
+    "_mask" that is True where a number is known; where it is left out, nothing is.
+
+    Args:
+        most: Points that are shown, of all frames.
+        sd: Of the Gaussian noise of what is seen, in the target's units.
+        name: Of the observable.
+
+    Raises:
+        ValueError: If most is no int of at least 1, or sd negative or infinite.
+    """
+
+    def __init__(self, most: int = 64, *, sd: float = 0.0, name: str = "sensors") -> None:
+        check_whole("most", most, 1)
+        if not 0 <= sd < math.inf:
+            raise ValueError(f"the sd of what sensors see is a number of at least 0, got {sd}")
+        self.most, self.sd, self.name = most, sd, name
+
+    def shown(
+        self, frames: Float[Tensor, "batch frame channel *space"], known: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """What sensors at drawn points see of frames, after the first that are known anyway."""
+        flat = frames[:, known:].flatten(1)
+        most = min(self.most, flat.shape[1])
+        count = torch.randint(most + 1, (len(flat), 1), generator=generator, device=generator.device)
+        order = torch.rand(flat.shape, generator=generator, device=generator.device).argsort(1).argsort(1)
+        noise = torch.randn(flat.shape, generator=generator, device=generator.device).to(flat)
+        mask, seen = torch.zeros_like(frames, dtype=torch.bool), torch.zeros_like(frames)
+        here = (order < count).to(flat.device)
+        mask[:, known:] = here.reshape(frames[:, known:].shape)
+        seen[:, known:] = torch.where(here, flat + self.sd * noise, 0.0).reshape(frames[:, known:].shape)
+        return {self.name: seen, f"{self.name}_mask": mask}
+
+    def seen(self, x: X, like: Float[Tensor, "batch frame channel *space"]) -> tuple[Tensor, Tensor]:
+        """Numbers and mask in what is given, or none.
+
+        Raises:
+            ValueError: If their shape is another, the mask is missing, or a number that is seen is not finite.
+        """
+        if self.name not in x:
+            return torch.zeros_like(like), torch.zeros_like(like, dtype=torch.bool)
+        if (mask := x.get(f"{self.name}_mask")) is None:
+            raise ValueError(f"{self.name!r} has no mask: give '{self.name}_mask', True where a number is known")
+        value = x[self.name].to(like)
+        for what, one in ((self.name, value), (f"{self.name}_mask", mask)):
+            if one.shape != like.shape:
+                raise ValueError(f"{what!r} has shape {tuple(one.shape)}, the target's frames {tuple(like.shape)}")
+        mask = mask.to(like.device).bool()
+        if not bool(value[mask].isfinite().all()):
+            raise ValueError(f"{self.name!r} has numbers that are not finite, and are said to be known")
+        return torch.where(mask, value, torch.zeros_like(value)), mask
+
+    def share(self, x: X, like: Float[Tensor, "batch one"]) -> Float[Tensor, "batch one"]:
+        """How many points are known, over the most that training shows."""
+        mask = x.get(f"{self.name}_mask")
+        return torch.zeros_like(like) if mask is None else mask.flatten(1).sum(1, keepdim=True).to(like) / self.most
+
+
 class Conditions:
     """What a generator is given, sorted.
 
@@ -70,24 +139,31 @@ class Conditions:
 
     Attributes:
         start: The frame to go on from, if there is one.
+        known: How many of the target's frames that is.
         stay: Names of fields that stay, members of ensembles among them.
+        sensors: What sees some points, if there are any.
         fields: Names of all fields, the frame's first.
 
     Raises:
         TypeError: If one is no condition.
-        ValueError: If there is more than one frame.
+        ValueError: If there is more than one frame, or set of sensors.
     """
 
     def __init__(self, given: Sequence[Given]) -> None:
         for one in given:
-            if not isinstance(one, Frame | Field | Members):
-                raise TypeError(f"a Generator is given a Frame, a Field or Members, by name, and got {one!r}")
+            if not isinstance(one, Frame | Field | Members | Sensors):
+                raise TypeError(f"a Generator is given a Frame, Field, Members or Sensors, and got {one!r}")
         starts = [one for one in given if isinstance(one, Frame)]
+        sensors = [one for one in given if isinstance(one, Sensors)]
         if len(starts) > 1:
             raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
+        if len(sensors) > 1:
+            raise ValueError(f"a Generator has one set of sensors, and {len(sensors)} were given")
+        self.sensors = sensors[0] if sensors else None
         self.start = starts[0] if starts else None
         self.stay = [one.name for one in given if isinstance(one, Field | Members)]
         self.fields = [one.name for one in starts] + self.stay
+        self.known = int(self.start is not None and self.start.index == 0)
         self._members = [one.name for one in given if isinstance(one, Members)]
 
     def check_start(self, observables: Mapping[str, Observable], target: str) -> None:
@@ -102,12 +178,48 @@ class Conditions:
         if found != sought:
             raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {sought}")
 
-    def in_any_order(self, x: X, generator: torch.Generator) -> X:
-        """The same with the members of ensembles in any order, each row's in its own."""
+    def rows(self, x: X, some: slice) -> X:
+        """What is given, of some rows."""
+        seen = [] if self.sensors is None else [self.sensors.name, f"{self.sensors.name}_mask"]
+        return {name: x[name][some] for name in (*self.fields, *(one for one in seen if one in x))}
+
+    def shown(self, x: X, frames: Tensor, generator: torch.Generator) -> X:
+        """What training shows: members of ensembles in any order, each row's in its own; frames at some points."""
         found = dict(x)
         for name in self._members:
             value = found[name]
             order = torch.rand(value.shape[:2], generator=generator, device=generator.device).argsort(1)
             order = order.to(value.device).reshape(*value.shape[:2], *[1] * (value.ndim - 2))
             found[name] = value.gather(1, order.expand_as(value))
-        return found
+        return found if self.sensors is None else found | self.sensors.shown(frames, self.known, generator)
+
+    def halves(self, x: X, rows: int) -> list[Int[Tensor, " row"]]:
+        """Rows that are judged together: those in which sensors see few points, and many; all where there are none."""
+        if self.sensors is None:
+            return [torch.arange(rows)]
+        return list(self.sensors.share(x, torch.zeros(rows, 1))[:, 0].argsort(stable=True).chunk(2))
+
+    def say_what_is_not_held(
+        self, x: X, drawn: Float[Tensor, "draw batch frame channel *space"], sd: Float[Tensor, "frame channel ..."]
+    ) -> None:
+        """Say how far draws are from what sensors saw.
+
+        Args:
+            x: What was shown.
+            drawn: Draws given that.
+            sd: Of frames.
+
+        Warns:
+            UserWarning: If they are further off than noise and a tenth of the variance can make them.
+        """
+        if self.sensors is None:
+            return
+        values, mask = self.sensors.seen(x, drawn[0])
+        off = ((drawn - values) / sd)[:, mask].double().square().mean()
+        noise = (self.sensors.sd / sd).expand_as(drawn[0])[mask].double().square().mean()
+        if float(off) > 2 * float(noise) + _OFF:
+            warnings.warn(
+                f"where sensors see held-out simulations, draws are {float(off.sqrt()):.2f} sds of a frame off on "
+                "average: they do not hold to what was seen. Train longer, or on more solutions",
+                stacklevel=4,
+            )

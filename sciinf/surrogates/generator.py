@@ -22,7 +22,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -36,24 +35,20 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import called_with
 from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser
-from sciinf.dynamics.frames import spacing
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._edges import ByEdges
-from sciinf.surrogates._errors import WithErrors
-from sciinf.surrogates._fields import ByTimes, Looking
 from sciinf.surrogates._follows import say_what_is_not_followed
-from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly
-from sciinf.surrogates.conditions import Conditions, Frame, Given
+from sciinf.surrogates._in_tokens import InTokens
+from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
+from sciinf.surrogates.conditions import Given
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
-from sciinf.tokens.innovations import Chain, Innovations, beside
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
 _MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
 _TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
-_NUMBERS = 2**22  # looked at, at once
 
 
-class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
+class Generator(InTokens, Adjusting, ByEdges):
     """A law of the target's frames.
 
     Args:
@@ -62,7 +57,8 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         code: Frames to tokens; `Patches(4)` where left out.
         order: How many frames at once; `AtOnce()` where left out.
         law: Of the tokens of a block; `Joint()` where left out.
-        given: What is known beside parameters: at most one `Frame`, fields, members. `[Frame(0)]` where left out.
+        given: What is known beside parameters: at most one `Frame`, fields, members, sensors; `[Frame(0)]` where left
+            out.
         network: What learns; a `TokenTransformer()` where left out.
         target: Name of what is drawn.
         pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
@@ -103,116 +99,30 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         edges: bool = False,
         seed: int = 0,
     ) -> None:
-        self.conditions = Conditions([Frame(0)] if given is None else given)
-        super().__init__(prior, observables, target, self.conditions.fields, seed)
+        super().__init__(prior, observables, code or Patches(), order or AtOnce(), given, target, seed)
         check_whole("pairs", pairs, 1)
         check_whole("members", members, 1)
-        self.start, self.pairs, self.members = self.conditions.start, pairs, members
-        self.conditions.check_start(self.observables, target)
-        self.known = int(self.start is not None and self.start.index == 0)
-        self.unknown = self.frames - self.known
-        self.block, self.context = (order or AtOnce()).sizes(self.unknown)
-        if not self.unknown:
-            raise ValueError(
-                f"{target!r} has one frame, which is the one that is given: was it the one before, Frame(-1)?"
-            )
-        if self.start is None and self.block < self.unknown:
-            raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
-        coding = code or Patches()
-        if coding.learned_of and (coding.learned_of != target or self.conditions.stay):
-            raise ValueError(f"the code was learned of frames of {coding.learned_of!r}, and is to code others, too")
-        self.code = coding.build(self.channels, self.space)
-        self.stays = coding.build(self.channels_stay, self.space) if self.conditions.stay else None
-        stays = self.stays.width if self.stays is not None else 0
-        self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
-        self.units = Innovations(self.code, self.code.width + stays, follows=True)
-        self.chain = Chain(self.first, self.units)
+        self.pairs, self.members = pairs, members
         octaves = Waves(self.space, edges=edges).count
         self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
-        self.parts, self.seed, self.edges = (network or TokenTransformer(), law or Joint()), seed, edges
+        self.parts, self.edges = (network or TokenTransformer(), law or Joint()), edges
         self.law = self._built()
-
-    @property
-    def by_frame(self) -> bool:
-        """Whether frames are tokens, with a place in time: those of fields without space are."""
-        return self.block > 1 and not self.space and len(self.code.places) == 1
-
-    @property
-    def channels_stay(self) -> int:
-        """Of fields that stay."""
-        return self.channels_given - (self.channels if self.start is not None else 0)
 
     def _built(self) -> LearnedLaw:
         known = 2 * self.context * self.code.width if self.start is not None else 0
-        stays = self.stays.width if self.stays is not None else 0
+        known += self.stays.width if self.stays is not None else 0
         places, width, (network, law) = self.code.places, self.block * self.code.width, self.parts
         if self.by_frame:
             places, width = (torch.arange(self.block)[:, None] + 0.5) / self.block, self.code.width
+        known += 3 * width if self.conditions.sensors is not None else 0
         edges = self.edges or not self.code.counts or self.by_frame
-        widths = (width, known + stays, len(self.prior.names))
+        widths = (width, known, len(self.prior.names) + (self.conditions.sensors is not None))
         return law.build(network, widths, places.to(self.code.places), edges=edges, seed=self.seed)
 
     def at_edges(self) -> None:
         self.edges = True
         called_with(self, edges=True)
         self.law = self._built().to(self.target_mean.device)
-
-    def check_times(self, times: Sequence[float]) -> None:
-        """Refuse times of frames that do not suit.
-
-        Raises:
-            ValueError: If blocks follow each other and frames are not evenly spaced, or the first frame is the start
-                where it was said not to be, or the other way round.
-        """
-        if self.start is not None and (self.start.index == 0) != (times[0] == 0):
-            right = -1 if self.start.index == 0 else 0
-            raise ValueError(f"the first frame is at {times[0]:g}: give the generator Frame({right})")
-        if self.block < self.unknown:
-            spacing(times if times[0] == 0 else (0.0, *times))
-
-    def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Take the units of tokens from the training rows."""
-
-        def frames() -> Iterator[Tensor]:
-            return (self._scaled(self._frames(batch)).flatten(0, 1) for batch in self._some(batches))
-
-        self.code.look(frames, self.level())
-        if self.stays is not None:
-            self.stays.look(lambda: (self._fixed(batch.x) for batch in self._some(batches)))
-        draw = torch.Generator().manual_seed(self.seed)
-        for batch in self._some(batches):
-            tokens = self.code.encode(self._scaled(self._frames(batch)))
-            fixed = self._fixed_tokens(self.conditions.in_any_order(batch.x, draw))
-            self.plain.see(tokens.flatten(0, 1))
-            self.first.see(tokens[:, 0], fixed)
-            for before, after in itertools.pairwise(tokens.unbind(1)):
-                self.units.see(after, beside(before, fixed))
-        for units in (self.plain, self.first, self.units)[: 2 + (self.frames > 1 or self.start is not None)]:
-            units.settle()
-
-    def _some(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
-        """A pass in smaller batches, for some copies of one are made."""
-        most = max(1, _NUMBERS // math.prod(self.observables[self.target].shape))
-        for batch in batches():
-            for k in range(0, len(batch), most):
-                yield batch.rows(slice(k, k + most))
-
-    def _frames(self, batch: Batch) -> Float[Tensor, "batch frame channel *space"]:
-        """All frames in a row, from the one that is known on."""
-        frames = batch.x[self.target].to(self.target_mean)
-        if self.start is not None and self.start.index == -1:
-            frames = torch.cat([batch.x[self.start.name].to(frames)[:, None], frames], 1)
-        return frames
-
-    def _scaled(self, frames: Tensor) -> Tensor:
-        mean, sd = self.level()
-        return (frames - mean) / sd
-
-    def _fixed(self, x: X) -> Float[Tensor, "batch channel *space"]:
-        """Fields that stay, standardised."""
-        skipped = self.channels if self.start is not None else 0
-        fields = self.stacked(x).to(self.given_mean)
-        return ((fields - self.given_mean) / self.given_sd)[:, skipped:]
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         tokens = self.code.encode(self._scaled(self._frames(batch)))
@@ -223,30 +133,15 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         last = at.flatten() if self.start is not None else at.flatten() - 1
         before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
         after = [tokens[row, last + 1 + j] for j in range(self.block)]
-        fixed = self._fixed_tokens(self.conditions.in_any_order(batch.x, generator))
+        shown = self.conditions.shown(batch.x, batch.x[self.target], generator)
+        fixed = self._fixed_tokens(shown)
         fixed = None if fixed is None else fixed[row]
-        sought = self._together(self.chain.brought(before[0] if self.start is not None else None, after, fixed))
-        given = self._given(before, fixed, len(row))
-        found = self.law.loss(sought, given, self.z(batch.theta)[row], generator=generator)
+        start = before[0] if self.start is not None else None
+        seen, guess = self._seen(shown, start, fixed, len(row))
+        sought = self._together(self.chain.brought(start, after, fixed)) - guess
+        given = self._given(before, fixed, seen)
+        found = self.law.loss(sought, given, self._whole(batch.theta, shown)[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
-
-    def _fixed_tokens(self, x: X) -> Tensor | None:
-        return None if self.stays is None else self.stays.encode(self._fixed(x))
-
-    def _given(self, before: Sequence[Tensor], fixed: Tensor | None, rows: int) -> Tensor:
-        """What is known at the places of tokens."""
-        parts = [part for one in before for part in (one, self.plain(one))] if self.start is not None else []
-        parts += [] if fixed is None else [fixed]
-        found = torch.cat([self.target_mean.new_zeros(rows, len(self.code.places), 0), *parts], -1)
-        return found.expand(-1, self.block, -1) if self.by_frame else found
-
-    def _together(self, frames: Sequence[Tensor]) -> Tensor:
-        """A block's tokens: at each place all frames, or each frame for itself."""
-        return torch.cat(list(frames), 1 if self.by_frame else -1)
-
-    def _apart(self, tokens: Tensor) -> Sequence[Tensor]:
-        """Frames of a block's tokens."""
-        return tokens.chunk(self.block, 1 if self.by_frame else -1)
 
     @torch.no_grad()
     def rollout(
@@ -274,7 +169,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """
         numbers, parts = noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), list[Tensor]()
         for some in self._pieces(len(noise)):
-            here = {name: given[name][some] for name in self.given}
+            here = self.conditions.rows(given, some)
             parts.append(self._rolled(numbers[:, some], theta[some], here, None)[:, : self.unknown])
         return torch.cat(parts)
 
@@ -290,12 +185,13 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
 
     def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
         """Block by block, from noise (block, batch, number)."""
-        z, fixed, tokens = self.z(theta), self._fixed_tokens(given), self._begun(given)
+        whole, fixed, tokens = self._whole(theta, given), self._fixed_tokens(given), self._begun(given)
         known = len(tokens)
+        seen, guess = self._seen(given, tokens[0] if known else None, fixed, len(theta))
         for numbers in noise:
             before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
-            drawn = self.law.from_noise(numbers, self._given(before, fixed, len(z)), z, generator=generator)
-            tokens += self.chain.continued(before[0] if known else None, self._apart(drawn), fixed)
+            drawn = self.law.from_noise(numbers, self._given(before, fixed, seen), whole, generator=generator)
+            tokens += self.chain.continued(before[0] if known else None, self._apart(drawn + guess), fixed)
         return self._decoded(tokens[known:])
 
     def asked(
@@ -309,24 +205,16 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
             raise ValueError("questions are put to laws of all frames at once by diffusion: AtOnce() and Joint()")
         fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
-        known, start = self._given(begun * self.context, fixed, 1), begun[0] if begun else None
+        start = begun[0] if begun else None
+        seen, guess = self._seen(given, start, fixed, 1)
+        known = self._given(begun * self.context, fixed, seen)
 
         def fields(z: Tensor) -> Tensor:
-            brought = self._apart(z.unflatten(1, (places, numbers)))
+            brought = self._apart(z.unflatten(1, (places, numbers)) + guess)
             before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
             return self._decoded(self.chain.continued(before, brought, stays))
 
-        return self.law.denoiser(known, self.z(theta)), fields, self.law.law.diffusion.schedule
-
-    def _begun(self, given: X) -> list[Tensor]:
-        """Tokens of the frame that is known."""
-        if self.start is None:
-            return []
-        return [self.code.encode(self._scaled(given[self.start.name].to(self.target_mean)))]
-
-    def _decoded(self, tokens: Sequence[Tensor]) -> Float[Tensor, "batch frame channel *space"]:
-        mean, sd = self.level()
-        return mean + sd * self.code.decode(torch.stack(list(tokens), 1))
+        return self.law.denoiser(known, self._whole(theta, given)), fields, self.law.law.diffusion.schedule
 
     @torch.no_grad()
     def sample(
@@ -335,7 +223,7 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """Solutions as the law has them, without what held-out rows showed to be missing."""
         parts = []
         for some in self._pieces(len(theta)):
-            here = {name: given[name][some] for name in self.given}
+            here = self.conditions.rows(given, some)
             found = self.rollout(theta[some], here, self.unknown, generator=generator)
             if self.start is not None and self.known:
                 found = torch.cat([here[self.start.name].to(found)[:, None], found], 1)
@@ -358,18 +246,23 @@ class Generator(WithErrors, Adjusting, ByEdges, Looking, ByTimes):
         """Compare draws with held-out rows, and find what they miss.
 
         Warns:
-            UserWarning: If draws are too alike at some values of a parameter and too unlike at others.
+            UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
+                what sensors saw.
         """
         rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
-        drawn = torch.stack([self.sample(rows.theta, rows.x, generator=own) for _ in range(_MEMBERS)])
+        shown = self.conditions.shown(rows.x, true, own)
+        drawn = torch.stack([self.sample(rows.theta, shown, generator=own) for _ in range(_MEMBERS)])
+        self.conditions.say_what_is_not_held(shown, drawn, self.target_sd)
         off = true - drawn.mean(0)
         self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
         waves = Waves(self.space, edges=self.edges)
-        found = compared(self._scaled(drawn), self._scaled(true), waves, known=self.known)
+        drawn, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))
+        found = worst_of([compared(drawn[:, some], true[some], waves, known=self.known) for some in parts])
+        order = torch.cat(parts)
         self.missing.copy_(found.missing)
         if found.few:
             return {"spread_skill": found.frames}
-        say_what_is_not_followed(self, rows.theta, found.spread, found.error)
+        say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)
         say_what_goes_together_wrongly(self.target, found)
         return {"spread_skill": found.frames, "spread_of_waves": found.waves}

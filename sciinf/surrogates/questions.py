@@ -76,9 +76,10 @@ def conditioned(
             stacklevel=2,
         )
     if isinstance(seen, Event):
+        known = law.conditions.rows(given, slice(0, 1))
 
         def draw(noise: Tensor) -> Tensor:
-            here = {name: given[name].expand(len(noise), *given[name].shape[1:]) for name in law.given}
+            here = {name: value.expand(len(noise), *value.shape[1:]) for name, value in known.items()}
             return law.from_noise(noise, theta.expand(len(noise), -1), here)
 
         return split(draw, seen, n, law.given_mean.new_empty(law.noise), generator=generator)
