@@ -1,8 +1,13 @@
-"""Posteriors of Burgers' equation through a surrogate, against a grid on the solver: a part of `surrogates.py`."""
+"""Posteriors of Burgers' equation through a surrogate, against a grid on the solver.
+
+A part of `surrogates.py`, through an `Operator`, and of `generators.py`, through a `Generator`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +17,67 @@ from sbi_peer import c2st
 from torch import Tensor
 
 from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, simulate, train
+from sciinf.core import Surrogate
 from sciinf.dynamics.random_field import Waves
 from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Emulator, Operator
+from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.surrogates import Emulator, Generator, Operator
+from sciinf.tokens import Patches
 from sciinf.wrappers import Sensors, observed
 
 SENSORS = Sensors([0.05 + 0.1 * k for k in range(10)], sd=0.05, frames=[4])
 SIDES = (150, 100)  # of the grid: logarithms of viscosities, amplitudes
 DRAWS = 2_000
 RANKED, COVERED = 500, 4_000  # simulations of SBC, and of coverage, which 500 know to 2.2 points at a level of one half
-CASES = {"well trained": (1_000, 60), "badly trained": (400, 4)}
+WELL = "well trained"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A surrogate.
+
+    Attributes:
+        build: Of the equation and a seed.
+        solutions: That it learns from.
+        recipe: How.
+        own: Which of the fit's figures says how good it is.
+    """
+
+    build: Callable[[Any, int], Surrogate]
+    solutions: int
+    recipe: Recipe
+    own: str
+
+
+def _operator(burgers: Any, seed: int) -> Surrogate:
+    return Operator(burgers.prior, burgers.observables, Fourier(16, 16), seed=seed)
+
+
+def _generator(burgers: Any, seed: int) -> Surrogate:
+    return Generator(burgers.prior, burgers.observables, Patches(8), network=TokenTransformer(64, 4), seed=seed)
+
+
+OPERATORS = {
+    WELL: Case(_operator, 1_000, Recipe(epochs=60, batch=20), "relative_error"),
+    "badly trained": Case(_operator, 400, Recipe(epochs=4, batch=20), "relative_error"),
+}
+GENERATORS = {
+    WELL: Case(_generator, 1_000, Recipe(epochs=60, batch=20), "spread_skill"),
+    "badly trained": Case(_generator, 400, Recipe(epochs=2, batch=20), "spread_skill"),
+}
 
 
 def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Through an `Operator`."""
+    return through(OPERATORS, options, out)
+
+
+def drawn_bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Through a `Generator`."""
+    return through(GENERATORS, options, out)
+
+
+def through(cases: dict[str, Case], options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of C2ST, shifts and widths, and what they are to be; the surrogate's own figures beside them."""
     equation: Any = type(load_simulator(SIMULATORS / "pde" / "burgers.py"))
     burgers = equation(initial=Waves((1.0, 0.5), (0.0, 0.2)))
@@ -33,11 +86,10 @@ def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str
     seen = simulate(truth, out / "seen", 3 if options.quick else 10, seed=options.seed + 4).load()
     exact = on_grid(burgers, truth, seen.x["y"], options.seed)
     rows, checks = [], []
-    for case, (solutions, epochs) in CASES.items():
-        store = simulate(burgers, out / f"solved {solutions}", solutions, seed=options.seed)
-        operator = Operator(burgers.prior, burgers.observables, Fourier(16, 16), seed=options.seed)
-        recipe = Recipe(epochs=epochs, batch=20)
-        fit = train(operator, store, out / case / "surrogate", recipe=recipe, seed=options.seed)
+    for case, told in cases.items():
+        store = simulate(burgers, out / f"solved {told.solutions}", told.solutions, seed=options.seed)
+        surrogate = told.build(burgers, options.seed)
+        fit = train(surrogate, store, out / case / "surrogate", recipe=told.recipe, seed=options.seed)
         emulated = observed(Emulator(fit, burgers), SENSORS)
         simulated = simulate(emulated, out / case / "simulated", 10_000, seed=options.seed + 1)
         flow = Flow(emulated.prior, emulated.observables, seed=options.seed)
@@ -46,10 +98,10 @@ def bridge(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str
         corrected = build_posterior(learned, truth, ess=DRAWS, budget=20_000)
         each = [compared(learned, corrected, y, e, options.seed) for y, e in zip(seen.x["y"], exact, strict=True)]
         row = {key: sum(one[key] for one in each) / len(each) for key in each[0]}
-        row |= {"surrogate error": fit.record["relative_error"], "p": min(ranks.p_values.values())}
+        row |= {f"surrogate's {told.own}": fit.record[told.own], "p": min(ranks.p_values.values())}
         row["coverage off"] = max(abs(gap) for gap in coverage.gaps.values())
         rows.append({"case": case, **row})
-        if case == "well trained":
+        if case == WELL:
             checks.append(check(f"{case}: C2ST", row["C2ST"], 0.6))
             checks.append(check(f"{case}: 0.01 / smallest p of SBC on the solver's data", 0.01 / row["p"], 1.0))
         else:

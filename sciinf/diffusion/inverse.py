@@ -4,7 +4,8 @@ r"""Measurements as a twist of particles: some numbers o of a field x, with Gaus
 
 V a guess of the covariance of x given y = x + s e. By Tweedie's formula it is V = s^2 dD/dy (`order=2`); `order=1`
 takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1, of which order 2 has a hundredth at least: slopes of
-a learned D may lead to less than nothing. Either takes a backward pass for each measurement.
+a learned D may lead to less than nothing. Either takes a backward pass for each measurement. All is done in units of
+the noise, which may have an sd for each.
 
 References:
     | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
@@ -35,23 +36,39 @@ class Measured(Twist):
     Args:
         of: c, from x (n, dim) to (n, k), differentiable.
         seen: o, (k,).
-        sd: Of the noise.
+        sd: Of the noise; one for all, or one for each, (k,).
         order: Of the guess of what is not known yet.
 
     Raises:
-        ValueError: If the sd is not positive or the order neither 1 nor 2.
+        ValueError: If an sd is not positive, there is not one for each, or the order is neither 1 nor 2.
     """
 
-    def __init__(self, of: Callable[[Tensor], Tensor], seen: Float[Tensor, " k"], sd: float, *, order: int = 2) -> None:
-        if not 0 < sd < math.inf:
+    def __init__(
+        self,
+        of: Callable[[Tensor], Tensor],
+        seen: Float[Tensor, " k"],
+        sd: float | Float[Tensor, " k"],
+        *,
+        order: int = 2,
+    ) -> None:
+        each = torch.as_tensor(sd)
+        if not bool(((each > 0) & (each < math.inf)).all()):
             raise ValueError(f"the sd of measurements is a positive number, got {sd}")
+        if each.ndim and each.shape != seen.shape:
+            raise ValueError(
+                f"there are {seen.numel()} measurements and {each.numel()} sds: one for each, or one for all"
+            )
         if order not in (1, 2):
             raise ValueError(f"the order of Measured is 1 or 2, got {order}")
         self.of, self.seen, self.sd, self.order = of, seen, sd, order
 
     def log_prob(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
-        off = self.seen.to(x) - self.of(x)
-        return -0.5 * (off / self.sd).square().sum(1) - off.shape[1] * math.log(self.sd * math.sqrt(2 * math.pi))
+        off, sd = self.seen.to(x) - self.of(x), self.noise(x)
+        return -0.5 * (off / sd).square().sum(1) - (sd * math.sqrt(2 * math.pi)).log().sum()
+
+    def noise(self, like: Tensor) -> Float[Tensor, " k"]:
+        """The sd of each, in the precision and on the device of another tensor."""
+        return torch.as_tensor(self.sd).to(like).expand(self.seen.shape)
 
     def through(self, function: Callable[[Tensor], Tensor]) -> Measured:
         return Measured(lambda z: self.of(function(z)), self.seen, self.sd, order=self.order)
@@ -63,11 +80,12 @@ class Measured(Twist):
             spread = (spread + spread.mT) / 2
         else:
             spread = level**2 / (1 + level**2) * slopes @ slopes.mT
-        values, vectors = torch.linalg.eigh(spread)
-        variance = values.maximum(least((slopes.mT @ vectors).mT, level)) + self.sd**2
-        off = ((self.seen.to(y) - found)[:, None] @ vectors)[:, 0]
-        log_t = -0.5 * (off.square() / variance + (2 * math.pi * variance).log()).sum(1)
-        pull = ((off / variance)[:, None] @ vectors.mT @ back)[:, 0]
+        unit = self.noise(y)
+        values, vectors = torch.linalg.eigh(spread / (unit[:, None] * unit))
+        variance = values.maximum(least(((slopes / unit[:, None]).mT @ vectors).mT, level)) + 1
+        off = (((self.seen.to(y) - found) / unit)[:, None] @ vectors)[:, 0]
+        log_t = -0.5 * (off.square() / variance + (2 * math.pi * variance).log()).sum(1) - unit.log().sum()
+        pull = ((off / variance)[:, None] @ vectors.mT @ (back / unit[:, None]))[:, 0]
         return log_t, pull, value
 
 
