@@ -1,18 +1,19 @@
 r"""Whether draws of fields are as unlike as they should be, told from held-out rows.
 
 M draws for each held-out row have a variance v, and their mean is off by e. If the law is right, (1 + 1/M) E v = E e^2,
-whatever numbers of a solution are looked at. Three kinds are, in each channel, for a law may be right in one and not in
+whatever numbers of a solution are looked at. Four kinds are, in each channel, for a law may be right in one and not in
 others:
 
 | numbers | a law that fails there |
 |---|---|
 | points of a frame | is too sure, or not sure enough |
+| points of a frame, by parts of space | is too sure in one part, and not sure enough in another |
 | waves of a frame, by octaves | has points that go together wrongly: fields are too rough or too smooth |
 | waves along cosines in time, in octaves of both | has frames that go together wrongly |
 
 Waves are Fourier's on a ring, cosines where fields have edges. Along cosines in time, errors are taken over their root
-mean square in each frame, so that late frames do not outweigh the first. Waves with less than a thousandth of a frame's
-squared error are left out. What is wrong in one part of space alone, and balanced by another, is not seen.
+mean square in each frame, so that late frames do not outweigh the first. Parts of space are eighths of a line,
+sixteenths of a square. Waves and parts with less than a thousandth of a frame's squared error are left out.
 
 **What is chance.** Of a right law the solution and the draws of a row are alike: any of them could be the solution. So
 ratios are found again with one that is drawn, in each row, in place of the solution, 200 times. Log ratios are taken
@@ -54,8 +55,8 @@ class Compared:
     Attributes:
         missing: Of their variance, (frame, channel, octave), from 0 to 1.
         frames: Spread over error, a root, of all points; of those of the worst frame where that is no chance.
-        waves: The same of the waves that are worst; 1 where all can be chance.
-        where: Which waves these are.
+        waves: The same of the waves, or the part of space, that are worst; 1 where all can be chance.
+        where: Which these are.
         spread: Of each row, on average over points, as it should be for its error, (batch,).
         error: Squared, of each row, (batch,).
         few: Whether there are too few rows to tell.
@@ -140,6 +141,43 @@ class Waves:
         return found.index_add_(-1, self.octave.to(squares.device), squares)
 
 
+class Parts:
+    """Parts of space: as many as eight in one direction, four in each of two, two in each of more.
+
+    Args:
+        space: Points in each direction; a field without space is one part.
+
+    Attributes:
+        ends: Of the parts in each direction.
+        part: Of each point.
+        count: Of parts.
+    """
+
+    part: Int[Tensor, " point"]
+
+    def __init__(self, space: Sequence[int]) -> None:
+        most = {1: 8, 2: 4}.get(len(space), 2)
+        self.ends = [[n * k // min(n, most) for k in range(min(n, most) + 1)] for n in space]
+        found = torch.zeros(1, dtype=torch.long)
+        for n, ends in zip(space, self.ends, strict=True):
+            here = torch.bucketize(torch.arange(n), torch.tensor(ends[1:-1]), right=True)
+            found = (found[:, None] * (len(ends) - 1) + here).flatten()
+        self.part, self.count = found, int(found.max()) + 1
+
+    def by_part(self, squares: Float[Tensor, "*batch point"]) -> Float[Tensor, "*batch part"]:
+        """Sums over the points of each part."""
+        found = squares.new_zeros(*squares.shape[:-1], self.count)
+        return found.index_add_(-1, self.part.to(squares.device), squares)
+
+    def words(self, part: int) -> str:
+        """Where a part is."""
+        found = []
+        for ends in reversed(self.ends):
+            part, k = divmod(part, len(ends) - 1)
+            found.append(f"{ends[k]} to {ends[k + 1] - 1}")
+        return f"points {' x '.join(reversed(found))}"
+
+
 def cosines(n: int) -> Float[Tensor, "wave point"]:
     """An orthonormal basis of cosines, the constant first (DCT-II)."""
     at = torch.arange(n, dtype=torch.float64)
@@ -162,7 +200,8 @@ def compared(
         waves: Of their grid.
         known: How many of the first frames were given.
     """
-    members, unknown = waves.of(torch.cat([true[None], drawn])[:, :, known:]), true.shape[1] - known
+    fields, unknown = torch.cat([true[None], drawn])[:, :, known:], true.shape[1] - known
+    members, parts = waves.of(fields), Parts(waves.space)
     spread, error = _shown(members, waves.by_octave)
     level = error.mean((0, 1)).clamp_min(_LEAST).sqrt()[..., waves.octave.to(error.device)]
     beat, turn = Waves((unknown,), edges=True), cosines(unknown)
@@ -172,7 +211,9 @@ def compared(
 
     turned = torch.einsum("kt,mbtcw->mbkcw", turn.to(members), members / level.to(members))
     times = _shown(turned, in_time)
-    return _judged((spread.sum(-1), spread, times[0]), (error.sum(-1), error, times[1]), known)
+    places = _shown(fields.flatten(4) if waves.space else fields[..., None], parts.by_part)
+    found = [(spread.sum(-1), error.sum(-1)), (spread, error), times, places]
+    return _judged([one for one, _ in found], [other for _, other in found], _Words(waves.count, parts, known))
 
 
 def worst_of(found: Sequence[Compared]) -> Compared:
@@ -193,7 +234,7 @@ def worst_of(found: Sequence[Compared]) -> Compared:
 
 
 def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
-    """Say which waves' draws are too alike or too unlike.
+    """Say in which waves, or part of space, draws are too alike or too unlike.
 
     Warns:
         UserWarning: If any are.
@@ -203,7 +244,7 @@ def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
     kind = "alike there, and are widened by what is missing" if found.waves < 1 else "unlike there"
     warnings.warn(
         f"held-out simulations show that in {found.where} draws of {target!r} spread {found.waves:.2f} times as far as "
-        f"their mean is off (1 for the right law): they are too {kind}, even if they are right point by point. Train "
+        f"their mean is off (1 for the right law): they are too {kind}, even if they are right on average. Train "
         "longer, on more solutions, or with a code that keeps more",
         stacklevel=4,
     )
@@ -223,12 +264,9 @@ def _shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor,
     return (1 + 1 / draws) / max(draws - 1, 1) * summed(spread), summed((members - middle).abs().square())
 
 
-def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], known: int) -> Compared:
-    """What is no chance, of three kinds of numbers (member, batch, frame, channel[, octave])."""
-    level, few = errors[1][0].mean(0), errors[0].shape[1] < _FEWEST
-    small = level <= _SMALL * level.sum(-1, keepdim=True)
-    there = level.sum(-1) > _LEAST
-    counts = [there, ~small & there[..., None], (~small).any(0).expand(errors[2].shape[2:])]
+def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], words: _Words) -> Compared:
+    """What is no chance, of four kinds of numbers (member, batch, frame, channel[, octave or part])."""
+    few, counts = errors[0].shape[1] < _FEWEST, _counting(errors)
     pick = torch.Generator().manual_seed(0)
     who = torch.randint(len(errors[0]), (_SWAPS, errors[0].shape[1]), generator=pick)
     who[0] = 0
@@ -249,11 +287,14 @@ def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], known: int) -> 
         odd.append(torch.zeros(counting.shape, dtype=torch.bool))
         shares[-1][counting.cpu()], odd[-1][counting.cpu()] = one[0].exp(), (distance[0] > most) & (not few)
     odd[0] |= (shares[0] < _LACKING) & (not few)
-    points, waves, times = (torch.where(o, 1 - s, torch.zeros_like(s)) for s, o in zip(shares, odd, strict=True))
-    missing = torch.maximum(points[..., None], waves).maximum(times.amax(0) if len(times) else torch.zeros_like(waves))
+    points, waves, times, places = (
+        torch.where(o, 1 - s, torch.zeros_like(s)) for s, o in zip(shares, odd, strict=True)
+    )
+    missing = torch.maximum(points, places.amax(-1))[..., None].maximum(waves)
+    missing = missing.maximum(times.amax(0) if len(times) else torch.zeros_like(waves))
     whole = spreads[0][0].sum() / errors[0][0].sum().clamp_min(_LEAST)
-    given, words = points.new_zeros(known, *missing.shape[1:]), _Words(missing.shape[-1], known)
-    named = (_oddest(shares[1], odd[1], words.frame), _oddest(shares[2], odd[2], words.time))
+    given, said = points.new_zeros(words.known, *missing.shape[1:]), (words.frame, words.time, words.place)
+    named = [_oddest(share, out, say) for share, out, say in zip(shares[1:], odd[1:], said, strict=True)]
     worst, where = max(named, key=lambda one: abs(math.log(max(one[0], 1e-15))))
     return Compared(
         missing=torch.cat([given, missing.clamp(0, 1)]),
@@ -266,12 +307,27 @@ def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], known: int) -> 
     )
 
 
+def _counting(errors: Sequence[Tensor]) -> list[Tensor]:
+    """Which numbers are looked at: those that make more than a small share of what frames are off by."""
+    found = []
+    for error in (errors[1], errors[3]):
+        level = error[0].mean(0)
+        found.append((level > _SMALL * level.sum(-1, keepdim=True)) & (level.sum(-1) > _LEAST)[..., None])
+    waves, places = found
+    there = errors[0][0].mean(0) > _LEAST
+    return [there, waves, waves.any(0).expand(errors[2].shape[2:]), places & (places.shape[-1] > 1)]
+
+
 @dataclass(frozen=True)
 class _Words:
-    """Waves in words."""
+    """Waves and parts of space in words."""
 
     octaves: int
+    parts: Parts
     known: int
+
+    def place(self, frame: int, channel: int, part: int) -> str:
+        return f"{self.parts.words(part)} of frame {self.known + frame}, channel {channel}"
 
     def frame(self, frame: int, channel: int, octave: int = 0) -> str:
         return f"{self._numbers(octave)} of frame {self.known + frame}, channel {channel}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sciinf.surrogates import _spread
-from sciinf.surrogates._spread import Waves, compared
+from sciinf.surrogates._spread import Parts, Waves, compared
 
 ROWS, FRAMES, POINTS, DRAWS = 200, 8, 32, 4
 
@@ -147,6 +147,33 @@ def test_waves_that_hardly_are_there_do_not_count(size, counts):
     found = compared(drawn + (0.1 * size - 1) * parts[0], true + (size - 1) * parts[1], RING)
     assert (float(found.missing[:, :, 4].min()) > 0.9) == counts
     assert (float(found.missing[:, :, 4].max()) > 0) == counts
+
+
+def test_a_part_of_space_that_another_makes_up_for_is_told():
+    """Sds of half and of 1.32 of the right one, on two sides, are right on average over points."""
+    drawn, true = solutions(0, DRAWS, ROWS), solutions(1, ROWS)
+    side = torch.where(torch.arange(POINTS) < POINTS // 2, 0.5, 1.75**0.5)
+    found = compared(drawn * side, true, RING)
+    assert found.frames == pytest.approx(1.0, abs=0.1)
+    assert found.where.startswith("points ")
+    assert int(found.where.split()[1]) < POINTS // 2
+    assert found.waves < 0.75
+    assert float(found.missing.amin((0, 1)).max()) > 0.5
+    assert compared(drawn, true, RING).where == ""
+
+
+@pytest.mark.parametrize(
+    ("space", "count", "last"),
+    [((), 1, ""), ((5,), 5, "4 to 4"), ((30,), 8, "26 to 29"), ((8, 6), 16, "6 to 7 x 4 to 5")],
+)
+def test_parts_of_space(space, count, last):
+    parts = Parts(space)
+    assert parts.count == count
+    assert parts.words(count - 1) == f"points {last}"
+    squares = torch.rand(3, math.prod(space), generator=generator(0))
+    assert torch.allclose(parts.by_part(squares).sum(-1), squares.sum(-1))
+    if len(space) == 2:
+        assert torch.allclose(parts.by_part(squares)[:, 5], squares.reshape(3, 8, 6)[:, 2:4, 1:3].sum((1, 2)))
 
 
 def test_each_channel_is_judged_and_widened_by_itself():
