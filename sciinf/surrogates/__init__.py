@@ -1,7 +1,8 @@
 """Learned simulators of fields."""
 
+from sciinf.surrogates.captions import Captions, Grammar
 from sciinf.surrogates.collapse import collapsed
-from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors
+from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors, Words
 from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.dgno import DGNO
 from sciinf.surrogates.emulator import Emulator
@@ -21,12 +22,14 @@ from sciinf.surrogates.stepwise import Stepwise
 __all__ = [
     "DGNO",
     "KL",
+    "Captions",
     "Emulator",
     "Field",
     "FieldCode",
     "Frame",
     "Generator",
     "Given",
+    "Grammar",
     "GridEncoder",
     "Importance",
     "Inversion",
@@ -45,6 +48,7 @@ __all__ = [
     "Stable",
     "Stepwise",
     "Unscented",
+    "Words",
     "collapsed",
     "conditioned",
     "refine",

@@ -15,7 +15,7 @@ from sciinf.core import Batch, Observable, Prior, X
 from sciinf.dynamics.frames import spacing
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking, Moments
-from sciinf.surrogates.conditions import Conditions, Frame, Given
+from sciinf.surrogates.conditions import WORDS, Conditions, Frame, Given
 from sciinf.tokens import Code, Order
 from sciinf.tokens.assimilated import guessed
 from sciinf.tokens.innovations import Chain, Innovations, beside
@@ -61,6 +61,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
         self.units = Innovations(self.code, self.code.width + stays, follows=True)
         self.chain = Chain(self.first, self.units)
+        self.reader = self.conditions.reader(prior, seed=seed)
         if self.conditions.sensors is not None:
             self.register_buffer("left_sd", torch.ones(self.unknown, self.channels, *[1] * len(self.space)))
 
@@ -96,6 +97,8 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         self.code.look(frames, self.level())
         if self.stays is not None:
             self.stays.look(lambda: (self._fixed(batch.x) for batch in self._some(batches)))
+        if self.reader is not None:
+            self.reader.learn()
         draw = torch.Generator().manual_seed(self.seed)
         for batch in self._some(batches):
             tokens = self.code.encode(self._scaled(self._frames(batch)))
@@ -185,12 +188,27 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         told = [self._together(one) for one in (*pieces, z)]
         return torch.cat(told, -1), told[-1]
 
-    def _whole(self, theta: Tensor, x: X) -> Float[Tensor, "batch number"]:
-        """What is known of solutions as a whole: parameters, and how much sensors see."""
-        z = self.z(theta)
+    def said(self, captions: Sequence[str]) -> Tensor:
+        """Captions as `given["words"]`, (batch, token); errors and warnings are those of `Reader.said`."""
+        if self.reader is None:
+            raise ValueError("this generator knows no words: give it Words(), given=[Frame(0), Words(Grammar())]")
+        return self.reader.said(captions)
+
+    @property
+    def told(self) -> int:
+        """How many numbers tell of solutions as a whole."""
+        numbers = len(self.prior.names) if self.reader is None else self.reader.width
+        return numbers + (self.conditions.sensors is not None)
+
+    def _told(self, theta: Tensor, given: X) -> Tensor:
+        """What is known of parameters: themselves, or what captions say."""
+        return self.z(theta) if self.reader is None else self.reader.known(theta, given.get(WORDS))
+
+    def _whole(self, told: Tensor, x: X) -> Float[Tensor, "batch number"]:
+        """What is known of solutions as a whole: of parameters, and how much sensors see."""
         if self.conditions.sensors is None:
-            return z
-        return torch.cat([z, self.conditions.sensors.share(x, z.new_zeros(len(z), 1))], 1)
+            return told
+        return torch.cat([told, self.conditions.sensors.share(x, told.new_zeros(len(told), 1))], 1)
 
     def _together(self, frames: Sequence[Tensor]) -> Tensor:
         """A block's tokens: at each place all frames, or each frame for itself."""

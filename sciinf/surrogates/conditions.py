@@ -11,9 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciinf.core import Observable, X
+from sciinf.core import Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
+from sciinf.surrogates.captions import Grammar
+from sciinf.surrogates.reader import Reader
+
+WORDS = "words"
+"""Under which captions are given."""
+
 
 _OFF = 0.1  # of a frame's variance that draws may be off where sensors see them, beside noise
 
@@ -131,6 +137,25 @@ class Sensors(Given):
         return torch.zeros_like(like) if mask is None else mask.flatten(1).sum(1, keepdim=True).to(like) / self.most
 
 
+class Words(Given):
+    """Captions, which tell of parameters in their place: the law is over all parameters that a caption allows.
+
+    In training each row's caption is written anew at every step, from its parameters. In use captions stand under
+    "words", as tokens (`Generator.said`); where there are none, they are written from parameters, by numbers.
+
+    Args:
+        grammar: Of captions; `Grammar()` where left out.
+        steps: That learning to read takes (`reader`).
+
+    Raises:
+        ValueError: If steps are no int of at least 1.
+    """
+
+    def __init__(self, grammar: Grammar | None = None, *, steps: int = 1_000) -> None:
+        check_whole("steps", steps, 1)
+        self.name, self.grammar, self.steps = WORDS, grammar or Grammar(), steps
+
+
 class Conditions:
     """What a generator is given, sorted.
 
@@ -142,24 +167,28 @@ class Conditions:
         known: How many of the target's frames that is.
         stay: Names of fields that stay, members of ensembles among them.
         sensors: What sees some points, if there are any.
+        words: Captions, if there are any.
         fields: Names of all fields, the frame's first.
 
     Raises:
         TypeError: If one is no condition.
-        ValueError: If there is more than one frame, or set of sensors.
+        ValueError: If there is more than one frame, or set of sensors, or are captions of more than one grammar.
     """
 
     def __init__(self, given: Sequence[Given]) -> None:
         for one in given:
-            if not isinstance(one, Frame | Field | Members | Sensors):
-                raise TypeError(f"a Generator is given a Frame, Field, Members or Sensors, and got {one!r}")
+            if not isinstance(one, Frame | Field | Members | Sensors | Words):
+                raise TypeError(f"a Generator is given a Frame, Field, Members, Sensors or Words, and got {one!r}")
         starts = [one for one in given if isinstance(one, Frame)]
         sensors = [one for one in given if isinstance(one, Sensors)]
         if len(starts) > 1:
             raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
         if len(sensors) > 1:
             raise ValueError(f"a Generator has one set of sensors, and {len(sensors)} were given")
-        self.sensors = sensors[0] if sensors else None
+        words = [one for one in given if isinstance(one, Words)]
+        if len(words) > 1:
+            raise ValueError(f"a Generator is given Words of one grammar, and {len(words)} were given")
+        self.sensors, self.words = sensors[0] if sensors else None, words[0] if words else None
         self.start = starts[0] if starts else None
         self.stay = [one.name for one in given if isinstance(one, Field | Members)]
         self.fields = [one.name for one in starts] + self.stay
@@ -180,8 +209,13 @@ class Conditions:
 
     def rows(self, x: X, some: slice) -> X:
         """What is given, of some rows."""
-        seen = [] if self.sensors is None else [self.sensors.name, f"{self.sensors.name}_mask"]
-        return {name: x[name][some] for name in (*self.fields, *(one for one in seen if one in x))}
+        told = [] if self.sensors is None else [self.sensors.name, f"{self.sensors.name}_mask"]
+        told += [] if self.words is None else [WORDS]
+        return {name: x[name][some] for name in (*self.fields, *(one for one in told if one in x))}
+
+    def reader(self, prior: Prior, *, seed: int) -> Reader | None:
+        """A new reader of captions, if there are any."""
+        return None if self.words is None else Reader(self.words.grammar, prior, self.words.steps, seed=seed)
 
     def shown(self, x: X, frames: Tensor, generator: torch.Generator) -> X:
         """What training shows: members of ensembles in any order, each row's in its own; frames at some points."""

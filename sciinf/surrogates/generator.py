@@ -38,9 +38,10 @@ from sciinf.diffusion.solver import Denoiser
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._follows import say_what_is_not_followed
+from sciinf.surrogates._heard import heard
 from sciinf.surrogates._in_tokens import InTokens
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
-from sciinf.surrogates.conditions import Given
+from sciinf.surrogates.conditions import WORDS, Given
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
@@ -57,8 +58,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         code: Frames to tokens; `Patches(4)` where left out.
         order: How many frames at once; `AtOnce()` where left out.
         law: Of the tokens of a block; `Joint()` where left out.
-        given: What is known beside parameters: at most one `Frame`, fields, members, sensors; `[Frame(0)]` where left
-            out.
+        given: What is known beside parameters: at most one `Frame`, fields, members, sensors; or, in their place,
+            `Words`. `[Frame(0)]` where left out.
         network: What learns; a `TokenTransformer()` where left out.
         target: Name of what is drawn.
         pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
@@ -116,7 +117,7 @@ class Generator(InTokens, Adjusting, ByEdges):
             places, width = (torch.arange(self.block)[:, None] + 0.5) / self.block, self.code.width
         known += 3 * width if self.conditions.sensors is not None else 0
         edges = self.edges or not self.code.counts or self.by_frame
-        widths = (width, known, len(self.prior.names) + (self.conditions.sensors is not None))
+        widths = (width, known, self.told)
         return law.build(network, widths, places.to(self.code.places), edges=edges, seed=self.seed)
 
     def at_edges(self) -> None:
@@ -140,7 +141,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         seen, guess = self._seen(shown, start, fixed, len(row))
         sought = self._together(self.chain.brought(start, after, fixed)) - guess
         given = self._given(before, fixed, seen)
-        found = self.law.loss(sought, given, self._whole(batch.theta, shown)[row], generator=generator)
+        told = self.z(batch.theta) if self.reader is None else self.reader.anew(batch.theta, generator=generator)
+        found = self.law.loss(sought, given, self._whole(told, shown)[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
 
     @torch.no_grad()
@@ -185,7 +187,11 @@ class Generator(InTokens, Adjusting, ByEdges):
 
     def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
         """Block by block, from noise (block, batch, number)."""
-        whole, fixed, tokens = self._whole(theta, given), self._fixed_tokens(given), self._begun(given)
+        whole, fixed, tokens = (
+            self._whole(self._told(theta, given), given),
+            self._fixed_tokens(given),
+            self._begun(given),
+        )
         known = len(tokens)
         seen, guess = self._seen(given, tokens[0] if known else None, fixed, len(theta))
         for numbers in noise:
@@ -214,7 +220,11 @@ class Generator(InTokens, Adjusting, ByEdges):
             before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
             return self._decoded(self.chain.continued(before, brought, stays))
 
-        return self.law.denoiser(known, self._whole(theta, given)), fields, self.law.law.diffusion.schedule
+        return (
+            self.law.denoiser(known, self._whole(self._told(theta, given), given)),
+            fields,
+            self.law.law.diffusion.schedule,
+        )
 
     @torch.no_grad()
     def sample(
@@ -234,6 +244,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
         found = self.sample(theta, given, generator=generator)
+        if self.reader is not None and WORDS in given:
+            theta = self.reader.middle(given[WORDS])
         wide = Waves(self.space, edges=self.edges).only
         return found + wide(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
 
@@ -247,7 +259,7 @@ class Generator(InTokens, Adjusting, ByEdges):
 
         Warns:
             UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
-                what sensors saw.
+                what sensors saw, or captions are misread, or their draws are too alike or too unlike.
         """
         rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
@@ -261,8 +273,9 @@ class Generator(InTokens, Adjusting, ByEdges):
         found = worst_of([compared(drawn[:, some], true[some], waves, known=self.known) for some in parts])
         order = torch.cat(parts)
         self.missing.copy_(found.missing)
+        told = {} if self.reader is None else heard(self, self.reader, rows, generator=own)
         if found.few:
-            return {"spread_skill": found.frames}
+            return {"spread_skill": found.frames, **told}
         say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)
         say_what_goes_together_wrongly(self.target, found)
-        return {"spread_skill": found.frames, "spread_of_waves": found.waves}
+        return {"spread_skill": found.frames, "spread_of_waves": found.waves, **told}

@@ -387,7 +387,7 @@ def test_what_does_not_fit_is_refused():
     Generator(prior, fields, network=NET).check_times((0.0, 0.1, 0.3))  # all at once, whenever they are
     with pytest.raises(ValueError, match="one frame, which is the one that is given"):
         Generator(prior, {**fields, "u": Observable((1, 1, 16))})
-    with pytest.raises(TypeError, match=r"a Frame, Field, Members or Sensors, and got 'initial'"):
+    with pytest.raises(TypeError, match=r"a Frame, Field, Members, Sensors or Words, and got 'initial'"):
         Generator(prior, fields, given=["initial"])
     decay = Decay()
     assert Generator(decay.prior, decay.observables, network=NET).given == ("initial",)

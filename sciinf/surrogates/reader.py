@@ -1,0 +1,214 @@
+r"""A reader of captions: a small network that tells from the words what they say of each parameter.
+
+A token has an embedding, and where it belongs to a number, what that number would say of each parameter: scores of its
+ends (`writing`). Convolutions look at some words on either side. Then each parameter p has weights a over tokens,
+
+    h_p = sum_t a_pt hidden_t,   n_p = sum_t a_pt number_pt,   said_p = g(h_p) n_p + (1 - g(h_p)) m(h_p),
+
+so that a number is handed on as it is, once it is clear whose it is, and levels and silence are m. `said` is two
+scores for each parameter, from and to.
+
+**It learns before solutions are learned from, from captions alone**: they are written for parameters drawn from the
+prior, for nothing, as many as are needed; a simulator's runs would be far too few to learn reading from. Some words
+that do not matter are left out, or taken for others, so that it does not lean on them. Then it stays as it is. How far
+it is off, on fresh captions, is kept (`off`), and training tells.
+
+References:
+    | Neural Machine Translation by Jointly Learning to Align and Translate (Bahdanau et al., 2015), for weights over
+      words, https://arxiv.org/abs/1409.0473
+    | Pointer Networks (Vinyals et al., 2015), for handing on what was read, https://arxiv.org/abs/1506.03134
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sciinf.core import Prior
+from sciinf.core.prior import global_seed
+from sciinf.surrogates._wording import SPELT, TEMPLATES, Interval, Unphrased, pieces
+from sciinf.surrogates.captions import Captions, Grammar
+from sciinf.surrogates.writing import MOST, Writer, Written, numbers, squeezed
+
+_WIDTH, _REACH = 48, (1, 2, 4)  # of hidden tokens; steps of the convolutions
+_RATE, _BATCH, _FRESH = 4e-3, 96, 2_000
+_BLURRED = 0.3  # how often, at most, a word that does not matter is left out, taken for another, or put in
+_OPEN = 0.2  # scores from the end, within which an end is open
+_FAR = 0.2  # scores, beyond which what is read is not what is said
+
+
+class Reader(nn.Module):
+    """Reads captions of a prior's parameters.
+
+    Args:
+        grammar: Of captions.
+        prior: Of the simulator.
+        steps: Of its training.
+        seed: Of its first weights, and of the captions that it learns from.
+
+    Attributes:
+        width: Numbers that it tells a generator.
+        off: How far it is off on fresh captions, rms, in scores; NaN before it has learned.
+    """
+
+    off: Tensor
+    idle: Tensor
+
+    def __init__(self, grammar: Grammar, prior: Prior, steps: int, *, seed: int) -> None:
+        super().__init__()
+        self.captions: Captions = grammar.build(prior)
+        self.writer, self.steps, self.seed, count = Writer(self.captions), steps, seed, len(prior)
+        self.width = 2 * count
+        with global_seed(torch.Generator().manual_seed(seed)):
+            self.embedding = nn.Embedding(len(self.captions.vocabulary), _WIDTH)
+            self.number = nn.Linear(self.width + 1, _WIDTH)
+            self.around = nn.ModuleList(nn.Conv1d(_WIDTH, _WIDTH, 3, padding=k, dilation=k) for k in _REACH)
+            self.whose = nn.Linear(_WIDTH, count)
+            self.meant = nn.Sequential(nn.Linear(_WIDTH + count + 3, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 3))
+        idle = {one for text in TEMPLATES for one in pieces(text) if one[0] not in "{(,"}
+        told = torch.tensor([self.captions.ids(one)[0] for one in sorted(idle)])
+        self.register_buffer("idle", told, persistent=False)
+        self.register_buffer("off", torch.tensor(float("nan")))
+        self.requires_grad_(False)
+
+    def forward(self, ids: Int[Tensor, "batch token"], most: int | None = None) -> Float[Tensor, "batch theta 2"]:
+        """Scores that captions say each parameter to lie between.
+
+        Args:
+            ids: Of captions.
+            most: How many tokens they have at most, a number being one; no fewer where left out.
+        """
+        low, high, spelt = numbers(ids)
+        inside = F.pad(spelt, (1, 0))[:, :-1] & spelt  # all of a number but its first sign
+        ids, low, high, spelt = (part[:, :most] for part in squeezed(ids * ~inside, low, high, spelt))
+        count = self.width // 2
+        ends = torch.stack([self.writer.score(end[..., None].expand(*ids.shape, count)) for end in (low, high)], -1)
+        ends = torch.where(spelt[..., None, None], ends, 0.0).float()  # (batch, token, theta, 2)
+        marked = torch.cat([ends.flatten(2), spelt[..., None].float()], -1)
+        real = (ids > 0)[..., None]
+        hidden = (self.embedding(ids) + self.number(marked)) * real
+        for layer in self.around:
+            seen = F.layer_norm(hidden, hidden.shape[-1:]) * real
+            hidden = hidden + F.gelu(layer(seen.mT).mT) * real
+        share = self.whose(hidden).masked_fill(~real, -1e9).softmax(1)  # (batch, token, theta)
+        looked = torch.einsum("btp,bth->bph", share, hidden)
+        found = torch.einsum("btp,btpe->bpe", share, ends)
+        known = torch.einsum("btp,bt->bp", share, spelt.float())[..., None]
+        own = torch.eye(count, device=ids.device).expand(len(ids), -1, -1)
+        said, gate = self.meant(torch.cat([looked, own, found, known], -1)).split([2, 1], -1)
+        gate = gate.sigmoid()
+        return gate * found + (1 - gate) * MOST * said
+
+    def anew(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> Float[Tensor, "batch number"]:
+        """What is read in captions that are written for parameters, phrased at random."""
+        return _scaled(self(self.writer.anew(theta, generator=generator).ids, self.writer.folded))
+
+    @torch.no_grad()
+    def known(
+        self, theta: Float[Tensor, "batch theta"], ids: Int[Tensor, "batch token"] | None = None
+    ) -> Float[Tensor, "batch number"]:
+        """What is read in captions, or in those that tell of parameters by numbers.
+
+        Raises:
+            ValueError: If there are not as many captions as rows.
+        """
+        if ids is not None and len(ids) != len(theta):
+            raise ValueError(f"{len(ids)} captions are given for {len(theta)} rows: one is needed for each")
+        return _scaled(self(self.writer.plainly(theta).ids if ids is None else ids.to(self.idle)))
+
+    def learn(self) -> None:
+        """Learn to read, from captions of parameters drawn from the prior."""
+        draw = torch.Generator().manual_seed(self.seed)
+        self.requires_grad_(True)
+        with torch.enable_grad():
+            chosen = torch.optim.AdamW(self.parameters(), lr=_RATE, weight_decay=1e-3)
+            pace = torch.optim.lr_scheduler.OneCycleLR(chosen, _RATE, total_steps=self.steps, pct_start=0.1)
+            for _ in range(self.steps):
+                said = self._some(_BATCH, draw)
+                loss = (self(self._blurred(said, draw), self.writer.folded + 4) - _sides(said)).square().mean()
+                chosen.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+                chosen.step()
+                pace.step()
+        self.requires_grad_(False)
+        said = self._some(_FRESH, draw)
+        with torch.no_grad():
+            self.off.copy_((self(said.ids, self.writer.folded) - _sides(said)).square().mean().sqrt())
+
+    def _some(self, count: int, generator: torch.Generator) -> Written:
+        theta = self.captions.prior.sample(count, generator=generator).to(self.off.device)
+        return self.writer.anew(theta, generator=generator)
+
+    def _blurred(self, said: Written, generator: torch.Generator) -> Tensor:
+        """Captions into which words that do not matter are put, or are left out, or taken for others."""
+        size, dull = said.ids.shape, (said.ids > len(SPELT)).to("cpu")
+        share = _BLURRED * torch.rand(len(said.ids), 1, generator=generator)
+        lost, taken, put = (torch.rand(size, generator=generator) < share for _ in range(3))
+        other, more = (self.idle.cpu()[torch.randint(len(self.idle), size, generator=generator)] for _ in range(2))
+        filling, device = said.filling.cpu(), said.ids.device
+        found = torch.where(filling & taken, other, said.ids.cpu())
+        found = torch.where(filling & lost, 0, found)
+        return squeezed(torch.stack([found, torch.where(dull & put, more, 0)], -1).flatten(1))[0].to(device)
+
+    def said(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
+        """Captions as tokens.
+
+        Raises:
+            ValueError: If a word is unknown, or a caption contradicts itself.
+
+        Warns:
+            UserWarning: If a caption is phrased as the grammar has it not, or is not understood as it is said.
+        """
+        ids = self.captions.encode(texts, self.writer.length).to(self.off.device)
+        for text, heard, ends in zip(texts, self.heard(ids), self._ends(ids), strict=True):
+            try:
+                said = self.captions.read(text)
+            except Unphrased as error:
+                warnings.warn(f"{error}; it is understood as {_told(heard)}", stacklevel=3)
+                continue
+            sides = [[said.get(name, (-math.inf, math.inf))[k] for name in self.captions.prior.names] for k in (0, 1)]
+            right = self.writer.score(ends.new_tensor(sides, dtype=torch.float64)).mT
+            if float((ends - right).abs().max()) > _FAR:
+                warnings.warn(f"the caption {text!r} is misread as {_told(heard)}: say it otherwise", stacklevel=3)
+        return ids
+
+    @torch.no_grad()
+    def _ends(self, ids: Tensor) -> Float[Tensor, "batch theta 2"]:
+        return self(ids).clamp(-MOST, MOST)
+
+    def heard(self, ids: Int[Tensor, "batch token"]) -> list[dict[str, Interval]]:
+        """What captions are understood to say: parameter -> from, to, of those that they tell of."""
+        found = list[dict[str, Interval]]()
+        for scores in self._ends(ids):
+            low, high = (self.writer.value(end).tolist() for end in scores.unbind(-1))
+            open_low, open_high = (scores[:, 0] < _OPEN - MOST).tolist(), (scores[:, 1] > MOST - _OPEN).tolist()
+            row = {
+                name: (-math.inf if open_low[k] else low[k], math.inf if open_high[k] else high[k])
+                for k, name in enumerate(self.captions.prior.names)
+            }
+            found.append({name: ends for name, ends in row.items() if ends != (-math.inf, math.inf)})
+        return found
+
+    def middle(self, ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch theta"]:
+        """Parameters in the middle of what captions are understood to say."""
+        return self.writer.value(self._ends(ids).mean(-1)).to(self.captions.prior.dtype)
+
+
+def _told(heard: dict[str, Interval]) -> str:
+    return ", ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in heard.items()) or "nothing"
+
+
+def _scaled(ends: Tensor) -> Tensor:
+    """From -1 to 1."""
+    return ends.clamp(-MOST, MOST).flatten(1) / MOST
+
+
+def _sides(said: Written) -> Float[Tensor, "batch theta 2"]:
+    return torch.stack([said.low, said.high], -1)
