@@ -5,7 +5,8 @@ r"""Networks from the numbers of a code to a field at any place.
     Z_1 = reshape(g(z)),   Z_{l+1} = Z'_l + c_l(Z'_l),   u(x) = f([Z_1(x), .., Z_L(x)]),
 
 g and f perceptrons, Z'_l the grid interpolated to twice the points, c_l convolutions, Z(x) linear interpolation. So a
-field can be had on any grid. What is linear between points of Z_L, f may bend as sharply as it likes: a front lies
+field can be had on any grid. No grid is made that is finer than the field's: in two directions its convolutions would
+take most of the time. What is linear between points of Z_L, f may bend as sharply as it likes: a front lies
 where a feature passes 0, which need not be at a point.
 
 References:
@@ -23,12 +24,14 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.dynamics.grid import BoxGrid, interpolated
 
 _KERNEL = 3
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -58,7 +61,7 @@ class Query(Decoder):
     """Grids of features, asked anywhere.
 
     Args:
-        levels: L, grids.
+        levels: L, grids; fewer where one has as many points as the field.
         coarsest: Points of the first, in each direction.
         features: Of a point.
         width: Of the perceptrons f, and half of g's.
@@ -81,18 +84,20 @@ class Query(Decoder):
     def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> DecoderNetwork:
         if len(space) not in _CONVOLUTIONS:
             raise ValueError(f"Query() is for fields of one to three directions, not of {tuple(space)} points")
-        return _Queried(self, (numbers, channels), len(space), edges)
+        return _Queried(self, (numbers, channels), tuple(space), edges)
 
 
 class _Queried(DecoderNetwork):
     """See `Query`."""
 
-    def __init__(self, of: Query, ends: tuple[int, int], axes: int, edges: bool) -> None:
+    def __init__(self, of: Query, ends: tuple[int, int], space: tuple[int, ...], edges: bool) -> None:
         super().__init__()
-        make, mode = _CONVOLUTIONS[axes], "zeros" if edges else "circular"
-        self.grids = [
-            BoxGrid((of.coarsest * 2**k,) * axes, (1.0,) * axes, periodic=not edges) for k in range(of.levels)
-        ]
+        axes = len(space)
+        make, mode, self.edges = _CONVOLUTIONS[axes], "zeros" if edges else "circular", edges
+        points = [of.coarsest]
+        while len(points) < of.levels and points[-1] < max(space):
+            points.append(2 * points[-1])
+        self.grids = [BoxGrid((n,) * axes, (1.0,) * axes, periodic=not edges) for n in points]
         self.features, first, inner = of.features, of.features * math.prod(self.grids[0].shape), 2 * of.width
         self.enter = nn.Sequential(
             nn.Linear(ends[0], inner), nn.GELU(), nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, first)
@@ -103,10 +108,10 @@ class _Queried(DecoderNetwork):
                 nn.GELU(),
                 make(of.features, of.features, _KERNEL, padding=_KERNEL // 2, padding_mode=mode),
             )
-            for _ in range(of.levels - 1)
+            for _ in points[1:]
         )
         self.leave = nn.Sequential(
-            nn.Linear(of.levels * of.features, of.width),
+            nn.Linear(len(points) * of.features, of.width),
             nn.GELU(),
             nn.Linear(of.width, of.width),
             nn.GELU(),
@@ -119,8 +124,7 @@ class _Queried(DecoderNetwork):
         grid, found = self.enter(z).unflatten(1, (self.features, *self.grids[0].shape)), []
         for k, here in enumerate(self.grids):
             if k:
-                known = here.coordinates.flatten(1).mT.to(z.device)
-                finer = _between(self.grids[k - 1], grid, known).unflatten(2, here.shape)
+                finer = _twice(grid, self.edges)
                 grid = finer + self.finer[k - 1](finer)
             found.append(_between(here, grid, at))
         return self.leave(torch.cat(found, 1).mT).mT
@@ -130,3 +134,13 @@ def _between(grid: BoxGrid, fields: Tensor, at: Tensor) -> Tensor:
     """Values of all rows' fields at the same points."""
     flat = fields.reshape(1, -1, *grid.shape)
     return interpolated(grid, flat, at[None]).unflatten(1, fields.shape[:2])[0]
+
+
+def _twice(grid: Tensor, edges: bool) -> Tensor:
+    """Fields on twice as many points in each direction, by linear interpolation; a ring is closed before."""
+    space = grid.shape[2:]
+    if edges:
+        return F.interpolate(grid, [2 * n for n in space], mode=_LINEAR[len(space)], align_corners=True)
+    closed = F.pad(grid, (0, 1) * len(space), mode="circular")
+    found = F.interpolate(closed, [2 * n + 1 for n in space], mode=_LINEAR[len(space)], align_corners=True)
+    return found[(..., *[slice(0, -1)] * len(space))]
