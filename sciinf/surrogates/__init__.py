@@ -14,6 +14,7 @@ from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
 from sciinf.surrogates.operator import Operator
+from sciinf.surrogates.origin import Origin
 from sciinf.surrogates.questions import conditioned
 from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
 from sciinf.surrogates.stable_rollout import Stable
@@ -38,6 +39,7 @@ __all__ = [
     "Mmd",
     "MultiOperator",
     "Operator",
+    "Origin",
     "Perceiver",
     "Plain",
     "Query",

@@ -4,6 +4,7 @@ r"""Networks from a field to the numbers of its code.
 |---|---|---|
 | `GridEncoder` | the grid, or values at points, spread over it | convolutions that halve the grid, a linear map |
 | `Perceiver` | values at any points | a few learned queries look at all points, then at each other |
+| `Origin` (`origin`) | values at any points | has no network: the decoder's own slope at z = 0 |
 
 Values v_i at points x_i come to a place x of the grid as their mean weighted by a kernel,
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -39,18 +40,23 @@ _WAVES = 16  # that tell a point's place, in each direction
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
+Decode = Callable[[Tensor], Tensor]
+"""From z (batch, number) to values at points (batch, channel, point)."""
+
+
 class EncoderNetwork(nn.Module, ABC):
     """A network from fields to numbers."""
 
     @abstractmethod
     def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
+        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
     ) -> Float[Tensor, "batch number"]:
         """Numbers of fields.
 
         Args:
             values: On the grid, or at points: (batch, channel, point).
             at: The points, in the unit box; None for the grid.
+            decode: The decoder at the same points, for encoders that ask it.
         """
 
 
@@ -64,7 +70,7 @@ class Encoder(Component, ABC):
         Args:
             channels: Of fields.
             space: Points of the grid in each direction.
-            numbers: How many come out.
+            numbers: How many come out: means, and as many of which sds are made.
             edges: Whether fields have edges; else they are periodic.
 
         Raises:
@@ -141,8 +147,9 @@ class _Convolutions(EncoderNetwork):
         self.out = nn.Linear(last * math.prod(space), ends[1])
 
     def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
+        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
     ) -> Float[Tensor, "batch number"]:
+        del decode
         density = torch.ones_like(values[:, :1])
         if at is not None:
             values, density = self._spread(values, at)
@@ -176,8 +183,9 @@ class _Looks(EncoderNetwork):
         self.out = nn.Linear(of.queries * width, ends[1])
 
     def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
+        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
     ) -> Float[Tensor, "batch number"]:
+        del decode
         at = self.grid if at is None else at.to(self.grid)
         waves = torch.arange(1, _WAVES + 1, device=at.device) * (math.pi if self.edges else 2 * math.pi)
         angle = (at[..., None] * waves).flatten(1)

@@ -177,7 +177,8 @@ class FieldCode(Learned, Adjusting, ByEdges):
     def _coded(self, scaled: Tensor, at: Tensor | None) -> Coded:
         """q(z | u) of standardised values (row, channel, point), at the grid where no points are given."""
         values = scaled.unflatten(2, self.space) if at is None else scaled
-        mean, spread = self.encoder(values, at).chunk(2, -1)
+        here = self.grid if at is None else at
+        mean, spread = self.encoder(values, at, lambda z: self.decoder(z, here)).chunk(2, -1)
         return Coded(mean, math.log(_LEAST_SD) * torch.sigmoid(spread - 1.0))
 
     def _decoded(self, z: Float[Tensor, "*batch number"], at: Tensor) -> Float[Tensor, "*batch channel point"]:

@@ -144,7 +144,7 @@ def test_fields_of_two_directions_with_edges(encoder):
     if isinstance(encoder, GridEncoder):
         seen = []
         code.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        code.encoder(at[:, 0][None, None], at)
+        code.encoder(at[:, 0][None, None], at, code.decoder)
         assert torch.allclose(seen[0][0, 0, 2:-2], places((16, 12), edges=True)[:, 0].reshape(16, 12)[2:-2], atol=1e-3)
 
 
@@ -155,7 +155,7 @@ def test_points_are_spread_over_the_grid_across_its_seam(edges, middle):
     seen = []
     network.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     at = torch.tensor([[0.02], [0.98], [0.5], [0.52]])
-    network(torch.tensor([1.0, -1.0, 0.0, 0.0])[None, None], at)
+    network(torch.tensor([1.0, -1.0, 0.0, 0.0])[None, None], at, torch.zeros_like)
     values, density = seen[0][0]
     assert float(values[0]) == pytest.approx(middle, abs=1e-3)
     width = 0.5 / 4
