@@ -7,6 +7,11 @@ objectives differ. "evidence": log p of held-out rows by the true model less tha
 learned model's evidence; "se": its standard error at 1,000. UAE is no bound, and has no best W, which grows as long as
 it is trained (equation (7) of `sciinf.surrogates.objectives`).
 
+"laws": of all codes together, and of what is decoded from draws of the prior. "codes p": of the energy distance between
+1,000 codes and as many draws of the prior, by 500 permutations. "f(z)" and "f(z) + noise": sliced Wasserstein distance
+of 20,000 such draws from fresh rows, over that of other rows of the model. "error": of what is decoded from the mean.
+"Quantised": levels in use, of a code that has 8 for each number, and its nats at most and as found.
+
 The package pythae trains the same nets on the same batches, where it has the objective (its noise is 1, too):
 `pip install --no-deps --target FOLDER pythae` and FOLDER in PYTHONPATH. Without it those rows are left out.
 In its version 0.1.2 the logarithm of MIWAE and PIWAE is over the sets, not the draws in one: its "MIWAE 64 x 1" is our
@@ -23,8 +28,11 @@ from typing import Any
 import torch
 from pythae_peer import Nets, peers
 from reporting import check, clock
-from torch import Tensor
+from torch import Tensor, nn
 
+from sciinf.core.prior import global_seed
+from sciinf.surrogates import Adversarial, Quantised
+from sciinf.surrogates.adversarial import Judge
 from sciinf.surrogates.collapse import collapsed, expected_nats
 from sciinf.surrogates.objectives import (
     KL,
@@ -36,6 +44,8 @@ from sciinf.surrogates.objectives import (
     Unscented,
     evidence,
 )
+from sciinf.surrogates.quantised import rounded
+from sciinf.trust.distances import sliced_wasserstein
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 NUMBERS, LATENTS, SIZES = 8, 4, (3.0, 2.0, 1.5, 1.0)
@@ -49,6 +59,14 @@ OBJECTIVES: dict[str, Objective] = {
     "CIWAE 64": Importance(64, mix=0.5),
     "InfoVAE": Mmd(10.0, 0.5),
     "UAE": Unscented(),
+}
+
+LAWS: dict[str, Objective] = {
+    "VAE": KL(),
+    "InfoVAE": Mmd(10.0, 0.5),
+    "WAE": Mmd(10.0),
+    "WAE-GAN": Adversarial(10.0),
+    "Quantised": Quantised(8),
 }
 
 
@@ -89,7 +107,7 @@ def objectives(options: Any, out: Path) -> Found:
     """All tables."""
     del out
     rows, checks = learned(options)
-    for part in (slopes, noise, collapse):
+    for part in (laws, slopes, noise, collapse):
         found = part(options)
         rows, checks = rows + found[0], checks + found[1]
     return rows, checks
@@ -115,10 +133,12 @@ def learned(options: Any) -> Found:
 def train(nets: Nets, objective: Objective, x: Tensor, steps: int, seed: int) -> None:
     """By Adam, whose rate falls to 0."""
     draw = torch.Generator().manual_seed(seed)
-    optimiser, schedule = nets.optimiser(nets.parameters(), steps)
+    with global_seed(torch.Generator().manual_seed(seed + 1)):
+        judge = Judge(nets.latents, objective.judged) if objective.judged else nn.Module()
+    optimiser, schedule = nets.optimiser([*nets.parameters(), *judge.parameters()], steps)
     for batch in nets.batches(x, steps, seed):
         optimiser.zero_grad()
-        coded = Coded(*nets.encoded(batch))
+        coded = Coded(*nets.encoded(batch), judge, objective.levels)
         objective.loss(Reconstruction(batch, nets.decoder, torch.ones(())), coded, generator=draw).mean().backward()
         optimiser.step()
         schedule.step()
@@ -166,6 +186,58 @@ def checked(rows: list[dict[str, Any]], options: Any) -> list[dict[str, Any]]:
     better = one["PIWAE 8 x 8"]["q"] / one["IWAE 64"]["q"]
     found.append(check("objectives, one sd: divergence of the encoder, PIWAE over IWAE", better, 0.8))
     return found
+
+
+def laws(options: Any) -> Found:
+    """What direct draws are like, by objectives that are for them."""
+    w, rows, steps = true_model(), [], 600 if options.quick else 1_500
+    x, fresh, others = (rows_of(w, 20_000, options.seed + k) for k in (1, 2, 3))
+    apart = sliced_wasserstein(fresh, others)
+    for one_sd in (False, True):
+        for name, objective in LAWS.items():
+            nets, started = Nets(NUMBERS, LATENTS, one_sd, options.seed), clock("cpu")
+            train(nets, objective, x, steps, options.seed)
+            spent, draw = clock("cpu") - started, torch.Generator().manual_seed(4)
+            with torch.no_grad():
+                coded = Coded(*nets.encoded(fresh), None, objective.levels)
+                kept = rounded(coded.mean, objective.levels) if objective.levels else coded.mean
+                row: dict[str, Any] = {"encoder of": "one sd" if one_sd else "free", "trained for": name}
+                row["error"] = float((nets.decoder(kept) - fresh).norm() / fresh.norm())
+                if objective.levels:
+                    found = collapsed(coded)
+                    row |= {"levels": str(found.in_use.tolist() if found.in_use is not None else [])}
+                    row |= {"nats": float(found.kl.sum()), "at most": LATENTS * math.log(objective.levels)}
+                else:
+                    z = coded.draw(1, generator=draw)[0]
+                    row["codes p"] = alike(z[:1_000], torch.randn(1_000, LATENTS, generator=draw), draw)
+                    decoded = nets.decoder(torch.randn(20_000, LATENTS, generator=draw))
+                    noisy = decoded + torch.randn(decoded.shape, generator=draw)
+                    row["f(z)"] = sliced_wasserstein(decoded, fresh) / apart
+                    row["f(z) + noise"] = sliced_wasserstein(noisy, fresh) / apart
+            rows.append({"s": spent, **row} if objective.levels else {**row, "s": spent})
+    return rows, lawful(rows)
+
+
+def lawful(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What laws are to be."""
+    found, checks = {(row["encoder of"], row["trained for"]): row for row in rows}, []
+    for encoder in ("free", "one sd"):
+        usual = found[encoder, "VAE"]["f(z)"]
+        for name in ("WAE", "WAE-GAN"):
+            row, where = found[encoder, name], f"objectives, {encoder}, {name}"
+            checks.append(check(f"{where}: 0.05 over p of codes and prior", 0.05 / row["codes p"], 1.0))
+            checks.append(check(f"{where}: distance of draws without noise, over the VAE's", row["f(z)"] / usual, 0.8))
+    return checks
+
+
+def alike(a: Tensor, b: Tensor, draw: torch.Generator, turns: int = 500) -> float:
+    """How often two laws as alike as can be would be found as far apart: p of the energy distance."""
+    both = torch.cat([a, b])
+    near, signs = -torch.cdist(both, both), torch.ones(len(both))
+    signs[len(a) :] = -1.0
+    turned = torch.stack([signs, *(signs[torch.randperm(len(both), generator=draw)] for _ in range(turns))], 1)
+    found = (turned * (near @ turned)).sum(0)
+    return float((found[1:] >= found[0]).sum() + 1) / (turns + 1)
 
 
 def off_the_best(rows: int, away: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

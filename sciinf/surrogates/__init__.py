@@ -1,5 +1,6 @@
 """Learned simulators of fields."""
 
+from sciinf.surrogates.adversarial import Adversarial
 from sciinf.surrogates.captions import Captions, Grammar
 from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors, Words
@@ -15,6 +16,7 @@ from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
 from sciinf.surrogates.operator import Operator
 from sciinf.surrogates.origin import Origin
+from sciinf.surrogates.quantised import Quantised
 from sciinf.surrogates.questions import conditioned
 from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
 from sciinf.surrogates.stable_rollout import Stable
@@ -23,6 +25,7 @@ from sciinf.surrogates.stepwise import Stepwise
 __all__ = [
     "DGNO",
     "KL",
+    "Adversarial",
     "Captions",
     "Emulator",
     "Field",
@@ -42,6 +45,7 @@ __all__ = [
     "Origin",
     "Perceiver",
     "Plain",
+    "Quantised",
     "Query",
     "RelativeL2",
     "Sensors",

@@ -11,6 +11,9 @@ average; both are 0 if lambda_j <= beta sigma^2. No longer training brings such 
 does. For networks it is what a linear code could keep alive: one that folds more into fewer numbers may leave others
 dead.
 
+Of numbers that are rounded (`quantised`) z_j says of x the entropy of its levels over all rows, log L at most, and the
+number is dead where it is always on one level.
+
 References:
     | Don't Blame the ELBO! A Linear VAE Perspective on Posterior Collapse (Lucas et al., 2019),
       https://arxiv.org/abs/1911.02469
@@ -24,10 +27,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from sciinf.surrogates.objectives import Coded
+from sciinf.surrogates.quantised import level_of, rounded
 
 ALIVE = 0.01  # nats that a number says of a row at least, on average, and variance of its mean
 
@@ -39,10 +44,14 @@ class Collapse:
     Args:
         kl: Nats of each, on average over rows, (latent).
         variance: Of the mean of each over rows, (latent); 1 and below for codes that follow their prior.
+        levels: That each has; 0 where it is not rounded.
+        in_use: Levels of each that occur, (latent); None where it is not rounded.
     """
 
     kl: Float[Tensor, " latent"]
     variance: Float[Tensor, " latent"]
+    levels: int = 0
+    in_use: Int[Tensor, " latent"] | None = None
 
     @property
     def alive(self) -> Tensor:
@@ -50,14 +59,23 @@ class Collapse:
         return (self.kl > ALIVE) & (self.variance > ALIVE)
 
     def __str__(self) -> str:
-        return (
+        found = (
             f"{int(self.alive.sum())} of {len(self.kl)} numbers say something, {float(self.kl.sum()):.3g} nats in all"
         )
+        if self.in_use is None:
+            return found
+        return f"{found}; {int(self.in_use.sum())} of {self.levels * len(self.kl)} levels are in use"
 
 
 def collapsed(coded: Coded) -> Collapse:
     """Which numbers are dead, from the laws of some hundred rows."""
-    return Collapse(coded.kl().mean(0).detach(), coded.mean.var(0).detach())
+    levels = coded.levels
+    if not levels:
+        return Collapse(coded.kl().mean(0).detach(), coded.mean.var(0).detach())
+    counts = F.one_hot(level_of(coded.mean, levels), levels).sum(0)
+    share = counts / len(coded.mean)
+    entropy = -torch.xlogy(share, share).sum(1)
+    return Collapse(entropy, rounded(coded.mean, levels).var(0).detach(), levels, (counts > 0).sum(1))
 
 
 def expected_nats(

@@ -42,10 +42,12 @@ from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
 from sciinf.surrogates._edges import ByEdges, show_edges
 from sciinf.surrogates._fields import Moments
+from sciinf.surrogates.adversarial import Judge
 from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.decoders import Decoder, DecoderNetwork, Query
 from sciinf.surrogates.encoders import Encoder, EncoderNetwork, GridEncoder, places
 from sciinf.surrogates.objectives import KL, Coded, Objective, Reconstruction
+from sciinf.surrogates.quantised import rounded
 from sciinf.tokens.code import Code, FieldTokens, Level
 
 _LEAST_SD = 1e-4  # of q, in units of the prior: log s is held above its logarithm, and below 1
@@ -135,6 +137,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
         with global_seed(torch.Generator().manual_seed(self.seed)):
             self.encoder: EncoderNetwork = encoder.build(self.channels, self.space, 2 * self.numbers, edges=edges)
             self.decoder: DecoderNetwork = decoder.build(self.channels, self.space, self.numbers, edges=edges)
+            self.judge = Judge(self.numbers, self.objective.judged) if self.objective.judged else None
         self.to(self.mean.device)
 
     def at_edges(self) -> None:
@@ -179,7 +182,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
         values = scaled.unflatten(2, self.space) if at is None else scaled
         here = self.grid if at is None else at
         mean, spread = self.encoder(values, at, lambda z: self.decoder(z, here)).chunk(2, -1)
-        return Coded(mean, math.log(_LEAST_SD) * torch.sigmoid(spread - 1.0))
+        return Coded(mean, math.log(_LEAST_SD) * torch.sigmoid(spread - 1.0), self.judge, self.objective.levels)
 
     def _decoded(self, z: Float[Tensor, "*batch number"], at: Tensor) -> Float[Tensor, "*batch channel point"]:
         return self.decoder(z.flatten(0, -2), at).unflatten(0, z.shape[:-1])
@@ -199,8 +202,11 @@ class FieldCode(Learned, Adjusting, ByEdges):
     def encode(
         self, fields: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None = None
     ) -> Float[Tensor, "batch number"]:
-        """The mean of `coded`, with its arguments."""
-        return self.coded(fields, at).mean
+        """The mean of `coded`, with its arguments; rounded, if the objective says so."""
+        return self._kept(self.coded(fields, at))
+
+    def _kept(self, coded: Coded) -> Float[Tensor, "batch number"]:
+        return rounded(coded.mean, coded.levels) if coded.levels else coded.mean
 
     def decode(
         self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"] | None = None
@@ -216,7 +222,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """The relative error of decoded held-out frames, and how many numbers say something."""
+        """The relative error of decoded held-out frames, how many numbers say something, and levels in use if any."""
         frames = next(iter(batches())).x[self.target].to(self.mean).flatten(0, 1)[:_CHECKED]
         draw = torch.Generator().manual_seed(self.seed)
         seen, most = self._some(self.points, draw), max(1, _NUMBERS // frames[0].numel())
@@ -224,10 +230,13 @@ class FieldCode(Learned, Adjusting, ByEdges):
         for some in frames.split(most):
             given = some if seen is None else some.flatten(2)[..., seen]
             parts.append(self.coded(given, None if seen is None else self.grid[seen]))
-            off.append(self.decode(parts[-1].mean) - some)
-        found = Coded(torch.cat([p.mean for p in parts]), torch.cat([p.log_sd for p in parts]))
+            off.append(self.decode(self._kept(parts[-1])) - some)
+        mean, log_sd = torch.cat([p.mean for p in parts]), torch.cat([p.log_sd for p in parts])
         error = torch.cat(off).flatten(1).norm(dim=1) / frames.flatten(1).norm(dim=1).clamp_min(1e-30)
-        return {"relative_error": float(error.mean()), "numbers_alive": float(collapsed(found).alive.sum())}
+        says = collapsed(Coded(mean, log_sd, levels=self.objective.levels))
+        told = {"relative_error": float(error.mean()), "numbers_alive": float(says.alive.sum())}
+        used = {} if says.in_use is None else {"levels_used": float(says.in_use.float().mean() / says.levels)}
+        return told | used
 
 
 class LearnedCode(Code):

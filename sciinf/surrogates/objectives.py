@@ -13,6 +13,8 @@ row,
     Unscented   -(1/2d) sum_j [log p(x | m + sqrt(d) s_j e_j) + log p(x | m - sqrt(d) s_j e_j)]
                 + weight (|m|^2 + sum_j (s_j - 1)^2)                                         (7)
 
+With a judge in the place of MMD stands `adversarial`, of numbers that are rounded `quantised`.
+
 (2) with beta = 1 and (4) to (6) are bounds: -log p(x) at least, on average. The gap of (2) is the divergence of q from
 p(z | x); that of (4) goes to 0 as k grows, whatever q is. But the encoder then learns less of it: mean over sd of its
 gradient goes with (M/k)^(1/2), of the decoder's with (M k)^(1/2). So (5) and (6) let the encoder have few draws in a
@@ -52,7 +54,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
@@ -70,10 +72,14 @@ class Coded:
     Args:
         mean: m, (batch, d).
         log_sd: log s, (batch, d).
+        judge: A network of z, for objectives that have one (`Objective.judged`).
+        levels: That numbers are rounded to, for objectives that do so (`Objective.levels`).
     """
 
     mean: Float[Tensor, "batch latent"]
     log_sd: Float[Tensor, "batch latent"]
+    judge: nn.Module | None = None
+    levels: int = 0
 
     def draw(self, count: int, *, generator: torch.Generator) -> Float[Tensor, "count batch latent"]:
         """Draws, through which gradients go."""
@@ -118,7 +124,15 @@ def standard(z: Float[Tensor, "*batch number"]) -> Float[Tensor, "*batch"]:
 
 
 class Objective(Component, ABC):
-    """What an encoder and a decoder are trained for."""
+    """What an encoder and a decoder are trained for.
+
+    Attributes:
+        judged: Width of a network that is learned beside them (`adversarial.Judge`); 0 for none.
+        levels: That each number of a code is rounded to (`quantised`); 0 for none.
+    """
+
+    judged: int = 0
+    levels: int = 0
 
     @abstractmethod
     def loss(self, rows: Reconstruction, coded: Coded, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -144,7 +158,7 @@ class KL(Objective):
     """
 
     def __init__(self, beta: float = 1.0, *, draws: int = 1) -> None:
-        _check_weight("beta", beta)
+        check_weight("beta", beta)
         check_whole("draws", draws, 1)
         self.beta, self.draws = beta, draws
 
@@ -166,8 +180,8 @@ class Mmd(Objective):
     """
 
     def __init__(self, weight: float = 10.0, keep: float = 0.0, *, scales: Sequence[float] = SCALES) -> None:
-        _check_weight("weight", weight)
-        _check_weight("keep", keep)
+        check_weight("weight", weight)
+        check_weight("keep", keep)
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales of the kernel are positive numbers, got {scales}")
         self.weight, self.keep, self.scales = weight, keep, tuple(scales)
@@ -235,7 +249,7 @@ class Unscented(Objective):
     """
 
     def __init__(self, weight: float = 0.5, *, pairs: int | None = None, together: bool = False) -> None:
-        _check_weight("weight", weight)
+        check_weight("weight", weight)
         if pairs is not None:
             check_whole("pairs", pairs, 1)
         self.weight, self.pairs, self.together = weight, pairs, together
@@ -308,6 +322,11 @@ def _kernel(a: Tensor, b: Tensor, scales: Sequence[float]) -> Tensor:
     return sum((width * c / (width * c + squared) for c in scales), torch.zeros_like(squared))
 
 
-def _check_weight(name: str, value: float) -> None:
+def check_weight(name: str, value: float) -> None:
+    """Of an objective.
+
+    Raises:
+        ValueError: If it is negative or not finite.
+    """
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} is a finite number of at least 0, got {value!r}")

@@ -82,6 +82,6 @@ def _slopes(decode: Decode, origin: Float[Tensor, " number"]) -> tuple[Tensor, T
     u^T J is linear in u, and its own slope is J, so that differentiation backwards is enough. Gradients go through it,
     and it is the same where none are kept.
     """
-    decoded, back = torch.func.vjp(decode, origin.expand(len(origin), -1))
-    _, again = torch.func.vjp(lambda u: back(u)[0], torch.zeros_like(decoded))
+    decoded, back = torch.func.vjp(decode, origin.expand(len(origin), -1))[:2]
+    again = torch.func.vjp(lambda u: back(u)[0], torch.zeros_like(decoded))[1]
     return decoded, again(torch.eye(len(origin), dtype=origin.dtype, device=origin.device))[0]
