@@ -12,9 +12,10 @@ the weather of Lorenz (1996) from two members of an ensemble, beside those two, 
 posterior on a grid, and under the solver's data. "rare": how probable events are by a generator, against the solver's
 own runs: a high wave, Lorenz's three numbers on one side of their attractor, a nerve cell that fires. "measured": draws
 given measurements, against exact posteriors, beside azula. "objectives": what codes are trained for, on a linear model
-whose evidence and posterior are known, beside pythae. "codes": codes that are learned against modes. "archive": bytes
-of solutions kept within a tolerance, against zfp. The peers of the last four are no dependencies: `python -m pip
-install --target peers --no-deps zfpy pythae azula einops`, and PYTHONPATH=peers. Seconds are CPU seconds of one thread.
+whose evidence and posterior are known, beside pythae. "codes": codes that are learned against modes. "coded": laws in
+such codes. "archive": bytes of solutions kept within a tolerance, against zfp. Peers are no dependencies: `python -m
+pip install --target peers --no-deps zfpy pythae azula einops`, and PYTHONPATH=peers. Seconds are CPU seconds of one
+thread.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from archive import archive
+from coded import coded
 from codes import codes
 from forced_inference import inference
 from forecasts import forecasts
@@ -175,6 +177,7 @@ PARTS = {
     "measured": measured,
     "objectives": objectives,
     "codes": codes,
+    "coded": coded,
     "archive": archive,
 }
 

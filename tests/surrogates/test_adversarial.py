@@ -87,6 +87,9 @@ def test_one_loss_pulls_encoder_and_judge_apart():
     for name, weight in (("all", 3.0), ("error", 0.0)):
         loss = Adversarial(weight, width=32).loss(decoded(w, x), Coded(*leaves, judge), generator=generator(5))
         parts[name] = torch.autograd.grad(loss.sum(), [*leaves, *judge.parameters()]), loss.detach()
+    error = -decoded(w, x).log_prob(Coded(*leaves).draw(1, generator=generator(5)))
+    for k, part in enumerate(torch.autograd.grad(error.sum(), leaves)):
+        assert torch.allclose(parts["error"][0][k], part, atol=1e-8)  # nor has it a slope for the encoder
     draw = generator(5)
     z = Coded(*leaves).draw(1, generator=draw)[0]
     prior = torch.randn(z.shape, generator=draw, dtype=z.dtype)
