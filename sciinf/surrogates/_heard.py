@@ -7,6 +7,8 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sciinf.core import Batch
 from sciinf.core.surrogate import ALIKE, UNLIKE
@@ -22,7 +24,9 @@ _MISREAD = 0.2  # scores, rms, of which a level is 0.5 to 2.2 wide
 
 
 @torch.no_grad()
-def heard(law: Generator, reader: Reader, rows: Batch, *, generator: torch.Generator) -> dict[str, float]:
+def heard(
+    law: Generator, reader: Reader, rows: Batch, *, generator: torch.Generator
+) -> tuple[dict[str, float], Float[Tensor, "frame channel octave"]]:
     """Compare draws given captions, phrased at random, with the rows that these were written for.
 
     Args:
@@ -33,7 +37,8 @@ def heard(law: Generator, reader: Reader, rows: Batch, *, generator: torch.Gener
 
     Returns:
         "words_misread", how far the reader is off on fresh captions (rms, in scores), and "spread_of_words", the spread
-        of draws over the error of their mean, in the frame where they differ most (1 for the right law).
+        of draws over the error of their mean, in the frame where they differ most (1 for the right law); and what draws
+        given captions miss (`Compared.missing`).
 
     Warns:
         UserWarning: If captions are misread, or draws given them are too alike or too unlike.
@@ -56,4 +61,4 @@ def heard(law: Generator, reader: Reader, rows: Batch, *, generator: torch.Gener
             f"far as their mean is off (1 for the right law): they are too {kind}. Train longer, or on more solutions",
             stacklevel=4,
         )
-    return {"words_misread": off, "spread_of_words": found.frames}
+    return {"words_misread": off, "spread_of_words": found.frames}, found.missing

@@ -273,7 +273,10 @@ class Generator(InTokens, Adjusting, ByEdges):
         found = worst_of([compared(drawn[:, some], true[some], waves, known=self.known) for some in parts])
         order = torch.cat(parts)
         self.missing.copy_(found.missing)
-        told = {} if self.reader is None else heard(self, self.reader, rows, generator=own)
+        told: dict[str, float] = {}
+        if self.reader is not None:
+            told, lacking = heard(self, self.reader, rows, generator=own)
+            self.missing.copy_(self.missing.maximum(lacking))
         if found.few:
             return {"spread_skill": found.frames, **told}
         say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)
