@@ -11,11 +11,12 @@ the weather of Lorenz (1996) from two members of an ensemble, beside those two, 
 "inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
 posterior on a grid, and under the solver's data. "rare": how probable events are by a generator, against the solver's
 own runs: a high wave, Lorenz's three numbers on one side of their attractor, a nerve cell that fires. "measured": draws
-given measurements, against exact posteriors, beside azula. "objectives": what codes are trained for, on a linear model
-whose evidence and posterior are known, beside pythae. "codes": codes that are learned against modes. "coded": laws in
-such codes. "archive": bytes of solutions kept within a tolerance, against zfp. Peers are no dependencies: `python -m
-pip install --target peers --no-deps zfpy pythae azula einops`, and PYTHONPATH=peers. Seconds are CPU seconds of one
-thread.
+given measurements, against exact posteriors, beside azula. "sensors": fields given what sensors see, by a law that has
+learned that and by particles. "bridge": viscosity and amplitude of Burgers' equation through a generator. "objectives":
+what codes are trained for, on a linear model whose evidence and posterior are known, beside pythae. "codes": codes that
+are learned against modes. "coded": laws in such codes. "archive": bytes of solutions kept within a tolerance, against
+zfp. Peers are no dependencies: `python -m pip install --target peers --no-deps zfpy pythae azula einops`, and
+PYTHONPATH=peers. Seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from archive import archive
+from bridge import drawn_bridge
 from coded import coded
 from codes import codes
 from forced_inference import inference
@@ -33,6 +35,7 @@ from measured import measured
 from objectives import objectives
 from rare import rare
 from reporting import SIMULATORS, check, clock, in_parts
+from sensed import sensors
 from torch import Tensor
 
 from sciinf import Recipe, load_simulator, simulate, train
@@ -175,6 +178,8 @@ PARTS = {
     "inference": inference,
     "rare": rare,
     "measured": measured,
+    "sensors": sensors,
+    "bridge": drawn_bridge,
     "objectives": objectives,
     "codes": codes,
     "coded": coded,
