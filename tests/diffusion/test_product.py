@@ -41,18 +41,18 @@ SENSORS = Measured(lambda x: x @ LOOK[:2].mT, SEEN[:2], 0.2)
 MEAN = Measured(lambda x: x @ LOOK[2:].mT, SEEN[2:], 0.05)
 
 
-def ran(twist, count=4):
+def ran(twist, count=2):
     runs = [particles(gaussian, twist, 1_000, torch.empty(DIM), PATH, generator=generator(k)) for k in range(count)]
     drawn = torch.cat([run.resample(1_000, generator=generator()) for run in runs])
     return drawn, torch.tensor([run.log_evidence for run in runs]), math.sqrt(sum(r.error**2 for r in runs)) / count
 
 
 def test_sensors_and_a_mean():
-    """Four runs of 1,000 particles: the mean is within .12 sd, the evidence within 4 of its standard errors."""
+    """Two runs of 1,000 particles: the mean is within .15 sd, the evidence within 4 of its standard errors."""
     mean, covariance, evidence = posterior()
     drawn, found, said = ran(Product(SENSORS, MEAN))
-    assert float(((drawn.mean(0) - mean) / covariance.diagonal().sqrt()).abs().max()) < 0.12
-    assert torch.allclose(drawn.std(0) / covariance.diagonal().sqrt(), torch.ones(DIM), atol=0.1)
+    assert float(((drawn.mean(0) - mean) / covariance.diagonal().sqrt()).abs().max()) < 0.15
+    assert torch.allclose(drawn.std(0) / covariance.diagonal().sqrt(), torch.ones(DIM), atol=0.12)
     assert float(found.mean()) == pytest.approx(evidence, abs=4 * said + 0.02)
     alone, *_ = ran(SENSORS, 1)
     assert float(((alone.mean(0) - mean) / covariance.diagonal().sqrt()).abs().max()) > 0.4
