@@ -29,26 +29,23 @@ from archive import archive
 from bridge import drawn_bridge
 from coded import coded
 from codes import codes
+from drawn import SHOWN, asked_of, beside_solver, drawn_by, fitted, laws_beside_solver, spread_checks, trained
 from forced_inference import inference
 from forecasts import forecasts
 from measured import measured
 from objectives import objectives
 from rare import rare
-from reporting import SIMULATORS, check, clock, in_parts
+from reporting import SIMULATORS, check, in_parts
+from rollouts import chaos, forced_reaction
 from sensed import sensors
 from torch import Tensor
 
-from sciinf import Recipe, load_simulator, simulate, train
-from sciinf.core import Surrogate
+from sciinf import load_simulator, simulate
 from sciinf.diffusion.solver import Exponential
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Generator, Operator, Stepwise
+from sciinf.surrogates import Operator, Stepwise
 from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Order, TokenLaw
-from sciinf.trust.distances import crps, energy_score, spread_skill
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-MEMBERS, STARTS = 16, 200
-SHOWN = (1, 5, 10, 20)
 
 
 def main() -> None:
@@ -93,87 +90,35 @@ def forced(options: Any, out: Path) -> Found:
     """Beside the solver's own draws."""
     equation = equation_of(1.0)
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
-    draw = torch.Generator().manual_seed(options.seed + 7)
-    theta = equation.prior.sample(STARTS, generator=draw)
-    x = equation(theta, generator=draw)
-    started = clock("cpu")
-    own = torch.stack([equation.solution(theta, x, generator=draw) for _ in range(MEMBERS)]).float()
-    rows = [{"draws of": "solver", "ms a draw": 1000 * (clock("cpu") - started) / (MEMBERS * STARTS)}]
-    rows[0] |= judged(own, own, x["u"])
     laws: dict[str, tuple[Order, TokenLaw]] = {
         "Frames, Joint": (Frames(1), Joint()),
         "two frames, four steps": (Frames(2), Joint(solver=Exponential(4, 2))),
         "AtOnce, Joint": (AtOnce(), Joint()),
         "Frames, Mixture": (Frames(1), Mixture()),
     }
-    for name, (order, law) in laws.items():
-        learned, spent = trained(options, equation, store, out / name, order=order, law=law)
-        drawn, each = drawn_by(learned, theta, x, MEMBERS)
-        rows.append({"draws of": name, "training s": spent, "ms a draw": each, **judged(drawn, own, x["u"])})
+    asked = asked_of(options, equation)
+    rows = laws_beside_solver(options, equation, store, asked, laws, out)
     for kind in (Operator, Stepwise):
-        learned, spent = _fitted(options, kind(equation.prior, equation.observables), store, out / kind.__name__)
-        drawn, each = drawn_by(learned, theta, x, MEMBERS)
-        rows.append({"draws of": kind.__name__, "training s": spent, "ms a draw": each, **judged(drawn, own, x["u"])})
-    first = rows[1]
+        learned, spent = fitted(options, kind(equation.prior, equation.observables), store, out / kind.__name__)
+        rows.append({"draws of": kind.__name__, "training s": spent, **beside_solver(learned, asked)})
     slack = 2.0 if options.quick else 1.0
-    checks = []
+    checks = spread_checks("forced", rows, 0.1 * slack)
     for frame in SHOWN:
+        first, faster = float(rows[1][f"CRPS {frame}"]), float(rows[2][f"CRPS {frame}"])
         checks.append(
-            check(
-                f"forced, Frames and Joint, frame {frame}: CRPS over the solver's - 1",
-                float(first[f"CRPS {frame}"]) - 1,
-                0.05 * slack,
-            )
+            check(f"forced, Frames, Joint, frame {frame}: CRPS over the solver's - 1", first - 1, 0.05 * slack)
         )
-        spread = float(first[f"spread {frame}"]) / float(rows[0][f"spread {frame}"])
-        checks.append(check(f"forced, Frames and Joint, frame {frame}: spread off 1 by", abs(spread - 1), 0.1 * slack))
-        over = float(rows[2][f"CRPS {frame}"]) / float(first[f"CRPS {frame}"])
-        checks.append(check(f"forced, a fifth of the passes, frame {frame}: CRPS over all passes' - 1", over - 1, 0.05))
+        checks.append(
+            check(f"forced, a fifth of the passes, frame {frame}: CRPS over all's - 1", faster / first - 1, 0.05)
+        )
     return rows, checks
-
-
-def judged(drawn: Tensor, own: Tensor, true: Tensor) -> dict[str, float]:
-    """CRPS and energy score over those of the solver's draws, the spread over the error of the mean, and changes.
-
-    These are how far fields move from frame to frame, over the solver's: a seam between blocks would show.
-    """
-    found: dict[str, float] = {}
-    for frame in SHOWN:
-        here, theirs, truth = drawn[:, :, frame], own[:, :, frame], true[:, frame]
-        found[f"CRPS {frame}"] = float(crps(here, truth).mean() / crps(theirs, truth).mean())
-        found[f"spread {frame}"] = spread_skill(here, truth)
-    moved = (drawn.diff(dim=2).square().mean((0, 1, 3, 4)) / own.diff(dim=2).square().mean((0, 1, 3, 4))).sqrt()
-    found["changes, least"], found["changes, most"] = float(moved.min()), float(moved.max())
-    found["energy"] = float(
-        energy_score(drawn[:, :, 1:], true[:, 1:]).mean() / energy_score(own[:, :, 1:], true[:, 1:]).mean()
-    )
-    return found
-
-
-def drawn_by(learned: Surrogate, theta: Tensor, x: Any, members: int) -> tuple[Tensor, float]:
-    """Draws of every start, (member, start, ...), and milliseconds of one."""
-    draw, started = torch.Generator().manual_seed(5), clock("cpu")
-    found = torch.stack([learned.draw(theta, x, generator=draw) for _ in range(members)])
-    return found, 1000 * (clock("cpu") - started) / (members * len(theta))
-
-
-def trained(options: Any, equation: Any, store: Any, out: Path, **told: Any) -> tuple[Any, float]:
-    """A generator and its CPU seconds."""
-    network = TokenTransformer(64, 4, heads=4)
-    made = Generator(equation.prior, equation.observables, network=network, seed=options.seed, **told)
-    return _fitted(options, made, store, out)
-
-
-def _fitted(options: Any, surrogate: Any, store: Any, out: Path) -> tuple[Any, float]:
-    started = clock("cpu")
-    recipe = Recipe(epochs=10) if options.quick else Recipe()
-    fit = train(surrogate, store, out, recipe=recipe, seed=options.seed)
-    return fit.surrogate, clock("cpu") - started
 
 
 PARTS = {
     "linear": linear,
     "forced": forced,
+    "forced reaction": forced_reaction,
+    "chaos": chaos,
     "forecasts": forecasts,
     "inference": inference,
     "rare": rare,

@@ -11,6 +11,13 @@ For dv/dt = L v + N(v), L a number for every mode, one step of length h is
 with phi_1 = (e^z - 1) / z and phi_{k+1} = (phi_k - 1/k!) / z, which cancel near z = 0 and so are means over a circle
 around z. L is treated exactly: steps need to resolve N alone.
 
+Of dv = (L v + N(v)) dt + dW, W a Wiener process whose modes are independent, with S(v) the step above and n the noise
+that v would have gathered during it without N, of variance (e^{2 L h} - 1) / 2 L in a unit of W's,
+
+    v' = S(v + n / 2) - e^{Lh} n / 2 + n :
+
+N sees half of the noise, as on average during the step, and without N the law is exact, however long the step.
+
 References:
     | Fourth-Order Time-Stepping for Stiff PDEs (Kassam & Trefethen, 2005), https://doi.org/10.1137/S1064827502410633
     | Exponential Time Differencing for Stiff Systems (Cox & Matthews, 2002), https://doi.org/10.1006/jcph.2002.6995
@@ -26,6 +33,7 @@ import torch
 from torch import Tensor
 
 from sciinf.dynamics.frames import intervals
+from sciinf.dynamics.grid import BoxGrid
 
 _CIRCLE = 16  # points around z; of real z those above it will do, for the others have the same real parts
 
@@ -86,6 +94,7 @@ def solve(
     times: Sequence[float],
     *,
     longest: float,
+    noise: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """Modes at times, from those at time 0.
 
@@ -95,6 +104,7 @@ def solve(
         rest: N.
         times: Increasing, none below 0.
         longest: Of a step; each interval has as many equal ones as that takes.
+        noise: Draws W of a unit of time, of the shape of modes; L is real then.
 
     Returns:
         (batch, len(times), *modes).
@@ -106,11 +116,41 @@ def solve(
     for before, after, count in intervals(times, longest):
         length = round((after - before) / max(count, 1), 15)
         if count and length not in steps:
-            steps[length] = ExponentialStep.of(linear, length)
+            steps[length] = ExponentialStep.of(linear, length), None if noise is None else gathered(linear, length)
         for _ in range(count):
-            modes = steps[length](modes, rest)
+            step, part = steps[length]
+            if noise is None:
+                modes = step(modes, rest)
+            else:
+                gain = part * noise()
+                modes = step(modes + 0.5 * gain, rest) + (1 - 0.5 * step.whole) * gain
         found.append(modes)
     return torch.stack(found, dim=1)
+
+
+def gathered(linear: Tensor, time: float) -> Tensor:
+    """Sd of dv = L v dt + dW at a time, from v = 0: the root of (e^{2 L t} - 1) / 2 L, L real and at most 0."""
+    rate = (-2 * linear).clamp_min(1e-12)
+    return (-torch.expm1(-rate * time) / rate).sqrt()
+
+
+def linear_law(grid: BoxGrid, initial: Tensor, linear: Tensor, driven: Tensor, time: float) -> tuple[Tensor, Tensor]:
+    """The normal law at a time of fields on a ring whose modes follow dv = L v dt + dW.
+
+    Args:
+        grid: The ring.
+        initial: Fields at time 0, (batch, 1, points).
+        linear: L, real and at most 0, (batch, 1, mode).
+        driven: What makes white noise on the grid dW of a unit of time: a factor of its modes, (batch, 1, mode).
+        time: Above 0.
+
+    Returns:
+        Mean, (batch, 1, points), and covariance, (batch, points, points), float64.
+    """
+    mean = grid.back(grid.transformed(initial.double()) * (linear * time).exp())
+    unit = torch.eye(grid.shape[0], dtype=torch.float64)
+    spread = grid.back(grid.transformed(unit)[None] * driven * gathered(linear, time))
+    return mean, spread.mT @ spread
 
 
 def refined(modes: Tensor, points: int, before: int) -> Tensor:

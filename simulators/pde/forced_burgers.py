@@ -8,7 +8,7 @@ tell is a law of fields.
 
 Pseudo-spectral on twice as many points as are kept, products cut at two thirds of the highest wave number. With v_k the
 Fourier coefficients, a_k = nu k^2 and f s_k the amplitude of the forcing, a step of length h is the deterministic one
-(`dynamics.spectral`) and then the noise that those modes would have gathered meanwhile, of variance
+with the noise that those modes would have gathered meanwhile (`dynamics.spectral`), of variance
 
     f^2 s_k^2 (1 - e^{-2 a_k h}) / (2 a_k).
 
@@ -33,10 +33,9 @@ from torch import distributions as td
 
 from sciinf.core import Prior, X
 from sciinf.dynamics.field_equation import Equation, column, described
-from sciinf.dynamics.frames import intervals
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField
-from sciinf.dynamics.spectral import ExponentialStep, refined
+from sciinf.dynamics.spectral import linear_law, refined, solve
 
 FINER = 2  # times as many points as are kept
 LONGEST = 0.005  # of a step
@@ -87,17 +86,12 @@ class ForcedBurgers(Equation):
         def rest(v: Tensor) -> Tensor:
             return -0.5 * self.steepening * slope * fine.transformed(fine.back(v).square())
 
-        found, steps = [], {}
-        for before, after, count in intervals(self.times, self.longest):
-            h = round((after - before) / max(count, 1), 15)
-            if count and h not in steps:
-                steps[h] = ExponentialStep.of(-decay, h), size * _gathered(decay, h)
-            for _ in range(count):
-                drawn = self.driven.draw(len(theta), 1, self.grid, generator=generator).to(theta.device)
-                noise = refined(self.grid.transformed(drawn), fine.shape[0], self.grid.shape[0])
-                modes = steps[h][0](modes, rest) + steps[h][1] * noise
-            found.append(fine.back(modes)[..., ::FINER])
-        return torch.stack(found, 1)
+        def noise() -> Tensor:
+            drawn = self.driven.draw(len(theta), 1, self.grid, generator=generator).to(theta.device)
+            return size * refined(self.grid.transformed(drawn), fine.shape[0], self.grid.shape[0])
+
+        found = solve(modes, -decay, rest, self.times, longest=self.longest, noise=noise)
+        return fine.back(found)[..., ::FINER]
 
     def law(self, theta: Tensor, initial: Tensor, time: float) -> tuple[Tensor, Tensor]:
         """Without steepening, mean of u at a time, (batch, 1, points), and its covariance, (batch, points, points).
@@ -112,19 +106,10 @@ class ForcedBurgers(Equation):
         """
         if self.steepening:
             raise ValueError(f"the law of {self.name!r} is known without steepening only, and it is {self.steepening}")
-        modes = self.grid.transformed(initial.double())
-        decay = column(theta.double(), self.prior, "viscosity", modes) * self.grid.squared
-        mean = self.grid.back(modes * (-decay * time).exp())
-        unit = torch.eye(self.grid.shape[0], dtype=torch.float64)[:, None]
-        root = self.driven.filter(self.grid) * column(theta.double(), self.prior, "forcing", modes)
-        spread = self.grid.back(self.grid.transformed(unit)[None, :, 0] * root * _gathered(decay, time))
-        return mean, spread.mT @ spread
-
-
-def _gathered(decay: Tensor, time: float) -> Tensor:
-    """Sd of a mode that unit noise drives for a time while it decays."""
-    rate = (2 * decay).clamp_min(1e-12)
-    return (-torch.expm1(-rate * time) / rate).sqrt()
+        initial = initial.double()
+        decay = column(theta, self.prior, "viscosity", initial) * self.grid.squared
+        driven = column(theta, self.prior, "forcing", initial) * self.driven.filter(self.grid)
+        return linear_law(self.grid, initial, -decay, driven, time)
 
 
 simulator = ForcedBurgers()
