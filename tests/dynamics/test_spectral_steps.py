@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.dynamics.spectral import ExponentialStep, solve
+from sciinf.dynamics.spectral import ExponentialStep, gathered, solve
 
 
 def test_without_a_rest_any_step_is_exact():
@@ -73,3 +73,14 @@ def test_weights_are_those_of_the_paper_where_a_step_is_stiff():
     wanted = {"first": h * (p1 - 3 * p2 + 4 * p3), "middle": 2 * h * (p2 - 2 * p3), "last": h * (4 * p3 - p2)}
     for name, weight in {**wanted, "inner": h / 2 * torch.expm1(z / 2) / (z / 2)}.items():
         assert torch.allclose(getattr(step, name), weight, atol=1e-13), name
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_noise_that_is_gathered_in_a_step_decays_with_it(decay):
+    """A decay at rate 1 in all, so much of it in L: sd of one step; the fault, noise after it."""
+    length, linear = 0.2, torch.tensor([-decay], dtype=torch.float64)
+    one = torch.ones(1, 1, dtype=torch.complex128)
+    found = solve(0 * one, linear, lambda v: (decay - 1) * v, [length], longest=length, noise=lambda: one)[0, 0, 0].real
+    exact = float(gathered(-torch.ones(1, dtype=torch.float64), length))
+    assert abs(float(found) / exact - 1) < 0.1 * length**2
+    assert abs(float(gathered(linear, length)) / exact - 1) > 0.2 * length * (1 - decay)
