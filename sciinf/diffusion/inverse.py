@@ -40,7 +40,8 @@ class Measured(Twist):
         order: Of the guess of what is not known yet.
 
     Raises:
-        ValueError: If an sd is not positive, there is not one for each, or the order is neither 1 nor 2.
+        ValueError: If numbers that were seen are no row of finite ones, an sd is not positive, there is not one for
+            each, or the order is neither 1 nor 2; in use, if the function gives not as many numbers as were seen.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Measured(Twist):
         *,
         order: int = 2,
     ) -> None:
+        if seen.ndim != 1 or not bool(seen.isfinite().all()):
+            raise ValueError(f"what was seen is a row of finite numbers, (k,), and got {seen}")
         each = torch.as_tensor(sd)
         if not bool(((each > 0) & (each < math.inf)).all()):
             raise ValueError(f"the sd of measurements is a positive number, got {sd}")
@@ -60,7 +63,21 @@ class Measured(Twist):
             )
         if order not in (1, 2):
             raise ValueError(f"the order of Measured is 1 or 2, got {order}")
-        self.of, self.seen, self.sd, self.order = of, seen, sd, order
+        self._of, self.seen, self.sd, self.order = of, seen, sd, order
+
+    def of(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n k"]:
+        """c(x).
+
+        Raises:
+            ValueError: If it has another shape than what was seen.
+        """
+        found = self._of(x)
+        if found.shape != (len(x), len(self.seen)):
+            raise ValueError(
+                f"{len(self.seen)} numbers were seen: their function of {len(x)} draws is to have shape "
+                f"{(len(x), len(self.seen))}, and has {tuple(found.shape)}"
+            )
+        return found
 
     def log_prob(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
         off, sd = self.seen.to(x) - self.of(x), self.noise(x)

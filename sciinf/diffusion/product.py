@@ -7,7 +7,8 @@ What was seen, o_1, ..., o_m, is independent given x, so that
 a product of the posteriors of each alone. Scores of these, which add up without noise, do not at a noise level s: with
 V the covariance of x given y = x + s e, measurements of any kind are together N(c(D), R + G V G^T), c, G and R those of
 all of them one under the other (`inverse`). So they are guessed together, as one set with an sd for each number. Events
-are guessed by themselves, each as if nothing else had been seen; weights of particles make up for that.
+are guessed by themselves, each as if nothing else had been seen; weights of particles make up for that, if there are
+enough of them: an event far from linear in x comes out far too improbable (`events`).
 
 References:
     | Collaborative Diffusion for Multi-Modal Face Generation and Editing (Huang et al., 2023),
@@ -41,6 +42,7 @@ class Product(Twist):
     def __init__(self, *parts: Twist) -> None:
         if not parts:
             raise ValueError("a Product is of one thing seen at least, and there is none")
+        parts = tuple(each for one in parts for each in (one.parts if isinstance(one, Product) else (one,)))
         self.parts = parts
         measured = [one for one in parts if isinstance(one, Measured)]
         self._guessed = [one for one in parts if not isinstance(one, Measured)]

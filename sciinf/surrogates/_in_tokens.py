@@ -42,7 +42,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         self.conditions = Conditions([Frame(0)] if given is None else given)
         super().__init__(prior, observables, target, self.conditions.fields, seed)
         self.start, self.seed = self.conditions.start, seed
-        self.conditions.check_start(self.observables, target)
+        self.conditions.check_names(self.observables, target)
         self.known, self.unknown = self.conditions.known, self.frames - self.conditions.known
         self.block, self.context = order.sizes(self.unknown)
         if not self.unknown:
@@ -177,7 +177,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
             places = self.block if self.by_frame else len(self.code.places)
             return self.target_mean.new_zeros(rows, places, 0), self.target_mean.new_zeros(())
         shape = (rows, self.frames, self.channels, *self.space)
-        values, mask = self.conditions.sensors.seen(x, self.target_mean.new_zeros(shape))
+        values, mask = self.conditions.sensors.seen(x, self.known, self.target_mean.new_zeros(shape))
         off, fields = self._beyond(values, start, fixed)
         mask = mask[:, self.known :].to(off)
         off = off * mask
@@ -208,7 +208,8 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         """What is known of solutions as a whole: of parameters, and how much sensors see."""
         if self.conditions.sensors is None:
             return told
-        return torch.cat([told, self.conditions.sensors.share(x, told.new_zeros(len(told), 1))], 1)
+        share = self.conditions.sensors.share(x, self.known, told.new_zeros(len(told), 1))
+        return torch.cat([told, share], 1)
 
     def _together(self, frames: Sequence[Tensor]) -> Tensor:
         """A block's tokens: at each place all frames, or each frame for itself."""

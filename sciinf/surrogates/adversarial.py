@@ -9,8 +9,9 @@ The judge is held still in the second term, and z in the third, whose value is t
 train both, though what the one wants more of the other wants less of. The best judge is t = log p(z) - log q(z), of
 the codes of all rows together; where that law is the prior it is 0, and the second term weight log 2.
 
-The loss is no bound, and as much the judge's as the encoder's: its fall over training tells little but of what is
-decoded. `Mmd` of `objectives` wants the same without a judge, and is steadier: take a judge where codes have many
+A judge's loss rises while it learns, so it is no measure of codes. What the loss amounts to, and what training stops
+by, is with MMD^2 between codes and prior in the judge's place (`objectives`), through which no gradient goes. It is no
+bound. `Mmd` of `objectives` wants the same without a judge, and is steadier: take a judge where codes have many
 numbers, of which a kernel sees little.
 
 References:
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 
 from sciinf.core.checks import check_whole
 from sciinf.diffusion.solver import noise_like
-from sciinf.surrogates.objectives import Coded, Objective, Reconstruction, check_weight
+from sciinf.surrogates.objectives import Coded, Objective, Reconstruction, check_weight, mmd
 
 
 @final
@@ -77,4 +78,5 @@ class Adversarial(Objective):
         own = F.softplus(judge(z[0].detach())) + F.softplus(-judge(prior))
         still = {name: value.detach() for name, value in judge.named_parameters()}
         taken = F.softplus(-torch.func.functional_call(judge, still, (z[0],)))
-        return self.weight * taken - rows.log_prob(z)[0] + (own - own.detach())
+        judged = self.weight * taken + own
+        return judged - judged.detach() + self.weight * mmd(z[0], prior).detach() - rows.log_prob(z)[0]

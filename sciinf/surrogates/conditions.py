@@ -22,6 +22,7 @@ WORDS = "words"
 
 
 _OFF = 0.1  # of a frame's variance that draws may be off where sensors see them, beside noise
+_FEW = 32  # rows, of which halves would tell nothing
 
 
 class Given(Component, ABC):
@@ -88,13 +89,13 @@ class Sensors(Given):
         name: Of the observable.
 
     Raises:
-        ValueError: If most is no int of at least 1, or sd negative or infinite.
+        ValueError: If most is no int of at least 1, or sd no number from 0 on.
     """
 
     def __init__(self, most: int = 64, *, sd: float = 0.0, name: str = "sensors") -> None:
         check_whole("most", most, 1)
-        if not 0 <= sd < math.inf:
-            raise ValueError(f"the sd of what sensors see is a number of at least 0, got {sd}")
+        if not isinstance(sd, int | float) or not 0 <= sd < math.inf:
+            raise ValueError(f"the sd of what sensors see is one number of at least 0, got {sd!r}")
         self.most, self.sd, self.name = most, sd, name
 
     def shown(
@@ -104,37 +105,56 @@ class Sensors(Given):
         flat = frames[:, known:].flatten(1)
         most = min(self.most, flat.shape[1])
         count = torch.randint(most + 1, (len(flat), 1), generator=generator, device=generator.device)
-        order = torch.rand(flat.shape, generator=generator, device=generator.device).argsort(1).argsort(1)
-        noise = torch.randn(flat.shape, generator=generator, device=generator.device).to(flat)
+        at = torch.rand(flat.shape, generator=generator, device=generator.device).topk(most, 1).indices.to(flat.device)
+        noise = torch.randn(at.shape, generator=generator, device=generator.device).to(flat)
+        here = (torch.arange(most, device=count.device) < count).to(flat.device)
+        found = torch.where(here, flat.gather(1, at) + self.sd * noise, 0.0)
         mask, seen = torch.zeros_like(frames, dtype=torch.bool), torch.zeros_like(frames)
-        here = (order < count).to(flat.device)
-        mask[:, known:] = here.reshape(frames[:, known:].shape)
-        seen[:, known:] = torch.where(here, flat + self.sd * noise, 0.0).reshape(frames[:, known:].shape)
+        mask[:, known:] = torch.zeros_like(flat, dtype=torch.bool).scatter(1, at, here).reshape(mask[:, known:].shape)
+        seen[:, known:] = torch.zeros_like(flat).scatter(1, at, found).reshape(seen[:, known:].shape)
         return {self.name: seen, f"{self.name}_mask": mask}
 
-    def seen(self, x: X, like: Float[Tensor, "batch frame channel *space"]) -> tuple[Tensor, Tensor]:
-        """Numbers and mask in what is given, or none.
+    def seen(self, x: X, known: int, like: Float[Tensor, "batch frame channel *space"]) -> tuple[Tensor, Tensor]:
+        """Numbers and mask in what is given, or none; of frames that are known anyway nothing is seen.
 
         Raises:
-            ValueError: If their shape is another, the mask is missing, or a number that is seen is not finite.
+            ValueError: If their shape is another, one of both is missing, a number that is seen is not finite, or more
+                is seen than training showed.
         """
-        if self.name not in x:
+        if missing := [name for name in self.names if name not in x]:
+            if len(missing) < len(self.names):
+                raise ValueError(
+                    f"{missing} is missing: sensors are given by {self.names}, True where a number is known"
+                )
             return torch.zeros_like(like), torch.zeros_like(like, dtype=torch.bool)
-        if (mask := x.get(f"{self.name}_mask")) is None:
-            raise ValueError(f"{self.name!r} has no mask: give '{self.name}_mask', True where a number is known")
-        value = x[self.name].to(like)
-        for what, one in ((self.name, value), (f"{self.name}_mask", mask)):
+        value, mask = (x[name].to(like) for name in self.names)
+        for what, one in zip(self.names, (value, mask), strict=True):
             if one.shape != like.shape:
                 raise ValueError(f"{what!r} has shape {tuple(one.shape)}, the target's frames {tuple(like.shape)}")
-        mask = mask.to(like.device).bool()
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError(f"{self.names[1]!r} is True or False (1 or 0) at each point, and has other numbers")
+        mask = mask.bool()
+        mask[:, :known] = False
         if not bool(value[mask].isfinite().all()):
             raise ValueError(f"{self.name!r} has numbers that are not finite, and are said to be known")
+        if (most := int(mask.flatten(1).sum(1).max())) > self.most:
+            raise ValueError(
+                f"sensors see {most} points, and training has shown {self.most} at most: leave some out, or train with "
+                f"Sensors({most})"
+            )
         return torch.where(mask, value, torch.zeros_like(value)), mask
 
-    def share(self, x: X, like: Float[Tensor, "batch one"]) -> Float[Tensor, "batch one"]:
-        """How many points are known, over the most that training shows."""
-        mask = x.get(f"{self.name}_mask")
-        return torch.zeros_like(like) if mask is None else mask.flatten(1).sum(1, keepdim=True).to(like) / self.most
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of numbers and of their mask."""
+        return self.name, f"{self.name}_mask"
+
+    def share(self, x: X, known: int, like: Float[Tensor, "batch one"]) -> Float[Tensor, "batch one"]:
+        """How many points are known, beside frames that are known anyway, over the most that training shows."""
+        mask = x.get(self.names[1])
+        if mask is None:
+            return torch.zeros_like(like)
+        return mask[:, known:].flatten(1).sum(1, keepdim=True).to(like) / self.most
 
 
 class Words(Given):
@@ -194,13 +214,19 @@ class Conditions:
         self.fields = [one.name for one in starts] + self.stay
         self.known = int(self.start is not None and self.start.index == 0)
         self._members = [one.name for one in given if isinstance(one, Members)]
+        self._own = [*([] if self.sensors is None else self.sensors.names), *([] if self.words is None else [WORDS])]
+        self._known_names = [*self.fields, *self._own]
 
-    def check_start(self, observables: Mapping[str, Observable], target: str) -> None:
-        """Refuse a frame to go on from that is none of the target's.
+    def check_names(self, observables: Mapping[str, Observable], target: str) -> None:
+        """Take the simulator's names, and refuse what does not go with them.
 
         Raises:
-            ValueError: If it has other channels.
+            ValueError: If the frame to go on from has other channels than the target, or sensors or captions are given
+                under a name that means something else.
         """
+        if taken := [name for name in self._own if name in observables or self._own.count(name) > 1]:
+            raise ValueError(f"{taken} would mean two things: give Sensors another name=, or rename the observable")
+        self._known_names = [*observables, *self._own]
         if self.start is None:
             return
         found, sought = observables[self.start.name].shape[0], observables[target].shape[1]
@@ -208,10 +234,17 @@ class Conditions:
             raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {sought}")
 
     def rows(self, x: X, some: slice) -> X:
-        """What is given, of some rows."""
-        told = [] if self.sensors is None else [self.sensors.name, f"{self.sensors.name}_mask"]
-        told += [] if self.words is None else [WORDS]
-        return {name: x[name][some] for name in (*self.fields, *(one for one in told if one in x))}
+        """What is given, of some rows.
+
+        Raises:
+            ValueError: If something is given that is no observable, and no condition of this generator.
+        """
+        if unknown := [name for name in x if name not in self._known_names]:
+            raise ValueError(
+                f"{unknown} is given, which this generator does not know; it knows {', '.join(self._known_names)}. "
+                "Sensors and captions have to be learned: Generator(..., given=[Frame(0), Sensors()])"
+            )
+        return {name: x[name][some] for name in (*self.fields, *(one for one in self._own if one in x))}
 
     def reader(self, prior: Prior, *, seed: int) -> Reader | None:
         """A new reader of captions, if there are any."""
@@ -228,10 +261,13 @@ class Conditions:
         return found if self.sensors is None else found | self.sensors.shown(frames, self.known, generator)
 
     def halves(self, x: X, rows: int) -> list[Int[Tensor, " row"]]:
-        """Rows that are judged together: those in which sensors see few points, and many; all where there are none."""
-        if self.sensors is None:
+        """Rows that are judged together: those in which sensors see few points, and many.
+
+        All where there are no sensors, or so few rows that a half of them would tell nothing.
+        """
+        if self.sensors is None or rows < _FEW:
             return [torch.arange(rows)]
-        return list(self.sensors.share(x, torch.zeros(rows, 1))[:, 0].argsort(stable=True).chunk(2))
+        return list(self.sensors.share(x, self.known, torch.zeros(rows, 1))[:, 0].argsort(stable=True).chunk(2))
 
     def say_what_is_not_held(
         self, x: X, drawn: Float[Tensor, "draw batch frame channel *space"], sd: Float[Tensor, "frame channel ..."]
@@ -248,7 +284,7 @@ class Conditions:
         """
         if self.sensors is None:
             return
-        values, mask = self.sensors.seen(x, drawn[0])
+        values, mask = self.sensors.seen(x, self.known, drawn[0])
         off = ((drawn - values) / sd)[:, mask].double().square().mean()
         noise = (self.sensors.sd / sd).expand_as(drawn[0])[mask].double().square().mean()
         if float(off) > 2 * float(noise) + _OFF:

@@ -5,9 +5,9 @@ r"""Networks from the numbers of a code to a field at any place.
     Z_1 = reshape(g(z)),   Z_{l+1} = Z'_l + c_l(Z'_l),   u(x) = f([Z_1(x), .., Z_L(x)]),
 
 g and f perceptrons, Z'_l the grid interpolated to twice the points, c_l convolutions, Z(x) linear interpolation. So a
-field can be had on any grid. No grid is made that is finer than the field's: in two directions its convolutions would
-take most of the time. What is linear between points of Z_L, f may bend as sharply as it likes: a front lies
-where a feature passes 0, which need not be at a point.
+field can be had on any grid. Grids are made finer until one has as many points in a direction as the field has in its
+longest: convolutions of a finer one would take most of the time. What is linear between points of Z_L, f may bend as
+sharply as it likes: a front lies where a feature passes 0, which need not be at a point.
 
 References:
     | DDMI: Domain-Agnostic Latent Diffusion Models for Synthesizing High-Quality Implicit Neural Representations (Park

@@ -40,13 +40,14 @@ from sciinf.core import Adjusting, Batch, Learned, Learns, Observable, Prior
 from sciinf.core.checks import check_whole
 from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
+from sciinf.diffusion.solver import noise_like
 from sciinf.surrogates._edges import ByEdges, show_edges
 from sciinf.surrogates._fields import Moments
 from sciinf.surrogates.adversarial import Judge
 from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.decoders import Decoder, DecoderNetwork, Query
 from sciinf.surrogates.encoders import Encoder, EncoderNetwork, GridEncoder, places
-from sciinf.surrogates.objectives import KL, Coded, Objective, Reconstruction
+from sciinf.surrogates.objectives import KL, Coded, Objective, Reconstruction, mmd
 from sciinf.surrogates.quantised import rounded
 from sciinf.tokens.code import Code, FieldTokens, Level
 
@@ -208,6 +209,12 @@ class FieldCode(Learned, Adjusting, ByEdges):
     def _kept(self, coded: Coded) -> Float[Tensor, "batch number"]:
         return rounded(coded.mean, coded.levels) if coded.levels else coded.mean
 
+    def nearest(self, z: Float[Tensor, "batch number"]) -> Float[Tensor, "batch number"]:
+        """The codes that frames can have nearest to some numbers: these, or levels where numbers are rounded."""
+        if not (levels := self.objective.levels):
+            return z
+        return ((z.clamp(-1, 1) + 1) * (levels - 1) / 2).round() * 2 / (levels - 1) - 1
+
     def decode(
         self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"] | None = None
     ) -> Float[Tensor, "batch channel ..."]:
@@ -222,7 +229,10 @@ class FieldCode(Learned, Adjusting, ByEdges):
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """The relative error of decoded held-out frames, how many numbers say something, and levels in use if any."""
+        """How held-out frames are coded: the relative error of what is decoded, and how many numbers say something.
+
+        Beside it how far the law of all codes is from the prior (MMD^2, `objectives`), or the share of levels in use.
+        """
         frames = next(iter(batches())).x[self.target].to(self.mean).flatten(0, 1)[:_CHECKED]
         draw = torch.Generator().manual_seed(self.seed)
         seen, most = self._some(self.points, draw), max(1, _NUMBERS // frames[0].numel())
@@ -235,8 +245,10 @@ class FieldCode(Learned, Adjusting, ByEdges):
         error = torch.cat(off).flatten(1).norm(dim=1) / frames.flatten(1).norm(dim=1).clamp_min(1e-30)
         says = collapsed(Coded(mean, log_sd, levels=self.objective.levels))
         told = {"relative_error": float(error.mean()), "numbers_alive": float(says.alive.sum())}
-        used = {} if says.in_use is None else {"levels_used": float(says.in_use.float().mean() / says.levels)}
-        return told | used
+        if says.in_use is not None:
+            return told | {"levels_used": float(says.in_use.float().mean() / says.levels)}
+        z = Coded(mean, log_sd).draw(1, generator=draw)[0]
+        return told | {"codes_off_prior": float(mmd(z, noise_like(z, draw)).mean())}
 
 
 class LearnedCode(Code):
@@ -300,5 +312,5 @@ class _Frozen(FieldTokens):
 
     def decode(self, tokens: Float[Tensor, "*batch token width"]) -> Float[Tensor, "*batch channel *space"]:
         mean, sd = self.learned.level()
-        own = (self.learned.decode(tokens.flatten(-2).flatten(0, -2)).flatten(2) - mean) / sd
+        own = (self.learned.decode(self.learned.nearest(tokens.flatten(-2).flatten(0, -2))).flatten(2) - mean) / sd
         return ((own - self.shift) / self.factor).reshape(*tokens.shape[:-2], self.channels, *self.space)

@@ -5,9 +5,9 @@ Each number m of an encoder is bounded and rounded to one of L levels, evenly sp
     z = 2 k / (L - 1) - 1,    k = round((L - 1) (tanh m + 1) / 2),
 
 and the loss is -log p(x | z). Rounding has no slope: gradients go through it as if it were not there. A code of d
-numbers is then one of L^d words, d log L nats at most, which can be counted, stored as whole numbers, and foretold by
-laws of discrete tokens. No book of words is learned, of which most could go out of use; how many levels are in use is
-told all the same (`collapse`).
+numbers is then one of L^d words, d log L nats at most, which can be counted, and stored as whole numbers. No book of
+words is learned, of which most could go out of use; how many levels are in use is told all the same (`collapse`). A
+`Generator` draws any numbers, which are rounded before they are decoded.
 
 The encoder's sds learn nothing.
 

@@ -13,7 +13,8 @@ tail asks for more than held-out solutions show, and what a `draw` is widened by
 
 A twist of particles for an event guesses how probable it is at each noise level from one slope. Of an event that any of
 sixty frames can bring about, that was too little by a factor of e^2 to e^4, and nothing showed it; splitting has no
-guesses.
+guesses. So an event is not asked about beside measurements: a generator that has learned `Sensors` is asked about the
+event alone, given what these see.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Tensor
 from sciinf.core import X
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.particles import Particles, Twist, particles
+from sciinf.diffusion.product import Product
 from sciinf.diffusion.splitting import split
 from sciinf.surrogates.generator import Generator
 
@@ -60,15 +62,22 @@ def conditioned(
         Particles whose x are frames, (n, time, channel, *space).
 
     Raises:
-        ValueError: If the generator's law is another, there is more than one start, or nothing is left that could have
-            been seen.
+        ValueError: If the generator's law is another, there is more than one start, an event is asked about beside
+            measurements, or nothing is left that could have been seen.
 
     Warns:
         UserWarning: If too few particles were left at a step, an event's probability could not be told, or held-out
             rows have shown that the law's draws are too alike: the answer is no posterior then.
     """
-    if len(theta) != 1:
-        raise ValueError(f"one start is asked about at a time, and there are {len(theta)}")
+    known = law.conditions.rows(given, slice(None))
+    for name, rows in (("theta", theta), *known.items()):
+        if len(rows) != 1:
+            raise ValueError(f"one start is asked about at a time, and {name!r} has {len(rows)} rows")
+    if isinstance(seen, Product) and any(isinstance(one, Event) for one in seen.parts):
+        raise ValueError(
+            "an Event beside measurements would come out far too improbable: let the generator learn Sensors(), give "
+            "it what they see, and ask for the Event alone"
+        )
     if (lacks := float(law.missing.max())) > MISSING:
         warnings.warn(
             f"{lacks:.0%} of the variance of solutions is missing in this generator's draws, in the waves and frame "
@@ -76,7 +85,6 @@ def conditioned(
             stacklevel=2,
         )
     if isinstance(seen, Event):
-        known = law.conditions.rows(given, slice(0, 1))
 
         def draw(noise: Tensor) -> Tensor:
             here = {name: value.expand(len(noise), *value.shape[1:]) for name, value in known.items()}

@@ -87,6 +87,15 @@ def test_of_functions_and_what_is_refused():
     double = Product(SENSORS, MEAN).through(lambda z: 2 * z)
     z = torch.randn(3, DIM, generator=generator())
     assert torch.allclose(double.log_prob(z), Product(SENSORS, MEAN).log_prob(2 * z))
+    nested, y = Product(Product(SENSORS), MEAN), torch.randn(6, DIM, generator=generator(2))
+    guesses = [one.guess(gaussian, y, torch.tensor(0.7)) for one in (nested, Product(SENSORS, MEAN))]
+    assert all(torch.equal(*pair) for pair in zip(*guesses, strict=True))
+    for of in (lambda x: x[:, 0], lambda x: x[:, :1]):
+        with pytest.raises(ValueError, match=r"3 numbers were seen: .* shape \(6, 3\), and has"):
+            Measured(of, SEEN, SDS).log_prob(y)
+    for bad in (SEEN[None], SEEN / 0):
+        with pytest.raises(ValueError, match="a row of finite numbers"):
+            Measured(lambda x: x, bad, 0.1)
     with pytest.raises(ValueError, match="one thing seen at least"):
         Product()
     with pytest.raises(ValueError, match="3 measurements and 2 sds"):

@@ -21,7 +21,7 @@ def test_grids_of_features_are_made_finer_by_linear_interpolation(axes, edges):
 
 
 @pytest.mark.parametrize(("space", "points"), [((128,), [8, 16, 32, 64]), ((32, 32), [8, 16, 32]), ((8, 12), [8, 16])])
-def test_no_grid_is_finer_than_the_field(space, points):
+def test_grids_end_with_the_first_that_has_as_many_points_as_the_longest_direction(space, points):
     network = Query().build(1, space, 4, edges=False)
     assert [grid.shape[0] for grid in network.grids] == points
     assert network(torch.randn(3, 4), places(space, edges=False)).shape == (3, 1, len(places(space, edges=False)))

@@ -121,6 +121,8 @@ def test_a_field_code_of_few_levels(fit):
     assert float(says.kl.sum()) > 4.0
     tokens = LearnedCode(code).build(1, (32,))
     assert torch.allclose(2 * tokens.encode(true), (2 * tokens.encode(true)).round(), atol=1e-6)
+    near = tokens.encode(true) + 0.2 * torch.rand(tokens.encode(true).shape, generator=torch.Generator()) - 0.1
+    assert torch.equal(tokens.decode(near), tokens.decode(tokens.encode(true)))  # draws are rounded, too
     assert torch.equal(load_fit(fit.folder).learned.encode(true), z)
 
 

@@ -11,6 +11,7 @@ from torch import distributions as td
 from sciinf.core import Batch, Observable, Prior
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.inverse import Measured
+from sciinf.diffusion.product import Product
 from sciinf.diffusion.stochastic import Ancestral
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Field, Frame, Generator, conditioned
@@ -84,6 +85,18 @@ def test_how_probable_it_is_that_a_wave_is_high(world, told):
         assert float((found.x[:, -1, 0, 3] > level).float() @ found.log_weight.exp()) == pytest.approx(1.0)
 
 
+def test_an_event_beside_measurements_and_more_than_one_start_are_refused(world):
+    law, theta, start, mean, _ = world
+    event = Event(lambda u: u[:, -1, 0].amax(1), 1.0)
+    seen = Measured(lambda u: u[:, -1, 0, :2], mean[:2], 0.1)
+    with pytest.raises(ValueError, match="far too improbable: let the generator learn Sensors"):
+        conditioned(law, theta, start, Product(seen, Product(event)), 100, generator=generator())
+    two = {name: value.expand(2, -1, -1) for name, value in start.items()}
+    for one, other in ((theta, two), (theta.expand(2, -1), start)):
+        with pytest.raises(ValueError, match="one start is asked about at a time, and .* has 2 rows"):
+            conditioned(law, one, other, event, 100, generator=generator())
+
+
 def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
     law, theta, start, mean, _ = world
     event = Event(lambda u: u[:, -1, 0, 3], float(mean[3]))
@@ -101,8 +114,6 @@ def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
     noisy = Generator(law.prior, law.observables, network=NET, law=Joint(solver=Ancestral(8)))
     with pytest.raises(ValueError, match=r"no function of the noise they start from: Exponential\(\) is one"):
         conditioned(noisy, theta, start, event, 80, generator=generator())
-    with pytest.raises(ValueError, match="one start is asked about at a time, and there are 2"):
-        conditioned(law, theta.repeat(2, 1), start, event, 80, generator=generator())
 
 
 def test_fields_that_stay_are_known_in_every_frame():

@@ -117,7 +117,7 @@ def test_where_nothing_is_seen_draws_follow_the_law_of_the_start(fit):
 
 def test_the_record_and_what_is_read_back(fit, folder):
     """Held-out rows are shown to sensors, too: few points and many are judged apart."""
-    assert 1.1 < fit.record["spread_skill"] < 1.7  # many seen: too wide, by as much as the exact law says
+    assert 0.6 < fit.record["spread_skill"] < 0.9 or 1.1 < fit.record["spread_skill"] < 1.7  # the half that is worst
     rows, seen = seen_rows(5)
     again = load_fit(folder / "fit").surrogate
     given = {"initial": rows.x["initial"]} | seen
@@ -175,6 +175,32 @@ def test_the_linear_guess_is_the_posterior_mean_of_a_linear_law():
     assert torch.equal(nothing, torch.zeros(5, 12).double())
 
 
+def test_the_frame_that_is_known_tells_nothing_new(fit):
+    rows, seen = seen_rows(10)
+    more = {name: value.clone() for name, value in seen.items()}
+    more["sensors"][:, 0], more["sensors_mask"][:, 0] = rows.x["initial"], True
+    start = {"initial": rows.x["initial"]}
+    assert torch.equal(*(fit.surrogate.draw(rows.theta, start | one, generator=generator()) for one in (seen, more)))
+
+
+def test_places_are_drawn_evenly_and_none_twice():
+    """Of 2 x 16 numbers 0 to 6 are shown: each in 3/32 of the rows, within 4 sds of the count."""
+    shown = Sensors(SEEN, sd=0.0).shown(torch.ones(4_000, 3, 1, 16), 1, generator())
+    count = shown["sensors_mask"].flatten(1).sum(1)
+    assert torch.equal(shown["sensors"], shown["sensors_mask"].float())
+    assert torch.allclose(count.bincount(minlength=7) / 4_000, torch.full((7,), 1 / 7), atol=0.025)
+    often = shown["sensors_mask"][:, 1:].float().mean(0)
+    assert torch.allclose(often, torch.full_like(often, 3 / 32), atol=0.02)
+    assert not shown["sensors_mask"][:, 0].any()
+
+
+def test_few_rows_are_judged_together():
+    surrogate = built()
+    seen = seen_rows(40)[1]
+    halves = [surrogate.conditions.halves({name: x[:n] for name, x in seen.items()}, n) for n in (20, 40)]
+    assert [list(map(len, some)) for some in halves] == [[20], [20, 20]]
+
+
 def test_by_frame_and_with_no_start():
     """Fields without space, whose frames are tokens: each is told what its own sensors see."""
     prior, fields = world().prior, {"u": Observable((6, 2))}
@@ -200,6 +226,8 @@ def test_what_does_not_fit_is_refused():
     for make, says in (
         (lambda: Sensors(0), "most"),
         (lambda: Sensors(sd=-1.0), "got -1"),
+        (lambda: Sensors(sd=[0.1, 0.2]), "one number"),  # pyright: ignore[reportArgumentType]
+        (lambda: Generator(equation.prior, equation.observables, given=[Sensors(name="initial")]), "mean two things"),
         (lambda: built(order=Frames(1)), "all frames at once"),
         (lambda: built(code=Pod(8)), "pieces of all frames"),
         (lambda: Generator(equation.prior, equation.observables, given=[Sensors(), Sensors()]), "2 were given"),
@@ -208,7 +236,12 @@ def test_what_does_not_fit_is_refused():
             make()
     surrogate, start = built(), {"initial": rows.x["initial"]}
     for given, says in (
-        ({"sensors": seen["sensors"]}, "'sensors' has no mask: give 'sensors_mask'"),
+        ({"sensors": seen["sensors"]}, "'sensors_mask'] is missing"),
+        ({"sensors_mask": seen["sensors_mask"]}, "'sensors'] is missing"),
+        ({**seen, "sensors_mask": torch.ones(4, 3, 1, 16)}, "see 32 points, and training has shown 6 at most"),
+        ({**seen, "sensors_mask": seen["sensors_mask"] * 0.5}, "True or False"),
+        ({**seen, "sensor": seen["sensors"]}, "'sensor'] is given, which this generator does not know"),
+        ({"words": torch.ones(4, 3)}, "'words'] is given, which this generator does not know"),
         ({**seen, "sensors": seen["sensors"][:, 1:]}, r"'sensors' has shape \(4, 2, 1, 16\)"),
         ({**seen, "sensors_mask": seen["sensors_mask"][..., :8]}, r"'sensors_mask' has shape \(4, 3, 1, 8\)"),
         ({**seen, "sensors": seen["sensors"] / 0}, "not finite"),
