@@ -169,12 +169,17 @@ def made(options: Any, make: Any, points: int, out: Path) -> tuple[Any, Tensor, 
     else:
         fine = twice(frames, 2)
     whole = frames.flatten(1).isfinite().all(1) & fine.flatten(1).isfinite().all(1)
-    seen = store.load().x["u"].flatten(0, 1).flatten(1).double()
+    pod = modes_of(store.load().x["u"].flatten(0, 1), draw)
+    return store, frames[whole].flatten(0, 1).float(), fine[whole].flatten(0, 1).float(), pod
+
+
+def modes_of(frames: Tensor, draw: torch.Generator) -> Modes:
+    """Mean of some frames, modes, and their variances, the strongest first."""
+    seen = frames.flatten(1).double()
     seen = seen[torch.randperm(len(seen), generator=draw)[:6_000]]
     mean = seen.mean(0)
     values, vectors = torch.linalg.eigh((seen - mean).mT @ (seen - mean) / len(seen))
-    pod = (mean, vectors.mT.flip(0), values.flip(0).clamp_min(1e-12))
-    return store, frames[whole].flatten(0, 1).float(), fine[whole].flatten(0, 1).float(), pod
+    return mean, vectors.mT.flip(0), values.flip(0).clamp_min(1e-12)
 
 
 def twice(fields: Tensor, axes: int) -> Tensor:

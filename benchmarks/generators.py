@@ -14,8 +14,9 @@ own runs: a high wave, Lorenz's three numbers on one side of their attractor, a 
 given measurements, against exact posteriors, beside azula. "sensors": fields given what sensors see, by a law that has
 learned that and by particles. "bridge": viscosity and amplitude of Burgers' equation through a generator. "objectives":
 what codes are trained for, on a linear model whose evidence and posterior are known, beside pythae. "codes": codes that
-are learned against modes. "coded": laws in such codes. "archive": bytes of solutions kept within a tolerance, against
-zfp. Peers are no dependencies: `python -m pip install --target peers --no-deps zfpy pythae azula einops`, and
+are learned against modes. "coded": laws in such codes. "words": flows from a first frame and from captions, beside an
+`Operator` and the solver. "archive": bytes of solutions kept within a tolerance, against zfp. Peers are no
+dependencies: `python -m pip install --target peers --no-deps zfpy pythae azula einops`, and
 PYTHONPATH=peers. Seconds are CPU seconds of one thread.
 """
 
@@ -39,6 +40,7 @@ from reporting import SIMULATORS, check, in_parts
 from rollouts import chaos, forced_reaction
 from sensed import sensors
 from torch import Tensor
+from words import words
 
 from sciinf import load_simulator, simulate
 from sciinf.diffusion.solver import Exponential
@@ -128,6 +130,7 @@ PARTS = {
     "objectives": objectives,
     "codes": codes,
     "coded": coded,
+    "words": words,
     "archive": archive,
 }
 
