@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciinf.core import Batch
 from sciinf.core.surrogate import ALIKE, UNLIKE
-from sciinf.surrogates._spread import Waves, compared
+from sciinf.surrogates._spread import Waves, compared, say_what_goes_together_wrongly
 from sciinf.surrogates.conditions import WORDS
 from sciinf.surrogates.reader import Reader
 
@@ -36,18 +36,20 @@ def heard(
         generator: For captions and draws.
 
     Returns:
-        "words_misread", how far the reader is off on fresh captions (rms, in scores), and "spread_of_words", the spread
-        of draws over the error of their mean, in the frame where they differ most (1 for the right law); and what draws
-        given captions miss (`Compared.missing`).
+        "words_misread", how far the reader is off on fresh captions (rms, in scores), "spread_of_words", the spread of
+        draws over the error of their mean, in the frame where they differ most (1 for the right law), and
+        "spread_of_waves_of_words", the same of the waves that are worst; and the variance that draws given captions
+        miss, of standardised fields, on average over waves.
 
     Warns:
-        UserWarning: If captions are misread, or draws given them are too alike or too unlike.
+        UserWarning: If captions are misread, or draws given them are too alike or too unlike, at points or in waves.
     """
     words = reader.writer.anew(rows.theta, generator=generator).ids
     given, (mean, sd) = {**rows.x, WORDS: words}, law.level()
     drawn = torch.stack([law.sample(rows.theta, given, generator=generator) for _ in range(_MEMBERS)])
     true, waves = rows.x[law.target].to(drawn), Waves(law.space, edges=law.edges)
-    found, off = compared((drawn - mean) / sd, (true - mean) / sd, waves, known=law.known), float(reader.off)
+    drawn, true, off = (drawn - mean) / sd, (true - mean) / sd, float(reader.off)
+    found = compared(drawn, true, waves, known=law.known)
     if not off <= _MISREAD:
         told = "has learned nothing yet" if math.isnan(off) else f"is {off:.2f} scores off, where a level is 0.5 wide"
         warnings.warn(
@@ -61,4 +63,9 @@ def heard(
             f"far as their mean is off (1 for the right law): they are too {kind}. Train longer, or on more solutions",
             stacklevel=4,
         )
-    return {"words_misread": off, "spread_of_words": found.frames}, found.missing
+    told = {"words_misread": off, "spread_of_words": found.frames}
+    if not found.few:
+        say_what_goes_together_wrongly(law.target, found, " given captions")
+        told["spread_of_waves_of_words"] = found.waves
+    error = waves.by_octave(waves.of(true - drawn.mean(0)).abs().square()).mean(0)
+    return told, found.missing * error / (1 + 1 / _MEMBERS)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sciinf.surrogates._wording import ALONE, JOINS, OPENINGS, SPELT, Interval, Unphrased, rounded_to
+import torch
+
+from sciinf.surrogates._wording import ALONE, JOINS, OPENINGS, SPELT, Interval, Unphrased, number_of
 
 if TYPE_CHECKING:
     from sciinf.surrogates.captions import Captions
 
-_Number = tuple[str, int]  # as it is written, and its unit
+_Number = tuple[tuple[int, ...], int]  # its tokens, and its unit
 
 
 def intervals(captions: Captions, caption: str) -> dict[str, Interval]:
@@ -26,7 +28,7 @@ def intervals(captions: Captions, caption: str) -> dict[str, Interval]:
     while left:
         fits = [pattern for pattern in captions.patterns if _fits(pattern[0], left)]
         if not fits:
-            rest = " ".join(one[0] if isinstance(one, tuple) else captions.vocabulary[one] for one in left)
+            [rest] = captions.text(torch.tensor([[k for one in left for k in _unfolded(one)]]))
             raise Unphrased(f"the grammar has no template for {rest!r}, in the caption {caption!r}")
         pattern, place, level = max(fits, key=lambda fit: len(fit[0]))
         name = captions.prior.names[place]
@@ -38,7 +40,7 @@ def intervals(captions: Captions, caption: str) -> dict[str, Interval]:
             if unit not in (0, captions.units[place]):
                 own = captions.prior.units[place] or "no unit"
                 raise ValueError(f"{name!r} is in {own}, and the caption says {caption!r}")
-            ends.append(rounded_to(number))
+            ends.append(number_of(number))
         said[name] = max(low for low, _ in ends), min(high for _, high in ends)
         if said[name][0] >= said[name][1]:
             raise ValueError(f"the caption {caption!r} contradicts itself about {name!r}")
@@ -54,13 +56,17 @@ def _folded(captions: Captions, tokens: Sequence[int]) -> list[int | _Number]:
     for k in tokens:
         last = found[-1] if found else 0
         if k <= len(SPELT):
-            number = last[0] if isinstance(last, tuple) and not last[1] else ""
-            found[len(found) - bool(number) :] = [(number + captions.vocabulary[k], 0)]
+            number = last[0] if isinstance(last, tuple) and not last[1] else ()
+            found[len(found) - bool(number) :] = [((*number, k), 0)]
         elif isinstance(last, tuple) and k in captions.units:
             found[-1] = (last[0], k)
         else:
             found.append(k)
     return found
+
+
+def _unfolded(one: int | _Number) -> tuple[int, ...]:
+    return (*one[0], one[1]) if isinstance(one, tuple) else (one,)
 
 
 def _fits(pattern: Sequence[int | None], left: Sequence[int | _Number]) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch import distributions as td
 
@@ -32,7 +32,9 @@ JOINS = (",", "and", "with")
 SPELT = (*map(str, range(10)), ".", "e", "-", "+")
 MARKS, ARTICLES = ("(", ")", ",", "=", ":"), {"a", "an", "the"}
 PIECE = re.compile(r"\{\w+\}|[^\W\d]\w*|[(),=:]")
-NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\w)")
+NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.]*\w)")
+SKIPPED = re.compile(r"(?:[\s;!?]|\.(?![0-9]))+")  # a full stop, but no decimal point
+POINT, EXPONENT, MINUS = (SPELT.index(sign) + 1 for sign in ".e-")
 _DRAWS, _TRIES = 2**16, 30  # of laws whose quantiles are not known
 Interval = tuple[float, float]
 
@@ -72,15 +74,71 @@ def pieces(text: str) -> list[str]:
     return PIECE.findall(text)
 
 
-def rounded_to(number: str) -> Interval:
-    """From where to where numbers are that are written so, to as many digits."""
-    sign = -1 if number[0] == "-" else 1
-    mantissa, _, power = number.lstrip("+-").partition("e")
-    whole, _, decimals = mantissa.partition(".")
-    digits, step = int(whole + decimals), 10.0 ** (int(power or 0) - len(decimals))
-    below = 0.05 if digits and digits == 10 ** (len(str(digits)) - 1) else 0.5
-    low, high = sign * (digits - below) * step, sign * (digits + 0.5) * step
-    return min(low, high), max(low, high)
+def worded(text: str) -> str:
+    """A text as captions have it: in lower case, without articles and full stops.
+
+    Raises:
+        ValueError: If there is something in it that stands in captions for numbers alone, or not at all.
+    """
+    if strange := re.sub(SKIPPED, "", re.sub(PIECE, "", text)):
+        raise ValueError(
+            f"{text!r} has {strange!r}: beside numbers, captions have words and the signs {' '.join(MARKS)}"
+        )
+    found = [one for one in pieces(text.lower()) if one not in ARTICLES]
+    if spelt := {*found} & {*SPELT}:
+        raise ValueError(
+            f"{text!r} has the word {spelt.pop()!r}, which stands in numbers, as in 1e-3: say it otherwise"
+        )
+    return " ".join(found)
+
+
+def numbers(ids: Int[Tensor, "batch token"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers in captions.
+
+    Returns:
+        For each token of a number from where to where it says that theta is, and whether it is one.
+    """
+    spelt = (ids > 0) & (ids <= len(SPELT))
+    first = (spelt.long().diff(dim=1, prepend=torch.zeros_like(ids[:, :1])) == 1).double()
+    run = first.long().cumsum(1)
+
+    def in_all(mark: Tensor) -> Tensor:
+        """Sums over each number."""
+        mark = mark * spelt.double()
+        return torch.zeros_like(mark).scatter_add(1, run, mark).gather(1, run)
+
+    def before(mark: Tensor) -> Tensor:
+        """Sums over what stands before, in the same number."""
+        sums = mark.double().cumsum(1) - mark.double()
+        return sums - in_all(sums * first)
+
+    def spelt_out(digit: Tensor) -> Tensor:
+        """What some digits of each number are together."""
+        after = in_all(digit) - before(digit) - digit.double()
+        return in_all(digit * (ids - 1) * torch.full_like(after, 10.0).pow(after))
+
+    digit, behind = spelt & (ids <= 10), before(ids == EXPONENT) > 0
+    front = digit & ~behind
+    whole, power = spelt_out(front), spelt_out(digit & behind)
+    digits = in_all(front & ((before(front & (ids > 1)) > 0) | (ids > 1)))  # from the first that is not 0 on
+    decimals = in_all(front & (before(ids == POINT) > 0))
+    power = torch.where(in_all((ids == MINUS) & behind) > 0, -power, power)
+    low, high = rounded_to(whole, digits, power - decimals, in_all((ids == MINUS) & ~behind) > 0)
+    return low, high, spelt
+
+
+def number_of(ids: Sequence[int]) -> Interval:
+    """From where to where one number says that theta is, given its tokens."""
+    low, high, _ = numbers(torch.tensor([[0, *ids]]))
+    return float(low[0, -1]), float(high[0, -1])
+
+
+def rounded_to(whole: Tensor, digits: Tensor, power: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """From where to where numbers are that are written as M 10^s."""
+    ten = torch.full_like(whole, 10.0)
+    below = 0.5 - 0.45 * ((whole == ten.pow(digits - 1)) & (whole > 0)).to(whole)
+    low, high = (whole - below) * ten.pow(power), (whole + 0.5) * ten.pow(power)
+    return torch.where(negative, -high, low), torch.where(negative, -low, high)
 
 
 def quantiles(prior: Prior, z: Float[Tensor, " level"]) -> Float[Tensor, "theta level"]:
@@ -95,8 +153,22 @@ def quantiles(prior: Prior, z: Float[Tensor, " level"]) -> Float[Tensor, "theta 
     return torch.stack(rows)
 
 
-def called(name: str, phrases: Sequence[str]) -> list[list[str]]:
-    """A parameter's name and phrases, in words."""
-    apart = name.replace("_", " ")
-    own = apart if all(PIECE.fullmatch(word) for word in apart.split()) else name
-    return [pieces(one.lower()) for one in dict.fromkeys((own, *phrases))]
+def called(names: Sequence[str], phrases: Mapping[str, Sequence[str]]) -> list[list[list[str]]]:
+    """What each parameter is called, in words: its name and phrases, or these alone where the name cannot be said."""
+    own = list[str]()
+    for name in names:
+        apart = name.lower().replace("_", " ").split()
+        apart = apart if all(map(PIECE.fullmatch, apart)) else [name.lower()]
+        own.append(" ".join(word for word in apart if word not in ARTICLES))
+    found = list[list[list[str]]]()
+    for name, mine in zip(names, own, strict=True):
+        others = [one for other in names if other != name for one in phrases.get(other, ())]
+        plain = not unsayable(mine.split()) and own.count(mine) == 1 and mine not in others
+        texts = [*([mine] if plain or name not in phrases else []), *phrases.get(name, ())]
+        found.append([one.split() for one in dict.fromkeys(texts)])
+    return found
+
+
+def unsayable(words: Sequence[str]) -> bool:
+    """Whether words are no name, for there are none, or some stand in levels or numbers."""
+    return not words or bool({*words} & {*SPELT, *(word for level in LEVELS for word in level.split())})

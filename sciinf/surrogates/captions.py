@@ -13,7 +13,8 @@ that it leaves out. How it is said is drawn without a look at the parameters. He
 
 which is what `Captions.drawn` draws, and the law of solutions given a caption is the one over such parameters.
 
-The vocabulary is what the grammar can say: words, digits, signs, units. Articles and full stops are passed over.
+The vocabulary is what the grammar can say: words, digits, signs, units. Capitals, articles and full stops are passed
+over.
 
 References:
     | Text2PDE: Latent Diffusion Models for Accessible Physics Simulation (Zhou et al., 2024),
@@ -44,6 +45,7 @@ from sciinf.surrogates._wording import (
     NUMBER,
     OPENINGS,
     PIECE,
+    SKIPPED,
     SPELT,
     TEMPLATES,
     Interval,
@@ -51,16 +53,20 @@ from sciinf.surrogates._wording import (
     drawn_within,
     pieces,
     quantiles,
+    unsayable,
+    worded,
 )
 
-_IGNORED = " \t\n.;!?"
+_SURE = 8.0  # sds of a normal number, beyond which nothing is
+_LARGEST = 290  # power of ten
 
 
 class Grammar(Component):
     """How captions of a simulator's parameters are written.
 
     Args:
-        phrases: Parameter -> what it may be called beside its name.
+        phrases: Parameter -> what it may be called beside its name; in place of it, where the name cannot be said: it
+            has a word of levels ("high") or numbers ("e"), nothing but an article ("a"), or is another's.
         subject: What captions are of.
         templates: Clauses, with {name}, and {level}, {number} or both; `TEMPLATES` where left out, whose words are
             known always.
@@ -69,9 +75,10 @@ class Grammar(Component):
         left_out: How probable it is that a parameter is not told of.
 
     Raises:
-        ValueError: If a template has no {name}, or nothing to say of it, digits are no int from 1 to 6, or `left_out`
-            is no probability below 1; when built, if phrases are of no parameter, or cannot be told from each other
-            or from levels.
+        ValueError: If a template has no {name}, or nothing to say of it, there is something in a text that captions do
+            not have, phrases or templates are a string in place of a list, digits are no int from 1 to 6, or
+            `left_out` is no probability below 1; when built, if phrases are of no parameter, or cannot be told from
+            each other or from levels.
 
     Examples:
         >>> from torch.distributions import Uniform
@@ -91,8 +98,14 @@ class Grammar(Component):
         digits: Sequence[int] = (2, 3),
         left_out: float = 0.15,
     ) -> None:
-        self.phrases, self.subject = {name: list(said) for name, said in (phrases or {}).items()}, subject
-        self.templates, self.digits, self.left_out = tuple(templates or TEMPLATES), tuple(digits), left_out
+        for what, texts in (*(phrases or {}).items(), ("templates", templates or ())):
+            if isinstance(texts, str):
+                raise ValueError(f"{what!r} is given one text, and takes a list: [{texts!r}]")
+        self.phrases = {name: list(dict.fromkeys(map(worded, said))) for name, said in (phrases or {}).items()}
+        self.subject, self.templates = worded(subject), tuple(map(worded, templates or TEMPLATES))
+        self.digits, self.left_out = tuple(digits), left_out
+        if not self.subject:
+            raise ValueError(f"the subject {subject!r} has no words: say what captions are of")
         for number in self.digits:
             check_whole("digits", number, 1)
         if not self.digits or max(self.digits) > 6:
@@ -119,6 +132,7 @@ class Captions:
         names: For each parameter what it is called, each in words.
         units: For each parameter the token of its unit, 0 where it has none.
         edges: (parameter, 4), where levels meet.
+        ends: (parameter, 2), beyond which the prior has nothing.
         of: Token of a word.
         patterns: Clauses that can be read: tokens, None where a number stands, a parameter's place and a level.
     """
@@ -129,13 +143,16 @@ class Captions:
         if unknown := [name for name in grammar.phrases if name not in prior.names]:
             raise ValueError(f"phrases are given for {unknown}; the parameters are {', '.join(prior.names)}")
         self.grammar, self.prior = grammar, prior
-        self.names = [called(name, grammar.phrases.get(name, ())) for name in prior.names]
+        self.names = called(prior.names, grammar.phrases)
         said = [phrase for phrases in self.names for phrase in phrases]
         if twice := sorted({" ".join(phrase) for phrase in said if said.count(phrase) > 1}):
             raise ValueError(f"{twice} would be said of more than one parameter: give each phrases of its own")
-        for phrase in said:
-            if not phrase or {*phrase} & {word for level in LEVELS for word in level.split()}:
-                raise ValueError(f"{' '.join(phrase)!r} is no name, or could be taken for a level: give other phrases")
+        for name, phrases in zip(prior.names, self.names, strict=True):
+            if wrong := [" ".join(phrase) for phrase in phrases if unsayable(phrase)]:
+                raise ValueError(
+                    f"{name!r} cannot be called {wrong[0]!r}, which is no name, or could be taken for a level or a "
+                    f"number: give other phrases, Grammar({{{name!r}: [...]}})"
+                )
         texts = (*TEMPLATES, *grammar.templates, *OPENINGS, ALONE, *LEVELS, *JOINS, grammar.subject)
         words = {piece for text in texts for piece in pieces(text) if piece[0] != "{" and piece not in MARKS}
         words |= {word for phrase in said for word in phrase}
@@ -144,6 +161,7 @@ class Captions:
         self.vocabulary = (*plain, *units)
         self.units = [len(plain) + units.index(unit) if unit else 0 for unit in prior.units]
         self.edges = quantiles(prior, torch.special.ndtri(torch.tensor([0.2, 0.4, 0.6, 0.8]).double()))
+        self.ends = quantiles(prior, torch.tensor([-_SURE, _SURE], dtype=torch.float64))
         self.patterns = [
             (self._filled(template, phrase, level), place, level)
             for template in dict.fromkeys((*grammar.templates, *TEMPLATES))
@@ -170,15 +188,17 @@ class Captions:
         """Ids of captions, padded by 0 to the longest, or to a length.
 
         Raises:
-            ValueError: If a word is unknown, or nothing is said.
+            ValueError: If a word is unknown, nothing is said, or captions are no list of texts.
         """
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"captions are a list of texts, as ['any {self.grammar.subject}'], and got {texts!r}")
         rows = [self.tokens(text) for text in texts]
         longest = max([length, *map(len, rows)])
         return torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
     def tokens(self, caption: str) -> list[int]:
         """Those of a caption."""
-        found, left = list[int](), caption.strip(_IGNORED)
+        found, left = list[int](), _after_stops(caption)
         while left:
             number, piece = NUMBER.match(left), PIECE.match(left)
             word = number[0] if number else piece[0] if piece else re.split(r"\s", left)[0]
@@ -186,17 +206,25 @@ class Captions:
             if number:
                 if found and found[-1] <= len(SPELT):
                     raise ValueError(f"two numbers stand side by side in the caption {caption!r}: put words between")
-                found += [self.of[sign] for sign in word.lower()]
+                found += self._number(word, caption)
                 for unit in sorted(self.units, key=lambda k: -len(self.vocabulary[k])):
                     if unit and (after := re.match(rf"\s*{re.escape(self.vocabulary[unit])}(?!\w)", left)):
                         found, left = [*found, unit], left[after.end() :]
                         break
             elif word.lower() not in ARTICLES:
                 found.append(self._known(word, caption))
-            left = left.lstrip(_IGNORED)
+            left = _after_stops(left)
         if not found:
             raise ValueError(f"the caption {caption!r} says nothing")
         return found
+
+    def _number(self, word: str, caption: str) -> list[int]:
+        """Tokens of a number, as captions are written: with a digit before the point, and no plus before that."""
+        word = word.lower().removeprefix("+")
+        mantissa, _, power = word.partition("e")
+        if len(mantissa) + abs(int(power or 0)) > _LARGEST:
+            raise ValueError(f"the number {word} of the caption {caption!r} is too large, too small or too long")
+        return [self.of[sign] for sign in re.sub(r"^(-?)\.", r"\g<1>0.", word)]
 
     def _known(self, word: str, caption: str) -> int:
         if word.lower() in self.of and word.lower() not in SPELT:
@@ -226,6 +254,20 @@ class Captions:
         """
         return intervals(self, caption)
 
+    def check_possible(self, caption: str, said: Mapping[str, Interval]) -> None:
+        """Refuse a caption that says what the prior has not, looking at each parameter by itself.
+
+        Raises:
+            ValueError: If it does; the message has the parameter's range.
+        """
+        for name, (least, most) in zip(self.prior.names, self.ends.tolist(), strict=True):
+            low, high = said.get(name, (least, most))
+            if low > most or high < least:
+                raise ValueError(
+                    f"the caption {caption!r} is impossible by the prior, by which {name!r} is from {least:.5g} to "
+                    f"{most:.5g}"
+                )
+
     def drawn(self, caption: str, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """Parameters from the prior, restricted to what a caption says.
 
@@ -240,3 +282,9 @@ class Captions:
                 raise ValueError(f"what the caption {caption!r} says is too improbable by the prior to be drawn")
             columns.append(found)
         return torch.cat(columns, 1)
+
+
+def _after_stops(text: str) -> str:
+    """What of a text follows spaces and full stops."""
+    stops = SKIPPED.match(text)
+    return text[stops.end() :] if stops else text

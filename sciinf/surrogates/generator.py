@@ -83,6 +83,7 @@ class Generator(InTokens, Adjusting, ByEdges):
 
     learns: ClassVar[Learns] = "noisy fields"
     missing: Tensor
+    missing_of_words: Tensor
 
     def __init__(
         self,
@@ -105,7 +106,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         check_whole("members", members, 1)
         self.pairs, self.members = pairs, members
         octaves = Waves(self.space, edges=edges).count
-        self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
+        for name in ("missing", "missing_of_words"):
+            self.register_buffer(name, torch.zeros(self.frames, self.channels, octaves))
         self.parts, self.edges = (network or TokenTransformer(), law or Joint()), edges
         self.law = self._built()
 
@@ -243,11 +245,11 @@ class Generator(InTokens, Adjusting, ByEdges):
     def draw(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
-        found = self.sample(theta, given, generator=generator)
+        found, missing = self.sample(theta, given, generator=generator), self.missing
         if self.reader is not None and WORDS in given:
-            theta = self.reader.middle(given[WORDS])
+            theta, missing = self.reader.middle(given[WORDS]), self.missing_of_words
         wide = Waves(self.space, edges=self.edges).only
-        return found + wide(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
+        return found + wide(self.drawn_error(theta, generator=generator).to(found), missing.sqrt())
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         own = torch.Generator().manual_seed(self.seed)
@@ -276,7 +278,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         told: dict[str, float] = {}
         if self.reader is not None:
             told, lacking = heard(self, self.reader, rows, generator=own)
-            self.missing.copy_(self.missing.maximum(lacking))
+            error = waves.by_octave(waves.of(true - drawn.mean(0)).abs().square()).mean(0)  # that is drawn, too
+            self.missing_of_words.copy_(torch.where(error > 0, lacking / error, 0.0))
         if found.few:
             return {"spread_skill": found.frames, **told}
         say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)

@@ -21,9 +21,10 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -32,15 +33,16 @@ from torch.nn import functional as F
 
 from sciinf.core import Prior
 from sciinf.core.prior import global_seed
-from sciinf.surrogates._wording import SPELT, TEMPLATES, Interval, Unphrased, pieces
+from sciinf.surrogates._wording import SPELT, TEMPLATES, Interval, Unphrased, numbers, pieces
 from sciinf.surrogates.captions import Captions, Grammar
-from sciinf.surrogates.writing import MOST, Writer, Written, numbers, squeezed
+from sciinf.surrogates.writing import MOST, Writer, Written, squeezed
 
 _WIDTH, _REACH = 48, (1, 2, 4)  # of hidden tokens; steps of the convolutions
 _RATE, _BATCH, _FRESH = 4e-3, 96, 2_000
 _BLURRED = 0.3  # how often, at most, a word that does not matter is left out, taken for another, or put in
 _OPEN = 0.2  # scores from the end, within which an end is open
-_FAR = 0.2  # scores, beyond which what is read is not what is said
+_OFTEN, _FAR = 2.0, 0.2  # times `off`, and scores at most, that ends are off by, and are not misread
+_WIDE = 0.5  # scores, the half of what is said at most, by which its ends are off, and it is not misread
 
 
 class Reader(nn.Module):
@@ -55,10 +57,12 @@ class Reader(nn.Module):
     Attributes:
         width: Numbers that it tells a generator.
         off: How far it is off on fresh captions, rms, in scores; NaN before it has learned.
+        grammar: A digest of what its tokens mean; weights of another are refused.
     """
 
     off: Tensor
     idle: Tensor
+    grammar: Tensor
 
     def __init__(self, grammar: Grammar, prior: Prior, steps: int, *, seed: int) -> None:
         super().__init__()
@@ -75,6 +79,9 @@ class Reader(nn.Module):
         told = torch.tensor([self.captions.ids(one)[0] for one in sorted(idle)])
         self.register_buffer("idle", told, persistent=False)
         self.register_buffer("off", torch.tensor(float("nan")))
+        meant = repr((self.captions.vocabulary, self.captions.names, self.captions.patterns)).encode()
+        self.register_buffer("grammar", torch.tensor(list(hashlib.sha256(meant).digest()[:8]), dtype=torch.uint8))
+        self.register_load_state_dict_pre_hook(_check_grammar)
         self.requires_grad_(False)
 
     def forward(self, ids: Int[Tensor, "batch token"], most: int | None = None) -> Float[Tensor, "batch theta 2"]:
@@ -116,11 +123,31 @@ class Reader(nn.Module):
         """What is read in captions, or in those that tell of parameters by numbers.
 
         Raises:
-            ValueError: If there are not as many captions as rows.
+            ValueError: If captions are no tokens of the vocabulary, or not as many as rows; or there are none, and a
+                parameter is not finite.
         """
-        if ids is not None and len(ids) != len(theta):
+        if ids is None:
+            if bad := [
+                n for n, fine in zip(self.captions.prior.names, theta.isfinite().all(0), strict=True) if not fine
+            ]:
+                raise ValueError(f"{bad} are not finite, and captions are to be written from them: give captions")
+            return _scaled(self(self.writer.plainly(theta).ids))
+        ids = self._checked(ids)
+        if len(ids) != len(theta):
             raise ValueError(f"{len(ids)} captions are given for {len(theta)} rows: one is needed for each")
-        return _scaled(self(self.writer.plainly(theta).ids if ids is None else ids.to(self.idle)))
+        return _scaled(self(ids))
+
+    def _checked(self, ids: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
+        """Tokens where the reader is, if they are its own."""
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+            what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)
+            raise ValueError(f"captions are tokens, ints (batch, token), as generator.said([...]) gives; got {what}")
+        if not bool(((ids >= 0) & (ids < len(self.captions.vocabulary))).all()) or not bool((ids > 0).any(1).all()):
+            raise ValueError(
+                f"captions are tokens from 1 to {len(self.captions.vocabulary) - 1}, then zeros; these are of another "
+                "grammar, or say nothing: use what this generator's said([...]) gives"
+            )
+        return ids.to(self.idle)
 
     def learn(self) -> None:
         """Learn to read, from captions of parameters drawn from the prior."""
@@ -161,10 +188,12 @@ class Reader(nn.Module):
         """Captions as tokens.
 
         Raises:
-            ValueError: If a word is unknown, or a caption contradicts itself.
+            ValueError: If a word is unknown, or a caption contradicts itself, or says what the prior has not.
 
         Warns:
-            UserWarning: If a caption is phrased as the grammar has it not, or is not understood as it is said.
+            UserWarning: If a caption is phrased as the grammar has it not, or is not understood as it is said: an end
+                is off by more than half of the width that is said (half a score at most), and by more than twice
+                `off` (0.2 scores at most).
         """
         ids = self.captions.encode(texts, self.writer.length).to(self.off.device)
         for text, heard, ends in zip(texts, self.heard(ids), self._ends(ids), strict=True):
@@ -173,15 +202,24 @@ class Reader(nn.Module):
             except Unphrased as error:
                 warnings.warn(f"{error}; it is understood as {_told(heard)}", stacklevel=3)
                 continue
-            sides = [[said.get(name, (-math.inf, math.inf))[k] for name in self.captions.prior.names] for k in (0, 1)]
-            right = self.writer.score(ends.new_tensor(sides, dtype=torch.float64)).mT
-            if float((ends - right).abs().max()) > _FAR:
+            self.captions.check_possible(text, said)
+            if self._is_misread(ends, said):
                 warnings.warn(f"the caption {text!r} is misread as {_told(heard)}: say it otherwise", stacklevel=3)
         return ids
 
+    def _is_misread(self, ends: Float[Tensor, "theta 2"], said: Mapping[str, Interval]) -> bool:
+        sides = [[said.get(name, (-math.inf, math.inf))[k] for name in self.captions.prior.names] for k in (0, 1)]
+        low, high = ends.new_tensor(sides, dtype=torch.float64)
+        right = self.writer.score(torch.stack([low, high])).mT
+        least, most = self.writer.scores[:, 0], self.writer.scores[:, -1]
+        beyond = (low - most).maximum(least - high).clamp_min(0) * 2 * MOST / (most - least)  # of what scores tell
+        wide = (right.diff(dim=1)[:, 0] / 2).clamp_max(_WIDE)
+        allowed = wide.clamp_min(min(_OFTEN * float(self.off), _FAR))
+        return not bool(((ends - right).abs().amax(1) + beyond <= allowed).all())
+
     @torch.no_grad()
     def _ends(self, ids: Tensor) -> Float[Tensor, "batch theta 2"]:
-        return self(ids).clamp(-MOST, MOST)
+        return self(self._checked(ids)).clamp(-MOST, MOST)
 
     def heard(self, ids: Int[Tensor, "batch token"]) -> list[dict[str, Interval]]:
         """What captions are understood to say: parameter -> from, to, of those that they tell of."""
@@ -199,6 +237,16 @@ class Reader(nn.Module):
     def middle(self, ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch theta"]:
         """Parameters in the middle of what captions are understood to say."""
         return self.writer.value(self._ends(ids).mean(-1)).to(self.captions.prior.dtype)
+
+
+def _check_grammar(reader: Reader, weights: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Refuse weights that were learned for other captions."""
+    kept = weights.get(f"{prefix}grammar")
+    if kept is None or not torch.equal(kept.to(reader.grammar), reader.grammar):
+        raise ValueError(
+            "this generator learned from captions that another version of sciinf wrote: its tokens mean something else "
+            "today. Train it again"
+        )
 
 
 def _told(heard: dict[str, Interval]) -> str:

@@ -10,6 +10,7 @@ What is said is told in scores: z with P(theta < v) = Phi(z), by linear interpol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,14 +18,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sciinf.surrogates._wording import ALONE, JOINS, LEVELS, OPENINGS, SPELT, pieces, quantiles
+from sciinf.surrogates._wording import (
+    ALONE,
+    EXPONENT,
+    JOINS,
+    LEVELS,
+    MINUS,
+    OPENINGS,
+    POINT,
+    pieces,
+    quantiles,
+    rounded_to,
+)
 from sciinf.surrogates.captions import Captions
 
 MOST, _SEGMENTS = 3.0, 40  # of a score
 _PLAIN = "{name} {number}"  # how parameters are told of where nothing else is asked for
 _ZEROS = 3  # after a point at most; beyond, and above its digits, a number has an exponent
 _UNIT = 0.8  # how often it is said
-_POINT, _EXPONENT, _MINUS = (SPELT.index(sign) + 1 for sign in ".e-")
+_TRIED, _ALIKE = 200, 1e-3  # captions that are read back when a grammar is built; scores
 
 
 class Written(NamedTuple):
@@ -61,7 +73,7 @@ class Writer(nn.Module):
         folded: The same where a number is one token.
 
     Raises:
-        ValueError: If numbers would need more than fifteen digits.
+        ValueError: If numbers would need more than fifteen digits, or one of some captions is not read as it is meant.
     """
 
     edges: Tensor
@@ -108,12 +120,36 @@ class Writer(nn.Module):
         met = nn.functional.pad(self.score(captions.edges.mT).mT, (1, 0), value=-MOST)
         self.register_buffer("met", nn.functional.pad(met, (0, 1), value=MOST), persistent=False)
         self.length, self.folded = self._longest(self.most + 9), self._longest(2)
+        self._check_read_back()
 
     def _longest(self, number: int) -> int:
         """Tokens of a caption at most, where a number with its unit takes so many."""
         wide = {"{name}": self.names.shape[2], "{level}": self.levels.shape[1], "{number}": number}
         clause = max(sum(wide.get(piece, 1) for piece in pieces(one)) for one in self.templates)
         return self.openings.shape[1] + len(self.scores) * (clause + 1)
+
+    def _check_read_back(self) -> None:
+        """Refuse a grammar whose captions can be taken for others.
+
+        Raises:
+            ValueError: If one of some that are written at random says something else when it is read.
+        """
+        draw, names = torch.Generator().manual_seed(0), self.captions.prior.names
+        written = self.anew(self.captions.prior.sample(_TRIED, generator=draw), generator=draw)
+        for text, low, high in zip(self.captions.text(written.ids), written.low, written.high, strict=True):
+            try:
+                said = self.captions.read(text)
+            except ValueError as error:
+                told = str(error)
+            else:
+                ends = torch.tensor([said.get(name, (-math.inf, math.inf)) for name in names], dtype=torch.float64)
+                if torch.allclose(self.score(ends.mT).mT.float(), torch.stack([low, high], 1), atol=_ALIKE):
+                    continue
+                told = f"it is read as {said}"
+            raise ValueError(
+                f"this grammar would write {text!r}, and does not read it as it is meant: {told}. Give other phrases, "
+                "another subject or other templates"
+            )
 
     def plainly(self, theta: Float[Tensor, "batch theta"]) -> Written:
         """Captions that tell of all parameters by numbers, the same always."""
@@ -187,18 +223,18 @@ class Writer(nn.Module):
             power = power + (whole >= (10 * one).pow(digits)).double() - (whole < (10 * one).pow(digits - 1)).double()
         power = torch.where(size == 0, 0 * one, power)
         whole = (size * (10 * one).pow(digits - 1 - power)).round()
-        low, high = _rounded_to(whole, digits, power - digits + 1, value < 0)
+        low, high = rounded_to(whole, digits, power - digits + 1, value < 0)
         power, whole = power.long(), whole.long()
         with_power = ~plain | (power < -_ZEROS - 1) | (power >= digits)
         small = ~with_power & (power < 0)
         zero = torch.zeros_like(power)
-        found = [torch.where(value < 0, _MINUS, zero), small * 1, small * _POINT]
+        found = [torch.where(value < 0, MINUS, zero), small * 1, small * POINT]
         found += [(small & (j < -power - 1)) * 1 for j in range(_ZEROS)]
         stop = torch.where(with_power, 0, power)
         for i in range(self.most):
             digit = whole // 10 ** (digits - 1 - i).clamp_min(0) % 10
-            found += [torch.where(i < digits, digit + 1, zero), ((stop == i) & (i < digits - 1)) * _POINT]
-        found += [with_power * _EXPONENT, (with_power & (power < 0)) * _MINUS]
+            found += [torch.where(i < digits, digit + 1, zero), ((stop == i) & (i < digits - 1)) * POINT]
+        found += [with_power * EXPONENT, (with_power & (power < 0)) * MINUS]
         far = power.abs()
         found += [torch.where(with_power & (far >= least), far // ten % 10 + 1, zero) for least, ten in _TENS]
         return torch.stack(found, -1), low, high
@@ -218,49 +254,6 @@ class Writer(nn.Module):
 
 
 _TENS = ((100, 100), (10, 10), (0, 1))
-
-
-def numbers(ids: Int[Tensor, "batch token"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers in captions.
-
-    Returns:
-        For each token of a number from where to where it says that theta is, and whether it is one.
-    """
-    spelt = (ids > 0) & (ids <= len(SPELT))
-    first = (spelt.long().diff(dim=1, prepend=torch.zeros_like(ids[:, :1])) == 1).double()
-    run = first.long().cumsum(1)
-
-    def in_all(mark: Tensor) -> Tensor:
-        """Sums over each number."""
-        mark = mark * spelt.double()
-        return torch.zeros_like(mark).scatter_add(1, run, mark).gather(1, run)
-
-    def before(mark: Tensor) -> Tensor:
-        """Sums over what stands before, in the same number."""
-        sums = mark.double().cumsum(1) - mark.double()
-        return sums - in_all(sums * first)
-
-    def spelt_out(digit: Tensor) -> Tensor:
-        """What some digits of each number are together."""
-        after = in_all(digit) - before(digit) - digit.double()
-        return in_all(digit * (ids - 1) * torch.full_like(after, 10.0).pow(after))
-
-    digit, behind = spelt & (ids <= 10), before(ids == _EXPONENT) > 0
-    front = digit & ~behind
-    whole, power = spelt_out(front), spelt_out(digit & behind)
-    digits = in_all(front & ((before(front & (ids > 1)) > 0) | (ids > 1)))  # from the first that is not 0 on
-    decimals = in_all(front & (before(ids == _POINT) > 0))
-    power = torch.where(in_all((ids == _MINUS) & behind) > 0, -power, power)
-    low, high = _rounded_to(whole, digits, power - decimals, in_all((ids == _MINUS) & ~behind) > 0)
-    return low, high, spelt
-
-
-def _rounded_to(whole: Tensor, digits: Tensor, power: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """From where to where numbers are that are written as M 10^s."""
-    ten = torch.full_like(whole, 10.0)
-    below = torch.where((whole == ten.pow(digits - 1)) & (whole > 0), 0.05, 0.5)
-    low, high = (whole - below) * ten.pow(power), (whole + 0.5) * ten.pow(power)
-    return torch.where(negative, -high, low), torch.where(negative, -low, high)
 
 
 def squeezed(ids: Int[Tensor, "batch token"], *others: Tensor) -> list[Tensor]:
