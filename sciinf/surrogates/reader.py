@@ -203,11 +203,12 @@ class Reader(nn.Module):
                 warnings.warn(f"{error}; it is understood as {_told(heard)}", stacklevel=3)
                 continue
             self.captions.check_possible(text, said)
-            if self._is_misread(ends, said):
+            if self.misreads(ends, said):
                 warnings.warn(f"the caption {text!r} is misread as {_told(heard)}: say it otherwise", stacklevel=3)
         return ids
 
-    def _is_misread(self, ends: Float[Tensor, "theta 2"], said: Mapping[str, Interval]) -> bool:
+    def misreads(self, ends: Float[Tensor, "theta 2"], said: Mapping[str, Interval]) -> bool:
+        """Whether scores, from and to, are off by more than is allowed (`said`) from what a caption says."""
         sides = [[said.get(name, (-math.inf, math.inf))[k] for name in self.captions.prior.names] for k in (0, 1)]
         low, high = ends.new_tensor(sides, dtype=torch.float64)
         right = self.writer.score(torch.stack([low, high])).mT

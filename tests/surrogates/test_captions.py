@@ -72,6 +72,10 @@ def test_what_a_caption_says_is_true_and_is_read_back(name):
         ("3", 2.5, 3.5),
         ("0.0", -0.05, 0.05),
         ("123456.7", 123456.65, 123456.75),
+        (".5", 0.45, 0.55),
+        ("-.25e1", -2.55, -2.45),
+        ("5.", 4.5, 5.5),
+        ("1e-1", 0.095, 0.15),
     ],
 )
 def test_numbers_say_what_rounds_to_them(number, low, high):
@@ -148,11 +152,47 @@ def test_the_same_in_other_words():
         ("flow with strength 0.1 0.2", "two numbers stand side by side"),
         (" . ", "says nothing"),
         ("viscosity 1.2.3", "'1' of the caption|'1.2.3'"),
+        ("viscosity 1e400", "the number 1e400 .* is too large"),
+        ("viscosity 1e-400", "the number 1e-400 .* is too large, too small"),
     ],
 )
 def test_what_cannot_be_read_is_said(text, says):
     with pytest.raises(ValueError, match=says):
         captions_of(PRIORS["a flow"]).read(text)
+
+
+@pytest.mark.parametrize("name", ["e", "a", "low_mass", "high", "M"])
+def test_phrases_stand_in_place_of_a_name_that_cannot_be_said(name):
+    prior = Prior(mass=Uniform(0.0, 3.0), m=Uniform(0.0, 1.0)) + Prior.of_laws([name], [""], [Uniform(0.0, 1.0)])
+    with pytest.raises(ValueError, match="give .*phrases"):
+        Grammar({"m": ["minor part"]} if name != "M" else {}).build(prior)
+    captions = Grammar({"m": ["minor part"], name: ["major part"]}).build(prior)
+    assert isinstance(Writer(captions), Writer)
+    assert captions.names[2] == [["major", "part"]]
+    assert captions.read("mass 1.5e-1") == {"mass": pytest.approx((0.145, 0.155))}
+    assert captions.read("very high major part") == {name: (pytest.approx(0.8), math.inf)}
+
+
+def test_capitals_and_articles_of_a_grammar_are_those_of_captions():
+    templates = ["Let the {name} be {level}", "the {name} at {number}"]
+    captions = Grammar({"rate": ["The Growth"]}, "a DNA Walk", templates=templates).build(Prior(rate=Uniform(0.0, 1.0)))
+    written = Writer(captions).anew(torch.rand(50, 1, generator=generator()), generator=generator())
+    assert torch.equal(captions.encode(captions.text(written.ids), written.ids.shape[1]), written.ids)
+    assert captions.read("the DNA walk with growth at 0.5") == {"rate": pytest.approx((0.45, 0.55))}
+    assert captions.read("let growth be very low") == captions.read("Let a rate be very low")
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_what_the_prior_has_not_is_refused(name):
+    prior = PRIORS[name]
+    captions = captions_of(prior)
+    for k, one in enumerate(prior.names):
+        value = float(prior.sample(1, generator=generator())[0, k])
+        captions.check_possible("", {one: (value - 1e-6 * abs(value), value)})
+        far = 30 * float(captions.ends[k].abs().max())
+        for ends in ((far, 2 * far), (-2 * far, -far)):
+            with pytest.raises(ValueError, match=f"impossible by the prior, by which '{one}' is from"):
+                captions.check_possible("", {one: ends})
 
 
 def test_grammars_that_cannot_be_read_are_refused():
@@ -161,6 +201,13 @@ def test_grammars_that_cannot_be_read_are_refused():
         (lambda: Grammar({"thickness": ["x"]}).build(prior), "phrases are given for"),
         (lambda: Grammar({"viscosity": ["strength"]}).build(prior), "more than one parameter"),
         (lambda: Grammar({"viscosity": ["low friction"]}).build(prior), "could be taken for a level"),
+        (lambda: Grammar({"viscosity": "thickness"}), r"takes a list: \['thickness'\]"),
+        (lambda: Grammar(templates="{name} {number}"), "'templates' is given one text"),
+        (lambda: Grammar({"viscosity": ["knob 1"]}), "has '1': beside numbers"),
+        (lambda: Grammar(subject="e field"), "'e', which stands in numbers"),
+        (lambda: Grammar(subject="The"), "has no words"),
+        (lambda: Writer(Grammar(subject="viscosity").build(prior)), "would write 'viscosity .* no template for"),
+        (lambda: Writer(Grammar({"viscosity": ["strength of"]}).build(prior)), "would write"),
         (lambda: Grammar(templates=["{name}"]), "a template has"),
         (lambda: Grammar(templates=["{level}"]), "a template has"),
         (lambda: Grammar(digits=(9,)), "digits are ints from 1 to 6"),

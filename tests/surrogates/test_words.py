@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sciinf import LogUniform, Recipe, Uniform, load_fit, simulate, train
+from sciinf import LogUniform, Normal, Recipe, Uniform, load_fit, simulate, train
 from sciinf.core import Batch, Prior
 from sciinf.diffusion.events import Event
 from sciinf.dynamics.field_equation import Equation, described
@@ -147,6 +147,83 @@ def test_captions_stand_in_place_of_parameters(fit):
         surrogate.draw(rows.theta, {**rows.x, "words": words[:1]}, generator=generator())
 
 
+def test_what_is_no_caption_of_this_generator_is_refused(fit):
+    surrogate, rows = fit.surrogate, rows_of(2)
+    ids, many = surrogate.said(["wave with low rate"]).expand(2, -1), len(surrogate.reader.captions.vocabulary)
+    for words, says in (
+        (["wave with low rate"] * 2, "generator.said"),
+        (ids.float(), "generator.said"),
+        (ids[0], "generator.said"),
+        (ids.new_zeros(2, 5), "say nothing"),
+        (ids.new_full((2, 5), many), "of another grammar"),
+        (-ids, "of another grammar"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            surrogate.draw(rows.theta, {**rows.x, "words": words}, generator=generator())
+    for bad in (math.nan, math.inf):
+        theta = torch.tensor([[1.0, bad], [1.0, 0.0]])
+        with pytest.raises(ValueError, match=r"\['level'\] are not finite"):
+            surrogate.predict(theta, rows.x)
+        surrogate.draw(theta, {**rows.x, "words": ids}, generator=generator())  # which tells what parameters are not
+
+
+def test_weights_that_were_learned_for_other_captions_are_refused():
+    """Levels, or phrases, of the same number and in the same places would be taken for each other."""
+    prior, others = Growing().prior, (Grammar({"rate": ["speed"]}), Grammar({"level": ["growth"]}))
+    one = Reader(Grammar({"rate": ["growth"]}), prior, 2, seed=0)
+    again = Reader(Grammar({"rate": ["growth"]}), prior, 3, seed=1)
+    again.load_state_dict(one.state_dict())
+    assert torch.equal(again.embedding.weight, one.embedding.weight)
+    for grammar in others:
+        with pytest.raises(ValueError, match="Train it again"):
+            Reader(grammar, prior, 2, seed=0).load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match="Train it again"):
+        again.load_state_dict({name: value for name, value in one.state_dict().items() if name != "grammar"})
+
+
+@pytest.mark.parametrize(
+    ("off", "said", "ends", "misread"),
+    [
+        (0.01, (1.0, 1.01), (1.03, 1.03), True),  # a number, beyond twice what the reader is off by
+        (0.01, (1.0, 1.01), (1.01, 1.02), False),
+        (0.50, (1.0, 1.01), (1.15, 1.15), False),
+        (0.50, (1.0, 1.01), (1.25, 1.25), True),  # and 0.2 at most
+        (0.01, (-math.inf, -0.8416), (-3.0, -0.5), False),  # a level
+        (0.01, (-math.inf, -0.8416), (-3.0, -0.2), True),
+        (0.01, (-math.inf, math.inf), (-3.0, 2.4), True),  # nothing
+        (0.01, (5.0, 5.1), (3.0, 3.0), True),  # beyond what scores tell
+    ],
+)
+def test_what_is_misread_is_judged_by_how_exactly_it_is_said(off, said, ends, misread):
+    """Of a standard normal parameter, whose scores are its values."""
+    reader = Reader(Grammar(), Prior(rate=Normal(0.0, 1.0)), 2, seed=0)
+    assert reader.misreads(torch.tensor([ends]), {"rate": said})  # as long as it has learned nothing
+    reader.off.fill_(off)
+    assert reader.misreads(torch.tensor([ends]), {"rate": said}) == misread
+
+
+def test_draws_given_captions_are_widened_by_what_they_miss(fit, recwarn):
+    """By a reader that hears too much in levels, and in what is not said: numbers are heard as before."""
+    surrogate, rows = copy.deepcopy(fit.surrogate), rows_of(256, seed=50)
+    last = surrogate.reader.meant[-1]
+    for part in (last.weight, last.bias):
+        part[:2] *= 0.1
+    told = surrogate.adjust(lambda: iter([rows]))
+    assert told["spread_of_words"] < 0.6
+    assert told["spread_of_waves_of_words"] < 0.7
+    assert any("draws of 'u' given captions spread 0." in str(one.message) for one in recwarn)
+    fresh = rows_of(256, seed=77)
+    given = {**fresh.x, "words": surrogate.reader.writer.anew(fresh.theta, generator=generator(9)).ids}
+    spread = []
+    for how in (surrogate.sample, surrogate.draw):
+        draws = torch.stack([how(fresh.theta, given, generator=generator(k)) for k in range(8)])[:, :, 1]
+        error = (fresh.x["u"][:, 1] - draws.mean(0)).square().mean()
+        spread.append(float((9 / 8 * draws.var(0).mean() / error).sqrt()))
+    assert spread[0] < 0.6
+    assert spread[1] == pytest.approx(1.0, abs=0.3)
+    assert float(surrogate.missing.max()) < 0.4  # of draws given numbers
+
+
 def test_captions_are_written_anew_at_each_step(fit):
     surrogate, rows = copy.deepcopy(fit.surrogate), rows_of(30)
     one, two, three = (surrogate.reader.anew(rows.theta, generator=generator(s)) for s in (0, 0, 1))
@@ -194,6 +271,11 @@ def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
         surrogate.said(["level high"])
     with pytest.raises(ValueError, match="'lvel' .* near ones are level"):
         surrogate.said(["very high lvel"])
+    with pytest.raises(ValueError, match="impossible by the prior, by which 'rate' is from 0.2 to 2"):
+        surrogate.said(["wave with rate 100"])
+    for texts in ("wave with low rate", [], [None]):
+        with pytest.raises(ValueError, match="captions are a list of texts"):
+            surrogate.said(texts)
     untaught = built()
     with pytest.warns(UserWarning, match="is misread as"):
         untaught.said(["wave with level 0.5"])
