@@ -8,7 +8,7 @@ B a two-layer network at each token and A attention, whose scores q_i^T k_j / sq
 to each other: f is a small network of cosines and sines of 2 pi m (p_i - p_j), m = 1, ..., 4 in each direction, one
 number for each head. Of a ring or torus that is all: a field that is shown moved by some tokens is answered moved by as
 many, for an equation that is the same everywhere need not be learnt at each place. In a box with edges waves are twice
-as long, so that its ends do not meet, and tokens know their places as well.
+as long, so that its ends do not meet, and tokens know their places as well, as they do wherever that is asked for.
 
 References:
     | Scalable Diffusion Models with Transformers (Peebles & Xie, 2023), https://arxiv.org/abs/2212.09748
@@ -40,17 +40,19 @@ class TokenTransformer(Component):
         width: Of tokens inside, a multiple of the heads.
         layers: Of attention, each with a network at every token.
         heads: Of attention.
+        coordinates: Whether tokens of a ring or torus know their places: for equations that are not the same
+            everywhere, as with a forcing that stands.
 
     Raises:
         ValueError: If one is no int of at least 1, or the width no multiple of the heads.
     """
 
-    def __init__(self, width: int = 96, layers: int = 4, heads: int = 4) -> None:
+    def __init__(self, width: int = 96, layers: int = 4, heads: int = 4, *, coordinates: bool = False) -> None:
         for name, value in (("width", width), ("layers", layers), ("heads", heads)):
             check_whole(name, value, 1)
         if width % heads:
             raise ValueError(f"a width of {width} is no multiple of {heads} heads")
-        self.width, self.layers, self.heads = width, layers, heads
+        self.width, self.layers, self.heads, self.coordinates = width, layers, heads, coordinates
 
     def build(self, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int) -> TokenNetwork:
         """A new network.
@@ -78,9 +80,9 @@ class TokenNetwork(nn.Module):
         places = places.float()
         apart = _waves(places[:, None] - places, 0.5 if edges else 1.0)
         self.register_buffer("apart", apart, persistent=False)
-        self.register_buffer("places", _waves(places, 0.5), persistent=False)
+        self.register_buffer("places", _waves(places, 0.5 if edges else 1.0), persistent=False)
         self.enter = nn.Linear(inputs, width)
-        self.stand = nn.Linear(apart.shape[-1], width) if edges else None
+        self.stand = nn.Linear(apart.shape[-1], width) if edges or of.coordinates else None
         self.blank = condition == 0
         self.given = nn.Sequential(nn.Linear(max(condition, 1), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.modulation = nn.Linear(width, 4 * of.layers * width)

@@ -36,6 +36,7 @@ from sciinf.core.component import called_with
 from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser
 from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.surrogates._always_off import say_what_is_always_off
 from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._follows import say_what_is_not_followed
 from sciinf.surrogates._heard import heard
@@ -261,7 +262,8 @@ class Generator(InTokens, Adjusting, ByEdges):
 
         Warns:
             UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
-                what sensors saw, or captions are misread, or their draws are too alike or too unlike.
+                what sensors saw, or off in the same way for all rows, or captions are misread, or their draws are too
+                alike or too unlike.
         """
         rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
@@ -269,6 +271,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         drawn = torch.stack([self.sample(rows.theta, shown, generator=own) for _ in range(_MEMBERS)])
         self.conditions.say_what_is_not_held(shown, drawn, self.target_sd)
         off = true - drawn.mean(0)
+        say_what_is_always_off(self.target, off, placed=self.parts[0].coordinates or self.edges or not self.code.counts)
         self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
         waves = Waves(self.space, edges=self.edges)
         drawn, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))

@@ -8,9 +8,9 @@ import torch
 from sciinf.nets.token_transformer import TokenTransformer
 
 
-def built(*, edges=False, seed=0, places=None):
+def built(*, edges=False, seed=0, places=None, coordinates=False):
     places = torch.arange(8)[:, None] / 8 if places is None else places
-    return TokenTransformer(16, 2, heads=2).build((3, 5, 4), places, edges=edges, seed=seed)
+    return TokenTransformer(16, 2, heads=2, coordinates=coordinates).build((3, 5, 4), places, edges=edges, seed=seed)
 
 
 def shown(seed=0):
@@ -18,13 +18,13 @@ def shown(seed=0):
     return torch.randn(6, 8, 3, generator=draw), torch.randn(6, 1, 4, generator=draw)
 
 
-def test_on_a_ring_it_answers_moved_fields_moved_and_with_edges_it_does_not():
+def test_on_a_ring_it_answers_moved_fields_moved_unless_it_has_edges_or_coordinates():
     tokens, condition = shown()
-    for edges in (False, True):
-        network = built(edges=edges)
+    for edges, coordinates in ((False, False), (True, False), (False, True)):
+        network = built(edges=edges, coordinates=coordinates)
         found, moved = network(tokens, condition), network(tokens.roll(3, 1), condition)
         assert found.shape == (6, 8, 5)
-        assert torch.allclose(moved, found.roll(3, 1), atol=1e-6) == (not edges)
+        assert torch.allclose(moved, found.roll(3, 1), atol=1e-6) == (not edges and not coordinates)
 
 
 def test_it_knows_how_places_lie_to_each_other():
