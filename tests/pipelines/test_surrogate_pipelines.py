@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sciinf import Recipe
+from sciinf import Recipe, Store
 from sciinf.core import load_simulator
 from sciinf.core.simulator import load_module
 from sciinf.dynamics.random_field import Waves
@@ -99,3 +99,25 @@ def test_extreme_events_are_as_rare_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "event.png").is_file()
     told = json.loads((tmp_path / "event.json").read_text())
     assert abs(math.log(told["probability"] / told["of the solver's runs"])) < 0.5
+
+
+def test_kolmogorov_end_to_end(tmp_path: Path) -> None:
+    """All parts, learned too briefly to be right."""
+    pipeline = load_module(ROOT / "pipelines/kolmogorov.py")
+    pipeline.Words = functools.partial(pipeline.Words, steps=100)
+    answer = pipeline.run(tmp_path, seed=1, solutions=80, epochs=2, simulations=400, draws=3)
+    assert set(answer.parameters) == {"viscosity", "strength"}
+    assert answer.calibration is not None
+    assert answer.calibration.rows == 500
+    assert {"drawn.png", "law", "fit", "answers"} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kolmogorov_is_inferred_through_a_generator_of_words(tmp_path: Path) -> None:
+    """Draws are widened by what they miss: the posterior may be too wide, and holds the truth."""
+    answer = load_module(ROOT / "pipelines/kolmogorov.py").run(tmp_path, seed=1)
+    true = Store(tmp_path / "observation").load().theta[0]
+    for value, found in zip(true.tolist(), answer.parameters.values(), strict=True):
+        assert abs(found.mean - value) < 4 * found.sd
+    assert answer.calibration is not None
