@@ -9,7 +9,8 @@ First "code": errors of frames by as many numbers as the generators' modes: lear
 themselves (of the whole grid, and told by the points), and interpolation between the points. Then draws of a generator
 that is given parameters, beside an `Operator` that learned from the same. Last, captions that tell of both parameters
 by levels or by numbers, in a phrasing that training shows and in one that it does not: draws of a generator that is
-given them, of the one that is given parameters, and of the solver, at parameters from the prior within the caption.
+given them, of the one that is given parameters, predictions by the `Operator`, and the solver's solutions, all three at
+parameters from the prior within the caption.
 "viscosity off": of the mean logarithm of what a regression reads in draws, to that of the parameters within, on average
 over captions. The regression learned from the runs, by energies of waves; what it is off by on fresh solutions is told.
 """
@@ -99,8 +100,8 @@ def words(options: Any, out: Path) -> Found:
     draw = torch.Generator().manual_seed(options.seed + 7)
     theta = flow.prior.sample(FRESH, generator=draw)
     fresh = Given(flow, theta, flow(theta, generator=draw))
-    first, twin = first_frame(options, fresh, store, out)
-    said, checks = spoken(options, fresh, store, out / "words", twin)
+    first, twins = first_frame(options, fresh, store, out)
+    said, checks = spoken(options, fresh, store, out / "words", twins)
     return [code(options, fresh, store, out / "code"), *first, *said], [
         check("words: error of the mean of draws over the Operator's", first[1]["off"] / first[0]["off"], 1.5),
         *checks,
@@ -118,8 +119,8 @@ def code(options: Any, fresh: Given, store: Any, out: Path) -> dict[str, Any]:
     return {"code of": MODES, "points": READ, "learned": some["learned"], **told, "training s": row["CPU s"]}
 
 
-def first_frame(options: Any, fresh: Given, store: Any, out: Path) -> tuple[list[dict[str, Any]], Any]:
-    """One prediction, and draws given parameters."""
+def first_frame(options: Any, fresh: Given, store: Any, out: Path) -> tuple[list[dict[str, Any]], tuple[Any, Any]]:
+    """One prediction, and draws given parameters; and the generator and the operator that these are of."""
     prior, fields = fresh.flow.prior, fresh.flow.observables
     operator = Operator(prior, fields, Fourier(16, 8, coordinates=True), seed=options.seed)
     one, spent = fitted(operator, store, out / "operator", Recipe(epochs=20 if options.quick else 12, batch=16))
@@ -130,7 +131,7 @@ def first_frame(options: Any, fresh: Given, store: Any, out: Path) -> tuple[list
     drawn, modes = drawn_by(law, fresh.theta.expand(MEMBERS, -1, -1), fresh.x), in_modes(law, fresh.true)
     rows.append({"from a first frame": "Generator", "off": off(drawn.mean(0), fresh.true), **scores(drawn, fresh)})
     rows[1] |= {"one draw off": off(drawn[0], fresh.true), "modes off": off(modes, fresh.true), "training s": spent}
-    return rows, law
+    return rows, (law, one)
 
 
 def generator(options: Any, fresh: Given, told: list[Words]) -> Generator:
@@ -183,7 +184,7 @@ def scores(drawn: Tensor, fresh: Given) -> dict[str, Any]:
 
 
 def spoken(
-    options: Any, fresh: Given, store: Any, out: Path, twin: Any
+    options: Any, fresh: Given, store: Any, out: Path, twins: tuple[Any, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draws for captions, of three."""
     grammar = Grammar({"viscosity": ["thickness"], "strength": ["forcing"]}, "flow", templates=SHOWN)
@@ -198,7 +199,8 @@ def spoken(
             texts = plain.text(Writer(plain).anew(fresh.theta, generator=draw).ids)
             within = torch.stack([plain.drawn(text, MEMBERS, generator=draw) for text in texts], 1)
             kinds[kind] = drawn_by(law, within, {**fresh.x, "words": law.reader.captions.encode(texts)})
-        kinds["parameters"] = drawn_by(twin, within, fresh.x)
+        kinds["parameters"] = drawn_by(twins[0], within, fresh.x)
+        kinds["parameters, Operator"] = torch.stack([predicted(twins[1], Batch(some, fresh.x)) for some in within])
         kinds["solver"] = torch.stack([fresh.flow.solve(some, fresh.x).float() for some in within])
         for kind, drawn in kinds.items():
             due = within[..., 0].log().mean(0)
