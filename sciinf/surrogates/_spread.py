@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
 from sciinf.core import Batch
@@ -108,7 +108,7 @@ class Waves:
         self.octave = octave.clamp_max(max(1, max(self.space, default=1).bit_length() - 2))
         self.count = int(self.octave.max()) + 1
 
-    def of(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch channel wave"]:
+    def of(self, fields: Float[Tensor, "*batch channel *space"]) -> Inexact[Tensor, "*batch channel wave"]:
         """Their coefficients, by a unitary transform."""
         if not self.space:
             return fields[..., None]
@@ -118,7 +118,7 @@ class Waves:
             fields = (fields.movedim(axis, -1) @ cosines(n).to(fields).mT).movedim(-1, axis)
         return fields.flatten(-len(self.space))
 
-    def back(self, waves: Float[Tensor, "*batch channel wave"]) -> Float[Tensor, "*batch channel *space"]:
+    def back(self, waves: Inexact[Tensor, "*batch channel wave"]) -> Float[Tensor, "*batch channel *space"]:
         """Fields of coefficients."""
         if not self.space:
             return waves[..., 0]

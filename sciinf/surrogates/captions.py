@@ -150,8 +150,8 @@ class Captions:
         for name, phrases in zip(prior.names, self.names, strict=True):
             if wrong := [" ".join(phrase) for phrase in phrases if unsayable(phrase)]:
                 raise ValueError(
-                    f"{name!r} cannot be called {wrong[0]!r}, which is no name, or could be taken for a level or a "
-                    f"number: give other phrases, Grammar({{{name!r}: [...]}})"
+                    f"captions cannot call {name!r} {wrong[0]!r}, which has a word of levels or numbers, or none but "
+                    f"articles: give other phrases, Grammar({{{name!r}: [...]}})"
                 )
         texts = (*TEMPLATES, *grammar.templates, *OPENINGS, ALONE, *LEVELS, *JOINS, grammar.subject)
         words = {piece for text in texts for piece in pieces(text) if piece[0] != "{" and piece not in MARKS}

@@ -107,7 +107,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         check_whole("members", members, 1)
         self.pairs, self.members = pairs, members
         octaves = Waves(self.space, edges=edges).count
-        for name in ("missing", "missing_of_words"):
+        for name in ("missing", "missing_of_words")[: 1 + (self.reader is not None)]:
             self.register_buffer(name, torch.zeros(self.frames, self.channels, octaves))
         self.parts, self.edges = (network or TokenTransformer(), law or Joint()), edges
         self.law = self._built()

@@ -117,10 +117,12 @@ class Reader(nn.Module):
         return _scaled(self(self.writer.anew(theta, generator=generator).ids, self.writer.folded))
 
     @torch.no_grad()
-    def known(
-        self, theta: Float[Tensor, "batch theta"], ids: Int[Tensor, "batch token"] | None = None
-    ) -> Float[Tensor, "batch number"]:
+    def known(self, theta: Float[Tensor, "batch theta"], ids: object = None) -> Float[Tensor, "batch number"]:
         """What is read in captions, or in those that tell of parameters by numbers.
+
+        Args:
+            theta: Parameters.
+            ids: Of captions, ints (batch, token); None where there are none.
 
         Raises:
             ValueError: If captions are no tokens of the vocabulary, or not as many as rows; or there are none, and a
@@ -137,7 +139,7 @@ class Reader(nn.Module):
             raise ValueError(f"{len(ids)} captions are given for {len(theta)} rows: one is needed for each")
         return _scaled(self(ids))
 
-    def _checked(self, ids: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
+    def _checked(self, ids: object) -> Int[Tensor, "batch token"]:
         """Tokens where the reader is, if they are its own."""
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
             what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)

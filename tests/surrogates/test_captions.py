@@ -200,7 +200,7 @@ def test_grammars_that_cannot_be_read_are_refused():
     for make, says in (
         (lambda: Grammar({"thickness": ["x"]}).build(prior), "phrases are given for"),
         (lambda: Grammar({"viscosity": ["strength"]}).build(prior), "more than one parameter"),
-        (lambda: Grammar({"viscosity": ["low friction"]}).build(prior), "could be taken for a level"),
+        (lambda: Grammar({"viscosity": ["low friction"]}).build(prior), "has a word of levels"),
         (lambda: Grammar({"viscosity": "thickness"}), r"takes a list: \['thickness'\]"),
         (lambda: Grammar(templates="{name} {number}"), "'templates' is given one text"),
         (lambda: Grammar({"viscosity": ["knob 1"]}), "has '1': beside numbers"),
