@@ -31,6 +31,7 @@ from sciinf.diffusion.events import Event
 from sciinf.diffusion.particles import Particles, Twist, particles
 from sciinf.diffusion.product import Product
 from sciinf.diffusion.splitting import split
+from sciinf.surrogates.conditions import WORDS
 from sciinf.surrogates.generator import Generator
 
 MISSING = 0.36  # of the variance of solutions, in waves of a frame; a spread-skill ratio of 0.8
@@ -77,6 +78,15 @@ def conditioned(
         raise ValueError(
             "an Event beside measurements would come out far too improbable: let the generator learn Sensors(), give "
             "it what they see, and ask for the Event alone"
+        )
+    if law.reader is not None:
+        law.reader.known(theta, known.get(WORDS))  # refuses what is no caption
+    if WORDS in known and (more := float(law.missing_of_words.max())) > MISSING:
+        warnings.warn(
+            f"draws given captions lack {more:.2f} times the variance of what draws given parameters are off by, where "
+            "they lack most: what this generator says is too sure, and no posterior. Train it longer, or on more "
+            "solutions",
+            stacklevel=2,
         )
     if (lacks := float(law.missing.max())) > MISSING:
         warnings.warn(

@@ -257,6 +257,20 @@ def test_questions_hear_captions(fit):
         found[text] = conditioned(fit.surrogate, rows.theta, given, event, 80, generator=generator()).log_evidence
     assert found["wave with very high level"] > -0.3
     assert not found["wave with very low level"] > -2.0
+    for text in (["wave with very low level"], fit.surrogate.said(["any wave", "any wave"])):
+        with pytest.raises(ValueError, match=r"said\(\[\.\.\.\]\) gives|'words' has 2 rows"):
+            conditioned(
+                fit.surrogate,
+                rows.theta,
+                {"initial": rows.x["initial"], "words": text},
+                event,
+                80,
+                generator=generator(),
+            )
+    lacking = copy.deepcopy(fit.surrogate)
+    lacking.missing_of_words[-1] = 0.8
+    with pytest.warns(UserWarning, match="given captions lack 0.80 times the variance"):
+        conditioned(lacking, rows.theta, given, event, 80, generator=generator())
 
 
 def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
