@@ -36,7 +36,7 @@ class Reached:
     total: int
     unit: str
     left: float | None = None
-    history: Sequence[Mapping[str, float]] = ()
+    history: Sequence[Mapping[str, float | int]] = ()
 
 
 class Listener(ABC):

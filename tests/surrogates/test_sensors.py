@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -226,7 +228,7 @@ def test_what_does_not_fit_is_refused():
     for make, says in (
         (lambda: Sensors(0), "most"),
         (lambda: Sensors(sd=-1.0), "got -1"),
-        (lambda: Sensors(sd=[0.1, 0.2]), "one number"),  # pyright: ignore[reportArgumentType]
+        (lambda: Sensors(sd=math.nan), "one number"),
         (lambda: Generator(equation.prior, equation.observables, given=[Sensors(name="initial")]), "mean two things"),
         (lambda: built(order=Frames(1)), "all frames at once"),
         (lambda: built(code=Pod(8)), "pieces of all frames"),
