@@ -98,7 +98,7 @@ def words(options: Any, out: Path) -> Found:
     flow = make(POINTS, TIMES)
     store = simulate(AtPoints(flow), out / "store", 300 if options.quick else 1_000, seed=options.seed)
     draw = torch.Generator().manual_seed(options.seed + 7)
-    theta = flow.prior.sample(FRESH, generator=draw)
+    theta = flow.prior.sample(16 if options.quick else FRESH, generator=draw)
     fresh = Given(flow, theta, flow(theta, generator=draw))
     first, twins = first_frame(options, fresh, store, out)
     said, checks = spoken(options, fresh, store, out / "words", twins)
