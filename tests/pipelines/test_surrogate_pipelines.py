@@ -101,17 +101,6 @@ def test_extreme_events_are_as_rare_as_they_are(tmp_path: Path) -> None:
     assert abs(math.log(told["probability"] / told["of the solver's runs"])) < 0.5
 
 
-def test_kolmogorov_end_to_end(tmp_path: Path) -> None:
-    """All parts, learned too briefly to be right."""
-    pipeline = load_module(ROOT / "pipelines/kolmogorov.py")
-    pipeline.Words = functools.partial(pipeline.Words, steps=100)
-    answer = pipeline.run(tmp_path, seed=1, solutions=80, epochs=2, simulations=400, draws=3)
-    assert set(answer.parameters) == {"viscosity", "strength"}
-    assert answer.calibration is not None
-    assert answer.calibration.rows == 500
-    assert {"drawn.png", "law", "fit", "answers"} <= {p.name for p in tmp_path.iterdir()}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_kolmogorov_is_inferred_through_a_generator_of_words(tmp_path: Path) -> None:
