@@ -42,19 +42,19 @@ def first_two(x):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_measurements_of_a_gaussian(order):
-    """Ten runs of 500 particles: the mean is within 0.12 sd, evidences within 4 of their own standard errors."""
+    """Four runs of 500 particles: the mean is within 0.15 sd, evidences within 4 of their own standard errors."""
     seen, sd = torch.tensor([1.4, -0.6]), 0.2
     s = COVARIANCE[:2, :2] + sd**2 * torch.eye(2)
     exact = torch.distributions.MultivariateNormal(torch.zeros(2), s).log_prob(seen)
     gain = torch.linalg.solve(s, COVARIANCE[:2]).mT
     mean, variance = gain @ seen, (COVARIANCE - gain @ COVARIANCE[:2]).diagonal()
     twist = Measured(first_two, seen, sd, order=order)
-    runs = [particles(gaussian, twist, 500, torch.empty(DIM), PATH, generator=generator(k)) for k in range(10)]
+    runs = [particles(gaussian, twist, 500, torch.empty(DIM), PATH, generator=generator(k)) for k in range(4)]
     drawn = torch.cat([run.resample(500, generator=generator()) for run in runs])
-    assert float(((drawn.mean(0) - mean) / variance.sqrt()).abs().max()) < 0.12
-    assert torch.allclose(drawn.std(0) / variance.sqrt(), torch.ones(DIM), atol=0.1)
+    assert float(((drawn.mean(0) - mean) / variance.sqrt()).abs().max()) < 0.15
+    assert torch.allclose(drawn.std(0) / variance.sqrt(), torch.ones(DIM), atol=0.12)
     found = torch.tensor([run.log_evidence for run in runs])
-    said = math.sqrt(sum(run.error**2 for run in runs)) / 10
+    said = math.sqrt(sum(run.error**2 for run in runs)) / 4
     assert float(found.mean()) == pytest.approx(float(exact), abs=4 * said + 0.02)
     assert all(run.least > 0.3 for run in runs)
     weighed = torch.stack([run.mean() for run in runs]).mean(0)

@@ -84,16 +84,16 @@ def test_every_order_law_and_code(order, law, code):
 
 
 def distance(equation, draw, frame):
-    """(u - mean)^T C^-1 (u - mean) / 15 of 50 draws for each of 40 starts, on average; 1 for the exact law.
+    """(u - mean)^T C^-1 (u - mean) / 15 of 20 draws for each of 40 starts, on average; 1 for the exact law.
 
     C is the exact covariance in the 15 directions that are driven, whose variances go over five decades: a wrong one
     in any direction counts as much as in the largest.
     """
     rows = rows_of(equation, 40, seed=7)
-    many = Batch(rows.theta.repeat(50, 1), {"initial": rows.x["initial"].repeat(50, 1, 1)})
+    many = Batch(rows.theta.repeat(20, 1), {"initial": rows.x["initial"].repeat(20, 1, 1)})
     mean, covariance = equation.law(rows.theta, rows.x["initial"], equation.times[frame])
     values, vectors = torch.linalg.eigh(covariance)
-    off = draw(many)[:, frame, 0].double().unflatten(0, (50, 40)) - mean[:, 0]
+    off = draw(many)[:, frame, 0].double().unflatten(0, (20, 40)) - mean[:, 0]
     z = torch.einsum("nbi,bij->nbj", off, vectors[..., 1:]) / values[:, 1:].sqrt()
     return float(z.square().mean())
 
@@ -109,7 +109,7 @@ def test_draws_follow_the_law_of_a_linear_equation(law, fits):
         "others' parameters": lambda rows: drawn(Batch(rows.theta.flip(0), rows.x)),
         "another start": lambda rows: drawn(Batch(rows.theta, {"initial": rows.x["initial"].flip(0)})),
         "the mean": lambda rows: surrogate.predict(rows.theta[:40], {"initial": rows.x["initial"][:40]}).repeat(
-            50, 1, 1, 1
+            20, 1, 1, 1
         ),
         "a frame late": lambda rows: drawn(rows).roll(1, 1),
     }
