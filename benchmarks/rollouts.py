@@ -32,7 +32,7 @@ Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 POINTS, LENGTH, SETTLED, EVERY = 64, 32.0, 60.0, 1.0
 LEARNED, RUN = 20, 150  # frames after the first that are learned from, and rolled out
 NEAR, DRAWS, TESTED = 0.8, 4, 32
-STEPWISE, EPOCHS = "Stepwise", (20, 40)  # of generators and the twin: about as many seconds
+STEPWISE, EPOCHS = "Stepwise", (20, 28)  # of generators and the twin: about as many seconds
 LAWS = {
     "Joint": Joint(),
     "three steps": Joint(Diffusion(Level(0.02, 20.0), levels=NormalLogs(1.0, 2.0)), Exponential(3, 1)),
