@@ -169,13 +169,16 @@ class Generator(InTokens, Adjusting, ByEdges):
     ) -> Float[Tensor, "batch frame channel *space"]:
         """Draws of the frames that are not known, as a function of `noise` standard normal numbers for each.
 
+        Where blocks follow each other, of more numbers more blocks are made, to the end of the last.
+
         Raises:
             ValueError: If the law's draws are no function of noise at their beginning alone.
         """
         numbers, parts = noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), list[Tensor]()
+        frames = self.unknown if noise.shape[1] <= self.noise else len(numbers) * self.block
         for some in self._pieces(len(noise)):
             here = self.conditions.rows(given, some)
-            parts.append(self._rolled(numbers[:, some], theta[some], here, None)[:, : self.unknown])
+            parts.append(self._rolled(numbers[:, some], theta[some], here, None)[:, :frames])
         return torch.cat(parts)
 
     def _pieces(self, rows: int) -> list[slice]:

@@ -173,6 +173,10 @@ def test_it_goes_on_beyond_the_frames_where_they_follow_each_other(fits):
     found = surrogate.rollout(rows.theta, rows.x, 12, generator=generator())
     assert found.shape == (40, 12, 1, 16)
     assert bool(found.isfinite().all())
+    noise = torch.randn(40, 12 * surrogate.law.noise, generator=generator())
+    short, long = (surrogate.from_noise(noise[:, :n], rows.theta, rows.x) for n in (surrogate.noise, None))
+    assert torch.equal(short, long[:, :5])
+    assert long.shape == (40, 12, 1, 16)
     once = ready(built(world(), order=AtOnce()), rows)
     assert once.rollout(rows.theta, rows.x, 3, generator=generator()).shape == (40, 3, 1, 16)
     with pytest.raises(ValueError, match=r"5 frames were learned at once, and 6 are asked for: use Frames\(\)"):
