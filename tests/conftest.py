@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
+import importlib
 import os
 import shutil
 import signal
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,12 @@ ROOT = Path(__file__).parent.parent
 # Tests started in the background inherit an ignored SIGINT, and so would the programs whose Ctrl-C is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# At its first import of a day arviz writes a file, and falls over where two processes do so at once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    with warnings.catch_warnings(), contextlib.suppress(ImportError):
+        warnings.simplefilter("ignore")
+        importlib.import_module("arviz")
 
 # Nothing that is imported or collected becomes garbage, and looking for it would take a third of the time.
 gc.disable()
