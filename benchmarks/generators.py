@@ -43,9 +43,8 @@ from torch import Tensor
 from words import words
 
 from sciinf import load_simulator, simulate
-from sciinf.diffusion.solver import Exponential
 from sciinf.surrogates import Operator, Stepwise
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Order, TokenLaw
+from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Order, TokenLaw, four_steps
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
@@ -94,7 +93,7 @@ def forced(options: Any, out: Path) -> Found:
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
     laws: dict[str, tuple[Order, TokenLaw]] = {
         "Frames, Joint": (Frames(1), Joint()),
-        "two frames, four steps": (Frames(2), Joint(solver=Exponential(4, 2))),
+        "two frames, four steps": (Frames(2), four_steps()),
         "AtOnce, Joint": (AtOnce(), Joint()),
         "Frames, Mixture": (Frames(1), Mixture()),
     }

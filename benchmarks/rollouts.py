@@ -25,7 +25,7 @@ from sciinf.diffusion.solver import Exponential
 from sciinf.nets.spectral import Fourier
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Generator, Stepwise
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture
+from sciinf.tokens import AtOnce, Frames, Joint, Mixture, four_steps
 from sciinf.trust.distances import spread_skill
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -46,7 +46,7 @@ def forced_reaction(options: Any, out: Path) -> Found:
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
     laws = {
         "Frames, Joint": (Frames(1), Joint()),
-        "two frames, four steps": (Frames(2), Joint(solver=Exponential(4, 2))),
+        "two frames, four steps": (Frames(2), four_steps()),
         "AtOnce, Joint": (AtOnce(), Joint()),
     }
     rows = laws_beside_solver(options, equation, store, asked_of(options, equation), laws, out)

@@ -52,6 +52,7 @@ class Measured(Twist):
         *,
         order: int = 2,
     ) -> None:
+        seen = torch.as_tensor(seen)
         if seen.ndim != 1 or not bool(seen.isfinite().all()):
             raise ValueError(f"what was seen is a row of finite numbers, (k,), and got {seen}")
         each = torch.as_tensor(sd)

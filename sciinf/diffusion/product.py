@@ -36,12 +36,16 @@ class Product(Twist):
         parts: What was seen.
 
     Raises:
+        TypeError: If a part is neither measurements nor an event.
         ValueError: If there is none.
     """
 
     def __init__(self, *parts: Twist) -> None:
         if not parts:
             raise ValueError("a Product is of one thing seen at least, and there is none")
+        for one in parts:
+            if not isinstance(one, Twist):
+                raise TypeError(f"a Product is of Measured and Event, one after the other, and got {one!r}")
         parts = tuple(each for one in parts for each in (one.parts if isinstance(one, Product) else (one,)))
         self.parts = parts
         measured = [one for one in parts if isinstance(one, Measured)]

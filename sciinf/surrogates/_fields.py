@@ -129,7 +129,17 @@ class OfFields(Surrogate, ABC):
 
     @final
     def z(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
-        """Standardised parameters, in the precision of the weights."""
+        """Standardised parameters, in the precision of the weights.
+
+        Raises:
+            ValueError: If there is not a column for each parameter.
+        """
+        count = len(self.prior.names)
+        if theta.ndim < 2 or theta.shape[-1] != count:
+            raise ValueError(
+                f"theta has shape {tuple(theta.shape)}: (batch, {count}) is needed, a column for each of "
+                f"{', '.join(self.prior.names) or 'no parameters'}"
+            )
         return ((theta.to(self.theta_mean) - self.theta_mean) / self.theta_sd).to(self.given_mean.dtype)
 
     @final

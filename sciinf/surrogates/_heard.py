@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sciinf.core import Batch
 from sciinf.core.surrogate import ALIKE, UNLIKE
+from sciinf.surrogates._follows import say_what_is_not_followed
 from sciinf.surrogates._spread import Waves, compared, say_what_goes_together_wrongly
 from sciinf.surrogates.conditions import WORDS
 from sciinf.surrogates.reader import Reader
@@ -42,7 +43,8 @@ def heard(
         miss, of standardised fields, on average over waves.
 
     Warns:
-        UserWarning: If captions are misread, or draws given them are too alike or too unlike, at points or in waves.
+        UserWarning: If captions are misread, or draws given them are too alike or too unlike, at points or in waves, or
+            hardly follow a parameter.
     """
     words = reader.writer.anew(rows.theta, generator=generator).ids
     given, (mean, sd) = {**rows.x, WORDS: words}, law.level()
@@ -65,6 +67,7 @@ def heard(
         )
     told = {"words_misread": off, "spread_of_words": found.frames}
     if not found.few:
+        say_what_is_not_followed(law, rows.theta, found.spread, found.error, " given captions")
         say_what_goes_together_wrongly(law.target, found, " given captions")
         told["spread_of_waves_of_words"] = found.waves
     error = waves.by_octave(waves.of(true - drawn.mean(0)).abs().square()).mean(0)

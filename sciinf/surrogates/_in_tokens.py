@@ -21,6 +21,7 @@ from sciinf.tokens.assimilated import guessed
 from sciinf.tokens.innovations import Chain, Innovations, beside
 
 _NUMBERS = 2**22  # looked at, at once
+_SAME = 1e-2  # sds of frames, by which what is the same may differ where it was rounded
 _LINEAR = 1e-3  # of the variance that the linear law leaves, which is taken for noise of what sensors see
 
 
@@ -89,7 +90,11 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
             spacing(times if times[0] == 0 else (0.0, *times))
 
     def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Take the units of tokens from the training rows."""
+        """Take the units of tokens from the training rows.
+
+        Raises:
+            ValueError: If the first frame is said to be the one that solutions go on from, and is another.
+        """
 
         def frames() -> Iterator[Tensor]:
             return (self._scaled(self._frames(batch)).flatten(0, 1) for batch in self._some(batches))
@@ -101,6 +106,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
             self.reader.learn()
         draw = torch.Generator().manual_seed(self.seed)
         for batch in self._some(batches):
+            self._check_first(batch)
             tokens = self.code.encode(self._scaled(self._frames(batch)))
             fixed = self._fixed_tokens(self.conditions.shown(batch.x, batch.x[self.target], draw))
             self.plain.see(tokens.flatten(0, 1))
@@ -115,6 +121,17 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
                 off, _ = self._beyond(batch.x[self.target].to(self.target_mean), *self._known_tokens(batch.x))
                 left.add(off, (0, *range(3, 3 + len(self.space))))
             left.into(torch.empty_like(self.left_sd), self.left_sd)
+
+    def _check_first(self, batch: Batch) -> None:
+        if self.start is None or not self.known:
+            return
+        sd, first = self.level()[1], batch.x[self.target][:, 0].to(self.target_mean)
+        off = float(((first - batch.x[self.start.name].to(first)) / sd).abs().max())
+        if off > _SAME:
+            raise ValueError(
+                f"the first frame of {self.target!r} is not {self.start.name!r}, from which solutions go on ({off:.2g} "
+                "sds apart): give Frame(-1), for a frame before the first"
+            )
 
     def _known_tokens(self, x: X) -> tuple[Tensor | None, Tensor | None]:
         """Those of the frame to go on from, and of fields that stay."""

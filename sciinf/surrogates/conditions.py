@@ -215,7 +215,7 @@ class Conditions:
         self.known = int(self.start is not None and self.start.index == 0)
         self._members = [one.name for one in given if isinstance(one, Members)]
         self._own = [*([] if self.sensors is None else self.sensors.names), *([] if self.words is None else [WORDS])]
-        self._known_names = [*self.fields, *self._own]
+        self._known_names, self._shapes = [*self.fields, *self._own], dict[str, tuple[int, ...]]()
 
     def check_names(self, observables: Mapping[str, Observable], target: str) -> None:
         """Take the simulator's names, and refuse what does not go with them.
@@ -227,6 +227,7 @@ class Conditions:
         if taken := [name for name in self._own if name in observables or self._own.count(name) > 1]:
             raise ValueError(f"{taken} would mean two things: give Sensors another name=, or rename the observable")
         self._known_names = [*observables, *self._own]
+        self._shapes = {name: tuple(observables[name].shape) for name in self.fields}
         if self.start is None:
             return
         found, sought = observables[self.start.name].shape[0], observables[target].shape[1]
@@ -237,8 +238,16 @@ class Conditions:
         """What is given, of some rows.
 
         Raises:
-            ValueError: If something is given that is no observable, and no condition of this generator.
+            ValueError: If something is given that is no observable, and no condition of this generator, or a field is
+                missing or of another layout.
         """
+        for name in self.fields:
+            if name not in x:
+                raise ValueError(f"{name!r} is missing: the generator goes on from {', '.join(self.fields)}")
+            if (shape := self._shapes.get(name)) and tuple(x[name].shape[1:]) != shape:
+                raise ValueError(
+                    f"{name!r} has shape {tuple(x[name].shape)}: (batch, {', '.join(map(str, shape))}) is needed"
+                )
         if unknown := [name for name in x if name not in self._known_names]:
             raise ValueError(
                 f"{unknown} is given, which this generator does not know; it knows {', '.join(self._known_names)}. "

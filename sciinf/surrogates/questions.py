@@ -63,6 +63,7 @@ def conditioned(
         Particles whose x are frames, (n, time, channel, *space).
 
     Raises:
+        TypeError: If what is asked is no generator, or what was seen neither measurements nor an event.
         ValueError: If the generator's law is another, there is more than one start, an event is asked about beside
             measurements, or nothing is left that could have been seen.
 
@@ -70,6 +71,10 @@ def conditioned(
         UserWarning: If too few particles were left at a step, an event's probability could not be told, or held-out
             rows have shown that the law's draws are too alike: the answer is no posterior then.
     """
+    if not isinstance(law, Generator):
+        raise TypeError(f"a trained Generator is asked, got {type(law).__name__}: of a fit give fit.surrogate")
+    if not isinstance(seen, Twist):
+        raise TypeError(f"what was seen is a Measured, an Event or a Product(one, other), got {seen!r}")
     known = law.conditions.rows(given, slice(None))
     for name, rows in (("theta", theta), *known.items()):
         if len(rows) != 1:

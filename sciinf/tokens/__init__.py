@@ -1,7 +1,7 @@
 """Fields as tokens: codes that turn one into the other, orders of frames, and laws of tokens."""
 
 from sciinf.tokens.code import Code, FieldTokens, Patches, Pod
-from sciinf.tokens.law import Joint, LearnedLaw, Mixture, TokenLaw
+from sciinf.tokens.law import Joint, LearnedLaw, Mixture, TokenLaw, four_steps
 from sciinf.tokens.order import AtOnce, Frames, Order
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Patches",
     "Pod",
     "TokenLaw",
+    "four_steps",
 ]

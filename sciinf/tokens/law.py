@@ -145,6 +145,14 @@ class Joint(TokenLaw):
         return JointDenoiser(self, network, widths, places, edges=edges, seed=seed)
 
 
+def four_steps() -> Joint:
+    """`Joint` in a third of its passes: four steps of order two, from noise of 10 to noise of 0.1.
+
+    They make tokens of sd 1 4 % too wide, and over the levels of `Joint` 9 %. For common draws, not for rare events.
+    """
+    return Joint(Diffusion(Level(0.1, 10.0), levels=NormalLogs(0.0, 1.0)), Exponential(4, 2))
+
+
 class JointDenoiser(LearnedLaw):
     """What `Joint` builds; arguments are those of `TokenLaw.build`."""
 

@@ -153,10 +153,21 @@ def fields_in_space(source: FieldSource) -> FieldSource:
 
 
 def solutions(source: FieldSource, theta: Tensor) -> Iterator[Tensor]:
-    """Solutions that follow from theta alone, a block of rows at a time."""
-    generator = torch.Generator(theta.device).manual_seed(0)  # nothing is random
+    """Solutions that follow from theta alone, a block of rows at a time.
+
+    Raises:
+        ValueError: If they are drawn, and the source says that they are not.
+    """
+    generator = torch.Generator(theta.device).manual_seed(0)
+    before = generator.get_state()
     for part in theta.split(source.block):
-        yield source.solution(part, source.start(part, generator=generator), generator=generator)
+        found = source.solution(part, source.start(part, generator=generator), generator=generator)
+        if not torch.equal(before, generator.get_state()):
+            raise ValueError(
+                f"{source.name!r} draws its start or its solution, and says random = False: a likelihood of one draw "
+                "would be wrong. Set self.random = True, or draw nothing"
+            )
+        yield found
 
 
 def chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...]:

@@ -91,6 +91,11 @@ def test_an_event_beside_measurements_and_more_than_one_start_are_refused(world)
     seen = Measured(lambda u: u[:, -1, 0, :2], mean[:2], 0.1)
     with pytest.raises(ValueError, match="far too improbable: let the generator learn Sensors"):
         conditioned(law, theta, start, Product(seen, Product(event)), 100, generator=generator())
+    for one, what, says in ((law, lambda u: u, "Measured, an Event"), (start, event, "fit.surrogate")):
+        with pytest.raises(TypeError, match=says):
+            conditioned(one, theta, start, what, 100, generator=generator())
+    with pytest.raises(TypeError, match="of Measured and Event"):
+        Product([seen, event])  # pyright: ignore[reportArgumentType]
     two = {name: value.expand(2, -1, -1) for name, value in start.items()}
     for one, other in ((theta, two), (theta.expand(2, -1), start)):
         with pytest.raises(ValueError, match="one start is asked about at a time, and .* has 2 rows"):

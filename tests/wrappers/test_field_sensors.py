@@ -92,6 +92,16 @@ def test_a_start_that_is_shown_tells_of_theta_and_so_there_is_no_likelihood(wave
     assert observed(waves, Sensors(AT, sd=0.1), beside=["initial"]).log_likelihood is None
 
 
+def test_what_draws_and_says_that_it_does_not_has_no_likelihood():
+    """One draw taken for the solution would give an answer, and a wrong one."""
+    equation = Decay()
+    equation.random = False
+    simulator = observed(equation, Sensors(AT, sd=0.1))
+    theta = simulator.prior.sample(5, generator=generator())
+    with pytest.raises(ValueError, match=r"draws its start or its solution, .* Set self\.random = True"):
+        simulator.log_likelihood(theta, simulator(theta, generator=generator(1)))
+
+
 def test_random_starts_have_no_likelihood_but_can_be_shown():
     simulator = observed(Decay(), Sensors(AT, sd=0.1), beside=["initial"])
     assert simulator.log_likelihood is None
