@@ -37,7 +37,8 @@ class FieldSource(Simulator, ABC):
 
     Attributes:
         grid: Where fields live; without directions for ordinary differential equations, whose fields have no space.
-        times: Of the solution's frames, increasing; it starts at 0, which need not be one; (0,) if there is no time.
+        times: Of the solution's frames, increasing; (0,) if there is no time. Solutions start at 0, which may be the
+            first of them or lie before it.
         given: What solutions start from: name -> (channel, *space).
         random: Whether two solutions of the same theta differ.
     """

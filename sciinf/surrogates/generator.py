@@ -59,8 +59,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         code: Frames to tokens; `Patches(4)` where left out.
         order: How many frames at once; `AtOnce()` where left out.
         law: Of the tokens of a block; `Joint()` where left out.
-        given: What is known beside parameters: at most one `Frame`, fields, members, sensors; or, in their place,
-            `Words`. `[Frame(0)]` where left out.
+        given: What is known beside parameters: a `Frame`, fields that stay, members, `Sensors`; and `Words`, which tell
+            of parameters in their place. `[Frame(0)]` where left out.
         network: What learns; a `TokenTransformer()` where left out.
         target: Name of what is drawn.
         pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
