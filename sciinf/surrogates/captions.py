@@ -81,7 +81,7 @@ class Grammar(Component):
             each other or from levels.
 
     Examples:
-        >>> from torch.distributions import Uniform
+        >>> from sciinf import Uniform
         >>> captions = Grammar({"viscosity": ["thickness"]}, "flow").build(Prior(viscosity=Uniform(0.0, 1.0)))
         >>> captions.read("a flow of very low thickness")
         {'viscosity': (-inf, 0.2)}
@@ -160,7 +160,7 @@ class Captions:
         self.of, units = {word: k for k, word in enumerate(plain)}, sorted({unit for unit in prior.units if unit})
         self.vocabulary = (*plain, *units)
         self.units = [len(plain) + units.index(unit) if unit else 0 for unit in prior.units]
-        self.edges = quantiles(prior, torch.special.ndtri(torch.tensor([0.2, 0.4, 0.6, 0.8]).double()))
+        self.edges = quantiles(prior, torch.special.ndtri(torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)))
         self.ends = quantiles(prior, torch.tensor([-_SURE, _SURE], dtype=torch.float64))
         self.patterns = [
             (self._filled(template, phrase, level), place, level)
