@@ -274,7 +274,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         drawn = torch.stack([self.sample(rows.theta, shown, generator=own) for _ in range(_MEMBERS)])
         self.conditions.say_what_is_not_held(shown, drawn, self.target_sd)
         off = true - drawn.mean(0)
-        say_what_is_always_off(self.target, off, placed=self.parts[0].coordinates or self.edges or not self.code.counts)
+        placed = self.parts[0].coordinates or self.edges or not self.code.counts
+        say_what_is_always_off(self, rows.theta, off, placed=placed)
         self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
         waves = Waves(self.space, edges=self.edges)
         drawn, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))

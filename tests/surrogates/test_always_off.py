@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from sciinf import Uniform
 from sciinf.core import Batch, Observable, Prior
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Generator
@@ -33,19 +34,29 @@ def test_the_share_is_right_on_average_and_chance_is_not_told():
 
 
 def test_it_is_said_where_it_is_and_what_to_do():
+    prior = Prior(rate=Uniform(0.0, 1.0))
+    fields = {"initial": Observable((2, 16)), "u": Observable((3, 2, 16))}
+    law = Generator(prior, fields, network=TokenTransformer(8, 1, heads=1))
+    theta = prior.sample(100, generator=generator(1))
     off = torch.randn(100, 3, 2, 16, generator=generator())
     off[:, 0] = 0  # known
+    shifted, tilted = off.clone(), off.clone()
+    shifted[:, 2, 1] += STANDING
+    tilted[:, 1, 0] += (4 * theta - 2) * STANDING
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        say_what_is_always_off("u", off, placed=False)
-        off[:, 2, 1] += STANDING
-        say_what_is_always_off("u", off[:20], placed=False)  # too few to tell
+        say_what_is_always_off(law, theta, off, placed=False)
+        say_what_is_always_off(law, theta[:20], shifted[:20], placed=False)  # too few to tell
     with pytest.warns(
         UserWarning, match=r"3\d% of the squared error of draws of 'u' .* frame 2, channel 1.*coordinates"
     ):
-        say_what_is_always_off("u", off, placed=False)
+        say_what_is_always_off(law, theta, shifted, placed=False)
     with pytest.warns(UserWarning, match="Train longer"):
-        say_what_is_always_off("u", off, placed=True)
+        say_what_is_always_off(law, theta, shifted, placed=True)
+    with pytest.warns(
+        UserWarning, match=r"[34]\d% of .* goes with 'rate', in frame 1, channel 0: they are wrong at its ends"
+    ):
+        say_what_is_always_off(law, theta, tilted, placed=True)
 
 
 def test_a_law_that_does_not_know_where_it_is_says_so():
