@@ -105,9 +105,8 @@ def trained(options: Any, equation: Any, store: Any, out: Path, **told: Any) -> 
     return fitted(options, made, store, out)
 
 
-def fitted(options: Any, surrogate: Any, store: Any, out: Path) -> tuple[Any, float]:
+def fitted(options: Any, surrogate: Any, store: Any, out: Path, recipe: Recipe | None = None) -> tuple[Any, float]:
     """A surrogate and its CPU seconds."""
-    started = clock("cpu")
-    recipe = Recipe(epochs=10) if options.quick else Recipe()
+    started, recipe = clock("cpu"), recipe or (Recipe(epochs=10) if options.quick else Recipe())
     fit = train(surrogate, store, out, recipe=recipe, seed=options.seed)
     return fit.surrogate, clock("cpu") - started

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from coded import kept
 from codes import Case, judged, modes_of, trained, twice
+from codes import off as frames_off
+from drawn import fitted
 from jaxtyping import Float
-from reporting import SIMULATORS, check, clock
+from reporting import SIMULATORS, check
 from torch import Tensor, nn
 
-from sciinf import Recipe, load_simulator, simulate, train
+from sciinf import Recipe, load_simulator, simulate
 from sciinf.core import Batch, X, predicted
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.field_equation import Equation
@@ -123,12 +126,14 @@ def first_frame(options: Any, fresh: Given, store: Any, out: Path) -> tuple[list
     """One prediction, and draws given parameters; and the generator and the operator that these are of."""
     prior, fields = fresh.flow.prior, fresh.flow.observables
     operator = Operator(prior, fields, Fourier(16, 8, coordinates=True), seed=options.seed)
-    one, spent = fitted(operator, store, out / "operator", Recipe(epochs=20 if options.quick else 12, batch=16))
+    one, spent = fitted(
+        options, operator, store, out / "operator", Recipe(epochs=20 if options.quick else 12, batch=16)
+    )
     found = predicted(one, Batch(fresh.theta, fresh.x))
     rows: list[dict[str, Any]] = [{"from a first frame": "Operator", "off": off(found, fresh.true), "CRPS": "-"}]
     rows[0] |= {"spread": "-", "one draw off": "-", "modes off": "-", "training s": spent}
-    law, spent = fitted(generator(options, fresh, []), store, out / "twin", steps(options))
-    drawn, modes = drawn_by(law, fresh.theta.expand(MEMBERS, -1, -1), fresh.x), in_modes(law, fresh.true)
+    law, spent = fitted(options, generator(options, fresh, []), store, out / "twin", steps(options))
+    drawn, modes = drawn_by(law, fresh.theta.expand(MEMBERS, -1, -1), fresh.x), kept(law, fresh.true)
     rows.append({"from a first frame": "Generator", "off": off(drawn.mean(0), fresh.true), **scores(drawn, fresh)})
     rows[1] |= {"one draw off": off(drawn[0], fresh.true), "modes off": off(modes, fresh.true), "training s": spent}
     return rows, (law, one)
@@ -152,28 +157,15 @@ def steps(options: Any) -> Recipe:
     return Recipe(epochs=8 if options.quick else 50)
 
 
-def fitted(surrogate: Any, store: Any, out: Path, recipe: Recipe) -> tuple[Any, float]:
-    """Trained, and CPU seconds."""
-    started = clock("cpu")
-    return train(surrogate, store, out, recipe=recipe).surrogate, clock("cpu") - started
-
-
 def drawn_by(law: Any, theta: Float[Tensor, "member start theta"], given: X) -> Tensor:
     """Draws (member, start, ...), each member at parameters of its own."""
     draw = torch.Generator().manual_seed(5)
     return torch.stack([law.draw(some, given, generator=draw) for some in theta])
 
 
-def in_modes(law: Any, frames: Tensor) -> Tensor:
-    """What is left of frames in a law's code."""
-    mean, sd = law.level()
-    return mean + sd * law.code.decode(law.code.encode((frames - mean) / sd))
-
-
 def off(found: Tensor, true: Tensor) -> float:
     """Of frames after the first."""
-    found, true = found[:, 1:].flatten(2), true[:, 1:].flatten(2)
-    return float(((found - true).norm(dim=2) / true.norm(dim=2)).mean())
+    return frames_off(found[:, 1:].flatten(0, 1), true[:, 1:].flatten(0, 1))
 
 
 def scores(drawn: Tensor, fresh: Given) -> dict[str, Any]:
@@ -188,7 +180,7 @@ def spoken(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draws for captions, of three."""
     grammar = Grammar({"viscosity": ["thickness"], "strength": ["forcing"]}, "flow", templates=SHOWN)
-    law, spent = fitted(generator(options, fresh, [Words(grammar)]), store, out, steps(options))
+    law, spent = fitted(options, generator(options, fresh, [Words(grammar)]), store, out, steps(options))
     read, missed = regression(store, fresh)
     rows, checks = [], [check("words: regression's error of log viscosity", missed, 0.1)]
     for name, templates in PHRASINGS.items():

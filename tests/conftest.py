@@ -21,12 +21,6 @@ ROOT = Path(__file__).parent.parent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# At its first import of a day arviz writes a file, and falls over where two processes do so at once.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    with warnings.catch_warnings(), contextlib.suppress(ImportError):
-        warnings.simplefilter("ignore")
-        importlib.import_module("arviz")
-
 # Nothing that is imported or collected becomes garbage, and looking for it would take a third of the time.
 gc.disable()
 
@@ -36,6 +30,14 @@ LONGEST = (
     *("test_nothing_wrong_passes", "docs/", "engine/test_pool", "simulators/test_contract", "test_bad_input"),
     *("tests/test_c", "estimators/test_contract", "inference/test_mcmc", "samplers/", "trust/test_recalibrate"),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """At its first import of a day arviz writes a file, and falls over where two processes do so at once."""
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        with warnings.catch_warnings(), contextlib.suppress(ImportError):
+            warnings.simplefilter("ignore")
+            importlib.import_module("arviz")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,8 +66,7 @@ class Product(Twist):
 
 def _stacked(parts: list[Measured]) -> Measured:
     """All measurements one under the other; by the first order of guess if one of them asks for it."""
-    seen = torch.cat([one.seen.flatten() for one in parts])
-    sd = torch.cat([one.noise(one.seen.flatten()) for one in parts])
+    seen, sd = torch.cat([one.seen for one in parts]), torch.cat([one.noise(one.seen) for one in parts])
     return Measured(
         lambda x: torch.cat([one.of(x) for one in parts], 1), seen, sd, order=min(one.order for one in parts)
     )

@@ -48,7 +48,7 @@ from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.decoders import Decoder, DecoderNetwork, Query
 from sciinf.surrogates.encoders import Encoder, EncoderNetwork, GridEncoder, places
 from sciinf.surrogates.objectives import KL, Coded, Objective, Reconstruction, mmd
-from sciinf.surrogates.quantised import rounded
+from sciinf.surrogates.quantised import nearest, rounded
 from sciinf.tokens.code import Code, FieldTokens, Level
 
 _LEAST_SD = 1e-4  # of q, in units of the prior: log s is held above its logarithm, and below 1
@@ -209,12 +209,6 @@ class FieldCode(Learned, Adjusting, ByEdges):
     def _kept(self, coded: Coded) -> Float[Tensor, "batch number"]:
         return rounded(coded.mean, coded.levels) if coded.levels else coded.mean
 
-    def nearest(self, z: Float[Tensor, "batch number"]) -> Float[Tensor, "batch number"]:
-        """The codes that frames can have nearest to some numbers: these, or levels where numbers are rounded."""
-        if not (levels := self.objective.levels):
-            return z
-        return ((z.clamp(-1, 1) + 1) * (levels - 1) / 2).round() * 2 / (levels - 1) - 1
-
     def decode(
         self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"] | None = None
     ) -> Float[Tensor, "batch channel ..."]:
@@ -312,5 +306,6 @@ class _Frozen(FieldTokens):
 
     def decode(self, tokens: Float[Tensor, "*batch token width"]) -> Float[Tensor, "*batch channel *space"]:
         mean, sd = self.learned.level()
-        own = (self.learned.decode(self.learned.nearest(tokens.flatten(-2).flatten(0, -2))).flatten(2) - mean) / sd
+        z, levels = tokens.flatten(-2).flatten(0, -2), self.learned.objective.levels
+        own = (self.learned.decode(nearest(z, levels) if levels else z).flatten(2) - mean) / sd
         return ((own - self.shift) / self.factor).reshape(*tokens.shape[:-2], self.channels, *self.space)

@@ -161,7 +161,7 @@ class Generator(InTokens, Adjusting, ByEdges):
             raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
         size = (-(-frames // self.block), len(theta), self.law.noise)
         noise = torch.randn(size, generator=generator, device=generator.device).to(self.given_mean)
-        return self._rolled(noise, theta, given, generator)[:, :frames]
+        return self._rolled(noise, theta, self.conditions.rows(given, slice(None)), generator)[:, :frames]
 
     @torch.no_grad()
     def from_noise(

@@ -54,9 +54,18 @@ def rounded(mean: Float[Tensor, "*batch"], levels: int) -> Float[Tensor, "*batch
         levels: L.
     """
     bounded = mean.tanh()
-    return bounded + (2 * level_of(mean, levels).to(mean) / (levels - 1) - 1 - bounded).detach()
+    return bounded + (nearest(bounded, levels) - bounded).detach()
+
+
+def nearest(bounded: Float[Tensor, "*batch"], levels: int) -> Float[Tensor, "*batch"]:
+    """The level z nearest to each number, tanh m or any."""
+    return 2 * _index(bounded, levels) / (levels - 1) - 1
 
 
 def level_of(mean: Float[Tensor, "*batch"], levels: int) -> Int[Tensor, "*batch"]:
     """Which level each number is rounded to, k from 0 to L - 1."""
-    return ((mean.detach().tanh() + 1) * (levels - 1) / 2).round().long()
+    return _index(mean.detach().tanh(), levels).long()
+
+
+def _index(bounded: Float[Tensor, "*batch"], levels: int) -> Float[Tensor, "*batch"]:
+    return ((bounded.clamp(-1, 1) + 1) * (levels - 1) / 2).round()
