@@ -8,8 +8,8 @@ variance at each point, the share of the squared error that is the same for all 
 0 on average for a law that is right, whatever the law of errors. Spread beside error does not show it: a law that does
 not know where it is takes what is always so at a place for chance, and spreads as far as that makes it err.
 
-With z_i e_i in place of e_i in the numerator, z a parameter scaled to mean 0 and sd 1, it is the share that goes with
-the parameter, which is not 0 for a law that does not look at it.
+With z_i e_i in place of e_i in the numerator, z a parameter or its square, scaled to mean 0 and sd 1, it is the share
+that goes with the parameter, which is not 0 for a law that does not look at it, or takes it for a line.
 """
 
 from __future__ import annotations
@@ -62,9 +62,14 @@ def say_what_is_always_off(
     )
     _say(law, always_off(off), len(off), "is the same for all held-out simulations", "wrong in some places", way)
     for name, column in zip(law.prior.names, law.z(theta).to(off).T, strict=True):
-        z = (column - column.mean()) / column.std(correction=0).clamp_min(1e-12)
-        share = always_off(off, z)
+        z = _scaled(column)
+        share = always_off(off, z).maximum(always_off(off, _scaled(z.square())))
         _say(law, share, len(off), f"goes with {name!r}", "wrong at its ends", "Train longer, or on more solutions")
+
+
+def _scaled(column: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """To mean 0 and sd 1."""
+    return (column - column.mean()) / column.std(correction=0).clamp_min(1e-12)
 
 
 def _say(law: OfFields, share: Tensor, rows: int, what: str, so: str, way: str) -> None:

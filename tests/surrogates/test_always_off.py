@@ -43,6 +43,8 @@ def test_it_is_said_where_it_is_and_what_to_do():
     shifted, tilted = off.clone(), off.clone()
     shifted[:, 2, 1] += STANDING
     tilted[:, 1, 0] += (4 * theta - 2) * STANDING
+    bent = off.clone()
+    bent[:, 1, 0] += 2 * ((4 * theta - 2).square() - 4 / 3) * STANDING
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         say_what_is_always_off(law, theta, off, placed=False)
@@ -57,6 +59,8 @@ def test_it_is_said_where_it_is_and_what_to_do():
         UserWarning, match=r"[34]\d% of .* goes with 'rate', in frame 1, channel 0: they are wrong at its ends"
     ):
         say_what_is_always_off(law, theta, tilted, placed=True)
+    with pytest.warns(UserWarning, match="goes with 'rate', in frame 1, channel 0"):
+        say_what_is_always_off(law, theta, bent, placed=True)
 
 
 def test_a_law_that_does_not_know_where_it_is_says_so():
