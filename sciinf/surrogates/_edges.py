@@ -35,8 +35,8 @@ class ByEdges(ABC):
 
 def show_edges(
     surrogate: ByEdges, batches: Callable[[], Iterator[Batch]], fields: Callable[[Batch], list[Tensor]]
-) -> None:
-    """Tell a surrogate of edges in the training rows.
+) -> bool:
+    """Tell a surrogate of edges in the training rows, and whether there are any.
 
     Args:
         surrogate: Which.
@@ -46,8 +46,10 @@ def show_edges(
     first = next(iter(batches()))
     numbers = max(value[:1].numel() for value in first.x.values())
     rows = first.rows(slice(0, max(2, min(_ROWS, _NUMBERS // numbers))))
-    if any(edged(value) for value in fields(rows)):
+    found = any(edged(value) for value in fields(rows))
+    if found:
         surrogate.at_edges()
+    return found
 
 
 def edged(fields: Float[Tensor, "rows channel *space"]) -> bool:

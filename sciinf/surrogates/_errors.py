@@ -41,8 +41,9 @@ class WithErrors(OfFields, ABC):
         target: str,
         given: Sequence[str] | None,
         seed: int,
+        moves: Sequence[Sequence[int]] = (),
     ) -> None:
-        super().__init__(prior, observables, target, given, seed)
+        super().__init__(prior, observables, target, given, seed, moves)
         shape = self.observables[target].shape
         kept = max(1, min(_MOST, _BYTES // (4 * math.prod(shape))))
         self.register_buffer("errors", torch.zeros(kept, *shape))

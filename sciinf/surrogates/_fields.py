@@ -14,6 +14,7 @@ from torch import Tensor
 from sciinf.core import Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.surrogates._edges import ByEdges, show_edges
+from sciinf.surrogates._moves import checked, moved
 
 
 class Looking(ABC):
@@ -45,9 +46,11 @@ class OfFields(Surrogate, ABC):
         target: Name of what is predicted.
         given: Names of what it starts from, each (channel, *space); all other observables where left out.
         seed: Seeds the first weights.
+        moves: Steps on the grid by which solutions are moved in training (`_moves`).
 
     Raises:
-        ValueError: If a name is unknown, layouts do not go together, or the seed is no int of at least 0.
+        ValueError: If a name is unknown, layouts do not go together, the seed is no int of at least 0, or a move is no
+            step on the grid.
     """
 
     learns: ClassVar[Learns] = "fields"
@@ -66,6 +69,7 @@ class OfFields(Surrogate, ABC):
         target: str,
         given: Sequence[str] | None,
         seed: int,
+        moves: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         check_whole("seed", seed, 0)
@@ -80,6 +84,7 @@ class OfFields(Surrogate, ABC):
         self.frames, self.channels, self.space = spec.shape[0], spec.shape[1], spec.shape[2:]
         for name in self.given:
             self._check_given(name)
+        self.moves = checked(moves, self.space)
         self.channels_given = sum(self.observables[name].shape[0] for name in self.given)
         width, axes = len(prior.names), len(self.space) * (1,)
         self.register_buffer("theta_mean", torch.zeros(width, dtype=prior.dtype))
@@ -102,6 +107,11 @@ class OfFields(Surrogate, ABC):
 
     @final
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Take means and sds from the training rows.
+
+        Raises:
+            ValueError: If fields have edges, and are to be moved.
+        """
         theta, given, target, step = Moments(), Moments(), Moments(), Moments()
         for batch in batches():
             theta.add(batch.theta, (0,))
@@ -116,11 +126,20 @@ class OfFields(Surrogate, ABC):
         if self.frames > 1:
             step.into(torch.empty_like(self.step_sd), self.step_sd)
         if isinstance(self, ByEdges):
-            show_edges(
+            found = show_edges(
                 self, batches, lambda rows: [rows.x[self.target].flatten(0, 1), *(rows.x[n] for n in self.given)]
             )
+            if found and self.moves:
+                raise ValueError(
+                    f"{self.target!r} has edges, and moves take what leaves at one in at the other: leave out moves="
+                )
         if isinstance(self, Looking):
             self.look(batches)
+
+    @final
+    def shown(self, batch: Batch, *, generator: torch.Generator) -> Batch:
+        """What training shows: rows moved at random, where solutions may be."""
+        return moved(batch, (*self.given, self.target), self.moves if self.training else (), generator=generator)
 
     @final
     def stacked(self, given: X) -> Float[Tensor, "batch channel ..."]:

@@ -39,9 +39,11 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         given: Sequence[Given] | None,
         target: str,
         seed: int,
+        *,
+        moves: Sequence[Sequence[int]] = (),
     ) -> None:
         self.conditions = Conditions([Frame(0)] if given is None else given)
-        super().__init__(prior, observables, target, self.conditions.fields, seed)
+        super().__init__(prior, observables, target, self.conditions.fields, seed, moves)
         self.start, self.seed = self.conditions.start, seed
         self.conditions.check_names(self.observables, target)
         self.known, self.unknown = self.conditions.known, self.frames - self.conditions.known

@@ -66,6 +66,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
         members: Draws that a prediction is the mean of.
         edges: Whether fields have edges; training finds out.
+        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
+            by them at random. Only for fields without edges.
         seed: Seeds the first weights.
 
     Raises:
@@ -100,9 +102,10 @@ class Generator(InTokens, Adjusting, ByEdges):
         pairs: int = 4,
         members: int = 16,
         edges: bool = False,
+        moves: Sequence[Sequence[int]] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, code or Patches(), order or AtOnce(), given, target, seed)
+        super().__init__(prior, observables, code or Patches(), order or AtOnce(), given, target, seed, moves=moves)
         check_whole("pairs", pairs, 1)
         check_whole("members", members, 1)
         self.pairs, self.members = pairs, members
@@ -129,6 +132,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         self.law = self._built().to(self.target_mean.device)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        batch = self.shown(batch, generator=generator)
         tokens = self.code.encode(self._scaled(self._frames(batch)))
         rows, windows = len(tokens), self.unknown - self.block + 1
         pairs = self.pairs if windows > 1 else 1

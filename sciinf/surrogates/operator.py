@@ -40,6 +40,8 @@ class Operator(Predicting, ByEdges):
         target: Name of what is predicted.
         given: Names of what it starts from; all others where left out.
         loss: Distance of fields; `RelativeL2()` where left out.
+        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
+            by them at random. Only for fields without edges.
         seed: Seeds the first weights.
 
     Raises:
@@ -63,9 +65,10 @@ class Operator(Predicting, ByEdges):
         target: str = "u",
         given: Sequence[str] | None = None,
         loss: FieldLoss | None = None,
+        moves: Sequence[Sequence[int]] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, target, given, seed)
+        super().__init__(prior, observables, target, given, seed, moves)
         if not self.given:
             raise ValueError(f"an Operator of {target!r} starts from fields, and there are none to give it")
         self.distance = loss or RelativeL2()
@@ -84,6 +87,7 @@ class Operator(Predicting, ByEdges):
             self.network = self._built().to(self.target_mean.device)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        batch = self.shown(batch, generator=generator)
         true = batch.x[self.target].to(self.target_mean)
         _, sd = self.level()
         return self.distance(self.predict(batch.theta, batch.x) / sd, true / sd, directions=len(self.space))

@@ -51,6 +51,8 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         pairs: Of frames, from each trajectory at each step of training.
         noise: Sd of the blur, in sds of a step.
         loss: Distance of fields; `RelativeL2()` where left out.
+        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
+            by them at random. Only for fields without edges.
         seed: Seeds the first weights.
 
     Raises:
@@ -70,9 +72,10 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         pairs: int = 4,
         noise: float = 0.0,
         loss: FieldLoss | None = None,
+        moves: Sequence[Sequence[int]] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, target, (start, *stays), seed)
+        super().__init__(prior, observables, target, (start, *stays), seed, moves)
         check_whole("pairs", pairs, 1)
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise is a number of sds of at least 0, got {noise}")
@@ -108,6 +111,7 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         spacing(times if self.begins else (0.0, *times))
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        batch = self.shown(batch, generator=generator)
         known = self.stacked(batch.x).to(self.given_mean)
         frames = batch.x[self.target].to(self.target_mean)
         if not self.begins:
