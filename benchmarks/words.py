@@ -106,7 +106,7 @@ def words(options: Any, out: Path) -> Found:
     theta = flow.prior.sample(16 if options.quick else FRESH, generator=draw)
     fresh = Given(flow, theta, flow(theta, generator=draw))
     first, twins = first_frame(options, fresh, store, out)
-    said, checks = spoken(options, fresh, store, out / "words", twins)
+    said, checks = spoken(options, fresh, store, twins)
     return [code(options, fresh, store, out / "code"), *first, *said], [
         check("words: error of the mean of draws over the Operator's", first[1]["off"] / first[0]["off"], 1.5),
         *checks,

@@ -17,7 +17,6 @@ def say_what_is_not_followed(
     theta: Float[Tensor, "batch theta"],
     spread: Float[Tensor, " batch"],
     error: Float[Tensor, " batch"],
-    given: str = "",
 ) -> None:
     """Say where a parameter tells which draws are too alike, and which too unlike.
 
@@ -26,7 +25,6 @@ def say_what_is_not_followed(
         theta: Of held-out rows.
         spread: The variance of draws for each row, as it should be for the error of their mean.
         error: The mean squared error of that mean.
-        given: In words, what draws are given, if it is not parameters.
 
     Warns:
         UserWarning: If error minus spread, spread scaled to be right on average, goes with a parameter.
@@ -39,7 +37,7 @@ def say_what_is_not_followed(
         if abs(slope) > _SLOPE and abs(slope) > _FIRM * chance:
             more, less = ("high", "low") if slope > 0 else ("low", "high")
             warnings.warn(
-                f"held-out simulations show that draws of {law.target!r}{given} are too alike where {name!r} is "
+                f"held-out simulations show that draws of {law.target!r} are too alike where {name!r} is "
                 f"{more}, and too unlike where it is {less}: the law hardly follows it. Train longer, or on more "
                 "solutions",
                 stacklevel=3,

@@ -216,12 +216,33 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
     @property
     def told(self) -> int:
         """How many numbers tell of solutions as a whole."""
-        numbers = len(self.prior.names) if self.reader is None else self.reader.width
-        return numbers + (self.conditions.sensors is not None)
+        return len(self.prior.names) + (self.conditions.sensors is not None)
 
-    def _told(self, theta: Tensor, given: X) -> Tensor:
-        """What is known of parameters: themselves, or what captions say."""
-        return self.z(theta) if self.reader is None else self.reader.known(theta, given.get(WORDS))
+    def meant(self, theta: Tensor, given: X, *, generator: torch.Generator) -> tuple[Tensor, X]:
+        """Parameters, from the prior within captions where there are any; and what else is given.
+
+        Raises:
+            ValueError: If captions are no tokens of this generator's, or not as many as rows; or there are none, and a
+                parameter is not finite.
+        """
+        if self.reader is None:
+            return theta, given
+        if WORDS not in given:
+            fine = zip(self.prior.names, theta.isfinite().all(0), strict=True)
+            if bad := [name for name, known in fine if not known]:
+                raise ValueError(f"{bad} are not finite, and there are no captions to draw them from: give captions")
+            return theta, given
+        at = torch.rand(theta.shape, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+        rest = {name: value for name, value in given.items() if name != WORDS}
+        return self.reader.drawn(given[WORDS], at).to(theta), rest
+
+    def _check_no_words(self, given: X) -> None:
+        """Refuse captions where parameters are needed."""
+        if WORDS in given:
+            raise ValueError(
+                "captions leave parameters open, and this is asked at parameters: draw some, by "
+                "generator.reader.captions.drawn(caption, n, generator=...), and ask at each"
+            )
 
     def _whole(self, told: Tensor, x: X) -> Float[Tensor, "batch number"]:
         """What is known of solutions as a whole: of parameters, and how much sensors see."""

@@ -30,8 +30,8 @@ def checked(moves: Sequence[Sequence[int]], space: tuple[int, ...]) -> Moves:
         whole = all(isinstance(each, int) and not isinstance(each, bool) for each in step)
         if len(step) != len(space) or not whole or not any(step):
             raise ValueError(
-                f"moves are steps on the grid, a whole number of points for each of {len(space)} directions, not all of "
-                f"them 0, got {step}"
+                f"moves are steps on the grid, a whole number of points for each of {len(space)} directions, not all "
+                f"of them 0, got {step}"
             )
     return found
 

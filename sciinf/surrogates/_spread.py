@@ -233,13 +233,12 @@ def worst_of(found: Sequence[Compared]) -> Compared:
     )
 
 
-def say_what_goes_together_wrongly(target: str, found: Compared, given: str = "") -> None:
+def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
     """Say in which waves, or part of space, draws are too alike or too unlike.
 
     Args:
         target: What is drawn.
         found: Of its draws.
-        given: In words, what they are given, if it is not parameters.
 
     Warns:
         UserWarning: If any are.
@@ -248,7 +247,7 @@ def say_what_goes_together_wrongly(target: str, found: Compared, given: str = ""
         return
     kind = "alike there, and are widened by what is missing" if found.waves < 1 else "unlike there"
     warnings.warn(
-        f"held-out simulations show that in {found.where} draws of {target!r}{given} spread {found.waves:.2f} times as "
+        f"held-out simulations show that in {found.where} draws of {target!r} spread {found.waves:.2f} times as "
         f"far as their mean is off (1 for the right law): they are too {kind}, even if they are right on average. "
         "Train longer, on more solutions, or with a code that keeps more",
         stacklevel=4,

@@ -36,6 +36,7 @@ NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(
 SKIPPED = re.compile(r"(?:[\s;!?]|\.(?![0-9]))+")  # a full stop, but no decimal point
 POINT, EXPONENT, MINUS = (SPELT.index(sign) + 1 for sign in ".e-")
 _DRAWS, _TRIES = 2**16, 30  # of laws whose quantiles are not known
+_ENOUGH, _FEWEST = 1_000, 50  # of these draws within a box
 Interval = tuple[float, float]
 
 
@@ -44,29 +45,30 @@ class Unphrased(ValueError):
 
 
 def drawn_within(
-    law: td.Distribution, box: Tensor, n: int, dtype: torch.dtype, *, generator: torch.Generator
+    law: td.Distribution, box: Tensor, at: Float[Tensor, "draw number"], dtype: torch.dtype
 ) -> Float[Tensor, "draw number"]:
-    """As many as n draws of a law within a box, (number, 2), fewer where they cannot be found.
+    """Draws of a law within a box, as a function of even numbers; none where they cannot be found.
 
     Args:
         law: Of some parameters.
         box: From and to, (2, number).
-        n: How many are sought.
+        at: From 0 to 1, in double precision. Of a joint law the first says which of some draws is taken.
         dtype: Of draws.
-        generator: For them.
     """
     if not law.event_shape and is_normalisable(law):
         low, high = cdf_of(law, box[:, 0].clamp(-1e300, 1e300)).tolist()
-        at = low + (high - low) * torch.rand(n if high > low else 0, generator=generator, dtype=torch.float64)
-        return inside(law, quantile_of(law, at, 1 - at).to(dtype))[:, None]
+        where = low + (high - low) * (at[:, 0] if high > low else at[:0, 0])
+        return inside(law, quantile_of(law, where, 1 - where).to(dtype))[:, None]
+    draw, enough = torch.Generator().manual_seed(0), max(len(at), _ENOUGH)
     parts = [torch.empty(0, box.shape[1], dtype=dtype)]
     alone = Prior.of_laws([f"p{k}" for k in range(box.shape[1])], [""] * box.shape[1], [law])
     for _ in range(_TRIES):
-        some = alone.sample(_DRAWS, generator=generator)
+        some = alone.sample(_DRAWS, generator=draw)
         parts.append(some[((some >= box[0]) & (some < box[1])).all(1)].to(dtype))
-        if sum(map(len, parts)) >= n:
+        if sum(map(len, parts)) >= enough:
             break
-    return torch.cat(parts)[:n]
+    found = torch.cat(parts)
+    return found[(at[:, 0] * len(found)).long()] if len(found) >= _FEWEST else found[:0]
 
 
 def pieces(text: str) -> list[str]:

@@ -274,14 +274,28 @@ class Captions:
         Raises:
             ValueError: If that is impossible by the prior, or too improbable to be found, of a joint law.
         """
-        said, columns = self.read(caption), list[Tensor]()
+        at = torch.rand(n, len(self.prior), generator=generator, device=generator.device, dtype=torch.float64)
+        return self.within(self.read(caption), at.cpu())
+
+    def within(self, said: Mapping[str, Interval], at: Float[Tensor, "n theta"]) -> Float[Tensor, "n theta"]:
+        """Parameters from the prior, restricted to intervals, as a function of even numbers from 0 to 1.
+
+        Raises:
+            ValueError: If that is impossible by the prior, or too improbable to be found, of a joint law.
+        """
+        columns = list[Tensor]()
         for law, place in self.prior.places():
             box = torch.tensor([said.get(name, (-math.inf, math.inf)) for name in self.prior.names[place]]).double().T
-            found = drawn_within(law, box, n, self.prior.dtype, generator=generator)
-            if len(found) < n:
-                raise ValueError(f"what the caption {caption!r} says is too improbable by the prior to be drawn")
+            found = drawn_within(law, box, at[:, place], self.prior.dtype)
+            if len(found) < len(at):
+                raise ValueError(f"what a caption says, {told(said)}, is too improbable by the prior to be drawn")
             columns.append(found)
         return torch.cat(columns, 1)
+
+
+def told(said: Mapping[str, Interval]) -> str:
+    """What is said, in words."""
+    return ", ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in said.items()) or "nothing"
 
 
 def _after_stops(text: str) -> str:

@@ -39,10 +39,9 @@ from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._always_off import say_what_is_always_off
 from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._follows import say_what_is_not_followed
-from sciinf.surrogates._heard import heard
 from sciinf.surrogates._in_tokens import InTokens
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
-from sciinf.surrogates.conditions import WORDS, Given
+from sciinf.surrogates.conditions import Given
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
@@ -86,7 +85,6 @@ class Generator(InTokens, Adjusting, ByEdges):
 
     learns: ClassVar[Learns] = "noisy fields"
     missing: Tensor
-    missing_of_words: Tensor
 
     def __init__(
         self,
@@ -110,8 +108,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         check_whole("members", members, 1)
         self.pairs, self.members = pairs, members
         octaves = Waves(self.space, edges=edges).count
-        for name in ("missing", "missing_of_words")[: 1 + (self.reader is not None)]:
-            self.register_buffer(name, torch.zeros(self.frames, self.channels, octaves))
+        self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
         self.parts, self.edges = (network or TokenTransformer(), law or Joint()), edges
         self.law = self._built()
 
@@ -148,8 +145,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         seen, guess = self._seen(shown, start, fixed, len(row))
         sought = self._together(self.chain.brought(start, after, fixed)) - guess
         given = self._given(before, fixed, seen)
-        told = self.z(batch.theta) if self.reader is None else self.reader.anew(batch.theta, generator=generator)
-        found = self.law.loss(sought, given, self._whole(told, shown)[row], generator=generator)
+        whole = self._whole(self.z(batch.theta), shown)
+        found = self.law.loss(sought, given, whole[row], generator=generator)
         return found.unflatten(0, (rows, pairs)).mean(1)
 
     @torch.no_grad()
@@ -163,6 +160,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         """
         if frames > self.unknown and self.block == self.unknown:
             raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
+        theta, given = self.meant(theta, given, generator=generator)
         size = (-(-frames // self.block), len(theta), self.law.noise)
         noise = torch.randn(size, generator=generator, device=generator.device).to(self.given_mean)
         return self._rolled(noise, theta, self.conditions.rows(given, slice(None)), generator)[:, :frames]
@@ -176,8 +174,9 @@ class Generator(InTokens, Adjusting, ByEdges):
         Where blocks follow each other, of more numbers more blocks are made, to the end of the last.
 
         Raises:
-            ValueError: If the law's draws are no function of noise at their beginning alone.
+            ValueError: If the law's draws are no function of noise at their beginning alone, or captions are given.
         """
+        self._check_no_words(given)
         numbers, parts = noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), list[Tensor]()
         frames = self.unknown if noise.shape[1] <= self.noise else len(numbers) * self.block
         for some in self._pieces(len(noise)):
@@ -198,7 +197,7 @@ class Generator(InTokens, Adjusting, ByEdges):
     def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
         """Block by block, from noise (block, batch, number)."""
         whole, fixed, tokens = (
-            self._whole(self._told(theta, given), given),
+            self._whole(self.z(theta), given),
             self._fixed_tokens(given),
             self._begun(given),
         )
@@ -216,8 +215,9 @@ class Generator(InTokens, Adjusting, ByEdges):
         """What questions to the law of one start need: its denoiser of z, fields of z, and the path (`questions`).
 
         Raises:
-            ValueError: If frames are not drawn at once, or not by diffusion.
+            ValueError: If frames are not drawn at once, or not by diffusion, or captions are given.
         """
+        self._check_no_words(given)
         if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
             raise ValueError("questions are put to laws of all frames at once by diffusion: AtOnce() and Joint()")
         fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
@@ -231,7 +231,7 @@ class Generator(InTokens, Adjusting, ByEdges):
             return self._decoded(self.chain.continued(before, brought, stays))
 
         return (
-            self.law.denoiser(known, self._whole(self._told(theta, given), given)),
+            self.law.denoiser(known, self._whole(self.z(theta), given)),
             fields,
             self.law.law.diffusion.schedule,
         )
@@ -241,6 +241,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
         """Solutions as the law has them, without what held-out rows showed to be missing."""
+        theta, given = self.meant(theta, given, generator=generator)
         parts = []
         for some in self._pieces(len(theta)):
             here = self.conditions.rows(given, some)
@@ -253,11 +254,9 @@ class Generator(InTokens, Adjusting, ByEdges):
     def draw(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
-        found, missing = self.sample(theta, given, generator=generator), self.missing
-        if self.reader is not None and WORDS in given:
-            theta, missing = self.reader.middle(given[WORDS]), self.missing_of_words
-        wide = Waves(self.space, edges=self.edges).only
-        return found + wide(self.drawn_error(theta, generator=generator).to(found), missing.sqrt())
+        theta, given = self.meant(theta, given, generator=generator)
+        found, wide = self.sample(theta, given, generator=generator), Waves(self.space, edges=self.edges).only
+        return found + wide(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         own = torch.Generator().manual_seed(self.seed)
@@ -269,8 +268,7 @@ class Generator(InTokens, Adjusting, ByEdges):
 
         Warns:
             UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
-                what sensors saw, or off in the same way for all rows, or captions are misread, or their draws are too
-                alike or too unlike.
+                what sensors saw, or off in the same way for all rows, or captions are misread.
         """
         rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
@@ -286,11 +284,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         found = worst_of([compared(drawn[:, some], true[some], waves, known=self.known) for some in parts])
         order = torch.cat(parts)
         self.missing.copy_(found.missing)
-        told: dict[str, float] = {}
-        if self.reader is not None:
-            told, lacking = heard(self, self.reader, rows, generator=own)
-            error = waves.by_octave(waves.of(true - drawn.mean(0)).abs().square()).mean(0)  # that is drawn, too
-            self.missing_of_words.copy_(torch.where(error > 0, lacking / error, 0.0))
+        told = {} if self.reader is None else self.reader.say_how_it_reads()
         if found.few:
             return {"spread_skill": found.frames, **told}
         say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)

@@ -30,7 +30,7 @@ from sciinf.core import X
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.particles import Particles, Twist, particles
 from sciinf.diffusion.product import Product
-from sciinf.diffusion.splitting import split
+from sciinf.diffusion.splitting import Draw, split
 from sciinf.surrogates.conditions import WORDS
 from sciinf.surrogates.generator import Generator
 
@@ -84,15 +84,6 @@ def conditioned(
             "an Event beside measurements would come out far too improbable: let the generator learn Sensors(), give "
             "it what they see, and ask for the Event alone"
         )
-    if law.reader is not None:
-        law.reader.known(theta, known.get(WORDS))  # refuses what is no caption
-    if WORDS in known and (more := float(law.missing_of_words.max())) > MISSING:
-        warnings.warn(
-            f"draws given captions lack {more:.2f} times the variance of what draws given parameters are off by, where "
-            "they lack most: what this generator says is too sure, and no posterior. Train it longer, or on more "
-            "solutions",
-            stacklevel=2,
-        )
     if (lacks := float(law.missing.max())) > MISSING:
         warnings.warn(
             f"{lacks:.0%} of the variance of solutions is missing in this generator's draws, in the waves and frame "
@@ -100,13 +91,26 @@ def conditioned(
             stacklevel=2,
         )
     if isinstance(seen, Event):
-
-        def draw(noise: Tensor) -> Tensor:
-            here = {name: value.expand(len(noise), *value.shape[1:]) for name, value in known.items()}
-            return law.from_noise(noise, theta.expand(len(noise), -1), here)
-
-        return split(draw, seen, n, law.given_mean.new_empty(law.noise), generator=generator)
+        numbers = law.noise + (len(law.prior) if WORDS in known else 0)
+        return split(_drawn_by(law, theta, known), seen, n, law.given_mean.new_empty(numbers), generator=generator)
     denoise, fields, schedule = law.asked(theta, given)
     like = law.target_mean.new_empty(law.block * law.code.width * len(law.code.places))
     found = particles(denoise, seen.through(fields), n, like, schedule, generator=generator, steps=steps)
     return replace(found, x=fields(found.x))
+
+
+def _drawn_by(law: Generator, theta: Float[Tensor, "1 theta"], known: X) -> Draw:
+    """Draws as a function of noise; where captions leave parameters open, the first numbers tell these."""
+    rest = {name: value for name, value in known.items() if name != WORDS}
+    said = law.reader.heard(known[WORDS])[0] if law.reader is not None and WORDS in known else None
+
+    def draw(noise: Tensor) -> Tensor:
+        here = {name: value.expand(len(noise), *value.shape[1:]) for name, value in rest.items()}
+        at = theta.expand(len(noise), -1)
+        if law.reader is not None and said is not None:
+            even = torch.special.ndtr(noise[:, : len(law.prior)].double()).clamp(0, 1 - 1e-12)
+            at = law.reader.captions.within(said, even.cpu()).to(at)
+            noise = noise[:, len(law.prior) :]
+        return law.from_noise(noise, at, here)
+
+    return draw

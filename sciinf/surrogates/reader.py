@@ -1,4 +1,7 @@
-r"""A reader of captions: a small network that tells from the words what they say of each parameter.
+r"""A reader of captions: what they say of each parameter, and parameters from the prior within that.
+
+A caption that is phrased as the grammar has it is read by the grammar, exactly. Any other is read by a small network,
+which tells from the words what they say.
 
 A token has an embedding, and where it belongs to a number, what that number would say of each parameter: scores of its
 ends (`writing`). Convolutions look at some words on either side. Then each parameter p has weights a over tokens,
@@ -34,15 +37,14 @@ from torch.nn import functional as F
 from sciinf.core import Prior
 from sciinf.core.prior import global_seed
 from sciinf.surrogates._wording import SPELT, TEMPLATES, Interval, Unphrased, numbers, pieces
-from sciinf.surrogates.captions import Captions, Grammar
+from sciinf.surrogates.captions import Captions, Grammar, told
 from sciinf.surrogates.writing import MOST, Writer, Written, squeezed
 
 _WIDTH, _REACH = 48, (1, 2, 4)  # of hidden tokens; steps of the convolutions
 _RATE, _BATCH, _FRESH = 4e-3, 96, 2_000
 _BLURRED = 0.3  # how often, at most, a word that does not matter is left out, taken for another, or put in
 _OPEN = 0.2  # scores from the end, within which an end is open
-_OFTEN, _FAR = 2.0, 0.2  # times `off`, and scores at most, that ends are off by, and are not misread
-_WIDE = 0.5  # scores, the half of what is said at most, by which its ends are off, and it is not misread
+_MISREAD = 0.2  # scores, rms, of which a level is 0.5 to 2.2 wide
 
 
 class Reader(nn.Module):
@@ -55,7 +57,6 @@ class Reader(nn.Module):
         seed: Of its first weights, and of the captions that it learns from.
 
     Attributes:
-        width: Numbers that it tells a generator.
         off: How far it is off on fresh captions, rms, in scores; NaN before it has learned.
         grammar: A digest of what its tokens mean; weights of another are refused.
     """
@@ -68,10 +69,9 @@ class Reader(nn.Module):
         super().__init__()
         self.captions: Captions = grammar.build(prior)
         self.writer, self.steps, self.seed, count = Writer(self.captions), steps, seed, len(prior)
-        self.width = 2 * count
         with global_seed(torch.Generator().manual_seed(seed)):
             self.embedding = nn.Embedding(len(self.captions.vocabulary), _WIDTH)
-            self.number = nn.Linear(self.width + 1, _WIDTH)
+            self.number = nn.Linear(2 * count + 1, _WIDTH)
             self.around = nn.ModuleList(nn.Conv1d(_WIDTH, _WIDTH, 3, padding=k, dilation=k) for k in _REACH)
             self.whose = nn.Linear(_WIDTH, count)
             self.meant = nn.Sequential(nn.Linear(_WIDTH + count + 3, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 3))
@@ -94,7 +94,7 @@ class Reader(nn.Module):
         low, high, spelt = numbers(ids)
         inside = F.pad(spelt, (1, 0))[:, :-1] & spelt  # all of a number but its first sign
         ids, low, high, spelt = (part[:, :most] for part in squeezed(ids * ~inside, low, high, spelt))
-        count = self.width // 2
+        count = len(self.captions.prior)
         ends = torch.stack([self.writer.score(end[..., None].expand(*ids.shape, count)) for end in (low, high)], -1)
         ends = torch.where(spelt[..., None, None], ends, 0.0).float()  # (batch, token, theta, 2)
         marked = torch.cat([ends.flatten(2), spelt[..., None].float()], -1)
@@ -112,32 +112,26 @@ class Reader(nn.Module):
         gate = gate.sigmoid()
         return gate * found + (1 - gate) * MOST * said
 
-    def anew(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> Float[Tensor, "batch number"]:
-        """What is read in captions that are written for parameters, phrased at random."""
-        return _scaled(self(self.writer.anew(theta, generator=generator).ids, self.writer.folded))
-
     @torch.no_grad()
-    def known(self, theta: Float[Tensor, "batch theta"], ids: object = None) -> Float[Tensor, "batch number"]:
-        """What is read in captions, or in those that tell of parameters by numbers.
+    def drawn(self, ids: object, at: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
+        """Parameters from the prior within what captions are understood to say.
 
         Args:
-            theta: Parameters.
-            ids: Of captions, ints (batch, token); None where there are none.
+            ids: Of captions, ints (batch, token).
+            at: Even numbers from 0 to 1, in double precision, of which they are a function.
 
         Raises:
-            ValueError: If captions are no tokens of the vocabulary, or not as many as rows; or there are none, and a
-                parameter is not finite.
+            ValueError: If captions are no tokens of the vocabulary, not as many as rows, or say what is too improbable.
         """
-        if ids is None:
-            if bad := [
-                n for n, fine in zip(self.captions.prior.names, theta.isfinite().all(0), strict=True) if not fine
-            ]:
-                raise ValueError(f"{bad} are not finite, and captions are to be written from them: give captions")
-            return _scaled(self(self.writer.plainly(theta).ids))
         ids = self._checked(ids)
-        if len(ids) != len(theta):
-            raise ValueError(f"{len(ids)} captions are given for {len(theta)} rows: one is needed for each")
-        return _scaled(self(ids))
+        if len(ids) != len(at):
+            raise ValueError(f"{len(ids)} captions are given for {len(at)} rows: one is needed for each")
+        kinds, of = ids.unique(dim=0, return_inverse=True)
+        found = torch.empty(at.shape, dtype=self.captions.prior.dtype)
+        for k, said in enumerate(self.heard(kinds)):
+            rows = (of == k).cpu()
+            found[rows] = self.captions.within(said, at[rows])
+        return found.to(ids.device)
 
     def _checked(self, ids: object) -> Int[Tensor, "batch token"]:
         """Tokens where the reader is, if they are its own."""
@@ -186,6 +180,24 @@ class Reader(nn.Module):
         found = torch.where(filling & lost, 0, found)
         return squeezed(torch.stack([found, torch.where(dull & put, more, 0)], -1).flatten(1))[0].to(device)
 
+    def say_how_it_reads(self) -> dict[str, float]:
+        """How far it is off on fresh captions, rms, in scores, as "words_misread".
+
+        Warns:
+            UserWarning: If that is too far.
+        """
+        off = float(self.off)
+        if not off <= _MISREAD:
+            told = (
+                "has learned nothing yet" if math.isnan(off) else f"is {off:.2f} scores off, where a level is 0.5 wide"
+            )
+            warnings.warn(
+                f"captions that are phrased as the grammar has them not are misread: on fresh ones the reader {told}. "
+                "Give Words more steps, or a plainer grammar",
+                stacklevel=4,
+            )
+        return {"words_misread": off}
+
     def said(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
         """Captions as tokens.
 
@@ -193,53 +205,42 @@ class Reader(nn.Module):
             ValueError: If a word is unknown, or a caption contradicts itself, or says what the prior has not.
 
         Warns:
-            UserWarning: If a caption is phrased as the grammar has it not, or is not understood as it is said: an end
-                is off by more than half of the width that is said (half a score at most), and by more than twice
-                `off` (0.2 scores at most).
+            UserWarning: If a caption is phrased as the grammar has it not, so that the network reads it.
         """
-        ids = self.captions.encode(texts, self.writer.length).to(self.off.device)
-        for text, heard, ends in zip(texts, self.heard(ids), self._ends(ids), strict=True):
+        ids = self.captions.encode(texts).to(self.off.device)
+        for text, heard in zip(texts, self.heard(ids), strict=True):
             try:
-                said = self.captions.read(text)
+                self.captions.check_possible(text, self.captions.read(text))
             except Unphrased as error:
-                warnings.warn(f"{error}; it is understood as {_told(heard)}", stacklevel=3)
-                continue
-            self.captions.check_possible(text, said)
-            if self.misreads(ends, said):
-                warnings.warn(f"the caption {text!r} is misread as {_told(heard)}: say it otherwise", stacklevel=3)
+                warnings.warn(f"{error}; it is understood as {told(heard)}", stacklevel=3)
         return ids
 
-    def misreads(self, ends: Float[Tensor, "theta 2"], said: Mapping[str, Interval]) -> bool:
-        """Whether scores, from and to, are off by more than is allowed (`said`) from what a caption says."""
-        sides = [[said.get(name, (-math.inf, math.inf))[k] for name in self.captions.prior.names] for k in (0, 1)]
-        low, high = ends.new_tensor(sides, dtype=torch.float64)
-        right = self.writer.score(torch.stack([low, high])).mT
-        least, most = self.writer.scores[:, 0], self.writer.scores[:, -1]
-        beyond = (low - most).maximum(least - high).clamp_min(0) * 2 * MOST / (most - least)  # of what scores tell
-        wide = (right.diff(dim=1)[:, 0] / 2).clamp_max(_WIDE)
-        allowed = wide.clamp_min(min(_OFTEN * float(self.off), _FAR))
-        return not bool(((ends - right).abs().amax(1) + beyond <= allowed).all())
-
     @torch.no_grad()
-    def _ends(self, ids: Tensor) -> Float[Tensor, "batch theta 2"]:
-        return self(self._checked(ids)).clamp(-MOST, MOST)
-
     def heard(self, ids: Int[Tensor, "batch token"]) -> list[dict[str, Interval]]:
-        """What captions are understood to say: parameter -> from, to, of those that they tell of."""
+        """What captions are understood to say: parameter -> from, to, of those that they tell of.
+
+        Raises:
+            ValueError: If captions are no tokens of the vocabulary, or one contradicts itself.
+        """
+        ids = self._checked(ids)
         found = list[dict[str, Interval]]()
-        for scores in self._ends(ids):
-            low, high = (self.writer.value(end).tolist() for end in scores.unbind(-1))
-            open_low, open_high = (scores[:, 0] < _OPEN - MOST).tolist(), (scores[:, 1] > MOST - _OPEN).tolist()
-            row = {
-                name: (-math.inf if open_low[k] else low[k], math.inf if open_high[k] else high[k])
-                for k, name in enumerate(self.captions.prior.names)
-            }
-            found.append({name: ends for name, ends in row.items() if ends != (-math.inf, math.inf)})
+        for row, text in zip(ids, self.captions.text(ids), strict=True):
+            try:
+                found.append(self.captions.read(text))
+            except Unphrased:
+                found.append(self._understood(row[None]))
         return found
 
-    def middle(self, ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch theta"]:
-        """Parameters in the middle of what captions are understood to say."""
-        return self.writer.value(self._ends(ids).mean(-1)).to(self.captions.prior.dtype)
+    def _understood(self, ids: Int[Tensor, "1 token"]) -> dict[str, Interval]:
+        """By the network; an end close to that of what scores tell is open."""
+        scores = self(ids)[0].clamp(-MOST, MOST).sort(-1).values
+        low, high = (self.writer.value(end).tolist() for end in scores.unbind(-1))
+        open_low, open_high = (scores[:, 0] < _OPEN - MOST).tolist(), (scores[:, 1] > MOST - _OPEN).tolist()
+        row = {
+            name: (-math.inf if open_low[k] else low[k], math.inf if open_high[k] else high[k])
+            for k, name in enumerate(self.captions.prior.names)
+        }
+        return {name: ends for name, ends in row.items() if ends != (-math.inf, math.inf)}
 
 
 def _check_grammar(reader: Reader, weights: Mapping[str, Tensor], prefix: str, *_: object) -> None:
@@ -250,15 +251,6 @@ def _check_grammar(reader: Reader, weights: Mapping[str, Tensor], prefix: str, *
             "this generator learned from captions that another version of sciinf wrote: its tokens mean something else "
             "today. Train it again"
         )
-
-
-def _told(heard: dict[str, Interval]) -> str:
-    return ", ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in heard.items()) or "nothing"
-
-
-def _scaled(ends: Tensor) -> Tensor:
-    """From -1 to 1."""
-    return ends.clamp(-MOST, MOST).flatten(1) / MOST
 
 
 def _sides(said: Written) -> Float[Tensor, "batch theta 2"]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from sciinf import LogUniform, Normal, Recipe, Uniform, load_fit, simulate, train
+from sciinf import LogUniform, Recipe, Uniform, load_fit, simulate, train
 from sciinf.core import Batch, Prior
 from sciinf.diffusion.events import Event
+from sciinf.diffusion.inverse import Measured
 from sciinf.dynamics.field_equation import Equation, described
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.nets.token_transformer import TokenTransformer
@@ -74,6 +75,11 @@ def fit(store, tmp_path_factory):
     return train(built(), store, tmp_path_factory.mktemp("fits") / "fit", recipe=recipe, progress=False)
 
 
+def middle(reader, ids):
+    """Of what the network says."""
+    return reader.writer.value(reader(ids).clamp(-3.0, 3.0).mean(-1))
+
+
 def test_the_reader_reads(fit):
     """Fresh captions to a fifth of a score, numbers to 2 %, and a phrasing that it has not learned from."""
     reader, theta = fit.surrogate.reader, rows_of(300).theta
@@ -83,12 +89,12 @@ def test_the_reader_reads(fit):
     ends = torch.stack([written.low, written.high], -1)
     assert float((reader(written.ids) - ends).square().mean().sqrt()) < 0.2
     assert float((reader(written.ids.roll(1, 0)) - ends).square().mean().sqrt()) > 1.0
-    plain = reader.middle(reader.writer.plainly(theta).ids)
+    plain = middle(reader, reader.writer.plainly(theta).ids)
     assert float(((plain - theta) / theta)[:, 0].abs().median()) < 0.02
     other = Grammar(subject="wave", templates=[UNSEEN], left_out=0.0).build(reader.captions.prior)
     said = [f"wave with rate being about {rate:.2e} 1/s" for rate in theta[:, 0].tolist()]
     assert all(set(other.read(text)) == {"rate"} for text in said)
-    unseen = reader.middle(reader.captions.encode(said))[:, 0]
+    unseen = middle(reader, reader.captions.encode(said))[:, 0]
     assert float(((unseen - theta[:, 0]) / theta[:, 0]).abs().median()) < 0.05
 
 
@@ -104,14 +110,14 @@ def drawn(fit, text, n=600):
     "text", ["wave with very low rate", "very high growth and level 0.50", "wave with level that is low", "any wave"]
 )
 def test_draws_follow_the_law_that_a_caption_leaves(text, fit):
-    """Beside exact draws: means to 0.3 sds of the prior, sds to 35 % or 0.2 of the prior's."""
+    """Beside exact draws: means to 0.25 sds of the prior, sds to 25 % or 0.15 of the prior's."""
     wave, level = drawn(fit, text)
     theta = fit.surrogate.reader.captions.drawn(text, 4_000, generator=generator(5))
     whole, noise = rows_of(4_000).theta, 0.1 * torch.randn(2, 4_000, generator=generator(6))
     for k, (found, size) in enumerate(((wave, 0.5), (level, 8**-0.5))):  # of noise in each
         exact, sd = theta[:, k] + size * noise[k], float(whole[:, k].std())
-        assert float(found.mean()) == pytest.approx(float(exact.mean()), abs=0.3 * sd)
-        assert float(found.std()) == pytest.approx(float(exact.std()), rel=0.35, abs=0.2 * sd)
+        assert float(found.mean()) == pytest.approx(float(exact.mean()), abs=0.25 * sd)
+        assert float(found.std()) == pytest.approx(float(exact.std()), rel=0.25, abs=0.15 * sd)
 
 
 def test_the_fault_is_seen(fit):
@@ -134,14 +140,10 @@ def test_captions_stand_in_place_of_parameters(fit):
     one, two = (surrogate.draw(theta, rows.x, generator=generator()) for theta in (rows.theta, other))
     assert not torch.equal(one, two)
     plain = {**rows.x, "words": surrogate.reader.writer.plainly(rows.theta).ids}
-    assert torch.equal(one, surrogate.draw(rows.theta, rows.x, generator=generator()))
-    assert torch.allclose(
-        surrogate.sample(rows.theta, rows.x, generator=generator()),
-        surrogate.sample(other, plain, generator=generator()),
-        atol=1e-5,
-    )
-    few, all_of = (surrogate.reader.known(rows.theta[:k], plain["words"][:k]) for k in (3, 20))
-    assert torch.allclose(few, all_of[:3], atol=1e-5)
+    at = torch.rand(20, 2, generator=generator(), dtype=torch.float64)
+    few, all_of = (surrogate.reader.drawn(plain["words"][:k], at[:k]) for k in (3, 20))
+    assert torch.equal(few, all_of[:3])
+    assert float((all_of - rows.theta).abs().max()) < 1e-2  # numbers of three digits
     assert torch.equal(before, torch.get_rng_state())
     with pytest.raises(ValueError, match="1 captions are given for 20 rows"):
         surrogate.draw(rows.theta, {**rows.x, "words": words[:1]}, generator=generator())
@@ -181,58 +183,33 @@ def test_weights_that_were_learned_for_other_captions_are_refused():
         again.load_state_dict({name: value for name, value in one.state_dict().items() if name != "grammar"})
 
 
-@pytest.mark.parametrize(
-    ("off", "said", "ends", "misread"),
-    [
-        (0.01, (1.0, 1.01), (1.03, 1.03), True),  # a number, beyond twice what the reader is off by
-        (0.01, (1.0, 1.01), (1.01, 1.02), False),
-        (0.50, (1.0, 1.01), (1.15, 1.15), False),
-        (0.50, (1.0, 1.01), (1.25, 1.25), True),  # and 0.2 at most
-        (0.01, (-math.inf, -0.8416), (-3.0, -0.5), False),  # a level
-        (0.01, (-math.inf, -0.8416), (-3.0, -0.2), True),
-        (0.01, (-math.inf, math.inf), (-3.0, 2.4), True),  # nothing
-        (0.01, (5.0, 5.1), (3.0, 3.0), True),  # beyond what scores tell
-    ],
-)
-def test_what_is_misread_is_judged_by_how_exactly_it_is_said(off, said, ends, misread):
-    """Of a standard normal parameter, whose scores are its values."""
-    reader = Reader(Grammar(), Prior(rate=Normal(0.0, 1.0)), 2, seed=0)
-    assert reader.misreads(torch.tensor([ends]), {"rate": said})  # as long as it has learned nothing
-    reader.off.fill_(off)
-    assert reader.misreads(torch.tensor([ends]), {"rate": said}) == misread
+def test_captions_leave_the_prior_within_them(fit):
+    """What the grammar reads is exact, as if each caption were asked about by itself; 20 bins, a false alarm in 1e4."""
+    reader = fit.surrogate.reader
+    texts = ["wave with low rate", "wave with level 0.50", "any wave", "wave with very high growth"] * 2_000
+    at = torch.rand(8_000, 2, generator=generator(), dtype=torch.float64)
+    found = reader.drawn(reader.captions.encode(texts), at)
+    for k, text in enumerate(texts[:4]):
+        alone = reader.captions.drawn(text, 2_000, generator=generator(1))
+        for one, two in zip(found[k::4].T, alone.T, strict=True):
+            apart = (one.sort().values - two.sort().values).abs().max() / two.std().clamp_min(1e-3)
+            assert float(apart) < 0.5
+        said = reader.captions.read(text)
+        for name, (low, high) in said.items():
+            inside = found[k::4, reader.captions.prior.names.index(name)]
+            assert low <= float(inside.min()) <= float(inside.max()) <= high
+    untaught = built(steps=2).reader
+    assert torch.equal(untaught.drawn(untaught.captions.encode(texts), at), found)
 
 
-def test_draws_given_captions_are_widened_by_what_they_miss(fit, recwarn):
-    """By a reader that hears too much in levels, and in what is not said: numbers are heard as before."""
-    surrogate, rows = copy.deepcopy(fit.surrogate), rows_of(256, seed=50)
-    last = surrogate.reader.meant[-1]
-    for part in (last.weight, last.bias):
-        part[:2] *= 0.1
-    told = surrogate.adjust(lambda: iter([rows]))
-    assert told["spread_of_words"] < 0.6
-    assert told["spread_of_waves_of_words"] < 0.7
-    assert any("draws of 'u' given captions spread 0." in str(one.message) for one in recwarn)
-    fresh = rows_of(256, seed=77)
-    given = {**fresh.x, "words": surrogate.reader.writer.anew(fresh.theta, generator=generator(9)).ids}
-    spread = []
-    for how in (surrogate.sample, surrogate.draw):
-        draws = torch.stack([how(fresh.theta, given, generator=generator(k)) for k in range(8)])[:, :, 1]
-        error = (fresh.x["u"][:, 1] - draws.mean(0)).square().mean()
-        spread.append(float((9 / 8 * draws.var(0).mean() / error).sqrt()))
-    assert spread[0] < 0.6
-    assert spread[1] == pytest.approx(1.0, abs=0.3)
-    assert float(surrogate.missing.max()) < 0.4  # of draws given numbers
-
-
-def test_captions_are_written_anew_at_each_step(fit):
+def test_training_looks_at_parameters_alone(fit):
     surrogate, rows = copy.deepcopy(fit.surrogate), rows_of(30)
-    one, two, three = (surrogate.reader.anew(rows.theta, generator=generator(s)) for s in (0, 0, 1))
-    assert torch.equal(one, two)
-    assert not torch.equal(one, three)
     loss = surrogate.loss(rows, generator=generator())
-    assert torch.equal(loss, surrogate.loss(rows, generator=generator()))
+    plain = Generator(Growing().prior, Growing().observables, Patches(8), network=NET, law=Joint(), given=[Frame(0)])
+    theirs = {name: value for name, value in surrogate.state_dict().items() if not name.startswith("reader.")}
+    plain.load_state_dict(theirs)
+    assert torch.equal(loss, plain.eval().loss(rows, generator=generator()))
     loss.sum().backward()
-    assert all(p.grad is not None for p in surrogate.law.parameters())
     assert all(p.grad is None and not p.requires_grad for p in surrogate.reader.parameters())
 
 
@@ -242,7 +219,7 @@ def test_it_is_read_back_and_emulates(fit):
     assert torch.equal(*(f.surrogate.draw(rows.theta, rows.x, generator=generator(2)) for f in (fit, again)))
     given = {**rows.x, "words": again.surrogate.said(["wave with high growth"]).expand(20, -1)}
     assert torch.equal(*(f.surrogate.draw(rows.theta, given, generator=generator(2)) for f in (fit, again)))
-    assert again.record["spread_of_words"] == pytest.approx(1.0, abs=0.35)
+    assert again.record["words_misread"] == pytest.approx(float(fit.surrogate.reader.off))
     theta = world.prior.sample(300, generator=generator())
     one, two = (source(theta, generator=generator(1))["u"] for source in (Emulator(again, world), world))
     assert float((one - two)[:, 1:].square().mean().sqrt()) < 0.3 * float(two[:, 1:].std())
@@ -267,10 +244,12 @@ def test_questions_hear_captions(fit):
                 80,
                 generator=generator(),
             )
-    lacking = copy.deepcopy(fit.surrogate)
-    lacking.missing_of_words[-1] = 0.8
-    with pytest.warns(UserWarning, match="given captions lack 0.80 times the variance"):
-        conditioned(lacking, rows.theta, given, event, 80, generator=generator())
+    at_words = {"initial": rows.x["initial"], "words": fit.surrogate.said(["any wave"])}
+    seen = Measured(lambda u: u[:, -1, 0, ::4], torch.zeros(2), sd=0.1)
+    with pytest.raises(ValueError, match="captions leave parameters open"):
+        conditioned(fit.surrogate, rows.theta, at_words, seen, 80, generator=generator())
+    with pytest.raises(ValueError, match="captions leave parameters open"):
+        fit.surrogate.from_noise(torch.randn(1, fit.surrogate.noise), rows.theta, at_words)
 
 
 def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
@@ -279,10 +258,10 @@ def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
     assert not recwarn
     heard = surrogate.reader.heard(ids)[0]
     assert set(heard) == {"level"}
-    assert heard["level"][0] == pytest.approx(0.6, abs=0.15)
-    assert heard["level"][1] == math.inf
+    assert heard["level"] == (pytest.approx(0.6), math.inf)
     with pytest.warns(UserWarning, match="no template for 'level high', .* it is understood as"):
-        surrogate.said(["level high"])
+        beside = surrogate.said(["level high"])
+    assert surrogate.reader.heard(beside)[0]["level"][0] > 0.0
     with pytest.raises(ValueError, match="'lvel' .* near ones are level"):
         surrogate.said(["very high lvel"])
     with pytest.raises(ValueError, match="impossible by the prior, by which 'rate' is from 0.2 to 2"):
@@ -290,9 +269,6 @@ def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
     for texts in ("wave with low rate", []):
         with pytest.raises(ValueError, match="captions are a list of texts"):
             surrogate.said(texts)
-    untaught = built()
-    with pytest.warns(UserWarning, match="is misread as"):
-        untaught.said(["wave with level 0.5"])
     with pytest.raises(ValueError, match="knows no words"):
         built(given=[Frame(0)]).said(["any wave"])
     with pytest.raises(ValueError, match="Words of one grammar, and 2"):
@@ -303,7 +279,7 @@ def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
 
 def test_a_reader_that_has_hardly_learned_is_told(store, tmp_path):
     members = [built(steps=2, law=Mixture(), seed=k) for k in range(2)]
-    with pytest.warns(UserWarning, match="captions are misread: on fresh ones the reader is"):
+    with pytest.warns(UserWarning, match="are misread: on fresh ones the reader is"):
         fits = train_ensemble(members, store, tmp_path, recipe=Recipe(epochs=1, batch=200), progress=False)
     rows = rows_of(5)
     surrogates: Any = [one.surrogate for one in fits]
