@@ -8,10 +8,10 @@ draws, over the sd of the fields. "off": of the mean of draws, |u - f| / |u|, on
 
 First "code": errors of frames by as many numbers as the generators' modes: learned from the points, the modes
 themselves (of the whole grid, and told by the points), and interpolation between the points. Then draws of a generator
-that is given parameters, beside an `Operator` that learned from the same. Last, captions that tell of both parameters
-by levels or by numbers, in a phrasing that training shows and in one that it does not: draws of a generator that is
-given them, of the one that is given parameters, predictions by the `Operator`, and the solver's solutions, all three at
-parameters from the prior within the caption.
+that is given parameters, beside an `Operator` that learned from the same, for as long. Last, captions that tell of both
+parameters by levels or by numbers, in a phrasing of the grammar and in one that is not: draws of the generator given
+these, and given parameters from the prior within the caption, predictions by the `Operator`, and the solver's
+solutions, at such parameters.
 "viscosity off": of the mean logarithm of what a regression reads in draws, to that of the parameters within, on average
 over captions. The regression learned from the runs, by energies of waves; what it is off by on fresh solutions is told.
 """
@@ -37,7 +37,6 @@ from sciinf.dynamics.field_equation import Equation
 from sciinf.nets.spectral import Fourier
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Frame, Generator, Grammar, Operator, Words
-from sciinf.surrogates.captions import TEMPLATES
 from sciinf.surrogates.encoders import places
 from sciinf.surrogates.writing import Writer
 from sciinf.tokens import Frames, Pod
@@ -46,10 +45,10 @@ from sciinf.trust.distances import crps, spread_skill
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 POINTS, TIMES, READ, MODES, MEMBERS, FRESH = 32, tuple(float(t) for t in range(9)), 300, 64, 16, 40
 PHRASINGS = {
-    "levels": ("{level} {name}", "{name} being {level}"),
-    "numbers": ("{name} of {number}", "{name} being about {number}"),
-}  # the second is not shown in training
-SHOWN = [one for one in TEMPLATES if one not in [unseen for _, unseen in PHRASINGS.values()]]
+    "levels": ("{level} {name}", "{name} {level}"),
+    "numbers": ("{name} of {number}", "{number} {name}"),
+}  # the second is none of the grammar's: it is a network that reads it
+GRAMMAR = Grammar({"viscosity": ["thickness"], "strength": ["forcing"]}, "flow")
 MOVES = ((1, -1),)  # along which the forcing is the same
 RINGS = 5  # of waves, whose energies tell the viscosity
 
@@ -129,35 +128,32 @@ def first_frame(options: Any, fresh: Given, store: Any, out: Path) -> tuple[list
     prior, fields = fresh.flow.prior, fresh.flow.observables
     operator = Operator(prior, fields, Fourier(16, 8, coordinates=True), moves=MOVES, seed=options.seed)
     one, spent = fitted(
-        options, operator, store, out / "operator", Recipe(epochs=20 if options.quick else 12, batch=16)
+        options, operator, store, out / "operator", Recipe(epochs=20 if options.quick else 60, batch=16)
     )
     found = predicted(one, Batch(fresh.theta, fresh.x))
     rows: list[dict[str, Any]] = [{"from a first frame": "Operator", "off": off(found, fresh.true), "CRPS": "-"}]
     rows[0] |= {"spread": "-", "one draw off": "-", "modes off": "-", "training s": spent}
-    law, spent = fitted(options, generator(options, fresh, []), store, out / "twin", steps(options))
+    law, spent = fitted(
+        options, generator(options, fresh), store, out / "law", Recipe(epochs=8 if options.quick else 150)
+    )
     drawn, modes = drawn_by(law, fresh.theta.expand(MEMBERS, -1, -1), fresh.x), kept(law, fresh.true)
     rows.append({"from a first frame": "Generator", "off": off(drawn.mean(0), fresh.true), **scores(drawn, fresh)})
     rows[1] |= {"one draw off": off(drawn[0], fresh.true), "modes off": off(modes, fresh.true), "training s": spent}
     return rows, (law, one)
 
 
-def generator(options: Any, fresh: Given, told: list[Words]) -> Generator:
+def generator(options: Any, fresh: Given) -> Generator:
     """Frame by frame, in modes."""
     return Generator(
         fresh.flow.prior,
         fresh.flow.observables,
         Pod(MODES, width=16),
         order=Frames(1),
-        given=[Frame(0), *told],
+        given=[Frame(0), Words(GRAMMAR)],
         network=TokenTransformer(128, 3),
         moves=MOVES,
         seed=options.seed,
     )
-
-
-def steps(options: Any) -> Recipe:
-    """For a generator."""
-    return Recipe(epochs=8 if options.quick else 50)
 
 
 def drawn_by(law: Any, theta: Float[Tensor, "member start theta"], given: X) -> Tensor:
@@ -179,23 +175,22 @@ def scores(drawn: Tensor, fresh: Given) -> dict[str, Any]:
 
 
 def spoken(
-    options: Any, fresh: Given, store: Any, out: Path, twins: tuple[Any, Any]
+    options: Any, fresh: Given, store: Any, twins: tuple[Any, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draws for captions, of three."""
-    grammar = Grammar({"viscosity": ["thickness"], "strength": ["forcing"]}, "flow", templates=SHOWN)
-    law, spent = fitted(options, generator(options, fresh, [Words(grammar)]), store, out, steps(options))
+    law, operator = twins
     read, missed = regression(store, fresh)
     rows, checks = [], [check("words: regression's error of log viscosity", missed, 0.1)]
     for name, templates in PHRASINGS.items():
         kinds, found = dict[str, Tensor](), dict[str, dict[str, Any]]()
         for kind, template in zip(("words", "words, unseen"), templates, strict=True):
             draw = torch.Generator().manual_seed(options.seed + 9)
-            plain = Grammar(grammar.phrases, "flow", templates=[template], left_out=0.0).build(fresh.flow.prior)
+            plain = Grammar(GRAMMAR.phrases, "flow", templates=[template], left_out=0.0).build(fresh.flow.prior)
             texts = plain.text(Writer(plain).anew(fresh.theta, generator=draw).ids)
             within = torch.stack([plain.drawn(text, MEMBERS, generator=draw) for text in texts], 1)
             kinds[kind] = drawn_by(law, within, {**fresh.x, "words": law.reader.captions.encode(texts)})
-        kinds["parameters"] = drawn_by(twins[0], within, fresh.x)
-        kinds["parameters, Operator"] = torch.stack([predicted(twins[1], Batch(some, fresh.x)) for some in within])
+        kinds["parameters"] = drawn_by(law, within, fresh.x)
+        kinds["parameters, Operator"] = torch.stack([predicted(operator, Batch(some, fresh.x)) for some in within])
         kinds["solver"] = torch.stack([fresh.flow.solve(some, fresh.x).float() for some in within])
         for kind, drawn in kinds.items():
             due = within[..., 0].log().mean(0)
@@ -203,7 +198,7 @@ def spoken(
             found[kind] = {**scores(drawn, fresh), "viscosity off": float(away.abs().mean())}
             rows.append({"captions": name, "draws given": kind, **found[kind]})
         checks += compared(name, found)
-    return [{**row, "training s": spent if row["draws given"] == "words" else "-"} for row in rows], checks
+    return rows, checks
 
 
 def compared(name: str, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -235,16 +235,10 @@ def test_questions_hear_captions(fit):
     assert found["wave with very high level"] > -0.3
     assert not found["wave with very low level"] > -2.0
     for text in (["wave with very low level"], fit.surrogate.said(["any wave", "any wave"])):
+        asked: Any = {"initial": rows.x["initial"], "words": text}
         with pytest.raises(ValueError, match=r"said\(\[\.\.\.\]\) gives|'words' has 2 rows"):
-            conditioned(
-                fit.surrogate,
-                rows.theta,
-                {"initial": rows.x["initial"], "words": text},
-                event,
-                80,
-                generator=generator(),
-            )
-    at_words = {"initial": rows.x["initial"], "words": fit.surrogate.said(["any wave"])}
+            conditioned(fit.surrogate, rows.theta, asked, event, 80, generator=generator())
+    at_words: Any = {"initial": rows.x["initial"], "words": fit.surrogate.said(["any wave"])}
     seen = Measured(lambda u: u[:, -1, 0, ::4], torch.zeros(2), sd=0.1)
     with pytest.raises(ValueError, match="captions leave parameters open"):
         conditioned(fit.surrogate, rows.theta, at_words, seen, 80, generator=generator())
