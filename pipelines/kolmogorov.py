@@ -21,6 +21,7 @@ from sciinf.wrappers import Sensors, observed
 FLUID = Path(__file__).parent.parent / "simulators" / "pde" / "navier_stokes.py"
 PLACES = [0.125, 0.375, 0.625, 0.875]
 PROBES = Sensors([(y, x) for y in PLACES for x in PLACES], sd=0.05, frames=[0, 3, 6])
+SAME = [(0, 1), (8, 0)]  # points in y and x along which the forcing is the same
 GRAMMAR = Grammar({"viscosity": ["thickness"], "strength": ["forcing", "push"]}, "flow")
 
 
@@ -50,7 +51,7 @@ def run(
     store = simulate(flow, out / "solutions", solutions, seed=seed)
     told, order, network = [Frame(0), Words(GRAMMAR)], Frames(1), TokenTransformer(128, 3)
     modes, fields = Pod(96, width=16), (flow.prior, flow.observables)
-    generator = Generator(*fields, modes, order=order, given=told, network=network, seed=seed)
+    generator = Generator(*fields, modes, order=order, given=told, network=network, moves=SAME, seed=seed)
     law: Any = train(generator, store, out / "law", recipe=Recipe(epochs=epochs), seed=seed)
 
     draw = torch.Generator().manual_seed(seed + 4)

@@ -158,14 +158,13 @@ class Sensors(Given):
 
 
 class Words(Given):
-    """Captions, which tell of parameters in their place: the law is over all parameters that a caption allows.
+    """Captions, which may stand in place of parameters: draws are at parameters from the prior within a caption.
 
-    In training each row's caption is written anew at every step, from its parameters. In use captions stand under
-    "words", as tokens (`Generator.said`); where there are none, they are written from parameters, by numbers.
+    Training looks at parameters alone. In use captions stand under "words", as tokens (`Generator.said`).
 
     Args:
         grammar: Of captions; `Grammar()` where left out.
-        steps: That learning to read takes (`reader`).
+        steps: That learning to read takes (`reader`), what is phrased as the grammar has it not.
 
     Raises:
         ValueError: If steps are no int of at least 1.

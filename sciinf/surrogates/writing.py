@@ -33,7 +33,6 @@ from sciinf.surrogates._wording import (
 from sciinf.surrogates.captions import Captions
 
 MOST, _SEGMENTS = 3.0, 40  # of a score
-_PLAIN = "{name} {number}"  # how parameters are told of where nothing else is asked for
 _ZEROS = 3  # after a point at most; beyond, and above its digits, a number has an exponent
 _UNIT = 0.8  # how often it is said
 _TRIED, _ALIKE = 200, 1e-3  # captions that are read back when a grammar is built; scores
@@ -98,7 +97,6 @@ class Writer(nn.Module):
         self.most = int(more.max()) + max(grammar.digits)
         if self.most > 15:
             raise ValueError(f"numbers of {prior} vary in their digit {self.most} alone: give an offset in its place")
-        self.templates = (*grammar.templates, _PLAIN)
         phrases = [[captions.ids(" ".join(phrase)) for phrase in each] for each in captions.names]
         widest = max(len(phrase) for each in phrases for phrase in each)
         many = max(map(len, phrases))
@@ -113,7 +111,7 @@ class Writer(nn.Module):
             "names": torch.stack([_padded([*each, *[[0]] * (many - len(each))], widest) for each in phrases]),
             "openings": _padded([captions.opening(one) for one in (*OPENINGS, ALONE)]),
             "joins": torch.tensor([captions.ids(one)[0] for one in JOINS]),
-            "says": torch.tensor([[f"{{{slot}}}" in one for slot in ("level", "number")] for one in self.templates]),
+            "says": torch.tensor([[f"{{{slot}}}" in one for slot in ("level", "number")] for one in grammar.templates]),
         }
         for name, value in kept.items():
             self.register_buffer(name, value, persistent=False)
@@ -125,7 +123,7 @@ class Writer(nn.Module):
     def _longest(self, number: int) -> int:
         """Tokens of a caption at most, where a number with its unit takes so many."""
         wide = {"{name}": self.names.shape[2], "{level}": self.levels.shape[1], "{number}": number}
-        clause = max(sum(wide.get(piece, 1) for piece in pieces(one)) for one in self.templates)
+        clause = max(sum(wide.get(piece, 1) for piece in pieces(one)) for one in self.captions.grammar.templates)
         return self.openings.shape[1] + len(self.scores) * (clause + 1)
 
     def _check_read_back(self) -> None:
@@ -151,15 +149,6 @@ class Writer(nn.Module):
                 "another subject or other templates"
             )
 
-    def plainly(self, theta: Float[Tensor, "batch theta"]) -> Written:
-        """Captions that tell of all parameters by numbers, the same always."""
-        none = torch.zeros(theta.shape, dtype=torch.int64, device=theta.device)
-        yes = torch.ones_like(none, dtype=torch.bool)
-        turn = none + torch.arange(theta.shape[1], device=theta.device)
-        digits = none + self.digits.max()
-        chosen = _Chosen(none[:, 0] + 1, turn, yes, none + len(self.templates) - 1, none, digits, yes, yes, none)
-        return self._put(theta, chosen)
-
     def anew(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> Written:
         """Captions phrased at random."""
         size = (len(theta), 1 + 8 * theta.shape[1])
@@ -173,7 +162,7 @@ class Writer(nn.Module):
             one_of(drawn[:, 0], len(OPENINGS)),
             each[0].argsort(1),
             each[1] >= self.captions.grammar.left_out,
-            one_of(each[2], len(self.templates) - 1),
+            one_of(each[2], len(self.captions.grammar.templates)),
             one_of(each[3], self.counts),
             self.digits[one_of(each[4], len(self.digits))],
             each[5] < 0.5,
@@ -192,7 +181,7 @@ class Writer(nn.Module):
         name = self.names[place, chosen.phrase]
         slots = {"{name}": name, "{level}": self.levels[level], "{number}": number}
         clauses, filling = list[Tensor](), list[Tensor]()
-        for template in self.templates:
+        for template in self.captions.grammar.templates:
             told = pieces(template)
             parts = [slots[p] if p in slots else none + self.captions.ids(p)[0] for p in told]
             clauses.append(torch.cat(parts, -1))

@@ -55,9 +55,6 @@ def test_what_a_caption_says_is_true_and_is_read_back(name):
     for side, scores in enumerate((written.low, written.high)):
         ends = [[one.get(n, (-math.inf, math.inf))[side] for n in prior.names] for one in said]
         assert torch.allclose(writer.score(torch.tensor(ends, dtype=torch.float64)).float(), scores, atol=1e-4)
-    plain = captions.text(writer.plainly(theta).ids)
-    assert all(set(captions.read(text)) == set(prior.names) for text in plain)
-    assert all(holds(captions.read(text), row, prior.names) for text, row in zip(plain, theta, strict=True))
 
 
 @pytest.mark.parametrize(
