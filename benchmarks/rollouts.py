@@ -32,6 +32,7 @@ Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 POINTS, LENGTH, SETTLED, EVERY = 64, 32.0, 60.0, 1.0
 LEARNED, RUN = 20, 150  # frames after the first that are learned from, and rolled out
 NEAR, DRAWS, TESTED = 0.8, 4, 32
+MOVES = ((1,),)  # round the ring, which is the same everywhere; pieces of the grid alone do not show it
 STEPWISE, EPOCHS = "Stepwise", (20, 28)  # of generators and the twin: about as many seconds
 LAWS = {
     "Joint": Joint(),
@@ -108,11 +109,12 @@ def chaos(options: Any, out: Path) -> Found:
 def _made(name: str, world: Simulator, seed: int) -> Generator | Stepwise:
     """A generator of a law, or its twins."""
     if name == STEPWISE:
-        return Stepwise(world.prior, world.observables, Fourier(28, POINTS // 2), seed=seed)
+        return Stepwise(world.prior, world.observables, Fourier(28, POINTS // 2), moves=MOVES, seed=seed)
     told = {
         "law": LAWS.get(name, Mixture()),
         "network": TokenTransformer(64, 4, heads=4),
         "members": DRAWS,
+        "moves": MOVES,
         "seed": seed,
     }
     return Generator(world.prior, world.observables, order=Frames(1), **told)

@@ -234,7 +234,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
             return theta, given
         at = torch.rand(theta.shape, generator=generator, device=generator.device, dtype=torch.float64).cpu()
         rest = {name: value for name, value in given.items() if name != WORDS}
-        return self.reader.drawn(given[WORDS], at).to(theta), rest
+        return self.reader.drawn(given[WORDS], at), rest
 
     def _check_no_words(self, given: X) -> None:
         """Refuse captions where parameters are needed."""
