@@ -31,7 +31,7 @@ def run(
     seed: int = 0,
     caption: str = "flow with very high forcing and low viscosity",
     solutions: int = 800,
-    epochs: int = 25,
+    epochs: int = 60,
     simulations: int = 2_000,
     draws: int = 32,
 ) -> Answer:
