@@ -44,6 +44,7 @@ def cli() -> None:
 def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
     from sciinf.commands.keywords import keywords, pipeline_of
+    from sciinf.commands.live_events import LiveEvents
     from sciinf.commands.live_page import LivePage
     from sciinf.core import Answer
     from sciinf.engine.progress import heard_by, stage
@@ -52,7 +53,8 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
     function = pipeline_of(path)
     given = keywords(function, ctx.args, path)
     folder, caller, started = run_folder(out), CommandLine(), time.time()
-    with LivePage(folder, path.stem, caller) as page, heard_by(page):
+    told = (folder, path.stem, caller)
+    with LivePage(*told) as page, LiveEvents(*told) as events, heard_by(page, events):
         stage(f"run {path.name}")
         answer = function(folder, seed=seed, **given)
         if not isinstance(answer, Answer):

@@ -19,6 +19,7 @@ from sciinf.commands.caller import Caller, PythonCall
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
+from sciinf.commands.live_events import LiveEvents
 from sciinf.commands.live_page import LivePage
 from sciinf.commands.observations import Asked, check_reader_options, observations
 from sciinf.commands.options import check_device
@@ -145,7 +146,7 @@ def follow(
         The answers, refined where they were.
     """
     folder, title = run_folder(out), f"{sim.name}: {asked[0].name}" if len(asked) == 1 else sim.name
-    with LivePage(folder, title, caller) as page, heard_by(page):
+    with LivePage(folder, title, caller) as page, LiveEvents(folder, title, caller) as events, heard_by(page, events):
         started = time.time()
         stage("look first")
         steps.tell_read(asked, caller.say)

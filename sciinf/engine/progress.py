@@ -55,13 +55,13 @@ class Listener(ABC):
         """A job of the stage is so far, or over where this is None; called often."""
 
 
-_HEARD: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_HEARD: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
 @contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
-    """What is done within, in this thread, is told to a listener."""
-    token = _HEARD.set(listener)
+def heard_by(*listeners: Listener) -> Iterator[None]:
+    """What is done within, in this thread, is told to these listeners."""
+    token = _HEARD.set(listeners)
     try:
         yield
     finally:
@@ -70,22 +70,19 @@ def heard_by(listener: Listener) -> Iterator[None]:
 
 def stage(name: str) -> None:
     """Tell whoever listens that a stage begins."""
-    listener = _HEARD.get()
-    if listener is not None:
+    for listener in _HEARD.get():
         listener.begins(name)
 
 
 def staged() -> None:
     """Tell whoever listens that the stage that ran is done, and that none follows at once."""
-    listener = _HEARD.get()
-    if listener is not None:
+    for listener in _HEARD.get():
         listener.ends()
 
 
 def reach(how_far: Reached | None) -> None:
     """Tell whoever listens how far a job is; None where it is over."""
-    listener = _HEARD.get()
-    if listener is not None:
+    for listener in _HEARD.get():
         listener.reaches(how_far)
 
 
