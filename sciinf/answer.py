@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import time
 import warnings
@@ -20,47 +19,22 @@ from sciinf.core import (
     Answer,
     Calibration,
     Check,
-    Draws,
     Estimate,
-    Observation,
     Posterior,
     Prior,
     Simulator,
-    Strange,
     Trust,
-    X,
-    as_observation,
 )
 from sciinf.core.derived import with_derived
-from sciinf.core.doubts import noting, summed_up
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
-from sciinf.core.estimates import disagreement, estimates
+from sciinf.core.estimates import disagreement
 from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import described, identity
-from sciinf.engine.block import simulate_from
-from sciinf.inference.finite import finite, left_out
-from sciinf.inference.tilted import layers
+from sciinf.core.simulator import identity
+from sciinf.question import Wanted, judge_of, question
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
-from sciinf.trust.around import MANY, Around, around_answer
-from sciinf.trust.bounds import check_bounds
-from sciinf.trust.failures import Reading, asked, check_failures
-from sciinf.trust.here import check_twice
-from sciinf.trust.likely import check_likelihood
-from sciinf.trust.limits import check_limits
-from sciinf.trust.localise import check_data
-from sciinf.trust.members import check_members
-from sciinf.trust.noise import check_noise
-from sciinf.trust.ood import check_observation
-from sciinf.trust.predictive import check_predictive
-from sciinf.trust.recalibrate import recalibrated
-from sciinf.trust.residuals import check_residuals
-from sciinf.trust.second import vouched
-from sciinf.trust.stray import check_stray
-from sciinf.trust.tails import check_tails
+from sciinf.trust.failures import Reading
 
-_PREDICTIVE = 400
-_AROUND = 2_000  # draws that tell where an answer lies
 _CHECKS = 14  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
@@ -107,61 +81,24 @@ def query(
         UserWarning: If the observation is unlike the simulations, or if the answer takes the place of one in `out` that
             was checked by simulations.
     """
-    _check_numbers(level, draws)
-    observation = as_observation(posterior.observables, x)
-    posterior = asked(posterior, calibration, failures)
-    *_, raw = layers(posterior)
-    if calibration is not None and calibration.fit not in [layer.digest for layer in layers(posterior)]:
-        raise ValueError(
-            f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
-            "run calibrate on this posterior"
-        )
-    settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *_read(x))
-    inputs = _inputs_digest(posterior, observation, calibration, settings)
-    folder = None if out is None else answer_place(Path(out), name, _values_digest(observation))
-    kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
-    reference = calibration.reference if calibration else {}
-    trust = kept.trust if kept else check_observation(reference, posterior, observation)
-    if trust.alarm:
-        warnings.warn(trust.verdict, stacklevel=2)
-    if kept is not None:
-        return kept
-    started, generator = time.monotonic(), torch.Generator().manual_seed(seed)
-    with noting() as noted:
-        drawn = posterior.draw(observation, draws, generator=generator)
-    found = finite(drawn)
-    shown = with_derived(found, simulator)
-    plain = finite(raw.draw(observation, draws, generator=generator)) if raw is not posterior else None
-    predicted, of, foretold, where = _predict(simulator, posterior, observation, found, generator)
-    corrected, region = recalibrated(calibration, posterior, observation, found, level)
-    checks = summed_up(noted) + left_out(drawn, found) + check_members(posterior, observation, seed)
-    answer = Answer(
-        parameters=estimates(shown, level, corrected),
-        draws=shown,
-        calibration=calibration,
-        trust=replace(trust, where=where),
-        observation={name: value[0].numpy() for name, value in observation.items()},
-        predictive={name: value.numpy() for name, value in predicted.items()},
-        predicted_from=of.numpy(),
-        amortised=estimates(with_derived(plain, simulator), level) if plain else {},
-        posterior=posterior.name,
-        scope=posterior.scope,
-        checks=(*checks, *_checks(posterior, shown, calibration, failures, level), *vouched(foretold, calibration)),
-        read=_read(x),
-        name=name if folder is None else folder.name,
-        files={str(path): _sha256(Path(path)) for path in files},
-        region=region,
-        observables=described(posterior.observables, simulator),
-        prior=posterior.prior,
-    )
+    hashes = {str(path): _sha256(Path(path)) for path in files}
+    wanted = Wanted(level, draws, seed, failures, name=name, files=hashes)
+    asked = question(judge_of(posterior, calibration, failures), x, simulator, wanted)
+    folder, inputs = None if out is None else answer_place(Path(out), name, _values_digest(asked.x)), ""
     if folder is not None:
+        settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *asked.read)
+        inputs = _inputs_digest(asked.posterior, asked.x, calibration, settings)
+    kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
+    if kept is not None:
+        _warn(kept.trust)
+        return kept
+    looked, started = asked.look(), time.monotonic()
+    _warn(looked.trust)
+    answer = asked.answer(looked)
+    if folder is not None:
+        answer = replace(answer, name=folder.name)
         _save_over(folder, answer, {"inputs": inputs, "seconds": time.monotonic() - started})
     return answer
-
-
-def _read(x: Any) -> tuple[str, ...]:
-    """How an observation was read from its files."""
-    return x.read if isinstance(x, Observation) else ()
 
 
 def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
@@ -178,11 +115,9 @@ def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
         )
 
 
-def _check_numbers(level: float, draws: int) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is a probability between 0 and 1, got {level}")
-    if draws < 1:
-        raise ValueError(f"an answer needs at least one draw, got draws={draws}")
+def _warn(trust: Trust) -> None:
+    if trust.alarm:
+        warnings.warn(trust.verdict, stacklevel=3)
 
 
 def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
@@ -316,48 +251,6 @@ def _found(folder: Path, inputs: str, calibration: Calibration | None, simulator
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _checks(
-    posterior: Posterior, draws: Draws, calibration: Calibration | None, failures: Reading, level: float
-) -> tuple[Check, ...]:
-    """What else is to be said of an answer, each finding by a function of its own."""
-    failed = check_failures(calibration, posterior, draws, failures)
-    drawn = (*check_bounds(posterior.prior, draws), *check_stray(draws))
-    return (*failed, *drawn, *check_tails(calibration, posterior, level))
-
-
-def _predict(
-    simulator: Simulator | None, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
-) -> tuple[X, Tensor, tuple[Check, ...], tuple[Strange, ...]]:
-    """Data simulated from the posterior, of which draws; what they and others say of the observation; where.
-
-    Rows that fail are left out, with a warning. Without a simulator there is nothing.
-    """
-    if simulator is None:
-        return {}, torch.zeros(0, 0), (), ()
-    of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
-    data, good = simulate_from(simulator, of, generator=generator)
-    seconds = (time.monotonic() - started) / len(of)
-    if not bool(good.all()):
-        warnings.warn(
-            f"{int((~good).sum())} of {len(good)} simulations from the posterior failed and are left out of the "
-            "predictive check",
-            stacklevel=3,
-        )
-    found = check_noise(simulator, of)
-    found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
-    theta = draws.resample(_AROUND, generator=generator)
-    made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
-    around = made()
-    found += check_limits(posterior.observables, x, around.data if isinstance(around, Around) else data)
-    found += check_residuals(posterior, simulator, x, around)
-    if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
-        alike = all(check.level != "alarm" for check in found)
-        more = functools.partial(made, sizes=MANY)
-        found += check_twice(posterior, x, around, more, alike=alike, generator=generator)
-    strange, where = check_data(posterior, x, around)
-    return data, of[good], found + strange, where
 
 
 def _inputs_digest(

@@ -171,7 +171,7 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: Any, device: 
     from sciinf import Store, build_posterior
     from sciinf import calibrate as check
     from sciinf import simulate as run_campaign
-    from sciinf.commands.refine import refined_by
+    from sciinf.asking import refined_by
     from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, next_command
     from sciinf.commands.user_files import user_simulator
     from sciinf.core.verdicts import CALIBRATION_STATES

@@ -122,4 +122,4 @@ def line(line_made: Path, tmp_path: Path) -> Path:
 def one_look(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No second look around an answer, which takes seconds each time; its own tests, and pages, have it."""
     if "docs" not in request.path.parts:
-        monkeypatch.setattr("sciinf.answer.MANY", ())
+        monkeypatch.setattr("sciinf.question.MANY", ())

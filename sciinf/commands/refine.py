@@ -11,10 +11,11 @@ import itertools
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciinf.asking import Learned, Near, nearest, refined_in
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
 from sciinf.commands.second_opinion import recall, remember, undecided_in
@@ -39,8 +40,6 @@ FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibratio
 
 Ask = Callable[..., "Answer"]
 """`query`, but for the posterior, the observation, the calibration and what they are called."""
-Near = tuple[Path, "Refined"]
-"""A refined answer's folder and its posterior."""
 
 
 def wrong_here(answer: Answer) -> bool:
@@ -252,52 +251,6 @@ def _seconds(run: Path, fit: Fit, n: int, planned: Sequence[int]) -> float:
     return spent + (FRESH * (each + _CALIBRATED * calibrating) if len(planned) > 1 else 0.0)
 
 
-def refined_in(
-    run: Path, device: str, sim: Simulator | None, *, first: str | None = None, say: Say = tell
-) -> list[Near]:
-    """The refined answers of a run folder that are whole: their folders and posteriors.
-
-    Args:
-        run: The run folder, or that of a refined answer, which is then the only one.
-        device: Where networks go.
-        sim: Whose parts may be built.
-        first: Digest of the network that the rounds began from; of any where left out.
-        say: Tells of what is left out.
-    """
-    from sciinf.core.files import read_json
-    from sciinf.core.simulator import file_of
-    from sciinf.inference.refined import load_refined
-
-    def read(folder: Path) -> Iterator[Near]:
-        """What one folder holds, if anything."""
-        file = folder / INSIDE / ROUNDS_FILE
-        if not (file.is_file() and (folder / "calibration.json").is_file()):
-            return
-        try:
-            said = read_json(file)
-            if "rounds" in said and first in (None, said.get("first")):
-                yield folder, load_refined(folder / INSIDE, device=device, trust=file_of(sim))
-        except ValueError as error:
-            if folder == run:
-                raise
-            say(f"note: the refined answer in {folder} is left out: {error}")
-
-    return list(read(run)) or [near for folder in sorted((run / REFINED).glob("*")) for near in read(folder)]
-
-
-def refined_by(folder: Path, device: str, sim: Simulator | None) -> Refined | None:
-    """What the rounds in a folder learned, where it is that of a refined answer."""
-    known = refined_in(folder, device, sim) if (folder / INSIDE / ROUNDS_FILE).is_file() else []
-    return next((posterior for at, posterior in known if at == folder), None)
-
-
-def nearest(known: Sequence[Near], x: Observation) -> Near | None:
-    """Of some refined answers the one that was made for an observation, or else the first that holds for it."""
-    asked = [(one, as_observation(one[1].observables, x)) for one in known]
-    own = [one for one, seen in asked if one[1].is_around(seen)]
-    return next(iter(own + [one for one, seen in asked if one[1].reaches(seen)]), None)
-
-
 def _made_for(known: Sequence[Near], answer: Answer, x: Observation) -> Near | None:
     """A refined answer that is there already; a neighbour's rounds refine an answer, and confirm none."""
     near = nearest(known, x)
@@ -317,26 +270,16 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
         sim: The simulator, if there is one.
         out: Where answers go; into the folder of what answered where left out.
     """
-    from sciinf.calibration import load_calibration
-
-    def checked(folder: Path) -> Any:
-        return load_calibration(folder) if (folder / "calibration.json").is_file() else None
-
-    own = functools.partial(ask, first, calibration=checked(run), out=out or run)
-    known = refined_in(run, device, sim) if first.name == "amortised" else []
+    known = Learned(run, first, device, sim)
 
     def one(x: Observation, *, name: str, files: tuple[str, ...]) -> Answer:
         """The answer to one question."""
-        near = nearest(known, x)
-        if near is None and any(folder == run for folder, _ in known):
-            raise ValueError(
-                f"{run} is refined around another observation than {name!r}, too far from it; ask {run.parents[1]}"
-            )
-        if near is None:
-            return recall(run, first, x, own(x, name=name, files=files), out or run)
-        folder, posterior = near
-        tell(f"note: {name} is answered by what was refined around {folder.name}, in {folder}")
-        return ask(posterior, x, calibration=checked(folder), out=out or folder, name=name, files=files)
+        asked = known.answering(x, name)
+        if asked.posterior is not first:
+            tell(f"note: {name} is answered by what was refined around {asked.folder.name}, in {asked.folder}")
+        where = out or asked.folder
+        answer = ask(asked.posterior, x, calibration=asked.calibration, out=where, name=name, files=files)
+        return recall(run, first, x, answer, where) if asked.posterior is first else answer
 
     return one
 

@@ -20,6 +20,8 @@ likelihoods that fall off exponentially from the bound, as upper limits do.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import torch
 from torch import Tensor
@@ -35,15 +37,36 @@ _PRIOR_DRAWS = 20_000
 NAME = "prior bounds"
 
 
-def check_bounds(prior: Prior, draws: Draws) -> tuple[Check, ...]:
-    """The finding about all parameters and the bounds of their priors.
+@final
+class Bounds:
+    """A prior, made ready for answers to be looked at.
 
     Args:
         prior: The prior.
-        draws: Of its parameters, and perhaps of more after them, weighted.
     """
-    leans = _leaning(prior, draws)
-    far = _far(prior, draws, [of for of in leans if of in prior.names])
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        theta = prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double()
+        self.drawn = theta.T.contiguous()
+
+    def check(self, draws: Draws) -> tuple[Check, ...]:
+        """The finding about all parameters and the bounds of their priors.
+
+        Args:
+            draws: Of its parameters, and perhaps of more after them, weighted.
+        """
+        leans = _leaning(self.prior, draws)
+        return _said(leans, _far(self.prior, self.drawn, draws, [of for of in leans if of in self.prior.names]))
+
+
+def check_bounds(prior: Prior, draws: Draws) -> tuple[Check, ...]:
+    """The finding of `Bounds` about one answer."""
+    return Bounds(prior).check(draws)
+
+
+def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Check, ...]:
+    """What leans on a bound, and which medians lie far out, as one finding."""
     if not leans and not far:
         words = f"each median lies within the central {1 - 2 * _FAR:.1%} of its prior, and none leans on a bound of it"
         return (Check(NAME, "good", words),)
@@ -76,13 +99,19 @@ def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
     return found
 
 
-def _far(prior: Prior, draws: Draws, said: list[str]) -> list[str]:
-    """The medians outside the central part of the prior, in words, but for parameters of which enough is said."""
-    theta = prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double()
+def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str]:
+    """The medians outside the central part of the prior, in words, but for parameters of which enough is said.
+
+    Args:
+        prior: The prior.
+        drawn: Draws of it, (D, n).
+        draws: The answer.
+        said: The parameters of which enough is said.
+    """
     medians, found = draws.quantile(0.5), []
+    belows = (drawn < medians[: len(drawn), None]).double().mean(1)
     for place, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
-        each, median = theta[:, place], medians[place]
-        below = float((each < median).double().mean())
+        each, median, below = drawn[place], medians[place], float(belows[place])
         if name in said or _FAR <= below <= 1 - _FAR:
             continue
         low, high = each.kthvalue(round(_FAR * len(each))).values, each.kthvalue(round((1 - _FAR) * len(each))).values

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import final
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from sciinf.core import Posterior, Trust, X
 from sciinf.store import Store
 from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of, names_of
 from sciinf.trust.scores.score import MOST, DataScore, fits
-from sciinf.trust.views import VIEWS, Views, conformal_p
+from sciinf.trust.views import VIEWS, Ranked, Views, conformal_p
 
 REFERENCE = "distances"  # what a reference has of this version and had not of older ones, which ranked ties wrongly
 _ROWS = 20_000
@@ -81,19 +82,60 @@ def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Ten
     return conformal_p(reference[REFERENCE], _distances(reference, posterior, x))
 
 
+@final
+class Compared:
+    """Fresh simulations, made ready for observations to be compared with.
+
+    Args:
+        reference: What `make_reference` gave; empty where there are none.
+        posterior: Whose learned summaries to look through.
+    """
+
+    def __init__(self, reference: Mapping[str, Tensor], posterior: Posterior) -> None:
+        self.reference, self.posterior = reference, posterior
+        known = REFERENCE in reference
+        self.ranked = Ranked(reference[REFERENCE]) if known else None
+        self.views = Views(posterior, reference) if known else None
+
+    def trust(self, x: X) -> list[Trust]:
+        """The verdict on each of a batch of observations, name -> (batch, *event), as on each by itself."""
+        count = len(next(iter(x.values())))
+        if self.ranked is None or self.views is None:
+            return [Trust(None, _OLDER if self.reference else _NONE, "unknown")] * count
+        far = torch.cat([self.views.distances(x), distances_of(self.reference, self.posterior, x)], dim=1)
+        every, plain = self.ranked.p_values(far), None
+        if bool((every < _ALARM).any()):
+            plain = self.ranked.p_values(far, len(VIEWS))
+        alone = every if plain is None else plain
+        return [self._verdict(float(p), float(q), self.ranked.rows) for p, q in zip(every, alone, strict=True)]
+
+    def _verdict(self, p: float, plain: float, rows: int) -> Trust:
+        """The verdict by p-values: by all that an observation was compared by, and by the plain views alone."""
+        return _verdict(p, plain, rows, self.reference, fits(self.posterior.observables))
+
+
 def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Trust:
     """The verdict on one observation, name -> (1, *event)."""
-    if not reference:
-        words = "there are no fresh simulations to compare the observation with; run `sciinf calibrate`"
-        return Trust(None, words, "unknown")
-    if REFERENCE not in reference:
-        words = (
-            "what the fresh simulations look like was written by an older version of sciinf, which ranked equal values "
-            "wrongly; run `sciinf calibrate` again, which keeps the simulations"
-        )
-        return Trust(None, words, "unknown")
-    simulated, far = reference[REFERENCE], _distances(reference, posterior, x)
-    p, rows = float(conformal_p(simulated, far)[0]), len(simulated)
+    return Compared(reference, posterior).trust(x)[0]
+
+
+_NONE = "there are no fresh simulations to compare the observation with; run `sciinf calibrate`"
+_OLDER = (
+    "what the fresh simulations look like was written by an older version of sciinf, which ranked equal values "
+    "wrongly; run `sciinf calibrate` again, which keeps the simulations"
+)
+
+
+def _verdict(p: float, plain: float, rows: int, learned: Mapping[str, Tensor], searched: bool) -> Trust:
+    """The verdict on one observation.
+
+    Args:
+        p: By the views and by all scores.
+        plain: By the views alone.
+        rows: How many simulations it was compared with.
+        learned: What the scores learned.
+        searched: Whether data are of few enough numbers for scores.
+    """
     if 1 / (1 + rows) >= _ALARM:
         most = "more unusual than all of them" if p <= 1.5 / (1 + rows) else f"p = {p:.2g}"
         least = math.ceil(1.5 / _ALARM)  # two thirds of them are compared
@@ -102,11 +144,10 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
             f"the smallest that they allow, and an alarm is below {_ALARM}; calibrate on at least {least}"
         )
         return Trust(p, words, "unknown")
-    plain = len(VIEWS)
-    if p < _ALARM and float(conformal_p(simulated[:, :plain], far[:, :plain])[0]) >= _UNUSUAL:
+    if p < _ALARM and plain >= _UNUSUAL:
         words = (
             "the observation looks like the simulations in each plain view, but a score that was trained on them "
-            f"({', '.join(names_of(reference))}) finds it strange (p = {p:.2g} among {rows:,}), so do not believe the "
+            f"({', '.join(names_of(learned))}) finds it strange (p = {p:.2g} among {rows:,}), so do not believe the "
             "answer: check how the data were measured and prepared, and whether the simulator lacks something"
         )
         return Trust(p, words, "alarm")
@@ -119,5 +160,5 @@ def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: 
     if p < _UNUSUAL:
         words = f"only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})"
         return Trust(p, words, "unusual")
-    large = "" if fits(posterior.observables) else f"; data of more than {MOST:,} numbers are not searched for faults"
+    large = "" if searched else f"; data of more than {MOST:,} numbers are not searched for faults"
     return Trust(p, f"the observation looks like the simulations (p = {p:.2g} among {rows:,}){large}", "good")

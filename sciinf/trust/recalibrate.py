@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciinf.core import Calibration, Corrected, Draws, Posterior, X
-from sciinf.trust.failures import Failures, mended
 from sciinf.trust.local_levels import constants, edges_of, fit_local, histogram_of, predict
 from sciinf.trust.views import Views
 
@@ -39,6 +39,7 @@ HIGHER = "recalibrate/higher"  # in a calibration's reference: draws of higher d
 _LOCAL = "recalibrate/local/"
 _BEYOND = 50  # fresh simulations beyond each end of an interval, at least
 _CHANCE = 0.01
+_LEVELS = 32  # of which the ends are kept
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Recalibration:
     draws: int
     higher: Tensor | None
     local: Mapping[str, Tensor]
+    _known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def enough(self, level: float) -> bool:
         """Whether there are 50 rows beyond each end of an interval."""
@@ -64,14 +66,7 @@ class Recalibration:
     def levels(self, level: float, seen: Tensor | None = None) -> Float[Tensor, "rows theta 2"]:
         """Quantiles of the draws where the intervals end, for each row of `seen` (batch, F), or for all data."""
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        middle, scale = constants(histogram_of(self.counts, self.draws))
-        edges = edges_of(self.draws)
-        found = []
-        for d in range(self.counts.shape[1]):
-            standard = (edges - middle[d]) / scale[d]
-            e = _quantiles(histogram_of(self.counts[:, d : d + 1], self.draws)[:, 0], standard, ends)
-            found.append(middle[d] + scale[d] * e)
-        z = torch.stack(found)[None]
+        z = self._for_all(level)[None]
         if self.local and seen is not None:
             which = self.local["which"]
             m, log_s = predict(self.local, seen)
@@ -79,6 +74,20 @@ class Recalibration:
             z = z.repeat(len(seen), 1, 1)
             z[:, which] = m[:, which, None] + log_s.exp()[:, which, None] * residual
         return torch.special.ndtr(z)
+
+    def _for_all(self, level: float) -> Float[Tensor, "theta 2"]:
+        """Where the intervals end whatever the data are, in w; the same each time, and so kept."""
+        if level not in self._known:
+            ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+            middle, scale = constants(histogram_of(self.counts, self.draws))
+            edges = edges_of(self.draws)
+            found = []
+            for d in range(self.counts.shape[1]):
+                standard = (edges - middle[d]) / scale[d]
+                e = _quantiles(histogram_of(self.counts[:, d : d + 1], self.draws)[:, 0], standard, ends)
+                found.append(middle[d] + scale[d] * e)
+            _keep(self._known, level, torch.stack(found))
+        return self._known[level]
 
     def chance(self, level: float) -> Float[Tensor, "2 2"]:
         """The lowest and highest quantile that each end is, for 99 of 100 calibrations of an exact posterior."""
@@ -100,6 +109,13 @@ class Recalibration:
         return float(np.interp(level, cumulative.numpy(), edges.numpy())), chance
 
 
+def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value, of the last few keys."""
+    while len(known) >= _LEVELS:
+        known.pop(next(iter(known)), None)
+    known[key] = value
+
+
 def keep(counts: Mapping[str, Tensor], draws: int, seen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """What a reference is to have of a calibration's counts ("ranks", "hpd") and its data (`Views.coordinates`)."""
     higher = {HIGHER: counts["hpd"].int()} if "hpd" in counts else {}
@@ -114,26 +130,18 @@ def recalibration(calibration: Calibration) -> Recalibration:
     return Recalibration(torch.as_tensor(calibration.ranks), calibration.draws, reference.get(HIGHER), local)
 
 
-def recalibrated(
-    calibration: Calibration | None, posterior: Posterior, x: X, draws: Draws, level: float
-) -> tuple[dict[str, Corrected], tuple[float, float] | None]:
-    """Corrected intervals of each parameter and what region to take; nothing where it is not known.
+def seen_by(
+    found: Recalibration, posterior: Posterior, reference: Mapping[str, Tensor], x: X
+) -> Float[Tensor, "batch feature"] | None:
+    """A batch of observations as the correction sees data; None where it is the same for all of them.
 
     Args:
-        calibration: If it is of another posterior, or has too few rows, nothing is corrected.
-        posterior: What answered.
-        x: The observation, name -> (1, *event).
-        draws: Its draws there.
-        level: Of the intervals.
+        found: The correction.
+        posterior: What answers.
+        reference: Of its calibration.
+        x: The observations, name -> (batch, *event).
     """
-    if calibration is None or calibration.fit != posterior.digest:
-        return {}, None
-    failures = Failures.from_tensors(calibration.reference)
-    found = recalibration(calibration)
-    if mended(posterior, failures, "outcome") is not posterior or not found.enough(level):
-        return {}, None
-    seen = Views(posterior, calibration.reference).coordinates(x) if found.local else None
-    return corrected(found, draws, level, seen), found.region(level)
+    return Views(posterior, reference).coordinates(x) if found.local else None
 
 
 def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | None) -> dict[str, Corrected]:

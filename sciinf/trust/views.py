@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import final
 
 import torch
 from torch import Tensor
@@ -141,33 +142,56 @@ class Views:
         return torch.cat([*steps, torch.zeros(masks)]).double()
 
 
-def conformal_p(simulated: Tensor, observed: Tensor) -> Tensor:
-    """p-values of observations, each by itself beside the simulations.
+@final
+class Ranked:
+    """Distances of simulations, made ready for observations to be ranked among them.
 
     Args:
         simulated: Distances (n, view), those of scores after those of the three views.
-        observed: Distances (batch, view).
-
-    Returns:
-        (batch,), at least 1 / (n + 1).
     """
-    n, sides = len(simulated), []
-    for k in range(simulated.shape[1]):
-        share, unit = _TIED[k] if k < len(_TIED) else _TIED_SCORE
-        each, at = simulated[:, k].contiguous(), observed[:, k].contiguous()
-        ordered, low, high = each.sort().values, (1 - share) * each - unit, (1 + share) * each + unit
-        among = torch.searchsorted(ordered, low) + torch.searchsorted(ordered, high, right=True)
-        mine = torch.searchsorted(ordered, (1 - share) * at - unit) + 1
-        mine = mine + torch.searchsorted(ordered, (1 + share) * at + unit, right=True)
-        sides.append((low, high, among, at, mine))
-    found = torch.empty(len(observed), dtype=torch.float64)
-    for rows in torch.arange(len(observed)).split(max(1, _PAIRS // n)):
-        # twice the mid-rank: how many are below, and how many not above
-        each = [a + (at[rows, None] < low).int() + (at[rows, None] <= high).int() for low, high, a, at, _ in sides]
-        theirs = torch.stack(each).amax(dim=0)
-        own = torch.stack([mine[rows] for *_, mine in sides]).amax(dim=0)
-        found[rows] = (1 + (theirs >= own[:, None]).sum(dim=1)).double() / (n + 1)
-    return found
+
+    def __init__(self, simulated: Tensor) -> None:
+        self.rows, self._sides = len(simulated), []
+        for k in range(simulated.shape[1]):
+            share, unit = _tied(k)
+            each = simulated[:, k].contiguous()
+            ordered, low, high = each.sort().values, (1 - share) * each - unit, (1 + share) * each + unit
+            among = torch.searchsorted(ordered, low) + torch.searchsorted(ordered, high, right=True)
+            self._sides.append((ordered, low, high, among))
+
+    def p_values(self, observed: Tensor, views: int | None = None) -> Tensor:
+        """p-values of observations, each by itself beside the simulations.
+
+        Args:
+            observed: Distances (batch, view).
+            views: How many of the views count, the first ones; all when left out.
+
+        Returns:
+            (batch,), at least 1 / (n + 1).
+        """
+        sides = []
+        for k, (ordered, low, high, among) in enumerate(self._sides[:views]):
+            (share, unit), at = _tied(k), observed[:, k].contiguous()
+            mine = torch.searchsorted(ordered, (1 - share) * at - unit) + 1
+            mine = mine + torch.searchsorted(ordered, (1 + share) * at + unit, right=True)
+            sides.append((low, high, among, at, mine))
+        found = torch.empty(len(observed), dtype=torch.float64)
+        for rows in torch.arange(len(observed)).split(max(1, _PAIRS // self.rows)):
+            # twice the mid-rank: how many are below, and how many not above
+            each = [a + (at[rows, None] < low).int() + (at[rows, None] <= high).int() for low, high, a, at, _ in sides]
+            theirs = torch.stack(each).amax(dim=0)
+            own = torch.stack([mine[rows] for *_, mine in sides]).amax(dim=0)
+            found[rows] = (1 + (theirs >= own[:, None]).sum(dim=1)).double() / (self.rows + 1)
+        return found
+
+
+def conformal_p(simulated: Tensor, observed: Tensor) -> Tensor:
+    """p-values of observations (batch, view) among simulations (n, view), as of `Ranked`: (batch,)."""
+    return Ranked(simulated).p_values(observed)
+
+
+def _tied(view: int) -> tuple[float, float]:
+    return _TIED[view] if view < len(_TIED) else _TIED_SCORE
 
 
 class _Span:

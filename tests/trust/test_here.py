@@ -166,7 +166,7 @@ def test_a_second_look_is_left_out_where_it_takes_long_or_cannot_be_had(monkeypa
 
 
 def test_an_answer_has_the_second_look(monkeypatch):
-    monkeypatch.setattr("sciinf.answer.MANY", (4_000,))
+    monkeypatch.setattr("sciinf.question.MANY", (4_000,))
     monkeypatch.setattr(around, "ROWS", 600)
     simulator = Linear()
     posterior = Gaussian(simulator)
@@ -234,7 +234,7 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told(mon
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
     simulator, told = Linear(), []
-    monkeypatch.setattr("sciinf.answer.check_twice", lambda *_, alike, generator: told.append(alike) or ())
+    monkeypatch.setattr("sciinf.question.check_twice", lambda *_, alike, generator: told.append(alike) or ())
     x = simulator(torch.zeros(1, 2), generator=torch.Generator().manual_seed(0))["x"][0]
     for size in (0.0, 8.0):
         query(Gaussian(simulator), {"x": x + size * (torch.arange(NUMBERS) == 11)}, simulator=simulator, draws=2_000)

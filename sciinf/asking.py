@@ -1,0 +1,168 @@
+"""Which of a run's posteriors answers a question: the one refined around the observation, or that of the whole prior.
+
+And what a second network, trained around an observation, once said of the answer to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sciinf.calibration import load_calibration
+from sciinf.core import Answer, Calibration, Check, Posterior, Simulator, X, as_observation
+from sciinf.core.files import read_json
+from sciinf.core.simulator import file_of
+from sciinf.inference.changes import changes_from_json
+from sciinf.inference.refined import Refined, load_refined
+from sciinf.inference.truncated import observation_hash
+from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE
+from sciinf.telling import tell
+from sciinf.trust.second import compared, decides, undecided, wrong_on_average
+
+COMPARED = "compared.json"
+"""In the folder of rounds around an observation: what a second network said of the answer to it."""
+Near = tuple[Path, Refined]
+"""A refined answer's folder and its posterior."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What answers a question.
+
+    Args:
+        folder: The run folder, or that of a refined answer within it.
+        posterior: What was learned there.
+        calibration: Of that; None where it was never checked.
+    """
+
+    folder: Path
+    posterior: Posterior
+    calibration: Calibration | None
+
+
+class Learned:
+    """All that a run learned.
+
+    Args:
+        run: The run folder, or that of a refined answer, which then answers alone.
+        first: The run's own posterior. Where it is corrected by a likelihood it answers alone.
+        device: Where networks go.
+        sim: The simulator, if there is one.
+
+    Raises:
+        ValueError: If a calibration is damaged, or the refined answer of its own folder is.
+    """
+
+    def __init__(self, run: Path, first: Posterior, device: str, sim: Simulator | None) -> None:
+        self.run, self.own = run, Asked(run, first, _calibration(run))
+        known = refined_in(run, device, sim) if first.name == "amortised" else []
+        self.refined = known
+        self._calibrations = {folder: _calibration(folder) for folder, _ in known}
+
+    def answering(self, x: Any, name: str) -> Asked:
+        """What answers a question about an observation.
+
+        Args:
+            x: The observation: observable name -> array of its event shape.
+            name: What it is called, for messages.
+
+        Raises:
+            ValueError: If x does not fit the observables, or the folder is that of a refined answer, too far from it.
+        """
+        near = nearest(self.refined, x)
+        if near is not None:
+            return Asked(*near, self._calibrations[near[0]])
+        if any(folder == self.run for folder, _ in self.refined):
+            raise ValueError(
+                f"{self.run} is refined around another observation than {name!r}, too far from it; ask "
+                f"{self.run.parents[1]}"
+            )
+        return self.own
+
+    def retold(self, asked: Asked, x: Any, answer: Answer) -> Answer:
+        """An answer with what a second network said of it, where one was asked, and the answer is the run's own."""
+        own = asked.posterior is self.own.posterior
+        return retold(self.run, asked.posterior, x, answer) if own else answer
+
+
+def refined_in(
+    run: Path, device: str, sim: Simulator | None, *, first: str | None = None, say: Callable[[str], object] = tell
+) -> list[Near]:
+    """The refined answers of a run folder that are whole: their folders and posteriors.
+
+    Args:
+        run: The run folder, or that of a refined answer, which is then the only one.
+        device: Where networks go.
+        sim: Whose parts may be built.
+        first: Digest of the network that the rounds began from; of any where left out.
+        say: Tells of what is left out.
+    """
+
+    def read(folder: Path) -> Iterator[Near]:
+        """What one folder holds, if anything."""
+        file = folder / ROUNDS / ROUNDS_FILE
+        if not (file.is_file() and (folder / "calibration.json").is_file()):
+            return
+        try:
+            said = read_json(file)
+            if "rounds" in said and first in (None, said.get("first")):
+                yield folder, load_refined(folder / ROUNDS, device=device, trust=file_of(sim))
+        except ValueError as error:
+            if folder == run:
+                raise
+            say(f"note: the refined answer in {folder} is left out: {error}")
+
+    return list(read(run)) or [near for folder in sorted((run / REFINED).glob("*")) for near in read(folder)]
+
+
+def refined_by(folder: Path, device: str, sim: Simulator | None) -> Refined | None:
+    """What the rounds in a folder learned, where it is that of a refined answer."""
+    known = refined_in(folder, device, sim) if (folder / ROUNDS / ROUNDS_FILE).is_file() else []
+    return next((posterior for at, posterior in known if at == folder), None)
+
+
+def nearest(known: Sequence[Near], x: Any) -> Near | None:
+    """Of some refined answers the one that was made for an observation, or else the first that holds for it."""
+    asked = [(one, as_observation(one[1].observables, x)) for one in known]
+    own = [one for one, seen in asked if one[1].is_around(seen)]
+    return next(iter(own + [one for one, seen in asked if one[1].reaches(seen)]), None)
+
+
+def undecided_in(answer: Answer) -> Check | None:
+    """The local check of an answer where a second network has to tell whether that is right, and has not."""
+    return next(filter(undecided, answer.checks), None)
+
+
+def about_second(first: Posterior, x: X) -> dict[str, str]:
+    """What tells for which answer a second network was asked: the posterior of the first one, and the data."""
+    return {"first": first.digest, "observation": observation_hash(x)}
+
+
+def retold(run: Path, first: Posterior, x: Any, answer: Answer) -> Answer:
+    """The answer with what a second network said of it, where one was asked; no file is changed.
+
+    Args:
+        run: The run folder.
+        first: What answered.
+        x: The observation.
+        answer: The answer.
+    """
+    check = undecided_in(answer)
+    if check is None or wrong_on_average(answer.calibration):
+        return answer
+    about = about_second(first, as_observation(first.observables, x))
+    for file in sorted((run / REFINED).glob(f"*/{COMPARED}")):
+        said = read_json(file)
+        if {key: said.get(key) for key in about} != about:
+            continue
+        differs, own = changes_from_json(said["differs"]), said.get("own", "")
+        if decides(check, differs, own):
+            told = compared(check, differs, said["simulations"], own)
+            return replace(answer, checks=tuple(told if one is check else one for one in answer.checks))
+    return answer
+
+
+def _calibration(folder: Path) -> Calibration | None:
+    return load_calibration(folder) if (folder / "calibration.json").is_file() else None

@@ -1,0 +1,236 @@
+"""A question about one observation, step by step: what is known of it before, the draws, and what is said of them.
+
+`answer.query` takes the steps one after the other. Whoever has many questions at a time may take each step for all of
+them at once: a question is the same, and so is its answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciinf.core import (
+    Answer,
+    Calibration,
+    Check,
+    Draws,
+    Observation,
+    Posterior,
+    Simulator,
+    Strange,
+    Trust,
+    X,
+    as_observation,
+)
+from sciinf.core.derived import with_derived
+from sciinf.core.doubts import noting, summed_up
+from sciinf.core.estimates import estimates
+from sciinf.core.simulator import described
+from sciinf.engine.block import simulate_from
+from sciinf.inference.finite import finite, left_out
+from sciinf.inference.tilted import layers
+from sciinf.trust.around import MANY, Around, around_answer
+from sciinf.trust.failures import Reading, asked
+from sciinf.trust.here import check_twice
+from sciinf.trust.judge import Judge, Looked
+from sciinf.trust.likely import check_likelihood
+from sciinf.trust.limits import check_limits
+from sciinf.trust.localise import check_data
+from sciinf.trust.members import check_members
+from sciinf.trust.noise import check_noise
+from sciinf.trust.predictive import check_predictive
+from sciinf.trust.residuals import check_residuals
+from sciinf.trust.second import vouched
+
+_PREDICTIVE = 400
+_AROUND = 2_000  # draws that tell where an answer lies
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for.
+
+    Args:
+        level: Credible level of the central intervals.
+        draws: Posterior draws, at least.
+        seed: Seeds the draws.
+        failures: What simulations that failed are (`trust.failures`).
+        predicted: Whether data are simulated from the answer and compared with the observation, by the simulator.
+        name: What the observation is called.
+        files: The files it came from -> SHA-256 of each.
+
+    Raises:
+        ValueError: If level or draws make no sense.
+    """
+
+    level: float = 0.9
+    draws: int = 10_000
+    seed: int = 0
+    failures: Reading = "exclude"
+    predicted: bool = True
+    name: str = "observation"
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level is a probability between 0 and 1, got {self.level}")
+        if self.draws < 1:
+            raise ValueError(f"an answer needs at least one draw, got draws={self.draws}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One observation and what answers it.
+
+    Args:
+        judge: The posterior that answers, as failures are to be read, with its calibration.
+        x: The observation, name -> (1, *event).
+        simulator: For predictions, derived quantities and labels, if there is one.
+        wanted: What is asked for.
+        read: How the observation was read from its files.
+    """
+
+    judge: Judge
+    x: X
+    simulator: Simulator | None
+    wanted: Wanted
+    read: tuple[str, ...] = ()
+
+    @property
+    def posterior(self) -> Posterior:
+        return self.judge.posterior
+
+    def look(self) -> Looked:
+        """What is said of the observation before it is answered."""
+        return self.judge.look(self.x)[0]
+
+    def generator(self) -> torch.Generator:
+        """A new source of all its random numbers, in the order in which an answer takes them."""
+        return torch.Generator().manual_seed(self.wanted.seed)
+
+    def answer(self, looked: Looked) -> Answer:
+        """The answer, all of it."""
+        generator = self.generator()
+        with noting() as noted:
+            drawn = self.posterior.draw(self.x, self.wanted.draws, generator=generator)
+        return self.completed(looked, drawn, generator, summed_up(noted))
+
+    def completed(
+        self, looked: Looked, drawn: Draws, generator: torch.Generator, doubts: Sequence[Check] = ()
+    ) -> Answer:
+        """The answer of draws that were made.
+
+        Args:
+            looked: What `look` says.
+            drawn: What the posterior gives.
+            generator: The source that they came from.
+            doubts: That arose as they were made.
+
+        Raises:
+            ValueError: If more than one in a hundred draws is not finite.
+        """
+        wanted, posterior, calibration = self.wanted, self.posterior, self.judge.calibration
+        found = finite(drawn)
+        shown = with_derived(found, self.simulator)
+        *_, raw = layers(posterior)
+        plain = None
+        if raw is not posterior:
+            plain = finite(raw.draw(self.x, wanted.draws, generator=generator))
+        simulator = self.simulator if wanted.predicted else None
+        predicted, of, foretold, where = _predict(simulator, posterior, self.x, found, generator)
+        corrected, region = self.judge.recalibrated(found, wanted.level, looked)
+        checks = (*doubts, *left_out(drawn, found), *check_members(posterior, self.x, wanted.seed))
+        checks += self.judge.checks(shown, wanted.failures, wanted.level)
+        return Answer(
+            parameters=estimates(shown, wanted.level, corrected),
+            draws=shown,
+            calibration=calibration,
+            trust=replace(looked.trust, where=where),
+            observation={name: value[0].numpy() for name, value in self.x.items()},
+            predictive={name: value.numpy() for name, value in predicted.items()},
+            predicted_from=of.numpy(),
+            amortised=estimates(with_derived(plain, self.simulator), wanted.level) if plain else {},
+            posterior=posterior.name,
+            scope=posterior.scope,
+            checks=(*checks, *vouched(foretold, calibration)),
+            read=self.read,
+            name=wanted.name,
+            files=wanted.files,
+            region=region,
+            observables=described(posterior.observables, self.simulator),
+            prior=posterior.prior,
+        )
+
+
+def question(judge: Judge, x: Any, simulator: Simulator | None, wanted: Wanted) -> Question:
+    """A question about an observation.
+
+    Args:
+        judge: What answers.
+        x: One observation: observable name -> array or astropy quantity of its event shape.
+        simulator: As in `Question`.
+        wanted: What is asked for.
+
+    Raises:
+        ValueError: If x does not fit the observables or is not finite.
+    """
+    read = x.read if isinstance(x, Observation) else ()
+    return Question(judge, as_observation(judge.posterior.observables, x), simulator, wanted, read)
+
+
+def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Reading) -> Judge:
+    """A posterior as failures are to be read, with its calibration.
+
+    Raises:
+        ValueError: If the calibration is of another fit, or the reading is unknown or cannot be followed.
+    """
+    posterior = asked(posterior, calibration, failures)
+    if calibration is not None and calibration.fit not in [layer.digest for layer in layers(posterior)]:
+        raise ValueError(
+            f"the calibration is of another fit ({calibration.fit[:12]}) than the posterior ({posterior.digest[:12]}); "
+            "run calibrate on this posterior"
+        )
+    return Judge(posterior, calibration)
+
+
+def _predict(
+    simulator: Simulator | None, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
+) -> tuple[X, Tensor, tuple[Check, ...], tuple[Strange, ...]]:
+    """Data simulated from the posterior, of which draws; what they and others say of the observation; where.
+
+    Rows that fail are left out, with a warning. Without a simulator there is nothing.
+    """
+    if simulator is None:
+        return {}, torch.zeros(0, 0), (), ()
+    of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
+    data, good = simulate_from(simulator, of, generator=generator)
+    seconds = (time.monotonic() - started) / len(of)
+    if not bool(good.all()):
+        warnings.warn(
+            f"{int((~good).sum())} of {len(good)} simulations from the posterior failed and are left out of the "
+            "predictive check",
+            stacklevel=3,
+        )
+    found = check_noise(simulator, of)
+    found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
+    theta = draws.resample(_AROUND, generator=generator)
+    made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
+    around = made()
+    found += check_limits(posterior.observables, x, around.data if isinstance(around, Around) else data)
+    found += check_residuals(posterior, simulator, x, around)
+    if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
+        alike = all(check.level != "alarm" for check in found)
+        more = functools.partial(made, sizes=MANY)
+        found += check_twice(posterior, x, around, more, alike=alike, generator=generator)
+    strange, where = check_data(posterior, x, around)
+    return data, of[good], found + strange, where
+
+
+__all__ = ["Question", "Trust", "Wanted", "judge_of", "question"]

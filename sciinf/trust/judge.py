@@ -1,0 +1,94 @@
+"""What a calibration says of observations and of answers, made ready once and asked of one or of many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+from torch import Tensor
+
+from sciinf.core import Calibration, Check, Corrected, Draws, Posterior, Trust, X
+from sciinf.trust.bounds import Bounds
+from sciinf.trust.failures import Failures, Reading, check_failures, mended
+from sciinf.trust.ood import Compared
+from sciinf.trust.recalibrate import Recalibration, corrected, recalibration, seen_by
+from sciinf.trust.stray import check_stray
+from sciinf.trust.tails import check_tails
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is said of one observation before it is answered.
+
+    Args:
+        trust: Whether it looks like the simulations.
+        seen: It as the correction of intervals sees data, (1, F); None where that does not depend on data.
+    """
+
+    trust: Trust
+    seen: Tensor | None
+
+
+@final
+class Judge:
+    """A posterior with what its calibration says of observations and of draws.
+
+    Args:
+        posterior: What answers.
+        calibration: Of it, or of what it corrects; None where it was never checked.
+    """
+
+    def __init__(self, posterior: Posterior, calibration: Calibration | None) -> None:
+        self.posterior, self.calibration = posterior, calibration
+
+    def look(self, x: X) -> list[Looked]:
+        """What is said of each of a batch of observations, name -> (batch, *event), as of each by itself."""
+        trusts = self._compared.trust(x)
+        found = self._recalibration
+        seen = seen_by(found, self.posterior, self._reference, x) if found else None
+        return [Looked(one, None if seen is None else seen[k : k + 1]) for k, one in enumerate(trusts)]
+
+    def recalibrated(
+        self, draws: Draws, level: float, looked: Looked
+    ) -> tuple[dict[str, Corrected], tuple[float, float] | None]:
+        """Corrected intervals of each parameter, and what region to take; nothing where it is not known."""
+        found = self._recalibration
+        if found is None or not found.enough(level):
+            return {}, None
+        return corrected(found, draws, level, looked.seen), found.region(level)
+
+    def checks(self, draws: Draws, failures: Reading, level: float) -> tuple[Check, ...]:
+        """What else is to be said of an answer, each finding by a function of its own.
+
+        Args:
+            draws: Of the parameters, and of quantities derived from them.
+            failures: How simulations that failed are read.
+            level: Of the intervals.
+        """
+        failed = check_failures(self.calibration, self.posterior, draws, failures)
+        drawn: Sequence[Check] = (*self._bounds.check(draws), *check_stray(draws))
+        return (*failed, *drawn, *check_tails(self.calibration, self.posterior, level))
+
+    @property
+    def _reference(self) -> dict[str, Tensor]:
+        return dict(self.calibration.reference) if self.calibration else {}
+
+    @cached_property
+    def _compared(self) -> Compared:
+        return Compared(self._reference, self.posterior)
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        return Bounds(self.posterior.prior)
+
+    @cached_property
+    def _recalibration(self) -> Recalibration | None:
+        """The correction, where the calibration is of this posterior, and simulations do not fail here and there."""
+        if self.calibration is None or self.calibration.fit != self.posterior.digest:
+            return None
+        failures = Failures.from_tensors(self.calibration.reference)
+        if mended(self.posterior, failures, "outcome") is not self.posterior:
+            return None
+        return recalibration(self.calibration)
