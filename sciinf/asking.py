@@ -28,7 +28,7 @@ Near = tuple[Path, Refined]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answering:
     """What answers a question.
 
     Args:
@@ -56,12 +56,12 @@ class Learned:
     """
 
     def __init__(self, run: Path, first: Posterior, device: str, sim: Simulator | None) -> None:
-        self.run, self.own = run, Asked(run, first, _calibration(run))
+        self.run, self.own = run, Answering(run, first, _calibration(run))
         known = refined_in(run, device, sim) if first.name == "amortised" else []
         self.refined = known
         self._calibrations = {folder: _calibration(folder) for folder, _ in known}
 
-    def answering(self, x: Any, name: str) -> Asked:
+    def answering(self, x: Any, name: str) -> Answering:
         """What answers a question about an observation.
 
         Args:
@@ -73,7 +73,7 @@ class Learned:
         """
         near = nearest(self.refined, x)
         if near is not None:
-            return Asked(*near, self._calibrations[near[0]])
+            return Answering(*near, self._calibrations[near[0]])
         if any(folder == self.run for folder, _ in self.refined):
             raise ValueError(
                 f"{self.run} is refined around another observation than {name!r}, too far from it; ask "
@@ -81,7 +81,7 @@ class Learned:
             )
         return self.own
 
-    def retold(self, asked: Asked, x: Any, answer: Answer) -> Answer:
+    def retold(self, asked: Answering, x: Any, answer: Answer) -> Answer:
         """An answer with what a second network said of it, where one was asked, and the answer is the run's own."""
         own = asked.posterior is self.own.posterior
         return retold(self.run, asked.posterior, x, answer) if own else answer

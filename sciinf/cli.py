@@ -303,6 +303,18 @@ def report(folder: str, names: Sequence[str]) -> None:
     tell("\n".join(map(str, pages)), ANSWER)
 
 
+@cli.command()
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True)
+@options.serving
+@options.device
+@options.accept_changes
+def serve(folders: Sequence[str], **given: Any) -> None:
+    """Answer questions about runs over HTTP, with a page for a browser."""
+    from sciinf.commands.serve import serve as serve_runs
+
+    serve_runs(folders, given)
+
+
 @cli.command(cls=options.FilesCommand)
 @click.argument("path", metavar="SIM.py|STORE")
 @options.may_observe

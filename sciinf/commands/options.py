@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -189,3 +190,28 @@ failures = click.option(
     help="Simulations that fail where others do not: left out, an outcome nature could have had, or made up for by "
     "weights 1 / P(success).",
 )
+
+
+def serving(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `sciinf serve` alone."""
+    for option in reversed(_SERVING):
+        command = option(command)
+    return command
+
+
+_SERVING = [
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all."),
+    click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for a free one."),
+    click.option("--token", default=None, envvar="SCIINF_TOKEN", help="What who asks must know; or in SCIINF_TOKEN."),
+    click.option("--simulator", default=None, metavar="SIM.py", help="Of the run; the run's own when left out."),
+    click.option("--without-simulator", is_flag=True, help="Run no simulator: no checks by it, no what-if."),
+    click.option("--allow-host", multiple=True, metavar="NAME", help="A further name of the service, as of a proxy."),
+    click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may ask."),
+    click.option(
+        "--draws-limit", type=click.IntRange(1), default=100_000, show_default=True, help="Most draws of one request."
+    ),
+    click.option(
+        "--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Most seconds of one request."
+    ),
+    click.option("--cache", default=None, metavar="DIR", help="Where answers are kept for links to them."),
+]

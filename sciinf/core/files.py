@@ -89,12 +89,12 @@ def alive(pid: int) -> bool:
 
 def json_text(data: Any) -> str:
     """Strict JSON; numbers that are not finite become null."""
-    return json.dumps(_finite(data), indent=1, allow_nan=False)
+    return json.dumps(finite_json(data), indent=1, allow_nan=False)
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """An object as it is written, with the hash of its content as last key."""
-    rest = {key: value for key, value in _finite(data).items() if key != SEAL}
+    rest = {key: value for key, value in finite_json(data).items() if key != SEAL}
     return {**rest, SEAL: _hash(rest)}
 
 
@@ -175,11 +175,12 @@ def _hash(rest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _finite(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
+    """A value as strict JSON can say it: numbers that are not finite become null, keys become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite_json(v) for v in value]
     return value

@@ -158,7 +158,7 @@ def read_runs(folder: str | Path, names: Sequence[str] | None = None) -> dict[st
     known = answer_folders(folder)
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"{folder} holds no answer called {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-    run = _read_common(folder)
+    run = read_common(folder)
     runs = {name: _with_answer(run, known[name]) for name in (names or known)} or {"": _with_answer(run, folder)}
     one = next(iter(runs.values()))
     if not (one.answer or run.calibration or run.fit or run.history or run.stores):
@@ -201,7 +201,7 @@ def _with_answer(run: Run, folder: Path) -> Run:
     return replace(found, doubts=tuple(dict.fromkeys([*run.doubts, *parts.doubts, *_disagreeing(found)])))
 
 
-def _read_common(folder: Path) -> Run:
+def read_common(folder: Path) -> Run:
     """What all answers of a run have in common."""
     missing: dict[str, str] = {}
     parts = _Parts(folder, missing)

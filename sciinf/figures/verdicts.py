@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ _FIVE = (
     (("prior bounds",), "prior not looked at"),
 )
 """The checks behind each of the five lights, and what it says where there is none."""
+_OF = ("calibration", "observation", "predictions", "weights", "prior")
 _MISSED = (_FIVE[2][1], _FIVE[4][1])
 """What an answer lacks where those checks were not made. Not every answer has a likelihood."""
 _ALONE, _REFINED = (
@@ -140,11 +141,13 @@ class Light:
         colour: Of the worst check that counts; "grey" where none does.
         words: The same in a few words.
         sentence: The same for a sentence, with the figures of a calibration that did not pass.
+        of: What was looked at: "calibration", "observation", "predictions", "weights", "prior", or one check's name.
     """
 
     colour: Colour
     words: str
     sentence: str
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,11 @@ def verdict_of(run: Run) -> Verdict:
     """
     found = _cards(run)
     known = {name for names, _ in _FIVE for name in names}
-    lights = [_light([c for c in found if c.title.lower() in names], empty) for names, empty in _FIVE]
-    lights += [_light([card], "") for card in found if card.title.lower() not in known]
+    lights = [
+        replace(_light([c for c in found if c.title.lower() in names], empty), of=of)
+        for of, (names, empty) in zip(_OF, _FIVE, strict=True)
+    ]
+    lights += [replace(_light([c], ""), of=c.title.lower()) for c in found if c.title.lower() not in known]
     worst = _worst(found)  # never grey, for the card of the observation always counts
     missing = [light.words for light in lights if light.colour == "grey" and light.words in _MISSED]
     if any(unconfirmed(Check(**check)) for check in run.answer.get("checks") or ()):

@@ -1,0 +1,265 @@
+"""The service: HTTP in, answers of `sciinf query` out. It is Starlette's, as it needs no more than routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from sciinf.core.files import finite_json
+from sciinf.serve import requests
+from sciinf.serve.description import describe, unready
+from sciinf.serve.downloads import KINDS, draws_file
+from sciinf.serve.engine import Busy, Engine, Refused
+from sciinf.serve.limits import Limits, guarded
+from sciinf.serve.live import Live
+from sciinf.serve.metrics import Metrics
+from sciinf.serve.models import Model, Models, NotReady, Unknown
+from sciinf.serve.openapi import document
+from sciinf.serve.page import POLICY, page, static_file
+from sciinf.serve.replies import reply
+from sciinf.serve.requests import Asked, Bounds, One
+from sciinf.serve.shares import Shares
+from sciinf.serve.wire import unpack
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the service is made of.
+
+    Args:
+        models: The runs.
+        engine: What answers.
+        shares: Answers that were given, by their ids.
+        limits: Who may ask, and how much.
+        bounds: How much is answered at once.
+    """
+
+    models: Models
+    engine: Engine
+    shares: Shares
+    limits: Limits
+    bounds: Bounds
+
+
+def application(parts: Parts) -> Any:
+    """The ASGI application."""
+    service = Service(parts)
+    routes = [
+        Route("/", service.index),
+        Route("/static/{name}", service.static),
+        Route("/health", service.health),
+        Route("/metrics", service.tell_metrics),
+        Route("/openapi.json", service.openapi),
+        Route("/models", service.list_models),
+        Route("/models/{name}", service.one_model),
+        Route("/models/{name}/answer", service.answer, methods=["POST"]),
+        Route("/models/{name}/answers/{id}", service.again),
+        Route("/models/{name}/answers/{id}/draws.{kind}", service.download),
+        Route("/models/{name}/simulate", service.simulate, methods=["POST"]),
+        Route("/models/{name}/events", service.events),
+    ]
+    handlers: Mapping[Any, Any] = {
+        Unknown: _failed(404),
+        NotReady: _failed(409),
+        requests.Unreadable: _failed(400),
+        requests.Unfit: _failed(422),
+        requests.TooMuch: _failed(413),
+        Refused: _failed(422),
+        Busy: _failed(503),
+        HTTPException: _failed(500),
+        Exception: _failed(500, "something went wrong in the service; its log says what"),
+    }
+    inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=service.lifespan)
+    return guarded(inner, parts.limits, service.metrics)
+
+
+@final
+class Service:
+    """The answers to requests.
+
+    Args:
+        parts: What the service is made of.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.metrics, self._live = parts, Metrics(), Live()
+        self._described: dict[str, dict[str, Any]] = {}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """What answers lives as long as the service."""
+        await self.parts.engine.start()
+        try:
+            yield
+        finally:
+            await self.parts.engine.stop()
+            self.parts.shares.close()
+
+    async def index(self, request: Request) -> Response:
+        """The page."""
+        return HTMLResponse(page(), headers={"content-security-policy": POLICY})
+
+    async def static(self, request: Request) -> Response:
+        """A file of the page."""
+        found = static_file(request.path_params["name"])
+        if found is None:
+            raise HTTPException(404, "there is no such file")
+        return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
+
+    async def health(self, request: Request) -> Response:
+        """Whether questions can be answered now."""
+        state = self.parts.engine.state()
+        return _json({"status": "ok" if state["alive"] else "starting", **state}, 200 if state["alive"] else 503)
+
+    async def tell_metrics(self, request: Request) -> Response:
+        """Numbers for Prometheus."""
+        return Response(self.metrics.text(self.parts.engine.state()), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, request: Request) -> Response:
+        """The service in OpenAPI's words."""
+        return _json(document([await self._described_as(name) for name in self.parts.models.sources]))
+
+    async def list_models(self, request: Request) -> Response:
+        """All models."""
+        return _json({"models": [await self._described_as(name) for name in self.parts.models.sources]})
+
+    async def one_model(self, request: Request) -> Response:
+        """One model."""
+        name = request.path_params["name"]
+        self.parts.models.source(name)
+        return _json(await self._described_as(name))
+
+    async def answer(self, request: Request) -> Response:
+        """The answer to a question, or to several."""
+        model = await self._model(request)
+        asked = await self._asked(request, model)
+        answers = await asyncio.gather(*(self._answered(model, one, asked.include) for one in asked.each))
+        return _json({"answers": answers} if asked.several else answers[0])
+
+    async def again(self, request: Request) -> Response:
+        """An answer that was given."""
+        model = await self._model(request)
+        include = [part for part in request.query_params.get("include", "draws,predictive").split(",") if part]
+        one, message = await self._shared(request, model)
+        about = _about(request.path_params["id"], one)
+        return _json(await run_in_threadpool(reply, model, message, about, include))
+
+    async def download(self, request: Request) -> Response:
+        """The draws of an answer as a file."""
+        model, kind = await self._model(request), request.path_params["kind"]
+        if kind not in KINDS:
+            raise HTTPException(404, f"draws are there as {', '.join(KINDS)}, not as {kind[:20]}")
+        one, message = await self._shared(request, model)
+        content = await run_in_threadpool(draws_file, message, kind, model)
+        name = f"{one.wanted.name}_draws.{kind}".encode("ascii", "replace").decode().replace("?", "_")
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type=KINDS[kind], headers=headers)
+
+    async def simulate(self, request: Request) -> Response:
+        """What the simulator gives for parameters."""
+        model = await self._model(request)
+        if model.simulator is None:
+            raise HTTPException(404, f"{model.name} has no simulator here ({model.source.without or 'none was given'})")
+        theta, seed = requests.parameters(await request.body(), model)
+        _, arrays = unpack(await self.parts.engine.simulate(model.name, theta, seed))
+        return _json({name: value.tolist() for name, value in arrays.items()})
+
+    async def events(self, request: Request) -> Response:
+        """What goes on in a run."""
+        source = self.parts.models.source(request.path_params["name"])
+        if self._live.full:
+            raise Busy("too many listen to running campaigns already; try again later", 30)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(
+            self._live.follow(Path(source.folder)), media_type="text/event-stream", headers=headers
+        )
+
+    async def _described_as(self, name: str) -> dict[str, Any]:
+        """The description of a model, made once."""
+        if name not in self._described:
+            try:
+                model = await run_in_threadpool(self.parts.models.get, name)
+            except NotReady as why:
+                return unready(self.parts.models.source(name), why)
+            self._described[name] = await run_in_threadpool(describe, model)
+        return self._described[name]
+
+    async def _model(self, request: Request) -> Model:
+        name = request.path_params["name"]
+        opened = self.parts.models.opened(name)
+        return opened if opened is not None else await run_in_threadpool(self.parts.models.get, name)
+
+    async def _asked(self, request: Request, model: Model) -> Asked:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "multipart/form-data":
+            body = await request.body()
+            few = len(body) < _SMALL
+            return (
+                requests.from_json(body, model, self.parts.bounds)
+                if few
+                else await run_in_threadpool(requests.from_json, body, model, self.parts.bounds)
+            )
+        try:
+            async with request.form(max_files=64, max_fields=32) as form:
+                items = form.multi_items()
+                files = [(item.filename or "file", await item.read()) for _, item in items if not isinstance(item, str)]
+                fields = {name: item for name, item in items if isinstance(item, str)}
+        except HTTPException as error:
+            raise requests.Unreadable(f"the form cannot be read: {error.detail}") from error
+        return await run_in_threadpool(requests.from_files, files, fields, model, self.parts.bounds)
+
+    async def _answered(self, model: Model, one: One, include: tuple[str, ...]) -> dict[str, Any]:
+        key = self.parts.shares.key(model.digest, one)
+        message = await self.parts.engine.answer(model.name, one)
+        self.parts.shares.keep(key, model.name, one, message)
+        return reply(model, message, _about(key, one), include)
+
+    async def _shared(self, request: Request, model: Model) -> tuple[One, bytes]:
+        """The question of an id, and its answer, made again where it was not kept."""
+        one, message = await run_in_threadpool(self.parts.shares.find, request.path_params["id"], model.name)
+        if message is None:
+            message = await self.parts.engine.answer(model.name, one)
+        return one, message
+
+
+_SMALL = 65_536  # bytes of a body that are read at once
+
+
+def _about(key: str, one: One) -> dict[str, Any]:
+    return {"id": key, "seed": one.wanted.seed, "level": one.wanted.level, "checked": one.wanted.predicted}
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    body = json.dumps(finite_json(value), allow_nan=False, separators=(",", ":"))
+    return Response(body, status, media_type="application/json")
+
+
+def _failed(status: int, words: str = "") -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What a client is told of an error: its own words, unless others are given."""
+
+    async def told(request: Request, error: Exception) -> Response:
+        said: dict[str, Any] = {"error": words or " ".join(str(error).split())}
+        found, headers = status, {}
+        if isinstance(error, HTTPException):
+            said["error"], found = str(error.detail), error.status_code
+        if isinstance(error, requests.Unfit) and error.field:
+            said["field"] = error.field
+        if isinstance(error, Busy):
+            headers["retry-after"] = str(error.seconds)
+        return JSONResponse(said, found, headers)
+
+    return told

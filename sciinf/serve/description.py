@@ -1,0 +1,97 @@
+"""A model in words and numbers: what it is asked about, what it tells of, and how it was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributions as td
+
+from sciinf.core import Observable
+from sciinf.core.verdicts import CALIBRATION_STATES, NOT_CALIBRATED, Calibration
+from sciinf.figures.prior_curves import prior_marginals
+from sciinf.serve.models import Model, NotReady, Source
+
+_DRAWS, _ENDS, _POINTS = 50_000, (0.001, 0.999), 64
+
+
+def unready(source: Source, why: NotReady | None = None) -> dict[str, Any]:
+    """What is known of a run that has learned nothing yet."""
+    words = str(why) if why else f"{source.name} is not trained yet"
+    return {"name": source.name, "ready": False, "reason": words}
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """All that a page or a program needs to know of a model before it asks."""
+    posterior, simulator = model.first.posterior, model.simulator
+    store = model.fit.record["store"]
+    return {
+        "name": model.name,
+        "ready": True,
+        "parameters": _parameters(model),
+        "observables": [_observable(name, spec) for name, spec in model.observables.items()],
+        "calibration": _calibration(model.first.calibration),
+        "posterior": posterior.name,
+        "scope": posterior.scope,
+        "estimator": type(model.fit.estimator).__name__,
+        "simulations": int(store.get("used", 0)),
+        "simulator": simulator is not None,
+        "without": "" if simulator else model.source.without,
+        "derived": list(simulator.derived) if simulator else [],
+        "observations": list(model.known),
+        "digest": model.digest,
+    }
+
+
+def _parameters(model: Model) -> list[dict[str, Any]]:
+    prior, labels = model.prior, dict(model.simulator.labels) if model.simulator else {}
+    drawn = prior.sample(_DRAWS, generator=torch.Generator().manual_seed(0)).double().numpy()
+    low, high = np.nanquantile(drawn, _ENDS, axis=0)
+    ranges = list(zip(low.tolist(), high.tolist(), strict=True))
+    curves = prior_marginals(prior, list(prior.names), ranges)
+    laws = {name: _law(law) for law, place in prior.places() for name in prior.names[place]}
+    found = []
+    for k, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
+        curve = curves.get(name)
+        grid = np.linspace(*ranges[k], _POINTS)
+        density = [] if curve is None else np.interp(grid, *curve).tolist()
+        about = {
+            "law": laws[name],
+            "low": ranges[k][0],
+            "high": ranges[k][1],
+            "grid": grid.tolist(),
+            "density": density,
+        }
+        found.append({"name": name, "label": labels.get(name, ""), "unit": unit, "prior": about})
+    return found
+
+
+def _law(law: td.Distribution) -> str:
+    """A law as it is written: "LogNormal(0, 0.5)"."""
+    numbers = []
+    for name in law.arg_constraints:
+        value = getattr(law, name, None)
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            numbers.append(f"{float(value):.6g}")
+    inside = ", ".join(numbers)
+    return f"{type(law).__name__}({inside})" if numbers else type(law).__name__
+
+
+def _observable(name: str, spec: Observable) -> dict[str, Any]:
+    coordinates: Mapping[str, Any] | None = None
+    if spec.coords:
+        coordinates = {
+            axis: {"values": list(values), "unit": spec.coord_units.get(axis, "")}
+            for axis, values in spec.coords.items()
+        }
+    about = {"shape": list(spec.shape), "unit": spec.unit, "dims": list(spec.dims), "dtype": spec.dtype}
+    return {"name": name, **about, "scale": spec.scale, "label": "", "coordinates": coordinates}
+
+
+def _calibration(found: Calibration | None) -> dict[str, Any]:
+    if found is None:
+        return {"state": "not checked", "sentence": NOT_CALIBRATED, "reasons": [NOT_CALIBRATED], "fit": None}
+    sentence = f"{CALIBRATION_STATES[found.state]}: {'; '.join(found.reasons)}"
+    return {"state": found.state, "sentence": sentence, "reasons": list(found.reasons), "fit": found.fit}

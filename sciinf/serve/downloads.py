@@ -1,0 +1,58 @@
+"""Draws of an answer as a file: HDF5, CSV, ECSV, netCDF, by `exports`; Arrow, by pyarrow."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from sciinf.core import Draws
+from sciinf.exports.plain import write_draws
+from sciinf.serve.models import Model
+from sciinf.serve.wire import answer_in, unpack
+
+KINDS: Mapping[str, str] = {
+    "h5": "application/x-hdf5",
+    "csv": "text/csv; charset=utf-8",
+    "ecsv": "text/plain; charset=utf-8",
+    "arrow": "application/vnd.apache.arrow.file",
+    "nc": "application/x-netcdf",
+}
+"""Ending of a file -> media type."""
+
+
+def draws_file(message: bytes, kind: str, model: Model) -> bytes:
+    """The content of a file.
+
+    Args:
+        message: The answer, as `answering.answered` gives it.
+        kind: One of `KINDS`.
+        model: What answered.
+
+    Raises:
+        ImportError: If pyarrow is not installed, for "arrow".
+    """
+    head, arrays = unpack(message)
+    answer = answer_in(head, arrays, model.calibration_in(head["where"]))
+    if kind == "arrow":
+        return _arrow(answer.draws)
+    with tempfile.TemporaryDirectory(prefix="sciinf-") as folder:
+        return write_draws(answer, Path(folder) / f"draws.{kind}").read_bytes()
+
+
+def _arrow(draws: Draws) -> bytes:
+    """A file of Arrow's IPC format: a column for each parameter, with its unit, and `log_weight`."""
+    import pyarrow
+
+    columns = {name: draws.theta[:, d].numpy() for d, name in enumerate(draws.names)}
+    columns["log_weight"] = draws.log_weight.numpy()
+    fields = []
+    for name, values in columns.items():
+        unit = dict(zip(draws.names, draws.units, strict=True)).get(name, "")
+        fields.append(pyarrow.field(name, pyarrow.from_numpy_dtype(values.dtype), metadata={"unit": unit}))
+    schema = pyarrow.schema(fields)
+    table = pyarrow.table([pyarrow.array(values) for values in columns.values()], schema=schema)
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_file(sink, schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

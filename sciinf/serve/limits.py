@@ -1,0 +1,197 @@
+"""Who may ask, and how much: what stands before the application.
+
+- The Host header must name this service, so that no page of another site reaches it by a name that leads here (DNS
+  rebinding). Another site's scripts are let in where the site is named, and nowhere else (CORS).
+- Where there is a token, every request for data carries it; it is compared in constant time. The page itself, which
+  says nothing of any run, is given without.
+- Bodies are counted as they come, whatever their header promises; questions wait in a queue that has an end, and none
+  takes longer than a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from sciinf.serve.metrics import Metrics
+from sciinf.serve.requests import TooMuch
+
+OPEN = ("/", "/health")
+"""What is given without a token, with all below `/static/`."""
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Who may ask, and how much.
+
+    Args:
+        hosts: Names under which the service is reached, without ports; "*" for any.
+        token: What requests carry as `Authorization: Bearer TOKEN`; "" for none.
+        origins: Sites whose scripts may ask, such as "https://lab.example.org".
+        body: Bytes of a body.
+        waiting: Questions at once, those that wait and those that are answered.
+        seconds: That a question may take.
+    """
+
+    hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1")
+    token: str = ""
+    origins: Sequence[str] = ()
+    body: int = 64 * 2**20
+    waiting: int = 1_000
+    seconds: float = 120.0
+
+
+def guarded(inner: Any, limits: Limits, metrics: Metrics) -> Any:
+    """The application behind its limits."""
+    return Guard(inner, limits, metrics)
+
+
+@final
+class Guard:
+    """An ASGI application that lets through what keeps to limits.
+
+    Args:
+        inner: What is guarded.
+        limits: What is let through.
+        metrics: Counts requests.
+    """
+
+    def __init__(self, inner: Any, limits: Limits, metrics: Metrics) -> None:
+        self._inner, self._limits, self._metrics, self._waiting = inner, limits, metrics, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        response = _Response(send, self._extra(headers))
+        asks, started = scope["method"] == "POST", time.monotonic()
+        try:
+            if asks:
+                self._waiting += 1
+            await self._let(scope, receive, response, headers)
+        finally:
+            if asks:
+                self._waiting -= 1
+            self._metrics.add(response.status, time.monotonic() - started if asks else None)
+
+    async def _let(self, scope: Any, receive: Any, response: _Response, headers: dict[str, str]) -> None:
+        """Let a request through, or say why not."""
+        limits, path = self._limits, scope["path"]
+        if not self._named(headers.get("host", "")):
+            await response.say(400, "this service is not known under the name in the Host header; see --allow-host")
+        elif scope["method"] == "OPTIONS" and "origin" in headers:
+            await response.say(204 if headers["origin"] in limits.origins else 403, "")
+        elif "origin" in headers and not self._same(headers) and headers["origin"] not in limits.origins:
+            await response.say(403, "scripts of other sites may not ask here; --allow-origin names those that may")
+        elif limits.token and not self._knows(path, headers.get("authorization", "")):
+            response.extra.append((b"www-authenticate", b"Bearer"))
+            await response.say(401, "this service needs a token: send Authorization: Bearer TOKEN")
+        elif _length(headers) > limits.body:
+            await response.say(413, _large(limits.body))
+        elif scope["method"] == "POST" and self._waiting > limits.waiting:
+            response.extra.append((b"retry-after", b"1"))
+            await response.say(429, f"{limits.waiting:,} questions wait already; ask again in a moment")
+        else:
+            await self._within(scope, receive, response)
+
+    async def _within(self, scope: Any, receive: Any, response: _Response) -> None:
+        """Within the limits of size and time."""
+        read, most = 0, self._limits.body
+
+        async def counted() -> Any:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise TooMuch(_large(most))
+            return message
+
+        streams = scope["path"].endswith("/events")
+        try:
+            async with asyncio.timeout(None if streams else self._limits.seconds):
+                await self._inner(scope, counted, response)
+        except TimeoutError:
+            await response.say(504, f"the answer took longer than {self._limits.seconds:g} s; ask for fewer draws")
+
+    def _named(self, host: str) -> bool:
+        if "*" in self._limits.hosts:
+            return True
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
+        return name.lower().rstrip(".") in {known.lower() for known in self._limits.hosts}
+
+    def _same(self, headers: dict[str, str]) -> bool:
+        """Whether a request is of the page's own script."""
+        return headers["origin"].partition("://")[2].lower() == headers.get("host", "").lower()
+
+    def _knows(self, path: str, given: str) -> bool:
+        if path in OPEN or path.startswith("/static/"):
+            return True
+        kind, _, token = given.partition(" ")
+        same = hmac.compare_digest(token.strip().encode(), self._limits.token.encode())
+        return same and kind.lower() == "bearer"
+
+    def _extra(self, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        """Headers of every answer."""
+        origin = headers.get("origin", "")
+        if origin not in self._limits.origins:
+            return []
+        allowed = {
+            "access-control-allow-origin": origin,
+            "access-control-allow-headers": "authorization, content-type",
+            "access-control-allow-methods": "GET, POST",
+            "vary": "origin",
+        }
+        return [(name.encode(), value.encode()) for name, value in allowed.items()]
+
+
+@final
+class _Response:
+    """What is sent, with the headers that every answer has.
+
+    Args:
+        send: ASGI's.
+        extra: Further headers.
+    """
+
+    def __init__(self, send: Any, extra: list[tuple[bytes, bytes]]) -> None:
+        self._send, self.extra, self.status, self._begun = send, extra, 0, False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self._begun = message["status"], True
+            given = {name.lower() for name, _ in message["headers"]}
+            added = [pair for pair in (*_HEADERS, *self.extra) if pair[0] not in given]
+            message = {**message, "headers": [*message["headers"], *added]}
+        await self._send(message)
+
+    async def say(self, status: int, words: str) -> None:
+        """An answer in words, unless one has begun."""
+        if self._begun:
+            return
+        body = json.dumps({"error": words}).encode() if words else b""
+        kind = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self({"type": "http.response.start", "status": status, "headers": kind})
+        await self({"type": "http.response.body", "body": body})
+
+
+def _length(headers: dict[str, str]) -> int:
+    given = headers.get("content-length", "0")
+    return int(given[:18]) if given.isascii() and given.isdigit() else 0
+
+
+def _large(most: int) -> str:
+    return f"the request is larger than the {most / 2**20:,.0f} MB that are read; send fewer observations at once"

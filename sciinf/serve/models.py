@@ -1,0 +1,218 @@
+"""The runs that are served: opened once, read only, each known by its folder's name.
+
+No word from outside becomes a path: a request names a run, and a run of that name was given when the service began.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from sciinf.asking import Answering, Learned
+from sciinf.core import Calibration, Observation, Simulator, load_fit, load_simulator
+from sciinf.core.files import read_json
+from sciinf.figures.run_folder import Run, read_common
+from sciinf.posterior import build_posterior
+from sciinf.question import Question, Wanted, judge_of, question
+from sciinf.storage.answers import newest_answers
+from sciinf.storage.given_files import reading
+from sciinf.storage.predictive_file import read_predictive
+from sciinf.trust.judge import Judge
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a run lies, and what it is opened with.
+
+    Args:
+        name: What it is called in addresses.
+        folder: The run folder.
+        simulator: The simulator's file; "" for none.
+        without: Why there is none, in words.
+        device: Where networks go.
+        options: Keywords of the simulator's reader, as the run's data were read.
+    """
+
+    name: str
+    folder: str
+    simulator: str = ""
+    without: str = ""
+    device: str = "cpu"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a fit to be asked."""
+        return any((Path(self.folder) / file).is_file() for file in ("fit/fit.json", "fit.json"))
+
+
+class Unknown(LookupError):
+    """Nothing of that name is served; the message says what is."""
+
+
+class NotReady(LookupError):
+    """The run has learned nothing yet; the message says so."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An observation that the run has answered: its values, name -> array (*event), and how they were read."""
+
+    values: Mapping[str, np.ndarray]
+    read: tuple[str, ...]
+
+
+@final
+class Model:
+    """A run that is open.
+
+    Args:
+        source: Where it lies.
+
+    Raises:
+        NotReady: If there is no fit yet.
+        ValueError: If something in it is damaged.
+    """
+
+    def __init__(self, source: Source) -> None:
+        if not source.ready:
+            raise NotReady(
+                f"{source.name} is not trained yet, so it cannot be asked: wait for `sciinf infer` or `sciinf train`"
+            )
+        self.source, self.folder = source, Path(source.folder)
+        trust = (Path(source.simulator),) if source.simulator else ()
+        self.simulator: Simulator | None = load_simulator(source.simulator) if source.simulator else None
+        inner = self.folder / "fit"
+        self.fit = load_fit(inner if inner.is_dir() else self.folder, device=source.device, trust=trust)
+        first = build_posterior(self.fit, self.simulator)
+        self.learned = Learned(self.folder, first, source.device, self.simulator)
+        self.prior, self.observables = first.prior, dict(first.observables)
+        self.known = _observations(self.folder)
+        self._judges: dict[Path, Judge] = {}
+        self._runs: dict[Path, Run] = {}
+        self.first = self.judge(self.learned.own)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def digest(self) -> str:
+        """Of all that an answer rests on: what was learned, and how it was calibrated."""
+        return self.first.posterior.digest
+
+    def judge(self, asked: Answering) -> Judge:
+        """What answers, with its calibration made ready; the same one each time."""
+        if asked.folder not in self._judges:
+            self._judges[asked.folder] = judge_of(asked.posterior, asked.calibration, "exclude")
+        return self._judges[asked.folder]
+
+    def question(self, x: Any, wanted: Wanted) -> tuple[Answering, Question]:
+        """What answers a question, and the question to it.
+
+        Args:
+            x: One observation: observable name -> array of its event shape.
+            wanted: What is asked for.
+
+        Raises:
+            ValueError: If x does not fit the observables, is not finite, or is too far from what was refined.
+        """
+        asked = self.learned.answering(x, wanted.name)
+        return asked, question(self.judge(asked), x, self.simulator, wanted)
+
+    def calibration_in(self, where: str) -> Calibration | None:
+        """The calibration of what answers from a folder within the run's."""
+        return next((j.calibration for f, j in self._judges.items() if f == self.folder / where), None)
+
+    def read(self, paths: Sequence[str], columns: Mapping[str, str]) -> Any:
+        """What reads files as `sciinf query` reads them: paths -> one observation."""
+        return reading(self.simulator, self.observables, columns, self.source.options)(*paths)
+
+    def run(self, folder: Path) -> Run:
+        """What the folder that answered holds, for the verdict."""
+        if folder not in self._runs:
+            self._runs[folder] = read_common(folder)
+        return self._runs[folder]
+
+
+@final
+class Models:
+    """The runs by name; each is opened when it is first asked for, and stays so.
+
+    Args:
+        sources: Where they lie.
+
+    Raises:
+        ValueError: If two have one name.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = {source.name: source for source in sources}
+        if len(self.sources) < len(sources):
+            names = [source.name for source in sources]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two runs are called {twice!r}, and an address names one of them; rename a folder")
+        self._opened: dict[str, Model] = {}
+        self._lock = threading.Lock()
+
+    def source(self, name: str) -> Source:
+        """Where a run lies.
+
+        Raises:
+            Unknown: If there is none of that name.
+        """
+        if name not in self.sources:
+            raise Unknown(f"no run called {name[:80]!r} is served; there is {', '.join(self.sources)}")
+        return self.sources[name]
+
+    def opened(self, name: str) -> Model | None:
+        """A run that is open already.
+
+        Raises:
+            Unknown: If there is none of that name.
+        """
+        self.source(name)
+        return self._opened.get(name)
+
+    def get(self, name: str) -> Model:
+        """A run, opened if it is not.
+
+        Raises:
+            Unknown: If there is none of that name.
+            NotReady: If it has learned nothing yet.
+            ValueError: If it is damaged.
+        """
+        source = self.source(name)
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = Model(source)
+            return self._opened[name]
+
+
+def _observations(run: Path) -> dict[str, Known]:
+    """The observations that a run has answered; one that cannot be read is left out."""
+    found = {}
+    for name, folder in newest_answers(run).items():
+        try:
+            values = read_predictive(folder / "predictive.h5").observation
+            read = tuple(map(str, read_json(folder / "answer.json").get("read", ())))
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+        if values:
+            found[name] = Known(values, read)
+    return found
+
+
+def as_given(known: Known) -> Observation:
+    """An observation of the run, as it was read from its files."""
+    import torch
+
+    return Observation({name: torch.as_tensor(value) for name, value in known.values.items()}, known.read)

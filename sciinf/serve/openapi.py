@@ -1,0 +1,155 @@
+"""The service in OpenAPI's words, written from what is served: shapes and units of each model's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sciinf.core.files import versions
+from sciinf.serve.downloads import KINDS
+from sciinf.serve.requests import KINDS as FILES
+from sciinf.serve.requests import PARTS
+
+_ERRORS = {
+    400: "it cannot be read",
+    401: "a token is missing or wrong",
+    404: "nothing of that name is served",
+    409: "the run is not trained yet",
+    413: "it is too large",
+    422: "it was read, and cannot be answered",
+    429: "too many questions wait",
+    503: "no answer now; ask again",
+    504: "it took too long",
+}
+
+
+def document(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        models: As `description.describe` gives them.
+    """
+    paths: dict[str, Any] = {
+        "/models": {"get": _operation("All models", "models")},
+        "/health": {"get": _operation("Whether questions can be answered now", "health", errors=(503,))},
+    }
+    for model in models:
+        if model["ready"]:
+            paths |= _paths(model)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "sciinf", "version": versions()["sciinf"], "description": "Posteriors, with their verdicts."},
+        "paths": paths,
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"token": []}],
+    }
+
+
+def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
+    name = model["name"]
+    at, number = f"/models/{name}", {"type": "integer", "minimum": 0}
+    question = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "x": _data(model["observables"]),
+            "observation": {"type": "string", "enum": model["observations"]},
+            "observations": {"type": "array", "minItems": 1, "items": _data(model["observables"])},
+            **_fields(number),
+        },
+    }
+    files = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}, **_fields(number)},
+    }
+    files["properties"]["file"]["description"] = f"files that hold the observation: {', '.join(FILES)}"
+    asked = {"application/json": {"schema": question}, "multipart/form-data": {"schema": files}}
+    theta = {
+        "type": "object",
+        "required": [p["name"] for p in model["parameters"]],
+        "additionalProperties": False,
+        "properties": {p["name"]: {"type": "number", "description": p["unit"]} for p in model["parameters"]},
+    }
+    drawn = {
+        "type": "object",
+        "required": ["theta"],
+        "properties": {"theta": theta, "seed": number},
+    }
+    known = _parameter("id"), [400, 401, 404, 409, 503, 504]
+    found = {
+        at: {"get": _operation("What it is asked about, and how it was checked", f"{name}_model")},
+        f"{at}/answer": {
+            "post": {
+                **_operation(
+                    "The posterior of an observation, with its verdict", f"{name}_answer", errors=tuple(_ERRORS)
+                ),
+                "requestBody": {"required": True, "content": asked},
+            }
+        },
+        f"{at}/answers/{{id}}": {"get": _operation("An answer again", f"{name}_again", known[1], [known[0]])},
+        f"{at}/answers/{{id}}/draws.{{kind}}": {
+            "get": _operation(
+                "Its draws", f"{name}_draws", known[1], [known[0], _parameter("kind", list(KINDS))], "*/*"
+            )
+        },
+    }
+    if model["simulator"]:
+        found[f"{at}/simulate"] = {
+            "post": {
+                **_operation("Data for parameters", f"{name}_simulate", errors=tuple(_ERRORS)),
+                "requestBody": {"required": True, "content": {"application/json": {"schema": drawn}}},
+            }
+        }
+    return found
+
+
+def _fields(number: Mapping[str, Any]) -> dict[str, Any]:
+    """What a question has beside data."""
+    return {
+        "level": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": 0.9},
+        "draws": {"type": "integer", "minimum": 1, "default": 2_000},
+        "seed": {**number, "default": 0},
+        "checks": {"type": "boolean", "default": False, "description": "simulate data from the answer and compare"},
+        "include": {"type": "array", "items": {"type": "string", "enum": list(PARTS)}},
+        "name": {"type": "string"},
+    }
+
+
+def _data(observables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One observation: nested lists of each observable's shape."""
+    properties = {}
+    for one in observables:
+        schema: dict[str, Any] = {"type": "boolean" if one["dtype"] == "bool" else "number"}
+        for size in reversed(one["shape"]):
+            schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
+        shape = " x ".join(map(str, one["shape"])) or "a number"
+        properties[one["name"]] = {**schema, "description": f"{shape}, {one['unit'] or 'dimensionless'}"}
+    return {
+        "type": "object",
+        "required": [one["name"] for one in observables],
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _operation(
+    summary: str,
+    name: str,
+    errors: Sequence[int] = (404, 503),
+    parameters: Sequence[Mapping[str, Any]] = (),
+    kind: str = "application/json",
+) -> dict[str, Any]:
+    schema = {"type": "object"} if kind == "application/json" else {}
+    said = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    told = {
+        str(status): {"description": _ERRORS[status], "content": {"application/json": {"schema": said}}}
+        for status in sorted({400, 401, *errors})
+    }
+    good = {"200": {"description": summary, "content": {kind: {"schema": schema}}}}
+    return {"summary": summary, "operationId": name, "parameters": list(parameters), "responses": {**good, **told}}
+
+
+def _parameter(name: str, values: Sequence[str] = ()) -> dict[str, Any]:
+    schema = {"type": "string", **({"enum": list(values)} if values else {})}
+    return {"name": name, "in": "path", "required": True, "schema": schema}

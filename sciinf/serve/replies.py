@@ -1,0 +1,79 @@
+"""Answers as the service gives them: `answer.json` with the verdict in words, and the parts that were asked for."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sciinf.figures.verdicts import Colour, verdict_of
+from sciinf.serve.models import Model
+from sciinf.serve.wire import unpack
+
+LEVELS: Mapping[Colour, str] = {"green": "good", "amber": "caution", "red": "alarm", "grey": "unknown"}
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Sequence[str]) -> dict[str, Any]:
+    """An answer with its verdict.
+
+    Args:
+        model: What answered.
+        message: The answer, as `answering.answered` gives it.
+        about: What else is known of it: its id, its seed.
+        include: Parts that are wanted: "draws", "predictive".
+    """
+    head, arrays = unpack(message)
+    said = head["answer"]
+    found = model.run(model.folder / head["where"])
+    verdict = verdict_of(replace(found, answer=said))
+    lights = [{"name": one.of, "level": LEVELS[one.colour], "text": one.words} for one in verdict.lights]
+    strange = [{**one, "index": one["start"]} for one in said["trust"].get("where", ())]
+    out = {
+        **said,
+        **about,
+        "model": model.name,
+        "name": said["observation"]["name"],
+        "files": said["observation"]["files"],
+        "count": said["draws"],
+        "sentence": verdict.headline,
+        "verdict": LEVELS[verdict.colour],
+        "lights": lights,
+        "missing": list(verdict.missing),
+        "strange": strange,
+        "observation": {name[2:]: value.tolist() for name, value in arrays.items() if name.startswith("x/")},
+    }
+    del out["draws"]
+    if "draws" in include:
+        out["draws"] = _draws(head, arrays)
+    predicted = {name[2:]: value for name, value in arrays.items() if name.startswith("p/")}
+    if "predictive" in include and predicted:
+        out["predictive"] = {name: _quantiles(value) for name, value in predicted.items()}
+    return out
+
+
+def _draws(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    theta, weight = arrays["theta"], arrays["log_weight"]
+    weighted = len(weight) and float(weight.max()) > float(weight.min())
+    return {
+        "names": head["names"],
+        "units": head["units"],
+        "derived": head["derived"],
+        "labels": head["labels"],
+        "count": len(theta),
+        "float32": _base64(theta),
+        "log_weights": _base64(weight - weight.max()) if weighted else None,
+    }
+
+
+def _base64(values: np.ndarray) -> str:
+    """Little-endian single precision, row by row."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
+
+
+def _quantiles(values: np.ndarray) -> dict[str, Any]:
+    found = np.nanquantile(values.astype(float), QUANTILES, axis=0)
+    return {"quantiles": list(QUANTILES), "values": found.tolist()}

@@ -1,0 +1,312 @@
+"""What is asked, from the body of a request: observations from JSON or from files, level, draws and seed.
+
+Files are written into a folder of their own, which nobody else can read and which is gone when they are read. Their
+names are kept as words, with what a path is made of taken out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciinf.core import Observation, as_observation
+from sciinf.question import Wanted
+from sciinf.serve.models import Model, as_given
+from sciinf.storage.answers import observation_name
+from sciinf.storage.given_files import observations
+
+KINDS = (".csv", ".ecsv", ".fits", ".fit", ".h5", ".hdf5", ".json", ".nc", ".npy", ".npz", ".txt")
+"""Files that are read when they come from outside. A `.pt` file is not."""
+PARTS = ("draws", "predictive")
+_FIELDS = ("x", "observation", "observations", "level", "draws", "seed", "checks", "include", "name", "column")
+_SEED = 2**63
+_FILES = 64
+
+
+class Unreadable(ValueError):
+    """The body itself cannot be read."""
+
+
+class Unfit(ValueError):
+    """It was read, and cannot be asked; `field` names what is wrong where that is known."""
+
+    def __init__(self, words: str, field: str | None = None) -> None:
+        ValueError.__init__(self, words)
+        self.field = field
+
+
+class TooMuch(ValueError):
+    """More than the service gives at once."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What may be asked at once.
+
+    Args:
+        draws: Draws of all observations together.
+        observations: Observations.
+    """
+
+    draws: int = 100_000
+    observations: int = 64
+
+
+@dataclass(frozen=True)
+class One:
+    """One observation that is asked about: its values, how they were read, and what is wanted of it."""
+
+    x: Mapping[str, np.ndarray]
+    read: tuple[str, ...]
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks.
+
+    Args:
+        each: The observations.
+        several: Whether several were asked for, so that several answers come back.
+        include: Parts that are wanted beside the estimates.
+    """
+
+    each: tuple[One, ...]
+    several: bool
+    include: tuple[str, ...]
+
+
+def from_json(body: bytes, model: Model, bounds: Bounds) -> Asked:
+    """What a JSON body asks.
+
+    Raises:
+        Unreadable: If it is no JSON object.
+        Unfit: If something in it cannot be asked.
+        TooMuch: If more is asked than is given at once.
+    """
+    said = json_object(body)
+    if unknown := sorted(set(said) - set(_FIELDS)):
+        raise Unfit(f"there is no field {unknown[0][:80]!r}; there is {', '.join(_FIELDS)}", unknown[0][:80])
+    given = [name for name in ("x", "observation", "observations") if said.get(name) is not None]
+    if len(given) != 1:
+        what = "x, observation or observations"
+        raise Unfit(f"give one of {what}, got {' and '.join(given) or 'none of them'}", given[0] if given else "x")
+    wanted = _wanted(said, model)
+    name = said.get("name")
+    if given == ["observation"]:
+        known = model.known
+        if not isinstance(said["observation"], str) or said["observation"] not in known:
+            there = ", ".join(known) or "none"
+            raise Unfit(f"the run has answered no observation of that name; it has {there}", "observation")
+        found = as_given(known[said["observation"]])
+        return _asked([(said["observation"], {}, found)], False, wanted, model, bounds)
+    if given == ["x"]:
+        return _asked([(_name(name), {}, said["x"])], False, wanted, model, bounds)
+    if not isinstance(said["observations"], list) or not said["observations"]:
+        raise Unfit("observations is a list of one or more", "observations")
+    _check_count(len(said["observations"]), bounds)
+    named = [(f"{_name(name)}-{k + 1}", {}, x) for k, x in enumerate(said["observations"])]
+    return _asked(named, True, wanted, model, bounds)
+
+
+def from_files(files: Sequence[tuple[str, bytes]], fields: Mapping[str, str], model: Model, bounds: Bounds) -> Asked:
+    """What files ask, with the same fields as JSON has.
+
+    Args:
+        files: Name and content of each.
+        fields: Name -> text.
+        model: What is asked.
+        bounds: How much at once.
+
+    Raises:
+        Unreadable: If a field is not what it should be.
+        Unfit: If a file holds no observation of this simulator; the message names the file.
+        TooMuch: If more is asked than is given at once.
+    """
+    if not files:
+        raise Unreadable("no file came with the request; send one or more, each as a part called 'file'")
+    if len(files) > _FILES:
+        raise TooMuch(f"{len(files)} files came at once; send at most {_FILES}")
+    said = {name: _value(name, text) for name, text in fields.items()}
+    if unknown := sorted(set(said) - set(_FIELDS[3:])):
+        raise Unfit(f"there is no field {unknown[0][:80]!r}; there is {', '.join(_FIELDS[3:])}", unknown[0][:80])
+    columns = said.get("column") or {}
+    if not isinstance(columns, dict) or not all(isinstance(value, str) for value in columns.values()):
+        raise Unreadable('column is an object such as {"v": "SAP_FLUX"}')
+    found = _observations(files, columns, model)
+    if said.get("name") is not None and len(found) == 1:
+        found = [(_name(said["name"]), *found[0][1:])]
+    return _asked(found, len(found) > 1, _wanted(said, model), model, bounds)
+
+
+def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str], model: Model) -> list[Any]:
+    """Name, hashes of its files and values of each observation in some files."""
+    hashes: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="sciinf-") as folder:
+        paths = []
+        for given, content in files:
+            name = file_name(given)
+            if name in hashes:
+                raise Unfit(f"the file {name} is given twice; name each file once", "file")
+            hashes[name] = hashlib.sha256(content).hexdigest()
+            path = Path(folder) / name
+            path.write_bytes(content)
+            paths.append(str(path))
+        try:
+            asked = observations(model.observables, lambda *some: model.read(some, columns), paths)
+        except Exception as error:  # of a reader that may be the user's own
+            words = re.sub(re.escape(folder) + r"[/\\]?", "", " ".join(str(error).split()) or type(error).__name__)
+            raise Unfit(words, "file") from None
+        return [(one.name, {Path(file).name: hashes[Path(file).name] for file in one.files}, one.x) for one in asked]
+
+
+def file_name(given: str) -> str:
+    """A file's name, of letters that no path is made of; one that may be read.
+
+    Raises:
+        Unfit: If it is of a kind that is not read.
+    """
+    name = re.sub(r"[^\w.+@=-]", "_", re.split(r"[/\\]", given)[-1])[-120:].lstrip(".") or "file"
+    if not name.lower().endswith(KINDS):
+        raise Unfit(f"{name}: unknown kind of file; expected one of {', '.join(KINDS)}", "file")
+    return name
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The object that a body is.
+
+    Raises:
+        Unreadable: If it is none.
+    """
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        words = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Unreadable(f"the body is no JSON: {words}") from None
+    if not isinstance(said, dict):
+        raise Unreadable(f"the body is a JSON object, got {type(said).__name__}")
+    return said
+
+
+def _value(name: str, text: str) -> Any:
+    """What a field of a form says; all but a name is JSON, and parts may be listed with commas."""
+    if name == "name":
+        return text
+    if name == "include" and not text.strip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{name[:80]} is {text[:80]!r}, which is no number and no JSON") from None
+
+
+def _wanted(said: Mapping[str, Any], model: Model) -> tuple[Wanted, tuple[str, ...]]:
+    level, draws, seed = said.get("level", 0.9), said.get("draws", 2_000), said.get("seed", 0)
+    checks, include = said.get("checks", False), said.get("include") or []
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+        raise Unfit(f"level is a probability between 0 and 1, got {_short(level)}", "level")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise Unfit(f"an answer needs at least one draw, got draws={_short(draws)}", "draws")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEED:
+        raise Unfit(f"seed is a whole number from 0 to 2^63 - 1, got {_short(seed)}", "seed")
+    if not isinstance(checks, bool):
+        raise Unfit(f"checks is true or false, got {_short(checks)}", "checks")
+    if not isinstance(include, list) or any(part not in PARTS for part in include):
+        raise Unfit(f"include lists some of {', '.join(PARTS)}, got {_short(include)}", "include")
+    if checks and model.simulator is None:
+        why = model.source.without or "none was given"
+        raise Unfit(f"there is no simulator to check answers with ({why}); ask with checks false", "checks")
+    return Wanted(float(level), draws, seed, predicted=checks), tuple(include)
+
+
+def _asked(
+    found: Sequence[tuple[str, Mapping[str, str], Any]],
+    several: bool,
+    wanted: tuple[Wanted, tuple[str, ...]],
+    model: Model,
+    bounds: Bounds,
+) -> Asked:
+    _check_count(len(found), bounds)
+    if (total := wanted[0].draws * len(found)) > bounds.draws:
+        raise TooMuch(f"{total:,} draws were asked for; this service gives at most {bounds.draws:,} at once")
+    each = []
+    for name, files, x in found:
+        try:
+            values = as_observation(model.observables, _arrays(x))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Unfit(" ".join(str(error).split()), "x") from None
+        read = x.read if isinstance(x, Observation) else ()
+        want = Wanted(**{**_plain(wanted[0]), "name": name, "files": files})
+        each.append(One({key: value[0].numpy() for key, value in values.items()}, read, want))
+    return Asked(tuple(each), several, wanted[1])
+
+
+def _plain(wanted: Wanted) -> dict[str, Any]:
+    return {name: getattr(wanted, name) for name in ("level", "draws", "seed", "failures", "predicted")}
+
+
+def _arrays(x: Any) -> Any:
+    """Nested lists as arrays; a word or an object among the numbers is left for `as_observation` to refuse."""
+    if isinstance(x, Observation) or not isinstance(x, dict):
+        return x if isinstance(x, Observation) else _array(x)
+    return {str(name): _array(value) for name, value in x.items()}
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError("an array has rows of different lengths; give nested lists of one shape") from None
+
+
+def _check_count(count: int, bounds: Bounds) -> None:
+    if count > bounds.observations:
+        raise TooMuch(
+            f"{count} observations were asked about; this service takes at most {bounds.observations} at once"
+        )
+
+
+def _name(name: Any) -> str:
+    return observation_name([str(name)[:200]]) if isinstance(name, str) and name.strip() else "observation"
+
+
+def _short(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
+def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int]:
+    """Parameters and seed of a simulation.
+
+    Raises:
+        Unreadable: If the body is no JSON object.
+        Unfit: If a parameter is missing, unknown, no finite number or outside the prior's support.
+    """
+    import torch
+
+    said, prior = json_object(body), model.prior
+    theta, seed = said.get("theta"), said.get("seed", 0)
+    if not isinstance(theta, dict) or set(theta) != set(prior.names):
+        raise Unfit(f"theta names a value for each of {', '.join(prior.names)}", "theta")
+    for name, value in theta.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+            raise Unfit(f"{name} is a finite number, got {_short(value)}", name)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEED:
+        raise Unfit(f"seed is a whole number from 0 to 2^63 - 1, got {_short(seed)}", "seed")
+    try:
+        found = {name: float(theta[name]) for name in prior.names}
+    except OverflowError:
+        raise Unfit("a value is too large for a number", "theta") from None
+    values = torch.tensor([list(found.values())], dtype=prior.dtype)
+    if not bool(prior.log_prob(values).isfinite().all()):
+        words = ", ".join(f"{name}={value:g}" for name, value in found.items())
+        raise Unfit(f"{words} lies outside the prior's support, where nothing was simulated", "theta")
+    return found, seed

@@ -1,0 +1,110 @@
+"""Messages between processes, and answers on disk: JSON, and the arrays that belong to it as plain bytes.
+
+A message is the length of its head in 8 bytes, the head, and the arrays one after the other. The head says of each
+array its name, kind and shape. Nothing is pickled, so that no message can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciinf.core import Answer, Calibration, Check, Draws, Estimate, Observable, Prior, Trust
+from sciinf.core.files import finite_json
+
+_KINDS = "biuf"
+_LENGTH = 8
+
+
+def pack(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """A message.
+
+    Args:
+        head: What JSON can say; numbers that are not finite become null.
+        arrays: Name -> array of numbers.
+    """
+    whole = {name: np.ascontiguousarray(array) for name, array in (arrays or {}).items()}
+    specs = [[name, array.dtype.str, list(np.shape(arrays[name]))] for name, array in whole.items()] if arrays else []
+    said = json.dumps({"head": finite_json(dict(head)), "arrays": specs}, allow_nan=False).encode()
+    return b"".join([len(said).to_bytes(_LENGTH, "little"), said, *(array.tobytes() for array in whole.values())])
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Head and arrays of a message.
+
+    Raises:
+        ValueError: If it is no whole message.
+    """
+    size = int.from_bytes(message[:_LENGTH], "little")
+    try:
+        said = json.loads(message[_LENGTH : _LENGTH + size])
+        place, arrays = _LENGTH + size, {}
+        for name, kind, shape in said["arrays"]:
+            dtype = np.dtype(kind)
+            if dtype.kind not in _KINDS:
+                raise ValueError(f"arrays of {kind}")
+            count = int(np.prod(shape, dtype=np.int64))
+            arrays[name] = np.frombuffer(message, dtype, count, place).reshape(shape)
+            place += count * dtype.itemsize
+        return said["head"], arrays
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"this is no whole message of sciinf: {error}") from error
+
+
+def answer_out(answer: Answer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """An answer as a message's head and arrays, but for the calibration itself."""
+    draws = answer.draws
+    head = {
+        "answer": answer.to_json(),
+        "names": list(draws.names),
+        "units": list(draws.units),
+        "derived": list(draws.derived),
+        "labels": dict(draws.labels),
+        "observables": {name: spec.to_json() for name, spec in answer.observables.items()},
+    }
+    arrays = {"theta": draws.theta.numpy(), "log_weight": draws.log_weight.numpy(), "from": answer.predicted_from}
+    arrays |= {f"x/{name}": np.asarray(value) for name, value in answer.observation.items()}
+    arrays |= {f"p/{name}": np.asarray(value) for name, value in answer.predictive.items()}
+    return head, arrays
+
+
+def answer_in(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], calibration: Calibration | None) -> Answer:
+    """The answer of a message.
+
+    Args:
+        head: As `answer_out` gives it.
+        arrays: Likewise.
+        calibration: What the answer was given with.
+
+    Raises:
+        KeyError: If a part is missing.
+        ValueError: If a part makes no sense.
+    """
+    said = head["answer"]
+    scalars = (said["log_evidence"], said["log_evidence_error"], said["pareto_k"])
+    theta, weight = (torch.from_numpy(np.array(arrays[name])) for name in ("theta", "log_weight"))
+    names, units = tuple(head["names"]), tuple(head["units"])
+    draws = Draws(names, units, theta, weight, *scalars, derived=tuple(head["derived"]), labels=dict(head["labels"]))
+    return Answer(
+        parameters={name: Estimate.from_json(e) for name, e in said["parameters"].items()},
+        draws=draws,
+        calibration=calibration,
+        trust=Trust.from_json(said["trust"]),
+        observation={name[2:]: np.array(value) for name, value in arrays.items() if name.startswith("x/")},
+        predictive={name[2:]: np.array(value) for name, value in arrays.items() if name.startswith("p/")},
+        predicted_from=np.array(arrays["from"]),
+        amortised={name: Estimate.from_json(e) for name, e in said["amortised"].items()},
+        posterior=said["posterior"],
+        scope=said["scope"],
+        checks=tuple(Check(**check) for check in said["checks"]),
+        read=tuple(said["read"]),
+        name=said["observation"]["name"],
+        files=said["observation"]["files"],
+        region=tuple(said["region"]) if said.get("region") else None,
+        observables={name: Observable.from_json(spec) for name, spec in head["observables"].items()},
+        prior=Prior.from_json(said["prior"]) if said.get("prior") else None,
+    )
