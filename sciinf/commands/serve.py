@@ -32,11 +32,11 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
         from sciinf.serve.application import Parts, application
     except ImportError as error:
         raise ImportError(f"to serve runs, install sciinf[serve] ({error})") from error
-    from sciinf.serve.engine import OneByOne
     from sciinf.serve.limits import Limits
     from sciinf.serve.models import Models
     from sciinf.serve.requests import Bounds
     from sciinf.serve.shares import Shares
+    from sciinf.serve.workers import Workers
 
     sources = [source_of(folder, given) for folder in folders]
     models = Models(sources)
@@ -48,7 +48,7 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     limits = Limits(_hosts(given), given["token"] or "", tuple(given["allow_origin"]), seconds=given["timeout"])
     bounds = Bounds(draws=given["draws_limit"])
     shares = Shares(folder=None if given["cache"] is None else Path(given["cache"]))
-    app = application(Parts(models, OneByOne(models), shares, limits, bounds))
+    app = application(Parts(models, Workers(sources, given["timeout"]), shares, limits, bounds))
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +131,17 @@ class Draws:
 
     def quantile(self, q: float | Tensor) -> Tensor:
         """Weighted marginal quantiles, float64, (D,); q may be one for each parameter, (D,)."""
+        return self.quantiles([q])[0]
+
+    def quantiles(self, q: Sequence[float | Tensor]) -> Tensor:
+        """Several of them, each as `quantile` gives it, (len(q), D): draws are put in order once."""
         values, order = self.theta.to(torch.float64).sort(dim=0)
-        cumulative = self.weights[order].cumsum(dim=0)
-        middle = cumulative - 0.5 * self.weights[order]
-        index = (middle < q).sum(dim=0).clamp(max=len(self) - 1)
-        return values.gather(0, index[None])[0]
+        weights = self.weights[order]
+        middle = (weights.cumsum(dim=0) - 0.5 * weights).T.contiguous()  # grows along each row
+        count = values.shape[1]
+        at = torch.stack([torch.as_tensor(each, dtype=torch.float64).expand(count) for each in q], dim=1).contiguous()
+        index = torch.searchsorted(middle, at).clamp(max=len(self) - 1)
+        return values.gather(0, index.T)
 
     def resample(self, n: int, *, generator: torch.Generator, distinct: bool = False) -> Tensor:
         """n unweighted draws (n, D), by systematic resampling; in random order.

@@ -14,8 +14,8 @@ _ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 def estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | None = None) -> dict[str, Estimate]:
     """Each parameter's and derived quantity's, at a level; with what a calibration asks for, by name."""
-    mean, sd, median = draws.mean(), draws.sd(), draws.quantile(0.5)
-    low, high = draws.quantile((1 - level) / 2), draws.quantile((1 + level) / 2)
+    mean, sd = draws.mean(), draws.sd()
+    median, low, high = draws.quantiles([0.5, (1 - level) / 2, (1 + level) / 2])
     found = {}
     for d, name in enumerate(draws.names):
         middle, interval = (float(mean[d]), float(sd[d]), float(median[d])), (float(low[d]), float(high[d]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -38,6 +39,36 @@ class Density(ABC):
         Raises:
             DensityUnavailable: If the method has none.
         """
+
+
+class PushedDensity(Density, ABC):
+    """A density whose draws are noise that a network moves, each by itself.
+
+    So draws for many observations may be made at once, of other numbers for each and with noise from other sources, and
+    each is what it is alone, but for rounding. `sample_within(n)` is `within(n, push(noise), noise)` of `noise(n)`.
+    """
+
+    @abstractmethod
+    def noise(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "more batch theta"]:
+        """What `sample_within` of n draws for each observation is made from; it may take more than n."""
+
+    @abstractmethod
+    def push(self, noise: Float[Tensor, "n batch theta"]) -> Float[Tensor, "n batch theta"]:
+        """Noise to draws."""
+
+    @abstractmethod
+    def within(
+        self, n: int, theta: Float[Tensor, "more batch theta"], noise: Float[Tensor, "more batch theta"]
+    ) -> Float[Tensor, "n batch theta"]:
+        """Of all draws, with the noise that they come from, those that `sample_within` gives."""
+
+    @abstractmethod
+    def each(self) -> list[PushedDensity]:
+        """One for each of the observations."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[PushedDensity]) -> PushedDensity:
+        """One for its own observations and then those of others, of the same estimator."""
 
 
 class PairedDensity(Density, ABC):

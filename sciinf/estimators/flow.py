@@ -16,13 +16,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Density, Observable, Prior, X
+from sciinf.core.estimator import PushedDensity
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.estimators._embedded import Embedded
@@ -88,14 +89,14 @@ class Flow(Embedded):
             return _FlowDensity(self, self.features({name: value.to(device) for name, value in x.items()}))
 
 
-class _FlowDensity(Density):
+class _FlowDensity(PushedDensity):
     """The flow's density of theta given a batch of embedded observations, (batch, F)."""
 
     def __init__(self, estimator: Flow, context: Tensor) -> None:
         self.estimator, self.context = estimator, context
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        return self._drawn(n, generator)[0]
+        return self.push(self._noise(n, generator))
 
     def sample_within(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """n draws for each, from the region of highest density that holds 99.9 %; all of them where n is below 999.
@@ -104,10 +105,20 @@ class _FlowDensity(Density):
         a spline had hardly anything to learn from. A flow of other noise than normal has tails for a purpose, and one
         without an exact density is slow to tell it: of these, all draws are given.
         """
-        more = n // (_ONE_IN - 1)
-        if not more or not isinstance(self.estimator.flow, ExactFlow):
-            return self.sample(n, generator=generator)
-        theta, radius = self._drawn(n + more, generator)
+        noise = self.noise(n, generator=generator)
+        return self.within(n, self.push(noise), noise)
+
+    def noise(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "more batch theta"]:
+        more = n // (_ONE_IN - 1) if isinstance(self.estimator.flow, ExactFlow) else 0
+        return self._noise(n + more, generator)
+
+    def within(
+        self, n: int, theta: Float[Tensor, "more batch theta"], noise: Float[Tensor, "more batch theta"]
+    ) -> Float[Tensor, "n batch theta"]:
+        more = len(theta) - n
+        if not more:
+            return theta
+        radius = noise.square().sum(-1)
         far = radius.topk(_AMONG * more, dim=0).indices
         density = self.log_prob(theta.gather(0, far[..., None].expand(*far.shape, theta.shape[-1])))
         out = far.gather(0, density.topk(more, dim=0, largest=False).indices)
@@ -115,16 +126,28 @@ class _FlowDensity(Density):
         return theta.gather(0, kept[..., None].expand(*kept.shape, theta.shape[-1]))
 
     @torch.no_grad()
-    def _drawn(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws (n, batch, D), and how far out their noise lies, (n, batch)."""
+    def push(self, noise: Float[Tensor, "n batch theta"]) -> Float[Tensor, "n batch theta"]:
         flow, context = self.estimator, self.context
-        shape = (len(context), len(flow.prior))
-        parts, radii = [context.new_empty(0, *shape)], [context.new_empty(0, len(context))]
+        parts = [noise[:0]]
+        for start, stop in in_chunks(len(noise), len(context), context.device):
+            parts.append(flow.to_theta(flow.flow.push(noise[start:stop], context)))
+        return torch.cat(parts)
+
+    def each(self) -> list[PushedDensity]:
+        return [_FlowDensity(self.estimator, row[None]) for row in self.context]
+
+    def joined(self, others: Sequence[PushedDensity]) -> PushedDensity:
+        contexts = [other.context for other in others if isinstance(other, _FlowDensity)]
+        return _FlowDensity(self.estimator, torch.cat([self.context, *contexts]))
+
+    def _noise(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, batch, D), drawn in pieces that suit the device."""
+        context = self.context
+        shape = (len(context), len(self.estimator.prior))
+        parts = [context.new_empty(0, *shape)]
         for start, stop in in_chunks(n, len(context), context.device):
-            noise = torch.randn(stop - start, *shape, generator=generator, device=generator.device).to(context)
-            parts.append(flow.to_theta(flow.flow.push(noise, context)))
-            radii.append(noise.square().sum(-1))
-        return torch.cat(parts), torch.cat(radii)
+            parts.append(torch.randn(stop - start, *shape, generator=generator, device=generator.device).to(context))
+        return torch.cat(parts)
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
         """Log density, with its gradient where theta has one, as a search for the mode needs."""

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Fit, PairedDensity, Posterior, X
+from sciinf.core.estimator import PushedDensity
 from sciinf.core.fit import failed_of, trained_on
 from sciinf.inference.learned import Learned
 
@@ -48,6 +49,19 @@ class Amortised(Learned):
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         device = next(self.estimator.buffers()).device
         return self.estimator.features({name: value.to(device) for name, value in x.items()}).cpu()
+
+
+def pushed(posterior: Posterior, x: X) -> PushedDensity | None:
+    """The density that the draws of an answer are pushed by, for a batch of observations; None where they are not.
+
+    Args:
+        posterior: What answers.
+        x: The observations, name -> (batch, *event).
+    """
+    if not isinstance(posterior, Amortised):
+        return None
+    density = posterior.estimator.density(x)
+    return density if isinstance(density, PushedDensity) else None
 
 
 def draw_to_weigh(

@@ -36,7 +36,7 @@ class Learned(Posterior, ABC):
         Raises:
             ValueError: If the posterior does not hold for it.
         """
-        return self._unweighted(self.draw_within(x, n, generator=generator)[:, 0])
+        return self.unweighted(self.draw_within(x, n, generator=generator)[:, 0])
 
     def draw_within(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """The same for a batch, as `draw_batched`; here all draws."""
@@ -44,9 +44,10 @@ class Learned(Posterior, ABC):
 
     def draw_all(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """n unweighted draws for one observation, all of them: to be given weights."""
-        return self._unweighted(self.draw_batched(x, n, generator=generator)[:, 0])
+        return self.unweighted(self.draw_batched(x, n, generator=generator)[:, 0])
 
-    def _unweighted(self, theta: Float[Tensor, "n theta"]) -> Draws:
+    def unweighted(self, theta: Float[Tensor, "n theta"]) -> Draws:
+        """Draws of one weight."""
         return Draws(self.prior.names, self.prior.units, theta, torch.zeros(len(theta), dtype=torch.float64))
 
 

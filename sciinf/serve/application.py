@@ -21,7 +21,7 @@ from sciinf.core.files import finite_json
 from sciinf.serve import requests
 from sciinf.serve.description import describe, unready
 from sciinf.serve.downloads import KINDS, draws_file
-from sciinf.serve.engine import Busy, Engine, Refused
+from sciinf.serve.engine import Broken, Busy, Engine, Refused
 from sciinf.serve.limits import Limits, guarded
 from sciinf.serve.live import Live
 from sciinf.serve.metrics import Metrics
@@ -81,6 +81,7 @@ def application(parts: Parts) -> Any:
         Refused: _failed(422),
         Busy: _failed(503),
         HTTPException: _failed(500),
+        Broken: _failed(500),
         Exception: _failed(500, "something went wrong in the service; its log says what"),
     }
     inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=service.lifespan)

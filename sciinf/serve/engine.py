@@ -28,6 +28,10 @@ class Refused(ValueError):
     """What was asked has no answer; the message is the library's own."""
 
 
+class Broken(RuntimeError):
+    """Something went wrong that is no fault of who asked."""
+
+
 class Engine(ABC):
     """Answers questions."""
 

@@ -76,7 +76,8 @@ def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
         "required": ["theta"],
         "properties": {"theta": theta, "seed": number},
     }
-    known = _parameter("id"), [400, 401, 404, 409, 503, 504]
+    known, every = (_parameter("id"), [400, 401, 404, 409, 503, 504]), tuple(_ERRORS)
+    kinds = _parameter("kind", list(KINDS))
     found = {
         at: {"get": _operation("What it is asked about, and how it was checked", f"{name}_model")},
         f"{at}/answer": {
@@ -89,15 +90,13 @@ def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
         },
         f"{at}/answers/{{id}}": {"get": _operation("An answer again", f"{name}_again", known[1], [known[0]])},
         f"{at}/answers/{{id}}/draws.{{kind}}": {
-            "get": _operation(
-                "Its draws", f"{name}_draws", known[1], [known[0], _parameter("kind", list(KINDS))], "*/*"
-            )
+            "get": _operation("Its draws", f"{name}_draws", known[1], [known[0], kinds], "*/*")
         },
     }
     if model["simulator"]:
         found[f"{at}/simulate"] = {
             "post": {
-                **_operation("Data for parameters", f"{name}_simulate", errors=tuple(_ERRORS)),
+                **_operation("Data for parameters", f"{name}_simulate", every),
                 "requestBody": {"required": True, "content": {"application/json": {"schema": drawn}}},
             }
         }

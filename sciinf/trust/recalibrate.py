@@ -153,15 +153,13 @@ def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | N
         level: Of the intervals.
         seen: That observation as `fit_local` saw data, (1, F).
     """
-    at = found.levels(level, seen)[0]
-    raw = [draws.quantile((1 - level) / 2), draws.quantile((1 + level) / 2)]
-    new = [draws.quantile(q) for q in at.T]
+    at, spans = found.levels(level, seen)[0], found.chance(level).tolist()
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    values = draws.quantiles([*ends, *at.T, *(q for span in spans for q in span)])
+    raw, new, limits = values[:2], values[2:4], values[4:].view(2, -1, values.shape[1])
     width = (raw[1] - raw[0]).clamp_min(1e-300)
-    chance, moved = torch.zeros(len(width)).double(), torch.zeros(len(width)).double()
-    for was, now, span in zip(raw, new, found.chance(level).tolist(), strict=True):
-        moved = torch.maximum(moved, (now - was).abs() / width)
-        for q in span:
-            chance = torch.maximum(chance, (draws.quantile(q) - was).abs() / width)
+    moved = ((new - raw).abs() / width).amax(0)
+    chance = ((limits - raw[:, None]).abs() / width).amax((0, 1))
     local = set(found.local["which"].tolist()) if found.local else set()
     each = {}
     for d, name in enumerate(draws.names):

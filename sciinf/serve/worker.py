@@ -1,0 +1,145 @@
+"""What runs in a worker process: questions come over a pipe, and answers go back.
+
+There are two lanes, each a process of its own. In the lane "fused" draws of many questions are made together
+(`fusion`), and it never does anything else. Whatever takes long, or cannot be fused, goes one by one through the lane
+"whole": checks by the simulator, refined and corrected answers, other estimators, what-if.
+
+Messages are those of `wire`. To the worker: `answer`, `simulate`, `drop`, `end`. From it: `ready`, `done`, `failed`,
+`alone` (of the lane "fused": this one is for the other lane), `begun` (of the lane "whole"), `beat`, a sign of life.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, final
+
+import numpy as np
+
+from sciinf.serve.answering import observation_in, simulated, wanted_in, whole_answer
+from sciinf.serve.fusion import Fusion, Ticket
+from sciinf.serve.models import Models, NotReady, Source
+from sciinf.serve.wire import pack, unpack
+from sciinf.telling import ERROR, show_from
+
+BEAT = 1.0  # seconds between two signs of life
+
+
+def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> None:
+    """Answer until the pipe ends.
+
+    Args:
+        pipe: To the service.
+        lane: "fused" or "whole".
+        sources: The runs, as `Source.to_json` has them.
+    """
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its workers itself
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    show_from(ERROR)
+    models = Models([Source(**source) for source in sources])
+    for source in models.sources.values():
+        if source.ready:
+            models.get(source.name)
+    worker = Fused(pipe, models) if lane == "fused" else Whole(pipe, models)
+    try:
+        pipe.send_bytes(pack({"kind": "ready"}))
+        worker.run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the service is gone
+
+
+@final
+class Fused:
+    """The lane of fused questions.
+
+    Args:
+        pipe: To the service.
+        models: What is served.
+    """
+
+    def __init__(self, pipe: Connection, models: Models) -> None:
+        self._pipe, self._beaten = pipe, 0.0
+        self._fusion = Fusion(models, self._done, self._failed, self._alone)
+
+    def run(self) -> None:
+        """Until the service ends it."""
+        while True:
+            while self._pipe.poll(0.0 if self._fusion.busy else BEAT):
+                head, arrays = unpack(self._pipe.recv_bytes())
+                if head["kind"] == "end":
+                    return
+                self._take(head, arrays)
+            if self._fusion.busy:
+                self._fusion.step()
+            if time.monotonic() - self._beaten > BEAT:
+                self._beaten = time.monotonic()
+                self._pipe.send_bytes(pack({"kind": "beat"}))
+
+    def _take(self, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        if head["kind"] == "drop":
+            self._fusion.drop(head["id"])
+        else:
+            self._fusion.add(Ticket(head["id"], head["model"], observation_in(head, arrays), wanted_in(head)))
+
+    def _done(self, id: int, message: bytes) -> None:
+        self._pipe.send_bytes(pack({"kind": "done", "id": id}, {"": np.frombuffer(message, np.uint8)}))
+
+    def _failed(self, id: int, error: Exception) -> None:
+        self._pipe.send_bytes(pack({"kind": "failed", "id": id, **_told(error)}))
+
+    def _alone(self, id: int) -> None:
+        self._pipe.send_bytes(pack({"kind": "alone", "id": id}))
+
+
+@final
+class Whole:
+    """The lane of questions that are answered one by one.
+
+    Args:
+        pipe: To the service.
+        models: What is served.
+    """
+
+    def __init__(self, pipe: Connection, models: Models) -> None:
+        self._pipe, self._models, self._waiting = pipe, models, deque[tuple[Any, Any]]()
+
+    def run(self) -> None:
+        """Until the service ends it."""
+        while True:
+            while self._pipe.poll(0.0 if self._waiting else BEAT):
+                head, arrays = unpack(self._pipe.recv_bytes())
+                if head["kind"] == "end":
+                    return
+                if head["kind"] == "drop":
+                    self._waiting = deque(one for one in self._waiting if one[0]["id"] != head["id"])
+                else:
+                    self._waiting.append((head, arrays))
+            if not self._waiting:
+                self._pipe.send_bytes(pack({"kind": "beat"}))
+                continue
+            head, arrays = self._waiting.popleft()
+            self._pipe.send_bytes(pack({"kind": "begun", "id": head["id"]}))
+            self._pipe.send_bytes(self._answer(head, arrays))
+
+    def _answer(self, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+        try:
+            if head["kind"] == "simulate":
+                message = simulated(self._models, head["model"], head["theta"], head["seed"])
+            else:
+                model = self._models.get(head["model"])
+                message = whole_answer(model, observation_in(head, arrays), wanted_in(head))
+        except Exception as error:
+            return pack({"kind": "failed", "id": head["id"], **_told(error)})
+        return pack({"kind": "done", "id": head["id"]}, {"": np.frombuffer(message, np.uint8)})
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    """An error in words, and whether they are meant for who asked."""
+    words = " ".join(str(error).split())
+    return {"words": words or type(error).__name__, "users": isinstance(error, ValueError | TypeError | NotReady)}

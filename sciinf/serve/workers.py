@@ -1,0 +1,263 @@
+"""The worker processes, seen from the service: started, given questions, watched, and started anew when they die.
+
+A question that a worker had when it died is given to the next one, once; then it is answered with "ask again". So every
+question that was taken is answered, or refused in words. A worker that gives no sign of life, or is at one question for
+longer than a question may take, is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, final
+
+from sciinf.serve.engine import Broken, Busy, Engine, Refused
+from sciinf.serve.models import Source
+from sciinf.serve.requests import One
+from sciinf.serve.wire import pack, unpack
+from sciinf.serve.worker import work
+from sciinf.telling import tell
+
+_TRIES = 2
+_SILENT = 60.0  # seconds without a sign of life
+_SOON, _PATIENCE = 20.0, 30.0  # a death so early is followed by a pause, which doubles, up to so long
+_LOOK = 1.0
+
+
+@dataclass
+class _Job:
+    """A question that is out."""
+
+    id: int
+    message: bytes
+    future: asyncio.Future[bytes]
+    tries: int = 0
+
+
+@final
+class Workers(Engine):
+    """The lanes "fused" and "whole", of one process each; the second is started when it is first needed.
+
+    Args:
+        sources: What is served.
+        seconds: That one question may take.
+    """
+
+    def __init__(self, sources: Sequence[Source], seconds: float = 120.0) -> None:
+        said = [source.to_json() for source in sources]
+        self._ids = itertools.count()
+        self._whole = _Lane("whole", said, seconds, self._to_whole)
+        self._fused = _Lane("fused", said, seconds, self._to_whole)
+
+    async def start(self) -> None:
+        self._fused.start(asyncio.get_running_loop())
+
+    async def stop(self) -> None:
+        for lane in (self._fused, self._whole):
+            await asyncio.to_thread(lane.stop)
+
+    async def answer(self, model: str, one: One) -> bytes:
+        wanted = {name: getattr(one.wanted, name) for name in one.wanted.__dataclass_fields__}
+        wanted["files"] = dict(one.wanted.files)
+        head = {"kind": "answer", "model": model, "wanted": wanted, "read": list(one.read)}
+        lane = self._whole if one.wanted.predicted else self._fused
+        return await self._asked(lane, head, one.x)
+
+    async def simulate(self, model: str, theta: Mapping[str, float], seed: int) -> bytes:
+        head = {"kind": "simulate", "model": model, "theta": dict(theta), "seed": seed}
+        return await self._asked(self._whole, head, {})
+
+    def state(self) -> dict[str, Any]:
+        lanes = {"fused": self._fused, "whole": self._whole}
+        return {
+            "alive": self._fused.alive,
+            "waiting": sum(len(lane.jobs) for lane in lanes.values()),
+            "restarts": sum(max(0, lane.starts - 1) for lane in lanes.values()),
+            "lanes": {name: {"alive": lane.alive, "pid": lane.pid} for name, lane in lanes.items()},
+        }
+
+    async def _asked(self, lane: _Lane, head: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
+        loop = asyncio.get_running_loop()
+        id = next(self._ids)
+        job = _Job(id, pack({**head, "id": id}, arrays), loop.create_future())
+        lane.start(loop)
+        lane.give(job)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            for each in (self._fused, self._whole):
+                each.drop(id)
+            raise
+
+    def _to_whole(self, job: _Job) -> None:
+        """A question that the fused lane leaves to the other one."""
+        self._whole.start(job.future.get_loop())
+        job.tries = 0
+        self._whole.give(job)
+
+
+@dataclass
+class _Running:
+    """A process, with what is written to it by a thread of its own."""
+
+    process: Any
+    pipe: Any
+    outbox: SimpleQueue[bytes | None]
+    began: float
+    heard: float
+    ready: bool = False
+    at: int | None = None  # the question that it is at, and since when
+    since: float = 0.0
+
+
+@dataclass
+class _Lane:
+    """One process at a time, and the questions that are out; all of it is touched by the event loop alone."""
+
+    name: str
+    sources: Sequence[Mapping[str, Any]]
+    seconds: float
+    elsewhere: Callable[[_Job], None]
+    jobs: dict[int, _Job] = field(default_factory=dict)
+    starts: int = 0
+    _now: _Running | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _pause: float = 0.0
+    _ended: bool = False
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can answer."""
+        return self._now is not None and self._now.ready
+
+    @property
+    def pid(self) -> int | None:
+        """Its process number."""
+        return self._now.process.pid if self._now else None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the process, if it was not."""
+        if self._loop is None:
+            self._loop = loop
+            self._launch()
+            self._timer = loop.call_later(_LOOK, self._look)
+
+    def stop(self) -> None:
+        """End the process, and refuse what is out."""
+        self._ended, now = True, self._now
+        if now is None:
+            return
+        now.outbox.put(pack({"kind": "end"}))
+        now.outbox.put(None)
+        now.process.join(2)
+        if now.process.is_alive():
+            now.process.kill()
+            now.process.join(5)
+
+    def give(self, job: _Job) -> None:
+        """Send a question."""
+        self.jobs[job.id] = job
+        job.tries += 1
+        if self._now is not None:
+            self._now.outbox.put(job.message)
+
+    def drop(self, id: int) -> None:
+        """Forget a question for which nobody waits any more."""
+        if self.jobs.pop(id, None) is not None and self._now is not None:
+            self._now.outbox.put(pack({"kind": "drop", "id": id}))
+
+    def _launch(self) -> None:
+        """Start a process, and give it what is out."""
+        if self._ended:
+            return
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, self.name, self.sources), daemon=True)
+        process.start()
+        theirs.close()
+        now = time.monotonic()
+        running = _Running(process, ours, SimpleQueue(), now, now)
+        self._now, self.starts = running, self.starts + 1
+        threading.Thread(target=self._write, args=(running,), daemon=True).start()
+        threading.Thread(target=self._listen, args=(running,), daemon=True).start()
+        for job in self.jobs.values():
+            running.outbox.put(job.message)
+
+    @staticmethod
+    def _write(running: _Running) -> None:
+        """Send what is in the outbox; a full pipe holds up this thread alone."""
+        with contextlib.suppress(OSError, ValueError):
+            while (message := running.outbox.get()) is not None:
+                running.pipe.send_bytes(message)
+
+    def _listen(self, running: _Running) -> None:
+        """Hear what the process says, until it ends."""
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                message = running.pipe.recv_bytes()
+                self._call(self._heard, running, message)
+        self._call(self._died, running)
+
+    def _call(self, function: Callable[..., None], *given: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the service ends
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *given)
+
+    def _heard(self, running: _Running, message: bytes) -> None:
+        head, arrays = unpack(message)
+        running.heard, kind = time.monotonic(), head["kind"]
+        if kind == "ready":
+            running.ready = True
+        elif kind == "begun":
+            running.at, running.since = head["id"], running.heard
+        elif kind in ("done", "failed", "alone"):
+            running.at = None
+            job = self.jobs.pop(head["id"], None)
+            if job is None or job.future.done():
+                return
+            if kind == "done":
+                job.future.set_result(arrays[""].tobytes())
+            elif kind == "alone":
+                self.elsewhere(job)
+            else:
+                job.future.set_exception((Refused if head["users"] else Broken)(head["words"]))
+
+    def _died(self, running: _Running) -> None:
+        """Start another process, at once or after a pause, and give it what was not given twice."""
+        running.outbox.put(None)
+        running.process.kill()
+        running.process.join()
+        running.pipe.close()
+        if running is not self._now:
+            return
+        self._now = None
+        early = time.monotonic() - running.began < _SOON
+        self._pause = min(_PATIENCE, max(0.5, 2 * self._pause)) if early and not running.ready else 0.0
+        for job in list(self.jobs.values()):
+            if job.tries >= _TRIES or self._ended:
+                del self.jobs[job.id]
+                if not job.future.done():
+                    job.future.set_exception(Busy("the process that answers was ended twice over this; ask again", 2))
+            else:
+                job.tries += 1
+        if not self._ended and self._loop is not None:
+            tell(f"note: the worker {self.name!r} died, and is started anew")
+            self._loop.call_later(self._pause, self._launch)
+
+    def _look(self) -> None:
+        """Kill a process that is stuck."""
+        now, running = time.monotonic(), self._now
+        if running is not None and running.ready:
+            stuck = running.at is not None and now - running.since > self.seconds + 5
+            if stuck or (running.at is None and now - running.heard > _SILENT):
+                running.process.kill()
+        if not self._ended and self._loop is not None:
+            self._timer = self._loop.call_later(_LOOK, self._look)
