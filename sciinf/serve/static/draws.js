@@ -1,0 +1,148 @@
+// Numbers of draws, as the library takes them: weighted quantiles, densities, overlap; and how numbers are printed.
+
+const CELLS = 512;
+
+function floats(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Float32Array(bytes.buffer, 0, bytes.length >> 2);
+}
+
+/** Draws by column, with normalised weights; `sorted` keeps what was sorted once. */
+export function decode(sent) {
+  const all = floats(sent.float32), width = sent.names.length, count = sent.count;
+  const columns = sent.names.map((_, d) => Float64Array.from({ length: count }, (_, i) => all[i * width + d]));
+  let weights = new Float64Array(count).fill(1 / count);
+  if (sent.log_weights) {
+    const logs = floats(sent.log_weights), most = logs.reduce((a, b) => Math.max(a, b), -Infinity);
+    weights = Float64Array.from(logs, (one) => Math.exp(one - most));
+    const sum = weights.reduce((a, b) => a + b, 0);
+    weights = weights.map((one) => one / sum);
+  }
+  const ess = 1 / weights.reduce((a, b) => a + b * b, 0);
+  return { names: sent.names, units: sent.units, count, columns, weights, ess, weighted: Boolean(sent.log_weights), sorted: new Map() };
+}
+
+function ordered(draws, d) {
+  if (!draws.sorted.has(d)) {
+    const values = draws.columns[d], order = Uint32Array.from(values.keys());
+    order.sort((a, b) => values[a] - values[b]);
+    const middle = new Float64Array(draws.count);
+    let sum = 0;
+    order.forEach((at, i) => { middle[i] = sum + 0.5 * draws.weights[at]; sum += draws.weights[at]; });
+    draws.sorted.set(d, { values: Float64Array.from(order, (at) => values[at]), middle });
+  }
+  return draws.sorted.get(d);
+}
+
+/** The weighted quantile of a column, by the rule of the library's `Draws.quantile`. */
+export function quantile(draws, d, q) {
+  const { values, middle } = ordered(draws, d);
+  let low = 0, high = draws.count;
+  while (low < high) { const at = (low + high) >> 1; if (middle[at] < q) low = at + 1; else high = at; }
+  return values[Math.min(low, draws.count - 1)];
+}
+
+export const interval = (draws, d, level) => [quantile(draws, d, (1 - level) / 2), quantile(draws, d, (1 + level) / 2)];
+
+function moments(draws, d) {
+  const x = draws.columns[d], w = draws.weights;
+  let mean = 0, square = 0;
+  for (let i = 0; i < draws.count; i++) mean += w[i] * x[i];
+  for (let i = 0; i < draws.count; i++) square += w[i] * (x[i] - mean) ** 2;
+  return [mean, Math.sqrt(square)];
+}
+
+/** The range that holds all but a thousandth of the weight, with a little room; none beyond the outermost draws. */
+export function limits(draws, d) {
+  const [low, high] = [5e-4, 1 - 5e-4].map((q) => quantile(draws, d, q));
+  if (!(high > low)) { const room = 0.5 * Math.abs(low) || 0.5; return [low - room, high + room]; }
+  const room = 0.03 * (high - low);
+  return [Math.max(low - room, quantile(draws, d, 0)), Math.min(high + room, quantile(draws, d, 1))];
+}
+
+function blurred(mass, width) {
+  const reach = Math.min(Math.ceil(4 * width), mass.length - 1);
+  const kernel = Float64Array.from({ length: reach + 1 }, (_, k) => Math.exp(-0.5 * (k / width) ** 2));
+  const sum = kernel.reduce((a, b) => a + 2 * b, -1), found = new Float64Array(mass.length), last = mass.length - 1;
+  const at = (i) => mass[i < 0 ? -1 - i : i > last ? 2 * last + 1 - i : i];
+  for (let i = 0; i < mass.length; i++) {
+    let total = mass[i];
+    for (let k = 1; k <= reach; k++) total += kernel[k] * (at(i - k) + at(i + k));
+    found[i] = total / sum;
+  }
+  return found;
+}
+
+/** A column's density on a grid over a window, reflected at its ends so that none leaks over a bound. */
+export function density(draws, d, [low, high]) {
+  const cell = (high - low) / CELLS, mass = new Float64Array(CELLS), x = draws.columns[d];
+  for (let i = 0; i < draws.count; i++) {
+    const at = Math.floor((x[i] - low) / cell);
+    if (at >= 0 && at < CELLS) mass[at] += draws.weights[i];
+    else if (x[i] === high) mass[CELLS - 1] += draws.weights[i];
+  }
+  const spread = Math.min(moments(draws, d)[1], (quantile(draws, d, 0.75) - quantile(draws, d, 0.25)) / 1.35) || moments(draws, d)[1];
+  const width = (1.06 * Math.min(spread, high - low) * draws.ess ** -0.2) / cell;
+  const smooth = blurred(mass, Math.min(Math.max(width, 1), 0.12 * CELLS));
+  return { x: Float64Array.from({ length: CELLS }, (_, k) => low + (k + 0.5) * cell), y: smooth.map((one) => one / cell) };
+}
+
+/** How much two marginals have in common, from 0 to 1, and by how many of their sds the second lies above the first. */
+export function compared(first, a, second, b) {
+  const [p, q] = [limits(first, a), limits(second, b)], window = [Math.min(p[0], q[0]), Math.max(p[1], q[1])];
+  const [f, g] = [density(first, a, window), density(second, b, window)];
+  const common = f.y.reduce((sum, one, k) => sum + Math.min(one, g.y[k]), 0) * (f.x[1] - f.x[0]);
+  const [[m, s], [n, t]] = [moments(first, a), moments(second, b)];
+  return { overlap: Math.min(Math.max(common, 0), 1), shift: (n - m) / Math.hypot(s, t) };
+}
+
+/** The correlation of two columns. */
+export function correlation(draws, a, b) {
+  const [[m, s], [n, t]] = [moments(draws, a), moments(draws, b)];
+  let sum = 0;
+  for (let i = 0; i < draws.count; i++) sum += draws.weights[i] * (draws.columns[a][i] - m) * (draws.columns[b][i] - n);
+  return sum / (s * t);
+}
+
+// --- as they are printed ---
+
+const raised = (power) => String(power).replace(/[-\d]/g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]);
+
+/** A number to two significant digits of a width; "–" where it is not finite. */
+export function number(value, width) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value === 0 && !width) return "0";
+  const scale = width > 0 && Number.isFinite(width) ? width : Math.abs(value) / 100;
+  const places = 1 - Math.floor(Math.log10(scale)), largest = Math.floor(Math.log10(Math.max(Math.abs(value), scale)));
+  if (largest >= 7 || places > 6) {
+    return `${(value / 10 ** largest).toFixed(Math.min(Math.max(largest + places, 0), 12))}×10${raised(largest)}`.replace("-", "−");
+  }
+  const rounded = places < 0 ? Math.round(value * 10 ** places) / 10 ** places : value;
+  const text = rounded.toLocaleString("en-US", { minimumFractionDigits: Math.max(places, 0), maximumFractionDigits: Math.max(places, 0) });
+  return (Number(text.replaceAll(",", "")) === 0 ? text.replace("-", "") : text).replace("-", "−");
+}
+
+/** A tick of an axis. */
+export function tick(value) {
+  if (value === 0) return "0";
+  const size = Math.floor(Math.log10(Math.abs(value)) + 1e-9);
+  if (size > -4 && size < 6) return String(Number(value.toPrecision(6))).replace("-", "−");
+  const lead = Number((value / 10 ** size).toPrecision(3));
+  return `${lead === 1 ? "" : `${lead}×`.replace("-", "−")}10${raised(size)}`;
+}
+
+/** A unit as it is printed: "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where it is of another form. */
+export function unit(text) {
+  if (!text) return "";
+  const [above, below = "", ...more] = text.split("/").map((part) => part.trim().replace(/^\((.*)\)$/, "$1"));
+  const parts = (side, sign) => side.split(/[\s*]+/).filter((one) => one && one !== "1").map((one) => {
+    const found = /^([^\d\s^(){}.+-]+)(?:\^|\*\*)?\(?([+-]?\d+)?\)?$/.exec(one);
+    return found && { name: found[1], power: sign * Number(found[2] || 1) };
+  });
+  const found = [...parts(above, 1), ...parts(below, -1)];
+  if (more.length || !found.length || found.includes(null)) return text;
+  return found.map(({ name, power }) => name + (power === 1 ? "" : raised(power))).join(" ");
+}
+
+export const percent = (share) => `${Number((100 * share).toPrecision(6))}%`;
+export const named = (name, of) => (unit(of) ? `${name} [${unit(of)}]` : name);
