@@ -12,12 +12,12 @@ const STATE_WORDS = { passed: "Passed", "cannot tell": "Cannot tell", "not passe
 const BY_SIMULATION = ["predictive", "residuals", "local check", "likelihood", "strange data"];
 const NO_LIKELIHOOD = /no likelihood/;
 
-export const simulated = (json) => Boolean(json.predictive) || json.checks.some((one) => BY_SIMULATION.includes(one.name));
+export const simulated = (json) => json.checks.some((one) => BY_SIMULATION.includes(one.name));
 
 /** The worst colour of lights and checks; "" where none is bad and something was not looked at. */
 export function colourOf(json) {
   const lights = json.lights.filter((one) => !NO_LIKELIHOOD.test(one.text)).map((one) => LIGHTS[one.level] || "amber");
-  const found = [...lights, TRUST[json.trust.level] || "amber", ...json.checks.map((one) => CHECKS[one.level] || "amber")];
+  const found = [LIGHTS[json.verdict] || "amber", ...lights, TRUST[json.trust.level] || "amber", ...json.checks.map((one) => CHECKS[one.level] || "amber")];
   return ["red", "amber", "grey", "green"].find((one) => found.includes(one)).replace("grey", "");
 }
 
@@ -32,7 +32,7 @@ export function verdict(json, at, still, remove) {
     return el("li", { class: colour }, symbol(colour), el("span", {}, el("span", { class: "unseen" }, meaning[colour]), one.text));
   });
   const close = el("button", { class: "close", type: "button", "aria-label": `Take away ${json.name}`, onclick: remove }, "Take away");
-  const name = el("p", { class: `whose ${at ? "second" : "first"}` }, el("b", {}, json.name || "observation"), el("span", { class: "unit" }, (json.read || []).join("; ")), close);
+  const name = el("p", { class: `whose ${at ? "second" : "first"}` }, el("b", {}, json.name || "observation"), el("span", { class: "unit" }, [`${json.posterior} posterior`, ...(json.read || [])].join(" · ")), close);
   return el("section", { class: `verdict ${colourOf(json)}`, "aria-label": `Verdict on ${json.name}` }, name,
     el("p", { class: "headline" }, json.sentence), still, el("ul", { class: "lights" }, lights));
 }
@@ -142,7 +142,7 @@ export function priors(model) {
   const head = ["parameter", "unit", "prior", "99.8% of it"].map((one, k) => el("th", { scope: "col", class: k === 3 ? "n" : undefined }, one));
   return [el("p", {}, "Give it one observation, and within a second it says what the parameters behind it may be, and whether to rely on that."),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parameters and priors" }, el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))),
-    ...(model.calibration ? [el("p", {}, el("b", {}, `Calibration: ${model.calibration.state}. `), model.calibration.sentence || (model.calibration.reasons || []).join("; "))] : [])];
+    ...(model.calibration ? [el("p", {}, el("b", {}, `Calibration: ${model.calibration.state}. `), (model.calibration.reasons || []).map(sentence).join(" "))] : [])];
 }
 
 /** The correlations of the parameters that the corner shows, for who does not see it. */

@@ -95,7 +95,7 @@ export function corner(canvas, answers, chosen, level) {
     if (r === k) {
       const found = answers.map((one) => cached(one, `${row.name} ${windows[r]}`, () => density(one.draws, at(one, row.name), windows[r]))), most = 1.08 * Math.max(...found.flatMap((one) => Math.max(...one.y)));
       found.forEach((one, i) => diagonal(c, one, (value) => along(value), (value) => y + side * (1 - value / most), { base: y + side, name: COLOURS[i], ends: row.ends[i], top: y }));
-      if (row.prior) line(c, found[0].x, (value) => [along(value), y + side * (1 - priorAt(row.prior, value) / most)], colour("muted"), [5, 3]);
+      if (row.prior?.density.length) line(c, found[0].x, (value) => [along(value), y + side * (1 - priorAt(row.prior, value) / most)], colour("muted"), [5, 3]);
     } else answers.forEach((one, i) => {
       const found = cached(one, `${column.name} ${row.name} ${windows[k]} ${windows[r]}`, () => grid(one.draws, at(one, column.name), at(one, row.name), [windows[k], windows[r]]));
       c.drawImage(region(found, Math.round(side * scale), [level, INNER], COLOURS[i]), x, y, side, side);

@@ -52,7 +52,7 @@ export function marginal(answers, name, { label, prior, whole, ends, said }) {
   const found = answers.map((one, k) => density(one.draws, at[k], window)), x = Array.from(found[0].x);
   const series = [{}, ...answers.map((_, k) => ({ stroke: colour(COLOURS[k]), width: 1.5, fill: faint(COLOURS[k], 0.16), points: { show: false } }))];
   const data = [x, ...found.map((one) => Array.from(one.y))];
-  if (prior) {
+  if (prior?.density.length) {
     series.push({ stroke: colour("muted"), width: 1.2, dash: [5, 3], points: { show: false } });
     data.push(x.map((one) => priorAt(prior, one)));
   }
@@ -76,12 +76,12 @@ function layout(spec) {
   const time = long.find((k) => dims[k] === "time"), [a, b] = long;
   const along = long.length === 1 ? a : time ?? (shape[a] >= shape[b] ? a : b), across = long.find((k) => k !== along);
   if (across !== undefined && (shape[across] > MOST_PANELS || ["x", "y", "row", "column"].includes(dims[across]))) return { kind: "image", size, rows: shape[a], columns: shape[b] };
-  const stride = (k) => shape.slice(k + 1).reduce((x, y) => x * y, 1), named_ = (k) => (coordinates || {})[dims[k]];
+  const stride = (k) => shape.slice(k + 1).reduce((x, y) => x * y, 1), along_ = (k) => (coordinates || {})[dims[k]] || {};
   const panels = Array.from({ length: across === undefined ? 1 : shape[across] }, (_, p) => ({
-    title: across === undefined ? "" : String((named_(across) || [])[p] ?? `${dims[across] || "column"} ${p}`),
+    title: across === undefined ? "" : String((along_(across).values || [])[p] ?? `${dims[across] || "column"} ${p}`),
     index: Array.from({ length: shape[along] }, (_, i) => i * stride(along) + (across === undefined ? 0 : p * stride(across))),
   }));
-  const places = named_(along), dim = dims[along] || "index", of = (spec.coordinate_units || {})[dim];
+  const { values: places, unit: of } = along_(along), dim = dims[along] || "index";
   const x = numeric(places) ? places : panels[0].index.map((_, i) => i);
   return { kind: "panels", size, panels, x, names: places && !numeric(places) ? places.map(String) : null, label: places ? named(dim, of) : dim === "index" ? dim : `${dim} (index)` };
 }

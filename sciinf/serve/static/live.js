@@ -29,9 +29,10 @@ async function* events(name, signal) {
 }
 
 /** The section of a run that goes on.
+ * @param ready whether the run can be asked: what ended then is not told.
  * @param changed is called when a stage begins or the run is over, for there may be something to ask then.
  * @returns what ends it. */
-export function watch(name, changed) {
+export function watch(name, ready, changed) {
   const own = new AbortController(), box = $("live");
   let run = null, drawn = null;
 
@@ -51,11 +52,11 @@ export function watch(name, changed) {
   }
 
   function show() {
-    if (!run) { box.hidden = true; return; }
+    if (!run || (ready() && (run.ended || run.silent > SILENT))) { box.hidden = true; return; }
     const last = run.stages[run.stages.length - 1] || { name: "begins" }, dead = !run.ended && run.silent > SILENT, far = run.reached;
     const count = far && `${far.done.toLocaleString("en-US")} of ${far.total.toLocaleString("en-US")} ${far.unit}`;
     const left = far && far.left !== null && far.done < far.total ? `, about ${duration(far.left)} left` : "";
-    const words = run.ended?.event === "done" ? `The run is done: ${run.title}.` : run.ended ? `Stopped in the stage “${last.name}”: ${run.ended.why}` :
+    const words = run.ended?.event === "done" ? "The run is done." : run.ended ? `Stopped in the stage “${last.name}”: ${run.ended.why}` :
       dead ? `No sign of life for ${duration(run.silent)}: the run was stopped in the stage “${last.name}”.` : `Running: ${last.name}${count ? `, ${count}${left}` : ""}`;
     const on = run.ended?.event === "done" ? null : el("p", { class: "next" }, run.title, run.ended || dead ? [". What goes on where it was: ", el("code", {}, run.command)] : "");
     const bar = far && !run.ended && !dead ? el("progress", { max: far.total, value: far.done, "aria-label": `${last.name}: ${count}` }) : null;
@@ -63,7 +64,7 @@ export function watch(name, changed) {
     const stages = el("table", {}, el("thead", {}, el("tr", {}, ["stage", "state", "time"].map((one, k) => el("th", { scope: "col", class: k === 2 ? "n" : undefined }, one)))), el("tbody", {}, rows));
     box.hidden = false;
     box.className = `verdict live ${dead || run.ended?.event === "stopped" ? "amber" : ""}`;
-    const losses = el("div", { class: "plot", role: "img", "aria-label": "Losses by epoch" }), open = box.querySelector("details")?.open ?? !run.ended;
+    const losses = el("div", { class: "plot", role: "img", "aria-label": "Losses by epoch" }), open = box.querySelector("details")?.open ?? !ready();
     box.replaceChildren(el("p", { class: "headline" }, words), on ?? "", bar ?? "", el("details", { open }, el("summary", {}, "Stages and losses"), stages, losses));
     drawn = run.losses.length > 1 ? draw(losses) : null;
   }
@@ -73,7 +74,7 @@ export function watch(name, changed) {
     const rows = run.losses, one = rows[rows.length - 1], lines = [["training", "train_loss", "orange"], ["validation", "validation_loss", "blue"]];
     target.before(el("p", { class: "keys" }, lines.map(([name, key, c]) => el("span", { class: `key ${c}` }, `${name} loss ${one[key] === null ? "–" : one[key].toFixed(3).replace("-", "−")}`))));
     const series = [{}, ...lines.map(([, , c]) => ({ stroke: colour(c), width: 1.6, points: { show: false } }))];
-    return plot(target, 170, { series, padding: [8, 10, 0, 0], cursor: { show: false }, scales: { x: { time: false } }, axes: [look("epoch"), look("", { size: 48, labelSize: 0, label: undefined })] },
+    return plot(target, 190, { series, padding: [8, 10, 0, 0], cursor: { show: false }, scales: { x: { time: false } }, axes: [look("epoch", { space: 60, values: (_, all) => all.map((one) => (Number.isInteger(one) ? tick(one) : "")) }), look(undefined, { size: 48, labelSize: 0, space: 28 })] },
       [rows.map((row) => row.epoch + 1), ...lines.map(([, key]) => rows.map((row) => row[key]))]);
   }
 
@@ -84,7 +85,7 @@ export function watch(name, changed) {
         for await (const event of events(name, own.signal)) {
           take(event);
           clearTimeout(due);
-          due = setTimeout(() => { show(); if (run?.news) { run.news = false; changed(Boolean(run.ended)); } }, 50);
+          due = setTimeout(() => { show(); if (run?.news) { run.news = false; changed(); } }, 50);
         }
       } catch (error) { if (error.name === "AbortError") return; }
       await new Promise((later) => setTimeout(later, AGAIN));

@@ -191,18 +191,19 @@ function choose(model) {
   $("error").hidden = true;
   describe();
   show();
-  unwatch = watch(model.name, renew);
+  unwatch = watch(model.name, () => state.model.ready !== false, renew);
 }
 
-async function renew(over) {
+/** The model as it is now, while its run goes on; answers stay. */
+async function renew() {
   const before = state.model;
-  if (before.ready !== false && !over) return;
   try {
     const now = await get(models(before.name));
     if (state.model !== before) return;
     state.models[state.models.indexOf(before)] = now;
     state.model = now;
     describe();
+    if (!state.answers.length) show();
   } catch { /* it is asked again at the next event */ }
 }
 
@@ -210,7 +211,7 @@ function describe() {
   const model = state.model, ready = model.ready !== false, found = model.calibration;
   $("title").textContent = model.name;
   const parts = ready ? [`${model.parameters.length} parameters: ${model.parameters.slice(0, 6).map((one) => named(one.label || one.name, one.unit)).join(", ")}${model.parameters.length > 6 ? ", …" : ""}`,
-    model.simulations ? `${model.simulations.toLocaleString("en-US")} simulations` : "", found ? `calibration: ${found.state}` : "", model.scope] : ["This run is not done; it can be asked when it is."];
+    model.simulations ? `${model.simulations.toLocaleString("en-US")} simulations` : "", found ? `calibration: ${found.state}` : "", model.scope] : [model.reason || "This run is not trained yet; it can be asked when it is."];
   $("about").textContent = parts.filter(Boolean).join(" · ");
   $("ask").hidden = false;
   $("drop").hidden = !ready;
