@@ -188,12 +188,18 @@ class Refined(Learned):
 
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
-        """Whether its answer to an observation, name -> (1, *event), lies well within what the last round simulated."""
+        """Whether its answer to an observation, name -> (1, *event), lies well within what the last round simulated.
+
+        With k of n draws inside, their weight is sqrt(k sum w^2) at most (Cauchy and Schwarz): where these are too few
+        for both conditions, weights, which take long, are not looked at.
+        """
         drawn = self.network.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))
-        theta, weight = drawn[:, 0], self._log_weight(drawn, x)[:, 0].softmax(0)
-        z = self.prior.bijection.forward(theta.double())
-        size = len(self.prior)
-        inside = float(weight[self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)].sum())
+        z, size = self.prior.bijection.forward(drawn[:, 0].double()), len(self.prior)
+        theta, near = drawn[:, 0], self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)
+        if int(near.sum()) < _INSIDE**2 * _EFFECTIVE * len(theta):
+            return False
+        weight = self._log_weight(drawn, x)[:, 0].softmax(0)
+        inside = float(weight[near].sum())
         return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
 
     def _kept(self, theta: Tensor, x: X) -> tuple[Tensor | None, Tensor]:

@@ -231,7 +231,8 @@ class Service:
 
     async def _shared(self, request: Request, model: Model) -> tuple[One, bytes]:
         """The question of an id, and its answer, made again where it was not kept."""
-        one, message = await run_in_threadpool(self.parts.shares.find, request.path_params["id"], model.name)
+        find = self.parts.shares.find
+        one, message = await run_in_threadpool(find, request.path_params["id"], model.name, model.digest)
         if message is None:
             message = await self.parts.engine.answer(model.name, one)
         return one, message

@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from sciinf.trust.judge import Looked
 
 COLUMN, COLUMNS = 256, 16  # draws in a column, and columns in a pass
 _TOGETHER = 64  # observations that are embedded at once
+_SHORT = 0.02  # seconds that questions which came are taken in for, before the next pass
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,21 @@ class Fusion:
     def step(self) -> None:
         """Look at what came, and make one pass."""
         if self._arrived:
-            self._begin([self._arrived.popleft() for _ in range(min(len(self._arrived), _TOGETHER))])
+            self._begin()
         if self._drawing:
             self._pass()
 
-    def _begin(self, tickets: Sequence[Ticket]) -> None:
-        """Look at observations that came together: all of what one posterior answers in one batch."""
+    def _begin(self) -> None:
+        """Look at observations that came together: all of what one posterior answers in one batch.
+
+        Which posterior answers takes a while to find out where some were refined: then a few are looked at.
+        """
         groups: dict[int, list[tuple[Ticket, Model, Question]]] = {}
-        for ticket in tickets:
+        until = time.monotonic() + _SHORT
+        for _ in range(min(len(self._arrived), _TOGETHER)):
+            if groups and time.monotonic() > until:
+                break
+            ticket = self._arrived.popleft()
             try:
                 model = self._models.get(ticket.model)
                 _, question = model.question(ticket.x, ticket.wanted)

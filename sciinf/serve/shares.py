@@ -1,8 +1,9 @@
 """Answers that were given, by an id that says what was asked: a link finds one again.
 
-The id is the SHA-256 of the question: model, observation, level, draws, seed, and whether the simulator checks it. Both
-question and answer lie in a folder of bounded size; where an answer is gone, its question is there still, for it is
-small, and gives the same one again.
+The id is the SHA-256 of the question: what answers, observation, level, draws, seed, and whether the simulator checks
+it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to a number, and give
+the same answer again where it is gone. Where a run was trained anew since, its answer would be another one, and is not
+given under the old id.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, final
 
 import numpy as np
@@ -23,7 +25,6 @@ from sciinf.serve.requests import One
 from sciinf.serve.wire import pack, unpack
 
 _DIGITS = 32
-_QUESTIONS = 20_000
 
 
 @final
@@ -31,19 +32,25 @@ class Shares:
     """Questions and answers by id.
 
     Args:
-        most: Bytes of answers that are kept, and of questions.
-        folder: Where they lie; a folder of this service alone, gone when it ends, where left out.
+        folder: Where questions lie; a folder of this service alone, gone when it ends, where left out.
+        most: Bytes of answers that are kept.
+        bytes_on_disk: Of questions that are kept.
     """
 
-    def __init__(self, most: int = 2**30, folder: Path | None = None) -> None:
-        self._most, self._own = most, folder is None
-        self._folder = Path(tempfile.mkdtemp(prefix="sciinf-answers-")) if folder is None else folder
+    def __init__(self, folder: Path | None = None, most: int = 2**28, bytes_on_disk: int = 2**30) -> None:
+        self._most, self._most_on_disk, self._own = most, bytes_on_disk, folder is None
+        self._folder = Path(tempfile.mkdtemp(prefix="sciinf-questions-")) if folder is None else folder
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self._lock = threading.Lock()
-        files = [file for file in self._folder.glob("*.[qa]") if file.is_file()]
-        for file in sorted(files, key=lambda each: each.stat().st_mtime):
-            self._sizes[file.name] = file.stat().st_size
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        self._questions: OrderedDict[str, bytes | int] = OrderedDict()  # what is still to be written, or its size
+        self._lock, self._size = threading.Lock(), 0
+        files = [(file.stat().st_mtime, file) for file in self._folder.glob("*.question") if file.is_file()]
+        for _, file in sorted(files):
+            self._questions[file.stem] = file.stat().st_size
+        self._written = sum(size for size in self._questions.values() if isinstance(size, int))
+        self._outbox: SimpleQueue[str | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="sciinf questions", daemon=True)
+        self._thread.start()
 
     @staticmethod
     def key(model: str, one: One) -> str:
@@ -61,57 +68,84 @@ class Shares:
         return digest.hexdigest()[:_DIGITS]
 
     def keep(self, key: str, model: str, one: One, message: bytes) -> None:
-        """Keep a question and its answer; a folder that cannot be written keeps nothing."""
+        """Keep a question and its answer; a folder that cannot be written keeps nothing.
+
+        Args:
+            key: Its id.
+            model: The run's name.
+            one: The question.
+            message: The answer.
+        """
         wanted = {**_plain(one.wanted), "files": dict(one.wanted.files)}
         question = pack({"model": model, "wanted": wanted, "read": list(one.read)}, one.x)
         with self._lock:
-            try:
-                self._write(f"{key}.q", question)
-                self._write(f"{key}.a", message)
-            except OSError:
-                return
-            self._forget()
+            if key not in self._questions:
+                self._questions[key] = question
+                self._outbox.put(key)
+            self._size += len(message) - len(self._answers.pop(key, b""))
+            self._answers[key] = message
+            while self._size > self._most and self._answers:
+                self._size -= len(self._answers.popitem(last=False)[1])
 
-    def find(self, key: str, model: str) -> tuple[One, bytes | None]:
+    def find(self, key: str, model: str, digest: str) -> tuple[One, bytes | None]:
         """The question of an id, and its answer where it was kept.
 
+        Args:
+            key: The id.
+            model: The run's name.
+            digest: Of what answers now.
+
         Raises:
-            Unknown: If no question of this id was asked of this model, or it is forgotten.
+            Unknown: If no question of this id was asked of this model, or another network would answer it now.
         """
-        known = f"{key}.q" in self._sizes
+        with self._lock:
+            there, message = self._questions.get(key), self._answers.get(key)
         try:
-            head, arrays = unpack((self._folder / f"{key}.q").read_bytes()) if known else ({}, {})
+            content = there if isinstance(there, bytes) else self._read(key) if there is not None else None
+            head, arrays = ({}, {}) if content is None else unpack(content)
         except (OSError, ValueError):
             head, arrays = {}, {}
         if head.get("model") != model:
             raise Unknown("there is no answer of this address: ask the question again")
-        one = One(
-            {name: np.array(value) for name, value in arrays.items()}, tuple(head["read"]), Wanted(**head["wanted"])
-        )
-        try:
-            return one, (self._folder / f"{key}.a").read_bytes() if f"{key}.a" in self._sizes else None
-        except OSError:
-            return one, None
+        x = {name: np.array(value) for name, value in arrays.items()}
+        one = One(x, tuple(head["read"]), Wanted(**head["wanted"]))
+        if self.key(digest, one) != key:
+            raise Unknown("the run was trained anew since this answer was given: ask the question again")
+        return one, message
 
     def close(self) -> None:
-        """Remove the folder, where it is the service's own."""
+        """Write what is still to be written, and remove the folder where it is the service's own."""
+        self._outbox.put(None)
+        self._thread.join(5)
         if self._own:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _write(self, name: str, content: bytes) -> None:
-        self._sizes.pop(name, None)
-        (self._folder / name).write_bytes(content)
-        self._sizes[name] = len(content)
+    def _read(self, key: str) -> bytes:
+        return (self._folder / f"{key}.question").read_bytes()
 
-    def _forget(self) -> None:
-        """The oldest answers go first, and questions where there are too many of them."""
-        for suffix, many, most in ((".a", len(self._sizes), self._most), (".q", _QUESTIONS, self._most)):
-            names = [name for name in self._sizes if name.endswith(suffix)]
-            total = sum(self._sizes[name] for name in names)
-            while names and (total > most or len(names) > many):
-                oldest = names.pop(0)
-                total -= self._sizes.pop(oldest)
-                (self._folder / oldest).unlink(missing_ok=True)
+    def _write(self) -> None:
+        """Write questions as they come, and remove the oldest where they are too many."""
+        while (key := self._outbox.get()) is not None:
+            with self._lock:
+                content = self._questions.get(key)
+            if not isinstance(content, bytes):
+                continue
+            try:
+                (self._folder / f"{key}.question").write_bytes(content)
+            except OSError:
+                with self._lock:
+                    self._questions.pop(key, None)
+                continue
+            with self._lock:
+                self._questions[key] = len(content)
+                self._written += len(content)
+                gone = []
+                while self._written > self._most_on_disk and len(self._questions) > 1:
+                    old, size = self._questions.popitem(last=False)
+                    self._written -= size if isinstance(size, int) else 0
+                    gone.append(old)
+            for old in gone:
+                (self._folder / f"{old}.question").unlink(missing_ok=True)
 
 
 def _plain(wanted: Wanted) -> dict[str, Any]:
