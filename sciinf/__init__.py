@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from sciinf.inference.sequential import infer_sequentially, load_sequential
     from sciinf.posterior import build_posterior, load_posterior
     from sciinf.report import write_report
+    from sciinf.serve.client import connect
     from sciinf.simulation import repair, simulate
     from sciinf.store import Store
     from sciinf.training import Recipe, train, train_ensemble
@@ -117,6 +118,7 @@ __all__ = [
     "build_posterior",
     "calibrate",
     "check_simulator",
+    "connect",
     "correct",
     "distil",
     "infer",
@@ -187,6 +189,7 @@ _NAMES_IN = {
     "calibration": ("calibrate",),
     "answer": ("load_answer", "query"),
     "report": ("write_report",),
+    "serve.client": ("connect",),
     "trust.scores.coverage_of_neurons": ("NeuronCoverage",),
     "trust.scores.hierarchy": ("HierarchicalRatio",),
     "trust.scores.noise_time": ("DiffusionTime",),

@@ -31,7 +31,7 @@ from sciinf.serve.page import POLICY, page, static_file
 from sciinf.serve.replies import reply
 from sciinf.serve.requests import Asked, Bounds, One
 from sciinf.serve.shares import Shares
-from sciinf.serve.wire import unpack
+from sciinf.serve.wire import MEDIA, unpack
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -67,6 +67,7 @@ def application(parts: Parts) -> Any:
         Route("/models", service.list_models),
         Route("/models/{name}", service.one_model),
         Route("/models/{name}/answer", service.answer, methods=["POST"]),
+        Route("/models/{name}/calibration/{fit}", service.calibration),
         Route("/models/{name}/answers/{id}", service.again),
         Route("/models/{name}/answers/{id}/draws.{kind}", service.download),
         Route("/models/{name}/simulate", service.simulate, methods=["POST"]),
@@ -148,6 +149,9 @@ class Service:
         """The answer to a question, or to several."""
         model = await self._model(request)
         asked = await self._asked(request, model)
+        if request.headers.get("accept", "") == MEDIA and not asked.several:
+            _, message = await self._given(model, asked.each[0])
+            return Response(message, media_type=MEDIA)
         answers = await asyncio.gather(*(self._answered(model, one, asked.include) for one in asked.each))
         return _json({"answers": answers} if asked.several else answers[0])
 
@@ -158,6 +162,13 @@ class Service:
         one, message = await self._shared(request, model)
         about = _about(request.path_params["id"], one)
         return _json(await run_in_threadpool(reply, model, message, about, include))
+
+    async def calibration(self, request: Request) -> Response:
+        """How what answers did on fresh simulations, all of it."""
+        found = (await self._model(request)).calibration_of(request.path_params["fit"])
+        if found is None:
+            raise HTTPException(404, "there is no calibration of this fit")
+        return _json(found.to_json())
 
     async def download(self, request: Request) -> Response:
         """The draws of an answer as a file."""
@@ -224,10 +235,15 @@ class Service:
         return await run_in_threadpool(requests.from_files, files, fields, model, self.parts.bounds)
 
     async def _answered(self, model: Model, one: One, include: tuple[str, ...]) -> dict[str, Any]:
+        key, message = await self._given(model, one)
+        return reply(model, message, _about(key, one), include)
+
+    async def _given(self, model: Model, one: One) -> tuple[str, bytes]:
+        """The id of a question and its answer, which is kept."""
         key = self.parts.shares.key(model.digest, one)
         message = await self.parts.engine.answer(model.name, one)
         self.parts.shares.keep(key, model.name, one, message)
-        return reply(model, message, _about(key, one), include)
+        return key, message
 
     async def _shared(self, request: Request, model: Model) -> tuple[One, bytes]:
         """The question of an id, and its answer, made again where it was not kept."""

@@ -5,9 +5,11 @@ No word from outside becomes a path: a request names a run, and a run of that na
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -104,10 +106,12 @@ class Model:
     def name(self) -> str:
         return self.source.name
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of all that an answer rests on: what was learned, and how it was calibrated."""
-        return self.first.posterior.digest
+        known = [self.learned.own, *self.learned.every()]
+        said = [(one.posterior.digest, one.calibration and one.calibration.to_json()["reasons"]) for one in known]
+        return hashlib.sha256(repr([self.fit.digest, *said]).encode()).hexdigest()
 
     def judge(self, asked: Answering) -> Judge:
         """What answers, with its calibration made ready; the same one each time."""
@@ -130,7 +134,13 @@ class Model:
 
     def calibration_in(self, where: str) -> Calibration | None:
         """The calibration of what answers from a folder within the run's."""
-        return next((j.calibration for f, j in self._judges.items() if f == self.folder / where), None)
+        known = [self.learned.own, *self.learned.every()]
+        return next((one.calibration for one in known if one.folder == self.folder / where), None)
+
+    def calibration_of(self, fit: str) -> Calibration | None:
+        """The calibration of a fit, by its digest."""
+        known = [one.calibration for one in (self.learned.own, *self.learned.every()) if one.calibration]
+        return next((one for one in known if one.fit == fit), None)
 
     def read(self, paths: Sequence[str], columns: Mapping[str, str]) -> Any:
         """What reads files as `sciinf query` reads them: paths -> one observation."""

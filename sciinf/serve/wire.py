@@ -16,6 +16,8 @@ import torch
 from sciinf.core import Answer, Calibration, Check, Draws, Estimate, Observable, Prior, Trust
 from sciinf.core.files import finite_json
 
+MEDIA = "application/x-sciinf-answer"
+"""What a client accepts that takes answers as messages."""
 _KINDS = "biuf"
 _LENGTH = 8
 

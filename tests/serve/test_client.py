@@ -1,0 +1,86 @@
+"""The service from Python: a real answer, the same as one that is made here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import uvicorn
+from astropy import units
+from served import source
+
+import sciinf
+from sciinf.calibration import load_calibration
+from sciinf.serve.application import Parts, application
+from sciinf.serve.client import Service
+from sciinf.serve.limits import Limits
+from sciinf.serve.models import Models
+from sciinf.serve.requests import Bounds
+from sciinf.serve.shares import Shares
+from sciinf.serve.workers import Workers
+
+SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
+
+
+@pytest.fixture(scope="module")
+def url(line_made: Path) -> Iterator[str]:
+    """A service on a port, with a token."""
+    sources = [source(line_made / "run")]
+    parts = Parts(Models(sources), Workers(sources), Shares(), Limits(token="a"), Bounds())
+    server = uvicorn.Server(uvicorn.Config(application(parts), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def service(url: str) -> Service:
+    return sciinf.connect(url, token="a")
+
+
+def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path) -> None:
+    there = service.query({"x": SEEN}, draws=3_000, seed=5)
+    posterior = sciinf.load_posterior(line_made / "run")
+    here = sciinf.query(posterior, {"x": SEEN}, load_calibration(line_made / "run"), draws=3_000, seed=5)
+    assert isinstance(there, sciinf.Answer)
+    assert there.calibration is not None and here.calibration is not None
+    assert there.calibration.to_json() == here.calibration.to_json()
+    assert torch.allclose(there.draws.theta, here.draws.theta, atol=1e-5)
+    assert there.table() == here.table()
+    assert there.figure("calibration") is not None
+
+
+def test_units_are_converted_and_never_lost(service: Service) -> None:
+    metres = service.query({"x": SEEN}, draws=200)
+    millimetres = service.query({"x": [1e3 * v for v in SEEN] * units.mm}, draws=200)
+    assert millimetres.parameters["slope"].median == pytest.approx(metres.parameters["slope"].median, abs=1e-4)
+    with pytest.raises(ValueError, match="does not convert"):
+        service.query({"x": SEEN * units.s})
+
+
+def test_a_file_is_sent(service: Service, line_made: Path) -> None:
+    found = service.query(line_made / "seen.csv", draws=200)
+    assert (found.name, found.read) == ("seen", ("x: 5 values, in m",))
+    with pytest.raises(FileNotFoundError):
+        service.query(line_made / "none.csv")
+
+
+def test_what_goes_wrong_is_said_as_here(service: Service, url: str) -> None:
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        service.query({"x": [float("nan")] * 5})
+    with pytest.raises(ValueError, match="no model 'other'"):
+        service.query({"x": SEEN}, "other")
+    with pytest.raises(ValueError, match="level is a probability"):
+        service.query({"x": SEEN}, level=2.0)
+    with pytest.raises(PermissionError, match="token"):
+        sciinf.connect(url)
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        sciinf.connect("http://127.0.0.1:1")

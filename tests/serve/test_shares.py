@@ -1,0 +1,62 @@
+"""Links to answers: a question is found again by its id, for as long as there is room, and no other answer for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sciinf.question import Wanted
+from sciinf.serve.models import Unknown
+from sciinf.serve.requests import One
+from sciinf.serve.shares import Shares
+
+ONE = One({"x": np.arange(5.0, dtype=np.float32)}, ("x: 5 values",), Wanted(draws=7, seed=3, files={"a.csv": "00"}))
+
+
+def test_a_question_is_found_again_after_a_restart(tmp_path: Path) -> None:
+    first = Shares(tmp_path)
+    key = first.key("digest", ONE)
+    first.keep(key, "run", ONE, b"answer")
+    assert first.find(key, "run", "digest")[1] == b"answer"
+    first.close()
+    second = Shares(tmp_path)
+    found, message = second.find(key, "run", "digest")
+    assert message is None
+    assert (found.wanted, found.read) == (ONE.wanted, ONE.read)
+    assert np.array_equal(found.x["x"], ONE.x["x"])
+    second.close()
+
+
+def test_the_id_says_all_that_was_asked() -> None:
+    others = [replace(ONE, wanted=replace(ONE.wanted, **{k: v})) for k, v in
+              {"level": 0.8, "draws": 8, "seed": 4, "predicted": False, "name": "b"}.items()]  # fmt: skip
+    others.append(replace(ONE, x={"x": np.arange(5.0, dtype=np.float32) + 1e-6}))
+    keys = {Shares.key("digest", one) for one in (ONE, *others)} | {Shares.key("other", ONE)}
+    assert len(keys) == len(others) + 2
+
+
+@pytest.mark.parametrize(("model", "digest", "words"), [("other", "digest", "ask"), ("run", "new", "trained anew")])
+def test_an_answer_of_another_network_is_not_given(model: str, digest: str, words: str, tmp_path: Path) -> None:
+    shares = Shares(tmp_path)
+    key = shares.key("digest", ONE)
+    shares.keep(key, "run", ONE, b"answer")
+    with pytest.raises(Unknown, match=words):
+        shares.find(key, model, digest)
+    with pytest.raises(Unknown):
+        shares.find("../" + key, "run", "digest")
+    shares.close()
+
+
+def test_the_oldest_are_forgotten(tmp_path: Path) -> None:
+    shares = Shares(tmp_path, most=250, bytes_on_disk=2_000)
+    asked = [replace(ONE, wanted=replace(ONE.wanted, seed=seed)) for seed in range(40)]
+    for one in asked:
+        shares.keep(shares.key("digest", one), "run", one, b"a" * 100)
+    assert shares.find(shares.key("digest", asked[-1]), "run", "digest")[1] is not None
+    shares.close()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2_000
+    with pytest.raises(Unknown):
+        Shares(tmp_path).find(Shares.key("digest", asked[0]), "run", "digest")

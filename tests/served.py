@@ -1,0 +1,35 @@
+"""A service for tests: the application over a run, with its real workers, asked without a network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from sciinf.serve.application import Parts, application
+from sciinf.serve.limits import Limits
+from sciinf.serve.models import Models, Source
+from sciinf.serve.requests import Bounds
+from sciinf.serve.shares import Shares
+from sciinf.serve.workers import Workers
+
+HOST = "http://localhost"
+
+
+def source(folder: Path, simulator: Path | None = None) -> Source:
+    """A run, as the command would open it."""
+    return Source(folder.name, str(folder), "" if simulator is None else str(simulator))
+
+
+@contextlib.contextmanager
+def serving(
+    sources: Sequence[Source], engine: Any = None, limits: Limits | None = None, bounds: Bounds | None = None
+) -> Iterator[TestClient]:
+    """A client of a service that runs within."""
+    shares = Shares()
+    parts = Parts(Models(sources), engine or Workers(sources), shares, limits or Limits(), bounds or Bounds())
+    with TestClient(application(parts), base_url=HOST, raise_server_exceptions=False) as client:
+        yield client
