@@ -51,7 +51,8 @@ def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path
     posterior = sciinf.load_posterior(line_made / "run")
     here = sciinf.query(posterior, {"x": SEEN}, load_calibration(line_made / "run"), draws=3_000, seed=5)
     assert isinstance(there, sciinf.Answer)
-    assert there.calibration is not None and here.calibration is not None
+    assert there.calibration is not None
+    assert here.calibration is not None
     assert there.calibration.to_json() == here.calibration.to_json()
     assert torch.allclose(there.draws.theta, here.draws.theta, atol=1e-5)
     assert there.table() == here.table()
