@@ -42,7 +42,7 @@ class Answering:
     calibration: Calibration | None
 
 
-class Learned:
+class Answerers:
     """All that a run learned.
 
     Args:

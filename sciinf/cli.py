@@ -233,7 +233,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     from sciinf import query as ask_posterior
     from sciinf.commands.observations import observations, reader_options, reading
     from sciinf.commands.refine import asking
-    from sciinf.commands.remembered import options_of_run
+    from sciinf.commands.remembered import asked_with, options_of_run
     from sciinf.exports.plain import check_kind, write_draws
 
     draws = None if given["draws"] is None else Path(given["draws"])
@@ -246,7 +246,7 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     if out is None:
         keep_log(Path(folder))
     with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
-        sim, fit, without = _asked_with(folder, simulator, given)
+        sim, fit, without = asked_with(folder, simulator, given)
         known = fit.estimator.observables
         read = reading(sim, known, given["column"], reader_options(sim, options_of_run(Path(folder))))
         asked = observations(known, read, observation)
@@ -263,27 +263,6 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
     steps.record(out or Path(folder), given["seed"], started, sim)
     tell_what_changes(Path(folder), without, out)
     tell(steps.json_of(answers) if given["as_json"] else steps.table_of(answers), ANSWER)
-
-
-def _asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> tuple[Any, Any, str]:
-    """The simulator of a question, named or remembered or none; the run's fit; and why there is none."""
-    from sciinf.commands.remembered import QUICK, remembered
-    from sciinf.commands.user_files import user_simulator
-
-    run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
-    if simulator is not None and given["without_simulator"]:
-        raise click.UsageError("--simulator and --without-simulator were both given; leave one out")
-    if simulator is not None:
-        sim, without = user_simulator(simulator), ""
-    elif given["without_simulator"]:
-        sim, without = None, ""
-    else:
-        sim, without = remembered(run, **changes)
-    fit = steps.load_fit(folder, given["device"], simulator or (sim.source if sim else None))
-    if simulator is not None and sim is not None:
-        stores = [run / name for name in ("simulations", "calibration_simulations")]
-        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
-    return sim, fit, without
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from sciinf.serve.application import Parts, application
 from sciinf.serve.limits import Limits
-from sciinf.serve.models import Models, Source
+from sciinf.serve.models import Models, Served
 from sciinf.serve.requests import Bounds
 from sciinf.serve.shares import Shares
 from sciinf.serve.workers import Workers
@@ -19,14 +19,14 @@ from sciinf.serve.workers import Workers
 HOST = "http://localhost"
 
 
-def source(folder: Path, simulator: Path | None = None) -> Source:
+def source(folder: Path, simulator: Path | None = None) -> Served:
     """A run, as the command would open it."""
-    return Source(folder.name, str(folder), "" if simulator is None else str(simulator))
+    return Served(folder.name, str(folder), "" if simulator is None else str(simulator))
 
 
 @contextlib.contextmanager
 def serving(
-    sources: Sequence[Source], engine: Any = None, limits: Limits | None = None, bounds: Bounds | None = None
+    sources: Sequence[Served], engine: Any = None, limits: Limits | None = None, bounds: Bounds | None = None
 ) -> Iterator[TestClient]:
     """A client of a service that runs within."""
     shares = Shares()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciinf.asking import Learned, Near, nearest, refined_in
+from sciinf.asking import Answerers, Near, nearest, refined_in
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
 from sciinf.commands.second_opinion import recall, remember, undecided_in
@@ -270,7 +270,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
         sim: The simulator, if there is one.
         out: Where answers go; into the folder of what answered where left out.
     """
-    known = Learned(run, first, device, sim)
+    known = Answerers(run, first, device, sim)
 
     def one(x: Observation, *, name: str, files: tuple[str, ...]) -> Answer:
         """The answer to one question."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from sciinf.core import Simulator
+    from sciinf.core import Fit, Simulator
 
 OPTIONS = "reader_options"
 """What `provenance.json` calls the keywords that the run's data were read with."""
@@ -84,6 +84,37 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
     except (ValueError, TypeError, OSError) as error:
         return None, str(error)
     return simulator, ""
+
+
+def asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> tuple[Simulator | None, Fit, str]:
+    """The simulator of a question, named or remembered or none; the run's fit; and why there is none.
+
+    Args:
+        folder: The run folder.
+        simulator: The file that was named; None where none was.
+        given: The options `without_simulator`, `accept_changes` and `device`.
+
+    Raises:
+        click.UsageError: If a simulator was named, and is to be left out.
+        ValueError: If the simulator that was named is not the run's, or the fit is damaged.
+    """
+    from sciinf.commands import steps
+    from sciinf.commands.user_files import user_simulator
+
+    run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
+    if simulator is not None and given["without_simulator"]:
+        raise click.UsageError("--simulator and --without-simulator were both given; leave one out")
+    if simulator is not None:
+        sim, without = user_simulator(simulator), ""
+    elif given["without_simulator"]:
+        sim, without = None, ""
+    else:
+        sim, without = remembered(run, **changes)
+    fit = steps.load_fit(folder, given["device"], simulator or (sim.source if sim else None))
+    if simulator is not None and sim is not None:
+        stores = [run / name for name in ("simulations", "calibration_simulations")]
+        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
+    return sim, fit, without
 
 
 def remember_options(folder: Path, options: Mapping[str, Any]) -> None:

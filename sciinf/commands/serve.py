@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
-from sciinf.commands.remembered import QUICK, options_of_run, remembered
+from sciinf.commands.remembered import asked_with, options_of_run
 from sciinf.commands.run_folders import run_of
 from sciinf.telling import ANSWER, tell
 
@@ -43,7 +41,7 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     for source in sources:
         if source.ready:
             models.get(source.name)  # what is damaged is told here
-        if source.without:
+        if source.without and not given["without_simulator"]:
             tell(f"note: {source.name} is served without its simulator: {source.without}")
     limits = Limits(_hosts(given), given["token"] or "", tuple(given["allow_origin"]), seconds=given["timeout"])
     bounds = Bounds(draws=given["draws_limit"])
@@ -63,38 +61,19 @@ def source_of(folder: str, given: Mapping[str, Any]) -> Any:
         FileNotFoundError: If there is no such folder.
         ValueError: If a simulator that was named is not the run's.
     """
-    from sciinf.serve.models import Source
+    from sciinf.serve.models import Served
 
     run = Path(run_of(folder)).resolve()
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run folder {folder}")
-    source = Source(run.name, str(run), device=given["device"])
+    source = Served(run.name, str(run), device=given["device"])
     if not source.ready:
         return source
-    simulator, without = _simulator(run, given)
-    options = options_of_run(run) if simulator else {}
-    return Source(run.name, str(run), simulator, without, given["device"], options)
-
-
-def _simulator(run: Path, given: Mapping[str, Any]) -> tuple[str, str]:
-    """The simulator's file, or "" and why there is none."""
-    from sciinf.commands import steps
-    from sciinf.commands.user_files import user_simulator
-    from sciinf.core.files import read_json
-
-    named, changes = given["simulator"], {"accept_changes": given["accept_changes"]}
-    if named is None and given["without_simulator"]:
-        return "", "it was left out"
-    if named is None:
-        sim, without = remembered(run, **changes)
-        return (str(sim.source), "") if sim else ("", without)
+    sim, _, without = asked_with(str(run), given["simulator"], given)
     if given["without_simulator"]:
-        raise click.UsageError("--simulator and --without-simulator were both given; leave one out")
-    sim = user_simulator(named)
-    recorded = read_json((run / "fit" if (run / "fit").is_dir() else run) / "fit.json")["simulator"]
-    stores = [run / name for name in ("simulations", "calibration_simulations")]
-    steps.same_simulator(sim, recorded, f"the fit in {run}", stores, **changes, seconds=QUICK)
-    return str(sim.source), ""
+        without = "it was left out"
+    file, options = ("", {}) if sim is None else (str(sim.source), options_of_run(run))
+    return Served(run.name, str(run), file, without, given["device"], options)
 
 
 def _hosts(given: Mapping[str, Any]) -> tuple[str, ...]:

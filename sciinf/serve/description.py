@@ -12,12 +12,12 @@ from torch import distributions as td
 from sciinf.core import Observable
 from sciinf.core.verdicts import CALIBRATION_STATES, NOT_CALIBRATED, Calibration
 from sciinf.figures.prior_curves import prior_marginals
-from sciinf.serve.models import Model, NotReady, Source
+from sciinf.serve.models import Model, NotReady, Served
 
 _DRAWS, _ENDS, _POINTS = 50_000, (0.001, 0.999), 64
 
 
-def unready(source: Source, why: NotReady | None = None) -> dict[str, Any]:
+def unready(source: Served, why: NotReady | None = None) -> dict[str, Any]:
     """What is known of a run that has learned nothing yet."""
     words = str(why) if why else f"{source.name} is not trained yet"
     return {"name": source.name, "ready": False, "reason": words}

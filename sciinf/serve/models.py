@@ -15,7 +15,7 @@ from typing import Any, final
 
 import numpy as np
 
-from sciinf.asking import Answering, Learned
+from sciinf.asking import Answerers, Answering
 from sciinf.core import Calibration, Observation, Simulator, load_fit, load_simulator
 from sciinf.core.files import read_json
 from sciinf.figures.run_folder import Run, read_common
@@ -28,7 +28,7 @@ from sciinf.trust.judge import Judge
 
 
 @dataclass(frozen=True)
-class Source:
+class Served:
     """Where a run lies, and what it is opened with.
 
     Args:
@@ -84,7 +84,7 @@ class Model:
         ValueError: If something in it is damaged.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Served) -> None:
         if not source.ready:
             raise NotReady(
                 f"{source.name} is not trained yet, so it cannot be asked: wait for `sciinf infer` or `sciinf train`"
@@ -95,7 +95,7 @@ class Model:
         inner = self.folder / "fit"
         self.fit = load_fit(inner if inner.is_dir() else self.folder, device=source.device, trust=trust)
         first = build_posterior(self.fit, self.simulator)
-        self.learned = Learned(self.folder, first, source.device, self.simulator)
+        self.learned = Answerers(self.folder, first, source.device, self.simulator)
         self.prior, self.observables = first.prior, dict(first.observables)
         self.known = _observations(self.folder)
         self._judges: dict[Path, Judge] = {}
@@ -164,7 +164,7 @@ class Models:
         ValueError: If two have one name.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Served]) -> None:
         self.sources = {source.name: source for source in sources}
         if len(self.sources) < len(sources):
             names = [source.name for source in sources]
@@ -173,7 +173,7 @@ class Models:
         self._opened: dict[str, Model] = {}
         self._lock = threading.Lock()
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> Served:
         """Where a run lies.
 
         Raises:

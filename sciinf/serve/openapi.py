@@ -10,6 +10,7 @@ from sciinf.serve.downloads import KINDS
 from sciinf.serve.requests import KINDS as FILES
 from sciinf.serve.requests import PARTS
 
+_SEED = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _ERRORS = {
     400: "it cannot be read",
     401: "a token is missing or wrong",
@@ -46,69 +47,61 @@ def document(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
-    name = model["name"]
-    at, number = f"/models/{name}", {"type": "integer", "minimum": 0}
+    """What can be asked of one model."""
+    name, every = model["name"], tuple(_ERRORS)
+    at, id, few = f"/models/{name}", _parameter("id"), (404, 409, 503, 504)
+    kinds = _parameter("kind", list(KINDS))
+    asked = _operation("The posterior of an observation, with its verdict", f"{name}_answer", every)
+    drawn = _operation("Its draws", f"{name}_draws", few, [id, kinds], "*/*")
+    found = {
+        at: {"get": _operation("What it is asked about, and how it was checked", f"{name}_model")},
+        f"{at}/answer": {"post": {**asked, "requestBody": {"required": True, "content": _question(model)}}},
+        f"{at}/answers/{{id}}": {"get": _operation("An answer again", f"{name}_again", few, [id])},
+        f"{at}/answers/{{id}}/draws.{{kind}}": {"get": drawn},
+    }
+    if model["simulator"]:
+        content = {"application/json": {"schema": _theta(model["parameters"])}}
+        simulated = _operation("Data for parameters", f"{name}_simulate", every)
+        found[f"{at}/simulate"] = {"post": {**simulated, "requestBody": {"required": True, "content": content}}}
+    return found
+
+
+def _question(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A question, as JSON or as files."""
+    data = _data(model["observables"])
     question = {
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "x": _data(model["observables"]),
+            "x": data,
             "observation": {"type": "string", "enum": model["observations"]},
-            "observations": {"type": "array", "minItems": 1, "items": _data(model["observables"])},
-            **_fields(number),
+            "observations": {"type": "array", "minItems": 1, "items": data},
+            **_fields(),
         },
     }
-    files = {
-        "type": "object",
-        "required": ["file"],
-        "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}, **_fields(number)},
-    }
-    files["properties"]["file"]["description"] = f"files that hold the observation: {', '.join(FILES)}"
-    asked = {"application/json": {"schema": question}, "multipart/form-data": {"schema": files}}
+    words = f"files that hold the observation: {', '.join(FILES)}"
+    file = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": words}
+    files = {"type": "object", "required": ["file"], "properties": {"file": file, **_fields()}}
+    return {"application/json": {"schema": question}, "multipart/form-data": {"schema": files}}
+
+
+def _theta(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Parameters, and a seed."""
     theta = {
         "type": "object",
-        "required": [p["name"] for p in model["parameters"]],
+        "required": [one["name"] for one in parameters],
         "additionalProperties": False,
-        "properties": {p["name"]: {"type": "number", "description": p["unit"]} for p in model["parameters"]},
+        "properties": {one["name"]: {"type": "number", "description": one["unit"]} for one in parameters},
     }
-    drawn = {
-        "type": "object",
-        "required": ["theta"],
-        "properties": {"theta": theta, "seed": number},
-    }
-    known, every = (_parameter("id"), [400, 401, 404, 409, 503, 504]), tuple(_ERRORS)
-    kinds = _parameter("kind", list(KINDS))
-    found = {
-        at: {"get": _operation("What it is asked about, and how it was checked", f"{name}_model")},
-        f"{at}/answer": {
-            "post": {
-                **_operation(
-                    "The posterior of an observation, with its verdict", f"{name}_answer", errors=tuple(_ERRORS)
-                ),
-                "requestBody": {"required": True, "content": asked},
-            }
-        },
-        f"{at}/answers/{{id}}": {"get": _operation("An answer again", f"{name}_again", known[1], [known[0]])},
-        f"{at}/answers/{{id}}/draws.{{kind}}": {
-            "get": _operation("Its draws", f"{name}_draws", known[1], [known[0], kinds], "*/*")
-        },
-    }
-    if model["simulator"]:
-        found[f"{at}/simulate"] = {
-            "post": {
-                **_operation("Data for parameters", f"{name}_simulate", every),
-                "requestBody": {"required": True, "content": {"application/json": {"schema": drawn}}},
-            }
-        }
-    return found
+    return {"type": "object", "required": ["theta"], "properties": {"theta": theta, "seed": _SEED}}
 
 
-def _fields(number: Mapping[str, Any]) -> dict[str, Any]:
+def _fields() -> dict[str, Any]:
     """What a question has beside data."""
     return {
         "level": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": 0.9},
         "draws": {"type": "integer", "minimum": 1, "default": 2_000},
-        "seed": {**number, "default": 0},
+        "seed": {**_SEED, "default": 0},
         "checks": {"type": "boolean", "default": False, "description": "simulate data from the answer and compare"},
         "include": {"type": "array", "items": {"type": "string", "enum": list(PARTS)}},
         "name": {"type": "string"},

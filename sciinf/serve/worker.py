@@ -22,7 +22,7 @@ import numpy as np
 
 from sciinf.serve.answering import observation_in, simulated, wanted_in, whole_answer
 from sciinf.serve.fusion import Fusion, Ticket
-from sciinf.serve.models import Models, NotReady, Source
+from sciinf.serve.models import Models, NotReady, Served
 from sciinf.serve.wire import pack, unpack
 from sciinf.telling import ERROR, show_from
 
@@ -35,14 +35,14 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
     Args:
         pipe: To the service.
         lane: "fused" or "whole".
-        sources: The runs, as `Source.to_json` has them.
+        sources: The runs, as `Served.to_json` has them.
     """
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its workers itself
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     show_from(ERROR)
-    models = Models([Source(**source) for source in sources])
+    models = Models([Served(**source) for source in sources])
     for source in models.sources.values():
         if source.ready:
             models.get(source.name)

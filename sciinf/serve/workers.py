@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any, final
 
 from sciinf.serve.engine import Broken, Busy, Engine, Refused
-from sciinf.serve.models import Source
+from sciinf.serve.models import Served
 from sciinf.serve.requests import One
 from sciinf.serve.wire import pack, unpack
 from sciinf.serve.worker import work
@@ -50,7 +50,7 @@ class Workers(Engine):
         seconds: That one question may take.
     """
 
-    def __init__(self, sources: Sequence[Source], seconds: float = 120.0) -> None:
+    def __init__(self, sources: Sequence[Served], seconds: float = 120.0) -> None:
         said = [source.to_json() for source in sources]
         self._ids = itertools.count()
         self._whole = _Lane("whole", said, seconds, self._to_whole)
