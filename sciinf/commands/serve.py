@@ -50,7 +50,7 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)
-    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_keep_alive=30, lifespan="on")
+    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_keep_alive=30, lifespan="on", timeout_graceful_shutdown=3)
     uvicorn.Server(config).run(sockets=[taken])
 
 

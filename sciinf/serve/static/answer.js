@@ -149,5 +149,5 @@ export function priors(model) {
 export function correlations(answer, chosen) {
   const at = chosen.map(({ name }) => answer.draws.names.indexOf(name));
   const rows = chosen.map(({ label }, r) => el("tr", {}, el("th", { scope: "row" }, label), at.map((b) => el("td", { class: "n" }, number(correlation(answer.draws, at[r], b), 0.1)))));
-  return el("details", {}, el("summary", {}, `Correlations${answer.json.name ? ` of ${answer.json.name}` : ""}`), table("Correlation of the draws, from −1 to 1.", ["", ...chosen.map((one) => one.label)], rows, "Correlations"));
+  return el("details", {}, el("summary", {}, `Correlations${answer.json.name ? ` of ${answer.json.name}` : ""}`), table("Correlation of the draws, from −1 to 1.", ["parameter", ...chosen.map((one) => one.label)], rows, `Correlations of ${answer.json.name}`));
 }

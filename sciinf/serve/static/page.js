@@ -40,12 +40,12 @@ const wrapped = (json, request) => ({ json, request, draws: decode(json.draws), 
 
 /** Ask, and lay the answer over the one that is there, or put it in the place of an old one. */
 async function ask(request, words, old) {
-  const model = state.model;
+  const { model } = state;
   $("error").hidden = true;
   say(words);
   try {
     const found = await answerTo(request, false);
-    if (model !== state.model) return;
+    if (model.name !== state.model.name) return;
     put(found, old && state.answers.includes(old) ? state.answers.indexOf(old) : undefined);
     say("");
     check(found);
@@ -199,8 +199,8 @@ async function renew() {
   const before = state.model;
   try {
     const now = await get(models(before.name));
-    if (state.model !== before) return;
-    state.models[state.models.indexOf(before)] = now;
+    if (state.model.name !== before.name) return;
+    state.models = state.models.map((one) => (one.name === now.name ? now : one));
     state.model = now;
     describe();
     if (!state.answers.length) show();
