@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,11 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)
-    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_keep_alive=30, lifespan="on", timeout_graceful_shutdown=3)
-    uvicorn.Server(config).run(sockets=[taken])
+    how: dict[str, Any] = {"log_level": "warning", "server_header": False, "lifespan": "on"}
+    config = uvicorn.Config(app, timeout_keep_alive=30, timeout_graceful_shutdown=3, **how)
+    with contextlib.suppress(KeyboardInterrupt):  # it has ended all by then
+        uvicorn.Server(config).run(sockets=[taken])
+    tell("the service has ended")
 
 
 def source_of(folder: str, given: Mapping[str, Any]) -> Any:

@@ -1,8 +1,9 @@
 r"""Many questions at a time: their draws are made together, a few of each in a pass, and nobody waits for long ones.
 
 A pass of the network moves noise of several questions at once, in columns of 256 draws, each with the features of its
-own observation. Columns are dealt round robin: a question of 20,000 draws has 79 of them and one of 200 has one, which
-is in the next pass or the one after. When the draws of a question are complete, it is answered and leaves; others join
+own observation. Columns are dealt round robin, four at most to a question in its turn, which take about as long as all
+that is to be said of an answer beside its draws. A question of 20,000 draws has 79 columns and one of 200 has one,
+which is in the next pass or one soon after. When its draws are complete, a question is answered and leaves; others join
 meanwhile. Observations that came together are embedded, and compared with the simulations, in one batch.
 
 Every question draws its noise from a generator of its own, all of it at once, as it does alone. So a fused answer is
@@ -32,7 +33,7 @@ from sciinf.serve.answering import answered
 from sciinf.serve.models import Model, Models
 from sciinf.trust.judge import Looked
 
-COLUMN, COLUMNS = 256, 16  # draws in a column, and columns in a pass
+COLUMN, COLUMNS, TURN = 256, 16, 4  # draws in a column; columns in a pass, and of one question in its turn
 _TOGETHER = 64  # observations that are embedded at once
 _SHORT = 0.02  # seconds that questions which came are taken in for, before the next pass
 
@@ -170,10 +171,13 @@ class Fusion:
             if one.question.judge is not judge:
                 others.append(one)
                 continue
-            size = min(COLUMN, one.left)
-            dealt.append((one, one.noise[one.dealt : one.dealt + size]))
-            one.dealt += size
-            if one.left:
+            for _ in range(min(TURN, COLUMNS - len(dealt))):
+                size = min(COLUMN, one.left)
+                dealt.append((one, one.noise[one.dealt : one.dealt + size]))
+                one.dealt += size
+                if not one.left:
+                    break
+            else:
                 self._drawing.append(one)
         self._drawing.extendleft(reversed(others))  # what waited is first in the next pass
         try:

@@ -109,9 +109,9 @@ def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str
         said: The parameters of which enough is said.
     """
     medians, found = draws.quantile(0.5), []
-    belows = (drawn < medians[: len(drawn), None]).double().mean(1)
+    shares = (drawn < medians[: len(drawn), None]).double().mean(1)
     for place, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
-        each, median, below = drawn[place], medians[place], float(belows[place])
+        each, median, below = drawn[place], medians[place], float(shares[place])
         if name in said or _FAR <= below <= 1 - _FAR:
             continue
         low, high = each.kthvalue(round(_FAR * len(each))).values, each.kthvalue(round((1 - _FAR) * len(each))).values
