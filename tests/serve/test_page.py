@@ -381,6 +381,7 @@ def test_a_light_is_never_greener_than_what_is_behind_it(visit: Any) -> None:
         ({**good, "checks": [{"name": "local check", "level": "of another kind", "verdict": "off"}]}, "amber"),
         ({**good, "trust": {"level": "alarm", "verdict": "unlike"}}, "red"),
         ({**good, "trust": {"level": "unknown", "verdict": "unlike"}}, "amber"),
+        ({**good, "calibration": {"state": "not checked", "reasons": ["never"]}}, "amber"),
         ({**good, "verdict": "alarm"}, "red"),
         ({**good, "lights": [{**light, "level": "unknown"}]}, ""),
     ]

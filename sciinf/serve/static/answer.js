@@ -1,40 +1,46 @@
 // An answer in words and tables: its verdict, its numbers, its checks. A light is never greener than what is behind it.
 import { compared, correlation, interval, number, percent, unit } from "./draws.js";
-import { el } from "./service.js";
+import { el, framed, table } from "./service.js";
 
 const LIGHTS = { good: "green", caution: "amber", alarm: "red", unknown: "grey" };
 const STATES = { passed: "green", "cannot tell": "amber", "not passed": "red", "not checked": "amber" };
 const TRUST = { good: "green", unusual: "amber", alarm: "red", unknown: "amber" };
 const CHECKS = { good: "green", caution: "amber", alarm: "red", unknown: "amber" };
 const SYMBOLS = { green: "✓", amber: "!", red: "✕", grey: "–" };
-const WORDS = { green: "Good", amber: "With care", red: "Do not rely", grey: "Not checked" };
-const STATE_WORDS = { passed: "Passed", "cannot tell": "Cannot tell", "not passed": "Not passed", "not checked": "Not checked" };
+const SPOKEN = { green: "passed: ", amber: "with care: ", red: "not passed: ", grey: "not checked: " };
+const LIKE = { good: "Like the simulations", unusual: "Unusual", alarm: "Unlike the simulations", unknown: "Not known" };
+const FOUND = { good: "Good", caution: "With care", alarm: "Do not rely", unknown: "Not known" };
 const BY_SIMULATION = ["predictive", "residuals", "local check", "likelihood", "strange data"];
-const NO_LIKELIHOOD = /no likelihood/;
+const NO_LIKELIHOOD = /no likelihood/; // most answers need none
 
 export const simulated = (json) => json.checks.some((one) => BY_SIMULATION.includes(one.name));
 
-/** The worst colour of lights and checks; "" where none is bad and something was not looked at. */
+/** The worst colour of verdict, lights and checks; "" where none is bad and something was not looked at. */
 export function colourOf(json) {
-  const lights = json.lights.filter((one) => !NO_LIKELIHOOD.test(one.text)).map((one) => LIGHTS[one.level] || "amber");
-  const found = [LIGHTS[json.verdict] || "amber", ...lights, TRUST[json.trust.level] || "amber", ...json.checks.map((one) => CHECKS[one.level] || "amber")];
+  const lights = json.lights.filter((one) => !NO_LIKELIHOOD.test(one.text)).map((one) => LIGHTS[one.level]);
+  const judged = json.lights.some((one) => one.name === "calibration" && one.level === "unknown") || json.calibration.state === "passed";
+  const behind = [judged ? "green" : "amber", LIGHTS[json.verdict], TRUST[json.trust.level], ...json.checks.map((one) => CHECKS[one.level])];
+  const found = [...lights, ...behind].map((one) => one || "amber");
   return ["red", "amber", "grey", "green"].find((one) => found.includes(one)).replace("grey", "");
 }
 
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const sentence = (text) => capital(text) + (/[.!?…]$/.test(text) ? "" : ".");
 const symbol = (colour) => el("span", { class: "symbol", "aria-hidden": "true" }, SYMBOLS[colour]);
-const meaning = { green: "passed: ", amber: "with care: ", red: "not passed: ", grey: "not checked: " };
+const unseen = (text) => el("span", { class: "unseen" }, text);
 
 /** The verdict on an answer.
  * @param at which answer it is; @param still what is said of checks that are still to be made. */
 export function verdict(json, at, still, remove) {
   const lights = json.lights.map((one) => {
     const colour = LIGHTS[one.level] || "amber";
-    return el("li", { class: colour }, symbol(colour), el("span", {}, el("span", { class: "unseen" }, meaning[colour]), one.text));
+    return el("li", { class: colour }, symbol(colour), el("span", {}, unseen(SPOKEN[colour]), one.text));
   });
   const close = el("button", { class: "close", type: "button", "aria-label": `Take away ${json.name}`, onclick: remove }, "Take away");
-  const name = el("p", { class: `whose ${at ? "second" : "first"}` }, el("b", {}, json.name || "observation"), el("span", { class: "unit" }, [`${json.posterior} posterior`, ...(json.read || [])].join(" · ")), close);
-  return el("section", { class: `verdict ${colourOf(json)}`, "aria-label": `Verdict on ${json.name}` }, name,
-    el("p", { class: "headline" }, json.sentence), still, el("ul", { class: "lights" }, lights));
+  const of = [`${json.posterior} posterior${json.scope ? `, ${json.scope}` : ""}`, ...(json.read || [])];
+  return el("section", { class: `verdict ${colourOf(json)}`, "aria-label": `Verdict on ${json.name}` },
+    el("p", { class: `whose ${at ? "second" : "first"}` }, el("b", {}, json.name || "observation"), close),
+    el("p", { class: "headline" }, json.sentence), still, el("ul", { class: "lights" }, lights), el("p", { class: "caption" }, of.join(" · ")));
 }
 
 /** What an estimate's interval is at a level: the service's own at the level asked, of the draws at others. */
@@ -43,111 +49,136 @@ export function endsAt(answer, name, level) {
   return Math.abs(level - one.level) < 1e-9 ? one.interval : interval(answer.draws, answer.draws.names.indexOf(name), level);
 }
 
+/** Median and interval as they are printed, each to two digits of its own width. */
 export function printed(answer, name, level) {
-  const one = answer.json.parameters[name], [low, high] = endsAt(answer, name, level), [below, above] = [one.median - low, high - one.median];
-  const widths = [below, above].filter((width) => width > 0);
-  return { median: number(one.median, widths.length ? Math.min(...widths) : 0), low: number(low, below), high: number(high, above), unit: unit(one.unit) };
+  const one = answer.json.parameters[name], [low, high] = endsAt(answer, name, level);
+  const [below, above] = [one.median - low, high - one.median], widths = [below, above].filter((width) => width > 0);
+  const median = number(one.median, widths.length ? Math.min(...widths) : 0);
+  return { median, range: `${number(low, below)} to ${number(high, above)}`, unit: unit(one.unit) };
 }
 
-function bar(answer, name, level, prior, k) {
-  const svg = (kind, attributes) => { const made = document.createElementNS("http://www.w3.org/2000/svg", kind); Object.entries(attributes).forEach(([a, v]) => made.setAttribute(a, v)); return made; };
-  const at = (value) => 100 * Math.min(Math.max((value - prior.low) / (prior.high - prior.low), 0), 1);
-  const [low, high] = endsAt(answer, name, level).map(at), wide = Math.max(high - low, 0.8);
-  const made = svg("svg", { class: `bar ${k ? "second" : ""}`, viewBox: "-1 0 102 14", preserveAspectRatio: "none", "aria-hidden": "true" });
-  made.append(svg("path", { class: "track", d: "M0 6H100" }), svg("path", { class: "inner", d: `M${low} 2h${wide}v8h${-wide}z` }), svg("path", { class: "middle", d: `M${at(answer.json.parameters[name].median)} 1V11` }));
+function svg(kind, attributes, ...inside) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...inside);
   return made;
 }
 
-function table(caption, head, rows, label) {
-  const heads = head.map((one, k) => el("th", { scope: "col", class: k ? "n" : undefined }, one));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
-    el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows)));
+function bar(answer, name, level, prior, k) {
+  const at = (value) => 100 * Math.min(Math.max((value - prior.low) / (prior.high - prior.low), 0), 1);
+  const [low, high] = endsAt(answer, name, level).map(at), wide = Math.max(high - low, 0.8), middle = at(answer.json.parameters[name].median);
+  const parts = [["track", "M0 6H100"], ["inner", `M${low} 2h${wide}v8h${-wide}z`], ["middle", `M${middle} 1V11`]];
+  const look = { class: `bar ${k ? "second" : ""}`, viewBox: "-1 0 102 14", preserveAspectRatio: "none", "aria-hidden": "true" };
+  return svg("svg", look, ...parts.map(([kind, d]) => svg("path", { class: kind, d })));
 }
 
 /** Medians and intervals of all parameters at a level, within their priors. */
 export function numbers(answers, parameters, level) {
+  const several = answers.length > 1;
   const rows = parameters.flatMap(({ name, label, prior, derived }) => answers.map((answer, k) => {
-    const { median, low, high, unit: of } = printed(answer, name, level), shown = of ? [" ", el("span", { class: "unit" }, of)] : [];
-    const own = label === name ? null : el("code", { class: "own" }, name);
-    const head = k ? null : el("th", { scope: "row", rowspan: answers.length > 1 ? answers.length : undefined }, label, derived ? " (derived)" : "", own && " ", own);
-    const mark = answers.length > 1 && el("span", { class: `mark ${k ? "second" : "first"}`, title: answer.json.name }, el("span", { class: "unseen" }, `${answer.json.name}: `));
-    return el("tr", {}, head, el("td", { class: "n" }, mark || null, median, shown), el("td", { class: "n" }, `${low} to ${high}`, of ? [" ", el("span", { class: "unit" }, of)] : []),
-      el("td", { class: "within" }, prior ? bar(answer, name, level, prior, k) : null));
+    const { median, range, unit: of } = printed(answer, name, level), own = label === name ? [] : [" ", el("code", { class: "own" }, name)];
+    const shown = (text) => [el("span", { class: "value" }, text), ...(of ? [" ", el("span", { class: "unit" }, of)] : [])];
+    const head = k ? null : el("th", { scope: "row", rowspan: answers.length }, label, derived ? " (derived)" : "", own);
+    const mark = several ? el("span", { class: `mark ${k ? "second" : "first"}`, title: answer.json.name }, unseen(`${answer.json.name}: `)) : null;
+    const within = el("td", { class: "within" }, prior ? bar(answer, name, level, prior, k) : null);
+    return el("tr", {}, head, el("td", { class: "n" }, mark, shown(median)), el("td", { class: "n" }, shown(range)), within);
   }));
+  const names = ["parameter", "median", `${percent(level)} interval`, "within the prior"];
+  const head = names.map((one, k) => el("th", { scope: "col", class: k ? "n" : undefined }, one));
   const caption = `These data, this model and this prior give a value inside its interval a probability of ${percent(level)}.`;
-  return table(caption, ["parameter", "median", `${percent(level)} interval`, "within the prior"], rows, "Medians and intervals");
+  return framed("Medians and intervals", head, rows, caption);
 }
 
 /** How two answers differ: shift and overlap of each parameter. */
-export function comparison(answers, parameters) {
-  const [first, second] = answers, of = (answer, name) => answer.draws.names.indexOf(name);
+export function comparison([first, second], parameters) {
   const rows = parameters.map(({ name, label }) => {
-    const { overlap, shift } = compared(first.draws, of(first, name), second.draws, of(second, name));
-    return el("tr", {}, el("th", { scope: "row" }, label), el("td", { class: "n" }, `${shift >= 0 ? "+" : "−"}${Math.abs(shift).toFixed(1)} sd`), el("td", { class: "n" }, `${Math.round(100 * overlap)}%`));
+    const [a, b] = [first, second].map((one) => one.draws.names.indexOf(name)), { overlap, shift } = compared(first.draws, a, second.draws, b);
+    return [label, `${shift >= 0 ? "+" : "−"}${Math.abs(shift).toFixed(1)} sd`, `${Math.round(100 * overlap)}%`];
   });
-  const caption = `From ${first.json.name} to ${second.json.name}. Shift: difference of the means over the root of the sum of both variances. Overlap: what the two densities have in common.`;
-  return table(caption, ["parameter", "shift", "overlap"], rows, "Comparison of the two answers");
+  const caption = `From ${first.json.name} to ${second.json.name}. Shift: difference of the means over the root of the sum of both ` +
+    "variances. Overlap: what the two densities have in common.";
+  return table("Comparison of the two answers", ["parameter", "shift", "overlap"], rows, { caption });
 }
+
+const moved = (one) => one?.corrected && one.corrected.moved > one.corrected.chance;
+const asked = (answer) => Object.values(answer.json.parameters)[0].level;
 
 /** What fresh simulations say of the intervals, and which level the words are about. */
 export function notes(answers, parameters, level, again) {
-  const asked = (answer) => Object.values(answer.json.parameters)[0].level, said = [];
-  const off = answers.filter((one) => Math.abs(level - asked(one)) > 1e-9), moved = (one) => one?.corrected && one.corrected.moved > one.corrected.chance;
-  for (const answer of answers.filter((one) => !off.includes(one))) {
-    const of = parameters.map(({ name, label }) => [label, answer.json.parameters[name]]).filter(([, one]) => moved(one)).map(([label, one]) => {
-      const [low, high] = one.corrected.interval, width = (high - low) / 2;
-      return `${label} ${number(low, width)} to ${number(high, width)}${one.unit ? ` ${unit(one.unit)}` : ""}${one.corrected.local ? " (for data like these)" : ""}`;
+  const off = answers.filter((one) => Math.abs(level - asked(one)) > 1e-9), said = [];
+  for (const { json } of answers.filter((one) => !off.includes(one))) {
+    const of = parameters.filter(({ name }) => moved(json.parameters[name])).map(({ name, label }) => {
+      const { corrected: { interval: [low, high], local }, unit: u } = json.parameters[name], width = (high - low) / 2;
+      return `${label} ${number(low, width)} to ${number(high, width)}${u ? ` ${unit(u)}` : ""}${local ? " (for data like these)" : ""}`;
     });
-    if (of.length) said.push(el("p", { class: "moved" }, `${answer.json.name}: intervals that held ${percent(level)} on fresh simulations are others than those of the draws: ${of.join(", ")}.`));
+    const words = `${json.name}: intervals that held ${percent(level)} on fresh simulations are others than those of the draws: `;
+    if (of.length) said.push(el("p", { class: "moved" }, `${words}${of.join(", ")}.`));
   }
   if (off.length) {
-    const any = off.some((one) => Object.values(one.json.parameters).some(moved)) ? ` Fresh simulations moved intervals at ${percent(asked(off[0]))}; these are of the draws as they are.` : "";
-    const words = `Asked at ${percent(asked(off[0]))}; at ${percent(level)} the intervals are taken from ${off[0].draws.count.toLocaleString("en-US")} draws of the answer, in this browser.${any} `;
-    said.push(el("p", { class: "moved" }, words, el("button", { type: "button", onclick: () => off.forEach(again) }, `Ask again at ${percent(level)}`)));
+    const any = off.some((one) => Object.values(one.json.parameters).some(moved)), at = percent(asked(off[0]));
+    const count = off[0].draws.count.toLocaleString("en-US");
+    const words = [`Asked at ${at}; at ${percent(level)} the intervals are taken from ${count} draws, in this browser.`];
+    if (any) words.push(`Fresh simulations moved intervals at ${at}; these are of the draws as they are.`);
+    const button = el("button", { type: "button", onclick: () => off.forEach(again) }, `Ask again at ${percent(level)}`);
+    said.push(el("p", { class: "moved" }, words.join(" "), " ", button));
   }
   return said;
 }
 
-function card(colour, title, state, reasons) {
-  const [first, ...rest] = reasons, inside = rest.length ? rest : [first];
-  const cut = rest.length ? first : brief(first);
-  return el("details", { class: `check ${colour}` }, el("summary", {}, symbol(colour), el("span", {}, el("b", {}, title), " ", el("span", { class: "state" }, `${state}.`), " ", sentence(cut))), inside.map((one) => el("p", {}, sentence(one))));
+function card([colour, title, state, reasons]) {
+  const [first, ...rest] = reasons, [clause] = first.split(/; |\. (?=[A-Z])/);
+  const brief = rest.length || clause.length < 180 ? clause : `${clause.slice(0, clause.lastIndexOf(" ", 180))} …`;
+  const words = el("span", {}, el("b", {}, title), " ", el("span", { class: "state" }, `${state}.`), " ", sentence(brief));
+  return el("details", { class: `check ${colour}` }, el("summary", {}, symbol(colour), words), reasons.map((one) => el("p", {}, sentence(one))));
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
-const brief = (text) => { const [first] = text.split(/; |\. (?=[A-Z])/); return first.length > 180 ? `${first.slice(0, first.lastIndexOf(" ", 180))} …` : first; };
+function calibrationCard(json) {
+  const { state, reasons } = json.calibration, light = json.lights.find((one) => one.name === "calibration");
+  if (light?.level === "unknown" && state !== "not checked") return ["grey", "Calibration", "Of the network, not of this answer", reasons];
+  return [STATES[state] || "amber", "Calibration", capital(state), reasons.length ? reasons : ["no reasons were given"]];
+}
 
 /** All that was checked of an answer, the gravest first; what is good together, in one line. */
 export function cards(json) {
-  const found = json.calibration, light = json.lights.find((one) => one.name === "calibration"), other = light?.level === "unknown" && found.state !== "not checked";
-  const title = (name) => name.charAt(0).toUpperCase() + name.slice(1), trust = TRUST[json.trust.level] || "amber", colour = other ? "grey" : STATES[found.state] || "amber";
-  const likeness = { green: "Like the simulations", red: "Unlike the simulations", amber: json.trust.level === "unusual" ? "Unusual" : "Not known" };
-  const all = [[colour, "Calibration", other ? "Of the network, not of this answer" : STATE_WORDS[found.state] || found.state, found.reasons.length ? found.reasons : ["no reasons were given"]], [trust, "Observation", likeness[trust], [json.trust.verdict]],
-    ...json.checks.map((one) => { const level = CHECKS[one.level] || "amber"; return [level, title(one.name), one.level === "unknown" ? "Not known" : WORDS[level], [one.verdict]]; })];
+  const { level, verdict: words } = json.trust;
+  const checks = json.checks.map((one) => [CHECKS[one.level] || "amber", capital(one.name), FOUND[one.level] || "Not known", [one.verdict]]);
+  const all = [calibrationCard(json), [TRUST[level] || "amber", "Observation", LIKE[level] || "Not known", [words]], ...checks];
   const bad = ["red", "amber", "grey"].flatMap((one) => all.filter(([of]) => of === one)), good = all.filter(([of]) => of === "green");
-  const names = good.map(([, name]) => name.toLowerCase()).join(", "), count = `${good.length} ${good.length === 1 ? "check" : "checks"}`;
-  const passed = good.length ? el("details", { class: "check green" }, el("summary", {}, symbol("green"), el("span", {}, el("span", { class: "state" }, `${count} passed: `), `${names}.`)), good.map((one) => card(...one))) : "";
-  return [...bad.map((one) => card(...one)), passed];
+  if (!good.length) return bad.map(card);
+  const count = el("span", { class: "state" }, `${good.length} ${good.length === 1 ? "check" : "checks"} passed: `);
+  const names = el("span", {}, count, `${good.map(([, name]) => name.toLowerCase()).join(", ")}.`);
+  return [...bad.map(card), el("details", { class: "check green" }, el("summary", {}, symbol("green"), names), good.map(card))];
 }
 
-export const MEANING = el("details", {}, el("summary", {}, "What a verdict means, and what to do"),
-  el("p", {}, "✓ No error was seen. ! Read the answer with care: an error may be there, or it could not be told. ✕ Do not use the answer as it stands. – Was not looked at."),
-  el("p", {}, "Calibration: on fresh simulations, whose true parameters are known, an interval of 90% should hold the truth in 90 of 100. Observation: whether data like these were among the simulations; a network knows nothing of others. Checks by simulation: whether the model reproduces the data, and whether the posterior is right at them."),
-  el("p", {}, "What was found, and the way out, is in the words of each check: open it with +. Who trained the model can mend it with more simulations, or with some around this observation (sciinf infer with --refine auto)."));
+/** What verdicts mean. */
+export function meaning() {
+  const words = [
+    "✓ No error was seen. ! Read the answer with care: an error may be there, or it could not be told. ✕ Do not use the answer as it " +
+    "stands. – Was not looked at.",
+    "Calibration: on fresh simulations, whose true parameters are known, an interval of 90% should hold the truth in 90 of 100. " +
+    "Observation: whether data like these were among the simulations; a network knows nothing of others. Checks by simulation: whether " +
+    "the model reproduces the data, and whether the posterior is right at them.",
+    "What was found, and the way out, is in the words of each check: open it with +. Who trained the model can mend it with more " +
+    "simulations, or with some around this observation (sciinf infer with --refine auto)."];
+  return el("details", {}, el("summary", {}, "What a verdict means, and what to do"), words.map((one) => el("p", {}, one)));
+}
 
 /** What the model answers: its parameters with their priors, and what its calibration found. */
-export function priors(model) {
-  const rows = model.parameters.map(({ name, label, unit: of, prior }) => el("tr", {}, el("th", { scope: "row" }, label || name), el("td", {}, unit(of) || "–"), el("td", { class: "wrap" }, prior?.law || "–"),
-    el("td", { class: "n" }, prior ? `${number(prior.low, (prior.high - prior.low) / 10)} to ${number(prior.high, (prior.high - prior.low) / 10)}` : "–")));
-  const head = ["parameter", "unit", "prior", "99.8% of it"].map((one, k) => el("th", { scope: "col", class: k === 3 ? "n" : undefined }, one));
-  return [el("p", {}, "Give it one observation, and within a second it says what the parameters behind it may be, and whether to rely on that."),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parameters and priors" }, el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))),
-    ...(model.calibration ? [el("p", {}, el("b", {}, `Calibration: ${model.calibration.state}. `), (model.calibration.reasons || []).map(sentence).join(" "))] : [])];
+export function priors({ parameters, calibration }) {
+  const rows = parameters.map(({ name, label, unit: of, prior: { law, low, high } }) => {
+    const width = (high - low) / 10;
+    return [label || name, unit(of) || "–", law, `${number(low, width)} to ${number(high, width)}`];
+  });
+  const words = "Give it one observation, and within a second it says what the parameters behind it may be, and whether to rely on that.";
+  const head = ["parameter", "unit", "prior", "99.8% of it"], found = calibration && calibration.reasons.map(sentence).join(" ");
+  return [el("p", {}, words), table("Parameters and priors", head, rows, { words: [1, 2] }),
+    calibration ? el("p", {}, el("b", {}, `Calibration: ${calibration.state}. `), found) : ""];
 }
 
 /** The correlations of the parameters that the corner shows, for who does not see it. */
 export function correlations(answer, chosen) {
-  const at = chosen.map(({ name }) => answer.draws.names.indexOf(name));
-  const rows = chosen.map(({ label }, r) => el("tr", {}, el("th", { scope: "row" }, label), at.map((b) => el("td", { class: "n" }, number(correlation(answer.draws, at[r], b), 0.1)))));
-  return el("details", {}, el("summary", {}, `Correlations${answer.json.name ? ` of ${answer.json.name}` : ""}`), table("Correlation of the draws, from −1 to 1.", ["parameter", ...chosen.map((one) => one.label)], rows, `Correlations of ${answer.json.name}`));
+  const at = chosen.map(({ name }) => answer.draws.names.indexOf(name)), name = `Correlations of ${answer.json.name}`;
+  const rows = chosen.map(({ label }, r) => [label, ...at.map((b) => number(correlation(answer.draws, at[r], b), 0.1))]);
+  const head = ["parameter", ...chosen.map((one) => one.label)];
+  return el("details", {}, el("summary", {}, name), table(name, head, rows, { caption: "Correlation of the draws, from −1 to 1." }));
 }

@@ -1,5 +1,5 @@
 // The posterior of pairs of parameters, on a canvas: regions of highest density, and densities on the diagonal.
-import { COLOURS, colour, faint, font, priorAt } from "./curves.js";
+import { COLOURS, colour, faint, font, joint, priorAt } from "./curves.js";
 import { density, limits, named, tick } from "./draws.js";
 
 const CELLS = 72, INNER = 0.5;
@@ -20,7 +20,8 @@ function grid(draws, a, b, [across, up]) {
   let [mx, my, xx, yy, xy] = [0, 0, 0, 0, 0];
   for (let i = 0; i < draws.count; i++) { mx += w[i] * x[i]; my += w[i] * y[i]; }
   for (let i = 0; i < draws.count; i++) {
-    const [p, q] = [(x[i] - mx) / dx, (y[i] - my) / dy], [c, r] = [Math.floor((x[i] - across[0]) / dx), Math.floor((y[i] - up[0]) / dy)];
+    const [p, q] = [(x[i] - mx) / dx, (y[i] - my) / dy];
+    const [c, r] = [Math.floor((x[i] - across[0]) / dx), Math.floor((y[i] - up[0]) / dy)];
     xx += w[i] * p * p; yy += w[i] * q * q; xy += w[i] * p * q;
     if (c >= 0 && c < CELLS && r >= 0 && r < CELLS) mass[r * CELLS + c] += w[i];
   }
@@ -57,12 +58,14 @@ function region(found, size, shares, name) {
     const v = Math.min(Math.max((size - r - 0.5) * scale - 0.5, 0), CELLS - 1.001), r0 = Math.floor(v), fv = v - r0;
     for (let c = 0; c < size; c++) {
       const u = Math.min(Math.max((c + 0.5) * scale - 0.5, 0), CELLS - 1.001), c0 = Math.floor(u), fu = u - c0, at = r0 * CELLS + c0;
-      value[r * size + c] = (1 - fv) * ((1 - fu) * smooth[at] + fu * smooth[at + 1]) + fv * ((1 - fu) * smooth[at + CELLS] + fu * smooth[at + CELLS + 1]);
+      const [low, high] = [at, at + CELLS].map((place) => (1 - fu) * smooth[place] + fu * smooth[place + 1]);
+      value[r * size + c] = (1 - fv) * low + fv * high;
     }
   }
   const rgb = [1, 3, 5].map((k) => parseInt(colour(name).slice(k, k + 2), 16)), edges = shares.map((share) => edge(found, share));
   for (let i = 0; i < value.length; i++) {
-    const slope = Math.hypot(value[i] - (value[i - (i % size ? 1 : -1)] ?? 0), value[i] - (value[i - size] ?? value[i + size])) || 1e-300;
+    const [beside, above] = [value[i % size ? i - 1 : i + 1], value[i >= size ? i - size : i + size]];
+    const slope = Math.hypot(value[i] - beside, value[i] - above) || 1e-300;
     let alpha = 0;
     edges.forEach((one, k) => {
       const away = (value[i] - one) / slope;
@@ -74,52 +77,12 @@ function region(found, size, shares, name) {
   return canvas;
 }
 
-const cached = (answer, key, make) => { if (!answer.grids.has(key)) answer.grids.set(key, make()); return answer.grids.get(key); };
-
-/** Draw it.
- * @param chosen names with what they are called, unit, prior and, for each answer, the ends of their interval. */
-export function corner(canvas, answers, chosen, level) {
-  const width = canvas.parentElement.clientWidth, n = chosen.length, [left, below] = [62, 46], gap = 6;
-  const side = Math.floor(Math.min((width - left - 8) / n - gap, 210)), scale = devicePixelRatio || 1;
-  const [w, h] = [left + n * (side + gap) + 8, n * (side + gap) + below];
-  Object.assign(canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });
-  Object.assign(canvas.style, { width: `${w}px`, height: `${h}px` });
-  const c = canvas.getContext("2d"), at = (answer, name) => answer.draws.names.indexOf(name);
-  const windows = chosen.map(({ name }) => { const all = answers.map((one) => limits(one.draws, at(one, name))); return [Math.min(...all.map((r) => r[0])), Math.max(...all.map((r) => r[1]))]; });
-  c.scale(scale, scale);
-  c.lineWidth = 1;
-  const few = side < 90 ? 1.5 : 3, text = (words, x, y, look) => { Object.assign(c, { fillStyle: colour("muted"), font: font(11.5), textAlign: "center", textBaseline: "top", ...look }); c.fillText(words, x, y); };
-  chosen.forEach((row, r) => chosen.slice(0, r + 1).forEach((column, k) => {
-    const [x, y] = [left + k * (side + gap), r * (side + gap)], along = (value) => x + (side * (value - windows[k][0])) / (windows[k][1] - windows[k][0]);
-    c.save(); c.beginPath(); c.rect(x, y, side, side); c.clip();
-    if (r === k) {
-      const found = answers.map((one) => cached(one, `${row.name} ${windows[r]}`, () => density(one.draws, at(one, row.name), windows[r]))), most = 1.08 * Math.max(...found.flatMap((one) => Math.max(...one.y)));
-      found.forEach((one, i) => diagonal(c, one, (value) => along(value), (value) => y + side * (1 - value / most), { base: y + side, name: COLOURS[i], ends: row.ends[i], top: y }));
-      if (row.prior?.density.length) line(c, found[0].x, (value) => [along(value), y + side * (1 - priorAt(row.prior, value) / most)], colour("muted"), [5, 3]);
-    } else answers.forEach((one, i) => {
-      const found = cached(one, `${column.name} ${row.name} ${windows[k]} ${windows[r]}`, () => grid(one.draws, at(one, column.name), at(one, row.name), [windows[k], windows[r]]));
-      c.drawImage(region(found, Math.round(side * scale), [level, INNER], COLOURS[i]), x, y, side, side);
-    });
-    c.restore();
-    c.strokeStyle = colour("rule"); c.strokeRect(x + 0.5, y + 0.5, side - 1, side - 1);
-    if (r === n - 1) {
-      ticks(...windows[k], few).forEach((value) => text(tick(value), Math.min(Math.max(along(value), x + 12), x + side - 12), y + side + 5));
-      text(fitted(c, column, side), x + side / 2, y + side + 24, { font: font(12, "600"), fillStyle: colour("ink") });
-    }
-    if (k === 0 && r > 0) {
-      ticks(...windows[r], few).forEach((value) => text(tick(value), x - 6, y + side * (1 - (value - windows[r][0]) / (windows[r][1] - windows[r][0])), { textAlign: "right", textBaseline: "middle" }));
-      c.save(); c.translate(9, y + side / 2); c.rotate(-Math.PI / 2);
-      text(fitted(c, row, side), 0, 0, { font: font(12, "600"), fillStyle: colour("ink"), textBaseline: "middle" }); c.restore();
-    }
-  }));
+function cached(answer, key, make) {
+  if (!answer.grids.has(key)) answer.grids.set(key, make());
+  return answer.grids.get(key);
 }
 
-function fitted(c, { label, unit }, side) {
-  c.font = font(12, "600");
-  let words = named(label, unit);
-  while (words.length > 4 && c.measureText(words).width > side) words = `${words.slice(0, -2)}…`;
-  return words;
-}
+const at = (answer, name) => answer.draws.names.indexOf(name);
 
 function line(c, x, place, stroke, dash = []) {
   c.beginPath(); c.setLineDash(dash); c.strokeStyle = stroke;
@@ -127,10 +90,63 @@ function line(c, x, place, stroke, dash = []) {
   c.stroke(); c.setLineDash([]);
 }
 
-function diagonal(c, { x, y }, along, up, { base, name, ends, top }) {
-  c.lineWidth = 1.5;
-  line(c, x, (value, k) => [along(value), up(y[k])], colour(name));
-  c.lineTo(along(x[x.length - 1]), base); c.lineTo(along(x[0]), base); c.fillStyle = faint(name, 0.16); c.fill();
-  c.lineWidth = 1;
-  for (const end of ends) line(c, [top, base], (value) => [along(end), value], colour(name), [3, 3]);
+/** Densities of one parameter, the ends of the intervals, and the prior. */
+function diagonal(c, answers, { name, prior, ends }, { x, y, side, window, along }) {
+  const found = answers.map((one) => cached(one, `${name} ${window}`, () => density(one.draws, at(one, name), window)));
+  const most = 1.08 * Math.max(...found.map((one) => Math.max(...one.y))), up = (value) => y + side * (1 - value / most);
+  found.forEach((one, i) => {
+    c.lineWidth = 1.5;
+    line(c, one.x, (value, k) => [along(value), up(one.y[k])], colour(COLOURS[i]));
+    c.lineTo(along(one.x[one.x.length - 1]), y + side); c.lineTo(along(one.x[0]), y + side);
+    c.fillStyle = faint(COLOURS[i], 0.16); c.fill();
+    c.lineWidth = 1;
+    for (const end of ends[i]) line(c, [y, y + side], (value) => [along(end), value], colour(COLOURS[i]), [3, 3]);
+  });
+  if (prior?.density.length) line(c, found[0].x, (value) => [along(value), up(priorAt(prior, value))], colour("muted"), [5, 3]);
+}
+
+function text(c, words, x, y, look = {}) {
+  Object.assign(c, { fillStyle: colour("muted"), font: font(11.5), textAlign: "center", textBaseline: "top", ...look });
+  c.fillText(words, x, y);
+}
+
+function nameOf(c, { label, unit }, x, y, side, look) {
+  c.font = font(12, "600");
+  let words = named(label, unit);
+  while (words.length > 4 && c.measureText(words).width > side) words = `${words.slice(0, -2)}…`;
+  text(c, words, x, y, { font: font(12, "600"), fillStyle: colour("ink"), ...look });
+}
+
+/** Draw it.
+ * @param chosen names with what they are called, unit, prior and, for each answer, the ends of their interval. */
+export function corner(canvas, answers, chosen, level) {
+  const n = chosen.length, [left, below, gap] = [62, 46, 6], scale = devicePixelRatio || 1;
+  const side = Math.floor(Math.min((canvas.parentElement.clientWidth - left - 8) / n - gap, 210)), few = side < 90 ? 1.5 : 3;
+  const [w, h] = [left + n * (side + gap) + 8, n * (side + gap) + below], c = canvas.getContext("2d");
+  Object.assign(canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });
+  Object.assign(canvas.style, { width: `${w}px`, height: `${h}px` });
+  c.scale(scale, scale);
+  const windows = chosen.map(({ name }) => joint(answers.map((one) => limits(one.draws, at(one, name)))));
+  const share = (value, k) => (value - windows[k][0]) / (windows[k][1] - windows[k][0]);
+  chosen.forEach((row, r) => chosen.slice(0, r + 1).forEach((column, k) => {
+    const [x, y] = [left + k * (side + gap), r * (side + gap)], along = (value) => x + side * share(value, k);
+    c.save(); c.beginPath(); c.rect(x, y, side, side); c.clip();
+    if (r === k) diagonal(c, answers, row, { x, y, side, window: windows[r], along });
+    else answers.forEach((one, i) => {
+      const key = `${column.name} ${row.name} ${windows[k]} ${windows[r]}`;
+      const found = cached(one, key, () => grid(one.draws, at(one, column.name), at(one, row.name), [windows[k], windows[r]]));
+      c.drawImage(region(found, Math.round(side * scale), [level, INNER], COLOURS[i]), x, y, side, side);
+    });
+    c.restore();
+    c.lineWidth = 1; c.strokeStyle = colour("rule"); c.strokeRect(x + 0.5, y + 0.5, side - 1, side - 1);
+    if (r === n - 1) {
+      for (const value of ticks(...windows[k], few)) text(c, tick(value), Math.min(Math.max(along(value), x + 12), x + side - 12), y + side + 5);
+      nameOf(c, column, x + side / 2, y + side + 24, side);
+    }
+    if (k > 0 || r === 0) return;
+    const beside = { textAlign: "right", textBaseline: "middle" };
+    for (const value of ticks(...windows[r], few)) text(c, tick(value), x - 6, y + side * (1 - share(value, r)), beside);
+    c.save(); c.translate(9, y + side / 2); c.rotate(-Math.PI / 2);
+    nameOf(c, row, 0, 0, side, { textBaseline: "middle" }); c.restore();
+  }));
 }

@@ -1,7 +1,7 @@
 // A run that goes on: its stage, how far it is, seconds left, losses; from Server-Sent Events.
-import { colour, font, plot } from "./curves.js";
+import { axis, colour, plot } from "./curves.js";
 import { tick } from "./draws.js";
-import { $, el, models, request } from "./service.js";
+import { $, el, models, request, table } from "./service.js";
 
 const SILENT = 30, AGAIN = 3000;
 
@@ -22,8 +22,8 @@ async function* events(name, signal) {
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
-      const lines = Object.fromEntries(block.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trim()]));
-      if (lines.data) yield [lines.event || "message", JSON.parse(lines.data)];
+      const [data, kind] = ["data", "event"].map((name) => new RegExp(`^${name}: (.*)`, "m").exec(block)?.[1]);
+      if (data) yield [kind || "message", JSON.parse(data)];
     }
   }
 }
@@ -37,45 +37,59 @@ export function watch(name, ready, changed) {
   let run = null, drawn = null;
 
   function take([kind, one]) {
-    if (kind === "pulse") { if (run) run.silent = one.silent; return; }
     if (one.event === "run") run = { title: one.title, command: one.command, stages: [], losses: [], reached: null, silent: 0, ended: null };
     if (!run) return;
-    const last = run.stages[run.stages.length - 1];
-    run.silent = 0;
+    run.silent = kind === "pulse" ? one.silent : 0;
+    if (kind === "pulse") return;
+    const last = run.stages[run.stages.length - 1], before = run.losses[run.losses.length - 1];
     if (["stage", "rest", "done", "stopped"].includes(one.event) && last && last.took === undefined) last.took = one.at - last.at;
-    if (one.event === "stage") { run.stages.push({ name: one.stage, at: one.at }); run.reached = null; }
-    if (one.event === "reached") run.reached = one;
-    if (one.event === "over") run.reached = null;
-    if (one.event === "loss") { if (run.losses.length && one.epoch <= run.losses[run.losses.length - 1].epoch) run.losses = []; run.losses.push(one); }
-    if (one.event === "done" || one.event === "stopped") run.ended = one;
+    if (one.event === "stage") run.stages.push({ name: one.stage, at: one.at });
+    if (["stage", "over", "reached"].includes(one.event)) run.reached = one.event === "reached" ? one : null;
+    if (one.event === "loss") run.losses = before && one.epoch <= before.epoch ? [one] : [...run.losses, one];
+    if (["done", "stopped"].includes(one.event)) run.ended = one;
     if (["stage", "done", "stopped"].includes(one.event)) run.news = true;
+  }
+
+  /** What goes on, in a sentence, and whether the run stands still. */
+  function said(last, count) {
+    const { ended, reached: far, silent } = run, dead = !ended && silent > SILENT, at = `in the stage “${last.name}”`;
+    if (ended) return ended.event === "done" ? ["The run is done.", false] : [`Stopped ${at}: ${ended.why}`, true];
+    if (dead) return [`No sign of life for ${duration(silent)}: the run was stopped ${at}.`, true];
+    const left = far && far.left !== null && far.done < far.total ? `, about ${duration(far.left)} left` : "";
+    return [`Running: ${last.name}${count ? `, ${count}${left}` : ""}`, false];
   }
 
   function show() {
     if (!run || (ready() && (run.ended || run.silent > SILENT))) { box.hidden = true; return; }
-    const last = run.stages[run.stages.length - 1] || { name: "begins" }, dead = !run.ended && run.silent > SILENT, far = run.reached;
+    const { stages, reached: far } = run, last = stages[stages.length - 1] || { name: "begins" };
     const count = far && `${far.done.toLocaleString("en-US")} of ${far.total.toLocaleString("en-US")} ${far.unit}`;
-    const left = far && far.left !== null && far.done < far.total ? `, about ${duration(far.left)} left` : "";
-    const words = run.ended?.event === "done" ? "The run is done." : run.ended ? `Stopped in the stage “${last.name}”: ${run.ended.why}` :
-      dead ? `No sign of life for ${duration(run.silent)}: the run was stopped in the stage “${last.name}”.` : `Running: ${last.name}${count ? `, ${count}${left}` : ""}`;
-    const on = run.ended?.event === "done" ? null : el("p", { class: "next" }, run.title, run.ended || dead ? [". What goes on where it was: ", el("code", {}, run.command)] : "");
-    const bar = far && !run.ended && !dead ? el("progress", { max: far.total, value: far.done, "aria-label": `${last.name}: ${count}` }) : null;
-    const rows = run.stages.map((one) => el("tr", {}, el("th", { scope: "row" }, one.name), el("td", {}, one.took === undefined ? (dead ? "stopped" : "running") : one === last && run.ended?.event === "stopped" ? "stopped" : "done"), el("td", { class: "n" }, one.took === undefined ? "" : duration(one.took))));
-    const stages = el("table", {}, el("thead", {}, el("tr", {}, ["stage", "state", "time"].map((one, k) => el("th", { scope: "col", class: k === 2 ? "n" : undefined }, one)))), el("tbody", {}, rows));
+    const [words, still] = said(last, count);
+    const goes = still ? [". What goes on where it was: ", el("code", {}, run.command)] : "";
+    const bar = far && !still && !run.ended ? el("progress", { max: far.total, value: far.done, "aria-label": `${last.name}: ${count}` }) : "";
+    const state = (one) => (still && one === last ? "stopped" : one.took === undefined ? "running" : "done");
+    const rows = stages.map((one) => [one.name, state(one), one.took === undefined ? "" : duration(one.took)]);
+    const losses = el("div", { class: "plot", role: "img", "aria-label": "Losses by epoch" });
+    const open = box.querySelector("details")?.open ?? !ready();
+    const inside = [table("Stages", ["stage", "state", "time"], rows, { words: [1] }), losses];
     box.hidden = false;
-    box.className = `verdict live ${dead || run.ended?.event === "stopped" ? "amber" : ""}`;
-    const losses = el("div", { class: "plot", role: "img", "aria-label": "Losses by epoch" }), open = box.querySelector("details")?.open ?? !ready();
-    box.replaceChildren(el("p", { class: "headline" }, words), on ?? "", bar ?? "", el("details", { open }, el("summary", {}, "Stages and losses"), stages, losses));
+    box.className = `verdict live ${still ? "amber" : ""}`;
+    box.replaceChildren(el("p", { class: "headline" }, words), el("p", { class: "next" }, run.title, goes), bar,
+      el("details", { open }, el("summary", {}, "Stages and losses"), inside));
+    drawn?.destroy();
     drawn = run.losses.length > 1 ? draw(losses) : null;
   }
 
   function draw(target) {
-    const look = (label, more) => ({ stroke: colour("muted"), label, labelFont: font(12, "600"), font: font(11.5), labelSize: 20, size: 30, grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false }, values: (_, all) => all.map(tick), ...more });
-    const rows = run.losses, one = rows[rows.length - 1], lines = [["training", "train_loss", "orange"], ["validation", "validation_loss", "blue"]];
-    target.before(el("p", { class: "keys" }, lines.map(([name, key, c]) => el("span", { class: `key ${c}` }, `${name} loss ${one[key] === null ? "–" : one[key].toFixed(3).replace("-", "−")}`))));
+    const rows = run.losses, last = rows[rows.length - 1], grid = { stroke: colour("grid"), width: 1 };
+    const lines = [["training", "train_loss", "orange"], ["validation", "validation_loss", "blue"]];
+    const digits = (one) => (one === null ? "–" : one.toFixed(3).replace("-", "−"));
+    const key = ([name, of, c]) => el("span", { class: `key ${c}` }, `${name} loss ${digits(last[of])}`);
+    target.before(el("p", { class: "keys" }, lines.map(key)));
     const series = [{}, ...lines.map(([, , c]) => ({ stroke: colour(c), width: 1.6, points: { show: false } }))];
-    return plot(target, 190, { series, padding: [8, 10, 0, 0], cursor: { show: false }, scales: { x: { time: false } }, axes: [look("epoch", { space: 60, values: (_, all) => all.map((one) => (Number.isInteger(one) ? tick(one) : "")) }), look(undefined, { size: 48, labelSize: 0, space: 28 })] },
-      [rows.map((row) => row.epoch + 1), ...lines.map(([, key]) => rows.map((row) => row[key]))]);
+    const whole = (_, all) => all.map((one) => (Number.isInteger(one) ? tick(one) : ""));
+    const axes = [axis("epoch", { grid, space: 60, values: whole }), axis(undefined, { grid, size: 48, labelSize: 0, space: 28 })];
+    const options = { series, padding: [8, 10, 0, 0], cursor: { show: false }, scales: { x: { time: false } }, axes };
+    return plot(target, 190, options, [rows.map((row) => row.epoch + 1), ...lines.map(([, of]) => rows.map((row) => row[of]))]);
   }
 
   async function go() {
@@ -85,7 +99,7 @@ export function watch(name, ready, changed) {
         for await (const event of events(name, own.signal)) {
           take(event);
           clearTimeout(due);
-          due = setTimeout(() => { show(); if (run?.news) { run.news = false; changed(); } }, 50);
+          due = setTimeout(() => { show(); if (run?.news) { run.news = false; changed(); } }, 50); // after all that came together
         }
       } catch (error) { if (error.name === "AbortError") return; }
       await new Promise((later) => setTimeout(later, AGAIN));

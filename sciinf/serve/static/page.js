@@ -1,5 +1,5 @@
 // What is asked, and what is shown of the answers. A second answer lies over the first; an error leaves both as they are.
-import { MEANING, cards, comparison, correlations, endsAt, notes, numbers, printed, priors, simulated, verdict } from "./answer.js";
+import { cards, comparison, correlations, endsAt, meaning, notes, numbers, printed, priors, simulated, verdict } from "./answer.js";
 import { corner } from "./corner.js";
 import { COLOURS, curves, marginal } from "./curves.js";
 import { decode, named, percent, unit } from "./draws.js";
@@ -80,11 +80,20 @@ const again = (answer) => ask({ ...answer.request, level: state.level }, `Asking
 
 function parameters() {
   const known = new Map(state.model.parameters.map((one) => [one.name, one]));
-  return Object.entries(state.answers[0].json.parameters).map(([name, one]) => ({ name, unit: one.unit, derived: one.derived, label: one.label || known.get(name)?.label || name, prior: known.get(name)?.prior }));
+  return Object.entries(state.answers[0].json.parameters).map(([name, { unit: of, derived, label }]) =>
+    ({ name, unit: of, derived, label: label || known.get(name)?.label || name, prior: known.get(name)?.prior }));
 }
 
 const ends = (name) => state.answers.map((one) => endsAt(one, name, state.level));
-const spoken = ({ name, label }) => `${label}: ${state.answers.map((one) => { const p = printed(one, name, state.level); return `${one.json.name}, median ${p.median} ${p.unit}, ${percent(state.level)} interval ${p.low} to ${p.high} ${p.unit}`; }).join("; ")}`;
+
+/** A parameter's numbers in words, for who does not see its curve. */
+function spoken({ name, label }) {
+  const each = state.answers.map((one) => {
+    const { median, range, unit: of } = printed(one, name, state.level);
+    return `${one.json.name}, median ${median} ${of}, ${percent(state.level)} interval ${range} ${of}`;
+  });
+  return `${label}: ${each.join("; ")}`;
+}
 
 function show() {
   const some = state.answers.length > 0;
@@ -93,65 +102,78 @@ function show() {
   showVerdicts();
   share();
   if (!some) { say(""); return; }
-  const all = parameters(), names = all.map((one) => one.name);
+  const all = parameters(), names = all.map((one) => one.name), several = state.answers.length > 1;
   state.chosen = state.chosen.filter((name) => names.includes(name));
   if (!state.chosen.length) state.chosen = names.slice(0, $("corner").clientWidth < 460 ? 3 : FIRST);
   $("level").value = Math.round(100 * state.level);
-  state.marginals = all.slice(0, PLOTS).map((one) => marginal(state.answers, one.name, { ...one, whole: $("whole").checked, ends: () => ends(one.name), said: () => spoken(one) }));
-  $("marginals").replaceChildren(...state.marginals.map((one) => one.box), el("p", { class: "keys" }, key("region", state.answers[0].json.name || "posterior"), state.answers[1] ? key("region second", state.answers[1].json.name) : null, key("prior", "prior"), key("edges", "ends of the interval")),
-    all.length > PLOTS ? el("p", { class: "caption" }, `The first ${PLOTS} of ${all.length} parameters are drawn.`) : "");
-  state.marginals.forEach((one) => one.draw());
-  const lay = curves($("curves"), state.model, state.answers);
+  showMarginals(all);
+  const lay = curves($("curves"), state.model, state.answers), inside = $("whatif").querySelector(".inside");
   $("whatif").hidden = !state.model.simulator;
-  if (state.model.simulator) whatIf($("whatif").querySelector(".inside"), state.model, state.answers[0], lay);
+  if (state.model.simulator) whatIf(inside, state.model, state.answers[0], lay);
   chips(all);
-  $("cards").replaceChildren(...state.answers.flatMap((one, k) => [state.answers.length > 1 ? el("h3", { class: k ? "second" : "first" }, one.json.name) : "", ...cards(one.json)]), MEANING);
+  const head = (one, k) => (several ? [el("h3", { class: k ? "second" : "first" }, one.json.name)] : []);
+  $("cards").replaceChildren(...state.answers.flatMap((one, k) => [...head(one, k), ...cards(one.json)]), meaning());
   showLevel();
   showFiles();
 }
 
-const key = (kind, words) => el("span", { class: `key ${kind}` }, words);
+function showMarginals(all) {
+  const whole = $("whole").checked, key = ([kind, words]) => el("span", { class: `key ${kind}` }, words);
+  state.marginals = all.slice(0, PLOTS).map((one) =>
+    marginal(state.answers, one.name, { ...one, whole, ends: () => ends(one.name), said: () => spoken(one) }));
+  const keys = [...state.answers.map((one, k) => [k ? "region second" : "region", one.json.name]), ["prior", "prior"], ["edges", "ends of the interval"]];
+  const more = all.length > PLOTS ? el("p", { class: "caption" }, `The first ${PLOTS} of ${all.length} parameters are drawn.`) : "";
+  $("marginals").replaceChildren(...state.marginals.map((one) => one.box), el("p", { class: "keys" }, keys.map(key)), more);
+  state.marginals.forEach((one) => one.draw());
+}
 
 function showVerdicts() {
-  $("verdicts").replaceChildren(...state.answers.map((one, k) => verdict(one.json, k, still(one), () => { state.answers.splice(k, 1); show(); $("file").focus(); })));
+  const away = (k) => { state.answers.splice(k, 1); show(); $("file").focus(); };
+  $("verdicts").replaceChildren(...state.answers.map((one, k) => verdict(one.json, k, still(one), () => away(k))));
 }
 
 /** What is to be said of the checks by simulation, where they are not made. */
 function still(found) {
-  const what = "Checks by simulation were not made: whether the model reproduces these data, and whether the posterior is right at them.";
+  const what = "whether the model reproduces these data, and whether the posterior is right at them.";
   if (found.still === "made") return null;
-  if (!state.model.simulator) return el("p", { class: "next" }, `${what} This service has no simulator to make them with.`);
-  if (found.still === "being made") return el("p", { class: "next busy" }, what.replace("were not made", "are still to be made"), " They are being made now …");
-  return el("p", { class: "next" }, what, found.still === "to make" ? " " : ` ${found.still} `, el("button", { type: "button", onclick: () => check(found) }, "Check by simulations"));
+  const soon = `Checks by simulation are still to be made: ${what} They are being made now …`;
+  if (found.still === "being made") return el("p", { class: "next busy" }, soon);
+  const words = `Checks by simulation were not made: ${what}`;
+  if (!state.model.simulator) return el("p", { class: "next" }, `${words} This service has no simulator to make them with.`);
+  const button = el("button", { type: "button", onclick: () => check(found) }, "Check by simulations");
+  return el("p", { class: "next" }, words, found.still === "to make" ? " " : ` ${found.still} `, button);
 }
 
 /** All that depends on the level; from the draws that are here, so that it needs no service. */
 function showLevel() {
-  const all = parameters();
+  const all = parameters(), several = state.answers.length > 1;
   $("percent").textContent = percent(state.level);
   $("level").setAttribute("aria-valuetext", percent(state.level));
   $("tables").replaceChildren(numbers(state.answers, all, state.level), ...notes(state.answers, all, state.level, again),
-    state.answers.length > 1 ? comparison(state.answers, all) : "");
+    several ? comparison(state.answers, all) : "");
   state.marginals.forEach((one) => one.update());
   cancelAnimationFrame(state.frame);
   state.frame = requestAnimationFrame(showCorner);
 }
 
 function showCorner() {
-  const shown = parameters().filter((one) => state.chosen.includes(one.name)).map((one) => ({ ...one, ends: ends(one.name) })), box = $("corner");
+  const shown = parameters().filter((one) => state.chosen.includes(one.name)).map((one) => ({ ...one, ends: ends(one.name) }));
+  const box = $("corner"), at = percent(state.level);
   if (!box.clientWidth || !shown.length) return;
-  let canvas = box.querySelector("canvas");
-  if (!canvas) box.replaceChildren(canvas = el("canvas", { role: "img" }), el("p", { class: "caption" }), el("div", { class: "beneath" }));
-  canvas.setAttribute("aria-label", `Posterior of each pair among ${shown.map((one) => one.label).join(", ")}; the correlations are in the table below.`);
+  if (!box.firstChild) box.append(el("canvas", { role: "img" }), el("p", { class: "caption" }), el("div", {}));
+  const [canvas, caption, beneath] = box.children, open = [...beneath.children].map((one) => one.open);
+  const names = shown.map((one) => one.label).join(", ");
+  canvas.setAttribute("aria-label", `Posterior of each pair among ${names}; the correlations are in the table below.`);
   corner(canvas, state.answers, shown, state.level);
-  box.querySelector(".caption").textContent = `On the diagonal densities, their ${percent(state.level)} interval, and the prior, dashed. Below it the regions that hold 50% and ${percent(state.level)} of each pair.`;
-  const open = [...box.querySelectorAll("details")].map((one) => one.open), made = state.answers.map((one) => correlations(one, shown));
-  made.forEach((one, k) => { one.open = Boolean(open[k]); });
-  box.querySelector(".beneath").replaceChildren(...made);
+  caption.textContent = `On the diagonal densities, their ${at} interval, and the prior, dashed. Below it the regions that hold 50% and ${at} ` +
+    "of each pair.";
+  beneath.replaceChildren(...state.answers.map((one) => correlations(one, shown)));
+  [...beneath.children].forEach((one, k) => { one.open = Boolean(open[k]); });
 }
 
+/** Which parameters the corner shows. */
 function chips(all) {
-  const set = document.querySelector(".chips"), boxes = all.map(({ name, label }) => {
+  const boxes = all.map(({ name, label }) => {
     const input = el("input", { type: "checkbox", value: name });
     input.checked = state.chosen.includes(name);
     input.addEventListener("change", () => {
@@ -161,24 +183,30 @@ function chips(all) {
     });
     return { input, label: el("label", {}, input, el("span", {}, label)) };
   });
-  const limit = () => boxes.forEach(({ input }) => { input.disabled = input.checked ? state.chosen.length === 1 : state.chosen.length >= MOST; });
-  set.replaceChildren(el("legend", {}, "parameters"), ...boxes.map((one) => one.label));
+  const full = (input) => (input.checked ? state.chosen.length === 1 : state.chosen.length >= MOST);
+  const limit = () => boxes.forEach(({ input }) => { input.disabled = full(input); });
+  document.querySelector(".chips").replaceChildren(el("legend", {}, "parameters"), ...boxes.map((one) => one.label));
   limit();
 }
 
 function showFiles() {
   const kinds = { h5: "HDF5", csv: "CSV", ecsv: "ECSV with units", arrow: "Arrow", nc: "netCDF" };
-  const rows = state.answers.map(({ json }) => el("p", { class: "downloads" }, el("span", {}, `Draws of ${json.name}: `), Object.entries(kinds).map(([end, words]) =>
-    el("button", { type: "button", onclick: () => save(`${models(state.model.name)}/answers/${encodeURIComponent(json.id)}/draws.${end}`, `${json.name}_draws.${end}`).catch(refuse) }, words))));
-  const link = el("button", { type: "button", onclick: async () => { said.textContent = (await copy(location.href)) ? "Copied: whoever may use this service sees the same." : location.href; } }, "Copy the link to this");
   const said = el("span", { class: "caption", role: "status" });
-  $("files").replaceChildren(el("p", {}, link, " ", said), ...rows);
+  const rows = state.answers.map(({ json: { id, name } }) => {
+    const from = `${models(state.model.name)}/answers/${encodeURIComponent(id)}/draws`;
+    const keep = (end) => save(`${from}.${end}`, `${name}_draws.${end}`).catch(refuse);
+    const button = ([end, words]) => el("button", { type: "button", onclick: () => keep(end) }, words);
+    return el("p", { class: "downloads" }, el("span", {}, `Draws of ${name}: `), Object.entries(kinds).map(button));
+  });
+  const take = async () => { said.textContent = (await copy(location.href)) ? "Copied: whoever may use this service sees the same." : location.href; };
+  $("files").replaceChildren(el("p", {}, el("button", { type: "button", onclick: take }, "Copy the link to this"), " ", said), ...rows);
 }
 
+/** The address of what is shown, for others. */
 function share() {
-  const ids = state.answers.map((one) => encodeURIComponent(one.json.id)).join(",");
+  const [ids, names] = [state.answers.map((one) => encodeURIComponent(one.json.id)).join(","), state.answers.map((one) => one.json.name).join(", ")];
   history.replaceState(null, "", `#/${encodeURIComponent(state.model.name)}${ids ? `/${ids}` : ""}`);
-  document.title = state.answers.length ? `${state.answers.map((one) => one.json.name).join(", ")} · ${state.model.name}` : `${state.model.name} · sciinf`;
+  document.title = names ? `${names} · ${state.model.name}` : `${state.model.name} · sciinf`;
 }
 
 // --- which model ---
@@ -207,20 +235,31 @@ async function renew() {
   } catch { /* it is asked again at the next event */ }
 }
 
+function about(model) {
+  if (model.ready === false) return model.reason || "This run is not trained yet; it can be asked when it is.";
+  const names = model.parameters.slice(0, 6).map((one) => named(one.label || one.name, one.unit));
+  const more = model.parameters.length > 6 ? ", …" : "";
+  return [`${model.parameters.length} parameters: ${names.join(", ")}${more}`, `${model.simulations.toLocaleString("en-US")} simulations`,
+    `calibration: ${model.calibration.state}`, model.scope].filter(Boolean).join(" · ");
+}
+
+/** What the model is, and what it reads. */
 function describe() {
-  const model = state.model, ready = model.ready !== false, found = model.calibration;
+  const model = state.model, ready = model.ready !== false;
   $("title").textContent = model.name;
-  const parts = ready ? [`${model.parameters.length} parameters: ${model.parameters.slice(0, 6).map((one) => named(one.label || one.name, one.unit)).join(", ")}${model.parameters.length > 6 ? ", …" : ""}`,
-    model.simulations ? `${model.simulations.toLocaleString("en-US")} simulations` : "", found ? `calibration: ${found.state}` : "", model.scope] : [model.reason || "This run is not trained yet; it can be asked when it is."];
-  $("about").textContent = parts.filter(Boolean).join(" · ");
+  $("about").textContent = about(model);
   $("ask").hidden = false;
   $("drop").hidden = !ready;
   if (!ready) return;
   $("priors").replaceChildren(...priors(model));
-  const seen = model.observables.map((one) => `${one.label || one.name}, ${one.shape.length ? `${one.shape.join(" × ")} values` : "one value"}${one.unit ? ` in ${unit(one.unit)}` : ""}`);
-  $("wanted").textContent = `It reads ${seen.join("; ")}. CSV, ECSV, FITS, HDF5, netCDF, npz, npy or text; several files at once are one observation.`;
-  $("own").hidden = !model.observations?.length;
-  $("observations").replaceChildren(...(model.observations || []).slice(0, 12).flatMap((name) => [el("button", { type: "button", onclick: () => ask({ json: { observation: name }, level: state.level }, `Asking about ${name} …`) }, name), " "]));
+  const size = (one) => (one.shape.length ? `${one.shape.join(" × ")} values` : "one value");
+  const seen = model.observables.map((one) => `${one.label || one.name}, ${size(one)}${one.unit ? ` in ${unit(one.unit)}` : ""}`);
+  const kinds = "CSV, ECSV, FITS, HDF5, netCDF, npz, npy or text; several files at once are one observation.";
+  $("wanted").textContent = `It reads ${seen.join("; ")}. ${kinds}`;
+  $("own").hidden = !model.observations.length;
+  const own = (name) => ask({ json: { observation: name }, level: state.level }, `Asking about ${name} …`);
+  const buttons = model.observations.slice(0, 12).flatMap((name) => [el("button", { type: "button", onclick: () => own(name) }, name), " "]);
+  $("observations").replaceChildren(...buttons);
 }
 
 // --- files that are dropped or chosen ---

@@ -14,6 +14,21 @@ export function el(kind, attributes = {}, ...content) {
   return made;
 }
 
+/** A table that scrolls by itself where it is wide.
+ * @param head headings; @param rows cells, text or elements, of which the first heads its row; all others are numbers,
+ *   unless their column is among `words`. */
+export function table(label, head, rows, { caption = "", words = [] } = {}) {
+  const kind = (k) => (k && !words.includes(k) ? "n" : undefined);
+  const made = rows.map((cells) => el("tr", {}, cells.map((one, k) => el(k ? "td" : "th", k ? { class: kind(k) } : { scope: "row" }, one))));
+  return framed(label, head.map((one, k) => el("th", { scope: "col", class: kind(k) }, one)), made, caption);
+}
+
+/** The same of rows that are elements. */
+export function framed(label, head, rows, caption = "") {
+  const parts = [caption && el("caption", {}, caption), el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows)];
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, el("table", {}, parts.filter(Boolean)));
+}
+
 /** What the service says against a request, in its own sentence. */
 export class Refused extends Error {
   constructor(words, status) { super(words); this.status = status; }

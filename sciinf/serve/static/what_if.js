@@ -12,15 +12,17 @@ export function whatIf(box, model, answer, lay) {
   const said = el("p", { class: "caption", role: "status" }, "Move a slider: the curve is one simulation, with its noise."), chosen = [...start];
   let timer = 0, running = null;
 
-  const place = (k, value) => { const { low, high } = model.parameters[k].prior, f = logs[k] ? Math.log : (v) => v; return (f(value) - f(low)) / (f(high) - f(low)); };
-  const value = (k, at) => { const { low, high } = model.parameters[k].prior; return logs[k] ? low * (high / low) ** at : low + (high - low) * at; };
-  const print = (k) => { const { prior, unit: u } = model.parameters[k]; return `${number(chosen[k], (logs[k] ? chosen[k] : prior.high - prior.low) / 40)}${u ? ` ${unit(u)}` : ""}`; };
+  const ends = model.parameters.map(({ prior: { low, high } }) => [low, high]), map = (k) => (logs[k] ? Math.log : (v) => v);
+  const place = (k, value) => (map(k)(value) - map(k)(ends[k][0])) / (map(k)(ends[k][1]) - map(k)(ends[k][0]));
+  const value = (k, at) => (logs[k] ? ends[k][0] * (ends[k][1] / ends[k][0]) ** at : ends[k][0] + (ends[k][1] - ends[k][0]) * at);
+  const print = (k) => `${number(chosen[k], (logs[k] ? chosen[k] : ends[k][1] - ends[k][0]) / 40)} ${unit(model.parameters[k].unit)}`.trim();
 
   async function exact() {
     running?.abort();
     const own = (running = new AbortController()), theta = [...chosen];
     try {
-      const x = await get(`${models(model.name)}/simulate`, { body: { theta: Object.fromEntries(model.parameters.map(({ name }, k) => [name, theta[k]])), seed: 0 }, signal: own.signal });
+      const body = { theta: Object.fromEntries(model.parameters.map(({ name }, k) => [name, theta[k]])), seed: 0 };
+      const x = await get(`${models(model.name)}/simulate`, { body, signal: own.signal });
       kept.push({ at: theta.map((v, k) => place(k, v)), x });
       if (kept.length > KEPT) kept.shift();
       lay(x);
@@ -39,16 +41,18 @@ export function whatIf(box, model, answer, lay) {
   }
 
   const rows = model.parameters.map(({ name, label }, k) => {
-    const slider = el("input", { type: "range", id: `theta ${k}`, min: 0, max: STEPS, step: 1, value: Math.round(STEPS * place(k, start[k])) }), out = el("output", { for: `theta ${k}` });
+    const id = `theta${k}`, out = el("output", { for: id });
+    const slider = el("input", { type: "range", id, min: 0, max: STEPS, step: 1, value: Math.round(STEPS * place(k, start[k])) });
     const show = () => { out.textContent = print(k); slider.setAttribute("aria-valuetext", print(k)); };
     slider.addEventListener("input", () => { chosen[k] = value(k, slider.value / STEPS); show(); moved(); });
     show();
-    return { slider, show, row: el("div", { class: "theta" }, el("label", { for: `theta ${k}` }, label || name), slider, out) };
+    return { slider, show, row: el("div", { class: "theta" }, el("label", { for: id }, label || name), slider, out) };
   });
   const back = el("button", { type: "button", onclick: () => {
     rows.forEach(({ slider, show }, k) => { chosen[k] = start[k]; slider.value = Math.round(STEPS * place(k, start[k])); show(); });
     moved();
   } }, "Back to the medians");
-  const away = el("button", { type: "button", onclick: () => { clearTimeout(timer); running?.abort(); lay(null); said.textContent = ""; } }, "Take the curve away");
+  const gone = () => { clearTimeout(timer); running?.abort(); lay(null); said.textContent = ""; };
+  const away = el("button", { type: "button", onclick: gone }, "Take the curve away");
   box.replaceChildren(...rows.map((one) => one.row), el("p", {}, back, " ", away), said);
 }
