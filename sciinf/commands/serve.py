@@ -42,7 +42,7 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     for source in sources:
         if source.ready:
             models.get(source.name)  # what is damaged is told here
-        if source.without and not given["without_simulator"]:
+        if source.ready and source.without and not given["without_simulator"]:
             tell(f"note: {source.name} is served without its simulator: {source.without}")
     limits = Limits(_hosts(given), given["token"] or "", tuple(given["allow_origin"]), seconds=given["timeout"])
     bounds = Bounds(draws=given["draws_limit"])
@@ -70,7 +70,8 @@ def source_of(folder: str, given: Mapping[str, Any]) -> Any:
     run = Path(run_of(folder)).resolve()
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run folder {folder}")
-    source = Served(run.name, str(run), device=given["device"])
+    young = "the run was not trained when the service began; begin the service anew to use its simulator"
+    source = Served(run.name, str(run), without=young, device=given["device"])
     if not source.ready:
         return source
     sim, _, without = asked_with(str(run), given["simulator"], given)

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import final
 
 import torch
@@ -31,7 +32,7 @@ from sciinf.inference.amortised import Amortised, pushed
 from sciinf.question import Question, Wanted
 from sciinf.serve.answering import answered
 from sciinf.serve.models import Model, Models
-from sciinf.trust.judge import Looked
+from sciinf.trust.judge import Judge, Looked
 
 COLUMN, COLUMNS, TURN = 256, 16, 4  # draws in a column; columns in a pass, and of one question in its turn
 _TOGETHER = 64  # observations that are embedded at once
@@ -166,15 +167,16 @@ class Fusion:
         """Deal columns round robin, all of one posterior; move their noise; answer what is complete."""
         judge, dealt = self._drawing[0].question.judge, []
         others: list[_Drawing] = []
-        while self._drawing and len(dealt) < COLUMNS:
+        size = self._length(judge)
+        most, turn = COLUMN * COLUMNS // size, COLUMN * TURN // size
+        while self._drawing and len(dealt) < most:
             one = self._drawing.popleft()
             if one.question.judge is not judge:
                 others.append(one)
                 continue
-            for _ in range(min(TURN, COLUMNS - len(dealt))):
-                size = min(COLUMN, one.left)
+            for _ in range(min(turn, most - len(dealt))):
                 dealt.append((one, one.noise[one.dealt : one.dealt + size]))
-                one.dealt += size
+                one.dealt += len(dealt[-1][1])
                 if not one.left:
                     break
             else:
@@ -192,6 +194,12 @@ class Fusion:
             one.parts.append(theta)
             if sum(map(len, one.parts)) == len(one.noise):
                 self._finish(one)
+
+    def _length(self, judge: Judge) -> int:
+        """Draws in a column: four times as many where all questions whose turn it is have so many left."""
+        same = (one for one in self._drawing if one.question.judge is judge)
+        next_ones = list(islice(same, COLUMNS // TURN))
+        return COLUMN * TURN if all(one.left >= COLUMN * TURN for one in next_ones) else COLUMN
 
     def _finish(self, one: _Drawing) -> None:
         try:

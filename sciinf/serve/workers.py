@@ -27,7 +27,7 @@ from sciinf.telling import tell
 
 _TRIES = 2
 _SILENT = 60.0  # seconds without a sign of life
-_SOON, _PATIENCE = 20.0, 30.0  # a death so early is followed by a pause, which doubles, up to so long
+_BARREN, _PATIENCE = 5, 30.0  # processes that were never ready, before questions are refused; a pause between two
 _LOOK = 1.0
 
 
@@ -110,7 +110,6 @@ class _Running:
     process: Any
     pipe: Any
     outbox: SimpleQueue[bytes | None]
-    began: float
     heard: float
     ready: bool = False
     at: int | None = None  # the question that it is at, and since when
@@ -130,6 +129,7 @@ class _Lane:
     _now: _Running | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _pause: float = 0.0
+    _barren: int = 0
     _ended: bool = False
     _timer: asyncio.TimerHandle | None = None
 
@@ -181,10 +181,16 @@ class _Lane:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, self.name, self.sources), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except OSError as error:  # no memory, or too many processes
+            tell(f"note: the worker {self.name!r} cannot be started ({error}); it is tried again")
+            if self._loop is not None:
+                self._loop.call_later(_PATIENCE, self._launch)
+            return
         theirs.close()
         now = time.monotonic()
-        running = _Running(process, ours, SimpleQueue(), now, now)
+        running = _Running(process, ours, SimpleQueue(), now)
         self._now, self.starts = running, self.starts + 1
         threading.Thread(target=self._write, args=(running,), daemon=True).start()
         threading.Thread(target=self._listen, args=(running,), daemon=True).start()
@@ -239,14 +245,15 @@ class _Lane:
         if running is not self._now:
             return
         self._now = None
-        early = time.monotonic() - running.began < _SOON
-        self._pause = min(_PATIENCE, max(0.5, 2 * self._pause)) if early and not running.ready else 0.0
+        self._barren = 0 if running.ready else self._barren + 1  # one that was never ready had no question
+        self._pause = min(_PATIENCE, max(0.5, 2 * self._pause)) if self._barren else 0.0
         for job in list(self.jobs.values()):
-            if job.tries >= _TRIES or self._ended:
+            if self._ended or self._barren > _BARREN or (running.ready and job.tries >= _TRIES):
                 del self.jobs[job.id]
                 if not job.future.done():
-                    job.future.set_exception(Busy("the process that answers was ended twice over this; ask again", 2))
-            else:
+                    words = "the process that answers was ended over this twice, or cannot be started; ask again"
+                    job.future.set_exception(Busy(words, 2))
+            elif running.ready:
                 job.tries += 1
         if not self._ended and self._loop is not None:
             tell(f"note: the worker {self.name!r} died, and is started anew")
