@@ -55,10 +55,10 @@ export function marginal(answers, name, { label, prior, whole, ends, said }) {
   let window = joint(answers.map((one, k) => limits(one.draws, at[k])));
   if (whole && prior) window = joint([window, [prior.low, prior.high]]);
   const found = answers.map((one, k) => density(one.draws, at[k], window)), x = Array.from(found[0].x);
-  const lines = answers.map((_, k) => ({ stroke: colour(COLOURS[k]), width: 1.5, fill: faint(COLOURS[k], 0.16), points: { show: false } }));
+  const lines = answers.map((_, k) => ({ stroke: colour(COLOURS[k]), width: 1.5, fill: faint(COLOURS[k], 0.16), pxAlign: 0, points: { show: false } }));
   const series = [{}, ...lines], data = [x, ...found.map((one) => Array.from(one.y))];
   if (prior?.density.length) {
-    series.push({ stroke: colour("muted"), width: 1.2, dash: [5, 3], points: { show: false } });
+    series.push({ stroke: colour("muted"), width: 1.2, dash: [5, 3], pxAlign: 0, points: { show: false } });
     data.push(x.map((one) => priorAt(prior, one)));
   }
   const axes = [axis(named(label, answers[0].draws.units[at[0]])), { show: false }];

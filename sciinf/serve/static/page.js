@@ -4,18 +4,19 @@ import { corner } from "./corner.js";
 import { COLOURS, curves, marginal } from "./curves.js";
 import { decode, named, percent, unit } from "./draws.js";
 import { watch } from "./live.js";
-import { $, copy, el, get, keepToken, models, save, takeToken } from "./service.js";
+import { $, copy, el, get, hasToken, keepToken, models, save, takeToken } from "./service.js";
 import { whatIf } from "./what_if.js";
 
-const DRAWS = 10000, FIRST = 4, MOST = 6, PLOTS = 12;
-const state = { models: [], model: null, answers: [], level: 0.9, chosen: [], marginals: [], frame: 0 };
+const FIRST = 4, MOST = 6, PLOTS = 12;
+const state = { models: [], model: null, answers: [], level: 0.9, chosen: [], marginals: [], frame: 0, draws: 10000 };
 
 // --- what is said beside the question ---
 
 const say = (words) => { $("status").textContent = words; };
 function refuse(error) {
   if (error.name === "AbortError") return;
-  if (error.status === 401 || error.status === 403) $("access").hidden = false;
+  $("access").hidden = error.status !== 401;
+  if (error.status === 401 && !hasToken()) return; // the form says what to do
   $("error").textContent = error.message;
   $("error").hidden = false;
 }
@@ -23,7 +24,7 @@ function refuse(error) {
 // --- a question ---
 
 function bodyOf(request, checks) {
-  const common = { level: request.level, draws: DRAWS, seed: 0, checks };
+  const common = { level: request.level, draws: state.draws, seed: 0, checks };
   if (!request.files) return { ...request.json, ...common, include: ["draws", "predictive"] };
   const form = new FormData();
   for (const file of request.files) form.append("file", file);
@@ -31,9 +32,16 @@ function bodyOf(request, checks) {
   return form;
 }
 
+/** The answer; with fewer draws where the service gives no more. */
 async function answerTo(request, checks) {
-  const json = await get(`${models(state.model.name)}/answer`, { body: bodyOf(request, checks) });
-  return wrapped(json, request);
+  try {
+    return wrapped(await get(`${models(state.model.name)}/answer`, { body: bodyOf(request, checks) }), request);
+  } catch (error) {
+    const most = error.status === 413 && /draws .* at most ([\d,]+)/.exec(error.message);
+    if (!most || Number(most[1].replaceAll(",", "")) >= state.draws) throw error;
+    state.draws = Number(most[1].replaceAll(",", ""));
+    return answerTo(request, checks);
+  }
 }
 
 const wrapped = (json, request) => ({ json, request, draws: decode(json.draws), grids: new Map(), still: simulated(json) ? "made" : "to make" });
@@ -240,7 +248,7 @@ function about(model) {
   const names = model.parameters.slice(0, 6).map((one) => named(one.label || one.name, one.unit));
   const more = model.parameters.length > 6 ? ", …" : "";
   return [`${model.parameters.length} parameters: ${names.join(", ")}${more}`, `${model.simulations.toLocaleString("en-US")} simulations`,
-    `calibration: ${model.calibration.state}`, model.scope].filter(Boolean).join(" · ");
+    `calibration of the network: ${model.calibration.state}`, model.scope].filter(Boolean).join(" · ");
 }
 
 /** What the model is, and what it reads. */

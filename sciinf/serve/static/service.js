@@ -37,14 +37,15 @@ export class Refused extends Error {
 const KEY = "sciinf token";
 const AWAY = "The service does not answer. What is shown stays, and works without it; try again when it is there.";
 
-/** The token of a link, `#token=...`, is kept for this tab and taken out of the address. */
+/** The token of a link, `#token=...` or `#token=.../MODEL/ID`, is kept for this tab and taken out of the address. */
 export function takeToken() {
-  const found = /(?:^#|&)\/?token=([^&/]+)/.exec(location.hash);
-  if (!found) return;
-  sessionStorage.setItem(KEY, decodeURIComponent(found[1]));
-  history.replaceState(null, "", location.pathname + location.search);
+  const [, token, rest] = /^#token=([^/]+)(.*)$/.exec(location.hash) || [];
+  if (!token) return;
+  keepToken(decodeURIComponent(token));
+  history.replaceState(null, "", location.pathname + location.search + (rest && `#${rest}`));
 }
 
+export const hasToken = () => sessionStorage.getItem(KEY) !== null;
 export const keepToken = (token) => sessionStorage.setItem(KEY, token);
 
 /** A request; what comes is returned as it is.
