@@ -16,9 +16,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, final
 
+from sciinf.figures.progress_page import PLANNED
 from sciinf.storage.run_events import EVENTS, RENEWED, events_from, latest_run
 
 _EVERY = 0.5  # seconds between two looks at the file
+_DEAD = 4 * RENEWED  # seconds without a sign of life after which a run is over
 _ANEW = 3_000  # milliseconds after which a browser that was cut off asks again
 
 
@@ -64,13 +66,18 @@ class Live:
             self._listening -= 1
 
 
-def running(folder: Path) -> bool:
-    """Whether a run goes on in a folder: its last event is no end, and its last sign of life a few seconds old."""
+def unfinished(folder: Path) -> bool:
+    """Whether a run goes on in a folder, and is not through with its first answers.
+
+    What is opened then would stay without what is still to come: a calibration, answers.
+    """
     silent = _silent(folder / EVENTS)
-    if silent is None or silent > 4 * RENEWED:
+    if silent is None or silent > _DEAD:
         return False
     events, _ = _new(folder / EVENTS, -1)
-    return bool(events) and events[-1]["event"] not in ("done", "stopped")
+    stages = [event.get("stage") for event in events if event["event"] == "stage"]
+    ended = bool(events) and events[-1]["event"] in ("done", "stopped")
+    return bool(stages) and not ended and (stages[-1] in PLANNED or stages[-1].startswith("run "))
 
 
 def _new(file: Path, place: int) -> tuple[list[dict[str, Any]], int]:

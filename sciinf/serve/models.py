@@ -21,6 +21,7 @@ from sciinf.core.files import read_json
 from sciinf.figures.run_folder import Run, read_common
 from sciinf.posterior import build_posterior
 from sciinf.question import Question, Wanted, judge_of, question
+from sciinf.serve.live import unfinished
 from sciinf.storage.answers import newest_answers
 from sciinf.storage.given_files import reading
 from sciinf.storage.predictive_file import read_predictive
@@ -52,8 +53,9 @@ class Served:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a fit to be asked."""
-        return any((Path(self.folder) / file).is_file() for file in ("fit/fit.json", "fit.json"))
+        """Whether there is a fit to be asked, and all that a run under way has still to say of it."""
+        folder = Path(self.folder)
+        return any((folder / file).is_file() for file in ("fit/fit.json", "fit.json")) and not unfinished(folder)
 
 
 class Unknown(LookupError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sciinf.serve import live
-from sciinf.serve.live import Live, running
+from sciinf.serve.live import Live, unfinished
 from sciinf.storage.run_events import line_of
 
 
@@ -100,12 +100,15 @@ def test_listeners_are_counted_and_those_that_left_are_not() -> None:
     assert asyncio.run(listen()) == [False, True, False]
 
 
-def test_a_run_goes_on_while_it_gives_signs_of_life(tmp_path: Path) -> None:
+def test_a_run_is_unfinished_until_its_first_answers(tmp_path: Path) -> None:
+    """While it gives signs of life; one that refines its answers can be asked, and so can one that was killed."""
     file = tmp_path / "events.jsonl"
-    assert not running(tmp_path)
-    file.write_text(event("run", title="a", command=""))
-    assert running(tmp_path)
+    assert not unfinished(tmp_path)
+    file.write_text(event("run", title="a", command="") + event("stage", stage="calibrate"))
+    assert unfinished(tmp_path)
     os.utime(file, (time.time() - 60, time.time() - 60))
-    assert not running(tmp_path)
-    file.write_text(event("run", title="a", command="") + event("stopped", why="no"))
-    assert not running(tmp_path)
+    assert not unfinished(tmp_path)
+    file.write_text(event("run", title="a", command="") + event("stage", stage="refine x, round 1 of up to 3"))
+    assert not unfinished(tmp_path)
+    file.write_text(event("run", title="a", command="") + event("stage", stage="answer") + event("done"))
+    assert not unfinished(tmp_path)

@@ -6,6 +6,7 @@ Every test fails, too, where anything is asked of another place, or the browser'
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,26 @@ def test_a_run_that_goes_on_is_shown_in_place_of_the_question(visit: Any, runs: 
         opened.write(line_of({"event": "stopped", "at": 9.0, "why": "the disk is full."}))
     shown.wait_for_selector("#live.amber")
     assert "the disk is full" in shown.locator("#live .headline").inner_text()
+
+
+def test_a_run_turns_to_the_question_when_it_is_ready(visit: Any, runs: Path) -> None:
+    """Not before it has its first answers; it is served without a simulator then, and says so."""
+    events = runs / "young" / "events.jsonl"
+    events.write_text(line_of({"event": "run", "at": 0.0, "title": "young", "command": ""}))
+    shown = visit("#/young")
+    for name in ("fit", "calibration.json", "reference.safetensors", "answers"):
+        copy = shutil.copytree if (runs / "line" / name).is_dir() else shutil.copy2
+        copy(runs / "line" / name, runs / "young" / name)
+    with events.open("a") as opened:
+        opened.write(line_of({"event": "stage", "at": 1.0, "stage": "calibrate"}))
+    shown.wait_for_selector("#live tbody")
+    assert shown.locator("#drop").is_hidden()
+    with events.open("a") as opened:
+        opened.write(line_of({"event": "done", "at": 2.0}))
+    drop(shown, "seen.csv", SEEN)
+    shown.wait_for_selector("#verdicts .headline")
+    assert "no simulator" in shown.locator("#verdicts .next").inner_text()
+    assert shown.locator("#live").is_hidden()
 
 
 def test_the_level_works_when_the_service_is_gone(visit: Any, service: Any, runs: Path) -> None:

@@ -92,6 +92,14 @@ export function watch(name, ready, changed) {
     return plot(target, 190, options, [rows.map((row) => row.epoch + 1), ...lines.map(([, of]) => rows.map((row) => row[of]))]);
   }
 
+  async function news() {
+    show();
+    if (!run?.news) return;
+    run.news = false;
+    await changed();
+    show();
+  }
+
   async function go() {
     let due = 0;
     while (!own.signal.aborted) {
@@ -99,7 +107,7 @@ export function watch(name, ready, changed) {
         for await (const event of events(name, own.signal)) {
           take(event);
           clearTimeout(due);
-          due = setTimeout(() => { show(); if (run?.news) { run.news = false; changed(); } }, 50); // after all that came together
+          due = setTimeout(news, 50); // after all that came together
         }
       } catch (error) { if (error.name === "AbortError") return; }
       await new Promise((later) => setTimeout(later, AGAIN));
