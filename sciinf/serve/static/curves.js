@@ -33,7 +33,7 @@ function between(grid, values, x) {
 }
 
 /** The range of several ranges. */
-export const joint = (ranges) => [Math.min(...ranges.map(([low]) => low)), Math.max(...ranges.map(([, high]) => high))];
+export const joint = (ranges) => ranges.reduce(([a, b], [low, high]) => [Math.min(a, low), Math.max(b, high)], [Infinity, -Infinity]);
 export const priorAt = (prior, x) => between(prior.grid, prior.density, x);
 
 function dashed(u, places, name) {
@@ -116,8 +116,8 @@ const seen = (answer, name) => {
 /** Whether numbers are even in their logarithm, over a decade or more. */
 function evenInLogs(x) {
   if (x.length < 4 || !(x[0] > 0) || x[x.length - 1] / x[0] < 10) return false;
-  const steps = x.slice(1).map((one, i) => Math.log(one / x[i]));
-  return Math.max(...steps) < 1.05 * Math.min(...steps);
+  const [least, most] = joint(x.slice(1).map((one, i) => Math.log(one / x[i])).map((one) => [one, one]));
+  return most < 1.05 * least;
 }
 
 /** One panel: bands, medians, data, strange values, and last the simulated curve, which comes later. */
