@@ -98,6 +98,7 @@ def _socket(host: str, port: int) -> socket.socket:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((host, port))
+        taken.listen(2_048)  # who comes before all is ready waits
     except OSError as error:
         taken.close()
         raise OSError(f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port") from error

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from sciinf.commands.serve import source_of
 GIVEN: dict[str, Any] = {"device": "cpu", "simulator": None, "without_simulator": False, "accept_changes": False}
 
 
-def test_the_simulator_is_the_one_that_a_question_would_use(line: Path, tmp_path: Path) -> None:
-    run = line / "run"
+def test_the_simulator_is_the_one_that_a_question_would_use(line: Path, line_made: Path) -> None:
+    run, there = line / "run", line_made / "line.py"
     own, named = source_of(str(run), GIVEN), source_of(str(run), {**GIVEN, "simulator": str(line / "line.py")})
-    assert own.simulator == ""  # it is a copy, whose simulator is elsewhere
-    assert "line.py" in own.without or own.without
+    assert (own.simulator, own.without) == (str(there), "")  # the one that the run remembers
+    said = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps({**said, "simulator": {"file": str(there), "mark": "0"}}))
+    foreign = source_of(str(run), GIVEN)
+    assert foreign.simulator == ""
+    assert foreign.without
     assert (named.simulator, named.without) == (str(line / "line.py"), "")
     left = source_of(str(run), {**GIVEN, "without_simulator": True})
     assert (left.simulator, left.without) == ("", "it was left out")
@@ -52,12 +57,15 @@ def test_a_service_begins_answers_and_ends(line_made: Path) -> None:
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
+        timer = threading.Timer(50, process.kill)
+        timer.start()
         headers = {"authorization": "Bearer a", "content-type": "application/json"}
         body = json.dumps({"observation": "seen", "draws": 50}).encode()
         with urllib.request.urlopen(urllib.request.Request(f"{url}/models/run/answer", body, headers)) as response:
             assert json.load(response)["parameters"]["slope"]["unit"] == "m/s"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate()
+        timer.cancel()
     assert process.returncode == 0
     assert said.splitlines()[-1] == "the service has ended"
     assert "Traceback" not in said
