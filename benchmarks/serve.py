@@ -250,7 +250,7 @@ def fuzzed(options: Any, scratch: Path) -> tuple[Rows, Rows]:
             [sys.executable, "-m", "schemathesis.cli", *words], capture_output=True, text=True, cwd=scratch
         )
         alive = health_or_not(url).get("alive", False)
-    rows = [{"mutated": count, **{str(status): statuses[status] for status in sorted(statuses)}}]
+    rows: Rows = [{"mutated": count, **{str(status): statuses[status] for status in sorted(statuses)}}]
     rows.append({"schemathesis": said.stdout.strip().splitlines()[-1] if said.stdout else said.stderr[-200:]})
     return rows, [
         check("mutated bodies with a status of 500 or above", broken, 0),

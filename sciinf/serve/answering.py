@@ -46,7 +46,7 @@ def answered(model: Model, answer: Answer, where: str) -> bytes:
         where: The folder of what answered, within the run's.
     """
     head, arrays = answer_out(answer)
-    return pack({**head, "where": where}, arrays)
+    return pack({**head, "where": where, "digest": model.digest}, arrays)
 
 
 def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) -> bytes:

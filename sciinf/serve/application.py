@@ -28,7 +28,7 @@ from sciinf.serve.metrics import Metrics
 from sciinf.serve.models import Model, Models, NotReady, Unknown
 from sciinf.serve.openapi import document
 from sciinf.serve.page import POLICY, page, static_file
-from sciinf.serve.replies import reply
+from sciinf.serve.replies import check_same, reply
 from sciinf.serve.requests import Asked, Bounds, One
 from sciinf.serve.shares import Shares
 from sciinf.serve.wire import MEDIA, unpack
@@ -151,6 +151,7 @@ class Service:
         asked = await self._asked(request, model)
         if request.headers.get("accept", "") == MEDIA and not asked.several:
             _, message = await self._given(model, asked.each[0])
+            check_same(unpack(message)[0], model)
             return Response(message, media_type=MEDIA)
         answers = await asyncio.gather(*(self._answered(model, one, asked.include) for one in asked.each))
         return _json({"answers": answers} if asked.several else answers[0])

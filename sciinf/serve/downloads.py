@@ -9,6 +9,7 @@ from pathlib import Path
 from sciinf.core import Draws
 from sciinf.exports.plain import write_draws
 from sciinf.serve.models import Model
+from sciinf.serve.replies import check_same
 from sciinf.serve.wire import answer_in, unpack
 
 KINDS: Mapping[str, str] = {
@@ -31,8 +32,10 @@ def draws_file(message: bytes, kind: str, model: Model) -> bytes:
 
     Raises:
         ImportError: If pyarrow is not installed, for "arrow".
+        NotReady: If another network gave the answer.
     """
     head, arrays = unpack(message)
+    check_same(head, model)
     answer = answer_in(head, arrays, model.calibration_in(head["where"]))
     if kind == "arrow":
         return _arrow(answer.draws)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -112,8 +112,11 @@ class Model:
     def digest(self) -> str:
         """Of all that an answer rests on: what was learned, and how it was calibrated."""
         known = [self.learned.own, *self.learned.every()]
-        said = [(one.posterior.digest, one.calibration and one.calibration.to_json()["reasons"]) for one in known]
-        return hashlib.sha256(repr([self.fit.digest, *said]).encode()).hexdigest()
+        said: list[Any] = [self.fit.digest]
+        for one in known:
+            c = one.calibration
+            said.append((one.posterior.digest, c and (c.fit, c.simulations, c.rows, c.draws, c.reasons)))
+        return hashlib.sha256(repr(said).encode()).hexdigest()
 
     def judge(self, asked: Answering) -> Judge:
         """What answers, with its calibration made ready; the same one each time."""
@@ -151,7 +154,12 @@ class Model:
     def run(self, folder: Path) -> Run:
         """What the folder that answered holds, for the verdict."""
         if folder not in self._runs:
-            self._runs[folder] = read_common(folder)
+            found, where = read_common(folder), folder.relative_to(self.folder).as_posix()
+            calibration, fit = self.calibration_in(where), found.fit
+            if folder == self.folder:
+                fit = {**fit, "digest": self.fit.digest}  # what was opened, whatever lies there by now
+            missing = {"calibration": "The posterior was not calibrated when the service began.", **found.missing}
+            self._runs[folder] = replace(found, calibration=calibration, fit=fit, missing=missing)
         return self._runs[folder]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sciinf.figures.verdicts import Colour, verdict_of
-from sciinf.serve.models import Model
+from sciinf.serve.models import Model, NotReady
 from sciinf.serve.wire import unpack
 
 LEVELS: Mapping[Colour, str] = {"green": "good", "amber": "caution", "red": "alarm", "grey": "unknown"}
@@ -25,8 +25,12 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
         message: The answer, as `answering.answered` gives it.
         about: What else is known of it: its id, its seed.
         include: Parts that are wanted: "draws", "predictive".
+
+    Raises:
+        NotReady: If another network gave it.
     """
     head, arrays = unpack(message)
+    check_same(head, model)
     said = head["answer"]
     found = model.run(model.folder / head["where"])
     verdict = verdict_of(replace(found, answer=said))
@@ -53,6 +57,20 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
     if "predictive" in include and predicted:
         out["predictive"] = {name: _quantiles(value) for name, value in predicted.items()}
     return out
+
+
+def check_same(head: Mapping[str, Any], model: Model) -> None:
+    """Refuse the answer of a worker that was started after the run was trained or calibrated anew.
+
+    Args:
+        head: Of the answer.
+        model: What the service knows of the run, and judges answers by.
+
+    Raises:
+        NotReady: If it is of another network, or was calibrated otherwise.
+    """
+    if head.get("digest") != model.digest:
+        raise NotReady(f"{model.name} was trained or calibrated anew since the service began: begin the service anew")
 
 
 def _draws(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

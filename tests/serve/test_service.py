@@ -22,6 +22,11 @@ from starlette.testclient import TestClient
 
 from sciinf import load_answer
 from sciinf.core.draws_file import read_draws_h5
+from sciinf.core.files import SEAL
+from sciinf.question import Wanted
+from sciinf.serve.answering import whole_answer
+from sciinf.serve.models import Model, NotReady, as_given
+from sciinf.serve.replies import reply
 
 SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
 ASK = "/models/run/answer"
@@ -263,3 +268,15 @@ def test_a_run_that_is_not_trained_yet_says_so(line: Path, tmp_path: Path) -> No
         shutil.copytree(line / "run" / "fit", tmp_path / "young" / "fit")
         assert client.get("/models/young").json()["ready"] is True
         assert client.post("/models/young/answer", json={"x": {"x": SEEN}, "draws": 20}).status_code == 200
+
+
+def test_an_answer_of_another_network_is_not_given(line: Path) -> None:
+    """A worker that is started anew opens what lies in the folder by then; its answers are judged by what lay there."""
+    model = Model(source(line / "run"))
+    message = whole_answer(model, as_given(model.known["seen"]), Wanted(draws=20, predicted=False))
+    assert reply(model, message, {}, ())["parameters"]
+    said = json.loads((line / "run" / "calibration.json").read_text())
+    said["reasons"] = ["calibrated anew"]
+    (line / "run" / "calibration.json").write_text(json.dumps({k: v for k, v in said.items() if k != SEAL}))
+    with pytest.raises(NotReady, match="trained or calibrated anew"):
+        reply(Model(source(line / "run")), message, {}, ())
