@@ -76,8 +76,9 @@ def unfinished(folder: Path) -> bool:
         return False
     events, _ = _new(folder / EVENTS, -1)
     stages = [event.get("stage") for event in events if event["event"] == "stage"]
-    ended = bool(events) and events[-1]["event"] in ("done", "stopped")
-    return bool(stages) and not ended and (stages[-1] in PLANNED or stages[-1].startswith("run "))
+    if not events or events[-1]["event"] in ("done", "stopped"):
+        return False
+    return not stages or str(stages[-1]) in PLANNED or str(stages[-1]).startswith("run ")
 
 
 def _new(file: Path, place: int) -> tuple[list[dict[str, Any]], int]:

@@ -104,6 +104,8 @@ def test_a_run_is_unfinished_until_its_first_answers(tmp_path: Path) -> None:
     """While it gives signs of life; one that refines its answers can be asked, and so can one that was killed."""
     file = tmp_path / "events.jsonl"
     assert not unfinished(tmp_path)
+    file.write_text(event("run", title="a", command=""))
+    assert unfinished(tmp_path)
     file.write_text(event("run", title="a", command="") + event("stage", stage="calibrate"))
     assert unfinished(tmp_path)
     os.utime(file, (time.time() - 60, time.time() - 60))
