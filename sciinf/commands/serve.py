@@ -30,7 +30,7 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
 
         from sciinf.serve.application import Parts, application
     except ImportError as error:
-        raise ImportError(f"to serve runs, install sciinf[serve] ({error})") from error
+        raise ImportError(f"to serve runs, packages are missing ({error}): pip install -e '.[serve]'") from error
     from sciinf.serve.limits import Limits
     from sciinf.serve.models import Models
     from sciinf.serve.requests import Bounds

@@ -48,7 +48,7 @@ class Service:
         try:
             import httpx
         except ImportError as error:
-            raise ImportError(f"to ask a service, install sciinf[serve] ({error})") from error
+            raise ImportError(f"to ask a service, packages are missing ({error}): pip install -e '.[serve]'") from error
 
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._failures, self.url = (httpx.TransportError, httpx.InvalidURL), url.rstrip("/")

@@ -205,6 +205,8 @@ def test_captions_leave_the_prior_within_them(fit):
         for name, (low, high) in said.items():
             inside = found[k::4, reader.captions.prior.names.index(name)]
             assert low <= float(inside.min()) <= float(inside.max()) <= high
+    with pytest.raises(ValueError, match="rate from .* is too improbable by the prior"):
+        reader.captions.drawn("wave with rate 100", 5, generator=generator())
     untaught = built(steps=2).reader
     assert torch.equal(untaught.drawn(untaught.captions.encode(texts), at), found)
 
