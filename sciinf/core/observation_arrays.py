@@ -6,6 +6,7 @@ An array without a name is the simulator's one observable; where there are sever
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import re
 import zipfile
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, only_once
 
+_LONGEST = 2**16  # bytes of an array's head
 _NAME = re.compile(r"(\S+?(?:\[\d+\])?)(?:\s*\[(?!\d+\])([^\]]*)\])?(?=\s|$)")  # and its unit: v [mV]
 
 
@@ -76,11 +78,17 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and kind, as the head of an array's file says them."""
     formats: Any = np.lib.format
     version = formats.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = formats.read_array_header_1_0(file)
+        return tuple(shape), dtype
+    size = file.read(4)
+    if (length := int.from_bytes(size, "little")) > _LONGEST:
+        raise ValueError(f"its head claims to be {length:,} bytes long, which no array's is; it is damaged")
+    content = file.read(length)
     if version == (3, 0):  # as 2.0, with names of fields in UTF-8
-        head = ast.literal_eval(file.read(int.from_bytes(file.read(4), "little")).decode("utf-8"))
+        head = ast.literal_eval(content.decode("utf-8"))
         return tuple(head["shape"]), formats.descr_to_dtype(head["descr"])
-    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
-    shape, _, dtype = read(file)
+    shape, _, dtype = formats.read_array_header_2_0(io.BytesIO(size + content))
     return tuple(shape), dtype
 
 

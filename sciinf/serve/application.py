@@ -82,8 +82,8 @@ def application(parts: Parts) -> Any:
         Refused: _failed(422),
         Busy: _failed(503),
         HTTPException: _failed(500),
-        Broken: _failed(500),
-        Exception: _failed(500, "something went wrong in the service; its log says what"),
+        Broken: _failed(500, _WRONG),
+        Exception: _failed(500, _WRONG),
     }
     inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=service.lifespan)
     return guarded(inner, parts.limits, service.metrics)
@@ -237,11 +237,11 @@ class Service:
 
     async def _answered(self, model: Model, one: One, include: tuple[str, ...]) -> dict[str, Any]:
         key, message = await self._given(model, one)
-        return reply(model, message, _about(key, one), include)
+        return await run_in_threadpool(reply, model, message, _about(key, one), include)
 
     async def _given(self, model: Model, one: One) -> tuple[str, bytes]:
         """The id of a question and its answer, which is kept."""
-        key = self.parts.shares.key(model.digest, one)
+        key = self.parts.shares.key(model.name, model.digest, one)
         message = await self.parts.engine.answer(model.name, one)
         self.parts.shares.keep(key, model.name, one, message)
         return key, message
@@ -252,10 +252,12 @@ class Service:
         one, message = await run_in_threadpool(find, request.path_params["id"], model.name, model.digest)
         if message is None:
             message = await self.parts.engine.answer(model.name, one)
+            self.parts.shares.keep(request.path_params["id"], model.name, one, message)
         return one, message
 
 
 _SMALL = 65_536  # bytes of a body that are read at once
+_WRONG = "something went wrong in the service; its log says what"
 
 
 def _about(key: str, one: One) -> dict[str, Any]:
@@ -279,6 +281,7 @@ def _failed(status: int, words: str = "") -> Callable[[Request, Exception], Awai
             said["field"] = error.field
         if isinstance(error, Busy):
             headers["retry-after"] = str(error.seconds)
-        return JSONResponse(said, found, headers)
+        whole = {name: text.encode("utf-8", "replace").decode() for name, text in said.items()}
+        return JSONResponse(whole, found, headers)
 
     return told

@@ -53,7 +53,7 @@ class Service:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._failures, self.url = (httpx.TransportError, httpx.InvalidURL), url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
-        self._calibrations: dict[str, Calibration] = {}
+        self._calibrations: dict[tuple[str, str, str], Calibration] = {}
         self.models: dict[str, Mapping[str, Any]] = {one["name"]: one for one in self._get("/models")["models"]}
 
     def __repr__(self) -> str:
@@ -104,7 +104,7 @@ class Service:
         at = f"/models/{quote(name_of, safe='')}"
         content = self._send("POST", f"{at}/answer", headers={"accept": MEDIA}, **how).content
         head, arrays = unpack(content)
-        return answer_in(head, arrays, self._calibration(at, head["answer"]["calibration"]["fit"]))
+        return answer_in(head, arrays, self._calibration(at, head["answer"]["calibration"]["fit"], head["digest"]))
 
     def _named(self, model: str | None) -> str:
         there = ", ".join(self.models)
@@ -116,13 +116,14 @@ class Service:
             raise ValueError(f"the service has no model {model!r}; it has {there}")
         return model
 
-    def _calibration(self, at: str, fit: str | None) -> Calibration | None:
-        """A calibration, asked for once."""
+    def _calibration(self, at: str, fit: str | None, digest: str) -> Calibration | None:
+        """A calibration of a run, asked for once as long as the run is the same."""
         if fit is None:
             return None
-        if fit not in self._calibrations:
-            self._calibrations[fit] = Calibration.from_json(self._get(f"{at}/calibration/{fit}"))
-        return self._calibrations[fit]
+        key = (at, fit, digest)
+        if key not in self._calibrations:
+            self._calibrations[key] = Calibration.from_json(self._get(f"{at}/calibration/{fit}"))
+        return self._calibrations[key]
 
     def _get(self, path: str) -> Any:
         return self._send("GET", path).json()

@@ -44,6 +44,9 @@ class Limits:
         body: Bytes of a body.
         waiting: Questions at once, those that wait and those that are answered.
         seconds: That a question may take.
+
+    Raises:
+        ValueError: If the token cannot be sent in a header as it is.
     """
 
     hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1")
@@ -52,6 +55,10 @@ class Limits:
     body: int = 64 * 2**20
     waiting: int = 1_000
     seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not all("!" <= letter <= "~" for letter in self.token):
+            raise ValueError("a token is letters, digits and marks of ASCII, without spaces")
 
 
 def guarded(inner: Any, limits: Limits, metrics: Metrics) -> Any:
@@ -78,7 +85,7 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         response = _Response(send, self._extra(headers))
-        asks, started = scope["method"] == "POST", time.monotonic()
+        asks, started = _asks(scope), time.monotonic()
         try:
             if asks:
                 self._waiting += 1
@@ -102,7 +109,7 @@ class Guard:
             await response.say(401, "this service needs a token: send Authorization: Bearer TOKEN")
         elif _length(headers) > limits.body:
             await response.say(413, _large(limits.body))
-        elif scope["method"] == "POST" and self._waiting > limits.waiting:
+        elif _asks(scope) and self._waiting > limits.waiting:
             response.extra.append((b"retry-after", b"1"))
             await response.say(429, f"{limits.waiting:,} questions wait already; ask again in a moment")
         else:
@@ -125,7 +132,9 @@ class Guard:
             async with asyncio.timeout(None if streams else self._limits.seconds):
                 await self._inner(scope, counted, response)
         except TimeoutError:
-            await response.say(504, f"the answer took longer than {self._limits.seconds:g} s; ask for fewer draws")
+            await response.say(
+                504, f"the answer took longer than {self._limits.seconds:g} s: ask for fewer draws, or when fewer ask"
+            )
 
     def _named(self, host: str) -> bool:
         if "*" in self._limits.hosts:
@@ -186,6 +195,11 @@ class _Response:
         kind = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self({"type": "http.response.start", "status": status, "headers": kind})
         await self({"type": "http.response.body", "body": body})
+
+
+def _asks(scope: Any) -> bool:
+    """Whether a request may have to be answered anew: a question, or a link to an answer."""
+    return scope["method"] == "POST" or "/answers/" in scope["path"]
 
 
 def _length(headers: dict[str, str]) -> int:

@@ -93,8 +93,7 @@ def from_json(body: bytes, model: Model, bounds: Bounds) -> Asked:
         TooMuch: If more is asked than is given at once.
     """
     said = json_object(body)
-    if unknown := sorted(set(said) - set(_FIELDS)):
-        raise Unfit(f"there is no field {unknown[0][:80]!r}; there is {', '.join(_FIELDS)}", unknown[0][:80])
+    _check_fields(said, [name for name in _FIELDS if name != "column"])
     given = [name for name in ("x", "observation", "observations") if said.get(name) is not None]
     if len(given) != 1:
         what = "x, observation or observations"
@@ -136,13 +135,16 @@ def from_files(files: Sequence[tuple[str, bytes]], fields: Mapping[str, str], mo
     if len(files) > _FILES:
         raise TooMuch(f"{len(files)} files came at once; send at most {_FILES}")
     said = {name: _value(name, text) for name, text in fields.items()}
-    if unknown := sorted(set(said) - set(_FIELDS[3:])):
-        raise Unfit(f"there is no field {unknown[0][:80]!r}; there is {', '.join(_FIELDS[3:])}", unknown[0][:80])
+    _check_fields(said, _FIELDS[3:])
     columns = said.get("column") or {}
     if not isinstance(columns, dict) or not all(isinstance(value, str) for value in columns.values()):
         raise Unreadable('column is an object such as {"v": "SAP_FLUX"}')
     found = _observations(files, columns, model)
-    if said.get("name") is not None and len(found) == 1:
+    if said.get("name") is not None:
+        if len(found) > 1:
+            raise Unfit(
+                f"name is what one observation is called, and the files hold {len(found)}; leave it out", "name"
+            )
         found = [(_name(said["name"]), *found[0][1:])]
     return _asked(found, len(found) > 1, _wanted(said, model), model, bounds)
 
@@ -274,8 +276,15 @@ def _check_count(count: int, bounds: Bounds) -> None:
         )
 
 
+def _check_fields(said: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := sorted(set(said) - set(known)):
+        raise Unfit(f"there is no field {unknown[0][:80]!r}; there is {', '.join(known)}", unknown[0][:80])
+
+
 def _name(name: Any) -> str:
-    return observation_name([str(name)[:200]]) if isinstance(name, str) and name.strip() else "observation"
+    if name is not None and not isinstance(name, str):
+        raise Unfit(f"name is text, got {_short(name)}", "name")
+    return observation_name([name[:200]]) if name and name.strip() else "observation"
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Answers that were given, by an id that says what was asked: a link finds one again.
 
 The id is the SHA-256 of the question: what answers, observation, level, draws, seed, and whether the simulator checks
-it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to a number, and give
+it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to another, and give
 the same answer again where it is gone. Where a run was trained anew since, its answer would be another one, and is not
 given under the old id.
 """
@@ -53,15 +53,16 @@ class Shares:
         self._thread.start()
 
     @staticmethod
-    def key(model: str, one: One) -> str:
+    def key(model: str, answers: str, one: One) -> str:
         """The id of a question.
 
         Args:
-            model: Digest of what answers.
+            model: The run's name.
+            answers: Digest of what answers.
             one: What is asked.
         """
         wanted = one.wanted
-        said = (model, wanted.level, wanted.draws, wanted.seed, wanted.failures, wanted.predicted, wanted.name)
+        said = (model, answers, wanted.level, wanted.draws, wanted.seed, wanted.failures, wanted.predicted, wanted.name)
         digest = hashlib.sha256(repr((said, sorted(wanted.files.items()), one.read)).encode())
         for name in sorted(one.x):
             digest.update(repr((name, one.x[name].shape, one.x[name].dtype.str)).encode() + one.x[name].tobytes())
@@ -109,7 +110,7 @@ class Shares:
             raise Unknown("there is no answer of this address: ask the question again")
         x = {name: np.array(value) for name, value in arrays.items()}
         one = One(x, tuple(head["read"]), Wanted(**head["wanted"]))
-        if self.key(digest, one) != key:
+        if self.key(model, digest, one) != key:
             raise Unknown("the run was trained anew since this answer was given: ask the question again")
         return one, message
 

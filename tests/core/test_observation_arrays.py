@@ -158,6 +158,15 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
             read_observation(ONE, tmp_path / name)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_head_of_an_array_that_claims_gigabytes_is_not_read(tmp_path: Path, version: int) -> None:
+    """It would be unpacked from a few bytes of zeros."""
+    with zipfile.ZipFile(tmp_path / "cell.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("v.npy", b"\x93NUMPY" + bytes([version, 0]) + (2**26).to_bytes(4, "little") + b" " * 2**20)
+    with pytest.raises(ValueError, match="claims to be 67,108,864 bytes long"):
+        read_observation(ONE, tmp_path / "cell.npz")
+
+
 def test_a_file_that_promises_more_than_it_holds(tmp_path: Path) -> None:
     torch.save({"v": torch.zeros(1).expand(10**12)}, tmp_path / "cell.pt")  # 2 kB
     with pytest.raises(ValueError, match=r"has shape \(1000000000000,\), the simulator produces \(3,\)"):

@@ -24,7 +24,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 413, "headers": []})
         await send({"type": "http.response.body", "body": str(error).encode()})
         return
-    if scope["path"] == "/slow":
+    if scope["path"].startswith("/slow"):
         await asyncio.sleep(30)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(size).encode()})
@@ -97,8 +97,15 @@ def test_a_body_is_counted_whatever_its_header_says() -> None:
     assert ask(Limits(), "POST", headers={"content-length": "9" * 5_000}).status_code == 413
 
 
-def test_a_queue_has_an_end() -> None:
-    found = ask(Limits(waiting=2, seconds=0.2), "POST", "/slow", times=5)
+@pytest.mark.parametrize("token", ["two words", "schlüssel", "a\n"])
+def test_a_token_that_no_header_carries_is_refused(token: str) -> None:
+    with pytest.raises(ValueError, match="a token is letters, digits and marks"):
+        Limits(token=token)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/slow"), ("GET", "/slow/answers/a")])
+def test_a_queue_has_an_end(method: str, path: str) -> None:
+    found = ask(Limits(waiting=2, seconds=0.2), method, path, times=5)
     assert sorted(one.status_code for one in found) == [429, 429, 429, 504, 504]
     full = next(one for one in found if one.status_code == 429)
     assert full.headers["retry-after"] == "1"

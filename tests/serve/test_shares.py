@@ -18,7 +18,7 @@ ONE = One({"x": np.arange(5.0, dtype=np.float32)}, ("x: 5 values",), Wanted(draw
 
 def test_a_question_is_found_again_after_a_restart(tmp_path: Path) -> None:
     first = Shares(tmp_path)
-    key = first.key("digest", ONE)
+    key = first.key("run", "digest", ONE)
     first.keep(key, "run", ONE, b"answer")
     assert first.find(key, "run", "digest")[1] == b"answer"
     first.close()
@@ -34,14 +34,15 @@ def test_the_id_says_all_that_was_asked() -> None:
     others = [replace(ONE, wanted=replace(ONE.wanted, **{k: v})) for k, v in
               {"level": 0.8, "draws": 8, "seed": 4, "predicted": False, "name": "b"}.items()]  # fmt: skip
     others.append(replace(ONE, x={"x": np.arange(5.0, dtype=np.float32) + 1e-6}))
-    keys = {Shares.key("digest", one) for one in (ONE, *others)} | {Shares.key("other", ONE)}
-    assert len(keys) == len(others) + 2
+    keys = {Shares.key("run", "digest", one) for one in (ONE, *others)}
+    keys |= {Shares.key("run", "other", ONE), Shares.key("copy", "digest", ONE)}
+    assert len(keys) == len(others) + 3
 
 
 @pytest.mark.parametrize(("model", "digest", "words"), [("other", "digest", "ask"), ("run", "new", "trained anew")])
 def test_an_answer_of_another_network_is_not_given(model: str, digest: str, words: str, tmp_path: Path) -> None:
     shares = Shares(tmp_path)
-    key = shares.key("digest", ONE)
+    key = shares.key("run", "digest", ONE)
     shares.keep(key, "run", ONE, b"answer")
     with pytest.raises(Unknown, match=words):
         shares.find(key, model, digest)
@@ -54,9 +55,9 @@ def test_the_oldest_are_forgotten(tmp_path: Path) -> None:
     shares = Shares(tmp_path, most=250, bytes_on_disk=2_000)
     asked = [replace(ONE, wanted=replace(ONE.wanted, seed=seed)) for seed in range(40)]
     for one in asked:
-        shares.keep(shares.key("digest", one), "run", one, b"a" * 100)
-    assert shares.find(shares.key("digest", asked[-1]), "run", "digest")[1] is not None
+        shares.keep(shares.key("run", "digest", one), "run", one, b"a" * 100)
+    assert shares.find(shares.key("run", "digest", asked[-1]), "run", "digest")[1] is not None
     shares.close()
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2_000
     with pytest.raises(Unknown):
-        Shares(tmp_path).find(Shares.key("digest", asked[0]), "run", "digest")
+        Shares(tmp_path).find(Shares.key("run", "digest", asked[0]), "run", "digest")
