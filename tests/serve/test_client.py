@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -27,9 +28,18 @@ SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
 
 
 @pytest.fixture(scope="module")
-def url(line_made: Path) -> Iterator[str]:
-    """A service on a port, with a token."""
-    sources = [source(line_made / "run")]
+def runs(line_made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A run, and another of the same network that was calibrated on fewer simulations."""
+    copy = shutil.copytree(line_made / "run", tmp_path_factory.mktemp("runs") / "copy")
+    store = sciinf.Store(copy / "calibration_simulations")
+    sciinf.calibrate(sciinf.build_posterior(sciinf.load_fit(copy / "fit")), store, copy, rows=150, progress=False)
+    return [line_made / "run", copy]
+
+
+@pytest.fixture(scope="module")
+def url(runs: list[Path]) -> Iterator[str]:
+    """A service of both on a port, with a token."""
+    sources = [source(run) for run in runs]
     parts = Parts(Models(sources), Workers(sources), Shares(), Limits(token="a"), Bounds())
     server = uvicorn.Server(uvicorn.Config(application(parts), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
@@ -47,7 +57,7 @@ def service(url: str) -> Service:
 
 
 def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path) -> None:
-    there = service.query({"x": SEEN}, draws=3_000, seed=5)
+    there = service.query({"x": SEEN}, "run", draws=3_000, seed=5)
     posterior = sciinf.load_posterior(line_made / "run")
     here = sciinf.query(posterior, {"x": SEEN}, load_calibration(line_made / "run"), draws=3_000, seed=5)
     assert isinstance(there, sciinf.Answer)
@@ -60,28 +70,33 @@ def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path
 
 
 def test_units_are_converted_and_never_lost(service: Service) -> None:
-    metres = service.query({"x": SEEN}, draws=200)
-    millimetres = service.query({"x": [1e3 * v for v in SEEN] * units.mm}, draws=200)
+    metres = service.query({"x": SEEN}, "run", draws=200)
+    millimetres = service.query({"x": [1e3 * v for v in SEEN] * units.mm}, "run", draws=200)
     assert millimetres.parameters["slope"].median == pytest.approx(metres.parameters["slope"].median, abs=1e-4)
     with pytest.raises(ValueError, match="does not convert"):
-        service.query({"x": SEEN * units.s})
+        service.query({"x": SEEN * units.s}, "run")
 
 
 def test_a_file_is_sent(service: Service, line_made: Path) -> None:
-    found = service.query(line_made / "seen.csv", draws=200)
+    found = service.query(line_made / "seen.csv", "run", draws=200)
     assert (found.name, found.read) == ("seen", ("x: 5 values, in m",))
     with pytest.raises(FileNotFoundError):
-        service.query(line_made / "none.csv")
+        service.query(line_made / "none.csv", "run")
 
 
 def test_what_goes_wrong_is_said_as_here(service: Service, url: str) -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
-        service.query({"x": [float("nan")] * 5})
+        service.query({"x": [float("nan")] * 5}, "run")
     with pytest.raises(ValueError, match="no model 'other'"):
         service.query({"x": SEEN}, "other")
     with pytest.raises(ValueError, match="level is a probability"):
-        service.query({"x": SEEN}, level=2.0)
+        service.query({"x": SEEN}, "run", level=2.0)
     with pytest.raises(PermissionError, match="token"):
         sciinf.connect(url)
     with pytest.raises(ConnectionError, match="cannot be reached"):
         sciinf.connect("http://127.0.0.1:1")
+
+
+def test_each_run_has_its_own_calibration(service: Service, runs: list[Path]) -> None:
+    found = [service.query({"x": SEEN}, run.name, draws=200).calibration for run in runs]
+    assert [one and one.rows for one in found] == [load_calibration(run).rows for run in runs] == [300, 150]
