@@ -106,7 +106,8 @@ class Guard:
             await response.say(403, "scripts of other sites may not ask here; --allow-origin names those that may")
         elif limits.token and not self._knows(path, headers.get("authorization", "")):
             response.extra.append((b"www-authenticate", b"Bearer"))
-            await response.say(401, "this service needs a token: send Authorization: Bearer TOKEN")
+            wrong = "this token is not the service's" if "authorization" in headers else "this service needs a token"
+            await response.say(401, f"{wrong}: connect(url, token=...) in Python, Authorization: Bearer TOKEN by HTTP")
         elif _length(headers) > limits.body:
             await response.say(413, _large(limits.body))
         elif _asks(scope) and self._waiting > limits.waiting:
@@ -131,6 +132,9 @@ class Guard:
         try:
             async with asyncio.timeout(None if streams else self._limits.seconds):
                 await self._inner(scope, counted, response)
+        except asyncio.CancelledError:
+            if not streams:  # a stream ends with the service
+                raise
         except TimeoutError:
             await response.say(
                 504, f"the answer took longer than {self._limits.seconds:g} s: ask for fewer draws, or when fewer ask"
