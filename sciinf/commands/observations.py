@@ -9,18 +9,14 @@ from typing import Any
 
 import click
 
-from sciinf.commands.keywords import keywords, options_of, parameters_of
+from sciinf.commands.keywords import keywords
 from sciinf.commands.options import LEFT, FilesCommand
 from sciinf.commands.usage import unknown
 from sciinf.core.called import guess
+from sciinf.core.keywords import check_needed, parameters_of
 from sciinf.core.simulator import Simulator
-from sciinf.storage.given_files import Asked, observations, reading
+from sciinf.storage.given_files import Asked, observations, reader_of, reading
 from sciinf.telling import tell
-
-
-def reader_of(simulator: Simulator) -> Callable[..., Any]:
-    """What reads a simulator's files: the function that a wrapper was given, or its `observe`."""
-    return simulator.reader or simulator.observe
 
 
 def reader_options(simulator: Simulator | None, before: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -56,11 +52,8 @@ def reader_options(simulator: Simulator | None, before: Mapping[str, str] | None
     if again:
         tell(f"note: read with {' '.join(f'{key} {value}' for key, value in again.items())}, as the run was")
     options = keywords(reader, [word for pair in again.items() for word in pair] + left, file)
-    for option, parameter in parameters.items() if ctx.params["observation"] else ():
-        if parameter.default is parameter.empty and parameter.name not in options:
-            told_of = dict(options_of(reader))
-            shown = next(key for key in told_of if key.startswith(f"{option} "))
-            raise ValueError(f"{file.name} needs {shown} to read data. {told_of[shown]}".strip())
+    if ctx.params["observation"]:
+        check_needed(reader, options, file.name)
     return options
 
 

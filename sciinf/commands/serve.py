@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,25 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise ImportError(f"to serve runs, packages are missing ({error}): pip install -e '.[serve]'") from error
     from sciinf.serve.limits import Limits
-    from sciinf.serve.models import Models
+    from sciinf.serve.models import Models, NotReady
     from sciinf.serve.requests import Bounds
     from sciinf.serve.shares import Shares
     from sciinf.serve.workers import Workers
 
     sources = [source_of(folder, given) for folder in folders]
-    models = Models(sources)
+    models = Models(sources, lambda source: _told(source_of(source.folder, given), given))
     for source in sources:
         if source.ready:
-            models.get(source.name)  # what is damaged is told here
-        if source.ready and source.without and not given["without_simulator"]:
-            tell(f"note: {source.name} is served without its simulator: {source.without}")
+            try:
+                models.get(source.name)
+            except NotReady as error:  # what is damaged is told here
+                raise ValueError(str(error)) from error
+        if not source.young:
+            _told(source, given)
     limits = Limits(_hosts(given), given["token"] or "", tuple(given["allow_origin"]), seconds=given["timeout"])
     bounds = Bounds(draws=given["draws_limit"])
     shares = Shares(folder=None if given["cache"] is None else Path(given["cache"]))
-    app = application(Parts(models, Workers(sources, given["timeout"]), shares, limits, bounds))
+    app = application(Parts(models, Workers(sources, given["timeout"], models.sources), shares, limits, bounds))
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)
@@ -62,23 +66,32 @@ def source_of(folder: str, given: Mapping[str, Any]) -> Any:
     """Where a run lies and what it is opened with: its simulator, named or remembered, if it is the same still.
 
     Raises:
+        click.UsageError: If a simulator was named, and is to be left out.
         FileNotFoundError: If there is no such folder.
         ValueError: If a simulator that was named is not the run's.
     """
+    from sciinf.core.simulator import identity
     from sciinf.serve.models import Served
 
     run = Path(run_of(folder)).resolve()
     if not run.is_dir():
         raise FileNotFoundError(f"there is no run folder {folder}")
-    young = "the run was not trained when the service began; begin the service anew to use its simulator"
-    source = Served(run.name, str(run), without=young, device=given["device"])
+    source = Served(run.name, str(run), device=given["device"])
     if not source.ready:
-        return source
+        return replace(source, young=True)
     sim, _, without = asked_with(str(run), given["simulator"], given)
     if given["without_simulator"]:
         without = "it was left out"
-    file, options = ("", {}) if sim is None else (str(sim.source), options_of_run(run))
-    return Served(run.name, str(run), file, without, given["device"], options)
+    if sim is None:
+        return replace(source, without=without)
+    return replace(source, simulator=str(sim.source), options=options_of_run(run), code=identity(sim))
+
+
+def _told(source: Any, given: Mapping[str, Any]) -> Any:
+    """What a run is opened with, and words where that is less than the run was made with."""
+    if source.without and not given["without_simulator"]:
+        tell(f"note: {source.name} is served without its simulator: {source.without}")
+    return source
 
 
 def _hosts(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def answered(model: Model, answer: Answer, where: str) -> bytes:
 
 
 def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) -> bytes:
-    """Data of one simulation, as a message whose arrays are the observables.
+    """Data of one simulation, as a message whose arrays are the observables, with the digest of what made them.
 
     Args:
         models: What is served.
@@ -59,6 +59,7 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
         seed: Seeds the simulation.
 
     Raises:
+        NotReady: If the simulator has changed since the service began.
         ValueError: If there is no simulator, or the simulation fails.
     """
     model = models.get(name)
@@ -69,7 +70,7 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
     data, good = simulate_from(model.simulator, values, generator=generator_for(seed))
     if not bool(good.all()):
         raise ValueError("the simulation failed at these parameters")
-    return pack({}, {key: value[0].numpy() for key, value in data.items()})
+    return pack({"digest": model.digest}, {key: value[0].numpy() for key, value in data.items()})
 
 
 def observation_in(head: Mapping[str, Any], arrays: Values) -> Observation:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -18,13 +18,16 @@ import numpy as np
 from sciinf.asking import Answerers, Answering
 from sciinf.core import Calibration, Observation, Simulator, load_fit, load_simulator
 from sciinf.core.files import read_json
+from sciinf.core.keywords import check_needed, retyped
+from sciinf.core.simulator import identity
 from sciinf.figures.run_folder import Run, read_common
 from sciinf.posterior import build_posterior
 from sciinf.question import Question, Wanted, judge_of, question
 from sciinf.serve.live import unfinished
 from sciinf.storage.answers import newest_answers
-from sciinf.storage.given_files import reading
+from sciinf.storage.given_files import reader_of, reading
 from sciinf.storage.predictive_file import read_predictive
+from sciinf.telling import ERROR, tell
 from sciinf.trust.judge import Judge
 
 
@@ -38,7 +41,10 @@ class Served:
         simulator: The simulator's file; "" for none.
         without: Why there is none, in words.
         device: Where networks go.
-        options: Keywords of the simulator's reader, as the run's data were read.
+        options: Keywords of the simulator's reader, as the run's data were read, as text.
+        code: What tells the simulator from others (`core.simulator.identity`), as it was when it was found; of any
+            where left out.
+        young: Whether there was nothing to be asked when the service began, so that the rest is still to be found.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Served:
     without: str = ""
     device: str = "cpu"
     options: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    young: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +71,7 @@ class Unknown(LookupError):
 
 
 class NotReady(LookupError):
-    """The run has learned nothing yet; the message says so."""
+    """The run cannot be asked: it has learned nothing yet, is damaged or has changed; the message says so."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,8 @@ class Model:
         source: Where it lies.
 
     Raises:
-        NotReady: If there is no fit yet.
-        ValueError: If something in it is damaged.
+        NotReady: If there is no fit yet, or the simulator has changed since it was found.
+        ValueError: If something in it is damaged, or the simulator's reader does not take what the data were read with.
     """
 
     def __init__(self, source: Served) -> None:
@@ -94,25 +102,30 @@ class Model:
         self.source, self.folder = source, Path(source.folder)
         trust = (Path(source.simulator),) if source.simulator else ()
         self.simulator: Simulator | None = load_simulator(source.simulator) if source.simulator else None
+        self._code = {} if self.simulator is None else identity(self.simulator)
+        if source.code and self._code != source.code:
+            raise NotReady(f"{source.simulator} has changed since the service began: begin the service anew")
+        self._options = {} if self.simulator is None else retyped(reader_of(self.simulator), source.options)
         inner = self.folder / "fit"
         self.fit = load_fit(inner if inner.is_dir() else self.folder, device=source.device, trust=trust)
         first = build_posterior(self.fit, self.simulator)
         self.learned = Answerers(self.folder, first, source.device, self.simulator)
         self.prior, self.observables = first.prior, dict(first.observables)
         self.known = _observations(self.folder)
-        self._judges: dict[Path, Judge] = {}
+        self._judges: dict[tuple[Path, str], Judge] = {}
         self._runs: dict[Path, Run] = {}
-        self.first = self.judge(self.learned.own)
+        known = [one for one in self.learned.every() if one.folder == self.folder]  # a refined answer's own folder
+        self.first = self.judge(known[0] if known else self.learned.own)
+        self.digest = self._digest()
 
     @property
     def name(self) -> str:
         return self.source.name
 
-    @cached_property
-    def digest(self) -> str:
-        """Of all that an answer rests on: what was learned, and how it was calibrated."""
+    def _digest(self) -> str:
+        """Of all that an answer rests on: what was learned, how it was calibrated, and the simulator."""
         known = [self.learned.own, *self.learned.every()]
-        said: list[Any] = [self.fit.digest]
+        said: list[Any] = [self.fit.digest, sorted(self._code.items())]
         for one in known:
             c = one.calibration
             said.append((one.posterior.digest, c and (c.fit, c.simulations, c.rows, c.draws, c.reasons)))
@@ -120,9 +133,10 @@ class Model:
 
     def judge(self, asked: Answering) -> Judge:
         """What answers, with its calibration made ready; the same one each time."""
-        if asked.folder not in self._judges:
-            self._judges[asked.folder] = judge_of(asked.posterior, asked.calibration, "exclude")
-        return self._judges[asked.folder]
+        key = asked.folder, asked.posterior.digest  # in the folder of a refined answer there are two
+        if key not in self._judges:
+            self._judges[key] = judge_of(asked.posterior, asked.calibration, "exclude")
+        return self._judges[key]
 
     def question(self, x: Any, wanted: Wanted) -> tuple[Answering, Question]:
         """What answers a question, and the question to it.
@@ -149,7 +163,9 @@ class Model:
 
     def read(self, paths: Sequence[str], columns: Mapping[str, str]) -> Any:
         """What reads files as `sciinf query` reads them: paths -> one observation."""
-        return reading(self.simulator, self.observables, columns, self.source.options)(*paths)
+        if self.simulator is not None:
+            check_needed(reader_of(self.simulator), self._options, Path(self.source.simulator).name)
+        return reading(self.simulator, self.observables, columns, self._options)(*paths)
 
     def run(self, folder: Path) -> Run:
         """What the folder that answered holds, for the verdict."""
@@ -169,12 +185,14 @@ class Models:
 
     Args:
         sources: Where they lie.
+        find: Finds anew what a run is opened with that was young when the service began, now that it is not.
 
     Raises:
         ValueError: If two have one name.
     """
 
-    def __init__(self, sources: Sequence[Served]) -> None:
+    def __init__(self, sources: Sequence[Served], find: Callable[[Served], Served] | None = None) -> None:
+        self._find = find
         self.sources = {source.name: source for source in sources}
         if len(self.sources) < len(sources):
             names = [source.name for source in sources]
@@ -207,14 +225,35 @@ class Models:
 
         Raises:
             Unknown: If there is none of that name.
-            NotReady: If it has learned nothing yet.
-            ValueError: If it is damaged.
+            NotReady: If it has learned nothing yet, is damaged, or its simulator has changed.
         """
-        source = self.source(name)
+        self.source(name)
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = Model(source)
+                self._opened[name] = self._open(name)
             return self._opened[name]
+
+    def learn(self, source: Served) -> None:
+        """Take in what a run is opened with, which was young before; one that is open stays so."""
+        with self._lock:
+            if self.sources[source.name].young:
+                self.sources[source.name] = source
+
+    def _open(self, name: str) -> Model:
+        source = self.sources[name]
+        try:
+            if source.young and source.ready and self._find is not None:
+                source = replace(self._find(source), young=False)
+            found = Model(source)
+        except NotReady:
+            raise
+        except Exception as error:  # of a folder that is damaged, or of the simulator's own code
+            if not isinstance(error, ValueError | OSError):
+                tell("".join(traceback.format_exception(error)), ERROR)
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise NotReady(f"{name} cannot be asked: {words}") from error
+        self.sources[name] = source
+        return found
 
 
 def _observations(run: Path) -> dict[str, Known]:

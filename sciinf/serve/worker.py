@@ -10,9 +10,11 @@ Messages are those of `wire`. To the worker: `answer`, `simulate`, `drop`, `end`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -24,7 +26,7 @@ from sciinf.serve.answering import observation_in, simulated, wanted_in, whole_a
 from sciinf.serve.fusion import Fusion, Ticket
 from sciinf.serve.models import Models, NotReady, Served
 from sciinf.serve.wire import pack, unpack
-from sciinf.telling import ERROR, show_from
+from sciinf.telling import ERROR, show_from, tell
 
 BEAT = 1.0  # seconds between two signs of life
 
@@ -43,9 +45,10 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     show_from(ERROR)
     models = Models([Served(**source) for source in sources])
-    for source in models.sources.values():
-        if source.ready:
-            models.get(source.name)
+    for source in list(models.sources.values()):
+        if source.ready and not source.young:  # one that was young is opened with what the first question says of it
+            with contextlib.suppress(NotReady):  # told to who asks it
+                models.get(source.name)
     worker = Fused(pipe, models) if lane == "fused" else Whole(pipe, models)
     try:
         pipe.send_bytes(pack({"kind": "ready"}))
@@ -64,7 +67,7 @@ class Fused:
     """
 
     def __init__(self, pipe: Connection, models: Models) -> None:
-        self._pipe, self._beaten = pipe, 0.0
+        self._pipe, self._models, self._beaten = pipe, models, 0.0
         self._fusion = Fusion(models, self._done, self._failed, self._alone)
 
     def run(self) -> None:
@@ -85,6 +88,7 @@ class Fused:
         if head["kind"] == "drop":
             self._fusion.drop(head["id"])
         else:
+            _learn(self._models, head)
             self._fusion.add(Ticket(head["id"], head["model"], observation_in(head, arrays), wanted_in(head)))
 
     def _done(self, id: int, message: bytes) -> None:
@@ -129,6 +133,7 @@ class Whole:
 
     def _answer(self, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
         try:
+            _learn(self._models, head)
             if head["kind"] == "simulate":
                 message = simulated(self._models, head["model"], head["theta"], head["seed"])
             else:
@@ -139,7 +144,19 @@ class Whole:
         return pack({"kind": "done", "id": head["id"]}, {"": np.frombuffer(message, np.uint8)})
 
 
+def _learn(models: Models, head: Mapping[str, Any]) -> None:
+    """Take in what a question says of its run, where that was not known when the worker was started."""
+    if head.get("source"):
+        models.learn(Served(**head["source"]))
+
+
 def _told(error: Exception) -> dict[str, Any]:
-    """An error in words, and whether they are meant for who asked."""
-    words = " ".join(str(error).split())
-    return {"words": words or type(error).__name__, "users": isinstance(error, ValueError | TypeError | NotReady)}
+    """An error in words, and whose it is: of who asked ("question"), of the run, or our own ("fault").
+
+    Of an error of our own the log has all, and who asked is told that it is there.
+    """
+    if isinstance(error, ValueError | NotReady):
+        words = " ".join(str(error).split()) or type(error).__name__
+        return {"words": words, "of": "question" if isinstance(error, ValueError) else "run"}
+    tell("".join(traceback.format_exception(error)).rstrip(), ERROR)
+    return {"words": "something went wrong in the service; its log says what", "of": "fault"}

@@ -1,6 +1,7 @@
 """The worker processes, seen from the service: started, given questions, watched, and started anew when they die.
 
-A question that a worker had when it died is given to the next one, once; then it is answered with "ask again". So every
+A question that a worker was at when it died is given to the next one, once; then it is answered with "ask again". In
+the lane "fused" that is every question it had, in the lane "whole" one; the others only wait for longer. So every
 question that was taken is answered, or refused in words. A worker that gives no sign of life, or is at one question for
 longer than a question may take, is killed.
 """
@@ -19,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, final
 
 from sciinf.serve.engine import Broken, Busy, Engine, Refused
-from sciinf.serve.models import Served
+from sciinf.serve.models import NotReady, Served
 from sciinf.serve.requests import One
 from sciinf.serve.wire import pack, unpack
 from sciinf.serve.worker import work
@@ -29,6 +30,7 @@ _TRIES = 2
 _SILENT = 60.0  # seconds without a sign of life
 _BARREN, _PATIENCE = 5, 30.0  # processes that were never ready, before questions are refused; a pause between two
 _LOOK = 1.0
+_ENDED = "the service ends; ask again when it is back"
 
 
 @dataclass
@@ -38,7 +40,7 @@ class _Job:
     id: int
     message: bytes
     future: asyncio.Future[bytes]
-    tries: int = 0
+    tries: int = 0  # processes that died over it
 
 
 @final
@@ -48,9 +50,13 @@ class Workers(Engine):
     Args:
         sources: What is served.
         seconds: That one question may take.
+        now: The same by name, as they are known by now: what a run that was young is opened with is found later.
     """
 
-    def __init__(self, sources: Sequence[Served], seconds: float = 120.0) -> None:
+    def __init__(
+        self, sources: Sequence[Served], seconds: float = 120.0, now: Mapping[str, Served] | None = None
+    ) -> None:
+        self._young, self._now = {source.name for source in sources if source.young}, now or {}
         said = [source.to_json() for source in sources]
         self._ids = itertools.count()
         self._whole = _Lane("whole", said, seconds, self._to_whole)
@@ -60,8 +66,11 @@ class Workers(Engine):
         self._fused.start(asyncio.get_running_loop())
 
     async def stop(self) -> None:
-        for lane in (self._fused, self._whole):
-            await asyncio.to_thread(lane.stop)
+        lanes = (self._fused, self._whole)
+        for lane in lanes:
+            lane.end()
+        for lane in lanes:
+            await asyncio.to_thread(lane.join)
 
     async def answer(self, model: str, one: One) -> bytes:
         wanted = {name: getattr(one.wanted, name) for name in one.wanted.__dataclass_fields__}
@@ -86,6 +95,8 @@ class Workers(Engine):
     async def _asked(self, lane: _Lane, head: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
         loop = asyncio.get_running_loop()
         id = next(self._ids)
+        if head["model"] in self._young and head["model"] in self._now:
+            head = {**head, "source": self._now[head["model"]].to_json()}
         job = _Job(id, pack({**head, "id": id}, arrays), loop.create_future())
         lane.start(loop)
         lane.give(job)
@@ -112,6 +123,7 @@ class _Running:
     outbox: SimpleQueue[bytes | None]
     heard: float
     ready: bool = False
+    useful: bool = False  # whether it was at a question ever
     at: int | None = None  # the question that it is at, and since when
     since: float = 0.0
 
@@ -150,13 +162,21 @@ class _Lane:
             self._launch()
             self._timer = loop.call_later(_LOOK, self._look)
 
-    def stop(self) -> None:
-        """End the process, and refuse what is out."""
-        self._ended, now = True, self._now
+    def end(self) -> None:
+        """Tell the process to end, and refuse what is out, and what is still to come."""
+        self._ended = True
+        for job in list(self.jobs.values()):
+            self._refuse(job, _ENDED)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._now is not None:
+            self._now.outbox.put(pack({"kind": "end"}))
+
+    def join(self) -> None:
+        """Wait until the process has ended, or kill it."""
+        now = self._now
         if now is None:
             return
-        now.outbox.put(pack({"kind": "end"}))
-        now.outbox.put(None)
         now.process.join(2)
         if now.process.is_alive():
             now.process.kill()
@@ -165,8 +185,9 @@ class _Lane:
     def give(self, job: _Job) -> None:
         """Send a question."""
         self.jobs[job.id] = job
-        job.tries += 1
-        if self._now is not None:
+        if self._ended:
+            self._refuse(job, _ENDED)
+        elif self._now is not None:
             self._now.outbox.put(job.message)
 
     def drop(self, id: int) -> None:
@@ -199,10 +220,14 @@ class _Lane:
 
     @staticmethod
     def _write(running: _Running) -> None:
-        """Send what is in the outbox; a full pipe holds up this thread alone."""
-        with contextlib.suppress(OSError, ValueError):
-            while (message := running.outbox.get()) is not None:
+        """Send what is in the outbox, and close the pipe when nobody listens to it any more.
+
+        A full pipe holds up this thread alone. What cannot be sent is left: the process is gone then.
+        """
+        while (message := running.outbox.get()) is not None:
+            with contextlib.suppress(OSError, ValueError):
                 running.pipe.send_bytes(message)
+        running.pipe.close()
 
     def _listen(self, running: _Running) -> None:
         """Hear what the process says, until it ends."""
@@ -210,6 +235,7 @@ class _Lane:
             while True:
                 message = running.pipe.recv_bytes()
                 self._call(self._heard, running, message)
+        running.outbox.put(None)
         self._call(self._died, running)
 
     def _call(self, function: Callable[..., None], *given: Any) -> None:
@@ -223,7 +249,7 @@ class _Lane:
         if kind == "ready":
             running.ready = True
         elif kind == "begun":
-            running.at, running.since = head["id"], running.heard
+            running.at, running.since, running.useful = head["id"], running.heard, True
         elif kind in ("done", "failed", "alone"):
             running.at = None
             job = self.jobs.pop(head["id"], None)
@@ -234,30 +260,34 @@ class _Lane:
             elif kind == "alone":
                 self.elsewhere(job)
             else:
-                job.future.set_exception((Refused if head["users"] else Broken)(head["words"]))
+                of: dict[str, type[Exception]] = {"question": Refused, "run": NotReady, "fault": Broken}
+                job.future.set_exception(of[head["of"]](head["words"]))
 
     def _died(self, running: _Running) -> None:
-        """Start another process, at once or after a pause, and give it what was not given twice."""
-        running.outbox.put(None)
+        """Start another process, at once or after a pause, and give it all but what two died over."""
         running.process.kill()
         running.process.join()
-        running.pipe.close()
         if running is not self._now:
             return
         self._now = None
-        self._barren = 0 if running.ready else self._barren + 1  # one that was never ready had no question
+        together = self.name == "fused"
+        useful = running.ready and (together or running.useful)
+        self._barren = 0 if useful else self._barren + 1  # one that was never at a question
         self._pause = min(_PATIENCE, max(0.5, 2 * self._pause)) if self._barren else 0.0
         for job in list(self.jobs.values()):
-            if self._ended or self._barren > _BARREN or (running.ready and job.tries >= _TRIES):
-                del self.jobs[job.id]
-                if not job.future.done():
-                    words = "the process that answers was ended over this twice, or cannot be started; ask again"
-                    job.future.set_exception(Busy(words, 2))
-            elif running.ready:
-                job.tries += 1
+            job.tries += running.ready and (together or job.id == running.at)
+            if self._barren > _BARREN:
+                self._refuse(job, "the process that answers cannot be started; ask again")
+            elif job.tries >= _TRIES:
+                self._refuse(job, "the process that answers stopped twice while it worked on this question; ask again")
         if not self._ended and self._loop is not None:
             tell(f"note: the worker {self.name!r} died, and is started anew")
             self._loop.call_later(self._pause, self._launch)
+
+    def _refuse(self, job: _Job, words: str) -> None:
+        del self.jobs[job.id]
+        if not job.future.done():
+            job.future.set_exception(Busy(words, 2))
 
     def _look(self) -> None:
         """Kill a process that is stuck."""

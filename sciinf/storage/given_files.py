@@ -24,6 +24,11 @@ class Asked:
     x: Observation
 
 
+def reader_of(simulator: Simulator) -> Callable[..., Any]:
+    """What reads a simulator's files: the function that a wrapper was given, or its `observe`."""
+    return simulator.reader or simulator.observe
+
+
 def reading(
     simulator: Simulator | None,
     observables: Mapping[str, Observable],
