@@ -1,0 +1,97 @@
+"""The processes that answer: what becomes of questions when one dies, of a damaged run, and of our own errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from served import serving, source
+
+from sciinf.question import Wanted
+from sciinf.serve.engine import Busy
+from sciinf.serve.requests import One
+from sciinf.serve.worker import _told
+from sciinf.serve.workers import Workers
+
+SEEN: dict[str, Any] = {"x": {"x": [0.2, 1.4, 1.9, 3.2, 3.8]}, "draws": 50}
+DIES = """
+
+import os, time
+
+def track(slope, offset, rng):
+    time.sleep(0.5)
+    return os._exit(1) if slope == 3.0 else offset + slope * np.arange(5.0) + rng.normal(size=5)
+
+simulator = wrappers.numpy(track, prior, {"x": Observable((5,), "m", dims=("time",))})
+"""
+
+
+def test_only_the_question_that_a_process_died_over_is_refused(line: Path) -> None:
+    (line / "line.py").write_text((line / "line.py").read_text() + DIES)
+    with serving([source(line / "run", line / "line.py")]) as client, ThreadPoolExecutor(4) as threads:
+
+        def made(slope: float) -> Any:
+            return client.post("/models/run/simulate", json={"theta": {"slope": slope, "offset": 0.0}})
+
+        made(0.0)
+        deadly = threads.submit(made, 3.0)
+        others = [threads.submit(made, slope) for slope in (0.0, 1.0, 2.0)]
+        assert [other.result().status_code for other in others] == [200] * 3
+        refused = deadly.result()
+        assert refused.status_code == 503
+        assert "stopped twice while it worked on this question" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_the_end_refuses_what_is_out(between: bool, line_made: Path) -> None:
+    one = One({"x": np.array(SEEN["x"]["x"], np.float32)}, (), Wanted(predicted=False))
+
+    async def ended() -> None:
+        workers = Workers([source(line_made / "run")])
+        await workers.start()
+        if between:  # two lives: one process is dead, and the next is not started yet
+            pid = workers.state()["lanes"]["fused"]["pid"]
+            os.kill(pid, signal.SIGKILL)
+            while workers.state()["lanes"]["fused"]["pid"] is not None:
+                await asyncio.sleep(0.01)
+        asked = asyncio.create_task(workers.answer("run", one))
+        await asyncio.sleep(0)
+        await workers.stop()
+        for waiting in (asked, workers.answer("run", one)):
+            with pytest.raises(Busy, match="the service ends"):
+                await asyncio.wait_for(waiting, 10)
+
+    asyncio.run(ended())
+
+
+def test_a_damaged_run_leaves_the_others_served(line: Path) -> None:
+    shutil.copytree(line / "run", line / "bad")
+    (line / "bad" / "fit" / "model.safetensors").write_bytes(b"damaged")
+    with serving([source(line / "bad"), source(line / "run", line / "line.py")]) as client:
+        bad, good = client.get("/models").json()["models"]
+        assert (bad["ready"], good["ready"]) == (False, True)
+        assert "model.safetensors" in bad["reason"]
+        found = client.post("/models/bad/answer", json=SEEN)
+        assert (found.status_code, found.json()["error"]) == (409, bad["reason"])
+        for checks in (False, True):
+            assert client.post("/models/run/answer", json={**SEEN, "checks": checks}).status_code == 200
+
+
+@pytest.mark.parametrize("error", [KeyError("weights"), TypeError("add() got an unexpected keyword")])
+def test_an_error_of_our_own_is_logged_and_nobody_elses(error: Exception, capsys: pytest.CaptureFixture) -> None:
+    try:
+        raise error
+    except Exception as caught:
+        told = _told(caught)
+    assert told == {"words": "something went wrong in the service; its log says what", "of": "fault"}
+    logged = capsys.readouterr().err
+    assert "Traceback" in logged
+    assert str(error) in logged
+    assert _told(ValueError("x is not finite")) == {"words": "x is not finite", "of": "question"}
