@@ -76,20 +76,21 @@ def check_same(head: Mapping[str, Any], model: Model) -> None:
 def _draws(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     theta, weight = arrays["theta"], arrays["log_weight"]
     weighted = len(weight) and float(weight.max()) > float(weight.min())
+    kind = "float64" if theta.dtype == np.float64 else "float32"  # float64 is chosen where float32 is too coarse
     return {
         "names": head["names"],
         "units": head["units"],
         "derived": head["derived"],
         "labels": head["labels"],
         "count": len(theta),
-        "float32": _base64(theta),
-        "log_weights": _base64(weight - weight.max()) if weighted else None,
+        kind: _base64(theta, kind),
+        "log_weights": _base64(weight - weight.max(), "float32") if weighted else None,
     }
 
 
-def _base64(values: np.ndarray) -> str:
-    """Little-endian single precision, row by row."""
-    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
+def _base64(values: np.ndarray, kind: str) -> str:
+    """Little-endian numbers of a kind, row by row."""
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind).newbyteorder("<")).tobytes()).decode()
 
 
 def _quantiles(values: np.ndarray) -> dict[str, Any]:

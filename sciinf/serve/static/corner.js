@@ -1,15 +1,15 @@
 // The posterior of pairs of parameters, on a canvas: regions of highest density, and densities on the diagonal.
 import { COLOURS, colour, faint, font, joint, priorAt } from "./curves.js";
-import { density, limits, named, tick } from "./draws.js";
+import { density, less, limits, named, offsetOf, ticks } from "./draws.js";
 
 const CELLS = 72, INNER = 0.5;
 
 /** Ticks at round numbers, as many as there is room for. */
-function ticks(low, high, most) {
+function places(low, high, most) {
   const rough = (high - low) / most, size = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((k) => k * size).find((one) => one >= rough);
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(15)));
   return found;
 }
 
@@ -110,9 +110,9 @@ function text(c, words, x, y, look = {}) {
   c.fillText(words, x, y);
 }
 
-function nameOf(c, { label, unit }, x, y, side, look) {
+function nameOf(c, { label, unit }, from, x, y, side, look) {
   c.font = font(12, "600");
-  let words = named(label, unit);
+  let words = named(less(label, from), unit);
   while (words.length > 4 && c.measureText(words).width > side) words = `${words.slice(0, -2)}…`;
   text(c, words, x, y, { font: font(12, "600"), fillStyle: colour("ink"), ...look });
 }
@@ -127,6 +127,10 @@ export function corner(canvas, answers, chosen, level) {
   Object.assign(canvas.style, { width: `${w}px`, height: `${h}px` });
   c.scale(scale, scale);
   const windows = chosen.map(({ name }) => joint(answers.map((one) => limits(one.draws, at(one, name)))));
+  const from = windows.map(offsetOf), told = (k) => {
+    const found = places(...windows[k], few), words = ticks(found, from[k]);
+    return found.map((value, i) => [value, words[i]]);
+  };
   const share = (value, k) => (value - windows[k][0]) / (windows[k][1] - windows[k][0]);
   chosen.forEach((row, r) => chosen.slice(0, r + 1).forEach((column, k) => {
     const [x, y] = [left + k * (side + gap), r * (side + gap)], along = (value) => x + side * share(value, k);
@@ -140,13 +144,13 @@ export function corner(canvas, answers, chosen, level) {
     c.restore();
     c.lineWidth = 1; c.strokeStyle = colour("rule"); c.strokeRect(x + 0.5, y + 0.5, side - 1, side - 1);
     if (r === n - 1) {
-      for (const value of ticks(...windows[k], few)) text(c, tick(value), Math.min(Math.max(along(value), x + 12), x + side - 12), y + side + 5);
-      nameOf(c, column, x + side / 2, y + side + 24, side);
+      for (const [value, words] of told(k)) text(c, words, Math.min(Math.max(along(value), x + 12), x + side - 12), y + side + 5);
+      nameOf(c, column, from[k], x + side / 2, y + side + 24, side);
     }
     if (k > 0 || r === 0) return;
     const beside = { textAlign: "right", textBaseline: "middle" };
-    for (const value of ticks(...windows[r], few)) text(c, tick(value), x - 6, y + side * (1 - share(value, r)), beside);
+    for (const [value, words] of told(r)) text(c, words, x - 6, y + side * (1 - share(value, r)), beside);
     c.save(); c.translate(9, y + side / 2); c.rotate(-Math.PI / 2);
-    nameOf(c, row, 0, 0, side, { textBaseline: "middle" }); c.restore();
+    nameOf(c, row, from[r], 0, 0, side, { textBaseline: "middle" }); c.restore();
   }));
 }

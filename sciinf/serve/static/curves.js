@@ -1,6 +1,6 @@
 // Densities of parameters, and data with what is predicted, by uPlot; in the colours of the style sheet.
 import uPlot from "./uPlot.esm.js";
-import { density, limits, named, tick } from "./draws.js";
+import { density, digitsOf, less, limits, named, offsetOf, tick, ticks } from "./draws.js";
 import { el, table } from "./service.js";
 
 export const COLOURS = ["blue", "orange"];
@@ -9,10 +9,12 @@ export const faint = (name, share) => colour(name) + Math.round(255 * share).toS
 export const font = (size = 12, weight = "") => `${weight} ${size}px ${colour("sans")}`;
 const MOST_PANELS = 8, MOST_ROWS = 200;
 
-const onAxis = (_, splits) => splits.map((one) => (one === null ? "" : tick(one)));
-
-/** An axis of uPlot in our look. */
-export function axis(label, more = {}) {
+/** An axis of uPlot in our look; `from` is taken off its ticks. */
+export function axis(label, more = {}, from = 0) {
+  const onAxis = (_, splits) => {
+    const some = ticks(splits.filter((one) => one !== null), from);
+    return splits.map((one) => (one === null ? "" : some.shift()));
+  };
   const words = { stroke: colour("muted"), label, labelFont: font(12, "600"), font: font(11.5), labelSize: 20, labelGap: 0, size: 30, gap: 4 };
   return { ...words, grid: { show: false }, ticks: { stroke: colour("rule"), width: 1, size: 4 }, values: onAxis, ...more };
 }
@@ -61,7 +63,7 @@ export function marginal(answers, name, { label, prior, whole, ends, said }) {
     series.push({ stroke: colour("muted"), width: 1.2, dash: [5, 3], pxAlign: 0, points: { show: false } });
     data.push(x.map((one) => priorAt(prior, one)));
   }
-  const axes = [axis(named(label, answers[0].draws.units[at[0]])), { show: false }];
+  const from = offsetOf(window), axes = [axis(named(less(label, from), answers[0].draws.units[at[0]]), {}, from), { show: false }];
   const options = { padding: [6, 14, 0, 14], cursor: { show: false }, series, axes,
     scales: { x: { time: false, range: () => window }, y: { range: (_, __, most) => [0, 1.05 * most] } },
     hooks: { draw: [(u) => ends().forEach((pair, k) => dashed(u, pair, COLOURS[k]))] } };
@@ -88,8 +90,9 @@ function layout({ shape, dims, coordinates }) {
   const panels = across === undefined ? [{ title: "", index: places }] : [...Array(shape[across]).keys()].map((p) => ({
     title: String(of(across).values?.[p] ?? `${dims[across] || "column"} ${p}`), index: places.map((one) => one + p * after(shape, across)) }));
   const { values, unit: u } = of(along), dim = dims[along], label = values ? named(dim, u) : dim ? `${dim} (index)` : "index";
-  const names = values && !numeric(values) ? values.map(String) : null;
-  return { kind: "panels", size, panels, label, names, x: numeric(values) ? values : [...places.keys()] };
+  const names = values && !numeric(values) ? values.map(String) : null, x = numeric(values) ? values : [...places.keys()];
+  const from = names ? 0 : offsetOf(joint(x.map((one) => [one, one])));
+  return { kind: "panels", size, panels, label, names, x, from, beside: values && !names ? named(less(dim, from), u) : label };
 }
 
 function bandOf(answer, name) {
@@ -144,8 +147,10 @@ function panel(box, spec, place, { index, title }, answers) {
   const none = data[0].map(() => null), few = { show: index.length < 9, fill: colour("purple") };
   const last = add(none, { stroke: colour("purple"), width: 2, dash: [6, 3], points: few });
   const atNames = (_, splits) => splits.map((one) => (Number.isInteger(one) ? place.names[one] ?? "" : ""));
-  const x = axis(place.label, place.names ? { values: atNames, space: 70 } : {});
-  const y = axis(named(spec.label || spec.name, spec.unit), { size: 52, labelSize: 22, grid: { stroke: colour("grid"), width: 1 } });
+  const x = axis(place.beside, place.names ? { values: atNames, space: 70 } : {}, place.from);
+  const all = data.slice(1).flat().filter((one) => one !== null), from = log ? 0 : offsetOf(joint(all.map((one) => [one, one])));
+  const name = named(less(spec.label || spec.name, from), spec.unit);
+  const y = axis(name, { size: 52, labelSize: 22, grid: { stroke: colour("grid"), width: 1 } }, from);
   const scales = { x: { time: false, distr: evenInLogs(data[0]) ? 3 : 1 }, y: { distr: log ? 3 : 1 } };
   if (title) box.append(el("p", { class: "panel" }, title));
   const said = `${spec.label || spec.name}${title ? `, ${title}` : ""}: data, and what the posterior predicts; the numbers are in the table below.`;
@@ -174,7 +179,7 @@ function images(box, spec, { columns }, answers) {
   });
   const log = spec.scale === "log", scaled = (one) => (one === null || (log && one <= 0) ? null : log ? Math.log10(one) : one);
   const range = joint(all[0][1].map(scaled).filter((one) => one !== null).map((one) => [one, one]));
-  const [low, high] = range.map((one) => tick(Number((log ? 10 ** one : one).toPrecision(3))));
+  const [low, high] = range.map((one) => tick(Number((log ? 10 ** one : one).toPrecision(log ? 3 : digitsOf(range, 3)))));
   const grid = box.appendChild(el("div", { class: "images" }));
   const draw = (more) => grid.replaceChildren(...[...all, ...more].map(([title, one]) => image(title, one.map(scaled), columns, range)));
   draw([]);
@@ -184,11 +189,12 @@ function images(box, spec, { columns }, answers) {
 
 /** The numbers of an observable beside those predicted. */
 function numbersOf(spec, place, answers) {
-  const along = (i) => (place.names ? place.names[i] : tick(place.x[i]));
+  const fine = digitsOf(place.x || [], 6), exact = digitsOf(flat(answers.map((one) => one.json.observation[spec.name])), 4);
+  const along = (i) => (place.names ? place.names[i] : String(Number(place.x[i].toPrecision(fine))).replace("-", "−"));
   const where = place.panels ? place.panels.flatMap(({ index, title }) => index.map((at, i) => [at, [title, along(i)].filter(Boolean).join(", ")])) :
     [...Array(place.size).keys()].map((i) => [i, place.size > 1 ? String(i) : "value"]);
   const parts = answers.map((one) => [seen(one, spec.name), bandOf(one, spec.name), answers.length > 1 ? `, ${one.json.name}` : ""]);
-  const digits = (one) => (Number.isFinite(one) ? String(Number(one.toPrecision(4))).replace("-", "−") : "–");
+  const digits = (one) => (Number.isFinite(one) ? String(Number(one.toPrecision(exact))).replace("-", "−") : "–");
   const head = parts.flatMap(([, band, name]) => [`observed${name}`, ...(band ? [`predicted, ${Math.round(100 * band.share)}%${name}`] : [])]);
   const cells = ([values, band], at) => [digits(values[at]), ...(band ? [`${digits(band.low[at])} to ${digits(band.high[at])}`] : [])];
   const rows = where.slice(0, MOST_ROWS).map(([at, name]) => [name, ...parts.flatMap((one) => cells(one, at))]);

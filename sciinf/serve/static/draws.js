@@ -2,14 +2,14 @@
 
 const CELLS = 512;
 
-function floats(text) {
+function floats(text, Kind = Float32Array) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return new Float32Array(bytes.buffer, 0, bytes.length >> 2);
+  return new Kind(bytes.buffer, 0, Math.floor(bytes.length / Kind.BYTES_PER_ELEMENT));
 }
 
 /** Draws by column, with normalised weights; `sorted` keeps what was sorted once. */
 export function decode(sent) {
-  const all = floats(sent.float32), width = sent.names.length, count = sent.count;
+  const all = sent.float64 ? floats(sent.float64, Float64Array) : floats(sent.float32), width = sent.names.length, count = sent.count;
   const columns = sent.names.map((_, d) => Float64Array.from({ length: count }, (_, i) => all[i * width + d]));
   let weights = new Float64Array(count).fill(1 / count);
   if (sent.log_weights) {
@@ -115,7 +115,7 @@ export function number(value, width) {
   const scale = width > 0 && Number.isFinite(width) ? width : Math.abs(value) / 100;
   const places = 1 - Math.floor(Math.log10(scale)), largest = Math.floor(Math.log10(Math.max(Math.abs(value), scale)));
   if (largest >= 7 || places > 6) {
-    return `${(value / 10 ** largest).toFixed(Math.min(Math.max(largest + places, 0), 12))}×10${raised(largest)}`.replace("-", "−");
+    return `${(value / 10 ** largest).toFixed(Math.min(Math.max(largest + places, 0), 100))}×10${raised(largest)}`.replace("-", "−");
   }
   const rounded = places < 0 ? Math.round(value * 10 ** places) / 10 ** places : value;
   const text = rounded.toLocaleString("en-US", { minimumFractionDigits: Math.max(places, 0), maximumFractionDigits: Math.max(places, 0) });
@@ -126,9 +126,39 @@ export function number(value, width) {
 export function tick(value) {
   if (value === 0) return "0";
   const size = Math.floor(Math.log10(Math.abs(value)) + 1e-9);
-  if (size > -4 && size < 6) return String(Number(value.toPrecision(6))).replace("-", "−");
-  const lead = Number((value / 10 ** size).toPrecision(3));
+  if (size > -4 && size < 6) return String(Number(value.toPrecision(8))).replace("-", "−");
+  const lead = Number((value / 10 ** size).toPrecision(8));
   return `${lead === 1 ? "" : `${lead}×`.replace("-", "−")}10${raised(size)}`;
+}
+
+/** What is taken off the ticks of an axis over a window whose numbers differ only in late digits; 0 where nothing is. */
+export function offsetOf([low, high]) {
+  const width = high - low, largest = Math.max(Math.abs(low), Math.abs(high));
+  if (!(width > 0) || largest < 1e3 * width || (largest < 1e4 && largest < 1e4 * width)) return 0;
+  const step = 10 ** (Math.floor(Math.log10(width)) + 2);
+  return Number((Math.trunc((low + high) / 2 / step) * step).toPrecision(15));
+}
+
+/** Ticks of an axis, with its offset taken off. */
+export function ticks(values, from = 0) {
+  if (!from) return values.map(tick);
+  const near = 1e-4 * Math.abs(values[values.length - 1] - values[0]);
+  return values.map((one) => (Math.abs(one - from) <= near ? "0" : tick(Number((one - from).toPrecision(5)))));
+}
+
+/** A name with what is taken off its axis: "t0 − 2,450,000". */
+export function less(name, from) {
+  if (!from) return name;
+  const size = Math.abs(from), plain = size >= 1e-4 && size < 1e15;
+  return `${name} ${from > 0 ? "−" : "+"} ${plain ? size.toLocaleString("en-US", { maximumFractionDigits: 12 }) : tick(size)}`;
+}
+
+/** Significant digits that tell numbers of a spread apart, `least` where they differ in the first. */
+export function digitsOf(values, least) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const one of values) if (Number.isFinite(one)) { low = Math.min(low, one); high = Math.max(high, one); }
+  const ratio = Math.max(Math.abs(low), Math.abs(high)) / (high - low);
+  return Number.isFinite(ratio) && ratio > 1 ? Math.min(least + Math.floor(Math.log10(ratio)), 15) : least;
 }
 
 /** A unit as it is printed: "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where it is of another form. */

@@ -8,7 +8,7 @@ import { $, copy, el, get, hasToken, keepToken, models, save, takeToken } from "
 import { whatIf } from "./what_if.js";
 
 const FIRST = 4, MOST = 6, PLOTS = 12;
-const state = { models: [], model: null, answers: [], level: 0.9, chosen: [], marginals: [], frame: 0, draws: 10000 };
+const state = { models: [], model: null, answers: [], several: [], level: 0.9, chosen: [], marginals: [], frame: 0, draws: 10000 };
 
 // --- what is said beside the question ---
 
@@ -24,7 +24,7 @@ function refuse(error) {
 // --- a question ---
 
 function bodyOf(request, checks) {
-  const common = { level: request.level, draws: state.draws, seed: 0, checks };
+  const common = { level: request.level, draws: request.draws || state.draws, seed: 0, checks, ...(request.name ? { name: request.name } : {}) };
   if (!request.files) return { ...request.json, ...common, include: ["draws", "predictive"] };
   const form = new FormData();
   for (const file of request.files) form.append("file", file);
@@ -32,16 +32,25 @@ function bodyOf(request, checks) {
   return form;
 }
 
-/** The answer; with fewer draws where the service gives no more. */
-async function answerTo(request, checks) {
+/** The answers, one or more; with fewer draws of each where the service gives no more at once. */
+async function answersTo(request, checks) {
+  const draws = request.draws || state.draws;
   try {
-    return wrapped(await get(`${models(state.model.name)}/answer`, { body: bodyOf(request, checks) }), request);
+    const json = await get(`${models(state.model.name)}/answer`, { body: bodyOf(request, checks) });
+    return json.answers ? json.answers.map((one, k) => wrapped(one, ofOne(request, one, k, json.answers.length))) : [wrapped(json, request)];
   } catch (error) {
-    const most = error.status === 413 && /draws .* at most ([\d,]+)/.exec(error.message);
-    if (!most || Number(most[1].replaceAll(",", "")) >= state.draws) throw error;
-    state.draws = Number(most[1].replaceAll(",", ""));
-    return answerTo(request, checks);
+    const [, asked, most] = (error.status === 413 && /([\d,]+) draws .* at most ([\d,]+)/.exec(error.message)) || [];
+    if (!most) throw error;
+    const [all, some] = [asked, most].map((one) => Number(one.replaceAll(",", ""))), fewer = Math.floor((some * draws) / all);
+    if (!(fewer >= 1 && fewer < draws)) throw error;
+    if (all === draws) state.draws = fewer;
+    return answersTo({ ...request, draws: fewer }, checks);
   }
+}
+
+/** What asks about one of several observations by itself: each was in a file of its own. */
+function ofOne({ files, ...common }, { name, observation }, k, count) {
+  return { ...common, name, ...(files?.length === count ? { files: [files[k]] } : { json: { x: observation } }) };
 }
 
 const wrapped = (json, request) => ({ json, request, draws: decode(json.draws), grids: new Map(), still: simulated(json) ? "made" : "to make" });
@@ -52,28 +61,32 @@ async function ask(request, words, old) {
   $("error").hidden = true;
   say(words);
   try {
-    const found = await answerTo(request, false);
+    const found = await answersTo(request, false);
     if (model.name !== state.model.name) return;
-    put(found, old && state.answers.includes(old) ? state.answers.indexOf(old) : undefined);
+    if (found.length > 1) Object.assign(state, { several: found, answers: [] });
+    const place = old && state.answers.includes(old) ? state.answers.indexOf(old) : undefined;
+    found.slice(0, COLOURS.length).forEach((one) => put(one, place, old));
     say("");
-    check(found);
+    found.slice(0, COLOURS.length).forEach(check);
   } catch (error) { say(""); refuse(error); }
 }
 
-function put(found, place = Math.min(state.answers.length, COLOURS.length - 1)) {
+function put(found, place = Math.min(state.answers.length, COLOURS.length - 1), old = undefined) {
   state.answers[place] = found;
-  if (place === 0) state.level = Object.values(found.json.parameters)[0].level;
+  state.several = state.several.map((one) => (one === old ? found : one));
+  if (place === 0 && !old) state.level = Object.values(found.json.parameters)[0].level;
   show();
 }
 
 /** The checks that take simulations, made after the answer is there; the same draws at equal seed. */
 async function check(found) {
-  if (found.still === "made" || !state.model.simulator) return;
+  if (["made", "being made"].includes(found.still) || !state.model.simulator) return;
   found.still = "being made";
   showVerdicts();
   try {
-    const whole = await answerTo(found.request, true), place = state.answers.indexOf(found);
-    if (place >= 0) put({ ...whole, still: "made" }, place);
+    const [whole] = await answersTo(found.request, true), place = state.answers.indexOf(found), made = { ...whole, still: "made" };
+    if (place >= 0) put(made, place, found);
+    else { state.several = state.several.map((one) => (one === found ? made : one)); showOthers(); }
   } catch (error) {
     found.still = error.message;
     showVerdicts();
@@ -108,6 +121,7 @@ function show() {
   $("answer").hidden = !some;
   $("priors").hidden = some || state.model.ready === false;
   showVerdicts();
+  showOthers();
   share();
   if (!some) { say(""); return; }
   const all = parameters(), names = all.map((one) => one.name), several = state.answers.length > 1;
@@ -138,6 +152,16 @@ function showMarginals(all) {
 function showVerdicts() {
   const away = (k) => { state.answers.splice(k, 1); show(); $("file").focus(); };
   $("verdicts").replaceChildren(...state.answers.map((one, k) => verdict(one.json, k, still(one), () => away(k))));
+}
+
+/** The answers of files that came together and are not shown now; each can be. */
+function showOthers() {
+  const others = state.several.filter((one) => !state.answers.includes(one)), full = state.answers.length === COLOURS.length;
+  const words = `${state.several.length} observations came at once, and two are compared at a time. ${full ? "Show in place of the second:" : "Show:"} `;
+  const take = (one) => { put(one); check(one); $("others").querySelector("button")?.focus(); };
+  const button = (one) => el("button", { type: "button", onclick: () => take(one) }, one.json.name);
+  $("others").hidden = !others.length;
+  $("others").replaceChildren(...(others.length ? [words, ...others.flatMap((one) => [button(one), " "])] : []));
 }
 
 /** What is to be said of the checks by simulation, where they are not made. */
@@ -198,7 +222,7 @@ function chips(all) {
 }
 
 function showFiles() {
-  const kinds = { h5: "HDF5", csv: "CSV", ecsv: "ECSV with units", arrow: "Arrow", nc: "netCDF" };
+  const kinds = { h5: "HDF5", csv: "CSV", ecsv: "ECSV", arrow: "Arrow", nc: "netCDF" };
   const said = el("span", { class: "caption", role: "status" });
   const rows = state.answers.map(({ json: { id, name } }) => {
     const from = `${models(state.model.name)}/answers/${encodeURIComponent(id)}/draws`;
@@ -223,7 +247,7 @@ let unwatch = null;
 
 function choose(model) {
   unwatch?.();
-  Object.assign(state, { model, answers: [], chosen: [] });
+  Object.assign(state, { model, answers: [], several: [], chosen: [] });
   $("error").hidden = true;
   describe();
   show();
@@ -262,7 +286,8 @@ function describe() {
   $("priors").replaceChildren(...priors(model));
   const size = (one) => (one.shape.length ? `${one.shape.join(" × ")} values` : "one value");
   const seen = model.observables.map((one) => `${one.label || one.name}, ${size(one)}${one.unit ? ` in ${unit(one.unit)}` : ""}`);
-  const kinds = "CSV, ECSV, FITS, HDF5, netCDF, npz, npy or text; several files at once are one observation.";
+  const kinds = "CSV, ECSV, FITS, HDF5, netCDF, npz, npy or text. Several files at once are one observation each, " +
+    "or one together where none holds a whole one.";
   $("wanted").textContent = `It reads ${seen.join("; ")}. ${kinds}`;
   $("own").hidden = !model.observations.length;
   const own = (name) => ask({ json: { observation: name }, level: state.level }, `Asking about ${name} …`);
