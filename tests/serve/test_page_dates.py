@@ -92,6 +92,21 @@ def test_a_date_has_its_interval_at_any_level(visit: Any, answer: Answer) -> Non
     assert {row[0]: row[2] for row in rows(shown)}["t0"] == ends((low, high), middle, "d")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_numbers_lie_within_their_cells(visit: Any, width: int) -> None:
+    """Of two answers, too; and the table need not be scrolled."""
+    shown = visit(width=width)
+    drop(shown, "seen.csv", SEEN)
+    drop(shown, "other.csv", SEEN.replace("0.49", "0.55"))
+    answered(shown, 2)
+    script = """(table) => { const over = [...table.querySelectorAll('td')].filter((cell) => [...cell.querySelectorAll('.value')]
+        .some((one) => one.getBoundingClientRect().left < cell.getBoundingClientRect().left - 1));
+        return [over.length, table.scrollWidth - table.clientWidth]; }"""
+    over, beyond = shown.locator("#tables .scroll:first-child").evaluate(script)
+    assert over == 0
+    assert beyond <= 0
+
+
 def test_axes_tell_late_digits_apart(visit: Any) -> None:
     """What is common to the numbers of an axis is taken off its ticks, and said in its name."""
     shown = visit()

@@ -10,6 +10,7 @@ const SYMBOLS = { green: "✓", amber: "!", red: "✕", grey: "–" };
 const SPOKEN = { green: "passed: ", amber: "with care: ", red: "not passed: ", grey: "not checked: " };
 const LIKE = { good: "Like the simulations", unusual: "Unusual", alarm: "Unlike the simulations", unknown: "Not known" };
 const FOUND = { good: "Good", caution: "With care", alarm: "Do not rely", unknown: "Not known" };
+const LONG = 8; // letters of a number, beyond which columns are as wide as they need
 const BY_SIMULATION = ["predictive", "residuals", "local check", "likelihood", "strange data"];
 const NO_LIKELIHOOD = /no likelihood/; // most answers need none
 
@@ -54,7 +55,8 @@ export function printed(answer, name, level) {
   const one = answer.json.parameters[name], [low, high] = endsAt(answer, name, level);
   const [below, above] = [one.median - low, high - one.median], widths = [below, above].filter((width) => width > 0);
   const median = number(one.median, widths.length ? Math.min(...widths) : 0);
-  return { median, range: `${number(low, below)} to ${number(high, above)}`, unit: unit(one.unit) };
+  const both = [number(low, below), number(high, above)];
+  return { median, both, range: both.join(" to "), unit: unit(one.unit) };
 }
 
 function svg(kind, attributes, ...inside) {
@@ -74,19 +76,24 @@ function bar(answer, name, level, prior, k) {
 
 /** Medians and intervals of all parameters at a level, within their priors. */
 export function numbers(answers, parameters, level) {
-  const several = answers.length > 1;
+  const several = answers.length > 1, value = (...text) => el("span", { class: "value" }, ...text);
+  let most = 0; // letters of a number
   const rows = parameters.flatMap(({ name, label, prior, derived }) => answers.map((answer, k) => {
-    const { median, range, unit: of } = printed(answer, name, level), own = label === name ? [] : [" ", el("code", { class: "own" }, name)];
-    const shown = (text) => [el("span", { class: "value" }, text), ...(of ? [" ", el("span", { class: "unit" }, of)] : [])];
+    const { median, both, unit: of } = printed(answer, name, level), own = label === name ? [] : [" ", el("code", { class: "own" }, name)];
+    const [first, last] = [0, 1].map(() => (of ? [" ", el("span", { class: "unit" }, of)] : []));
+    most = Math.max(most, ...[median, ...both].map((one) => one.length));
     const head = k ? null : el("th", { scope: "row", rowspan: answers.length }, label, derived ? " (derived)" : "", own);
     const mark = several ? el("span", { class: `mark ${k ? "second" : "first"}`, title: answer.json.name }, unseen(`${answer.json.name}: `)) : null;
     const within = el("td", { class: "within" }, prior ? bar(answer, name, level, prior, k) : null);
-    return el("tr", {}, head, el("td", { class: "n" }, mark, shown(median)), el("td", { class: "n" }, shown(range)), within);
+    const range = el("td", { class: "n" }, value(both[0]), " ", value("to ", both[1]), last);
+    return el("tr", {}, head, el("td", { class: "n" }, value(mark, median), first), range, within);
   }));
   const names = ["parameter", "median", `${percent(level)} interval`, "within the prior"];
   const head = names.map((one, k) => el("th", { scope: "col", class: k ? "n" : undefined }, one));
   const caption = `These data, this model and this prior give a value inside its interval a probability of ${percent(level)}.`;
-  return framed("Medians and intervals", head, rows, caption);
+  const made = framed("Medians and intervals", head, rows, caption);
+  made.classList.toggle("long", most > LONG);
+  return made;
 }
 
 /** How two answers differ: shift and overlap of each parameter. */
