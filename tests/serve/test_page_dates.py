@@ -1,4 +1,4 @@
-"""A parameter that single precision cannot hold, such as a date: its draws come as they are, and the page can tell them apart."""
+"""A parameter that single precision cannot hold, a date: draws come as they are, and the page tells them apart."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def test_long_numbers_lie_within_their_cells(visit: Any, width: int) -> None:
     drop(shown, "seen.csv", SEEN)
     drop(shown, "other.csv", SEEN.replace("0.49", "0.55"))
     answered(shown, 2)
-    script = """(table) => { const over = [...table.querySelectorAll('td')].filter((cell) => [...cell.querySelectorAll('.value')]
-        .some((one) => one.getBoundingClientRect().left < cell.getBoundingClientRect().left - 1));
+    script = """(table) => { const left = (one) => one.getBoundingClientRect().left;
+        const out = (cell) => [...cell.querySelectorAll('.value')].some((one) => left(one) < left(cell) - 1);
+        const over = [...table.querySelectorAll('td')].filter(out);
         return [over.length, table.scrollWidth - table.clientWidth]; }"""
     over, beyond = shown.locator("#tables .scroll:first-child").evaluate(script)
     assert over == 0
@@ -112,8 +113,8 @@ def test_axes_tell_late_digits_apart(visit: Any) -> None:
     shown = visit()
     script = """async (windows) => {
         const { offsetOf, ticks, less, digitsOf } = await import(new URL('static/draws.js', document.baseURI));
-        const told = windows.map(([window, values]) => [less('t', offsetOf(window)), ...ticks(values, offsetOf(window))]);
-        return [told, digitsOf([2450000.49, 2450000.51], 4)]; }"""
+        const told = ([window, values], from = offsetOf(window)) => [less('t', from), ...ticks(values, from)];
+        return [windows.map((one) => told(one)), digitsOf([2450000.49, 2450000.51], 4)]; }"""
     windows = [
         ([2450000.488, 2450000.512], [2450000.49, 2450000.5, 2450000.51]),
         ([2449999.99, 2450000.01], [2449999.995, 2450000, 2450000.005]),
@@ -125,9 +126,9 @@ def test_axes_tell_late_digits_apart(visit: Any) -> None:
     ]
     told, digits = shown.evaluate(script, windows)
     assert told[0] == ["t − 2,450,000", "0.49", "0.5", "0.51"]
-    assert told[1] == ["t − 2,449,999", "0.995", "1", "1.005"] or told[1] == ["t − 2,450,000", "−0.005", "0", "0.005"]
+    assert told[1] == ["t − 2,450,000", "−0.005", "0", "0.005"]
     assert told[2] == ["t + 2,450,000", "−0.51", "−0.5"]
-    assert told[3][1:] != [told[3][1]] * 2
+    assert told[3] == ["t", "1.6×10⁹", "1.6005×10⁹"]
     assert told[4:6] == [["t", "1.5", "2"], ["t", "67.38", "67.4"]]
     assert told[6] == ["t", "1.235×10⁹", "1.2355×10⁹"]
     assert digits >= 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visits import OTHER, SEEN, answered, rows
+from visits import OTHER, SEEN, answered, rows, set_level
 
 THIRD = "x [m]\n1.0\n1.1\n0.9\n1.0\n1.2\n"
 
@@ -59,7 +59,7 @@ def test_many_files_at_once_have_fewer_draws_each(visit: Any) -> None:
     drop_all(shown, [(f"one{k}.csv", SEEN) for k in range(12)])
     answered(shown, 2)
     assert shown.locator("#others button").count() == 10
-    shown.evaluate("() => { const at = document.getElementById('level'); at.value = 70; at.dispatchEvent(new Event('input')); }")
+    set_level(shown, 70)
     assert "8,333 draws" in shown.locator("#tables").inner_text()
     assert all("413" in error for error in visit.errors)
     visit.errors.clear()
