@@ -188,7 +188,8 @@ class Service:
         if model.simulator is None:
             raise HTTPException(404, f"{model.name} has no simulator here ({model.source.without or 'none was given'})")
         theta, seed = requests.parameters(await request.body(), model)
-        _, arrays = unpack(await self.parts.engine.simulate(model.name, theta, seed))
+        head, arrays = unpack(await self.parts.engine.simulate(model.name, theta, seed))
+        check_same(head, model)
         return _json({name: value.tolist() for name, value in arrays.items()})
 
     async def events(self, request: Request) -> Response:

@@ -120,12 +120,18 @@ export function notes(answers, parameters, level, again) {
     });
     const words = `${json.name}: intervals that held ${percent(level)} on fresh simulations are others than those of the draws: `;
     if (of.length) said.push(el("p", { class: "moved" }, `${words}${of.join(", ")}.`));
+    const [held, chance] = json.region || [level, 0];
+    if (Math.abs(held - level) > chance) {
+      const drawn = `the ${(100 * held).toFixed(1)}% region of the draws by density`;
+      said.push(el("p", { class: "moved" }, `${json.name}: on fresh simulations the ${percent(level)} region of all parameters is ${drawn}.`));
+    }
   }
   if (off.length) {
-    const any = off.some((one) => Object.values(one.json.parameters).some(moved)), at = percent(asked(off[0]));
+    const of = off.flatMap((one) => Object.values(one.json.parameters)), at = percent(asked(off[0]));
     const count = off[0].draws.count.toLocaleString("en-US");
     const words = [`Asked at ${at}; at ${percent(level)} the intervals are taken from ${count} draws, in this browser.`];
-    if (any) words.push(`Fresh simulations moved intervals at ${at}; these are of the draws as they are.`);
+    if (of.some(moved)) words.push(`Fresh simulations moved intervals at ${at}; these are of the draws as they are.`);
+    else if (of.some((one) => one.corrected)) words.push("Whether fresh simulations move them here is known when you ask again.");
     const button = el("button", { type: "button", onclick: () => off.forEach(again) }, `Ask again at ${percent(level)}`);
     said.push(el("p", { class: "moved" }, words.join(" "), " ", button));
   }

@@ -72,6 +72,8 @@ async function ask(request, words, old) {
 }
 
 function put(found, place = Math.min(state.answers.length, COLOURS.length - 1), old = undefined) {
+  const same = state.answers.some((one, k) => k !== place && one.json.name === found.json.name);
+  if (same) found.json.name += " (2)"; // two answers under one name could not be told apart
   state.answers[place] = found;
   state.several = state.several.map((one) => (one === old ? found : one));
   if (place === 0 && !old) state.level = Object.values(found.json.parameters)[0].level;
