@@ -167,7 +167,14 @@ def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str]
         except Exception as error:  # of a reader that may be the user's own
             words = re.sub(re.escape(folder) + r"[/\\]?", "", " ".join(str(error).split()) or type(error).__name__)
             raise Unfit(words, "file") from None
-        return [(one.name, {Path(file).name: hashes[Path(file).name] for file in one.files}, one.x) for one in asked]
+        stems = [Path(one.files[0]).stem for one in asked]
+        found = []
+        for one, stem in zip(asked, stems, strict=True):
+            files = [Path(file).name for file in one.files]
+            whole = observation_name([files[0].replace(".", "_")])  # cell.csv and cell.ecsv
+            name = one.name if stems.count(stem) == 1 else whole
+            found.append((name, {file: hashes[file] for file in files}, one.x))
+        return found
 
 
 def file_name(given: str) -> str:

@@ -105,6 +105,14 @@ def test_several_observations_are_answered_each_as_by_itself(service: TestClient
         assert alone["trust"] == answer["trust"]
 
 
+def test_files_of_one_stem_are_told_apart_by_their_endings(service: TestClient) -> None:
+    text = "x [m]\n" + "\n".join(map(str, SEEN))
+    files = [("file", ("cell.csv", text.encode())), ("file", ("cell.txt", "\n".join(map(str, SEEN)).encode()))]
+    found = [service.post(ASK, files=files).json()["answers"] for _ in range(2)]
+    assert [one["name"] for one in found[0]] == ["cell_csv", "cell_txt"]
+    assert [one["id"] for one in found[0]] == [one["id"] for one in found[1]]
+
+
 def test_a_link_finds_an_answer_again(service: TestClient) -> None:
     found = ask(service, x={"x": SEEN}, draws=300, seed=3, include=["draws"])
     again = service.get(f"/models/run/answers/{found['id']}").json()
