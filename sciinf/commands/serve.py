@@ -55,6 +55,9 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)
+    if given["host"] not in ("127.0.0.1", "localhost", "::1"):
+        known = f"under the names {', '.join(limits.hosts)} (--allow-host)"
+        tell(f"note: others reach it {known}{'' if limits.token else ', and may ask: it has no --token'}")
     how: dict[str, Any] = {"log_level": "warning", "server_header": False, "lifespan": "on"}
     config = uvicorn.Config(app, timeout_keep_alive=30, timeout_graceful_shutdown=3, **how)
     with contextlib.suppress(KeyboardInterrupt):  # it has ended all by then
