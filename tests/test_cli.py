@@ -79,7 +79,8 @@ def test_infer_leaves_the_whole_run_folder(inferred: tuple[Path, Result, list[st
     assert result.code == 0, result.err
     parts = {p.name for p in folder.iterdir()}
     wanted = {"simulations", "calibration_simulations", "fit", "calibration.json", "answers"}
-    assert wanted | {"reference.safetensors", "report.html", "provenance.json", "log.txt"} == parts
+    wanted |= {"reference.safetensors", "report.html", "provenance.json", "log.txt", "events.jsonl"}
+    assert wanted == parts
     assert {p.name for p in (folder / "answers/ball").iterdir()} == {"answer.json", "draws.h5", "predictive.h5"}
     assert {p.name for p in (folder / "fit").iterdir()} == {"fit.json", "model.safetensors", "history.csv"}
     stores = Store(folder / "simulations"), Store(folder / "calibration_simulations")
@@ -123,7 +124,7 @@ def test_a_second_run_does_nothing_again(inferred: tuple[Path, Result, list[str]
     after = contents(folder)
     assert set(after) == set(before)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed <= {"report.html", "provenance.json", "log.txt"}
+    assert changed <= {"report.html", "provenance.json", "log.txt", "events.jsonl"}
     assert "train" not in again.err
 
 
