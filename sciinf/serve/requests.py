@@ -170,10 +170,10 @@ def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str]
         stems = [Path(one.files[0]).stem for one in asked]
         found = []
         for one, stem in zip(asked, stems, strict=True):
-            files = [Path(file).name for file in one.files]
-            whole = observation_name([files[0].replace(".", "_")])  # cell.csv and cell.ecsv
+            own = [Path(file).name for file in one.files]
+            whole = observation_name([own[0].replace(".", "_")])  # cell.csv and cell.ecsv
             name = one.name if stems.count(stem) == 1 else whole
-            found.append((name, {file: hashes[file] for file in files}, one.x))
+            found.append((name, {file: hashes[file] for file in own}, one.x))
         return found
 
 
