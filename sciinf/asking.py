@@ -62,8 +62,8 @@ class Answerers:
         self._calibrations = {folder: _calibration(folder) for folder, _ in known}
 
     def every(self) -> list[Answering]:
-        """What was refined, each with its calibration."""
-        return [Answering(*near, self._calibrations[near[0]]) for near in self.refined]
+        """The run's own, and what was refined, each with its calibration."""
+        return [self.own, *(Answering(*near, self._calibrations[near[0]]) for near in self.refined)]
 
     def answering(self, x: Any, name: str) -> Answering:
         """What answers a question about an observation.

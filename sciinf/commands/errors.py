@@ -21,3 +21,8 @@ def sentence(error: BaseException) -> str:
         return words
     what = f"{meaning} ({kind}: {words})" if meaning and words else meaning or f"{kind}: {words}".rstrip(": ")
     return f"{what}; `sciinf -v` shows where"
+
+
+def ended_by(error: BaseException) -> str:
+    """Why a run ended early, as those who watch it are told."""
+    return "it was interrupted." if isinstance(error, KeyboardInterrupt) else sentence(error)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, final
 
 from sciinf.commands.caller import Caller
-from sciinf.commands.errors import sentence
+from sciinf.commands.errors import ended_by
 from sciinf.engine.progress import Listener, Reached
 from sciinf.storage.run_events import EVENTS, LARGEST, RENEWED, line_of
 
@@ -62,8 +62,7 @@ class LiveEvents(Listener):
                 self._begun = True
                 self._note("done")
             else:
-                why = "it was interrupted." if isinstance(error, KeyboardInterrupt) else sentence(error)
-                self._note("stopped", why=why)
+                self._note("stopped", why=ended_by(error))
             self._write()
 
     def begins(self, stage: str) -> None:

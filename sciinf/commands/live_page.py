@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import final
 
 from sciinf.commands.caller import Caller
-from sciinf.commands.errors import sentence
+from sciinf.commands.errors import ended_by
 from sciinf.core.files import write_bytes
 from sciinf.engine.progress import Listener, Reached
 from sciinf.figures.progress_page import Course, Stage, progress_page
@@ -64,7 +64,7 @@ class LivePage(Listener):
                 self.file.unlink(missing_ok=True) if self._before is None else write_bytes(self.file, self._before)
         elif error is not None and self._stages:
             self._look()
-            self._write("it was interrupted." if isinstance(error, KeyboardInterrupt) else sentence(error))
+            self._write(ended_by(error))
 
     def take_back(self) -> None:
         """Leave the folder's page as it was before, for nothing was done."""

@@ -49,10 +49,10 @@ def _arrow(draws: Draws) -> bytes:
 
     columns = {name: draws.theta[:, d].numpy() for d, name in enumerate(draws.names)}
     columns["log_weight"] = draws.log_weight.numpy()
-    fields = []
+    fields, units = [], dict(zip(draws.names, draws.units, strict=True))
     for name, values in columns.items():
-        unit = dict(zip(draws.names, draws.units, strict=True)).get(name, "")
-        fields.append(pyarrow.field(name, pyarrow.from_numpy_dtype(values.dtype), metadata={"unit": unit}))
+        about = {"unit": units.get(name, "")}
+        fields.append(pyarrow.field(name, pyarrow.from_numpy_dtype(values.dtype), metadata=about))
     schema = pyarrow.schema(fields)
     table = pyarrow.table([pyarrow.array(values) for values in columns.values()], schema=schema)
     sink = pyarrow.BufferOutputStream()

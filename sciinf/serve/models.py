@@ -114,8 +114,8 @@ class Model:
         self.known = _observations(self.folder)
         self._judges: dict[tuple[Path, str], Judge] = {}
         self._runs: dict[Path, Run] = {}
-        known = [one for one in self.learned.every() if one.folder == self.folder]  # a refined answer's own folder
-        self.first = self.judge(known[0] if known else self.learned.own)
+        here = [one for one in self.learned.every() if one.folder == self.folder]
+        self.first = self.judge(here[-1])  # in a refined answer's own folder that is the refined one
         self.digest = self._digest()
 
     @property
@@ -124,9 +124,8 @@ class Model:
 
     def _digest(self) -> str:
         """Of all that an answer rests on: what was learned, how it was calibrated, and the simulator."""
-        known = [self.learned.own, *self.learned.every()]
         said: list[Any] = [self.fit.digest, sorted(self._code.items())]
-        for one in known:
+        for one in self.learned.every():
             c = one.calibration
             said.append((one.posterior.digest, c and (c.fit, c.simulations, c.rows, c.draws, c.reasons)))
         return hashlib.sha256(repr(said).encode()).hexdigest()
@@ -153,13 +152,12 @@ class Model:
 
     def calibration_in(self, where: str) -> Calibration | None:
         """The calibration of what answers from a folder within the run's."""
-        known = [self.learned.own, *self.learned.every()]
-        return next((one.calibration for one in known if one.folder == self.folder / where), None)
+        return next((one.calibration for one in self.learned.every() if one.folder == self.folder / where), None)
 
     def calibration_of(self, fit: str) -> Calibration | None:
         """The calibration of a fit, by its digest."""
-        known = [one.calibration for one in (self.learned.own, *self.learned.every()) if one.calibration]
-        return next((one for one in known if one.fit == fit), None)
+        known = [one.calibration for one in self.learned.every()]
+        return next((one for one in known if one and one.fit == fit), None)
 
     def read(self, paths: Sequence[str], columns: Mapping[str, str]) -> Any:
         """What reads files as `sciinf query` reads them: paths -> one observation."""

@@ -112,7 +112,6 @@ class Reader(nn.Module):
         gate = gate.sigmoid()
         return gate * found + (1 - gate) * MOST * said
 
-    @torch.no_grad()
     def drawn(self, ids: object, at: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
         """Parameters from the prior within what captions are understood to say.
 
@@ -208,14 +207,13 @@ class Reader(nn.Module):
             UserWarning: If a caption is phrased as the grammar has it not, so that the network reads it.
         """
         ids = self.captions.encode(texts).to(self.off.device)
-        for text, heard in zip(texts, self.heard(ids), strict=True):
+        for text, row in zip(texts, ids, strict=True):
             try:
                 self.captions.check_possible(text, self.captions.read(text))
             except Unphrased as error:
-                warnings.warn(f"{error}; it is understood as {told(heard)}", stacklevel=3)
+                warnings.warn(f"{error}; it is understood as {told(self._understood(row[None]))}", stacklevel=3)
         return ids
 
-    @torch.no_grad()
     def heard(self, ids: Int[Tensor, "batch token"]) -> list[dict[str, Interval]]:
         """What captions are understood to say: parameter -> from, to, of those that they tell of.
 
@@ -231,6 +229,7 @@ class Reader(nn.Module):
                 found.append(self._understood(row[None]))
         return found
 
+    @torch.no_grad()
     def _understood(self, ids: Int[Tensor, "1 token"]) -> dict[str, Interval]:
         """By the network; an end close to that of what scores tell is open."""
         scores = self(ids)[0].clamp(-MOST, MOST).sort(-1).values
