@@ -56,9 +56,12 @@ class Solver(Component, ABC):
 
     Attributes:
         order: Of its error, as steps become many: of the solution where it is deterministic, of expectations else.
+        pushes: Whether where a row ends depends on where it starts alone: not on noise put in on the way, and not on
+            the rows beside it.
     """
 
     order: int
+    pushes: bool = False
 
     @abstractmethod
     def evaluations(self) -> int | None:
@@ -95,6 +98,7 @@ class Exponential(Solver):
         if order not in (1, 2, 3):
             raise ValueError(f"the order of Exponential is 1, 2 or 3, got {order}")
         self.steps, self.order, self.grid = steps, order, grid or Geometric()
+        self.pushes = True
 
     def evaluations(self) -> int:
         return self.steps
@@ -136,6 +140,7 @@ class Heun(Solver):
         if not churn >= 0:
             raise ValueError(f"churn must be at least 0, got {churn}")
         self.steps, self.churn, self.grid = steps, float(churn), grid or Power()
+        self.pushes = not churn
 
     def evaluations(self) -> int:
         return 2 * self.steps

@@ -25,7 +25,7 @@ Without it (`linear=False`) D is what a parameterisation of `diffusion.objective
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.estimator import PushedDensity
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.likelihood import EXACT, log_density
@@ -161,7 +162,8 @@ class Denoising(Embedded, Adjusting, ABC):
         with torch.no_grad():
             data = {name: value.to(self.z_mean.device) for name, value in x.items()}
             values = self.standardise_x(data)
-            return DenoisedDensity(self, self.guess(values), self.network.prepare(self.summarise(values, data)))
+            kind = PushedNoise if self.solver.pushes else DenoisedDensity
+            return kind(self, self.guess(values), self.network.prepare(self.summarise(values, data)))
 
     def denoise(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
         """D at y (*n, batch, D) and a level of shape () or (*n, batch)."""
@@ -213,14 +215,25 @@ class DenoisedDensity(Density):
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
         """Draws of z."""
-        owner, path = self.estimator, self.estimator.diffusion.schedule
-        start, spread = self._start(), owner.guess.spread()
-        parts = [self.mean.new_empty(0, *self.mean.shape)]
-        for first, last in in_chunks(n, self.rows, self.mean.device):
-            noise = noise_like(self.mean.expand(last - first, *self.mean.shape), generator)
-            y = start + spread.noisy(noise, path.most)
-            parts.append(owner.solver.solve(self.denoise, y, path, generator=generator))
+        start, parts = self._start(), [self.mean.new_empty(0, *self.mean.shape)]
+        for size in self._sizes(n):
+            parts.append(self._moved(start, self._noise(size, generator), generator))
         return torch.cat(parts)
+
+    def _sizes(self, n: int) -> list[int]:
+        """How many draws of n are made at once."""
+        return [last - first for first, last in in_chunks(n, self.rows, self.mean.device)]
+
+    def _noise(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
+        return noise_like(self.mean.expand(n, *self.mean.shape), generator)
+
+    def _moved(
+        self, start: Tensor, noise: Float[Tensor, "n batch dim"], generator: torch.Generator
+    ) -> Float[Tensor, "n batch dim"]:
+        """Noise to draws of z, from the mean at the highest level."""
+        owner, path = self.estimator, self.estimator.diffusion.schedule
+        y = start + owner.guess.spread().noisy(noise, path.most)
+        return owner.solver.solve(self.denoise, y, path, generator=generator)
 
     @torch.no_grad()
     def _start(self) -> Float[Tensor, "batch dim"]:
@@ -240,3 +253,31 @@ class DenoisedDensity(Density):
             return spread.log_prob(y - start, path.most)
 
         return log_density(self.denoise, z, path, ending=ending, generator=generator)
+
+
+class PushedNoise(DenoisedDensity, PushedDensity):
+    """The same where the solver puts no noise in, and a draw is its first noise moved."""
+
+    def noise(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        pieces = [self._noise(size, generator) for size in self._sizes(n)]
+        return torch.cat([self.mean.new_empty(0, *self.mean.shape), *pieces])
+
+    @torch.no_grad()
+    def push(self, noise: Float[Tensor, "n batch theta"]) -> Float[Tensor, "n batch theta"]:
+        start, unused = self._start(), torch.Generator(noise.device)
+        pieces = [self._moved(start, piece, unused) for piece in noise.split(self._sizes(len(noise)))]
+        return self.estimator.to_theta(torch.cat([noise[:0], *pieces]))
+
+    def within(
+        self, n: int, theta: Float[Tensor, "more batch theta"], noise: Float[Tensor, "more batch theta"]
+    ) -> Float[Tensor, "n batch theta"]:
+        return theta[:n]
+
+    def each(self) -> list[PushedDensity]:
+        rows = zip(self.mean, self._prepared, strict=True)
+        return [PushedNoise(self.estimator, mean[None], prepared[None]) for mean, prepared in rows]
+
+    def joined(self, others: Sequence[PushedDensity]) -> PushedDensity:
+        all_of = [self, *(other for other in others if isinstance(other, PushedNoise))]
+        mean, prepared = (torch.cat(parts) for parts in ([o.mean for o in all_of], [o._prepared for o in all_of]))
+        return PushedNoise(self.estimator, mean, prepared)

@@ -5,6 +5,7 @@ own observation. Columns are dealt round robin, four at most to a question in it
 that is to be said of an answer beside its draws. A question of 20,000 draws has 79 columns and one of 200 has one,
 which is in the next pass or one soon after. When its draws are complete, a question is answered and leaves; others join
 meanwhile. Observations that came together are embedded, and compared with the simulations, in one batch.
+An estimator that takes noise out step by step moves its columns all the way in one pass.
 
 Every question draws its noise from a generator of its own, all of it at once, as it does alone. So a fused answer is
 the lone one but for rounding, whatever else was asked at the time.

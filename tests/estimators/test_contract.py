@@ -23,6 +23,9 @@ from sciinf.core import (
     load_simulator,
     save_fit,
 )
+from sciinf.core.estimator import PushedDensity
+from sciinf.diffusion.solver import Heun, ProbabilityFlow
+from sciinf.diffusion.stochastic import EulerMaruyama
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 
@@ -134,6 +137,31 @@ def test_a_batch_of_observations_is_one_after_the_other(name, kind):
     apart = log_prob(estimator, theta[:, 1:2], rows.rows(slice(1, 2)).x)
     assert torch.allclose(together[:, 1:2], apart, atol=1e-3)
     assert not torch.allclose(turned, together, atol=1e-3)  # planted fault: observations in another order
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pushed_draws_are_those_of_each_alone(name):
+    estimator, batch = built(name, KINDS["two"])
+    found = density(estimator, batch.rows(slice(0, 3)).x)
+    if not isinstance(found, PushedDensity):
+        pytest.skip("its draws are not noise that a network moves")
+    noise = found.noise(50, generator=generator(1))
+    drawn = found.sample_within(50, generator=generator(1))
+    assert torch.equal(found.within(50, found.push(noise), noise), drawn)
+    first, second, third = found.each()
+    turned = third.joined([first, second]).push(noise[:, [2, 0, 1]])[:, [1, 2, 0]]
+    torch.testing.assert_close(turned, found.push(noise), rtol=1e-4, atol=1e-5)
+    alone = second.push(noise[:, 1:2])
+    torch.testing.assert_close(alone, found.push(noise)[:, 1:2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(alone, first.push(noise[:, 1:2]), atol=1e-3)  # planted fault: of another observation
+
+
+@pytest.mark.parametrize("solver", [Heun(4, churn=2.0), ProbabilityFlow(1e-2), EulerMaruyama(4)])
+def test_a_solver_with_noise_or_steps_of_its_own_is_not_pushed(solver):
+    estimator, batch = built("score", KINDS["two"])
+    assert isinstance(density(estimator, batch.x), PushedDensity)
+    estimator.solver = solver
+    assert not isinstance(density(estimator, batch.x), PushedDensity)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from served import source
 
-from sciinf import Score, build_posterior, query
+from sciinf import Recipe, Score, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core import Answer, Observation
+from sciinf.diffusion.solver import Heun
 from sciinf.inference.amortised import pushed
 from sciinf.question import Wanted
 from sciinf.serve import fusion
@@ -116,10 +117,36 @@ def test_what_cannot_be_fused_is_left_to_the_other_lane(models: Models) -> None:
     assert alone == [0]
 
 
-def test_an_estimator_without_such_draws_is_not_fused(models: Models) -> None:
+def test_a_score_is_fused_too(line_made: Path, tmp_path: Path) -> None:
+    folder = scored(line_made, tmp_path / "run")
+    own = Models([source(folder)])
+    sizes = [200, 3_000, 257]
+    xs = observed(len(sizes))
+    found, failed, alone = run(own, [ticket(k, x, n) for k, (x, n) in enumerate(zip(xs, sizes, strict=True))])
+    judge = own.get("run").first
+    assert not failed
+    assert not alone
+    for k, (x, n) in enumerate(zip(xs, sizes, strict=True)):
+        lone = query(judge.posterior, x, judge.calibration, draws=n, seed=k)
+        assert torch.allclose(found[k].draws.theta, lone.draws.theta, rtol=1e-4, atol=1e-5)
+
+
+def test_a_solver_that_puts_noise_in_is_not_fused(models: Models) -> None:
     posterior = build_posterior(models.get("run").fit)
     x = {"x": torch.zeros(1, 5)}
-    assert pushed(posterior, x) is not None
     score = Score(posterior.prior, posterior.observables)
     posterior.estimator = score
+    assert pushed(posterior, x) is not None
+    score.solver = Heun(8, churn=4.0)
     assert pushed(posterior, x) is None
+
+
+def scored(line_made: Path, folder: Path) -> Path:
+    """The run's simulations, with a `Score` trained on them."""
+    simulator = load_simulator(line_made / "line.py")
+    store = simulate(simulator, folder / "simulations", 300, seed=0)
+    made = Score(simulator.prior, simulator.observables, hidden=16, blocks=1)
+    fit = train(made, store, folder / "fit", recipe=Recipe(epochs=2), seed=0)
+    fresh = simulate(simulator, folder / "calibration_simulations", 300, seed=1)
+    calibrate(build_posterior(fit), fresh, folder)
+    return folder
