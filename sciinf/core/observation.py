@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.core.observation_axes import axes_of, in_order, told_along
 from sciinf.core.observation_columns import Column, Wanted
 from sciinf.core.observation_files import open_columns, values_of
 from sciinf.core.observation_missing import check_present, no_numbers
@@ -80,9 +81,11 @@ def read_observation(
 
     A table's columns, a file's arrays or keys, are named like the observables. An observable of shape (rows, k) may
     also stand in k columns `name_0 ... name_{k-1}` (or `name_1 ... name_k`), which are put in the order of their
-    numbers, or in columns named `name_<label>` in the file's order. Units are taken from the file where it has them
-    (ECSV, FITS, HDF5 attribute `unit` or `units`, a header like `v [mV]`) and converted; values without a unit are
-    taken to be in the observable's own. The result's `read` says in words what was read and converted.
+    numbers, or in columns named `name_<label>`, in the order of the last axis where the labels are its coordinates,
+    else in the file's. Units are taken from the file where it has them (ECSV, FITS, HDF5 attribute `unit` or `units`, a
+    header like `v [mV]`) and converted; values without a unit are taken to be in the observable's own. Where a column
+    is named like an axis that has coordinates, its values must be those. The result's `read` says in words what was
+    read and converted.
 
     Args:
         observables: What the simulator produces.
@@ -95,13 +98,14 @@ def read_observation(
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If a file is damaged, a column is missing or there twice, a shape does not fit, a unit does not
-            convert, a value is not finite, or `columns` names an observable that there is not.
+            convert, a value is not finite, values stand at other coordinates than the simulator's or in another
+            order, or `columns` names an observable that there is not.
     """
     if not paths:
         raise ValueError("no observation files were given")
-    called = _called(observables, columns or {})
+    called, axes = _called(observables, columns or {}), axes_of(observables)
     asked = {called[name]: spec for name, spec in observables.items()}
-    wanted = _wanted(observables, called)
+    wanted = _wanted(observables, called, axes)
     names: list[str] = []
     found: dict[str, tuple[Path, Column]] = {}
     with ExitStack() as stack:
@@ -117,10 +121,12 @@ def read_observation(
             name: _put_together(name, called[name], observables[name], [(key, *found[key]) for key in keys])
             for name, keys in picked.items()
         }
+        used = {key for keys in picked.values() for key in keys}
+        along = {axis: told_along(axis, axes[axis], *found[axis]) for axis in axes if axis in set(found) - used}
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
-    used = {key for keys in picked.values() for key in keys}
     lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
-    if beside := [name for name in dict.fromkeys(names) if name not in used]:
+    lines += filter(None, along.values())
+    if beside := [name for name in dict.fromkeys(names) if name not in used and not along.get(name)]:
         lines.append(f"not used: {', '.join(beside[:8])}" + (f" and {len(beside) - 8} more" if len(beside) > 8 else ""))
     return Observation(values, lines)
 
@@ -275,12 +281,15 @@ def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -
     return called
 
 
-def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str]) -> Wanted:
-    """The columns that may be an observable, or one of several that make it up: `v`, `v_0`, `v.left`, `v[1]`."""
+def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], axes: Iterable[str]) -> Wanted:
+    """The columns that may be an observable, or one of several that make it up (`v`, `v_0`, `v.left`, `v[1]`), and
+    those named like an axis.
+    """
     names = "|".join(re.escape(column) for column in called.values())
     numbers = sum(math.prod(spec.shape) for spec in observables.values())
     alone = next(iter(observables)) if len(observables) == 1 and called.keys() == set(called.values()) else ""
-    return Wanted(f"(?:{names})(?:{_LABEL})?", numbers, alone)
+    along = "".join(f"|{re.escape(axis)}" for axis in axes)
+    return Wanted(f"(?:{names})(?:{_LABEL})?{along}", numbers, alone)
 
 
 def _label(observable: str, name: str) -> str | None:
@@ -362,7 +371,8 @@ def _count(shape: tuple[int, ...]) -> str:
 
 
 def _side_by_side(name: str, spec: Observable, names: Sequence[str]) -> list[str]:
-    """The columns that make up an observable of one or two axes: by their numbers, else in the file's order.
+    """The columns that make up an observable of one or two axes: by their numbers, or as the last axis has them, else
+    in the file's order.
 
     Raises:
         ValueError: If the columns are numbered, but not 0 ... k-1 or 1 ... k.
@@ -380,4 +390,4 @@ def _side_by_side(name: str, spec: Observable, names: Sequence[str]) -> list[str
             f"observable {name!r} of shape {spec.shape} needs the columns {name}_0 ... {name}_{width - 1} (or {name}_1 "
             f"... {name}_{width}), the file has {ordered[:30]}"
         )
-    return list(labels)
+    return in_order(labels, spec)

@@ -51,8 +51,8 @@ class Observable:
         scale: "log" for values that span decades and are not negative (summarised and drawn in logs; zero counts as
             half the smallest positive value seen), else "linear".
         coords: Name of an axis -> what stands along it, one number, text or date for each index: {"species": ["hare",
-            "lynx"]}. Figures, words and exports show them in place of indices; nothing is computed from them, and
-            observables that differ in them alone are equal.
+            "lynx"]}. Figures, words and exports show them in place of indices, and a file's column that is named
+            like the axis must agree. Nothing is computed from them; observables that differ in them alone are equal.
         coord_units: Name of an axis -> unit of its numbers: {"time": "yr"}.
 
     Raises:

@@ -12,7 +12,7 @@ from served import source
 from sciinf import Recipe, Score, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core import Answer, Observation
 from sciinf.diffusion.solver import Heun
-from sciinf.inference.amortised import pushed
+from sciinf.inference.amortised import Amortised, pushed
 from sciinf.question import Wanted
 from sciinf.serve import fusion
 from sciinf.serve.fusion import COLUMN, COLUMNS, Fusion, Ticket
@@ -135,6 +135,7 @@ def test_a_solver_that_puts_noise_in_is_not_fused(models: Models) -> None:
     posterior = build_posterior(models.get("run").fit)
     x = {"x": torch.zeros(1, 5)}
     score = Score(posterior.prior, posterior.observables)
+    assert isinstance(posterior, Amortised)
     posterior.estimator = score
     assert pushed(posterior, x) is not None
     score.solver = Heun(8, churn=4.0)
