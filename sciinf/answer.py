@@ -35,7 +35,7 @@ from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answe
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.failures import Reading
 
-_CHECKS = 14  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 15  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
 def query(

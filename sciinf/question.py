@@ -50,6 +50,7 @@ from sciinf.trust.residuals import check_residuals
 from sciinf.trust.second import vouched
 
 _PREDICTIVE = 400
+_FAILED = 0.01  # of them, above which an answer says so in yellow
 _AROUND = 2_000  # draws that tell where an answer lies
 
 
@@ -212,13 +213,13 @@ def _predict(
     of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
     data, good = simulate_from(simulator, of, generator=generator)
     seconds = (time.monotonic() - started) / len(of)
+    found: tuple[Check, ...] = ()
     if not bool(good.all()):
-        warnings.warn(
-            f"{int((~good).sum())} of {len(good)} simulations from the posterior failed and are left out of the "
-            "predictive check",
-            stacklevel=3,
-        )
-    found = check_noise(simulator, of)
+        lost = int((~good).sum())
+        words = f"{lost} of {len(good)} simulations from the posterior failed and are left out of the predictive check"
+        warnings.warn(words, stacklevel=3)
+        found = (Check("predictions", "caution" if lost > _FAILED * len(good) else "good", words),)
+    found += check_noise(simulator, of)
     found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
     theta = draws.resample(_AROUND, generator=generator)
     made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)

@@ -328,6 +328,9 @@ def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator:
         answer = query(build_posterior(fit), {"x": X_O}, simulator=Fragile(simulator), draws=500)
     assert 200 < len(answer.predictive["x"]) < 330  # 267 +- 9.4
     assert np.isfinite(answer.predictive["x"]).all()
+    (check,) = [check for check in answer.checks if check.name == "predictions"]
+    assert check.level == "caution"
+    assert f"{400 - len(answer.predictive['x'])} of 400" in check.verdict
 
 
 def test_draws_depend_on_the_seed_alone(fit: Fit) -> None:

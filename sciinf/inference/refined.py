@@ -44,7 +44,6 @@ References:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -58,6 +57,7 @@ from torch import Tensor
 from sciinf.core import Draws, Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
+from sciinf.core.doubts import doubt
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for
 from sciinf.estimators.elements import VERSIONS, Elements, has_atoms, suits
@@ -132,7 +132,7 @@ class Refined(Learned):
         """
         if not (self.is_around(x) or self.reaches(x)):
             words = "the posterior was refined around another observation, too far from this one to answer it"
-            warnings.warn(f"{words}; ask that of the whole prior (load_posterior without a name)", stacklevel=3)
+            doubt(f"{words}; ask that of the whole prior (load_posterior without a name)", alarm=True, stacklevel=3)
         return super().draw(x, n, generator=generator)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:

@@ -37,6 +37,7 @@ from sciinf.trust.judge import Judge, Looked
 
 COLUMN, COLUMNS, TURN = 256, 16, 4  # draws in a column; columns in a pass, and of one question in its turn
 _TOGETHER = 64  # observations that are embedded at once
+_HELD = 2_000_000  # draws that are being made, above which those that come wait
 _SHORT = 0.02  # seconds that questions which came are taken in for, before the next pass
 
 
@@ -117,7 +118,7 @@ class Fusion:
     @torch.no_grad()
     def step(self) -> None:
         """Look at what came, and make one pass."""
-        if self._arrived:
+        if self._arrived and sum(len(one.noise) for one in self._drawing) < _HELD:
             self._begin()
         if self._drawing:
             self._pass()

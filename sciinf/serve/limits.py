@@ -4,8 +4,8 @@
   rebinding). Another site's scripts are let in where the site is named, and nowhere else (CORS).
 - Where there is a token, every request for data carries it; it is compared in constant time. The page itself, which
   says nothing of any run, is given without.
-- Bodies are counted as they come, whatever their header promises; questions wait in a queue that has an end, and none
-  takes longer than a limit.
+- Bodies are counted as they come, whatever their header promises, each and all that are here at once; questions wait
+  in a queue that has an end, and none takes longer than a limit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from sciinf.serve.engine import Busy
 from sciinf.serve.metrics import Metrics
 from sciinf.serve.requests import TooMuch
 
@@ -42,6 +43,7 @@ class Limits:
         token: What requests carry as `Authorization: Bearer TOKEN`; "" for none.
         origins: Sites whose scripts may ask, such as "https://lab.example.org".
         body: Bytes of a body.
+        bodies: Bytes of all bodies that are here at once.
         waiting: Questions at once, those that wait and those that are answered.
         seconds: That a question may take.
 
@@ -53,6 +55,7 @@ class Limits:
     token: str = ""
     origins: Sequence[str] = ()
     body: int = 64 * 2**20
+    bodies: int = 512 * 2**20
     waiting: int = 1_000
     seconds: float = 120.0
 
@@ -77,7 +80,7 @@ class Guard:
     """
 
     def __init__(self, inner: Any, limits: Limits, metrics: Metrics) -> None:
-        self._inner, self._limits, self._metrics, self._waiting = inner, limits, metrics, 0
+        self._inner, self._limits, self._metrics, self._waiting, self._held = inner, limits, metrics, 0, 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -118,14 +121,17 @@ class Guard:
 
     async def _within(self, scope: Any, receive: Any, response: _Response) -> None:
         """Within the limits of size and time."""
-        read, most = 0, self._limits.body
+        read, limits = 0, self._limits
 
         async def counted() -> Any:
             nonlocal read
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                raise TooMuch(_large(most))
+            came = len(message.get("body", b""))
+            read, self._held = read + came, self._held + came
+            if read > limits.body:
+                raise TooMuch(_large(limits.body))
+            if self._held > limits.bodies:
+                raise Busy(f"more than {limits.bodies / 2**20:,.0f} MB of questions wait already; ask again", 5)
             return message
 
         streams = scope["path"].endswith("/events")
@@ -139,6 +145,8 @@ class Guard:
             await response.say(
                 504, f"the answer took longer than {self._limits.seconds:g} s: ask for fewer draws, or when fewer ask"
             )
+        finally:
+            self._held -= read
 
     def _named(self, host: str) -> bool:
         if "*" in self._limits.hosts:

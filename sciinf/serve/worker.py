@@ -22,13 +22,15 @@ from typing import Any, final
 
 import numpy as np
 
+from sciinf.question import Wanted
 from sciinf.serve.answering import observation_in, simulated, wanted_in, whole_answer
 from sciinf.serve.fusion import Fusion, Ticket
-from sciinf.serve.models import Models, NotReady, Served
+from sciinf.serve.models import Models, NotReady, Served, as_given
 from sciinf.serve.wire import pack, unpack
 from sciinf.telling import ERROR, show_from, tell
 
 BEAT = 1.0  # seconds between two signs of life
+_WARM = 5.0  # seconds after which no further run is answered beforehand
 
 
 def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> None:
@@ -50,6 +52,7 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
             with contextlib.suppress(NotReady):  # told to who asks it
                 models.get(source.name)
     worker = Fused(pipe, models) if lane == "fused" else Whole(pipe, models)
+    warmed(models, lane)
     try:
         pipe.send_bytes(pack({"kind": "ready"}))
         worker.run()
@@ -142,6 +145,33 @@ class Whole:
         except Exception as error:
             return pack({"kind": "failed", "id": head["id"], **_told(error)})
         return pack({"kind": "done", "id": head["id"]}, {"": np.frombuffer(message, np.uint8)})
+
+
+def warmed(models: Models, lane: str) -> int:
+    """Answer what each run has answered already, so that the first question finds all code loaded and all tables made.
+
+    Args:
+        models: What is served; those that are not open are left.
+        lane: "fused" or "whole".
+
+    Returns:
+        How many questions were answered.
+    """
+    until, answers = time.monotonic() + _WARM, list[bytes]()
+    together = Fusion(models, lambda _, answer: answers.append(answer), lambda *_: None, lambda _: None)
+    for k, name in enumerate(models.sources):
+        model = models.opened(name)
+        if model is None or not model.known or time.monotonic() > until:
+            continue
+        x, wanted = as_given(next(iter(model.known.values()))), Wanted(predicted=False)
+        if lane == "whole":
+            with contextlib.suppress(Exception):  # told to who asks it
+                answers.append(whole_answer(model, x, wanted))
+            continue
+        together.add(Ticket(k, name, x, wanted))
+        while together.busy:
+            together.step()
+    return len(answers)
 
 
 def _learn(models: Models, head: Mapping[str, Any]) -> None:

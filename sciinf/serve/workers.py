@@ -45,7 +45,7 @@ class _Job:
 
 @final
 class Workers(Engine):
-    """The lanes "fused" and "whole", of one process each; the second is started when it is first needed.
+    """The lanes "fused" and "whole", of one process each.
 
     Args:
         sources: What is served.
@@ -63,7 +63,8 @@ class Workers(Engine):
         self._fused = _Lane("fused", said, seconds, self._to_whole)
 
     async def start(self) -> None:
-        self._fused.start(asyncio.get_running_loop())
+        for lane in (self._fused, self._whole):
+            lane.start(asyncio.get_running_loop())
 
     async def stop(self) -> None:
         lanes = (self._fused, self._whole)

@@ -12,6 +12,7 @@ from torch import Tensor
 from sciinf.core import Calibration, Check, Corrected, Draws, Posterior, Trust, X
 from sciinf.trust.bounds import Bounds
 from sciinf.trust.failures import Failures, Reading, check_failures, mended
+from sciinf.trust.few import check_few
 from sciinf.trust.ood import Compared
 from sciinf.trust.recalibrate import Recalibration, corrected, recalibration, seen_by
 from sciinf.trust.stray import check_stray
@@ -69,7 +70,7 @@ class Judge:
         """
         failed = check_failures(self.calibration, self.posterior, draws, failures)
         drawn: Sequence[Check] = (*self._bounds.check(draws), *check_stray(draws))
-        return (*failed, *drawn, *check_tails(self.calibration, self.posterior, level))
+        return (*failed, *drawn, *check_few(draws, level), *check_tails(self.calibration, self.posterior, level))
 
     @property
     def _reference(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sciinf.serve.engine import Busy
 from sciinf.serve.limits import Limits, guarded
 from sciinf.serve.metrics import Metrics
 from sciinf.serve.requests import TooMuch
@@ -20,8 +21,9 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         while more:
             message = await receive()
             size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-    except TooMuch as error:
-        await send({"type": "http.response.start", "status": 413, "headers": []})
+    except (TooMuch, Busy) as error:
+        status = 413 if isinstance(error, TooMuch) else 503
+        await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": str(error).encode()})
         return
     if scope["path"].startswith("/slow"):
@@ -96,6 +98,19 @@ def test_a_body_is_counted_whatever_its_header_says() -> None:
     assert ask(Limits(body=5_000), "POST", content=stream()).status_code == 413
     assert ask(Limits(body=20_000), "POST", content=b"x" * 6_000).text == "6000"
     assert ask(Limits(), "POST", headers={"content-length": "9" * 5_000}).status_code == 413
+
+
+def test_all_bodies_together_have_a_limit() -> None:
+    few = Limits(body=5_000, bodies=12_000, seconds=0.2)
+    found = ask(few, "POST", "/slow", times=4, content=b"x" * 5_000)
+    assert sorted(one.status_code for one in found) == [503, 503, 504, 504]
+
+    async def twice() -> list[int]:
+        transport = httpx.ASGITransport(guarded(echo, few, Metrics()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return [(await client.post("/models", content=b"x" * 5_000)).status_code for _ in range(5)]
+
+    assert asyncio.run(twice()) == [200] * 5  # what was answered is given back
 
 
 @pytest.mark.parametrize("token", ["two words", "schlüssel", "a\n"])

@@ -16,8 +16,9 @@ from served import serving, source
 
 from sciinf.question import Wanted
 from sciinf.serve.engine import Busy
+from sciinf.serve.models import Models
 from sciinf.serve.requests import One
-from sciinf.serve.worker import _told
+from sciinf.serve.worker import _told, warmed
 from sciinf.serve.workers import Workers
 
 SEEN: dict[str, Any] = {"x": {"x": [0.2, 1.4, 1.9, 3.2, 3.8]}, "draws": 50}
@@ -95,3 +96,10 @@ def test_an_error_of_our_own_is_logged_and_nobody_elses(error: Exception, capsys
     assert "Traceback" in logged
     assert str(error) in logged
     assert _told(ValueError("x is not finite")) == {"words": "x is not finite", "of": "question"}
+
+
+def test_a_worker_has_answered_each_open_run_before_it_is_asked(line_made: Path) -> None:
+    models = Models([source(line_made / "run")])
+    assert warmed(models, "fused") == 0  # nothing is opened for it
+    models.get("run")
+    assert [warmed(models, lane) for lane in ("fused", "whole")] == [1, 1]

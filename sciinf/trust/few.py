@@ -1,0 +1,40 @@
+r"""Too few draws: the ends of an interval wander from one seed to another by more than a reader expects.
+
+The end of a central interval at credible level c is the quantile of p = (1 - c) / 2. Of n independent draws of a normal
+law it has a standard error of
+
+    sqrt(p (1 - p) / n) / phi(z_p)    posterior standard deviations,
+
+phi the normal density and z_p its quantile; n is the effective size where draws have weights.
+
+Reference: Asymptotic Statistics (van der Vaart, 1998), corollary 21.5, https://doi.org/10.1017/CBO9780511802256
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from sciinf.core import Check, Draws
+
+_MOST = 0.25  # posterior standard deviations
+
+
+def check_few(draws: Draws, level: float) -> tuple[Check, ...]:
+    """That the draws are too few for intervals of this level; nothing where they are enough.
+
+    Args:
+        draws: The answer's.
+        level: Of its intervals.
+    """
+    p, normal = (1 - level) / 2, NormalDist()
+    one = math.sqrt(p * (1 - p)) / normal.pdf(normal.inv_cdf(p))
+    error = one / math.sqrt(max(float(draws.ess), 1e-9))
+    if error <= _MOST:
+        return ()
+    enough = 10 * math.ceil((one / _MOST) ** 2 / 10)
+    words = (
+        f"an effective size of {draws.ess:,.0f} leaves the ends of {100 * level:.4g}% intervals uncertain by "
+        f"{error:.1g} sd: ask for more draws, {enough:,} effective ones at least"
+    )
+    return (Check("few draws", "caution", words),)
