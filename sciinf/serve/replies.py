@@ -40,6 +40,7 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
         **said,
         **about,
         "model": model.name,
+        "around": head["where"].partition("refined/")[2],
         "name": said["observation"]["name"],
         "files": said["observation"]["files"],
         "count": said["draws"],

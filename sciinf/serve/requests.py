@@ -28,6 +28,7 @@ KINDS = (".csv", ".ecsv", ".fits", ".fit", ".h5", ".hdf5", ".json", ".nc", ".npy
 PARTS = ("draws", "predictive")
 _FIELDS = ("x", "observation", "observations", "level", "draws", "seed", "checks", "include", "name", "column")
 _SEED = 2**63
+_COLUMN = re.compile(r"or say which one it is: --column .*columns=\{([^:]*): .*$")  # what a command's user is told
 _FILES = 64
 
 
@@ -166,7 +167,7 @@ def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str]
             asked = observations(model.observables, lambda *some: model.read(some, columns), paths)
         except Exception as error:  # of a reader that may be the user's own
             words = re.sub(re.escape(folder) + r"[/\\]?", "", " ".join(str(error).split()) or type(error).__name__)
-            raise Unfit(words, "file") from None
+            raise Unfit(_COLUMN.sub(r"or name it in the field column: {\1: NAME}", words), "file") from None
         stems = [Path(one.files[0]).stem for one in asked]
         found = []
         for one, stem in zip(asked, stems, strict=True):

@@ -51,6 +51,7 @@ def test_what_answers_is_what_the_command_takes(
     expected = json.loads(asked.out)
     found = service.post("/models/run/answer", json={"x": {"x": x}, "draws": 10_000}).json()
     assert found["posterior"] == expected["posterior"] == posterior
+    assert found["around"] == ("seen" if posterior == "refined" else "")
     assert found["calibration"] == expected["calibration"]
     assert found["trust"] == expected["trust"]
     assert [c["level"] for c in found["checks"]] == [c["level"] for c in expected["checks"]]

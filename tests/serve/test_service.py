@@ -191,7 +191,7 @@ def test_what_cannot_be_asked_is_said(question: Any, status: int, words: str, se
 
 
 FILES: list[tuple[str, bytes, str]] = [
-    ("a.csv", b"", "a.csv is empty"), ("a.csv", b"y\n1\n", "no column 'x' in a.csv"), ("a.h5", b"no", "a.h5"),
+    ("a.csv", b"", "a.csv is empty"), ("a.csv", b"y\n1\n", "'x': NAME}"), ("a.h5", b"no", "a.h5"),
     ("a.npz", b"PK\x03\x04", "a.npz"), ("a.fits", b"SIMPLE", "a.fits"), ("a.pt", b"x", "unknown kind of file"),
     ("../../a.csv", b"x\nnan\n1\n2\n3\n4\n", "a.csv"), ("a", b"1", "unknown kind of file"),
 ]  # fmt: skip

@@ -38,7 +38,7 @@ export function verdict(json, at, still, remove) {
     return el("li", { class: colour }, symbol(colour), el("span", {}, unseen(SPOKEN[colour]), one.text));
   });
   const close = el("button", { class: "close", type: "button", "aria-label": `Take away ${json.name}`, onclick: remove }, "Take away");
-  const of = [`${json.posterior} posterior${json.scope ? `, ${json.scope}` : ""}`, ...(json.read || [])];
+  const of = [`${json.posterior} posterior${json.around && json.around !== json.name ? ` around ${json.around}` : ""}${json.scope ? `, ${json.scope}` : ""}`, ...(json.read || [])];
   return el("section", { class: `verdict ${colourOf(json)}`, "aria-label": `Verdict on ${json.name}` },
     el("p", { class: `whose ${at ? "second" : "first"}` }, el("b", {}, json.name || "observation"), close),
     el("p", { class: "headline" }, json.sentence), still, el("ul", { class: "lights" }, lights), el("p", { class: "caption" }, of.join(" · ")));
