@@ -27,7 +27,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -162,7 +162,7 @@ class Denoising(Embedded, Adjusting, ABC):
         with torch.no_grad():
             data = {name: value.to(self.z_mean.device) for name, value in x.items()}
             values = self.standardise_x(data)
-            kind = PushedNoise if self.solver.pushes else DenoisedDensity
+            kind = _Pushed if self.solver.pushes else _Solved
             return kind(self, self.guess(values), self.network.prepare(self.summarise(values, data)))
 
     def denoise(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class Denoising(Embedded, Adjusting, ABC):
         return self.network(torch.cat(shown, dim=-1), level.log(), prepared)
 
 
-class DenoisedDensity(Density):
+class DenoisedDensity(Density, ABC):
     """The posterior of each of a batch of observations, embedded once: means guessed (batch, D), features prepared."""
 
     def __init__(self, estimator: Denoising, mean: Tensor, prepared: Tensor) -> None:
@@ -255,8 +255,14 @@ class DenoisedDensity(Density):
         return log_density(self.denoise, z, path, ending=ending, generator=generator)
 
 
-class PushedNoise(DenoisedDensity, PushedDensity):
-    """The same where the solver puts no noise in, and a draw is its first noise moved."""
+@final
+class _Solved(DenoisedDensity):
+    """It where the solver puts noise in on the way, or looks at all rows at once."""
+
+
+@final
+class _Pushed(DenoisedDensity, PushedDensity):
+    """It where a draw is its first noise moved, by itself."""
 
     def noise(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         pieces = [self._noise(size, generator) for size in self._sizes(n)]
@@ -275,9 +281,9 @@ class PushedNoise(DenoisedDensity, PushedDensity):
 
     def each(self) -> list[PushedDensity]:
         rows = zip(self.mean, self._prepared, strict=True)
-        return [PushedNoise(self.estimator, mean[None], prepared[None]) for mean, prepared in rows]
+        return [_Pushed(self.estimator, mean[None], prepared[None]) for mean, prepared in rows]
 
     def joined(self, others: Sequence[PushedDensity]) -> PushedDensity:
-        all_of = [self, *(other for other in others if isinstance(other, PushedNoise))]
+        all_of = [self, *(other for other in others if isinstance(other, _Pushed))]
         mean, prepared = (torch.cat(parts) for parts in ([o.mean for o in all_of], [o._prepared for o in all_of]))
-        return PushedNoise(self.estimator, mean, prepared)
+        return _Pushed(self.estimator, mean, prepared)
