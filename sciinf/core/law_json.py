@@ -12,6 +12,7 @@ from torch import distributions as td
 
 from sciinf.core.joint_laws import Ordered, Simplex
 from sciinf.core.laws import Truncated
+from sciinf.core.levels import Choice, Counts, Levels, level_to_json
 from sciinf.core.log_uniform import LogUniform
 from sciinf.core.unknown_law import Unknown
 
@@ -30,6 +31,9 @@ def law_to_json(law: td.Distribution) -> dict[str, Any]:
         return {"law": "Ordered", "base": law_to_json(law.base), "n": law.n}
     if isinstance(law, Simplex):
         return {"law": "Simplex", "n": law.n, "total": law.total}
+    if isinstance(law, Levels):
+        base = law.law if isinstance(law, Counts) else None
+        return level_to_json(law, None if base is None else law_to_json(base))
     if isinstance(law, Unknown):
         return {"law": "Unknown"}
     if isinstance(law, td.Independent):
@@ -62,6 +66,12 @@ def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) 
         return Ordered(law_from_json(data["base"], dtype=dtype), data["n"])
     if name == "Simplex":
         return Simplex(data["n"], data["total"])
+    if name == "Choice":
+        labels, shares = data["labels"], data["probabilities"]
+        return Choice(**dict(zip(labels, shares, strict=True))) if shares else Choice(*labels)
+    if name == "Counts":
+        base = data["base"]
+        return Counts(data["low"], data["high"], None if base is None else law_from_json(base, dtype=dtype))
     if name == "Unknown":
         return Unknown()
     if name == "Independent":

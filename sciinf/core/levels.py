@@ -1,0 +1,272 @@
+"""Laws with finitely many values: which of several, and how many.
+
+A parameter of such a law is a number in theta: the value of a count, the code 0, 1, ... of a label. Values are whole
+numbers without gaps, so that the code of a value is what it is more than the smallest.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from sciinf.core.law_arguments import finite
+
+MOST = 512
+"""How many values a law may have."""
+LEFT = 1e-9
+"""The probability that may be left out where a law has no last value."""
+
+
+class Levels(td.Distribution, ABC):
+    """A law of finitely many values, each with a label.
+
+    `values` (K,), float64, are whole numbers without gaps, `log_probs` (K,) their log probabilities, and `labels` what
+    each is called.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = False
+    values: Tensor
+    log_probs: Tensor
+    labels: tuple[str, ...]
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(int(self.values[0]), int(self.values[-1]))
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.log_probs.exp() * self.values).sum()
+
+    @property
+    def variance(self) -> Tensor:
+        return (self.log_probs.exp() * (self.values - self.mean) ** 2).sum()
+
+    @abstractmethod
+    def code(self, value: object) -> int:
+        """The place of a value, or of its label, among `values`.
+
+        Raises:
+            TypeError: If it is neither.
+            ValueError: If the law does not have it; the message says what it has.
+        """
+
+    def codes(self, value: Tensor) -> Tensor:
+        """The places of values, int64, of any shape; -1 for what the law does not have, NaN among it."""
+        value = value.to(torch.float64)
+        code = value - self.values[0].to(value)
+        valid = (code >= 0) & (code < len(self.values)) & (code == code.round())
+        return torch.where(valid, code, -1.0).long()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability, float64; -inf for what the law does not have."""
+        codes = self.codes(value)
+        return torch.where(codes >= 0, self.log_probs.to(value.device)[codes.clamp_min(0)], -math.inf)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The probability of a value and all below it; float64."""
+        place = (value.to(torch.float64) - self.values[0].to(value.device)).floor().long()
+        below = torch.cat([torch.zeros(1, dtype=torch.float64), self._cumulated()]).to(value.device)
+        return below[(place + 1).clamp(0, len(self.values))]
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The smallest value with at least this probability up to it; float64."""
+        found = torch.searchsorted(self._cumulated().to(value.device), value.to(torch.float64).contiguous())
+        return self.values.to(value.device)[found.clamp_max(len(self.values) - 1)]
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return self.icdf(torch.rand(sample_shape, dtype=torch.float64)).to(torch.get_default_dtype())
+
+    def _cumulated(self) -> Tensor:
+        return self.log_probs.exp().cumsum(0).clamp_max(1.0)
+
+    def _table(self, values: Tensor, log_probs: Tensor, labels: tuple[str, ...]) -> None:
+        self.values, self.labels = values.to(torch.float64), labels
+        self.log_probs = (log_probs - log_probs.logsumexp(0)).to(torch.float64)
+        td.Distribution.__init__(self, validate_args=False)
+
+
+@final
+class Choice(Levels):
+    """One of several labels: a model, a type, a source. In theta it is the code 0, 1, ... of the label.
+
+    Args:
+        *labels: What there is, in order; all are equally likely.
+        **probabilities: Or label=probability, which add up to 1.
+
+    Raises:
+        TypeError: If a label is no text, or labels are given with and without a probability.
+        ValueError: If there are fewer than two or more than 512, one stands there twice, a probability is not above 0,
+            or they do not add up to 1.
+
+    Examples:
+        >>> Choice("SIR", "SEIR").labels
+        ('SIR', 'SEIR')
+        >>> round(float(Choice(SIR=0.7, SEIR=0.3).log_prob(torch.tensor(1.0)).exp()), 3)
+        0.3
+    """
+
+    def __init__(self, *labels: str, **probabilities: float) -> None:
+        for label in labels:
+            if not isinstance(label, str):
+                raise TypeError(
+                    f"the label {label!r} of a Choice is no text; write Choice({str(label)!r}, ...). For a number that "
+                    "is counted take Counts(low, high)"
+                )
+        if labels and probabilities:
+            raise TypeError(
+                f"a Choice has labels, Choice('a', 'b'), or labels with probabilities, Choice(a=0.7, b=0.3), got both "
+                f"{labels} and {probabilities}"
+            )
+        names = labels or tuple(probabilities)
+        for name in names:
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"the label {name!r} of a Choice is not printable text in one line")
+        if len(names) < 2 or len(set(names)) != len(names):
+            raise ValueError(f"a Choice is one of two different labels or more, got {names}")
+        _check_number(len(names), f"a Choice of {len(names)} labels")
+        shares = [finite("Choice(label=probability)", name, value) for name, value in probabilities.items()]
+        shares = shares or [1 / len(names)] * len(names)
+        for name, share in zip(names, shares, strict=True):
+            if not share > 0:
+                raise ValueError(f"Choice({name}={share:g}): a probability is above 0; leave out what cannot be")
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"the probabilities of a Choice add up to 1, got {sum(shares):g} of {probabilities}")
+        self.probabilities = tuple(shares) if probabilities else ()
+        self._table(torch.arange(len(names)), torch.tensor(shares, dtype=torch.float64).log(), names)
+
+    def code(self, value: object) -> int:
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is no label of {self!r}; write it as text")
+        if value not in self.labels:
+            raise ValueError(f"{value!r} is none of the labels {', '.join(map(repr, self.labels))}")
+        return self.labels.index(value)
+
+    def __repr__(self) -> str:
+        if not self.probabilities:
+            return f"Choice({', '.join(map(repr, self.labels))})"
+        return f"Choice({', '.join(f'{n}={p:g}' for n, p in zip(self.labels, self.probabilities, strict=True))})"
+
+
+@final
+class Counts(Levels):
+    """A whole number between two bounds: how many lines, sources, change points.
+
+    Args:
+        low: Smallest number.
+        high: Largest number, above `low`; at most 512 numbers in all.
+        law: A law of torch.distributions of whole numbers (Poisson, Binomial, Geometric, ...), restricted to these;
+            all are equally likely where it is left out.
+
+    Raises:
+        TypeError: If a bound is no int, or `law` is no such law.
+        ValueError: If `low` is not below `high`, there are more than 512 numbers, or `law` gives one of them no
+            probability.
+
+    Examples:
+        >>> Counts(0, 3).values.tolist()
+        [0.0, 1.0, 2.0, 3.0]
+        >>> [round(float(p), 3) for p in Counts(0, 2, td.Poisson(1.0)).log_probs.exp()]
+        [0.4, 0.4, 0.2]
+    """
+
+    def __init__(self, low: int, high: int, law: td.Distribution | None = None) -> None:
+        for name, bound in (("low", low), ("high", high)):
+            if not isinstance(bound, int) or isinstance(bound, bool):
+                raise TypeError(f"Counts(low, high): {name} is an int, got {bound!r}")
+        if not low < high:
+            raise ValueError(
+                f"Counts(low, high): low = {low} must be below high = {high}. A number that is known goes into the "
+                "simulator, as a constant"
+            )
+        _check_number(high - low + 1, f"Counts({low}, {high})")
+        values = torch.arange(low, high + 1, dtype=torch.float64)
+        log_probs = torch.zeros(len(values), dtype=torch.float64) if law is None else _log_probs(law, values)
+        if not bool(log_probs.isfinite().all()):
+            none = int(values[~log_probs.isfinite()][0])
+            raise ValueError(f"{law!r} gives {none} no probability; take bounds within which all can be")
+        self.low, self.high, self.law = low, high, law
+        self._table(values, log_probs, tuple(str(value) for value in range(low, high + 1)))
+
+    def code(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{value!r} is no number of {self!r}; give an int")
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{value} is none of the numbers {self.low} to {self.high}")
+        return value - self.low
+
+    def __repr__(self) -> str:
+        return f"Counts({self.low}, {self.high}{'' if self.law is None else f', {self.law!r}'})"
+
+
+def tabulated(law: td.Distribution) -> Counts:
+    """A law of torch with whole numbers as `Counts`, cut where less than 1e-9 is left.
+
+    Args:
+        law: Poisson, Binomial, Geometric, Bernoulli, Categorical, or another univariate law of whole numbers from 0.
+
+    Raises:
+        TypeError: If it is no such law.
+        ValueError: If more than 512 numbers remain.
+
+    Examples:
+        >>> tabulated(td.Bernoulli(torch.tensor(0.25))).log_probs.exp().tolist()
+        [0.75, 0.25]
+    """
+    end = 4096
+    mass = _log_probs(law, torch.arange(end, dtype=torch.float64)).exp()
+    total = mass.sum()  # 1 but for the rounding of the law's own numbers
+    below, above = mass.cumsum(0) / total, mass.flip(0).cumsum(0).flip(0) / total
+    if float(total) < 0.999 or float(mass[-1]) > LEFT / end:
+        raise ValueError(f"{law!r} has more than {MOST} numbers; take Counts(low, high, law), or a continuous law")
+    kept = ((below > LEFT / 2) & (above > LEFT / 2) & (mass > 0)).nonzero().flatten()
+    low, high = int(kept[0]), int(kept[-1])
+    if low == high:
+        raise ValueError(f"{law!r} is {low} always; a number that is known goes into the simulator, as a constant")
+    _check_number(high - low + 1, f"{law!r}")
+    return Counts(low, high, law)
+
+
+def is_counting(law: td.Distribution) -> bool:
+    """Whether a law of torch is one that `tabulated` takes: univariate, of whole numbers."""
+    if isinstance(law, Levels) or law.event_shape or law.batch_shape:
+        return False
+    try:
+        return isinstance(law, td.Bernoulli | td.Categorical | td.Binomial) or (
+            law.support is constraints.nonnegative_integer
+        )
+    except NotImplementedError:
+        return False
+
+
+def level_to_json(law: Levels, base: Mapping[str, object] | None) -> dict[str, object]:
+    """A law of finitely many values as plain JSON values; `base` is the law of a count's values."""
+    if isinstance(law, Counts):
+        return {"law": "Counts", "low": law.low, "high": law.high, "base": base}
+    shares = law.probabilities if isinstance(law, Choice) else ()
+    return {"law": "Choice", "labels": list(law.labels), "probabilities": list(shares)}
+
+
+def _log_probs(law: td.Distribution, values: Tensor) -> Tensor:
+    """Log probabilities of whole numbers under a law of torch, float64; -inf outside its support."""
+    if not isinstance(law, td.Distribution) or not is_counting(law):
+        raise TypeError(f"{law!r} is no univariate law of whole numbers, such as Poisson(torch.tensor(2.0))")
+    valid = torch.ones(len(values), dtype=torch.bool)
+    if isinstance(law, td.Categorical):
+        valid = values < law.logits.shape[-1]
+    elif isinstance(law, td.Binomial | td.Bernoulli):
+        valid = values <= (law.total_count if isinstance(law, td.Binomial) else 1)
+    found = law.log_prob(torch.where(valid, values, 0.0)).to(torch.float64)
+    return torch.where(valid, found, -math.inf)
+
+
+def _check_number(number: int, what: str) -> None:
+    if number > MOST:
+        raise ValueError(f"{what} has {number} values, at most {MOST} are allowed; take a continuous law")
