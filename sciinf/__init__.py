@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from sciinf.core.answer import Answer
     from sciinf.core.draws import Draws
     from sciinf.core.estimator import Estimator
+    from sciinf.core.existence import Each, Only
     from sciinf.core.fit import Fit, load_fit
     from sciinf.core.joint_laws import Ordered, Simplex
     from sciinf.core.laws import Truncated
+    from sciinf.core.levels import Choice, Counts
     from sciinf.core.named_laws import (
         Beta,
         Cauchy,
@@ -76,10 +78,13 @@ __all__ = [
     "Calibration",
     "Cauchy",
     "Check",
+    "Choice",
     "Compositional",
     "Conditional",
+    "Counts",
     "DiffusionTime",
     "Draws",
+    "Each",
     "Elements",
     "Estimator",
     "Exponential",
@@ -98,6 +103,7 @@ __all__ = [
     "NeuronCoverage",
     "Normal",
     "Observable",
+    "Only",
     "Ordered",
     "Outcome",
     "PlantedFaults",
@@ -141,9 +147,11 @@ __all__ = [
 
 _NAMES_IN = {
     "core.estimator": ("Estimator",),
+    "core.existence": ("Each", "Only"),
     "core.fit": ("Fit", "load_fit"),
     "core.joint_laws": ("Ordered", "Simplex"),
     "core.laws": ("Truncated",),
+    "core.levels": ("Choice", "Counts"),
     "core.named_laws": (
         "Beta",
         "Cauchy",

@@ -4,10 +4,12 @@ from sciinf.core.answer import Answer, Corrected, Estimate
 from sciinf.core.component import Component
 from sciinf.core.draws import Draws
 from sciinf.core.estimator import Density, DensityUnavailable, Estimator, PairedDensity, Potential
+from sciinf.core.existence import Each, Only
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.joint_laws import Ordered, Simplex
 from sciinf.core.laws import Truncated
 from sciinf.core.learned import Adjusting, Batch, Learned, Learns
+from sciinf.core.levels import Choice, Counts
 from sciinf.core.named_laws import (
     Beta,
     Cauchy,
@@ -38,11 +40,14 @@ __all__ = [
     "Calibration",
     "Cauchy",
     "Check",
+    "Choice",
     "Component",
     "Corrected",
+    "Counts",
     "Density",
     "DensityUnavailable",
     "Draws",
+    "Each",
     "Estimate",
     "Estimator",
     "Exponential",
@@ -58,6 +63,7 @@ __all__ = [
     "Normal",
     "Observable",
     "Observation",
+    "Only",
     "Ordered",
     "Outcome",
     "PairedDensity",

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributions as td
+from torch.distributions import constraints
 
 from sciinf.core.alike import as_one, kind
 from sciinf.core.joint_laws import Ordered, Simplex
@@ -34,20 +35,25 @@ _ARITHMETIC = (
     Simplex,
 )
 
+_LEAST = 1e-37  # of a part of a whole
+
 
 class Bijection:
     """The map between the support of a prior's laws and R^D (see `core.laws`).
 
-    `places` are those of each law's parameters; `normal` says whether it carries the prior to N(0, I). Densities are
-    those of `exact`, the laws in float64; values are mapped by the laws as given, so that seeds keep their bits.
-    `dtype` is that of the parameters, and `transforms` has for each law the map from z to its values, None where that
-    goes by its quantiles.
+    `places` are those of each law's parameters, and `spots` those of its numbers in R^D, one less where parameters make
+    up a whole (Dirichlet); `size` is D. `normal` says whether it carries the prior to N(0, I). Densities are those of
+    `exact`, the laws in float64; values are mapped by the laws as given, so that seeds keep their bits. `dtype` is that
+    of the parameters, and `transforms` has for each law the map from z to its values, None where that goes by its
+    quantiles.
     """
 
     def __init__(self, laws: tuple[td.Distribution, ...], dtype: torch.dtype) -> None:
         self.laws, self.exact, self.dtype = laws, tuple(in_double(law) for law in laws), dtype
         self.places = places_of(laws)
         self.transforms: tuple[Any, ...] = tuple(_transform(law, dtype) for law in laws)
+        self.spots = _spots_of(laws)
+        self.size = self.spots[-1].stop if self.spots else 0
         self.normal = all(transform is None for transform in self.transforms)
         self._on_cpu = tuple(not _goes_anywhere(law) for law in laws)
         self._together, self._order = self._grouped()
@@ -57,13 +63,20 @@ class Bijection:
 
         They are on the values' device, or on the CPU where the law computes only there.
         """
+        return self._parts(values, self.places)
+
+    def z_parts(self, z: Tensor) -> list[tuple[td.Distribution, Tensor]]:
+        """The same of numbers in R^D."""
+        return self._parts(z, self.spots)
+
+    def _parts(self, values: Tensor, places: tuple[slice, ...]) -> list[tuple[td.Distribution, Tensor]]:
         out = []
-        for law, place, on_cpu in zip(self.laws, self.places, self._on_cpu, strict=True):
+        for law, place, on_cpu in zip(self.laws, places, self._on_cpu, strict=True):
             part = values[..., place] if law.event_shape else values[..., place.start]
             out.append((law, part.cpu() if on_cpu else part))
         return out
 
-    def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
+    def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch z"]:
         """theta in the support -> z in R^D, in theta's dtype."""
         values = theta.to(torch.float64)
         if self._together and theta.device.type == "cpu":
@@ -71,7 +84,7 @@ class Bijection:
             return torch.cat(columns, dim=-1).index_select(-1, self._order).to(theta.dtype)
         columns = [values[..., :0]]
         for (law, part), transform in zip(self.parts(values), self.transforms, strict=True):
-            z = to_normal(law, part) if transform is None else transform.inv(part)
+            z = to_normal(law, part) if transform is None else transform.inv(_no_zeros(law, part))
             columns.append((z if law.event_shape else z[..., None]).to(theta.device))
         return torch.cat(columns, dim=-1).to(theta.dtype)
 
@@ -88,18 +101,28 @@ class Bijection:
         together = [(as_one([self.laws[k] for k in some]), torch.tensor(some)) for some in groups.values()]
         return together, torch.cat([places for _, places in together]).argsort()
 
-    def inverse(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
+    def inverse(self, z: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch theta"]:
         """z in R^D -> theta strictly inside the support, in z's dtype or the parameters', whichever has more digits."""
         columns, dtype = [z[..., :0]], torch.promote_types(z.dtype, self.dtype)
-        for (law, part), transform in zip(self.parts(z.to(torch.float64)), self.transforms, strict=True):
+        for (law, part), transform in zip(self.z_parts(z.to(torch.float64)), self.transforms, strict=True):
             theta = (from_normal(law, part) if transform is None else transform(part)).to(dtype)
             theta = theta if law.event_shape and transform is not None else inside(law, theta)
             columns.append((theta if law.event_shape else theta[..., None]).to(z.device))
         return torch.cat(columns, dim=-1).to(dtype)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
-        """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this."""
+        """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this.
+
+        Of parts of a whole, densities are those of all but the last.
+        """
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
+        for jacobian in self.log_jacobians(theta):
+            total = total + jacobian
+        return total
+
+    def log_jacobians(self, theta: Float[Tensor, "*batch theta"]) -> list[Float[Tensor, "*batch"]]:
+        """The share of each law in `log_abs_det_jacobian`."""
+        found = []
         parts = self.parts(theta.to(torch.float64))
         for (law, part), exact, transform in zip(parts, self.exact, self.transforms, strict=True):
             if transform is None:
@@ -107,17 +130,33 @@ class Bijection:
                 normal = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
                 jacobian = unchecked(exact, part) - (normal.sum(-1) if law.event_shape else normal)
             else:
+                part = _no_zeros(law, part)
                 z = transform.inv(part)
                 jacobian = -transform.log_abs_det_jacobian(z, part)
-                jacobian = jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian
-            total = total + jacobian.to(theta.device)
-        return total
+                jacobian = jacobian.sum(-1) if jacobian.ndim > theta.ndim - 1 else jacobian
+            found.append(jacobian.to(theta.device))
+        return found
 
 
 def places_of(laws: Sequence[td.Distribution]) -> tuple[slice, ...]:
     """Where the parameters of each law stand."""
     ends = accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0)
     return tuple(slice(*pair) for pair in pairwise(ends))
+
+
+def makes_up_a_whole(law: td.Distribution) -> bool:
+    """Whether the law's parameters are parts that add up to 1, so that they have a dimension less."""
+    return bool(law.event_shape) and support(law) is constraints.simplex
+
+
+def _spots_of(laws: Sequence[td.Distribution]) -> tuple[slice, ...]:
+    sizes = (law.event_shape[0] - makes_up_a_whole(law) if law.event_shape else 1 for law in laws)
+    return tuple(slice(*pair) for pair in pairwise(accumulate(sizes, initial=0)))
+
+
+def _no_zeros(law: td.Distribution, part: Tensor) -> Tensor:
+    """Parts of a whole of which none is 0, which is what a small one may be rounded to."""
+    return part.clamp_min(_LEAST) if makes_up_a_whole(law) else part
 
 
 def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
@@ -146,6 +185,21 @@ def _goes_anywhere(law: td.Distribution) -> bool:
     Others (joint laws, mixtures, Beta, Gamma, ...) hold arrays, or use functions that do not mix two devices.
     """
     return _goes_anywhere(law.base) if isinstance(law, Truncated | Ordered) else type(law) in _ARITHMETIC
+
+
+def log_density(law: td.Distribution, value: Tensor) -> Tensor:
+    """Log density at values (..., k), or (...,) of a univariate law; -inf outside the support."""
+    valid = support(law).check(value) & torch.isfinite(value if not law.event_shape else value.sum(-1))
+    mask = valid if not law.event_shape else valid[..., None]
+    safe = _no_zeros(law, torch.where(mask, value, central(law).to(value)))
+    return torch.where(valid, unchecked(law, safe), -math.inf)
+
+
+def central(law: td.Distribution) -> Tensor:
+    """A point of the support."""
+    shape = torch.Size([law.event_shape[0] - makes_up_a_whole(law)]) if law.event_shape else law.event_shape
+    middle = torch.zeros(shape, dtype=torch.float64)
+    return from_normal(law, middle) if is_normalisable(law) else td.biject_to(support(law))(middle)
 
 
 def unchecked(law: td.Distribution, value: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Ordered(JointLaw):
         above = torch.cat([log_u[..., 1:], torch.zeros_like(log_u[..., :1])], dim=-1)
         log_v = (log_u - above) * _counted(self.n, value)
         last = torch.arange(self.n, device=value.device) == self.n - 1
-        return _z_of(log_v, -torch.where(last, 0.0, _EDGE))
+        return z_of(log_v, -torch.where(last, 0.0, _EDGE))
 
     def from_normal(self, z: Tensor) -> Tensor:
         """z, (..., n) -> (..., n)."""
@@ -161,7 +161,7 @@ class Simplex(JointLaw):
         """(..., n) -> z, (..., n)."""
         rest = self.total - torch.cat([torch.zeros_like(value[..., :1]), value[..., :-1].cumsum(-1)], dim=-1)
         share = (value / rest.clamp_min(_TINY)).clamp(_TINY, 1 - _EDGE)
-        return -_z_of(torch.log1p(-share) * _counted(self.n, value).flip(-1), torch.zeros(()))
+        return -z_of(torch.log1p(-share) * _counted(self.n, value).flip(-1), torch.zeros(()))
 
     def from_normal(self, z: Tensor) -> Tensor:
         """z, (..., n) -> (..., n)."""
@@ -226,7 +226,7 @@ def _counted(n: int, like: Tensor) -> Tensor:
     return torch.arange(1, n + 1, dtype=torch.float64, device=like.device)
 
 
-def _z_of(log_v: Tensor, most: Tensor) -> Tensor:
+def z_of(log_v: Tensor, most: Tensor) -> Tensor:
     """Phi^-1(v) from log v, which is at most `most`; both tails from the smaller of v and 1 - v."""
     log_v = torch.minimum(log_v, most.to(log_v))
     lower, upper = log_v.exp().clamp_min(_TINY), (-torch.expm1(log_v)).clamp_min(_TINY)

@@ -5,23 +5,26 @@ Densities are learned in R^D, so no posterior mass leaks outside the prior and n
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core.bijection import Bijection, places_of, unchecked
+from sciinf.core.bijection import Bijection, central, log_density, makes_up_a_whole, places_of
 from sciinf.core.checks import check_parameter_name, check_unit
+from sciinf.core.existence import Each, Existence, Family, Only, columns_of
 from sciinf.core.given_laws import law_and_unit
+from sciinf.core.joint_laws import Ordered
 from sciinf.core.law_arguments import as_torch_checks
 from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.laws import JointLaw, from_normal, inside, is_normalisable, support
+from sciinf.core.levels import Levels, is_counting, tabulated
+from sciinf.core.mixed_bijection import MixedBijection, Split
 from sciinf.core.precision import precision_for
 
 _GLOBAL_RNG = threading.RLock()
@@ -48,7 +51,9 @@ class Prior:
     Args:
         **parameters: `name=law` (dimensionless) or `name=(law, unit)`. A law is one of `sciinf` (Normal, Uniform,
             LogNormal, ...), of torch.distributions, or a frozen one of scipy.stats, which is converted. The unit is
-            any string astropy reads, or a unit of astropy.
+            any string astropy reads, or a unit of astropy. A law of whole numbers (`Choice`, `Counts`, Poisson, ...)
+            makes a discrete parameter, `Only` and `Each` parameters that exist in some rows only: NaN stands for those
+            that do not.
 
     Parameters that are tied to each other have a joint law: `Prior.joint`. Priors add up: `Prior(...) + Prior(...)`.
 
@@ -56,8 +61,8 @@ class Prior:
     than a ten-thousandth of a law's width, as for seconds of GPS time.
 
     Raises:
-        TypeError: If a value is not a univariate continuous law, alone or with a unit. The message says what was
-            probably meant: Uniform(-1, 1) where (-1, 1) was given.
+        TypeError: If a value is not a univariate law, alone or with a unit. The message says what was probably meant:
+            Uniform(-1, 1) where (-1, 1) was given.
         ValueError: If there are no parameters, astropy cannot read a unit, or the numbers that a law holds are too
             coarse for its width: torch makes them float32 unless they are given in float64.
 
@@ -73,12 +78,23 @@ class Prior:
     def __init__(self, **parameters: object) -> None:
         if not parameters:
             raise ValueError("a prior has parameters, Prior(name=(law, unit)); one that has none is Prior.none()")
-        laws, units = [], []
+        laws, units, known = list[td.Distribution](), list[Any](), dict[str, td.Distribution]()
+        when, each = dict[str, Mapping[str, tuple[Any, ...]]](), dict[str, Family]()
         for name, value in parameters.items():
-            law, unit = law_and_unit(name, value)
-            laws.append(_one_dimensional(name, law))
-            units.append(unit)
-        self._set(tuple(parameters), tuple(units), tuple(laws))
+            law, unit = law_and_unit(name, (value.law, value.unit) if isinstance(value, Only | Each) else value)
+            law, columns = _one_dimensional(name, law), (name,)
+            if isinstance(value, Only):
+                when[name] = value.when
+            if isinstance(value, Each):
+                each[name] = columns_of(name, value, law, known)
+                columns = each[name].columns
+            if taken := known.keys() & set(columns):
+                raise ValueError(f"parameter names must differ, {sorted(taken)[0]!r} stands for two")
+            joint = isinstance(value, Each) and value.always_in_order(len(columns))
+            laws += [Ordered(law, len(columns))] if joint else [law] * len(columns)
+            units += [unit] * len(columns)
+            known |= dict.fromkeys(columns, law)
+        self._set(tuple(known), tuple(units), tuple(laws), Existence(when, each))
 
     @classmethod
     def joint(cls, names: Sequence[str], law: td.Distribution, units: Sequence[Any] | str | None = None) -> Prior:
@@ -86,7 +102,7 @@ class Prior:
 
         Args:
             names: One name per dimension of the law.
-            law: A law with event shape (D,), such as Ordered, Simplex, MultivariateNormal or
+            law: A law with event shape (D,), such as Ordered, Simplex, MultivariateNormal, Dirichlet or
                 Independent(Uniform(low, high), 1).
             units: One unit per name, or one for all; dimensionless where left out.
 
@@ -114,14 +130,26 @@ class Prior:
         return cls.of_laws(names, units, laws)
 
     @classmethod
-    def of_laws(cls, names: Sequence[str], units: Sequence[str], laws: Sequence[td.Distribution]) -> Prior:
+    def of_laws(
+        cls,
+        names: Sequence[str],
+        units: Sequence[str],
+        laws: Sequence[td.Distribution],
+        existence: Existence | None = None,
+    ) -> Prior:
         """A prior of laws that priors have, each of as many names, in order, as it has dimensions.
+
+        Args:
+            names: Of the parameters.
+            units: Theirs.
+            laws: Their laws.
+            existence: Which parameters exist when; all and always where left out.
 
         Raises:
             ValueError: If the numbers of names and units differ, a name is given twice or a unit is unknown.
         """
         prior = cls.__new__(cls)
-        prior._set(tuple(names), tuple(units), tuple(laws))
+        prior._set(tuple(names), tuple(units), tuple(laws), existence or Existence())
         return prior
 
     @classmethod
@@ -129,7 +157,13 @@ class Prior:
         """The prior of a simulator without parameters, such as an equation whose solutions differ by their start."""
         return cls.of_laws((), (), ())
 
-    def _set(self, names: tuple[str, ...], units: tuple[str, ...], laws: tuple[td.Distribution, ...]) -> None:
+    def _set(
+        self,
+        names: tuple[str, ...],
+        units: tuple[str, ...],
+        laws: tuple[td.Distribution, ...],
+        existence: Existence,
+    ) -> None:
         if len(units) != len(names):
             raise ValueError(f"{len(names)} parameters {names} need as many units, got {units}")
         if len(set(names)) != len(names):
@@ -138,11 +172,16 @@ class Prior:
             check_parameter_name(name)
             check_unit(unit, f"parameter {name!r}")
         self.names, self.units, self.laws = names, tuple(str(unit) for unit in units), laws
-        self.dtype, places = torch.float32, places_of(laws)
+        self.dtype, places, self.existence = torch.float32, places_of(laws), existence
         for law, place in zip(laws, places, strict=True):
-            needed = precision_for(names[place], self.units[place], law)
-            self.dtype = torch.promote_types(self.dtype, needed)
-        self.bijection = Bijection(laws, self.dtype)
+            if not isinstance(law, Levels):
+                needed = precision_for(names[place], self.units[place], law)
+                self.dtype = torch.promote_types(self.dtype, needed)
+        existence.conditions(names, {names[place.start]: law for law, place in zip(laws, places, strict=True)})
+        self.mixed = any(isinstance(law, Levels) for law in laws)
+        self.bijection = (
+            MixedBijection(names, laws, existence, self.dtype) if self.mixed else Bijection(laws, self.dtype)
+        )
 
     def __add__(self, other: Prior) -> Prior:
         """The parameters of both, independent of each other.
@@ -152,7 +191,8 @@ class Prior:
         """
         if not isinstance(other, Prior):
             return NotImplemented
-        return Prior.of_laws(self.names + other.names, self.units + other.units, self.laws + other.laws)
+        names, units, laws = self.names + other.names, self.units + other.units, self.laws + other.laws
+        return Prior.of_laws(names, units, laws, self.existence | other.existence)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -164,6 +204,10 @@ class Prior:
         """n draws, of `dtype`, on the CPU, from `generator` alone."""
         if n == 0:  # which some laws cannot draw
             return torch.empty(0, len(self), dtype=self.dtype)
+        if isinstance(self.bijection, MixedBijection):
+            with global_seed(generator) if (some := self.bijection.without_quantiles()) else nullcontext():
+                other = {k: self.laws[k].sample(torch.Size([n])) for k in some}
+            return self.bijection.draw(n, generator, other)
         columns = [torch.empty(n, 0, dtype=self.dtype)]
         for law in self.laws:
             if is_normalisable(law):
@@ -189,14 +233,61 @@ class Prior:
     def log_prob(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
         """Log density in the parameters' own units; -inf outside the support. Computed in float64."""
         self._check(theta)
+        if isinstance(self.bijection, MixedBijection):
+            return self.bijection.log_prob(theta)
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
         parts = self.bijection.parts(theta.to(torch.float64))
         for law, (_, part) in zip(self.bijection.exact, parts, strict=True):
-            valid = support(law).check(part) & torch.isfinite(part if not law.event_shape else part.sum(-1))
-            mask = valid if not law.event_shape else valid[..., None]
-            safe = torch.where(mask, part, _central(law).to(part))
-            total = total + torch.where(valid, unchecked(law, safe), -math.inf).to(theta.device)
+            total = total + log_density(law, part).to(theta.device)
         return total
+
+    @property
+    def arguments(self) -> dict[str, tuple[str, ...]]:
+        """What a simulator is called with: each parameter by itself, those of an `Each` under its name."""
+        of = {column: name for name, group in self.existence.each.items() for column in group.columns}
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self.names:
+            found[of.get(name, name)] = (*found.get(of.get(name, name), ()), name)
+        return found
+
+    def discrete(self) -> dict[str, Levels]:
+        """The discrete parameters with their laws."""
+        return {self.names[place.start]: law for law, place in self.places() if isinstance(law, Levels)}
+
+    def present(self, theta: Float[Tensor, "*batch theta"]) -> Bool[Tensor, "*batch theta"]:
+        """Which parameters exist, from the discrete ones alone."""
+        self._check(theta)
+        if isinstance(self.bijection, MixedBijection):
+            return self.bijection.present(theta)
+        return torch.ones_like(theta, dtype=torch.bool)
+
+    def split(self, theta: Float[Tensor, "*batch theta"]) -> Split:
+        """theta as numbers for networks, (..., bijection.size), and which of them exist.
+
+        z is N(0, 1) under the prior where a law has quantiles, the code of what is discrete, 0 where nothing exists.
+        """
+        self._check(theta)
+        if isinstance(self.bijection, MixedBijection):
+            return self.bijection.split(theta)
+        z = self.bijection.forward(theta)
+        return Split(z, torch.ones_like(z, dtype=torch.bool))
+
+    def join(self, z: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch theta"]:
+        """theta of what `split` gives: strictly inside the support, NaN where a parameter does not exist."""
+        return self.bijection.inverse(z)
+
+    def coordinates(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch coordinate"]:
+        """Numbers for distances and networks, none of them NaN.
+
+        z of what is continuous, then 1 or 0 for each that need not exist, then a 1 among 0s for each discrete value.
+        """
+        self._check(theta)
+        return self.bijection.coordinates(theta) if isinstance(self.bijection, MixedBijection) else self.split(theta).z
+
+    def log_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
+        """log |dz / dtheta| of what is continuous and exists; float64."""
+        self._check(theta)
+        return self.bijection.log_abs_det_jacobian(theta)
 
     def _check(self, theta: Tensor) -> None:
         if theta.ndim == 0 or theta.shape[-1] != len(self):
@@ -205,12 +296,13 @@ class Prior:
     def to_json(self) -> dict[str, Any]:
         """The prior as plain JSON values."""
         laws = [law_to_json(law) for law in self.laws]
-        return {"names": list(self.names), "units": list(self.units), "laws": laws}
+        return {"names": list(self.names), "units": list(self.units), "laws": laws, **self.existence.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prior:
         """The prior that `to_json` wrote."""
-        return cls.of_laws(data["names"], data["units"], [law_from_json(law) for law in data["laws"]])
+        laws = [law_from_json(law) for law in data["laws"]]
+        return cls.of_laws(data["names"], data["units"], laws, Existence.from_json(data))
 
 
 def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
@@ -223,8 +315,15 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
             "units), of independent ones with torch.distributions.Independent(law, 1) as the law"
         )
     as_torch_checks(name, law)
+    if is_counting(law):
+        return tabulated(law)
+    if isinstance(law, Levels):
+        return law
     if support(law).is_discrete:
-        raise TypeError(f"parameter {name!r} has the discrete law {law!r}; densities live in R^D: use a continuous one")
+        raise TypeError(
+            f"parameter {name!r} has the discrete law {law!r}; take Choice('a', 'b'), Counts(0, 3), or Poisson, "
+            "Binomial, Geometric, Bernoulli or Categorical of torch.distributions"
+        )
     try:
         one = is_normalisable(law) or td.biject_to(support(law))(torch.zeros(1)).shape == (1,)
     except NotImplementedError:
@@ -253,19 +352,15 @@ def _check_joint(law: td.Distribution) -> None:
     size = law.event_shape
     if isinstance(law, JointLaw):
         return
+    if support(law).is_discrete:
+        raise ValueError(f"{law!r} is a joint law of discrete parameters; give each its own, Counts(0, 3)")
     try:
-        fits = td.biject_to(support(law)).inverse_shape(size) == size
+        fits = makes_up_a_whole(law) or td.biject_to(support(law)).inverse_shape(size) == size
     except NotImplementedError:
         fits = False
     if not fits:
         raise ValueError(f"the support of {law!r} has no bijection to R^{size[0]}; use another joint law")
     try:
-        law.log_prob(_central(law))
+        law.log_prob(central(law))
     except RuntimeError as error:
         raise ValueError(f"{law!r} takes no float64 values; build it from float64 tensors ({error})") from error
-
-
-def _central(law: td.Distribution) -> Tensor:
-    """A point of the support."""
-    middle = torch.zeros(law.event_shape, dtype=torch.float64)
-    return from_normal(law, middle) if is_normalisable(law) else td.biject_to(support(law))(middle)

@@ -1,0 +1,283 @@
+r"""The map of a prior with discrete parameters, and others that exist in some rows only, to numbers for networks.
+
+Each parameter that is continuous and exists becomes a z, N(0, 1) under the prior where its law has quantiles; each
+discrete one the code 0, 1, ... of its value; what does not exist becomes 0.
+
+**In increasing order.** k draws of a law with distribution function F, put in order, become k independent uniform
+numbers by Rényi's
+
+    v_i = ((1 - F(t_i)) / (1 - F(t_{i-1})))^{k-i+1},      i = 1 ... k,      F(t_0) = 0,
+
+for the smallest of k - i + 1 values above t_{i-1} is above t with that probability; z_i = -Phi^{-1}(v_i). Their density
+is k! prod_i p(t_i). k may be another number in each row.
+
+References:
+    | On the theory of order statistics (Rényi, 1953), https://doi.org/10.1007/BF02127580
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core.bijection import Bijection, log_density, places_of
+from sciinf.core.existence import Existence, nan_where
+from sciinf.core.joint_laws import z_of
+from sciinf.core.laws import from_normal, is_normalisable
+from sciinf.core.levels import Levels
+from sciinf.core.precision import in_double
+
+_FAR = 37.0  # as in `laws`
+_EDGE = 1e-15  # as in `joint_laws`
+
+
+class Split(NamedTuple):
+    """theta as numbers for networks.
+
+    Args:
+        z: (..., size): z of what is continuous, the code of what is discrete, 0 where it does not exist.
+        present: (..., size): where it exists.
+    """
+
+    z: Tensor
+    present: Tensor
+
+
+class Sorted(NamedTuple):
+    """Parameters in increasing order: their places in theta and in z."""
+
+    places: Tensor
+    spots: Tensor
+
+
+@final
+class MixedBijection:
+    """`Bijection` of a prior that has discrete parameters: the same names, and what only these need.
+
+    Args:
+        names: Of all parameters.
+        laws: Their laws, in order.
+        existence: Which exist when.
+        dtype: That of the parameters.
+
+    Raises:
+        TypeError: If what a parameter depends on is not discrete.
+        ValueError: If it does not stand before it, or does not have the value.
+    """
+
+    normal = False
+
+    def __init__(
+        self, names: tuple[str, ...], laws: tuple[td.Distribution, ...], existence: Existence, dtype: torch.dtype
+    ) -> None:
+        self.laws, self.dtype, self.places = laws, dtype, places_of(laws)
+        self.exact = tuple(in_double(law) for law in laws)
+        self.levels = {k: law for k, law in enumerate(laws) if isinstance(law, Levels)}
+        self.smooth = [k for k in range(len(laws)) if k not in self.levels]
+        self.inner = Bijection(tuple(laws[k] for k in self.smooth), dtype)
+        transforms = dict(zip(self.smooth, self.inner.transforms, strict=True))
+        self.transforms: tuple[Any, ...] = tuple(transforms.get(k) for k in range(len(laws)))
+        self._set_places()
+        self._set_conditions(names, existence)
+        at = {name: place for place, name in enumerate(names)}
+        spot_of = {self.places[k].start: self.spots[k].start for k in range(len(laws))}
+        groups = [[at[name] for name in group.columns] for group in existence.each.values() if group.increasing]
+        self.sorted = [Sorted(torch.tensor(g), torch.tensor([spot_of[place] for place in g])) for g in groups]
+
+    def _set_places(self) -> None:
+        """Where things stand in theta, in z, and among what is continuous."""
+        inner = dict(zip(self.smooth, self.inner.spots, strict=True))
+        sizes = [inner[k].stop - inner[k].start if k in inner else 1 for k in range(len(self.laws))]
+        ends = [*accumulate(sizes, initial=0)]
+        self.spots = tuple(slice(*pair) for pair in pairwise(ends))
+        self.size = ends[-1]
+        spread = [range(s.start, s.stop) for s in self.places]
+        self.law_of_place = torch.tensor([k for k, of in enumerate(spread) for _ in of])
+        self.law_of_spot = torch.tensor([k for k, s in enumerate(self.spots) for _ in range(s.stop - s.start)])
+        self.continuous = torch.tensor([i for k in self.smooth for i in spread[k]], dtype=torch.long)
+        self.in_z = torch.tensor(
+            [i for k in self.smooth for i in range(self.spots[k].start, self.spots[k].stop)], dtype=torch.long
+        )
+        self.discrete = torch.tensor([self.places[k].start for k in self.levels], dtype=torch.long)
+        self.discrete_in_z = torch.tensor([self.spots[k].start for k in self.levels], dtype=torch.long)
+        self.first = torch.tensor([float(law.values[0]) for law in self.levels.values()], dtype=torch.float64)
+        self.number = torch.tensor([len(law.values) for law in self.levels.values()], dtype=torch.float64)
+        centre = self.inner.inverse(torch.zeros(self.inner.size, dtype=torch.float64))
+        self.centre = centre.to(torch.float64)
+
+    def _set_conditions(self, names: tuple[str, ...], existence: Existence) -> None:
+        """For each law, which codes of which discrete parameters it exists for; as a table, a last code for none."""
+        heads: list[str] = [names[place.start] for place in self.places]
+        found = existence.conditions(names, dict(zip(heads, self.laws, strict=True)))
+        order = [heads[k] for k in self.levels]
+        most, codes = max([1, *(len(c) for c in found.values())]), int(self.number.max()) + 1
+        self.parents = torch.zeros(len(heads), most, dtype=torch.long)
+        self.allowed = torch.ones(len(heads), most, codes, dtype=torch.bool)
+        for k, head in enumerate(heads):
+            for j, (parent, flags) in enumerate(found.get(head, {}).items()):
+                self.parents[k, j] = order.index(parent)
+                self.allowed[k, j] = torch.tensor([*flags, *[False] * (codes - len(flags))])
+        self.always = ~torch.tensor([head in found for head in heads])
+
+    def present(self, theta: Float[Tensor, "*batch theta"]) -> Bool[Tensor, "*batch theta"]:
+        """Which parameters exist, from the discrete ones alone."""
+        return self._laws_present(self._codes(theta)).index_select(-1, self.law_of_place.to(theta.device))
+
+    def split(self, theta: Float[Tensor, "*batch theta"]) -> Split:
+        """theta as numbers for networks; in theta's dtype."""
+        values, on = theta.to(torch.float64), theta.device
+        codes = self._codes(values)
+        present = self._laws_present(codes).index_select(-1, self.law_of_spot.to(on))
+        smooth = values.index_select(-1, self.continuous.to(on))
+        z = torch.zeros(present.shape, dtype=torch.float64, device=on)
+        filled = torch.where(smooth.isnan(), self.centre.to(on), smooth)
+        z = z.index_copy(-1, self.in_z.to(on), self.inner.forward(filled))
+        for group in self.sorted:
+            z = self._apart(z, present, group.spots.to(on))
+        z = z.index_copy(-1, self.discrete_in_z.to(on), codes.clamp_min(0).to(torch.float64))
+        return Split(torch.where(present, z, 0.0).to(theta.dtype), present)
+
+    def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch z"]:
+        """z of `split`."""
+        return self.split(theta).z
+
+    def inverse(self, z: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch theta"]:
+        """theta of z and codes: what is continuous strictly inside its law's support, NaN where it does not exist."""
+        on, values, dtype = z.device, z.to(torch.float64), torch.promote_types(z.dtype, self.dtype)
+        codes = values.index_select(-1, self.discrete_in_z.to(on)).round()
+        codes = torch.minimum(codes.nan_to_num(0.0).clamp_min(0), (self.number - 1).to(on))
+        for j, k in enumerate(self.levels):  # those that exist only sometimes stand behind what they depend on
+            if not bool(self.always[k]):
+                gone = ~self._laws_present(codes.long())[..., k]
+                codes = torch.cat(
+                    [codes[..., :j], torch.where(gone, -1.0, codes[..., j])[..., None], codes[..., j + 1 :]], -1
+                )
+        present = self._laws_present(codes.long())
+        shown = present.index_select(-1, self.law_of_spot.to(on))
+        for group in self.sorted:
+            values = self._in_order(values, shown, group.spots.to(on))
+        smooth = self.inner.inverse(values.index_select(-1, self.in_z.to(on)).nan_to_num(0.0)).to(dtype)
+        theta = torch.zeros(*z.shape[:-1], len(self.law_of_place), dtype=dtype, device=on)
+        theta = theta.index_copy(-1, self.continuous.to(on), smooth)
+        theta = theta.index_copy(-1, self.discrete.to(on), (codes + self.first.to(on)).to(dtype))
+        return nan_where(~present.index_select(-1, self.law_of_place.to(on)), theta)
+
+    def coordinates(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch coordinate"]:
+        """z of what is continuous, 1 for each that exists and need not, and a 1 among 0s for each discrete value."""
+        split, on = self.split(theta), theta.device
+        some = (~self.always).index_select(0, self.law_of_spot).nonzero().flatten().to(on)
+        parts = [split.z.index_select(-1, self.in_z.to(on)), split.present.index_select(-1, some).to(split.z.dtype)]
+        for k, law in self.levels.items():
+            code, there = (part[..., self.spots[k].start, None] for part in split)
+            parts.append(((code == torch.arange(len(law.values), device=on)) & there).to(split.z.dtype))
+        return torch.cat(parts, dim=-1)
+
+    def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
+        """log |dz / dtheta| of what is continuous and exists; float64."""
+        values, on = theta.to(torch.float64), theta.device
+        present = self._laws_present(self._codes(values))
+        smooth = values.index_select(-1, self.continuous.to(on))
+        filled = torch.where(smooth.isnan(), self.centre.to(on), smooth)
+        total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=on)
+        for k, jacobian in zip(self.smooth, self.inner.log_jacobians(filled), strict=True):
+            total = total + torch.where(present[..., k], jacobian, 0.0)
+        shown = present.index_select(-1, self.law_of_spot.to(on))
+        z = torch.zeros(shown.shape, dtype=torch.float64, device=on)
+        z = z.index_copy(-1, self.in_z.to(on), self.inner.forward(filled))
+        for group in self.sorted:
+            spots = group.spots.to(on)
+            before, after = z.index_select(-1, spots), self._apart(z, shown, spots).index_select(-1, spots)
+            there = shown.index_select(-1, spots)
+            change = torch.where(there, 0.5 * (after**2 - before**2), 0.0).sum(-1)
+            total = total + change + torch.lgamma(there.sum(-1).to(torch.float64) + 1)
+        return total
+
+    def log_prob(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
+        """Log density of the prior; -inf where something exists that should not, or the other way round; float64.
+
+        With respect to counting what is discrete, and to lengths in the units of what is continuous and exists.
+        """
+        values, on = theta.to(torch.float64), theta.device
+        present = self._laws_present(self._codes(values))
+        total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=on)
+        for k, (law, place) in enumerate(zip(self.exact, self.places, strict=True)):
+            part = values[..., place] if law.event_shape else values[..., place.start]
+            gone = part.isnan().all(-1) if law.event_shape else part.isnan()
+            found = log_density(law, part.cpu()).to(on)
+            total = total + torch.where(present[..., k], found, torch.where(gone, 0.0, -math.inf))
+        for group in self.sorted:
+            part = values.index_select(-1, group.places.to(on))
+            ordered = ~(part.diff(dim=-1) < 0).any(-1)
+            number = (~part.isnan()).sum(-1).to(torch.float64)
+            total = torch.where(ordered, total + torch.lgamma(number + 1), -math.inf)
+        return total
+
+    def draw(self, n: int, generator: torch.Generator, other: Mapping[int, Tensor]) -> Float[Tensor, "n theta"]:
+        """n draws of the prior.
+
+        Args:
+            n: How many.
+            generator: The source of all that has quantiles.
+            other: Draws of the laws that have none, by their places among the laws, (n, ...).
+        """
+        columns = []
+        for k, law in enumerate(self.laws):
+            if k in other:
+                columns.append(self.transforms[k].inv(other[k].to(torch.float64)).reshape(n, -1))
+                continue
+            z = torch.randn(n, *law.event_shape, generator=generator, dtype=torch.float64)
+            z = from_normal(law, z) - float(law.values[0]) if isinstance(law, Levels) else z
+            columns.append(z.reshape(n, -1))
+        return self.inverse(torch.cat(columns, dim=-1)).to(self.dtype)
+
+    def without_quantiles(self) -> list[int]:
+        """Places, among the laws, of those that are drawn by torch."""
+        return [k for k in self.smooth if not is_normalisable(self.laws[k])]
+
+    def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
+        """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one; NaN among them."""
+        pairs = zip(self.laws, self.places, strict=True)
+        return [(law, values[..., place] if law.event_shape else values[..., place.start]) for law, place in pairs]
+
+    def _codes(self, theta: Tensor) -> Tensor:
+        """Codes of discrete parameters, (..., number of these); -1 for none."""
+        codes = theta.index_select(-1, self.discrete.to(theta.device)).to(torch.float64) - self.first.to(theta.device)
+        valid = (codes >= 0) & (codes < self.number.to(theta.device)) & (codes == codes.round())
+        return torch.where(valid, codes, -1.0).long()
+
+    def _laws_present(self, codes: Tensor) -> Tensor:
+        """(..., number of laws), from codes in which -1 is the last of the table."""
+        allowed, parents = self.allowed.to(codes.device), self.parents.to(codes.device)
+        code = codes[..., parents]  # (..., laws, conditions)
+        code = torch.where(code < 0, allowed.shape[-1] - 1, code)
+        flat = torch.arange(parents.numel(), device=codes.device).reshape(parents.shape) * allowed.shape[-1]
+        return allowed.flatten()[flat + code].all(-1)
+
+    def _apart(self, z: Tensor, present: Tensor, spots: Tensor) -> Tensor:
+        """z as if they were independent -> z of those in order."""
+        there = present.index_select(-1, spots)
+        above = torch.special.log_ndtr(-z.index_select(-1, spots))
+        before = torch.cat([torch.zeros_like(above[..., :1]), above[..., :-1]], dim=-1)
+        first = torch.arange(len(spots), device=z.device) == 0
+        found = -z_of((above - before) * _left(there), -torch.where(first, 0.0, _EDGE))
+        return z.index_copy(-1, spots, torch.where(there, found, 0.0))
+
+    def _in_order(self, z: Tensor, present: Tensor, spots: Tensor) -> Tensor:
+        """z of those in order -> z as if they were independent."""
+        there = present.index_select(-1, spots)
+        each = torch.special.log_ndtr(-z.index_select(-1, spots).clamp(-_FAR, _FAR)) / _left(there)
+        above = torch.where(there, each, 0.0).cumsum(-1)
+        return z.index_copy(-1, spots, torch.where(there, -z_of(above, torch.zeros(())), 0.0))
+
+
+def _left(there: Tensor) -> Tensor:
+    """k - i + 1 for the i-th of k that exist; float64, at least 1."""
+    place = torch.arange(there.shape[-1], device=there.device)
+    return (there.sum(-1, keepdim=True) - place).clamp_min(1).to(torch.float64)
