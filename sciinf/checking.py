@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core.derived import check_derived
+from sciinf.core.existence import ABSENT
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
@@ -191,6 +192,7 @@ class _Check:
             self.notes.append(
                 f"the simulator prints ({lines} lines for {self.rows} rows): leave it out, or log to a file"
             )
+        self._absent(theta, first)
         finite = 0.0 if first is None else self._usable(first)
         if first is None or not finite:
             return SimulatorReport(
@@ -238,7 +240,7 @@ class _Check:
         except (ValueError, TypeError, MemoryError) as error:
             self._problem(str(error.__cause__ or error))
             return None
-        if not torch.equal(theta, kept):
+        if not _unchanged(theta, kept):
             self._problem("the simulator changes the parameters it is given; let it work on a copy")
         return outcome
 
@@ -264,6 +266,22 @@ class _Check:
             self.notes.append(text)
         return good / self.rows
 
+    def _absent(self, theta: Tensor, outcome: Outcome | None) -> None:
+        """Whether parameters are used in rows in which they do not exist."""
+        if outcome is None or not self.simulator.prior.mixed:
+            return
+        failed, said = status_of(outcome) != Status.OK, [m for m in outcome.messages.values() if ABSENT in m]
+        gone = ~self.simulator.prior.present(theta)
+        without = [
+            name
+            for name, rows in zip(self.simulator.prior.names, gone.T, strict=True)
+            if int(rows.sum()) >= _DIFFERENT and bool(failed[rows].all()) and not bool(failed[~rows].all())
+        ]
+        if said or without:
+            most = Counter(said).most_common(1)[0][0] if said else next(iter(outcome.messages.values()))
+            names = f"; every row without {' and '.join(map(repr, without))} failed" if without else ""
+            self._problem(f"the simulator uses a parameter where it does not exist: {most}{names}")
+
     def _digits(self, outcome: Outcome) -> None:
         """Whether float32 holds what varies in the data, and which parameters it does not hold."""
         if self.simulator.prior.dtype == torch.float64:
@@ -286,7 +304,7 @@ class _Check:
             except (Exception, SystemExit) as error:
                 self._problem(f"a batch of {size} rows: {type(error).__name__}: {error}")
                 continue
-            if not torch.equal(given, kept):
+            if not _unchanged(given, kept):
                 self._problem("the simulator changes the parameters it is given; let it work on a copy")
 
     def _beside(self, theta: Tensor, noisy: bool) -> None:
@@ -336,6 +354,10 @@ def is_noiseless(first: Outcome, other: Outcome) -> bool:
         return False
     rows = torch.cat([value[good].double().reshape(int(good.sum()), -1) for value in first.x.values()], dim=1)
     return _equal(first, other) and len(rows.unique(dim=0)) >= _DIFFERENT
+
+
+def _unchanged(theta: Tensor, kept: Tensor) -> bool:
+    return np.array_equal(theta.numpy(), kept.numpy(), equal_nan=True)
 
 
 def _equal(a: Outcome, b: Outcome) -> bool:

@@ -42,6 +42,7 @@ from sciinf.wrappers.contained_process import Containment, Ended
 from sciinf.wrappers.named_function import Specification, check_result, draw_seed, observation_from, specify, tensors_of
 from sciinf.wrappers.placeholders import decimal, fill, names_in
 from sciinf.wrappers.program_results import read_results
+from sciinf.wrappers.row_arguments import check_plain
 
 _RESERVED = ("seed", "input", "output", "folder")
 _INSTALLED = [Path(p).resolve() for p in ("/usr", "/bin", "/opt", sys.prefix, sys.base_prefix, sys.exec_prefix)]
@@ -86,7 +87,8 @@ def command(
 
     Raises:
         TypeError: If something of the wrong kind is passed.
-        ValueError: If there is no such program, a placeholder is unknown, or a parameter is nowhere passed on.
+        ValueError: If there is no such program, a placeholder is unknown, a parameter is nowhere passed on, or the
+            prior has parameters that are no numbers or do not always exist.
 
     Examples:
         >>> from torch import distributions as td
@@ -101,6 +103,7 @@ def command(
         raise ValueError(f"output must be the name of a file in the run's own folder, got {output!r}")
     if not timeout > 0 or tries < 1 or processes < 1:
         raise ValueError(f"timeout, tries and processes must be positive, got {timeout}, {tries} and {processes}")
+    check_plain(prior, "wrappers.command")
     program = _find(os.fspath(argv[0]), {**os.environ, **(environment or {})}.get("PATH"))
     text = template.read_text() if isinstance(template, Path) else template
     parts = {f"argv[{i}]": os.fspath(part) for i, part in enumerate(argv) if i > 0}

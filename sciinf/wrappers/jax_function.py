@@ -31,6 +31,7 @@ from sciinf.wrappers.named_function import (
     specify,
     tensors_of,
 )
+from sciinf.wrappers.row_arguments import check_plain
 
 
 def jax(
@@ -59,8 +60,8 @@ def jax(
 
     Raises:
         TypeError: If something of the wrong kind is passed.
-        ValueError: If the function's argument names are not the prior's, or the prior needs float64 and JAX has it
-            switched off.
+        ValueError: If the function's argument names are not the prior's, the prior has parameters that are no numbers
+            or do not always exist, or it needs float64 and JAX has it switched off.
     """
     return JaxSimulator(
         function,
@@ -89,6 +90,7 @@ class JaxSimulator(Simulator):
         observe: Callable[..., Any] | None,
     ) -> None:
         _check_digits(prior)
+        check_plain(prior, "wrappers.jax")
         takes_key = "key" in match_arguments(function, prior, ("key",), what="the function")
         if log_likelihood is not None:
             match_likelihood(log_likelihood, prior)

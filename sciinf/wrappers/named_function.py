@@ -64,7 +64,7 @@ def match_arguments(
 
     Args:
         function: What the scientist wrote.
-        prior: Whose names it must take.
+        prior: Whose names it must take; those of an `Each` by its one name.
         extras: Further names it may take ("rng", "key", "x"), passed when it does.
         what: How messages call the function.
 
@@ -75,9 +75,10 @@ def match_arguments(
         TypeError: If it cannot be called.
         ValueError: If names differ; the message suggests the likely one.
     """
+    known = tuple(prior.arguments)
     if not callable(function):
-        raise TypeError(f"{what} must be a function of {', '.join(prior.names)}, got {function!r}")
-    if taken := [name for name in prior.names if name in extras]:
+        raise TypeError(f"{what} must be a function of {', '.join(known)}, got {function!r}")
+    if taken := [name for name in known if name in extras]:
         raise ValueError(f"the parameter name {taken[0]!r} is reserved (passed to {what}); rename it in the prior")
     label = f"{what} {name_of(function)!r}"
     try:
@@ -89,19 +90,19 @@ def match_arguments(
         raise ValueError(f"{label} takes {positional} by position; parameters are passed by name, so name them")
     named = {p.name: p.default is not p.empty for p in arguments if p.kind is not p.VAR_KEYWORD}
     rest = any(p.kind is p.VAR_KEYWORD for p in arguments)
-    missing = [] if rest else [name for name in prior.names if name not in named]
-    unknown = [name for name, optional in named.items() if not optional and name not in (*prior.names, *extras)]
+    missing = [] if rest else [name for name in known if name not in named]
+    unknown = [name for name, optional in named.items() if not optional and name not in (*known, *extras)]
     if missing:
-        candidates = [name for name in named if name not in prior.names]
+        candidates = [name for name in named if name not in known]
         raise ValueError(
             f"the prior has a parameter {missing[0]!r} that {label} does not take{suggest(missing[0], candidates)}; "
-            f"it takes {sorted(named)}, the prior has {list(prior.names)}"
+            f"it takes {sorted(named)}, the prior has {list(known)}"
         )
     if unknown:
-        allowed = [*prior.names, *extras]
+        allowed = [*known, *extras]
         raise ValueError(
             f"{label} takes an argument {unknown[0]!r} that the prior does not have{suggest(unknown[0], allowed)}; "
-            f"the prior has {list(prior.names)}, and {sorted(extras)} may be taken besides"
+            f"the prior has {list(known)}, and {sorted(extras)} may be taken besides"
         )
     return frozenset(extras if rest else (name for name in extras if name in named))
 

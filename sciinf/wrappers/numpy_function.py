@@ -32,6 +32,7 @@ from sciinf.wrappers.named_function import (
     specify,
     tensors_of,
 )
+from sciinf.wrappers.row_arguments import absent_words, batch_of, rows_of
 
 ROWS, BATCH = 1024, 4096
 """Default rows per block, called row by row and vectorised."""
@@ -52,9 +53,10 @@ def numpy(
 
     Args:
         function: Called with each parameter by name: floats, or arrays (batch,) when vectorised; and with `rng`, a
-            `numpy.random.Generator`, if it takes it. Returns observable name -> array of the event shape, or
-            (batch, *event) when vectorised; a bare array where there is one observable. Astropy quantities are
-            converted to the observable's unit.
+            `numpy.random.Generator`, if it takes it. A `Choice` comes as its label, `Counts` as an int, an `Each` as an
+            array of as many as there are, None for what does not exist (vectorised: `row_arguments.batch_of`). Returns
+            observable name -> array of the event shape, or (batch, *event) when vectorised; a bare array where there is
+            one observable. Astropy quantities are converted to the observable's unit.
         prior: The parameters' names, laws and units.
         observables: Observable name -> `Observable`, or its shape, or (shape, unit).
         name: What the simulator is called; the function's name when left out.
@@ -127,7 +129,7 @@ class FunctionSimulator(Simulator):
         return observation_from(self.observables, self.reader, *paths, columns=columns)
 
     def _batch(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
-        result = self.function(**columns, **self._random(seed, ()))
+        result = self.function(**batch_of(self.prior, columns), **self._random(seed, ()))
         arrays, lost = check_result(self.observables, result, (len(theta),), what=self.label)
         status = np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8)
         messages = {int(i): _LOST for i in np.flatnonzero(lost)}
@@ -136,12 +138,14 @@ class FunctionSimulator(Simulator):
     def _rows(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
         n = len(theta)
         arrays = {k: np.zeros((n, *spec.shape), dtype=spec.dtype) for k, spec in self.observables.items()}
-        status, messages = np.zeros(n, dtype=np.uint8), dict[int, str]()
+        status, messages, row_of = np.zeros(n, dtype=np.uint8), dict[int, str](), rows_of(self.prior, columns)
         for i in range(n):
+            arguments = row_of(i)
             try:
-                result = self.function(**{k: float(v[i]) for k, v in columns.items()}, **self._random(seed, (i,)))
+                result = self.function(**arguments, **self._random(seed, (i,)))
             except Exception as error:
-                status[i], messages[i] = Status.RAISED, f"{type(error).__name__}: {error}"
+                status[i] = Status.RAISED
+                messages[i] = f"{type(error).__name__}: {error}{absent_words(arguments)}"
                 continue
             row, lost = check_result(self.observables, result, (), what=self.label)
             if lost:
@@ -177,13 +181,14 @@ class FunctionLikelihood:
         data = rows_of_data(x, n)
         if self.vectorised:
             full = {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in data.items()}
-            value = np.asarray(self.function(**columns, x=full), dtype=np.float64)
+            value = np.asarray(self.function(**batch_of(self.prior, columns), x=full), dtype=np.float64)
             return self._checked(value, (n,)).to(theta.device)
+        row_of = rows_of(self.prior, columns)
         values = [
             self._checked(
                 np.asarray(
                     self.function(
-                        **{k: float(v[i]) for k, v in columns.items()},
+                        **row_of(i),
                         x={k: v[i if len(v) > 1 else 0] for k, v in data.items()},
                     ),
                     dtype=np.float64,
