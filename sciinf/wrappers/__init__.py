@@ -4,7 +4,8 @@
 prior and simulator in sbi's convention; `sets` makes one of sets of observations from one of single ones; `tables`
 turns simulations that already exist into a store, `the_well` and `pdebench` those of these two collections of fields;
 `write_archive` keeps those of a store in one small file, each number within a tolerance, which `archived` turns back;
-`observed` is what `Sensors` with noise see of a simulator of fields, `scattered` what measurements at random places do.
+`models` makes one simulator of several models of the same data; `observed` is what `Sensors` with noise see of a
+simulator of fields, `scattered` what measurements at random places do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sciinf.wrappers.sbi_pair import sbi
     from sciinf.wrappers.scattered_points import scattered
     from sciinf.wrappers.sets_of_observations import sets
+    from sciinf.wrappers.several_models import models
     from sciinf.wrappers.tables_file import tables
     from sciinf.wrappers.the_well_files import the_well
 
@@ -34,6 +36,7 @@ __all__ = [
     "archived",
     "command",
     "jax",
+    "models",
     "numpy",
     "numpyro",
     "observed",
@@ -53,6 +56,7 @@ _MODULES = {
     "archived": "archive",
     "command": "external_command",
     "jax": "jax_function",
+    "models": "several_models",
     "numpy": "numpy_function",
     "numpyro": "numpyro_model",
     "observed": "field_sensors",
