@@ -3,7 +3,7 @@
 from sciinf.core.answer import Answer, Corrected, Estimate
 from sciinf.core.component import Component
 from sciinf.core.draws import Draws
-from sciinf.core.estimator import Density, DensityUnavailable, Estimator, PairedDensity, Potential
+from sciinf.core.estimator import Density, DensityUnavailable, Estimator, Marginals, PairedDensity, Potential
 from sciinf.core.existence import Each, Only
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.joint_laws import Ordered, Simplex
@@ -60,6 +60,7 @@ __all__ = [
     "Learns",
     "LogNormal",
     "LogUniform",
+    "Marginals",
     "Normal",
     "Observable",
     "Observation",

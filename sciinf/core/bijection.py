@@ -101,9 +101,12 @@ class Bijection:
         together = [(as_one([self.laws[k] for k in some]), torch.tensor(some)) for some in groups.values()]
         return together, torch.cat([places for _, places in together]).argsort()
 
-    def inverse(self, z: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch theta"]:
-        """z in R^D -> theta strictly inside the support, in z's dtype or the parameters', whichever has more digits."""
-        columns, dtype = [z[..., :0]], torch.promote_types(z.dtype, self.dtype)
+    def inverse(self, z: Float[Tensor, "*batch z"], dtype: torch.dtype | None = None) -> Float[Tensor, "*batch theta"]:
+        """z in R^D -> theta strictly inside the support.
+
+        In `dtype`; in z's or the parameters', whichever has more digits, where it is left out.
+        """
+        columns, dtype = [z[..., :0]], dtype or torch.promote_types(z.dtype, self.dtype)
         for (law, part), transform in zip(self.z_parts(z.to(torch.float64)), self.transforms, strict=True):
             theta = (from_normal(law, part) if transform is None else transform(part)).to(dtype)
             theta = theta if law.event_shape and transform is not None else inside(law, theta)

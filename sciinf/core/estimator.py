@@ -92,6 +92,31 @@ class PairedDensity(Density, ABC):
         """log r of theta drawn elsewhere."""
 
 
+class Marginals(ABC):
+    """What a `Density` may offer of discrete parameters (`Prior.discrete`): probabilities without draws."""
+
+    @abstractmethod
+    def log_probabilities(self, name: str) -> Float[Tensor, "batch value"]:
+        """log P of each value of a discrete parameter, in the order of its law's `values`, for each observation.
+
+        Exact. Of a parameter that exists only sometimes, the probability that it exists and has the value; together
+        they are then that of its existing.
+
+        Raises:
+            ValueError: If there is no discrete parameter of that name.
+        """
+
+    @abstractmethod
+    def with_floor(self, share: float) -> Density:
+        """A density that gives each discrete value, given those before it, at least `share` of its prior probability.
+
+        What draws are weighted by: weights cannot bring back what was never drawn.
+
+        Raises:
+            ValueError: If the share is not from 0 to 1.
+        """
+
+
 class Potential(ABC):
     """A conditional likelihood of theta, for a batch of observations embedded once.
 
@@ -112,10 +137,11 @@ class Estimator(Learned, ABC):
     """What is learned of theta, one paper, one file.
 
     `normalised` tells what `condition` gives: a `Density` of theta where it is True, a `Potential`, from which MCMC
-    draws, where it is False.
+    draws, where it is False. `mixed` tells whether it learns of priors with discrete parameters (`Prior.mixed`).
     """
 
     normalised: ClassVar[bool] = True
+    mixed: ClassVar[bool] = False
 
     @abstractmethod
     def condition(self, x: X) -> Density | Potential:

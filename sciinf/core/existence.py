@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import distributions as td
@@ -15,6 +15,9 @@ from torch import distributions as td
 from sciinf.core.checks import check_whole
 from sciinf.core.laws import is_normalisable
 from sciinf.core.levels import MOST, Counts, Levels
+
+if TYPE_CHECKING:
+    from sciinf.core.prior import Prior
 
 ABSENT = "does not exist in this row"
 """How a message says that a parameter was used where it does not exist."""
@@ -229,6 +232,24 @@ def _code(name: str, parent: str, law: Levels, value: Any) -> int:
         return law.code(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name!r} exists where {parent!r} is {value!r}, but {error}") from error
+
+
+def check_continuous(prior: Prior, what: str) -> None:
+    """Refuse a prior with discrete parameters, for what needs parameters that are continuous and always exist.
+
+    Args:
+        prior: Which.
+        what: What needs them, for the message.
+
+    Raises:
+        ValueError: If it has some; the message says the way out.
+    """
+    if prior.mixed:
+        raise ValueError(
+            f"{what} needs parameters that are continuous and always exist, and of {', '.join(prior.names)} "
+            f"{', '.join(prior.discrete())} {'is' if len(prior.discrete()) == 1 else 'are'} discrete. Train "
+            "Mixed(prior, observables) on draws of the prior, and give the fit to build_posterior"
+        )
 
 
 def nan_where(absent: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:

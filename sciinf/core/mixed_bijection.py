@@ -112,6 +112,12 @@ class MixedBijection:
         centre = self.inner.inverse(torch.zeros(self.inner.size, dtype=torch.float64))
         self.centre = centre.to(torch.float64)
 
+    @property
+    def coordinates_size(self) -> int:
+        """How many numbers `coordinates` gives."""
+        sometimes = (~self.always).index_select(0, self.law_of_spot)
+        return len(self.in_z) + int(sometimes.sum()) + int(self.number.sum())
+
     def _set_conditions(self, names: tuple[str, ...], existence: Existence) -> None:
         """For each law, which codes of which discrete parameters it exists for; as a table, a last code for none."""
         heads: list[str] = [names[place.start] for place in self.places]
@@ -128,12 +134,12 @@ class MixedBijection:
 
     def present(self, theta: Float[Tensor, "*batch theta"]) -> Bool[Tensor, "*batch theta"]:
         """Which parameters exist, from the discrete ones alone."""
-        return self._laws_present(self._codes(theta)).index_select(-1, self.law_of_place.to(theta.device))
+        return self._laws_present(self.codes(theta)).index_select(-1, self.law_of_place.to(theta.device))
 
     def split(self, theta: Float[Tensor, "*batch theta"]) -> Split:
         """theta as numbers for networks; in theta's dtype."""
         values, on = theta.to(torch.float64), theta.device
-        codes = self._codes(values)
+        codes = self.codes(values)
         present = self._laws_present(codes).index_select(-1, self.law_of_spot.to(on))
         smooth = values.index_select(-1, self.continuous.to(on))
         z = torch.zeros(present.shape, dtype=torch.float64, device=on)
@@ -148,9 +154,12 @@ class MixedBijection:
         """z of `split`."""
         return self.split(theta).z
 
-    def inverse(self, z: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch theta"]:
-        """theta of z and codes: what is continuous strictly inside its law's support, NaN where it does not exist."""
-        on, values, dtype = z.device, z.to(torch.float64), torch.promote_types(z.dtype, self.dtype)
+    def inverse(self, z: Float[Tensor, "*batch z"], dtype: torch.dtype | None = None) -> Float[Tensor, "*batch theta"]:
+        """theta of z and codes: what is continuous strictly inside its law's support, NaN where it does not exist.
+
+        In `dtype`; in z's or the parameters', whichever has more digits, where it is left out.
+        """
+        on, values, dtype = z.device, z.to(torch.float64), dtype or torch.promote_types(z.dtype, self.dtype)
         codes = values.index_select(-1, self.discrete_in_z.to(on)).round()
         codes = torch.minimum(codes.nan_to_num(0.0).clamp_min(0), (self.number - 1).to(on))
         for j, k in enumerate(self.levels):  # those that exist only sometimes stand behind what they depend on
@@ -163,7 +172,7 @@ class MixedBijection:
         shown = present.index_select(-1, self.law_of_spot.to(on))
         for group in self.sorted:
             values = self._in_order(values, shown, group.spots.to(on))
-        smooth = self.inner.inverse(values.index_select(-1, self.in_z.to(on)).nan_to_num(0.0)).to(dtype)
+        smooth = self.inner.inverse(values.index_select(-1, self.in_z.to(on)).nan_to_num(0.0), dtype)
         theta = torch.zeros(*z.shape[:-1], len(self.law_of_place), dtype=dtype, device=on)
         theta = theta.index_copy(-1, self.continuous.to(on), smooth)
         theta = theta.index_copy(-1, self.discrete.to(on), (codes + self.first.to(on)).to(dtype))
@@ -182,7 +191,7 @@ class MixedBijection:
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
         """log |dz / dtheta| of what is continuous and exists; float64."""
         values, on = theta.to(torch.float64), theta.device
-        present = self._laws_present(self._codes(values))
+        present = self._laws_present(self.codes(values))
         smooth = values.index_select(-1, self.continuous.to(on))
         filled = torch.where(smooth.isnan(), self.centre.to(on), smooth)
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=on)
@@ -205,7 +214,7 @@ class MixedBijection:
         With respect to counting what is discrete, and to lengths in the units of what is continuous and exists.
         """
         values, on = theta.to(torch.float64), theta.device
-        present = self._laws_present(self._codes(values))
+        present = self._laws_present(self.codes(values))
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=on)
         for k, (law, place) in enumerate(zip(self.exact, self.places, strict=True)):
             part = values[..., place] if law.event_shape else values[..., place.start]
@@ -235,7 +244,7 @@ class MixedBijection:
             z = torch.randn(n, *law.event_shape, generator=generator, dtype=torch.float64)
             z = from_normal(law, z) - float(law.values[0]) if isinstance(law, Levels) else z
             columns.append(z.reshape(n, -1))
-        return self.inverse(torch.cat(columns, dim=-1)).to(self.dtype)
+        return self.inverse(torch.cat(columns, dim=-1), self.dtype)
 
     def without_quantiles(self) -> list[int]:
         """Places, among the laws, of those that are drawn by torch."""
@@ -246,7 +255,11 @@ class MixedBijection:
         pairs = zip(self.laws, self.places, strict=True)
         return [(law, values[..., place] if law.event_shape else values[..., place.start]) for law, place in pairs]
 
-    def _codes(self, theta: Tensor) -> Tensor:
+    def spots_present(self, codes: Tensor) -> Bool[Tensor, "*batch z"]:
+        """Which numbers of z exist, from the codes of discrete parameters, (..., number of these); -1 for none."""
+        return self._laws_present(codes).index_select(-1, self.law_of_spot.to(codes.device))
+
+    def codes(self, theta: Tensor) -> Tensor:
         """Codes of discrete parameters, (..., number of these); -1 for none."""
         codes = theta.index_select(-1, self.discrete.to(theta.device)).to(torch.float64) - self.first.to(theta.device)
         valid = (codes >= 0) & (codes < self.number.to(theta.device)) & (codes == codes.round())

@@ -100,7 +100,7 @@ class Denoising(Embedded, Adjusting, ABC):
         seed: int,
     ) -> None:
         super().__init__(prior, observables, summary, seed)
-        self.guess = LinearGuess(len(prior), self.observables if design.linear else {})
+        self.guess = LinearGuess(prior.bijection.size, self.observables if design.linear else {})
         check_part("diffusion", design.diffusion, Diffusion, "Diffusion(Level())")
         check_part("solver", design.solver, Solver, "Exponential(20)")
         check_whole("hidden", design.hidden, 1)
@@ -110,7 +110,8 @@ class Denoising(Embedded, Adjusting, ABC):
         self.diffusion, self.solver, self.linear = design.diffusion, design.solver, design.linear
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries()
-            self.network = Modulated((1 + self.linear) * len(prior), len(prior), width, design.hidden, design.blocks)
+            size = prior.bijection.size
+            self.network = Modulated((1 + self.linear) * size, size, width, design.hidden, design.blocks)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_both(batches)

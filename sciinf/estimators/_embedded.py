@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.unknown_law import check_known
 from sciinf.estimators._regressed import Regressed
 from sciinf.estimators._standardised import Standardised, check_part
@@ -70,7 +71,7 @@ class Embedded(Standardised, ABC):
             if regressed and not self._given.get(name) and not passes(self.observables[name], self._masked(name))
         }
         masked = frozenset(name for name in plain if self._masked(name))
-        self.regressed = Regressed(plain, masked, len(self.prior)) if plain else None
+        self.regressed = Regressed(plain, masked, self._targets()) if plain else None
         return sum(network.features for network in networks) + (self.regressed.features if self.regressed else 0)
 
     def standardise_all(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -87,7 +88,7 @@ class Embedded(Standardised, ABC):
                 some = batch.rows(slice(0, left))
                 x = {name: value.to(device) for name, value in some.x.items()}
                 values = self.standardise_x(x, self.z_mean.dtype)
-                yield self.to_z(some.theta.to(device)), values, self._masks(x)
+                yield self.targets(some.theta.to(device)), values, self._masks(x)
                 left -= len(some)
                 if left <= 0:
                     return
@@ -105,6 +106,11 @@ class Embedded(Standardised, ABC):
         ]
         parts += [] if self.regressed is None else [self.regressed(values, self._masks(x))]
         return torch.cat(parts, dim=-1)
+
+    def _targets(self) -> int:
+        """How many numbers least squares aim at."""
+        bijection = self.prior.bijection
+        return bijection.coordinates_size if isinstance(bijection, MixedBijection) else bijection.size
 
     def _masked(self, name: str) -> bool:
         return f"{name}_mask" in self.observables

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Estimator, Observable, Prior
 from sciinf.core.checks import check_whole
+from sciinf.core.existence import check_continuous
 from sciinf.summaries.standardise import Standardise
 
 CHUNK = {"cpu": 5_000, "cuda": 1_048_576}  # (theta, x) pairs at once when nothing is differentiated
@@ -34,7 +35,8 @@ class Standardised(Estimator, ABC):
         seed: Seeds the initial weights, which a subclass builds.
 
     Raises:
-        ValueError: If the seed is no int of at least 0, or the prior has no parameters.
+        ValueError: If the seed is no int of at least 0, the prior has no parameters, or some of them are discrete and
+            the estimator is not made for that (`mixed`).
     """
 
     z_mean: Tensor
@@ -48,26 +50,35 @@ class Standardised(Estimator, ABC):
                 f"a {type(self).__name__} learns of parameters, and the simulator has none (Prior.none()); a surrogate "
                 "(sciinf.surrogates) learns its fields"
             )
+        if not self.mixed:
+            check_continuous(prior, f"a {type(self).__name__}")
         self.prior, self.observables = prior, dict(observables)
         self.standardise_x = Standardise(self.observables)
-        self.register_buffer("z_mean", torch.zeros(len(prior)))
-        self.register_buffer("z_sd", torch.ones(len(prior)))
+        self.register_buffer("z_mean", torch.zeros(prior.bijection.size))
+        self.register_buffer("z_sd", torch.ones(prior.bijection.size))
 
     def standardise_both(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Set the standardisation of data and of parameters: a pass for each over the rows."""
         self.standardise_x.fit(batches)
         self.standardise_x.tell_rounded()
-        count, total, squares = 0, torch.zeros(len(self.prior)).double(), torch.zeros(len(self.prior)).double()
+        size = self.prior.bijection.size
+        count, total, squares = torch.zeros(size).double(), torch.zeros(size).double(), torch.zeros(size).double()
         for batch in batches():
-            z = self.prior.bijection.forward(batch.theta.cpu()).double()
-            count, total, squares = count + len(z), total + z.sum(0), squares + (z**2).sum(0)
-        mean = total / count
+            z, present = self.prior.split(batch.theta.cpu())  # 0 where nothing exists
+            z = z.double()
+            count, total, squares = count + present.sum(0), total + z.sum(0), squares + (z**2).sum(0)
+        mean = total / count.clamp_min(1)
         self.z_mean.copy_(mean)
-        self.z_sd.copy_((squares / count - mean**2).clamp_min(1e-12).sqrt())
+        sd = (squares / count.clamp_min(1) - mean**2).clamp_min(1e-12).sqrt()
+        self.z_sd.copy_(torch.where(count > 0, sd, 1.0))
 
     def to_z(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """z of theta inside the prior's support, in the networks' precision."""
         return ((self.prior.bijection.forward(theta) - self.z_mean) / self.z_sd).to(self.z_mean.dtype)
+
+    def targets(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch target"]:
+        """What plain guesses of theta aim at: z, or coordinates where some of theta is discrete."""
+        return self.prior.coordinates(theta).to(self.z_mean.dtype) if self.prior.mixed else self.to_z(theta)
 
     def to_theta(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
         """theta, strictly inside the prior's support."""
@@ -92,7 +103,7 @@ class Standardised(Estimator, ABC):
 
     def _log_density(self, theta: Tensor, log_q: Callable[[Tensor], Tensor]) -> Tensor:
         inside = torch.isfinite(self.prior.log_prob(theta))
-        centre = self.prior.bijection.inverse(torch.zeros_like(theta[:1, :1]))
+        centre = self.prior.bijection.inverse(theta.new_zeros(1, 1, self.prior.bijection.size))
         safe = torch.where(inside[..., None], theta, centre)
         found = log_q(self.to_z(safe)).double() - self.z_sd.double().log().sum()
         return torch.where(inside, found + self.prior.bijection.log_abs_det_jacobian(safe), -math.inf)

@@ -115,7 +115,8 @@ class Elements(Standardised):
         check_whole("versions", versions, 0)
         numbers = count(observables, MOST, "Elements")
         super().__init__(prior, observables, seed)
-        size, square = len(prior), len(prior) + len(prior) * (len(prior) + 1) // 2
+        size = prior.bijection.size
+        square = size + size * (size + 1) // 2
         self.numbers, self.outputs = numbers, 2 + LAGS + 3 * _PARTS
         with global_seed(torch.Generator().manual_seed(seed)):
             self.first, self.second = nn.Linear(size, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
@@ -177,7 +178,7 @@ class Elements(Standardised):
         """Middles, log sds and dependence on the numbers before as least squares have them."""
         self.counts.copy_(counts)
         self._forget()
-        start, size, parts = start_of(z, self._flat(x), LAGS, counts), len(self.prior), 2 + LAGS
+        start, size, parts = start_of(z, self._flat(x), LAGS, counts), self.prior.bijection.size, 2 + LAGS
         self.lags.copy_((torch.arange(LAGS) < start.lags).float())
         self.first_ones.requires_grad_(start.lags > 0 and len(z) >= _OWN_LAW)
         self.middle.copy_(start.middle.own[1:])

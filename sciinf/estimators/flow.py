@@ -74,7 +74,7 @@ class Flow(Embedded):
         check_part("flow", flow, Architecture, "SplineCoupling()")
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries(regressed=regression)
-            self.flow = (flow or SplineCoupling()).build(len(prior), width)
+            self.flow = (flow or SplineCoupling()).build(prior.bijection.size, width)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_all(batches)
@@ -128,7 +128,7 @@ class _FlowDensity(PushedDensity):
     @torch.no_grad()
     def push(self, noise: Float[Tensor, "n batch theta"]) -> Float[Tensor, "n batch theta"]:
         flow, context = self.estimator, self.context
-        parts = [noise[:0]]
+        parts = [noise.new_empty(0, len(context), len(flow.prior))]
         for start, stop in in_chunks(len(noise), len(context), context.device):
             parts.append(flow.to_theta(flow.flow.push(noise[start:stop], context)))
         return torch.cat(parts)
@@ -143,7 +143,7 @@ class _FlowDensity(PushedDensity):
     def _noise(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, batch, D), drawn in pieces that suit the device."""
         context = self.context
-        shape = (len(context), len(self.estimator.prior))
+        shape = (len(context), self.estimator.prior.bijection.size)
         parts = [context.new_empty(0, *shape)]
         for start, stop in in_chunks(n, len(context), context.device):
             parts.append(torch.randn(stop - start, *shape, generator=generator, device=generator.device).to(context))

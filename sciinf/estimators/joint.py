@@ -91,7 +91,7 @@ class Joint(Standardised):
         check_whole("blocks", blocks, 1)
         if set(prior.names) & set(observables):
             raise ValueError(f"{sorted(set(prior.names) & set(observables))} name a parameter and an observable too")
-        numbers = len(prior) + count(observables, MOST, "Joint")
+        numbers = prior.bijection.size + count(observables, MOST, "Joint")
         self.diffusion = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
         check_beside(self.diffusion, "leave both out")
         self.solver = solver or Exponential(20, 2)
@@ -145,7 +145,7 @@ class Joint(Standardised):
         self, size: int, generator: torch.Generator
     ) -> tuple[Bool[Tensor, "size n"], Bool[Tensor, "size n"]]:
         """What is asked for and what is given, in each of some questions; in each something is asked for."""
-        numbers, dim = len(self.gaussian.mean), len(self.prior)
+        numbers, dim = len(self.gaussian.mean), self.prior.bijection.size
         parameter = (torch.arange(numbers) < dim).expand(size, -1)
         draw = torch.rand(4, size, numbers, generator=generator, device=generator.device).cpu()
         kind, share = draw[0, :, :1], draw[1, :, :1]

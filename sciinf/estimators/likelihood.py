@@ -70,7 +70,7 @@ class Likelihood(Standardised):
         super().__init__(prior, observables, seed)
         check_part("flow", flow, Architecture, "SplineAutoregressive()")
         with global_seed(torch.Generator().manual_seed(seed)):
-            self.flow = (flow or _flow_for(numbers)).build(numbers, len(prior))
+            self.flow = (flow or _flow_for(numbers)).build(numbers, prior.bijection.size)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_both(lambda: (Batch(batch.theta, middle(batch.x)) for batch in batches()))

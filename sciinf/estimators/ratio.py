@@ -120,8 +120,8 @@ class Ratio(Embedded):
         self.contrasts, self.gamma, self.balance = contrasts, float(gamma), float(balance)
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries()
-            self.left = _Left(len(prior), width, hidden, blocks)
-            self.gaussian = ConditionalGaussian(len(prior), width, hidden) if gaussian else None
+            self.left = _Left(prior.bijection.size, width, hidden, blocks)
+            self.gaussian = ConditionalGaussian(prior.bijection.size, width, hidden) if gaussian else None
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_both(batches)
