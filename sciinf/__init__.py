@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sciinf.estimators.joint import Joint
     from sciinf.estimators.likelihood import Likelihood
     from sciinf.estimators.matching import Matching
+    from sciinf.estimators.mixed import Mixed
     from sciinf.estimators.ratio import Ratio
     from sciinf.estimators.score import Score
     from sciinf.inference.compositional import Compositional
@@ -100,6 +101,7 @@ __all__ = [
     "LogNormal",
     "LogUniform",
     "Matching",
+    "Mixed",
     "NeuronCoverage",
     "Normal",
     "Observable",
@@ -181,6 +183,7 @@ _NAMES_IN = {
     "estimators.joint": ("Joint",),
     "estimators.likelihood": ("Likelihood",),
     "estimators.matching": ("Matching",),
+    "estimators.mixed": ("Mixed",),
     "estimators.ratio": ("Ratio",),
     "estimators.score": ("Score",),
     "inference.compositional": ("Compositional",),

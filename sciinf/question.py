@@ -138,12 +138,12 @@ class Question:
             ValueError: If more than one in a hundred draws is not finite.
         """
         wanted, posterior, calibration = self.wanted, self.posterior, self.judge.calibration
-        found = finite(drawn)
+        found = finite(drawn, posterior.prior)
         shown = with_derived(found, self.simulator)
         *_, raw = layers(posterior)
         plain = None
         if raw is not posterior:
-            plain = finite(raw.draw(self.x, wanted.draws, generator=generator))
+            plain = finite(raw.draw(self.x, wanted.draws, generator=generator), posterior.prior)
         simulator = self.simulator if wanted.predicted else None
         predicted, of, foretold, where = _predict(simulator, posterior, self.x, found, generator)
         corrected, region = self.judge.recalibrated(found, wanted.level, looked)

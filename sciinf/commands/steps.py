@@ -30,6 +30,8 @@ def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
 
     if isinstance(name, Estimator):
         return name
+    if name == "flow" and simulator.prior.mixed:  # which no flow learns of
+        name = "mixed"
     check_estimator(name)
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
 

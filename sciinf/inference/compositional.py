@@ -45,6 +45,7 @@ from torch import distributions as td
 from sciinf.core import Batch, DensityUnavailable, Fit, Observable, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
+from sciinf.core.existence import check_continuous
 from sciinf.core.fit import trained_on
 from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
 from sciinf.diffusion.joined import Gauss, Method, Parts
@@ -87,6 +88,7 @@ class Compositional(Learned):
         held_out: Store | None = None,
     ) -> None:
         estimator = fit.estimator
+        check_continuous(estimator.prior, "a Compositional")
         if not isinstance(estimator, Denoising):
             raise TypeError(
                 f"{type(estimator).__name__} has no scores to compose; train a Score, or a summary network for sets"

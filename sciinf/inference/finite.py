@@ -6,18 +6,25 @@ from dataclasses import replace
 
 import torch
 
-from sciinf.core import Check, Draws
+from sciinf.core import Check, Draws, Prior
 
 MOST = 0.01  # of the draws may be left out
 
 
-def finite(draws: Draws) -> Draws:
-    """The draws without those that are not finite.
+def finite(draws: Draws, prior: Prior | None = None) -> Draws:
+    """The draws without those that are not finite where their parameters exist.
+
+    Args:
+        draws: Of the prior's parameters.
+        prior: Says which parameters exist; all do where left out.
 
     Raises:
         ValueError: If more than one in a hundred is not finite, or none has a weight.
     """
-    good = draws.theta.isfinite().all(-1) & (draws.log_weight < torch.inf)  # a NaN is below nothing
+    numbers = draws.theta.isfinite()
+    if prior is not None and prior.mixed:
+        numbers = numbers | ~prior.present(draws.theta)
+    good = numbers.all(-1) & (draws.log_weight < torch.inf)  # a NaN is below nothing
     lost = int((~good).sum())
     if lost > MOST * len(draws):
         raise ValueError(

@@ -44,6 +44,7 @@ from sciinf.core import DensityUnavailable, Fit, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.doubts import doubt
+from sciinf.core.existence import check_continuous
 from sciinf.core.fit import failed_of, trained_on
 from sciinf.flows.conditional import log_normal
 from sciinf.inference.learned import Learned, generator_on
@@ -82,6 +83,7 @@ class MCMC(Learned):
         candidates: int = 1_000,
     ) -> None:
         estimator = fit.estimator
+        check_continuous(estimator.prior, "sampling by Markov chains")
         if estimator.normalised:
             raise TypeError(
                 f"{type(estimator).__name__} gives draws and densities by itself, with no need of chains; use "

@@ -99,7 +99,7 @@ class Reweighted(Posterior):
         spent, law = pilot, None
         thetas, log_weights = [theta], [log_weight]
         fits = covers(self.proposal) and effective_size(log_weight) >= _GOOD * pilot
-        if not fits and spent < self.budget:
+        if not fits and not self.prior.mixed and spent < self.budget:  # the law lives in R^D
             law = MultivariateT.fit(self.prior.bijection.forward(theta.double()), _some(log_weight))
             thetas, log_weights = [], []
         while spent < self.budget:

@@ -38,6 +38,7 @@ import torch
 
 from sciinf.core import DensityUnavailable, Estimator, Fit, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
+from sciinf.core.existence import check_continuous
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
@@ -93,9 +94,9 @@ def infer_sequentially(
 
     Raises:
         TypeError: If the simulator is none.
-        ValueError: If x does not fit the observables, the estimator is for another prior or other observables, a number
-            makes no sense, or the folder holds rounds of another observation, simulator or setting; whatever `simulate`
-            and `train` raise.
+        ValueError: If x does not fit the observables, a parameter is discrete, the estimator is for another prior or
+            other observables, a number makes no sense, or the folder holds rounds of another observation, simulator or
+            setting; whatever `simulate` and `train` raise.
         DensityUnavailable: If the estimator's density has no `log_prob` and there is more than one round.
         OutsideRegion: If a round's posterior is not where the earlier ones were.
 
@@ -106,6 +107,7 @@ def infer_sequentially(
     if not isinstance(simulator, Simulator):
         raise TypeError(f"expected a Simulator, got {type(simulator).__name__}; load_simulator(path) reads a file")
     _check(rounds, simulations, epsilon)
+    check_continuous(simulator.prior, "sequential inference")
     observation, out = as_observation(simulator.observables, x), Path(out)
     recipe = recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)

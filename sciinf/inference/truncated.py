@@ -46,6 +46,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import Density, Fit, Prior, Proposal, X
+from sciinf.core.existence import check_continuous
 from sciinf.engine.block import generator_for
 from sciinf.inference.multivariate_t import MultivariateT
 
@@ -104,6 +105,7 @@ class TruncatedPrior(Proposal):
         about: Mapping[str, Any],
         measured: Mapping[str, Any] | None = None,
     ) -> None:
+        check_continuous(prior, "a truncated prior")
         self.prior, self.regions, self.about = prior, tuple(regions), dict(about)
         pilot, draws, weighed = (generator_for(0, _REGION, len(regions), k) for k in range(3))
         found = measured or self._from_the_prior(pilot)

@@ -1,0 +1,320 @@
+r"""Posterior estimation of labels, counts, and parameters that exist in some rows only, by an exact chain.
+
+With d_1 ... d_L the discrete parameters and z_1 ... z_M the numbers of the continuous ones (`core.mixed_bijection`), in
+the prior's order,
+
+    q(theta | x) = prod_i q(d_i | d_<i, x)  prod_j q(z_j | d, z_<j, x) |dz / dtheta|,
+
+each product over what exists, which the discrete parameters say. Each factor is normalised, logits of the former, a
+spline of the latter (`flows.heads`), and so is q in every dimension that theta may have. The loss is
+-E_{p(theta, x)} log q(z, d | s(x)), whose minimum over all q is the posterior.
+
+Discrete parameters stand first, whatever the prior's order, so that their probabilities need no integral: of all values
+of those before one they are sums (`log_probabilities`). Shapes: z (batch, D), s(x) (batch, F).
+
+References:
+    | Mixed neural likelihood estimation for models of decision-making (Boelts et al., 2022),
+      https://doi.org/10.7554/eLife.77220
+    | MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sciinf.core import Batch, Density, Marginals, Observable, Prior, X
+from sciinf.core.checks import check_whole
+from sciinf.core.levels import Levels
+from sciinf.core.memory import retain_freed
+from sciinf.core.mixed_bijection import MixedBijection
+from sciinf.core.prior import global_seed
+from sciinf.estimators._embedded import Embedded
+from sciinf.estimators._standardised import check_rows, in_chunks
+from sciinf.flows.heads import Logits, Splines
+from sciinf.nets.chain import Chain
+from sciinf.summaries.summary import Summary
+
+_MOST = 65_536  # combinations of discrete values that probabilities are added up over
+
+
+class Parts(NamedTuple):
+    """Rows as the chain sees them.
+
+    Args:
+        codes: (row, L), -1 where a parameter does not exist.
+        z: (row, M), standardised, 0 where a number does not exist.
+        present: (row, M).
+    """
+
+    codes: Tensor
+    z: Tensor
+    present: Tensor
+
+
+class Mixed(Embedded):
+    """Amortized posterior estimation with discrete parameters, and others that exist in some rows only.
+
+    Priors whose parameters are all continuous are fine, too.
+
+    Args:
+        prior: The prior.
+        observables: What the simulator produces.
+        summary: One summary network for every observable, or one per name; chosen from the observables'
+            specification where left out.
+        hidden: Width of the networks of the chain.
+        blocks: Residual blocks of each.
+        bins: Pieces of each spline.
+        regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
+            networks that were chosen here (`_regressed`).
+        seed: Seeds the initial weights.
+
+    Raises:
+        TypeError: If `summary` is something else: the class or the name of one, say.
+        ValueError: If a summary is for no observable, or a number is no int of at least 1 (the seed: 0).
+
+    Examples:
+        >>> from sciinf import Choice, Normal, Only
+        >>> prior = Prior(model=Choice("a", "b"), mu=Only(Normal(0.0, 1.0), model="b"))
+        >>> density = Mixed(prior, {"x": Observable((3,))}).condition({"x": torch.zeros(2, 3)})
+        >>> density.sample(5, generator=torch.Generator()).shape, density.log_probabilities("model").shape
+        (torch.Size([5, 2, 2]), torch.Size([2, 2]))
+    """
+
+    mixed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        *,
+        summary: Summary | Mapping[str, Summary] | None = None,
+        hidden: int = 64,
+        blocks: int = 2,
+        bins: int = 12,
+        regression: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prior, observables, summary, seed)
+        for name, value, least in (("hidden", hidden, 1), ("blocks", blocks, 1), ("bins", bins, 2)):
+            check_whole(name, value, least)
+        bijection = prior.bijection
+        self.levels = list(bijection.levels.values()) if isinstance(bijection, MixedBijection) else list[Levels]()
+        self.spots = bijection.in_z if isinstance(bijection, MixedBijection) else torch.arange(bijection.size)
+        sizes = [len(law.values) for law in self.levels]
+        widths = [*sizes, *[2] * len(self.spots)]
+        with global_seed(torch.Generator().manual_seed(seed)):
+            width = self.build_summaries(regressed=regression)
+            self.chain = Chain(widths, width, hidden, blocks)
+            self.logits = Logits(sizes, hidden)
+            self.splines = Splines(len(self.spots), hidden, bins)
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        self.standardise_all(batches)
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        return -self.log_chain(self.parts(batch.theta), self.chain.prepare(self.features(batch.x)))
+
+    def condition(self, x: X) -> MixedDensity:
+        retain_freed()
+        with torch.no_grad():
+            device = self.z_mean.device
+            return MixedDensity(self, self.features({name: value.to(device) for name, value in x.items()}), 0.0)
+
+    def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
+        """theta inside the prior's support, as the chain sees it."""
+        bijection, dtype = self.prior.bijection, self.z_mean.dtype
+        z, present = self.prior.split(theta)
+        spots = self.spots.to(z.device)
+        mean, sd = (one.index_select(0, spots) for one in (self.z_mean, self.z_sd))
+        there = present.index_select(-1, spots)
+        numbers = torch.where(there, (z.index_select(-1, spots) - mean) / sd, 0.0).to(dtype)
+        if not isinstance(bijection, MixedBijection):
+            return Parts(z.new_zeros(len(z), 0).long(), numbers, there)
+        return Parts(bijection.codes(theta), numbers, there)
+
+    def log_chain(
+        self, parts: Parts, prepared: Float[Tensor, "layer link row hidden"], floor: float = 0.0
+    ) -> Float[Tensor, " row"]:
+        """log q(d, z | x) of rows, z standardised.
+
+        Args:
+            parts: The rows.
+            prepared: What the chain's `prepare` gave for each.
+            floor: Share of the prior in the probabilities of discrete values.
+        """
+        u = self.chain(self.inputs(parts), prepared)
+        total, discrete = u.new_zeros(u.shape[1]), len(self.levels)
+        for k in range(discrete):
+            code = parts.codes[:, k]
+            found = self.floored(k, self.logits.log_probs(k, u[k]), floor)
+            total = total + torch.where(code >= 0, found.gather(1, code.clamp_min(0)[:, None])[:, 0], 0.0)
+        if len(self.spots):
+            each = self.splines.log_prob(parts.z.T, u[discrete:])
+            total = total + torch.where(parts.present.T, each, 0.0).sum(0)
+        return total
+
+    def inputs(self, parts: Parts) -> Float[Tensor, "row input"]:
+        """What links see of those before them: a 1 among 0s for a value; a number, and 1 where it exists."""
+        hot = [
+            F.one_hot(parts.codes[:, k] + 1, 1 + len(law.values))[:, 1:].to(parts.z.dtype)
+            for k, law in enumerate(self.levels)
+        ]
+        pairs = torch.stack([parts.z, parts.present.to(parts.z.dtype)], dim=-1).flatten(1)
+        return torch.cat([*hot, pairs], dim=1)
+
+    def floored(self, which: int, log_probs: Float[Tensor, "row value"], floor: float) -> Float[Tensor, "row value"]:
+        """Log probabilities of a discrete parameter's values, with a share of the prior's."""
+        if not floor:
+            return log_probs
+        prior = self.levels[which].log_probs.to(log_probs)
+        return torch.logaddexp(
+            log_probs + math.log1p(-floor) if floor < 1 else log_probs - math.inf, prior + math.log(floor)
+        )
+
+
+class MixedDensity(Density, Marginals):
+    """The chain's density of theta given a batch of embedded observations, (batch, F)."""
+
+    def __init__(self, estimator: Mixed, context: Tensor, floor: float) -> None:
+        self.estimator, self.context, self.floor = estimator, context, floor
+        with torch.no_grad():
+            self._prepared = estimator.chain.prepare(context)
+
+    def with_floor(self, share: float) -> MixedDensity:
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of the prior under each discrete value is from 0 to 1, got {share!r}")
+        return MixedDensity(self.estimator, self.context, float(share))
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        rows, prior = len(self.context), self.estimator.prior
+        parts = [torch.empty(0, rows, len(prior), dtype=prior.dtype, device=self.context.device)]
+        for start, stop in in_chunks(n, rows, self.context.device):
+            parts.append(self._drawn(stop - start, generator))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        estimator, prior, rows = self.estimator, self.estimator.prior, len(self.context)
+        check_rows(theta, rows, prior)
+        flat = theta.to(self.context.device).reshape(-1, rows, len(prior))
+        found = [torch.empty(0, rows, dtype=torch.float64, device=self.context.device)]
+        scales = estimator.z_sd.double().log().index_select(0, estimator.spots.to(self.context.device))
+        for start, stop in in_chunks(len(flat), rows, self.context.device):
+            some = flat[start:stop]
+            inside = torch.isfinite(prior.log_prob(some))
+            safe = torch.where(inside[..., None], some, self._centre().to(some)).flatten(0, 1)
+            parts = estimator.parts(safe)
+            log_q = estimator.log_chain(parts, self._spread(stop - start), self.floor).double()
+            log_q = log_q - (parts.present * scales).sum(-1) + prior.log_jacobian(safe)
+            found.append(torch.where(inside, log_q.view(inside.shape), -math.inf))
+        return torch.cat(found).reshape(theta.shape[:-1])
+
+    @torch.no_grad()
+    def log_probabilities(self, name: str) -> Float[Tensor, "batch value"]:
+        """log P of each value, exact: a sum over all values of the discrete parameters before it.
+
+        Raises:
+            ValueError: If there is no discrete parameter of that name, or more than 65,536 combinations of values stand
+                before it.
+        """
+        estimator = self.estimator
+        names = list(estimator.prior.discrete())
+        if name not in names:
+            raise ValueError(f"there is no discrete parameter {name!r}; there is {', '.join(names) or 'none'}")
+        which = names.index(name)
+        sizes = [len(law.values) for law in estimator.levels[:which]]
+        if math.prod(sizes) > _MOST:
+            raise ValueError(
+                f"{math.prod(sizes):,} combinations of values stand before {name!r}, at most {_MOST:,} are added up; "
+                "put it further to the front of the prior, or count draws"
+            )
+        rows, total = len(self.context), []
+        for codes in itertools.product(*(range(size) for size in sizes)):
+            found = self._of_values(which, torch.tensor(codes, dtype=torch.long, device=self.context.device))
+            if found is not None:
+                total.append(found)
+        return torch.stack(total).logsumexp(0) if total else self.context.new_full((rows, 0), -math.inf)
+
+    def _of_values(self, which: int, before: Tensor) -> Tensor | None:
+        """log q of values of discrete parameters and of each value of the next, (batch, K); None if they cannot be."""
+        estimator, rows = self.estimator, len(self.context)
+        codes = torch.full((rows, len(estimator.levels)), -1, device=self.context.device)
+        total = self.context.new_zeros(rows, 1)
+        for k in range(which + 1):
+            exists = bool(self._exists(codes, k)[0]) if rows else True
+            log_probs = self._log_probs(k, codes, self._prepared) if exists else None
+            if k == which:
+                return total + log_probs if log_probs is not None else None
+            if log_probs is None:
+                if int(before[k]):
+                    return None  # counted once, under the first value
+                continue
+            total = total + log_probs[:, before[k], None]
+            codes[:, k] = before[k]
+        return total
+
+    def _exists(self, codes: Tensor, which: int) -> Tensor:
+        """Whether a discrete parameter exists, from those before it."""
+        bijection = self.estimator.prior.bijection
+        if not isinstance(bijection, MixedBijection):
+            return codes.new_ones(len(codes), dtype=torch.bool)
+        return bijection.spots_present(codes)[:, int(bijection.discrete_in_z[which])]
+
+    def _log_probs(self, which: int, codes: Tensor, prepared: Tensor) -> Tensor:
+        estimator = self.estimator
+        blank = self.context.new_zeros(len(codes), len(estimator.spots))
+        seen = estimator.inputs(Parts(codes, blank, blank.bool()))
+        u = estimator.chain.link(which, seen, prepared)
+        return estimator.floored(which, estimator.logits.log_probs(which, u), self.floor)
+
+    def _drawn(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, batch, theta)."""
+        estimator, bijection, rows = self.estimator, self.estimator.prior.bijection, n * len(self.context)
+        prepared, like = self._spread(n), self.context
+        codes = torch.full((rows, len(estimator.levels)), -1, device=like.device)
+        for k in range(len(estimator.levels)):
+            u = torch.rand(rows, 1, generator=generator, device=generator.device).to(like)
+            below = self._log_probs(k, codes, prepared).exp().double().cumsum(-1)
+            code = (u * below[:, -1:] >= below[:, :-1]).sum(-1)
+            codes[:, k] = torch.where(self._exists(codes, k), code, -1)
+        z = like.new_zeros(rows, len(estimator.spots))
+        spots = estimator.spots.to(like.device)
+        present = torch.ones(rows, bijection.size, dtype=torch.bool, device=like.device)
+        if isinstance(bijection, MixedBijection):
+            present = bijection.spots_present(codes)
+        there = present.index_select(-1, spots)
+        for j in range(len(estimator.spots)):
+            noise = torch.randn(rows, generator=generator, device=generator.device).to(like)
+            u = estimator.chain.link(len(estimator.levels) + j, estimator.inputs(Parts(codes, z, there)), prepared)
+            found = estimator.splines.push(noise[None], u[None], slice(j, j + 1))[0]
+            z[:, j] = torch.where(there[:, j], found, 0.0)
+        full = like.new_zeros(rows, bijection.size, dtype=torch.float64)
+        mean, sd = (one.double().index_select(0, spots) for one in (estimator.z_mean, estimator.z_sd))
+        full = full.index_copy(-1, spots, z.double() * sd + mean)
+        if isinstance(bijection, MixedBijection):
+            full = full.index_copy(-1, bijection.discrete_in_z.to(like.device), codes.clamp_min(0).double())
+        return bijection.inverse(full, estimator.prior.dtype).view(n, len(self.context), -1)
+
+    def _spread(self, n: int) -> Tensor:
+        """What the chain needs of the context, for n rows of each observation."""
+        *lead, rows, hidden = self._prepared.shape
+        return self._prepared[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
+
+    def _centre(self) -> Tensor:
+        """A row of theta that can be."""
+        bijection = self.estimator.prior.bijection
+        return bijection.inverse(torch.zeros(bijection.size, dtype=torch.float64))
+
+
+def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Mixed:
+    """The estimator with its defaults."""
+    return Mixed(prior, observables, seed=seed)
