@@ -59,6 +59,24 @@ class Parts(NamedTuple):
     present: Tensor
 
 
+class Given(NamedTuple):
+    """What the chain needs of the context.
+
+    Args:
+        layers: What `Chain.prepare` gave, (layer, link, row, hidden).
+        beside: What `Logits.prepare` gave, (row, values) of each discrete parameter.
+    """
+
+    layers: Tensor
+    beside: list[Tensor]
+
+    def spread(self, n: int) -> Given:
+        """For n rows of each observation."""
+        *lead, rows, hidden = self.layers.shape
+        layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
+        return Given(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside])
+
+
 class Mixed(Embedded):
     """Amortized posterior estimation with discrete parameters, and others that exist in some rows only.
 
@@ -113,20 +131,24 @@ class Mixed(Embedded):
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries(regressed=regression)
             self.chain = Chain(widths, width, hidden, blocks)
-            self.logits = Logits(sizes, hidden)
+            self.logits = Logits(sizes, hidden, width)
             self.splines = Splines(len(self.spots), hidden, bins)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_all(batches)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        return -self.log_chain(self.parts(batch.theta), self.chain.prepare(self.features(batch.x)))
+        return -self.log_chain(self.parts(batch.theta), self.given(self.features(batch.x)))
 
     def condition(self, x: X) -> MixedDensity:
         retain_freed()
         with torch.no_grad():
             device = self.z_mean.device
             return MixedDensity(self, self.features({name: value.to(device) for name, value in x.items()}), 0.0)
+
+    def given(self, context: Float[Tensor, "batch feature"]) -> Given:
+        """What the chain needs of features."""
+        return Given(self.chain.prepare(context), self.logits.prepare(context))
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
         """theta inside the prior's support, as the chain sees it."""
@@ -140,21 +162,19 @@ class Mixed(Embedded):
             return Parts(z.new_zeros(len(z), 0).long(), numbers, there)
         return Parts(bijection.codes(theta), numbers, there)
 
-    def log_chain(
-        self, parts: Parts, prepared: Float[Tensor, "layer link row hidden"], floor: float = 0.0
-    ) -> Float[Tensor, " row"]:
+    def log_chain(self, parts: Parts, given: Given, floor: float = 0.0) -> Float[Tensor, " row"]:
         """log q(d, z | x) of rows, z standardised.
 
         Args:
             parts: The rows.
-            prepared: What the chain's `prepare` gave for each.
+            given: What `given` gave, for each.
             floor: Share of the prior in the probabilities of discrete values.
         """
-        u = self.chain(self.inputs(parts), prepared)
+        u = self.chain(self.inputs(parts), given.layers)
         total, discrete = u.new_zeros(u.shape[1]), len(self.levels)
         for k in range(discrete):
             code = parts.codes[:, k]
-            found = self.floored(k, self.logits.log_probs(k, u[k]), floor)
+            found = self.floored(k, self.logits.log_probs(k, u[k], given.beside[k]), floor)
             total = total + torch.where(code >= 0, found.gather(1, code.clamp_min(0)[:, None])[:, 0], 0.0)
         if len(self.spots):
             each = self.splines.log_prob(parts.z.T, u[discrete:])
@@ -186,7 +206,7 @@ class MixedDensity(Density, Marginals):
     def __init__(self, estimator: Mixed, context: Tensor, floor: float) -> None:
         self.estimator, self.context, self.floor = estimator, context, floor
         with torch.no_grad():
-            self._prepared = estimator.chain.prepare(context)
+            self._given = estimator.given(context)
 
     def with_floor(self, share: float) -> MixedDensity:
         if not 0 <= share <= 1:
@@ -213,7 +233,7 @@ class MixedDensity(Density, Marginals):
             inside = torch.isfinite(prior.log_prob(some))
             safe = torch.where(inside[..., None], some, self._centre().to(some)).flatten(0, 1)
             parts = estimator.parts(safe)
-            log_q = estimator.log_chain(parts, self._spread(stop - start), self.floor).double()
+            log_q = estimator.log_chain(parts, self._given.spread(stop - start), self.floor).double()
             log_q = log_q - (parts.present * scales).sum(-1) + prior.log_jacobian(safe)
             found.append(torch.where(inside, log_q.view(inside.shape), -math.inf))
         return torch.cat(found).reshape(theta.shape[:-1])
@@ -251,7 +271,7 @@ class MixedDensity(Density, Marginals):
         total = self.context.new_zeros(rows, 1)
         for k in range(which + 1):
             exists = bool(self._exists(codes, k)[0]) if rows else True
-            log_probs = self._log_probs(k, codes, self._prepared) if exists else None
+            log_probs = self._log_probs(k, codes, self._given) if exists else None
             if k == which:
                 return total + log_probs if log_probs is not None else None
             if log_probs is None:
@@ -269,21 +289,21 @@ class MixedDensity(Density, Marginals):
             return codes.new_ones(len(codes), dtype=torch.bool)
         return bijection.spots_present(codes)[:, int(bijection.discrete_in_z[which])]
 
-    def _log_probs(self, which: int, codes: Tensor, prepared: Tensor) -> Tensor:
+    def _log_probs(self, which: int, codes: Tensor, given: Given) -> Tensor:
         estimator = self.estimator
         blank = self.context.new_zeros(len(codes), len(estimator.spots))
         seen = estimator.inputs(Parts(codes, blank, blank.bool()))
-        u = estimator.chain.link(which, seen, prepared)
-        return estimator.floored(which, estimator.logits.log_probs(which, u), self.floor)
+        u = estimator.chain.link(which, seen, given.layers)
+        return estimator.floored(which, estimator.logits.log_probs(which, u, given.beside[which]), self.floor)
 
     def _drawn(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, batch, theta)."""
         estimator, bijection, rows = self.estimator, self.estimator.prior.bijection, n * len(self.context)
-        prepared, like = self._spread(n), self.context
+        given, like = self._given.spread(n), self.context
         codes = torch.full((rows, len(estimator.levels)), -1, device=like.device)
         for k in range(len(estimator.levels)):
             u = torch.rand(rows, 1, generator=generator, device=generator.device).to(like)
-            below = self._log_probs(k, codes, prepared).exp().double().cumsum(-1)
+            below = self._log_probs(k, codes, given).exp().double().cumsum(-1)
             code = (u * below[:, -1:] >= below[:, :-1]).sum(-1)
             codes[:, k] = torch.where(self._exists(codes, k), code, -1)
         z = like.new_zeros(rows, len(estimator.spots))
@@ -294,7 +314,7 @@ class MixedDensity(Density, Marginals):
         there = present.index_select(-1, spots)
         for j in range(len(estimator.spots)):
             noise = torch.randn(rows, generator=generator, device=generator.device).to(like)
-            u = estimator.chain.link(len(estimator.levels) + j, estimator.inputs(Parts(codes, z, there)), prepared)
+            u = estimator.chain.link(len(estimator.levels) + j, estimator.inputs(Parts(codes, z, there)), given.layers)
             found = estimator.splines.push(noise[None], u[None], slice(j, j + 1))[0]
             z[:, j] = torch.where(there[:, j], found, 0.0)
         full = like.new_zeros(rows, bijection.size, dtype=torch.float64)
@@ -303,11 +323,6 @@ class MixedDensity(Density, Marginals):
         if isinstance(bijection, MixedBijection):
             full = full.index_copy(-1, bijection.discrete_in_z.to(like.device), codes.clamp_min(0).double())
         return bijection.inverse(full, estimator.prior.dtype).view(n, len(self.context), -1)
-
-    def _spread(self, n: int) -> Tensor:
-        """What the chain needs of the context, for n rows of each observation."""
-        *lead, rows, hidden = self._prepared.shape
-        return self._prepared[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
 
     def _centre(self) -> Tensor:
         """A row of theta that can be."""

@@ -1,6 +1,7 @@
 r"""What a link of a chain says of its parameter: probabilities of labels and counts, or a spline of a number.
 
-From the hidden numbers u of its network (`nets.chain`), a link with K values gives logits l = W u + b,
+From the hidden numbers u of its network (`nets.chain`) and the context c, a link with K values gives logits
+l = W u + V c + b,
 
     log q(d) = l_d - log sum_k exp l_k,
 
@@ -38,19 +39,30 @@ class Logits(nn.Module):
     Args:
         values: How many values each link has.
         hidden: Width of u.
+        features: Width of c.
     """
 
-    def __init__(self, values: Sequence[int], hidden: int) -> None:
+    def __init__(self, values: Sequence[int], hidden: int, features: int) -> None:
         super().__init__()
         layers = [nn.Linear(hidden, number) for number in values]
         for layer in layers:
             nn.init.normal_(layer.weight, std=0.1 * hidden**-0.5)
             nn.init.zeros_(layer.bias)
         self.layers = nn.ModuleList(layers)
+        beside = [nn.Linear(features, number, bias=False) for number in values]
+        for layer in beside:
+            nn.init.normal_(layer.weight, std=0.3 * features**-0.5)
+        self.beside = nn.ModuleList(beside)
 
-    def log_probs(self, which: int, u: Float[Tensor, "row hidden"]) -> Float[Tensor, "row value"]:
-        """log q of every value of one link."""
-        return self.layers[which](u).log_softmax(-1)
+    def prepare(self, context: Float[Tensor, "batch feature"]) -> list[Float[Tensor, "batch value"]]:
+        """V c of each link."""
+        return [layer(context) for layer in self.beside]
+
+    def log_probs(
+        self, which: int, u: Float[Tensor, "row hidden"], beside: Float[Tensor, "row value"]
+    ) -> Float[Tensor, "row value"]:
+        """log q of every value of one link; `beside` is what `prepare` gave for it."""
+        return (self.layers[which](u) + beside).log_softmax(-1)
 
 
 class Splines(nn.Module):

@@ -9,6 +9,7 @@ from sciinf.lazy import offered
 if TYPE_CHECKING:
     from sciinf.summaries.exchangeable import DeepSet
     from sciinf.summaries.image import CNN
+    from sciinf.summaries.segments import Segments
     from sciinf.summaries.series import Conv1d, Transformer
     from sciinf.summaries.vector import MLP
 
@@ -17,6 +18,7 @@ __all__ = [
     "MLP",
     "Conv1d",
     "DeepSet",
+    "Segments",
     "Transformer",
 ]
 
@@ -25,6 +27,7 @@ _MODULES = {
     "Conv1d": "series",
     "DeepSet": "exchangeable",
     "MLP": "vector",
+    "Segments": "segments",
     "Transformer": "series",
 }
 
