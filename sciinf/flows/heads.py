@@ -1,7 +1,7 @@
 r"""What a link of a chain says of its parameter: probabilities of labels and counts, or a spline of a number.
 
 From the hidden numbers u of its network (`nets.chain`) and the context c, a link with K values gives logits
-l = W u + V c + b,
+l = W u + 8 V c + b (what the context says by itself is learned in few steps, for steps go by the size of V),
 
     log q(d) = l_d - log sum_k exp l_k,
 
@@ -30,6 +30,7 @@ from sciinf.flows.rational_quadratic import EDGE, numbers
 
 BOUND = 5.0  # beyond which the spline is the identity
 _ALL = slice(None)
+_BESIDE = 8.0
 _SCALES = 8.0  # log scales lie between minus and plus this
 
 
@@ -51,12 +52,12 @@ class Logits(nn.Module):
         self.layers = nn.ModuleList(layers)
         beside = [nn.Linear(features, number, bias=False) for number in values]
         for layer in beside:
-            nn.init.normal_(layer.weight, std=0.3 * features**-0.5)
+            nn.init.normal_(layer.weight, std=0.3 * features**-0.5 / _BESIDE)
         self.beside = nn.ModuleList(beside)
 
     def prepare(self, context: Float[Tensor, "batch feature"]) -> list[Float[Tensor, "batch value"]]:
         """V c of each link."""
-        return [layer(context) for layer in self.beside]
+        return [_BESIDE * layer(context) for layer in self.beside]
 
     def log_probs(
         self, which: int, u: Float[Tensor, "row hidden"], beside: Float[Tensor, "row value"]

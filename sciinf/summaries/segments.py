@@ -2,16 +2,17 @@ r"""Features of a series whose law changes at times that nobody knows: how well 
 
 Time is cut into G cells, with edges t_0 < ... < t_G. Of all items between two edges a network g tells the score
 
-    L(a, b) = g_0(s_ab) + n_ab g_1(s_ab),      s_ab = (log n, mean, mean square, ...) of the n_ab items from t_a to t_b,
+    L(a, b) = g_0(s_ab) + n_ab (g_1(s_ab) + w r_ab^2),
 
-which can become the log evidence of one law for all of them. What a series with j changes, wherever they are, then has,
-is a sum over all places, by forward recursion,
+s_ab the number n_ab of these items and means of theirs, r_ab that of asinh(2 item). It is a Gaussian's at first, and
+can become the log evidence of one law for all of them. What a series with j changes, wherever they are, then has, is a sum
+over all places, by forward recursion,
 
     A_1(b) = L(0, b),    A_{i+1}(b) = log sum_{a < b} exp(A_i(a) + L(a, b)),    Z_j = A_{j+1}(G),
 
 and with B from the other end, P(the i-th of j changes is at edge c) ~ exp(A_i(c) + B_{j-i+1}(c)). Features are
-(Z_j - Z_0) / 4 for j = 1 ... m, which tell how many changes there are, and what a perceptron makes of these, of where
-the changes are, of sums up to there, and of the series itself.
+Z_j - log sum_k exp Z_k for j = 0 ... m, which tell how many changes there are, and what a perceptron makes of these, of
+where the changes are, of sums up to there, and of the series itself.
 
 References:
     | Exact and efficient Bayesian inference for multiple changepoint problems (Fearnhead, 2006),
@@ -24,14 +25,15 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciinf.core.simulator import Observable
 from sciinf.summaries.perceptron import Perceptron
 from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, rows_of
 
 _NEVER = -1e4  # log score of what cannot be
-_MOST = 30.0  # |Z_j - Z_0| that is told apart
+_BEND = 2.0  # what is beyond half a standard deviation counts by its logarithm, so that no item outweighs all others
+_MOST = 8.0  # beyond which differences of Z_j count by their logarithms, so that none is too large to learn from
 
 
 class Segments(Summary):
@@ -76,8 +78,11 @@ class _Segments(SummaryNetwork):
             ("stops", stops),
         ):
             self.register_buffer(name, value, persistent=False)
-        self.score = Perceptron([2 + 4 * width, plan.hidden, 2 * plan.heads])
-        self.found = plan.changes * plan.heads
+        self.score = Perceptron([2 + 6 * width, plan.hidden, 2 * plan.heads])
+        with torch.no_grad():
+            [*self.score.parameters()][-2].mul_(0.2)  # a Gaussian's at first
+        self.gaussian = nn.Parameter(torch.full((width, plan.heads), 0.5 / width))
+        self.found = (plan.changes + 1) * plan.heads
         places = plan.changes * (plan.changes + 1) // 2
         told = self.found + places * (cells - 1 + 1 + width) + self.length * width + (cells + 1) * width
         self.head = Perceptron([told, 2 * plan.features, plan.features])
@@ -87,23 +92,33 @@ class _Segments(SummaryNetwork):
         self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
     ) -> Float[Tensor, "batch feature"]:
         steps, known = rows_of(x, self.axis), rows_of(mask, self.axis).to(x.dtype)
-        sums = _up_to(torch.cat([steps, steps.square(), known], dim=-1))[:, self.edges]
+        sums = self._sums(steps, known)
         scores = self._scores(sums)
         forward, backward, total = self._paths(scores)
-        found = ((total[:, :, 1:] - total[:, :, :1]).clamp(-_MOST, _MOST) / 4).flatten(1)
+        less = total.logsumexp(-1, keepdim=True) - total
+        found = -(_MOST * torch.log1p(less / _MOST)).flatten(1)
         summed = sums[..., : steps.shape[-1]] / math.sqrt(self.length)
         where = self._where(forward, backward, summed)
         told = torch.cat([found, where, steps.flatten(1), summed.flatten(1)], dim=1)
         return torch.cat([found, self.head(told)], dim=1)
 
+    def _sums(self, steps: Tensor, known: Tensor) -> Float[Tensor, "batch edge sum"]:
+        """Sums up to each edge: of items, of items bent and these squared, and of how many there are."""
+        bent = torch.asinh(_BEND * steps)
+        each = torch.cat([steps, bent, bent.square(), known], dim=-1).cumsum(1)
+        return torch.cat([torch.zeros_like(each[:, :1]), each], dim=1).index_select(1, self.edges)
+
     def _scores(self, sums: Float[Tensor, "batch edge sum"]) -> Float[Tensor, "batch head stop start"]:
         """L, `_NEVER` where a segment does not begin before it ends."""
         between = sums.index_select(1, self.stops) - sums.index_select(1, self.starts)
-        total, squares, number = between.chunk(3, dim=-1)
-        mean, square, n = total / number.clamp_min(1), squares / number.clamp_min(1), number.mean(-1, keepdim=True)
+        *totals, number = between.chunk(4, dim=-1)
+        mean, bent, square = (total / number.clamp_min(1) for total in totals)
+        n = number.mean(-1, keepdim=True)
         size = [n.clamp_min(1).log() / 2 - 1, n / self.length]
-        seen = torch.cat([*size, mean, square, 0.2 * n.sqrt() * mean, mean.square()], dim=-1)
+        of_bent = [bent, square, 0.2 * n.sqrt() * bent, bent.square()]
+        seen = torch.cat([*size, mean / 4, torch.asinh(_BEND * mean), *of_bent], dim=-1)
         once, each = self.score(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).chunk(2, dim=-1)
+        each = each + bent.square() @ self.gaussian
         found, edges = (once + n * each).transpose(1, 2), self.cells + 1
         empty = found.new_full((*found.shape[:2], edges * edges), _NEVER)
         return empty.index_copy(2, self.stops * edges + self.starts, found).unflatten(2, (edges, edges))
@@ -135,8 +150,3 @@ class _Segments(SummaryNetwork):
                 share = (forward[i - 1] + backward[j - i])[:, 1:-1].softmax(-1)
                 found += [4 * share, (share @ at[1:-1])[:, None], torch.einsum("be,bec->bc", share, sums[:, 1:-1])]
         return torch.cat(found, dim=1)
-
-
-def _up_to(values: Float[Tensor, "batch step sum"]) -> Float[Tensor, "batch edge sum"]:
-    """Sums of all steps before each edge."""
-    return torch.cat([torch.zeros_like(values[:, :1]), values.cumsum(1)], dim=1)

@@ -273,3 +273,19 @@ def test_bad_settings_are_clear_errors():
     for wrong in ({"hidden": 0}, {"bins": 1}, {"blocks": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be an integer"):
             Mixed(NESTED, SEEN, **wrong)
+
+
+@pytest.mark.parametrize("kind", [Flow, Score, Mixed])
+def test_parts_of_a_whole_are_learned_in_a_dimension_less(kind):
+    prior = Prior.joint(("iron", "nickel", "rock"), torch.distributions.Dirichlet(torch.ones(3)))
+    estimator = kind(prior, SEEN)
+    theta = prior.sample(64, generator=seeded())
+    estimator.standardise(lambda: iter([Batch(theta, rows(64))]))
+    loss = estimator.loss(Batch(theta, rows(64)), generator=seeded())
+    assert loss.shape == (64,)
+    assert bool(loss.isfinite().all())
+    density = estimator.eval().density(rows(2))
+    drawn = density.sample(20, generator=seeded())
+    assert drawn.shape == (20, 2, 3)
+    torch.testing.assert_close(drawn.sum(-1), torch.ones(20, 2), atol=1e-5, rtol=0)
+    assert bool(density.log_prob(drawn).isfinite().all())

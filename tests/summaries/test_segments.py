@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciinf.core import Observable
-from sciinf.summaries.segments import Segments, _up_to
+from sciinf.summaries.segments import Segments
 
 SPEC = Observable((12,), dims=("time",))
 
@@ -23,9 +23,7 @@ def pieces(cells: int = 6):
     """The network's scores of three series, and the paths it finds."""
     made = network(cells)
     x = torch.randn(3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    steps = x[..., None]
-    sums = _up_to(torch.cat([steps, steps.square(), torch.ones_like(steps)], dim=-1))[:, made.edges]
-    scores = made._scores(sums)
+    scores = made._scores(made._sums(x[..., None], torch.ones_like(x[..., None])))
     return scores, *made._paths(scores)
 
 
