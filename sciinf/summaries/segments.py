@@ -4,9 +4,9 @@ Time is cut into G cells, with edges t_0 < ... < t_G. Of all items between two e
 
     L(a, b) = g_0(s_ab) + n_ab (g_1(s_ab) + w r_ab^2),
 
-s_ab the number n_ab of these items and means of theirs, r_ab that of asinh(2 item). It is a Gaussian's at first, and
-can become the log evidence of one law for all of them. What a series with j changes, wherever they are, then has, is a sum
-over all places, by forward recursion,
+s_ab the number n_ab of these items and means of theirs, r_ab the mean of asinh(2 item). It is a Gaussian's at first,
+and can become the log evidence of one law for all of them. What a series with j changes, wherever they are, then has,
+is a sum over all places, by forward recursion,
 
     A_1(b) = L(0, b),    A_{i+1}(b) = log sum_{a < b} exp(A_i(a) + L(a, b)),    Z_j = A_{j+1}(G),
 
