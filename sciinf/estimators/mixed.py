@@ -59,7 +59,7 @@ class Parts(NamedTuple):
     present: Tensor
 
 
-class Given(NamedTuple):
+class Prepared(NamedTuple):
     """What the chain needs of the context.
 
     Args:
@@ -70,11 +70,11 @@ class Given(NamedTuple):
     layers: Tensor
     beside: list[Tensor]
 
-    def spread(self, n: int) -> Given:
+    def spread(self, n: int) -> Prepared:
         """For n rows of each observation."""
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
-        return Given(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside])
+        return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside])
 
 
 class Mixed(Embedded):
@@ -146,9 +146,9 @@ class Mixed(Embedded):
             device = self.z_mean.device
             return MixedDensity(self, self.features({name: value.to(device) for name, value in x.items()}), 0.0)
 
-    def given(self, context: Float[Tensor, "batch feature"]) -> Given:
+    def given(self, context: Float[Tensor, "batch feature"]) -> Prepared:
         """What the chain needs of features."""
-        return Given(self.chain.prepare(context), self.logits.prepare(context))
+        return Prepared(self.chain.prepare(context), self.logits.prepare(context))
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
         """theta inside the prior's support, as the chain sees it."""
@@ -162,7 +162,7 @@ class Mixed(Embedded):
             return Parts(z.new_zeros(len(z), 0).long(), numbers, there)
         return Parts(bijection.codes(theta), numbers, there)
 
-    def log_chain(self, parts: Parts, given: Given, floor: float = 0.0) -> Float[Tensor, " row"]:
+    def log_chain(self, parts: Parts, given: Prepared, floor: float = 0.0) -> Float[Tensor, " row"]:
         """log q(d, z | x) of rows, z standardised.
 
         Args:
@@ -289,7 +289,7 @@ class MixedDensity(Density, Marginals):
             return codes.new_ones(len(codes), dtype=torch.bool)
         return bijection.spots_present(codes)[:, int(bijection.discrete_in_z[which])]
 
-    def _log_probs(self, which: int, codes: Tensor, given: Given) -> Tensor:
+    def _log_probs(self, which: int, codes: Tensor, given: Prepared) -> Tensor:
         estimator = self.estimator
         blank = self.context.new_zeros(len(codes), len(estimator.spots))
         seen = estimator.inputs(Parts(codes, blank, blank.bool()))
