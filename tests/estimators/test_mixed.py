@@ -176,8 +176,9 @@ def test_a_link_sees_nothing_behind_it():
     estimator = wild(prior)
     with torch.no_grad():
         estimator.chain.enter.mul_(5.0)
-        for layer in estimator.logits.layers:
+        for layer, beside in zip(estimator.logits.layers, estimator.logits.beside, strict=True):
             layer.weight.mul_(5.0)
+            beside.weight.zero_()
     pairs = [(one, two, k) for one in range(2) for two in range(3) for k in ((0, 1) if two != 1 else (math.nan,))]
     theta = torch.tensor(pairs)[:, None]
 
