@@ -79,7 +79,7 @@ def exact_moves(rows: int, levels: tuple[float, ...], seed: int) -> tuple[float,
     found = Recalibration(counted(globally(rows, 1.0, 0.0, generator), generator), DRAWS, None, {})
     most, seen = 0.0, False
     for q in levels:
-        at, span = found.levels(q)[0, 0], found.chance(q)
+        at, span = found.levels(q)[0, 0], found.chance(q)[..., 0]
         ends = torch.special.ndtri(torch.tensor([(1 - q) / 2, (1 + q) / 2], dtype=torch.float64))
         most = max(most, float((torch.special.ndtri(at) - ends).abs().max() / (ends[1] - ends[0])))
         seen |= q == 0.9 and bool(((at < span[:, 0]) | (at > span[:, 1])).any())

@@ -8,6 +8,11 @@ uniform on [0, 1] when the posterior is exact (for a posterior learned under a p
   coverage of highest-density regions;
 - TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
 
+Where parameters are discrete or exist only sometimes, ranks are among draws in which they exist, and equal ones in
+random order (`trust.existing`), densities are those of the unbounded parameters, which have no units, and distances
+those of `Prior.coordinates`. The probabilities of what is discrete are held against how often it was true
+(`trust.reliability`).
+
 Beside them, draws of all rows together must be as the theta* of all rows are, and tails must be heavy enough
 (`trust.tails`).
 
@@ -50,13 +55,16 @@ from sciinf.core.doubts import noting, summed_up
 from sciinf.core.files import read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
+from sciinf.core.verdicts import Reliability
 from sciinf.engine.progress import Progress
 from sciinf.loops.lanes import cores_here, shared
 from sciinf.store import Store
 from sciinf.trust.agreement import LEVELS, STATED_GAP, Agreement, agreements, coverage, judged, too_light
+from sciinf.trust.existing import averages, outside_span, rank_of_last, ranks_among
 from sciinf.trust.failures import Failures, look, mended
 from sciinf.trust.ood import REFERENCE, make_reference
 from sciinf.trust.recalibrate import keep
+from sciinf.trust.reliability import VALUES, reliabilities, values_of
 from sciinf.trust.scores.known import check_scores
 from sciinf.trust.scores.score import DataScore
 from sciinf.trust.tails import beyond, tail_agreements
@@ -128,7 +136,8 @@ def calibrate(
         right = mended(posterior, failures, "outcome")
         values = _statistics(right, fresh, draws, generator, bar)
         tails = _tails(right, fresh, values, draws, seed)
-    tests = agreements(values, posterior.prior.names, draws, generator, (fresh.theta, values["some"])) | tails
+    tests, shown = _tests(posterior, fresh, values, draws, generator)
+    tests |= tails
     state, cautious, reasons = judged(tests, gap)
     if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
         state = "cannot tell" if state == "passed" else state
@@ -152,6 +161,7 @@ def calibrate(
         tails=tuple(too_light(tests).values()),
         reference=_reference(posterior, make_reference(posterior, store, scores), fresh, values, draws, generator)
         | (failures.tensors() if failures else {}),
+        reliability=shown,
     )
     if folder is not None:
         _save(calibration, folder, inputs, time.monotonic() - started)
@@ -232,28 +242,56 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
 def _statistics(
     posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator, bar: Progress
 ) -> dict[str, Tensor]:
-    """Of each row: ranks (D), counts of HPD and TARP, log density of the truth; and some draws (k, rows, D)."""
+    """Of each row: ranks (D), counts of HPD and TARP, log density of the truth; and some draws (k, rows, D).
+
+    Where the prior is mixed, also the values of discrete parameters in all draws, "values/NAME" (draws, rows), and the
+    probabilities of each value where the posterior knows them, "exact/NAME" (rows, values).
+    """
     prior = posterior.prior
-    references = prior.bijection.forward(prior.sample(len(fresh), generator=generator))
+    references = prior.coordinates(prior.sample(len(fresh), generator=generator))
     scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
+    scale = torch.where(scale > 0, scale, 1.0) if prior.mixed else scale  # a value that none of them has
     chunk = max(1, min(_PAIRS // draws, math.ceil(len(fresh) / _PIECES)))
     parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": [], "some": [], "truth": []}
     for start in range(0, len(fresh), chunk):
         batch = fresh.rows(slice(start, start + chunk))
         sample = posterior.draw_batched(batch.x, draws, generator=generator)
-        parts["ranks"].append((sample < batch.theta).sum(dim=0))
         parts["some"].append(sample[:_SOME])
         reference = references[start : start + chunk]
-        far = ((prior.bijection.forward(sample) - reference) / scale).norm(dim=-1)
-        true_far = ((prior.bijection.forward(batch.theta) - reference) / scale).norm(dim=-1)
-        parts["tarp"].append((far < true_far).sum(dim=0))
+        far = ((prior.coordinates(sample) - reference) / scale).norm(dim=-1)
+        true_far = ((prior.coordinates(batch.theta) - reference) / scale).norm(dim=-1)
+        if prior.mixed:
+            parts["ranks"].append(ranks_among(sample, batch.theta, generator))
+            parts["tarp"].append(rank_of_last(torch.cat([far, true_far[None]]), generator))
+            for name, value in values_of(posterior, batch.x, sample).items():
+                parts.setdefault(name, []).append(value)
+        else:
+            parts["ranks"].append((sample < batch.theta).sum(dim=0))
+            parts["tarp"].append((far < true_far).sum(dim=0))
         with suppress(DensityUnavailable):  # ranks and TARP are checked all the same
             both = torch.cat([sample, batch.theta[None]])
             density = posterior.log_prob_batched(both, batch.x)
-            parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
             parts["truth"].append(density[-1].double())
+            if prior.mixed:
+                parts["hpd"].append(rank_of_last(prior.log_jacobian(both) - density, generator))
+            else:
+                parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
         bar.add(len(batch))
-    return {name: torch.cat(values, dim=int(name == "some")) for name, values in parts.items() if values}
+    along = {name: int(name == "some" or name.startswith(VALUES)) for name in parts}
+    return {name: torch.cat(values, dim=along[name]) for name, values in parts.items() if values}
+
+
+def _tests(
+    posterior: Posterior, fresh: Batch, values: Mapping[str, Tensor], draws: int, generator: torch.Generator
+) -> tuple[dict[str, Agreement], dict[str, Reliability]]:
+    """All tests but those of tails, and how reliable the probabilities of discrete parameters are."""
+    prior, pairs = posterior.prior, (fresh.theta, values["some"])
+    if not prior.mixed:
+        return agreements(values, prior.names, draws, generator, pairs), {}
+    tests = agreements(values, prior.names, draws, generator) | averages(prior, *pairs, generator)
+    checked = reliabilities(prior, fresh.theta, values, generator)
+    found = {f"probabilities of {name}": test for name, (test, _) in checked.items()}
+    return tests | found, {name: shown for name, (_, shown) in checked.items()}
 
 
 def _tails(
@@ -262,8 +300,13 @@ def _tails(
     """Tests of the tails, where there is a density; chains, which have none, would take too long."""
     if "truth" not in values:
         return {}
-    outside = beyond(posterior, fresh, values["ranks"], draws, torch.Generator().manual_seed(seed + 1))
-    return tail_agreements(outside, posterior.prior.names, posterior.prior.log_prob(fresh.theta), values["truth"])
+    generator, prior = torch.Generator().manual_seed(seed + 1), posterior.prior
+    names = tuple(name for name in prior.names if name not in prior.discrete())
+    if prior.mixed:
+        outside = outside_span(posterior, fresh, generator)[:, [prior.names.index(name) for name in names]]
+    else:
+        outside = beyond(posterior, fresh, values["ranks"], draws, generator)
+    return tail_agreements(outside, names, prior.log_prob(fresh.theta), values["truth"])
 
 
 def _reference(

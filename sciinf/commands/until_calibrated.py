@@ -11,7 +11,7 @@ from sciinf.core import Calibration, Fit
 from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.figures.page import duration
 from sciinf.store import Store
-from sciinf.trust.agreement import rows_needed
+from sciinf.trust.agreement import least_share, rows_needed
 
 FRESH = 10_000  # fresh simulations, where no number was asked for: all for the check of observations,
 ROWS = 5_000  # and this many for the calibration
@@ -39,7 +39,7 @@ class Plan:
 def next_plan(plan: Plan, found: Calibration) -> Plan:
     """More fresh simulations where those there cannot tell, twice as many to train on where an error was seen."""
     if found.state == "cannot tell":
-        return replace(plan, asked=rows_needed(len(found.p_values), found.rows))
+        return replace(plan, asked=rows_needed(len(found.p_values), found.rows, share=least_share(found)))
     return replace(plan, train=2 * plan.train)
 
 

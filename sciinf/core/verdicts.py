@@ -16,13 +16,51 @@ CALIBRATION_STATES = {"passed": "passed", "not passed": "NOT PASSED", "cannot te
 TRUST_LEVELS = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """How often the values of a discrete parameter were true, beside the probabilities that a posterior gave them.
+
+    Of each value, simulations are put in order of its probability and cut into bins of as many each
+    (`trust.reliability`).
+
+    Args:
+        values: What each value is called, K of them; the last is "does not exist" where that can be.
+        predicted: Mean probability in each bin, (K, bins).
+        found: Share of the bin's simulations of which it is true, (K, bins).
+        low: What that share is at least for right probabilities, in 99 of 100 cases, (K, bins).
+        high: What it is at most, (K, bins).
+        rows: Simulations in each bin, (bins,).
+        error: Mean distance between predicted and found: half its sum over the values, which for two is that of either.
+        chance: What that is on average for right probabilities.
+    """
+
+    values: tuple[str, ...]
+    predicted: np.ndarray
+    found: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    rows: np.ndarray
+    error: float
+    chance: float
+
+    def to_json(self) -> dict[str, Any]:
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in {**data, "values": [*self.values]}.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Reliability:
+        arrays = {k: np.asarray(data[k]) for k in ("predicted", "found", "low", "high", "rows")}
+        return cls(**{**data, **arrays, "values": tuple(data["values"])})
+
+
 @dataclass(frozen=True, repr=False)
 class Calibration:
     """How a posterior did on fresh simulations whose true parameters are known.
 
     Args:
         names: Parameter names, D of them.
-        ranks: Rank of the truth among the draws, int, (rows, D), each in 0..draws.
+        ranks: Rank of the truth among the draws, int, (rows, D), each in 0..draws; -1 where the true parameter does not
+            exist. Among draws that are fewer, for it does not exist in all, a rank is that of as many by its quantile.
         draws: Posterior draws per row.
         levels: Nominal credible levels, (K,).
         coverage: Fraction of rows whose truth lies in the highest-density region of each level, (K,).
@@ -40,6 +78,7 @@ class Calibration:
         tails: Which tails were seen to be too light, in words; it may have passed all the same (`trust.tails`).
         reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
             beside the JSON, in `reference.safetensors`.
+        reliability: Of each discrete parameter, by name.
     """
 
     names: tuple[str, ...]
@@ -59,6 +98,7 @@ class Calibration:
     cautious: bool = False
     tails: tuple[str, ...] = ()
     reference: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    reliability: Mapping[str, Reliability] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         verdict = CALIBRATION_STATES[self.state]
@@ -84,19 +124,24 @@ class Calibration:
         return len(self.ranks)
 
     def to_json(self) -> dict[str, Any]:
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reference"}
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _APART}
         arrays = {k: v.tolist() for k, v in data.items() if isinstance(v, np.ndarray)}
         words = {name: list(data[name]) for name in ("names", "reasons", "tails")}
-        return {**data, **arrays, **words, "passed": self.passed}
+        discrete = {name: one.to_json() for name, one in self.reliability.items()}
+        return {**data, **arrays, **words, "passed": self.passed, **({"reliability": discrete} if discrete else {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], reference: Mapping[str, Tensor] | None = None) -> Calibration:
-        known = {k: data[k] for k in cls.__dataclass_fields__ if k in data and k != "reference"}
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k in data and k not in _APART}
         if "state" not in data:  # of a version that knew no "cannot tell"
             known["state"] = "cannot tell" if data["passed"] else "not passed"
         arrays = {k: np.asarray(known[k]) for k in ("ranks", "levels", "coverage", "tarp")}
         words = {k: tuple(known[k]) for k in ("names", "reasons", "tails") if k != "tails" or k in known}
-        return cls(**{**known, **arrays, **words}, reference=reference or {})
+        discrete = {name: Reliability.from_json(one) for name, one in data.get("reliability", {}).items()}
+        return cls(**{**known, **arrays, **words}, reference=reference or {}, reliability=discrete)
+
+
+_APART = ("reference", "reliability")
 
 
 @dataclass(frozen=True)

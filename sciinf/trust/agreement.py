@@ -19,6 +19,9 @@ and u_j the levels of truth and draws of a row among the draws of all rows, and 
 the row's mean of f(u_j), less f(u), has mean 0 where the average is right. It is tested for each f by Student's t; its
 found(l) is the fraction of truths below the averaged posterior's quantile l.
 
+Probabilities of discrete parameters have a test of their own (`reliability`): its gap is by how much they are farther
+from what is true than right ones are by chance, on average; two points of that are forgiven.
+
 Tails are looked at beyond what these levels show (`tails`), with a tolerance of their own: an interval of 99.9 % that
 holds less than 99.7 %. A smaller error that is significant is told, and forgiven. They are corrected for their number
 by themselves, at 0.003, so that they take no power from the others.
@@ -48,11 +51,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.core import Calibration
+
 LEVELS = np.linspace(0.05, 0.95, 19)
 STATED_GAP = 0.05
 State = Literal["passed", "not passed", "cannot tell"]
-Kind = Literal["rank", "interval", "region", "average", "tail"]
+Kind = Literal["rank", "interval", "region", "average", "tail", "probability"]
 _SIGNIFICANT, _TOLERANCE = 0.01, 0.03
+_PROBABILITY = 0.02  # forgiven in the mean distance of probabilities, where those above are the largest of several
 TAIL, _TAIL_SIGNIFICANT, _TAIL_TOLERANCE = 0.999, 0.003, 0.002
 _CURE = "more simulations, or a flow with heavier tails, `flow=StudentT(SplineCoupling())`, mend that"
 _Z = 2.326  # one-sided, 1 %
@@ -64,11 +70,13 @@ class Agreement:
 
     Args:
         kind: "rank" (one-sided), "interval" (central, of one parameter), "region" (of all parameters), "average"
-            (one-sided, of the posteriors of one parameter averaged over the data) or "tail" (central, of `TAIL`).
+            (one-sided, of the posteriors of one parameter averaged over the data), "tail" (central, of `TAIL`) or
+            "probability" (of the values of a discrete parameter).
         p_value: Of uniformity, uncorrected.
-        found: Fraction of truths in the region of each of `LEVELS`, (19,), or of `TAIL`, (1,).
-        rows: Fresh simulations.
-        note: What else a tail shows, in words.
+        found: Fraction of truths in the region of each of `LEVELS`, (19,), or of `TAIL`, (1,); of probabilities the gap.
+        rows: Fresh simulations in which the parameter exists.
+        note: What else a tail, or probabilities, show, in words.
+        spread: Standard deviation of the gap of probabilities, where they are right.
     """
 
     kind: Kind
@@ -76,10 +84,11 @@ class Agreement:
     found: np.ndarray
     rows: int
     note: str = ""
+    spread: float = 0.0
 
     @property
     def levels(self) -> np.ndarray:
-        return np.array([TAIL]) if self.kind == "tail" else LEVELS
+        return np.array({"tail": [TAIL], "probability": [0.0]}.get(self.kind, LEVELS))
 
     @property
     def significant(self) -> float:
@@ -89,7 +98,7 @@ class Agreement:
     @property
     def large(self) -> bool:
         """Whether the gap is too large to be forgiven."""
-        return self.gap > (_TAIL_TOLERANCE if self.kind == "tail" else _TOLERANCE)
+        return self.gap > {"tail": _TAIL_TOLERANCE, "probability": _PROBABILITY}.get(self.kind, _TOLERANCE)
 
     @property
     def gap(self) -> float:
@@ -99,7 +108,10 @@ class Agreement:
     @property
     def bound(self) -> float:
         """What the largest true gap may be, with a confidence of 99 % at each level."""
-        spread = np.sqrt(np.maximum(self.found * (1 - self.found), self.levels * (1 - self.levels)) / self.rows)
+        if self.kind == "probability":
+            return self.gap + _Z * self.spread
+        rows = max(self.rows, 1)
+        spread = np.sqrt(np.maximum(self.found * (1 - self.found), self.levels * (1 - self.levels)) / rows)
         return float((np.abs(self.found - self.levels) + _Z * spread).max())
 
     @property
@@ -114,7 +126,7 @@ class Agreement:
         level, found = self._worst
         if self.kind == "rank":
             return not self.moved and (found < level) == (level < 0.5)
-        return found > level
+        return found > level and self.kind != "probability"
 
     @property
     def _worst(self) -> tuple[float, float]:
@@ -123,6 +135,8 @@ class Agreement:
 
     def words(self) -> str:
         """The error in words, with its figure."""
+        if self.kind == "probability":
+            return f"off by {100 * self.gap:.1f} points on average, beyond chance: {self.note}"
         if self.kind == "average":
             return self._average
         level, found = self._worst
@@ -160,7 +174,8 @@ def agreements(
     """All tests, by name.
 
     Args:
-        counts: "ranks" (rows, D); "hpd" (rows,), where there is a density; "tarp" (rows,): each in 0..draws.
+        counts: "ranks" (rows, D); "hpd" (rows,), where there is a density; "tarp" (rows,): each in 0..draws. A rank is
+            -1 in rows in which the true parameter does not exist.
         names: The D parameters.
         draws: Draws per row, L.
         generator: Spreads each count over its cell.
@@ -203,6 +218,7 @@ def _agreement(
 ) -> Agreement:
     from scipy.stats import kstest
 
+    count = count[count >= 0]
     # A count takes draws + 1 values; spread uniformly over its cell it is uniform on [0, 1].
     u = (count.double() + torch.rand(len(count), generator=generator, dtype=torch.float64)) / (draws + 1)
     if kind == "interval":
@@ -210,58 +226,79 @@ def _agreement(
         held = coverage(count, draws, (1 + LEVELS) / 2) - coverage(count, draws, (1 - LEVELS) / 2)
     else:
         held = coverage(count, draws, LEVELS)
-    return Agreement(kind, float(kstest(u.numpy(), "uniform").pvalue), held, len(count))
+    p_value = float(kstest(u.numpy(), "uniform").pvalue) if len(count) else 1.0
+    return Agreement(kind, p_value, held, len(count))
 
 
 def coverage(count: Tensor, draws: int, levels: np.ndarray = LEVELS) -> np.ndarray:
-    """Fraction of rows whose truth lies within the region of each level, the expectation over u in its cell."""
+    """Fraction of rows whose truth lies within the region of each level, the expectation over u in its cell.
+
+    Of those in which there is a truth, whose count is not negative; the levels themselves where there is none.
+    """
+    count = count[count >= 0]
+    if not len(count):
+        return np.array(levels)
     return np.clip(levels[:, None] * (draws + 1) - count.double().numpy(), 0.0, 1.0).mean(axis=1)
 
 
 def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[State, bool, tuple[str, ...]]:
     """The verdict, whether all that is wrong is cautious, and the reasons in words."""
     p_values = _corrected(tests)
-    rows = next(iter(tests.values())).rows
+    rows = max(test.rows for test in tests.values())
     tails = too_light(tests)
     bad = [name for name, test in tests.items() if p_values[name] < test.significant and test.large]
     worst = max(tests, key=lambda name: tests[name].gap)
     largest = f"largest gap {tests[worst].gap:.1%} ({worst})"
     if bad:
         bad.sort(key=lambda name: -tests[name].gap)
-        reasons = tuple(f"{n} is {tests[n].words()} (p = {p_values[n]:.1g} on {rows:,} simulations)" for n in bad)
+        on = {n: rows if tests[n].kind == "tail" else tests[n].rows for n in bad}
+        reasons = tuple(f"{n} {_error(tests[n])} (p = {p_values[n]:.1g} on {on[n]:,} simulations)" for n in bad)
         reasons += tuple(words for name, words in tails.items() if name not in bad)
         reasons += (_CURE,) if all(tests[name].kind == "tail" for name in bad) else ()
         holding = [tests[name] for name in bad if tests[name].kind != "average"]
         return "not passed", bool(holding) and all(test.wide for test in holding), reasons
     told = (*tails.values(), _CURE) if tails else ()
+    also = "probabilities, " if any(test.kind == "probability" for test in tests.values()) else ""
     if max(test.bound for test in tests.values()) <= stated:
         return (
             "passed",
             False,
-            (f"ranks, intervals, averages, coverage and TARP agree with {rows:,} fresh simulations; {largest}", *told),
+            (f"ranks, intervals, averages, {also}coverage and TARP agree with {rows:,} fresh simulations; {largest}", *told),
         )
-    more = rows_needed(len(tests), rows, stated)
+    least = max(1, min(test.rows for test in tests.values() if test.kind != "tail"))
+    more = rows_needed(len(tests), rows, stated, share=least / rows)
     words = f"{rows:,} fresh simulations are too few to see every gap of {stated:.0%}; {largest}"
     return "cannot tell", False, (f"{words}; {more:,} would tell", *told)
+
+
+def _error(test: Agreement) -> str:
+    return f"{'are' if test.kind == 'probability' else 'is'} {test.words()}"
 
 
 def too_light(tests: Mapping[str, Agreement]) -> dict[str, str]:
     """The tails that are seen to be too light, and that in words: also those whose error is forgiven."""
     p_values = _corrected(tests)
     return {
-        name: f"{name} is {test.words()} (p = {p_values[name]:.1g} on {test.rows:,} simulations)"
+        name: f"{name} {_error(test)} (p = {p_values[name]:.1g} on {test.rows:,} simulations)"
         for name, test in tests.items()
         if test.kind == "tail" and p_values[name] < test.significant and test.found[0] < TAIL
     }
 
 
-def rows_needed(tests: int, rows: int = 0, stated: float = STATED_GAP) -> int:
+def rows_needed(tests: int, rows: int = 0, stated: float = STATED_GAP, *, share: float = 1.0) -> int:
     """Fresh simulations with which an exact posterior passes nine times of ten, and twice those that did not tell.
 
-    The largest of T Kolmogorov-Smirnov distances is below sqrt(log(20 T) / 2n) nine times of ten.
+    The largest of T Kolmogorov-Smirnov distances is below sqrt(log(20 T) / 2n) nine times of ten. Where a parameter
+    exists in a share of the simulations, that many of them tell of it.
     """
-    enough = ((math.sqrt(math.log(20 * tests) / 2) + _Z / 2) / stated) ** 2
+    enough = ((math.sqrt(math.log(20 * tests) / 2) + _Z / 2) / stated) ** 2 / share
     return int(math.ceil(max(enough, 2 * rows) / 500) * 500)
+
+
+def least_share(found: Calibration) -> float:
+    """The share of simulations in which the parameter exists that exists in fewest of them; 1 if each always does."""
+    shares = (np.asarray(found.ranks) >= 0).mean(0) if found.rows else np.ones(0)
+    return max(float(shares.min(initial=1.0)), 1 / max(found.rows, 1))
 
 
 def _corrected(tests: Mapping[str, Agreement]) -> dict[str, float]:

@@ -58,7 +58,9 @@ class Judge:
         found = self._recalibration
         if found is None or not found.enough(level):
             return {}, None
-        return corrected(found, draws, level, looked.seen), found.region(level)
+        each = corrected(found, draws, level, looked.seen)
+        discrete = self.posterior.prior.discrete()  # their probabilities are checked, and no interval is moved
+        return {name: one for name, one in each.items() if name not in discrete}, found.region(level)
 
     def checks(self, draws: Draws, failures: Reading, level: float) -> tuple[Check, ...]:
         """What else is to be said of an answer, each finding by a function of its own.

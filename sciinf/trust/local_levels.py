@@ -77,8 +77,8 @@ def edges_of(draws: int) -> Tensor:
 
 
 def histogram_of(counts: Tensor, draws: int) -> Tensor:
-    """How many rows have each count, (L + 1, D), float64."""
-    return torch.stack([torch.bincount(c, minlength=draws + 1) for c in counts.long().T], dim=1).double()
+    """How many rows have each count, (L + 1, D), float64; negative ones, of no truth, are left out."""
+    return torch.stack([torch.bincount(c[c >= 0], minlength=draws + 1) for c in counts.long().T], dim=1).double()
 
 
 def _cost(m: Tensor, log_s: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ is corrected for here. What the data tell and the network does not use moves the
 An exact posterior's ends move by chance: as far as binomial counts of as many rows do in 99 of 100 calibrations, over
 all ends. Regions of all parameters by density: the level of the draws' region that holds l of the truths, likewise.
 
+A parameter that exists only sometimes has the rows in which it does, and levels that are the same for all data.
+
 References:
     | Conformalized quantile regression (Romano, Patterson, Candes, 2019), https://arxiv.org/abs/1905.03222
 """
@@ -47,7 +49,7 @@ class Recalibration:
     """What a calibration says of intervals.
 
     Args:
-        counts: Draws below the truth, (rows, D), each in 0..draws.
+        counts: Draws below the truth, (rows, D), each in 0..draws; -1 where the true parameter does not exist.
         draws: Draws per row.
         higher: Draws of higher density than the truth, (rows,); None where there is no density, or it was not kept.
         local: What `fit_local` gave; empty where levels are the same for all observations.
@@ -60,8 +62,17 @@ class Recalibration:
     _known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def enough(self, level: float) -> bool:
-        """Whether there are 50 rows beyond each end of an interval."""
-        return len(self.counts) * (1 - level) / 2 >= _BEYOND - 1e-9
+        """Whether there are 50 rows beyond each end of an interval, of one parameter at least."""
+        return any(self.told(level))
+
+    def told(self, level: float) -> list[bool]:
+        """Whether there are as many, of each parameter."""
+        return (self._rows * (1 - level) / 2 >= _BEYOND - 1e-9).tolist()
+
+    @property
+    def _rows(self) -> Float[Tensor, " theta"]:
+        """In which each parameter exists."""
+        return (self.counts >= 0).sum(0).double()
 
     def levels(self, level: float, seen: Tensor | None = None) -> Float[Tensor, "rows theta 2"]:
         """Quantiles of the draws where the intervals end, for each row of `seen` (batch, F), or for all data."""
@@ -83,18 +94,20 @@ class Recalibration:
             edges = edges_of(self.draws)
             found = []
             for d in range(self.counts.shape[1]):
+                if not self._rows[d]:
+                    found.append(torch.special.ndtri(ends))
+                    continue
                 standard = (edges - middle[d]) / scale[d]
                 e = _quantiles(histogram_of(self.counts[:, d : d + 1], self.draws)[:, 0], standard, ends)
                 found.append(middle[d] + scale[d] * e)
             _keep(self._known, level, torch.stack(found))
         return self._known[level]
 
-    def chance(self, level: float) -> Float[Tensor, "2 2"]:
+    def chance(self, level: float) -> Float[Tensor, "2 2 theta"]:
         """The lowest and highest quantile that each end is, for 99 of 100 calibrations of an exact posterior."""
-        rows, size = self.counts.shape
-        z = -float(torch.special.ndtri(torch.tensor(_CHANCE / (4 * size), dtype=torch.float64)))
-        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        off = z * (ends * (1 - ends) / rows).sqrt()
+        z = -float(torch.special.ndtri(torch.tensor(_CHANCE / (4 * self.counts.shape[1]), dtype=torch.float64)))
+        ends = torch.tensor([[(1 - level) / 2], [(1 + level) / 2]], dtype=torch.float64)
+        off = z * (ends * (1 - ends) / self._rows.clamp_min(1)).sqrt()
         return torch.stack([ends - off, ends + off], dim=1).clamp(0, 1)
 
     def region(self, level: float) -> tuple[float, float] | None:
@@ -119,7 +132,8 @@ def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
 def keep(counts: Mapping[str, Tensor], draws: int, seen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """What a reference is to have of a calibration's counts ("ranks", "hpd") and its data (`Views.coordinates`)."""
     higher = {HIGHER: counts["hpd"].int()} if "hpd" in counts else {}
-    local = fit_local(counts["ranks"], draws, seen, generator)
+    always = bool((counts["ranks"] >= 0).all())
+    local = fit_local(counts["ranks"], draws, seen, generator) if always else {}
     return higher | {_LOCAL + name: value for name, value in local.items()}
 
 
@@ -145,7 +159,7 @@ def seen_by(
 
 
 def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | None) -> dict[str, Corrected]:
-    """The corrected interval of each parameter.
+    """The corrected interval of each parameter of which there are enough simulations.
 
     Args:
         found: Of the posterior that the draws come from.
@@ -153,7 +167,7 @@ def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | N
         level: Of the intervals.
         seen: That observation as `fit_local` saw data, (1, F).
     """
-    at, spans = found.levels(level, seen)[0], found.chance(level).tolist()
+    at, spans, told = found.levels(level, seen)[0], found.chance(level), found.told(level)
     ends = [(1 - level) / 2, (1 + level) / 2]
     values = draws.quantiles([*ends, *at.T, *(q for span in spans for q in span)])
     raw, new, limits = values[:2], values[2:4], values[4:].view(2, -1, values.shape[1])
@@ -163,6 +177,8 @@ def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | N
     local = set(found.local["which"].tolist()) if found.local else set()
     each = {}
     for d, name in enumerate(draws.names):
+        if not told[d]:
+            continue
         interval, quantiles = (float(new[0][d]), float(new[1][d])), (float(at[d, 0]), float(at[d, 1]))
         each[name] = Corrected(interval, quantiles, float(moved[d]), float(chance[d]), d in local)
     return each

@@ -39,8 +39,8 @@ from sciinf.trust.agreement import TAIL, Agreement
 NAME = "tails"
 SPAN = 1_999  # draws that hold 99.9 % between them: 2 of 2,000 lie outside
 _SHARES = torch.tensor([1e-5, 1e-4, 1e-3, 1e-2], dtype=torch.float64)
-_FULL = 16  # parameters: of more, fewer simulations are looked at, so that it takes no more than the ranks did
-_PAIRS = 65_536  # (simulation, draw) pairs in one pass, at most
+FULL = 16  # parameters: of more, fewer simulations are looked at, so that it takes no more than the ranks did
+PAIRS = 65_536  # (simulation, draw) pairs in one pass, at most
 _ASKED = 0.98  # level of intervals from which on an answer is told
 
 
@@ -56,14 +56,14 @@ def beyond(
         draws: How many were made of each, at most 1,999.
         generator: Source of the further draws.
     """
-    rows = math.ceil(len(ranks) * min(1.0, _FULL / ranks.shape[1]))
+    rows = math.ceil(len(ranks) * min(1.0, FULL / ranks.shape[1]))
     below, above = ranks[:rows] == 0, ranks[:rows] == draws
     while draws < SPAN:
         more = min(draws + 1, SPAN - draws)
         left = (below | above).any(1).nonzero()[:, 0]
         if not len(left):
             break
-        for some in left.split(max(1, _PAIRS // more)):
+        for some in left.split(max(1, PAIRS // more)):
             batch = fresh.rows(some)
             under = (posterior.draw_batched(batch.x, more, generator=generator) < batch.theta).sum(0)
             below[some] &= under == 0
@@ -81,7 +81,7 @@ def odds(log_p: Float[Tensor, " rows"], log_q: Float[Tensor, " rows"]) -> float:
 
 
 def tail_agreements(
-    outside: Bool[Tensor, "some theta"],
+    outside: Bool[Tensor, "some theta"] | Int[Tensor, "some theta"],
     names: tuple[str, ...],
     log_p: Float[Tensor, " rows"],
     log_q: Float[Tensor, " rows"],
@@ -89,22 +89,23 @@ def tail_agreements(
     """The tests by name.
 
     Args:
-        outside: What `beyond` gave.
+        outside: What `beyond` gave; or 1, 0 and, for a truth that does not exist, -1 (`existing.outside_span`).
         names: The parameters.
         log_p: The truths' log density under the prior.
         log_q: Under the posterior.
     """
     from scipy.stats import binom
 
-    found, rows = {}, len(outside)
-    for name, count in zip(names, outside.sum(0).tolist(), strict=True):
+    found = {}
+    counts, known = (outside > 0).sum(0).tolist(), (outside >= 0).sum(0).tolist()
+    for name, count, rows in zip(names, counts, known, strict=True):
         p_value = float(binom.sf(count - 1, rows, 1 - TAIL))
-        found[f"tail of {name}"] = Agreement("tail", p_value, np.array([1 - count / rows]), rows)
-    worst = min(found.values(), key=lambda test: test.found[0])
+        found[f"tail of {name}"] = Agreement("tail", p_value, np.array([1 - count / max(rows, 1)]), rows)
+    worst = min((test.found for test in found.values()), key=lambda held: held[0], default=np.array([1.0]))
     least = float((log_q - log_p).nan_to_num(nan=math.inf, neginf=-math.inf).min()) / math.log(10)
     note = f"truths lie where the density is down to {_power(least)} of the prior's, and the worst"
     p_value = math.exp(-max(0.0, odds(log_p, log_q)))
-    found["tail of all parameters"] = Agreement("tail", p_value, worst.found, len(log_p), note)
+    found["tail of all parameters"] = Agreement("tail", p_value, worst, len(log_p), note)
     return found
 
 
