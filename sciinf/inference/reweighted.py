@@ -16,6 +16,9 @@ keeps every region q covers, so that r is never worse than q by more than a fact
 again, so that r is fixed before the draws that count. Drawing stops when the effective sample size is reached, which
 leaves a bias of the evidence far below its error.
 
+Where parameters are discrete, or exist only sometimes, there is no Student-t law of them, and the draws come from the
+learned density with a floor under the probability of each discrete value (`inference.floored`).
+
 k-hat, the shape of a generalised Pareto law fitted to the largest weights, says whether to believe them (below 0.7).
 
 References:
@@ -30,19 +33,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Posterior, Simulator, X, identity
+from sciinf.core import Draws, Posterior, Prior, Simulator, X, identity
 from sciinf.core.doubts import doubt
 from sciinf.inference.amortised import draw_to_weigh, log_prob_to_weigh
+from sciinf.inference.floored import Floored
 from sciinf.inference.learned import covers, holds_for
 from sciinf.inference.multivariate_t import MultivariateT, effective_size
 
 _PILOT = 20_000
 _CHUNK = 50_000
+_LEAST, _FEW = 5, 20  # draws of a discrete value, and effective ones, below which it is told
+_RARE, _MATTERS, _TAIL = 1e-3, 0.02, 0.05  # prior and posterior probability from which on it is
+_ENOUGH = 100  # draws for k-hat
+_K = 0.7
 _GOOD = 0.2  # pilot efficiency above which the learned density is kept as it is
 
 
@@ -94,25 +103,53 @@ class Reweighted(Posterior):
             UserWarning: If the budget was spent before the ESS was reached, or k-hat says not to rely on the weights.
         """
         pilot = min(_PILOT, max(1_000, self.budget // 4), self.budget)
+        if self.prior.mixed:
+            floored = Floored(self.proposal, x)
+            parts = self._until(x, max(n, pilot), [], [], lambda size: floored.sample(size, generator=generator))
+            found = self._finish(*parts)
+            doubt_values(self.prior, *parts, stacklevel=3)
+            return found
         theta, log_r = draw_to_weigh(self.proposal, x, pilot, generator=generator)
         log_weight = self._log_weight(theta, log_r, x)
-        spent, law = pilot, None
+        law = None
         thetas, log_weights = [theta], [log_weight]
         fits = covers(self.proposal) and effective_size(log_weight) >= _GOOD * pilot
-        if not fits and not self.prior.mixed and spent < self.budget:  # the law lives in R^D
+        if not fits and pilot < self.budget:
             law = MultivariateT.fit(self.prior.bijection.forward(theta.double()), _some(log_weight))
             thetas, log_weights = [], []
+        parts = self._until(x, n, thetas, log_weights, lambda size: self._mixture(x, law, size, generator), pilot)
+        return self._finish(*parts)
+
+    def _until(
+        self,
+        x: X,
+        n: int,
+        thetas: list[Tensor],
+        log_weights: list[Tensor],
+        draw: Callable[[int], tuple[Tensor, Tensor]],
+        spent: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws and their log weights, added to those there, until n have the ESS asked for or the budget is spent.
+
+        Args:
+            x: The observation.
+            n: How many, at least.
+            thetas: Draws that there are; others are appended.
+            log_weights: Theirs.
+            draw: Makes some, with the log density that each is weighted by.
+            spent: Of the budget.
+        """
         while spent < self.budget:
             done = sum(map(len, thetas))
             if done >= n and effective_size(torch.cat(log_weights)) >= self.target_ess:
                 break
             # as many again each time: at most twice as many as the effective size takes
             size = min(_CHUNK, self.budget - spent, max(n - done, math.ceil(self.target_ess), done))
-            theta, log_r = self._mixture(x, law, size, generator)
+            theta, log_r = draw(size)
             thetas.append(theta)
             log_weights.append(self._log_weight(theta, log_r, x))
             spent += size
-        return self._finish(torch.cat(thetas), torch.cat(log_weights))
+        return torch.cat(thetas), torch.cat(log_weights)
 
     def _finish(self, theta: Tensor, log_weight: Tensor) -> Draws:
         shift = _some(log_weight).max()
@@ -208,6 +245,38 @@ def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
     weights = torch.softmax(profile, dim=0)
     shape = float(torch.log1p(-(weights @ b) * excess).mean())
     return (shape * tail + 0.5 * 10) / (tail + 10)  # weak prior towards 1/2, as in PSIS
+
+
+def doubt_values(
+    prior: Prior, theta: Float[Tensor, "n theta"], log_weight: Float[Tensor, " n"], *, stacklevel: int
+) -> None:
+    """Say which values of discrete parameters the weighted draws tell little of.
+
+    A value that hardly any draw has, or that matters and has next to no effective draws, or a long tail of weights.
+
+    Args:
+        prior: Theirs.
+        theta: The draws.
+        log_weight: Log weights, up to a constant.
+        stacklevel: As of `warnings.warn`, from the caller.
+    """
+    weight = torch.softmax(log_weight.double(), dim=0)
+    for name, law in prior.discrete().items():
+        codes = law.codes(theta[:, prior.names.index(name)])
+        for k, label in enumerate(law.labels):
+            has = codes == k
+            mine, count = weight[has], int(has.sum())
+            p, size = float(mine.sum()), float(mine.sum().square() / mine.square().sum().clamp_min(1e-300))
+            if count < _LEAST and float(law.log_probs[k].exp()) >= _RARE:
+                words = f"only {count} of {len(theta):,} draws have {name} = {label}, so they do not tell how probable"
+                doubt(f"{words} it is; raise the budget", alarm=False, stacklevel=stacklevel + 1)
+            elif p >= _MATTERS and size < _FEW:
+                words = f"{name} = {label} has a probability of {p:.2g} by {size:.0f} effective draws of {count:,}: it"
+                words += " and what is known given it are uncertain; train on more simulations or raise the budget"
+                doubt(words, alarm=False, stacklevel=stacklevel + 1)
+            elif p >= _TAIL and count >= _ENOUGH and (k_hat := pareto_k(log_weight[has])) > _K:
+                words = f"Pareto k = {k_hat:.2f} > {_K} of the draws with {name} = {label}: their weights cannot be"
+                doubt(f"{words} relied on", alarm=True, stacklevel=stacklevel + 1)
 
 
 def _some(log_weight: Tensor) -> Tensor:
