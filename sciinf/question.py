@@ -37,16 +37,18 @@ from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.trust.around import MANY, Around, around_answer
+from sciinf.trust.compared import check_compared
 from sciinf.trust.failures import Reading, asked
 from sciinf.trust.here import check_twice
 from sciinf.trust.judge import Judge, Looked
 from sciinf.trust.likely import check_likelihood
 from sciinf.trust.limits import check_limits
+from sciinf.trust.listed import check_listed
 from sciinf.trust.localise import check_data
 from sciinf.trust.members import check_members
 from sciinf.trust.noise import check_noise
 from sciinf.trust.predictive import check_predictive
-from sciinf.trust.residuals import check_residuals
+from sciinf.trust.residuals import residual_finding
 from sciinf.trust.second import vouched
 
 _PREDICTIVE = 400
@@ -145,10 +147,12 @@ class Question:
         if raw is not posterior:
             plain = finite(raw.draw(self.x, wanted.draws, generator=generator), posterior.prior)
         simulator = self.simulator if wanted.predicted else None
-        predicted, of, foretold, where = _predict(simulator, posterior, self.x, found, generator)
+        predicted, of, foretold, where, unexplained = _predict(simulator, posterior, self.x, found, generator)
         corrected, region = self.judge.recalibrated(found, wanted.level, looked)
         checks = (*doubts, *left_out(drawn, found), *check_members(posterior, self.x, wanted.seed))
         checks += self.judge.checks(shown, wanted.failures, wanted.level)
+        checks += check_listed(posterior.prior, looked.trust.p_value, unexplained)
+        checks += check_compared(raw, self.x, plain, found) if plain else ()
         return Answer(
             parameters=estimates(shown, wanted.level, corrected),
             draws=shown,
@@ -203,13 +207,15 @@ def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Re
 
 def _predict(
     simulator: Simulator | None, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
-) -> tuple[X, Tensor, tuple[Check, ...], tuple[Strange, ...]]:
+) -> tuple[X, Tensor, tuple[Check, ...], tuple[Strange, ...], float | None]:
     """Data simulated from the posterior, of which draws; what they and others say of the observation; where.
+
+    And the p-value of what the parameters leave unexplained of it.
 
     Rows that fail are left out, with a warning. Without a simulator there is nothing.
     """
     if simulator is None:
-        return {}, torch.zeros(0, 0), (), ()
+        return {}, torch.zeros(0, 0), (), (), None
     of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
     data, good = simulate_from(simulator, of, generator=generator)
     seconds = (time.monotonic() - started) / len(of)
@@ -225,13 +231,14 @@ def _predict(
     made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
     around = made()
     found += check_limits(posterior.observables, x, around.data if isinstance(around, Around) else data)
-    found += check_residuals(posterior, simulator, x, around)
+    residual, unexplained = residual_finding(posterior, simulator, x, around)
+    found += residual
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
         alike = all(check.level != "alarm" for check in found)
         more = functools.partial(made, sizes=MANY)
         found += check_twice(posterior, x, around, more, alike=alike, generator=generator)
     strange, where = check_data(posterior, x, around)
-    return data, of[good], found + strange, where
+    return data, of[good], found + strange, where, unexplained
 
 
 __all__ = ["Question", "Trust", "Wanted", "judge_of", "question"]

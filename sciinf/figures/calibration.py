@@ -57,6 +57,9 @@ class RankCurve:
         return bool(((self.difference >= self.low) & (self.difference <= self.high)).all())
 
 
+_NOTHING = RankCurve(*(np.full(1, value) for value in (0.5, 0.0, -0.5, 0.5)))  # of no rows at all
+
+
 def binomial_band(
     levels: Float[np.ndarray, " k"], rows: int, confidence: float = CONFIDENCE
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
@@ -73,7 +76,8 @@ def rank_curves(
     """One curve per parameter.
 
     Args:
-        ranks: Rank of the truth among the draws, each in 0..draws.
+        ranks: Rank of the truth among the draws, each in 0..draws; -1 where the true parameter does not exist: its
+            curve and band are of the other rows.
         draws: Draws per row.
         confidence: Probability that an exact posterior's curve lies inside its band, for one parameter.
         seed: Seeds the simulated ranks that set the band.
@@ -81,6 +85,13 @@ def rank_curves(
     Returns:
         Curves and bands at up to 63 points.
     """
+    if bool((ranks < 0).any()):
+        known = [column[column >= 0, None] for column in ranks.T]
+        return [rank_curves(one, draws, confidence=confidence, seed=seed)[0] if len(one) else _NOTHING for one in known]
+    return _curves(ranks, draws, confidence, seed)
+
+
+def _curves(ranks: Int[np.ndarray, "rows theta"], draws: int, confidence: float, seed: int) -> list[RankCurve]:
     from scipy.stats import binom
 
     rows = len(ranks)

@@ -299,7 +299,8 @@ def _grade(run: Run, found: Calibration) -> str:
     ends = np.array([(1 - level) / 2, (1 + level) / 2])
     held = [float(np.diff(coverage(ranks[:, d], found.draws, ends))[0]) for d in range(len(found.names))]
     least = int(np.argmin(held))
-    low, _ = binomial_band(np.array([level]), found.rows, 1 - (1 - CONFIDENCE) / len(held))
+    rows = int((ranks[:, least] >= 0).sum())
+    low, _ = binomial_band(np.array([level]), max(rows, 1), 1 - (1 - CONFIDENCE) / len(held))
     if held[least] >= low[0]:
         return ""
     share = f"{held[least]:.0%}" if level - held[least] > 0.01 else f"{held[least]:.1%}"

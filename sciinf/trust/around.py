@@ -2,6 +2,10 @@
 
 Parameters come from a normal law of z, twice as wide as the answer (`inference.around`). They are simulated once, and
 `trust.here`, `trust.residuals` and `trust.localise` look at them.
+
+Where parameters are discrete, they keep their most probable values, all together, and the law is that of z of what is
+continuous and exists then, from the draws that have these values. What the checks find is of the model with these
+values, which explains the data best.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Posterior, Simulator, X
+from sciinf.core import Posterior, Prior, Simulator, X
+from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.engine.block import simulate_from
 from sciinf.inference.around import Law
 from sciinf.inference.local import Sequential
@@ -27,6 +32,7 @@ BUDGET = 30.0  # seconds
 _WIDER = 2.0
 _NINETY = 3.2897  # sds of a normal law in its 90 % interval
 _BYTES = 2**27
+_PER = 10  # draws for each parameter
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,12 @@ class Around:
     """Simulations around an answer, of n rows.
 
     Args:
-        z: Unbounded parameters, (n, D), float64.
-        theta: The same in the prior's units, (n, D).
+        z: Unbounded parameters, (n, D), float64; of a mixed prior those that are continuous and exist.
+        theta: All parameters in the prior's units, (n, len(prior)).
         data: Name -> (n, *event).
         law: What z was drawn from.
         heavy: The sd of the answer's z over that of a normal law with its 90 % interval, (D,).
+        given: The values of the discrete parameters, in words; "" where there are none.
     """
 
     z: Tensor
@@ -46,6 +53,7 @@ class Around:
     data: X
     law: Law
     heavy: Tensor
+    given: str = ""
 
 
 def around_answer(
@@ -102,6 +110,8 @@ def simulate_around(
         within: Where the posterior was learned, and is zero outside.
     """
     bijection = posterior.prior.bijection
+    if isinstance(bijection, MixedBijection):
+        return _around_values(posterior.prior, bijection, simulator, theta, rows, generator)
     answer = bijection.forward(theta.double())
     law = Law.around(answer, _WIDER, normal=bijection.normal)
     if law is None:
@@ -113,6 +123,39 @@ def simulate_around(
     data, good = simulate_from(simulator, given, generator=generator)
     z, given = bijection.forward(given[good].double()), given[good]
     return None if len(z) < LEAST else Around(z, given, data, law, heaviness(answer))
+
+
+def _around_values(
+    prior: Prior, bijection: MixedBijection, simulator: Simulator, theta: Tensor, rows: int, generator: torch.Generator
+) -> Around | None:
+    """The same with the most probable discrete values, of draws that have them."""
+    z, present = bijection.split(theta.double())
+    codes, which = z[:, bijection.discrete_in_z].unique(dim=0, return_inverse=True)
+    mine = which == which.bincount().argmax()
+    first = int(mine.nonzero()[0])
+    spots = bijection.in_z[present[first, bijection.in_z]]
+    answer = z[mine][:, spots]
+    law = Law(answer.new_zeros(0), answer.new_zeros(0, 0))
+    if len(spots):
+        found = Law.around(answer, _WIDER, normal=bijection.inner.normal) if len(answer) > _PER * len(spots) else None
+        if found is None:
+            return None
+        law = found
+    full = z[first].repeat(rows, 1)
+    full[:, spots] = law.sample(rows, generator=generator)
+    given = bijection.inverse(full.to(prior.dtype))
+    data, good = simulate_from(simulator, given, generator=generator)
+    kept, given = bijection.forward(given[good].double())[:, spots], given[good]
+    if len(kept) < LEAST:
+        return None
+    values = theta[first]
+    words = [
+        f"{name} = {one.labels[code]}"
+        for name, one in prior.discrete().items()
+        if (code := int(one.codes(values[prior.names.index(name)]))) >= 0
+    ]
+    heavy = heaviness(answer) if len(spots) else answer.new_zeros(0)
+    return Around(kept, given, data, law, heavy, f"{', '.join(words)} ({float(mine.double().mean()):.0%} of the draws)")
 
 
 def heaviness(z: Float[Tensor, "n theta"]) -> Float[Tensor, " theta"]:

@@ -15,6 +15,10 @@ truth drawn from the prior, the posterior has on average one per cent of its mas
 inequality leaning alone happens in at most 5 % of the answers at each bound, whatever the model. Both together happen
 for normal likelihoods in a share of at most 0.009 sd / width of the prior; the 5 % are nearly reached only by
 likelihoods that fall off exponentially from the bound, as upper limits do.
+
+A parameter that exists only sometimes is looked at in the draws in which it does, those of the prior and those of the
+posterior, where it does in a twentieth of the latter. Discrete parameters have no bound to lean on, and those that are
+in order have others for bounds: they have medians alone.
 """
 
 from __future__ import annotations
@@ -28,11 +32,13 @@ from torch import Tensor
 
 from sciinf.core import Check, Draws, Prior
 from sciinf.core.laws import edges_of
+from sciinf.core.levels import Levels
 
 _LAST = 0.01  # of the prior
 _LEANS = 0.2  # of the posterior
 _RISES = 3.02
 _FAR = 5e-4  # of the prior's mass, on either side
+_SOME = 0.05  # of the posterior, in which a parameter exists
 _PRIOR_DRAWS = 20_000
 NAME = "prior bounds"
 
@@ -87,9 +93,13 @@ def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Check, ...]:
 def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
     """The bounds that the posterior leans on and rises up to: the parameter, or the sum of several, and words."""
     found: dict[str, str] = {}
+    ordered = {column for group in prior.existence.each.values() if group.increasing for column in group.columns}
     for law, place in prior.places():
-        for edge in edges_of(law, draws.theta[:, place].double()):
-            mass, ratio = leaning(edge.between, draws.weights)
+        if prior.names[place.start] in ordered or isinstance(law, Levels):
+            continue
+        theta, weights = _existing(draws, place.start)
+        for edge in edges_of(law, theta[:, place].double()) if len(theta) else ():
+            mass, ratio = leaning(edge.between, weights)
             if mass >= _LEANS and ratio >= _RISES:
                 of = " + ".join(prior.names[place.start + i] for i in edge.of)
                 found[of] = (
@@ -97,6 +107,17 @@ def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
                     f"{edge.side} bound of {_with_unit(edge.bound, prior.units[place.start])}, and rises up to it"
                 )
     return found
+
+
+def _existing(draws: Draws, place: int) -> tuple[Tensor, Tensor]:
+    """The draws, and their weights, in which a parameter exists; none where it does in less than a twentieth."""
+    there = ~draws.theta[:, place].isnan()
+    if bool(there.all()):
+        return draws.theta, draws.weights
+    weights = draws.weights[there]
+    if not len(weights) or float(weights.sum()) < _SOME:
+        return draws.theta[:0], weights[:0]
+    return draws.theta[there], weights / weights.sum()
 
 
 def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str]:
@@ -108,10 +129,15 @@ def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str
         draws: The answer.
         said: The parameters of which enough is said.
     """
-    medians, found = draws.quantile(0.5), []
+    medians, found = _medians(prior, draws), []
     shares = (drawn < medians[: len(drawn), None]).double().mean(1)
     for place, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
         each, median, below = drawn[place], medians[place], float(shares[place])
+        if prior.mixed:
+            each = each[~each.isnan()]
+            if bool(median.isnan()) or len(each) < 1 / _FAR:
+                continue
+            below = float((each < median).double().mean())
         if name in said or _FAR <= below <= 1 - _FAR:
             continue
         low, high = each.kthvalue(round(_FAR * len(each))).values, each.kthvalue(round((1 - _FAR) * len(each))).values
@@ -120,6 +146,20 @@ def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str
             f"the median of {name}, {_with_unit(float(median), unit)}, lies {side} the central {1 - 2 * _FAR:.1%} of "
             f"its prior, {low:.3g} to {_with_unit(float(high), unit)}"
         )
+    return found
+
+
+def _medians(prior: Prior, draws: Draws) -> Tensor:
+    """Of each parameter; NaN of what is discrete, or hardly exists."""
+    if not prior.mixed:
+        return draws.quantile(0.5)
+    found, discrete = torch.full((len(prior),), torch.nan, dtype=torch.float64), prior.discrete()
+    for place, name in enumerate(prior.names):
+        theta, weights = _existing(draws, place)
+        if name not in discrete and len(theta):
+            ordered, order = theta[:, place].double().sort()
+            middle = int((weights[order].cumsum(0) < 0.5).sum().clamp(max=len(ordered) - 1))
+            found[place] = ordered[middle]
     return found
 
 

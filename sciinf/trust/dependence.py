@@ -22,6 +22,7 @@ import math
 import torch
 from torch import Tensor
 
+from sciinf.core.levels import Levels
 from sciinf.trust.success import Success, fitted
 
 _EDGES = 64
@@ -80,6 +81,24 @@ def worst_interval(values: Tensor, failed: Tensor) -> Tensor:
     stop = math.inf if int(high) == n else float(ordered[high - 1] + ordered[high]) / 2
     rates = bad / max(inside, 1.0), (f - bad) / max(n - inside, 1.0)
     return torch.tensor([start, stop, *rates, float(gain(low, high))], dtype=torch.float64)
+
+
+def worst_value(values: Tensor, failed: Tensor, law: Levels) -> Tensor:
+    """The value of a discrete parameter at which most fails, as `worst_interval` tells it: from half below to half above.
+
+    Args:
+        values: The parameter, (n,), NaN where it does not exist.
+        failed: Whether each row failed, bool (n,).
+        law: Of the parameter.
+    """
+    has = law.codes(values)[:, None] == torch.arange(len(law.values))
+    count, bad = has.double().sum(0), has[failed].double().sum(0)
+    n, f = float(len(values)), float(failed.sum())
+    gain = _fit(bad, count) + _fit(f - bad, n - count) - _fit(torch.tensor(f).double(), torch.tensor(n).double())
+    k = int(torch.where((count > 0) & (bad * n >= f * count), gain, -1.0).argmax())
+    value, inside = float(law.values[k]), float(count[k])
+    rates = float(bad[k]) / max(inside, 1.0), (f - float(bad[k])) / max(n - inside, 1.0)
+    return torch.tensor([value - 0.5, value + 0.5, *rates, float(gain[k])], dtype=torch.float64)
 
 
 def influence(success: Success, z: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciinf.core import Batch, Posterior, Prior
+from sciinf.core import Batch, Draws, Posterior, Prior
 from sciinf.trust.agreement import LEVELS, TAIL, Agreement
 from sciinf.trust.tails import PAIRS, SPAN
 
@@ -59,6 +59,17 @@ def rank_of_last(value: Float[Tensor, "more rows"], generator: torch.Generator) 
     equal = ((others - last).abs() <= near) | (others == last)
     below, tied = ((others < last) & ~equal).sum(0), equal.sum(0)
     return below + (torch.rand(last.shape, generator=generator, dtype=torch.float64) * (tied + 1)).long().clamp_max(tied)
+
+
+def each_existing(draws: Draws, prior: Prior) -> list[Draws]:
+    """Each continuous parameter or derived quantity by itself, in the draws that have it, if any do."""
+    found, discrete = [], prior.discrete()
+    for d, (name, unit) in enumerate(zip(draws.names, draws.units, strict=True)):
+        there = ~draws.theta[:, d].isnan()
+        there &= draws.log_weight > -math.inf
+        if name not in discrete and bool(there.any()):
+            found.append(Draws((name,), (unit,), draws.theta[there, d : d + 1], draws.log_weight[there]))
+    return found
 
 
 def averages(

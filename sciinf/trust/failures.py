@@ -44,7 +44,7 @@ from sciinf.core.simulator import Status
 from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
 from sciinf.storage.outcome import status_of
 from sciinf.store import Store
-from sciinf.trust.dependence import independence, influence, worst_interval
+from sciinf.trust.dependence import independence, influence, worst_interval, worst_value
 from sciinf.trust.success import Success, fit_success
 
 Reading = Literal["exclude", "outcome", "model"]
@@ -127,6 +127,9 @@ class Failures:
     def _range(self, prior: Prior, d: int) -> str:
         low, high, inside, outside, _, sd, _ = self.ranges[d].tolist()
         name, unit = prior.names[d], f" {prior.units[d]}" if prior.units[d] else ""
+        if name in (discrete := prior.discrete()):
+            label = discrete[name].labels[int(discrete[name].codes(torch.tensor(low + 0.5)))]
+            return f"{_percent(inside)} fail where {name} is {label} ({_percent(outside)} elsewhere)"
         small, large = _digits(low, sd), _digits(high, sd)
         if math.isfinite(low) and math.isfinite(high):
             where = f"{small} < {name} < {large}{unit}"
@@ -169,12 +172,48 @@ def examine(prior: Prior, theta: Tensor, failed: Tensor) -> Failures:
     rate = failed.double().mean().clamp(1e-12, 1 - 1e-12)
     wrong = -torch.where(failed, torch.log1p(-ok.clamp(max=1 - 1e-12)), ok.clamp_min(1e-300).log()).sum()
     explained = float(-len(z) * (rate * rate.log() + (1 - rate) * (-rate).log1p()) - wrong)
-    found = torch.stack([worst_interval(theta[:, d], failed) for d in range(theta.shape[1])])
+    discrete = prior.discrete()
+    each = [
+        worst_value(theta[:, d], failed, discrete[name]) if name in discrete else _worst(theta[:, d], failed)
+        for d, name in enumerate(prior.names)
+    ]
+    found = torch.stack(each)
     found[:, 4] /= max(explained, float(found[:, 4].max()), 1e-12)
-    found = torch.cat([found, theta.std(dim=0)[:, None], influence(success, z)[:, None]], dim=1)
+    moved = _of_parameters(prior, influence(success, z))
+    found = torch.cat([found, _sds(theta)[:, None], moved[:, None]], dim=1)
     inside = (theta > found[:, 0]) & (theta < found[:, 1]) & (found[:, 2] > 1 - _NEVER)
     cut = max(float((ok < _NEVER).double().mean()), float(inside.double().mean(dim=0).max()))
     return Failures(len(z), int(failed.sum()), independence(z, failed), found, cut, success)
+
+
+def _worst(values: Tensor, failed: Tensor) -> Tensor:
+    """`worst_interval` of the rows in which a parameter exists."""
+    there = ~values.isnan()
+    if bool(there.all()):
+        return worst_interval(values, failed)
+    if int(there.sum()) < _FEW or not bool(failed[there].any()) or bool(failed[there].all()):
+        rate = float(failed.double().mean())
+        return torch.tensor([-math.inf, math.inf, rate, rate, 0.0], dtype=torch.float64)
+    return worst_interval(values[there], failed[there])
+
+
+def _sds(theta: Tensor) -> Tensor:
+    """Of each parameter, (D,), in the rows in which it exists."""
+    if not bool(theta.isnan().any()):
+        return theta.std(dim=0)
+    there = [column[~column.isnan()] for column in theta.T]
+    return torch.stack([one.std() if len(one) > 1 else theta.new_zeros(()) for one in there])
+
+
+def _of_parameters(prior: Prior, values: Tensor) -> Tensor:
+    """What is known of each unbounded number, (bijection.size,), for each parameter, (D,): of parts of a whole the most."""
+    if len(values) == len(prior):
+        return values
+    found = torch.empty(len(prior), dtype=values.dtype)
+    for place, spot in zip(prior.bijection.places, prior.bijection.spots, strict=True):
+        mine = values[spot]
+        found[place] = mine if place.stop - place.start == len(mine) else mine.max()
+    return found
 
 
 def asked(posterior: Posterior, calibration: Calibration | None, reading: Reading) -> Posterior:
@@ -241,11 +280,11 @@ def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Readi
     z = prior.bijection.forward(draws.resample(_DRAWS, generator=torch.Generator().manual_seed(0)).double())
     cut = failures.cut
     if reading == "exclude" and not by_likelihood(posterior):
-        level, found = _as_it_is(_near(success, z, _SPREAD), _moved(success, z), cut)
+        level, found = _as_it_is(_near(success, z, 1.0 if prior.mixed else _SPREAD), _moved(success, z), cut)
         return Check("failures", level, f"{words}. {found}" + (f". {_WAY_OUT}" if level != "good" else ""))
     how = "The answer is by a likelihood, with the prior as written"
     how = how if by_likelihood(posterior) else "The answer is weighted by 1 / P(success), as was asked"
-    if _near(success, z, _SPREAD_MENDED) > _MASS or cut > _PRIOR:
+    if _near(success, z, 1.0 if prior.mixed else _SPREAD_MENDED) > _MASS or cut > _PRIOR:
         gone = f"but next to nothing succeeds in {_percent(cut)} of the prior, and nothing was learned there"
         if judged_by_simulator(posterior):
             reach = "draws from there are those of a broad law, so look at the effective sample size and Pareto k"

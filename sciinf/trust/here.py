@@ -25,6 +25,8 @@ The weights leave little of what q puts far out, where none of the simulations l
 sd of q's z much larger than its 90 % interval tells. A network may put a hundredth of its draws anywhere at a cost of a
 hundredth of a nat, and have an sd half as large again for it.
 
+Where parameters are discrete, or exist only sometimes, no such law is at hand, and nothing is found.
+
 All this is of z: for a parameter with a LogNormal prior, of its logarithm.
 
 References:
@@ -160,6 +162,9 @@ def _looked(
         return (), 0
     if around is None or isinstance(posterior, MCMC):
         return (), 0
+    if posterior.prior.mixed:
+        words = "not checked whether the posterior is right at this observation: it has discrete parameters"
+        return (Check(NAME, "unknown", words),), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside

@@ -71,7 +71,7 @@ class Judge:
             level: Of the intervals.
         """
         failed = check_failures(self.calibration, self.posterior, draws, failures)
-        drawn: Sequence[Check] = (*self._bounds.check(draws), *check_stray(draws))
+        drawn: Sequence[Check] = (*self._bounds.check(draws), *check_stray(draws, self.posterior.prior))
         return (*failed, *drawn, *check_few(draws, level), *check_tails(self.calibration, self.posterior, level))
 
     @property

@@ -125,7 +125,8 @@ def check_data(
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
     """
-    scores = None if around is None or isinstance(around, str) else scores_of(posterior, x, around)
+    known = isinstance(around, Around) and around.z.shape[1] > 0
+    scores = scores_of(posterior, x, around) if known else None
     if scores is None or not isinstance(around, Around):  # `residuals` says why
         return (), ()
     judged = judge(scores)

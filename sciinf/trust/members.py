@@ -20,12 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Check, Posterior, X
+from sciinf.core import Check, Posterior, Prior, X
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.mcmc import MCMC
 
 NAME = "ensemble"
 _DRAWS = 2_000
+_LEAST = 100  # draws of each member in which a parameter exists
 _MUCH = 0.05
 _NAMED = 4
 
@@ -39,11 +40,35 @@ def network_share(posterior: Ensemble, x: X, *, generator: torch.Generator) -> F
         generator: Source of 2,000 draws of each member; what they add to the spread of means is taken off.
     """
     draws = [m.draw_batched(x, _DRAWS, generator=generator)[:, 0].double() for m in posterior.members]
+    if posterior.prior.mixed:
+        return _mixed_share(posterior.prior, torch.stack(draws))
     within = torch.stack([each.var(0) for each in draws]).mean(0)
     means = torch.stack([each.mean(0) for each in draws])
     by_chance = within / _DRAWS * (len(draws) - 1) / len(draws)
     between = (means.var(0, correction=0) - by_chance).clamp_min(0.0)
     return between / (between + within).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _mixed_share(prior: Prior, draws: Float[Tensor, "member draw theta"]) -> Float[Tensor, " theta"]:
+    """The same of draws in which parameters exist, and of a 1 among 0s for a discrete one; 0 where too few have it."""
+    found, discrete = torch.zeros(len(prior), dtype=draws.dtype), prior.discrete()
+    for d, name in enumerate(prior.names):
+        column = draws[..., d]
+        there = ~column.isnan()
+        if name in discrete:
+            values = torch.nn.functional.one_hot(discrete[name].codes(column) + 1).to(draws.dtype)
+            there = torch.ones_like(there)
+        else:
+            values = column.nan_to_num(0.0)[..., None]
+        count = there.sum(1)[:, None].to(draws.dtype)
+        if int(count.min()) < _LEAST:
+            continue
+        means = (values * there[..., None]).sum(1) / count
+        squares = ((values - means[:, None]).square() * there[..., None]).sum(1) / (count - 1)
+        by_chance = (squares / count).mean(0).sum() * (len(draws) - 1) / len(draws)
+        between = (means.var(0, correction=0).sum() - by_chance).clamp_min(0.0)
+        found[d] = between / (between + squares.mean(0).sum()).clamp_min(torch.finfo(torch.float64).tiny)
+    return found
 
 
 def check_members(posterior: Posterior, x: X, seed: int) -> tuple[Check, ...]:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from torch import Tensor
 from sciinf.core import Posterior, Prior, X
 from sciinf.core.levels import Levels
 from sciinf.core.verdicts import Reliability
+from sciinf.inference.floored import exact_probabilities
 from sciinf.trust.agreement import Agreement
 
 ABSENT = "does not exist"
@@ -62,6 +64,9 @@ def values_of(posterior: Posterior, x: X, draws: Float[Tensor, "draws batch thet
     prior, found = posterior.prior, dict[str, Tensor]()
     for name, law in prior.discrete().items():
         found[VALUES + name] = _places(law, draws[..., prior.names.index(name)]).short()
+        with suppress(ValueError):  # too many values before it to be added up
+            exact = exact_probabilities(posterior, x, name)
+            found |= {} if exact is None else {EXACT + name: exact}
     return found
 
 

@@ -100,24 +100,32 @@ def check_residuals(posterior: Posterior, simulator: Simulator, x: X, around: Ar
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
     """
+    return residual_finding(posterior, simulator, x, around)[0]
+
+
+def residual_finding(
+    posterior: Posterior, simulator: Simulator, x: X, around: Around | str | None
+) -> tuple[tuple[Check, ...], float | None]:
+    """The same, and the p-value, where there is one."""
     around = "the simulator makes data of another form than the observation" if around is None else around
     found = around if isinstance(around, str) else residual_p(posterior, simulator, x, around)
     if found is None:
-        return ()
+        return (), None
     if isinstance(found, str):
-        return (Check(NAME, "unknown", f"not checked whether the model reproduces the data: {found}"),)
+        return (Check(NAME, "unknown", f"not checked whether the model reproduces the data: {found}"),), None
     p, most, rows = found
+    model = f"the model with {around.given}" if isinstance(around, Around) and around.given else "the model"
     if p >= _UNUSUAL:
-        words = f"the model reproduces the data: what it leaves unexplained looks like its noise (p = {p:.2g})"
-        return (Check(NAME, "good", words),)
+        words = f"{model} reproduces the data: what it leaves unexplained looks like its noise (p = {p:.2g})"
+        return (Check(NAME, "good", words),), p
     words = (
-        f"the model does not reproduce the data: {most} (p = {p:.2g} among {rows:,} simulations around the answer, all "
+        f"{model} does not reproduce the data: {most} (p = {p:.2g} among {rows:,} simulations around the answer, all "
         "statistics together). Look at the residuals; the noise may have another law, or something is missing from "
         "the simulator"
     )
     if p < _ALARM:
-        return (Check(NAME, "alarm", words),)
-    return (Check(NAME, "caution", words.replace("does not reproduce", "may not reproduce")),)
+        return (Check(NAME, "alarm", words),), p
+    return (Check(NAME, "caution", words.replace("does not reproduce", "may not reproduce")),), p
 
 
 def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str | None:
@@ -166,7 +174,7 @@ def basis_of(means: Tensor) -> Tensor:
     pairs = [(i, j) for i in range(size) for j in range(i, size)]
     pairs = pairs if len(pairs) <= most else [(i, i) for i in range(size) if size <= most]
     products = [near[:, i] * near[:, j] for i, j in pairs]
-    return torch.stack([torch.ones_like(near[:, 0]), *near.T, *products], dim=1)
+    return torch.stack([near.new_ones(len(near)), *near.T, *products], dim=1)
 
 
 def _coefficients(y: Tensor, basis: Tensor) -> Tensor:
@@ -182,6 +190,8 @@ def fitted(y: Tensor, basis: Tensor) -> Tensor:
 def nearest(means: Tensor) -> Tensor:
     """The rows whose m is nearest to the observation's, in sds of all, and it as the last."""
     size = means.shape[1]
+    if not size:  # no parameter varies: all rows are alike
+        return torch.arange(len(means))
     whole = torch.linalg.pinv(torch.cov(means.T).reshape(size, size), hermitian=True)
     away = means[:-1] - means[-1]
     order = ((away @ whole) * away).sum(1).argsort()[: math.ceil(_NEAR * len(away))]

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Check, Draws
+from sciinf.core import Check, Draws, Prior
 from sciinf.core.answer import digits
+from sciinf.trust.existing import each_existing
 
 _SHARE = 0.25
 _ONE_IN = 1000
@@ -32,8 +33,16 @@ _FAR = 0.01  # of the draws, for the index
 _NO_VARIANCE = 2.0
 
 
-def check_stray(draws: Draws) -> tuple[Check, ...]:
-    """Which parameters' sd rests on a few draws; nothing where none does, or there are too few draws to tell."""
+def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Check, ...]:
+    """Which parameters' sd rests on a few draws; nothing where none does, or there are too few draws to tell.
+
+    Args:
+        draws: The draws.
+        prior: Of a mixed one, each continuous parameter is looked at by itself, in the draws in which it exists.
+    """
+    if prior is not None and prior.mixed:
+        each = [one for draw in each_existing(draws, prior) for one in check_stray(draw)]
+        return (Check("stray draws", "caution", ". ".join(one.verdict for one in each)),) if each else ()
     if len(draws) < _FEWEST:
         return ()
     few = max(_AT_LEAST, round(float(draws.ess)) // _ONE_IN)

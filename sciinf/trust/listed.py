@@ -1,0 +1,59 @@
+r"""Do data come from one of the models that are listed? Of a prior with discrete parameters.
+
+A network that has only seen some models is sure of one of them whatever it is shown: on data of another it may give a
+listed one a probability of 0.99. Probabilities are among the listed models, and nothing in them tells that none is
+right. Two statistics do, each where the other is blind: how unlike all simulations the observation is (`trust.ood`),
+of p-value p_1, and what the most probable model leaves unexplained of it, among data simulated from that model around
+the answer (`trust.residuals`), p_2. Both are right for data of a listed model, so
+
+    p = min(1, 2 min(p_1, p_2))
+
+is below a with a probability of at most a. Taking the most probable of K models adds little to that: it chooses the one
+that explains the data best, which for data of another makes p_2 too large rather than too small.
+
+References:
+    | A note on the Bonferroni inequality in multiple testing (Simes, 1986), https://doi.org/10.1093/biomet/73.3.751
+"""
+
+from __future__ import annotations
+
+from sciinf.core import Check, Prior
+
+NAME = "listed models"
+_ALARM, _UNUSUAL = 0.01, 0.05
+
+
+def listed_p(unlike: float | None, residual: float | None) -> float | None:
+    """The p-value of both statistics together; of one, where the other is not known; None where neither is."""
+    known = [p for p in (unlike, residual) if p is not None]
+    return min(1.0, len(known) * min(known)) if known else None
+
+
+def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> tuple[Check, ...]:
+    """The finding about one observation; none of a prior without discrete parameters.
+
+    Args:
+        prior: The prior.
+        unlike: p-value of the observation among all simulations, if it is known.
+        residual: That of what is left unexplained of it, if it is known.
+    """
+    if not prior.mixed:
+        return ()
+    what = ", ".join(f"{name} ({_values(law.labels)})" for name, law in prior.discrete().items())
+    p = listed_p(unlike, residual)
+    if p is None:
+        words = f"not checked whether the data come from one of the values of {what}: calibrate, or ask with a simulator"
+        return (Check(NAME, "unknown", words),)
+    if p >= _UNUSUAL:
+        words = f"the data look like those of one of the values of {what} (p = {p:.2g}); probabilities are among these"
+        return (Check(NAME, "good", words),)
+    may = "" if p < _ALARM else "may "
+    words = (
+        f"the data {may or ''}come from none of the values of {what} (p = {p:.2g}), whatever their probabilities are, for "
+        "these are among the listed ones: look at the residuals, and add a model that makes such data"
+    )
+    return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+
+
+def _values(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels) if len(labels) <= 4 else f"{labels[0]} to {labels[-1]}"

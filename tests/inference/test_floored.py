@@ -1,0 +1,115 @@
+"""Weights of a network that is sure of the wrong model: with a floor under each value they find the right one.
+
+Errors of probabilities by weights are binomial of at least 1,000 effective draws: 0.016; seeds do not change.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from nested import Exact, Nested
+
+from sciinf.core import X
+from sciinf.core.doubts import noting
+from sciinf.inference import floored
+from sciinf.inference.ensemble import Ensemble
+from sciinf.inference.floored import Floored, exact_probabilities
+from sciinf.inference.reweighted import Reweighted, doubt_values
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Nested:
+    return Nested()
+
+
+@pytest.fixture(scope="module")
+def x(simulator: Nested) -> X:
+    """An observation with P(line) between .25 and .35."""
+    theta = simulator.prior.sample(200, generator=seeded(1))
+    data = simulator(theta, generator=seeded(2))["x"]
+    p = Exact(simulator).log_probabilities({"x": data})[:, 1].exp()
+    return {"x": data[(p - 0.3).abs().argmin()][None]}
+
+
+def told(simulator: Nested, x: X, p: float, ess: int = 4_000) -> tuple[float, float, float]:
+    """P(line) by a network that says p, weighted; log evidence and its error."""
+    right = Exact(simulator)
+    odds = math.log(p) - math.log1p(-p) - float(torch.logit(right.log_probabilities(x)[0, 1].exp()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = Reweighted(Exact(simulator, odds=odds), simulator, ess=ess).draw(x, 4_000, generator=seeded())
+    line = float(drawn.weights @ (drawn.theta[:, 0] == 1).double())
+    assert drawn.log_evidence is not None
+    assert drawn.log_evidence_error is not None
+    return line, drawn.log_evidence, drawn.log_evidence_error
+
+
+def corrected(simulator: Nested, x: X) -> bool:
+    """Whether a probability of 1e-6 becomes the right one, about .3, within .02, and the evidence with it."""
+    right = float(Exact(simulator).log_probabilities(x)[0, 1].exp())
+    log_z = float(simulator.evidences(x["x"])[0].logsumexp(0)) - math.log(2)
+    line, found, error = told(simulator, x, 1e-6, ess=8_000)
+    return abs(line - right) < 0.02 and abs(found - log_z) < 4 * error
+
+
+def test_a_model_that_is_never_drawn_comes_back(simulator: Nested, x: X) -> None:
+    assert corrected(simulator, x)
+
+
+def test_without_the_floor_it_does_not(simulator: Nested, x: X, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floored, "FLOOR", 0.0)
+    assert not corrected(simulator, x)
+
+
+def test_evidence_of_each_model_is_that_of_its_weights(simulator: Nested, x: X) -> None:
+    right = simulator.evidences(x["x"])[0]
+    line, log_z, _ = told(simulator, x, 0.5)
+    for k, p in enumerate((1 - line, line)):  # prior probabilities are 1/2; errors of .02 are 3 sds
+        assert log_z + math.log(p) + math.log(2) == pytest.approx(float(right[k]), abs=0.08)
+
+
+def test_draws_have_the_density_that_is_told(simulator: Nested, x: X) -> None:
+    law = Floored(Exact(simulator, odds=-20.0), x)
+    theta, log_r = law.sample(20_000, generator=seeded(3))
+    assert torch.equal(log_r, law.log_prob(theta))
+    line = theta[:, 0] == 1
+    assert abs(float(line.double().mean()) - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 20_000)  # 6e-5
+    own = simulator.prior.sample(20_000, generator=seeded(4))
+    total = float((law.log_prob(own) - simulator.prior.log_prob(own)).exp().mean())
+    assert total == pytest.approx(1.0, abs=0.1)  # it is normalised: E_p [r / p] = 1
+
+
+def test_only_networks_that_know_probabilities_tell_them(simulator: Nested, x: X) -> None:
+    assert exact_probabilities(Exact(simulator), x, "model") is None
+    assert exact_probabilities(Ensemble([Exact(simulator)]), x, "model") is None
+
+
+def said(simulator: Nested, theta: torch.Tensor, log_weight: torch.Tensor) -> list[str]:
+    with noting() as noted, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        doubt_values(simulator.prior, theta, log_weight, stacklevel=1)
+    return [f"{one.level}: {one.verdict}" for one in noted]
+
+
+def test_values_with_few_effective_draws_are_told(simulator: Nested) -> None:
+    theta = simulator.prior.sample(2_000, generator=seeded(5))
+    line, even = theta[:, 0] == 1, torch.zeros(2_000, dtype=torch.float64)
+    assert said(simulator, theta, even) == []
+    flat = theta[~line]
+    assert "only 0 of" in said(simulator, flat, even[: len(flat)])[0]
+    heavy = even.clone()
+    heavy[line.nonzero()[:3, 0]] = 9.0  # three draws that are nearly all of the line
+    assert "by 3 effective draws" in said(simulator, theta, heavy - 6.0 * line)[0]
+    tailed = torch.where(line, 1.5 * torch.empty(2_000, dtype=torch.float64).exponential_(generator=seeded(6)), 0.0)
+    words = said(simulator, theta, tailed)
+    assert words
+    assert words[0].startswith("alarm: Pareto k")
+    assert "model = line" in words[0]
+
