@@ -2,9 +2,9 @@
 
 Exact posteriors are those of `tests/nested.py`: two models of which one has a parameter more.
 
-    python benchmarks/discrete_truth.py alarms [repetitions]     calibrations of an exact posterior that do not pass
-    python benchmarks/discrete_truth.py power [repetitions]      and of such with faults
-    python benchmarks/discrete_truth.py unlisted [records]       data of models that are not listed, and of listed ones
+    python benchmarks/discrete_truth.py alarms [repetitions] [rows]   calibrations of an exact posterior, by verdict
+    python benchmarks/discrete_truth.py power [repetitions] [rows]    shares of such with faults that are not passed
+    python benchmarks/discrete_truth.py unlisted [records] [numbers]  data of models not listed, and of listed ones
 
 It must be on PYTHONPATH, as `tests` must: PYTHONPATH=.:tests.
 """
@@ -133,9 +133,9 @@ def main() -> None:
     """Print what is asked for."""
     warnings.simplefilter("ignore")
     local_levels._LEAST = 10**9  # levels alike for all data: nothing here asks for others, and learning them takes long
-    what, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20
+    what, count, *rows = sys.argv[1], *map(int, sys.argv[2:] or ["20"])
     began = time.process_time()
-    found = {"alarms": alarms, "power": power, "unlisted": unlisted}[what](count)
+    found = {"alarms": alarms, "power": power, "unlisted": unlisted}[what](count, *rows)
     for name, value in found.items():
         print(f"{name}: {value}")
     print(f"{time.process_time() - began:.0f} CPU s")
