@@ -5,8 +5,6 @@ Exact posteriors are those of `tests/nested.py`: two models of which one has a p
     python benchmarks/discrete_truth.py alarms [repetitions] [rows]   calibrations of an exact posterior, by verdict
     python benchmarks/discrete_truth.py power [repetitions] [rows]    shares of such with faults that are not passed
     python benchmarks/discrete_truth.py unlisted [records] [numbers]  data of models not listed, and of listed ones
-
-It must be on PYTHONPATH, as `tests` must: PYTHONPATH=.:tests.
 """
 
 from __future__ import annotations
@@ -19,12 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from nested import Exact, Nested
 from torch import Tensor
 
 from sciinf import calibrate, query, simulate
 from sciinf.core import Calibration, X
 from sciinf.trust import local_levels
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from nested import Exact, Nested  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 ROWS = 5_000
 FAULTS: dict[str, dict[str, float]] = {

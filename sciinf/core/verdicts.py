@@ -45,7 +45,9 @@ class Reliability:
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in {**data, "values": [*self.values]}.items()}
+        return {
+            k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in {**data, "values": [*self.values]}.items()
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reliability:

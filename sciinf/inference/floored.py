@@ -49,9 +49,7 @@ class Floored:
         self._parts = _with_floor(posterior, x)
         self._defensive = FLOOR if self._parts is None or not covers(posterior) else 0.0
 
-    def sample(
-        self, n: int, *, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "n theta"], Float[Tensor, " n"]]:
+    def sample(self, n: int, *, generator: torch.Generator) -> tuple[Float[Tensor, "n theta"], Float[Tensor, " n"]]:
         """n draws, and log r of each, float64."""
         theta = self._learned(n, generator)
         if self._defensive:

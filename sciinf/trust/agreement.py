@@ -73,7 +73,8 @@ class Agreement:
             (one-sided, of the posteriors of one parameter averaged over the data), "tail" (central, of `TAIL`) or
             "probability" (of the values of a discrete parameter).
         p_value: Of uniformity, uncorrected.
-        found: Fraction of truths in the region of each of `LEVELS`, (19,), or of `TAIL`, (1,); of probabilities the gap.
+        found: Fraction of truths in the region of each of `LEVELS`, (19,), or of `TAIL`, (1,); of probabilities their
+            gap, (1,).
         rows: Fresh simulations in which the parameter exists.
         note: What else a tail, or probabilities, show, in words.
         spread: Standard deviation of the gap of probabilities, where they are right.
@@ -263,7 +264,10 @@ def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[
         return (
             "passed",
             False,
-            (f"ranks, intervals, averages, {also}coverage and TARP agree with {rows:,} fresh simulations; {largest}", *told),
+            (
+                f"ranks, intervals, averages, {also}coverage and TARP agree with {rows:,} fresh simulations; {largest}",
+                *told,
+            ),
         )
     least = max(1, min(test.rows for test in tests.values() if test.kind != "tail"))
     more = rows_needed(len(tests), rows, stated, share=least / rows)

@@ -130,7 +130,7 @@ def _around_values(
 ) -> Around | None:
     """The same with the most probable discrete values, of draws that have them."""
     z, present = bijection.split(theta.double())
-    codes, which = z[:, bijection.discrete_in_z].unique(dim=0, return_inverse=True)
+    _, which = z[:, bijection.discrete_in_z].unique(dim=0, return_inverse=True)
     mine = which == which.bincount().argmax()
     first = int(mine.nonzero()[0])
     spots = bijection.in_z[present[first, bijection.in_z]]

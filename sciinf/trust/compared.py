@@ -49,7 +49,10 @@ def check_compared(learned: Posterior, x: X, plain: Draws, weighted: Draws) -> t
     if not found:
         return ()
     far = any(abs(mine - net) > max(_FAR, _SURE * off) for _, mine, off, net in found if math.isfinite(mine - net))
-    each = "; ".join(f"{what} is {_number(mine, off)} by the likelihood and {net:.2f} by the network" for what, mine, off, net in found)
+    each = "; ".join(
+        f"{what} is {_number(mine, off)} by the likelihood and {net:.2f} by the network"
+        for what, mine, off, net in found
+    )
     words = f"log Bayes factor of {each}; the answer is by the likelihood"
     more = ". By itself the network is not to be relied on: train on more simulations" if far else ""
     return (Check(NAME, "caution" if far else "good", words + more),)

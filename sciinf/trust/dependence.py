@@ -84,7 +84,9 @@ def worst_interval(values: Tensor, failed: Tensor) -> Tensor:
 
 
 def worst_value(values: Tensor, failed: Tensor, law: Levels) -> Tensor:
-    """The value of a discrete parameter at which most fails, as `worst_interval` tells it: from half below to half above.
+    """The value of a discrete parameter at which most fails, as the interval from half below it to half above.
+
+    It is told as `worst_interval` tells one.
 
     Args:
         values: The parameter, (n,), NaN where it does not exist.

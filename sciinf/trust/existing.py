@@ -58,7 +58,9 @@ def rank_of_last(value: Float[Tensor, "more rows"], generator: torch.Generator) 
     near = _TIED * (1 + last.abs())
     equal = ((others - last).abs() <= near) | (others == last)
     below, tied = ((others < last) & ~equal).sum(0), equal.sum(0)
-    return below + (torch.rand(last.shape, generator=generator, dtype=torch.float64) * (tied + 1)).long().clamp_max(tied)
+    return below + (torch.rand(last.shape, generator=generator, dtype=torch.float64) * (tied + 1)).long().clamp_max(
+        tied
+    )
 
 
 def each_existing(draws: Draws, prior: Prior) -> list[Draws]:

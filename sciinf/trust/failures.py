@@ -206,7 +206,10 @@ def _sds(theta: Tensor) -> Tensor:
 
 
 def _of_parameters(prior: Prior, values: Tensor) -> Tensor:
-    """What is known of each unbounded number, (bijection.size,), for each parameter, (D,): of parts of a whole the most."""
+    """What is known of each unbounded number, (bijection.size,), for each parameter, (D,).
+
+    Parts of a whole, of which there is one number less, have the largest of theirs.
+    """
     if len(values) == len(prior):
         return values
     found = torch.empty(len(prior), dtype=values.dtype)

@@ -42,15 +42,17 @@ def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> 
     what = ", ".join(f"{name} ({_values(law.labels)})" for name, law in prior.discrete().items())
     p = listed_p(unlike, residual)
     if p is None:
-        words = f"not checked whether the data come from one of the values of {what}: calibrate, or ask with a simulator"
+        words = (
+            f"not checked whether the data come from one of the values of {what}: calibrate, or ask with a simulator"
+        )
         return (Check(NAME, "unknown", words),)
     if p >= _UNUSUAL:
         words = f"the data look like those of one of the values of {what} (p = {p:.2g}); probabilities are among these"
         return (Check(NAME, "good", words),)
-    may = "" if p < _ALARM else "may "
     words = (
-        f"the data {may or ''}come from none of the values of {what} (p = {p:.2g}), whatever their probabilities are, for "
-        "these are among the listed ones: look at the residuals, and add a model that makes such data"
+        f"the data {'' if p < _ALARM else 'may '}come from none of the values of {what} (p = {p:.2g}), whatever their "
+        "probabilities are, for these are among the listed ones: look at the residuals, and add a model that makes "
+        "such data"
     )
     return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
 

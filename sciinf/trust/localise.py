@@ -125,8 +125,9 @@ def check_data(
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
     """
-    known = isinstance(around, Around) and around.z.shape[1] > 0
-    scores = scores_of(posterior, x, around) if known else None
+    scores = None
+    if isinstance(around, Around) and around.z.shape[1]:  # not where no parameter varies
+        scores = scores_of(posterior, x, around)
     if scores is None or not isinstance(around, Around):  # `residuals` says why
         return (), ()
     judged = judge(scores)

@@ -13,7 +13,7 @@ ECE is not 0 for right probabilities: 200 times, labels are drawn from the proba
 comes from draws of the posterior it is itself uncertain, and what is drawn from it scatters more than the truth does
 about it. Then the truth and the L draws of a row, which are exchangeable, are taken together: one of the L + 1 is drawn
 for the label, and the others are the draws. So the p-value is right for any L. Beyond one in ten it comes from the mean
-excess of the 20 largest, which is a little too large for the tail of a normal law, and no smaller than 1 in 200 without.
+excess of the 20 largest, which makes it a little too large where the tail is that of a normal law.
 
 The gap is ECE less its mean.
 
@@ -195,4 +195,6 @@ def _worst(shown: Reliability) -> str:
     apart = np.abs(shown.found - shown.predicted) * shown.rows
     k, b = np.unravel_index(int(apart.argmax()), apart.shape)
     given, true, rows = float(shown.predicted[k, b]), float(shown.found[k, b]), int(shown.rows[b])
-    return f"{shown.values[k]!r} is given {given:.2f} on average in {rows:,} simulations and is true in {true:.2f} of them"
+    return (
+        f"{shown.values[k]!r} is given {given:.2f} on average in {rows:,} simulations and is true in {true:.2f} of them"
+    )

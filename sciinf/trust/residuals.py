@@ -114,7 +114,7 @@ def residual_finding(
     if isinstance(found, str):
         return (Check(NAME, "unknown", f"not checked whether the model reproduces the data: {found}"),), None
     p, most, rows = found
-    model = f"the model with {around.given}" if isinstance(around, Around) and around.given else "the model"
+    model = f"with {around.given} the model" if isinstance(around, Around) and around.given else "the model"
     if p >= _UNUSUAL:
         words = f"{model} reproduces the data: what it leaves unexplained looks like its noise (p = {p:.2g})"
         return (Check(NAME, "good", words),), p

@@ -112,4 +112,3 @@ def test_values_with_few_effective_draws_are_told(simulator: Nested) -> None:
     assert words
     assert words[0].startswith("alarm: Pareto k")
     assert "model = line" in words[0]
-

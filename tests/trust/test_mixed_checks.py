@@ -1,4 +1,4 @@
-"""Checks of answers whose parameters are discrete or exist only sometimes: of the draws that have them, or not at all."""
+"""Checks of answers whose parameters are discrete or exist only sometimes are of the draws that have them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from nested import Exact, Nested
 
 from sciinf import query
-from sciinf.core import Choice, Counts, Draws, Each, Normal, Only, Prior, Uniform
+from sciinf.core import Choice, Counts, Draws, Each, Normal, Only, Prior, Uniform, X
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.reweighted import Reweighted
 from sciinf.trust.bounds import check_bounds
@@ -89,13 +89,13 @@ def test_failures_may_depend_on_a_label_or_on_what_exists_only_sometimes() -> No
 
 
 @pytest.fixture(scope="module")
-def weighted() -> tuple[Nested, dict[str, torch.Tensor], Reweighted]:
+def weighted() -> tuple[Nested, X, Reweighted]:
     simulator = Nested()
     x = simulator(torch.tensor([[1.0, 0.3, 0.8]]), generator=seeded(8))
     return simulator, x, Reweighted(Exact(simulator, odds=1.5), simulator, ess=1_000)
 
 
-def test_evidence_stands_beside_the_network(weighted: tuple[Nested, dict[str, torch.Tensor], Reweighted]) -> None:
+def test_evidence_stands_beside_the_network(weighted: tuple[Nested, X, Reweighted]) -> None:
     simulator, x, posterior = weighted
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -109,7 +109,7 @@ def test_evidence_stands_beside_the_network(weighted: tuple[Nested, dict[str, to
     assert said.verdict.endswith("train on more simulations")
 
 
-def test_a_right_network_is_called_so(weighted: tuple[Nested, dict[str, torch.Tensor], Reweighted]) -> None:
+def test_a_right_network_is_called_so(weighted: tuple[Nested, X, Reweighted]) -> None:
     simulator, x, _ = weighted
     right = Exact(simulator)
     plain = right.draw(x, 4_000, generator=seeded(9))

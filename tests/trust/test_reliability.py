@@ -1,4 +1,4 @@
-"""Probabilities of discrete parameters: right ones are off by chance alone, however few the draws; wrong ones are seen."""
+"""Probabilities of discrete parameters: right ones are off by chance alone, however few the draws."""
 
 from __future__ import annotations
 
