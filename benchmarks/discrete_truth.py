@@ -24,7 +24,7 @@ from sciinf.core import Calibration, X
 from sciinf.trust import local_levels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from nested import Exact, Nested  # noqa: E402  # pyright: ignore[reportMissingImports]
+from nested import Exact, Nested  # pyright: ignore[reportMissingImports]
 
 ROWS = 5_000
 FAULTS: dict[str, dict[str, float]] = {

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from nested import Exact, Nested
 
-from sciinf.core import X
+from sciinf.core import Batch, Fit, X
 from sciinf.core.doubts import noting
+from sciinf.estimators.mixed import Mixed
 from sciinf.inference import floored
+from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.floored import Floored, exact_probabilities
 from sciinf.inference.reweighted import Reweighted, doubt_values
+from sciinf.trust.reliability import reliabilities, values_of
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -91,6 +95,49 @@ def test_only_networks_that_know_probabilities_tell_them(simulator: Nested, x: X
     assert exact_probabilities(Ensemble([Exact(simulator)]), x, "model") is None
 
 
+@pytest.fixture
+def network(simulator: Nested) -> Amortised:
+    """A network that was never trained, but is sure of the flat model."""
+    estimator = Mixed(simulator.prior, simulator.observables, hidden=16)
+    rows = Batch(*_rows(simulator))
+    estimator.standardise(lambda: iter((rows,)))
+    with torch.no_grad():
+        estimator.logits.layers[0].bias[0] += 15.0
+    return Amortised(Fit(estimator.eval(), "d", {}, {"store": {"digest": "d", "seed": 4}}, Path()))
+
+
+def _rows(simulator: Nested) -> tuple[torch.Tensor, X]:
+    theta = simulator.prior.sample(500, generator=seeded(7))
+    return theta, simulator(theta, generator=seeded(8))
+
+
+def test_a_network_has_its_floor_under_each_value(network: Amortised, simulator: Nested, x: X) -> None:
+    p = exact_probabilities(network, x, "model")
+    assert p is not None
+    assert float(p[0, 1]) < 1e-5
+    for posterior in (network, Ensemble([network, network])):
+        law = Floored(posterior, x)
+        theta, log_r = law.sample(4_000, generator=seeded(9))
+        line = float((theta[:, 0] == 1).double().mean())
+        assert abs(line - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 4_000)  # 6e-5
+        assert torch.equal(log_r, law.log_prob(theta))
+        both = exact_probabilities(posterior, x, "model")
+        assert both is not None
+        assert torch.allclose(both, p)
+
+
+def test_calibration_takes_the_probabilities_that_a_network_knows(network: Amortised, simulator: Nested) -> None:
+    theta, data = _rows(simulator)
+    draws = network.draw_batched(data, 7, generator=seeded(10))
+    values = values_of(network, data, draws)
+    assert values["exact/model"].shape == (500, 2)
+    test, shown = reliabilities(simulator.prior, theta, values, seeded(11))["model"]
+    assert shown.predicted[1].max() < 1e-4  # no multiple of 1 / 7
+    assert test.gap > 0.4
+    del values["exact/model"]
+    assert reliabilities(simulator.prior, theta, values, seeded(11))["model"][0].gap > 0.3
+
+
 def said(simulator: Nested, theta: torch.Tensor, log_weight: torch.Tensor) -> list[str]:
     with noting() as noted, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,8 +154,9 @@ def test_values_with_few_effective_draws_are_told(simulator: Nested) -> None:
     heavy = even.clone()
     heavy[line.nonzero()[:3, 0]] = 9.0  # three draws that are nearly all of the line
     assert "by 3 effective draws" in said(simulator, theta, heavy - 6.0 * line)[0]
-    tailed = torch.where(line, 0.9 * torch.empty(2_000, dtype=torch.float64).exponential_(generator=seeded(6)), 0.0)
-    words = said(simulator, theta, tailed)
+    many = simulator.prior.sample(40_000, generator=seeded(5))
+    tail = 0.9 * torch.empty(40_000, dtype=torch.float64).exponential_(generator=seeded(6))
+    words = said(simulator, many, torch.where(many[:, 0] == 1, tail, 0.0))
     assert words
     assert words[0].startswith("alarm: Pareto k")
     assert "model = line" in words[0]
