@@ -12,7 +12,7 @@ import torch
 from nested import Exact, Nested
 from scipy.stats import kstest
 
-from sciinf.core import Batch
+from sciinf.core import Batch, X
 from sciinf.trust import existing
 from sciinf.trust.existing import averages, outside_span, rank_of_last, ranks_among
 
@@ -91,6 +91,18 @@ def test_averages_are_of_what_exists(simulator: Nested, fresh: Batch) -> None:
     assert none.bound > 1  # and so nothing passes
 
 
+class Rare(Exact):
+    """Of each twenty draws one has a slope; slopes are N(0, 1), as those of the truths are, which all have one."""
+
+    def truth(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.cat([torch.ones(ROWS, 1), torch.randn(ROWS, 2, generator=generator)], dim=1)
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> torch.Tensor:
+        there = torch.rand(n, len(x["x"]), generator=generator) < 0.05
+        slope = torch.where(there, torch.randn(there.shape, generator=generator), math.nan)
+        return torch.stack([there.float(), torch.randn(there.shape, generator=generator), slope], dim=-1)
+
+
 def test_spans_hold_what_they_should(simulator: Nested, fresh: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(existing, "SPAN", 199)
     monkeypatch.setattr(existing, "TAIL", 0.99)
@@ -99,5 +111,8 @@ def test_spans_hold_what_they_should(simulator: Nested, fresh: Batch, monkeypatc
     for d in (1, 2):  # binomial, 4 sds: false alarms 1e-4
         known = held[held[:, d] >= 0, d].double()
         assert abs(float(known.mean()) - 0.01) < 4 * math.sqrt(0.01 * 0.99 / len(known))
+    rarely = Rare(simulator)
+    held = outside_span(rarely, Batch(rarely.truth(seeded(8)), {"x": torch.zeros(ROWS, 6)}), seeded(9))[:, 2].double()
+    assert abs(float(held.mean()) - 0.01) < 4 * math.sqrt(0.01 * 0.99 / ROWS)
     narrow = outside_span(Exact(simulator, width=0.7), fresh, seeded(7))
     assert float((narrow[:, 2] > 0).sum()) > 2 * float((held[:, 2] > 0).sum())
