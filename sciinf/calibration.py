@@ -123,8 +123,7 @@ def calibrate(
     found = None if folder is None else _found(folder, inputs)
     if found is not None:
         return found
-    started = time.monotonic()
-    fresh = store.load(slice(0, min(len(store), rows)))
+    started, fresh = time.monotonic(), store.load(slice(0, min(len(store), rows)))
     if len(fresh) < 100:
         raise ValueError(
             f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100"
@@ -136,8 +135,7 @@ def calibrate(
         right = mended(posterior, failures, "outcome")
         values = _statistics(right, fresh, draws, generator, bar)
         tails = _tails(right, fresh, values, draws, seed)
-    tests, shown = _tests(posterior, fresh, values, draws, generator)
-    tests |= tails
+    tests, shown = _tests(posterior, fresh, values, tails, draws, generator)
     state, cautious, reasons = judged(tests, gap)
     if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
         state = "cannot tell" if state == "passed" else state
@@ -282,16 +280,21 @@ def _statistics(
 
 
 def _tests(
-    posterior: Posterior, fresh: Batch, values: Mapping[str, Tensor], draws: int, generator: torch.Generator
+    posterior: Posterior,
+    fresh: Batch,
+    values: Mapping[str, Tensor],
+    tails: Mapping[str, Agreement],
+    draws: int,
+    generator: torch.Generator,
 ) -> tuple[dict[str, Agreement], dict[str, Reliability]]:
-    """All tests but those of tails, and how reliable the probabilities of discrete parameters are."""
+    """All tests, those of tails among them, and how reliable the probabilities of discrete parameters are."""
     prior, pairs = posterior.prior, (fresh.theta, values["some"])
     if not prior.mixed:
-        return agreements(values, prior.names, draws, generator, pairs), {}
+        return agreements(values, prior.names, draws, generator, pairs) | dict(tails), {}
     tests = agreements(values, prior.names, draws, generator) | averages(prior, *pairs, generator)
     checked = reliabilities(prior, fresh.theta, values, generator)
     found = {f"probabilities of {name}": test for name, (test, _) in checked.items()}
-    return tests | found, {name: shown for name, (_, shown) in checked.items()}
+    return tests | found | dict(tails), {name: shown for name, (_, shown) in checked.items()}
 
 
 def _tails(
