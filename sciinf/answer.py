@@ -19,7 +19,6 @@ from sciinf.core import (
     Answer,
     Calibration,
     Check,
-    Estimate,
     Posterior,
     Prior,
     Simulator,
@@ -27,7 +26,7 @@ from sciinf.core import (
 )
 from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
-from sciinf.core.estimates import disagreement
+from sciinf.core.estimates import disagreement, estimate_from_json
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import identity
 from sciinf.question import Wanted, judge_of, question
@@ -190,7 +189,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         if not (folder / file_name).is_file() or _sha256(folder / file_name) != expected:
             raise ValueError(f"{folder / file_name} is damaged, missing or not of the answer in answer.json; ask again")
     draws = read_draws_h5(folder / "draws.h5")
-    parameters = {n: Estimate.from_json(e) for n, e in data["parameters"].items()}
+    parameters = {n: estimate_from_json(e) for n, e in data["parameters"].items()}
     if differing := disagreement(parameters, draws):
         raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")
     predicted = read_predictive(folder / "predictive.h5")
@@ -202,7 +201,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         observation=predicted.observation,
         predictive=predicted.predictive,
         predicted_from=predicted.theta,
-        amortised={n: Estimate.from_json(e) for n, e in data.get("amortised", {}).items()},
+        amortised={n: estimate_from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
         checks=tuple(Check(**check) for check in data.get("checks", ())),

@@ -34,6 +34,7 @@ from sciinf.core.doubts import noting, summed_up
 from sciinf.core.estimates import estimates
 from sciinf.core.simulator import described
 from sciinf.engine.block import simulate_from
+from sciinf.inference.amortised import known_categories
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.tilted import layers
 from sciinf.trust.around import MANY, Around, around_answer
@@ -140,12 +141,13 @@ class Question:
             ValueError: If more than one in a hundred draws is not finite.
         """
         wanted, posterior, calibration = self.wanted, self.posterior, self.judge.calibration
-        found = finite(drawn, posterior.prior)
+        found = replace(finite(drawn, posterior.prior), categories=known_categories(posterior, self.x))
         shown = with_derived(found, self.simulator)
         *_, raw = layers(posterior)
         plain = None
         if raw is not posterior:
-            plain = finite(raw.draw(self.x, wanted.draws, generator=generator), posterior.prior)
+            plain = finite(raw.draw(self.x, wanted.draws, generator=generator), raw.prior)
+            plain = replace(plain, categories=known_categories(raw, self.x))
         simulator = self.simulator if wanted.predicted else None
         predicted, of, foretold, where, unexplained = _predict(simulator, posterior, self.x, found, generator)
         corrected, region = self.judge.recalibrated(found, wanted.level, looked)

@@ -17,10 +17,11 @@ from sciinf.figures.answers import answer_words, answers_table, every_number, mo
 from sciinf.figures.checks import calibration_pictures, checks_part
 from sciinf.figures.first_screen import about, title_of, verdict_part, verdicts_part
 from sciinf.figures.made import made_part
-from sciinf.figures.numbers import Numbers, level_choice, numbers_of, numbers_table
+from sciinf.figures.numbers import Numbers, level_choice, numbers_of, numbers_pictured, numbers_table
 from sciinf.figures.page import absent, details, page, paragraph, section
 from sciinf.figures.posterior import MOST, posterior_part
 from sciinf.figures.prediction import prediction_part
+from sciinf.figures.probabilities import probabilities_part
 from sciinf.figures.run_folder import Run, read_runs
 from sciinf.figures.script_data import downloads, script_data
 from sciinf.figures.verdicts import Verdict, verdict_of
@@ -49,8 +50,8 @@ def write_report(
     """
     runs = read_runs(folder, names)
     run = next(iter(runs.values()))
-    known = run.answer.get("parameters", {})
-    truth = truth_in(truth, list(known), [known[name]["unit"] for name in known])
+    known, labels = run.answer.get("parameters", {}), {name: one.values for name, one in run.probabilities.items()}
+    truth = truth_in(truth, list(known), [known[name]["unit"] for name in known], labels)
     numbers = {name: numbers_of(one) for name, one in runs.items()}
     parts = (_one if len(runs) == 1 else _several)(runs, numbers, truth)
     body = _doubts(runs.values()) + parts
@@ -71,7 +72,7 @@ def _doubts(runs: Iterable[Run]) -> str:
 def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:
     name, run = next(iter(runs.items()))
     verdict = verdict_of(run)
-    posterior = posterior_part(run, numbers[name], truth, {}, compact=len(run.checked) > 2)
+    posterior = posterior_part(run, numbers_pictured(run), truth, {}, compact=len(run.checked) > 2)
     made = section("made", "How it was made", made_part(run))
     parts = _answer(run, numbers[name], verdict, posterior, made)
     return verdict_part(run, verdict, name) + _article(0, numbers[name], parts)
@@ -107,11 +108,12 @@ def _answer(run: Run, numbers: Numbers, verdict: Verdict, posterior: str, made: 
 
 
 def _numbers(run: Run, numbers: Numbers) -> str:
-    if not numbers.names:
+    values = probabilities_part(run)
+    if not numbers.names and not values:
         return absent(run.missing.get("answer", "The answer names no parameter."))
     more = details("All numbers", every_number(run) + paragraph(answer_words(run)))
     moved = moved_words(run)
-    return numbers_table(run, numbers) + (paragraph(moved, "moved") if moved else "") + more + downloads()
+    return values + numbers_table(run, numbers) + (paragraph(moved, "moved") if moved else "") + more + downloads()
 
 
 def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:
@@ -124,7 +126,7 @@ def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Map
         inside = f"<h2>{escape(name)}</h2>{verdict_part(one, verdicts[name], name, f'verdict{index}')}"
         if index < _PICTURED:
             others = {key: other for key, other in shown.items() if key != name}
-            posterior = posterior_part(one, numbers[name], truth, others, most=most, compact=True)
+            posterior = posterior_part(one, numbers_pictured(one), truth, others, most=most, compact=True)
             inside += _answer(one, numbers[name], verdicts[name], posterior, "", f"answer{index}_")
         else:
             words = f"Pictures of the first {_PICTURED} are drawn; `sciinf report` with a name draws its own."

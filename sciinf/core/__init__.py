@@ -27,6 +27,7 @@ from sciinf.core.named_laws import (
 from sciinf.core.observation import Observation, as_observation, observe, read_observation
 from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
+from sciinf.core.probabilities import Probabilities
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, identity, load_simulator, source_hash
 from sciinf.core.surrogate import Surrogate, predicted
@@ -71,6 +72,7 @@ __all__ = [
     "Posterior",
     "Potential",
     "Prior",
+    "Probabilities",
     "Proposal",
     "Simplex",
     "Simulator",

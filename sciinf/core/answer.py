@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sciinf.core.called import guess
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
+from sciinf.core.estimate import Corrected, Estimate, Estimates
 from sciinf.core.prior import Prior
+from sciinf.core.probabilities import exists_words
 from sciinf.core.simulator import Observable
 from sciinf.core.tables import aligned, digits, html, marked, percent
 from sciinf.core.verdicts import (
@@ -29,91 +30,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Corrected:
-    """An interval between the quantiles of the draws that held its level on fresh simulations (`trust.recalibrate`).
-
-    Args:
-        interval: The corrected interval, in the parameter's unit.
-        quantiles: Which quantiles of the draws its ends are.
-        moved: By how much of the raw interval's width an end moved, at most.
-        chance: By how much those of an exact posterior move, at most, in 99 of 100 calibrations on as many rows.
-        local: Whether the quantiles depend on the observation.
-    """
-
-    interval: tuple[float, float]
-    quantiles: tuple[float, float]
-    moved: float
-    chance: float
-    local: bool
-
-    @property
-    def seen(self) -> bool:
-        """Whether it moved by more than chance."""
-        return self.moved > self.chance
-
-    def to_json(self) -> dict[str, Any]:
-        lists = {"interval": list(self.interval), "quantiles": list(self.quantiles)}
-        return {**{k: getattr(self, k) for k in self.__dataclass_fields__}, **lists}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Corrected:
-        return cls(**{**data, "interval": tuple(data["interval"]), "quantiles": tuple(data["quantiles"])})
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One parameter's answer, or a derived quantity's, in its unit.
-
-    Args:
-        mean: Of the draws, as all that follows.
-        sd: Standard deviation.
-        median: Median.
-        interval: Central interval of `level`.
-        level: Its level.
-        unit: Unit of all of them; "" for dimensionless.
-        corrected: The interval that the calibration asks for; None where none is of this posterior, or its fresh
-            simulations are too few.
-        label: What it is called for people; "" where that is its name.
-        derived: Whether it is no parameter but a quantity derived from them (`core.derived`).
-    """
-
-    mean: float
-    sd: float
-    median: float
-    interval: tuple[float, float]
-    level: float
-    unit: str
-    corrected: Corrected | None = None
-    label: str = ""
-    derived: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        left_out = {"corrected"} | {k for k in ("label", "derived") if not getattr(self, k)}
-        said = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in left_out}
-        corrected = {"corrected": self.corrected.to_json()} if self.corrected else {}
-        return {**said, "interval": list(self.interval), **corrected}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Estimate:
-        corrected = Corrected.from_json(data["corrected"]) if data.get("corrected") else None
-        return cls(**{**data, "interval": tuple(data["interval"]), "corrected": corrected})
-
-
-@final
-class Estimates(dict[str, Estimate]):
-    """Name -> estimate; an unknown name is told what there is."""
-
-    def __missing__(self, name: object) -> Estimate:
-        raise KeyError(f"{name!r} is none of {', '.join(self)}{guess(str(name), self)}")
-
-
 @dataclass(frozen=True, repr=False)
 class Answer:
     """A posterior with everything needed to believe it or not.
 
     Args:
-        parameters: Name -> estimate, of parameters and then of derived quantities.
+        parameters: Name -> `Estimate`, of a discrete parameter `Probabilities`; of parameters and then of derived
+            quantities.
         draws: The draws the estimates come from.
         calibration: How the posterior did on fresh simulations; None when it was never checked.
         trust: Whether the observation looks like the simulations.
@@ -133,14 +56,14 @@ class Answer:
         prior: The prior, for figures; None where it is not known.
     """
 
-    parameters: Mapping[str, Estimate]
+    parameters: Mapping[str, Any]
     draws: Draws
     calibration: Calibration | None
     trust: Trust
     observation: Mapping[str, np.ndarray] = field(default_factory=dict)
     predictive: Mapping[str, np.ndarray] = field(default_factory=dict)
     predicted_from: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    amortised: Mapping[str, Estimate] = field(default_factory=dict)
+    amortised: Mapping[str, Any] = field(default_factory=dict)
     posterior: str = ""
     scope: str = ""
     checks: tuple[Check, ...] = ()
@@ -160,7 +83,7 @@ class Answer:
 
     def figure(
         self,
-        kind: Literal["corner", "prediction", "calibration", "ranks"] = "corner",
+        kind: Literal["corner", "probabilities", "prediction", "calibration", "ranks"] = "corner",
         *,
         names: Sequence[str] | None = None,
         truth: Mapping[str, Any] | None = None,
@@ -168,18 +91,19 @@ class Answer:
         """One of the report's figures, to be saved for a paper with `savefig`; a notebook shows it.
 
         Args:
-            kind: "corner", the posterior of each parameter or derived quantity and each pair; "prediction", an
-                observable against the data that the posterior predicts; "calibration", how often the truth lay inside
-                credible regions; "ranks", the rank of each true parameter among the draws.
+            kind: "corner", the posterior of each parameter or derived quantity and each pair, where discrete parameters
+                have their most probable values, as the figure says; "probabilities", of discrete parameters;
+                "prediction", an observable against the data that the posterior predicts; "calibration", how often the
+                truth lay inside credible regions; "ranks", the rank of each true parameter among the draws.
             names: Which parameters and derived quantities of a corner plot, the first twelve when left out; which
-                observable of a prediction.
+                discrete parameters; which observable of a prediction.
             truth: Parameter or derived quantity -> true value, a number in its unit or a quantity of astropy, drawn in
                 a corner plot.
 
         Raises:
             ImportError: If matplotlib is not installed.
             TypeError: If `names` is a single text.
-            ValueError: If the kind is none of the four, a name is unknown, or the answer lacks what the figure shows,
+            ValueError: If the kind is none of these, a name is unknown, or the answer lacks what the figure shows,
                 such as a prediction where it was asked without a simulator.
         """
         from sciinf.figures.of_answer import figure_of
@@ -212,20 +136,48 @@ class Answer:
         }
 
     def table(self) -> str:
-        """The answer as lines of text: one per parameter or derived quantity with its unit, then the verdicts."""
-        return "\n".join([*aligned(self._rows()), *(f"{name:<12} {words}" for name, words in self._facts())])
+        """The answer as lines of text: one per parameter or derived quantity with its unit, then the verdicts.
+
+        Discrete parameters come first, each with the probabilities of its values.
+        """
+        first, rows = self._probabilities(), self._rows()
+        lines = [*_lines(first), *([""] if first else []), *(aligned(rows) if len(rows) > 1 else [])]
+        return "\n".join([*lines, *_lines(self._facts())])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the words of `table`."""
-        return html(f"answer for {self.name}" if self.name else "answer", self._rows(), self._facts())
+        title, rows = f"answer for {self.name}" if self.name else "answer", self._rows()
+        return html(title, rows if len(rows) > 1 else (), self._facts(), self._probabilities())
+
+    def given(self, **values: Any) -> Answer:
+        """The answer where discrete parameters have some values: of the draws that have them.
+
+        It has neither these parameters nor those that do not exist then, and every figure and exporter takes it. Its
+        `scope` says what was given, and with which probability. Intervals that a calibration asks for, and the answer
+        before a correction, are not known of it and left out.
+
+        Args:
+            **values: Discrete parameter -> its label, or the number where it is counted. Those that are left out stay
+                as they are.
+
+        Raises:
+            ValueError: If there is no such discrete parameter, it never has the value, or no draw has it.
+
+        Examples:
+            >>> answer.given(model="SEIR").figure("corner")  # doctest: +SKIP
+        """
+        from sciinf.core.given import answer_given
+
+        return answer_given(self, values)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """The estimates as a table of pandas, a row for each parameter and derived quantity.
 
         Its columns are unit, median, low and high (the ends of the interval), mean and sd. Others are there where they
-        are known: the answer before it was corrected by a likelihood, the ends of corrected intervals, labels, and
-        whether a quantity is derived. `attrs` has the level of the intervals and two verdicts, "calibration" and
-        "trust". For the draws see `Draws.to_dataframe`.
+        are known: the answer before it was corrected by a likelihood, the ends of corrected intervals, labels, whether
+        a quantity is derived, and with which probability a parameter exists. A discrete parameter has no median but
+        `most_probable` with its `probability`. `attrs` has the level of the intervals and two verdicts, "calibration"
+        and "trust". For the draws see `Draws.to_dataframe`.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -237,25 +189,36 @@ class Answer:
         level = next(iter(self.parameters.values())).level
         rows = [["parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]]
         rows[0] += ["uncorrected median", f"{percent(level)} interval"] if self.amortised else []
-        labels = any(e.label for e in self.parameters.values())
+        shown = {name: e for name, e in self.parameters.items() if e.cells()}
+        labels, sometimes = any(e.label for e in shown.values()), any(e.exists < 1 for e in shown.values())
         rows[0][1:1] = ["label"] if labels else []
-        moved = any(e.corrected and e.corrected.seen for e in self.parameters.values())
+        place = rows[0].index("median")
+        rows[0][place:place] = ["exists"] if sometimes else []
+        moved = any(e.corrected and e.corrected.seen for e in shown.values())
         rows[0] += [f"corrected {percent(level)} interval"] if moved else []
-        for name, e in self.parameters.items():
-            label = [e.label or "-"] if labels else []
-            rows.append([marked(name, e.derived), *label, e.unit or "-", *_figures(e)])
-            rows[-1] += _figures(self.amortised[name])[:2] if self.amortised else []
+        for name, e in shown.items():
+            label, exists = [e.label or "-"] if labels else [], [exists_words(e.exists)] if sometimes else []
+            rows.append([marked(name, e.derived), *label, e.unit or "-", *exists, *e.cells()])
+            rows[-1] += self.amortised[name].cells()[:2] if self.amortised else []
             rows[-1] += [_corrected(e) or "-"] if moved else []
         return rows
+
+    def _probabilities(self) -> list[tuple[str, str]]:
+        """Discrete parameters, a line for each, and what they were before the answer was corrected."""
+        found = [(e.label or name, e.words(name)) for name, e in self.parameters.items() if e.words(name)]
+        before = [(f"uncorrected {name}", e.words(name)) for name, e in self.amortised.items() if e.words(name)]
+        return found + before
 
     def _facts(self) -> list[tuple[str, str]]:
         """What stands below them."""
         facts = [("read", line) for line in self.read]
+        if sometimes := [name for name, e in self.parameters.items() if e.exists < 1 and e.cells()]:
+            facts.append(("exists", f"numbers of {', '.join(sometimes)} are of the draws in which there is one"))
         facts.append(("draws", f"{len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"))
         if self.draws.log_evidence is not None:
             error = self.draws.log_evidence_error or 0.0
             facts.append(("log evidence", f"{self.draws.log_evidence:.2f} +- {error:.2f}"))
-        facts += [("posterior", f"{self.posterior}; {self.scope}")] if self.scope else []
+        facts += [("posterior", "; ".join(filter(None, (self.posterior, self.scope))))] if self.scope else []
         facts.append(("calibration", _calibration_words(self)))
         facts += [("corrected", words) for words in _moves(self)]
         facts.append(("trust", f"{TRUST_LEVELS[self.trust.level]}: {self.trust.verdict}"))
@@ -266,11 +229,15 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
     """The answers for several observations as lines of text: one per observation and parameter, then the verdicts."""
     level = next(iter(next(iter(answers.values())).parameters.values())).level
     rows = [["observation", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd", "trust"]]
+    sometimes = any(e.exists < 1 and e.cells() for answer in answers.values() for e in answer.parameters.values())
+    rows[0][3:3] = ["exists"] if sometimes else []
     for name, answer in answers.items():
         for parameter, e in answer.parameters.items():
-            shown = marked(parameter, e.derived)
-            rows.append([name, shown, e.unit or "-", *_figures(e), TRUST_LEVELS[answer.trust.level]])
-    lines = aligned(rows)
+            shown, there = marked(parameter, e.derived), [exists_words(e.exists)] if sometimes else []
+            if cells := e.cells():
+                rows.append([name, shown, e.unit or "-", *there, *cells, TRUST_LEVELS[answer.trust.level]])
+    lines = [f"{name}: {of}: {words}" for name, answer in answers.items() for of, words in answer._probabilities()]
+    lines += aligned(rows) if len(rows) > 1 else []
     for name, answer in answers.items():
         if answer.trust.level != "good":
             lines.append(f"{name}: {answer.trust.verdict}")
@@ -287,18 +254,11 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
     return "\n".join([*lines, *(f"calibration{of[words]}  {words}" for words in said)])
 
 
-def _figures(e: Estimate) -> list[str]:
-    """Median and interval, mean and sd, each to two digits of its own width.
-
-    One draw far out carries the sd with it, but none of the quantiles: their widths are the distances between them.
-    """
-    below, above = e.median - e.interval[0], e.interval[1] - e.median
-    low, high = digits(e.interval[0], below), digits(e.interval[1], above)
-    middle = digits(e.median, min((w for w in (below, above) if w > 0), default=0.0))
-    return [middle, f"[{low}, {high}]", digits(e.mean, e.sd), digits(e.sd, e.sd)]
+def _lines(said: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"{name:<12} {words}" for name, words in said]
 
 
-def _corrected(e: Estimate) -> str:
+def _corrected(e: Any) -> str:
     """The corrected interval to two digits of its width, where it moved by more than chance."""
     if e.corrected is None or not e.corrected.seen:
         return ""
@@ -333,3 +293,6 @@ def _calibration_words(answer: Answer) -> str:
     derived = any(e.derived for e in answer.parameters.values())
     of += " (of the parameters; derived quantities follow from their draws)" if derived else ""
     return f"{CALIBRATION_STATES[found.state]}{of}: {'; '.join(found.reasons)}"
+
+
+__all__ = ["Answer", "Corrected", "Estimate", "Estimates", "answers_table", "digits"]

@@ -1,7 +1,8 @@
 """Draws and estimates in the containers of everyday work: dicts of arrays, pandas, xarray, always with their units.
 
 The columns are the parameters, derived quantities and `log_weight`, as in all files of draws: zero throughout for plain
-draws, else draws count by the exponential of it. pandas has no place for units but `attrs["units"]`.
+draws, else draws count by the exponential of it. pandas has no place for units but `attrs["units"]`. Where a parameter
+does not exist in a draw there is NaN; a parameter with labels is a column of text, and None where it does not exist.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciinf.core.categories import ABSENT
+
 if TYPE_CHECKING:
     import pandas
     import xarray
 
-    from sciinf.core.answer import Answer, Estimate
+    from sciinf.core.answer import Answer
     from sciinf.core.draws import Draws
 
 
 def dict_of(draws: Draws) -> dict[str, Any]:
     """See `Draws.to_dict`."""
-    theta = draws.theta.detach().cpu().numpy()
-    columns = {name: theta[:, column].copy() for column, name in enumerate(draws.names)}
+    columns = columns_of(draws)
     return {
         "parameters": {name: values for name, values in columns.items() if name not in draws.derived},
         "derived": {name: columns[name] for name in draws.derived},
@@ -30,6 +32,18 @@ def dict_of(draws: Draws) -> dict[str, Any]:
         "labels": dict(draws.labels),
         "log_weight": draws.log_weight.detach().cpu().numpy().copy(),
     }
+
+
+def columns_of(draws: Draws) -> dict[str, np.ndarray]:
+    """The parameters and derived quantities for people and tables, (n,) each: text where there are labels."""
+    theta = draws.theta.detach().cpu().numpy()
+    columns = {name: theta[:, column].copy() for column, name in enumerate(draws.names)}
+    return columns | {name: one.shown(columns[name]) for name, one in draws.categories.items()}
+
+
+def absent_in(column: np.ndarray) -> np.ndarray:
+    """Where a column of `columns_of` has nothing, (n,)."""
+    return np.equal(column, None) if column.dtype == object else np.isnan(column)
 
 
 def dataframe_of(draws: Draws) -> pandas.DataFrame:
@@ -43,17 +57,29 @@ def dataframe_of(draws: Draws) -> pandas.DataFrame:
 
 def dataset_of(draws: Draws) -> xarray.Dataset:
     """See `Draws.to_xarray`."""
-    columns = {name: ("draw", values, said_of(draws, name)) for name, values in _columns(draws).items()}
+    numbers = dict(zip(draws.names, draws.theta.detach().cpu().numpy().T, strict=True))
+    shown = {name: numbers.get(name, values) for name, values in _columns(draws).items()}
+    columns = {name: ("draw", values.copy(), said_of(draws, name)) for name, values in shown.items()}
     found = {"effective_sample_size": draws.ess, "log_evidence": draws.log_evidence}
     attributes = {name: value for name, value in found.items() if value is not None}
     return _needed("xarray").Dataset(columns, coords={"draw": np.arange(len(draws))}, attrs=attributes)
 
 
 def said_of(draws: Draws, name: str) -> dict[str, Any]:
-    """The attributes of a variable: its unit, whether it is derived, its label under the name that plots look for."""
+    """The attributes of a variable: its unit, whether it is derived, its label under the name that plots look for.
+
+    Of one that exists in some draws only, what NaN says in `absent`; of a discrete one `flag_values` and
+    `flag_meanings`, as netCDF's conventions have them, and the labels as they are in `labels`.
+    """
     units = dict(zip(draws.names, draws.units, strict=True))
     about: dict[str, Any] = {"derived": 1} if name in draws.derived else {}
     about |= {"long_name": draws.labels[name]} if name in draws.labels else {}
+    if name in units and draws.exists(name) < 1:
+        about["absent"] = ABSENT
+    if (found := draws.categories.get(name)) is not None:
+        meanings = " ".join(label.replace(" ", "_") for label in found.labels)
+        about |= {"flag_values": list(found.values), "flag_meanings": meanings, "labels": list(found.labels)}
+        about["prior"] = list(found.prior)
     return {"units": units.get(name, ""), **about}
 
 
@@ -61,12 +87,14 @@ def estimates_of(answer: Answer) -> pandas.DataFrame:
     """See `Answer.to_dataframe`."""
     rows = {}
     labels, derived = (any(getattr(e, key) for e in answer.parameters.values()) for key in ("label", "derived"))
+    sometimes = any(e.exists < 1 for e in answer.parameters.values())
     for name, e in answer.parameters.items():
-        rows[name] = {"unit": e.unit, **_ends("", e), "mean": e.mean, "sd": e.sd}
+        rows[name] = {"unit": e.unit, **e.columns()}
+        rows[name] |= {"exists": e.exists} if sometimes else {}
         rows[name] |= {"label": e.label} if labels else {}
         rows[name] |= {"derived": e.derived} if derived else {}
         if answer.amortised:
-            rows[name] |= _ends("uncorrected_", answer.amortised[name])
+            rows[name] |= answer.amortised[name].columns("uncorrected_")
         if e.corrected:
             low, high = e.corrected.interval
             rows[name] |= {"corrected_low": low, "corrected_high": high}
@@ -75,11 +103,6 @@ def estimates_of(answer: Answer) -> pandas.DataFrame:
     level = next(iter(answer.parameters.values())).level
     frame.attrs.update(level=level, calibration=state, trust=answer.trust.level)
     return frame
-
-
-def _ends(prefix: str, e: Estimate) -> dict[str, float]:
-    low, high = e.interval
-    return {f"{prefix}median": e.median, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _columns(draws: Draws) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Quantities derived from parameters, such as a sum or a ratio: functions of a posterior's draws; and labels.
 
 They change nothing of what is simulated or learned. A derived quantity is computed from each draw, and so has the same
-weights; it is as right as the draws are all together.
+weights; it is as right as the draws are all together. Where parameters exist in some draws only, they are NaN in the
+others, and a quantity that is NaN there does not exist there either. Parameters with labels are arrays of text.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sciinf.core.categories import categories_of
 from sciinf.core.checks import check_parameter_name, check_unit
 from sciinf.core.draws import Draws
 from sciinf.core.precision import rounded_away
@@ -45,12 +47,14 @@ def with_derived(draws: Draws, simulator: Simulator | None) -> Draws:
         return draws
     theta = draws.theta.detach().cpu().double()
     given = {name: theta[:, i].numpy().copy() for i, name in enumerate(draws.names)}
+    given |= {name: one.shown(given[name]) for name, one in draws.categories.items()}
+    some = theta.isnan().any(1).numpy() if draws.categories else np.zeros(len(theta), dtype=bool)
     for values in given.values():
         values.setflags(write=False)
     units, columns = list(draws.units), []
     for name, what in simulator.derived.items():
         _check_name(name, draws.names)
-        values, unit = _computed(name, *_function_and_unit(name, what), given)
+        values, unit = _computed(name, *_function_and_unit(name, what), given, some)
         columns.append(torch.from_numpy(values))
         units.append(unit)
     names = (*draws.names, *simulator.derived)
@@ -58,7 +62,7 @@ def with_derived(draws: Draws, simulator: Simulator | None) -> Draws:
     dtype = draws.theta.dtype
     if columns:
         more = torch.stack(columns, dim=1)
-        lost = more.float().isinf().any() or rounded_away(more.mean(0), more.std(0, correction=0))
+        lost = more.float().isinf().any() or _rounded(more)
         dtype = torch.float64 if lost else dtype
         theta = torch.cat([theta, more], dim=1)
     return replace(
@@ -69,6 +73,15 @@ def with_derived(draws: Draws, simulator: Simulator | None) -> Draws:
         derived=tuple(simulator.derived),
         labels=dict(simulator.labels),
     )
+
+
+def _rounded(values: torch.Tensor) -> bool:
+    """Whether float32 is too coarse for quantities, (n, d), of which there may be none in some draws."""
+    for column in values.T:
+        there = column[~column.isnan()]
+        if len(there) and rounded_away(there.mean(0, keepdim=True), there.std(0, correction=0, keepdim=True)):
+            return True
+    return False
 
 
 def check_derived(simulator: Simulator) -> None:
@@ -82,7 +95,8 @@ def check_derived(simulator: Simulator) -> None:
         return
     prior = simulator.prior
     theta = prior.sample(_TRIED, generator=torch.Generator().manual_seed(0))
-    with_derived(Draws(prior.names, prior.units, theta, torch.zeros(_TRIED)), simulator)
+    draws = Draws(prior.names, prior.units, theta, torch.zeros(_TRIED), categories=categories_of(prior))
+    with_derived(draws, simulator)
 
 
 def _function_and_unit(name: str, what: object) -> tuple[Function, str | None]:
@@ -98,25 +112,34 @@ def _function_and_unit(name: str, what: object) -> tuple[Function, str | None]:
     return function, None if unit is None else str(unit)
 
 
-def _computed(name: str, function: Function, unit: str | None, given: Values) -> tuple[np.ndarray, str]:
-    """The values of a quantity, (n,), float64, and its unit."""
+def _computed(
+    name: str, function: Function, unit: str | None, given: Values, some: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """The values of a quantity, (n,), float64, and its unit; NaN only where some parameter does not exist, (n,)."""
     values, found_unit = _called(name, function, unit, given)
-    where = np.flatnonzero(~np.isfinite(values))
+    where = np.flatnonzero(~np.isfinite(values) & ~(np.isnan(values) & some))
     if len(where):
-        first = ", ".join(f"{key} = {column[where[0]]:.6g}" for key, column in given.items())
+        first = ", ".join(f"{key} = {_shown(column[where[0]])}" for key, column in given.items())
         raise ValueError(
             f"the derived quantity {name!r} is not finite for {len(where):,} of {len(values):,} draws, first at "
             f"{first}; give it a value wherever the prior reaches (numpy.where), or narrow the prior"
         )
     for row in {0, len(values) - 1}:
         alone, _ = _called(name, function, unit, {key: column[row : row + 1] for key, column in given.items()})
-        if not abs(alone[0] - values[row]) <= _ALONE * (abs(values[row]) + np.abs(values).mean()):
+        if np.isnan(alone[0]) and np.isnan(values[row]):
+            continue
+        scale = np.abs(values[np.isfinite(values)]).mean()
+        if not abs(alone[0] - values[row]) <= _ALONE * (abs(values[row]) + scale):
             raise ValueError(
                 f"the derived quantity {name!r} of a draw is {values[row]:.9g} among others and {alone[0]:.9g} by "
                 "itself; it must depend on the parameters of its own draw alone, without means over draws and without "
                 "random numbers"
             )
     return values, found_unit
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else f"{value:.6g}"
 
 
 def _called(name: str, function: Function, unit: str | None, given: Values) -> tuple[np.ndarray, str]:

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 
 from sciinf.core import containers, tables
+from sciinf.core.categories import Categories
 
 if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from sciinf.core.probabilities import Probabilities
+
 
 @dataclass(frozen=True, repr=False)
 class Draws:
     """Weighted posterior draws for one observation.
+
+    Where there are discrete parameters, others may exist in some draws only: NaN stands for those that do not. Moments
+    and quantiles are then of the draws in which a parameter exists, and NaN where it exists in none. Those of a
+    parameter with labels are of their codes, and say little: `probabilities` is what to ask.
 
     Args:
         names: Names of the parameters, and then of the derived quantities; D in all.
@@ -29,6 +36,7 @@ class Draws:
         pareto_k: Shape of the weights' tail; below 0.7 importance weights can be relied on.
         derived: The last of the names: quantities that were derived from the parameters (`core.derived`).
         labels: Name -> what it is called for people, where that is not its name.
+        categories: Name of each discrete parameter -> its values, and what they are called.
     """
 
     names: tuple[str, ...]
@@ -40,6 +48,7 @@ class Draws:
     pareto_k: float | None = None
     derived: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    categories: Mapping[str, Categories] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -52,14 +61,10 @@ class Draws:
         rows = [["parameter", "unit", "median", "mean", "sd"]]
         figures = zip(*(found.tolist() for found in (self.quantile(0.5), self.mean(), self.sd())), strict=True)
         for name, unit, (median, mean, sd) in zip(self.names, self.units, figures, strict=True):
-            rows.append(
-                [
-                    tables.marked(name, name in self.derived),
-                    unit or "-",
-                    *(tables.digits(value, sd) for value in (median, mean, sd)),
-                ]
-            )
-        return tables.html(repr(self), rows)
+            said = [tables.digits(value, sd) for value in (median, mean, sd)]
+            said = ["-"] * 3 if name in self.categories or not self.exists(name) > 0 else said
+            rows.append([tables.marked(name, name in self.derived), unit or "-", *said])
+        return tables.html(repr(self), rows, [(name, self.probabilities(name).words(name)) for name in self.categories])
 
     def _named(self) -> str:
         shown = [tables.marked(name, name in self.derived) for name in self.names]
@@ -74,8 +79,68 @@ class Draws:
         names, units = self.names[:count], self.units[:count]
         return replace(self, names=names, units=units, theta=self.theta[:, :count], derived=(), labels=labels)
 
+    def probabilities(self, name: str) -> Probabilities:
+        """How probable each value of a discrete parameter is.
+
+        Raises:
+            ValueError: If there is no discrete parameter of that name.
+        """
+        from sciinf.core.probabilities import probabilities_of
+
+        return probabilities_of(self, name)
+
+    def exists(self, name: str) -> float:
+        """With which probability a parameter or derived quantity exists: the weight of the draws in which it does.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        if name not in self.names:
+            raise ValueError(f"{name!r} is none of {', '.join(self.names)}")
+        if not self.categories:
+            return 1.0
+        there = self._there[:, self.names.index(name)]
+        return 1.0 if bool(there.all()) else float(self.weights @ there.to(torch.float64))
+
+    def given(self, **values: Any) -> Draws:
+        """The draws in which discrete parameters have some values, without these and without what does not exist then.
+
+        The evidence is then that of the value, where one parameter is given that always exists.
+
+        Args:
+            **values: Discrete parameter -> its label, or the number where it is counted.
+
+        Raises:
+            ValueError: If there is no such discrete parameter, it never has the value, or no draw has it.
+        """
+        from sciinf.core.given import draws_given
+
+        return draws_given(self, values)
+
+    def most_probable(self) -> dict[str, str]:
+        """The most probable values of all discrete parameters together, by label; {} where there are none.
+
+        What does not exist then is left out. `given(**most_probable())` has continuous parameters alone.
+        """
+        from sciinf.core.given import most_probable
+
+        return most_probable(self)
+
+    def log_evidence_by(self, name: str) -> dict[str, tuple[float, float]]:
+        """Logarithm of the evidence p(x | value) of each value of a discrete parameter, and its standard error.
+
+        Raises:
+            ValueError: If the draws have no evidence, as draws without weights, the parameter is not discrete, or it
+                exists in some draws only.
+        """
+        from sciinf.core.given import log_evidence_by
+
+        return log_evidence_by(self, name)
+
     def to_dict(self) -> dict[str, Any]:
         """The draws as arrays.
+
+        Where a parameter does not exist, there is NaN; parameters with labels are arrays of text, or None.
 
         Returns:
             "parameters" and "derived": name -> array (n,); "units": name -> unit, "" for dimensionless; "labels": name
@@ -120,14 +185,31 @@ class Draws:
         """Effective sample size of the weights, (sum w)^2 / sum w^2 (Kish)."""
         return float(1.0 / (self.weights**2).sum())
 
+    @property
+    def _there(self) -> Tensor:
+        """Where something exists, (n, D), where there are discrete parameters."""
+        return ~self.theta.isnan()
+
     def mean(self) -> Tensor:
         """Posterior mean, float64, (D,)."""
-        return self.weights @ self.theta.to(torch.float64)
+        theta = self.theta.to(torch.float64)
+        if not self.categories:
+            return self.weights @ theta
+        weights = self._own_weights()
+        return torch.where(weights.sum(0) > 0, (weights * theta.nan_to_num(0.0)).sum(0), torch.nan)
 
     def sd(self) -> Tensor:
         """Posterior standard deviation, float64, (D,)."""
         centred = self.theta.to(torch.float64) - self.mean()
-        return (self.weights @ centred**2).sqrt()
+        if not self.categories:
+            return (self.weights @ centred**2).sqrt()
+        weights = self._own_weights()
+        return torch.where(weights.sum(0) > 0, (weights * centred.nan_to_num(0.0) ** 2).sum(0).sqrt(), torch.nan)
+
+    def _own_weights(self) -> Tensor:
+        """Weights of the draws in which each parameter exists, (n, D), summing to one; 0 where there are none."""
+        weights = self.weights[:, None] * self._there
+        return weights / weights.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
 
     def quantile(self, q: float | Tensor) -> Tensor:
         """Weighted marginal quantiles, float64, (D,); q may be one for each parameter, (D,)."""
@@ -135,12 +217,14 @@ class Draws:
 
     def quantiles(self, q: Sequence[float | Tensor]) -> Tensor:
         """Several of them, each as `quantile` gives it, (len(q), D): draws are put in order once."""
-        values, order = self.theta.to(torch.float64).sort(dim=0)
-        weights = self.weights[order]
+        values, order = self.theta.to(torch.float64).sort(dim=0)  # NaN comes last, with no weight
+        weights = self._own_weights().gather(0, order) if self.categories else self.weights[order]
         middle = (weights.cumsum(dim=0) - 0.5 * weights).T.contiguous()  # grows along each row
         count = values.shape[1]
         at = torch.stack([torch.as_tensor(each, dtype=torch.float64).expand(count) for each in q], dim=1).contiguous()
         index = torch.searchsorted(middle, at).clamp(max=len(self) - 1)
+        if self.categories:
+            index = torch.minimum(index, self._there.sum(0)[:, None].clamp_min(1) - 1)
         return values.gather(0, index.T)
 
     def resample(self, n: int, *, generator: torch.Generator, distinct: bool = False) -> Tensor:

@@ -3,7 +3,10 @@
 The root carries `format`, `schema`, `names` (the parameters' order) and `content` (a hash of all of it, checked on
 reading), and `log_evidence`, `log_evidence_error` and `pareto_k` where they are known. Each parameter is a dataset (n,)
 of its name with the attribute `unit` ("" for dimensionless), and `derived` (true) and `label` where it has them. A name
-with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it.
+with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it. A discrete parameter holds
+numbers, and has the attributes `values`, `labels` (what they are called), `prior` (how probable each is before the
+data), and `exact` where probabilities are known without draws. NaN in a column says that the parameter does not exist
+in that draw, and the attribute `absent` then says so.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sciinf.core.categories import ABSENT, Categories
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
 
@@ -64,6 +68,9 @@ def write_draws_h5(draws: Draws, path: str | Path) -> Path:
             file[name].attrs["unit"] = unit
             file[name].attrs.update({"derived": True} if name in draws.derived else {})
             file[name].attrs.update({"label": draws.labels[name]} if name in draws.labels else {})
+            file[name].attrs.update({"absent": ABSENT} if draws.exists(name) < 1 else {})
+            for key, found in draws.categories[name].to_json().items() if name in draws.categories else ():
+                file[name].attrs.create(key, found, dtype=h5py.string_dtype() if key == "labels" else None)
     write_bytes(path, image.getvalue())
     return path
 
@@ -97,6 +104,7 @@ def read_draws_h5(path: str | Path) -> Draws:
             units = tuple(str(file[name].attrs["unit"]) for name in names)
             scalars["derived"] = tuple(name for name in names if file[name].attrs.get("derived", False))
             scalars["labels"] = {n: str(file[n].attrs["label"]) for n in names if "label" in file[n].attrs}
+            scalars["categories"] = {n: _categories(file[n].attrs) for n in names if "values" in file[n].attrs}
             log_weight = torch.from_numpy(file["log_weight"][()])
             content = file.attrs.get("content")
         draws = Draws(names, units, torch.from_numpy(theta), log_weight, **scalars)
@@ -112,10 +120,17 @@ def read_draws_h5(path: str | Path) -> Draws:
     return draws
 
 
+def _categories(attributes: Any) -> Categories:
+    """What the attributes of a discrete parameter say of it."""
+    found = {key: attributes[key].tolist() for key in ("values", "labels", "prior", "exact") if key in attributes}
+    return Categories.from_json(found)
+
+
 def content_hash(draws: Draws) -> str:
     """SHA-256 over names, units, what is derived, labels, what is known of the weights, log weights and each column."""
     known = {name: float(value) for name in _SCALARS if (value := getattr(draws, name)) is not None}
     about = [list(draws.derived), dict(draws.labels)] if draws.derived or draws.labels else []
+    about += [{name: one.to_json() for name, one in draws.categories.items()}] if draws.categories else []
     digest = hashlib.sha256(json.dumps([list(draws.names), list(draws.units), known, *about], sort_keys=True).encode())
     arrays = [draws.log_weight, *draws.theta.unbind(1)]
     for name, value in zip(["log_weight", *draws.names], arrays, strict=True):

@@ -3,43 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from sciinf.core.answer import Corrected, Estimate
 from sciinf.core.draws import Draws
+from sciinf.core.probabilities import Probabilities, probabilities_of
 
 _ROUNDING = 1e-6  # of a sum over draws, on another machine
 
 
-def estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | None = None) -> dict[str, Estimate]:
-    """Each parameter's and derived quantity's, at a level; with what a calibration asks for, by name."""
+def estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | None = None) -> dict[str, Any]:
+    """Each parameter's and derived quantity's, at a level; with what a calibration asks for, by name.
+
+    An `Estimate` is of the draws in which its parameter exists; of a discrete parameter there are `Probabilities`.
+    """
     mean, sd = draws.mean(), draws.sd()
     median, low, high = draws.quantiles([0.5, (1 - level) / 2, (1 + level) / 2])
-    found = {}
+    found: dict[str, Any] = {}
     for d, name in enumerate(draws.names):
+        if name in draws.categories:
+            found[name] = probabilities_of(draws, name, level)
+            continue
         middle, interval = (float(mean[d]), float(sd[d]), float(median[d])), (float(low[d]), float(high[d]))
-        label, derived = draws.labels.get(name, ""), name in draws.derived
-        found[name] = Estimate(*middle, interval, level, draws.units[d], (corrected or {}).get(name), label, derived)
+        label, derived, unit = draws.labels.get(name, ""), name in draws.derived, draws.units[d]
+        held = (corrected or {}).get(name)
+        found[name] = Estimate(*middle, interval, level, unit, held, label, derived, draws.exists(name))
     return found
 
 
-def disagreement(parameters: Mapping[str, Estimate], draws: Draws) -> str:
+def estimate_from_json(data: Mapping[str, Any]) -> Estimate | Probabilities:
+    """What `to_json` of an estimate, or of probabilities, gave."""
+    return Probabilities.from_json(data) if "probability" in data else Estimate.from_json(data)
+
+
+def needed(data: Any) -> tuple[str, ...]:
+    """What an estimate, or probabilities, must have as JSON."""
+    if isinstance(data, Mapping) and "probability" in data:
+        return ("values", "probability", "error", "prior", "level")
+    return ("mean", "sd", "median", "interval", "level", "unit")
+
+
+def numbers(parameters: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Those of an answer's parameters, as JSON, that have a median and an interval."""
+    return {name: e for name, e in parameters.items() if "interval" in e}
+
+
+def probabilities(parameters: Mapping[str, Any]) -> dict[str, Probabilities]:
+    """Those of an answer's parameters, as JSON, whose values have probabilities."""
+    return {name: Probabilities.from_json(e) for name, e in parameters.items() if "probability" in e}
+
+
+def disagreement(parameters: Mapping[str, Any], draws: Draws) -> str:
     """Where estimates are not those of the draws, in words; "" where they agree but for rounding."""
     if set(parameters) != set(draws.names):
         return f"it names {sorted(parameters)}, they {sorted(draws.names)}"
     found = estimates(draws, next(iter(parameters.values())).level)
     for d, (name, said) in enumerate((name, parameters[name]) for name in draws.names):
-        pairs = {k: (getattr(said, k), getattr(found[name], k)) for k in ("mean", "sd", "median", "interval")}
+        known, other = found[name].compared(), said.compared()
+        if set(known) != set(other):
+            return f"{name!r} has other values in it than in them"
+        pairs = {kind: (other[kind], known[kind]) for kind in other}
         if said.corrected:
-            at = [float(draws.quantile(q)[d]) for q in said.corrected.quantiles]
+            at = tuple(float(draws.quantile(q)[d]) for q in said.corrected.quantiles)
             pairs["corrected interval"] = said.corrected.interval, at
         if said.derived != found[name].derived:
             return f"{name!r} is {'derived' if said.derived else 'a parameter'} in it and not of them"
         for kind, (was, now) in pairs.items():
             old, new = np.array(was, dtype=float), np.array(now)
             both = np.isfinite(old) & np.isfinite(new)
-            near = np.abs(old - new) <= _ROUNDING * (np.abs(new) + abs(found[name].sd))
+            near = np.abs(old - new) <= _ROUNDING * (np.abs(new) + found[name].scale)
             if not np.all(near | ~both):
-                return f"the {kind} of {name!r} is {old.tolist()} in it and {new.tolist()} of them"
+                return f"the {kind} of {name!r} is {_one(old)} in it and {_one(new)} of them"
     return ""
+
+
+def _one(values: np.ndarray) -> object:
+    """A number by itself, several as a list."""
+    return values.tolist()[0] if len(values) == 1 else values.tolist()

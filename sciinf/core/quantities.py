@@ -46,17 +46,34 @@ def theta_in(theta: Any, names: Sequence[str], units: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=-1))
 
 
-def truth_in(truth: Mapping[str, Any] | None, names: Sequence[str], units: Sequence[str]) -> dict[str, float]:
+def truth_in(
+    truth: Mapping[str, Any] | None,
+    names: Sequence[str],
+    units: Sequence[str],
+    labels: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, float]:
     """True values, parameter -> number or quantity of astropy, in the units of an answer.
 
+    Args:
+        truth: The values.
+        names: Of the answer's parameters.
+        units: Theirs.
+        labels: Discrete parameter -> what its values are called; a true value is one of these, its place the number.
+
     Raises:
-        ValueError: If a name is none of the answer's, a unit does not convert, or a value is not one number.
+        ValueError: If a name is none of the answer's, a unit does not convert, or a value is not one number, or none
+            of the labels.
     """
     known = dict(zip(names, units, strict=True))
     if unknown := sorted(set(truth or {}) - set(known)):
         raise ValueError(f"truth is given for {unknown}, the answer has {sorted(known)}")
     found = {}
     for name, value in (truth or {}).items():
+        if of := (labels or {}).get(name):
+            if str(value) not in of:
+                raise ValueError(f"the true {name!r} is {value!r}; expected one of {', '.join(of)}")
+            found[name] = float(list(of).index(str(value)))
+            continue
         number = numbers_in(value, known[name], f"the true {name!r}")
         if number.size != 1:
             raise ValueError(f"truth has {number.size} values of {name!r}; give one")

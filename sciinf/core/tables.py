@@ -30,26 +30,29 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "-" * max(len(line) for line in lines), *lines[1:], ""]
 
 
-def html(title: str, rows: Sequence[Sequence[str]] = (), facts: Sequence[tuple[str, str]] = ()) -> str:
+def html(
+    title: str,
+    rows: Sequence[Sequence[str]] = (),
+    facts: Sequence[tuple[str, str]] = (),
+    first: Sequence[tuple[str, str]] = (),
+) -> str:
     """A small table for a notebook.
 
     Args:
         title: What it is.
         rows: Cells; the first row is the head. Left out where there are none.
         facts: What is to be said below, a name and words for each.
+        first: What is to be said above, likewise.
 
     Returns:
         Markup, with all that was given escaped.
     """
-    parts = [f"<div><p><b>{escape(title)}</b></p>"]
+    parts = [f"<div><p><b>{escape(title)}</b></p>", _said(first)]
     if rows:
         head = "".join(f"<th{_LEFT}>{escape(cell)}</th>" for cell in rows[0])
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[1:])
         parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    if facts:
-        body = "".join(f"<tr><th{_LEFT}>{escape(name)}</th>{_cell(words)}</tr>" for name, words in facts)
-        parts.append(f"<table><tbody>{body}</tbody></table>")
-    return "".join([*parts, "</div>"])
+    return "".join([*parts, _said(facts), "</div>"])
 
 
 def named(units: Mapping[str, str]) -> str:
@@ -65,6 +68,12 @@ def percent(level: float) -> str:
 def marked(name: str, derived: bool) -> str:
     """A name in a table, which says so if it is no parameter."""
     return f"{name} (derived)" if derived else name
+
+
+def _said(facts: Sequence[tuple[str, str]]) -> str:
+    """Names with words, as a table; nothing of none."""
+    body = "".join(f"<tr><th{_LEFT}>{escape(name)}</th>{_cell(words)}</tr>" for name, words in facts)
+    return f"<table><tbody>{body}</tbody></table>" if facts else ""
 
 
 def _cell(text: str) -> str:

@@ -4,7 +4,9 @@ Groups:
 
     posterior             dims (chain, draw), one variable per parameter and derived quantity; equally weighted, dealt
                           into four chains, for arviz compares chains (r_hat); with the attribute `units`, `derived` = 1
-                          where it is derived, and a label as `long_name`
+                          where it is derived, and a label as `long_name`; a discrete parameter holds numbers, with
+                          `flag_values`, `labels` and `flag_meanings`; NaN says that a parameter does not exist in a
+                          draw, as the attribute `absent` then says
     weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
     observed_data         one variable per observable, of its event shape
     posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws

@@ -1,7 +1,8 @@
 """Draws as astropy tables with units, and their files: `.ecsv`, `.fits`, `.h5`, `.csv`.
 
 Every table has one column per parameter and derived quantity, and the column `log_weight`. A column's description is
-its label, with "(derived)" where it is no parameter; a `.csv` has none. Values come back bit for bit. Units come back
+its label, with "(derived)" where it is no parameter; a `.csv` has none. Parameters with labels are text, and what does
+not exist in a draw is masked; in a `.csv` it is empty. Values come back bit for bit. Units come back
 exactly from `.ecsv`, `.fits` and `.h5` (`QTable.read`); a `.csv` has no place for units, so its header says
 `name [unit]`, which `sciinf` and people read and other programs take as the column's name.
 """
@@ -14,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sciinf.core.answer import Answer
+from sciinf.core.containers import absent_in, columns_of
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes, write_through
 from sciinf.core.tables import marked
@@ -39,16 +43,27 @@ def to_table(source: Answer | Draws) -> QTable:
     draws = draws_of(source)
     if "log_weight" in draws.names:
         raise ValueError("a parameter is called 'log_weight', the name of the weights' column; rename it in the prior")
-    theta = draws.theta.detach().cpu().numpy()
-    table = QTable(meta=facts(source))
-    for column, (name, unit) in enumerate(zip(draws.names, draws.units, strict=True)):
-        values = theta[:, column].copy()
+    table, columns = QTable(meta=facts(source)), columns_of(draws)
+    for name, unit in zip(draws.names, draws.units, strict=True):
+        values = _masked(columns[name])
         table[name] = values << units.Unit(unit) if unit else values
         about = marked(draws.labels.get(name, ""), name in draws.derived).strip()
         written: Any = table[name]
         written.info.description = about or None
     table["log_weight"] = draws.log_weight.detach().cpu().numpy()
     return table
+
+
+def _masked(values: np.ndarray) -> Any:
+    """A column as astropy takes it: masked where there is nothing."""
+    from astropy.table import MaskedColumn
+    from astropy.utils.masked import Masked
+
+    absent = absent_in(values)
+    if values.dtype == object:
+        text = np.where(absent, "", values).astype(str)
+        return MaskedColumn(text, mask=absent) if absent.any() else text
+    return Masked(values, mask=absent) if absent.any() else values
 
 
 def write_table(source: Answer | Draws, path: str | Path) -> Path:
@@ -99,8 +114,8 @@ def _write_csv(source: Answer | Draws, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{name} [{unit}]" if unit else name for name, unit in zip(draws.names, draws.units, strict=True)]
     writer.writerow([*names, "log_weight"])
-    columns = [*draws.theta.detach().cpu().numpy().T, draws.log_weight.detach().cpu().numpy()]
-    writer.writerows(zip(*(column.astype(str) for column in columns), strict=True))
+    columns = [*columns_of(draws).values(), draws.log_weight.detach().cpu().numpy()]
+    writer.writerows(zip(*(np.where(absent_in(c), "", c.astype(str)) for c in columns), strict=True))
     write_bytes(path, text.getvalue().encode())
 
 

@@ -27,7 +27,7 @@ from sciinf.core.files import write_bytes
 from sciinf.core.laws import Truncated, bounds
 from sciinf.core.log_uniform import LogUniform
 from sciinf.core.prior import Prior
-from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted, prior_of
+from sciinf.exports.contents import equally_weighted, facts, is_weighted, numbers_of, prior_of
 
 
 def write_bilby(
@@ -53,10 +53,10 @@ def write_bilby(
 
     Raises:
         ValueError: If the suffix is not `.json` (bilby chooses the reader, pickle among them, by the suffix), or the
-            prior is of other parameters.
+            prior is of other parameters, or there are discrete ones, which bilby's result does not know.
         OSError: If the file cannot be written; an older one stays as it was.
     """
-    draws, path = draws_of(source), Path(path)
+    draws, path = numbers_of(source, "bilby"), Path(path)
     if path.suffix.lower() != ".json":
         raise ValueError(f"{path}: a bilby result is written as .json; name it {path.stem}_result.json")
     prior = prior_of(source, draws, prior)

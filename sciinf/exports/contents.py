@@ -27,6 +27,28 @@ def draws_of(source: Answer | Draws) -> Draws:
     raise TypeError(f"expected an Answer or Draws, got {type(source).__name__}; pass what `query` or `draw` returned")
 
 
+def numbers_of(source: Answer | Draws, program: str) -> Draws:
+    """The draws, for a format that knows numbers alone, each of them in every draw.
+
+    Args:
+        source: An answer or its draws.
+        program: Whose format it is.
+
+    Raises:
+        TypeError: If the source is neither.
+        ValueError: If there are discrete parameters; the message says what to export.
+    """
+    draws = draws_of(source)
+    if given := draws.most_probable():
+        values = ", ".join(f"{name}={said if said.isdigit() else repr(said)}" for name, said in given.items())
+        raise ValueError(
+            f"{program} takes numbers alone, each of them in every draw, and there are discrete parameters "
+            f"({', '.join(draws.categories)}): export answer.given({values}), or other values, or write .h5, .nc, "
+            ".ecsv, .fits or .csv"
+        )
+    return draws
+
+
 def prior_of(source: Answer | Draws, draws: Draws, prior: Prior | None) -> Prior | None:
     """The prior that was given, or that the answer knows.
 

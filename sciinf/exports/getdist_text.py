@@ -18,7 +18,7 @@ from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
 from sciinf.core.laws import bounds
 from sciinf.core.prior import Prior
-from sciinf.exports.contents import draws_of, prior_of
+from sciinf.exports.contents import numbers_of, prior_of
 
 
 def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | None = None) -> Path:
@@ -34,11 +34,12 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
         The root.
 
     Raises:
-        ValueError: If a name has whitespace or ends in `*` (which marks derived parameters there), the prior is of
-            other parameters, or there are other chains of the same root, which getdist would read as well.
+        ValueError: If there are discrete parameters, if a name has whitespace or ends in `*` (which marks derived
+            parameters there), the prior is of other parameters, or there are other chains of the same root, which
+            getdist would read as well.
         OSError: If a file cannot be written.
     """
-    draws, root = draws_of(source), Path(root)
+    draws, root = numbers_of(source, "getdist"), Path(root)
     bad = [name for name in draws.names if re.search(r"\s|\*$", name)]
     if bad:
         raise ValueError(f"getdist takes names without whitespace that do not end in '*', got {bad}; rename them")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from sciinf.core.probabilities import Probabilities, exists_words, told
 from sciinf.core.tables import marked, percent
 from sciinf.figures.numbers import label_of
 from sciinf.figures.page import number, table
@@ -16,17 +17,21 @@ from sciinf.figures.verdicts import SYMBOLS, Verdict
 
 def every_number(run: Run) -> str:
     """All numbers of one answer, a row per parameter: median and interval first, for one stray draw can move a mean."""
-    found: Mapping[str, Any] = run.answer["parameters"]
-    level = next(iter(found.values()))["level"]
+    found = run.numbers
+    if not found:
+        return ""
+    level = run.level
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
     held, labels = (any(e.get(key) for e in found.values()) for key in ("corrected", "label"))
-    head = ["parameter", *(["label"] if labels else []), "unit", "median", f"{percent(level)} interval", "mean", "sd"]
+    sometimes = any("exists" in e for e in found.values())
+    head = ["parameter", *(["label"] if labels else []), "unit", *(["exists"] if sometimes else [])]
+    head += ["median", f"{percent(level)} interval", "mean", "sd"]
     head += ["uncorrected"] * bool(raw) + [f"corrected {percent(level)} interval"] * held
     rows = []
     for name, e in found.items():
         row = [marked(name, bool(e.get("derived"))), *([e.get("label") or "–"] if labels else [])]
-        row += [pretty_unit(e["unit"]) or "–", *_quantiles(e)]
-        row += [number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
+        row += [pretty_unit(e["unit"]) or "–", *([exists_words(e.get("exists", 1.0))] if sometimes else [])]
+        row += [*_quantiles(e), number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
         row += [" · ".join(_quantiles(raw[name]))] if raw else []
         rows.append(row + ([_corrected(e)] if held else []))
     words = 2 + labels
@@ -35,13 +40,12 @@ def every_number(run: Run) -> str:
 
 def answer_words(run: Run) -> str:
     """What is to be said of an answer's numbers, in plain text."""
-    found: Mapping[str, Any] = run.answer["parameters"]
-    return _words(run, next(iter(found.values()))["level"]) + _moves(found, next(iter(found.values()))["level"])
+    return _words(run, run.level) + _moves(run.numbers, run.level)
 
 
 def moved_words(run: Run) -> str:
     """Which corrected intervals are others than those of the draws by more than chance; "" where none is."""
-    found: Mapping[str, Any] = run.answer["parameters"]
+    found = run.numbers
     moved = {
         n: e for n, e in found.items() if e.get("corrected") and e["corrected"]["moved"] > e["corrected"]["chance"]
     }
@@ -54,21 +58,32 @@ def moved_words(run: Run) -> str:
 
 def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
     """The answers of several observations, a row for each, and what the checks say of it."""
-    each = {name: run.answer.get("parameters") or {} for name, run in runs.items()}
+    each = {name: run.numbers for name, run in runs.items()}
+    best = list(dict.fromkeys(name for run in runs.values() for name in run.probabilities))
     first = next((found for found in each.values() if found), {})
     units = [e["unit"] for e in first.values()]
     names = [label(label_of(name, e), unit) for (name, e), unit in zip(first.items(), units, strict=True)]
-    levels = {name: percent(next(iter(found.values()))["level"]) for name, found in each.items() if found}
+    levels = {name: percent(run.level) for name, run in runs.items() if run.answer.get("parameters")}
     mixed = len(set(levels.values())) > 1
     rows = []
     for name, found in each.items():
         known = [key in found and found[key]["unit"] == e["unit"] for key, e in first.items()]
         cells = [" · ".join(_quantiles(found[key])) if there else "–" for key, there in zip(first, known, strict=True)]
-        rows.append([name, *([levels.get(name, "–")] if mixed else []), *cells, _state(verdicts[name])])
+        likely = [best_of(runs[name].probabilities.get(key)) for key in best]
+        rows.append([name, *([levels.get(name, "–")] if mixed else []), *likely, *cells, _state(verdicts[name])])
     of = "" if mixed or not levels else f"{next(iter(levels.values()))} "
     caption = f"Median and central {of}interval of each parameter, and whether to rely on the answer."
-    head = ["observation", *(["level"] if mixed else []), *names, "checks"]
+    caption += f" Of {', '.join(best)} the most probable value, with its probability." if best else ""
+    head = ["observation", *(["level"] if mixed else []), *best, *names, "checks"]
     return table(head, rows, ["", *["n"] * (len(head) - 2), "wrap markup"], caption, stacked=True)
+
+
+def best_of(found: Probabilities | None) -> str:
+    """The most probable value with its probability; a dash where there is none."""
+    if found is None or not found.exists > 0:
+        return "–"
+    k = found.ranked[0]
+    return f"{found.values[k]} ({told(found.probability[k], found.error[k])})"
 
 
 def _state(verdict: Verdict) -> str:
@@ -115,6 +130,8 @@ def _words(run: Run, level: float) -> str:
     scope = str(answer.get("scope") or "")
     parts = [f"{scope[:1].upper()}{scope[1:]}."] if scope else []
     parts += [f"Intervals are central and hold {percent(level)} of the posterior, unless another level is chosen."]
+    if sometimes := [label_of(name, e) for name, e in run.numbers.items() if "exists" in e]:
+        parts.append(f"Numbers of {', '.join(sometimes)} are of the draws in which there is one.")
     parts += ["Bars show them within the central 98% of the prior."] if run.prior else []
     if answer.get("draws"):
         parts.append(f"{answer['draws']:,} draws, effective sample size {answer.get('ess') or 0:,.0f}.")

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from sciinf.core.draws import Draws
+from sciinf.core.estimates import estimates
+from sciinf.core.files import finite_json
+from sciinf.core.probabilities import Probabilities, exists_words, told
 from sciinf.core.tables import marked, percent
 from sciinf.figures.page import number, table
 from sciinf.figures.prior_curves import prior_ranges
@@ -37,6 +41,7 @@ class Numbers:
         levels: Credible levels, increasing.
         intervals: For each level, the interval of each parameter.
         asked: Which of the levels the answer was asked at.
+        exists: With which probability each parameter exists; the numbers are of the draws in which it does.
     """
 
     names: tuple[str, ...]
@@ -46,21 +51,33 @@ class Numbers:
     levels: tuple[float, ...]
     intervals: tuple[tuple[tuple[float | None, float | None], ...], ...]
     asked: int
+    exists: tuple[float, ...]
 
 
 def numbers_of(run: Run) -> Numbers:
     """The numbers of an answer; the level asked at alone where its draws are not there."""
-    found: Mapping[str, Any] = run.answer.get("parameters", {})
-    level = next((float(e["level"]) for e in found.values()), 0.9)
-    known = run.draws is not None and set(found) <= set(run.draws.names)
+    return _numbers(run.numbers, run.draws, run.level)
+
+
+def numbers_pictured(run: Run) -> Numbers:
+    """The numbers of the draws that are pictured, where these are not all of them (`Run.pictured`)."""
+    draws = run.pictured
+    if draws is None or not run.given:
+        return numbers_of(run)
+    found = finite_json({name: e.to_json() for name, e in estimates(draws, run.level).items()})
+    return _numbers(found, draws, run.level)
+
+
+def _numbers(found: Mapping[str, Any], draws: Draws | None, level: float) -> Numbers:
+    known = draws is not None and set(found) <= set(draws.names)
     levels = sorted({level, *_LEVELS}) if known else [level]
     each = []
     for one in levels:
-        if one == level or run.draws is None:
+        if one == level or draws is None:
             each.append(tuple((e["interval"][0], e["interval"][1]) for e in found.values()))
             continue
-        ends = [run.draws.quantile(q).tolist() for q in ((1 - one) / 2, (1 + one) / 2)]
-        at = [run.draws.names.index(name) for name in found]
+        ends = [draws.quantile(q).tolist() for q in ((1 - one) / 2, (1 + one) / 2)]
+        at = [draws.names.index(name) for name in found]
         each.append(tuple((_finite(ends[0][i]), _finite(ends[1][i])) for i in at))
     return Numbers(
         tuple(found),
@@ -70,6 +87,7 @@ def numbers_of(run: Run) -> Numbers:
         tuple(levels),
         tuple(each),
         levels.index(level),
+        tuple(float(e.get("exists", 1.0)) for e in found.values()),
     )
 
 
@@ -104,15 +122,19 @@ def value(numbers: Numbers, index: int) -> str:
 
 
 def numbers_table(run: Run, numbers: Numbers) -> str:
-    """A row per parameter: its value and, where the prior is known, a bar within it."""
+    """A row per parameter: its value and, where the prior is known, a bar within it; "" where none is a number."""
+    if not numbers.names:
+        return ""
     outer = prior_ranges(run.prior)
     raw: Mapping[str, Any] = run.answer.get("amortised") or {}
-    rows = []
+    rows, sometimes = [], any(p < 1 for p in numbers.exists)
     for index, name in enumerate(numbers.names):
         row = [_name(name, numbers.labels[index], bool(run.answer["parameters"][name].get("derived")))]
+        row += [exists_words(numbers.exists[index])] if sometimes else []
         row.append(value(numbers, index))
         rows.append(row + ([_bar(numbers, index, outer.get(name), raw.get(name))] if outer else []))
     head, kinds = ["parameter", "median"], ["markup", "markup"]
+    head[1:1], kinds[1:1] = (["exists"], ["n"]) if sometimes else ([], [])
     if outer:
         head, kinds = [*head, "within the prior"], [*kinds, "markup"]
     return table(head, rows, kinds)
@@ -162,9 +184,25 @@ def level_choice(numbers: Numbers, unlike: str = "") -> str:
     return f'<fieldset class="choice script"><legend>credible level</legend>{"".join(parts)}</fieldset>'
 
 
-def latex(numbers: Numbers, level: int) -> str:
-    """A table for a paper, as LaTeX: each value with what its interval reaches above and below."""
+def latex_values(found: Mapping[str, Probabilities]) -> list[str]:
+    """Rows of a table for a paper: the probability of each value of discrete parameters."""
     rows = []
+    for name, one in found.items():
+        for value, p, error in zip(one.values, one.probability, one.error, strict=True):
+            said = told(p, error).replace("+-", "\\pm")
+            rows.append(f"$P$({_in_latex(one.label or name)} = {_in_latex(value)}) & ${said}$ & \\\\")
+    return rows
+
+
+def latex(numbers: Numbers, level: int, values: Sequence[str] = ()) -> str:
+    """A table for a paper, as LaTeX: each value with what its interval reaches above and below.
+
+    Args:
+        numbers: The numbers.
+        level: Which of their levels.
+        values: Rows that stand above, as `latex_values` gives them.
+    """
+    rows = list(values)
     for index, name in enumerate(numbers.labels):
         middle, above, below = (text.replace("−", "-").replace(",", "\\,") for text in widths(numbers, level, index))
         quantity = f"${{{_power(middle)}}}^{{+{_power(above)}}}_{{-{_power(below)}}}$" if above != "–" else "--"

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciinf.core.answer import Answer
+from sciinf.core.given import share_of
 from sciinf.core.quantities import truth_in
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
 from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.checked import checked_of, with_strange
 from sciinf.figures.corner import corner, windows
+from sciinf.figures.posterior import said_given
 from sciinf.figures.predictive import predictive
 from sciinf.figures.prior_curves import prior_marginals
+from sciinf.figures.probabilities import probabilities_figure
 from sciinf.storage.predictive_file import Predicted
 
 if TYPE_CHECKING:
@@ -37,14 +40,20 @@ def figure_of(
     if kind != "corner" and truth:
         raise ValueError(f"truth is drawn in a corner plot, not in a figure of kind {kind!r}; leave it out")
     draws = answer.draws
-    figure = _DRAWN[kind](answer, names, truth_in(truth, draws.names, draws.units))
+    labels = {name: one.labels for name, one in draws.categories.items()}
+    figure = _DRAWN[kind](answer, names, truth_in(truth, draws.names, draws.units, labels))
     figure.set_facecolor("white")  # a page may be dark, and the letters are
     figure._repr_png_ = functools.partial(_png, figure)  # pyright: ignore[reportAttributeAccessIssue]
     return figure
 
 
 def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    given = answer.draws.most_probable()
+    if names is not None and (dropped := sorted(set(names) & set(answer.draws.names))):
+        _drawable(answer, given, dropped)
+    whole, answer = answer, answer.given(**given)
     draws = answer.draws
+    truth = {name: value for name, value in truth.items() if name in draws.names or name not in whole.draws.names}
     chosen = _known(names, draws.names, "parameter") if names is not None else list(draws.names[:_CORNER])
     if not chosen:
         raise ValueError(f"names is empty; give some of {', '.join(draws.names)}, or leave it out")
@@ -54,7 +63,26 @@ def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, flo
     ranges = windows(theta, weights, [truth.get(name) for name in chosen])
     prior = prior_marginals(answer.prior, chosen, ranges)
     units = [draws.units[c] for c in columns]
-    return corner(chosen, units, theta, weights, labels=draws.labels, prior=prior, truth=truth)
+    note = f"given {said_given(given)} ({share_of(whole.draws, given)})" if given else ""
+    return corner(chosen, units, theta, weights, labels=draws.labels, prior=prior, truth=truth, note=note)
+
+
+def _drawable(answer: Answer, given: Mapping[str, str], names: Sequence[str]) -> None:
+    """Refuse names that are not there where discrete parameters have their most probable values."""
+    left = answer.draws.given(**given).names
+    if gone := [name for name in names if name not in left]:
+        raise ValueError(
+            f"a corner is drawn where {said_given(given)}, and there {gone[0]!r} is none of {', '.join(left)}; draw "
+            "discrete parameters with figure('probabilities'), or answer.given(...).figure('corner') of other values"
+        )
+
+
+def _probabilities(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    found = {name: answer.draws.probabilities(name) for name in answer.draws.categories}
+    if not found:
+        raise ValueError("this answer has no discrete parameters, whose values have probabilities; draw kind 'corner'")
+    chosen = _known(names, list(found), "discrete parameter") if names is not None else list(found)
+    return probabilities_figure({name: found[name] for name in chosen})
 
 
 def _prediction(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
@@ -112,6 +140,7 @@ def _png(figure: Figure) -> bytes:
 
 _DRAWN: dict[str, Callable[[Answer, Sequence[str] | None, Mapping[str, float]], Figure]] = {
     "corner": _corner,
+    "probabilities": _probabilities,
     "prediction": _prediction,
     "calibration": _coverage,
     "ranks": _ranks,

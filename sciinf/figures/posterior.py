@@ -7,9 +7,11 @@ from html import escape
 
 import numpy as np
 
+from sciinf.core.estimates import numbers as with_interval
+from sciinf.core.given import share_of
 from sciinf.core.tables import percent
 from sciinf.figures.numbers import Numbers, drawn_intervals, value
-from sciinf.figures.page import absent
+from sciinf.figures.page import absent, paragraph
 from sciinf.figures.panels import CHOSEN, Drawn, panels
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.figures.run_folder import Run
@@ -32,17 +34,19 @@ def posterior_part(
     """The corner, and chips that choose its parameters.
 
     Args:
-        run: The run with the answer.
-        numbers: Its numbers.
+        run: The run with the answer. Of several models, or numbers of things, the most probable is drawn.
+        numbers: The numbers of the draws that are pictured.
         truth: Parameter -> true value.
         others: Runs with the answers for other observations.
         most: Parameters that can be chosen, at most; of the first.
         compact: Whether there is room for fewer and smaller panels only.
     """
-    draws = run.draws
+    draws = run.pictured
     if draws is None:
         return absent(run.missing["draws" if run.answer else "answer"])
     names = draws.names[:most]
+    if not names:
+        return absent(f"Where {said_given(run.given)}, nothing is left to be drawn: all parameters are discrete.")
     theta, weights = drawable(run, most)
     if len(theta) < 2:
         return absent("Fewer than two posterior draws are finite, so there is nothing to draw.")
@@ -62,18 +66,19 @@ def posterior_part(
         others=beside,
         shown=_COMPACT if compact else CHOSEN,
     )
-    prior = prior_marginals(run.prior, list(names), drawn.ranges)
+    prior = prior_marginals(run.pictured_prior, list(names), drawn.ranges)
     drawn = Drawn(**{**vars(drawn), "prior": prior})
     kind = "cornered compact" if compact else "cornered"
-    inside = panels(drawn) + _caption(drawn, numbers, len(draws.names))
+    inside = _which(run) + panels(drawn) + _caption(drawn, numbers, len(draws.names))
     return f'{_chips(drawn)}<div class="{kind}">{inside}</div>'
 
 
 def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
-    """The draws of an answer's first parameters that are finite and have weight, (n, D), and their weights, (n,)."""
-    if run.draws is None:
+    """The pictured draws of the first parameters that are finite and have weight, (n, D), and their weights, (n,)."""
+    draws = run.pictured
+    if draws is None:
         return np.zeros((0, 0)), np.zeros(0)
-    theta, weights = run.draws.theta.double().numpy()[:, :most], run.draws.weights.numpy()
+    theta, weights = draws.theta.double().numpy()[:, :most], draws.weights.numpy()
     good = np.isfinite(theta).all(axis=1) & (weights > 0)
     return theta[good], weights[good]
 
@@ -81,13 +86,32 @@ def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
 def _same(other: Run, run: Run) -> bool:
     if other is run or other.draws is None or run.draws is None:
         return False
-    return (other.draws.names, other.draws.units) == (run.draws.names, run.draws.units)
+    return (other.draws.names, other.draws.units, other.given) == (run.draws.names, run.draws.units, run.given)
+
+
+def said_given(given: Mapping[str, str]) -> str:
+    """Values of discrete parameters in words: "model = SEIR and k = 2"."""
+    return " and ".join(f"{name} = {value}" for name, value in given.items())
+
+
+def _which(run: Run) -> str:
+    """Which draws are pictured, where these are not all of them."""
+    if run.draws is None or not run.given:
+        return ""
+    share, count = share_of(run.draws, run.given), len(run.draws.given(**run.given))
+    what = "" if len(run.given) == 1 else " together"
+    return paragraph(
+        f"Drawn where {said_given(run.given)}, which is most probable{what}: probability {share}, {count:,} of "
+        f"{len(run.draws):,} draws. Medians and intervals above the panels are of these draws."
+    )
 
 
 def _before(run: Run) -> dict[str, tuple[float, float, float]]:
     """The uncorrected answer: name -> (low, median, high)."""
-    found = {}
-    for name, e in (run.answer.get("amortised") or {}).items():
+    found: dict[str, tuple[float, float, float]] = {}
+    if run.given:  # it is of all draws, and these are some
+        return {}
+    for name, e in with_interval(run.answer.get("amortised") or {}).items():
         ends = (e["interval"][0], e["median"], e["interval"][1])
         if None not in ends:
             found[name] = ends

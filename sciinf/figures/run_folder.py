@@ -15,11 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from sciinf.answer import disagreement
-from sciinf.core.answer import Estimate
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5
+from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
 from sciinf.core.files import read_json
+from sciinf.core.given import prior_given
 from sciinf.core.prior import Prior
+from sciinf.core.probabilities import Probabilities
 from sciinf.core.simulator import Status
 from sciinf.core.verdicts import CALIBRATION_STATES, Calibration, Strange
 from sciinf.figures.checked import Checked, checked_of, with_strange
@@ -114,6 +116,36 @@ class Run:
             return Prior.from_json(self.fit["estimator"]["arguments"]["prior"]["$prior"])
         except (KeyError, TypeError, ValueError):
             return None
+
+    @property
+    def level(self) -> float:
+        """Credible level of the answer."""
+        return next((float(e["level"]) for e in (self.answer.get("parameters") or {}).values()), 0.9)
+
+    @property
+    def numbers(self) -> dict[str, Mapping[str, Any]]:
+        """The answer's estimates that have a median and an interval, as they are in `answer.json`."""
+        return numbers(self.answer.get("parameters") or {})
+
+    @property
+    def probabilities(self) -> dict[str, Probabilities]:
+        """The answer's discrete parameters."""
+        return probabilities(self.answer.get("parameters") or {})
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The most probable values of discrete parameters, of which draws are pictured; {} where there are none."""
+        return {} if self.draws is None else self.draws.most_probable()
+
+    @property
+    def pictured(self) -> Draws | None:
+        """The draws that are pictured: those with the most probable values of discrete parameters."""
+        return None if self.draws is None else self.draws.given(**self.given)
+
+    @property
+    def pictured_prior(self) -> Prior | None:
+        """The prior of the draws that are pictured."""
+        return None if self.prior is None else prior_given(self.prior, self.given)
 
 
 @dataclass
@@ -242,7 +274,7 @@ def _disagreeing(run: Run) -> list[str]:
     if run.draws is None or not run.answer.get("parameters"):
         return []
     try:
-        differing = disagreement({n: Estimate.from_json(e) for n, e in run.answer["parameters"].items()}, run.draws)
+        differing = disagreement({n: estimate_from_json(e) for n, e in run.answer["parameters"].items()}, run.draws)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         differing = f"it has estimates that cannot be compared with them ({error!r})"
     return [f"answer.json is not of the draws in draws.h5: {differing}."] if differing else []
@@ -269,7 +301,7 @@ def _read_answer(path: Path) -> dict[str, Any]:
     """An answer with all that the page shows of it."""
     answer = _read_object(path)
     for name, estimate in (answer.get("parameters") or {}).items():
-        _has(estimate, f"the parameter {name!r}", "mean", "sd", "median", "interval", "level", "unit")
+        _has(estimate, f"the parameter {name!r}", *needed(estimate))
     for place, check in enumerate(answer.get("checks") or ()):
         known = isinstance(check, dict) and check.get("name")
         _has(check, f"the check {check['name']!r}" if known else f"check {place + 1}", "name", "level", "verdict")

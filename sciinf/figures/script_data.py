@@ -15,7 +15,7 @@ import torch
 
 from sciinf.core.draws import Draws
 from sciinf.figures.methods_text import bibtex, methods_text
-from sciinf.figures.numbers import Numbers, latex
+from sciinf.figures.numbers import Numbers, latex, latex_values
 from sciinf.figures.prediction import predicted_data, selectable
 from sciinf.figures.run_folder import Run
 
@@ -32,26 +32,33 @@ def script_data(runs: Mapping[str, tuple[Run, Numbers]]) -> dict[str, Any]:
 
 def _answer(name: str, run: Run, numbers: Numbers, share: int) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name or run.name, "levels": [float(f"{v:.6g}") for v in numbers.levels]}
-    found["latex"] = [latex(numbers, level) for level in range(len(numbers.levels))] if numbers.names else []
-    draws = run.draws
-    if draws is None:
+    values = latex_values(run.probabilities)
+    found["latex"] = [latex(numbers, level, values) for level in range(len(numbers.levels))] if numbers.names else []
+    draws = run.pictured
+    if draws is None or not draws.names:
         return found
     good = torch.isfinite(draws.theta).all(dim=1) & (draws.weights > 0)
     if int(good.sum()) < 2:
         return found
-    kept = type(draws)(draws.names, draws.units, draws.theta[good], draws.log_weight[good])
+    kept = Draws(draws.names, draws.units, draws.theta[good], draws.log_weight[good])
     wanted = min(len(kept), _DRAWS, max(20, _NUMBERS // (share * len(draws.names))))
     theta = kept.resample(wanted, generator=torch.Generator().manual_seed(0)).double().numpy()
     places = [_places(float(sd)) for sd in kept.sd()]
-    found |= {"names": list(draws.names), "units": list(draws.units), "of": len(draws)}
+    found |= {"names": list(draws.names), "units": list(draws.units), "of": _of(run, draws)}
     found["weighted"] = bool(draws.log_weight.max() > draws.log_weight.min())
     found["draws"] = _rounded(theta, places)
     rows = selectable(run, share)
-    simulated_from = _whole(run.predicted_from[:rows], draws) if rows else None
+    simulated_from = _whole(run.predicted_from[:rows], draws) if rows and not run.given else None
     if simulated_from is not None:
         found["from"] = _rounded(simulated_from, places)
         found["predicted"] = predicted_data(run, rows)
     return found
+
+
+def _of(run: Run, draws: Draws) -> int | str:
+    """Of how many draws these are; in words where those are some of all."""
+    said = " and ".join(f"{name} = {value}" for name, value in run.given.items())
+    return f"{len(draws)} draws with {said}, of {len(run.draws or draws)}" if said else len(draws)
 
 
 def _whole(theta: np.ndarray, draws: Draws) -> np.ndarray | None:

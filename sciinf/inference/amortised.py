@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Fit, PairedDensity, Posterior, X
-from sciinf.core.estimator import PushedDensity
+from sciinf.core.categories import Categories, categories_of
+from sciinf.core.estimator import Marginals, PushedDensity
 from sciinf.core.fit import failed_of, trained_on
 from sciinf.inference.learned import Learned
 
@@ -62,6 +63,23 @@ def pushed(posterior: Posterior, x: X) -> PushedDensity | None:
         return None
     density = posterior.estimator.density(x)
     return density if isinstance(density, PushedDensity) else None
+
+
+def known_categories(posterior: Posterior, x: X) -> dict[str, Categories]:
+    """The discrete parameters of a posterior, with their probabilities for one observation where these are exact.
+
+    Args:
+        posterior: What answers.
+        x: The observation, name -> (1, *event).
+    """
+    prior = posterior.prior
+    if not prior.mixed:
+        return {}
+    density = posterior.estimator.density(x) if isinstance(posterior, Amortised) else None
+    if not isinstance(density, Marginals):
+        return categories_of(prior)
+    exact = {name: density.log_probabilities(name)[0].double().exp().cpu() for name in prior.discrete()}
+    return categories_of(prior, {name: tuple(p.tolist()) for name, p in exact.items()})
 
 
 def draw_to_weigh(

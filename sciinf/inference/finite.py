@@ -1,4 +1,7 @@
-"""Draws that are numbers: what a posterior that went astray gives is no answer."""
+"""Draws that are numbers: what a posterior that went astray gives is no answer.
+
+Where a parameter does not exist in a draw, NaN is what stands there, and anything else is astray.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ MOST = 0.01  # of the draws may be left out
 
 
 def finite(draws: Draws, prior: Prior | None = None) -> Draws:
-    """The draws without those that are not finite where their parameters exist.
+    """The draws without those that are not finite where their parameters exist, and NaN where they do not.
 
     Args:
         draws: Of the prior's parameters.
@@ -23,7 +26,7 @@ def finite(draws: Draws, prior: Prior | None = None) -> Draws:
     """
     numbers = draws.theta.isfinite()
     if prior is not None and prior.mixed:
-        numbers = numbers | ~prior.present(draws.theta)
+        numbers = torch.where(prior.present(draws.theta), numbers, draws.theta.isnan())
     good = numbers.all(-1) & (draws.log_weight < torch.inf)  # a NaN is below nothing
     lost = int((~good).sum())
     if lost > MOST * len(draws):

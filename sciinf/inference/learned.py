@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, X
+from sciinf.core.categories import categories_of
 
 
 class Learned(Posterior, ABC):
@@ -48,7 +49,8 @@ class Learned(Posterior, ABC):
 
     def unweighted(self, theta: Float[Tensor, "n theta"]) -> Draws:
         """Draws of one weight."""
-        return Draws(self.prior.names, self.prior.units, theta, torch.zeros(len(theta), dtype=torch.float64))
+        log_weight, prior = torch.zeros(len(theta), dtype=torch.float64), self.prior
+        return Draws(prior.names, prior.units, theta, log_weight, categories=categories_of(prior))
 
 
 def holds_for(posterior: Posterior) -> str:

@@ -15,6 +15,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -82,7 +83,7 @@ class Tilted(Posterior):
         if evidence is not None:
             evidence += float(torch.logsumexp(draws.weights.log() + factor, dim=0))
         k = pareto_k(log_weight)
-        return Draws(draws.names, draws.units, draws.theta, log_weight, evidence, draws.log_evidence_error, k)
+        return replace(draws, log_weight=log_weight, log_evidence=evidence, pareto_k=k)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """Resampled from four times as many."""
