@@ -143,7 +143,7 @@ class Probabilities:
                 size = f"above {factor:.1f}"
             else:
                 size = f"{digits(factor, error)} +- {_two(error)}" if error > 0 else f"{factor:.2f}"
-            found.append(f"log Bayes factor {self.values[best]} : {self.values[k]} {size}")
+            found.append(f"log Bayes factor of {self.values[best]} against {self.values[k]}: {size}")
         return found
 
     def compared(self) -> dict[str, tuple[float, ...]]:
@@ -191,7 +191,10 @@ def probabilities_of(draws: Draws, name: str, level: float = 0.9) -> Probabiliti
     p = weights @ shown
     squares = (weights**2).sum()
     error = ((weights**2) @ (shown - p) ** 2).sqrt()
-    error = torch.where((p <= 0) | (p >= 1), squares.clamp_max(1.0), error)
+    some = shown[weights > 0].to(torch.bool)
+    none, all_ = ~some.any(0), some.all(0)  # sums of weights may miss 0 and 1 by rounding
+    p = torch.where(none, 0.0, torch.where(all_, 1.0, p))
+    error = torch.where(none | all_, squares.clamp_max(1.0), error)
     if found.exact:
         known_p = torch.tensor(found.exact, dtype=torch.float64)
         exists = min(float(known_p.sum()), 1.0) if not bool(there.all()) else exists

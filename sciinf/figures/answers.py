@@ -83,7 +83,7 @@ def best_of(found: Probabilities | None) -> str:
     if found is None or not found.exists > 0:
         return "–"
     k = found.ranked[0]
-    return f"{found.values[k]} ({told(found.probability[k], found.error[k])})"
+    return f"{found.values[k]} ({told(found.probability[k], found.error[k]).replace('+-', '±')})"
 
 
 def _state(verdict: Verdict) -> str:

@@ -63,7 +63,7 @@ def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, flo
     ranges = windows(theta, weights, [truth.get(name) for name in chosen])
     prior = prior_marginals(answer.prior, chosen, ranges)
     units = [draws.units[c] for c in columns]
-    note = f"given {said_given(given)} ({share_of(whole.draws, given)})" if given else ""
+    note = f"given {said_given(given)} ({share_of(whole.draws, given).replace('+-', '±')})" if given else ""
     return corner(chosen, units, theta, weights, labels=draws.labels, prior=prior, truth=truth, note=note)
 
 

@@ -69,8 +69,8 @@ def posterior_part(
     prior = prior_marginals(run.pictured_prior, list(names), drawn.ranges)
     drawn = Drawn(**{**vars(drawn), "prior": prior})
     kind = "cornered compact" if compact else "cornered"
-    inside = _which(run) + panels(drawn) + _caption(drawn, numbers, len(draws.names))
-    return f'{_chips(drawn)}<div class="{kind}">{inside}</div>'
+    inside = panels(drawn) + _caption(drawn, numbers, len(draws.names))
+    return f'{_which(run)}{_chips(drawn)}<div class="{kind}">{inside}</div>'
 
 
 def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
@@ -98,10 +98,10 @@ def _which(run: Run) -> str:
     """Which draws are pictured, where these are not all of them."""
     if run.draws is None or not run.given:
         return ""
-    share, count = share_of(run.draws, run.given), len(run.draws.given(**run.given))
+    share, count = share_of(run.draws, run.given).replace("+-", "±"), len(run.draws.given(**run.given))
     what = "" if len(run.given) == 1 else " together"
     return paragraph(
-        f"Drawn where {said_given(run.given)}, which is most probable{what}: probability {share}, {count:,} of "
+        f"Drawn where {said_given(run.given)}, which is most probable{what}: probability {share}; {count:,} of "
         f"{len(run.draws):,} draws. Medians and intervals above the panels are of these draws."
     )
 

@@ -28,14 +28,15 @@ def prior_ranges(prior: Prior | None) -> dict[str, tuple[float, float]]:
 
 
 def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[float, float]]) -> dict[str, Curve]:
-    """The prior's density over each window: exact for a law of one parameter, from draws for joint laws.
+    """The prior's density over each window: exact for a law of one parameter, from draws for joint and ordered laws.
 
     A derived quantity among the names has none.
     """
     if prior is None or _unknown(prior) or not set(names) & set(prior.names):
         return {}
     found: dict[str, Curve] = {}
-    joint = any(law.event_shape for law in prior.laws)
+    in_order = {name for group in prior.existence.each.values() if group.increasing for name in group.columns}
+    joint = bool(in_order) or any(law.event_shape for law in prior.laws)
     sample = prior.sample(10 * _PRIOR_DRAWS if joint else 1, generator=torch.Generator().manual_seed(1)).double()
     start = 0
     for law, part in prior.bijection.parts(sample):
@@ -44,15 +45,17 @@ def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[fl
             if name not in names:
                 continue
             window = ranges[names.index(name)]
-            if not law.event_shape:
+            if not law.event_shape and name not in in_order:
                 grid = torch.linspace(*window, 402, dtype=torch.float64)[1:-1]
                 found[name] = grid.numpy(), _density(law, grid, part[0]).numpy()
                 continue
-            values = part[:, offset].numpy()
+            values = (part[:, offset] if law.event_shape else part).numpy()
+            values = values[np.isfinite(values)]
+            there = max(len(values), 1)  # where a parameter does not always exist, of the draws in which it does
             values = values[(values >= window[0]) & (values <= window[1])]
             if len(values) >= 500:
                 grid, density = density_1d(values, np.ones(len(values)), window)
-                found[name] = grid, density * len(values) / len(sample)
+                found[name] = grid, density * len(values) / there
         start += width
     return found
 

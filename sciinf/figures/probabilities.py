@@ -43,7 +43,7 @@ def _one(name: str, found: Probabilities, before: Probabilities | None) -> str:
         words.append(
             f"It exists with probability {exists_words(found.exists)}; these are of the draws in which it does."
         )
-    words += [f"{one.replace('+-', '±')}." for one in found.factors()]
+    words += [f"{one[:1].upper()}{one[1:].replace('+-', '±')}." for one in found.factors()]
     return table([label, "probability", "with the prior"], rows, ["", "n", "markup"]) + paragraph(" ".join(words))
 
 

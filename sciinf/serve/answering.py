@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,7 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
     Args:
         models: What is served.
         name: Of the run.
-        theta: Parameter -> value in the prior's unit.
+        theta: Parameter -> value in the prior's unit; the number of a discrete one, NaN or None for what does not exist.
         seed: Seeds the simulation.
 
     Raises:
@@ -66,7 +67,8 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
     if model.simulator is None:
         raise ValueError(f"{name} has no simulator")
     prior = model.prior
-    values = torch.tensor([[theta[parameter] for parameter in prior.names]], dtype=prior.dtype)
+    given = [math.nan if theta[parameter] is None else theta[parameter] for parameter in prior.names]
+    values = torch.tensor([given], dtype=prior.dtype)
     data, good = simulate_from(model.simulator, values, generator=generator_for(seed))
     if not bool(good.all()):
         raise ValueError("the simulation failed at these parameters")

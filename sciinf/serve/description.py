@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import distributions as td
 
-from sciinf.core import Observable
+from sciinf.core import Observable, Prior
+from sciinf.core.levels import Levels
 from sciinf.core.verdicts import CALIBRATION_STATES, NOT_CALIBRATED, Calibration
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.serve.models import Model, NotReady, Served
@@ -49,8 +50,9 @@ def _parameters(model: Model) -> list[dict[str, Any]]:
     prior, labels = model.prior, dict(model.simulator.labels) if model.simulator else {}
     drawn = prior.sample(_DRAWS, generator=torch.Generator().manual_seed(0)).double().numpy()
     low, high = np.nanquantile(drawn, _ENDS, axis=0)
-    ranges = list(zip(low.tolist(), high.tolist(), strict=True))
-    curves = prior_marginals(prior, list(prior.names), ranges)
+    ranges, discrete, when = list(zip(low.tolist(), high.tolist(), strict=True)), prior.discrete(), _when(prior)
+    smooth = [k for k, name in enumerate(prior.names) if name not in discrete]
+    curves = prior_marginals(prior, [prior.names[k] for k in smooth], [ranges[k] for k in smooth])
     laws = {name: _law(law) for law, place in prior.places() for name in prior.names[place]}
     found = []
     for k, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
@@ -65,11 +67,31 @@ def _parameters(model: Model) -> list[dict[str, Any]]:
             "density": density,
         }
         found.append({"name": name, "label": labels.get(name, ""), "unit": unit, "prior": about})
+        if (levels := discrete.get(name)) is not None:
+            about["values"], about["probabilities"] = list(levels.labels), levels.log_probs.exp().tolist()
+        if name in when:
+            about["exists"] = when[name]
+    return found
+
+
+def _when(prior: Prior) -> dict[str, dict[str, list[str]]]:
+    """Each parameter that need not exist -> discrete parameter -> the labels of the values for which it does."""
+    laws = {prior.names[place.start]: (law, prior.names[place]) for law, place in prior.places()}
+    conditions = prior.existence.conditions(prior.names, {name: law for name, (law, _) in laws.items()})
+    found = {}
+    for head, of in conditions.items():
+        labels = {
+            parent: [label for label, flag in zip(prior.discrete()[parent].labels, flags, strict=True) if flag]
+            for parent, flags in of.items()
+        }
+        found |= dict.fromkeys(laws[head][1], labels)
     return found
 
 
 def _law(law: td.Distribution) -> str:
     """A law as it is written: "LogNormal(0, 0.5)"."""
+    if isinstance(law, Levels):
+        return repr(law)
     numbers = []
     for name in law.arg_constraints:
         value = getattr(law, name, None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sciinf.core import Draws
+from sciinf.core.containers import absent_in, columns_of
 from sciinf.exports.plain import write_draws
 from sciinf.serve.models import Model
 from sciinf.serve.replies import check_same
@@ -44,17 +45,21 @@ def draws_file(message: bytes, kind: str, model: Model) -> bytes:
 
 
 def _arrow(draws: Draws) -> bytes:
-    """A file of Arrow's IPC format: a column for each parameter, with its unit, and `log_weight`."""
+    """A file of Arrow's IPC format: a column for each parameter, with its unit, and `log_weight`.
+
+    Labels are text, and null says that a parameter does not exist in a draw.
+    """
     import pyarrow
 
-    columns = {name: draws.theta[:, d].numpy() for d, name in enumerate(draws.names)}
-    columns["log_weight"] = draws.log_weight.numpy()
-    fields, units = [], dict(zip(draws.names, draws.units, strict=True))
+    columns = {**columns_of(draws), "log_weight": draws.log_weight.numpy()}
+    fields, units, arrays = [], dict(zip(draws.names, draws.units, strict=True)), []
     for name, values in columns.items():
         about = {"unit": units.get(name, "")}
-        fields.append(pyarrow.field(name, pyarrow.from_numpy_dtype(values.dtype), metadata=about))
+        absent = absent_in(values) if name in units and draws.exists(name) < 1 else None
+        arrays.append(pyarrow.array(values, mask=absent))
+        fields.append(pyarrow.field(name, arrays[-1].type, metadata=about))
     schema = pyarrow.schema(fields)
-    table = pyarrow.table([pyarrow.array(values) for values in columns.values()], schema=schema)
+    table = pyarrow.table(arrays, schema=schema)
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_file(sink, schema) as writer:
         writer.write_table(table)

@@ -91,9 +91,21 @@ def _theta(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "type": "object",
         "required": [one["name"] for one in parameters],
         "additionalProperties": False,
-        "properties": {one["name"]: {"type": "number", "description": one["unit"]} for one in parameters},
+        "properties": {one["name"]: _value(one) for one in parameters},
     }
     return {"type": "object", "required": ["theta"], "properties": {"theta": theta, "seed": _SEED}}
+
+
+def _value(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter: a number, one of some labels, or null where it need not exist."""
+    about = one["prior"]
+    said: dict[str, Any] = {"type": "number", "description": one["unit"]}
+    if "values" in about:
+        said = {"type": "string", "enum": list(about["values"]), "description": one["unit"]}
+    if "exists" not in about:
+        return said
+    more = {"enum": [*said["enum"], None]} if "enum" in said else {}
+    return {**said, "type": [said["type"], "null"], **more}
 
 
 def _fields() -> dict[str, Any]:

@@ -8,6 +8,7 @@ those of reports (`figures/report.css`).
 |---|---|
 | `page.js` | what is asked, and what is shown of an answer; begins everything |
 | `answer.js` | the words and tables of an answer |
+| `discrete.js` | which model, how many: probabilities of values |
 | `draws.js` | numbers of draws: weighted quantiles, densities, overlap; numbers as they are printed |
 | `curves.js`, `corner.js` | densities and data, by uPlot; the corner, on a canvas |
 | `what_if.js` | data for parameters that the reader chooses |

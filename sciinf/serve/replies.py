@@ -77,12 +77,14 @@ def check_same(head: Mapping[str, Any], model: Model) -> None:
 def _draws(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     theta, weight = arrays["theta"], arrays["log_weight"]
     weighted = len(weight) and float(weight.max()) > float(weight.min())
+    # NaN says that a parameter does not exist in a draw
     kind = "float64" if theta.dtype == np.float64 else "float32"  # float64 is chosen where float32 is too coarse
     return {
         "names": head["names"],
         "units": head["units"],
         "derived": head["derived"],
         "labels": head["labels"],
+        "categories": head["categories"],
         "count": len(theta),
         kind: _base64(theta, kind),
         "log_weights": _base64(weight - weight.max(), "float32") if weighted else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.core import Observation, as_observation
+from sciinf.core import Observation, Prior, as_observation
 from sciinf.question import Wanted
 from sciinf.serve.models import Model, as_given
 from sciinf.storage.answers import observation_name
@@ -301,7 +302,7 @@ def _short(value: Any) -> str:
 
 
 def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int]:
-    """Parameters and seed of a simulation.
+    """Parameters and seed of a simulation; a discrete parameter by its label, null for one that does not exist.
 
     Raises:
         Unreadable: If the body is no JSON object.
@@ -313,13 +314,16 @@ def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int]:
     theta, seed = said.get("theta"), said.get("seed", 0)
     if not isinstance(theta, dict) or set(theta) != set(prior.names):
         raise Unfit(f"theta names a value for each of {', '.join(prior.names)}", "theta")
+    theta = _numbers_of(theta, prior)
     for name, value in theta.items():
+        if value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
             raise Unfit(f"{name} is a finite number, got {_short(value)}", name)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEED:
         raise Unfit(f"seed is a whole number from 0 to 2^63 - 1, got {_short(seed)}", "seed")
     try:
-        found = {name: float(theta[name]) for name in prior.names}
+        found = {name: math.nan if theta[name] is None else float(theta[name]) for name in prior.names}
     except OverflowError:
         raise Unfit("a value is too large for a number", "theta") from None
     values = torch.tensor([list(found.values())], dtype=prior.dtype)
@@ -327,3 +331,30 @@ def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int]:
         words = ", ".join(f"{name}={value:g}" for name, value in found.items())
         raise Unfit(f"{words} lies outside the prior's support, where nothing was simulated", "theta")
     return found, seed
+
+
+def _numbers_of(theta: Mapping[str, Any], prior: Prior) -> dict[str, Any]:
+    """Parameters with the numbers that stand for labels, and null only where one does not exist.
+
+    Raises:
+        Unfit: If a label is unknown, or a parameter exists that should not, or the other way round.
+    """
+    import torch
+
+    found = dict(theta)
+    for name, law in prior.discrete().items():
+        if theta[name] is not None:
+            if str(theta[name]) not in law.labels:
+                words = f"{name} is one of {', '.join(law.labels)}, got {_short(theta[name])}"
+                raise Unfit(words, name)
+            found[name] = float(law.values[law.labels.index(str(theta[name]))])
+    if prior.mixed:
+        codes = [found[name] if name in prior.discrete() and found[name] is not None else math.nan for name in prior.names]
+        there = prior.present(torch.tensor([codes], dtype=torch.float64))[0].tolist()
+    else:
+        there = [True] * len(prior)
+    for name, exists in zip(prior.names, there, strict=True):
+        if exists != (found[name] is not None):
+            said = "is a finite number, got None" if exists else "does not exist with these values: give null"
+            raise Unfit(f"{name} {said}", name)
+    return found

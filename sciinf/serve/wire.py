@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciinf.core import Answer, Calibration, Check, Draws, Estimate, Observable, Prior, Trust
+from sciinf.core import Answer, Calibration, Check, Draws, Observable, Prior, Trust
+from sciinf.core.categories import Categories
+from sciinf.core.estimates import estimate_from_json
 from sciinf.core.files import finite_json
 
 MEDIA = "application/x-sciinf-answer"
@@ -66,6 +68,7 @@ def answer_out(answer: Answer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "units": list(draws.units),
         "derived": list(draws.derived),
         "labels": dict(draws.labels),
+        "categories": {name: one.to_json() for name, one in draws.categories.items()},
         "observables": {name: spec.to_json() for name, spec in answer.observables.items()},
     }
     arrays = {"theta": draws.theta.numpy(), "log_weight": draws.log_weight.numpy(), "from": answer.predicted_from}
@@ -90,16 +93,18 @@ def answer_in(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], calibra
     scalars = (said["log_evidence"], said["log_evidence_error"], said["pareto_k"])
     theta, weight = (torch.from_numpy(np.array(arrays[name])) for name in ("theta", "log_weight"))
     names, units = tuple(head["names"]), tuple(head["units"])
-    draws = Draws(names, units, theta, weight, *scalars, derived=tuple(head["derived"]), labels=dict(head["labels"]))
+    said_of = {"derived": tuple(head["derived"]), "labels": dict(head["labels"])}
+    categories = {name: Categories.from_json(one) for name, one in head["categories"].items()}
+    draws = Draws(names, units, theta, weight, *scalars, **said_of, categories=categories)
     return Answer(
-        parameters={name: Estimate.from_json(e) for name, e in said["parameters"].items()},
+        parameters={name: estimate_from_json(e) for name, e in said["parameters"].items()},
         draws=draws,
         calibration=calibration,
         trust=Trust.from_json(said["trust"]),
         observation={name[2:]: np.array(value) for name, value in arrays.items() if name.startswith("x/")},
         predictive={name[2:]: np.array(value) for name, value in arrays.items() if name.startswith("p/")},
         predicted_from=np.array(arrays["from"]),
-        amortised={name: Estimate.from_json(e) for name, e in said["amortised"].items()},
+        amortised={name: estimate_from_json(e) for name, e in said["amortised"].items()},
         posterior=said["posterior"],
         scope=said["scope"],
         checks=tuple(Check(**check) for check in said["checks"]),

@@ -1,6 +1,7 @@
 // An answer in words and tables: its verdict, its numbers, its checks. A light is never greener than what is behind it.
+import { isDiscrete, shared, told } from "./discrete.js";
 import { compared, correlation, interval, number, percent, unit } from "./draws.js";
-import { el, framed, table } from "./service.js";
+import { el, framed, svg, table } from "./service.js";
 
 const LIGHTS = { good: "green", caution: "amber", alarm: "red", unknown: "grey" };
 const STATES = { passed: "green", "cannot tell": "amber", "not passed": "red", "not checked": "amber" };
@@ -59,13 +60,6 @@ export function printed(answer, name, level) {
   return { median, both, range: both.join(" to "), unit: unit(one.unit) };
 }
 
-function svg(kind, attributes, ...inside) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...inside);
-  return made;
-}
-
 function bar(answer, name, level, prior, k) {
   const at = (value) => 100 * Math.min(Math.max((value - prior.low) / (prior.high - prior.low), 0), 1);
   const [low, high] = endsAt(answer, name, level).map(at), wide = Math.max(high - low, 0.8), middle = at(answer.json.parameters[name].median);
@@ -78,19 +72,23 @@ function bar(answer, name, level, prior, k) {
 export function numbers(answers, parameters, level) {
   const several = answers.length > 1, value = (...text) => el("span", { class: "value" }, ...text);
   let most = 0; // letters of a number
+  const sometimes = answers.some((one) => parameters.some(({ name }) => one.json.parameters[name].exists < 1));
   const rows = parameters.flatMap(({ name, label, prior, derived }) => answers.map((answer, k) => {
+    const { exists = 1 } = answer.json.parameters[name];
     const { median, both, unit: of } = printed(answer, name, level), own = label === name ? [] : [" ", el("code", { class: "own" }, name)];
     const [first, last] = [0, 1].map(() => (of ? [" ", el("span", { class: "unit" }, of)] : []));
     most = Math.max(most, ...[median, ...both].map((one) => one.length));
     const head = k ? null : el("th", { scope: "row", rowspan: answers.length }, label, derived ? " (derived)" : "", own);
     const mark = several ? el("span", { class: `mark ${k ? "second" : "first"}`, title: answer.json.name }, unseen(`${answer.json.name}: `)) : null;
-    const within = el("td", { class: "within" }, prior ? bar(answer, name, level, prior, k) : null);
+    const within = el("td", { class: "within" }, prior && exists > 0 ? bar(answer, name, level, prior, k) : null);
+    const there = sometimes ? el("td", { class: "n" }, told(exists, 0)) : null;
     const range = el("td", { class: "n" }, value(both[0]), " ", value("to ", both[1]), last);
-    return el("tr", {}, head, el("td", { class: "n" }, value(mark, median), first), range, within);
+    return el("tr", {}, head, there, el("td", { class: "n" }, value(mark, median), first), range, within);
   }));
-  const names = ["parameter", "median", `${percent(level)} interval`, "within the prior"];
+  const names = ["parameter", ...(sometimes ? ["exists"] : []), "median", `${percent(level)} interval`, "within the prior"];
   const head = names.map((one, k) => el("th", { scope: "col", class: k ? "n" : undefined }, one));
-  const caption = `These data, this model and this prior give a value inside its interval a probability of ${percent(level)}.`;
+  const caption = `These data, this model and this prior give a value inside its interval a probability of ${percent(level)}.` +
+    (sometimes ? " Numbers of a parameter that does not always exist are of the draws in which it does." : "");
   const made = framed("Medians and intervals", head, rows, caption);
   made.classList.toggle("long", most > LONG);
   return made;
@@ -99,6 +97,9 @@ export function numbers(answers, parameters, level) {
 /** How two answers differ: shift and overlap of each parameter. */
 export function comparison([first, second], parameters) {
   const rows = parameters.map(({ name, label }) => {
+    const [one, other] = [first, second].map(({ json }) => json.parameters[name]);
+    if (isDiscrete(one)) return [label, "–", `${Math.round(100 * shared(one, other))}%`];
+    if (one.exists === 0 || other.exists === 0) return [label, "–", "–"];
     const [a, b] = [first, second].map((one) => one.draws.names.indexOf(name)), { overlap, shift } = compared(first.draws, a, second.draws, b);
     return [label, `${shift >= 0 ? "+" : "−"}${Math.abs(shift).toFixed(1)} sd`, `${Math.round(100 * overlap)}%`];
   });
@@ -178,8 +179,10 @@ export function meaning() {
 
 /** What the model answers: its parameters with their priors, and what its calibration found. */
 export function priors({ parameters, calibration }) {
-  const rows = parameters.map(({ name, label, unit: of, prior: { law, low, high } }) => {
+  const rows = parameters.map(({ name, label, unit: of, prior: { law, low, high, values, probabilities } }) => {
     const width = (high - low) / 10;
+    const each = (values || []).slice(0, 6).map((one, k) => `${one} ${told(probabilities[k], 0)}`).join(", ");
+    if (values) return [label || name, unit(of) || "–", law, each + (values.length > 6 ? ", …" : "")];
     return [label || name, unit(of) || "–", law, `${number(low, width)} to ${number(high, width)}`];
   });
   const words = "Give it one observation, and within a second it says what the parameters behind it may be, and whether to rely on that.";
@@ -190,8 +193,8 @@ export function priors({ parameters, calibration }) {
 
 /** The correlations of the parameters that the corner shows, for who does not see it. */
 export function correlations(answer, chosen) {
-  const at = chosen.map(({ name }) => answer.draws.names.indexOf(name)), name = `Correlations of ${answer.json.name}`;
-  const rows = chosen.map(({ label }, r) => [label, ...at.map((b) => number(correlation(answer.draws, at[r], b), 0.1))]);
+  const { json, pictured } = answer, at = chosen.map(({ name }) => pictured.names.indexOf(name)), name = `Correlations of ${json.name}`;
+  const rows = chosen.map(({ label }, r) => [label, ...at.map((b) => number(correlation(pictured, at[r], b), 0.1))]);
   const head = ["parameter", ...chosen.map((one) => one.label)];
   return el("details", {}, el("summary", {}, name), table(name, head, rows, { caption: "Correlation of the draws, from −1 to 1." }));
 }

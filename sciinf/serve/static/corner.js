@@ -82,7 +82,7 @@ function cached(answer, key, make) {
   return answer.grids.get(key);
 }
 
-const at = (answer, name) => answer.draws.names.indexOf(name);
+const at = (answer, name) => answer.pictured.names.indexOf(name);
 
 function line(c, x, place, stroke, dash = []) {
   c.beginPath(); c.setLineDash(dash); c.strokeStyle = stroke;
@@ -92,7 +92,7 @@ function line(c, x, place, stroke, dash = []) {
 
 /** Densities of one parameter, the ends of the intervals, and the prior. */
 function diagonal(c, answers, { name, prior, ends }, { x, y, side, window, along }) {
-  const found = answers.map((one) => cached(one, `${name} ${window}`, () => density(one.draws, at(one, name), window)));
+  const found = answers.map((one) => cached(one, `${name} ${window}`, () => density(one.pictured, at(one, name), window)));
   const most = 1.08 * Math.max(...found.map((one) => Math.max(...one.y))), up = (value) => y + side * (1 - value / most);
   found.forEach((one, i) => {
     c.lineWidth = 1.5;
@@ -126,7 +126,7 @@ export function corner(canvas, answers, chosen, level) {
   Object.assign(canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });
   Object.assign(canvas.style, { width: `${w}px`, height: `${h}px` });
   c.scale(scale, scale);
-  const windows = chosen.map(({ name }) => joint(answers.map((one) => limits(one.draws, at(one, name)))));
+  const windows = chosen.map(({ name }) => joint(answers.map((one) => limits(one.pictured, at(one, name)))));
   const from = windows.map(offsetOf), told = (k) => {
     const found = places(...windows[k], few), words = ticks(found, from[k]);
     return found.map((value, i) => [value, words[i]]);
@@ -138,7 +138,7 @@ export function corner(canvas, answers, chosen, level) {
     if (r === k) diagonal(c, answers, row, { x, y, side, window: windows[r], along });
     else answers.forEach((one, i) => {
       const key = `${column.name} ${row.name} ${windows[k]} ${windows[r]}`;
-      const found = cached(one, key, () => grid(one.draws, at(one, column.name), at(one, row.name), [windows[k], windows[r]]));
+      const found = cached(one, key, () => grid(one.pictured, at(one, column.name), at(one, row.name), [windows[k], windows[r]]));
       c.drawImage(region(found, Math.round(side * scale), [level, INNER], COLOURS[i]), x, y, side, side);
     });
     c.restore();

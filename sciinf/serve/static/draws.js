@@ -19,36 +19,68 @@ export function decode(sent) {
     weights = weights.map((one) => one / sum);
   }
   const ess = 1 / weights.reduce((a, b) => a + b * b, 0);
-  return { names: sent.names, units: sent.units, count, columns, weights, ess, weighted: Boolean(sent.log_weights), sorted: new Map() };
+  const kept = { sorted: new Map(), own: new Map() }, discrete = { categories: sent.categories || {}, given: {} };
+  return { names: sent.names, units: sent.units, count, columns, weights, ess, weighted: Boolean(sent.log_weights), ...discrete, ...kept };
+}
+
+/** A column's values and weights where it exists, which is everywhere unless some are NaN; `share` is the weight of these. */
+export function own(draws, d) {
+  if (!draws.own.has(d)) draws.own.set(d, existing(draws, d));
+  return draws.own.get(d);
+}
+
+function existing({ columns, weights, ess, count }, d) {
+  const at = Uint32Array.from(columns[d].keys()).filter((i) => !Number.isNaN(columns[d][i]));
+  if (at.length === count) return { x: columns[d], w: weights, ess, share: 1, count };
+  const share = at.reduce((sum, i) => sum + weights[i], 0), w = Float64Array.from(at, (i) => weights[i] / (share || 1));
+  return { x: Float64Array.from(at, (i) => columns[d][i]), w, ess: 1 / w.reduce((a, b) => a + b * b, 0), share, count: at.length };
+}
+
+/** The draws that are drawn in pairs: where discrete parameters have their most probable values, without what does not
+ * exist then; `given` has these values, and all draws where there are none. */
+export function pictured(draws) {
+  const at = Object.keys(draws.categories).map((name) => draws.names.indexOf(name)), sums = new Map();
+  const key = (i) => at.map((d) => draws.columns[d][i]).join(" ");
+  if (!at.length) return draws;
+  for (let i = 0; i < draws.count; i++) sums.set(key(i), (sums.get(key(i)) || 0) + draws.weights[i]);
+  const [best, share] = [...sums].reduce((a, b) => (b[1] > a[1] ? b : a)), rows = [...draws.columns[0].keys()].filter((i) => key(i) === best);
+  const label = ({ values, labels }, value) => labels[values.indexOf(value)];
+  const given = Object.fromEntries(Object.entries(draws.categories).map(([name, one], k) => [name, label(one, draws.columns[at[k]][rows[0]])])
+    .filter(([, said]) => said !== undefined));
+  const kept = [...draws.names.keys()].filter((d) => !at.includes(d) && !Number.isNaN(draws.columns[d][rows[0]]));
+  const pick = (values) => Float64Array.from(rows, (i) => values[i]), weights = pick(draws.weights).map((one) => one / share);
+  return { ...draws, names: kept.map((d) => draws.names[d]), units: kept.map((d) => draws.units[d]), count: rows.length,
+    columns: kept.map((d) => pick(draws.columns[d])), weights, ess: 1 / weights.reduce((a, b) => a + b * b, 0), categories: {}, given, share,
+    sorted: new Map(), own: new Map() };
 }
 
 function ordered(draws, d) {
   if (!draws.sorted.has(d)) {
-    const values = draws.columns[d], order = Uint32Array.from(values.keys());
+    const { x: values, w } = own(draws, d), order = Uint32Array.from(values.keys());
     order.sort((a, b) => values[a] - values[b]);
-    const middle = new Float64Array(draws.count);
+    const middle = new Float64Array(values.length);
     let sum = 0;
-    order.forEach((at, i) => { middle[i] = sum + 0.5 * draws.weights[at]; sum += draws.weights[at]; });
+    order.forEach((at, i) => { middle[i] = sum + 0.5 * w[at]; sum += w[at]; });
     draws.sorted.set(d, { values: Float64Array.from(order, (at) => values[at]), middle });
   }
   return draws.sorted.get(d);
 }
 
-/** The weighted quantile of a column, by the rule of the library's `Draws.quantile`. */
+/** The weighted quantile of a column where it exists, by the rule of the library's `Draws.quantile`; NaN where it never does. */
 export function quantile(draws, d, q) {
   const { values, middle } = ordered(draws, d);
-  let low = 0, high = draws.count;
+  let low = 0, high = values.length;
   while (low < high) { const at = (low + high) >> 1; if (middle[at] < q) low = at + 1; else high = at; }
-  return values[Math.min(low, draws.count - 1)];
+  return values.length ? values[Math.min(low, values.length - 1)] : NaN;
 }
 
 export const interval = (draws, d, level) => [quantile(draws, d, (1 - level) / 2), quantile(draws, d, (1 + level) / 2)];
 
 function moments(draws, d) {
-  const x = draws.columns[d], w = draws.weights;
+  const { x, w } = own(draws, d);
   let mean = 0, square = 0;
-  for (let i = 0; i < draws.count; i++) mean += w[i] * x[i];
-  for (let i = 0; i < draws.count; i++) square += w[i] * (x[i] - mean) ** 2;
+  for (let i = 0; i < x.length; i++) mean += w[i] * x[i];
+  for (let i = 0; i < x.length; i++) square += w[i] * (x[i] - mean) ** 2;
   return [mean, Math.sqrt(square)];
 }
 
@@ -73,16 +105,16 @@ function blurred(mass, width) {
   return found;
 }
 
-/** A column's density on a grid over a window, reflected at its ends so that none leaks over a bound. */
+/** A column's density, where it exists, on a grid over a window, reflected at its ends so that none leaks over a bound. */
 export function density(draws, d, [low, high]) {
-  const cell = (high - low) / CELLS, mass = new Float64Array(CELLS), x = draws.columns[d];
-  for (let i = 0; i < draws.count; i++) {
+  const cell = (high - low) / CELLS, mass = new Float64Array(CELLS), { x, w, ess } = own(draws, d);
+  for (let i = 0; i < x.length; i++) {
     const at = Math.floor((x[i] - low) / cell);
-    if (at >= 0 && at < CELLS) mass[at] += draws.weights[i];
-    else if (x[i] === high) mass[CELLS - 1] += draws.weights[i];
+    if (at >= 0 && at < CELLS) mass[at] += w[i];
+    else if (x[i] === high) mass[CELLS - 1] += w[i];
   }
   const spread = Math.min(moments(draws, d)[1], (quantile(draws, d, 0.75) - quantile(draws, d, 0.25)) / 1.35) || moments(draws, d)[1];
-  const width = (1.06 * Math.min(spread, high - low) * draws.ess ** -0.2) / cell;
+  const width = (1.06 * Math.min(spread, high - low) * ess ** -0.2) / cell;
   const smooth = blurred(mass, Math.min(Math.max(width, 1), 0.12 * CELLS));
   return { x: Float64Array.from({ length: CELLS }, (_, k) => low + (k + 0.5) * cell), y: smooth.map((one) => one / cell) };
 }

@@ -2,7 +2,8 @@
 import { cards, comparison, correlations, endsAt, meaning, notes, numbers, printed, priors, simulated, verdict } from "./answer.js";
 import { corner } from "./corner.js";
 import { COLOURS, curves, marginal } from "./curves.js";
-import { decode, named, percent, unit } from "./draws.js";
+import { isDiscrete, probabilities, saidGiven } from "./discrete.js";
+import { decode, interval, named, percent, pictured, unit } from "./draws.js";
 import { watch } from "./live.js";
 import { $, copy, el, get, hasToken, keepToken, models, save, takeToken } from "./service.js";
 import { whatIf } from "./what_if.js";
@@ -53,7 +54,10 @@ function ofOne({ files, ...common }, { name, observation }, k, count) {
   return { ...common, name, ...(files?.length === count ? { files: [files[k]] } : { json: { x: observation } }) };
 }
 
-const wrapped = (json, request) => ({ json, request, draws: decode(json.draws), grids: new Map(), still: simulated(json) ? "made" : "to make" });
+function wrapped(json, request) {
+  const draws = decode(json.draws);
+  return { json, request, draws, pictured: pictured(draws), grids: new Map(), still: simulated(json) ? "made" : "to make" };
+}
 
 /** Ask, and lay the answer over the one that is there, or put it in the place of an old one. */
 async function ask(request, words, old) {
@@ -107,6 +111,12 @@ function parameters() {
     ({ name, unit: of, derived, label: label || known.get(name)?.label || name, prior: known.get(name)?.prior }));
 }
 
+const discrete = () => parameters().filter(({ name }) => isDiscrete(state.answers[0].json.parameters[name]));
+const continuous = () => parameters().filter(({ name }) => !isDiscrete(state.answers[0].json.parameters[name]));
+/** Those that exist in some draw of every answer, and those that are in the pairs of every answer. */
+const existing = (all) => all.filter(({ name }) => state.answers.every((one) => one.json.parameters[name].exists !== 0));
+const paired = (all) => all.filter(({ name }) => state.answers.every((one) => one.pictured.names.includes(name)));
+
 const ends = (name) => state.answers.map((one) => endsAt(one, name, state.level));
 
 /** A parameter's numbers in words, for who does not see its curve. */
@@ -126,15 +136,15 @@ function show() {
   showOthers();
   share();
   if (!some) { say(""); return; }
-  const all = parameters(), names = all.map((one) => one.name), several = state.answers.length > 1;
+  const all = continuous(), names = paired(all).map((one) => one.name), several = state.answers.length > 1;
   state.chosen = state.chosen.filter((name) => names.includes(name));
   if (!state.chosen.length) state.chosen = names.slice(0, $("corner").clientWidth < 460 ? 3 : FIRST);
   $("level").value = Math.round(100 * state.level);
-  showMarginals(all);
+  showMarginals(existing(all));
   const lay = curves($("curves"), state.model, state.answers), inside = $("whatif").querySelector(".inside");
   $("whatif").hidden = !state.model.simulator;
   if (state.model.simulator) whatIf(inside, state.model, state.answers[0], lay);
-  chips(all);
+  chips(paired(all));
   const head = (one, k) => (several ? [el("h3", { class: k ? "second" : "first" }, one.json.name)] : []);
   $("cards").replaceChildren(...state.answers.flatMap((one, k) => [...head(one, k), ...cards(one.json)]), meaning());
   showLevel();
@@ -180,26 +190,38 @@ function still(found) {
 
 /** All that depends on the level; from the draws that are here, so that it needs no service. */
 function showLevel() {
-  const all = parameters(), several = state.answers.length > 1;
+  const all = continuous(), several = state.answers.length > 1;
   $("percent").textContent = percent(state.level);
   $("level").setAttribute("aria-valuetext", percent(state.level));
-  $("tables").replaceChildren(numbers(state.answers, all, state.level), ...notes(state.answers, all, state.level, again),
-    several ? comparison(state.answers, all) : "");
+  $("tables").replaceChildren(...probabilities(state.answers, discrete()), all.length ? numbers(state.answers, all, state.level) : "",
+    ...notes(state.answers, all, state.level, again), several ? comparison(state.answers, parameters()) : "");
   state.marginals.forEach((one) => one.update());
   cancelAnimationFrame(state.frame);
   state.frame = requestAnimationFrame(showCorner);
 }
 
+/** Which draws the corner shows, where they are those of the most probable model or number. */
+function whichDraws() {
+  const of = state.answers.filter(({ pictured: { given } }) => Object.keys(given).length);
+  return of.map(({ json, draws, pictured: { given, count } }) => `Drawn of ${json.name}: where ${saidGiven(given)}, which is most probable, ` +
+    `${count.toLocaleString("en-US")} of ${draws.count.toLocaleString("en-US")} draws. `).join("");
+}
+
+const endsInPairs = (name) => state.answers.map((one) =>
+  (one.pictured === one.draws ? endsAt(one, name, state.level) : interval(one.pictured, one.pictured.names.indexOf(name), state.level)));
+
 function showCorner() {
-  const shown = parameters().filter((one) => state.chosen.includes(one.name)).map((one) => ({ ...one, ends: ends(one.name) }));
+  const shown = paired(continuous()).filter((one) => state.chosen.includes(one.name)).map((one) => ({ ...one, ends: endsInPairs(one.name) }));
   const box = $("corner"), at = percent(state.level);
-  if (!box.clientWidth || !shown.length) return;
+  if (!shown.length) { box.replaceChildren(el("p", { class: "caption" }, `${whichDraws()}No parameter is left that pairs could be drawn of.`)); return; }
+  if (!box.clientWidth) return;
+  if (!box.querySelector("canvas")) box.replaceChildren();
   if (!box.firstChild) box.append(el("canvas", { role: "img" }), el("p", { class: "caption" }), el("div", {}));
   const [canvas, caption, beneath] = box.children, open = [...beneath.children].map((one) => one.open);
   const names = shown.map((one) => one.label).join(", ");
   canvas.setAttribute("aria-label", `Posterior of each pair among ${names}; the correlations are in the table below.`);
   corner(canvas, state.answers, shown, state.level);
-  caption.textContent = `On the diagonal densities, their ${at} interval, and the prior, dashed. Below it the regions that hold 50% and ${at} ` +
+  caption.textContent = `${whichDraws()}On the diagonal densities, their ${at} interval, and the prior, dashed. Below it the regions that hold 50% and ${at} ` +
     "of each pair.";
   beneath.replaceChildren(...state.answers.map((one) => correlations(one, shown)));
   [...beneath.children].forEach((one, k) => { one.open = Boolean(open[k]); });

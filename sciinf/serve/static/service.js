@@ -14,6 +14,14 @@ export function el(kind, attributes = {}, ...content) {
   return made;
 }
 
+/** An element of a drawing. */
+export function svg(kind, attributes, ...inside) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...inside);
+  return made;
+}
+
 /** A table that scrolls by itself where it is wide.
  * @param head headings; @param rows cells, text or elements, of which the first heads its row; all others are numbers,
  *   unless their column is among `words`. */
