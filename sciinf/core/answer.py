@@ -196,8 +196,9 @@ class Answer:
         rows[0][place:place] = ["exists"] if sometimes else []
         moved = any(e.corrected and e.corrected.seen for e in shown.values())
         rows[0] += [f"corrected {percent(level)} interval"] if moved else []
+        least = 1 / self.draws.ess
         for name, e in shown.items():
-            label, exists = [e.label or "-"] if labels else [], [exists_words(e.exists)] if sometimes else []
+            label, exists = [e.label or "-"] if labels else [], [exists_words(e.exists, least)] if sometimes else []
             rows.append([marked(name, e.derived), *label, e.unit or "-", *exists, *e.cells()])
             rows[-1] += self.amortised[name].cells()[:2] if self.amortised else []
             rows[-1] += [_corrected(e) or "-"] if moved else []
@@ -212,7 +213,7 @@ class Answer:
     def _facts(self) -> list[tuple[str, str]]:
         """What stands below them."""
         facts = [("read", line) for line in self.read]
-        if sometimes := [name for name, e in self.parameters.items() if e.exists < 1 and e.cells()]:
+        if sometimes := [name for name, e in self.parameters.items() if 0 < e.exists < 1 and e.cells()]:
             facts.append(("exists", f"numbers of {', '.join(sometimes)} are of the draws in which there is one"))
         facts.append(("draws", f"{len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"))
         if self.draws.log_evidence is not None:
@@ -233,7 +234,8 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
     rows[0][3:3] = ["exists"] if sometimes else []
     for name, answer in answers.items():
         for parameter, e in answer.parameters.items():
-            shown, there = marked(parameter, e.derived), [exists_words(e.exists)] if sometimes else []
+            shown = marked(parameter, e.derived)
+            there = [exists_words(e.exists, 1 / answer.draws.ess)] if sometimes else []
             if cells := e.cells():
                 rows.append([name, shown, e.unit or "-", *there, *cells, TRUST_LEVELS[answer.trust.level]])
     lines = [f"{name}: {of}: {words}" for name, answer in answers.items() for of, words in answer._probabilities()]

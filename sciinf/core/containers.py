@@ -43,7 +43,7 @@ def columns_of(draws: Draws) -> dict[str, np.ndarray]:
 
 def absent_in(column: np.ndarray) -> np.ndarray:
     """Where a column of `columns_of` has nothing, (n,)."""
-    return np.equal(column, None) if column.dtype == object else np.isnan(column)
+    return np.array([value is None for value in column]) if column.dtype == object else np.isnan(column)
 
 
 def dataframe_of(draws: Draws) -> pandas.DataFrame:

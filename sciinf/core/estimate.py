@@ -101,7 +101,7 @@ class Estimate:
     @property
     def scale(self) -> float:
         """What its numbers are rounded against, beside themselves."""
-        return abs(self.sd)
+        return abs(self.sd) if math.isfinite(self.sd) else 0.0
 
     def to_json(self) -> dict[str, Any]:
         left_out = {"corrected"} | {k for k in ("label", "derived") if not getattr(self, k)}

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from sciinf.core.answer import Answer
+from sciinf.core.bijection import Bijection
 from sciinf.core.categories import without_exact
 from sciinf.core.draws import Draws
 from sciinf.core.estimates import estimates
 from sciinf.core.existence import Existence
 from sciinf.core.joint_laws import Ordered
+from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import told
 
@@ -136,6 +138,24 @@ def prior_given(prior: Prior, values: Mapping[str, Any]) -> Prior:
     return Prior.of_laws(names, units, left_laws, Existence({n: w for n, w in when.items() if w}, each))
 
 
+def plain_bijection(prior: Prior, what: str) -> Bijection:
+    """The map between a prior's support and R^D.
+
+    Args:
+        prior: Whose.
+        what: What needs one, for the message.
+
+    Raises:
+        ValueError: If there are discrete parameters, so that there is none.
+    """
+    if isinstance(prior.bijection, MixedBijection):
+        raise ValueError(
+            f"{what} has continuous parameters that always exist, and {', '.join(prior.discrete())} is discrete: take "
+            "draws of the posterior of sciinf itself, or of an answer with answer.given(...)"
+        )
+    return prior.bijection
+
+
 def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
     """See `Answer.given`."""
     if not values:
@@ -188,8 +208,10 @@ def share_of(draws: Draws, values: Mapping[str, Any]) -> str:
     for name, value in _codes(draws, values).items():
         chosen &= draws.theta[:, draws.names.index(name)] == value
     own, p = weights[chosen], float(weights[chosen].sum())
+    if not bool((weights[~chosen] > 0).any()):
+        return told(1.0, 1 / draws.ess)
     error = math.sqrt(float((own**2).sum()) * (1 - p) ** 2 + float((weights[~chosen] ** 2).sum()) * p**2)
-    return told(p, error or 1 / draws.ess)
+    return told(p, error)
 
 
 def _said(values: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _FEW = 4  # values of which Bayes factors are told
 _MOST = 8  # values that are told by themselves
+_SURE = 1e-6
 _LISTED = "among the listed"
 
 
@@ -223,15 +224,25 @@ def told(p: float, error: float) -> str:
     if p >= 1 and error > 0:
         return f"> {_near_one(error)}"
     if not error > 0:
-        return f"{p:.2f}" if 0.01 <= p <= 0.99 else _near_one(1 - p) if p > 0.99 else f"{p:.2g}"
+        return _bare(p)
     return f"{p:.{_places(error)}f} +- {_two(error)}"
 
 
-def exists_words(exists: float) -> str:
-    """With which probability a parameter exists, for a table."""
-    return (
-        "0" if exists <= 0 else "1" if exists >= 1 else f"{exists:.2f}" if 0.01 <= exists <= 0.99 else f"{exists:.2g}"
-    )
+def exists_words(exists: float, least: float = 0.0) -> str:
+    """With which probability a parameter exists, for a table.
+
+    Args:
+        exists: The probability, of draws.
+        least: One draw's part, which it is below where no draw has the parameter.
+    """
+    return f"< {_two(least)}" if exists <= 0 < least else "1" if exists >= 1 else _bare(exists)
+
+
+def _bare(p: float) -> str:
+    """A probability without an error; no nearer to 0 or 1 than a millionth, which nothing that is learned knows."""
+    if p < _SURE or p > 1 - _SURE:
+        return f"< {_SURE:.6f}" if p < 0.5 else f"> {1 - _SURE:.6f}"
+    return f"{p:.2f}" if 0.01 <= p <= 0.99 else _near_one(1 - p) if p > 0.99 else _two(p)
 
 
 def _near_one(rest: float) -> str:
@@ -239,7 +250,7 @@ def _near_one(rest: float) -> str:
     if rest <= 0:
         return "1"
     places = min(max(2, 1 - math.floor(math.log10(rest))), 15)
-    return f"{1 - rest:.{places}f}".rstrip("0") or "1"
+    return f"{1 - rest:.{places}f}".rstrip("0").rstrip(".")
 
 
 def _places(error: float) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from sciinf.core.bijection import Bijection
+from sciinf.core.given import plain_bijection
 from sciinf.core.posterior import Posterior
 from sciinf.core.simulator import Observable, X, event_of
 
@@ -29,6 +30,9 @@ def to_sbi(posterior: Posterior, *, generator: torch.Generator | None = None) ->
         posterior: Any posterior of ours.
         generator: Source of randomness. Left out, each call seeds its own from torch's global one, so that
             `torch.manual_seed` and sbi's parallel diagnostics act on it as on sbi's own posteriors.
+
+    Raises:
+        ValueError: If there are discrete parameters.
 
     Examples:
         >>> ranks, dap = run_sbc(theta, rows_of(simulator.observables, x), to_sbi(posterior))  # doctest: +SKIP
@@ -114,9 +118,8 @@ class SbiPosterior(NeuralPosterior):
     """What `to_sbi` returns. `log_prob` and `potential` are the normalised log density."""
 
     def __init__(self, posterior: Posterior, generator: torch.Generator | None) -> None:
-        NeuralPosterior.__init__(
-            self, PosteriorPotential(posterior), theta_transform=UnboundedTransform(posterior.prior.bijection)
-        )
+        transform = UnboundedTransform(plain_bijection(posterior.prior, "a posterior of sbi"))
+        NeuralPosterior.__init__(self, PosteriorPotential(posterior), theta_transform=transform)
         self.posterior = posterior
         self.generator = generator
         self._purpose = f"It draws from {posterior.name!r} of sciinf."

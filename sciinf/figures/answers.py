@@ -30,7 +30,7 @@ def every_number(run: Run) -> str:
     rows = []
     for name, e in found.items():
         row = [marked(name, bool(e.get("derived"))), *([e.get("label") or "–"] if labels else [])]
-        row += [pretty_unit(e["unit"]) or "–", *([exists_words(e.get("exists", 1.0))] if sometimes else [])]
+        row += [pretty_unit(e["unit"]) or "–", *([exists_words(e.get("exists", 1.0), run.least)] if sometimes else [])]
         row += [*_quantiles(e), number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
         row += [" · ".join(_quantiles(raw[name]))] if raw else []
         rows.append(row + ([_corrected(e)] if held else []))
@@ -68,7 +68,10 @@ def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> s
     rows = []
     for name, found in each.items():
         known = [key in found and found[key]["unit"] == e["unit"] for key, e in first.items()]
-        cells = [" · ".join(_quantiles(found[key])) if there else "–" for key, there in zip(first, known, strict=True)]
+        cells = [
+            " · ".join(dict.fromkeys(_quantiles(found[key]))) if there else "–"
+            for key, there in zip(first, known, strict=True)
+        ]
         likely = [best_of(runs[name].probabilities.get(key)) for key in best]
         rows.append([name, *([levels.get(name, "–")] if mixed else []), *likely, *cells, _state(verdicts[name])])
     of = "" if mixed or not levels else f"{next(iter(levels.values()))} "
@@ -93,7 +96,9 @@ def _state(verdict: Verdict) -> str:
 
 
 def _quantiles(e: Mapping[str, Any]) -> list[str]:
-    """Median and interval, each to two digits of its own width."""
+    """Median and interval, each to two digits of its own width; dashes of what exists in no draw."""
+    if e.get("exists", 1.0) <= 0:
+        return ["–", "–"]
     middle, (low, high) = e["median"], e["interval"]
     if None in (middle, low, high):
         return [number(middle, None), f"{number(low, None)} to {number(high, None)}"]
@@ -130,7 +135,7 @@ def _words(run: Run, level: float) -> str:
     scope = str(answer.get("scope") or "")
     parts = [f"{scope[:1].upper()}{scope[1:]}."] if scope else []
     parts += [f"Intervals are central and hold {percent(level)} of the posterior, unless another level is chosen."]
-    if sometimes := [label_of(name, e) for name, e in run.numbers.items() if "exists" in e]:
+    if sometimes := [label_of(name, e) for name, e in run.numbers.items() if 0 < e.get("exists", 1.0) < 1]:
         parts.append(f"Numbers of {', '.join(sometimes)} are of the draws in which there is one.")
     parts += ["Bars show them within the central 98% of the prior."] if run.prior else []
     if answer.get("draws"):

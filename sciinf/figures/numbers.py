@@ -113,6 +113,8 @@ def widths(numbers: Numbers, level: int, index: int) -> tuple[str, str, str]:
 def value(numbers: Numbers, index: int) -> str:
     """One parameter at every level, as markup; the page shows the level that the reader chose."""
     parts = []
+    if numbers.exists[index] <= 0:
+        return "–"
     for level in range(len(numbers.levels)):
         middle, above, below = widths(numbers, level, index)
         ends = f'<span class="ends"><span>+{above}</span> <span>−{below}</span></span>'
@@ -130,7 +132,7 @@ def numbers_table(run: Run, numbers: Numbers) -> str:
     rows, sometimes = [], any(p < 1 for p in numbers.exists)
     for index, name in enumerate(numbers.names):
         row = [_name(name, numbers.labels[index], bool(run.answer["parameters"][name].get("derived")))]
-        row += [exists_words(numbers.exists[index])] if sometimes else []
+        row += [exists_words(numbers.exists[index], run.least)] if sometimes else []
         row.append(value(numbers, index))
         rows.append(row + ([_bar(numbers, index, outer.get(name), raw.get(name))] if outer else []))
     head, kinds = ["parameter", "median"], ["markup", "markup"]

@@ -123,6 +123,11 @@ class Run:
         return next((float(e["level"]) for e in (self.answer.get("parameters") or {}).values()), 0.9)
 
     @property
+    def least(self) -> float:
+        """One draw's part: what no draw shows is less probable than that."""
+        return 1 / ess if (ess := self.answer.get("ess")) else 0.0
+
+    @property
     def numbers(self) -> dict[str, Mapping[str, Any]]:
         """The answer's estimates that have a median and an interval, as they are in `answer.json`."""
         return numbers(self.answer.get("parameters") or {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -78,8 +80,11 @@ def known_categories(posterior: Posterior, x: X) -> dict[str, Categories]:
     density = posterior.estimator.density(x) if isinstance(posterior, Amortised) else None
     if not isinstance(density, Marginals):
         return categories_of(prior)
-    exact = {name: density.log_probabilities(name)[0].double().exp().cpu() for name in prior.discrete()}
-    return categories_of(prior, {name: tuple(p.tolist()) for name, p in exact.items()})
+    exact: dict[str, tuple[float, ...]] = {}
+    for name in prior.discrete():
+        with contextlib.suppress(ValueError):  # too many combinations of values to sum over: those of draws are told
+            exact[name] = tuple(density.log_probabilities(name)[0].double().exp().tolist())
+    return categories_of(prior, exact)
 
 
 def draw_to_weigh(

@@ -56,7 +56,7 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
     Args:
         models: What is served.
         name: Of the run.
-        theta: Parameter -> value in the prior's unit; the number of a discrete one, NaN or None for what does not exist.
+        theta: Parameter -> value in the prior's unit; a discrete one's number, None for what does not exist.
         seed: Seeds the simulation.
 
     Raises:

@@ -54,6 +54,8 @@ def _parameters(model: Model) -> list[dict[str, Any]]:
     smooth = [k for k, name in enumerate(prior.names) if name not in discrete]
     curves = prior_marginals(prior, [prior.names[k] for k in smooth], [ranges[k] for k in smooth])
     laws = {name: _law(law) for law, place in prior.places() for name in prior.names[place]}
+    in_order = {name for group in prior.existence.each.values() if group.increasing for name in group.columns}
+    laws |= {name: f"{laws[name]}, in increasing order" for name in in_order}
     found = []
     for k, (name, unit) in enumerate(zip(prior.names, prior.units, strict=True)):
         curve = curves.get(name)

@@ -349,7 +349,9 @@ def _numbers_of(theta: Mapping[str, Any], prior: Prior) -> dict[str, Any]:
                 raise Unfit(words, name)
             found[name] = float(law.values[law.labels.index(str(theta[name]))])
     if prior.mixed:
-        codes = [found[name] if name in prior.discrete() and found[name] is not None else math.nan for name in prior.names]
+        codes = [
+            found[name] if name in prior.discrete() and found[name] is not None else math.nan for name in prior.names
+        ]
         there = prior.present(torch.tensor([codes], dtype=torch.float64))[0].tolist()
     else:
         there = [True] * len(prior)

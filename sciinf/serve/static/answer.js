@@ -81,9 +81,9 @@ export function numbers(answers, parameters, level) {
     const head = k ? null : el("th", { scope: "row", rowspan: answers.length }, label, derived ? " (derived)" : "", own);
     const mark = several ? el("span", { class: `mark ${k ? "second" : "first"}`, title: answer.json.name }, unseen(`${answer.json.name}: `)) : null;
     const within = el("td", { class: "within" }, prior && exists > 0 ? bar(answer, name, level, prior, k) : null);
-    const there = sometimes ? el("td", { class: "n" }, told(exists, 0)) : null;
-    const range = el("td", { class: "n" }, value(both[0]), " ", value("to ", both[1]), last);
-    return el("tr", {}, head, there, el("td", { class: "n" }, value(mark, median), first), range, within);
+    const there = sometimes ? el("td", { class: "n" }, exists === 1 ? "1" : told(exists, exists > 0 ? 0 : 1 / answer.draws.ess)) : null;
+    const range = el("td", { class: "n" }, exists > 0 ? [value(both[0]), " ", value("to ", both[1]), last] : "–");
+    return el("tr", {}, head, there, el("td", { class: "n" }, value(mark, median), exists > 0 ? first : []), range, within);
   }));
   const names = ["parameter", ...(sometimes ? ["exists"] : []), "median", `${percent(level)} interval`, "within the prior"];
   const head = names.map((one, k) => el("th", { scope: "col", class: k ? "n" : undefined }, one));
@@ -181,7 +181,7 @@ export function meaning() {
 export function priors({ parameters, calibration }) {
   const rows = parameters.map(({ name, label, unit: of, prior: { law, low, high, values, probabilities } }) => {
     const width = (high - low) / 10;
-    const each = (values || []).slice(0, 6).map((one, k) => `${one} ${told(probabilities[k], 0)}`).join(", ");
+    const each = (values || []).slice(0, 6).map((one, k) => `${one}: ${told(probabilities[k], 0)}`).join(", ");
     if (values) return [label || name, unit(of) || "–", law, each + (values.length > 6 ? ", …" : "")];
     return [label || name, unit(of) || "–", law, `${number(low, width)} to ${number(high, width)}`];
   });

@@ -2,7 +2,7 @@
 // is not impossible, and is told as less than one draw's part.
 import { el, framed, svg } from "./service.js";
 
-const MOST = 16; // values that have a row
+const MOST = 16, SURE = 1e-6; // values that have a row; see `bare`
 
 export const isDiscrete = (one) => Array.isArray(one?.probability);
 
@@ -10,12 +10,19 @@ const two = (value) => (value >= 1e-6 ? String(Number(value.toPrecision(2))) : v
 const few = (value, error) => value.toFixed(Math.min(Math.max(2, 1 - Math.floor(Math.log10(error))), 12));
 const nearOne = (rest) => (rest > 0 ? (1 - rest).toFixed(Math.min(Math.max(2, 1 - Math.floor(Math.log10(rest))), 15)).replace(/0+$/, "") : "1");
 
+/** A probability without an error; no nearer to 0 or 1 than a millionth, which nothing that is learned knows. */
+function bare(p) {
+  if (p >= 1 || p <= 0) return String(p);
+  if (p < SURE || p > 1 - SURE) return p < 0.5 ? `< ${SURE.toFixed(6)}` : `> ${1 - SURE}`;
+  return p >= 0.01 && p <= 0.99 ? p.toFixed(2) : p > 0.99 ? nearOne(1 - p) : two(p);
+}
+
 /** A probability as it is printed, by the rule of the library's `told`. */
 export function told(p, error) {
   if (p === null || !Number.isFinite(p)) return "–";
   if (p <= 0 && error > 0) return `< ${two(error)}`;
   if (p >= 1 && error > 0) return `> ${nearOne(error)}`;
-  if (!(error > 0)) return p >= 0.01 && p <= 0.99 ? p.toFixed(2) : p > 0.99 ? nearOne(1 - p) : String(Number(p.toPrecision(2)));
+  if (!(error > 0)) return bare(p);
   return `${few(p, error)} ± ${two(error)}`;
 }
 
@@ -40,7 +47,7 @@ export function probabilities(answers, parameters) {
     const rows = places.flatMap((at) => found.map((one, k) => {
       const head = k ? null : el("th", { scope: "row", rowspan: found.length }, one.values[at]);
       const mark = found.length > 1 ? el("span", { class: `mark ${k ? "second" : "first"}`, title: answers[k].json.name }) : null;
-      const words = el("td", { class: "n" }, mark, told(one.probability[at], one.error[at]));
+      const words = el("td", { class: "n" }, el("span", { class: "value" }, mark, told(one.probability[at], one.error[at])));
       return el("tr", {}, head, words, el("td", { class: "within" }, bar(one.probability[at] || 0, one.prior[at], k)));
     }));
     const rest = found[0].values.length - places.length, exists = found.map((one) => one.exists).filter((one) => one < 1);

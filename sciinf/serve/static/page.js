@@ -140,7 +140,7 @@ function show() {
   state.chosen = state.chosen.filter((name) => names.includes(name));
   if (!state.chosen.length) state.chosen = names.slice(0, $("corner").clientWidth < 460 ? 3 : FIRST);
   $("level").value = Math.round(100 * state.level);
-  showMarginals(existing(all));
+  showMarginals(existing(all), all.filter((one) => !existing(all).includes(one)));
   const lay = curves($("curves"), state.model, state.answers), inside = $("whatif").querySelector(".inside");
   $("whatif").hidden = !state.model.simulator;
   if (state.model.simulator) whatIf(inside, state.model, state.answers[0], lay);
@@ -151,13 +151,14 @@ function show() {
   showFiles();
 }
 
-function showMarginals(all) {
+function showMarginals(all, absent) {
   const whole = $("whole").checked, key = ([kind, words]) => el("span", { class: `key ${kind}` }, words);
   state.marginals = all.slice(0, PLOTS).map((one) =>
     marginal(state.answers, one.name, { ...one, whole, ends: () => ends(one.name), said: () => spoken(one) }));
   const keys = [...state.answers.map((one, k) => [k ? "region second" : "region", one.json.name]), ["prior", "prior"], ["edges", "ends of the interval"]];
   const more = all.length > PLOTS ? el("p", { class: "caption" }, `The first ${PLOTS} of ${all.length} parameters are drawn.`) : "";
-  $("marginals").replaceChildren(...state.marginals.map((one) => one.box), el("p", { class: "keys" }, keys.map(key)), more);
+  const none = absent.length ? el("p", { class: "caption" }, `Not drawn, for they exist in no draw of an answer: ${absent.map((one) => one.label).join(", ")}.`) : "";
+  $("marginals").replaceChildren(...state.marginals.map((one) => one.box), el("p", { class: "keys" }, keys.map(key)), more, none);
   state.marginals.forEach((one) => one.draw());
 }
 
