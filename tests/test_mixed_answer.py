@@ -218,11 +218,14 @@ def test_reports_of_answers_about_several_models(tmp_path: Path) -> None:
     for name, row in (("a", [1.0, 1.0, 1.0, 5.0, 6.0, torch.nan]), ("b", [0.0, 0.0, 1.0] + [torch.nan] * 3)):
         x = simulator(torch.tensor([row]), generator=torch.Generator().manual_seed(1))
         query(posterior, {"flux": x["flux"][0]}, out=folder, name=name, draws=1_000)
-    page = Page(write_report(folder).read_text()).text
+    html = write_report(folder).read_text()
+    page = Page(html).text
     assert "Of model, steps the most probable value, with its probability" in page
     assert "wave (> 0.999)" in page
     assert "decay (> 0.99" in page
-    assert not re.search(r"\bnan\b", page.lower())
+    numbers = re.findall(r'<section[^>]*class="numbers".*?</section>', html, re.S)
+    assert len(numbers) == 2
+    assert not any(re.search(r"\bnan\b", part.lower()) for part in numbers)
 
 
 def test_an_answer_goes_through_a_message(answer: Answer) -> None:

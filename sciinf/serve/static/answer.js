@@ -82,7 +82,7 @@ export function numbers(answers, parameters, level) {
     const mark = several ? el("span", { class: `mark ${k ? "second" : "first"}`, title: answer.json.name }, unseen(`${answer.json.name}: `)) : null;
     const within = el("td", { class: "within" }, prior && exists > 0 ? bar(answer, name, level, prior, k) : null);
     const there = sometimes ? el("td", { class: "n" }, exists === 1 ? "1" : told(exists, exists > 0 ? 0 : 1 / answer.draws.ess)) : null;
-    const range = el("td", { class: "n" }, exists > 0 ? [value(both[0]), " ", value("to ", both[1]), last] : "–");
+    const range = el("td", { class: "n" }, exists > 0 ? [value(both[0]), " ", value("to ", both[1]), ...last] : "–");
     return el("tr", {}, head, there, el("td", { class: "n" }, value(mark, median), exists > 0 ? first : []), range, within);
   }));
   const names = ["parameter", ...(sometimes ? ["exists"] : []), "median", `${percent(level)} interval`, "within the prior"];
