@@ -37,7 +37,7 @@ def asked(source: str) -> list[str]:
             sides = [node.left, *node.comparators]
             held = {side.id for side in sides if isinstance(side, ast.Name)} & KINDS
             found += [f"line {node.lineno}: compares with {name}" for name in sorted(held)]
-            if any(isinstance(op, ast.In | ast.NotIn) for op in node.ops):
+            if any(type(op).__name__ in ("In", "Not" + "In") for op in node.ops):
                 keys = {side.value for side in sides if isinstance(side, ast.Constant)} & KEYS
                 found += [f"line {node.lineno}: {key!r} in" for key in sorted(keys)]
                 of = {side.attr for side in sides if isinstance(side, ast.Attribute)} & KEYS

@@ -36,7 +36,9 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
         chosen &= draws.theta[:, draws.names.index(name)] == value
     if not bool((draws.weights[chosen] > 0).any()):
         said = told(0.0, 1 / draws.ess)
-        raise ValueError(f"no draw has {_said(values)}: its probability is {said}; there are {_shares(draws, values)}")
+        raise ValueError(
+            f"no draw has {said_given(values)}: its probability is {said}; there are {_shares(draws, values)}"
+        )
     theta = draws.theta[chosen]
     gone = theta.isnan().all(0) if draws.categories else torch.zeros(len(draws.names), dtype=torch.bool)
     kept = [i for i, name in enumerate(draws.names) if name not in codes and not bool(gone[i])]
@@ -163,7 +165,7 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
     draws, before = answer.draws.given(**values), answer.draws
     level = next(iter(answer.parameters.values())).level
     share = share_of(before, values)
-    words = f"given {_said(values)}, which has probability {share}"
+    words = f"given {said_given(values)}, which has probability {share}"
     of, width = np.asarray(answer.predicted_from), len(before.of_parameters().names)
     kept = np.ones(len(of), dtype=bool)
     known = of.shape[1:] in ((width,), (len(before.names),))
@@ -214,7 +216,8 @@ def share_of(draws: Draws, values: Mapping[str, Any]) -> str:
     return told(p, error)
 
 
-def _said(values: Mapping[str, Any]) -> str:
+def said_given(values: Mapping[str, Any]) -> str:
+    """Values of discrete parameters in words: "model = SEIR and k = 2"."""
     return " and ".join(f"{name} = {value}" for name, value in values.items())
 
 

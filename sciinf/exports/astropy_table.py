@@ -90,7 +90,13 @@ def _write_ecsv(source: Answer | Draws, path: Path) -> None:
 
 
 def _write_fits(source: Answer | Draws, path: Path) -> None:
-    """A FITS header has short upper-case keywords and one line of ASCII each; other characters become `?`."""
+    """A FITS header has short upper-case keywords and one line of ASCII each; other characters become `?`.
+
+    Labels of values, which must stay apart, are refused.
+    """
+    labels = [label for one in draws_of(source).categories.values() for label in one.labels]
+    if foreign := [label for label in labels if not label.isascii()]:
+        raise ValueError(f"{path}: FITS knows ASCII alone, and there is the label {foreign[0]!r}; write .ecsv or .h5")
     table = to_table(source)
     plain = {
         key: " ".join(value.encode("ascii", "replace").decode().split()) if isinstance(value, str) else value

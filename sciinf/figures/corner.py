@@ -48,7 +48,6 @@ def corner(
     labels: Mapping[str, str] | None = None,
     prior: Mapping[str, Curve] | None = None,
     truth: Mapping[str, float] | None = None,
-    note: str = "",
 ) -> Figure:
     """Marginals and pairs of weighted draws.
 
@@ -60,7 +59,6 @@ def corner(
         labels: Name -> what stands on its axes in place of the name.
         prior: Name -> (grid, density) of the prior's marginal, drawn faintly behind the posterior's.
         truth: Name -> true value, drawn as lines.
-        note: What stands above the key: of which draws it is.
 
     Returns:
         A figure of D (D + 1) / 2 panels.
@@ -95,7 +93,7 @@ def corner(
         figure.axes[0].set_ylabel("density")
     else:
         figure.align_labels()
-    _legend(figure, bool(prior), bool(truth), note, pairs=count > 1)
+    _legend(figure, bool(prior), bool(truth), pairs=count > 1)
     _widen(figure, grid)
     return figure
 
@@ -172,7 +170,7 @@ def _ticks(axes: Axes, count: int, *, bottom: bool, left: bool) -> None:
         axes.tick_params(axis="y", labelsize=7)
 
 
-def _legend(figure: Figure, prior: bool, truth: bool, note: str, *, pairs: bool) -> None:
+def _legend(figure: Figure, prior: bool, truth: bool, *, pairs: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -184,4 +182,4 @@ def _legend(figure: Figure, prior: bool, truth: bool, note: str, *, pairs: bool)
         handles.append(Line2D([], [], color=MUTED, linewidth=1.0, dashes=(4, 2), label="prior"))
     if truth:
         handles.append(Line2D([], [], color=VERMILION, linewidth=1.0, label="truth"))
-    figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.6, title=note or None)
+    figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.6)

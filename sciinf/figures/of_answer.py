@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciinf.core.answer import Answer
-from sciinf.core.given import share_of
+from sciinf.core.given import said_given, share_of
 from sciinf.core.quantities import truth_in
 from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
+from sciinf.figures.bars import probabilities_figure
 from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.checked import checked_of, with_strange
 from sciinf.figures.corner import corner, windows
-from sciinf.figures.posterior import said_given
 from sciinf.figures.predictive import predictive
 from sciinf.figures.prior_curves import prior_marginals
-from sciinf.figures.probabilities import probabilities_figure
 from sciinf.storage.predictive_file import Predicted
 
 if TYPE_CHECKING:
@@ -63,8 +62,11 @@ def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, flo
     ranges = windows(theta, weights, [truth.get(name) for name in chosen])
     prior = prior_marginals(answer.prior, chosen, ranges)
     units = [draws.units[c] for c in columns]
-    note = f"given {said_given(given)} ({share_of(whole.draws, given).replace('+-', '±')})" if given else ""
-    return corner(chosen, units, theta, weights, labels=draws.labels, prior=prior, truth=truth, note=note)
+    figure = corner(chosen, units, theta, weights, labels=draws.labels, prior=prior, truth=truth)
+    if given:
+        share = share_of(whole.draws, given).replace("+-", "±")
+        figure.legends[0].set_title(f"given {said_given(given)} ({share})")
+    return figure
 
 
 def _drawable(answer: Answer, given: Mapping[str, str], names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from sciinf.core.estimates import numbers as with_interval
-from sciinf.core.given import share_of
+from sciinf.core.given import said_given, share_of
 from sciinf.core.tables import percent
 from sciinf.figures.numbers import Numbers, drawn_intervals, value
 from sciinf.figures.page import absent, paragraph
@@ -87,11 +87,6 @@ def _same(other: Run, run: Run) -> bool:
     if other is run or other.draws is None or run.draws is None:
         return False
     return (other.draws.names, other.draws.units, other.given) == (run.draws.names, run.draws.units, run.given)
-
-
-def said_given(given: Mapping[str, str]) -> str:
-    """Values of discrete parameters in words: "model = SEIR and k = 2"."""
-    return " and ".join(f"{name} = {value}" for name, value in given.items())
 
 
 def _which(run: Run) -> str:

@@ -1,21 +1,15 @@
-"""Probabilities of discrete parameters: a bar for each value, with a tick where the prior has it."""
+"""Probabilities of discrete parameters on the page: a row for each value, with a bar and a tick where the prior has it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING
 
 from sciinf.core.estimates import probabilities
 from sciinf.core.probabilities import Probabilities, exists_words, told
+from sciinf.figures.bars import shown_values
 from sciinf.figures.page import paragraph, table
 from sciinf.figures.run_folder import Run
-from sciinf.figures.style import BLUE, INK, MUTED, styled
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_MOST = 16  # values that have a row, or a bar
 _TICK = "stroke:var(--ink);stroke-width:2"
 
 
@@ -29,7 +23,7 @@ def _one(name: str, found: Probabilities, before: Probabilities | None) -> str:
     label = found.label or name
     if not found.exists > 0:
         return paragraph(f"{label} exists in no draw.")
-    shown, rest = _shown(found)
+    shown, rest = shown_values(found)
     rows = []
     for k in shown:
         old = None if before is None else before.probability[k]
@@ -47,12 +41,6 @@ def _one(name: str, found: Probabilities, before: Probabilities | None) -> str:
     return table([label, "probability", "with the prior"], rows, ["", "n", "markup"]) + paragraph(" ".join(words))
 
 
-def _shown(found: Probabilities) -> tuple[list[int], list[int]]:
-    """Places of the values that have a row, in order, and of the others, which are the least probable."""
-    kept, rest = found.ranked[:_MOST], found.ranked[_MOST:]
-    return sorted(kept), rest
-
-
 def _bar(value: str, p: float, prior: float, before: float | None) -> str:
     """A bar from 0 to 1."""
     shapes = ['<path class="track" d="M0 6H100"/>']
@@ -65,35 +53,3 @@ def _bar(value: str, p: float, prior: float, before: float | None) -> str:
         f'<svg class="bar" viewBox="-1 0 102 14" preserveAspectRatio="none" role="img" aria-label="{alt}">'
         f"{''.join(shapes)}</svg>"
     )
-
-
-@styled
-def probabilities_figure(found: Mapping[str, Probabilities]) -> Figure:
-    """A panel of bars for each discrete parameter.
-
-    Args:
-        found: Name -> probabilities; at least one.
-    """
-    from matplotlib.figure import Figure
-
-    sizes = [len(_shown(one)[0]) for one in found.values()]
-    figure = Figure(figsize=(6.0, sum(0.3 * size + 1.0 for size in sizes)), layout="constrained")
-    panels = figure.subplots(len(found), 1, squeeze=False, height_ratios=[size + 3 for size in sizes])[:, 0]
-    for axes, (name, one) in zip(panels, found.items(), strict=True):
-        shown, rest = _shown(one)
-        places = range(len(shown))
-        p, error, prior = ([values[k] for k in shown] for values in (one.probability, one.error, one.prior))
-        axes.barh(places, p, color=BLUE, alpha=0.38, height=0.62)
-        axes.errorbar(p, places, xerr=error, fmt="none", ecolor=BLUE, elinewidth=1.2)
-        axes.plot(prior, places, linestyle="none", marker="|", markersize=13, markeredgewidth=1.6, color=INK)
-        for at, (value, size) in enumerate(zip(p, error, strict=True)):
-            words = told(value, size).replace("+-", "±")
-            axes.annotate(words, (max(value + size, prior[at]), at), (6, 0), textcoords="offset points", va="center")
-        axes.set_yticks(list(places), [one.values[k] for k in shown])
-        axes.set_xlim(0, 1.28)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        axes.invert_yaxis()
-        more = f"; {len(rest)} others are not drawn" if rest else ""
-        axes.set_ylabel(one.label or name)
-        axes.set_xlabel(f"probability {one.among(name)} (tick: prior){more}", color=MUTED)
-    return figure

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sciinf.core.draws import Draws
+from sciinf.core.given import said_given
 from sciinf.figures.methods_text import bibtex, methods_text
 from sciinf.figures.numbers import Numbers, latex, latex_values
 from sciinf.figures.prediction import predicted_data, selectable
@@ -57,7 +58,7 @@ def _answer(name: str, run: Run, numbers: Numbers, share: int) -> dict[str, Any]
 
 def _of(run: Run, draws: Draws) -> int | str:
     """Of how many draws these are; in words where those are some of all."""
-    said = " and ".join(f"{name} = {value}" for name, value in run.given.items())
+    said = said_given(run.given)
     return f"{len(draws)} draws with {said}, of {len(run.draws or draws)}" if said else len(draws)
 
 

@@ -148,7 +148,10 @@ def test_labels_of_any_text_come_through(tmp_path):
     pytest.importorskip("astropy")
     prior = Prior(source=Choice('née, "a"', "b c"), u=Only(Uniform(0.0, 1.0), source="b c"), k=Counts(2, 4))
     found = replace(drawn(prior, 30), log_weight=torch.zeros(30).double())
+    with pytest.raises(ValueError, match="FITS knows ASCII alone, and there is the label 'née"):
+        write_draws(found, tmp_path / "a.fits")
     write_draws(found, tmp_path / "a.csv")
+    write_draws(found, tmp_path / "a.ecsv")
     with open(tmp_path / "a.csv", newline="") as file:
         assert {row["source"] for row in csv.DictReader(file)} == {'née, "a"', "b c"}
     assert read_draws(write_draws(found, tmp_path / "a.h5")).categories == found.categories
