@@ -1,4 +1,4 @@
-"""Probabilities of discrete parameters on the page: a row for each value, with a bar and a tick where the prior has it."""
+"""Probabilities of discrete parameters on the page: a row, a bar and the tick of the prior for each value."""
 
 from __future__ import annotations
 
