@@ -5,7 +5,8 @@ law it has a standard error of
 
     sqrt(p (1 - p) / n) / phi(z_p)    posterior standard deviations,
 
-phi the normal density and z_p its quantile; n is the effective size where draws have weights.
+phi the normal density and z_p its quantile; n is the effective size where draws have weights, of the draws in which a
+parameter exists. One that all but never exists is passed over.
 
 Reference: Asymptotic Statistics (van der Vaart, 1998), corollary 21.5, https://doi.org/10.1017/CBO9780511802256
 """
@@ -18,6 +19,7 @@ from statistics import NormalDist
 from sciinf.core import Check, Draws
 
 _MOST = 0.25  # posterior standard deviations
+_NEVER = 0.01  # probability that a parameter exists
 
 
 def check_few(draws: Draws, level: float) -> tuple[Check, ...]:
@@ -29,12 +31,16 @@ def check_few(draws: Draws, level: float) -> tuple[Check, ...]:
     """
     p, normal = (1 - level) / 2, NormalDist()
     one = math.sqrt(p * (1 - p)) / normal.pdf(normal.inv_cdf(p))
-    error = one / math.sqrt(max(float(draws.ess), 1e-9))
+    exist = {name: draws.exists(name) for name in draws.names if name not in draws.categories}
+    exist = {name: share for name, share in exist.items() if share > _NEVER}
+    share = min(exist.values(), default=1.0)
+    error = one / math.sqrt(max(float(draws.ess) * share, 1e-9))
     if error <= _MOST:
         return ()
-    enough = 10 * math.ceil((one / _MOST) ** 2 / 10)
+    enough = 10 * math.ceil((one / _MOST) ** 2 / share / 10)
+    rarest = "" if share == 1.0 else f" of {min(exist, key=exist.__getitem__)}, which exists in {share:.2g} of them,"
     words = (
-        f"an effective size of {draws.ess:,.0f} leaves the ends of {100 * level:.4g}% intervals uncertain by "
+        f"an effective size of {draws.ess:,.0f} leaves the ends of {100 * level:.4g}% intervals{rarest} uncertain by "
         f"{error:.1g} sd: ask for more draws, {enough:,} effective ones at least"
     )
     return (Check("few draws", "caution", words),)

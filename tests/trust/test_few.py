@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sciinf.core import Draws
+from sciinf.core.categories import Categories
 from sciinf.trust.few import check_few
 
 
@@ -40,3 +41,16 @@ def test_weights_count_for_what_they_are_worth() -> None:
     (check,) = check_few(drawn(1_000, log_weight), 0.9)
     assert "effective size of 5" in check.verdict
     assert "80 effective ones" in check.verdict
+
+
+def test_of_a_parameter_that_exists_sometimes_the_draws_in_which_it_does_count() -> None:
+    theta = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    theta[:, 0] = (torch.arange(300) < 30).float()
+    theta[theta[:, 0] == 0, 1] = torch.nan
+    found = Draws(
+        ("k", "a"), ("", ""), theta, torch.zeros(300), categories={"k": Categories((0.0, 1.0), ("0", "1"), (0.5, 0.5))}
+    )
+    (check,) = check_few(found, 0.9)
+    assert "of a, which exists in 0.1 of them" in check.verdict
+    theta[3:, 0], theta[3:, 1] = 0.0, torch.nan
+    assert not check_few(found, 0.9)  # it all but never exists
