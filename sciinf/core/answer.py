@@ -83,7 +83,7 @@ class Answer:
 
     def figure(
         self,
-        kind: Literal["corner", "probabilities", "prediction", "calibration", "ranks"] = "corner",
+        kind: Literal["corner", "probabilities", "prediction", "calibration", "ranks", "reliability"] = "corner",
         *,
         names: Sequence[str] | None = None,
         truth: Mapping[str, Any] | None = None,
@@ -94,7 +94,8 @@ class Answer:
             kind: "corner", the posterior of each parameter or derived quantity and each pair, where discrete parameters
                 have their most probable values, as the figure says; "probabilities", of discrete parameters;
                 "prediction", an observable against the data that the posterior predicts; "calibration", how often the
-                truth lay inside credible regions; "ranks", the rank of each true parameter among the draws.
+                truth lay inside credible regions; "ranks", the rank of each true parameter among the draws;
+                "reliability", how often values of discrete parameters were true beside their probabilities.
             names: Which parameters and derived quantities of a corner plot, the first twelve when left out; which
                 discrete parameters; which observable of a prediction.
             truth: Parameter or derived quantity -> true value, a number in its unit or a quantity of astropy, drawn in

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
+from sciinf.core.verdicts import Reliability
 from sciinf.figures.calibration import CONFIDENCE, PANELS, coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.page import absent, details, paragraph, picture, table
+from sciinf.figures.reliability import MOST, outside, panels_of, reliability_figure
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import NARROW
 from sciinf.figures.svg import to_svg
@@ -78,6 +81,7 @@ def calibration_pictures(run: Run) -> str:
         if len(curves) > PANELS:
             caption += f" The first {PANELS} of {len(curves)} parameters are drawn."
         parts.append(picture([to_svg(ranks_figure(found.names, curves, NARROW), caption, "ranks")], caption, "Ranks."))
+    parts.append(_reliability(found.reliability))
     rows = [
         [name, f"{100 * found.gaps[name]:.1f}" if found.gaps.get(name) is not None else "–", _p(p)]
         for name, p in found.p_values.items()
@@ -87,6 +91,24 @@ def calibration_pictures(run: Run) -> str:
         inner = table(["test", "gap [percentage points]", "p"], rows, ["", "n", "n"], caption)
         parts.append(details("All tests", inner))
     return "".join(parts)
+
+
+def _reliability(found: Mapping[str, Reliability]) -> str:
+    """Whether probabilities of discrete parameters were right; "" where there are none."""
+    if not found:
+        return ""
+    off = outside(found)
+    caption = (
+        "How often each value was true, beside the probability that it was given, in ten bins of as many simulations. "
+        "Grey: where right probabilities have each bin in 99 of 100 cases. "
+        + (f"Outside, in red, in some bin: {', '.join(off)}." if off else "All bins are inside.")
+    )
+    if (more := len(panels_of(found)) - MOST) > 0:
+        caption += f" {more} more values are not drawn."
+    drawn = to_svg(
+        reliability_figure(found, NARROW), "Shares found against probabilities given. " + caption, "reliable"
+    )
+    return picture([drawn], caption, "Probabilities.")
 
 
 def _p(value: float | None) -> str:

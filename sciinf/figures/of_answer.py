@@ -19,6 +19,7 @@ from sciinf.figures.checked import checked_of, with_strange
 from sciinf.figures.corner import corner, windows
 from sciinf.figures.predictive import predictive
 from sciinf.figures.prior_curves import prior_marginals
+from sciinf.figures.reliability import reliability_figure
 from sciinf.storage.predictive_file import Predicted
 
 if TYPE_CHECKING:
@@ -119,6 +120,14 @@ def _ranks(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, floa
     return ranks_figure(chosen, rank_curves(np.asarray(found.ranks)[:, columns], found.draws))
 
 
+def _reliability(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    found = _calibration(answer).reliability
+    if not found:
+        raise ValueError("this calibration has no discrete parameters, whose probabilities could be checked")
+    chosen = _known(names, list(found), "discrete parameter") if names is not None else list(found)
+    return reliability_figure({name: found[name] for name in chosen})
+
+
 def _calibration(answer: Answer) -> Calibration:
     if answer.calibration is None:
         raise ValueError(f"this answer has no calibration: {NOT_CALIBRATED}")
@@ -146,4 +155,5 @@ _DRAWN: dict[str, Callable[[Answer, Sequence[str] | None, Mapping[str, float]], 
     "prediction": _prediction,
     "calibration": _coverage,
     "ranks": _ranks,
+    "reliability": _reliability,
 }

@@ -97,7 +97,12 @@ def test_a_figure_is_saved_and_shown_on_white(answer: Answer) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "options", "words"),
     [
-        ({}, "corners", {}, "one of 'corner', 'probabilities', 'prediction', 'calibration', 'ranks', got 'corners'"),
+        (
+            {},
+            "corners",
+            {},
+            "one of 'corner', 'probabilities', 'prediction', 'calibration', 'ranks', 'reliability', got 'corners'",
+        ),
         ({}, "corner", {"names": ["speed"]}, "no parameter 'speed'; there are rate, size"),
         ({}, "corner", {"names": []}, "names is empty"),
         ({}, "corner", {"truth": {"speed": 1.0}}, r"truth is given for \['speed'\], the answer has \['rate', 'size'\]"),
