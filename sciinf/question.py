@@ -34,8 +34,8 @@ from sciinf.core.doubts import noting, summed_up
 from sciinf.core.estimates import estimates
 from sciinf.core.simulator import described
 from sciinf.engine.block import simulate_from
-from sciinf.inference.amortised import known_categories
 from sciinf.inference.finite import finite, left_out
+from sciinf.inference.marginal import known_categories
 from sciinf.inference.tilted import layers
 from sciinf.trust.around import MANY, Around, around_answer
 from sciinf.trust.compared import check_compared

@@ -23,7 +23,8 @@ from sciinf.core.files import read_json, write_json
 from sciinf.figures.numbers import numbers_of, numbers_pictured, value
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.figures.run_folder import read_runs
-from sciinf.inference.amortised import Amortised, known_categories
+from sciinf.inference.amortised import Amortised
+from sciinf.inference.marginal import known_categories
 from sciinf.report import write_report
 from sciinf.serve.wire import answer_in, answer_out, pack, unpack
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Fit, PairedDensity, Posterior, X
-from sciinf.core.categories import Categories, categories_of
-from sciinf.core.estimator import Marginals, PushedDensity
+from sciinf.core.estimator import PushedDensity
 from sciinf.core.fit import failed_of, trained_on
 from sciinf.inference.learned import Learned
 
@@ -65,26 +62,6 @@ def pushed(posterior: Posterior, x: X) -> PushedDensity | None:
         return None
     density = posterior.estimator.density(x)
     return density if isinstance(density, PushedDensity) else None
-
-
-def known_categories(posterior: Posterior, x: X) -> dict[str, Categories]:
-    """The discrete parameters of a posterior, with their probabilities for one observation where these are exact.
-
-    Args:
-        posterior: What answers.
-        x: The observation, name -> (1, *event).
-    """
-    prior = posterior.prior
-    if not prior.mixed:
-        return {}
-    density = posterior.estimator.density(x) if isinstance(posterior, Amortised) else None
-    if not isinstance(density, Marginals):
-        return categories_of(prior)
-    exact: dict[str, tuple[float, ...]] = {}
-    for name in prior.discrete():
-        with contextlib.suppress(ValueError):  # too many combinations of values to sum over: those of draws are told
-            exact[name] = tuple(density.log_probabilities(name)[0].double().exp().tolist())
-    return categories_of(prior, exact)
 
 
 def draw_to_weigh(

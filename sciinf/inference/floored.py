@@ -88,20 +88,3 @@ def _with_floor(posterior: Posterior, x: X) -> Sequence[Density] | None:
             return None
         found.append(density.with_floor(FLOOR))
     return found
-
-
-def exact_probabilities(posterior: Posterior, x: X, name: str) -> Float[Tensor, "batch value"] | None:
-    """The probabilities that a posterior gives each value of a discrete parameter; None where only draws tell them.
-
-    Args:
-        posterior: Of a mixed prior.
-        x: A batch of observations, name -> (batch, *event).
-        name: Of the parameter.
-    """
-    members, found = posterior.members if isinstance(posterior, Ensemble) else (posterior,), []
-    for member in members:
-        density = member.estimator.density(x) if isinstance(member, Amortised) else None
-        if not isinstance(density, Marginals):
-            return None
-        found.append(density.log_probabilities(name).double().exp().cpu())
-    return torch.stack(found).mean(0)

@@ -40,6 +40,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Draws, Posterior, Prior, Simulator, X, identity
+from sciinf.core.categories import categories_of
 from sciinf.core.doubts import doubt
 from sciinf.inference.amortised import draw_to_weigh, log_prob_to_weigh
 from sciinf.inference.floored import Floored
@@ -168,7 +169,9 @@ class Reweighted(Posterior):
         if k > 0.7:
             doubt(f"Pareto k = {k:.2f} > 0.7: the importance weights cannot be relied on", alarm=True, stacklevel=3)
         names, units = self.prior.names, self.prior.units
-        return Draws(names, units, theta, log_weight - shift, float(shift) + math.log(mean), error, k)
+        evidence = float(shift) + math.log(mean)
+        categories = categories_of(self.prior)
+        return Draws(names, units, theta, log_weight - shift, evidence, error, k, categories=categories)
 
     def _log_weight(self, theta: Tensor, log_r: Tensor, x: X) -> Tensor:
         target = self._log_target(theta, x)

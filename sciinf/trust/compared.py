@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Check, Draws, Posterior, X
-from sciinf.inference.floored import exact_probabilities
+from sciinf.inference.marginal import exact_probabilities
 
 NAME = "model comparison"
 _FAR, _SURE = 1.0, 3.0  # nats, and standard errors, by which a network is off

@@ -38,7 +38,7 @@ from torch import Tensor
 from sciinf.core import Posterior, Prior, X
 from sciinf.core.levels import Levels
 from sciinf.core.verdicts import Reliability
-from sciinf.inference.floored import exact_probabilities
+from sciinf.inference.marginal import exact_probabilities
 from sciinf.trust.agreement import Agreement
 
 ABSENT = "does not exist"

@@ -19,7 +19,8 @@ from sciinf.estimators.mixed import Mixed
 from sciinf.inference import floored
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.floored import Floored, exact_probabilities
+from sciinf.inference.floored import Floored
+from sciinf.inference.marginal import exact_probabilities
 from sciinf.inference.reweighted import Reweighted, doubt_values
 from sciinf.trust.reliability import reliabilities, values_of
 
