@@ -59,6 +59,11 @@ def simulated(simulator, n, seed=0):
     return theta, made.x, torch.where((status == Status.OK) & ~finite, int(Status.NON_FINITE), status)
 
 
+def same(a, b):
+    """Whether parameters are the same, bit for bit; NaN where the same do not exist."""
+    return ((a == b) | (a.isnan() & b.isnan())).all()
+
+
 def check_shapes(simulator):
     for n in (1, 17):
         theta, x, status = outcome(simulator, n)
@@ -136,7 +141,7 @@ def test_prior_survives_json(simulator):
     again = Prior.from_json(json.loads(json.dumps(simulator.prior.to_json())))
     theta = simulator.prior.sample(17, generator=generator())
     assert (again.names, again.units) == (simulator.prior.names, simulator.prior.units)
-    assert torch.equal(again.sample(17, generator=generator()), theta)
+    assert bool(same(again.sample(17, generator=generator()), theta))
     assert torch.allclose(again.log_prob(theta), simulator.prior.log_prob(theta), rtol=1e-6)
     assert bool(simulator.prior.log_prob(theta).isfinite().all())
 
@@ -180,7 +185,7 @@ def test_reference(simulator):
     draws = simulator.reference(one, 50, generator(3))
     assert draws.shape == (50, len(simulator.prior))
     assert bool(simulator.prior.log_prob(draws).isfinite().all())
-    assert torch.equal(draws, simulator.reference(one, 50, generator(3)))
+    assert bool(same(draws, simulator.reference(one, 50, generator(3))))
 
 
 class Faulty(Simulator):
