@@ -31,9 +31,7 @@ DAYS = 14
 STEPS_PER_DAY = 12
 
 
-def infectious(
-    beta: ArrayLike, gamma: ArrayLike, sigma: ArrayLike, steps_per_day: int = STEPS_PER_DAY
-) -> jax.Array:
+def infectious(beta: ArrayLike, gamma: ArrayLike, sigma: ArrayLike, steps_per_day: int = STEPS_PER_DAY) -> jax.Array:
     """I(t) on the days 1 to 14, (14,), for rates in 1/day."""
     h = 1.0 / steps_per_day
 
