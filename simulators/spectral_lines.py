@@ -3,10 +3,12 @@ r"""An X-ray spectrum of counts: how many emission lines are there, at which ene
 60 channels of 0.1 keV from 2 to 8 keV hold a flat background and up to four lines, each number equally likely. The
 detector blurs a line to a Gaussian of sd s = 0.15 keV, so that lines near each other blend:
 
-    counts_j ~ Poisson(background + sum_{i=1}^{lines} strength_i (Phi((e_{j+1} - energy_i) / s) - Phi((e_j - energy_i) / s))),
-    energy ~ Uniform(2, 8) keV, in order,  strength ~ LogUniform(10, 200),  background ~ LogUniform(2, 20) a channel,
+    counts_j ~ Poisson(background + sum_{i=1}^{lines} strength_i (G_i(e_{j+1}) - G_i(e_j))),
+    G_i(e) = Phi((e - energy_i) / s),     energy_i ~ Uniform(2, 8) keV, in order,
+    strength_i ~ LogUniform(10, 200),     background ~ LogUniform(2, 20) a channel,
 
-with the edges e_j of channels. A weak line hides in the background, and two may look like one: the number is rarely sure.
+with the edges e_j of channels. A weak line hides in the background, and two may look like one, so that the number is
+rarely sure.
 
 References:
     | Bayesian Methods for Analysis of Line Emission in Poisson Spectra (van Dyk et al., 2001),

@@ -1,7 +1,7 @@
-r"""Influenza in an English boarding school, January 1978: were the boys infectious at once (SIR), or first latent (SEIR)?
+r"""Influenza in an English boarding school, January 1978: infectious at once (SIR), or latent at first (SEIR)?
 
-Two models of the same fourteen counts, each equally likely before the data. SIR is that of `influenza.py`. In SEIR a boy
-who was infected is latent for 1 / sigma days on average before he infects others and lies in bed:
+Two models of the same fourteen counts, each equally likely before the data. SIR is that of `influenza.py`. In SEIR a
+boy who was infected is latent for 1 / sigma days on average before he infects others and lies in bed:
 
     dS/dt = -beta S I / N,     dE/dt = beta S I / N - sigma E,     dI/dt = sigma E - gamma I,
     S(0) = N - 1,  E(0) = 0,  I(0) = 1,     sigma ~ LogNormal(0, 0.7) per day.
