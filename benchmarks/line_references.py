@@ -6,8 +6,9 @@ of the particles effective; particles are resampled, and each is moved by steps 
 (differential evolution), and by drawing one of its lines anew. The logarithm of the evidence is the sum of those of the mean weights.
 
 dynesty's logarithm has an error near sqrt(H / live points), 0.3 here, for H nats that are learned, and takes minutes a
-record for errors below 0.1, since it calls the likelihood once a point. The particles call it for all at once. Both are
-compared on some records, within their errors.
+record for errors below 0.1, since it calls the likelihood once a point; with its usual 25 steps of each walk it missed
+modes of three lines (log Z too low by 3.6 with an error of 0.32, and right with 100 steps). The particles call the
+likelihood for all at once. Both are compared on a record, within their errors.
 
 References:
     | Sequential Monte Carlo samplers (Del Moral, Doucet, Jasra, 2006), https://doi.org/10.1111/j.1467-9868.2006.00553.x
@@ -158,6 +159,7 @@ def nested(counts: Array, n: int, live: int, seed: int) -> tuple[float, float]:
             1 + 2 * n,
             nlive=live,
             sample="rwalk",
+            walks=100,
             rstate=np.random.default_rng(seed),
         )
         sampler.run_nested(print_progress=False, dlogz=0.1)

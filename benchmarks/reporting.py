@@ -74,9 +74,18 @@ def benchmark(task: str) -> Simulator:
     return load_simulator(SIMULATORS / "benchmarks" / f"{task}.py")
 
 
-def in_parts(doc: str, parts: Mapping[str, Callable[[Any, Path], tuple[Rows, Rows]]]) -> None:
-    """Run those parts of a benchmark that the command line names, each in its own folder, and print what they found."""
+def in_parts(
+    doc: str,
+    parts: Mapping[str, Callable[[Any, Path], tuple[Rows, Rows]]],
+    more: Callable[[argparse.ArgumentParser], Any] | None = None,
+) -> None:
+    """Run those parts of a benchmark that the command line names, each in its own folder, and print what they found.
+
+    `more` adds options of its own to the parser.
+    """
     parser = arguments(doc.splitlines()[0])
+    if more:
+        more(parser)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,0 +1,86 @@
+"""SIR against SEIR on the influenza record, by weights and by dynesty: a part of `discrete.py`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from reporting import SIMULATORS, check, clock
+
+from sciinf import Mixed, build_posterior, load_simulator, simulate, train
+
+
+def epidemics(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The evidence of each model."""
+    simulator: Any = load_simulator(SIMULATORS / "two_epidemics.py")
+    store = simulate(simulator, out / "store", 8_000 if options.quick else 40_000, seed=options.seed)
+    started = clock("cpu")
+    fit = train(Mixed(simulator.prior, simulator.observables, seed=options.seed), store, out / "fit", seed=options.seed)
+    trained = clock("cpu") - started
+    x = {k: v[None] for k, v in simulator.observe(SIMULATORS / "influenza_1978.csv").items()}
+    said = fit.estimator.condition(x).log_probabilities("model").double()[0]
+    started = clock("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        draws = build_posterior(fit, simulator, ess=5_000, budget=200_000).draw(
+            x, 20_000, generator=torch.Generator().manual_seed(options.seed)
+        )
+    spent = clock("cpu") - started
+    found = draws.log_evidence_by("model")
+    rows: list[dict[str, Any]] = [{"by": "network", "log BF": float(said[1] - said[0]), "s": trained}]
+    factor = found["SEIR"][0] - found["SIR"][0]
+    by_model = {f"log Z {name}": value for name, (value, _) in found.items()}
+    efficiency = {"efficiency": draws.ess / len(draws)}
+    rows = [{"by": "weights", **by_model, "log BF": factor, "s": spent, **efficiency}, *rows]
+    started = clock("cpu")
+    peer = {name: nested(simulator, name, x, 250 if options.quick else 1_000, options.seed) for name in found}
+    theirs = peer["SEIR"][0] - peer["SIR"][0]
+    by_model = {f"log Z {name}": value for name, (value, _) in peer.items()}
+    error = math.hypot(peer["SIR"][1], peer["SEIR"][1])
+    rows.append({"by": f"dynesty, +- {error:.2f}", **by_model, "log BF": theirs, "s": clock("cpu") - started})
+    bound = 0.3 if not options.quick else 0.6
+    return rows, [
+        check("epidemics: log Bayes factor, weights against dynesty", abs(factor - theirs), bound),
+        *[check(f"epidemics: log Z {n}, against dynesty", abs(found[n][0] - peer[n][0]), bound) for n in found],
+    ]
+
+
+def nested(simulator: Any, name: str, x: dict[str, torch.Tensor], live: int, seed: int) -> tuple[float, float]:
+    """log Z of one model and its error, by dynesty, with the model's own prior and likelihood."""
+    import jax
+    from dynesty import NestedSampler
+    from scipy import stats
+
+    model = simulator.simulators[name]
+    data = {k: v[0].numpy() for k, v in x.items()}
+    positive = {"beta": (2.0, 1.0), "gamma": (0.4, 0.5)}
+    laws: list[Any] = []
+    for parameter in model.prior.names:
+        if parameter in positive:
+            mean, sd = positive[parameter]
+            laws.append(stats.truncnorm(-mean / sd, np.inf, mean, sd))
+        else:
+            laws.append(stats.expon(scale=0.2) if parameter == "phi_inv" else stats.lognorm(0.7))
+    with jax.experimental.enable_x64():
+        one = jax.jit(lambda values: model.log_likelihood.sites.log_likelihood(values, data))
+
+        def function(theta: np.ndarray) -> float:
+            found = float(one(dict(zip(model.prior.names, theta, strict=True))))
+            return found if math.isfinite(found) else -1e300
+
+        sampler = NestedSampler(
+            function,
+            lambda u: np.array([law.ppf(p) for law, p in zip(laws, u, strict=True)]),
+            len(laws),
+            nlive=live,
+            sample="rwalk",
+            rstate=np.random.default_rng(seed),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler.run_nested(print_progress=False, dlogz=0.05)
+    return float(sampler.results.logz[-1]), float(sampler.results.logzerr[-1])
