@@ -1,9 +1,10 @@
 """Two nested linear models, whose evidence is known, beside sbi's MNPE: a part of `discrete.py`.
 
 Of six numbers with noise, either a level or a level and a slope (`tests/nested.py`). Bayes factors of observations
-whose logarithm is at most 6, as the network says them and as the likelihood corrects them; and for sbi's `MNPE` with its
-defaults, on the same simulations, how far P(line) is from the exact one. sbi's parameters all exist: a slope that does
-not is drawn from its prior there, continuous ones stand first, and probabilities are those of its categorical network.
+whose logarithm is at most 6, as the network says them and as the likelihood corrects them; and for sbi's `MNPE` with
+its defaults, on the same simulations, how far P(line) is from the exact one. sbi's parameters all exist: a slope that
+does not is drawn from its prior there, continuous ones stand first, and probabilities are those of its categorical
+network.
 """
 
 from __future__ import annotations

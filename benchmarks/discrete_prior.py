@@ -55,7 +55,7 @@ def _least_p(law: Prior, theta: Tensor) -> float:
 
 def _there_and_back(law: Prior, theta: Tensor) -> dict[str, float]:
     """The largest error in z of z -> theta -> z, and rows in which something else exists after theta -> z -> theta."""
-    z, present = law.split(theta.double())
+    z, _ = law.split(theta.double())
     inside = (z.abs() < 5).all(-1)  # beyond, float64 has few digits of probabilities
     again = law.join(z)
     error = (law.split(again).z - z).abs()[inside].max()
@@ -76,7 +76,7 @@ def _without_orders(law: Prior, theta: Tensor) -> Tensor:
 
 
 def _mass(law: Prior, theta: Tensor, less: Any = None) -> tuple[float, float]:
-    """The integral of the density, by draws of a wider law of z with flat weights of what is discrete, and its error."""
+    """The integral of the density, by draws of wider z and of discrete values that are equally likely; its error."""
     generator = torch.Generator().manual_seed(1)
     z = law.split(theta.double()).z.clone()
     levels = getattr(law.bijection, "levels", {})

@@ -36,7 +36,7 @@ def unlisted(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[s
 
     records = 5 if options.quick else 20
     found = discrete_truth.unlisted(records)
-    rows = [{"data of": kind, **{k: v for k, v in shares.items()}} for kind, shares in found.items()]
+    rows = [{"data of": kind, **shares} for kind, shares in found.items()]
     checks = []
     for kind, shares in found.items():
         most = max(shares.values(), default=0.0)
@@ -54,8 +54,8 @@ def floor(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str,
     from sciinf.inference import floored
     from sciinf.inference.reweighted import Reweighted
 
-    simulator = Nested()
-    x = torch.tensor([[0.25, 0.65, 0.85, 0.95, 1.3, 1.55]])
+    simulator = Nested(noise=0.5)
+    x = torch.tensor([[0.8, 0.9, 0.8, 1.0, 0.9, 1.1]])
     right = float(torch.sigmoid(simulator.evidences(x)[0, 1] - simulator.evidences(x)[0, 0]))
     off = math.log(1e-6) - math.log(right / (1 - right))
     rows, before = list[dict[str, Any]](), floored.FLOOR

@@ -3,7 +3,8 @@ r"""How many lines a spectrum has, known without a network: tempered particles, 
 The posterior of `simulators/spectral_lines.py` for one number of lines n has 1 + 2 n parameters. Particles go from the
 prior to it through the laws p(theta) p(x | theta)^b, b from 0 to 1. Each next b is that at which the weights leave 0.9
 of the particles effective; particles are resampled, and each is moved by steps that lie between pairs of others
-(differential evolution), and by drawing one of its lines anew. The logarithm of the evidence is the sum of those of the mean weights.
+(differential evolution), and by drawing one of its lines anew. The logarithm of the evidence is the sum of those of
+the mean weights.
 
 dynesty's logarithm has an error near sqrt(H / live points), 0.3 here, for H nats that are learned, and takes minutes a
 record for errors below 0.1, since it calls the likelihood once a point; with its usual 25 steps of each walk it missed
