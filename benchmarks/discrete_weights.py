@@ -55,7 +55,7 @@ def floor(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str,
     from sciinf.inference.reweighted import Reweighted
 
     simulator = Nested(noise=0.5)
-    x = torch.tensor([[0.8, 0.9, 0.8, 1.0, 0.9, 1.1]])
+    x = torch.tensor([[0.7, 0.9, 0.8, 1.0, 1.0, 1.2]])
     right = float(torch.sigmoid(simulator.evidences(x)[0, 1] - simulator.evidences(x)[0, 0]))
     off = math.log(1e-6) - math.log(right / (1 - right))
     rows, before = list[dict[str, Any]](), floored.FLOOR
