@@ -23,8 +23,12 @@ from sciinf.figures.prior_curves import prior_marginals
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
-SIMULATORS = {"lynx_hare": "lotka_volterra", "influenza": "influenza", "linear_gaussian": "linear_gaussian"}
-SHOWN = {"lynx_hare": ("alpha", "beta", "gamma", "delta")}  # of eight parameters
+SIMULATORS = {"lynx_hare": "lotka_volterra"}  # where it is not called like the pipeline
+SHOWN = {
+    "lynx_hare": ("alpha", "beta", "gamma", "delta"),  # of eight parameters
+    "coal_mines": ("tau_1", "tau_2", "tau_3", "rate_1", "rate_4"),  # of the most probable number of changes
+    "two_epidemics": ("beta", "gamma", "phi_inv", "SEIR.sigma"),  # of the most probable model
+}
 LARGEST = 60_000  # bytes
 DPI = 120
 
@@ -38,10 +42,25 @@ def picture(run: Path) -> Image.Image:
     own = sorted(run.glob("*.png"))
     if own:
         return _on_white(Image.open(own[0]))
-    if run.name not in SIMULATORS:
+    file = ROOT / "simulators" / f"{SIMULATORS.get(run.name, run.name)}.py"
+    if not file.is_file():
         raise ValueError(f"{run} holds no picture; name the simulator of {run.name!r} in SIMULATORS of {__file__}")
-    simulator = load_simulator(ROOT / "simulators" / f"{SIMULATORS[run.name]}.py")
-    return beside(load_answer(run), simulator, SHOWN.get(run.name, simulator.prior.names))
+    simulator = load_simulator(file)
+    drawn = probable if simulator.prior.mixed else beside
+    return drawn(load_answer(run), simulator, SHOWN.get(run.name, simulator.prior.names))
+
+
+def probable(answer: Answer, simulator: Simulator, shown: tuple[str, ...]) -> Image.Image:
+    """On the left the posterior where discrete parameters are most probable, on the right probabilities and data."""
+    left = _drawn(answer.figure("corner", names=shown), 6.8, 6.8)
+    panels = [panel for name, spec in simulator.observables.items() for panel in _panels(name, spec, answer)]
+    parts = [_drawn(answer.figure("probabilities"), 5.6, 2.4)]
+    parts += [_drawn(predictive(panel).figure, 5.6, 4.4 / len(panels)) for panel in panels]
+    whole = Image.new("RGB", (left.width + parts[0].width + 20, left.height), "white")
+    whole.paste(left, (0, 0))
+    for i, part in enumerate(parts):
+        whole.paste(part, (left.width + 20, sum(above.height for above in parts[:i])))
+    return whole
 
 
 def beside(answer: Answer, simulator: Simulator, shown: tuple[str, ...]) -> Image.Image:
