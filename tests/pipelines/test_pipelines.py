@@ -140,6 +140,47 @@ def test_influenza_end_to_end(tmp_path: Path) -> None:
     assert ratio.max() <= 1.25
 
 
+@briefly_trained()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_epidemics_in_short(tmp_path: Path) -> None:
+    """What few simulations teach, the likelihood corrects: P(SEIR) is 0.940 by 60,000 of them and 8,000 draws."""
+    pipeline = load_module(ROOT / "pipelines/two_epidemics.py")
+    answer = pipeline.run(tmp_path, seed=1, simulations=1_000, fresh=300, ess=300)
+    assert list(answer.parameters) == ["model", "beta", "gamma", "phi_inv", "SEIR.sigma"]
+    assert answer.parameters["model"]["SEIR"] == pytest.approx(0.94, abs=0.08)
+    assert answer.parameters["SEIR.sigma"].exists == pytest.approx(answer.parameters["model"]["SEIR"], abs=1e-6)
+    assert answer.given(model="SIR").draws.names == ("beta", "gamma", "phi_inv")
+    assert answer.calibration is not None
+    saved = json.loads((tmp_path / "answers/observation/answer.json").read_text())
+    assert set(saved["parameters"]) == set(answer.parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_coal_mines_end_to_end(tmp_path: Path) -> None:
+    """Against the sum over all places of the changes: P(k) = 0, .128, .399, .473, log evidence -176.517."""
+    answer = load_module(ROOT / "pipelines/coal_mines.py").run(tmp_path)
+    found = answer.parameters["k"]
+    print(answer.table())
+    assert list(found.probability) == pytest.approx([0.0, 0.128, 0.399, 0.473], abs=0.02)
+    assert answer.draws.log_evidence == pytest.approx(-176.517, abs=0.05)
+    one = answer.given(k=1).parameters["tau_1"]
+    assert one.mean == pytest.approx(1890.4, abs=0.4)
+    assert one.sd == pytest.approx(2.4, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_epidemics_end_to_end(tmp_path: Path) -> None:
+    """Against dynesty of each model: its log Bayes factor has an error of 0.1 (`benchmarks/discrete_epidemics.py`)."""
+    answer = load_module(ROOT / "pipelines/two_epidemics.py").run(tmp_path)
+    print(answer.table())
+    factor, error = answer.parameters["model"].log_bayes_factor("SEIR", "SIR")
+    assert factor == pytest.approx(2.76, abs=0.3)
+    assert error < 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_sdss_exposures_end_to_end(tmp_path: Path) -> None:
