@@ -30,7 +30,7 @@ def coal(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
     estimator = Mixed(simulator.prior, simulator.observables, summary=Segments(), seed=options.seed)
     recipe = Recipe(epochs=1, batch=128, learning_rate=0.005, validation_fraction=0.02)
     started = clock("cpu")
-    fit = train(estimator, store, out / "fit", recipe=recipe, seed=options.seed)
+    fit: Any = train(estimator, store, out / "fit", recipe=recipe, seed=options.seed)
     spent = clock("cpu") - started
 
     generator = torch.Generator().manual_seed(options.seed + 77)
@@ -57,7 +57,7 @@ def _record(
     started = clock("cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        draws = build_posterior(fit, simulator, ess=5_000, budget=400_000).draw(
+        draws: Any = build_posterior(fit, simulator, ess=5_000, budget=400_000).draw(
             x, 20_000, generator=torch.Generator().manual_seed(options.seed)
         )
     spent = clock("cpu") - started

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from discrete_nested import evidence_by
+from dynesty_peer import log_evidence
 from reporting import SIMULATORS, check, clock
 
 from sciinf import Mixed, build_posterior, load_simulator, simulate, train
+from sciinf.wrappers.numpyro_sites import precision
 
 
 def epidemics(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -20,7 +22,9 @@ def epidemics(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[
     simulator: Any = load_simulator(SIMULATORS / "two_epidemics.py")
     store = simulate(simulator, out / "store", 8_000 if options.quick else 40_000, seed=options.seed)
     started = clock("cpu")
-    fit = train(Mixed(simulator.prior, simulator.observables, seed=options.seed), store, out / "fit", seed=options.seed)
+    fit: Any = train(
+        Mixed(simulator.prior, simulator.observables, seed=options.seed), store, out / "fit", seed=options.seed
+    )
     trained = clock("cpu") - started
     x = {k: v[None] for k, v in simulator.observe(SIMULATORS / "influenza_1978.csv").items()}
     said = fit.estimator.condition(x).log_probabilities("model").double()[0]
@@ -53,7 +57,6 @@ def epidemics(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[
 def nested(simulator: Any, name: str, x: dict[str, torch.Tensor], live: int, seed: int) -> tuple[float, float]:
     """log Z of one model and its error, by dynesty, with the model's own prior and likelihood."""
     import jax
-    from dynesty import NestedSampler
     from scipy import stats
 
     model = simulator.simulators[name]
@@ -66,22 +69,18 @@ def nested(simulator: Any, name: str, x: dict[str, torch.Tensor], live: int, see
             laws.append(stats.truncnorm(-mean / sd, np.inf, mean, sd))
         else:
             laws.append(stats.expon(scale=0.2) if parameter == "phi_inv" else stats.lognorm(0.7))
-    with jax.experimental.enable_x64():
+    with precision(True):
         one = jax.jit(lambda values: model.log_likelihood.sites.log_likelihood(values, data))
 
         def function(theta: np.ndarray) -> float:
             found = float(one(dict(zip(model.prior.names, theta, strict=True))))
             return found if math.isfinite(found) else -1e300
 
-        sampler = NestedSampler(
+        return log_evidence(
             function,
             lambda u: np.array([law.ppf(p) for law, p in zip(laws, u, strict=True)]),
             len(laws),
-            nlive=live,
-            sample="rwalk",
-            rstate=np.random.default_rng(seed),
+            live=live,
+            seed=seed,
+            rest=0.05,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sampler.run_nested(print_progress=False, dlogz=0.05)
-    return float(sampler.results.logz[-1]), float(sampler.results.logzerr[-1])

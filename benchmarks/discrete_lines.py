@@ -20,7 +20,9 @@ def lines(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str,
     simulator: Any = load_simulator(SIMULATORS / "spectral_lines.py")
     store = simulate(simulator, out / "store", 20_000 if options.quick else 150_000, seed=options.seed)
     started = clock("cpu")
-    fit = train(Mixed(simulator.prior, simulator.observables, seed=options.seed), store, out / "fit", seed=options.seed)
+    fit: Any = train(
+        Mixed(simulator.prior, simulator.observables, seed=options.seed), store, out / "fit", seed=options.seed
+    )
     trained, records = clock("cpu") - started, 4 if options.quick else 20
     generator = torch.Generator().manual_seed(options.seed + 3)
     x = simulator(simulator.prior.sample(records, generator=generator), generator=generator)

@@ -10,7 +10,6 @@ network.
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 import time
 import warnings
@@ -22,17 +21,15 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Mixed, build_posterior, simulate, train
+from sciinf.core.simulator import load_module
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-
+TESTS = Path(__file__).parent.parent / "tests"
 OBSERVATIONS, ROWS = 300, 6_000
 
 
 def nested(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Bayes factors, and both beside the exact probabilities."""
-    from nested import Nested
-
-    simulator = Nested()
+    simulator = load_module(TESTS / "nested.py").Nested()
     generator = torch.Generator().manual_seed(options.seed + 5)
     x = simulator(simulator.prior.sample(4_000, generator=generator), generator=generator)["x"]
     evidence = simulator.evidences(x)
@@ -45,7 +42,7 @@ def _factors(simulator: Any, x: Tensor, factor: Tensor, options: Any, out: Path)
     chosen = (factor.abs() <= 6).nonzero().flatten()[: 40 if options.quick else 200]
     store = simulate(simulator, out / "factors", 10_000 if options.quick else 40_000, seed=options.seed)
     started = clock("cpu")
-    fit = train(Mixed(simulator.prior, simulator.observables), store, out / "fit of factors", seed=options.seed)
+    fit: Any = train(Mixed(simulator.prior, simulator.observables), store, out / "fit of factors", seed=options.seed)
     spent = clock("cpu") - started
     said = fit.estimator.condition({"x": x[chosen]}).log_probabilities("model").double()
     raw = ((said[:, 1] - said[:, 0]) - factor[chosen]).abs()
@@ -82,7 +79,9 @@ def _beside(
     for seed in range(1 if options.quick else 5):
         store = simulate(simulator, out / f"store {seed}", ROWS, seed=seed)
         started = clock("cpu")
-        fit = train(Mixed(simulator.prior, simulator.observables, seed=seed), store, out / f"fit {seed}", seed=seed)
+        fit: Any = train(
+            Mixed(simulator.prior, simulator.observables, seed=seed), store, out / f"fit {seed}", seed=seed
+        )
         spent = clock("cpu") - started
         said = fit.estimator.condition({"x": x}).log_probabilities("model").double().exp()[:, 1]
         mine.append((float((said - truth).abs().mean()), float((said - truth).abs().max()), spent))

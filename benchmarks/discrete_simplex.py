@@ -26,7 +26,7 @@ def simplex(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[st
     for kind in (Flow, Mixed):
         started = clock("cpu")
         fit = train(kind(simulator.prior, simulator.observables), store, out / kind.__name__, seed=options.seed)
-        spent, density = clock("cpu") - started, fit.estimator.condition(x)
+        spent, density = clock("cpu") - started, fit.estimator.density(x)
         draws = density.sample(DRAWS, generator=generator).double()
         row: dict[str, Any] = {"estimator": kind.__name__, "training s": spent}
         row["mean off, sd"] = float(((draws.mean(0) - exact.mean) / exact.stddev).abs().mean())

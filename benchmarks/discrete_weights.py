@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from reporting import check, clock
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from sciinf.core.simulator import load_module
+from sciinf.inference.reweighted import Reweighted
+
+TESTS = Path(__file__).parent.parent / "tests"
+sys.path.append(str(TESTS))  # for discrete_truth.py
 
 
 def alarms(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Calibrations of an exact posterior, and of such with faults."""
-    import discrete_truth
-
+    discrete_truth: Any = import_module("discrete_truth")
     count, many = (5, 10) if options.quick else (20, 200)
     started = clock("cpu")
     states = discrete_truth.alarms(many, 2_000 if options.quick else discrete_truth.ROWS)
@@ -32,8 +36,7 @@ def alarms(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str
 
 def unlisted(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Data of models that are not listed, and of listed ones."""
-    import discrete_truth
-
+    discrete_truth: Any = import_module("discrete_truth")
     records = 5 if options.quick else 20
     found = discrete_truth.unlisted(records)
     rows = [{"data of": kind, **shares} for kind, shares in found.items()]
@@ -49,12 +52,9 @@ def unlisted(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[s
 
 def floor(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A proposal that is sure of the wrong model, with the floor and without."""
-    from nested import Exact, Nested
-
-    from sciinf.inference import floored
-    from sciinf.inference.reweighted import Reweighted
-
-    simulator = Nested(noise=0.5)
+    floored: Any = import_module("sciinf.inference.floored")
+    models = load_module(TESTS / "nested.py")
+    simulator = models.Nested(noise=0.5)
     x = torch.tensor([[0.7, 0.9, 0.8, 1.0, 1.0, 1.2]])
     right = float(torch.sigmoid(simulator.evidences(x)[0, 1] - simulator.evidences(x)[0, 0]))
     off = math.log(1e-6) - math.log(right / (1 - right))
@@ -62,7 +62,7 @@ def floor(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str,
     try:
         for share in (before, 0.0):
             floored.FLOOR = share
-            posterior = Reweighted(Exact(simulator, odds=off), simulator, ess=5_000, budget=100_000)
+            posterior = Reweighted(models.Exact(simulator, odds=off), simulator, ess=5_000, budget=100_000)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 draws = posterior.draw({"x": x}, 20_000, generator=torch.Generator().manual_seed(options.seed))

@@ -21,12 +21,13 @@ References:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from dynesty_peer import log_evidence
 
-Array = np.ndarray
+Array = Any  # of numpy
 LOW, HIGH, CHANNELS, BLUR, MOST = 2.0, 8.0, 60, 0.15, 4
 KEPT, STEPS = 0.9, 15
 
@@ -142,32 +143,18 @@ def _a_line_anew(u: Array, n: int, rng: np.random.Generator) -> Array:
     energy, strength = np.take_along_axis(energy, order, 1), np.take_along_axis(strength, order, 1)
     share = ((energy - LOW) / (HIGH - LOW))[:, ::-1]
     before = np.concatenate([np.ones((count, 1)), share[:, :-1]], axis=1)
-    outside = (share <= 0).any(1) | (share >= 1).any(1)
+    outside: Array = (share <= 0).any(1) | (share >= 1).any(1)
     ratio = np.where(outside[:, None], 2.0, share / np.where(outside[:, None], 1.0, before))
     return np.concatenate([u[:, :1], ratio ** np.arange(n, 0, -1), strength], axis=1)
 
 
 def nested(counts: Array, n: int, live: int, seed: int) -> tuple[float, float]:
     """log p(x | n), up to prod 1 / x!, and its error, by dynesty."""
-    from dynesty import NestedSampler
-
     function = log_likelihood(counts, n)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sampler = NestedSampler(
-            lambda u: float(function(u)),
-            lambda u: u,
-            1 + 2 * n,
-            nlive=live,
-            sample="rwalk",
-            walks=100,
-            rstate=np.random.default_rng(seed),
-        )
-        sampler.run_nested(print_progress=False, dlogz=0.1)
-    return float(sampler.results.logz[-1]), float(sampler.results.logzerr[-1])
+    return log_evidence(lambda u: float(function(u)), lambda u: u, 1 + 2 * n, live=live, seed=seed, walks=100)
 
 
-def probabilities(log_evidence: Array) -> Array:
+def probabilities(logs: Array) -> Array:
     """Of each number of lines, equally likely before the data."""
-    p = np.exp(log_evidence - log_evidence.max())
+    p = np.exp(logs - logs.max())
     return p / p.sum()

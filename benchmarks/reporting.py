@@ -95,7 +95,7 @@ def in_parts(
             found = parts[name](options, Path(scratch))
         rows += [{"part": name, **row} for row in found[0]]
         checks += found[1]
-        print(f"{name}: done", file=sys.stderr, flush=True)
+        print(f"{name}: done\n{table(found[0])}", file=sys.stderr, flush=True)
     finish(rows, checks, options.json)
 
 

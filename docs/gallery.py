@@ -18,6 +18,7 @@ from PIL import Image
 from sciinf import Answer, load_answer, load_simulator
 from sciinf.core.simulator import Observable, Simulator
 from sciinf.figures.corner import corner, windows
+from sciinf.figures.of_answer import figure_of
 from sciinf.figures.predictive import Along, Checked, predictive
 from sciinf.figures.prior_curves import prior_marginals
 
@@ -52,9 +53,9 @@ def picture(run: Path) -> Image.Image:
 
 def probable(answer: Answer, simulator: Simulator, shown: tuple[str, ...]) -> Image.Image:
     """On the left the posterior where discrete parameters are most probable, on the right probabilities and data."""
-    left = _drawn(answer.figure("corner", names=shown), 6.8, 6.8)
+    left = _drawn(figure_of(answer, "corner", names=shown), 6.8, 6.8)
     panels = [panel for name, spec in simulator.observables.items() for panel in _panels(name, spec, answer)]
-    parts = [_drawn(answer.figure("probabilities"), 5.6, 2.4)]
+    parts = [_drawn(figure_of(answer, "probabilities"), 5.6, 2.4)]
     parts += [_drawn(predictive(panel).figure, 5.6, 4.4 / len(panels)) for panel in panels]
     whole = Image.new("RGB", (left.width + parts[0].width + 20, left.height), "white")
     whole.paste(left, (0, 0))
