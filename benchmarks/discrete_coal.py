@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from reporting import SIMULATORS, check, clock
 
-from sciinf import Mixed, Recipe, build_posterior, load_simulator, simulate, train
+from sciinf import Mixed, build_posterior, load_simulator, simulate, train
+from sciinf.core.simulator import load_module
 from sciinf.summaries import Segments
 
-RECORDS, SIMULATIONS = 300, 260_000
+RECORDS, SIMULATIONS = 300, 320_000
 
 
 def coal(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -28,7 +29,7 @@ def coal(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
     wide = 4.0 if options.quick else 1.0
     store = simulate(simulator, out / "store", 20_000 if options.quick else SIMULATIONS, seed=options.seed)
     estimator = Mixed(simulator.prior, simulator.observables, summary=Segments(), seed=options.seed)
-    recipe = Recipe(epochs=1, batch=128, learning_rate=0.005, validation_fraction=0.02)
+    recipe = load_module(SIMULATORS.parent / "pipelines" / "coal_mines.py").RECIPE
     started = clock("cpu")
     fit: Any = train(estimator, store, out / "fit", recipe=recipe, seed=options.seed)
     spent = clock("cpu") - started

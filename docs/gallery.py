@@ -53,7 +53,7 @@ def picture(run: Path) -> Image.Image:
 
 def probable(answer: Answer, simulator: Simulator, shown: tuple[str, ...]) -> Image.Image:
     """On the left the posterior where discrete parameters are most probable, on the right probabilities and data."""
-    left = _drawn(figure_of(answer, "corner", names=shown), 6.8, 6.8)
+    left = _drawn(_with_room(figure_of(answer, "corner", names=shown)), 6.8, 6.8)
     panels = [panel for name, spec in simulator.observables.items() for panel in _panels(name, spec, answer)]
     parts = [_drawn(figure_of(answer, "probabilities"), 5.6, 2.4)]
     parts += [_drawn(predictive(panel).figure, 5.6, 4.4 / len(panels)) for panel in panels]
@@ -71,10 +71,7 @@ def beside(answer: Answer, simulator: Simulator, shown: tuple[str, ...]) -> Imag
     theta, weights = answer.draws.theta[:, columns].double().numpy(), answer.draws.weights.numpy()
     prior = prior_marginals(simulator.prior, list(shown), windows(theta, weights))
     figure = corner(shown, units, theta, weights, prior=prior)
-    for axes in figure.axes:  # the margins are for a larger figure
-        x, y, width, height = axes.get_position().bounds
-        axes.set_position((0.11 + 0.93 * (x - 0.065), 0.115 + 0.92 * (y - 0.05), 0.93 * width, 0.92 * height))
-    left = _drawn(figure, 6.8, 6.8)
+    left = _drawn(_with_room(figure), 6.8, 6.8)
     panels = [panel for name, spec in simulator.observables.items() for panel in _panels(name, spec, answer)]
     right = [_drawn(predictive(panel).figure, 5.6, 6.8 / len(panels)) for panel in panels]
     whole = Image.new("RGB", (left.width + right[0].width + 20, left.height), "white")
@@ -82,6 +79,14 @@ def beside(answer: Answer, simulator: Simulator, shown: tuple[str, ...]) -> Imag
     for i, panel in enumerate(right):
         whole.paste(panel, (left.width + 20, i * right[0].height))
     return whole
+
+
+def _with_room(figure: Figure) -> Figure:
+    """A corner plot with margins for its labels, which are for a larger figure."""
+    for axes in figure.axes:
+        x, y, width, height = axes.get_position().bounds
+        axes.set_position((0.11 + 0.93 * (x - 0.065), 0.115 + 0.92 * (y - 0.05), 0.93 * width, 0.92 * height))
+    return figure
 
 
 def _panels(name: str, spec: Observable, answer: Answer) -> list[Checked]:

@@ -15,9 +15,10 @@ from sciinf import Answer, Mixed, Recipe, build_posterior, calibrate, load_simul
 from sciinf.summaries import Segments
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
+RECIPE = Recipe(epochs=1, batch=128, learning_rate=0.007, weight_decay=0.0, clip=1.0, validation_fraction=0.02)
 
 
-def run(out: Path, *, seed: int = 0, simulations: int = 260_000, fresh: int = 10_000, ess: float = 5_000) -> Answer:
+def run(out: Path, *, seed: int = 0, simulations: int = 320_000, fresh: int = 10_000, ess: float = 5_000) -> Answer:
     """Probabilities of 0 to 3 changes, their times and rates.
 
     Args:
@@ -30,8 +31,7 @@ def run(out: Path, *, seed: int = 0, simulations: int = 260_000, fresh: int = 10
     simulator = load_simulator(SIMULATORS / "coal_mines.py")
     store = simulate(simulator, out / "simulations", simulations, seed=seed)
     estimator = Mixed(simulator.prior, simulator.observables, summary=Segments(), seed=seed)
-    recipe = Recipe(epochs=1, batch=128, learning_rate=0.005, validation_fraction=0.02)
-    fit = train(estimator, store, out / "fit", recipe=recipe, seed=seed)
+    fit = train(estimator, store, out / "fit", recipe=RECIPE, seed=seed)
 
     held = simulate(simulator, out / "calibration_simulations", fresh, seed=seed + 1)
     calibration = calibrate(build_posterior(fit), held, out)
