@@ -24,9 +24,9 @@ FEWER = {  # how pictures were made of pipelines that take long; docs/gallery.py
     "two_epidemics": "--fresh 4000",
 }
 FOUND = {  # what the run of a picture got wrong
-    "coal_mines": "A network that has seen so few records is far from the posterior: calibration says NOT PASSED, and a million "
-    "draws were worth 3,547. The weights mend most of it. The exact probabilities, by a sum over all places of the changes, are "
-    "0, 0.128, 0.399 and 0.473; those of the picture are within 0.006 of them.",
+    "coal_mines": "A network that has seen so few records is far from the posterior: calibration says NOT PASSED, and a "
+    "million draws were worth 3,547. The weights mend most of it. The exact probabilities, by a sum over all places of "
+    "the changes, are 0, 0.128, 0.399 and 0.473; those of the picture are within 0.006 of them.",
     "darcy_inverse": "Not all of that run came out right. The true conductivities are 4 and 12. The 90 % interval of "
     "`low`, 3.40 to 5.09, holds its truth; that of `high`, 8.14 to 11.2, does not. The fresh simulations were too few "
     "to tell whether that is more than chance: calibration says CANNOT TELL.",
