@@ -24,7 +24,7 @@ FEWER = {  # how pictures were made of pipelines that take long; docs/gallery.py
     "two_epidemics": "--fresh 4000",
 }
 FOUND = {  # what the run of a picture got wrong
-    "coal_mines": "A network that has seen so few records is far from the posterior: calibration says NOT PASSED, and a "
+    "coal_mines": "A network that saw so few records is far from the posterior: calibration says NOT PASSED, and a "
     "million draws were worth 3,547. The weights mend most of it. The exact probabilities, by a sum over all places of "
     "the changes, are 0, 0.128, 0.399 and 0.473; those of the picture are within 0.006 of them.",
     "darcy_inverse": "Not all of that run came out right. The true conductivities are 4 and 12. The 90 % interval of "
