@@ -252,6 +252,25 @@ def check_continuous(prior: Prior, what: str) -> None:
         )
 
 
+def check_free(prior: Prior, what: str) -> None:
+    """Refuse a prior with discrete parameters, or parts of a whole, for what needs one free number a parameter.
+
+    Args:
+        prior: Which.
+        what: What needs them, for the message.
+
+    Raises:
+        ValueError: If it has some; the message says the way out.
+    """
+    check_continuous(prior, what)
+    if prior.bijection.size != len(prior):
+        raise ValueError(
+            f"{what} needs parameters of which each may vary by itself, and some of {', '.join(prior.names)} are parts "
+            "of a whole (Dirichlet). Train Flow(prior, observables) on draws of the prior, and give the fit to "
+            "build_posterior"
+        )
+
+
 def nan_where(absent: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """theta, NaN where a parameter does not exist."""
     return torch.where(absent, torch.full((), torch.nan, dtype=theta.dtype, device=theta.device), theta)

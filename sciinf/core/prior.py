@@ -168,6 +168,8 @@ class Prior:
             raise ValueError(f"{len(names)} parameters {names} need as many units, got {units}")
         if len(set(names)) != len(names):
             raise ValueError(f"parameter names must differ, got {names}")
+        if twice := sorted(set(names) & set(existence.each)):
+            raise ValueError(f"{twice[0]!r} is a parameter, and what several others are called together; rename one")
         for name, unit in zip(names, units, strict=True):
             check_parameter_name(name)
             check_unit(unit, f"parameter {name!r}")

@@ -319,7 +319,7 @@ class _Potential(Potential):
         """log p(x | theta) in the data's own units, float64; of whole numbers their probability."""
         model, rows = self.estimator, len(self.y)
         check_rows(theta, rows, model.prior)
-        z = model.to_z(theta.to(self.y.device)).reshape(-1, rows, len(model.prior))
+        z = model.to_z(theta.to(self.y.device)).reshape(-1, rows, model.prior.bijection.size)
         parts = [self.y.new_empty(0, rows).double()]
         for start, stop in in_chunks(len(z), max(1, rows), z.device):
             some = z[start:stop].flatten(0, 1)

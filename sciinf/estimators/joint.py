@@ -31,6 +31,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.existence import check_free
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.likelihood import log_density
@@ -60,9 +61,9 @@ class Joint(Standardised):
 
     Raises:
         TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If an observable has a mask or is bool, an observation has more than 64 numbers, a parameter is
-            called like an observable, a number is out of range, or the diffusion has a parameterisation or weighting of
-            its own.
+        ValueError: If an observable has a mask or is bool, an observation has more than 64 numbers, parameters are
+            parts of a whole (Dirichlet), one is called like an observable, a number is out of range, or the diffusion
+            has a parameterisation or weighting of its own.
 
     Examples:
         >>> from sciinf import Normal
@@ -85,6 +86,7 @@ class Joint(Standardised):
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, seed)
+        check_free(prior, "a Joint")
         check_part("diffusion", diffusion, Diffusion, "Diffusion(Level())")
         check_part("solver", solver, Solver, "Exponential(20)")
         check_whole("hidden", hidden, 1)

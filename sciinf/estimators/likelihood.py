@@ -104,7 +104,7 @@ class _LikelihoodPotential(Potential):
         """
         likelihood = self.estimator
         check_rows(theta, len(self.y), likelihood.prior)
-        z = likelihood.to_z(theta.to(self.y.device)).reshape(-1, len(likelihood.prior))
+        z = likelihood.to_z(theta.to(self.y.device)).reshape(-1, likelihood.prior.bijection.size)
         y = self.y.expand(*theta.shape[:-1], -1).reshape(1, len(z), -1)
         return likelihood.flow.log_prob(y, z).double().reshape(theta.shape[:-1]) + self.log_slope
 

@@ -20,7 +20,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, NamedTuple
@@ -42,7 +41,8 @@ from sciinf.flows.heads import Logits, Splines
 from sciinf.nets.chain import Chain
 from sciinf.summaries.summary import Summary
 
-_MOST = 65_536  # combinations of discrete values that probabilities are added up over
+_MOST = 4_096  # combinations of discrete values that probabilities are added up over
+_AT_ONCE = 16_384  # of these, with an observation each
 
 
 class Parts(NamedTuple):
@@ -243,7 +243,7 @@ class MixedDensity(Density, Marginals):
         """log P of each value, exact: a sum over all values of the discrete parameters before it.
 
         Raises:
-            ValueError: If there is no discrete parameter of that name, or more than 65,536 combinations of values stand
+            ValueError: If there is no discrete parameter of that name, or more than 4,096 combinations of values stand
                 before it.
         """
         estimator = self.estimator
@@ -257,30 +257,31 @@ class MixedDensity(Density, Marginals):
                 f"{math.prod(sizes):,} combinations of values stand before {name!r}, at most {_MOST:,} are added up; "
                 "put it further to the front of the prior, or count draws"
             )
-        rows, total = len(self.context), []
-        for codes in itertools.product(*(range(size) for size in sizes)):
-            found = self._of_values(which, torch.tensor(codes, dtype=torch.long, device=self.context.device))
-            if found is not None:
-                total.append(found)
-        return torch.stack(total).logsumexp(0) if total else self.context.new_full((rows, 0), -math.inf)
+        size, rows = max(1, _AT_ONCE // max(1, math.prod(sizes))), len(self.context)
+        found = [self._summed(which, self.context[k : k + size]) for k in range(0, rows, size)]
+        return torch.cat([self.context.new_empty(0, len(estimator.levels[which].values)), *found])
 
-    def _of_values(self, which: int, before: Tensor) -> Tensor | None:
-        """log q of values of discrete parameters and of each value of the next, (batch, K); None if they cannot be."""
-        estimator, rows = self.estimator, len(self.context)
-        codes = torch.full((rows, len(estimator.levels)), -1, device=self.context.device)
-        total = self.context.new_zeros(rows, 1)
-        for k in range(which + 1):
-            exists = bool(self._exists(codes, k)[0]) if rows else True
-            log_probs = self._log_probs(k, codes, self._given) if exists else None
-            if k == which:
-                return total + log_probs if log_probs is not None else None
-            if log_probs is None:
-                if int(before[k]):
-                    return None  # counted once, under the first value
-                continue
-            total = total + log_probs[:, before[k], None]
-            codes[:, k] = before[k]
-        return total
+    def _summed(self, which: int, context: Tensor) -> Tensor:
+        """log P of each value, (batch, K): over all values of the discrete parameters before it, side by side."""
+        some, rows = MixedDensity(self.estimator, context, self.floor), len(context)
+        codes = torch.full((1, len(self.estimator.levels)), -1, device=context.device)
+        log_q = context.new_zeros(1, rows)
+        for k in range(which):
+            there = self._exists(codes, k)
+            own, log_p = codes[there], some._of_next(k, codes[there])
+            values = torch.arange(log_p.shape[-1], device=codes.device)
+            after = own.repeat_interleave(len(values), dim=0)
+            after[:, k] = values.repeat(len(own))
+            with_it = (log_q[there][:, None] + log_p.transpose(1, 2)).flatten(0, 1)
+            codes, log_q = torch.cat([codes[~there], after]), torch.cat([log_q[~there], with_it])
+        there = self._exists(codes, which)
+        return (log_q[there][..., None] + some._of_next(which, codes[there])).logsumexp(0)
+
+    def _of_next(self, which: int, before: Tensor) -> Tensor:
+        """log q of each value given those of the discrete parameters before it, (combination, batch, K)."""
+        n, rows = len(before), len(self.context)
+        codes = before.repeat_interleave(rows, dim=0)
+        return self._log_probs(which, codes, self._given.spread(n)).view(n, rows, -1)
 
     def _exists(self, codes: Tensor, which: int) -> Tensor:
         """Whether a discrete parameter exists, from those before it."""

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Prior, Proposal
-from sciinf.core.existence import check_continuous
+from sciinf.core.existence import check_free
 from sciinf.inference.mcmc import PriorInZ
 
 _TINY = 1e-9  # of the variance, added to it
@@ -85,7 +85,7 @@ class Mixture(Proposal):
     """
 
     def __init__(self, prior: Prior, parts: Sequence[tuple[float, Law]], about: Mapping[str, Any]) -> None:
-        check_continuous(prior, "a proposal around an observation")
+        check_free(prior, "a proposal around an observation")
         self.prior, self.parts, self.about = prior, tuple(parts), dict(about)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:

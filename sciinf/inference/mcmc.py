@@ -235,7 +235,7 @@ class PriorInZ:
             return log_normal(z)
         total = z.new_zeros(z.shape[:-1])
         bijection = self.bijection
-        pairs = zip(bijection.parts(z), bijection.parts(theta), bijection.transforms, strict=True)
+        pairs = zip(bijection.z_parts(z), bijection.parts(theta), bijection.transforms, strict=True)
         for (law, mine), (_, value), transform in pairs:
             if transform is None:
                 part = -0.5 * (mine.square() + math.log(2 * math.pi))

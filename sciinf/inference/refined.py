@@ -58,7 +58,7 @@ from sciinf.core import Draws, Estimator, Fit, Posterior, Simulator, X, as_obser
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.doubts import doubt
-from sciinf.core.existence import check_continuous
+from sciinf.core.existence import check_free
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for
 from sciinf.estimators.elements import VERSIONS, Elements, has_atoms, suits
@@ -268,7 +268,7 @@ def refine_around(
             `simulate` and `train` raise.
     """
     sizes = _sizes(rounds, simulations)
-    check_continuous(simulator.prior, "refining around an observation")
+    check_free(simulator.prior, "refining around an observation")
     observation, out, recipe = as_observation(simulator.observables, x), Path(out), recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables)
     made = settings_of(simulator, observation, simulations, learner, recipe, seed)

@@ -162,8 +162,10 @@ def _looked(
         return (), 0
     if around is None or isinstance(posterior, MCMC):
         return (), 0
-    if posterior.prior.mixed:
-        words = "not checked whether the posterior is right at this observation: it has discrete parameters"
+    prior = posterior.prior
+    if prior.mixed or prior.bijection.size != len(prior):
+        why = "it has discrete parameters" if prior.mixed else "it has parts of a whole"
+        words = f"not checked whether the posterior is right at this observation: {why}, and is not refined either"
         return (Check(NAME, "unknown", words),), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)

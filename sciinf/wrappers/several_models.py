@@ -155,6 +155,12 @@ def _check_observables(simulators: Mapping[str, Simulator]) -> None:
                 f"the models must simulate the same data: {first!r} has {event_of(before)}, {label!r} has "
                 f"{event_of(other.observables)}; names, shapes, units, dims, dtypes and scales must agree"
             )
+        for name, spec in before.items():
+            if (spec.coords, spec.coord_units) != (other.observables[name].coords, other.observables[name].coord_units):
+                raise ValueError(
+                    f"the models must simulate the same data: {name!r} of {first!r} and of {label!r} stand at other "
+                    "coordinates; give both the same coords"
+                )
 
 
 def _joined(priors: Mapping[str, Prior], which: Choice, parameter: str) -> tuple[Prior, dict[str, list[str]]]:

@@ -218,6 +218,11 @@ def test_parts_of_a_whole_have_a_dimension_less():
         (lambda: Prior(k=Counts(-1, 2), x=Each("k", Normal(0, 1))), ValueError, "low >= 0"),
         (lambda: Prior(k=Counts(0, 2), x=Each("k", td.Gamma(2.0, 1.0), increasing=True)), TypeError, "quantile"),
         (lambda: Prior(k=Counts(0, 2), x_1=Normal(0, 1), x=Each("k", Normal(0, 1))), ValueError, "stands for two"),
+        (
+            lambda: Prior(k=Counts(0, 2), x=Each("k", Normal(0, 1))) + Prior(x=Normal(0, 1)),
+            ValueError,
+            "'x' is a parameter, and what several others are called together",
+        ),
         (lambda: Each(0, Normal(0, 1)), ValueError, "at least 1"),
         (lambda: Each(1.5, Normal(0, 1)), TypeError, "name of a parameter"),
         (lambda: Prior(a=(0, 3)), TypeError, "Uniform"),

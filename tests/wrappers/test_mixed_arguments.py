@@ -183,6 +183,11 @@ def test_what_the_models_are_is_part_of_what_the_simulator_is():
     assert found["models"] == "flat = flat, steep = steep, changing = changing"
 
 
+def at(start: int) -> dict[str, Observable]:
+    """The same data at other times."""
+    return {"y": Observable((4,), "m", ("time",), coords={"time": range(start, start + 4)})}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -193,6 +198,13 @@ def test_what_the_models_are_is_part_of_what_the_simulator_is():
             lambda m: m | {"flat": wrappers.numpy(flat, Prior(a=Normal(0, 1)), {"y": (5,)})},
             ValueError,
             r"'flat' has 'y' \(5,\), 'steep' has 'y' \(4,\) \[m\]",
+        ),
+        (
+            lambda m: {
+                name: wrappers.numpy(flat, Prior(a=Normal(0, 1)), at(k)) for k, name in enumerate(("now", "then"))
+            },
+            ValueError,
+            "'y' of 'now' and of 'then' stand at other coordinates",
         ),
         (
             lambda m: m | {"new": wrappers.numpy(lambda model: model, Prior(model=Normal(0, 1)), {"y": ((4,), "m")})},
