@@ -122,7 +122,9 @@ def read_observation(
             for name, keys in picked.items()
         }
         used = {key for keys in picked.values() for key in keys}
-        along = {axis: told_along(axis, axes[axis], *found[axis]) for axis in axes if axis in set(found) - used}
+        called_like = {axis.casefold(): axis for axis in axes}
+        beside_them = {name: called_like.get(name.casefold()) for name in found if name not in used}
+        along = {n: told_along(axis, axes[axis], *found[n]) for n, axis in beside_them.items() if axis is not None}
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
     lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
     lines += filter(None, along.values())
@@ -288,7 +290,7 @@ def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], ax
     names = "|".join(re.escape(column) for column in called.values())
     numbers = sum(math.prod(spec.shape) for spec in observables.values())
     alone = next(iter(observables)) if len(observables) == 1 and called.keys() == set(called.values()) else ""
-    along = "".join(f"|{re.escape(axis)}" for axis in axes)
+    along = "".join(f"|(?i:{re.escape(axis)})" for axis in axes)
     return Wanted(f"(?:{names})(?:{_LABEL})?{along}", numbers, alone)
 
 

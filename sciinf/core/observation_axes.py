@@ -41,7 +41,11 @@ def told_along(axis: str, specs: Sequence[Observable], path: Path, column: Colum
     wrong = ""
     for spec in specs:
         theirs = list(spec.coords[axis])
-        ours = _values(column, spec.coord_units.get(axis, ""), text=isinstance(theirs[0], str))
+        try:
+            ours = _values(axis, column, spec.coord_units.get(axis, ""), text=isinstance(theirs[0], str))
+        except ValueError as error:
+            wrong = wrong or str(error)
+            continue
         if ours is None or len(ours) != len(theirs):
             continue
         if _same(ours, theirs):
@@ -66,20 +70,26 @@ def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:
     return [called[value] for value in along] if sorted(called) == sorted(along) else list(labels)
 
 
-def _values(column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
-    """A column's values as the coordinates are; None where it is of another kind, or its unit does not convert."""
+def _values(axis: str, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
+    """A column's values as the coordinates are; None where it is of another kind, or its unit is none of astropy's."""
     if column.dtype.kind not in ("U" if text else "iuf"):
         return None
     values = np.ravel(column.read())
     if text:
         return [str(value) for value in values]
-    if column.unit and column.unit != unit:
+    if column.unit and unit and column.unit != unit:
         from astropy import units
 
         try:
-            values = np.asarray(units.Quantity(values, column.unit).to_value(units.Unit(unit)))
-        except (units.UnitConversionError, ValueError, TypeError):
+            theirs = units.Unit(column.unit)
+        except (ValueError, TypeError):  # no unit of astropy's, such as "days since 1900-01-01"
             return None
+        try:
+            values = np.asarray(units.Quantity(values, theirs).to_value(units.Unit(unit)))
+        except units.UnitConversionError as error:
+            raise ValueError(
+                f"its column {axis!r} has a unit that does not convert to the simulator's: {error}"
+            ) from error
     return [float(value) for value in values]
 
 

@@ -76,6 +76,22 @@ def test_columns_that_cannot_be_compared_are_not_used(tmp_path):
     assert read_observation(SERIES, named).read[-1] == "not used: time"
 
 
+@pytest.mark.parametrize("name", ["time", "Time", "TIME"])
+def test_the_name_is_the_axis_in_any_letters(tmp_path, name):
+    with pytest.raises(ValueError, match="in another order along 'time'"):
+        read_observation(SERIES, table(tmp_path / "seen.csv", YEARS[::-1], name))
+
+
+def test_a_unit_that_does_not_convert_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="column 'time' has a unit that does not convert"):
+        read_observation(SERIES, table(tmp_path / "seen.csv", YEARS, "time [m]"))
+
+
+def test_a_unit_that_the_simulator_does_not_name_is_no_matter(tmp_path):
+    bare = {"v": Observable((6,), "m", ("time",), coords={"time": YEARS})}
+    assert read_observation(bare, table(tmp_path / "seen.csv", YEARS, "time [yr]")).read[-1].startswith("time: as")
+
+
 def test_one_of_several_observables_is_enough(tmp_path):
     both = {**SERIES, "w": Observable((2,), "", ("time",), coords={"time": (1, 2)})}
     with h5py.File(tmp_path / "seen.h5", "w") as file:
