@@ -298,11 +298,11 @@ def _warn(theta: Tensor, prior: Prior) -> None:
     from scipy import stats
 
     z = prior.bijection.forward(theta)
-    for law, place in prior.places():
+    for (law, place), spot in zip(prior.places(), prior.bijection.spots, strict=True):
         if law.event_shape or not is_normalisable(law):
             continue
         k = place.start
-        p_value = float(stats.kstest(z[:, k].double().numpy(), "norm").pvalue)
+        p_value = float(stats.kstest(z[:, spot.start].double().numpy(), "norm").pvalue)
         if p_value < _UNLIKELY:
             warnings.warn(
                 f"the {len(theta)} values of parameter {prior.names[k]!r}, {len(theta[:, k].unique())} of them "

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
+from sciinf.core.existence import check_continuous
 from sciinf.core.files import json_text, parse_json, write_bytes
 from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.store import Store
@@ -157,6 +158,7 @@ def _read(pieces: Sequence[Piece], key: str, start: int, stop: int) -> np.ndarra
 
 def theta_of(pieces: Sequence[Piece], prior: Prior, start: int, stop: int) -> Tensor:
     """theta (rows, D), in the prior's dtype, what rounding put beyond the edge of the support moved inside."""
+    check_continuous(prior, "a store of rows that were simulated elsewhere")
     exact = torch.empty(stop - start, len(prior), dtype=torch.float64)
     for k, name in enumerate(prior.names):
         exact[:, k] = torch.from_numpy(_read(pieces, f"theta:{name}", start, stop).astype(np.float64))
@@ -193,17 +195,17 @@ def _check_theta(pieces: Sequence[Piece], prior: Prior, count: int) -> None:
 
     read = [theta_of(pieces, prior, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     theta = torch.cat(read)
-    z, at = prior.bijection.forward(theta), 0
-    for law in prior.laws:
+    z = prior.bijection.forward(theta)
+    for (law, place), spot in zip(prior.places(), prior.bijection.spots, strict=True):
         if not law.event_shape and is_normalisable(law):
-            p_value = float(stats.kstest(z[:, at].double().numpy(), "norm").pvalue)
+            p_value = float(stats.kstest(z[:, spot.start].double().numpy(), "norm").pvalue)
             if p_value < _UNLIKELY:
+                name = prior.names[place.start]
                 warnings.warn(
-                    f"the {count} values of parameter {prior.names[at]!r} do not look drawn from its prior {law} "
+                    f"the {count} values of parameter {name!r} do not look drawn from its prior {law} "
                     f"(Kolmogorov-Smirnov p = {p_value:.1g}); what is learned from them would answer for another prior",
                     stacklevel=3,
                 )
-        at += law.event_shape[0] if law.event_shape else 1
 
 
 def _outcome(pieces: Sequence[Piece], observables: Mapping[str, Observable], start: int, stop: int) -> Outcome:

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal, Uniform
+from torch.distributions import Dirichlet, MultivariateNormal, Normal, Uniform
 
 from sciinf import Flow, Likelihood, Matching, Ratio, Recipe, Unknown, build_posterior, train, wrappers
-from sciinf.core import Observable, Prior, Status
+from sciinf.core import Counts, Observable, Prior, Status
 from sciinf.store import Store
 from sciinf.wrappers import table_columns, tables_file
 
@@ -185,6 +185,26 @@ def test_a_table_that_was_drawn_from_another_law_is_warned_about(tmp_path, data)
 def test_a_joint_prior(tmp_path, data):
     prior = Prior.joint(("rate", "offset"), MultivariateNormal(torch.zeros(2), torch.eye(2)))
     assert_holds(read(write_h5(tmp_path / "a.h5", data), out=tmp_path / "store", prior=prior), data)
+
+
+def test_parts_of_a_whole_before_another_parameter(tmp_path):
+    """The other one is judged by its own numbers: false-alarm rate 1e-6, the seed is fixed."""
+    prior = Prior.joint(("a", "b", "c"), Dirichlet(torch.ones(3).double())) + Prior(rate=Uniform(0, 2))
+    theta = prior.sample(500, generator=torch.Generator().manual_seed(0))
+    rows = {name: theta[:, k].numpy() for k, name in enumerate(prior.names)} | {"n": np.arange(500)}
+    only = {"n": OBSERVABLES["n"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(write_h5(tmp_path / "a.h5", rows), out=tmp_path / "good", prior=prior, observables=only)
+    rows["rate"] = 0.5 + 0.5 * rows["rate"]
+    with pytest.warns(UserWarning, match="'rate' do not look drawn from its prior"):
+        read(write_h5(tmp_path / "b.h5", rows), out=tmp_path / "bad", prior=prior, observables=only)
+
+
+def test_discrete_parameters_are_refused(tmp_path, data):
+    prior = Prior(rate=Counts(0, 3), offset=Uniform(-9, 9))
+    with pytest.raises(ValueError, match="a store of rows that were simulated elsewhere needs parameters"):
+        read(write_h5(tmp_path / "a.h5", data), out=tmp_path / "store", prior=prior)
 
 
 @pytest.mark.parametrize(
