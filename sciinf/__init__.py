@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.core.unknown_law import Unknown
     from sciinf.core.verdicts import Calibration, Check
+    from sciinf.estimators._changes import Changes
     from sciinf.estimators.elements import Elements
     from sciinf.estimators.flow import Flow
     from sciinf.estimators.gnpe import GNPE
@@ -78,6 +79,7 @@ __all__ = [
     "Beta",
     "Calibration",
     "Cauchy",
+    "Changes",
     "Check",
     "Choice",
     "Compositional",
@@ -177,6 +179,7 @@ _NAMES_IN = {
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "core.unknown_law": ("Unknown",),
     "store": ("Store",),
+    "estimators._changes": ("Changes",),
     "estimators.elements": ("Elements",),
     "estimators.flow": ("Flow",),
     "estimators.gnpe": ("GNPE",),

@@ -35,8 +35,9 @@ from sciinf.core.levels import Levels
 from sciinf.core.memory import retain_freed
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import global_seed
+from sciinf.estimators._changes import Changes, Seen, Segmentation
 from sciinf.estimators._embedded import Embedded
-from sciinf.estimators._standardised import check_rows, in_chunks
+from sciinf.estimators._standardised import check_part, check_rows, in_chunks
 from sciinf.flows.heads import Logits, Splines
 from sciinf.nets.chain import Chain
 from sciinf.summaries.summary import Summary
@@ -52,11 +53,13 @@ class Parts(NamedTuple):
         codes: (row, L), -1 where a parameter does not exist.
         z: (row, M), standardised, 0 where a number does not exist.
         present: (row, M).
+        edges: Between which steps of a series changes are, as `Segmentation.edges` has them; None without `Changes`.
     """
 
     codes: Tensor
     z: Tensor
     present: Tensor
+    edges: Tensor | None = None
 
 
 class Prepared(NamedTuple):
@@ -65,16 +68,18 @@ class Prepared(NamedTuple):
     Args:
         layers: What `Chain.prepare` gave, (layer, link, row, hidden).
         beside: What `Logits.prepare` gave, (row, values) of each discrete parameter.
+        seen: What a series with changes says; of each observation once, for all n.
     """
 
     layers: Tensor
     beside: list[Tensor]
+    seen: Seen | None = None
 
     def spread(self, n: int) -> Prepared:
         """For n rows of each observation."""
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
-        return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside])
+        return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside], self.seen)
 
 
 class Mixed(Embedded):
@@ -90,6 +95,7 @@ class Mixed(Embedded):
         hidden: Width of the networks of the chain.
         blocks: Residual blocks of each.
         bins: Pieces of each spline.
+        changes: Which parameters are changes of a series (`estimators._changes`), if some are.
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
             networks that were chosen here (`_regressed`).
         seed: Seeds the initial weights.
@@ -117,6 +123,7 @@ class Mixed(Embedded):
         hidden: int = 64,
         blocks: int = 2,
         bins: int = 12,
+        changes: Changes | None = None,
         regression: bool = True,
         seed: int = 0,
     ) -> None:
@@ -126,6 +133,7 @@ class Mixed(Embedded):
         bijection = prior.bijection
         self.levels = list(bijection.levels.values()) if isinstance(bijection, MixedBijection) else list[Levels]()
         self.spots = bijection.in_z if isinstance(bijection, MixedBijection) else torch.arange(bijection.size)
+        check_part("changes", changes, Changes, 'Changes("counts", "tau", years)')
         sizes = [len(law.values) for law in self.levels]
         widths = [*sizes, *[2] * len(self.spots)]
         with global_seed(torch.Generator().manual_seed(seed)):
@@ -133,22 +141,30 @@ class Mixed(Embedded):
             self.chain = Chain(widths, width, hidden, blocks)
             self.logits = Logits(sizes, hidden, width)
             self.splines = Splines(len(self.spots), hidden, bins)
+            self.changes = None if changes is None else Segmentation(changes, prior, observables, hidden)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_all(batches)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        return -self.log_chain(self.parts(batch.theta), self.given(self.features(batch.x)))
+        return -self.log_chain(self.parts(batch.theta), self.given(batch.x)[1])
 
     def condition(self, x: X) -> MixedDensity:
         retain_freed()
         with torch.no_grad():
             device = self.z_mean.device
-            return MixedDensity(self, self.features({name: value.to(device) for name, value in x.items()}), 0.0)
+            return MixedDensity(self, *self.given({name: value.to(device) for name, value in x.items()}), 0.0)
 
-    def given(self, context: Float[Tensor, "batch feature"]) -> Prepared:
-        """What the chain needs of features."""
-        return Prepared(self.chain.prepare(context), self.logits.prepare(context))
+    def given(self, x: X) -> tuple[Float[Tensor, "batch feature"], Prepared]:
+        """Features, and what the chain needs of them and of data."""
+        values = self.standardise_x(x, self.z_mean.dtype)
+        context = self.summarise(values, x)
+        beside, seen = self.logits.prepare(context), None
+        if self.changes is not None:
+            name = self.changes.plan.series
+            seen = self.changes.see(values[name], self._masks(x).get(name))
+            beside[self.changes.count] = beside[self.changes.count] + self.changes.logits(seen)
+        return context, Prepared(self.chain.prepare(context), beside, seen)
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
         """theta inside the prior's support, as the chain sees it."""
@@ -160,7 +176,7 @@ class Mixed(Embedded):
         numbers = torch.where(there, (z.index_select(-1, spots) - mean) / sd, 0.0).to(dtype)
         if not isinstance(bijection, MixedBijection):
             return Parts(z.new_zeros(len(z), 0).long(), numbers, there)
-        return Parts(bijection.codes(theta), numbers, there)
+        return Parts(bijection.codes(theta), numbers, there, self.changes.edges(theta) if self.changes else None)
 
     def log_chain(self, parts: Parts, given: Prepared, floor: float = 0.0) -> Float[Tensor, " row"]:
         """log q(d, z | x) of rows, z standardised.
@@ -176,10 +192,25 @@ class Mixed(Embedded):
             code = parts.codes[:, k]
             found = self.floored(k, self.logits.log_probs(k, u[k], given.beside[k]), floor)
             total = total + torch.where(code >= 0, found.gather(1, code.clamp_min(0)[:, None])[:, 0], 0.0)
-        if len(self.spots):
-            each = self.splines.log_prob(parts.z.T, u[discrete:])
-            total = total + torch.where(parts.present.T, each, 0.0).sum(0)
-        return total
+        if not len(self.spots):
+            return total
+        there, u = parts.present, u[discrete:]
+        if self.changes is not None and given.seen is not None and parts.edges is not None:
+            at = self.changes.numbers
+            mean, sd = (one[self.spots[at]] for one in (self.z_mean, self.z_sd))
+            found = self.changes.log_q(parts.edges, parts.z[:, at] * sd + mean, there[:, at], given.seen)
+            total = total + found + (there[:, at] * sd.log()).sum(-1)
+            there = there.index_fill(1, torch.tensor(at, device=there.device), False)
+            u = self.looked(u, parts.edges, given.seen)
+        each = self.splines.log_prob(parts.z.T, u)
+        return total + torch.where(there.T, each, 0.0).sum(0)
+
+    def looked(self, u: Float[Tensor, "number row hidden"], edges: Tensor, seen: Seen) -> Tensor:
+        """u of all numbers, those of values between changes with what their segments say."""
+        if self.changes is None or not self.changes.values:
+            return u
+        at = torch.tensor(self.changes.values, device=u.device)
+        return u.index_add(0, at, self.changes.looks(edges, seen))
 
     def inputs(self, parts: Parts) -> Float[Tensor, "row input"]:
         """What links see of those before them: a 1 among 0s for a value; a number, and 1 where it exists."""
@@ -203,15 +234,14 @@ class Mixed(Embedded):
 class MixedDensity(Density, Marginals):
     """The chain's density of theta given a batch of embedded observations, (batch, F)."""
 
-    def __init__(self, estimator: Mixed, context: Tensor, floor: float) -> None:
-        self.estimator, self.context, self.floor = estimator, context, floor
-        with torch.no_grad():
-            self._given = estimator.given(context)
+    def __init__(self, estimator: Mixed, context: Tensor, given: Prepared, floor: float) -> None:
+        self.estimator, self.context, self.floor, self._given = estimator, context, floor, given
+        self._messages: Tensor | None = None
 
     def with_floor(self, share: float) -> MixedDensity:
         if not 0 <= share <= 1:
             raise ValueError(f"the share of the prior under each discrete value is from 0 to 1, got {share!r}")
-        return MixedDensity(self.estimator, self.context, float(share))
+        return MixedDensity(self.estimator, self.context, self._given, float(share))
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
@@ -313,9 +343,12 @@ class MixedDensity(Density, Marginals):
         if isinstance(bijection, MixedBijection):
             present = bijection.spots_present(codes)
         there = present.index_select(-1, spots)
-        for j in range(len(estimator.spots)):
+        z, looks = self._changed(z, there, generator)
+        skip = estimator.changes.numbers if estimator.changes is not None else []
+        for j in (j for j in range(len(estimator.spots)) if j not in skip):
             noise = torch.randn(rows, generator=generator, device=generator.device).to(like)
             u = estimator.chain.link(len(estimator.levels) + j, estimator.inputs(Parts(codes, z, there)), given.layers)
+            u = u + looks[j] if j in looks else u
             found = estimator.splines.push(noise[None], u[None], slice(j, j + 1))[0]
             z[:, j] = torch.where(there[:, j], found, 0.0)
         full = like.new_zeros(rows, bijection.size, dtype=torch.float64)
@@ -324,6 +357,19 @@ class MixedDensity(Density, Marginals):
         if isinstance(bijection, MixedBijection):
             full = full.index_copy(-1, bijection.discrete_in_z.to(like.device), codes.clamp_min(0).double())
         return bijection.inverse(full, estimator.prior.dtype).view(n, len(self.context), -1)
+
+    def _changed(self, z: Tensor, there: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[int, Tensor]]:
+        """z (row, M) with changes of a series drawn, and what the links of values between them see of it."""
+        changes, seen = self.estimator.changes, self._given.seen
+        if changes is None or seen is None:
+            return z, {}
+        if self._messages is None:
+            self._messages = changes.messages(seen)
+        at, spots = torch.tensor(changes.numbers, device=z.device), self.estimator.spots.to(z.device)
+        edges, drawn = changes.draw(there[:, at].sum(-1), seen, self._messages, generator)
+        mean, sd = (one[spots[at]].double() for one in (self.estimator.z_mean, self.estimator.z_sd))
+        z = z.index_copy(1, at, torch.where(there[:, at], (drawn - mean) / sd, 0.0).to(z.dtype))
+        return z, dict(zip(changes.values, changes.looks(edges, seen), strict=bool(changes.values)))
 
     def _centre(self) -> Tensor:
         """A row of theta that can be."""
