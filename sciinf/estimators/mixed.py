@@ -9,6 +9,9 @@ each product over what exists, which the discrete parameters say. Each factor is
 spline of the latter (`flows.heads`), and so is q in every dimension that theta may have. The loss is
 -E_{p(theta, x)} log q(z, d | s(x)), whose minimum over all q is the posterior.
 
+Where parameters are changes of a series (`Changes`), factors of how many there are and when are sums over all places of
+them instead (`_changes`), normalised as well, and links of what holds between them see what lies between.
+
 Discrete parameters stand first, whatever the prior's order, so that their probabilities need no integral: of all values
 of those before one they are sums (`log_probabilities`). Shapes: z (batch, D), s(x) (batch, F).
 
@@ -369,7 +372,8 @@ class MixedDensity(Density, Marginals):
         edges, drawn = changes.draw(there[:, at].sum(-1), seen, self._messages, generator)
         mean, sd = (one[spots[at]].double() for one in (self.estimator.z_mean, self.estimator.z_sd))
         z = z.index_copy(1, at, torch.where(there[:, at], (drawn - mean) / sd, 0.0).to(z.dtype))
-        return z, dict(zip(changes.values, changes.looks(edges, seen), strict=bool(changes.values)))
+        looks = changes.looks(edges, seen) if changes.values else z.new_zeros(0)
+        return z, dict(zip(changes.values, looks, strict=True))
 
     def _centre(self) -> Tensor:
         """A row of theta that can be."""

@@ -18,7 +18,7 @@ CELLS = torch.tensor([0.1, 0.3, 0.0, 0.2, 0.25, 0.15], dtype=torch.float64)
 def problem(rows: int = 2):
     generator = torch.Generator().manual_seed(4)
     items = 1.5 * torch.randn(rows, STEPS, LAWS, generator=generator, dtype=torch.float64)
-    return items, torch.tensor([0.2, 0.5, 0.3]).double().log(), segmentations.odds(CELLS, MOST)
+    return items, torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log(), segmentations.odds(CELLS, MOST)
 
 
 def every_way(items, log_weight, changes):
@@ -56,6 +56,18 @@ def test_loops_and_torch_have_the_same_gradients():
         slopes.append(torch.autograd.grad((found * torch.arange(1.0, 5.0)).sin().sum(), given))
     for loop, plain in zip(*slopes, strict=True):
         torch.testing.assert_close(loop, plain, atol=2e-5, rtol=1e-4)
+
+
+def test_members_of_an_ensemble_are_found_together():
+    items, log_weight, log_odds = problem(3)
+    items, weights = items.float(), torch.stack([log_weight, log_weight.flip(0)]).float()
+
+    def total(weight):
+        return segmentations.evidence(items, weight, log_odds).sum()
+
+    found = torch.func.vmap(torch.func.grad(total))(weights)
+    for k in range(2):
+        torch.testing.assert_close(found[k], torch.func.grad(total)(weights[k]))
 
 
 def test_series_that_one_law_makes_all_but_impossible_stay_finite():
