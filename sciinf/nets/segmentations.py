@@ -155,7 +155,7 @@ def _agrees(loops: ctypes.CDLL) -> bool:
     items, weight = 2 * wave(3, 6, 5).double(), wave(5).double()
     log_odds = odds(torch.tensor([0.1, 0.2, 0.1, 0.0, 0.3, 0.2, 0.1], device="cpu"), 2)
     given = [one.clone().requires_grad_() for one in (items, weight)]
-    right = by_torch(*given, log_odds)
+    right = by_torch(given[0], given[1], log_odds)
     slopes = torch.autograd.grad(right.sin().sum(), given)
     single = items.float(), weight.float(), log_odds
     found = _forward(loops, *single)
@@ -178,7 +178,8 @@ def _backward(loops: Any, gradient: Tensor, items: Tensor, log_weight: Tensor, l
     """Gradients of items and of log weights."""
     given, sizes = _ready(items, log_weight, log_odds)
     made = torch.empty_like(given[0]), torch.empty_like(given[2])
-    places = [one.data_ptr() for one in (*given, gradient.contiguous(), *made)]
+    kept = (*given, gradient.contiguous(), *made)  # held until the loop has read them
+    places = [one.data_ptr() for one in kept]
     side_by_side(loops.segments_backward, [(*places, *sizes)])
     return made[0], (made[1] * given[2]).to(log_weight)
 

@@ -84,6 +84,11 @@ def test_a_change_is_where_the_data_change_before_any_training():
     assert ((one > 3) & (one <= 4)).double().mean() > 0.8
 
 
+def test_how_many_changes_there_are_follows_from_the_data_before_any_training():
+    changed, even = density().log_probabilities("n").exp()
+    assert changed[0] < 0.1 * even[0]
+
+
 def test_links_of_values_see_their_own_segment_alone():
     estimator, y = made(), torch.tensor([[0.0, 1, 0, 6, 7, 5]])
     theta = torch.tensor([[0.0, 0.0, 1.0, 3.5, torch.nan, 0.4, 6.0, torch.nan]])
