@@ -17,9 +17,9 @@ from reporting import SIMULATORS, check, clock
 
 from sciinf import Mixed, build_posterior, load_simulator, simulate, train
 from sciinf.core.simulator import load_module
-from sciinf.summaries import Segments
+from sciinf.summaries import MLP
 
-RECORDS, SIMULATIONS = 300, 320_000
+RECORDS, SIMULATIONS = 300, 480_000
 
 
 def coal(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -28,13 +28,14 @@ def coal(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
     exact = sys.modules[type(simulator).__module__]
     wide = 4.0 if options.quick else 1.0
     store = simulate(simulator, out / "store", 20_000 if options.quick else SIMULATIONS, seed=options.seed)
-    estimator = Mixed(simulator.prior, simulator.observables, summary=Segments(), seed=options.seed)
-    recipe = load_module(SIMULATORS.parent / "pipelines" / "coal_mines.py").RECIPE
+    pipeline = load_module(SIMULATORS.parent / "pipelines" / "coal_mines.py")
+    known: Any = {"summary": MLP(), "changes": pipeline.CHANGES, "seed": options.seed}
+    estimator = Mixed(simulator.prior, simulator.observables, **known)
     started = clock("cpu")
-    fit: Any = train(estimator, store, out / "fit", recipe=recipe, seed=options.seed)
+    fit: Any = train(estimator, store, out / "fit", recipe=pipeline.RECIPE, seed=options.seed)
     spent = clock("cpu") - started
 
-    generator = torch.Generator().manual_seed(options.seed + 77)
+    generator = torch.Generator().manual_seed(options.seed + 1_000_003)
     records = simulator(simulator.prior.sample(RECORDS, generator=generator), generator=generator)
     truth = exact.log_evidence(records["disasters"]).softmax(-1)
     said = fit.estimator.condition(records).log_probabilities("k").double().exp()

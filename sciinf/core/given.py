@@ -24,12 +24,14 @@ from sciinf.core.joint_laws import Ordered
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import told
+from sciinf.core.verdicts import CHECK_LEVELS, Check
 
 
 def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
     """See `Draws.given`."""
     if not values:
         return draws
+    values = {**_meant(draws, values), **values}
     codes = _codes(draws, values)
     chosen = torch.ones(len(draws), dtype=torch.bool)
     for name, value in codes.items():
@@ -60,6 +62,20 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
         labels={name: label for name, label in draws.labels.items() if name in names},
         categories=without_exact({name: one for name, one in draws.categories.items() if name in names}),
     )
+
+
+def _meant(draws: Draws, values: Mapping[str, Any]) -> dict[str, str]:
+    """Values of further discrete parameters that go with some: those without which the given ones never exist."""
+    found: dict[str, str] = {}
+    for name in _codes(draws, values):
+        there = ~draws.theta[:, draws.names.index(name)].isnan()
+        if bool(there.all()) or not bool(there.any()):
+            continue
+        for other, one in draws.categories.items():
+            held = draws.theta[there, draws.names.index(other)].unique()
+            if other not in values and len(held) == 1 and bool(held.isfinite().all()):
+                found[other] = one.label(float(held[0]))
+    return found
 
 
 def most_probable(draws: Draws) -> dict[str, str]:
@@ -163,6 +179,7 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
     if not values:
         return answer
     draws, before = answer.draws.given(**values), answer.draws
+    values = {**_meant(before, values), **values}
     level = next(iter(answer.parameters.values())).level
     share = share_of(before, values)
     words = f"given {said_given(values)}, which has probability {share}"
@@ -180,10 +197,23 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
         predictive=predictive if kept.any() else {},
         predicted_from=of[kept][:, columns] if known and kept.any() else np.zeros((0, 0)),
         amortised={},
+        checks=(_not_of_it(answer, draws, values),),
         scope="; ".join(part for part in (answer.scope, words) if part),
         region=None,
         prior=None if answer.prior is None else prior_given(answer.prior, values),
     )
+
+
+def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Check:
+    """That the whole answer was checked, and not what is given; how many draws it rests on, and what the whole has."""
+    levels = [check.level for check in answer.checks]
+    level = next((worst for worst in ("alarm", "caution") if worst in levels), "unknown")
+    found = [f"{check.name} ({CHECK_LEVELS[check.level]})" for check in answer.checks if check.level == level]
+    words = (
+        f"these numbers rest on an effective size of {draws.ess:,.0f} draws with {said_given(values)}. Calibration and "
+        "checks are of the whole answer, and intervals are as drawn, without what calibration would correct"
+    )
+    return Check("given", level, words + (f"; the whole answer has {', '.join(found)}" if level != "unknown" else ""))
 
 
 def _codes(draws: Draws, values: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as td
@@ -113,7 +114,7 @@ class Choice(Levels):
         0.3
     """
 
-    def __init__(self, *labels: str, **probabilities: float) -> None:
+    def __init__(self, /, *labels: str, **probabilities: float) -> None:
         for label in labels:
             if not isinstance(label, str):
                 raise TypeError(
@@ -196,8 +197,9 @@ class Counts(Levels):
         self._table(values, log_probs, tuple(str(value) for value in range(low, high + 1)))
 
     def code(self, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"{value!r} is no number of {self!r}; give an int")
+        value = int(value)
         if not self.low <= value <= self.high:
             raise ValueError(f"{value} is none of the numbers {self.low} to {self.high}")
         return value - self.low

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.observation_axes import axes_of, in_order, told_along
+from sciinf.core.observation_axes import axes_of, in_order, told_along, unsaid
 from sciinf.core.observation_columns import Column, Wanted
 from sciinf.core.observation_files import open_columns, values_of
 from sciinf.core.observation_missing import check_present, no_numbers
@@ -129,7 +129,8 @@ def read_observation(
     lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
     lines += filter(None, along.values())
     if beside := [name for name in dict.fromkeys(names) if name not in used and not along.get(name)]:
-        lines.append(f"not used: {', '.join(beside[:8])}" + (f" and {len(beside) - 8} more" if len(beside) > 8 else ""))
+        more = f" and {len(beside) - 8} more" if len(beside) > 8 else ""
+        lines.append(f"not used: {', '.join(beside[:8])}{more}{unsaid(axes, along)}")
     return Observation(values, lines)
 
 

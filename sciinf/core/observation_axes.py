@@ -6,7 +6,7 @@ same of each row as the simulator does: data at other times, or in another order
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,12 @@ def told_along(axis: str, specs: Sequence[Observable], path: Path, column: Colum
     if wrong:
         raise ValueError(f"{path}: {wrong}")
     return ""
+
+
+def unsaid(axes: Iterable[str], along: Mapping[str, str]) -> str:
+    """That no column was named like an axis, so that rows were taken in the order of the file; "" where one was."""
+    names = ", ".join(map(repr, axes))
+    return f" (rows are taken in their order: no column is named {names}, to compare)" if names and not along else ""
 
 
 def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:

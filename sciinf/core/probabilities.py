@@ -223,7 +223,7 @@ def told(p: float, error: float) -> str:
         return f"< {_two(error)}"
     if p >= 1 and error > 0:
         return f"> {_near_one(error)}"
-    if not error > 0:
+    if not error > 0 or max(p, error) < _SURE:
         return _bare(p)
     return f"{p:.{_places(error)}f} +- {_two(error)}"
 

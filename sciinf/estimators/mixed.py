@@ -45,7 +45,7 @@ from sciinf.flows.heads import Logits, Splines
 from sciinf.nets.chain import Chain
 from sciinf.summaries.summary import Summary
 
-_MOST = 4_096  # combinations of discrete values that probabilities are added up over
+_MOST = 256  # combinations of discrete values that probabilities are added up over
 _AT_ONCE = 16_384  # of these, with an observation each
 
 
@@ -83,6 +83,10 @@ class Prepared(NamedTuple):
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
         return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside], self.seen)
+
+    def of(self, rows: slice) -> Prepared:
+        """Of some observations, what discrete parameters are told by."""
+        return Prepared(self.layers[:, :, rows], [one[rows] for one in self.beside])
 
 
 class Mixed(Embedded):
@@ -276,7 +280,7 @@ class MixedDensity(Density, Marginals):
         """log P of each value, exact: a sum over all values of the discrete parameters before it.
 
         Raises:
-            ValueError: If there is no discrete parameter of that name, or more than 4,096 combinations of values stand
+            ValueError: If there is no discrete parameter of that name, or more than 256 combinations of values stand
                 before it.
         """
         estimator = self.estimator
@@ -291,14 +295,15 @@ class MixedDensity(Density, Marginals):
                 "put it further to the front of the prior, or count draws"
             )
         size, rows = max(1, _AT_ONCE // max(1, math.prod(sizes))), len(self.context)
-        found = [self._summed(which, self.context[k : k + size]) for k in range(0, rows, size)]
+        found = [self._summed(which, slice(k, k + size)) for k in range(0, rows, size)]
         return torch.cat([self.context.new_empty(0, len(estimator.levels[which].values)), *found])
 
-    def _summed(self, which: int, context: Tensor) -> Tensor:
+    def _summed(self, which: int, rows: slice) -> Tensor:
         """log P of each value, (batch, K): over all values of the discrete parameters before it, side by side."""
-        some, rows = MixedDensity(self.estimator, context, self.floor), len(context)
+        context = self.context[rows]
+        some = MixedDensity(self.estimator, context, self._given.of(rows), self.floor)
         codes = torch.full((1, len(self.estimator.levels)), -1, device=context.device)
-        log_q = context.new_zeros(1, rows)
+        log_q = context.new_zeros(1, len(context))
         for k in range(which):
             there = self._exists(codes, k)
             own, log_p = codes[there], some._of_next(k, codes[there])

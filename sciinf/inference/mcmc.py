@@ -239,6 +239,7 @@ class PriorInZ:
         for (law, mine), (_, value), transform in pairs:
             if transform is None:
                 part = -0.5 * (mine.square() + math.log(2 * math.pi))
+                part = part.sum(-1) if law.event_shape else part
             else:
                 jacobian = transform.log_abs_det_jacobian(mine, value)
                 part = law.log_prob(value) + (jacobian.sum(-1) if jacobian.ndim > total.ndim else jacobian)

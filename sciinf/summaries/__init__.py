@@ -9,7 +9,6 @@ from sciinf.lazy import offered
 if TYPE_CHECKING:
     from sciinf.summaries.exchangeable import DeepSet
     from sciinf.summaries.image import CNN
-    from sciinf.summaries.segments import Segments
     from sciinf.summaries.series import Conv1d, Transformer
     from sciinf.summaries.vector import MLP
 
@@ -18,7 +17,6 @@ __all__ = [
     "MLP",
     "Conv1d",
     "DeepSet",
-    "Segments",
     "Transformer",
 ]
 
@@ -27,7 +25,6 @@ _MODULES = {
     "Conv1d": "series",
     "DeepSet": "exchangeable",
     "MLP": "vector",
-    "Segments": "segments",
     "Transformer": "series",
 }
 

@@ -64,6 +64,11 @@ def models(
                 f"the model {label!r} has a parameter {parameter!r}, as the one that says which model it is; give that "
                 "another name: models(..., parameter='which')"
             )
+        if simulator.derived:
+            raise ValueError(
+                f"the model {label!r} has derived quantities, which are of its own parameters alone: leave them out, "
+                "and give the simulator of all models its own"
+            )
     _check_observables(simulators)
     if probabilities is not None and set(probabilities) != set(simulators):
         raise ValueError(f"probabilities are given for {sorted(probabilities)}, the models are {list(simulators)}")
@@ -87,6 +92,12 @@ class SeveralModels(Simulator):
         self.columns = {
             label: torch.tensor([self.prior.names.index(n) for n in names], dtype=torch.long)
             for label, names in called.items()
+        }
+        self.labels = {
+            name: s.labels[before]
+            for label, s in simulators.items()
+            for before, name in zip(s.prior.names, called[label], strict=True)
+            if before in s.labels
         }
         own = [s.source for s in simulators.values() if s.source is not None]
         self.files = tuple(dict.fromkeys([*own, *(Path(f) for s in simulators.values() for f in s.files)]))

@@ -12,7 +12,6 @@ from sciinf.core.component import from_json, to_json
 from sciinf.summaries.choice import choose
 from sciinf.summaries.exchangeable import DeepSet
 from sciinf.summaries.image import CNN
-from sciinf.summaries.segments import Segments
 from sciinf.summaries.series import Conv1d, Transformer
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.vector import MLP
@@ -25,8 +24,6 @@ CASES = [
     (Conv1d(), SERIES),
     (Conv1d(features=5, channels=8, kernel=3, layers=1), Observable((3, 25), dims=("channel", "time"))),
     (Conv1d(), Observable((3,), dims=("time",))),
-    (Segments(changes=2, cells=9, features=6), SERIES),
-    (Segments(), Observable((3,), dims=("time",))),
     (Transformer(), SERIES),
     (Transformer(features=6, width=8, heads=2, layers=1), Observable((12,))),
     (DeepSet(), Observable((30, 3), dims=("item", "feature"))),

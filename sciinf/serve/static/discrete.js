@@ -22,7 +22,7 @@ export function told(p, error) {
   if (p === null || !Number.isFinite(p)) return "–";
   if (p <= 0 && error > 0) return `< ${two(error)}`;
   if (p >= 1 && error > 0) return `> ${nearOne(error)}`;
-  if (!(error > 0)) return bare(p);
+  if (!(error > 0) || Math.max(p, error) < SURE) return bare(p);
   return `${few(p, error)} ± ${two(error)}`;
 }
 

@@ -4,17 +4,21 @@ import { el, get, models } from "./service.js";
 
 const PAUSE = 150, KEPT = 400, STEPS = 200;
 
+/** What was chosen last, of which answer: the page is drawn anew when its checks arrive. */
+const last = { of: "", chosen: [] };
+
 /** Sliders of the parameters, and choices of discrete ones; what does not exist with these is set aside.
  * @param lay draws data, {observable: values}, or takes them away, null. */
 export function whatIf(box, model, answer, lay) {
   const logs = model.parameters.map(({ prior: { low, high } }) => low > 0 && high / low > 20), kept = [];
   const begin = ({ values, probability, median }, { low, high }) =>
     (probability ? values[probability.indexOf(Math.max(...probability))] : median ?? (low + high) / 2);
+  const key = `${model.name}/${answer.json.name}`;
   const start = model.parameters.map(({ name, prior }) => begin(answer.json.parameters[name], prior));
   const at = (name) => model.parameters.findIndex((one) => one.name === name);
   const holds = ([name, labels]) => there(at(name)) && labels.includes(chosen[at(name)]);
   const there = (k) => Object.entries(model.parameters[k].prior.exists || {}).every(holds);
-  const said = el("p", { class: "caption", role: "status" }, "Move a slider: the curve is one simulation, with its noise."), chosen = [...start];
+  const said = el("p", { class: "caption", role: "status" }, "Move a slider: the curve is one simulation, with its noise."), chosen = last.of === key ? last.chosen : [...start];
   let timer = 0, running = null;
 
   const ends = model.parameters.map(({ prior: { low, high } }) => [low, high]), map = (k) => (logs[k] ? Math.log : (v) => v);
@@ -70,6 +74,9 @@ export function whatIf(box, model, answer, lay) {
   } }, "Back to the medians");
   const gone = () => { clearTimeout(timer); running?.abort(); lay(null); said.textContent = ""; };
   const away = el("button", { type: "button", onclick: gone }, "Take the curve away");
-  rows.forEach((one) => one.show());
+  rows.forEach(({ set, show }) => { set(); show(); });
+  const moved_before = last.of === key && chosen.some((v, k) => v !== start[k]);
+  Object.assign(last, { of: key, chosen });
+  if (moved_before) moved();
   box.replaceChildren(...rows.map((one) => one.row), el("p", {}, back, " ", away), said);
 }
