@@ -260,3 +260,12 @@ def test_a_figure_of_a_thousand_values_stays_legible() -> None:
     figure = made(draws).figure("probabilities")
     assert len(figure.axes[0].patches) == 16
     assert "284 others are not drawn" in figure.axes[0].get_xlabel()
+
+
+def test_what_is_given_says_that_it_was_not_checked(answer: Answer) -> None:
+    plain = answer.given(model="wave")
+    (check,) = plain.checks
+    assert check.name == "given"
+    assert check.level != "good"
+    assert "checks are of the whole answer" in check.verdict
+    assert f"size of {plain.draws.ess:,.0f} draws" in check.verdict
