@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -206,8 +206,10 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
 
 def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Check:
     """That the whole answer was checked, and not what is given; how many draws it rests on, and what the whole has."""
-    levels = [check.level for check in answer.checks]
-    level = next((worst for worst in ("alarm", "caution") if worst in levels), "unknown")
+    levels = {check.level for check in answer.checks}
+    level: Literal["alarm", "caution", "unknown"] = (
+        "alarm" if "alarm" in levels else "caution" if "caution" in levels else "unknown"
+    )
     found = [f"{check.name} ({CHECK_LEVELS[check.level]})" for check in answer.checks if check.level == level]
     words = (
         f"these numbers rest on an effective size of {draws.ess:,.0f} draws with {said_given(values)}. Calibration and "

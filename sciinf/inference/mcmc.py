@@ -46,6 +46,7 @@ from sciinf.core.component import to_json
 from sciinf.core.doubts import doubt
 from sciinf.core.existence import check_continuous
 from sciinf.core.fit import failed_of, trained_on
+from sciinf.core.given import plain_bijection
 from sciinf.flows.conditional import log_normal
 from sciinf.inference.learned import Learned, generator_on
 from sciinf.samplers.chains import Chains, Sampler
@@ -214,7 +215,8 @@ class MCMC(Learned):
         """R-hat, effective sample size, observation and parameter where they cannot be relied on, worst first."""
         r_hat, ess = chains.r_hat().cpu(), chains.ess().cpu()
         bad = ~(r_hat <= _R_HAT) | ~(ess >= _ESS)
-        names = self.prior.names
+        spots = zip(self.prior.bijection.places, self.prior.bijection.spots, strict=True)
+        names = [self.prior.names[at.start + k] for at, spot in spots for k in range(spot.stop - spot.start)]
         found = [(float(r_hat[i, d]), float(ess[i, d]), first + i, names[d]) for i, d in bad.nonzero().tolist()]
         return sorted(found, key=lambda fault: -fault[0] if math.isfinite(fault[0]) else -math.inf)
 
@@ -227,7 +229,7 @@ class PriorInZ:
     """
 
     def __init__(self, prior: Prior) -> None:
-        self.bijection = prior.bijection
+        self.bijection = plain_bijection(prior, "what chains walk in")
 
     def log_prob(self, z: Float[Tensor, "*n theta"], theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
         """At z, of which theta is what the prior's bijection makes."""
