@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -71,7 +73,9 @@ def test_a_simulator_that_changes_later_is_not_used(line: Path) -> None:
     with serving([source]) as client:
         client.get("/models")
         assert client.post("/models/run/answer", json={"observation": "seen", "draws": 50}).status_code == 200
+        assert client.post("/models/run/simulate", json=theta).status_code == 200
         file.write_text(file.read_text().replace("rng.normal(size=5)", "9 * rng.normal(size=5)"))
+        os.kill(client.get("/health").json()["lanes"]["whole"]["pid"], signal.SIGKILL)  # the next one reads the file
         checked = client.post("/models/run/answer", json={"observation": "seen", "draws": 50, "checks": True})
         assert (checked.status_code, "has changed since" in checked.json()["error"]) == (409, True)
         made = client.post("/models/run/simulate", json=theta)

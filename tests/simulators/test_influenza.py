@@ -28,7 +28,7 @@ def simulator():
 
 @pytest.fixture(scope="module")
 def module(simulator):
-    return next(m for m in sys.modules.values() if getattr(m, "simulator", None) is simulator)
+    return next(m for m in list(sys.modules.values()) if getattr(m, "simulator", None) is simulator)
 
 
 @pytest.fixture(scope="module")
