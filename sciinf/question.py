@@ -154,7 +154,7 @@ class Question:
         checks = (*doubts, *left_out(drawn, found), *check_members(posterior, self.x, wanted.seed))
         checks += self.judge.checks(shown, wanted.failures, wanted.level)
         checks += check_listed(posterior.prior, looked.trust.p_value, unexplained)
-        checks += check_compared(raw, self.x, plain, found) if plain else ()
+        checks += check_compared(plain, found) if plain else ()
         return Answer(
             parameters=estimates(shown, wanted.level, corrected),
             draws=shown,

@@ -179,8 +179,9 @@ class Prior:
             if not isinstance(law, Levels):
                 needed = precision_for(names[place], self.units[place], law)
                 self.dtype = torch.promote_types(self.dtype, needed)
-        existence.conditions(names, {names[place.start]: law for law, place in zip(laws, places, strict=True)})
         self.mixed = any(isinstance(law, Levels) for law in laws)
+        if not self.mixed:  # what depends on something that is not discrete is refused
+            existence.conditions(names, {names[place.start]: law for law, place in zip(laws, places, strict=True)})
         self.bijection = (
             MixedBijection(names, laws, existence, self.dtype) if self.mixed else Bijection(laws, self.dtype)
         )

@@ -166,8 +166,8 @@ class Reweighted(Posterior):
                 alarm=False,
                 stacklevel=3,
             )
-        if k > 0.7:
-            doubt(f"Pareto k = {k:.2f} > 0.7: the importance weights cannot be relied on", alarm=True, stacklevel=3)
+        if k > _K:
+            doubt(f"Pareto k = {k:.2f} > {_K}: the importance weights cannot be relied on", alarm=True, stacklevel=3)
         names, units = self.prior.names, self.prior.units
         evidence = float(shift) + math.log(mean)
         categories = categories_of(self.prior)

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 import torch
@@ -64,9 +63,8 @@ def values_of(posterior: Posterior, x: X, draws: Float[Tensor, "draws batch thet
     prior, found = posterior.prior, dict[str, Tensor]()
     for name, law in prior.discrete().items():
         found[VALUES + name] = _places(law, draws[..., prior.names.index(name)]).short()
-        with suppress(ValueError):  # too many values before it to be added up
-            exact = exact_probabilities(posterior, x, name)
-            found |= {} if exact is None else {EXACT + name: exact}
+        exact = exact_probabilities(posterior, x, name)
+        found |= {} if exact is None else {EXACT + name: exact}
     return found
 
 
