@@ -193,6 +193,7 @@ def test_a_report_has_bars_exists_and_a_corner_that_says_what_it_is_of(run: Path
     assert re.search(r"time_2 0\.\d\d ", page)
     assert "Numbers of time_1, time_2 are of the draws in which there is one" in page
     assert "Log Bayes factor of 1 against 0" in page
+    assert "Bayes factors are of the network alone" in page
     assert not re.search(r"\bnan\b", page.lower())
     assert "NaN" not in html
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])

@@ -33,6 +33,8 @@ _FEW = 4  # values of which Bayes factors are told
 _MOST = 8  # values that are told by themselves
 _SURE = 1e-6
 _LISTED = "among the listed"
+ALONE = "Bayes factors are of the network alone: calibration checks them on average, and no likelihood corrects them"
+"""What is to be said of them where draws have no weights."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from sciinf.core.estimates import probabilities
-from sciinf.core.probabilities import Probabilities, exists_words, told
+from sciinf.core.probabilities import ALONE, Probabilities, exists_words, told
 from sciinf.figures.bars import shown_values
 from sciinf.figures.page import paragraph, table
 from sciinf.figures.run_folder import Run
@@ -16,7 +16,9 @@ _TICK = "stroke:var(--ink);stroke-width:2"
 def probabilities_part(run: Run) -> str:
     """A table for each discrete parameter, and what its values mean; "" where there is none."""
     before = probabilities(run.answer.get("amortised") or {})
-    return "".join(_one(name, found, before.get(name)) for name, found in run.probabilities.items())
+    parts = [_one(name, found, before.get(name)) for name, found in run.probabilities.items()]
+    alone = run.answer.get("log_evidence") is None and any(found.factors() for found in run.probabilities.values())
+    return "".join([*parts, paragraph(f"{ALONE}.") if alone else ""])
 
 
 def _one(name: str, found: Probabilities, before: Probabilities | None) -> str:

@@ -312,6 +312,12 @@ def test_a_table_has_probabilities_first_and_whether_each_exists():
     assert html.index("among the listed models") < html.index("sigma")
 
 
+def test_bayes_factors_of_a_network_alone_are_told_apart_from_those_of_weights():
+    assert "Bayes factors are of the network alone" in answer_of(by_hand()).table()
+    assert "of the network alone" not in answer_of(replace(drawn(Burst.prior), log_evidence=1.0)).table()
+    assert "of the network alone" not in answer_of(drawn(Prior(k=Counts(0, 9)))).table()  # too many to tell factors of
+
+
 def test_an_answer_of_discrete_parameters_alone_has_no_table():
     table = answer_of(drawn(Prior(k=Counts(0, 2)))).table()
     assert "parameter" not in table.splitlines()[0]

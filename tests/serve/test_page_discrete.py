@@ -153,7 +153,11 @@ def test_the_page_shows_bars_numbers_and_one_model_s_pairs(visit: Any, runs: Pat
     steps = {row[0]: row[1] for row in rows(shown, "#tables .scroll:nth-child(2)")}
     found = answer.parameters["steps"]
     assert steps == {v: told(p, e) for v, p, e in zip(found.values, found.probability, found.error, strict=True)}
-    assert "among the listed models" in tables.nth(0).inner_text()
+    models, words = answer.parameters["model"], tables.nth(0).inner_text()
+    assert "among the listed models" in words
+    assert "log Bayes factor of wave against decay" in words
+    assert "of the network alone: no likelihood corrects it" in words
+    assert f"{models.log_bayes_factor('wave', 'decay')[0]:.1f}" in words
     numbers = {row[0].split()[0]: row[1:] for row in rows(shown, "#tables .scroll:nth-child(3)")}
     assert list(numbers) == ["height", "period", "time_1", "time_2", "waves"]
     assert numbers["height"][0] == "1"
@@ -179,12 +183,17 @@ def test_a_level_is_of_the_draws_in_which_it_exists(visit: Any, runs: Path) -> N
 
 
 def test_two_answers_of_different_models_lie_over_each_other(visit: Any) -> None:
+    """The second is asked at the level of the first, wherever the slider is: their verdicts are of one level."""
     shown = visit()
     shown.wait_for_selector("#drop", state="visible")
     drop(shown, "wave.csv", text(WAVE))
     answered(shown)
-    drop(shown, "decay.csv", text(DECAY))
+    set_level(shown, 60)
+    with shown.expect_response(lambda one: one.url.endswith("/answer")) as asked:
+        drop(shown, "decay.csv", text(DECAY))
     answered(shown, 2)
+    assert "60%" in shown.locator("#tables").inner_text()
+    assert {one["level"] for one in asked.value.json()["parameters"].values()} == {0.9}
     words = shown.locator("main").inner_text()
     assert "Drawn of wave: where model = wave" in words
     assert "Drawn of decay: where model = decay" in words

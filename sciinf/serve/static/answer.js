@@ -109,7 +109,7 @@ export function comparison([first, second], parameters) {
 }
 
 const moved = (one) => one?.corrected && one.corrected.moved > one.corrected.chance;
-const asked = (answer) => Object.values(answer.json.parameters)[0].level;
+export const asked = (answer) => Object.values(answer.json.parameters)[0].level;
 
 /** What fresh simulations say of the intervals, and which level the words are about. */
 export function notes(answers, parameters, level, again) {

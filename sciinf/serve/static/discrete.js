@@ -2,7 +2,7 @@
 // is not impossible, and is told as less than one draw's part.
 import { el, framed, svg } from "./service.js";
 
-const MOST = 16, SURE = 1e-6; // values that have a row; see `bare`
+const MOST = 16, FEW = 4, SURE = 1e-6; // values that have a row; of which Bayes factors are told; see `bare`
 
 export const isDiscrete = (one) => Array.isArray(one?.probability);
 
@@ -40,6 +40,18 @@ function bar(p, prior, k) {
   return svg("svg", look, ...parts.map(([kind, d]) => svg("path", { class: kind, d })));
 }
 
+/** Logarithms of Bayes factors of the most probable value against the others, where they are few; by the library's rule. */
+function factors({ values, probability, error, prior }) {
+  if (values.length > FEW || !probability.every((one) => Number.isFinite(one))) return [];
+  const [best, ...others] = [...probability.keys()].sort((a, b) => probability[b] - probability[a]);
+  const log = (k) => Math.log(probability[k] || error[k] || 1e-300) - Math.log(prior[k]);
+  return others.map((k) => {
+    const size = log(best) - log(k), off = probability[k] > 0 ? error[best] / probability[best] + error[k] / probability[k] : Infinity;
+    const shown = off === Infinity ? `above ${size.toFixed(1)}` : off > 0 ? `${few(size, off)} ± ${two(off)}` : size.toFixed(2);
+    return `log Bayes factor of ${values[best]} against ${values[k]}: ${shown}`;
+  });
+}
+
 /** A table for each discrete parameter: its values with their probabilities, of each answer. */
 export function probabilities(answers, parameters) {
   return parameters.map(({ name, label }) => {
@@ -51,10 +63,15 @@ export function probabilities(answers, parameters) {
       return el("tr", {}, head, words, el("td", { class: "within" }, bar(one.probability[at] || 0, one.prior[at], k)));
     }));
     const rest = found[0].values.length - places.length, exists = found.map((one) => one.exists).filter((one) => one < 1);
-    const caption = [`Probability of each value of ${label} ${among(name, found[0])}; no others were thought of. The tick is the prior's.`];
+    const caption = [`Probability of each value of ${label} ${among(name, found[0])}. The tick is the prior's.`];
     if (rest) caption.push(`${rest} less probable ones are not shown.`);
     const there = exists.map((one) => told(one, 0)).join(" and ");
     if (there) caption.push(`It exists with probability ${there}; these are of the draws in which it does.`);
+    answers.forEach(({ json }, k) => {
+      const said = factors(found[k]), of = answers.length > 1 ? `${json.name}: ` : "";
+      const alone = said.length && json.log_evidence === null ? " (of the network alone: no likelihood corrects it)" : "";
+      if (said.length) caption.push(`${of}${said.join("; ")}${alone}.`);
+    });
     const head = [label, "probability", "with the prior"].map((one, k) => el("th", { scope: "col", class: k ? "n" : undefined }, one));
     return framed(`Probabilities of ${label}`, head, rows, caption.join(" "));
   });

@@ -1,5 +1,5 @@
 // What is asked, and what is shown of the answers. A second answer lies over the first; an error leaves both as they are.
-import { cards, comparison, correlations, endsAt, meaning, notes, numbers, printed, priors, simulated, verdict } from "./answer.js";
+import { asked, cards, comparison, correlations, endsAt, meaning, notes, numbers, printed, priors, simulated, verdict } from "./answer.js";
 import { corner } from "./corner.js";
 import { COLOURS, curves, marginal } from "./curves.js";
 import { isDiscrete, probabilities, saidGiven } from "./discrete.js";
@@ -99,7 +99,9 @@ async function check(found) {
   }
 }
 
-const fromFiles = (files) => ask({ files: [...files], level: state.level }, `Reading ${[...files].map((one) => one.name).join(", ")} …`);
+const level = () => (state.answers.length ? asked(state.answers[0]) : state.level); // of all answers the same, wherever the slider is
+
+const fromFiles = (files) => ask({ files: [...files], level: level() }, `Reading ${[...files].map((one) => one.name).join(", ")} …`);
 
 const again = (answer) => ask({ ...answer.request, level: state.level }, `Asking again about ${answer.json.name} …`, answer);
 
@@ -315,7 +317,7 @@ function describe() {
     "or one together where none holds a whole one.";
   $("wanted").textContent = `It reads ${seen.join("; ")}. ${kinds}`;
   $("own").hidden = !model.observations.length;
-  const own = (name) => ask({ json: { observation: name }, level: state.level }, `Asking about ${name} …`);
+  const own = (name) => ask({ json: { observation: name }, level: level() }, `Asking about ${name} …`);
   const buttons = model.observations.slice(0, 12).flatMap((name) => [el("button", { type: "button", onclick: () => own(name) }, name), " "]);
   $("observations").replaceChildren(...buttons);
 }
