@@ -310,12 +310,8 @@ def test_a_table_has_probabilities_first_and_whether_each_exists():
     assert any("numbers of sigma are of the draws in which there is one" in line for line in lines)
     html = answer_of(by_hand())._repr_html_()
     assert html.index("among the listed models") < html.index("sigma")
-
-
-def test_bayes_factors_of_a_network_alone_are_told_apart_from_those_of_weights():
-    assert "Bayes factors are of the network alone" in answer_of(by_hand()).table()
+    assert "Bayes factors are of the network alone" in html
     assert "of the network alone" not in answer_of(replace(drawn(Burst.prior), log_evidence=1.0)).table()
-    assert "of the network alone" not in answer_of(drawn(Prior(k=Counts(0, 9)))).table()  # too many to tell factors of
 
 
 def test_an_answer_of_discrete_parameters_alone_has_no_table():
