@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sciinf.summaries.exchangeable import DeepSet
     from sciinf.summaries.image import CNN
     from sciinf.summaries.series import Conv1d, Transformer
+    from sciinf.summaries.spectrum import Spectrum
     from sciinf.summaries.vector import MLP
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MLP",
     "Conv1d",
     "DeepSet",
+    "Spectrum",
     "Transformer",
 ]
 
@@ -25,6 +27,7 @@ _MODULES = {
     "Conv1d": "series",
     "DeepSet": "exchangeable",
     "MLP": "vector",
+    "Spectrum": "spectrum",
     "Transformer": "series",
 }
 

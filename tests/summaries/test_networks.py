@@ -13,6 +13,7 @@ from sciinf.summaries.choice import choose
 from sciinf.summaries.exchangeable import DeepSet
 from sciinf.summaries.image import CNN
 from sciinf.summaries.series import Conv1d, Transformer
+from sciinf.summaries.spectrum import Spectrum
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.vector import MLP
 
@@ -32,6 +33,9 @@ CASES = [
     (CNN(), Observable((17, 30), dims=("y", "x"))),
     (CNN(features=4, channels=(8,)), Observable((3, 16, 16))),
     (CNN(), Observable((9, 8, 2), dims=("row", "column", "channel"))),
+    (Spectrum(), Observable((60,), dims=("energy",))),
+    (Spectrum(features=5, channels=4, kernel=3, hidden=8), Observable((300, 2), dims=("wavelength", "order"))),
+    (Spectrum(axis="energy"), Observable((2, 15), dims=("detector", "energy"))),
 ]
 IDS = [f"{type(s).__name__}-{'x'.join(map(str, o.shape)) or 'number'}" for s, o in CASES]
 each_case = pytest.mark.parametrize(("summary", "spec"), CASES, ids=IDS)
@@ -138,10 +142,51 @@ def test_padding_a_series_changes_nothing(summary):
         torch.testing.assert_close(large(padded, padded_mask), small(x, mask), atol=1e-5, rtol=1e-4)
 
 
+def with_lines(*channels):
+    """Spectra (1, 60) of a line at each channel."""
+    x = torch.zeros(1, 60)
+    for channel in channels:
+        x[0, channel - 1 : channel + 2] += torch.tensor([1.0, 2.0, 1.0])
+    return x
+
+
+def test_a_line_counts_wherever_it_stands():
+    # the last 64 columns of the perceptron are mean and maximum over channels; the others say where
+    network = build(Spectrum(), Observable((60,), dims=("energy",)), False)
+    whole = build(Spectrum(), Observable((60,), dims=("energy",)), False)
+    with torch.no_grad():
+        network.head[0].weight[:, :-64] = 0.0
+        torch.testing.assert_close(network(with_lines(20)), network(with_lines(33)))
+        assert not torch.allclose(network(with_lines(20)), network(with_lines(20, 40)), atol=1e-4)
+        assert not torch.allclose(whole(with_lines(20)), whole(with_lines(33)), atol=1e-4)  # it knows where, too
+        network.head[0].weight[:, -64:] = 0.0  # the fault: nothing is pooled, and no line counts
+        assert torch.equal(network(with_lines(20)), network(with_lines(20, 40)))
+
+
+def test_each_channel_is_told_of_the_whole_spectrum():
+    network = build(Spectrum(), Observable((60,), dims=("energy",)), False)
+    with torch.no_grad():
+        network.head[0].weight.view(128, -1)[:, :60] = 0.0
+        network.head[0].weight[:, -64:] = 0.0
+        where = network.head[0].weight[:, 60:-64].view(128, 16, 20)
+        where[..., :5] = 0.0
+        where[..., 6:] = 0.0  # what is left is the place of channels 15 to 17, whose convolutions reach 8 channels
+
+    def far():
+        x = with_lines(16).requires_grad_()
+        network(x).sum().backward()
+        return float(x.grad[0, 40:].abs().max())
+
+    assert far() > 1e-6
+    with torch.no_grad():
+        network.whole.weight.zero_()  # the fault
+    assert far() == 0.0
+
+
 def test_axes_may_come_in_any_order():
     first, last = Observable((3, 50), dims=("channel", "time")), Observable((50, 3), dims=("time", "channel"))
     x, _ = sample(first)
-    for summary in (Conv1d(), Transformer()):
+    for summary in (Conv1d(), Transformer(), Spectrum(axis="time")):
         with torch.no_grad():
             torch.testing.assert_close(build(summary, first, False)(x), build(summary, last, False)(x.movedim(1, 2)))
     front, back = Observable((2, 9, 12)), Observable((9, 12, 2), dims=("y", "x", "band"))
@@ -210,11 +255,16 @@ def test_what_is_wrong_is_named():
         lambda: CNN(channels=()),
         lambda: DeepSet(features=0),
         lambda: Conv1d(layers=0),
+        lambda: Spectrum(hidden=0),
     ):
         with pytest.raises(ValueError, match="at least 1, got 0"):
             make()
     with pytest.raises(ValueError, match="odd"):
         Conv1d(kernel=4)
+    with pytest.raises(ValueError, match="odd"):
+        Spectrum(kernel=6)
+    with pytest.raises(ValueError, match="none of the axes"):
+        Spectrum(axis="energy").build(Observable((60,), dims=("time",)), masked=False)
     with pytest.raises(ValueError, match="multiple of heads"):
         Transformer(width=10, heads=4)
     network = MLP().build(Observable((3,)), masked=True)
