@@ -43,17 +43,27 @@ class FieldTokens(nn.Module, ABC):
         places: (token, axis), in the unit box.
         width: Numbers in a token.
         counts: Of pieces of the grid in each direction, which are tokens of one kind; () where tokens are no pieces.
+        scales: Of each token, 0 the coarsest; () where tokens have none.
     """
 
     places: Tensor
     width: int
     counts: tuple[int, ...]
+    scales: tuple[int, ...]
 
     def __init__(
-        self, channels: int, space: Sequence[int], places: Tensor, width: int, counts: tuple[int, ...] = ()
+        self,
+        channels: int,
+        space: Sequence[int],
+        places: Tensor,
+        width: int,
+        counts: tuple[int, ...] = (),
+        *,
+        scales: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.channels, self.space, self.width, self.counts = channels, tuple(space), width, counts
+        self.scales = scales
         self.register_buffer("places", places, persistent=False)
 
     @abstractmethod
@@ -187,7 +197,8 @@ class _Modes(FieldTokens):
 
     def __init__(self, channels: int, space: Sequence[int], rank: int, width: int) -> None:
         count = rank // width
-        super().__init__(channels, space, (torch.arange(count)[:, None] + 0.5) / count, width)
+        places = (torch.arange(count)[:, None] + 0.5) / count
+        super().__init__(channels, space, places, width, scales=tuple(range(count)))
         numbers = channels * math.prod(space)
         self.register_buffer("modes", torch.eye(numbers)[:rank])
         self.register_buffer("mean", torch.zeros(numbers))

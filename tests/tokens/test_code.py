@@ -47,6 +47,11 @@ def test_modes_lose_the_least():
     assert float(lost) < 0.5 * float(any_eight[:, 8:].square().sum(1).mean())
 
 
+def test_modes_have_scales_from_strong_to_weak_and_pieces_have_none():
+    assert Pod(8, width=4).build(2, (16,)).scales == (0, 1)
+    assert Patches(4).build(2, (16,)).scales == ()
+
+
 def test_what_does_not_suit_is_refused():
     for make, says in (
         (lambda: Patches(0), "size"),
