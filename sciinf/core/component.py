@@ -61,6 +61,18 @@ def called_with(component: Any, **arguments: Any) -> None:
     getattr(component, "_call").update(arguments)  # noqa: B009  (set by __new__, as above)
 
 
+def called_without(component: Any, *names: str) -> None:
+    """Make a component forget arguments that it was left without, as if there were none: so it is saved as it was
+    before there were any, and what was trained with it is known again.
+
+    Args:
+        component: Which.
+        *names: Of arguments of its constructor that have defaults, and have them now.
+    """
+    for name in names:
+        getattr(component, "_call").pop(name, None)  # noqa: B009  (set by __new__, as above)
+
+
 def to_json(value: Any) -> Any:
     """Components, priors, observables and plain values as plain JSON values.
 

@@ -267,7 +267,12 @@ class Diffusion(Component):
         return (skip * alpha)[..., None] * y + scale[..., None] * network(shown, level.log())
 
     def loss(
-        self, network: Network, data: Float[Tensor, "batch dim"], *, generator: torch.Generator
+        self,
+        network: Network,
+        data: Float[Tensor, "batch dim"],
+        *,
+        generator: torch.Generator,
+        counted: Float[Tensor, "batch dim"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The objective for each datum, at one level each; levels of a batch are spread evenly, noise is drawn.
 
@@ -275,11 +280,13 @@ class Diffusion(Component):
             network: F.
             data: x_0, of about unit sd.
             generator: For noise and levels.
+            counted: 1 for numbers that count and 0 for others, some in each row; all count where left out.
         """
         noise, level, density = self.noise(data, generator)
         _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
         off = self.denoise(network, data + level[:, None] * noise, level) - data
-        return self.weighting.weight(level, scale, density) * off.square().mean(-1)
+        mean = off.square().mean(-1) if counted is None else (counted * off.square()).sum(-1) / counted.sum(-1)
+        return self.weighting.weight(level, scale, density) * mean
 
     def noise(self, data: Float[Tensor, "batch dim"], generator: torch.Generator) -> tuple[Tensor, Times, Times]:
         """Noise like data, a level for each, and the density of its logarithm; levels are spread over a batch."""

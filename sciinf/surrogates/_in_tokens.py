@@ -47,7 +47,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         self.start, self.seed = self.conditions.start, seed
         self.conditions.check_names(self.observables, target)
         self.known, self.unknown = self.conditions.known, self.frames - self.conditions.known
-        self.block, self.context = order.sizes(self.unknown)
+        self.turns, (self.block, self.context) = order.turns, order.sizes(self.unknown)
         if not self.unknown:
             raise ValueError(
                 f"{target!r} has one frame, which is the one that is given: was it the one before, Frame(-1)?"

@@ -1,9 +1,9 @@
 r"""A law of fields: solutions drawn as uncertain as they are, given a start, other fields and parameters.
 
 Frames become tokens (`tokens.Code`), and a law of tokens (`tokens.TokenLaw`) is learned for a block of frames given
-those before (`tokens.Order`). What is drawn is what each frame brings that the one before does not tell linearly, in
-units in which it is uncorrelated (`tokens.innovations`). Other frames before, and fields that stay, are tokens at the
-same places, which the network sees beside what it draws.
+those before (`tokens.Order`), for all tokens at once or in turns (`tokens.Turns`). What is drawn is what each frame
+brings that the one before does not tell linearly, in units in which it is uncorrelated (`tokens.innovations`). Other
+frames before, and fields that stay, are tokens at the same places, which the network sees beside what it draws.
 
 **A prediction** is the mean of `members` draws. **A check of the draws** (`_spread`): held-out rows tell whether draws
 are as far from their mean as solutions are, in each frame ("spread_skill" in the fit's record, 1 for the right law) and
@@ -43,6 +43,7 @@ from sciinf.surrogates._in_tokens import InTokens
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
 from sciinf.surrogates.conditions import Given
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
+from sciinf.tokens.decoding import Turned
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
 _MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
@@ -56,7 +57,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         prior: The simulator's.
         observables: The simulator's.
         code: Frames to tokens; `Patches(4)` where left out.
-        order: How many frames at once; `AtOnce()` where left out.
+        order: How many frames at once, and in what turns their tokens; `AtOnce()` where left out.
         law: Of the tokens of a block; `Joint()` where left out.
         given: What is known beside parameters: a `Frame`, fields that stay, members, `Sensors`; and `Words`, which tell
             of parameters in their place. `[Frame(0)]` where left out.
@@ -71,7 +72,7 @@ class Generator(InTokens, Adjusting, ByEdges):
 
     Raises:
         ValueError: If names or layouts do not go together, or frames are to follow each other and there is none to go
-            on from.
+            on from, or tokens of the code have no such turns.
 
     Examples:
         >>> from torch.distributions import Uniform
@@ -120,6 +121,8 @@ class Generator(InTokens, Adjusting, ByEdges):
             places, width = (torch.arange(self.block)[:, None] + 0.5) / self.block, self.code.width
         known += 3 * width if self.conditions.sensors is not None else 0
         edges = self.edges or not self.code.counts or self.by_frame
+        if self.turns is not None:
+            law = Turned(law, self.turns, () if self.by_frame else self.code.scales)
         widths = (width, known, self.told)
         return law.build(network, widths, places.to(self.code.places), edges=edges, seed=self.seed)
 
@@ -215,11 +218,13 @@ class Generator(InTokens, Adjusting, ByEdges):
         """What questions to the law of one start need: its denoiser of z, fields of z, and the path (`questions`).
 
         Raises:
-            ValueError: If frames are not drawn at once, or not by diffusion, or captions are given.
+            ValueError: If frames are not drawn at once, or in turns or not by diffusion, or captions are given.
         """
         self._check_no_words(given)
         if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
-            raise ValueError("questions are put to laws of all frames at once by diffusion: AtOnce() and Joint()")
+            raise ValueError(
+                "questions are put to laws of all frames at once by diffusion: AtOnce() without turns, and Joint()"
+            )
         fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
         start = begun[0] if begun else None
         seen, guess = self._seen(given, start, fixed, 1)

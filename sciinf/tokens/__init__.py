@@ -1,12 +1,15 @@
-"""Fields as tokens: codes that turn one into the other, orders of frames, and laws of tokens."""
+"""Fields as tokens: codes that turn one into the other, orders of frames, turns of tokens, and laws of tokens."""
 
 from sciinf.tokens.code import Code, FieldTokens, Patches, Pod
+from sciinf.tokens.denoised import Denoised
 from sciinf.tokens.law import Joint, LearnedLaw, Mixture, TokenLaw, four_steps
 from sciinf.tokens.order import AtOnce, Frames, Order
+from sciinf.tokens.turns import Raster, Scales, Shuffled, Turns
 
 __all__ = [
     "AtOnce",
     "Code",
+    "Denoised",
     "FieldTokens",
     "Frames",
     "Joint",
@@ -15,6 +18,10 @@ __all__ = [
     "Order",
     "Patches",
     "Pod",
+    "Raster",
+    "Scales",
+    "Shuffled",
     "TokenLaw",
+    "Turns",
     "four_steps",
 ]

@@ -15,7 +15,8 @@ shares, means and sds the network gives in one pass,
     p(z | given) = sum_k w_k(given) N(z; m_k(given), s_k(given)),
 
 ten times as fast to draw from. Of innovations (`tokens.innovations`), which are uncorrelated as they are, that is
-right where noise is added to a field, and wrong where one chance event moves many points.
+right where noise is added to a field, and wrong where one chance event moves many points, unless tokens are drawn in
+turns (`tokens.decoding`): a law may be asked for some of the tokens alone, `sought`, and its loss is then of these.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
@@ -32,7 +33,7 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
@@ -63,6 +64,7 @@ class LearnedLaw(nn.Module, ABC):
         condition: Float[Tensor, "batch condition"],
         *,
         generator: torch.Generator,
+        sought: Bool[Tensor, "batch token"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """What is minimised for each row.
 
@@ -71,6 +73,7 @@ class LearnedLaw(nn.Module, ABC):
             given: What is known at their places.
             condition: What is known of the whole.
             generator: For what is drawn.
+            sought: Tokens that count, at least one in each row; all where left out.
         """
 
     @abstractmethod
@@ -81,6 +84,7 @@ class LearnedLaw(nn.Module, ABC):
         condition: Float[Tensor, "batch condition"],
         *,
         generator: torch.Generator | None = None,
+        sought: Bool[Tensor, "batch token"] | None = None,
     ) -> Float[Tensor, "batch token number"]:
         """Tokens, one draw for each row, as a function of standard normal numbers.
 
@@ -89,6 +93,7 @@ class LearnedLaw(nn.Module, ABC):
             given: What is known at places of tokens.
             condition: What is known of the whole.
             generator: For noise on the way, where a solver draws any.
+            sought: Tokens that are asked for, all where left out; others mean nothing.
 
         Raises:
             ValueError: If there is none, and the solver is not known to do without.
@@ -108,7 +113,13 @@ class LearnedLaw(nn.Module, ABC):
 
 
 class TokenLaw(Component, ABC):
-    """How a law is built."""
+    """How a law is built.
+
+    Attributes:
+        together: Whether tokens that are asked for at once are drawn together; else each by itself.
+    """
+
+    together: bool = False
 
     @abstractmethod
     def build(
@@ -126,12 +137,14 @@ class TokenLaw(Component, ABC):
 
 
 class Joint(TokenLaw):
-    """All tokens of a block together, by diffusion.
+    """All tokens of a block, or of a turn, together, by diffusion.
 
     Args:
         diffusion: Path, levels and what the network is asked for; EDM's at somewhat higher levels where left out.
         solver: From noise to tokens; twelve steps of an exponential integrator of order three where left out.
     """
+
+    together = True
 
     def __init__(self, diffusion: Diffusion | None = None, solver: Solver | None = None) -> None:
         self.diffusion, self.solver = (
@@ -175,16 +188,37 @@ class JointDenoiser(LearnedLaw):
         self.network = network.build(inside, places, edges=edges, seed=seed)
         self.register_buffer("frequencies", 0.25 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False)
 
-    def loss(self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator) -> Tensor:
-        def network(noisy: Tensor, log_level: Tensor) -> Tensor:
-            return self._told(noisy, log_level, given, condition)
+    def loss(
+        self,
+        tokens: Tensor,
+        given: Tensor,
+        condition: Tensor,
+        *,
+        generator: torch.Generator,
+        sought: Tensor | None = None,
+    ) -> Tensor:
+        counted = self._counted(sought, tokens)
 
-        return self.law.diffusion.loss(network, tokens.flatten(1), generator=generator)
+        def network(noisy: Tensor, log_level: Tensor) -> Tensor:
+            return self._told(noisy if counted is None else counted * noisy, log_level, given, condition)
+
+        return self.law.diffusion.loss(network, tokens.flatten(1), generator=generator, counted=counted)
 
     def from_noise(
-        self, noise: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator | None = None
+        self,
+        noise: Tensor,
+        given: Tensor,
+        condition: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        sought: Tensor | None = None,
     ) -> Tensor:
-        schedule, denoise, solver = self.law.diffusion.schedule, self.denoiser(given, condition), self.law.solver
+        schedule, solver = self.law.diffusion.schedule, self.law.solver
+        counted, all_of_them = self._counted(sought, noise), self.denoiser(given, condition)
+
+        def denoise(y: Tensor, level: Tensor) -> Tensor:
+            return all_of_them(y, level) if counted is None else counted * all_of_them(counted * y, level)
+
         if generator is None and not isinstance(solver, Exponential):
             raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
         start = with_mean(denoise, schedule.most * noise, schedule)
@@ -201,6 +235,10 @@ class JointDenoiser(LearnedLaw):
             )
 
         return denoise
+
+    def _counted(self, sought: Tensor | None, like: Tensor) -> Tensor | None:
+        """1 for each number of a token that is sought, and 0 for others; None where all are."""
+        return None if sought is None else sought.to(like).repeat_interleave(self.shape[1], 1)
 
     def _told(self, noisy: Tensor, log_level: Tensor, given: Tensor, condition: Tensor) -> Tensor:
         angle = log_level[:, None] * self.frequencies
@@ -246,17 +284,32 @@ class _Independent(LearnedLaw):
         self.network = network.build((given, 3 * components * numbers, condition), places, edges=edges, seed=seed)
         self.apart = nn.Parameter(torch.linspace(-1, 1, components) * (components > 1))
 
-    def loss(self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        tokens: Tensor,
+        given: Tensor,
+        condition: Tensor,
+        *,
+        generator: torch.Generator,
+        sought: Tensor | None = None,
+    ) -> Tensor:
         del generator
         share, mean, log_sd = self._parts(given, condition)
         z = (tokens[..., None] - mean) * (-log_sd).exp()
         each = share - log_sd - 0.5 * z.square()
-        return (0.5 * math.log(2 * math.pi) - each.logsumexp(-1)).flatten(1).mean(1)
+        found = 0.5 * math.log(2 * math.pi) - each.logsumexp(-1)
+        return found.flatten(1).mean(1) if sought is None else mean_of(found.mean(-1), sought)
 
     def from_noise(
-        self, noise: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator | None = None
+        self,
+        noise: Tensor,
+        given: Tensor,
+        condition: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        sought: Tensor | None = None,
     ) -> Tensor:
-        del generator
+        del generator, sought  # each number comes by itself
         share, mean, log_sd = self._parts(given, condition)
         parts = noise.unflatten(1, (-1, *mean.shape[1:-1]))
         uniform = torch.special.ndtr(parts[:, -1, ..., None])  # which component; it does not count where there is one
@@ -268,3 +321,8 @@ class _Independent(LearnedLaw):
         found = self.network(given, condition[:, None]).unflatten(-1, (-1, 3, self.components))
         share, mean, log_sd = found.unbind(-2)
         return share.log_softmax(-1), mean + self.apart, log_sd.clamp(_LEAST_LOG_SD, -_LEAST_LOG_SD)
+
+
+def mean_of(each: Float[Tensor, "batch token"], sought: Bool[Tensor, "batch token"] | None) -> Float[Tensor, " batch"]:
+    """The mean of each row's tokens that are sought, or of all."""
+    return each.mean(1) if sought is None else (each * sought).sum(1) / sought.sum(1)

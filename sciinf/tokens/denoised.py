@@ -1,0 +1,124 @@
+r"""Each token by itself, by a small diffusion given what the network says of it.
+
+The network gives a feature f_i of each token z_i from what is known, in one pass, and a head, a small network that is
+the same for all tokens, learns to remove noise from one:
+
+    p(z | known) = prod_i p(z_i | f_i),    D(z_i + s e, s; f_i) = E[z_i | z_i + s e, f_i].
+
+The numbers of a token depend on each other in any way, and follow any law; tokens that are drawn at once are
+independent, given what is known, and so this is a law for tokens in turns (`tokens.turns`). The network is passed once
+for a turn, the head once for each step of the solver. In training each token is shown at several levels of noise, for
+the head costs little.
+
+References:
+    | Autoregressive Image Generation without Vector Quantization (Li et al., 2024), https://arxiv.org/abs/2406.11838
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
+      https://arxiv.org/abs/2206.00364
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sciinf.core.checks import check_whole
+from sciinf.core.prior import global_seed
+from sciinf.diffusion.objective import Diffusion, NormalLogs
+from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.solver import Exponential, Solver, with_mean
+from sciinf.nets.modulated import Modulated
+from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.tokens.law import LearnedLaw, TokenLaw, mean_of
+
+
+class Denoised(TokenLaw):
+    """Each token by itself, by diffusion.
+
+    Args:
+        diffusion: Path, levels and what the head is asked for; as `Joint`'s where left out.
+        solver: From noise to tokens; as `Joint`'s where left out.
+        width: Of features, and of the head inside.
+        blocks: Of the head.
+        levels: Of noise, at which each token is shown at each step of training.
+
+    Raises:
+        ValueError: If one of the last three is no int of at least 1.
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion | None = None,
+        solver: Solver | None = None,
+        *,
+        width: int = 64,
+        blocks: int = 3,
+        levels: int = 4,
+    ) -> None:
+        for name, value in (("width", width), ("blocks", blocks), ("levels", levels)):
+            check_whole(name, value, 1)
+        self.diffusion = diffusion or Diffusion(Level(0.02, 20.0), levels=NormalLogs(0.0, 1.5))
+        self.solver, self.width, self.blocks, self.levels = solver or Exponential(12, 3), width, blocks, levels
+
+    def build(
+        self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
+    ) -> LearnedLaw:
+        return _Heads(self, network, widths, places, edges=edges, seed=seed)
+
+
+class _Heads(LearnedLaw):
+    """What `Denoised` builds; arguments are those of `TokenLaw.build`."""
+
+    def __init__(
+        self,
+        law: Denoised,
+        network: TokenTransformer,
+        widths: tuple[int, int, int],
+        places: Tensor,
+        *,
+        edges: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        numbers, given, condition = widths
+        self.law, self.shape, self.noise = law, (len(places), numbers), len(places) * numbers
+        self.network = network.build((given, law.width, condition), places, edges=edges, seed=seed)
+        with global_seed(torch.Generator().manual_seed(seed)):
+            self.head = Modulated(numbers, numbers, law.width, law.width, law.blocks)
+
+    def loss(
+        self,
+        tokens: Tensor,
+        given: Tensor,
+        condition: Tensor,
+        *,
+        generator: torch.Generator,
+        sought: Tensor | None = None,
+    ) -> Tensor:
+        told = self.head.prepare(self.network(given, condition[:, None])).flatten(0, 1).repeat(self.law.levels, 1)
+        many = tokens.flatten(0, 1).repeat(self.law.levels, 1)
+        found = self.law.diffusion.loss(lambda noisy, log: self.head(noisy, log, told), many, generator=generator)
+        return mean_of(found.unflatten(0, (self.law.levels, *tokens.shape[:2])).mean(0), sought)
+
+    def from_noise(
+        self,
+        noise: Tensor,
+        given: Tensor,
+        condition: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        sought: Tensor | None = None,
+    ) -> Tensor:
+        diffusion, solver = self.law.diffusion, self.law.solver
+        if generator is None and not isinstance(solver, Exponential):
+            raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
+        start, told = noise.unflatten(1, self.shape), self.head.prepare(self.network(given, condition[:, None]))
+        here = torch.ones_like(start[..., 0], dtype=torch.bool) if sought is None else sought
+        some = told[here]
+
+        def denoise(y: Tensor, level: Tensor) -> Tensor:
+            return diffusion.denoise(lambda shown, log: self.head(shown, log, some), y, level.expand(len(y)))
+
+        begun = with_mean(denoise, diffusion.schedule.most * start[here], diffusion.schedule)
+        found = torch.zeros_like(start)
+        found[here] = solver.solve(denoise, begun, diffusion.schedule, generator=generator or torch.Generator())
+        return found
