@@ -47,7 +47,7 @@ def rebuilt(component: Any, **arguments: Any) -> Any:
         component: Which.
         **arguments: Of its constructor that are to be others; what it has not is left out.
     """
-    call = getattr(component, "_call")  # noqa: B009  (set by __new__, as above)
+    call = _named_alone(getattr(component, "_call"))  # noqa: B009  (set by __new__, as above)
     return type(component)(**{name: arguments.get(name, value) for name, value in call.items()})
 
 
@@ -143,8 +143,14 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
         return found
     if "$class" in data:
         kind = _component_class(str(data["$class"]), trust)
-        return kind(**{str(k): from_json(v, trust=trust) for k, v in data["arguments"].items()})
+        return kind(**{str(k): from_json(v, trust=trust) for k, v in _named_alone(data["arguments"]).items()})
     return {k: from_json(v, trust=trust) for k, v in data.items()}
+
+
+def _named_alone(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments without the empty "args" and "kwargs" of a class that has no constructor, and may have one since."""
+    empty = all(not arguments.get(name, True) for name in ("args", "kwargs"))
+    return {} if empty and len(arguments) == 2 else arguments
 
 
 def _component_class(path: str, trust: Sequence[str | Path]) -> type[Component]:

@@ -51,8 +51,8 @@ class Denoised(TokenLaw):
         solver: Solver | None = None,
         *,
         width: int = 64,
-        blocks: int = 3,
-        levels: int = 4,
+        blocks: int = 2,
+        levels: int = 2,
     ) -> None:
         for name, value in (("width", width), ("blocks", blocks), ("levels", levels)):
             check_whole(name, value, 1)

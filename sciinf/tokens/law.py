@@ -15,8 +15,9 @@ shares, means and sds the network gives in one pass,
     p(z | given) = sum_k w_k(given) N(z; m_k(given), s_k(given)),
 
 ten times as fast to draw from. Of innovations (`tokens.innovations`), which are uncorrelated as they are, that is
-right where noise is added to a field, and wrong where one chance event moves many points, unless tokens are drawn in
-turns (`tokens.decoding`): a law may be asked for some of the tokens alone, `sought`, and its loss is then of these.
+right where noise is added to a field, and wrong where one chance event moves many points. With `by_token` one k is
+drawn for all numbers of a token, and tokens are independent; drawn in turns (`tokens.decoding`) they are not. A law may
+be asked for some of the tokens alone, `sought`, and its loss is then of these.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
@@ -37,7 +38,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
-from sciinf.core.component import Component
+from sciinf.core.component import Component, called_without
 from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Denoiser, Exponential, Solver, with_mean
@@ -248,29 +249,33 @@ class JointDenoiser(LearnedLaw):
 
 
 class Mixture(TokenLaw):
-    """Each number of a block by itself, a mixture of normal laws.
+    """Each number of a block by itself, or each token, a mixture of normal laws.
 
     Args:
         components: How many of them.
+        by_token: Whether one of them is drawn for all numbers of a token, which then depend on each other; else for
+            each number.
 
     Raises:
         ValueError: If components is no int of at least 1.
     """
 
-    def __init__(self, components: int = 1) -> None:
+    def __init__(self, components: int = 1, *, by_token: bool = False) -> None:
         check_whole("components", components, 1)
-        self.components = components
+        self.components, self.by_token = components, by_token
+        if not by_token:
+            called_without(self, "by_token")
 
     def build(
         self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
     ) -> LearnedLaw:
-        return _Independent(self.components, network, widths, places, edges=edges, seed=seed)
+        return _Independent(self, network, widths, places, edges=edges, seed=seed)
 
 
 class _Independent(LearnedLaw):
     def __init__(
         self,
-        components: int,
+        law: Mixture,
         network: TokenTransformer,
         widths: tuple[int, int, int],
         places: Tensor,
@@ -280,9 +285,12 @@ class _Independent(LearnedLaw):
     ) -> None:
         super().__init__()
         numbers, given, condition = widths
-        self.components, self.noise = components, (1 + (components > 1)) * len(places) * numbers
-        self.network = network.build((given, 3 * components * numbers, condition), places, edges=edges, seed=seed)
-        self.apart = nn.Parameter(torch.linspace(-1, 1, components) * (components > 1))
+        self.components, self.shape = law.components, (len(places), numbers)
+        self.choices = 1 if law.by_token else numbers  # of components, for a token
+        self.noise = len(places) * (numbers + self.choices * (law.components > 1))
+        self.outputs = (2 * numbers + self.choices) * law.components
+        self.network = network.build((given, self.outputs, condition), places, edges=edges, seed=seed)
+        self.apart = nn.Parameter(torch.linspace(-1, 1, law.components) * (law.components > 1))
 
     def loss(
         self,
@@ -296,6 +304,9 @@ class _Independent(LearnedLaw):
         del generator
         share, mean, log_sd = self._parts(given, condition)
         z = (tokens[..., None] - mean) * (-log_sd).exp()
+        if self.choices < self.shape[1]:
+            each = share[..., 0, :] - (log_sd + 0.5 * z.square()).sum(-2)
+            return mean_of(0.5 * math.log(2 * math.pi) - each.logsumexp(-1) / self.shape[1], sought)
         each = share - log_sd - 0.5 * z.square()
         found = 0.5 * math.log(2 * math.pi) - each.logsumexp(-1)
         return found.flatten(1).mean(1) if sought is None else mean_of(found.mean(-1), sought)
@@ -309,17 +320,26 @@ class _Independent(LearnedLaw):
         generator: torch.Generator | None = None,
         sought: Tensor | None = None,
     ) -> Tensor:
-        del generator, sought  # each number comes by itself
+        del generator, sought  # each comes by itself
         share, mean, log_sd = self._parts(given, condition)
-        parts = noise.unflatten(1, (-1, *mean.shape[1:-1]))
-        uniform = torch.special.ndtr(parts[:, -1, ..., None])  # which component; it does not count where there is one
-        at = (uniform > share.exp().cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
-        return mean.gather(-1, at)[..., 0] + log_sd.gather(-1, at)[..., 0].exp() * parts[:, 0]
+        numbers = math.prod(self.shape)
+        normal = noise[:, :numbers].unflatten(1, self.shape)
+        if self.components == 1:
+            return mean[..., 0] + log_sd[..., 0].exp() * normal
+        uniform = torch.special.ndtr(noise[:, numbers:].unflatten(1, (-1, self.choices, 1)))  # which component
+        at = (uniform > share.exp().cumsum(-1)[..., :-1]).sum(-1, keepdim=True).expand(-1, -1, self.shape[1], -1)
+        return mean.gather(-1, at)[..., 0] + log_sd.gather(-1, at)[..., 0].exp() * normal
 
     def _parts(self, given: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of shares, means and logarithms of sds, each (batch, token, number, component)."""
-        found = self.network(given, condition[:, None]).unflatten(-1, (-1, 3, self.components))
-        share, mean, log_sd = found.unbind(-2)
+        """Logarithms of shares, means and logarithms of sds, each (batch, token, number, component).
+
+        Shares have one number where a component is drawn for a token.
+        """
+        found = self.network(given, condition[:, None])
+        if self.choices == self.shape[1]:
+            share, mean, log_sd = found.unflatten(-1, (-1, 3, self.components)).unbind(-2)
+        else:
+            share, mean, log_sd = found.unflatten(-1, (-1, self.components)).split((1, *[self.shape[1]] * 2), -2)
         return share.log_softmax(-1), mean + self.apart, log_sd.clamp(_LEAST_LOG_SD, -_LEAST_LOG_SD)
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from sciinf.core.checks import check_whole
-from sciinf.core.component import Component, called_without
+from sciinf.core.component import Component, called_with, called_without
 from sciinf.tokens.turns import Turns
 
 
@@ -51,6 +51,8 @@ class AtOnce(Order):
 
     def __init__(self, turns: Turns | None = None) -> None:
         self.turns = _turns(self, turns)
+        if turns is None:
+            called_with(self, args=(), kwargs={})  # as it was saved when it had no constructor
 
     def sizes(self, frames: int) -> tuple[int, int]:
         return frames, 1
