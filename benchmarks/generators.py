@@ -4,20 +4,21 @@
     python benchmarks/generators.py --parts linear forced     some
     python benchmarks/generators.py --quick                   smaller, in minutes; its checks are wider
 
-Parts. "linear": an equation with random forcing whose law is known; squared distances of draws in all its directions,
-1 for the exact law. "forced": Burgers' equation with random forcing, 2,000 solutions; CRPS and spread over that of the
-solver's own draws, for every order and law, and beside surrogates that predict one solution and its error. "forecasts":
-the weather of Lorenz (1996) from two members of an ensemble, beside those two, 31 of them, and a wrong model's.
-"inference": viscosity and forcing from sensors, by a flow that is trained on a generator's draws, against the exact
-posterior on a grid, and under the solver's data. "rare": how probable events are by a generator, against the solver's
-own runs: a high wave, Lorenz's three numbers on one side of their attractor, a nerve cell that fires. "measured": draws
-given measurements, against exact posteriors, beside azula. "sensors": fields given what sensors see, by a law that has
-learned that and by particles. "bridge": viscosity and amplitude of Burgers' equation through a generator. "objectives":
-what codes are trained for, on a linear model whose evidence and posterior are known, beside pythae. "codes": codes that
-are learned against modes. "coded": laws in such codes. "words": flows from a first frame and from captions, beside an
-`Operator` and the solver. "archive": bytes of solutions kept within a tolerance, against zfp. Peers are no
-dependencies: `python -m pip install --target peers --no-deps zfpy pythae azula einops`, and
-PYTHONPATH=peers. Seconds are CPU seconds of one thread.
+Parts. "linear": an equation with random forcing whose law is known; squared distances of draws in all its directions, 1
+for the exact law. "forced": Burgers' equation with random forcing, 2,000 solutions; CRPS and spread over that of the
+solver's own draws, for every order and law, and beside surrogates that predict one solution and its error. "turns": the
+same by laws that draw the tokens of a frame in turns. "one chance": the same laws where one chance number moves all
+points, and the law is known. "forecasts": the weather of Lorenz (1996) from two members of an ensemble, beside those
+two, 31 of them, and a wrong model's. "inference": viscosity and forcing from sensors, by a flow that is trained on a
+generator's draws, against the exact posterior on a grid, and under the solver's data. "rare": how probable events are
+by a generator, against the solver's own runs: a high wave, Lorenz's three numbers on one side of their attractor, a
+nerve cell that fires. "measured": draws given measurements, against exact posteriors, beside azula. "sensors": fields
+given what sensors see, by a law that has learned that and by particles. "bridge": viscosity and amplitude of Burgers'
+equation through a generator. "objectives": what codes are trained for, on a linear model whose evidence and posterior
+are known, beside pythae. "codes": codes that are learned against modes. "coded": laws in such codes. "words": flows
+from a first frame and from captions, beside an `Operator` and the solver. "archive": bytes of solutions kept within a
+tolerance, against zfp. Peers are no dependencies: `python -m pip install --target peers --no-deps zfpy pythae azula
+einops`, and PYTHONPATH=peers. Seconds are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from reporting import SIMULATORS, check, in_parts
 from rollouts import chaos, forced_reaction
 from sensed import sensors
 from torch import Tensor
+from turns import one_chance, turns
 from words import words
 
 from sciinf import load_simulator, simulate
@@ -119,6 +121,8 @@ PARTS = {
     "linear": linear,
     "forced": forced,
     "forced reaction": forced_reaction,
+    "turns": turns,
+    "one chance": one_chance,
     "chaos": chaos,
     "forecasts": forecasts,
     "inference": inference,
