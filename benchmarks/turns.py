@@ -78,7 +78,7 @@ def one_chance(options: Any, out: Path) -> Found:
     """Against laws that are known."""
     rows, checks = Rows(), Rows()
     for world in (TwoAmplitudes(), Pulse()):
-        store = simulate(world, out / world.name, 2_000 if options.quick else 4_000, seed=options.seed)
+        store = simulate(world, out / world.name, 2_000, seed=options.seed)
         theta = torch.empty(STARTS, 0)
         exact = world.drawn(100 * STARTS, seed=options.seed + 7)
         rows.append({"law": world.name, "draws of": "the law", **_judged(world, exact[: MEMBERS * STARTS], exact)})
