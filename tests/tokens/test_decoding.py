@@ -163,6 +163,33 @@ def test_tokens_that_are_not_sought_do_not_count(kind):
         assert torch.allclose(every, law.loss(tokens, given, condition, generator=generator()), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", LAWS)
+def test_rows_learn_of_themselves(kind):
+    """What is given in one row changes the loss of that row alone: features of other tokens would be the fault."""
+    law, (tokens, given, condition) = built(kind), shown(40)
+    sought = (torch.rand(40, 6, generator=generator(1)) < 0.5) | (torch.arange(6) == 2)
+    with torch.no_grad():
+        changed = given.clone()
+        changed[3] += 2.0
+        one, two = (
+            law.loss(tokens, told, condition, generator=generator(), sought=sought) for told in (given, changed)
+        )
+    apart = (one - two).abs() > 1e-5
+    assert apart.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("kind", LAWS)
+def test_draws_of_tokens_that_are_sought_do_not_know_the_noise_of_others(kind):
+    """In training there is none: shown at drawing, noise of a later turn would be taken for what is sought."""
+    law, (_, given, condition) = built(kind), shown(40)
+    noise, sought = torch.randn(40, law.noise, generator=generator()), torch.arange(6)[None].expand(40, -1) < 3
+    changed = noise.clone()
+    changed[:, 9:18] += 1.0  # of the last three tokens
+    with torch.no_grad():
+        one, two = (law.from_noise(some, given, condition, sought=sought)[:, :3] for some in (noise, changed))
+    assert torch.allclose(one, two, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [Mixture(2), Mixture(2, by_token=True)])
 @pytest.mark.parametrize("turns", [Raster(4), Scales()])
 def test_the_loss_of_a_density_is_its_own(turns, kind):
