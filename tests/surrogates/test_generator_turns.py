@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import from_json, to_json
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator
+from sciinf.surrogates import Frame, Generator, Sensors
 from sciinf.tokens import AtOnce, Denoised, Frames, Joint, Mixture, Patches, Pod, Raster, Scales, Shuffled
 from sciinf.tokens.decoding import InTurns
+from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
 NET = TokenTransformer(16, 1, heads=2)
@@ -97,6 +99,39 @@ def test_a_fit_is_read_back(tmp_path):
     rows = rows_of(equation)
     one, two = (f.surrogate.draw(rows.theta, rows.x, generator=generator(2)) for f in (fit, load_fit(tmp_path / "fit")))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("law", [Joint(), Mixture(2), Denoised(width=8, blocks=1)])
+def test_several_are_trained_at_once(law, tmp_path):
+    equation = world()
+    store = simulate(equation, tmp_path / "store", 60, seed=0, progress=False)
+    told = {"order": Frames(1, turns=Shuffled(2)), "law": law, "network": NET}
+    members = [Generator(equation.prior, equation.observables, seed=k, **told) for k in range(2)]
+    recipe = Recipe(epochs=1, batch=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one epoch is too few
+        one, two = train_ensemble(members, store, tmp_path / "both", recipe=recipe, progress=False)
+    rows = rows_of(equation)
+    found = [f.surrogate.sample(rows.theta, rows.x, generator=generator()) for f in (one, two)]
+    assert not torch.allclose(*found, atol=1e-3)
+
+
+def test_what_sensors_see_is_given_in_every_turn():
+    equation = world()
+    rows, told = rows_of(equation), {"given": [Frame(0), Sensors(8, sd=0.05)], "law": Mixture(2), "network": NET}
+    law = ready(Generator(equation.prior, equation.observables, order=AtOnce(Shuffled(2)), **told), rows)
+    assert law.loss(rows, generator=generator()).shape == (12,)
+    values, mask = rows.x["u"], torch.zeros(12, 4, 1, 16, dtype=torch.bool)
+    mask[:, 2, :, ::4] = True
+    seen = {"sensors": values * mask, "sensors_mask": mask}
+    with torch.no_grad():
+        law.law.law.network.out.weight.mul_(50)
+    one, two = (
+        law.sample(rows.theta, {"initial": rows.x["initial"], **told}, generator=generator())
+        for told in (seen, {name: value.flip(0) for name, value in seen.items()})
+    )
+    assert one.shape == (12, 4, 1, 16)
+    assert not torch.allclose(one, two, atol=1e-3)
 
 
 NARROW, WIDE, POINTS, DRAWS = 0.1, 1.5, 16, 400
