@@ -1,7 +1,8 @@
 """Tokens of a field that are drawn all at once, or in turns: two parts of `generators.py`.
 
 "Turns": Burgers' equation with random forcing, as "forced", by laws that draw the tokens of a frame together, each by
-itself, and in turns. "One chance": fields on a ring whose points one chance number moves together, so that their law is
+itself, and in turns; "lacking" is the variance that draws lacked in held-out rows and are given, of the standardised
+field, in the frame and waves with most. "One chance": fields on a ring whose points one chance number moves together, so that their law is
 known and no law that draws tokens by themselves can be right: Gaussian fields of one of two amplitudes, and a pulse
 anywhere with noise. Of each draw its amplitude, or what the nearest pulse leaves of it over the sd of the noise, is
 compared with that of exact draws by the largest difference of their distribution functions (Kolmogorov and Smirnov).
@@ -60,12 +61,13 @@ def turns(options: Any, out: Path) -> Found:
     equation = make(steepening=1.0)
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
     asked = asked_of(options, equation)
-    rows: Rows = [{"draws of": "solver", "ms a draw": asked.each, **judged(asked.own, asked)}]
+    rows: Rows = [{"draws of": "solver", "ms a draw": asked.each, **judged(asked.own, asked), "lacking": 0.0}]
     for name in QUICK if options.quick else LAWS:
         order, law = LAWS[name]
         told = {"order": Frames(1, turns=order), "law": law, **_coded(order)}
         learned, spent = trained(options, equation, store, out / name, **told)
-        rows.append({"draws of": name, "training s": spent, **beside_solver(learned, asked)})
+        lacking = float(learned.missing.max())
+        rows.append({"draws of": name, "training s": spent, **beside_solver(learned, asked), "lacking": lacking})
     slack, checks = 2.0 if options.quick else 1.0, Rows()
     for row in (row for row in rows if row["draws of"] == CHECKED):
         for frame in SHOWN:
