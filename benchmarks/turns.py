@@ -1,11 +1,12 @@
 """Tokens of a field that are drawn all at once, or in turns: two parts of `generators.py`.
 
 "Turns": Burgers' equation with random forcing, as "forced", by laws that draw the tokens of a frame together, each by
-itself, and in turns; "lacking" is the variance that draws lacked in held-out rows and are given, of the standardised
-field, in the frame and waves with most. "One chance": fields on a ring whose points one chance number moves together, so that their law is
-known and no law that draws tokens by themselves can be right: Gaussian fields of one of two amplitudes, and a pulse
-anywhere with noise. Of each draw its amplitude, or what the nearest pulse leaves of it over the sd of the noise, is
-compared with that of exact draws by the largest difference of their distribution functions (Kolmogorov and Smirnov).
+itself, and in turns; "lacking" is the share of variance that held-out rows showed draws to lack, and that is added to
+them, in the frame and waves with most. "One chance": fields on a ring whose points one chance number moves together, so
+that their law is known and no law that draws tokens by themselves can be right: Gaussian fields of one of two
+amplitudes, and a pulse anywhere with noise. Of each draw its amplitude, or what the nearest pulse leaves of it over the
+sd of the noise, is compared with that of exact draws by the largest difference of their distribution functions
+(Kolmogorov and Smirnov).
 """
 
 from __future__ import annotations
