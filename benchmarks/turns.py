@@ -1,12 +1,12 @@
 """Tokens of a field that are drawn all at once, or in turns: two parts of `generators.py`.
 
 "Turns": Burgers' equation with random forcing, as "forced", by laws that draw the tokens of a frame together, each by
-itself, and in turns; "lacking" is the share of variance that held-out rows showed draws to lack, and that is added to
-them, in the frame and waves with most. "One chance": fields on a ring whose points one chance number moves together, so
-that their law is known and no law that draws tokens by themselves can be right: Gaussian fields of one of two
-amplitudes, and a pulse anywhere with noise. Of each draw its amplitude, or what the nearest pulse leaves of it over the
-sd of the noise, is compared with that of exact draws by the largest difference of their distribution functions
-(Kolmogorov and Smirnov).
+itself, and in turns; also the variance of waves in frame 1 over the solver's, and "lacking", the share of variance that
+held-out rows showed draws to lack, and that is added to them, in the frame and waves with most. "One chance": fields on
+a ring whose points one chance number moves together, so that their law is known and no law that draws tokens by
+themselves can be right: Gaussian fields of one of two amplitudes, and a pulse anywhere with noise. Of each draw its
+amplitude, or what the nearest pulse leaves of it over the sd of the noise, is compared with that of exact draws by the
+largest difference of their distribution functions (Kolmogorov and Smirnov).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawn import MEMBERS, SHOWN, STARTS, asked_of, beside_solver, drawn_by, fitted, judged, trained
+from drawn import MEMBERS, SHOWN, STARTS, Asked, asked_of, beside_solver, drawn_by, fitted, judged, trained
 from reporting import SIMULATORS, check
 from torch import Tensor
 
@@ -52,6 +52,7 @@ LAWS: dict[str, tuple[Turns | None, TokenLaw]] = {
     "Shuffled(8), Denoised": (Shuffled(8), Denoised()),
     "Scales, Mixture, tokens (Pod)": (Scales(), TOKENS),
 }
+WAVES = {"wave 1": (1, 2), "waves 4 to 7": (4, 8), "waves 16 on": (16, POINTS // 2 + 1)}
 CHECKED = "Shuffled(8), Mixture, tokens"
 QUICK = ("Joint", "Mixture, tokens", CHECKED)
 
@@ -62,19 +63,33 @@ def turns(options: Any, out: Path) -> Found:
     equation = make(steepening=1.0)
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
     asked = asked_of(options, equation)
-    rows: Rows = [{"draws of": "solver", "ms a draw": asked.each, **judged(asked.own, asked), "lacking": 0.0}]
+    same = {**dict.fromkeys(WAVES, 1.0), "lacking": 0.0}
+    rows: Rows = [{"draws of": "solver", "ms a draw": asked.each, **judged(asked.own, asked), **same}]
     for name in QUICK if options.quick else LAWS:
         order, law = LAWS[name]
         told = {"order": Frames(1, turns=order), "law": law, **_coded(order)}
         learned, spent = trained(options, equation, store, out / name, **told)
-        lacking = float(learned.missing.max())
-        rows.append({"draws of": name, "training s": spent, **beside_solver(learned, asked), "lacking": lacking})
+        row = {"draws of": name, "training s": spent, **beside_solver(learned, asked), **_of_waves(learned, asked)}
+        rows.append({**row, "lacking": float(learned.missing.max())})
     slack, checks = 2.0 if options.quick else 1.0, Rows()
     for row in (row for row in rows if row["draws of"] == CHECKED):
         for frame in SHOWN:
             name = f"turns, {CHECKED}, frame {frame}: CRPS over the solver's - 1"
             checks.append(check(name, row[f"CRPS {frame}"] - 1, 0.05 * slack))
     return rows, checks
+
+
+def _of_waves(learned: Any, asked: Asked) -> dict[str, float]:
+    """Of frame 1 as the law has it, variance of draws about their mean over the solver's: the median of starts."""
+    draw = torch.Generator().manual_seed(6)
+    found = torch.stack([learned.rollout(asked.theta, asked.x, 1, generator=draw)[:, 0, 0] for _ in range(MEMBERS)])
+    own, theirs = (
+        torch.fft.rfft(one - one.mean(0)).abs().square().sum(0) for one in (found, asked.own[:, :, 1, 0].float())
+    )
+    return {
+        name: float((own[:, first:last].sum(1) / theirs[:, first:last].sum(1)).median())
+        for name, (first, last) in WAVES.items()
+    }
 
 
 def one_chance(options: Any, out: Path) -> Found:
@@ -96,8 +111,8 @@ def one_chance(options: Any, out: Path) -> Found:
             row = {"law": world.name, "draws of": name, "training s": spent, "ms a draw": each}
             rows.append({**row, **_judged(world, drawn.flatten(0, 1)[:, 0], exact)})
             if name == CHECKED:
-                bound = 0.2 if options.quick else 0.1
-                checks.append(check(f"{world.name}, {name}: largest difference", rows[-1]["difference"], bound))
+                off = rows[-1]["statistic, 50 %"] - world.statistic(exact).median()
+                checks.append(check(f"{world.name}, {name}: median off by", abs(float(off)), world.bound))
     return rows, checks
 
 
@@ -119,6 +134,7 @@ class TwoAmplitudes(Simulator):
 
     name = "two_amplitudes"
     block = 512
+    bound = 0.5  # the median lies between the amplitudes, 1.4 below what Mixture alone makes it
 
     def __init__(self) -> None:
         self.prior = Prior.none()
@@ -151,6 +167,7 @@ class Pulse(Simulator):
 
     name = "pulse"
     block = 512
+    bound = 0.8  # Mixture alone is 1.2 off
 
     def __init__(self) -> None:
         self.prior = Prior.none()
