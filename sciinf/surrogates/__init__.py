@@ -10,6 +10,7 @@ from sciinf.surrogates.emulator import Emulator
 from sciinf.surrogates.encoders import GridEncoder, Perceiver
 from sciinf.surrogates.field_code import FieldCode, LearnedCode
 from sciinf.surrogates.generator import Generator
+from sciinf.surrogates.graph import Graph
 from sciinf.surrogates.inversion import Inversion
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
@@ -34,6 +35,7 @@ __all__ = [
     "Generator",
     "Given",
     "Grammar",
+    "Graph",
     "GridEncoder",
     "Importance",
     "Inversion",

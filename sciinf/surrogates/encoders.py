@@ -4,6 +4,7 @@ r"""Networks from a field to the numbers of its code.
 |---|---|---|
 | `GridEncoder` | the grid, or values at points, spread over it | convolutions that halve the grid, a linear map |
 | `Perceiver` | values at any points | a few learned queries look at all points, then at each other |
+| `Graph` (`graph`) | values at any points | messages between near points, and to a lattice of nodes |
 | `Origin` (`origin`) | values at any points | has no network: the decoder's own slope at z = 0 |
 
 Values v_i at points x_i come to a place x of the grid as their mean weighted by a kernel,

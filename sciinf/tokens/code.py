@@ -1,12 +1,14 @@
 r"""Codes: fields to tokens and back.
 
-A field on a grid, (channel, *space), becomes N tokens of w numbers each, with a place in the unit box. Codes of this
-file are linear with orthonormal rows, t = Q u, u ~ Q^T t, so that nothing has to be trained for them:
+A field on a grid, (channel, *space), becomes N tokens of w numbers each, with a place in the unit box. These codes are
+linear with orthonormal rows, t = Q u, u ~ Q^T t, so that nothing has to be trained for them:
 
 | code | a token | Q |
 |---|---|---|
 | `Patches` | a piece of the grid | the identity: tokens are the field itself |
 | `Pod` | some of the strongest modes of the training fields, without a place | their leading eigenvectors |
+| `Haar` (`haar`) | differences of neighbours, or means, of one scale | wavelets |
+| `Points` (`points`) | what is known at a station | the identity |
 
 `Patches` lose nothing, and move with the field. `Pod` keeps `rank` numbers, and what that leaves out is lost. Wavelets
 within a piece would be a rotation of its numbers, and laws are learned of numbers that are turned and scaled until they
@@ -30,6 +32,8 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
+
+_TOGETHER = 2_048  # numbers, of which a covariance is found and kept
 
 Level = tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]
 
@@ -102,6 +106,24 @@ class Code(Component, ABC):
         Raises:
             ValueError: If it does not suit fields of that layout.
         """
+
+
+def check_together(numbers: int, what: str, instead: str) -> None:
+    """Refuse more numbers than the covariance of all together is affordable for, where tokens are of unlike kinds.
+
+    Args:
+        numbers: In all tokens of a field.
+        what: The code, for the message.
+        instead: The way out.
+
+    Raises:
+        ValueError: If there are more than 2,048.
+    """
+    if numbers > _TOGETHER:
+        raise ValueError(
+            f"{what} makes {numbers:,} numbers of a field, and laws of such tokens need the covariance of all of them: "
+            f"{_TOGETHER:,} at most. Instead, {instead}"
+        )
 
 
 class Patches(Code):

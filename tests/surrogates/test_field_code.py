@@ -13,7 +13,7 @@ from sciinf.core.component import to_json
 from sciinf.dynamics.field_equation import Evolution, column, described
 from sciinf.dynamics.grid import BoxGrid
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Field, FieldCode, Frame, Generator, LearnedCode
+from sciinf.surrogates import Field, FieldCode, Frame, Generator, Graph, LearnedCode
 from sciinf.surrogates.collapse import collapsed, expected_nats
 from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.encoders import GridEncoder, Perceiver, places
@@ -104,7 +104,7 @@ def test_a_fit_is_read_back_to_the_same_bits(fit):
     assert torch.equal(again.decode(again.encode(true)), fit.learned.decode(fit.learned.encode(true)))
 
 
-@pytest.mark.parametrize("encoder", [GridEncoder(8), Perceiver(16, 4, heads=2)])
+@pytest.mark.parametrize("encoder", [GridEncoder(8), Perceiver(16, 4, heads=2), Graph(8, 16)])
 def test_points_may_be_any_in_any_order_and_the_decoder_knows_its_own_grid(encoder):
     equation = Front()
     code = FieldCode(equation.prior, equation.observables, encoder, SMALL[1], numbers=4, points=12)
@@ -128,7 +128,7 @@ def test_points_may_be_any_in_any_order_and_the_decoder_knows_its_own_grid(encod
     assert all(bool(p.grad.isfinite().all()) for p in code.parameters())
 
 
-@pytest.mark.parametrize("encoder", [GridEncoder(4), Perceiver(8, 2, heads=2)])
+@pytest.mark.parametrize("encoder", [GridEncoder(4), Perceiver(8, 2, heads=2), Graph(4, 8)])
 def test_fields_of_two_directions_with_edges(encoder):
     """Of a field that is its own first coordinate the grid that points are spread over is, too."""
     prior, fields = Prior(nu=td.Uniform(0.1, 1.0)), {"u": Observable((2, 1, 16, 12))}

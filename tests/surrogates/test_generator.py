@@ -13,7 +13,7 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Field, Frame, Generator, Members
-from sciinf.tokens import AtOnce, Frames, Joint, LearnedLaw, Mixture, Patches, Pod
+from sciinf.tokens import AtOnce, Frames, Haar, Joint, LearnedLaw, Mixture, Patches, Pod
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
@@ -21,7 +21,7 @@ NET = TokenTransformer(32, 2, heads=2)
 TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 ORDERS = (AtOnce(), Frames(1), Frames(2, context=2))
 LAWS = (Joint(), Mixture(2))
-CODES = (Patches(4), Pod(8, width=4))
+CODES = (Patches(4), Pod(8, width=4), Haar(1), Haar(2, kept=0))
 
 
 def generator(seed=0):
