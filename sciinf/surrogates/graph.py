@@ -5,14 +5,15 @@ knows, h_i, grows by messages,
 
     h_i <- h_i + B(h_i, m_i),    m_i = sum_j w_ij g(o_ij) GELU(P h_i + Q h_j + f(o_ij)) / sum_j w_ij,
 
-with o_ij = (x_j - x_i) / s, s the spacing of the points, f and g two outputs of a small network, and weights
+with o_ij = (x_j - x_i) / s, s the spacing of the points, or of the lattice where nodes hear, f and g two outputs of a
+small network, and weights
 
     w_ij = (1 - |x_j - x_i|^2 / R_i^2)^2,
 
 which are 0 at R_i: the encoder changes smoothly where points change places, and the order of points does not count.
 Nodes stand on a lattice, at (i + 1/2) / N in each direction; each takes messages from the points nearest to it, four
 for each that would be its own in an even share (and no fewer than k), then from its nearest nodes. A linear map of all
-nodes gives the numbers. On a ring or torus distances go around it.
+nodes gives the numbers. On a ring or torus distances go around it, and R_i is half of it at most.
 
 Nothing before that map knows where it is: points that are moved by a step of the lattice are known by the next node.
 
@@ -43,6 +44,7 @@ from sciinf.surrogates.encoders import Decode, Encoder, EncoderNetwork, places
 
 _SHARE = 4  # points that a node hears, for each that would be its own
 _LEAST = 1e-6  # weight, so that points which are all as far away as the next one count
+_HALF = 0.5  # of a ring
 _PAIRS = 2**22  # of points, whose distances are found at once
 
 
@@ -76,7 +78,7 @@ class Near(NamedTuple):
     Attributes:
         which: Of the points.
         weight: Of each, 1 in all.
-        away: From the place to the point, over the spacing of the points.
+        away: From the place to the point, over a spacing.
     """
 
     which: Int[Tensor, "place near"]
@@ -84,13 +86,16 @@ class Near(NamedTuple):
     away: Float[Tensor, "place near axis"]
 
 
-def near(to: Float[Tensor, "place axis"], points: Float[Tensor, "point axis"], count: int, *, edges: bool) -> Near:
+def near(
+    to: Float[Tensor, "place axis"], points: Float[Tensor, "point axis"], count: int, spacing: float, *, edges: bool
+) -> Near:
     """The points that are nearest to places.
 
     Args:
         to: The places, in the unit box.
         points: The points.
         count: Of points near to each; all where there are no more.
+        spacing: That distances are told in.
         edges: Whether the box has edges; else distances go around it.
     """
     most, axes = min(count + 1, len(points)), points.shape[1]
@@ -103,8 +108,9 @@ def near(to: Float[Tensor, "place axis"], points: Float[Tensor, "point axis"], c
     away = points[which] - to[:, None]
     away = away if edges else away - away.round()
     bound = squares[:, -1:] if len(points) > count else squares.new_full((1, 1), float(axes))
+    bound = bound if edges else bound.clamp_max(_HALF**2)  # beyond, a point would lie on the other side, too
     weight = (1 - squares / bound.clamp_min(1e-12)).clamp_min(0).square() + _LEAST
-    return Near(which, weight / weight.sum(1, keepdim=True), away * len(points) ** (1 / axes))
+    return Near(which, weight / weight.sum(1, keepdim=True), away / spacing)
 
 
 @final
@@ -126,6 +132,7 @@ class _Messages(EncoderNetwork):
         self.gather = _Heard(width, axes)
         self.nodes = nn.ModuleList(_Heard(width, axes) for _ in range(of.layers))
         self.out = nn.Linear(len(lattice) * width, ends[1])
+        self.spacing = len(lattice) ** (-1 / axes)
         self.of_grid: tuple[Near, Near] | None = None
 
     def forward(
@@ -155,9 +162,10 @@ class _Messages(EncoderNetwork):
             return self.of_grid
         points = self.grid if at is None else at.to(self.grid)
         share = max(self.neighbours, _SHARE * math.ceil(len(points) / len(self.lattice)))
+        own = len(points) ** (-1 / points.shape[1])
         found = (
-            near(points, points, self.neighbours, edges=self.edges),
-            near(self.lattice, points, share, edges=self.edges),
+            near(points, points, self.neighbours, own, edges=self.edges),
+            near(self.lattice, points, share, self.spacing, edges=self.edges),
         )
         if at is None:
             self.of_grid = found
@@ -166,7 +174,7 @@ class _Messages(EncoderNetwork):
     @torch.no_grad()
     def _around(self) -> Near:
         """What lies near to nodes on their lattice."""
-        return near(self.lattice, self.lattice, self.neighbours, edges=self.edges)
+        return near(self.lattice, self.lattice, self.neighbours, self.spacing, edges=self.edges)
 
 
 class _Heard(nn.Module):
