@@ -35,7 +35,7 @@ from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.tokens.code import Code, FieldTokens, Level, Patches, check_together
@@ -107,7 +107,7 @@ class _Wavelets(FieldTokens):
             super().__init__(channels, space, torch.cat(places), means.width, scales=tuple(scales))
         else:
             super().__init__(channels, space, means.places, means.width, means.counts, scales=tuple(scales))
-        self.levels, self.kept, self.pieces = of.levels, of.kept, nn.ModuleList(cuts)
+        self.levels, self.kept, self.cuts = of.levels, of.kept, tuple(cuts)  # which have no weights
 
     def look(
         self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
@@ -125,7 +125,7 @@ class _Wavelets(FieldTokens):
 
     def decode(self, tokens: Float[Tensor, "*batch token width"]) -> Float[Tensor, "*batch channel *space"]:
         bands = 2 ** len(self.space) - 1
-        counts = [len(cut.places) * (bands if scale else 1) for scale, cut in enumerate(self.pieces)]
+        counts = [len(cut.places) * (bands if scale else 1) for scale, cut in enumerate(self.cuts)]
         parts = tokens.split(counts, -2)
         fields = self._joined(0, parts[0], 1)[0]
         for scale in range(1, self.levels + 1):
@@ -138,11 +138,11 @@ class _Wavelets(FieldTokens):
 
     def _cut(self, scale: int, bands: Tensor) -> Tensor:
         """Tokens of a scale, of its bands (band, *batch, channel, *space)."""
-        return self.pieces[scale].encode(bands).movedim(0, -3).flatten(-3, -2)
+        return self.cuts[scale].encode(bands).movedim(0, -3).flatten(-3, -2)
 
     def _joined(self, scale: int, tokens: Tensor, bands: int) -> Tensor:
         """Bands of a scale, of its tokens."""
-        return self.pieces[scale].decode(tokens.unflatten(-2, (bands, -1)).movedim(-3, 0))
+        return self.cuts[scale].decode(tokens.unflatten(-2, (bands, -1)).movedim(-3, 0))
 
 
 def _halved(fields: Tensor, axes: int) -> tuple[Tensor, Tensor]:

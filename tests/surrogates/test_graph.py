@@ -76,12 +76,12 @@ def test_points_that_are_moved_by_a_step_of_the_lattice_are_known_by_the_next_no
     step = torch.tensor([0.25] + [0.0] * (axes - 1))
     with torch.no_grad():
         one, two = (encoder.known(values, where).unflatten(1, (4,) * axes) for where in (at, (at + step) % 1))
-    assert torch.allclose(two, one.roll(1, 1), atol=1e-4)
-    assert not torch.allclose(two, one, atol=0.1)
+    assert torch.allclose(two, one.roll(1, 1), atol=1e-5)
+    assert not torch.allclose(two, one, atol=1e-2)
     box = network(space, edges=True, of=Graph(4, 8, nodes=4))  # which ends
     with torch.no_grad():
         one, two = (box.known(values, where).unflatten(1, (4,) * axes) for where in (at, (at + step) % 1))
-    assert not torch.allclose(two, one.roll(1, 1), atol=0.1)
+    assert not torch.allclose(two, one.roll(1, 1), atol=1e-2)
 
 
 def test_codes_change_smoothly_where_points_change_places():

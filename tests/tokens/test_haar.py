@@ -150,5 +150,5 @@ def test_what_does_not_suit_is_refused():
     ):
         with pytest.raises(ValueError, match=says):
             make()
-    assert len(Haar(2, kept=1).build(2, (64, 64)).places) == 128  # 2,048 numbers
+    assert len(Haar(2, kept=1).build(2, (64, 64)).places) == 64  # 2,048 numbers
     assert Haar(2, kept=0).build(50, (64, 64)).counts == (4, 4)  # of one kind there may be any number

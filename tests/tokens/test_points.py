@@ -65,8 +65,8 @@ def built(order=None, law=None, given=()):
 def fit(tmp_path_factory):
     root = tmp_path_factory.mktemp("stations")
     store = simulate(Stations(), root / "store", 3_000, seed=0, progress=False)
-    recipe = Recipe(epochs=20, batch=50)
-    return train(built(AtOnce(), Mixture()), store, root / "fit", recipe=recipe, progress=False)
+    recipe = Recipe(epochs=30, batch=50)
+    return train(built(), store, root / "fit", recipe=recipe, progress=False)
 
 
 def off_the_law(a, drawn):
@@ -82,13 +82,13 @@ def test_a_law_of_stations_is_the_gaussian_one(fit):
         theta = torch.full((DRAWS, 1), a)
         drawn = fit.surrogate.sample(theta, {}, generator=generator(3)).double()
         mean, covariance = off_the_law(a, drawn.flatten(1))
-        assert mean < 0.25  # what is beyond 0.1 and 0.15 is for learning
-        assert covariance < 0.35
+        assert mean < 0.2  # what is beyond 0.1 and 0.15 is for learning
+        assert covariance < 0.3
         others = drawn[..., [1, 0, 2, 3, 4]]  # the faults: stations in another order,
-        assert min(off_the_law(a, others.flatten(1))) > 0.5
-        assert off_the_law(2 - a, drawn.flatten(1))[0] > 0.5  # and another amplitude
+        assert off_the_law(a, others.flatten(1))[1] > 1
+        assert off_the_law(2 - a, drawn.flatten(1))[0] > 1  # another amplitude,
         apart = torch.stack([drawn[:, 0], drawn[:, 1].flip(0)], 1)  # and frames of different draws
-        assert off_the_law(a, apart.flatten(1))[1] > 0.5
+        assert off_the_law(a, apart.flatten(1))[1] > 1
 
 
 def test_a_law_of_stations_is_read_back(fit):
