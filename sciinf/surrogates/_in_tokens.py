@@ -57,6 +57,8 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         if code.learned_of and (code.learned_of != target or self.conditions.stay):
             raise ValueError(f"the code was learned of frames of {code.learned_of!r}, and is to code others, too")
         self.code = code.build(self.channels, self.space)
+        if moves and not self.code.on_grid:
+            raise ValueError("moves are steps on a grid, and fields of stations have none: leave moves out")
         if self.conditions.sensors is not None and (self.block < self.unknown or not self.code.counts):
             raise ValueError("what sensors see goes with pieces of all frames at once: Patches() and AtOnce()")
         self.stays = code.build(self.channels_stay, self.space) if self.conditions.stay else None

@@ -24,7 +24,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -48,8 +48,10 @@ class FieldTokens(nn.Module, ABC):
         width: Numbers in a token.
         counts: Of pieces of the grid in each direction, which are tokens of one kind; () where tokens are no pieces.
         scales: Of each token, 0 the coarsest; () where tokens have none.
+        on_grid: Whether fields are on a grid, so that they can be moved along it.
     """
 
+    on_grid: ClassVar[bool] = True
     places: Tensor
     width: int
     counts: tuple[int, ...]

@@ -71,6 +71,8 @@ class Points(Code):
 class _Stations(FieldTokens):
     """See `Points`."""
 
+    on_grid = False
+
     def __init__(self, channels: int, count: int, at: Float[Tensor, "station axis"]) -> None:
         super().__init__(channels, (count,), at, channels)
 

@@ -144,3 +144,9 @@ def test_what_does_not_suit_is_refused():
     ):
         with pytest.raises(ValueError, match=says):
             make()
+
+
+def test_stations_are_not_moved_along_a_grid():
+    fields = {"initial": Observable((1, 5)), "u": Observable((4, 1, 5))}
+    with pytest.raises(ValueError, match="moves are steps on a grid, and fields of stations have none"):
+        Generator(Prior(rate=td.Uniform(0.0, 1.0)), fields, Points(AT), moves=[(1,)])
