@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,6 +75,117 @@ class StateSpace(ABC):
         self, theta: Theta, state: Float[Tensor, "row state"], *, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         """What is seen at one time, name -> (row, *event)."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was seen of each row, and when.
+
+    Args:
+        times: (row or 1, T), float64, each not before the one before it.
+        x: Observable -> (row, T, *event).
+        there: Observable -> True where a value was seen: (row, T), or (row, T, *event). One that is not named was seen
+            throughout.
+        begin: The time of `StateSpace.initial`; the first of `times` where left out.
+
+    Raises:
+        ValueError: If times go backwards, or begin after the first.
+    """
+
+    times: Float[Tensor, "#row time"]
+    x: Mapping[str, Tensor]
+    there: Mapping[str, Tensor]
+    begin: float | None = None
+
+    def __post_init__(self) -> None:
+        check_times(self.times, self.begin)
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.x.values())))
+
+    def step(self, k: int) -> tuple[Time, Time]:
+        """From when to when the state moves before the k-th time."""
+        start = self.times[:, k - 1] if k else self.times[:, 0] if self.begin is None else self.begin
+        return _plain(start), _plain(self.times[:, k])
+
+    def some(self, rows: slice) -> Record:
+        """Those rows of it."""
+        times = self.times if len(self.times) == 1 else self.times[rows]
+        parts = ({name: value[rows] for name, value in part.items()} for part in (self.x, self.there))
+        return Record(times, *parts, self.begin)
+
+
+def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:
+    """Refuse times that are not in their order.
+
+    Raises:
+        ValueError: If they are not; it says where.
+    """
+    if not bool(times.isfinite().all()):
+        raise ValueError("a time is not finite; where nothing was seen, give a time all the same and mask the value")
+    if bool((back := times.diff(dim=-1) < 0).any()):
+        row, k = (int(i) for i in back.nonzero()[0])
+        one, other = float(times[row, k]), float(times[row, k + 1])
+        raise ValueError(
+            f"times go backwards: {one:g} is followed by {other:g} (number {k + 1}); sort them, with the data"
+        )
+    if begin is not None and bool((times[:, 0] < begin).any()):
+        raise ValueError(f"the state begins at {begin:g}, after the first time {float(times[:, 0].min()):g}")
+
+
+def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: int) -> Float[Tensor, " row"]:
+    """log p(x_k | state, theta) of what was seen at the k-th time; 0 where nothing was.
+
+    Args:
+        model: Which has `log_observe`.
+        theta: Of each row of the state.
+        state: (row x copies, S): each row of the record, copies of it one after the other.
+        record: What was seen.
+        k: Number of the time.
+
+    Raises:
+        TypeError: If the model's `log_observe` is missing or leaves an observable out.
+        ValueError: If a single number of several is missing, of which the model tells only the density of all.
+    """
+    if model.log_observe is None:
+        raise TypeError(f"{type(model).__name__} has no log_observe, so the likelihood of its data is not known")
+    copies = len(state) // record.rows
+    x = repeated({name: value[:, k] for name, value in record.x.items()}, copies)
+    found = model.log_observe(theta, state, x)
+    if not isinstance(found, Mapping) or set(found) != set(x):
+        said = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+        raise TypeError(f"log_observe gave {said}; it is to give a mapping with the log density of each of {sorted(x)}")
+    total = None
+    for name, each in found.items():
+        if name in record.there:
+            there = record.there[name][:, k].repeat_interleave(copies, dim=0)
+            each = _where(name, each, there)
+        each = each.reshape(len(state), -1)
+        each = each[:, 0] if each.shape[1] == 1 else each.sum(-1)
+        total = each if total is None else total + each
+    if total is None:
+        raise TypeError("nothing is observed")
+    return total
+
+
+def _where(name: str, each: Tensor, there: Tensor) -> Tensor:
+    """Log densities where values were seen, 0 elsewhere."""
+    if each.ndim < there.ndim:
+        part = there.flatten(1).any(-1) != there.flatten(1).all(-1)
+        if bool(part.any()):
+            raise ValueError(
+                f"some numbers of {name!r} are missing at a time at which others are there, and log_observe tells the "
+                "density of all of them together; let it give that of each number, (row, *event)"
+            )
+        there = there.flatten(1).all(-1)
+    there = there.reshape(*there.shape, *[1] * (each.ndim - there.ndim))
+    return torch.where(there, each, torch.zeros((), dtype=each.dtype, device=each.device))
+
+
+def _plain(time: Tensor | float) -> Time:
+    """One number where all rows have the same time."""
+    return float(time[0]) if isinstance(time, Tensor) and len(time) == 1 else time
 
 
 def duration(start: Time, stop: Time, like: Tensor) -> Float[Tensor, "#row"]:
