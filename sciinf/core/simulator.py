@@ -151,6 +151,8 @@ class Simulator(ABC):
 
     `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
     one, repeated) -> (batch,).
+    `random_likelihood`: True where that is the logarithm of an unbiased estimate of p(x | theta), as a particle filter
+    gives it: right as an importance weight, where its noise averages out, and no log density.
     `settings()`: what else than its file and prior makes its simulations what they are, such as arguments it was built
     with: name -> text. Simulations under other settings are another campaign.
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
@@ -173,6 +175,7 @@ class Simulator(ABC):
     files: Sequence[Path] = ()
     former_name: str = ""
     log_likelihood: Callable[[Tensor, X], Tensor] | None = None
+    random_likelihood: bool = False
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
     statistics: Callable[[X], Mapping[str, Tensor]] | None = None
@@ -190,7 +193,8 @@ class Simulator(ABC):
         rows += [["parameter", n, u or "-", ""] for n, u in zip(self.prior.names, self.prior.units, strict=True)]
         rows += [["derived", name, "", ""] for name in self.derived]
         rows += [["observable", n, o.unit or "-", str(o.shape)] for n, o in self.observables.items()]
-        facts = [("likelihood", "known" if self.log_likelihood is not None else "unknown")]
+        known = "estimated" if self.random_likelihood else "known"
+        facts = [("likelihood", known if self.log_likelihood is not None else "unknown")]
         facts += [("in", str(self.source))] if self.source is not None else []
         return html(f"simulator {self.name!r}", rows, facts)
 

@@ -78,7 +78,7 @@ class Equation(FieldSource, ABC):
         own = {"grid": self.grid, "times": self.times, **vars(self)}
         told = {name: value for name, value in sorted(own.items()) if name not in _SAID_ELSEWHERE and name[0] != "_"}
         try:
-            found = {name: _said(value) for name, value in told.items()}
+            found = {name: said(value) for name, value in told.items()}
         except TypeError as error:
             raise TypeError(
                 f"the equation {self.name!r} cannot be told from others by what it was built with: {error}; what does "
@@ -163,7 +163,7 @@ def described(
     return starts, {**starts, SOLUTION: solution}
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
     """What a setting is, the same in every process.
 
     Raises:

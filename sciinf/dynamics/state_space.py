@@ -112,8 +112,8 @@ class Record:
     def some(self, rows: slice) -> Record:
         """Those rows of it."""
         times = self.times if len(self.times) == 1 else self.times[rows]
-        parts = ({name: value[rows] for name, value in part.items()} for part in (self.x, self.there))
-        return Record(times, *parts, self.begin)
+        x, there = ({name: value[rows] for name, value in part.items()} for part in (self.x, self.there))
+        return Record(times, x, there, self.begin)
 
 
 def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:

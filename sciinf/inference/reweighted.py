@@ -19,12 +19,18 @@ leaves a bias of the evidence far below its error.
 Where parameters are discrete, or exist only sometimes, there is no Student-t law of them, and the draws come from the
 learned density with a floor under the probability of each discrete value (`inference.floored`).
 
+The likelihood may be an unbiased estimate, such as a particle filter's (`Simulator.random_likelihood`): its noise is
+one more variable that weights sum over, so that draws and evidence are as exact as before (Tran et al.), and counts in
+the effective size. A density is then not to be had, for the logarithm of an estimate is biased.
+
 k-hat, the shape of a generalised Pareto law fitted to the largest weights, says whether to believe them (below 0.7).
 
 References:
     | Neural importance sampling for rapid and reliable gravitational-wave inference (Dax et al., 2023),
       https://arxiv.org/abs/2210.05686
     | Adaptive multiple importance sampling (Cornuet et al., 2012), https://arxiv.org/abs/0907.1254
+    | Importance sampling squared for Bayesian inference in latent variable models (Tran, Scharth, Pitt, Kohn, 2013),
+      https://arxiv.org/abs/1309.3339
     | Pareto smoothed importance sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
     | A new and efficient estimation method for the generalized Pareto distribution (Zhang & Stephens, 2009)
 """
@@ -39,7 +45,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Posterior, Prior, Simulator, X, identity
+from sciinf.core import DensityUnavailable, Draws, Posterior, Prior, Simulator, X, identity
 from sciinf.core.categories import categories_of
 from sciinf.core.doubts import doubt
 from sciinf.inference.amortised import draw_to_weigh, log_prob_to_weigh
@@ -85,7 +91,7 @@ class Reweighted(Posterior):
             )
         if not ess > 0 or budget < 1:
             raise ValueError(f"ess and budget must be positive, got ess={ess} and budget={budget}")
-        self.log_likelihood = simulator.log_likelihood
+        self.log_likelihood, self.random_likelihood = simulator.log_likelihood, simulator.random_likelihood
         self.proposal, self.target_ess, self.budget = proposal, ess, budget
         self.name = f"{proposal.name}, reweighted by the likelihood"
         said = f"{proposal.digest} reweighted {identity(simulator)} {ess} {budget}"
@@ -208,7 +214,17 @@ class Reweighted(Posterior):
         return torch.stack(each, dim=1)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """log p(theta | x) with the evidence estimated by importance sampling (a fixed seed: the same each time)."""
+        """log p(theta | x) with the evidence estimated by importance sampling (a fixed seed: the same each time).
+
+        Raises:
+            DensityUnavailable: If the likelihood is an estimate.
+        """
+        if self.random_likelihood:
+            raise DensityUnavailable(
+                "the simulator's likelihood is estimated by particles: its draws are exact, but the logarithm of an "
+                "estimate is biased and no density. Take draws, or the density of what was learned "
+                "(build_posterior(fit))"
+            )
         columns = []
         for i in range(theta.shape[1]):
             one = {name: value[i : i + 1] for name, value in x.items()}

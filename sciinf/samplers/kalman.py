@@ -156,9 +156,10 @@ def _stacked(model: LinearStates, theta: Theta, record: Record) -> tuple[Tensor,
         numbers = record.x[name][0, 0].numel()
         if law.matrix.shape[-2] != numbers:
             raise ValueError(f"{name!r} has {numbers} numbers at a time, and the model's view {law.matrix.shape[-2]}")
-    rows = max(max(len(law.matrix), len(law.covariance), len(law.offset)) for law in laws)
+    offsets = [torch.as_tensor(law.offset) for law in laws]
+    rows = max(len(part) for part in (*offsets, *(law.matrix for law in laws), *(law.covariance for law in laws)))
     matrix = torch.cat([law.matrix.expand(rows, -1, -1) for law in laws], -2)
-    offset = torch.cat([law.offset.expand(rows, law.matrix.shape[-2]) for law in laws], -1)
+    offset = torch.cat([offset.expand(rows, -1) for offset in offsets], -1)
     sizes = [law.matrix.shape[-2] for law in laws]
     noise = matrix.new_zeros(rows, sum(sizes), sum(sizes))
     place = 0

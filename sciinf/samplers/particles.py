@@ -28,6 +28,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -157,26 +158,29 @@ def in_pieces(rows: int, particles: int) -> list[slice]:
     return [slice(i, min(rows, i + size)) for i in range(0, rows, size)]
 
 
-def chosen_particles(spread: Callable[[int], float], *, least: int = 64, most: int = 16_384, sd: float = 1.0) -> int:
+def chosen_particles(spread: Callable[[int], float], *, least: int = 64, most: int = 4_096, sd: float = 1.0) -> int:
     """The smallest number of particles, doubling, whose log-likelihood has a spread of at most `sd`.
 
     Args:
         spread: A number of particles -> sd of the log-likelihood of one theta and data.
         least: Where to begin.
         most: Where to end.
-        sd: At most this. Importance weights then lose at most 1 - exp(-sd^2) of their effective size to the noise.
+        sd: At most this. Importance weights then keep about exp(-sd^2) of their effective size at least.
 
-    Raises:
-        ValueError: If `most` do not suffice.
+    Warns:
+        UserWarning: If `most` do not suffice; that many are taken.
     """
     count = least
     while not (found := spread(count)) <= sd:
         if 2 * count > most:
-            raise ValueError(
+            warnings.warn(
                 f"the log-likelihood scatters by {found:.3g} (sd) even with {count:,} particles, and at most {sd:g} is "
                 "wanted: observations with little noise tell nearly exactly where the state is, and few particles are "
-                "there. Give particles= for a number of your own, or the model more noise of observation"
+                "there. Answers stay right, with fewer effective draws; give particles= for a number of your own, or "
+                "the model more noise of observation",
+                stacklevel=3,
             )
+            return count
         count *= 2
     return count
 

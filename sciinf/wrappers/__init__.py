@@ -5,7 +5,7 @@ prior and simulator in sbi's convention; `sets` makes one of sets of observation
 turns simulations that already exist into a store, `the_well` and `pdebench` those of these two collections of fields;
 `write_archive` keeps those of a store in one small file, each number within a tolerance, which `archived` turns back;
 `models` makes one simulator of several models of the same data; `observed` is what `Sensors` with noise see of a
-simulator of fields, `scattered` what measurements at random places do.
+simulator of fields, `scattered` what measurements at random places do; `state_space` is what is seen of a hidden state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sciinf.wrappers.archive import Archive, Relative, archived, write_archive
     from sciinf.wrappers.external_command import command
     from sciinf.wrappers.field_sensors import Sensors, observed
+    from sciinf.wrappers.hidden_states import state_space
     from sciinf.wrappers.jax_function import jax
     from sciinf.wrappers.numpy_function import numpy
     from sciinf.wrappers.numpyro_model import numpyro
@@ -44,6 +45,7 @@ __all__ = [
     "sbi",
     "scattered",
     "sets",
+    "state_space",
     "tables",
     "the_well",
     "write_archive",
@@ -64,6 +66,7 @@ _MODULES = {
     "sbi": "sbi_pair",
     "scattered": "scattered_points",
     "sets": "sets_of_observations",
+    "state_space": "hidden_states",
     "tables": "tables_file",
     "the_well": "the_well_files",
     "write_archive": "archive",

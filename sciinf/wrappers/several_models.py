@@ -104,6 +104,7 @@ class SeveralModels(Simulator):
         self.settings = self._settings
         if all(simulator.log_likelihood is not None for simulator in simulators.values()):
             self.log_likelihood = self._log_likelihood
+            self.random_likelihood = any(simulator.random_likelihood for simulator in simulators.values())
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
         """Simulate a batch, each row by its model."""

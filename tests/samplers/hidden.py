@@ -89,7 +89,7 @@ class Channel(FiniteStates):
     latent = {"channel": ""}
 
     def start(self, theta: Theta) -> Tensor:
-        return torch.tensor([[0.6, 0.3, 0.1]])
+        return torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64)
 
     def rates(self, theta: Theta) -> Tensor:
         a, b = theta["a"], theta["b"]

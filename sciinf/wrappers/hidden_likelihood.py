@@ -1,0 +1,202 @@
+"""The likelihood and the hidden paths of a state-space model, by the best filter that it admits.
+
+| model | filter | likelihood |
+|---|---|---|
+| `LinearStates` | Kalman's | exact |
+| `FiniteStates` with `log_observe` | sums over states | exact |
+| any other with `log_observe` | particles | an unbiased estimate, which is right as a weight |
+| without `log_observe` | none | unknown |
+
+The noise of a particle filter comes from a seed that is hashed from theta and x: the same question has the same answer,
+and different theta have noise that is independent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import X
+from sciinf.dynamics.finite_states import FiniteStates
+from sciinf.dynamics.linear_states import LinearStates
+from sciinf.dynamics.state_space import Record, StateSpace
+from sciinf.samplers import forward, kalman
+from sciinf.samplers.particles import (
+    Particles,
+    ancestral_paths,
+    backward_paths,
+    chosen_particles,
+    in_pieces,
+    particle_filter,
+)
+
+_ROWS = 4_096  # that an exact filter takes at once
+_PAIRS, _AGAIN, _SHARE = 16, 16, 0.75  # by which the number of particles is chosen
+_SMOOTHER = 4  # times as many particles for a path given theta
+
+
+@final
+class Filters:
+    """What a model's data say of its parameters and paths.
+
+    Args:
+        model: The model.
+        names: Of its parameters, in the order of theta's columns.
+        record: theta (batch, D) and data -> what was seen of each row.
+        pilot: A number and a generator -> as many theta of the prior, and data of each.
+        particles: For each theta; chosen when first needed where left out.
+    """
+
+    def __init__(
+        self,
+        model: StateSpace,
+        names: Sequence[str],
+        record: Callable[[Tensor, X], Record],
+        pilot: Callable[[int, torch.Generator], tuple[Tensor, X]],
+        particles: int | None,
+    ) -> None:
+        self.model, self.names, self.record, self.pilot, self._given = model, names, record, pilot, particles
+        finite = isinstance(model, FiniteStates) and model.log_observe is not None
+        self.exact = isinstance(model, LinearStates) or finite
+
+    def log_likelihood(self, theta: Tensor, x: X) -> Float[Tensor, " batch"]:
+        """log p(x | theta), or the logarithm of an estimate, float64.
+
+        Warns:
+            UserWarning: If particles of every theta die out; it says when.
+        """
+        if self.exact:
+            every = [each for each, _ in self._exactly(theta, x, None)]
+            return torch.cat([torch.zeros(0, dtype=torch.float64), *every])
+        found = self._estimated(theta, x, self.particles, noise_of(theta, x))
+        if len(theta) and bool((found.died >= 0).all()):
+            warnings.warn(self._died(found.died, self.record(theta, x)), stacklevel=3)
+        return found.log_likelihood
+
+    def weighed_paths(
+        self, theta: Tensor, x: X, generator: torch.Generator
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch time state"]]:
+        """The likelihood, and a path of each row from the very same run.
+
+        Raises:
+            TypeError: If the model has no `log_observe`.
+        """
+        if self.exact:
+            parts = list(self._exactly(theta, x, generator))
+            return torch.cat([each for each, _ in parts]), torch.cat([paths for _, paths in parts])
+        self._check_density()
+        found, paths = self._with_particles(theta, x, self.particles, noise_of(theta, x), generator)
+        return found.log_likelihood, paths
+
+    def smooth(self, theta: Tensor, x: X, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
+        """A path of each row given its theta.
+
+        Raises:
+            TypeError: If the model has no `log_observe`.
+            ValueError: If all particles of a row die out; it says when.
+        """
+        if self.exact:
+            return self.weighed_paths(theta, x, generator)[1]
+        self._check_density()
+        found, paths = self._with_particles(theta, x, _SMOOTHER * self.particles, generator, generator)
+        if bool((gone := found.died >= 0).any()):
+            row = int(gone.nonzero()[0])
+            why = self._died(found.died[row : row + 1], self.record(theta, x).some(slice(row, row + 1)))
+            raise ValueError(f"there is no path for row {row}: {why}")
+        return paths
+
+    @cached_property
+    def particles(self) -> int:
+        """How many particles each theta has: as given, or chosen when first asked for.
+
+        Warns:
+            UserWarning: If even the largest number scatters more than it should.
+        """
+        if self._given is not None or self.exact:
+            return self._given or 0
+        theta, x = self.pilot(_PAIRS, torch.Generator().manual_seed(0))
+        theta = theta.repeat_interleave(_AGAIN, 0)
+        x = {name: value.repeat_interleave(_AGAIN, 0) for name, value in x.items()}
+
+        def spread(count: int) -> float:
+            found = self._estimated(theta, x, count, torch.Generator().manual_seed(count)).log_likelihood
+            each = found.reshape(_PAIRS, _AGAIN).std(-1).nan_to_num(math.inf)
+            return float(each.sort().values[int(_SHARE * _PAIRS) - 1])
+
+        return chosen_particles(spread)
+
+    def _exactly(self, theta: Tensor, x: X, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Likelihood and, where a generator is given, paths: rows by rows."""
+        whole, none = self.record(theta, x), torch.zeros(0)
+        for i in range(0, len(theta), _ROWS):
+            rows = slice(i, i + _ROWS)
+            named, record = self._named(theta[rows]), whole.some(rows)
+            if isinstance(self.model, LinearStates):
+                found = kalman.filtered(self.model, named, record, keep=generator is not None)
+                yield found.log_likelihood, none if generator is None else kalman.paths(found, generator=generator)
+            elif isinstance(self.model, FiniteStates):
+                chain = forward.forward(self.model, named, record)
+                yield chain.log_likelihood, none if generator is None else forward.paths(chain, generator=generator)
+
+    def _estimated(self, theta: Tensor, x: X, count: int, noise: torch.Generator) -> Particles:
+        whole, parts = self.record(theta, x), []
+        for rows in in_pieces(len(theta), count):
+            named = self._named(theta[rows])
+            parts.append(particle_filter(self.model, named, whole.some(rows), count, generator=noise))
+        return _joined(parts)
+
+    def _with_particles(
+        self, theta: Tensor, x: X, count: int, noise: torch.Generator, generator: torch.Generator
+    ) -> tuple[Particles, Tensor]:
+        whole, parts, paths = self.record(theta, x), [], []
+        for rows in in_pieces(len(theta), count):
+            named, record = self._named(theta[rows]), whole.some(rows)
+            found = particle_filter(self.model, named, record, count, generator=noise, keep=True)
+            if self.model.log_advance is None:
+                paths.append(ancestral_paths(found, generator=generator))
+            else:
+                paths.append(backward_paths(self.model, named, record, found, generator=generator))
+            parts.append(found)
+        return _joined(parts), torch.cat(paths)
+
+    def _named(self, theta: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.names, theta.unbind(-1), strict=True))
+
+    def _died(self, died: Tensor, record: Record) -> str:
+        """In words, when and why all particles died out."""
+        row = int(died.argmin())
+        k = int(died[row])
+        times = record.times[0 if len(record.times) == 1 else row]
+        whose = f"of each of {len(died):,} parameters" if len(died) > 1 else "of the parameters that were asked for"
+        return (
+            f"all {self.particles:,} particles {whose} died out, first at time {float(times[k]):g} (number {k}): no "
+            "state that the model reaches can have given what was seen there. Give the observation more noise or "
+            "heavier tails in log_observe, look at the data and their units, or give particles= a larger number"
+        )
+
+    def _check_density(self) -> None:
+        if self.model.log_observe is None:
+            kind = type(self.model).__name__
+            raise TypeError(f"{kind} has no log_observe, so nothing weighs its paths by the data; define it")
+
+
+def noise_of(theta: Tensor, x: X) -> torch.Generator:
+    """A generator whose seed is hashed from what was asked."""
+    hashed = hashlib.sha256(theta.detach().double().contiguous().numpy().tobytes())
+    for name in sorted(x):
+        hashed.update(name.encode() + x[name].detach().double().contiguous().numpy().tobytes())
+    return torch.Generator().manual_seed(int.from_bytes(hashed.digest()[:8], "big") >> 1)
+
+
+def _joined(parts: Sequence[Particles]) -> Particles:
+    if not parts:
+        return Particles(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
+    return Particles(torch.cat([p.log_likelihood for p in parts]), torch.cat([p.died for p in parts]))

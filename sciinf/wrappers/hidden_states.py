@@ -1,0 +1,294 @@
+"""A simulator of a state-space model: what is seen of a hidden state, with the likelihood by the best filter.
+
+    simulator = wrappers.state_space(Nile(), prior, times, {"volume": Observable((100,), "1e8 m3", ("time",))})
+
+`wrappers.hidden_likelihood` says which filter that is. Where each record has times of its own, these are data as well:
+beside an observable NAME stands NAME_times, as NAME_mask does where values are missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Observable, Prior, Simulator, X
+from sciinf.core.checks import check_whole
+from sciinf.core.simulator import event_of
+from sciinf.dynamics.field_equation import said
+from sciinf.dynamics.state_space import Record, StateSpace, check_times
+from sciinf.wrappers.hidden_likelihood import Filters
+from sciinf.wrappers.row_arguments import check_plain
+
+DrawTimes = Callable[[int, torch.Generator], Tensor]
+"""A number of rows and a generator -> times of each row, (row, T), none before the one before it."""
+
+
+def state_space(
+    model: StateSpace,
+    prior: Prior,
+    times: Sequence[float] | Tensor | DrawTimes,
+    observables: Mapping[str, Observable | tuple[int, ...]],
+    *,
+    begin: float | None = None,
+    particles: int | None = None,
+    missing: float = 0.0,
+    name: str | None = None,
+    block: int = 4096,
+) -> HiddenStates:
+    """A simulator of what is seen of a hidden state.
+
+    Args:
+        model: Moves the state and observes it: a `StateSpace`, `LinearStates` or `FiniteStates` of `sciinf.dynamics`.
+        prior: Of the parameters that the model calls by name.
+        times: When it is seen, T of them, none before the one before it, in the model's unit of time. Where records
+            have times of their own, a function that draws them, (rows, generator) -> (rows, T): beside each observable
+            then stands `NAME_times`. A record that is shorter repeats its last time, with values that are missing.
+        observables: What is seen, each with time as its first axis, (T, *event): name -> `Observable`, or its shape.
+        begin: The time at which the state is the model's `initial`; the first of `times` where left out.
+        particles: For each theta, where a particle filter is needed. Left out, the smallest number, doubling from 64,
+            with which the log-likelihood has an sd of at most 1 at three quarters of parameters and data that are
+            drawn from the prior (with a fixed seed: it does not depend on what is asked).
+        missing: Largest share of values that may be missing. Above 0, each simulation has its own share, uniform up to
+            it, values are missing at random, and beside each observable stands `NAME_mask`, True where it was seen.
+            The likelihood holds for whatever is missing.
+        name: What the simulator is called; the model's class in small letters when left out.
+        block: Rows per block of a store.
+
+    Raises:
+        TypeError: If `model` is no object of such a class.
+        ValueError: If times go backwards, an observable has another number of times than there are, or is not what the
+            model observes, or `missing` is no share.
+
+    Examples:
+        >>> import torch
+        >>> from sciinf import HalfNormal, Observable, Prior
+        >>> from sciinf.dynamics.state_space import StateSpace
+        >>> class Walk(StateSpace):
+        ...     latent = {"place": "m"}
+        ...     def initial(self, theta, rows, *, generator):
+        ...         return torch.zeros(rows, 1)
+        ...     def advance(self, theta, state, start, stop, *, generator):
+        ...         return state + theta["step"][:, None] * torch.randn(state.shape, generator=generator)
+        ...     def observe(self, theta, state, *, generator):
+        ...         return {"y": state[:, 0] + torch.randn(len(state), generator=generator)}
+        >>> state_space(Walk(), Prior(step=HalfNormal(1.0)), range(5), {"y": Observable((5,), "m", ("time",))})
+        simulator 'walk' of Prior(step): 'y' (5,) [m]
+    """
+    if not isinstance(model, StateSpace):
+        got = f"the class {model.__name__}; call it" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"expected a model of sciinf.dynamics.state_space.StateSpace, got {got}")
+    check_plain(prior, "a state-space model")
+    if particles is not None:
+        check_whole("particles", particles, 2)
+    if not 0 <= missing < 1:
+        raise ValueError(f"`missing` is a share, at least 0 and below 1, got {missing}")
+    specs = {n: o if isinstance(o, Observable) else Observable(tuple(o)) for n, o in observables.items()}
+    if not specs or not all(spec.shape for spec in specs.values()):
+        raise ValueError(f"each observable has the times as its first axis, got {event_of(specs) or 'none'}")
+    count = next(iter(specs.values())).shape[0]
+    drawn: Tensor | DrawTimes
+    if isinstance(times, Callable):
+        drawn, there = times, f"{next(iter(specs))!r} has {count}"
+    else:
+        drawn = torch.as_tensor(list(times) if not isinstance(times, Tensor) else times, dtype=torch.float64)
+        if drawn.ndim != 1 or not len(drawn):
+            raise ValueError(f"times are a list of numbers, at least one, got shape {tuple(drawn.shape)}")
+        check_times(drawn[None], begin)
+        count, there = len(drawn), f"there are {len(drawn)} times"
+    for key, spec in specs.items():
+        if spec.shape[0] != count:
+            raise ValueError(f"{key!r} has shape {spec.shape}, and {there}: its first axis is that of the times")
+    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block)
+
+
+@final
+class HiddenStates(Simulator):
+    """What `state_space` makes.
+
+    Attributes:
+        particles: How many a particle filter takes for each theta; 0 where none is needed.
+    """
+
+    def __init__(
+        self,
+        model: StateSpace,
+        prior: Prior,
+        times: Tensor | DrawTimes,
+        seen: Mapping[str, Observable],
+        begin: float | None = None,
+        particles: int | None = None,
+        missing: float = 0.0,
+        name: str | None = None,
+        block: int = 4096,
+    ) -> None:
+        self.model, self.prior, self.times, self.begin = model, prior, times, begin
+        self.name, self.block, self.missing, self.seen = name or type(model).__name__.lower(), block, missing, seen
+        self.count = next(iter(seen.values())).shape[0]
+        self.observables = dict(seen)
+        for key, spec in seen.items():
+            if missing:
+                self.observables[f"{key}_mask"] = Observable((self.count,), "", spec.dims[:1], "bool")
+            if not isinstance(times, Tensor):
+                self.observables[f"{key}_times"] = Observable((self.count,), "", spec.dims[:1])
+        self.settings = self._settings
+        self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
+        self.random_likelihood = not self.filters.exact and model.log_observe is not None
+        self._check()
+        if model.log_observe is not None:
+            self.log_likelihood = self.filters.log_likelihood
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        return self.simulated(theta, generator=generator)[0]
+
+    @property
+    def particles(self) -> int:
+        return self.filters.particles
+
+    def simulated(self, theta: Tensor, *, generator: torch.Generator) -> tuple[X, Float[Tensor, "batch time state"]]:
+        """Data, and the hidden path behind them."""
+        named, rows = dict(zip(self.prior.names, theta.unbind(-1), strict=True)), len(theta)
+        record = Record(self._times(rows, generator), {}, {}, self.begin)
+        state = self.model.initial(named, rows, generator=generator)
+        states, seen = [], {name: [] for name in self.seen}
+        for k in range(self.count):
+            if k or self.begin is not None:
+                state = self.model.advance(named, state, *record.step(k), generator=generator)
+            states.append(state)
+            for name, value in self.model.observe(named, state, generator=generator).items():
+                seen[name].append(value)
+        x: dict[str, Tensor] = {}
+        for name, spec in self.seen.items():
+            x[name] = torch.stack(seen[name], 1).reshape(rows, *spec.shape).to(spec.torch_dtype)
+            if not isinstance(self.times, Tensor):
+                x[f"{name}_times"] = record.times.float()
+        return self._masked(x, generator), torch.stack(states, 1)
+
+    def smooth(self, theta: Tensor, x: X, *, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
+        """A hidden path of each row, given its theta and the data: columns are those of the model's `latent`.
+
+        Exact where the likelihood is; else by four times as many particles as the likelihood takes, and off by what
+        particles are off, which falls as 1 / their number. `weighed_paths` is exact for draws with weights.
+
+        Args:
+            theta: (batch, D).
+            x: Data with the same batch, or a batch of one.
+            generator: Of the paths.
+
+        Raises:
+            TypeError: If the model has no `log_observe`.
+            ValueError: If all particles of a row die out; it says when.
+        """
+        return self.filters.smooth(theta, x, generator)
+
+    def weighed_paths(
+        self, theta: Tensor, x: X, *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch time state"]]:
+        """`log_likelihood(theta, x)`, and a hidden path of each row from the very same run of the filter.
+
+        Where theta is weighted by that likelihood, theta and path together are draws of the exact joint posterior, for
+        any number of particles. A row whose particles all die out has no weight, and its path means nothing.
+
+        Raises:
+            TypeError: If the model has no `log_observe`.
+        """
+        return self.filters.weighed_paths(theta, x, generator)
+
+    def with_paths(self) -> HiddenStatesAndPaths:
+        """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""
+        return HiddenStatesAndPaths(self)
+
+    def _times(self, rows: int, generator: torch.Generator) -> Float[Tensor, "#row time"]:
+        if isinstance(self.times, Tensor):
+            return self.times[None]
+        drawn = self.times(rows, generator)
+        if drawn.shape != (rows, self.count):
+            raise ValueError(f"times were drawn of shape {tuple(drawn.shape)}, expected {(rows, self.count)}")
+        # as they are recorded, so that the likelihood knows the very times that were simulated
+        return drawn.float().double()
+
+    def _record(self, theta: Tensor, x: X) -> Record:
+        """What was seen of each row of theta."""
+        rows = len(theta)
+        if missing := sorted(set(self.observables) - set(x)):
+            raise ValueError(f"the data have {sorted(x)}, and {missing} are missing: {event_of(self.observables)}")
+        values = {n: x[n].to(theta).expand(rows, *x[n].shape[1:]) for n in self.seen}
+        masks = {n: x[f"{n}_mask"].bool() for n in self.seen if f"{n}_mask" in x}
+        there = {n: mask.expand(rows, *mask.shape[1:]) for n, mask in masks.items()}
+        if isinstance(self.times, Tensor):
+            return Record(self.times[None], values, there, self.begin)
+        first, *others = (x[f"{n}_times"].double() for n in self.seen)
+        if not all(torch.equal(first, other) for other in others):
+            raise ValueError(
+                f"{event_of(self.seen)} are seen at the same times; merge theirs, and mask what is missing"
+            )
+        return Record(first, values, there, self.begin)
+
+    def _pilot(self, count: int, generator: torch.Generator) -> tuple[Tensor, X]:
+        theta = self.prior.sample(count, generator=generator)
+        return theta, self(theta, generator=generator)
+
+    def _masked(self, x: dict[str, Tensor], generator: torch.Generator) -> X:
+        if not self.missing:
+            return x
+        options: dict[str, Any] = {"generator": generator, "device": generator.device}
+        for name in self.seen:
+            rows = len(x[name])
+            share = self.missing * torch.rand(rows, 1, **options)
+            there = torch.rand(rows, self.count, **options) >= share
+            wide = there.reshape(*there.shape, *[1] * (x[name].ndim - 2))
+            x[name] = torch.where(wide, x[name], torch.zeros_like(x[name]))
+            x[f"{name}_mask"] = there
+        return x
+
+    def _check(self) -> None:
+        """Whether the model observes what is asked for, tried at the first time with one row."""
+        generator = torch.Generator().manual_seed(0)
+        theta = dict(zip(self.prior.names, self.prior.sample(1, generator=generator).unbind(-1), strict=True))
+        state = self.model.initial(theta, 1, generator=generator)
+        kind = type(self.model).__name__
+        if state.shape != (1, len(self.model.latent)):
+            raise ValueError(
+                f"{kind}.initial gave {tuple(state.shape)} for one row; `latent` names {list(self.model.latent)}: "
+                f"expected (1, {len(self.model.latent)})"
+            )
+        found = self.model.observe(theta, state, generator=generator)
+        if set(found) != set(self.seen):
+            raise ValueError(f"{kind} observes {sorted(found)}, and the observables are {event_of(self.seen)}")
+        for name, spec in self.seen.items():
+            if found[name][0].numel() != math.prod(spec.shape[1:]):
+                raise ValueError(
+                    f"{kind} observes {tuple(found[name].shape[1:])} numbers as {name!r} at one time, and the "
+                    f"observable has {spec.shape[1:]} after its axis of times"
+                )
+
+    def _settings(self) -> dict[str, str]:
+        own = {f"model.{n}": said(v) for n, v in sorted(vars(self.model).items()) if not n.startswith("_")}
+        times = {"times": said(self.times), "begin": str(self.begin), "missing": f"{self.missing:g}"}
+        return {"model": type(self.model).__qualname__, **own, **times}
+
+
+@final
+class HiddenStatesAndPaths(Simulator):
+    """What `HiddenStates.with_paths` gives: each column of the hidden state as an observable beside the data."""
+
+    def __init__(self, of: HiddenStates) -> None:
+        self.of, self.name, self.prior, self.block = of, f"{of.name}_with_paths", of.prior, of.block
+        self.source, self.files, self.settings = of.source, of.files, of.settings
+        first = next(iter(of.seen.values()))
+        axis: dict[str, Any] = {"dims": first.dims[:1]}
+        if first.dims and first.dims[0] in first.coords:
+            axis["coords"] = {first.dims[0]: first.coords[first.dims[0]]}
+            axis["coord_units"] = {n: u for n, u in first.coord_units.items() if n == first.dims[0]}
+        paths = {n: Observable((of.count,), unit, **axis) for n, unit in of.model.latent.items()}
+        if twice := sorted(set(paths) & set(of.observables)):
+            raise ValueError(f"{twice} are both observables and parts of the hidden state; give one another name")
+        self.observables = {**paths, **of.observables}
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        x, path = self.of.simulated(theta, generator=generator)
+        return {**{n: path[..., i].float() for i, n in enumerate(self.of.model.latent)}, **x}
