@@ -247,16 +247,20 @@ class HiddenStates(Simulator):
 
     def _check(self) -> None:
         """Whether the model observes what is asked for, tried at the first time with one row."""
-        generator = torch.Generator().manual_seed(0)
+        generator, kind = torch.Generator().manual_seed(0), type(self.model).__name__
         theta = dict(zip(self.prior.names, self.prior.sample(1, generator=generator).unbind(-1), strict=True))
-        state = self.model.initial(theta, 1, generator=generator)
-        kind = type(self.model).__name__
+        try:
+            state = self.model.initial(theta, 1, generator=generator)
+            found = self.model.observe(theta, state, generator=generator)
+        except KeyError as error:
+            names = ", ".join(map(repr, self.prior.names))
+            words = f"{kind} asks for a parameter {error}, and the prior has {names}"
+            raise ValueError(f"{words}; call both the same") from error
         if state.shape != (1, len(self.model.latent)):
             raise ValueError(
                 f"{kind}.initial gave {tuple(state.shape)} for one row; `latent` names {list(self.model.latent)}: "
                 f"expected (1, {len(self.model.latent)})"
             )
-        found = self.model.observe(theta, state, generator=generator)
         if set(found) != set(self.seen):
             raise ValueError(f"{kind} observes {sorted(found)}, and the observables are {event_of(self.seen)}")
         for name, spec in self.seen.items():

@@ -88,6 +88,9 @@ class Channel(FiniteStates):
     states = ("closed", "open", "inactive")
     latent = {"channel": ""}
 
+    def __init__(self, noise: float = 0.4) -> None:
+        self.noise = noise
+
     def start(self, theta: Theta) -> Tensor:
         return torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64)
 
@@ -99,11 +102,11 @@ class Channel(FiniteStates):
 
     def observe(self, theta: Theta, state: Tensor, *, generator: torch.Generator) -> Mapping[str, Tensor]:
         noise = torch.randn(len(state), generator=generator, dtype=state.dtype)
-        return {"current": _current(state) + 0.4 * noise}
+        return {"current": _current(state) + self.noise * noise}
 
     def log_observe(self, theta: Theta, state: Tensor, x: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        z = (x["current"] - _current(state)) / 0.4
-        return {"current": -0.5 * z.square() - math.log(0.4) - HALF_LOG_2PI}
+        z = (x["current"] - _current(state)) / self.noise
+        return {"current": -0.5 * z.square() - math.log(self.noise) - HALF_LOG_2PI}
 
 
 def _current(state: Tensor) -> Tensor:
