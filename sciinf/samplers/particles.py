@@ -89,7 +89,7 @@ def particle_filter(
     for k in range(record.times.shape[-1]):
         chosen = None
         if k:
-            state, log_w, chosen = _resampled(state, log_w, weight, generator)
+            state, log_w, chosen = _resampled(state, log_w, weight, generator, keep=keep)
         if k or record.begin is not None:
             start, stop = (_each(t, particles) for t in record.step(k))
             state = model.advance(every, state, start, stop, generator=generator)
@@ -186,23 +186,26 @@ def chosen_particles(spread: Callable[[int], float], *, least: int = 64, most: i
 
 
 def _resampled(
-    state: Tensor, log_w: Tensor, weight: Float[Tensor, "row n"], generator: torch.Generator
+    state: Tensor, log_w: Tensor, weight: Float[Tensor, "row n"], generator: torch.Generator, *, keep: bool
 ) -> tuple[Tensor, Tensor, Int[Tensor, "row n"] | None]:
-    """States, log weights (of mean 1) and ancestors, None for their own, after rows of few effective particles are."""
+    """Resample rows of few effective particles: states, log weights (of mean 1), ancestors (None for their own)."""
     rows, count = weight.shape
     some = (weight.square().sum(-1) * _SHARE > count).nonzero()[:, 0]
     uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=weight.device)
     if not len(some):
         return state, log_w, None
-    chosen = torch.arange(count, device=weight.device).expand(rows, -1)
-    if len(some) == rows:
-        chosen = systematic(weight, uniform)
-    else:
-        chosen = chosen.index_copy(0, some, systematic(weight[some], uniform[some]))
-    flat = (chosen + torch.arange(rows, device=chosen.device)[:, None] * count).flatten()
+    whole = len(some) == rows
+    children = systematic(weight, uniform) if whole else systematic(weight[some], uniform[some])
+    flat = (children + count * some[:, None]).flatten()
     columns = [column.index_select(0, flat) for column in state.unbind(-1)]
-    state = columns[0][:, None] if len(columns) == 1 else torch.stack(columns, -1)
-    return state, log_w.index_fill(0, some, 0.0), chosen
+    moved = columns[0][:, None] if len(columns) == 1 else torch.stack(columns, -1)
+    if whole:
+        return moved, torch.zeros_like(log_w), children
+    parts = state.reshape(rows, count, -1).index_copy(0, some, moved.reshape(len(some), count, -1))
+    chosen = None
+    if keep:
+        chosen = torch.arange(count, device=weight.device).expand(rows, -1).index_copy(0, some, children)
+    return parts.reshape(state.shape), log_w.index_fill(0, some, 0.0), chosen
 
 
 def systematic(weight: Float[Tensor, "row n"], uniform: Float[Tensor, "row one"]) -> Int[Tensor, "row n"]:

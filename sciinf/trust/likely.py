@@ -7,7 +7,9 @@ Where the likelihood is known, it judges noise and signal together, number by nu
 A small p says that the data hold more than the model explains: a signal outside the prior, a wrong noise law, or a
 posterior that is off. A p near 1 says that they scatter less than the model's noise. Both count: the p-value is
 2 min(p, 1 - p). For the model's own data and their exact posterior it keeps to the middle, for d parameters and n
-numbers the more, the larger d / n.
+numbers the more, the larger d / n. A likelihood that is estimated (`Simulator.random_likelihood`) serves as well: both
+sides are then estimates, of noise that is independent and of one law, so that p keeps its law and only its power is
+less.
 
 Reference:
     | Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng, Stern, 1996, eq. 8),

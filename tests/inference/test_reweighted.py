@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.core import Observable, Prior, Simulator, load_simulator
+from sciinf.core import DensityUnavailable, Observable, Prior, Simulator, load_simulator
 from sciinf.inference.reweighted import Reweighted, pareto_k
 
 SIMULATORS = Path(__file__).parents[2] / "simulators"
@@ -260,3 +260,35 @@ def test_each_observation_of_a_batch_has_its_own_weights(known, ball, truth):
     assert draws.shape == (1_000, 2, 3)
     assert bool(((draws.mean(0) - means).abs() < 5 * (2 / 1_000) ** 0.5 * covariance.diagonal().sqrt()).all())
     assert not np.allclose(means[0], means[1], atol=5 * (2 / 1_000) ** 0.5 * float(covariance[0, 0] ** 0.5))
+
+
+def estimated(ball, sd, bias):
+    """A likelihood that is estimated: times a log-normal factor of that sd, of mean exp(bias), other for each row."""
+
+    def log_likelihood(theta, x):
+        seed = int(theta.double().sum().mul(1e6).long()) % 2**31
+        noise = torch.randn(len(theta), generator=generator(seed), dtype=torch.float64)
+        return ball.log_likelihood(theta, x) + sd * noise - sd**2 / 2 + bias
+
+    simulator = Tilted(ball, log_likelihood)
+    simulator.random_likelihood = True
+    return simulator
+
+
+def test_an_unbiased_estimate_of_the_likelihood_leaves_draws_and_evidence_exact(known, ball, truth):
+    """Its noise counts in the effective size: draws are worth exp(-sd^2) of what they were."""
+    exact = Reweighted(proposal(known, ball, truth, "wide"), ball, ess=5_000).draw(X_O, 1_000, generator=generator(1))
+    posterior = Reweighted(proposal(known, ball, truth, "wide"), estimated(ball, 1.0, 0.0), ess=5_000)
+    draws = posterior.draw(X_O, 1_000, generator=generator(1))
+    assert draws.ess >= 5_000
+    assert agrees(draws, truth, exact_log_evidence(ball))
+    assert 0.7 * math.exp(-1) < (draws.ess / len(draws)) / (exact.ess / len(exact)) < 1.4 * math.exp(-1)
+    # planted fault: the mean of the logarithm is right instead, as if the log of the estimate were unbiased
+    posterior = Reweighted(proposal(known, ball, truth, "wide"), estimated(ball, 1.0, 0.5), ess=5_000)
+    assert not agrees(posterior.draw(X_O, 1_000, generator=generator(1)), truth, exact_log_evidence(ball))
+
+
+def test_an_estimated_likelihood_gives_no_density(known, ball, truth):
+    posterior = Reweighted(proposal(known, ball, truth, "wide"), estimated(ball, 1.0, 0.0))
+    with pytest.raises(DensityUnavailable, match="the logarithm of an estimate is biased and no density"):
+        posterior.log_prob(torch.zeros(4, 3), X_O)

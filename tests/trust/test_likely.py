@@ -28,26 +28,49 @@ class Line(Simulator):
         return td.Normal(theta, 1.0).log_prob(x["x"]).sum(-1)
 
 
-def found(x: torch.Tensor, seed: int = 0):
+class Estimated(Simulator):
+    """The same with a likelihood that is estimated: times an independent factor of mean 1, whose log has an sd of 1."""
+
+    name, prior, observables = "estimated", Line.prior, Line.observables
+    random_likelihood = True
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(9)
+
+    def __call__(self, theta, *, generator):
+        return Line()(theta, generator=generator)
+
+    def log_likelihood(self, theta, x):
+        return Line().log_likelihood(theta, x) + torch.randn(len(theta), generator=self.generator) - 0.5
+
+
+def found(x: torch.Tensor, seed: int = 0, simulator: Simulator | None = None):
     """The finding with draws of the exact posterior."""
     generator = torch.Generator().manual_seed(seed)
     mean, sd = float(x.sum()) / (NUMBERS + 1), 1 / math.sqrt(NUMBERS + 1)
     theta = mean + sd * torch.randn(PAIRS, 1, generator=generator)
-    simulator = Line()
+    simulator = simulator or Line()
     return check_likelihood(simulator, {"x": x[None]}, theta, simulator(theta, generator=generator))
 
 
-def test_false_alarms_are_no_more_often_than_they_say():
+@pytest.mark.parametrize("simulator", [Line(), Estimated()], ids=["known", "estimated"])
+def test_false_alarms_are_no_more_often_than_they_say(simulator):
     """Of 400 data sets of the model at most 1 % are alarms and 5 % cautions, but for chance (8, 30: 2 sd beyond)."""
     generator = torch.Generator().manual_seed(1)
     levels = []
     for seed in range(400):
         x = torch.randn((), generator=generator) + torch.randn(NUMBERS, generator=generator)
-        (check,) = found(x, seed)
+        (check,) = found(x, seed, simulator)
         levels.append(check.level)
     assert levels.count("alarm") <= 8
     assert levels.count("caution") + levels.count("alarm") <= 30
     assert levels.count("good") < 400
+
+
+def test_an_estimated_likelihood_still_finds_a_signal_that_no_parameter_makes():
+    (check,) = found(torch.randn(NUMBERS, generator=torch.Generator().manual_seed(1)) * 1.8, 0, Estimated())
+    assert check.level == "alarm"
+    assert "less likely" in check.verdict
 
 
 @pytest.mark.parametrize(
