@@ -134,7 +134,8 @@ class HiddenStates(Simulator):
             if missing:
                 self.observables[f"{key}_mask"] = Observable((self.count,), "", spec.dims[:1], "bool")
             if not isinstance(times, Tensor):
-                self.observables[f"{key}_times"] = Observable((self.count,), "", spec.dims[:1])
+                # named "time", so that standardising takes one span for all of them, and none for each
+                self.observables[f"{key}_times"] = Observable((self.count,), "", ("time",))
         self.settings = self._settings
         self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
         self.random_likelihood = not self.filters.exact and model.log_observe is not None
