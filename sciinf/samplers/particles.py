@@ -40,6 +40,7 @@ from sciinf.dynamics.finite_states import picked
 from sciinf.dynamics.state_space import Record, StateSpace, Theta, log_seen, repeated
 
 AT_ONCE = 131_072  # particles of all rows together that are moved in one call: more do not fit into a cache
+KEPT = 2**27  # numbers of particles that are kept at once
 _SHARE = 0.5
 
 
@@ -152,9 +153,15 @@ def backward_paths(
     return torch.stack(states[::-1], 1)
 
 
-def in_pieces(rows: int, particles: int) -> list[slice]:
-    """Rows in pieces whose particles fit into a cache together."""
-    size = max(1, AT_ONCE // particles)
+def in_pieces(rows: int, particles: int, numbers: int = 1) -> list[slice]:
+    """Rows in pieces whose particles fit into a cache together, and into memory where they are kept.
+
+    Args:
+        rows: How many there are.
+        particles: Of each row.
+        numbers: That are kept of a particle: times x columns of the state.
+    """
+    size = max(1, min(AT_ONCE, KEPT // numbers) // particles)
     return [slice(i, min(rows, i + size)) for i in range(0, rows, size)]
 
 

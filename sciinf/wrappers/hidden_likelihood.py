@@ -148,7 +148,7 @@ class Filters:
 
     def _estimated(self, theta: Tensor, x: X, count: int, noise: torch.Generator) -> Particles:
         whole, parts = self.record(theta, x), []
-        for rows in in_pieces(len(theta), count):
+        for rows in self._pieces(whole, count):
             named = self._named(theta[rows])
             parts.append(particle_filter(self.model, named, whole.some(rows), count, generator=noise))
         return _joined(parts)
@@ -157,15 +157,19 @@ class Filters:
         self, theta: Tensor, x: X, count: int, noise: torch.Generator, generator: torch.Generator
     ) -> tuple[Particles, Tensor]:
         whole, parts, paths = self.record(theta, x), [], []
-        for rows in in_pieces(len(theta), count):
+        for rows in self._pieces(whole, count):
             named, record = self._named(theta[rows]), whole.some(rows)
             found = particle_filter(self.model, named, record, count, generator=noise, keep=True)
             if self.model.log_advance is None:
                 paths.append(ancestral_paths(found, generator=generator))
             else:
                 paths.append(backward_paths(self.model, named, record, found, generator=generator))
-            parts.append(found)
+            parts.append(Particles(found.log_likelihood, found.died))  # and not all particles of all times
         return _joined(parts), torch.cat(paths)
+
+    def _pieces(self, whole: Record, count: int) -> list[slice]:
+        """Rows that go through the filter together, the same with paths and without, and so with the same noise."""
+        return in_pieces(whole.rows, count, whole.times.shape[-1] * (len(self.model.latent) + 3))
 
     def _named(self, theta: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.names, theta.unbind(-1), strict=True))

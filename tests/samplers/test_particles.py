@@ -139,6 +139,7 @@ def test_pieces_hold_every_row_once() -> None:
     rows = torch.arange(1000)
     assert torch.equal(torch.cat([rows[s] for s in particles.in_pieces(1000, 3_000)]), rows)
     assert len(particles.in_pieces(3, 10**6)) == 3
+    assert len(particles.in_pieces(100, 64, 10**6)) == 50  # long records, of which all particles are kept
 
 
 def test_models_without_densities_are_refused() -> None:
