@@ -46,7 +46,7 @@ def _statsmodels() -> tuple[Rows, Rows]:
         peer = structural.UnobservedComponents(np.where(gone, np.nan, y.numpy()), "local level")
         peer.ssm.initialize_known(np.array([MEAN]), np.array([[SD**2]]))
         peer.ssm.loglikelihood_burn = 0
-        off = dict.fromkeys(("log-likelihood", "mean", "variance (relative)"), 0.0)
+        off: dict[str, float] = dict.fromkeys(("log-likelihood", "mean", "variance (relative)"), 0.0)
         for i, pair in enumerate(theta.square().tolist()):
             result = peer.smooth(pair)
             here = (

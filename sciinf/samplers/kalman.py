@@ -172,8 +172,8 @@ def _stacked(model: LinearStates, theta: Theta, record: Record) -> tuple[Tensor,
 def _seen(record: Record, k: int) -> tuple[Tensor, Tensor]:
     """Numbers of one time, (row, M), and which are there."""
     values = [value[:, k].reshape(record.rows, -1).double() for value in record.x.values()]
-    theres = [_flag(record.there, name, k, each) for name, each in zip(record.x, values, strict=True)]
-    return torch.cat(values, -1), torch.cat(theres, -1)
+    flags = [_flag(record.there, name, k, each) for name, each in zip(record.x, values, strict=True)]
+    return torch.cat(values, -1), torch.cat(flags, -1)
 
 
 def _flag(there: Mapping[str, Tensor], name: str, k: int, like: Tensor) -> Tensor:
