@@ -135,7 +135,7 @@ class HiddenStates(Simulator):
                 self.observables[f"{key}_mask"] = Observable((self.count,), "", spec.dims[:1], "bool")
             if not isinstance(times, Tensor):
                 # named "time", so that standardising takes one span for all of them, and none for each
-                self.observables[f"{key}_times"] = Observable((self.count,), "", ("time",))
+                self.observables[f"{key}_times"] = Observable((self.count,), "", ("time",), "float64")
         self.settings = self._settings
         self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
         self.random_likelihood = not self.filters.exact and model.log_observe is not None
@@ -166,7 +166,7 @@ class HiddenStates(Simulator):
         for name, spec in self.seen.items():
             x[name] = torch.stack(seen[name], 1).reshape(rows, *spec.shape).to(spec.torch_dtype)
             if not isinstance(self.times, Tensor):
-                x[f"{name}_times"] = record.times.float()
+                x[f"{name}_times"] = record.times
         return self._masked(x, generator), torch.stack(states, 1)
 
     def smooth(self, theta: Tensor, x: X, *, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
@@ -209,8 +209,7 @@ class HiddenStates(Simulator):
         drawn = self.times(rows, generator)
         if drawn.shape != (rows, self.count):
             raise ValueError(f"times were drawn of shape {tuple(drawn.shape)}, expected {(rows, self.count)}")
-        # as they are recorded, so that the likelihood knows the very times that were simulated
-        return drawn.float().double()
+        return drawn.double()
 
     def _record(self, theta: Tensor, x: X) -> Record:
         """What was seen of each row of theta."""
