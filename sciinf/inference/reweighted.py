@@ -166,12 +166,11 @@ class Reweighted(Posterior):
         k = pareto_k(log_weight)
         ess = effective_size(log_weight)
         if ess < self.target_ess:
-            doubt(
-                f"effective sample size {ess:.0f} after {len(theta):,} draws, {self.target_ess:.0f} were asked for: "
-                "the learned posterior is too far from the true one; train on more simulations or raise the budget",
-                alarm=False,
-                stacklevel=3,
-            )
+            why = "the learned posterior is too far from the true one; train on more simulations or raise the budget"
+            if self.random_likelihood:
+                why += ". Or the likelihood's estimate scatters too much: give it more particles"
+            words = f"effective sample size {ess:.0f} after {len(theta):,} draws, {self.target_ess:.0f} were asked for"
+            doubt(f"{words}: {why}", alarm=False, stacklevel=3)
         if k > _K:
             doubt(f"Pareto k = {k:.2f} > {_K}: the importance weights cannot be relied on", alarm=True, stacklevel=3)
         names, units = self.prior.names, self.prior.units

@@ -292,3 +292,12 @@ def test_an_estimated_likelihood_gives_no_density(known, ball, truth):
     posterior = Reweighted(proposal(known, ball, truth, "wide"), estimated(ball, 1.0, 0.0))
     with pytest.raises(DensityUnavailable, match="the logarithm of an estimate is biased and no density"):
         posterior.log_prob(torch.zeros(4, 3), X_O)
+
+
+def test_an_estimate_that_scatters_too_much_is_told(known, ball, truth):
+    posterior = Reweighted(proposal(known, ball, truth, "wide"), estimated(ball, 4.0, 0.0), ess=5_000, budget=20_000)
+    with pytest.warns(UserWarning, match=r"estimate scatters too much: give it more particles|Pareto k") as told:
+        draws = posterior.draw(X_O, 1_000, generator=generator(1))
+    assert draws.ess < 500
+    assert any("more particles" in str(one.message) for one in told)
+    assert any("cannot be relied on" in str(one.message) for one in told)
