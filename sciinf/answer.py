@@ -28,9 +28,11 @@ from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement, estimate_from_json
 from sciinf.core.files import read_json, write_json
+from sciinf.core.paths import Paths
 from sciinf.core.simulator import identity
 from sciinf.question import Wanted, judge_of, question
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
+from sciinf.storage.paths_file import read_paths, write_paths
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.failures import Reading
 
@@ -120,7 +122,7 @@ def _warn(trust: Trust) -> None:
 
 
 def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
-    """Write `draws.h5`, `predictive.h5` and `answer.json`.
+    """Write `draws.h5`, `predictive.h5`, `answer.json`, and `paths.h5` where there are hidden paths.
 
     `answer.json` comes last and has the others' hashes, so that files of two answers are never taken for one.
 
@@ -132,7 +134,10 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
     write_draws_h5(answer.draws, folder / "draws.h5")
     predicted = Predicted(answer.observation, answer.predictive, answer.observables, answer.predicted_from)
     write_predictive(folder / "predictive.h5", predicted)
-    files = {name: _sha256(folder / name) for name in ("draws.h5", "predictive.h5")}
+    if answer.paths:
+        write_paths(folder / "paths.h5", answer.paths)
+    written = ("draws.h5", "predictive.h5", *(["paths.h5"] if answer.paths else []))
+    files = {name: _sha256(folder / name) for name in written}
     values = _values_digest({k: torch.as_tensor(v) for k, v in answer.observation.items()})
     about = {"values_sha256": values, **(about or {}), "sha256": files}
     write_json(folder / "answer.json", {**answer.to_json(), **about})
@@ -211,6 +216,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         region=tuple(data["region"]) if data.get("region") else None,
         observables=predicted.observables,
         prior=Prior.from_json(data["prior"]) if data.get("prior") else None,
+        paths=read_paths(folder / "paths.h5") if "paths.h5" in data.get("sha256", {}) else Paths(),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from sciinf.core import (
 from sciinf.core.derived import with_derived
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.estimates import estimates
+from sciinf.core.paths import Paths
 from sciinf.core.simulator import described
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
@@ -53,6 +55,7 @@ from sciinf.trust.residuals import residual_finding
 from sciinf.trust.second import vouched
 
 _PREDICTIVE = 400
+_PATHS = 1_000
 _FAILED = 0.01  # of them, above which an answer says so in yellow
 _AROUND = 2_000  # draws that tell where an answer lies
 
@@ -150,8 +153,9 @@ class Question:
             plain = replace(plain, categories=known_categories(raw, self.x))
         simulator = self.simulator if wanted.predicted else None
         predicted, of, foretold, where, unexplained = _predict(simulator, posterior, self.x, found, generator)
+        paths, lost = _hidden(simulator, self.x, found, wanted)
         corrected, region = self.judge.recalibrated(found, wanted.level, looked)
-        checks = (*doubts, *left_out(drawn, found), *check_members(posterior, self.x, wanted.seed))
+        checks = (*doubts, *lost, *left_out(drawn, found), *check_members(posterior, self.x, wanted.seed))
         checks += self.judge.checks(shown, wanted.failures, wanted.level)
         checks += check_listed(posterior.prior, looked.trust.p_value, unexplained)
         checks += check_compared(plain, found) if plain else ()
@@ -173,6 +177,7 @@ class Question:
             region=region,
             observables=described(posterior.observables, self.simulator),
             prior=posterior.prior,
+            paths=paths,
         )
 
 
@@ -205,6 +210,19 @@ def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Re
             "run calibrate on this posterior"
         )
     return Judge(posterior, calibration)
+
+
+def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> tuple[Paths, tuple[Check, ...]]:
+    """Hidden paths behind the data, each with parameters of its own from the posterior; why there are none."""
+    if simulator is None or simulator.paths is None:
+        return Paths(), ()
+    generator = torch.Generator().manual_seed(wanted.seed)  # its own: what else is drawn does not depend on it
+    theta = draws.of_parameters().resample(_PATHS, generator=generator)
+    try:
+        found = simulator.paths(theta, x, generator)
+    except ValueError as error:
+        return Paths(), (Check("hidden paths", "caution", f"none were drawn: {error}"),)
+    return replace(found, values=found.values.astype(np.float32), level=wanted.level), ()
 
 
 def _predict(

@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sciinf.core.files import write_bytes
 from sciinf.core.quantities import truth_in
 from sciinf.figures.answers import answer_words, answers_table, every_number, moved_words
@@ -19,6 +21,7 @@ from sciinf.figures.first_screen import about, title_of, verdict_part, verdicts_
 from sciinf.figures.made import made_part
 from sciinf.figures.numbers import Numbers, level_choice, numbers_of, numbers_pictured, numbers_table
 from sciinf.figures.page import absent, details, page, paragraph, section
+from sciinf.figures.paths import paths_part
 from sciinf.figures.posterior import MOST, posterior_part
 from sciinf.figures.prediction import prediction_part
 from sciinf.figures.probabilities import probabilities_part
@@ -95,8 +98,10 @@ def _answer(run: Run, numbers: Numbers, verdict: Verdict, posterior: str, made: 
         unlike: Goes before identifiers, where the page has several answers.
     """
     predicted, checks = prediction_part(run, unlike), checks_part(run, verdict, pictures=not unlike)
+    hidden = paths_part(run.paths, _seen(run), unlike) if run.paths else ""
     left = [
         section(f"{unlike}prediction", "Data and prediction", predicted, "prediction"),
+        *([section(f"{unlike}paths", "Hidden paths", hidden, "paths")] if hidden else []),
         section(f"{unlike}posterior", "Posterior", posterior, "posterior"),
     ]
     right = [
@@ -105,6 +110,11 @@ def _answer(run: Run, numbers: Numbers, verdict: Verdict, posterior: str, made: 
         made,
     ]
     return f'<div class="left">{"".join(left)}</div><div class="right">{"".join(right)}</div>'
+
+
+def _seen(run: Run) -> dict[str, tuple[str, np.ndarray]]:
+    """Observables that are one number at each time -> unit and values."""
+    return {one.name: (one.unit, one.observed) for one in run.checked if one.observed.ndim == 1}
 
 
 def _numbers(run: Run, numbers: Numbers) -> str:

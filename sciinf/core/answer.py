@@ -11,6 +11,7 @@ import numpy as np
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
+from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import ALONE, Probabilities, exists_words
 from sciinf.core.simulator import Observable
@@ -54,6 +55,7 @@ class Answer:
             far an exact posterior's is from that level by chance; None where it is not known.
         observables: Observable name -> what it is, for figures.
         prior: The prior, for figures; None where it is not known.
+        paths: What nobody saw, along time, where the simulator knows it: `answer.paths["level"].interval`.
     """
 
     parameters: Mapping[str, Any]
@@ -73,6 +75,7 @@ class Answer:
     region: tuple[float, float] | None = None
     observables: Mapping[str, Observable] = field(default_factory=dict)
     prior: Prior | None = None
+    paths: Paths = field(default_factory=Paths)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", Estimates(self.parameters))
@@ -83,7 +86,9 @@ class Answer:
 
     def figure(
         self,
-        kind: Literal["corner", "probabilities", "prediction", "calibration", "ranks", "reliability"] = "corner",
+        kind: Literal[
+            "corner", "probabilities", "prediction", "paths", "calibration", "ranks", "reliability"
+        ] = "corner",
         *,
         names: Sequence[str] | None = None,
         truth: Mapping[str, Any] | None = None,
@@ -93,11 +98,12 @@ class Answer:
         Args:
             kind: "corner", the posterior of each parameter or derived quantity and each pair, where discrete parameters
                 have their most probable values, as the figure says; "probabilities", of discrete parameters;
-                "prediction", an observable against the data that the posterior predicts; "calibration", how often the
-                truth lay inside credible regions; "ranks", the rank of each true parameter among the draws;
-                "reliability", how often values of discrete parameters were true beside their probabilities.
+                "prediction", an observable against the data that the posterior predicts; "paths", hidden quantities
+                along time; "calibration", how often the truth lay inside credible regions; "ranks", the rank of each
+                true parameter among the draws; "reliability", how often values of discrete parameters were true beside
+                their probabilities.
             names: Which parameters and derived quantities of a corner plot, the first twelve when left out; which
-                discrete parameters; which observable of a prediction.
+                discrete parameters; which observable of a prediction; which hidden quantities.
             truth: Parameter or derived quantity -> true value, a number in its unit or a quantity of astropy, drawn in
                 a corner plot.
 
@@ -216,6 +222,7 @@ class Answer:
         facts = [("read", line) for line in self.read]
         if sometimes := [name for name, e in self.parameters.items() if 0 < e.exists < 1 and e.cells()]:
             facts.append(("exists", f"numbers of {', '.join(sometimes)} are of the draws in which there is one"))
+        facts += [("hidden paths", self.paths.words())] if self.paths else []
         facts.append(("draws", f"{len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"))
         if self.draws.log_evidence is not None:
             error = self.draws.log_evidence_error or 0.0

@@ -19,6 +19,7 @@ from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_c
 from sciinf.core.coordinates import checked_coords, coordinate_words
 from sciinf.core.derived import Function
 from sciinf.core.loading import load_module
+from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.tables import html
 
@@ -156,6 +157,8 @@ class Simulator(ABC):
     `settings()`: what else than its file and prior makes its simulations what they are, such as arguments it was built
     with: name -> text. Simulations under other settings are another campaign.
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
+    `paths(theta, x, generator)`: where a hidden state is behind the data, a path of it for each theta, given the data
+    (a batch of one): `core.paths.Paths`.
     `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
     (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
 
@@ -182,6 +185,7 @@ class Simulator(ABC):
     derived: Mapping[str, Function | tuple[Function, Any]] = MappingProxyType({})
     labels: Mapping[str, str] = MappingProxyType({})
     reader: Callable[..., Any] | None = None
+    paths: Callable[[Tensor, X, torch.Generator], Paths] | None = None
 
     def __repr__(self) -> str:
         where = f", in {self.source}" if self.source is not None else ""

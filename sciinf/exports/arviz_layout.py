@@ -10,6 +10,7 @@ Groups:
     weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
     observed_data         one variable per observable, of its event shape
     posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws
+    hidden_paths          dims (draw, time), one variable per hidden quantity; only where the answer holds such
 
 arviz knows no weights, so of a weighted posterior as many draws are taken, by their weights, as come almost without
 repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence and the verdicts on
@@ -77,6 +78,8 @@ def to_datatree(
         if source.predictive:
             batch = {name: np.asarray(value)[None] for name, value in source.predictive.items()}
             groups["posterior_predictive"] = _data(batch, specs, ("chain", "draw"))
+        if source.paths:
+            groups["hidden_paths"] = source.paths.to_xarray()
     return xarray.DataTree.from_dict({f"/{name}": dataset for name, dataset in groups.items()})
 
 

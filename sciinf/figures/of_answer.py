@@ -17,6 +17,7 @@ from sciinf.figures.bars import probabilities_figure
 from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.checked import checked_of, with_strange
 from sciinf.figures.corner import corner, windows
+from sciinf.figures.paths import MOST, paths_figure, seen_in
 from sciinf.figures.predictive import predictive
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.figures.reliability import reliability_figure
@@ -104,6 +105,13 @@ def _prediction(answer: Answer, names: Sequence[str] | None, truth: Mapping[str,
     return predictive(found[chosen[0]]).figure
 
 
+def _paths(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
+    if not answer.paths:
+        raise ValueError("this answer has no hidden paths; ask with the simulator of a state-space model")
+    chosen = _known(names, answer.paths.names, "hidden quantity") if names is not None else list(answer.paths)[:MOST]
+    return paths_figure(answer.paths, chosen, seen_in(answer.observation, answer.observables))
+
+
 def _coverage(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
     found = _calibration(answer)
     if names is not None:
@@ -153,6 +161,7 @@ _DRAWN: dict[str, Callable[[Answer, Sequence[str] | None, Mapping[str, float]], 
     "corner": _corner,
     "probabilities": _probabilities,
     "prediction": _prediction,
+    "paths": _paths,
     "calibration": _coverage,
     "ranks": _ranks,
     "reliability": _reliability,

@@ -20,12 +20,14 @@ from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
 from sciinf.core.files import read_json
 from sciinf.core.given import prior_given
+from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import Probabilities
 from sciinf.core.simulator import Status
 from sciinf.core.verdicts import CALIBRATION_STATES, Calibration, Strange
 from sciinf.figures.checked import Checked, checked_of, with_strange
 from sciinf.storage.answers import answer_folders
+from sciinf.storage.paths_file import read_paths
 from sciinf.storage.predictive_file import read_predictive
 from sciinf.store import Store
 
@@ -100,6 +102,7 @@ class Run:
     missing: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     predicted_from: Float[np.ndarray, "m theta"] = field(default_factory=lambda: np.zeros((0, 0)))
+    paths: Paths = field(default_factory=Paths)
 
     @property
     def name(self) -> str:
@@ -234,6 +237,7 @@ def _with_answer(run: Run, folder: Path) -> Run:
         checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
         missing=missing,
         predicted_from=theta,
+        paths=parts.read("paths", "paths.h5", read_paths, Paths(), "") if "paths.h5" in parts.vouched else Paths(),
     )
     return replace(found, doubts=tuple(dict.fromkeys([*run.doubts, *parts.doubts, *_disagreeing(found)])))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_whole
+from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import Record, StateSpace, check_times
@@ -142,6 +143,7 @@ class HiddenStates(Simulator):
         self._check()
         if model.log_observe is not None:
             self.log_likelihood = self.filters.log_likelihood
+            self.paths = self._paths
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         return self.simulated(theta, generator=generator)[0]
@@ -198,6 +200,14 @@ class HiddenStates(Simulator):
             TypeError: If the model has no `log_observe`.
         """
         return self.filters.weighed_paths(theta, x, generator)
+
+    def _paths(self, theta: Tensor, x: X, generator: torch.Generator) -> Paths:
+        """For one record; see `Simulator.paths`."""
+        found = self.smooth(theta, x, generator=generator).double().cpu().numpy()
+        first = next(iter(self.seen.values()))
+        own = x[f"{next(iter(self.seen))}_times"][0].double() if not isinstance(self.times, Tensor) else self.times
+        unit = first.coord_units.get(first.dims[0], "") if first.dims else ""
+        return Paths(tuple(self.model.latent), found, own.numpy(), tuple(self.model.latent.values()), unit)
 
     def with_paths(self) -> HiddenStatesAndPaths:
         """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""

@@ -1,0 +1,151 @@
+"""Hidden paths: what nobody saw, along time, as draws given the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from jaxtyping import Float
+
+from sciinf.core.called import guess
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+@dataclass(frozen=True)
+class HiddenPath:
+    """One hidden quantity along time: equally weighted draws of it, and what they say at each time.
+
+    Args:
+        name: What it is called.
+        draws: (m, T); each row is a path that goes with one draw of the parameters.
+        times: (T,).
+        level: Of its intervals, at each time by itself.
+        unit: Of its values; "" for dimensionless.
+        time_unit: Of times; "" where it is not known.
+    """
+
+    name: str
+    draws: Float[np.ndarray, "m time"]
+    times: Float[np.ndarray, " time"]
+    level: float = 0.9
+    unit: str = ""
+    time_unit: str = ""
+
+    @property
+    def median(self) -> Float[np.ndarray, " time"]:
+        return self.quantile(0.5)
+
+    @property
+    def mean(self) -> Float[np.ndarray, " time"]:
+        return self.draws.mean(0)
+
+    @property
+    def sd(self) -> Float[np.ndarray, " time"]:
+        return self.draws.std(0)
+
+    @property
+    def interval(self) -> Float[np.ndarray, "time 2"]:
+        """Central interval of `level` at each time."""
+        ends = (1 - self.level) / 2, (1 + self.level) / 2
+        return np.stack([self.quantile(q) for q in ends], axis=1)
+
+    def quantile(self, q: float) -> Float[np.ndarray, " time"]:
+        """A quantile at each time."""
+        return np.quantile(self.draws, q, axis=0)
+
+
+@final
+@dataclass(frozen=True)
+class Paths:
+    """The hidden paths of an answer, or of a batch of parameters.
+
+    Args:
+        names: Of the S hidden quantities.
+        values: (m, T, S).
+        times: (T,), in the model's unit.
+        units: Of each quantity; dimensionless where left out.
+        time_unit: Of times; "" where it is not known.
+        level: Of intervals.
+
+    Examples:
+        >>> paths = Paths(("level",), np.random.default_rng(0).normal(size=(400, 3, 1)), np.arange(3.0), ("m",))
+        >>> paths["level"].interval.shape, list(paths), len(Paths())
+        ((3, 2), ['level'], 0)
+    """
+
+    names: tuple[str, ...] = ()
+    values: Float[np.ndarray, "m time state"] = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    times: Float[np.ndarray, " time"] = field(default_factory=lambda: np.zeros(0))
+    units: tuple[str, ...] = ()
+    time_unit: str = ""
+    level: float = 0.9
+
+    def __getitem__(self, name: str) -> HiddenPath:
+        """One of them.
+
+        Raises:
+            KeyError: If there is none of that name.
+        """
+        if name not in self.names:
+            raise KeyError(f"{name!r} is none of {', '.join(self.names) or 'no hidden paths'}{guess(name, self.names)}")
+        at = self.names.index(name)
+        unit = self.units[at] if self.units else ""
+        return HiddenPath(name, self.values[:, :, at], self.times, self.level, unit, self.time_unit)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def words(self) -> str:
+        """What there is, in a line; "" of nothing."""
+        if not self.names:
+            return ""
+        said = ", ".join(f"{name} [{self[name].unit}]" if self[name].unit else name for name in self)
+        return f"{said} at {len(self.times):,} times, {len(self.values):,} draws"
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row for each quantity and time: name, unit, time, median, low and high (of the interval), mean, sd.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        import pandas
+
+        parts = []
+        for name in self:
+            one = self[name]
+            low, high = one.interval.T
+            columns = {
+                "time": one.times,
+                "median": one.median,
+                "low": low,
+                "high": high,
+                "mean": one.mean,
+                "sd": one.sd,
+            }
+            part = pandas.DataFrame(columns)
+            part.insert(0, "unit", one.unit)
+            part.insert(0, "name", name)
+            parts.append(part)
+        found = pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame()
+        found.attrs |= {"level": self.level, "time_unit": self.time_unit}
+        return found
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The draws, dims (draw, time), a variable for each quantity, with units as attributes.
+
+        Raises:
+            ImportError: If xarray is not installed.
+        """
+        import xarray
+
+        variables = {n: (("draw", "time"), self[n].draws, {"units": self[n].unit}) for n in self}
+        along = {"time": ("time", self.times, {"units": self.time_unit} if self.time_unit else {})}
+        return xarray.Dataset(variables, coords=along)

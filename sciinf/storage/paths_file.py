@@ -1,0 +1,54 @@
+"""`paths.h5`: the hidden paths of an answer.
+
+`/values` (m, T, S) float32, with attributes `names`, `units`, `level`; `/times` (T,) float64, with attribute `unit`.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciinf.core.files import write_bytes
+from sciinf.core.paths import Paths
+
+
+def write_paths(path: Path, paths: Paths) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    import h5py
+
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        values = file.create_dataset("values", data=np.asarray(paths.values, dtype=np.float32))
+        text = h5py.string_dtype()
+        values.attrs["names"] = np.array(paths.names, dtype=text)
+        values.attrs["units"] = np.array(paths.units, dtype=text)
+        values.attrs["level"] = paths.level
+        times = file.create_dataset("times", data=np.asarray(paths.times, dtype=np.float64))
+        times.attrs["unit"] = paths.time_unit
+    write_bytes(path, image.getvalue())
+
+
+def read_paths(path: Path) -> Paths:
+    """Read the file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If names, units and numbers do not go together.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as opened:
+        file: Any = opened
+        values, times = np.asarray(file["values"][()]), np.asarray(file["times"][()])
+        names, units = (tuple(str(one) for one in file["values"].attrs[key]) for key in ("names", "units"))
+        level, unit = float(file["values"].attrs["level"]), str(file["times"].attrs["unit"])
+    if values.ndim != 3 or values.shape[1:] != (len(times), len(names)) or len(units) != len(names):
+        raise ValueError(f"{path} has values of shape {values.shape} for {len(times)} times of {', '.join(names)}")
+    return Paths(names, values, times, units, unit, level)

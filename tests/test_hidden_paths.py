@@ -1,0 +1,154 @@
+"""Hidden paths in answers: right at each time, kept, drawn, exported; and what is said where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from brief import briefly_trained
+from samplers.hidden import OU
+
+from sciinf import Flow, LogUniform, Observable, Prior, build_posterior, load_answer, query, simulate, train, wrappers
+from sciinf.core.paths import Paths
+from sciinf.exports import to_datatree
+from sciinf.report import write_report
+from sciinf.samplers import kalman
+from sciinf.wrappers.hidden_states import HiddenStates
+
+TIMES = (0.0, 0.2, 0.4, 1.5, 3.0, 3.1, 3.2, 6.0)
+MODEL = OU()
+
+
+def simulator() -> HiddenStates:
+    prior = Prior(k=LogUniform(0.2, 2.0), s=LogUniform(0.5, 2.0), r=LogUniform(0.1, 0.5))
+    along = Observable((8,), "mV", ("time",), coords={"time": TIMES}, coord_units={"time": "s"})
+    return wrappers.state_space(MODEL, prior, TIMES, {"y": along})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with an answer of weighted draws, the simulator and the data."""
+    folder, of = tmp_path_factory.mktemp("paths"), simulator()
+    store = simulate(of, folder / "simulations", 2_000, seed=0, progress=False)
+    with briefly_trained(4):
+        posterior = build_posterior(train(Flow(of.prior, of.observables), store, folder / "fit", progress=False), of)
+    x = {"y": np.array([0.9, 1.1, 0.8, -0.2, 0.1, 0.2, 0.0, -0.9])}
+    answer = query(posterior, x, simulator=of, out=folder, name="one", draws=4_000)
+    return folder, of, posterior, x, answer
+
+
+def test_a_path_at_each_time_has_the_law_of_the_posterior(made):
+    """Against the smoothed means and variances of each weighted draw (total expectation and variance).
+
+    1,000 paths of resampled draws: six standard errors of means, 25 % of sds; a false alarm in 1e-6.
+    """
+    _, of, _, x, answer = made
+    draws, path = answer.draws.of_parameters(), answer.paths["z"]
+    record = of._record(draws.theta, {"y": torch.tensor(x["y"])[None]})
+    found = kalman.filtered(MODEL, dict(zip(draws.names, draws.theta.double().unbind(-1), strict=True)), record)
+    mean, covariance = (part[..., 0] for part in kalman.smoothed(found))
+    weights = draws.weights.double()[:, None]
+    middle = (weights * mean).sum(0)
+    sd = (weights * (covariance[..., 0] + (mean - middle).square())).sum(0).sqrt().numpy()
+    np.testing.assert_array_less(np.abs(path.mean - middle.numpy()), 6 * sd / np.sqrt(1_000))
+    np.testing.assert_allclose(path.sd, sd, rtol=0.25)
+    # paths of parameters that are not those of the posterior would not do
+    other = of.paths(of.prior.sample(1_000, generator=torch.Generator().manual_seed(0)), _batch(x), torch.Generator())
+    assert np.abs(other["z"].sd / sd - 1).max() > 0.25
+
+
+def _batch(x):
+    return {"y": torch.tensor(x["y"], dtype=torch.float32)[None]}
+
+
+def test_intervals_have_units_times_and_the_level_of_the_answer(made):
+    _, of, posterior, x, answer = made
+    path = answer.paths["z"]
+    assert (path.unit, path.time_unit, path.level) == ("mV", "s", 0.9)
+    assert path.times.tolist() == list(TIMES)
+    assert path.interval.shape == (8, 2)
+    inside = (path.draws >= path.interval[:, 0]) & (path.draws <= path.interval[:, 1])
+    np.testing.assert_allclose(inside.mean(0), 0.9, atol=0.01)
+    assert "hidden paths z [mV] at 8 times, 1,000 draws" in answer.table()
+    narrow = query(posterior, x, simulator=of, level=0.5, draws=4_000)
+    assert (np.diff(narrow.paths["z"].interval) < np.diff(path.interval)).all()
+    with pytest.raises(KeyError, match="'level' is none of z"):
+        answer.paths["level"]
+
+
+def test_other_numbers_of_an_answer_are_those_without_paths(made, monkeypatch):
+    _, of, posterior, x, answer = made
+    monkeypatch.setattr(of, "paths", None)
+    plain = query(posterior, x, simulator=of, draws=4_000)
+    assert len(plain.paths) == 0
+    torch.testing.assert_close(plain.draws.theta, answer.draws.theta, rtol=0, atol=0)
+    np.testing.assert_array_equal(plain.predictive["y"], answer.predictive["y"])
+
+
+def test_paths_are_kept_and_read_back(made, tmp_path):
+    folder, _, _, _, answer = made
+    found = load_answer(folder, name="one").paths
+    for name in ("names", "units", "time_unit", "level"):
+        assert getattr(found, name) == getattr(answer.paths, name)
+    np.testing.assert_array_equal(found.values, answer.paths.values)
+    np.testing.assert_array_equal(found.times, answer.paths.times)
+    file = next(folder.glob("answers/one*/paths.h5"))
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        with pytest.raises(ValueError, match=r"paths\.h5 is damaged"):
+            load_answer(folder, name="one")
+    finally:
+        file.write_bytes(kept)
+
+
+def test_a_report_and_a_figure_show_them_with_the_data(made):
+    folder, _, _, _, answer = made
+    html = write_report(folder).read_text()
+    assert "Hidden paths" in html
+    assert "90% and 50% bands of 1,000 paths" in html
+    axes = answer.figure("paths").axes[0]
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["90%", "50%", "draws", "median", "y, observed"]
+    assert axes.get_ylabel() == "z [mV]"
+    with pytest.raises(ValueError, match="no hidden quantity 'y'"):
+        answer.figure("paths", names=["y"])
+    with pytest.raises(ValueError, match="no hidden paths"):
+        replace(answer, paths=Paths()).figure("paths")
+
+
+def test_paths_go_out_with_their_units(made):
+    *_, answer = made
+    tree = to_datatree(answer)["hidden_paths"]
+    assert tree["z"].dims == ("draw", "time")
+    assert tree["z"].attrs["units"] == "mV"
+    np.testing.assert_array_equal(tree["time"], TIMES)
+    frame = answer.paths.to_dataframe()
+    assert list(frame.columns) == ["name", "unit", "time", "median", "low", "high", "mean", "sd"]
+    assert len(frame) == 8
+    np.testing.assert_allclose(frame["low"], answer.paths["z"].interval[:, 0])
+
+
+def test_what_keeps_paths_from_being_drawn_is_said(made, monkeypatch):
+    _, of, posterior, x, _ = made
+
+    def dies(theta, x, generator):
+        raise ValueError("all 64 particles died out at time 3")
+
+    monkeypatch.setattr(of, "paths", dies)
+    answer = query(posterior, x, simulator=of, draws=4_000)
+    assert len(answer.paths) == 0
+    found = {check.name: check for check in answer.checks}["hidden paths"]
+    assert found.level == "caution"
+    assert "died out at time 3" in found.verdict
+
+
+def test_a_file_whose_numbers_do_not_go_together_is_refused(tmp_path: Path):
+    from sciinf.storage.paths_file import read_paths, write_paths
+
+    write_paths(tmp_path / "paths.h5", Paths(("a", "b"), np.zeros((3, 4, 1)), np.arange(4.0), ("", "")))
+    with pytest.raises(ValueError, match="shape \\(3, 4, 1\\) for 4 times of a, b"):
+        read_paths(tmp_path / "paths.h5")
