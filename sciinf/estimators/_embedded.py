@@ -19,6 +19,7 @@ from sciinf.estimators._regressed import Regressed
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
 from sciinf.summaries.summary import Summary, expand_mask
+from sciinf.summaries.timed import TIMES, beside_times, mask_beside_times, timed_names, with_times
 
 
 class Embedded(Standardised, ABC):
@@ -46,7 +47,7 @@ class Embedded(Standardised, ABC):
     ) -> None:
         check_known(prior)  # before hours of training
         super().__init__(prior, observables, seed)
-        self.data_names = data_names(self.observables)
+        self.data_names, self.timed = data_names(self.observables), timed_names(self.observables)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():
             check_part(f"summary of {name!r}", value, Summary, "MLP()")
@@ -62,13 +63,13 @@ class Embedded(Standardised, ABC):
         """
         networks = []
         for name in self.data_names:
-            spec, masked = self.observables[name], self._masked(name)
+            spec, masked = self._seen(name), self._masked(name)
             networks.append((self._given.get(name) or choose(spec, masked)).build(spec, masked=masked))
         self.summaries = nn.ModuleList(networks)
         plain = {
-            name: self.observables[name]
+            name: self._seen(name)
             for name in self.data_names
-            if regressed and not self._given.get(name) and not passes(self.observables[name], self._masked(name))
+            if regressed and not self._given.get(name) and not passes(self._seen(name), self._masked(name))
         }
         masked = frozenset(name for name in plain if self._masked(name))
         self.regressed = Regressed(plain, masked, self._targets()) if plain else None
@@ -87,7 +88,7 @@ class Embedded(Standardised, ABC):
             for batch in batches():
                 some = batch.rows(slice(0, left))
                 x = {name: value.to(device) for name, value in some.x.items()}
-                values = self.standardise_x(x, self.z_mean.dtype)
+                values = self._with_times(self.standardise_x(x, self.z_mean.dtype))
                 yield self.targets(some.theta.to(device)), values, self._masks(x)
                 left -= len(some)
                 if left <= 0:
@@ -100,12 +101,27 @@ class Embedded(Standardised, ABC):
 
     def summarise(self, values: Mapping[str, Tensor], x: X) -> Float[Tensor, "batch feature"]:
         """Features of standardised values; x for its masks."""
+        values = self._with_times(values)
         parts = [
-            network(values[name], x.get(f"{name}_mask"))
+            network(values[name], self._mask(name, x))
             for name, network in zip(self.data_names, self.summaries, strict=True)
         ]
         parts += [] if self.regressed is None else [self.regressed(values, self._masks(x))]
         return torch.cat(parts, dim=-1)
+
+    def _seen(self, name: str) -> Observable:
+        """What the network of an observable sees."""
+        spec = self.observables[name]
+        return with_times(spec) if name in self.timed else spec
+
+    def _with_times(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Standardised values, beside their times where they have some."""
+        wide = {name: beside_times(values[name], values[f"{name}{TIMES}"]) for name in self.timed}
+        return {**values, **wide} if wide else values
+
+    def _mask(self, name: str, x: X) -> Tensor | None:
+        mask = x.get(f"{name}_mask")
+        return mask if mask is None or name not in self.timed else mask_beside_times(mask, self.observables[name])
 
     def _targets(self) -> int:
         """How many numbers least squares aim at."""
@@ -118,13 +134,13 @@ class Embedded(Standardised, ABC):
     def _masks(self, x: X) -> dict[str, Tensor]:
         """Masks over all entries of their observables."""
         return {
-            name: expand_mask(x[f"{name}_mask"], (len(x[name]), *self.observables[name].shape))
+            name: expand_mask(mask, (len(x[name]), *self._seen(name).shape))
             for name in self.data_names
-            if self._masked(name)
+            if self._masked(name) and (mask := self._mask(name, x)) is not None
         }
 
 
 def data_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
-    """Names of observables that are no masks of others."""
-    masks = {f"{name}_mask" for name in observables}
-    return tuple(name for name in observables if name not in masks)
+    """Names of observables that are neither masks of others nor the times at which these were seen."""
+    beside = {f"{name}_mask" for name in observables} | {f"{name}{TIMES}" for name in timed_names(observables)}
+    return tuple(name for name in observables if name not in beside)

@@ -8,8 +8,9 @@ Per observable, with m and s mean and standard deviation over the entries that a
 
 and z = 0 where an entry is missing. The squash is continuous with its derivative and monotone: simulations from the
 prior have heavy tails that would otherwise dominate the gradients. m and s are per element, but shared along axes
-called "time", "item" or by an image axis. Of scale="log" the logarithm is taken of max(x, f), with f half the smallest
-positive entry seen, so that zeros stay finite and apart from what was seen.
+called "time", "item" or by an image axis; of times of values (`timed`) they are one number each. Of scale="log" the
+logarithm is taken of max(x, f), with f half the smallest positive entry seen, so that zeros stay finite and apart from
+what was seen.
 
 References:
     | Updating formulae and a pairwise algorithm for computing sample variances (Chan, Golub & LeVeque, 1979)
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from sciinf.core.learned import Batch
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Observable, X
 from sciinf.summaries.summary import IMAGE_AXES, expand_mask
+from sciinf.summaries.timed import TIMES, timed_names
 
 SHARED_AXES = ("time", "item", *IMAGE_AXES)
 LIMIT = 5.0  # standard deviations beyond which values are squashed
@@ -49,6 +52,8 @@ class Standardise(nn.Module):
         self.rounded: dict[str, str] = {}
         self.specs = {name: spec for name, spec in observables.items() if name not in masks.values()}
         self.masks = {name: mask for name, mask in masks.items() if name in self.specs}
+        for name in (f"{name}{TIMES}" for name in timed_names(observables)):
+            self.specs[name] = replace(self.specs[name], dims=("time",))  # one span, whatever the axis is called
         for name, mask in self.masks.items():
             _check_mask(mask, observables[mask], observables[name])
         for name, spec in self.specs.items():
