@@ -152,3 +152,44 @@ def test_a_file_whose_numbers_do_not_go_together_is_refused(tmp_path: Path):
     write_paths(tmp_path / "paths.h5", Paths(("a", "b"), np.zeros((3, 4, 1)), np.arange(4.0), ("", "")))
     with pytest.raises(ValueError, match="shape \\(3, 4, 1\\) for 4 times of a, b"):
         read_paths(tmp_path / "paths.h5")
+
+
+def drawn_times(rows, generator):
+    return torch.rand(rows, 8, generator=generator).cumsum(-1)
+
+
+def test_a_shorter_record_is_padded_and_its_path_ends_with_it():
+    """The likelihood is that of a simulator whose fixed times are the record's."""
+    of, prior = simulator(), simulator().prior
+    own = wrappers.state_space(MODEL, prior, drawn_times, of.observables, missing=0.5)
+    fixed = wrappers.state_space(MODEL, prior, TIMES[:5], {"y": Observable((5,), "mV", ("time",))}, missing=0.5)
+    values, theta = np.array([0.3, np.nan, 0.1, -0.2, 0.0]), prior.sample(20, generator=torch.Generator())
+    x = own.record(TIMES[:5], {"y": values})
+    there = torch.tensor(np.isfinite(values))[None]
+    short = {"y": torch.tensor(np.nan_to_num(values))[None].float(), "y_mask": there}
+    found = own.log_likelihood(theta, {name: value[None] for name, value in x.items()})
+    torch.testing.assert_close(found, fixed.log_likelihood(theta, short), rtol=0, atol=1e-5)
+    paths = own.paths(theta, {name: value[None] for name, value in x.items()}, torch.Generator())
+    assert paths.times.tolist() == pytest.approx(TIMES[:5])
+    assert paths.values.shape == (20, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "values", "words"),
+    [
+        ((0.0, 1.0), {"z": [0.0, 1.0]}, "2 times of z; there are to be 1 to 8 of 'y'"),
+        (range(9), {"y": range(9)}, "9 times of y; there are to be 1 to 8"),
+        ((1.0, 0.5), {"y": [0.0, 1.0]}, "times go backwards: 1 is followed by 0.5"),
+        ((0.0, 1.0), {"y": [0.0, 1.0, 2.0]}, "'y' has shape .3,. for 2 times"),
+        ((0.0, 1.0), {"y": [0.0, 1.0]}, "6 of 8 values of 'y' are not there, and in simulations none is missing"),
+    ],
+)
+def test_records_that_do_not_fit_are_refused(times, values, words):
+    own = wrappers.state_space(MODEL, simulator().prior, drawn_times, simulator().observables)
+    with pytest.raises(ValueError, match=words):
+        own.record(times, {name: np.asarray(value, dtype=float) for name, value in values.items()})
+
+
+def test_a_simulator_with_fixed_times_takes_no_times():
+    with pytest.raises(ValueError, match="has fixed times"):
+        simulator().record(TIMES, {"y": np.zeros(8)})

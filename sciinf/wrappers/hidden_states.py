@@ -12,16 +12,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_whole
+from sciinf.core.observation import convert
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import Record, StateSpace, check_times
+from sciinf.summaries.timed import TIMES
 from sciinf.wrappers.hidden_likelihood import Filters
 from sciinf.wrappers.row_arguments import check_plain
 
@@ -206,8 +209,50 @@ class HiddenStates(Simulator):
         found = self.smooth(theta, x, generator=generator).double().cpu().numpy()
         first = next(iter(self.seen.values()))
         own = x[f"{next(iter(self.seen))}_times"][0].double() if not isinstance(self.times, Tensor) else self.times
-        unit = first.coord_units.get(first.dims[0], "") if first.dims else ""
-        return Paths(tuple(self.model.latent), found, own.numpy(), tuple(self.model.latent.values()), unit)
+        unit, latent = first.coord_units.get(first.dims[0], "") if first.dims else "", self.model.latent
+        count = len(own) if isinstance(self.times, Tensor) else int((own < own[-1]).sum()) + 1  # the last is repeated
+        return Paths(tuple(latent), found[:, :count], own[:count].numpy(), tuple(latent.values()), unit)
+
+    def record(self, times: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A record with times of its own as this simulator's observation.
+
+        Args:
+            times: (k,), at most as many as simulations have, in the model's unit, none before the one before it.
+            values: Observable -> (k, *event), NaN where a value is missing; with a unit, as of astropy, in any that
+                converts.
+
+        Raises:
+            ValueError: If the simulator has fixed times, observables are missing or unknown, there are more times than
+                in simulations, or fewer, or a value is missing, and `missing` is 0; or times go backwards.
+        """
+        if isinstance(self.times, Tensor):
+            raise ValueError(f"{self.name!r} has fixed times: give its data as they are, one value for each time")
+        at = torch.as_tensor(np.asarray(times, dtype=np.float64))
+        check_times(at[None], self.begin)
+        if set(values) != set(self.seen) or not 0 < len(at) <= self.count:
+            raise ValueError(
+                f"{len(at)} times of {', '.join(values)}; there are to be 1 to {self.count} of {event_of(self.seen)}"
+            )
+        last, found = torch.full((self.count,), float(at[-1]), dtype=torch.float64), dict[str, Tensor]()
+        last[: len(at)] = at
+        for name, spec in self.seen.items():
+            value = values[name]
+            plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
+            seen = torch.as_tensor(plain, dtype=torch.float64)
+            if seen.shape != (len(at), *spec.shape[1:]):
+                raise ValueError(f"{name!r} has shape {tuple(seen.shape)} for {len(at)} times of {spec.shape[1:]}")
+            there = torch.zeros(self.count, dtype=torch.bool)
+            there[: len(at)] = seen.reshape(len(at), -1).isfinite().all(-1)
+            if not self.missing and not bool(there.all()):
+                raise ValueError(
+                    f"{int((~there).sum())} of {self.count} values of {name!r} are not there, and in simulations none "
+                    "is missing: make the simulator with state_space(..., missing=0.5), say"
+                )
+            whole = torch.zeros(spec.shape, dtype=torch.float64)
+            whole[: len(at)] = torch.where(seen.isfinite(), seen, 0.0)
+            found |= {name: whole.to(spec.torch_dtype), f"{name}{TIMES}": last.float()}
+            found |= {f"{name}_mask": there} if self.missing else {}
+        return found
 
     def with_paths(self) -> HiddenStatesAndPaths:
         """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""
