@@ -20,7 +20,7 @@ from reporting import SIMULATORS, check, clock
 from sciinf import Mixed, Recipe, build_posterior, load_simulator, simulate, train
 from sciinf.summaries.spectrum import Spectrum
 
-SIMULATIONS, DRAWS, MOST_DRAWS = 720_000, 20_000, 40_000
+SIMULATIONS, DRAWS, MOST_DRAWS = 1_000_000, 10_000, 40_000
 RECIPE = Recipe(  # each simulation is seen once: none can be learnt by heart
     epochs=1,
     batch=256,
@@ -81,7 +81,7 @@ def _apart(p: np.ndarray, q: np.ndarray) -> float:
 
 def _corrected(fit: Any, simulator: Any, x: dict[str, torch.Tensor], seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """P(n) of each record by weights, the effective share of its draws, and CPU seconds a record."""
-    posterior = build_posterior(fit, simulator, ess=2_000, budget=MOST_DRAWS)
+    posterior = build_posterior(fit, simulator, ess=1_000, budget=MOST_DRAWS)
     found, shares, started = list[Any](), list[float](), clock("cpu")
     for k in range(len(x["counts"])):
         with warnings.catch_warnings():
