@@ -250,7 +250,7 @@ class HiddenStates(Simulator):
                 )
             whole = torch.zeros(spec.shape, dtype=torch.float64)
             whole[: len(at)] = torch.where(seen.isfinite(), seen, 0.0)
-            found |= {name: whole.to(spec.torch_dtype), f"{name}{TIMES}": last.float()}
+            found |= {name: whole.to(spec.torch_dtype), f"{name}{TIMES}": last}
             found |= {f"{name}_mask": there} if self.missing else {}
         return found
 
