@@ -6,8 +6,8 @@ happens the state stays as it is, so that an exact path is made jump by jump (Gi
     tau ~ Exponential(sum_r a_r),     P(r) = a_r / sum_s a_s,     n <- n + v_r,     t <- t + tau.
 
 Rates that depend on time need a bound B >= sum_r a_r(theta, n, t) until the stop: candidates come at the rate B, and
-one at time t is reaction r with probability a_r(t) / B, and nothing with the rest (thinning). With B = sum_r a_r this is
-the direct method. An exponential law has no memory, so a path may be stopped and taken up at any time.
+one at time t is reaction r with probability a_r(t) / B, and nothing with the rest (thinning). With B = sum_r a_r this
+is the direct method. An exponential law has no memory, so a path may be stopped and taken up at any time.
 
 A leap of length h takes rates as constant in it, and all numbers of reactions at once,
 
@@ -30,6 +30,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,9 +38,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Theta = Mapping[str, Tensor]
-Moment = float | Tensor
-"""A time for all rows, or one for each, (row,)."""
+from sciinf.dynamics.moments import moments
+from sciinf.dynamics.state_space import Theta, Time
 
 _BLOCK = 16_384  # rows at a time: what a jump works on stays near the processor
 _LOOK = 8  # jumps between looks at which rows are done
@@ -91,8 +91,8 @@ class Reactions:
         self,
         theta: Theta,
         state: Float[Tensor, "row species"],
-        start: Moment,
-        stop: Moment,
+        start: Time,
+        stop: Time,
         *,
         generator: torch.Generator,
         most: int = 10_000_000,
@@ -125,8 +125,8 @@ class Reactions:
         self,
         theta: Theta,
         state: Float[Tensor, "row species"],
-        start: Moment,
-        stop: Moment,
+        start: Time,
+        stop: Time,
         *,
         leap: float,
         generator: torch.Generator,
@@ -179,9 +179,8 @@ class Reactions:
             generator: Source of randomness.
             leap: Length of leaps; exact where left out.
         """
-        moments = [float(time) for time in times]
         states = [state]
-        for start, stop in zip(moments, moments[1:], strict=False):
+        for start, stop in itertools.pairwise(float(time) for time in times):
             if leap is None:
                 state = self.exact(theta, state, start, stop, generator=generator)
             else:
@@ -340,22 +339,3 @@ def _sums(rates: Tensor) -> list[Tensor]:
     for other in others:
         sums.append(sums[-1] + other)
     return sums
-
-
-def moments(state: Tensor, start: Moment, stop: Moment) -> tuple[Tensor, Tensor]:
-    """Start and stop of each row, (row,), float64.
-
-    Raises:
-        ValueError: If they are neither numbers nor (row,), not finite, or run backwards.
-    """
-    both = []
-    for name, given in (("start", start), ("stop", stop)):
-        time = torch.as_tensor(given, dtype=torch.float64, device=state.device)
-        if time.ndim > 1 or (time.ndim == 1 and len(time) != len(state)):
-            raise ValueError(f"{name} is {tuple(time.shape)}, expected a number or a time for each of {len(state)} rows")
-        both.append(time.expand(len(state)))
-    late = ~(both[0] <= both[1]) | ~both[1].isfinite() | ~both[0].isfinite()
-    if bool(late.any()):
-        row = int(late.nonzero()[0])
-        raise ValueError(f"from {float(both[0][row])} to {float(both[1][row])}: times must be finite and not run backwards")
-    return both[0], both[1]
