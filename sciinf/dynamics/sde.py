@@ -31,7 +31,6 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -186,8 +185,8 @@ class Milstein(Scheme):
 
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:
         drift, diffusion = equation.drift(theta, state, time), equation.diffusion(theta, state, time)
-        slope = _slope(equation, theta, state, time, diffusion)
-        return state + drift * length + diffusion * dw + slope * (dw.square() - length) / 2
+        slope = _slope(equation, theta, state, time)
+        return state + drift * length + diffusion * dw + diffusion * slope * (dw.square() - length) / 2
 
     def look(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor) -> None:
         diffusion = equation.diffusion(theta, state, time)
@@ -196,11 +195,10 @@ class Milstein(Scheme):
                 f"the diffusion is {tuple(diffusion.shape)}; Milstein's step is for diagonal noise, (row, S): take "
                 "EulerMaruyama()"
             )
-        # along c g instead of g each number's slope is c times as large if it depends on nothing but itself
+        # with weights c each number's slope is c times as large if it depends on nothing but itself
         c = torch.arange(1, state.shape[1] + 1, dtype=state.dtype, device=state.device)
-        far = _slope(equation, theta, state, time, c * diffusion)
-        near = c * _slope(equation, theta, state, time, diffusion)
-        if bool(((far - near).abs() > 1e-3 * near.abs() + 1e-5 * diffusion.abs()).any()):
+        weighted, alone = _slope(equation, theta, state, time, c), c * _slope(equation, theta, state, time)
+        if bool(((weighted - alone).abs() > 1e-3 * alone.abs() + 1e-5 * diffusion.abs()).any()):
             raise ValueError(
                 "the diffusion of one number depends on another; Milstein's step is for diagonal noise, where it "
                 "depends on that number alone: take EulerMaruyama()"
@@ -222,7 +220,14 @@ def _times(diffusion: Tensor, dw: Tensor) -> Tensor:
     return diffusion * dw if diffusion.ndim == 2 else torch.einsum("rsw,rw->rs", diffusion, dw)
 
 
-def _slope(equation: SDE, theta: Theta, state: Tensor, time: Tensor, along: Tensor) -> Tensor:
-    """The derivative of g along a direction, (row, S)."""
-    field: Any = lambda z: equation.diffusion(theta, z, time)  # noqa: E731
-    return torch.func.jvp(field, (state,), (along,))[1]
+def _slope(equation: SDE, theta: Theta, state: Tensor, time: Tensor, weights: Tensor | None = None) -> Tensor:
+    """sum_i c_i dg_i / dz_j, (row, S), c all 1 where left out: each number's own slope, if g_i depends on z_i alone."""
+    followed = torch.is_grad_enabled()
+    with torch.enable_grad():
+        z = state if state.requires_grad else state.detach().requires_grad_()
+        diffusion = equation.diffusion(theta, z, time)
+        if not diffusion.requires_grad:
+            return torch.zeros_like(state)
+        total = diffusion.sum() if weights is None else (diffusion * weights).sum()
+        (slope,) = torch.autograd.grad(total, z, create_graph=followed, allow_unused=True)
+    return torch.zeros_like(state) if slope is None else slope
