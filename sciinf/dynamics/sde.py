@@ -185,7 +185,7 @@ class Milstein(Scheme):
 
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:
         drift, diffusion = equation.drift(theta, state, time), equation.diffusion(theta, state, time)
-        slope = _slope(equation, theta, state, time)
+        slope = _slope(equation, theta, state, time, diffusion)
         return state + drift * length + diffusion * dw + diffusion * slope * (dw.square() - length) / 2
 
     def look(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor) -> None:
@@ -197,7 +197,8 @@ class Milstein(Scheme):
             )
         # with weights c each number's slope is c times as large if it depends on nothing but itself
         c = torch.arange(1, state.shape[1] + 1, dtype=state.dtype, device=state.device)
-        weighted, alone = _slope(equation, theta, state, time, c), c * _slope(equation, theta, state, time)
+        weighted = _slope(equation, theta, state, time, diffusion, c)
+        alone = c * _slope(equation, theta, state, time, diffusion)
         if bool(((weighted - alone).abs() > 1e-3 * alone.abs() + 1e-5 * diffusion.abs()).any()):
             raise ValueError(
                 "the diffusion of one number depends on another; Milstein's step is for diagonal noise, where it "
@@ -220,14 +221,18 @@ def _times(diffusion: Tensor, dw: Tensor) -> Tensor:
     return diffusion * dw if diffusion.ndim == 2 else torch.einsum("rsw,rw->rs", diffusion, dw)
 
 
-def _slope(equation: SDE, theta: Theta, state: Tensor, time: Tensor, weights: Tensor | None = None) -> Tensor:
-    """sum_i c_i dg_i / dz_j, (row, S), c all 1 where left out: each number's own slope, if g_i depends on z_i alone."""
-    followed = torch.is_grad_enabled()
+def _slope(
+    equation: SDE, theta: Theta, state: Tensor, time: Tensor, diffusion: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """sum_i c_i dg_i / dz_j, (row, S), c all 1 where left out: each number's own slope, if g_i depends on z_i alone.
+
+    `diffusion` is g as the caller sees it: where gradients are not followed through it, they are not through its slope.
+    """
     with torch.enable_grad():
         z = state if state.requires_grad else state.detach().requires_grad_()
-        diffusion = equation.diffusion(theta, z, time)
-        if not diffusion.requires_grad:
+        again = equation.diffusion(theta, z, time)
+        if not again.requires_grad:
             return torch.zeros_like(state)
-        total = diffusion.sum() if weights is None else (diffusion * weights).sum()
-        (slope,) = torch.autograd.grad(total, z, create_graph=followed, allow_unused=True)
+        total = again.sum() if weights is None else (again * weights).sum()
+        (slope,) = torch.autograd.grad(total, z, create_graph=diffusion.requires_grad, allow_unused=True)
     return torch.zeros_like(state) if slope is None else slope
