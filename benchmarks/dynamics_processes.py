@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dynamics_hurst import posteriors
 from reporting import Rows, check, clock, seconds
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def processes(options: Any, out: Path) -> tuple[Rows, Rows]:
     """Each kind by itself."""
     rows: Rows = []
     checks: Rows = []
-    for part in (jumps, leaps, equations, against_torchsde, noise, events):
+    for part in (jumps, leaps, equations, against_torchsde, noise, roughness, events):
         found = part(options)
         rows += found[0]
         checks += found[1]
@@ -204,8 +205,37 @@ def noise(options: Any) -> tuple[Rows, Rows]:
         )
         checks.append(check(f"fractional noise, H = {hurst}: worst of 1,024 covariances, in s.e.", worst, 5.0))
     for hurst, known in ((0.3, 1.5e-3), (0.7, 1.6e-5)):
-        missing = float(MarkovFractional(torch.tensor([hurst]), 1.0).error)
+        missing = float(MarkovFractional(torch.tensor([hurst]), 1.0, terms=5, fastest=400.0).error)
         checks.append(check(f"fractional noise by 5 Markov processes, H = {hurst}: missing", missing, known))
+    return table, checks
+
+
+def roughness(options: Any) -> tuple[Rows, Rows]:
+    """H by the filter of Markov processes, beside the exact Gaussian process; three paths for each."""
+    table, checks = [], []
+    for hurst in (0.3, 0.5, 0.7, 0.9, 0.1):
+        for seed in range(options.seed, options.seed + 3):
+            found = posteriors(hurst, seed)
+            (mean, sd), (true, spread) = found["filter"], found["exact"]
+            table.append(
+                {
+                    "H": hurst,
+                    "by filter": mean,
+                    "exactly": true,
+                    "off, sd": (mean - true) / spread,
+                    "sd ratio": sd / spread,
+                }
+            )
+        off, ratio = (
+            max(abs(row[name] - at) for row in table[-3:]) for name, at in (("off, sd", 0.0), ("sd ratio", 1.0))
+        )
+        if hurst > 0.1:
+            checks += [
+                check(f"H = {hurst}: mean off by, in sds", off, 0.1),
+                check(f"H = {hurst}: sd ratio off 1", ratio, 0.07),
+            ]
+        else:
+            checks.append(check("H = 0.1, too rough for 6 processes: 0.5 / mean off by, in sds", 0.5 / off, 1.0))
     return table, checks
 
 

@@ -26,7 +26,7 @@ with speeds gamma_k in geometric order, and weights that make int_0^T E (B_H - s
     b_k = T gamma_k^{-a} P(a, gamma_k T) - a gamma_k^{-a-1} P(a + 1, gamma_k T),   a = H + 1/2,
 
 P the regularised incomplete gamma function. (Y_1 ... Y_K) is linear and Gaussian: an exact filter exists, and so an
-exact likelihood of H. What is left out is less than a part in 600 of the variance for H from .3 on; motions rougher
+exact likelihood of H. What is left out is less than a part in 1,700 of the variance for H from .3 on; motions rougher
 than that need faster processes than these: `error` says how much is missing. Weights of opposite signs nearly cancel
 where there are many processes, so that all is done in float64, with 6 of them at most.
 
@@ -129,7 +129,9 @@ class MarkovFractional:
         tensor([0.0015, 0.0000], dtype=torch.float64)
     """
 
-    def __init__(self, hurst: Float[Tensor, " row"], horizon: float, *, terms: int = 5, fastest: float = 400.0) -> None:
+    def __init__(
+        self, hurst: Float[Tensor, " row"], horizon: float, *, terms: int = 6, fastest: float = 2_000.0
+    ) -> None:
         _indices(hurst)
         if not (0 < horizon < math.inf and fastest > _SLOWEST):
             raise ValueError(f"a horizon of {horizon} and a fastest speed of {fastest}, expected positive numbers")
