@@ -94,4 +94,5 @@ simulator = wrappers.state_space(
     },
     begin=0.0,
     particles=PARTICLES,
+    name="sir_jumps",
 )

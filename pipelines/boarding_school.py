@@ -1,0 +1,37 @@
+"""Influenza in a boarding school as jumps of whole boys: rates, with the chance of an epidemic's first days in them.
+
+sciinf run pipelines/boarding_school.py --out runs/boarding_school
+
+The likelihood of such a process is a particle filter's estimate. As a weight of draws it is as good as the exact one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, query, simulate, train
+
+SIMULATORS = Path(__file__).parent.parent / "simulators"
+
+
+def run(out: Path, *, seed: int = 0, simulations: int = 20_000, fresh: int = 5_000, ess: float = 2_000) -> Answer:
+    """Rates of infection and recovery, and the dispersion of the counts.
+
+    Args:
+        out: Run folder.
+        seed: Seeds everything.
+        simulations: Simulations to train on.
+        fresh: Simulations to calibrate with.
+        ess: Effective sample size of the answer; a draw takes milliseconds of the filter, so it sets the time.
+    """
+    simulator = load_simulator(SIMULATORS / "sir_jumps.py")
+    store = simulate(simulator, out / "simulations", simulations, seed=seed)
+    fit = train(Flow(simulator.prior, simulator.observables, seed=seed), store, out / "fit", seed=seed)
+
+    held = simulate(simulator, out / "calibration_simulations", fresh, seed=seed + 1)
+    calibration = calibrate(build_posterior(fit), held, out)
+
+    # a quarter of the budget goes into a pilot
+    posterior = build_posterior(fit, simulator, ess=ess, budget=int(8 * ess))
+    data = simulator.observe(SIMULATORS / "influenza_1978.csv")
+    return query(posterior, data, calibration, simulator=simulator, out=out, seed=seed)
