@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
 
+RECIPE = Recipe(epochs=25)  # more only fit what these simulations have at random
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
 
@@ -26,7 +27,8 @@ def run(out: Path, *, seed: int = 0, simulations: int = 20_000, fresh: int = 5_0
     """
     simulator = load_simulator(SIMULATORS / "sir_jumps.py")
     store = simulate(simulator, out / "simulations", simulations, seed=seed)
-    fit = train(Flow(simulator.prior, simulator.observables, seed=seed), store, out / "fit", seed=seed)
+    estimator = Flow(simulator.prior, simulator.observables, seed=seed)
+    fit = train(estimator, store, out / "fit", recipe=RECIPE, seed=seed)
 
     held = simulate(simulator, out / "calibration_simulations", fresh, seed=seed + 1)
     calibration = calibrate(build_posterior(fit), held, out)
