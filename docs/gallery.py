@@ -24,7 +24,7 @@ from sciinf.figures.prior_curves import prior_marginals
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
-SIMULATORS = {"lynx_hare": "lotka_volterra"}  # where it is not called like the pipeline
+SIMULATORS = {"lynx_hare": "lotka_volterra", "boarding_school": "sir_jumps"}  # where it is not called like the pipeline
 SHOWN = {
     "lynx_hare": ("alpha", "beta", "gamma", "delta"),  # of eight parameters
     "coal_mines": ("tau_1", "tau_2", "tau_3", "rate_1", "rate_4"),  # of the most probable number of changes

@@ -26,7 +26,12 @@ TO_WORKERS = {"sciinf/engine/pool.py"}  # hands a simulator that has no file to 
 OF_TENSORS = {
     "sciinf/core/observation_arrays.py"
 }  # an observation in a .pt file, by torch.load(weights_only=True) alone
-READERS_OF_PAGES = {"tests/documents.py", "tests/docs/test_reference.py", "tests/notebooks.py"}  # run their code
+READERS_OF_PAGES = {
+    "tests/documents.py",
+    "tests/docs/test_processes.py",
+    "tests/docs/test_reference.py",
+    "tests/notebooks.py",
+}  # run their code
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 LUMBER = {"utils", "util", "common", "helpers", "misc", "config", "registry"}
 FOR_SIMULATORS = (
