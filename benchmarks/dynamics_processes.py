@@ -47,7 +47,7 @@ def jumps(options: Any) -> tuple[Rows, Rows]:
         {"birth": [1], "death": [-1]}, lambda theta, n: torch.stack([theta["birth"], theta["death"] * n[:, 0]], -1)
     )
     found = births.exact(theta, torch.zeros(rows, 1), 0.0, 12.0, generator=_generator(options))[:, 0]
-    law = stats.poisson(4.0)
+    law: Any = stats.poisson(4.0)
     expected = [*(law.pmf(k) for k in range(11)), law.sf(10)]
     seen = [*(int((found == k).sum()) for k in range(11)), int((found > 10).sum())]
     p = float(stats.chisquare(seen, [rows * e for e in expected]).pvalue)
@@ -128,8 +128,6 @@ def against_torchsde(options: Any) -> tuple[Rows, Rows]:
     """A double well with noise that depends on the state: laws at one time, by both."""
     if importlib.util.find_spec("torchsde") is None:
         return [{"torchsde": "is not installed"}], []
-    from scipy import stats
-
     rows, steps = 4_000 if options.quick else 10_000, 50
     table, checks = [], []
     start = torch.full((rows, 1), 0.3, dtype=torch.float64)
@@ -138,7 +136,7 @@ def against_torchsde(options: Any) -> tuple[Rows, Rows]:
         peer, theirs = _timed(lambda m=method, s=sense: _by_torchsde(options, start, steps, m, s))
         well = SDE(lambda theta, z, t: _drift(z), lambda theta, z, t: _diffusion(z), scheme)
         mine, ours = _timed(lambda w=well: w.solve({}, start, 0.0, 2.0, steps=steps, generator=_generator(options)))
-        p = float(stats.ks_2samp(peer[:, 0].numpy(), mine[:, 0].numpy()).pvalue)
+        p = _alike(peer, mine)
         table.append({"torchsde": method, "KS p": p, "its CPU s": theirs, "CPU s": ours})
         checks.append(check(f"torchsde, {method}: 0.01 / p that the laws are one", P / p, 1.0))
         if method == "milstein":
@@ -149,11 +147,16 @@ def against_torchsde(options: Any) -> tuple[Rows, Rows]:
 
 def p_of_other_sense(peer: Tensor, start: Tensor, steps: int, options: Any) -> float:
     """KS of the same equation, read in the other sense."""
+    well = SDE(lambda theta, z, t: _drift(z), lambda theta, z, t: _diffusion(z), Heun())
+    return _alike(peer, well.solve({}, start, 0.0, 2.0, steps=steps, generator=_generator(options)))
+
+
+def _alike(one: Tensor, other: Tensor) -> float:
+    """p of a KS test that two columns of draws are of one law."""
     from scipy import stats
 
-    well = SDE(lambda theta, z, t: _drift(z), lambda theta, z, t: _diffusion(z), Heun())
-    found = well.solve({}, start, 0.0, 2.0, steps=steps, generator=_generator(options))
-    return float(stats.ks_2samp(peer[:, 0].numpy(), found[:, 0].numpy()).pvalue)
+    found: Any = stats.ks_2samp(one[:, 0].numpy(), other[:, 0].numpy())
+    return float(found.pvalue)
 
 
 def _by_torchsde(options: Any, start: Tensor, steps: int, method: str, sense: str) -> Tensor:

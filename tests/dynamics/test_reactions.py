@@ -68,6 +68,18 @@ def test_pure_death_at_each_row_s_own_times_is_binomial():
         assert float(part.var()) == pytest.approx(sd**2, rel=0.15)
 
 
+def test_rows_keep_their_own_parameters_when_others_are_put_aside():
+    rows = 20_001  # more than are worked on at a time
+    rates = torch.tensor([0.1, 0.7, 3.0])
+    theta = {"birth": torch.zeros(rows), "death": rates[torch.arange(rows) % 3]}
+    stop = 0.2 + torch.arange(rows) % 2
+    found = birth_death().exact(theta, torch.full((rows, 1), 30.0), 0.0, stop, generator=generator())[:, 0]
+    for k in range(6):
+        p = math.exp(-float(rates[k % 3]) * (0.2 + k % 2))
+        part = found[k::6]
+        assert abs(float(part.mean()) - 30 * p) < 4 * math.sqrt(30 * p * (1 - p) / len(part))
+
+
 def test_which_of_three_reactions_goes_with_their_rates():
     shares = torch.tensor([0.2, 0.5, 0.3])
     three = Reactions([[1, 0, 0], [0, 1, 0], [0, 0, 1]], lambda theta, n: (10 * shares).expand(len(n), 3))
