@@ -114,6 +114,7 @@ class Reactions:
         """
         begin, end = moments(state, start, stop)
         self._look(state)
+        _of_rows(theta, state)
         parts = []
         for at in range(0, max(len(state), 1), _BLOCK):
             rows = slice(at, at + _BLOCK)
@@ -151,6 +152,7 @@ class Reactions:
             raise ValueError(f"a leap of length {leap}, expected a positive number")
         begin, end = moments(state, start, stop)
         self._look(state)
+        _of_rows(theta, state)
         longest = float((end - begin).max()) if len(state) else 0.0
         for step in range(math.ceil(longest / leap - 1e-9)):
             time = begin + step * leap
@@ -330,6 +332,15 @@ class _Walk:
         self.start, self.span = self.start[keep], self.span[keep]
         self.elapsed, self.which = self.elapsed[keep], self.which[keep]
         return left > 0
+
+
+def _of_rows(theta: Theta, state: Tensor) -> None:
+    for name, value in theta.items():
+        if value.shape != (len(state),):
+            raise ValueError(
+                f"parameter {name!r} is {tuple(value.shape)}, and the state has {len(state)} rows: expected "
+                f"({len(state)},), a value for each row"
+            )
 
 
 def _sums(rates: Tensor) -> list[Tensor]:

@@ -197,6 +197,8 @@ def test_shapes_and_times_that_do_not_fit_are_refused():
         SIR.exact(theta, start.long(), 0.0, 1.0, generator=generator())
     with pytest.raises(ValueError, match=r"\(row, 2\)"):
         SIR.leap(theta, start[:, :1], 0.0, 1.0, leap=0.1, generator=generator())
+    with pytest.raises(ValueError, match=r"'beta' is \(1,\), and the state has 3 rows"):
+        SIR.exact(theta | {"beta": torch.ones(1)}, start, 0.0, 1.0, generator=generator())
     with pytest.raises(ValueError, match="leap of length 0"):
         SIR.leap(theta, start, 0.0, 1.0, leap=0.0, generator=generator())
     with pytest.raises(ValueError, match=r"rates are \(3,\)"):
