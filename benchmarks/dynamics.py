@@ -1,4 +1,4 @@
-"""Hidden states: filters against exact references and peers, and real records answered with their paths.
+"""Chance in time: filters against exact references and peers, processes against their laws, real records answered.
 
     python benchmarks/dynamics.py                          all parts
     python benchmarks/dynamics.py --parts filters nile     some
@@ -7,6 +7,9 @@
 References are computed in the run. "filters": Kalman's against statsmodels and one large Gaussian, chains against the
 sum over all paths, particles against Kalman's; their cost, and that of the package particles where it is installed.
 "nile": the annual volume of the Nile, weighted by the exact likelihood and by that of particles, against a grid.
+"processes": jumps, stochastic equations, noise and events against laws in closed form, and against torchsde where it is
+installed. "school": the boarding school's influenza as a jump process, beside known figures, a pseudo-marginal chain,
+equations and leaps that are too long.
 Seconds are CPU seconds of one thread.
 """
 
@@ -18,11 +21,18 @@ from typing import Any
 
 from dynamics_filters import filters
 from dynamics_nile import nile
+from dynamics_processes import processes
+from dynamics_school import school
 from reporting import in_parts
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"filters": filters, "nile": nile}
+PARTS: dict[str, Callable[[Any, Path], Found]] = {
+    "filters": filters,
+    "nile": nile,
+    "processes": processes,
+    "school": school,
+}
 
 
 def main() -> None:
