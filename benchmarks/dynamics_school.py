@@ -84,9 +84,14 @@ def _beside(simulator: Any, fit: Any, x: Any, draws: Any, options: Any, found: A
         coarse = build_posterior(fit, short, ess=500, budget=4_000)
     leapt = _drawn(coarse, x, 500, options.seed)
     wrong = moments(leapt.theta, leapt.weights)
-    rows = [_row("leaps of 1/4 day", *wrong) | {"draws": len(leapt), "effective": leapt.ess}]
-    off = float((wrong[0] - mean)[0] / sd[0])
-    checks = [check("school: 0.3 / beta by leaps of 1/4 day off by, in sds (a planted fault)", 0.3 / abs(off), 1.0)]
+    rows = [
+        _row("leaps of 1/4 day", *wrong) | {"draws": len(leapt), "effective": leapt.ess, "log Z": leapt.log_evidence}
+    ]
+    off, evidence = float((wrong[0] - mean)[1] / sd[1]), leapt.log_evidence - draws.log_evidence
+    checks = [
+        check("school: 0.2 / gamma by leaps of 1/4 day off by, in sds (a planted fault)", 0.2 / abs(off), 1.0),
+        check("school: 1 / log evidence by leaps of 1/4 day off by (a planted fault)", 1 / abs(evidence), 1.0),
+    ]
     if not options.quick:
         started = clock("cpu")
         chains, accepted = pseudo_marginal(simulator, x, draws, options.seed)

@@ -48,8 +48,8 @@ class School(StateSpace):
     """Boys that fall ill and recover, and a count of those in bed.
 
     Args:
-        leap: Length of leaps, in days; exact where left out. One of 1/4 makes epidemics start too late, and beta too
-            large by half its sd.
+        leap: Length of leaps, in days; exact where left out. One of 1/4 makes epidemics start too late, gamma too small
+            by a third of its sd, and the evidence five times too large.
     """
 
     latent: Mapping[str, str] = {"susceptible": "", "infectious": ""}
