@@ -7,10 +7,12 @@ the 64 looked at together). Seeds are fixed.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from sciinf.core.simulator import load_module
 from sciinf.dynamics.noise import MarkovFractional, brownian, fractional
 from sciinf.dynamics.sde import SDE
 
@@ -176,3 +178,14 @@ def test_what_does_not_fit_is_refused():
         MarkovFractional(full(0.5, 2), 0.0)
     with pytest.raises(ValueError, match="beyond the horizon"):
         MarkovFractional(full(0.5, 2), 1.0).increments(full(0.5, 2), 3, generator=generator())
+
+
+def test_a_filter_finds_how_rough_a_motion_is_and_one_too_rough_is_known():
+    posteriors = load_module(Path(__file__).parents[2] / "benchmarks" / "dynamics_hurst.py").posteriors
+    for hurst in (0.3, 0.7):
+        found = posteriors(hurst, 0)
+        (mean, sd), (true, spread) = found["filter"], found["exact"]
+        assert abs(mean - true) < 0.1 * spread
+        assert sd == pytest.approx(spread, rel=0.07)
+    found = posteriors(0.1, 0)
+    assert abs(found["filter"][0] - found["exact"][0]) > 0.5 * found["exact"][1]  # six processes are too slow for it
