@@ -193,10 +193,11 @@ class Filters:
 
 
 def noise_of(theta: Tensor, x: X) -> torch.Generator:
-    """A generator whose seed is hashed from what was asked."""
+    """A generator whose seed is hashed from what was asked; one observation for all rows is the same repeated."""
     hashed = hashlib.sha256(theta.detach().double().contiguous().numpy().tobytes())
     for name in sorted(x):
-        hashed.update(name.encode() + x[name].detach().double().contiguous().numpy().tobytes())
+        value = x[name][:1] if bool((x[name] == x[name][:1]).all()) else x[name]
+        hashed.update(name.encode() + value.detach().double().contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int.from_bytes(hashed.digest()[:8], "big") >> 1)
 
 
