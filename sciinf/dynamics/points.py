@@ -75,13 +75,13 @@ class PointProcess(ABC):
         """Lambda at each event, float64; where there is none, at the time that stands there."""
 
     def log_prob(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"], start: float, stop: float
+        self, times: Float[Tensor, "row event"], mask: Tensor, start: float, stop: float
     ) -> Float[Tensor, " row"]:
         """Log likelihood of events between two times, float64, exactly.
 
         Args:
             times: In order.
-            mask: Which there are, the first ones of a row.
+            mask: Which there are, the first ones of a row, (row, event), True or False.
             start: Nothing was before it.
             stop: After it nothing is known.
 

@@ -90,7 +90,7 @@ class Reactions:
     def exact(
         self,
         theta: Theta,
-        state: Float[Tensor, "row species"],
+        state: Tensor,
         start: Time,
         stop: Time,
         *,
@@ -101,7 +101,7 @@ class Reactions:
 
         Args:
             theta: Parameters, each (row,).
-            state: Counts at the start, whole numbers in a floating dtype, which the result has, too.
+            state: Counts at the start, (row, species), whole numbers in a floating dtype, which the result has, too.
             start: Time of the state, for all rows or (row,).
             stop: Time asked for, not before the start.
             generator: Source of randomness.
@@ -125,7 +125,7 @@ class Reactions:
     def leap(
         self,
         theta: Theta,
-        state: Float[Tensor, "row species"],
+        state: Tensor,
         start: Time,
         stop: Time,
         *,
@@ -136,7 +136,7 @@ class Reactions:
 
         Args:
             theta: Parameters, each (row,).
-            state: Counts at the start, whole numbers in a floating dtype, which the result has, too.
+            state: Counts at the start, (row, species), whole numbers in a floating dtype, which the result has, too.
             start: Time of the state, for all rows or (row,).
             stop: Time asked for, not before the start.
             leap: Length of a leap, in the unit of time. The error of the law is proportional to it: halve it until

@@ -89,7 +89,7 @@ class SDE:
     def solve(
         self,
         theta: Theta,
-        state: Float[Tensor, "row state"],
+        state: Tensor,
         start: Time,
         stop: Time,
         *,
@@ -101,7 +101,7 @@ class SDE:
 
         Args:
             theta: Parameters, each (row,).
-            state: At the start, floating point.
+            state: At the start, (row, S), floating point.
             start: For all rows, or (row,).
             stop: Not before the start.
             steps: Of equal length, between each row's start and its stop.

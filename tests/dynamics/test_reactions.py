@@ -204,7 +204,7 @@ def test_shapes_and_times_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"rates are \(3,\)"):
         Reactions([[1]], lambda theta, n: n[:, 0]).exact({}, torch.ones(3, 1), 0.0, 1.0, generator=generator())
     with pytest.raises(ValueError, match="whole numbers"):
-        Reactions([[0.5]], sir_rates)
+        Reactions(torch.tensor([[0.5]]), sir_rates)
     with pytest.raises(ValueError, match="each of the species"):
         Reactions({"a": [1], "b": [1, 2]}, sir_rates)
     assert SIR.exact(constant(0, beta=1.0, gamma=1.0), torch.zeros(0, 2), 0.0, 1.0, generator=generator()).shape == (
