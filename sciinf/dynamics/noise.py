@@ -126,7 +126,7 @@ class MarkovFractional:
 
     Examples:
         >>> MarkovFractional(torch.tensor([0.3, 0.7]), 1.0).error.round(decimals=4)
-        tensor([0.0015, 0.0000], dtype=torch.float64)
+        tensor([0.0006, 0.0000], dtype=torch.float64)
     """
 
     def __init__(
