@@ -20,6 +20,7 @@ from sciinf.core.existence import ABSENT
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
+from sciinf.engine.densities import density_finding
 from sciinf.engine.probe import memory_in_use
 from sciinf.storage.outcome import normalise, status_of
 from sciinf.store import Damage, Store
@@ -145,7 +146,8 @@ def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int 
     same parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters
     are left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one
     row at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with
-    probability 1e-4), or number by number where the simulator is deterministic.
+    probability 1e-4), or number by number where the simulator is deterministic. Where there is a `log_likelihood`, it
+    must be the density of what is simulated (`engine.densities`).
 
     Args:
         simulator: What to check.
@@ -209,6 +211,7 @@ class _Check:
             self.warnings.append(NO_NOISE)
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
+        self._density()
         return SimulatorReport(
             self.simulator.name,
             self.rows,
@@ -325,6 +328,15 @@ class _Check:
                     f"{name!r} {spec.shape} comes out otherwise one row at a time than in a batch of {len(theta)}: "
                     "rows must not depend on the rows beside them (a mean or a scale taken over the batch?)"
                 )
+
+    def _density(self) -> None:
+        """Whether the log-likelihood is the density of what is simulated."""
+        try:
+            found = density_finding(self.simulator, self.rows, self.seed)
+        except (ValueError, TypeError, RuntimeError, KeyError, ArithmeticError) as error:
+            found = f"log_likelihood fails on data of the simulator's own: {type(error).__name__}: {error}"
+        if found:
+            self._problem(found)
 
     def _globals(self, before: tuple[bytes, ...]) -> None:
         names = ("torch's", "numpy's", "Python's")

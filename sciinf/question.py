@@ -222,7 +222,11 @@ def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> 
         found = simulator.paths(theta, x, generator)
     except ValueError as error:
         return Paths(), (Check("hidden paths", "caution", f"none were drawn: {error}"),)
-    return replace(found, values=found.values.astype(np.float32), level=wanted.level), ()
+    found = replace(found, values=found.values.astype(np.float32), level=wanted.level)
+    if not (lost := len(theta) - len(found.values)):
+        return found, ()
+    words = f"there is none for {lost} of {len(theta):,} draws: at their parameters the model cannot give these data"
+    return found, (Check("hidden paths", "caution" if lost > _FAILED * len(theta) else "good", words),)
 
 
 def _predict(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HiddenPath:
     """One hidden quantity along time: equally weighted draws of it, and what they say at each time.
 
@@ -35,6 +35,10 @@ class HiddenPath:
     level: float = 0.9
     unit: str = ""
     time_unit: str = ""
+
+    def __repr__(self) -> str:
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"hidden path of {self.name}{unit} at {len(self.times):,} times, {len(self.draws):,} draws"
 
     @property
     def median(self) -> Float[np.ndarray, " time"]:
@@ -60,7 +64,7 @@ class HiddenPath:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Paths:
     """The hidden paths of an answer, or of a batch of parameters.
 
@@ -84,6 +88,9 @@ class Paths:
     units: tuple[str, ...] = ()
     time_unit: str = ""
     level: float = 0.9
+
+    def __repr__(self) -> str:
+        return f"hidden paths of {self.words()}" if self.names else "no hidden paths"
 
     def __getitem__(self, name: str) -> HiddenPath:
         """One of them.

@@ -134,6 +134,21 @@ def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:
         raise ValueError(f"the state begins at {begin:g}, after the first time {float(times[:, 0].min()):g}")
 
 
+def checked(model: StateSpace, state: Tensor, rows: int, method: str) -> Tensor:
+    """The states that a model gave.
+
+    Raises:
+        ValueError: If they are not (rows, S), as when parameters (row,) broadcast with states (row, S).
+    """
+    if state.shape != (rows, len(model.latent)):
+        raise ValueError(
+            f"{type(model).__name__}.{method} gave {tuple(state.shape)} for {rows} rows; `latent` names "
+            f"{list(model.latent)}: expected ({rows}, {len(model.latent)}). A parameter is (row,): "
+            'theta["name"][:, None] goes with states'
+        )
+    return state
+
+
 def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: int) -> Float[Tensor, " row"]:
     """log p(x_k | state, theta) of what was seen at the k-th time; 0 where nothing was.
 
@@ -158,6 +173,12 @@ def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: 
         raise TypeError(f"log_observe gave {said}; it is to give a mapping with the log density of each of {sorted(x)}")
     total = None
     for name, each in found.items():
+        if each.shape not in ((len(state),), x[name].shape):
+            raise ValueError(
+                f"log_observe gave {tuple(each.shape)} for {name!r}; it is to give one log density for each row, "
+                f"({len(state)},), or for each number, {tuple(x[name].shape)}: a column (row, 1) beside numbers (row,) "
+                "broadcasts, take state[:, 0]"
+            )
         if name in record.there:
             there = record.there[name][:, k].repeat_interleave(copies, dim=0)
             each = _where(name, each, there)

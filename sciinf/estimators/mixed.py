@@ -141,6 +141,8 @@ class Mixed(Embedded):
         self.levels = list(bijection.levels.values()) if isinstance(bijection, MixedBijection) else list[Levels]()
         self.spots = bijection.in_z if isinstance(bijection, MixedBijection) else torch.arange(bijection.size)
         check_part("changes", changes, Changes, 'Changes("counts", "tau", years)')
+        if changes is not None and changes.series in self.timed:
+            raise ValueError(f"{changes.series!r} has times of its own, and changes are found at times that stay")
         sizes = [len(law.values) for law in self.levels]
         widths = [*sizes, *[2] * len(self.spots)]
         with global_seed(torch.Generator().manual_seed(seed)):

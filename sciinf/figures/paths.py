@@ -15,6 +15,7 @@ from sciinf.figures.observed import legend
 from sciinf.figures.page import picture
 from sciinf.figures.style import BLUE, BROAD, COLUMN, INK, MUTED, NARROW, PAPER, label, styled, whole_numbers
 from sciinf.figures.svg import to_svg
+from sciinf.summaries.timed import TIMES, timed_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +35,8 @@ def paths_figure(
     Args:
         paths: All of them.
         names: Which are drawn.
-        seen: Observable -> its unit and values (T,), NaN where missing; drawn where the unit and number of times are
-            those of a quantity.
+        seen: Observable -> its unit and values at the times, NaN where missing; drawn where a quantity has its unit,
+            which for numbers without one says nothing.
         width: Of the figure, in inches.
     """
     from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def paths_figure(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         path = paths[name]
-        _panel(axes, path, {n: v for n, (u, v) in (seen or {}).items() if u == path.unit and len(v) == len(path.times)})
+        _panel(axes, path, {n: v[: len(path.times)] for n, (u, v) in (seen or {}).items() if u and u == path.unit})
         axes.set_title(name if len(names) > 1 else "")
         axes.set_ylabel(label(name, path.unit))
         axes.set_xlabel(label("time", path.time_unit) if path.time_unit else "time")
@@ -78,9 +79,9 @@ def seen_in(
     observation: Mapping[str, np.ndarray], observables: Mapping[str, Observable]
 ) -> dict[str, tuple[str, np.ndarray]]:
     """Observables that are one number at each time -> unit and values, NaN where missing."""
-    found = {}
+    found, times = {}, {f"{name}{TIMES}" for name in timed_names(observables)}
     for name, values in observation.items():
-        if np.ndim(values) == 1 and not name.endswith(("_mask", "_times")) and name in observables:
+        if np.ndim(values) == 1 and not name.endswith("_mask") and name in observables and name not in times:
             there = observation.get(f"{name}_mask", np.ones(len(values), dtype=bool))
             found[name] = observables[name].unit, np.where(there, values, np.nan)
     return found

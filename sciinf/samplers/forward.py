@@ -71,6 +71,7 @@ def forward(model: FiniteStates, theta: Theta, record: Record) -> Forward:
             law = (law[:, None] @ step)[:, 0]
             steps += [step] if k else []
         log = log_seen(model, every, codes, record, k).double().reshape(rows, count)
+        log = log.masked_fill(law <= 0, -math.inf)  # a state that cannot be does not count, however well it fits
         highest = log.amax(-1, keepdim=True).clamp_min(-1e300)
         likely = (log - highest).exp()
         law = law * likely

@@ -37,7 +37,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciinf.dynamics.finite_states import picked
-from sciinf.dynamics.state_space import Record, StateSpace, Theta, log_seen, repeated
+from sciinf.dynamics.state_space import Record, StateSpace, Theta, checked, log_seen, repeated
 
 AT_ONCE = 131_072  # particles of all rows together that are moved in one call: more do not fit into a cache
 KEPT = 2**27  # numbers of particles that are kept at once
@@ -82,7 +82,7 @@ def particle_filter(
     """
     rows = record.rows
     every = repeated(theta, particles)
-    state = model.initial(every, rows * particles, generator=generator)
+    state = checked(model, model.initial(every, rows * particles, generator=generator), rows * particles, "initial")
     log_likelihood = torch.zeros(rows, dtype=torch.float64, device=state.device)
     died = torch.full((rows,), -1, device=state.device)
     log_w = weight = state.new_zeros(())
@@ -94,6 +94,7 @@ def particle_filter(
         if k or record.begin is not None:
             start, stop = (_each(t, particles) for t in record.step(k))
             state = model.advance(every, state, start, stop, generator=generator)
+            state = checked(model, state, rows * particles, "advance")
         log_w = log_seen(model, every, state, record, k).reshape(rows, particles) + log_w
         highest = log_w.amax(-1, keepdim=True)
         if not bool(highest.isfinite().all()):

@@ -1,7 +1,8 @@
 r"""Observables that were seen at times of their own: what a summary network sees of a value beside when it was seen.
 
-`NAME_times` (batch, T) is to an observable NAME (batch, T, *event) what `NAME_mask` is: no data by itself, but when the
-k-th of them was seen. Both go through one network, in channels
+`NAME_times` (batch, T), of dtype float64, is to an observable NAME (batch, T, *event) what `NAME_mask` is: no data by
+itself, but when the k-th of them was seen. (Of float32 it is an observable like others.) Both go through one network,
+in channels
 
     value(s),    u_k,    log((1 + g_k) / 2),    g_k = (u_k - u_{k-1}) (T - 1) / (2 sqrt 3),
 
@@ -26,11 +27,11 @@ _MORE = 2  # channels
 
 
 def timed_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
-    """Observables that have times of their own: `NAME_times` of their first axis's length stands beside them."""
+    """Observables that have times of their own: `NAME_times`, float64, of their first axis's length, stands beside."""
     found = []
     for name, spec in observables.items():
         times = observables.get(f"{name}{TIMES}")
-        if times is not None and spec.shape and times.shape == spec.shape[:1]:
+        if times is not None and times.dtype == "float64" and spec.shape and times.shape == spec.shape[:1]:
             found.append(name)
     return tuple(found)
 

@@ -18,6 +18,7 @@ Reference:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sciinf.core import Check, Simulator, X
@@ -28,7 +29,9 @@ _LEAST = 200  # pairs
 
 
 def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Check, ...]:
-    """The finding about one observation; none where the likelihood is not known, or too little was simulated.
+    """The finding about one observation.
+
+    There is none where the likelihood is not known, too little was simulated, or other values are missing there.
 
     Args:
         simulator: Whose likelihood.
@@ -38,6 +41,8 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
     """
     if simulator is None or simulator.log_likelihood is None or len(theta) < _LEAST:
         return ()
+    if any(not bool((simulated[name] == x[name]).all()) for name in x if x[name].dtype == torch.bool):
+        return ()  # other numbers are missing there, and densities of more or fewer numbers cannot be compared
     own, seen = simulator.log_likelihood(theta, simulated).double(), simulator.log_likelihood(theta, x).double()
     known = own.isfinite() & ~seen.isnan()
     count = int(known.sum())

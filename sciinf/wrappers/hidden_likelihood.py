@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import X
@@ -78,7 +78,7 @@ class Filters:
             return torch.cat([torch.zeros(0, dtype=torch.float64), *every])
         found = self._estimated(theta, x, self.particles, noise_of(theta, x))
         if len(theta) and bool((found.died >= 0).all()):
-            warnings.warn(self._died(found.died, self.record(theta, x)), stacklevel=3)
+            warnings.warn(self._died(found.died, self.record(theta, x), self.particles), stacklevel=3)
         return found.log_likelihood
 
     def weighed_paths(
@@ -103,15 +103,30 @@ class Filters:
             TypeError: If the model has no `log_observe`.
             ValueError: If all particles of a row die out; it says when.
         """
+        paths, there = self.some_paths(theta, x, generator)
+        if bool(there.all()):
+            return paths
+        row = int((~there).nonzero()[0])
         if self.exact:
-            return self.weighed_paths(theta, x, generator)[1]
+            raise ValueError(f"there is no path for row {row}: the model cannot give these data at its theta")
+        died = self._estimated(theta[row : row + 1], _one(x, row), _SMOOTHER * self.particles, generator).died
+        why = self._died(died.clamp_min(0), self.record(theta[row : row + 1], _one(x, row)), _SMOOTHER * self.particles)
+        raise ValueError(f"there is no path for row {row}: {why}")
+
+    def some_paths(
+        self, theta: Tensor, x: X, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch time state"], Bool[Tensor, " batch"]]:
+        """A path of each row given its theta, and whether there is one: for some data cannot be, or all particles died.
+
+        Raises:
+            TypeError: If the model has no `log_observe`.
+        """
+        if self.exact:
+            log_likelihood, paths = self.weighed_paths(theta, x, generator)
+            return paths, log_likelihood.isfinite()
         self._check_density()
         found, paths = self._with_particles(theta, x, _SMOOTHER * self.particles, generator, generator)
-        if bool((gone := found.died >= 0).any()):
-            row = int(gone.nonzero()[0])
-            why = self._died(found.died[row : row + 1], self.record(theta, x).some(slice(row, row + 1)))
-            raise ValueError(f"there is no path for row {row}: {why}")
-        return paths
+        return paths, found.died < 0
 
     @cached_property
     def particles(self) -> int:
@@ -174,14 +189,14 @@ class Filters:
     def _named(self, theta: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.names, theta.unbind(-1), strict=True))
 
-    def _died(self, died: Tensor, record: Record) -> str:
-        """In words, when and why all particles died out."""
+    def _died(self, died: Tensor, record: Record, count: int) -> str:
+        """In words, when and why all of so many particles died out."""
         row = int(died.argmin())
         k = int(died[row])
         times = record.times[0 if len(record.times) == 1 else row]
         whose = f"of each of {len(died):,} parameters" if len(died) > 1 else "of the parameters that were asked for"
         return (
-            f"all {self.particles:,} particles {whose} died out, first at time {float(times[k]):g} (number {k}): no "
+            f"all {count:,} particles {whose} died out, first at time {float(times[k]):g} (number {k}): no "
             "state that the model reaches can have given what was seen there. Give the observation more noise or "
             "heavier tails in log_observe, look at the data and their units, or give particles= a larger number"
         )
@@ -199,6 +214,11 @@ def noise_of(theta: Tensor, x: X) -> torch.Generator:
         value = x[name][:1] if bool((x[name] == x[name][:1]).all()) else x[name]
         hashed.update(name.encode() + value.detach().double().contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int.from_bytes(hashed.digest()[:8], "big") >> 1)
+
+
+def _one(x: X, row: int) -> X:
+    """A row of data; of one observation for all rows, that."""
+    return {name: value if len(value) == 1 else value[row : row + 1] for name, value in x.items()}
 
 
 def _joined(parts: Sequence[Particles]) -> Particles:

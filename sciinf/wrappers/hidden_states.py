@@ -12,22 +12,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
-from sciinf.core.checks import check_whole
-from sciinf.core.observation import convert
+from sciinf.core.checks import check_unit, check_whole
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
-from sciinf.dynamics.state_space import Record, StateSpace, check_times
+from sciinf.dynamics.state_space import Record, StateSpace, Theta, check_times, checked, log_seen
 from sciinf.summaries.timed import TIMES
 from sciinf.wrappers.hidden_likelihood import Filters
+from sciinf.wrappers.hidden_records import filled, padded
 from sciinf.wrappers.row_arguments import check_plain
 
+_TRIED, _TIMES = 3, 8  # rows, and times, that are tried
+_NATS = 1.5  # by which data of pairs are told apart, in the median
 DrawTimes = Callable[[int, torch.Generator], Tensor]
 """A number of rows and a generator -> times of each row, (row, T), none before the one before it."""
 
@@ -43,6 +44,7 @@ def state_space(
     missing: float = 0.0,
     name: str | None = None,
     block: int = 4096,
+    time_unit: str = "",
 ) -> HiddenStates:
     """A simulator of what is seen of a hidden state.
 
@@ -62,6 +64,7 @@ def state_space(
             The likelihood holds for whatever is missing.
         name: What the simulator is called; the model's class in small letters when left out.
         block: Rows per block of a store.
+        time_unit: Of times, for records and paths; that of the first axis's coordinates where left out.
 
     Raises:
         TypeError: If `model` is no object of such a class.
@@ -107,7 +110,8 @@ def state_space(
     for key, spec in specs.items():
         if spec.shape[0] != count:
             raise ValueError(f"{key!r} has shape {spec.shape}, and {there}: its first axis is that of the times")
-    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block)
+    check_unit(time_unit, "the times of a hidden state")
+    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block, time_unit)
 
 
 @final
@@ -129,7 +133,10 @@ class HiddenStates(Simulator):
         missing: float = 0.0,
         name: str | None = None,
         block: int = 4096,
+        time_unit: str = "",
     ) -> None:
+        first = next(iter(seen.values()))
+        self.time_unit = time_unit or (first.coord_units.get(first.dims[0], "") if first.dims else "")
         self.model, self.prior, self.times, self.begin = model, prior, times, begin
         self.name, self.block, self.missing, self.seen = name or type(model).__name__.lower(), block, missing, seen
         self.count = next(iter(seen.values())).shape[0]
@@ -139,7 +146,7 @@ class HiddenStates(Simulator):
                 self.observables[f"{key}_mask"] = Observable((self.count,), "", spec.dims[:1], "bool")
             if not isinstance(times, Tensor):
                 # named "time", so that standardising takes one span for all of them, and none for each
-                self.observables[f"{key}_times"] = Observable((self.count,), "", ("time",), "float64")
+                self.observables[f"{key}{TIMES}"] = Observable((self.count,), self.time_unit, ("time",), "float64")
         self.settings = self._settings
         self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
         self.random_likelihood = not self.filters.exact and model.log_observe is not None
@@ -159,19 +166,20 @@ class HiddenStates(Simulator):
         """Data, and the hidden path behind them."""
         named, rows = dict(zip(self.prior.names, theta.unbind(-1), strict=True)), len(theta)
         record = Record(self._times(rows, generator), {}, {}, self.begin)
-        state = self.model.initial(named, rows, generator=generator)
+        state = checked(self.model, self.model.initial(named, rows, generator=generator), rows, "initial")
         states, seen = [], {name: [] for name in self.seen}
         for k in range(self.count):
             if k or self.begin is not None:
                 state = self.model.advance(named, state, *record.step(k), generator=generator)
+                state = checked(self.model, state, rows, "advance")
             states.append(state)
             for name, value in self.model.observe(named, state, generator=generator).items():
-                seen[name].append(value)
+                seen[name].append(self._observed(name, value, rows))
         x: dict[str, Tensor] = {}
         for name, spec in self.seen.items():
             x[name] = torch.stack(seen[name], 1).reshape(rows, *spec.shape).to(spec.torch_dtype)
             if not isinstance(self.times, Tensor):
-                x[f"{name}_times"] = record.times
+                x[f"{name}{TIMES}"] = record.times
         return self._masked(x, generator), torch.stack(states, 1)
 
     def smooth(self, theta: Tensor, x: X, *, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
@@ -205,21 +213,27 @@ class HiddenStates(Simulator):
         return self.filters.weighed_paths(theta, x, generator)
 
     def _paths(self, theta: Tensor, x: X, generator: torch.Generator) -> Paths:
-        """For one record; see `Simulator.paths`."""
-        found = self.smooth(theta, x, generator=generator).double().cpu().numpy()
-        first = next(iter(self.seen.values()))
-        own = x[f"{next(iter(self.seen))}_times"][0].double() if not isinstance(self.times, Tensor) else self.times
-        unit, latent = first.coord_units.get(first.dims[0], "") if first.dims else "", self.model.latent
+        """For one record; see `Simulator.paths`. Rows whose particles all die out have none.
+
+        Raises:
+            ValueError: If there is a path for less than half of the rows; it says why.
+        """
+        found, there = self.filters.some_paths(theta, x, generator)
+        if int(there.sum()) < 0.5 * len(theta):
+            self.smooth(theta, x, generator=generator)  # says why
+        own = x[f"{next(iter(self.seen))}{TIMES}"][0].double() if not isinstance(self.times, Tensor) else self.times
         count = len(own) if isinstance(self.times, Tensor) else int((own < own[-1]).sum()) + 1  # the last is repeated
-        return Paths(tuple(latent), found[:, :count], own[:count].numpy(), tuple(latent.values()), unit)
+        values, latent = found[there, :count].double().cpu().numpy(), self.model.latent
+        return Paths(tuple(latent), values, own[:count].numpy(), tuple(latent.values()), self.time_unit)
 
     def record(self, times: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
         """A record with times of its own as this simulator's observation.
 
         Args:
-            times: (k,), at most as many as simulations have, in the model's unit, none before the one before it.
+            times: (k,), at most as many as simulations have, none before the one before it; plain numbers in the
+                model's unit, or with a unit, as of astropy, where the simulator has a `time_unit`.
             values: Observable -> (k, *event), NaN where a value is missing; with a unit, as of astropy, in any that
-                converts.
+                converts. All numbers of a time at which one is missing count as missing.
 
         Raises:
             ValueError: If the simulator has fixed times, observables are missing or unknown, there are more times than
@@ -227,32 +241,36 @@ class HiddenStates(Simulator):
         """
         if isinstance(self.times, Tensor):
             raise ValueError(f"{self.name!r} has fixed times: give its data as they are, one value for each time")
-        at = torch.as_tensor(np.asarray(times, dtype=np.float64))
-        check_times(at[None], self.begin)
-        if set(values) != set(self.seen) or not 0 < len(at) <= self.count:
-            raise ValueError(
-                f"{len(at)} times of {', '.join(values)}; there are to be 1 to {self.count} of {event_of(self.seen)}"
-            )
-        last, found = torch.full((self.count,), float(at[-1]), dtype=torch.float64), dict[str, Tensor]()
-        last[: len(at)] = at
-        for name, spec in self.seen.items():
-            value = values[name]
-            plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
-            seen = torch.as_tensor(plain, dtype=torch.float64)
-            if seen.shape != (len(at), *spec.shape[1:]):
-                raise ValueError(f"{name!r} has shape {tuple(seen.shape)} for {len(at)} times of {spec.shape[1:]}")
-            there = torch.zeros(self.count, dtype=torch.bool)
-            there[: len(at)] = seen.reshape(len(at), -1).isfinite().all(-1)
-            if not self.missing and not bool(there.all()):
-                raise ValueError(
-                    f"{int((~there).sum())} of {self.count} values of {name!r} are not there, and in simulations none "
-                    "is missing: make the simulator with state_space(..., missing=0.5), say"
-                )
-            whole = torch.zeros(spec.shape, dtype=torch.float64)
-            whole[: len(at)] = torch.where(seen.isfinite(), seen, 0.0)
-            found |= {name: whole.to(spec.torch_dtype), f"{name}{TIMES}": last}
-            found |= {f"{name}_mask": there} if self.missing else {}
-        return found
+        unit, masked = self.time_unit, self.missing > 0
+        return padded(self.seen, times, values, time_unit=unit, masked=masked, begin=self.begin)
+
+    def data_of_pairs(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Data of pairs of states: by how many nats each is likelier given its own, see `engine.densities`.
+
+        States of a pair are of the same time, reached from parameters of the prior, and data of them are alike.
+        """
+        theta = self.prior.sample(rows, generator=generator)
+        path, own, others = self.simulated(theta, generator=generator)[1], list[Tensor](), list[Tensor]()
+        named = dict(zip(self.prior.names, theta.T, strict=True))
+        for state in path.unbind(1)[:: max(1, self.count // _TIMES)]:
+            alike = next(iter(self.model.observe(named, state, generator=generator).values())).reshape(rows, -1)[:, 0]
+            order, shift = alike.argsort(), rows
+            mine, other = torch.full((rows,), math.inf), state
+            while shift > 1 and float(mine.nan_to_num(math.inf).abs().median()) > _NATS:
+                shift //= 2  # nearer in the order of what was seen of them
+                other = state[order.roll(-shift)[order.argsort()]]
+                mine = self._likelier(named, state, other, generator)
+            own.append(mine)
+            others.append(self._likelier(named, other, state, generator))
+        return torch.cat(own), torch.cat(others), torch.ones(len(own) * rows, 1, dtype=torch.float64)
+
+    def _likelier(self, theta: Theta, state: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
+        """By how many nats data of a state are likelier given it than given another."""
+        x = self.model.observe(theta, state, generator=generator)
+        seen = {n: x[n].reshape(len(state), 1, *o.shape[1:]).to(o.torch_dtype).double() for n, o in self.seen.items()}
+        record = Record(torch.zeros(1, 1, dtype=torch.float64), seen, {})
+        found = log_seen(self.model, theta, state, record, 0) - log_seen(self.model, theta, other, record, 0)
+        return found.double()
 
     def with_paths(self) -> HiddenStatesAndPaths:
         """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""
@@ -271,12 +289,15 @@ class HiddenStates(Simulator):
         rows = len(theta)
         if missing := sorted(set(self.observables) - set(x)):
             raise ValueError(f"the data have {sorted(x)}, and {missing} are missing: {event_of(self.observables)}")
-        values = {n: x[n].to(theta).expand(rows, *x[n].shape[1:]) for n in self.seen}
+        kinds = {n: theta.dtype if spec.dtype == "float32" else torch.float64 for n, spec in self.seen.items()}
         masks = {n: x[f"{n}_mask"].bool() for n in self.seen if f"{n}_mask" in x}
+        values = {n: x[n].to(theta.device, kinds[n]) for n in self.seen}
+        values |= {n: filled(values[n], mask.to(theta.device)) for n, mask in masks.items()}
+        values = {n: value.expand(rows, *value.shape[1:]) for n, value in values.items()}
         there = {n: mask.expand(rows, *mask.shape[1:]) for n, mask in masks.items()}
         if isinstance(self.times, Tensor):
             return Record(self.times[None], values, there, self.begin)
-        first, *others = (x[f"{n}_times"].double() for n in self.seen)
+        first, *others = (x[f"{n}{TIMES}"].double() for n in self.seen)
         if not all(torch.equal(first, other) for other in others):
             raise ValueError(
                 f"{event_of(self.seen)} are seen at the same times; merge theirs, and mask what is missing"
@@ -301,29 +322,30 @@ class HiddenStates(Simulator):
         return x
 
     def _check(self) -> None:
-        """Whether the model observes what is asked for, tried at the first time with one row."""
+        """Whether the model observes what is asked for, tried at the first time with some rows."""
         generator, kind = torch.Generator().manual_seed(0), type(self.model).__name__
-        theta = dict(zip(self.prior.names, self.prior.sample(1, generator=generator).unbind(-1), strict=True))
+        theta = dict(zip(self.prior.names, self.prior.sample(_TRIED, generator=generator).unbind(-1), strict=True))
         try:
-            state = self.model.initial(theta, 1, generator=generator)
+            state = checked(self.model, self.model.initial(theta, _TRIED, generator=generator), _TRIED, "initial")
             found = self.model.observe(theta, state, generator=generator)
         except KeyError as error:
             names = ", ".join(map(repr, self.prior.names))
             words = f"{kind} asks for a parameter {error}, and the prior has {names}"
             raise ValueError(f"{words}; call both the same") from error
-        if state.shape != (1, len(self.model.latent)):
-            raise ValueError(
-                f"{kind}.initial gave {tuple(state.shape)} for one row; `latent` names {list(self.model.latent)}: "
-                f"expected (1, {len(self.model.latent)})"
-            )
         if set(found) != set(self.seen):
             raise ValueError(f"{kind} observes {sorted(found)}, and the observables are {event_of(self.seen)}")
-        for name, spec in self.seen.items():
-            if found[name][0].numel() != math.prod(spec.shape[1:]):
-                raise ValueError(
-                    f"{kind} observes {tuple(found[name].shape[1:])} numbers as {name!r} at one time, and the "
-                    f"observable has {spec.shape[1:]} after its axis of times"
-                )
+        for name in self.seen:
+            self._observed(name, found[name], _TRIED)
+
+    def _observed(self, name: str, value: Tensor, rows: int) -> Tensor:
+        """What the model observed at one time."""
+        shape = self.seen[name].shape[1:]
+        if len(value) != rows or value.numel() != rows * math.prod(shape):
+            raise ValueError(
+                f"{type(self.model).__name__} observes {tuple(value.shape)} as {name!r} at one time, of {rows} rows, "
+                f"and the observable has {shape} after its axis of times: expected {(rows, *shape)}"
+            )
+        return value
 
     def _settings(self) -> dict[str, str]:
         own = {f"model.{n}": said(v) for n, v in sorted(vars(self.model).items()) if not n.startswith("_")}

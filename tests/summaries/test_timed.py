@@ -13,7 +13,7 @@ from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.timed import beside_times, mask_beside_times, timed_names, with_times
 
 T = 12
-SEEN = {"y": Observable((T,), "mV"), "y_times": Observable((T,), "s")}
+SEEN = {"y": Observable((T,), "mV"), "y_times": Observable((T,), "s", dtype="float64")}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -23,7 +23,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_times_are_no_data_by_themselves():
     assert timed_names(SEEN) == ("y",)
     assert data_names(SEEN) == ("y",)
-    assert timed_names({"y": SEEN["y"], "y_times": Observable((3,))}) == ()
+    assert timed_names({"y": SEEN["y"], "y_times": Observable((3,), dtype="float64")}) == ()
+    assert timed_names({"y": SEEN["y"], "y_times": Observable((T,))}) == ()  # data of float32, as in older fits
     assert data_names({"y_times": SEEN["y_times"]}) == ("y_times",)
     assert with_times(Observable((T, 2))).shape == (T, 4)
 
@@ -32,7 +33,7 @@ def test_times_are_scaled_by_one_span_whatever_their_axis_is_called():
     """Times 0 to 11 for all rows: each step by itself would have no spread at all."""
     times = torch.arange(float(T)).expand(50, -1)
     standard = Standardise(SEEN)
-    rows = Batch(torch.zeros(50, 1), {"y": torch.randn(50, T, generator=generator()), "y_times": times})
+    rows = Batch(torch.zeros(50, 1), {"y": torch.randn(50, T, generator=generator()), "y_times": times.double()})
     standard.fit(lambda: iter([rows]))
     z = standard({"y": times, "y_times": times})["y_times"][0]
     torch.testing.assert_close(z.diff(), z.diff()[:1].expand(T - 1), rtol=1e-4, atol=0)

@@ -276,7 +276,7 @@ def test_particles_that_die_out_are_told_with_the_time() -> None:
             lambda: wrappers.state_space(OU(), OU_PRIOR, TIMES, {"v": (8,)}),
             "OU observes .'y'., and the observables are 'v'",
         ),
-        (lambda: wrappers.state_space(OU(), OU_PRIOR, TIMES, {"y": (8, 2)}), "OU observes .1,. numbers as 'y'"),
+        (lambda: wrappers.state_space(OU(), OU_PRIOR, TIMES, {"y": (8, 2)}), "OU observes .3, 1. as 'y' at one time"),
         (lambda: wrappers.state_space(OU, OU_PRIOR, TIMES, {"y": (8,)}), r"the class OU; call it|hidden\.OU"),
         (lambda: wrappers.state_space(OU(), CHANNEL_PRIOR, TIMES, {"y": (8,)}), "asks for a parameter 's'.*'a', 'b'"),
     ],
