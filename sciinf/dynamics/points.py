@@ -53,12 +53,13 @@ class PointProcess(ABC):
         """Events between two times: float64, and a mask.
 
         Args:
-            start: Nothing was before it.
-            stop: After the start.
+            start: Nothing was before it; a number, for all rows.
+            stop: After the start; a number, for all rows.
             generator: Source of randomness.
             most: Candidates of a row, after which it is given up.
 
         Raises:
+            TypeError: If a time is not a number.
             ValueError: If times run backwards, or a row has more than `most` candidates.
         """
 
@@ -82,10 +83,11 @@ class PointProcess(ABC):
         Args:
             times: In order.
             mask: Which there are, the first ones of a row, (row, event), True or False.
-            start: Nothing was before it.
-            stop: After it nothing is known.
+            start: Nothing was before it; a number, for all rows.
+            stop: After it nothing is known; a number, for all rows.
 
         Raises:
+            TypeError: If a time is not a number.
             ValueError: If events are out of order or outside, or one comes after a gap.
         """
         _check(times, mask, start, stop)
@@ -176,7 +178,7 @@ class Hawkes(PointProcess):
         decay: beta, one over the mean delay, (row,).
 
     Raises:
-        ValueError: If one is negative or not finite.
+        ValueError: If one is negative or not finite, or they are not equally many.
 
     Examples:
         >>> quakes = Hawkes(torch.tensor([0.5]), torch.tensor([0.8]), torch.tensor([2.0]))
@@ -192,6 +194,9 @@ class Hawkes(PointProcess):
         for name, value in given.items():
             if value.ndim != 1 or not bool(((value >= 0) & (value < math.inf)).all()):
                 raise ValueError(f"{name} is {value.tolist()}, expected (row,), finite and not negative")
+        if len({len(value) for value in given.values()}) > 1:
+            lengths = ", ".join(f"{len(value)} of {name}" for name, value in given.items())
+            raise ValueError(f"there are {lengths}; expected one number of each for each row: expand what all share")
         self.base, self.branching, self.decay = (value.double() for value in given.values())
 
     def draw(self, start: float, stop: float, *, generator: torch.Generator, most: int = 1_000_000) -> Events:
@@ -259,6 +264,9 @@ def _rule() -> tuple[Tensor, Tensor]:
 
 
 def _order(start: float, stop: float) -> None:
+    for name, time in (("start", start), ("stop", stop)):
+        if isinstance(time, Tensor) and time.ndim:
+            raise TypeError(f"{name} is {tuple(time.shape)}, expected a number: events of all rows have the same span")
     if not -math.inf < start <= stop < math.inf:
         raise ValueError(f"from {start} to {stop}: times must be finite and not run backwards")
 

@@ -12,6 +12,10 @@ a row of zeros in H. The smoother (Rauch, Tung, Striebel) goes back with G = P A
 
 and a path is drawn backwards from N(m + G (z_next - m_next), (I - G A) P (I - G A)^T + G Q G^T). All in float64.
 
+What is seen without noise, and seen again before anything moved, has no variance left but for rounding. So where R is
+singular, what rounding of (I - K H) can leave goes along, in units of its square: E <- (I - K H) E (I - K H)^T + P at
+each time, E <- A E A^T from one to the next. A variance that is not far above it is no variance.
+
 References:
     | A new approach to linear filtering and prediction problems (Kalman, 1960), https://doi.org/10.1115/1.3662552
     | Maximum likelihood estimates of linear dynamic systems (Rauch, Tung, Striebel, 1965),
@@ -31,6 +35,9 @@ from torch import Tensor
 
 from sciinf.dynamics.linear_states import Affine, LinearStates, check_covariance, root
 from sciinf.dynamics.state_space import Record, Theta
+
+_ROUNDING = 1e-24  # square of the relative error of I - K H, with room for matrices that are nearly singular
+_ALIKE = 1e-12  # of its variance, what is left of a number once those beside it are known
 
 
 @dataclass(frozen=True)
@@ -70,15 +77,17 @@ def filtered(model: LinearStates, theta: Theta, record: Record, *, keep: bool = 
     mean, covariance = mean.expand(rows, -1), covariance.expand(rows, -1, -1)
     log_likelihood = torch.zeros(rows, dtype=torch.float64, device=mean.device)
     means, covariances, steps = [], [], []
+    rounding = torch.zeros_like(covariance) if bool(_singular(noise).any()) else None
     for k in range(record.times.shape[-1]):
         if k or record.begin is not None:
             law = _double(model.step(theta, *record.step(k)))
             check_covariance(law.covariance, f"Q, of the step to time {_time(record, k)},")
             mean = (law.matrix @ mean[..., None])[..., 0] + law.offset
             covariance = law.matrix @ covariance @ law.matrix.mT + law.covariance
+            rounding = rounding if rounding is None else law.matrix @ rounding @ law.matrix.mT
             steps += [law] if k and keep else []
-        x, there = _seen(record, k)
-        mean, covariance, log_density = _taken(mean, covariance, (matrix, offset, noise), x, there, _time(record, k))
+        seen, view, time = _seen(record, k), (matrix, offset, noise), _time(record, k)
+        mean, covariance, log_density, rounding = _taken(mean, covariance, view, seen, time, rounding)
         log_likelihood = log_likelihood + log_density
         if keep:
             means.append(mean)
@@ -117,10 +126,16 @@ def paths(found: Filtered, *, generator: torch.Generator) -> Float[Tensor, "row 
 
 
 def _taken(
-    mean: Tensor, covariance: Tensor, view: tuple[Tensor, Tensor, Tensor], x: Tensor, there: Tensor, time: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The law of the state after the numbers x (row, M) of one time, and their log density."""
-    matrix, offset, noise = view
+    mean: Tensor,
+    covariance: Tensor,
+    view: tuple[Tensor, Tensor, Tensor],
+    numbers: tuple[Tensor, Tensor],
+    time: str,
+    rounding: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The law of the state after the numbers (row, M) of one time, their log density, and what rounding can leave."""
+    (matrix, offset, noise), (x, there) = view, numbers
+    singular = None if rounding is None else _singular(noise)
     seen = there.to(mean)
     matrix = matrix * seen[..., None]
     noise = noise * seen[..., None] * seen[..., None, :] + torch.diag_embed(1 - seen)
@@ -129,6 +144,10 @@ def _taken(
     spread = matrix @ across + noise
     chol, wrong = torch.linalg.cholesky_ex(spread)
     bad = (wrong > 0) & spread.isfinite().flatten(1).all(-1)
+    if rounding is not None:
+        left, scale = chol.diagonal(dim1=-2, dim2=-1).square(), spread.diagonal(dim1=-2, dim2=-1)
+        doubt = (matrix @ rounding @ matrix.mT).diagonal(dim1=-2, dim2=-1)
+        bad |= singular & ((left < _ALIKE * scale) | (left < _ROUNDING * doubt)).any(-1)
     if bool(bad.any()):
         raise ValueError(
             f"what is seen at time {time} has no variance, as it is seen without noise and known before: give the "
@@ -137,12 +156,20 @@ def _taken(
     gain = torch.cholesky_solve(across.mT, chol).mT
     eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
     keep = eye - gain @ matrix
+    rounding = rounding if rounding is None else keep @ rounding @ keep.mT + covariance
     covariance = keep @ covariance @ keep.mT + gain @ noise @ gain.mT
     whitened = torch.linalg.solve_triangular(chol, v[..., None], upper=False)[..., 0]
     log = -0.5 * whitened.square().sum(-1) - chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log = log - 0.5 * math.log(2 * math.pi) * seen.sum(-1)
     log = torch.where(wrong > 0, math.nan, log)
-    return mean + (gain @ v[..., None])[..., 0], covariance, log
+    return mean + (gain @ v[..., None])[..., 0], covariance, log, rounding
+
+
+def _singular(noise: Tensor) -> Tensor:
+    """Whether something is seen without noise, (row or 1,)."""
+    chol, wrong = torch.linalg.cholesky_ex(noise)
+    left, scale = chol.diagonal(dim1=-2, dim2=-1).square(), noise.diagonal(dim1=-2, dim2=-1)
+    return (wrong > 0) | (left < _ALIKE * scale).any(-1)
 
 
 def _stacked(model: LinearStates, theta: Theta, record: Record) -> tuple[Tensor, Tensor, Tensor]:

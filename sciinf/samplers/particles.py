@@ -135,6 +135,7 @@ def backward_paths(
 
     Raises:
         TypeError: If the model has no `log_advance`.
+        ValueError: If by `log_advance` no particle can have moved to where `advance` took one of them.
     """
     if model.log_advance is None:
         raise TypeError(f"{type(model).__name__} has no log_advance; take ancestral_paths")
@@ -149,6 +150,12 @@ def backward_paths(
         log = model.log_advance(every, here.flatten(0, 1), later, start, stop).reshape(rows, count)
         log = (log + found.log_weights[k]).double()
         weight = (log - log.amax(-1, keepdim=True).clamp_min(-1e300)).exp()
+        if bool((lost := ~(weight.sum(-1) > 0) & (found.died < 0)).any()):  # a path of a row that died means nothing
+            raise ValueError(
+                f"log_advance of {type(model).__name__} contradicts advance: by its density none of the {count:,} "
+                f"particles of row {int(lost.nonzero()[0])} at time number {k} can have moved to where advance took "
+                "one of them; mend log_advance, or leave it out"
+            )
         state = here[each, picked(weight, generator)]
         states.append(state)
     return torch.stack(states[::-1], 1)

@@ -161,6 +161,61 @@ def test_bad_models_and_times_are_named() -> None:
         root(torch.tensor([[[1.0, 2.0], [2.0, 1.0]]]), "Q")
 
 
+@pytest.mark.parametrize("way", ["one number", "two numbers", "a look that saw nothing between", "one number twice"])
+def test_what_is_known_before_it_is_seen_is_refused_whatever_rounding_leaves(way: str) -> None:
+    """100 sizes of the start, seen without noise and again before anything moved; rounding leaves 1e-32 of it."""
+    size = torch.linspace(0.1, 5.0, 100, dtype=torch.float64)
+    one = torch.tensor([[[1.3, 0.0]]]) if way != "two numbers" else torch.tensor([[[0.9, 1.7], [0.3, 1.1]]])
+    if way == "one number twice":
+        one = torch.tensor([[[1.3, 0.7], [1.3, 0.7]]]) * torch.tensor([[[1.0], [2.1]]])
+    seen = one.shape[1]
+    times = torch.tensor([[0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    x = torch.tensor([0.1, 0.4, 0.7, 0.9])[None, :, None].expand(1, 4, seen)
+    there = torch.ones(1, 4, seen, dtype=torch.bool)
+    if way == "a look that saw nothing between":
+        there[:, 2] = False
+    for row in range(100):
+        theta = {"size": size[row : row + 1], "s": torch.tensor([0.7]).double()}
+        with pytest.raises(ValueError, match="has no variance, as it is seen without noise and known before"):
+            filtered(_Sharp(one), theta, Record(times, {"y": x}, {"y": there}))
+
+
+def test_a_place_seen_without_noise_has_the_density_of_the_joint_gaussian() -> None:
+    """A velocity that wanders, and looks 1e-2 apart: variances fall to 1e-9 of the start, and are real."""
+    step, count = 1e-2, 5
+    theta = {"size": torch.tensor([100.0]).double(), "s": torch.ones(1).double()}
+    times = step * torch.arange(count, dtype=torch.float64)
+    x = torch.tensor([0.2, 0.2, 0.4, 0.4, 0.3]).double()
+    found = filtered(_Sharp(torch.tensor([[[1.0, 0.0]]])), theta, Record(times[None], {"y": x[None]}, {}))
+    s, t = torch.minimum(times[:, None], times), torch.maximum(times[:, None], times)
+    spread = 100.0 * (1 + s * t) + s**2 * (3 * t - s) / 6
+    exact = torch.distributions.MultivariateNormal(torch.zeros(count).double(), spread).log_prob(x)
+    assert abs(float(found.log_likelihood) - float(exact)) < 1e-5 * abs(float(exact))
+    near = filtered(_Sharp(torch.tensor([[[1.0, 0.0]]])), theta, Record(times[None] * 1e-4, {"y": x[None]}, {}))
+    assert bool(near.log_likelihood.isfinite().all()), "looks 1e-6 apart leave 1e-20 of the start"
+
+
+class _Sharp(LinearStates):
+    """A place and its velocity, which wanders by s; seen without noise."""
+
+    latent = {"place": "m", "velocity": "m/s"}
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix.double()
+
+    def start(self, theta):
+        return torch.zeros(1, 2), theta["size"][:, None, None] * torch.eye(2)
+
+    def step(self, theta, start, stop):
+        d = float(stop - start)
+        noise = torch.tensor([[[d**3 / 3, d**2 / 2], [d**2 / 2, d]]]).double() * theta["s"][:, None, None] ** 2
+        return Affine(torch.tensor([[[1.0, d], [0.0, 1.0]]]).double(), 0.0, noise)
+
+    def view(self, theta):
+        size = self.matrix.shape[1]
+        return {"y": Affine(self.matrix, 0.0, torch.zeros(1, size, size))}
+
+
 class _Level(LinearStates):
     latent = {"level": ""}
 

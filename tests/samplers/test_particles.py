@@ -13,6 +13,7 @@ from sciinf.dynamics.state_space import Record, Theta
 from sciinf.samplers import particles
 from sciinf.samplers.kalman import filtered, smoothed
 from sciinf.samplers.particles import (
+    Particles,
     ancestral_paths,
     backward_paths,
     chosen_particles,
@@ -133,6 +134,22 @@ def test_number_of_particles() -> None:
     assert chosen_particles(lambda n: 16 / math.sqrt(n)) == 256
     with pytest.warns(UserWarning, match="scatters by inf .sd. even with 4,096 particles"):
         assert chosen_particles(lambda n: math.inf) == 4096
+
+
+@pytest.mark.parametrize("wrong", [-math.inf, math.nan])
+def test_a_density_of_steps_that_contradicts_them_is_refused(wrong: float) -> None:
+    class Contradicting(Level):
+        def log_advance(self, theta, state, later, start, stop):
+            return torch.where(later[:, 0] > 1e9, 0.0, wrong).to(state)
+
+    theta = {"sd_level": torch.ones(2), "sd_noise": torch.full((2,), 300.0)}
+    record = Record(torch.arange(3.0).double()[None], {"volume": torch.full((2, 3), 1000.0)}, {})
+    model, generator = Contradicting(), torch.Generator().manual_seed(0)
+    found = particle_filter(model, theta, record, 8, generator=generator, keep=True)
+    with pytest.raises(ValueError, match="log_advance of Contradicting contradicts advance: .* of row 0 at time number 1"):
+        backward_paths(model, theta, record, found, generator=generator)
+    dead = Particles(found.log_likelihood, torch.zeros(2).long(), found.states, found.log_weights, found.ancestors)
+    assert backward_paths(model, theta, record, dead, generator=generator).shape == (2, 3, 1)
 
 
 def test_pieces_hold_every_row_once() -> None:
