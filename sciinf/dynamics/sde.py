@@ -107,9 +107,8 @@ class SDE:
             steps: Of equal length, between each row's start and its stop.
             generator: Source of randomness.
             noise: Instead of it, increments of the motions in each step, (step, row, W): to solve twice by the same
-                noise, or by fractional noise (`noise.fractional`), only where g does not depend on z. Schemes are of
-                Brownian noise: where g depends on z, fractional noise of H < 1/2 takes them ever further from any
-                solution as steps get shorter, and for H > 1/2 there is no Ito equation either.
+                noise, or by fractional noise (`noise.fractional`), only where g does not depend on z: fractional
+                noise has no Ito sense. With g = z and H < 1/2, shorter steps of Euler-Maruyama are further off.
 
         Raises:
             TypeError: If the state is not floating point.
