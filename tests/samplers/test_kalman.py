@@ -163,11 +163,11 @@ def test_bad_models_and_times_are_named() -> None:
 
 @pytest.mark.parametrize("way", ["one number", "two numbers", "a look that saw nothing between", "one number twice"])
 def test_what_is_known_before_it_is_seen_is_refused_whatever_rounding_leaves(way: str) -> None:
-    """100 sizes of the start, seen without noise and again before anything moved; rounding leaves 1e-32 of it."""
+    """100 sizes of the start, seen without noise and again before anything moved; rounding leaves 1e-27 to 1e-32."""
     size = torch.linspace(0.1, 5.0, 100, dtype=torch.float64)
     one = torch.tensor([[[1.3, 0.0]]]) if way != "two numbers" else torch.tensor([[[0.9, 1.7], [0.3, 1.1]]])
     if way == "one number twice":
-        one = torch.tensor([[[1.3, 0.7], [1.3, 0.7]]]) * torch.tensor([[[1.0], [2.1]]])
+        one = torch.tensor([[[1.3, 0.7], [1.3, 0.7]]]).double() * torch.tensor([[[1.0], [2.1]]]).double()
     seen = one.shape[1]
     times = torch.tensor([[0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     x = torch.tensor([0.1, 0.4, 0.7, 0.9])[None, :, None].expand(1, 4, seen)
