@@ -1,9 +1,9 @@
 """The boarding school of 1978 as a jump process: a part of `dynamics.py`.
 
 The weighted answer, from the first simulation on, beside a pseudo-marginal chain, the answer of the equations of the
-same epidemic, and leaps of a quarter of a day in place of exact jumps, which must be told apart. `KNOWN` are mean and sd
-by a filter that is no part of sciinf (1,920 draws of a Student-t law, 96 particles each, effective size 932). No command
-here makes them again: what is computed here is the row "chain".
+same epidemic, and leaps of a quarter of a day in place of exact jumps, which must be told apart. `KNOWN` are mean and
+sd by a filter that is no part of sciinf (1,920 draws of a Student-t law, 96 particles each, effective size 932). No
+command here makes them again: what is computed here is the row "chain".
 """
 
 from __future__ import annotations

@@ -147,12 +147,14 @@ def test_what_cannot_be_is_refused():
 
 
 def test_what_rows_do_not_share_is_refused():
-    with pytest.raises(ValueError, match="there are 1 of base, 2 of branching, 2 of decay; expected one number of each"):
+    with pytest.raises(
+        ValueError, match="there are 1 of base, 2 of branching, 2 of decay; expected one number of each"
+    ):
         Hawkes(full(0.6, 1), full(0.7, 2), full(2.0, 2))
     for process in (hawkes(2), tides(2)):
         with pytest.raises(TypeError, match=r"start is \(2,\), expected a number: events of all rows have the same"):
             process.draw(torch.zeros(2), 5.0, generator=generator())
         with pytest.raises(TypeError, match=r"stop is \(2,\)"):
             process.log_prob(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool), 0.0, torch.ones(2))
-    times, mask = hawkes(2).draw(torch.tensor(0.0), torch.tensor(5.0), generator=generator())
+    times, _ = hawkes(2).draw(torch.tensor(0.0), torch.tensor(5.0), generator=generator())
     assert torch.equal(times, hawkes(2).draw(0.0, 5.0, generator=generator())[0])

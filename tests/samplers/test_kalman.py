@@ -168,7 +168,7 @@ def test_what_is_known_before_it_is_seen_is_refused_whatever_rounding_leaves(way
     one = torch.tensor([[[1.3, 0.0]]]) if way != "two numbers" else torch.tensor([[[0.9, 1.7], [0.3, 1.1]]])
     if way == "one number twice":
         one = torch.tensor([[[1.3, 0.7], [1.3, 0.7]]]).double() * torch.tensor([[[1.0], [2.1]]]).double()
-    seen = one.shape[1]
+    seen, looks = one.shape[1], 1 if way == "one number twice" else 4
     times = torch.tensor([[0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     x = torch.tensor([0.1, 0.4, 0.7, 0.9])[None, :, None].expand(1, 4, seen)
     there = torch.ones(1, 4, seen, dtype=torch.bool)
@@ -177,7 +177,7 @@ def test_what_is_known_before_it_is_seen_is_refused_whatever_rounding_leaves(way
     for row in range(100):
         theta = {"size": size[row : row + 1], "s": torch.tensor([0.7]).double()}
         with pytest.raises(ValueError, match="has no variance, as it is seen without noise and known before"):
-            filtered(_Sharp(one), theta, Record(times, {"y": x}, {"y": there}))
+            filtered(_Sharp(one), theta, Record(times[:, :looks], {"y": x[:, :looks]}, {"y": there[:, :looks]}))
 
 
 def test_a_place_seen_without_noise_has_the_density_of_the_joint_gaussian() -> None:

@@ -146,7 +146,7 @@ def test_a_density_of_steps_that_contradicts_them_is_refused(wrong: float) -> No
     record = Record(torch.arange(3.0).double()[None], {"volume": torch.full((2, 3), 1000.0)}, {})
     model, generator = Contradicting(), torch.Generator().manual_seed(0)
     found = particle_filter(model, theta, record, 8, generator=generator, keep=True)
-    with pytest.raises(ValueError, match="log_advance of Contradicting contradicts advance: .* of row 0 at time number 1"):
+    with pytest.raises(ValueError, match="of Contradicting contradicts advance: .* of row 0 at time number 1"):
         backward_paths(model, theta, record, found, generator=generator)
     dead = Particles(found.log_likelihood, torch.zeros(2).long(), found.states, found.log_weights, found.ancestors)
     assert backward_paths(model, theta, record, dead, generator=generator).shape == (2, 3, 1)
