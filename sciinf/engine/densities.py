@@ -23,6 +23,7 @@ https://doi.org/10.1198/016214506000001437
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,8 +77,8 @@ def _data(simulator: Simulator, theta: Tensor, seed: int, stream: int) -> X:
 
 
 def _apart(simulator: Simulator, theta: Tensor, other: Tensor, x: X) -> Tensor:
-    assert simulator.log_likelihood is not None
-    return simulator.log_likelihood(theta, x).double() - simulator.log_likelihood(other, x).double()
+    likelihood: Any = simulator.log_likelihood
+    return likelihood(theta, x).double() - likelihood(other, x).double()
 
 
 def _said(own: Tensor, other: Tensor, order: Tensor, what: str, drawn: str) -> str:
