@@ -41,6 +41,9 @@ from sciinf.dynamics.state_space import Theta, Time, duration
 COUNT, HORIZON = 50, 10.0  # values; s
 TERMS = 6
 NEAREST = 1e-3  # of k to a speed, relative
+BEGIN = (
+    1e-12  # variance of each Y at 0, in s: without any, smoothing would divide by 0; the likelihood changes by 1e-10
+)
 
 
 class Trapped(LinearStates):
@@ -49,8 +52,9 @@ class Trapped(LinearStates):
     latent: Mapping[str, str] = {**{f"y{j}": "" for j in range(1, TERMS + 1)}, "x": "um"}
 
     def start(self, theta: Theta) -> tuple[Tensor, Tensor]:
-        size, like = TERMS + 1, theta["k"].double()
-        return like.new_zeros(1, size), like.new_zeros(1, size, size)
+        like = theta["k"].double()
+        variance = torch.diag(torch.cat([like.new_full((TERMS,), BEGIN), like.new_zeros(1)]))
+        return like.new_zeros(1, TERMS + 1), variance[None]
 
     def step(self, theta: Theta, start: Time, stop: Time) -> Affine:
         motion = MarkovFractional(theta["hurst"].double(), HORIZON, terms=TERMS)

@@ -27,7 +27,7 @@ FOLLOWED = {  # by a test of this folder
     "docs/units_and_coordinates.md",
     *(f"docs/api/{name}.md" for name in ("laws", "simulate", "train", "ask", "further", "processes")),
     *(f"docs/tutorials/{name}.md" for name in ("first_answer", "your_own_simulator", "external_program")),
-    *(f"docs/tutorials/{name}.md" for name in ("many_observations", "from_sbi", "which_model")),
+    *(f"docs/tutorials/{name}.md" for name in ("many_observations", "from_sbi", "which_model", "hidden_states")),
 }
 
 FEWER_CELLS = {
@@ -183,6 +183,32 @@ def test_which_model_can_be_followed(
     assert names["either"].prior.names == ("model", "fading.fast", "steady.level")
     twice = load_answer("runs/clearance", name="twice")
     assert any(check.level == "alarm" for check in twice.checks), "no listed model has a second dose"
+
+
+@pytest.mark.pages
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained(20)
+def test_hidden_states_can_be_followed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (TUTORIALS / "hidden_states.md").read_text()
+    fewer_draws = text.replace("--budget 20000", "--budget 2000").replace("-n 10000", "-n 10000 --ess 300")
+    commands, names = follow(fewer_draws, monkeypatch)
+    assert [words[1] for words in commands] == ["check", "infer", "query"]
+    printed = capsys.readouterr().out
+    assert "no problem found" in printed
+    for line in re.findall(r"^    (\(40, 2\)|256|tensor.*|\d+,\d+,\d)$", text, re.MULTILINE):
+        assert line in printed + Path("lake.csv").read_text(), "the page prints what Python prints"
+    # the likelihood corrects what few simulations teach; by 10,000 of them the medians are 120 and 0.309
+    level, swing = (names["answer"].parameters[name] for name in ("level", "swing"))
+    assert abs(level.median - 120) < level.sd
+    assert abs(swing.median - 0.309) < swing.sd
+    path = names["path"]
+    inside = (path.interval[:, 0] < names["birds"]) & (names["birds"] < path.interval[:, 1])
+    assert inside.mean() > 0.7, "bands of 90 %, of one record and few effective draws"
+    typo = load_answer("runs/herons", name="typo")
+    assert any(check.level == "alarm" for check in typo.checks), "a count is ten times what it was"
+    assert typo.parameters["swing"].median > 1.5 * swing.median
 
 
 @pytest.mark.pages
