@@ -194,7 +194,7 @@ def test_everything_in_the_prior_has_a_likelihood(simulator):
 
 
 def test_paths_go_through_the_data(simulator):
-    """At 400 parameters of the prior: of 20,000 residuals by their noise the mean square is 1 within 5 SE."""
+    """At 400 parameters of the prior: the mean square of 20,000 residuals by their noise is 1 within 5 errors."""
     theta = simulator.prior.sample(400, generator=generator(4)).double()
     x = simulator(theta, generator=generator(5))
     paths = simulator.smooth(theta, x, generator=generator(7))
