@@ -41,9 +41,7 @@ from sciinf.dynamics.state_space import Theta, Time, duration
 COUNT, HORIZON = 50, 10.0  # values; s
 TERMS = 6
 NEAREST = 1e-3  # of k to a speed, relative
-BEGIN = (
-    1e-12  # variance of each Y at 0, in s: without any, smoothing would divide by 0; the likelihood changes by 1e-10
-)
+BEGIN = 1e-12  # variance of each Y at 0: with none, paths cannot be drawn; the log-likelihood changes by 1e-10 or less
 
 
 class Trapped(LinearStates):
