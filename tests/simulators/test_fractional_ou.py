@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, special, stats
+from scipy import integrate, special
 
 from sciinf.core import load_simulator
 from sciinf.dynamics.noise import MarkovFractional
@@ -167,7 +167,8 @@ def test_the_likelihood_is_that_of_a_dense_gaussian(simulator, hurst, k):
     x = simulator(theta, generator=generator(2))
     found = float(simulator.log_likelihood(theta, x))
     dense = of_the_sum(simulator.times.numpy(), hurst, k) + NOISE**2 * np.eye(50)
-    truth = stats.multivariate_normal(np.zeros(50), dense).logpdf(x["seen"][0].double().numpy())
+    law = torch.distributions.MultivariateNormal(torch.zeros(50, dtype=torch.float64), torch.as_tensor(dense))
+    truth = float(law.log_prob(x["seen"][0].double()))
     assert found == pytest.approx(truth, rel=1e-8)
     assert not simulator.random_likelihood
 

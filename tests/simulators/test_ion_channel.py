@@ -58,7 +58,7 @@ def every_path(times, current):
             chance *= stats.norm.pdf(x, amplitude if state == 1 else 0.0, noise)
         total += chance
         open_at += chance * torch.tensor([state == 1 for state in path])
-    return math.log(total), open_at / total
+    return math.log(total), torch.as_tensor(open_at / total)
 
 
 def made(times, simulator):
@@ -68,7 +68,9 @@ def made(times, simulator):
 
 def test_the_likelihood_is_the_sum_over_all_paths(simulator):
     theta, x = made(SHORT, simulator)
-    found = few(simulator, SHORT).log_likelihood(theta, x)
+    short = few(simulator, SHORT)
+    assert short.log_likelihood is not None
+    found = short.log_likelihood(theta, x)
     truth, _ = every_path(SHORT, x["current"][0].tolist())
     assert not simulator.random_likelihood
     assert float(found) == pytest.approx(truth, abs=1e-6)
