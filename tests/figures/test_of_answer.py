@@ -101,7 +101,7 @@ def test_a_figure_is_saved_and_shown_on_white(answer: Answer) -> None:
             {},
             "corners",
             {},
-            "one of 'corner', 'probabilities', 'prediction', 'paths', 'calibration', 'ranks', 'reliability', got 'corners'",
+            "one of 'corner', 'probabilities', 'prediction', 'paths', 'calibration', 'ranks', 'reliability', got",
         ),
         ({}, "corner", {"names": ["speed"]}, "no parameter 'speed'; there are rate, size"),
         ({}, "corner", {"names": []}, "names is empty"),
