@@ -57,6 +57,7 @@ _PILOT = 20_000
 _CHUNK = 50_000
 _LEAST, _FEW = 5, 20  # draws of a discrete value, and effective ones, below which it is told
 _RARE, _MATTERS, _TAIL = 1e-3, 0.02, 0.05  # prior and posterior probability from which on it is
+_HOPELESS = 50_000  # draws, after which a likelihood that is estimated tells whether the budget can do
 _ENOUGH = 100  # draws for k-hat
 _K = 0.7
 _GOOD = 0.2  # pilot efficiency above which the learned density is kept as it is
@@ -148,8 +149,11 @@ class Reweighted(Posterior):
         """
         while spent < self.budget:
             done = sum(map(len, thetas))
-            if done >= n and effective_size(torch.cat(log_weights)) >= self.target_ess:
+            ess = effective_size(torch.cat(log_weights)) if done else 0.0
+            if done >= n and ess >= self.target_ess:
                 break
+            if self.random_likelihood and done >= _HOPELESS and ess / done * self.budget < self.target_ess:
+                break  # an estimate takes milliseconds, and all of the budget would not do
             # as many again each time: at most twice as many as the effective size takes
             size = min(_CHUNK, self.budget - spent, max(n - done, math.ceil(self.target_ess), done))
             theta, log_r = draw(size)

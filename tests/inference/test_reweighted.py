@@ -275,6 +275,15 @@ def estimated(ball, sd, bias):
     return simulator
 
 
+def test_an_estimate_that_cannot_come_to_what_was_asked_for_ends_early(known, ball, truth):
+    """An exact likelihood goes on to the end of its budget: it costs next to nothing."""
+    with pytest.warns(UserWarning, match="effective sample size .* were asked for"):
+        draws = Reweighted(proposal(known, ball, truth, "wide"), estimated(ball, 9.0, 0.0), ess=200_000).draw(
+            X_O, 1_000, generator=generator(1)
+        )
+    assert 50_000 <= len(draws) < 250_000
+
+
 def test_an_unbiased_estimate_of_the_likelihood_leaves_draws_and_evidence_exact(known, ball, truth):
     """Its noise counts in the effective size: draws are worth exp(-sd^2) of what they were."""
     exact = Reweighted(proposal(known, ball, truth, "wide"), ball, ess=5_000).draw(X_O, 1_000, generator=generator(1))

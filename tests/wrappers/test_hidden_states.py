@@ -265,9 +265,7 @@ def test_a_state_of_another_width_is_named() -> None:
     class Wide(Level):
         latent = {"level": "", "slope": ""}
 
-    with pytest.raises(
-        ValueError, match=r"Wide.initial gave \(3, 1\) for 3 rows; `latent` names \['level', 'slope'\]"
-    ):
+    with pytest.raises(ValueError, match=r"Wide.initial gave \(3, 1\) for 3 rows; `latent` names \['level', 'slope'\]"):
         wrappers.state_space(
             Wide(), Prior(sd_level=td.HalfNormal(1.0), sd_noise=td.HalfNormal(1.0)), [0.0], {"volume": (1,)}
         )
