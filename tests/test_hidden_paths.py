@@ -14,8 +14,11 @@ from samplers.hidden import OU
 from sciinf import Flow, LogUniform, Observable, Prior, build_posterior, load_answer, query, simulate, train, wrappers
 from sciinf.core.paths import Paths
 from sciinf.exports import to_datatree
+from sciinf.figures.checked import checked_of
+from sciinf.figures.paths import seen_in
 from sciinf.report import write_report
 from sciinf.samplers import kalman
+from sciinf.storage.predictive_file import Predicted
 from sciinf.wrappers.hidden_states import HiddenStates
 
 TIMES = (0.0, 0.2, 0.4, 1.5, 3.0, 3.1, 3.2, 6.0)
@@ -144,6 +147,29 @@ def test_what_keeps_paths_from_being_drawn_is_said(made, monkeypatch):
     found = {check.name: check for check in answer.checks}["hidden paths"]
     assert found.level == "caution"
     assert "died out at time 3" in found.verdict
+
+
+@pytest.mark.parametrize(("lost", "level"), [(5, "good"), (20, "caution")])
+def test_draws_without_a_path_are_left_out_and_told(made, monkeypatch, lost, level):
+    _, of, posterior, x, _ = made
+    whole = of.paths
+
+    def some(theta, x, generator):
+        found = whole(theta, x, generator)
+        return replace(found, values=found.values[lost:])
+
+    monkeypatch.setattr(of, "paths", some)
+    answer = query(posterior, x, simulator=of, draws=4_000)
+    assert len(answer.paths["z"].draws) == 1_000 - lost
+    found = {check.name: check for check in answer.checks}["hidden paths"]
+    assert (found.level, found.verdict.startswith(f"there is none for {lost} of 1,000 draws")) == (level, True)
+
+
+def test_times_are_no_observable_to_be_pictured():
+    specs = {"y": Observable((3,), "mV", ("time",)), "y_times": Observable((3,), "s", ("time",), "float64")}
+    seen, drawn = ({name: np.zeros(shape) for name in specs} for shape in ((3,), (5, 3)))
+    assert [one.name for one in checked_of(Predicted(seen, drawn, specs))] == ["y"]
+    assert list(seen_in(seen, specs)) == ["y"]
 
 
 def test_a_file_whose_numbers_do_not_go_together_is_refused(tmp_path: Path):

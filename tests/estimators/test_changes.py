@@ -144,3 +144,9 @@ def test_times_that_do_not_increase_are_refused():
         Changes("y", "tau", [1.0, 1.0])
     with pytest.raises(TypeError, match="changes must be an object"):
         Mixed(PRIOR, SEEN, changes="tau")
+
+
+def test_a_series_with_times_of_its_own_is_refused() -> None:
+    seen = {**SEEN, "y_times": Observable((6,), dims=("time",), dtype="float64")}
+    with pytest.raises(ValueError, match="'y' has times of its own, and changes are found at times that stay"):
+        Mixed(PRIOR, seen, changes=CHANGES)
