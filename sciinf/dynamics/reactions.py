@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -41,6 +42,7 @@ from torch import Tensor
 from sciinf.dynamics.moments import moments
 from sciinf.dynamics.state_space import Theta, Time
 
+_HANDFUL = 10  # counts below which a leap may well take all
 _BLOCK = 16_384  # rows at a time: what a jump works on stays near the processor
 _LOOK = 8  # jumps between looks at which rows are done
 _CROWDED = 0.85  # share of rows still on their way, above which none are put aside
@@ -147,21 +149,36 @@ class Reactions:
             TypeError: If the state is not floating point.
             ValueError: If the leap is not positive, times run backwards, or a count or a rate is negative or not
                 finite (the reaction is named).
+
+        Warns:
+            UserWarning: If leaps are so long that they take most of a count at once.
         """
         if not (leap > 0 and math.isfinite(leap)):
             raise ValueError(f"a leap of length {leap}, expected a positive number")
         begin, end = moments(state, start, stop)
         self._look(state)
         _of_rows(theta, state)
-        longest = float((end - begin).max()) if len(state) else 0.0
+        longest, too_long = float((end - begin).max()) if len(state) else 0.0, False
         for step in range(math.ceil(longest / leap - 1e-9)):
             time = begin + step * leap
             length = (end - time).clamp(0.0, leap)
             rates = self._rates(theta, state, torch.minimum(time, end))
-            counts = torch.poisson(rates * length.to(rates)[:, None], generator=generator)
-            state = self._added(state, counts)
+            expected = rates * length.to(rates)[:, None]
+            too_long = too_long or self._empties(state, expected)
+            state = self._added(state, torch.poisson(expected, generator=generator))
             self._look(state)
+        if too_long:
+            warnings.warn(
+                f"leaps of {leap:g} take more than half of what there is at once, in more than one row of a hundred: "
+                "counts are cut at zero, and their law is wrong. Take shorter leaps, or exact()",
+                stacklevel=2,
+            )
         return state
+
+    def _empties(self, state: Tensor, expected: Float[Tensor, "row reaction"]) -> bool:
+        """Whether a leap takes most of a count that is no handful, in many rows."""
+        taken = expected @ (-self.change).clamp_min(0).to(expected)
+        return bool(((state >= _HANDFUL) & (taken > 0.5 * state)).any(-1).double().mean() > 0.01)
 
     def at(
         self,

@@ -6,6 +6,7 @@ False-alarm rates: chi-square and KS tests alarm at p < 1e-4, means at 4 standar
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -211,3 +212,17 @@ def test_shapes_and_times_that_do_not_fit_are_refused():
         0,
         2,
     )
+
+
+def test_leaps_that_take_most_of_what_there_is_are_told_of():
+    """Birth 0.2, death 1, 50 at first: 4.5 are left after 3; leaps of 1 leave 0.8, and those of 0.1 four."""
+    theta = {"birth": torch.full((500,), 0.2), "death": torch.ones(500)}
+    network = Reactions(
+        {"birth": [1], "death": [-1]},
+        lambda theta, n: torch.stack([theta["birth"] * n[:, 0], theta["death"] * n[:, 0]], -1),
+    )
+    with pytest.warns(UserWarning, match="leaps of 1 take more than half of what there is at once"):
+        network.leap(theta, torch.full((500, 1), 50.0), 0.0, 3.0, leap=1.0, generator=generator())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network.leap(theta, torch.full((500, 1), 50.0), 0.0, 3.0, leap=0.1, generator=generator())
