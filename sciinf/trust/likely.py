@@ -6,10 +6,10 @@ Where the likelihood is known, it judges noise and signal together, number by nu
 
 A small p says that the data hold more than the model explains: a signal outside the prior, a wrong noise law, or a
 posterior that is off. A p near 1 says that they scatter less than the model's noise. Both count: the p-value is
-2 min(p, 1 - p). For the model's own data and their exact posterior it keeps to the middle, for d parameters and n
-numbers the more, the larger d / n. A likelihood that is estimated (`Simulator.random_likelihood`) serves as well: both
-sides are then estimates, of noise that is independent and of one law, so that p keeps its law and only its power is
-less.
+2 min(p, 1 - p). Where values are missing, each pair is compared in those that both have. For the model's own data and
+their exact posterior it keeps to the middle, for d parameters and n numbers the more, the larger d / n. A likelihood
+that is estimated (`Simulator.random_likelihood`) serves as well: both sides are then estimates, of noise that is
+independent and of one law, so that p keeps its law and only its power is less.
 
 Reference:
     | Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng, Stern, 1996, eq. 8),
@@ -29,9 +29,7 @@ _LEAST = 200  # pairs
 
 
 def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Check, ...]:
-    """The finding about one observation.
-
-    There is none where the likelihood is not known, too little was simulated, or other values are missing there.
+    """The finding about one observation; none where the likelihood is not known, or too little was simulated.
 
     Args:
         simulator: Whose likelihood.
@@ -41,8 +39,9 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
     """
     if simulator is None or simulator.log_likelihood is None or len(theta) < _LEAST:
         return ()
-    if any(not bool((simulated[name] == x[name]).all()) for name in x if x[name].dtype == torch.bool):
-        return ()  # other numbers are missing there, and densities of more or fewer numbers cannot be compared
+    theta, x, simulated = _shared(theta, x, simulated)
+    if len(theta) < _LEAST:
+        return ()
     own, seen = simulator.log_likelihood(theta, simulated).double(), simulator.log_likelihood(theta, x).double()
     known = own.isfinite() & ~seen.isnan()
     count = int(known.sum())
@@ -67,3 +66,18 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
             f"{count}): they scatter less than the simulator's noise. Check its size and the data's units"
         )
     return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+
+
+def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
+    """Pairs with the numbers that both have: densities of more and of fewer numbers cannot be compared.
+
+    Pairs that have none in common are left out.
+    """
+    masks = [name for name in x if name.endswith("_mask") and name.removesuffix("_mask") in x]
+    both = {name: simulated[name] & x[name] for name in masks}
+    if all(bool((both[name] == x[name]).all() and (both[name] == simulated[name]).all()) for name in masks):
+        return theta, x, simulated
+    some = torch.stack([both[name].flatten(1).any(1) for name in masks]).any(0)
+    wide = {name: value.expand(len(theta), *value.shape[1:]) for name, value in x.items()}
+    seen, drawn = {**wide, **both}, {**simulated, **both}
+    return theta[some], {n: value[some] for n, value in seen.items()}, {n: value[some] for n, value in drawn.items()}

@@ -163,11 +163,20 @@ def test_records_take_times_with_units_where_the_simulator_has_one() -> None:
         days.record([1.0], {"y": [np.inf]})
 
 
-def test_the_likelihood_check_compares_nothing_of_other_sizes() -> None:
-    """With other values missing, log densities are of more or fewer numbers."""
-    model = walk(missing=0.8)
-    theta = torch.ones(300, 1)
-    simulated, x = model(theta, generator=generator()), model(theta[:1], generator=generator(1))
-    assert check_likelihood(model, x, theta, simulated) == ()
-    same = {**simulated, "y_mask": x["y_mask"].expand(300, -1)}
-    assert check_likelihood(model, x, theta, same)
+def test_the_likelihood_check_compares_what_both_have() -> None:
+    """With other values missing, log densities would be of more or fewer numbers, and differ by that alone.
+
+    Of 40 records with a half of 4 values missing, 2 are expected below 0.05, and 9 or more in one of 3,000 runs.
+    """
+    model, theta = walk(missing=0.9), torch.ones(600, 1)
+    low, wrong = 0, 0
+    for seed in range(40):
+        simulated = model(theta, generator=generator(seed))
+        x = model(theta[:1], generator=generator(1_000 + seed))
+        x["y_mask"] = torch.tensor([[True, False, False, True]])
+        (found,) = check_likelihood(model, x, theta, simulated)
+        low += found.level != "good"
+        (found,) = check_likelihood(model, {**x, "y": x["y"] + 8.0}, theta, simulated)
+        wrong += found.level == "alarm"
+    assert low <= 8
+    assert wrong >= 35
