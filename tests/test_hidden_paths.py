@@ -15,7 +15,7 @@ from sciinf import Flow, LogUniform, Observable, Prior, build_posterior, load_an
 from sciinf.core.paths import Paths
 from sciinf.exports import to_datatree
 from sciinf.figures.checked import checked_of
-from sciinf.figures.paths import seen_in
+from sciinf.figures.paths import paths_figure, seen_in
 from sciinf.report import write_report
 from sciinf.samplers import kalman
 from sciinf.storage.predictive_file import Predicted
@@ -163,6 +163,14 @@ def test_draws_without_a_path_are_left_out_and_told(made, monkeypatch, lost, lev
     assert len(answer.paths["z"].draws) == 1_000 - lost
     found = {check.name: check for check in answer.checks}["hidden paths"]
     assert (found.level, found.verdict.startswith(f"there is none for {lost} of 1,000 draws")) == (level, True)
+
+
+def test_numbers_without_a_unit_are_drawn_where_one_quantity_can_be_meant():
+    seen = {"count": ("", np.arange(3.0))}
+    for names, drawn in ((("birds",), True), (("healthy", "ill"), False)):
+        paths = Paths(names, np.zeros((4, 3, len(names))), np.arange(3.0), ("",) * len(names))
+        labels = paths_figure(paths, names, seen).axes[0].get_legend_handles_labels()[1]
+        assert ("count, observed" in labels) == drawn
 
 
 def test_times_are_no_observable_to_be_pictured():

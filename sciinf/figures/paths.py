@@ -35,8 +35,8 @@ def paths_figure(
     Args:
         paths: All of them.
         names: Which are drawn.
-        seen: Observable -> its unit and values at the times, NaN where missing; drawn where a quantity has its unit,
-            which for numbers without one says nothing.
+        seen: Observable -> its unit and values at the times, NaN where missing; drawn where a quantity has its unit.
+            That numbers have none tells nothing where there are several quantities.
         width: Of the figure, in inches.
     """
     from matplotlib.figure import Figure
@@ -47,7 +47,15 @@ def paths_figure(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         path = paths[name]
-        _panel(axes, path, {n: v[: len(path.times)] for n, (u, v) in (seen or {}).items() if u and u == path.unit})
+        _panel(
+            axes,
+            path,
+            {
+                n: v[: len(path.times)]
+                for n, (u, v) in (seen or {}).items()
+                if u == path.unit and (u or len(paths) == 1)
+            },
+        )
         axes.set_title(name if len(names) > 1 else "")
         axes.set_ylabel(label(name, path.unit))
         axes.set_xlabel(label("time", path.time_unit) if path.time_unit else "time")
