@@ -47,15 +47,8 @@ def paths_figure(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         path = paths[name]
-        _panel(
-            axes,
-            path,
-            {
-                n: v[: len(path.times)]
-                for n, (u, v) in (seen or {}).items()
-                if u == path.unit and (u or len(paths) == 1)
-            },
-        )
+        own = {n: v for n, (u, v) in (seen or {}).items() if u == path.unit and (u or len(paths) == 1)}
+        _panel(axes, path, {n: v[: len(path.times)] for n, v in own.items()})
         axes.set_title(name if len(names) > 1 else "")
         axes.set_ylabel(label(name, path.unit))
         axes.set_xlabel(label("time", path.time_unit) if path.time_unit else "time")
