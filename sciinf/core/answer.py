@@ -13,7 +13,7 @@ from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
-from sciinf.core.probabilities import ALONE, Probabilities, exists_words
+from sciinf.core.probabilities import ALONE, exists_words
 from sciinf.core.simulator import Observable
 from sciinf.core.tables import aligned, digits, html, marked, percent
 from sciinf.core.verdicts import (
@@ -227,7 +227,7 @@ class Answer:
         if self.draws.log_evidence is not None:
             error = self.draws.log_evidence_error or 0.0
             facts.append(("log evidence", f"{self.draws.log_evidence:.2f} +- {error:.2f}"))
-        elif any(isinstance(e, Probabilities) and e.factors() for e in self.parameters.values()):
+        elif any(e.factors() for e in self.parameters.values()):
             facts.append(("factors", ALONE))
         facts += [("posterior", "; ".join(filter(None, (self.posterior, self.scope))))] if self.scope else []
         facts.append(("calibration", _calibration_words(self)))

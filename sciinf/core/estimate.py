@@ -88,6 +88,10 @@ class Estimate:
         """What is to be said of it in a line beside a table of numbers: nothing."""
         return ""
 
+    def factors(self) -> list[str]:
+        """Bayes factors of its values: none."""
+        return []
+
     def columns(self, prefix: str = "") -> dict[str, Any]:
         """Its columns in a data frame of estimates."""
         (low, high), more = self.interval, {} if prefix else {"mean": self.mean, "sd": self.sd}
