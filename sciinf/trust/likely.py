@@ -71,13 +71,14 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
 def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
     """Pairs with the numbers that both have: densities of more and of fewer numbers cannot be compared.
 
-    Pairs that have none in common are left out.
+    The half of the pairs with fewest in common, which would tell little, is left out.
     """
     masks = [name for name in x if name.endswith("_mask") and name.removesuffix("_mask") in x]
     both = {name: simulated[name] & x[name] for name in masks}
     if all(bool((both[name] == x[name]).all() and (both[name] == simulated[name]).all()) for name in masks):
         return theta, x, simulated
-    some = torch.stack([both[name].flatten(1).any(1) for name in masks]).any(0)
+    count = torch.stack([both[name].flatten(1).sum(1) for name in masks]).sum(0)
+    some = (count > 0) & (count >= count.median())
     wide = {name: value.expand(len(theta), *value.shape[1:]) for name, value in x.items()}
     seen, drawn = {**wide, **both}, {**simulated, **both}
     return theta[some], {n: value[some] for n, value in seen.items()}, {n: value[some] for n, value in drawn.items()}
