@@ -19,7 +19,7 @@ from sciinf.estimators._regressed import Regressed
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
 from sciinf.summaries.summary import Summary, expand_mask
-from sciinf.summaries.timed import TIMES, beside_times, mask_beside_times, timed_names, with_times
+from sciinf.summaries.timed import TIMES, beside_times, mask_beside_times, timed_names, times_of, with_times
 
 
 class Embedded(Standardised, ABC):
@@ -142,5 +142,5 @@ class Embedded(Standardised, ABC):
 
 def data_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
     """Names of observables that are neither masks of others nor the times at which these were seen."""
-    beside = {f"{name}_mask" for name in observables} | {f"{name}{TIMES}" for name in timed_names(observables)}
+    beside = {f"{name}_mask" for name in observables} | set(times_of(observables))
     return tuple(name for name in observables if name not in beside)

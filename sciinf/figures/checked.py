@@ -12,7 +12,7 @@ from sciinf.core.coordinates import coordinate_words
 from sciinf.core.simulator import Observable
 from sciinf.core.verdicts import Strange
 from sciinf.storage.predictive_file import Predicted
-from sciinf.summaries.timed import TIMES, timed_names
+from sciinf.summaries.timed import times_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Checked:
 
 def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
     """The observables of which data were predicted, but masks and times; entries that a mask calls missing as NaN."""
-    out, times = [], {f"{name}{TIMES}" for name in timed_names(predicted.observables)}
+    out, times = [], times_of(predicted.observables)
     for name, observed in predicted.observation.items():
         simulated = predicted.predictive.get(name)
         is_mask = name.endswith("_mask") and name.removesuffix("_mask") in predicted.observation

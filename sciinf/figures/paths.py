@@ -15,7 +15,7 @@ from sciinf.figures.observed import legend
 from sciinf.figures.page import picture
 from sciinf.figures.style import BLUE, BROAD, COLUMN, INK, MUTED, NARROW, PAPER, label, styled, whole_numbers
 from sciinf.figures.svg import to_svg
-from sciinf.summaries.timed import TIMES, timed_names
+from sciinf.summaries.timed import times_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def seen_in(
     observation: Mapping[str, np.ndarray], observables: Mapping[str, Observable]
 ) -> dict[str, tuple[str, np.ndarray]]:
     """Observables that are one number at each time -> unit and values, NaN where missing."""
-    found, times = {}, {f"{name}{TIMES}" for name in timed_names(observables)}
+    found, times = {}, times_of(observables)
     for name, values in observation.items():
         if np.ndim(values) == 1 and not name.endswith("_mask") and name in observables and name not in times:
             there = observation.get(f"{name}_mask", np.ones(len(values), dtype=bool))

@@ -29,7 +29,7 @@ from sciinf.core.learned import Batch
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Observable, X
 from sciinf.summaries.summary import IMAGE_AXES, expand_mask
-from sciinf.summaries.timed import TIMES, timed_names
+from sciinf.summaries.timed import times_of
 
 SHARED_AXES = ("time", "item", *IMAGE_AXES)
 LIMIT = 5.0  # standard deviations beyond which values are squashed
@@ -52,7 +52,7 @@ class Standardise(nn.Module):
         self.rounded: dict[str, str] = {}
         self.specs = {name: spec for name, spec in observables.items() if name not in masks.values()}
         self.masks = {name: mask for name, mask in masks.items() if name in self.specs}
-        for name in (f"{name}{TIMES}" for name in timed_names(observables)):
+        for name in times_of(observables):
             self.specs[name] = replace(self.specs[name], dims=("time",))  # one span, whatever the axis is called
         for name, mask in self.masks.items():
             _check_mask(mask, observables[mask], observables[name])

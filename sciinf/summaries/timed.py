@@ -36,6 +36,11 @@ def timed_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def times_of(observables: Mapping[str, Observable]) -> dict[str, str]:
+    """Names of times -> of the observables that were seen at them."""
+    return {f"{name}{TIMES}": name for name in timed_names(observables)}
+
+
 def with_times(spec: Observable) -> Observable:
     """What the network of such an observable is built for."""
     dims = (spec.dims[0] if spec.dims else "time", "channel")

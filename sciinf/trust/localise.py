@@ -49,7 +49,7 @@ from torch import Tensor
 from sciinf.core import Batch, Check, Observable, Posterior, Strange, X
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
-from sciinf.summaries.timed import TIMES, timed_names
+from sciinf.summaries.timed import times_of
 from sciinf.trust.around import Around
 from sciinf.trust.boxes import Box, Layout, box_words, layout_of
 from sciinf.trust.conditional import conditional, precision_of, shows
@@ -280,11 +280,11 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
 def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:
     """The largest numbers of equal values, and the boxes that they are in."""
     found, of = [torch.zeros(0, len(next(iter(data.values()))), dtype=torch.float64)], list[Box]()
-    times = {f"{name}{TIMES}" for name in timed_names(standard.specs)}
+    times = times_of(standard.specs)
     for name, spec in layout.specs.items():
         boxes = lanes(tuple(box for box in layout.boxes if box.observable == name), spec)
         if boxes:
-            own = name.removesuffix(TIMES) if name in times else name  # times of values that are missing say nothing
+            own = times.get(name, name)  # times of values that are missing say nothing
             mask = data[standard.masks[own]] if own in standard.masks else None
             mask = None if mask is None else expand_mask(mask, data[name].shape) > 0
             found.append(repeats(data[name], mask, boxes))

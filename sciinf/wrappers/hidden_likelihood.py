@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciinf.core import X
@@ -103,30 +103,41 @@ class Filters:
             TypeError: If the model has no `log_observe`.
             ValueError: If all particles of a row die out; it says when.
         """
-        paths, there = self.some_paths(theta, x, generator)
-        if bool(there.all()):
-            return paths
-        row = int((~there).nonzero()[0])
-        if self.exact:
-            raise ValueError(f"there is no path for row {row}: the model cannot give these data at its theta")
-        died = self._estimated(theta[row : row + 1], _one(x, row), _SMOOTHER * self.particles, generator).died
-        why = self._died(died.clamp_min(0), self.record(theta[row : row + 1], _one(x, row)), _SMOOTHER * self.particles)
-        raise ValueError(f"there is no path for row {row}: {why}")
+        paths, died = self.some_paths(theta, x, generator)
+        if bool((gone := died >= 0).any()):
+            raise ValueError(self.no_path(int(gone.nonzero()[0]), died, theta, x))
+        return paths
 
     def some_paths(
         self, theta: Tensor, x: X, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "batch time state"], Bool[Tensor, " batch"]]:
-        """A path of each row given its theta, and whether there is one: for some data cannot be, or all particles died.
+    ) -> tuple[Float[Tensor, "batch time state"], Int[Tensor, " batch"]]:
+        """A path of each row given its theta; and where there is none, the number of a time, -1 elsewhere.
+
+        It is that at which all particles died. Exact filters find that data cannot be, and 0 stands for all times.
 
         Raises:
             TypeError: If the model has no `log_observe`.
         """
         if self.exact:
             log_likelihood, paths = self.weighed_paths(theta, x, generator)
-            return paths, log_likelihood.isfinite()
+            return paths, log_likelihood.isfinite().long().neg()
         self._check_density()
         found, paths = self._with_particles(theta, x, _SMOOTHER * self.particles, generator, generator)
-        return paths, found.died < 0
+        return paths, found.died
+
+    def no_path(self, row: int, died: Int[Tensor, " batch"], theta: Tensor, x: X) -> str:
+        """In words, why a row has no path.
+
+        Args:
+            row: Which.
+            died: As `some_paths` gave it.
+            theta: As it was given to that.
+            x: Likewise.
+        """
+        if self.exact:
+            return f"there is no path for row {row}: the model cannot give these data at its theta"
+        one = self.record(theta, x).some(slice(row, row + 1))
+        return f"there is no path for row {row}: {self._died(died[row : row + 1], one, _SMOOTHER * self.particles)}"
 
     @cached_property
     def particles(self) -> int:
@@ -214,11 +225,6 @@ def noise_of(theta: Tensor, x: X) -> torch.Generator:
         value = x[name][:1] if bool((x[name] == x[name][:1]).all()) else x[name]
         hashed.update(name.encode() + value.detach().double().contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int.from_bytes(hashed.digest()[:8], "big") >> 1)
-
-
-def _one(x: X, row: int) -> X:
-    """A row of data; of one observation for all rows, that."""
-    return {name: value if len(value) == 1 else value[row : row + 1] for name, value in x.items()}
 
 
 def _joined(parts: Sequence[Particles]) -> Particles:

@@ -139,7 +139,7 @@ class HiddenStates(Simulator):
         self.time_unit = time_unit or (first.coord_units.get(first.dims[0], "") if first.dims else "")
         self.model, self.prior, self.times, self.begin = model, prior, times, begin
         self.name, self.block, self.missing, self.seen = name or type(model).__name__.lower(), block, missing, seen
-        self.count = next(iter(seen.values())).shape[0]
+        self.count = first.shape[0]
         self.observables = dict(seen)
         for key, spec in seen.items():
             if missing:
@@ -218,9 +218,10 @@ class HiddenStates(Simulator):
         Raises:
             ValueError: If there is a path for less than half of the rows; it says why.
         """
-        found, there = self.filters.some_paths(theta, x, generator)
+        found, died = self.filters.some_paths(theta, x, generator)
+        there = died < 0
         if int(there.sum()) < 0.5 * len(theta):
-            self.smooth(theta, x, generator=generator)  # says why
+            raise ValueError(self.filters.no_path(int((~there).nonzero()[0]), died, theta, x))
         own = x[f"{next(iter(self.seen))}{TIMES}"][0].double() if not isinstance(self.times, Tensor) else self.times
         count = len(own) if isinstance(self.times, Tensor) else int((own < own[-1]).sum()) + 1  # the last is repeated
         values, latent = found[there, :count].double().cpu().numpy(), self.model.latent
