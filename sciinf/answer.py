@@ -36,7 +36,7 @@ from sciinf.storage.paths_file import read_paths, write_paths
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.failures import Reading
 
-_CHECKS = 16  # raised when what is checked changes, so that an older answer to the same question is made anew
+_CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
 
 
 def query(

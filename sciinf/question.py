@@ -44,7 +44,7 @@ from sciinf.trust.compared import check_compared
 from sciinf.trust.failures import Reading, asked
 from sciinf.trust.here import check_twice
 from sciinf.trust.judge import Judge, Looked
-from sciinf.trust.likely import check_likelihood
+from sciinf.trust.likely import check_density, check_likelihood
 from sciinf.trust.limits import check_limits
 from sciinf.trust.listed import check_listed
 from sciinf.trust.localise import check_data
@@ -251,6 +251,7 @@ def _predict(
         found = (Check("predictions", "caution" if lost > _FAILED * len(good) else "good", words),)
     found += check_noise(simulator, of)
     found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
+    found += check_density(simulator, of[good], data, 0)
     theta = draws.resample(_AROUND, generator=generator)
     made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
     around = made()

@@ -35,7 +35,7 @@ from sciinf.wrappers.hidden_states import HiddenStates
 _WIDE = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of steps between pairs, in z
 _APART = 1.5  # median nats by which pairs are told apart
 _T, _FAR = 5.0, 0.02  # standard errors, and differences, from which on it is no chance: 6e-7 for each test
-_LEAST = 30  # pairs
+_LEAST, _STATES = 30, 128  # pairs, and rows of which states are tried
 
 
 def density_finding(simulator: Simulator, rows: int, seed: int) -> str:
@@ -55,6 +55,27 @@ def density_finding(simulator: Simulator, rows: int, seed: int) -> str:
         return ""
     found = _pairs(simulator, rows, seed)
     return "" if found is None else _said(*found, "log_likelihood", "the simulator draws")
+
+
+def density_of_draws(simulator: Simulator, theta: Tensor, x: X, seed: int) -> str:
+    """The same where an answer lies: of pairs of its draws, with the data that were simulated from each.
+
+    Args:
+        simulator: Whose log-likelihood.
+        theta: Draws, (n, D), without weights.
+        x: Data of each, name -> (n, *event).
+        seed: Of noise, where states are simulated.
+    """
+    if simulator.log_likelihood is None or simulator.prior.mixed:
+        return ""
+    if simulator.random_likelihood:
+        return density_finding(simulator, _STATES, seed)
+    (one, other), (mine, theirs) = (theta[0::2], theta[1::2]), ({n: v[k::2] for n, v in x.items()} for k in (0, 1))
+    count = len(other)
+    one, mine = one[:count], {n: v[:count] for n, v in mine.items()}
+    order = (other.double() - one.double()).sign()
+    own, others = _apart(simulator, one, other, mine), _apart(simulator, other, one, theirs)
+    return _said(own, others, order, "log_likelihood", "the simulator draws")
 
 
 def _pairs(simulator: Simulator, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor] | None:

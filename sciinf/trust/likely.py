@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Check, Simulator, X
+from sciinf.engine.densities import density_of_draws
 
 NAME = "likelihood"
 _ALARM, _UNUSUAL = 0.01, 0.05
@@ -66,6 +67,19 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
             f"{count}): they scatter less than the simulator's noise. Check its size and the data's units"
         )
     return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+
+
+def check_density(simulator: Simulator | None, theta: Tensor, simulated: X, seed: int) -> tuple[Check, ...]:
+    """That the likelihood is not the density of what is simulated around the answer; nothing where that is not seen.
+
+    Args:
+        simulator: Whose likelihood.
+        theta: As in `check_likelihood`.
+        simulated: Likewise.
+        seed: Of noise, where the density of data given hidden states is tried.
+    """
+    found = "" if simulator is None else density_of_draws(simulator, theta, simulated, seed)
+    return (Check("density", "alarm", found),) if found else ()
 
 
 def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:

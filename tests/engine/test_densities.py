@@ -13,7 +13,7 @@ from sciinf import LogUniform, Normal, Observable, Prior, load_simulator, wrappe
 from sciinf.checking import check_simulator
 from sciinf.core import Simulator
 from sciinf.dynamics.state_space import StateSpace
-from sciinf.engine.densities import density_finding
+from sciinf.engine.densities import density_finding, density_of_draws
 
 SIMULATORS = Path(__file__).parent.parent.parent / "simulators"
 
@@ -113,3 +113,20 @@ def test_a_likelihood_that_fails_is_told() -> None:
     simulator.log_likelihood = lambda theta, x: x["z"]
     (found,) = [p for p in check_simulator(simulator, rows=64).problems if "log_likelihood" in p]
     assert "fails on data of the simulator's own: KeyError" in found
+
+
+@pytest.mark.parametrize(("scale", "seen"), [(1.0, False), (0.5, True), (2.0, True)])
+def test_a_wrong_density_is_seen_where_an_answer_lies(scale, seen) -> None:
+    """Of draws near each other, as those of a posterior are, with the data that were simulated from each.
+
+    A right one is blamed with probability 2e-6 a seed.
+    """
+    line = Line(scale=scale)
+    found = []
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        theta = torch.stack(
+            [0.3 + 0.1 * torch.randn(400, generator=draw), 0.5 * torch.rand(400, generator=draw) + 0.5], 1
+        )
+        found.append(bool(density_of_draws(line, theta, line(theta, generator=draw), seed)))
+    assert found == [seen] * 5
