@@ -37,6 +37,7 @@ from sciinf.storage.predictive_file import Predicted, read_predictive, write_pre
 from sciinf.trust.failures import Reading
 
 _CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
+_SEEN = "predictions are seen as the observation was"  # of simulators that can, of which older answers did not tell
 
 
 def query(
@@ -88,6 +89,7 @@ def query(
     folder, inputs = None if out is None else answer_place(Path(out), name, _values_digest(asked.x)), ""
     if folder is not None:
         settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *asked.read)
+        settings += (_SEEN,) if simulator and simulator.like else ()
         inputs = _inputs_digest(asked.posterior, asked.x, calibration, settings)
     kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
     if kept is not None:

@@ -34,7 +34,7 @@ from sciinf.core.derived import with_derived
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.estimates import estimates
 from sciinf.core.paths import Paths
-from sciinf.core.simulator import described
+from sciinf.core.simulator import as_seen, described
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.marginal import known_categories
@@ -236,12 +236,14 @@ def _predict(
 
     And the p-value of what the parameters leave unexplained of it.
 
+    All are seen when the observation was, and missing where it is, where the simulator can do that (`Simulator.like`).
     Rows that fail are left out, with a warning. Without a simulator there is nothing.
     """
     if simulator is None:
         return {}, torch.zeros(0, 0), (), (), None
+    seen = as_seen(simulator, x)
     of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
-    data, good = simulate_from(simulator, of, generator=generator)
+    data, good = simulate_from(seen, of, generator=generator)
     seconds = (time.monotonic() - started) / len(of)
     found: tuple[Check, ...] = ()
     if not bool(good.all()):
@@ -253,7 +255,7 @@ def _predict(
     found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
     found += check_density(simulator, of[good], data, 0)
     theta = draws.resample(_AROUND, generator=generator)
-    made = functools.partial(around_answer, posterior, simulator, theta, seconds=seconds, generator=generator)
+    made = functools.partial(around_answer, posterior, seen, theta, seconds=seconds, generator=generator)
     around = made()
     found += check_limits(posterior.observables, x, around.data if isinstance(around, Around) else data)
     residual, unexplained = residual_finding(posterior, simulator, x, around)

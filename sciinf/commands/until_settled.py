@@ -85,11 +85,12 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
 def _checked(sim: Simulator, found: Refined) -> Check:
     """The local check of a round's answer, from fresh simulations around it."""
     from sciinf.core import Check
+    from sciinf.core.simulator import as_seen
     from sciinf.engine.block import generator_for, simulate_from
     from sciinf.trust.around import MANY, around_answer
     from sciinf.trust.here import NAME, check_twice
 
-    generator = generator_for(0, _STREAM)
+    sim, generator = as_seen(sim, found.asked), generator_for(0, _STREAM)
     theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
     began = time.monotonic()
     simulate_from(sim, theta[:_FEW], generator=generator)

@@ -159,6 +159,10 @@ class Simulator(ABC):
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
     `paths(theta, x, generator)`: where a hidden state is behind the data, a path of it for each theta, given the data
     (a batch of one): `core.paths.Paths`.
+    `like(x)`: where data say of themselves when they were seen (`NAME_times`), or which of them are missing
+    (`NAME_mask`), a simulator of the same observables, seen then and missing there as those of x (a batch of one).
+    What is compared with the observation, predictions and simulations around its answer, is simulated by it. These
+    times and masks must not depend on the parameters.
     `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
     (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
 
@@ -186,6 +190,7 @@ class Simulator(ABC):
     labels: Mapping[str, str] = MappingProxyType({})
     reader: Callable[..., Any] | None = None
     paths: Callable[[Tensor, X, torch.Generator], Paths] | None = None
+    like: Callable[[X], Simulator] | None = None
 
     def __repr__(self) -> str:
         where = f", in {self.source}" if self.source is not None else ""
@@ -334,6 +339,11 @@ def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[
             f"{name} has changed" if is_mark(new or "") else f"{name} was {old or 'nothing'}, is {new or 'nothing'}"
         )
     return ", ".join(words)
+
+
+def as_seen(simulator: Simulator, x: X) -> Simulator:
+    """The simulator of data that are seen as those of x are (`Simulator.like`); itself where it knows of no other."""
+    return simulator if simulator.like is None else simulator.like(x)
 
 
 def file_of(simulator: Simulator | None) -> tuple[Path, ...]:

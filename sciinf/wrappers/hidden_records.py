@@ -1,8 +1,8 @@
-"""Records of a hidden state with times of their own: padded to the length of simulations, with what is missing."""
+"""Records of a hidden state with times of their own: padded to the length of simulations; and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sciinf.core import Observable
+from sciinf.core import Observable, X
 from sciinf.core.observation import convert
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.state_space import check_times
@@ -21,10 +21,11 @@ def padded(
     seen: Mapping[str, Observable],
     times: Any,
     values: Mapping[str, Any],
-    *,
     time_unit: str,
-    masked: bool,
+    *,
     begin: float | None,
+    missing: bool,
+    shortest: int | None,
 ) -> dict[str, Tensor]:
     """A record as an observation: the last time is repeated, and values there are missing.
 
@@ -33,8 +34,9 @@ def padded(
         times: (k,), k at most T; with a unit, as of astropy, it is converted.
         values: Observable -> (k, *event), NaN where a value is missing.
         time_unit: Of the simulator's times; "" where it says none.
-        masked: Whether simulations have missing values.
         begin: When the state begins.
+        missing: Whether values of simulations are missing within a record.
+        shortest: Least number of times of simulations; None where all have as many.
 
     Raises:
         ValueError: As `HiddenStates.record`.
@@ -52,17 +54,24 @@ def padded(
         raise ValueError(
             f"{len(at)} times of {', '.join(values) or 'nothing'}; there are to be 1 to {count} of {event_of(seen)}"
         )
+    if shortest is not None and len(at) < shortest:
+        raise ValueError(
+            f"the record has {len(at)} times, and simulations have {shortest} to {count}: make the simulator with "
+            f"state_space(..., shortest={len(at)}), so that it is like some of them"
+        )
     last, found = torch.full((count,), float(at[-1]), dtype=torch.float64), dict[str, Tensor]()
     last[: len(at)] = at
     for name, spec in seen.items():
         number, there = _values(name, values[name], spec, len(at))
-        if not masked and not bool(there.all()):
+        own = there if shortest is None else there[: len(at)]
+        if not missing and not bool(own.all()):
+            less = f" or shortest={len(at)}" if len(at) < count else ""
             raise ValueError(
-                f"{int((~there).sum())} of {count} values of {name!r} are not there, and in simulations none is "
-                "missing: make the simulator with state_space(..., missing=0.5), say"
+                f"{int((~own).sum())} of {len(own)} values of {name!r} are not there, and in simulations none is "
+                f"missing: make the simulator with state_space(..., missing=0.5){less}, say"
             )
         found |= {name: number.to(spec.torch_dtype), f"{name}{TIMES}": last}
-        found |= {f"{name}_mask": there} if masked else {}
+        found |= {f"{name}_mask": there} if missing or shortest is not None else {}
     return found
 
 
@@ -92,3 +101,61 @@ def filled(values: Float[Tensor, "row time *event"], there: Bool[Tensor, "row ti
         own = torch.where(wide, own, own[some][:1])
     wide = there.reshape(*there.shape, *[1] * (values.ndim - 2))
     return torch.where(wide, values, own[:, None])
+
+
+def without(values: Tensor, there: Bool[Tensor, "#row time"]) -> Tensor:
+    """Values (row, T, *event), 0 at times at which they are missing."""
+    return torch.where(there.reshape(*there.shape, *[1] * (values.ndim - 2)), values, torch.zeros_like(values))
+
+
+def some_of(times: Tensor, shortest: int, generator: torch.Generator) -> tuple[Tensor, Bool[Tensor, "row time"]]:
+    """Records of fewer times: of each row as many as are drawn, at random; behind them the last is repeated.
+
+    Args:
+        times: (row, T), in their order.
+        shortest: The least number; each from it to T is as likely as another.
+        generator: Source of randomness.
+
+    Returns:
+        Times of the same shape, and which of them are the record's, the first ones.
+    """
+    rows, count = times.shape
+    options: dict[str, Any] = {"generator": generator, "device": generator.device}
+    length = torch.randint(shortest, count + 1, (rows, 1), **options)
+    place = torch.rand(rows, count, **options).argsort(-1)
+    kept = torch.where(torch.arange(count) < length, place, count).sort(-1).values  # the record's, and then T
+    there = kept < count
+    last = kept.masked_fill(~there, -1).amax(-1, keepdim=True)
+    return times.gather(-1, torch.where(there, kept, last)), there
+
+
+def masks_of(there: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Masks of observables as data of so many rows."""
+    return {f"{name}_mask": mask.expand(rows, *mask.shape[1:]).clone() for name, mask in there.items()}
+
+
+def with_missing(
+    x: Mapping[str, Tensor],
+    names: Iterable[str],
+    missing: float,
+    kept: Bool[Tensor, "row time"] | None,
+    generator: torch.Generator,
+) -> X:
+    """Data of which values are missing, with their masks.
+
+    Args:
+        x: Name -> (row, T, *event).
+        names: Of the observables.
+        missing: Largest share that is missing; each row has its own.
+        kept: Times that a record has; all where left out.
+        generator: Source of randomness.
+    """
+    options: dict[str, Any] = {"generator": generator, "device": generator.device}
+    found = dict(x)
+    for name in names:
+        (rows, count), there = x[name].shape[:2], torch.ones((), dtype=torch.bool) if kept is None else kept
+        if missing:
+            share = missing * torch.rand(rows, 1, **options)
+            there = there & (torch.rand(rows, count, **options) >= share)
+        found |= {name: without(x[name], there), f"{name}_mask": there}
+    return found

@@ -3,28 +3,32 @@
     simulator = wrappers.state_space(Nile(), prior, times, {"volume": Observable((100,), "1e8 m3", ("time",))})
 
 `wrappers.hidden_likelihood` says which filter that is. Where each record has times of its own, these are data as well:
-beside an observable NAME stands NAME_times, as NAME_mask does where values are missing.
+beside an observable NAME stands NAME_times, as NAME_mask does where values are missing. `like` gives the simulator of
+data that were seen when those of one record were, and are missing where they are: predictions are made by it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Observable, Prior, Simulator, X
+from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
 from sciinf.core.checks import check_unit, check_whole
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import Record, StateSpace, Theta, check_times, checked, log_seen
 from sciinf.summaries.timed import TIMES
+from sciinf.wrappers.hidden_files import read_record
 from sciinf.wrappers.hidden_likelihood import Filters
-from sciinf.wrappers.hidden_records import filled, padded
+from sciinf.wrappers.hidden_records import filled, masks_of, padded, some_of, with_missing, without
+from sciinf.wrappers.hidden_views import HiddenStatesAndPaths, HiddenStatesLike
 from sciinf.wrappers.row_arguments import check_plain
 
 _TRIED, _TIMES = 3, 8  # rows, and times, that are tried
@@ -45,6 +49,7 @@ def state_space(
     name: str | None = None,
     block: int = 4096,
     time_unit: str = "",
+    shortest: int | None = None,
 ) -> HiddenStates:
     """A simulator of what is seen of a hidden state.
 
@@ -53,7 +58,8 @@ def state_space(
         prior: Of the parameters that the model calls by name.
         times: When it is seen, T of them, none before the one before it, in the model's unit of time. Where records
             have times of their own, a function that draws them, (rows, generator) -> (rows, T): beside each observable
-            then stands `NAME_times`. A record that is shorter repeats its last time, with values that are missing.
+            then stands `NAME_times`. A record that is shorter repeats its last time, with values that are missing; give
+            `shortest` where records may be, or simulations have none that are.
         observables: What is seen, each with time as its first axis, (T, *event): name -> `Observable`, or its shape.
         begin: The time at which the state is the model's `initial`; the first of `times` where left out.
         particles: For each theta, where a particle filter is needed. Left out, the smallest number, doubling from 64,
@@ -65,11 +71,14 @@ def state_space(
         name: What the simulator is called; the model's class in small letters when left out.
         block: Rows per block of a store.
         time_unit: Of times, for records and paths; that of the first axis's coordinates where left out.
+        shortest: Least number of times of a record, where they are drawn. Each simulation then keeps some of its T
+            times, chosen at random: k of them, where each k from `shortest` to T is as likely as another. It is put
+            together as `HiddenStates.record` does it, and `NAME_mask` stands beside each observable.
 
     Raises:
         TypeError: If `model` is no object of such a class.
         ValueError: If times go backwards, an observable has another number of times than there are, or is not what the
-            model observes, or `missing` is no share.
+            model observes, `missing` is no share, or `shortest` is more than there are times, or these are fixed.
 
     Examples:
         >>> import torch
@@ -111,7 +120,14 @@ def state_space(
         if spec.shape[0] != count:
             raise ValueError(f"{key!r} has shape {spec.shape}, and {there}: its first axis is that of the times")
     check_unit(time_unit, "the times of a hidden state")
-    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block, time_unit)
+    if shortest is not None:
+        check_whole("shortest", shortest, 1)
+        if isinstance(drawn, Tensor) or shortest > count:
+            why = (
+                "is for times that a function draws" if isinstance(drawn, Tensor) else f"is at most {count}, the times"
+            )
+            raise ValueError(f"`shortest`, the least number of times of a record, {why}; got {shortest}")
+    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block, time_unit, shortest)
 
 
 @final
@@ -134,23 +150,26 @@ class HiddenStates(Simulator):
         name: str | None = None,
         block: int = 4096,
         time_unit: str = "",
+        shortest: int | None = None,
     ) -> None:
         first = next(iter(seen.values()))
         self.time_unit = time_unit or (first.coord_units.get(first.dims[0], "") if first.dims else "")
         self.model, self.prior, self.times, self.begin = model, prior, times, begin
         self.name, self.block, self.missing, self.seen = name or type(model).__name__.lower(), block, missing, seen
-        self.count = first.shape[0]
+        self.count, self.shortest = first.shape[0], shortest
         self.observables = dict(seen)
         for key, spec in seen.items():
-            if missing:
+            if self.masked:
                 self.observables[f"{key}_mask"] = Observable((self.count,), "", spec.dims[:1], "bool")
             if not isinstance(times, Tensor):
                 # named "time", so that standardising takes one span for all of them, and none for each
                 self.observables[f"{key}{TIMES}"] = Observable((self.count,), self.time_unit, ("time",), "float64")
         self.settings = self._settings
-        self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
+        self.filters = Filters(model, prior.names, self.record_of, self._pilot, particles)
         self.random_likelihood = not self.filters.exact and model.log_observe is not None
         self._check()
+        if self.masked or not isinstance(times, Tensor):
+            self.like = self._like
         if model.log_observe is not None:
             self.log_likelihood = self.filters.log_likelihood
             self.paths = self._paths
@@ -162,10 +181,18 @@ class HiddenStates(Simulator):
     def particles(self) -> int:
         return self.filters.particles
 
-    def simulated(self, theta: Tensor, *, generator: torch.Generator) -> tuple[X, Float[Tensor, "batch time state"]]:
-        """Data, and the hidden path behind them."""
+    @property
+    def masked(self) -> bool:
+        """Whether values of simulations may be missing."""
+        return self.missing > 0 or self.shortest is not None
+
+    def simulated(
+        self, theta: Tensor, *, generator: torch.Generator, like: Record | None = None
+    ) -> tuple[X, Float[Tensor, "batch time state"]]:
+        """Data, and the hidden path behind them; where a record is given, seen when it was, and missing where it is."""
         named, rows = dict(zip(self.prior.names, theta.unbind(-1), strict=True)), len(theta)
-        record = Record(self._times(rows, generator), {}, {}, self.begin)
+        times, kept = self._times(rows, generator) if like is None else (like.times, None)
+        record = Record(times, {}, {}, self.begin)
         state = checked(self.model, self.model.initial(named, rows, generator=generator), rows, "initial")
         states, seen = [], {name: [] for name in self.seen}
         for k in range(self.count):
@@ -179,8 +206,12 @@ class HiddenStates(Simulator):
         for name, spec in self.seen.items():
             x[name] = torch.stack(seen[name], 1).reshape(rows, *spec.shape).to(spec.torch_dtype)
             if not isinstance(self.times, Tensor):
-                x[f"{name}{TIMES}"] = record.times
-        return self._masked(x, generator), torch.stack(states, 1)
+                x[f"{name}{TIMES}"] = times if len(times) == rows else times.repeat(rows, 1)
+        if like is not None:
+            x |= {name: without(x[name], there) for name, there in like.there.items()} | masks_of(like.there, rows)
+            return x, torch.stack(states, 1)
+        found = with_missing(x, self.seen, self.missing, kept, generator) if self.masked else x
+        return found, torch.stack(states, 1)
 
     def smooth(self, theta: Tensor, x: X, *, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
         """A hidden path of each row, given its theta and the data: columns are those of the model's `latent`.
@@ -238,12 +269,26 @@ class HiddenStates(Simulator):
 
         Raises:
             ValueError: If the simulator has fixed times, observables are missing or unknown, there are more times than
-                in simulations, or fewer, or a value is missing, and `missing` is 0; or times go backwards.
+                in simulations, or fewer than the least that these have, or a value is missing, and `missing` is 0; or
+                times go backwards.
         """
         if isinstance(self.times, Tensor):
             raise ValueError(f"{self.name!r} has fixed times: give its data as they are, one value for each time")
-        unit, masked = self.time_unit, self.missing > 0
-        return padded(self.seen, times, values, time_unit=unit, masked=masked, begin=self.begin)
+        lost, least = self.missing > 0, self.shortest
+        return padded(self.seen, times, values, self.time_unit, begin=self.begin, missing=lost, shortest=least)
+
+    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> Observation:
+        """Real data from files; where times are drawn also a record, with as many rows as it has times, as `record`.
+
+        Its columns are `time`, or NAME_times, the observables, and NAME_mask where values may be missing.
+
+        Raises:
+            FileNotFoundError: If a file does not exist.
+            ValueError: As `Simulator.observe` and `record`; and if a file has a column that is none of these.
+        """
+        if isinstance(self.times, Tensor):
+            return read_observation(self.observables, *paths, columns=columns)
+        return read_record(self.observables, self.seen, self.record, paths, columns or {})
 
     def data_of_pairs(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Data of pairs of states: by how many nats each is likelier given its own, see `engine.densities`.
@@ -277,15 +322,20 @@ class HiddenStates(Simulator):
         """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""
         return HiddenStatesAndPaths(self)
 
-    def _times(self, rows: int, generator: torch.Generator) -> Float[Tensor, "#row time"]:
+    def _like(self, x: X) -> Simulator:
+        """See `Simulator.like`."""
+        return HiddenStatesLike(self, x)
+
+    def _times(self, rows: int, generator: torch.Generator) -> tuple[Float[Tensor, "#row time"], Tensor | None]:
+        """Times of each row, and which of them are the record's; None where all are."""
         if isinstance(self.times, Tensor):
-            return self.times[None]
+            return self.times[None], None
         drawn = self.times(rows, generator)
         if drawn.shape != (rows, self.count):
             raise ValueError(f"times were drawn of shape {tuple(drawn.shape)}, expected {(rows, self.count)}")
-        return drawn.double()
+        return (drawn.double(), None) if self.shortest is None else some_of(drawn.double(), self.shortest, generator)
 
-    def _record(self, theta: Tensor, x: X) -> Record:
+    def record_of(self, theta: Tensor, x: X) -> Record:
         """What was seen of each row of theta."""
         rows = len(theta)
         if missing := sorted(set(self.observables) - set(x)):
@@ -308,19 +358,6 @@ class HiddenStates(Simulator):
     def _pilot(self, count: int, generator: torch.Generator) -> tuple[Tensor, X]:
         theta = self.prior.sample(count, generator=generator)
         return theta, self(theta, generator=generator)
-
-    def _masked(self, x: dict[str, Tensor], generator: torch.Generator) -> X:
-        if not self.missing:
-            return x
-        options: dict[str, Any] = {"generator": generator, "device": generator.device}
-        for name in self.seen:
-            rows = len(x[name])
-            share = self.missing * torch.rand(rows, 1, **options)
-            there = torch.rand(rows, self.count, **options) >= share
-            wide = there.reshape(*there.shape, *[1] * (x[name].ndim - 2))
-            x[name] = torch.where(wide, x[name], torch.zeros_like(x[name]))
-            x[f"{name}_mask"] = there
-        return x
 
     def _check(self) -> None:
         """Whether the model observes what is asked for, tried at the first time with some rows."""
@@ -351,26 +388,5 @@ class HiddenStates(Simulator):
     def _settings(self) -> dict[str, str]:
         own = {f"model.{n}": said(v) for n, v in sorted(vars(self.model).items()) if not n.startswith("_")}
         times = {"times": said(self.times), "begin": str(self.begin), "missing": f"{self.missing:g}"}
+        times |= {} if self.shortest is None else {"shortest": str(self.shortest)}
         return {"model": type(self.model).__qualname__, **own, **times}
-
-
-@final
-class HiddenStatesAndPaths(Simulator):
-    """What `HiddenStates.with_paths` gives: each column of the hidden state as an observable beside the data."""
-
-    def __init__(self, of: HiddenStates) -> None:
-        self.of, self.name, self.prior, self.block = of, f"{of.name}_with_paths", of.prior, of.block
-        self.source, self.files, self.settings = of.source, of.files, of.settings
-        first = next(iter(of.seen.values()))
-        axis: dict[str, Any] = {"dims": first.dims[:1]}
-        if first.dims and first.dims[0] in first.coords:
-            axis["coords"] = {first.dims[0]: first.coords[first.dims[0]]}
-            axis["coord_units"] = {n: u for n, u in first.coord_units.items() if n == first.dims[0]}
-        paths = {n: Observable((of.count,), unit, **axis) for n, unit in of.model.latent.items()}
-        if twice := sorted(set(paths) & set(of.observables)):
-            raise ValueError(f"{twice} are both observables and parts of the hidden state; give one another name")
-        self.observables = {**paths, **of.observables}
-
-    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
-        x, path = self.of.simulated(theta, generator=generator)
-        return {**{n: path[..., i].float() for i, n in enumerate(self.of.model.latent)}, **x}

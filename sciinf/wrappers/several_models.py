@@ -19,7 +19,7 @@ from torch import Tensor
 from sciinf.core import Choice, Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.core.existence import Existence, Family
 from sciinf.core.law_json import law_to_json
-from sciinf.core.simulator import event_of
+from sciinf.core.simulator import as_seen, event_of
 
 
 def models(
@@ -102,6 +102,9 @@ class SeveralModels(Simulator):
         own = [s.source for s in simulators.values() if s.source is not None]
         self.files = tuple(dict.fromkeys([*own, *(Path(f) for s in simulators.values() for f in s.files)]))
         self.settings = self._settings
+        if any(simulator.like is not None for simulator in simulators.values()):
+            self.like = self._like
+        self._built = (which, parameter, block)
         if all(simulator.log_likelihood is not None for simulator in simulators.values()):
             self.log_likelihood = self._log_likelihood
             self.random_likelihood = any(simulator.random_likelihood for simulator in simulators.values())
@@ -121,6 +124,11 @@ class SeveralModels(Simulator):
                 status[rows.cpu()] = outcome.status.to("cpu", torch.uint8)
             messages |= {int(rows[i]): f"{label}: {text}" for i, text in outcome.messages.items()}
         return Outcome(x, status, messages)
+
+    def _like(self, x: X) -> Simulator:
+        which, parameter, block = self._built
+        seen = {label: as_seen(simulator, x) for label, simulator in self.simulators.items()}
+        return SeveralModels(seen, which, parameter, self.name, block)
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files, as the first model reads them."""
