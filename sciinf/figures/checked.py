@@ -66,7 +66,10 @@ class Checked:
 
 
 def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
-    """The observables of which data were predicted, but masks and times; entries that a mask calls missing as NaN."""
+    """The observables of which data were predicted, but masks and times; entries that a mask calls missing as NaN.
+
+    One that was predicted at its own times stands along these.
+    """
     out, times = [], times_of(predicted.observables)
     for name, observed in predicted.observation.items():
         simulated = predicted.predictive.get(name)
@@ -79,8 +82,19 @@ def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
             observed = _masked(observed, predicted.observation[mask])
             simulated = _masked(simulated, predicted.predictive[mask])
         spec = predicted.observables[name]
-        out.append(Checked(name, spec.unit, spec.dims, spec.scale, observed, simulated, coords=_along(spec)))
+        along = _along(spec) | _at_times(predicted, name, [own for own, of in times.items() if of == name])
+        out.append(Checked(name, spec.unit, spec.dims, spec.scale, observed, simulated, coords=along))
     return tuple(out)
+
+
+def _at_times(predicted: Predicted, name: str, times: Sequence[str]) -> dict[str, Along]:
+    """The first axis of an observable with times of its own, where all data were predicted at those that it has."""
+    dims = predicted.observables[name].dims
+    for own in times if dims else ():
+        seen, drawn = predicted.observation.get(own), predicted.predictive.get(own)
+        if seen is not None and drawn is not None and bool((np.asarray(drawn) == np.asarray(seen)).all()):
+            return {dims[0]: Along(tuple(map(float, seen)), predicted.observables[own].unit)}
+    return {}
 
 
 def _along(spec: Observable) -> dict[str, Along]:
