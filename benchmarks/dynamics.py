@@ -9,7 +9,8 @@ sum over all paths, particles against Kalman's; their cost, and that of the pack
 "nile": the annual volume of the Nile, weighted by the exact likelihood and by that of particles, against a grid.
 "processes": jumps, stochastic equations, noise and events against laws in closed form, and against torchsde where it is
 installed. "school": the boarding school's influenza as a jump process, beside known figures, a pseudo-marginal chain,
-equations and leaps that are too long.
+equations and leaps that are too long. "records": what is compared with a record at its own times, and records that are
+shorter than most simulations.
 Seconds are CPU seconds of one thread.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 from dynamics_filters import filters
 from dynamics_nile import nile
 from dynamics_processes import processes
+from dynamics_records import records
 from dynamics_school import school
 from reporting import in_parts
 
@@ -31,6 +33,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "filters": filters,
     "nile": nile,
     "processes": processes,
+    "records": records,
     "school": school,
 }
 
