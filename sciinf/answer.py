@@ -24,6 +24,7 @@ from sciinf.core import (
     Simulator,
     Trust,
 )
+from sciinf.core.beside import Beside, as_beside, check_units
 from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement, estimate_from_json
@@ -53,6 +54,7 @@ def query(
     failures: Reading = "exclude",
     name: str = "observation",
     files: Sequence[str | Path] = (),
+    beside: Mapping[str, Answer | str | Path] | None = None,
 ) -> Answer:
     """Ask for the parameters behind one observation.
 
@@ -71,13 +73,18 @@ def query(
             fault of the program, for which draws take weights 1 / P(success), known from the calibration ("model").
         name: What the observation is called.
         files: The files it came from; the answer names them with their hashes.
+        beside: What another answer is called -> that answer, or the run folder that it is in: of parameters of the same
+            names and units, by another model, say. It stands beside this one in tables and reports, with what tells
+            them apart; nothing of this answer depends on it. Those that an answer in `out` has already stay where left
+            out.
 
     Returns:
         Estimates with units, draws, calibration and the verdict on the observation.
 
     Raises:
         ValueError: If x does not fit the observables or is not finite, the calibration is of another fit, level or
-            draws make no sense, or more than one in a hundred draws is not finite.
+            draws make no sense, more than one in a hundred draws is not finite, or an answer that is to stand beside
+            this one has no parameter of the same name, or one in another unit.
 
     Warns:
         UserWarning: If the observation is unlike the simulations, or if the answer takes the place of one in `out` that
@@ -92,16 +99,28 @@ def query(
         settings += (_SEEN,) if simulator and simulator.like else ()
         inputs = _inputs_digest(asked.posterior, asked.x, calibration, settings)
     kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
+    others = {label: one if isinstance(one, Answer) else load_answer(one) for label, one in (beside or {}).items()}
+    for other in others.values():
+        check_units(dict(zip(posterior.prior.names, posterior.prior.units, strict=True)), other)
     if kept is not None:
         _warn(kept.trust)
-        return kept
+        return kept if beside is None else _with_beside(kept, others, folder)
     looked, started = asked.look(), time.monotonic()
     _warn(looked.trust)
     answer = asked.answer(looked)
     if folder is not None:
         answer = replace(answer, name=folder.name)
         _save_over(folder, answer, {"inputs": inputs, "seconds": time.monotonic() - started})
-    return answer
+    return _with_beside(answer, others, folder) if others else answer
+
+
+def _with_beside(answer: Answer, others: Mapping[str, Answer], folder: Path | None) -> Answer:
+    """An answer with others beside it, in its `answer.json` as well."""
+    found = replace(answer, beside={label: as_beside(answer, other) for label, other in others.items()})
+    if folder is not None:
+        before = {key: value for key, value in read_json(folder / "answer.json").items() if key != "beside"}
+        write_json(folder / "answer.json", {**before, **found.to_json()})
+    return found
 
 
 def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
@@ -219,6 +238,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         observables=predicted.observables,
         prior=Prior.from_json(data["prior"]) if data.get("prior") else None,
         paths=read_paths(folder / "paths.h5") if "paths.h5" in data.get("sha256", {}) else Paths(),
+        beside={label: Beside.from_json(other) for label, other in data.get("beside", {}).items()},
     )
 
 

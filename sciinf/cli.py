@@ -268,7 +268,8 @@ def query(folder: str, observation: Sequence[str], simulator: str | None, **give
 @cli.command()
 @click.argument("folder", metavar="DIR")
 @click.argument("names", metavar="[OBSERVATION]...", nargs=-1)
-def report(folder: str, names: Sequence[str]) -> None:
+@options.beside
+def report(folder: str, names: Sequence[str], beside: Mapping[str, str]) -> None:
     """Write the run's report.html: one page, no network, with all answers or those for the observations named.
 
     Pages of refined answers are written anew, too.
@@ -277,8 +278,10 @@ def report(folder: str, names: Sequence[str]) -> None:
     from sciinf.storage.answers import refined_folders
 
     keep_log(Path(folder))
-    pages = [write_report(folder, names=names or None)]
-    pages += [write_report(near) for name, near in refined_folders(folder).items() if name in (names or [name])]
+    pages = [write_report(folder, names=names or None, beside=beside)]
+    pages += [
+        write_report(near, beside=beside) for name, near in refined_folders(folder).items() if name in (names or [name])
+    ]
     tell("\n".join(map(str, pages)), ANSWER)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from sciinf.core.files import write_bytes
 from sciinf.core.quantities import truth_in
 from sciinf.figures.answers import answer_words, answers_table, every_number, moved_words
+from sciinf.figures.beside import Others, beside_part, with_others
 from sciinf.figures.checks import calibration_pictures, checks_part
 from sciinf.figures.first_screen import about, title_of, verdict_part, verdicts_part
 from sciinf.figures.made import made_part
@@ -34,7 +35,11 @@ _PAIRS = 190  # panels of two parameters on a page, over all its answers
 
 
 def write_report(
-    folder: str | Path, *, truth: Mapping[str, Any] | None = None, names: Sequence[str] | None = None
+    folder: str | Path,
+    *,
+    truth: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+    beside: Others | None = None,
 ) -> Path:
     """Write `report.html` into a run folder.
 
@@ -43,15 +48,19 @@ def write_report(
         truth: Parameter -> true value, a number in its unit or a quantity of astropy, where the observation was
             simulated; drawn as lines.
         names: Of which observations, by the names of their answers; all when left out.
+        beside: What another answer is called -> it, or the run folder that it is in: it stands beside the answer, with
+            what tells them apart, on this page alone. Those that were given to `query` stand on every page.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: If the folder holds nothing to report on.
-        ValueError: If `truth` names a parameter that the answer does not have, or there is no answer of a name.
+        ValueError: If `truth` names a parameter that the answer does not have, or there is no answer of a name; or one
+            that is to stand beside it has no parameter of the same name, or one in another unit.
     """
     runs = read_runs(folder, names)
+    runs = with_others(runs, beside) if beside else runs
     run = next(iter(runs.values()))
     known, labels = run.answer.get("parameters", {}), {name: one.values for name, one in run.probabilities.items()}
     truth = truth_in(truth, list(known), [known[name]["unit"] for name in known], labels)
@@ -123,7 +132,8 @@ def _numbers(run: Run, numbers: Numbers) -> str:
         return absent(run.missing.get("answer", "The answer names no parameter."))
     more = details("All numbers", every_number(run) + paragraph(answer_words(run)))
     moved = moved_words(run)
-    return values + numbers_table(run, numbers) + (paragraph(moved, "moved") if moved else "") + more + downloads()
+    shown = values + numbers_table(run, numbers) + (paragraph(moved, "moved") if moved else "")
+    return shown + beside_part(run) + more + downloads()
 
 
 def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:

@@ -101,6 +101,30 @@ column = click.option(
     metavar="OBSERVABLE=COLUMN",
     help="What an observable is called in the files.",
 )
+
+
+def labelled(ctx: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
+    """Run folders by what their answers are called: as LABEL=DIR, or by the folder's name."""
+    found: dict[str, str] = {}
+    for word in words:
+        label, sign, folder = word.partition("=")
+        if Path(word).is_dir() or not sign:
+            label, folder = Path(word).resolve().name, word
+        if not Path(folder).is_dir():
+            raise click.BadParameter(f"there is no run folder {folder}", ctx, parameter)
+        if label in found:
+            raise click.BadParameter(f"two answers are called {label!r}; name them: LABEL=DIR", ctx, parameter)
+        found[label] = folder
+    return found
+
+
+beside = click.option(
+    "--beside",
+    multiple=True,
+    callback=labelled,
+    metavar="[LABEL=]DIR",
+    help="Another run, whose answer is shown beside, with what tells the two apart.",
+)
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds everything.")
 
 

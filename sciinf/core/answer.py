@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from sciinf.core.beside import HEAD, Beside
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
@@ -56,6 +57,8 @@ class Answer:
         observables: Observable name -> what it is, for figures.
         prior: The prior, for figures; None where it is not known.
         paths: What nobody saw, along time, where the simulator knows it: `answer.paths["level"].interval`.
+        beside: What another answer is called -> how it stands beside this one (`query(..., beside=)`). It is another
+            posterior, and nothing here follows from it.
     """
 
     parameters: Mapping[str, Any]
@@ -76,6 +79,7 @@ class Answer:
     observables: Mapping[str, Observable] = field(default_factory=dict)
     prior: Prior | None = None
     paths: Paths = field(default_factory=Paths)
+    beside: Mapping[str, Beside] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", Estimates(self.parameters))
@@ -140,15 +144,18 @@ class Answer:
             "amortised": {name: e.to_json() for name, e in self.amortised.items()},
             **({"region": list(self.region)} if self.region else {}),
             **({"prior": self.prior.to_json()} if self.prior else {}),
+            **({"beside": {name: other.to_json() for name, other in self.beside.items()}} if self.beside else {}),
         }
 
     def table(self) -> str:
         """The answer as lines of text: one per parameter or derived quantity with its unit, then the verdicts.
 
-        Discrete parameters come first, each with the probabilities of its values.
+        Discrete parameters come first, each with the probabilities of its values. Other answers stand below in a table
+        of their own.
         """
-        first, rows = self._probabilities(), self._rows()
+        first, rows, others = self._probabilities(), self._rows(), self._others()
         lines = [*_lines(first), *([""] if first else []), *(aligned(rows) if len(rows) > 1 else [])]
+        lines += aligned(others) if len(others) > 1 else []
         return "\n".join([*lines, *_lines(self._facts())])
 
     def _repr_html_(self) -> str:
@@ -211,10 +218,22 @@ class Answer:
             rows[-1] += [_corrected(e) or "-"] if moved else []
         return rows
 
+    def _others(self) -> list[list[str]]:
+        """A row for each number of an answer that stands beside this one, below the head."""
+        level = next(iter(self.parameters.values())).level
+        rows = [["another answer", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd", *HEAD]]
+        for label, other in self.beside.items():
+            for name, cells, _ in other.rows(self.parameters, self.draws.ess):
+                e = other.parameters[name]
+                rows += [[label, name, e.unit or "-", *e.cells(), *cells]] if e.cells() else []
+        return rows
+
     def _probabilities(self) -> list[tuple[str, str]]:
         """Discrete parameters, a line for each, and what they were before the answer was corrected."""
         found = [(e.label or name, e.words(name)) for name, e in self.parameters.items() if e.words(name)]
         before = [(f"uncorrected {name}", e.words(name)) for name, e in self.amortised.items() if e.words(name)]
+        for label, other in self.beside.items():
+            found += [(f"{label}: {name}", e.words(name)) for name, e in other.parameters.items() if e.words(name)]
         return found + before
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -233,7 +252,8 @@ class Answer:
         facts.append(("calibration", _calibration_words(self)))
         facts += [("corrected", words) for words in _moves(self)]
         facts.append(("trust", f"{TRUST_LEVELS[self.trust.level]}: {self.trust.verdict}"))
-        return facts + [(check.name, f"{CHECK_LEVELS[check.level]}: {check.verdict}") for check in self.checks]
+        facts += [(check.name, f"{CHECK_LEVELS[check.level]}: {check.verdict}") for check in self.checks]
+        return facts + [(label, other.words(self.parameters, self.draws.ess)) for label, other in self.beside.items()]
 
 
 def answers_table(answers: Mapping[str, Answer]) -> str:
@@ -254,6 +274,8 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
         if answer.trust.level != "good":
             lines.append(f"{name}: {answer.trust.verdict}")
         lines += [f"{name}: {check.name}: {check.verdict}" for check in answer.checks if check.level != "good"]
+        own = answer.parameters, answer.draws.ess
+        lines += [f"{name}: {label}: {other.words(*own)}" for label, other in answer.beside.items()]
         lines += [
             f"{name}: the {percent(level)} interval of {parameter}, corrected: {_corrected(e)}"
             for parameter, e in answer.parameters.items()

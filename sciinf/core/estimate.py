@@ -10,6 +10,8 @@ from typing import Any, final
 from sciinf.core.called import guess
 from sciinf.core.tables import digits
 
+_OFF, _RATIO, _EXISTS = 0.5, 1.25, 0.1  # sds of the narrower, sd over sd, probability: what two answers may differ by
+
 
 @dataclass(frozen=True)
 class Corrected:
@@ -101,6 +103,31 @@ class Estimate:
         """The numbers that draws give, by what each is, for comparison."""
         found = {k: (float(getattr(self, k)),) for k in ("mean", "sd", "median")}
         return {**found, "interval": self.interval, "probability that there is one": (self.exists,)}
+
+    def beside(self, other: Any, ess: float, others: float) -> tuple[list[str], str]:
+        """Another answer's estimate of the same parameter (`core.beside`): how far apart, and where they disagree in words.
+
+        Args:
+            other: That estimate.
+            ess: Effective draws behind this one.
+            others: Behind the other.
+
+        Returns:
+            Difference of the means in sds of this one and in its own, and its sd over this one's; words, or "".
+        """
+        off, a, b = other.mean - self.mean, self.sd, other.sd
+        if not (math.isfinite(off) and a > 0 and b > 0):
+            same = off == 0 and a == b
+            return ["-"] * 3, "" if same else "cannot be compared: an sd is 0, or not known"
+        chance, words = 3 * math.hypot(a / math.sqrt(ess), b / math.sqrt(others)), []
+        if abs(off) > _OFF * min(a, b) + chance:
+            far = f"{abs(off) / a:.2g} of the sds here, {abs(off) / b:.2g} of its own"
+            words.append(f"is {'higher' if off > 0 else 'lower'} there by {far}")
+        if abs(math.log(b / a)) > math.log(_RATIO) + 3 * math.sqrt(0.5 / ess + 0.5 / others):
+            words.append(f"has an sd there of {b / a:.2g} times that here")
+        if abs(self.exists - other.exists) > _EXISTS:
+            words.append(f"exists with probability {other.exists:.2g} there, {self.exists:.2g} here")
+        return [f"{off / a:+.2g}", f"{off / b:+.2g}", f"{b / a:.2g}"], " and ".join(words)
 
     @property
     def scale(self) -> float:

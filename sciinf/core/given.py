@@ -203,6 +203,7 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
         region=None,
         prior=None if answer.prior is None else prior_given(answer.prior, values),
         paths=Paths(),
+        beside={},
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _FEW = 4  # values of which Bayes factors are told
 _MOST = 8  # values that are told by themselves
 _SURE = 1e-6
+_APART = 0.1  # of the probability, that may lie elsewhere in an answer beside
 _LISTED = "among the listed"
 ALONE = "Bayes factors are of the network alone: calibration checks them on average, and no likelihood corrects them"
 """What is to be said of them where draws have no weights."""
@@ -153,6 +154,25 @@ class Probabilities:
         """The numbers that draws give, by what each is, for comparison."""
         found = {k: getattr(self, k) for k in ("probability", "error", "prior")}
         return {**found, f"probability of {', '.join(self.values)} being there": (self.exists,)}
+
+    def beside(self, other: Any, ess: float, others: float) -> tuple[list[str], str]:
+        """Another answer's probabilities of the same values: in words if a tenth lies elsewhere, beyond drawing.
+
+        Args:
+            other: Those.
+            ess: Effective draws behind this one.
+            others: Behind the other.
+
+        Returns:
+            No cells of a table of numbers; words, or "".
+        """
+        pairs = zip(self.probability, other.probability, strict=True)
+        apart = 0.5 * sum(abs(_known(p) - _known(q)) for p, q in pairs)
+        if apart <= _APART + 3 * math.sqrt(0.25 / ess + 0.25 / others):
+            return [], ""
+        there, here = ((one.most_probable, max(one.probability)) for one in (other, self))
+        said = f"is most probably {there[0]} there ({there[1]:.2g}), {here[0]} here ({here[1]:.2g})"
+        return [], f"{said}: {apart:.2g} of the probability lies elsewhere"
 
     @property
     def scale(self) -> float:

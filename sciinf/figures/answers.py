@@ -31,8 +31,8 @@ def every_number(run: Run) -> str:
     for name, e in found.items():
         row = [marked(name, bool(e.get("derived"))), *([e.get("label") or "–"] if labels else [])]
         row += [pretty_unit(e["unit"]) or "–", *([exists_words(e.get("exists", 1.0), run.least)] if sometimes else [])]
-        row += [*_quantiles(e), number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
-        row += [" · ".join(_quantiles(raw[name]))] if raw else []
+        row += [*quantile_cells(e), number(e["mean"], e["sd"]), number(e["sd"], e["sd"])]
+        row += [" · ".join(quantile_cells(raw[name]))] if raw else []
         rows.append(row + ([_corrected(e)] if held else []))
     words = 2 + labels
     return table(head, rows, [*[""] * words, *["n"] * (len(head) - words)])
@@ -69,7 +69,7 @@ def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> s
     for name, found in each.items():
         known = [key in found and found[key]["unit"] == e["unit"] for key, e in first.items()]
         cells = [
-            " · ".join(dict.fromkeys(_quantiles(found[key]))) if there else "–"
+            " · ".join(dict.fromkeys(quantile_cells(found[key]))) if there else "–"
             for key, there in zip(first, known, strict=True)
         ]
         likely = [best_of(runs[name].probabilities.get(key)) for key in best]
@@ -95,7 +95,7 @@ def _state(verdict: Verdict) -> str:
     return f'<span class="{verdict.colour}">{symbol} {escape(verdict.state)}</span>'
 
 
-def _quantiles(e: Mapping[str, Any]) -> list[str]:
+def quantile_cells(e: Mapping[str, Any]) -> list[str]:
     """Median and interval, each to two digits of its own width; dashes of what exists in no draw."""
     if e.get("exists", 1.0) <= 0:
         return ["–", "–"]

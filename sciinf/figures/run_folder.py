@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciinf.answer import disagreement
+from sciinf.core.beside import Beside
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
@@ -88,6 +89,8 @@ class Run:
         missing: Part -> why it is not there.
         doubts: What is damaged, and what could not be checked, in sentences.
         predicted_from: The draws that the predictions were simulated from, (m, D); empty where they are not known.
+        paths: What nobody saw, along time.
+        beside: What another answer is called -> how it stands beside this one.
     """
 
     folder: Path
@@ -103,6 +106,7 @@ class Run:
     doubts: tuple[str, ...] = ()
     predicted_from: Float[np.ndarray, "m theta"] = field(default_factory=lambda: np.zeros((0, 0)))
     paths: Paths = field(default_factory=Paths)
+    beside: Mapping[str, Beside] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -229,6 +233,11 @@ def _with_answer(run: Run, folder: Path) -> Run:
         checked = tuple(with_strange(one, where) for one in checked)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         parts.doubts.append(f"answer.json: what is strange of the observation could not be read: {error!r}")
+    others: dict[str, Beside] = {}
+    try:
+        others = {label: Beside.from_json(one) for label, one in (answer.get("beside") or {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        parts.doubts.append(f"answer.json: the answers beside it could not be read: {error!r}")
     order = next((s.observables for s in run.stores.values()), ())
     found = replace(
         run,
@@ -237,6 +246,7 @@ def _with_answer(run: Run, folder: Path) -> Run:
         checked=tuple(sorted(checked, key=lambda c: order.index(c.name) if c.name in order else len(order))),
         missing=missing,
         predicted_from=theta,
+        beside=others,
         paths=parts.read("paths", "paths.h5", read_paths, Paths(), "") if "paths.h5" in parts.vouched else Paths(),
     )
     return replace(found, doubts=tuple(dict.fromkeys([*run.doubts, *parts.doubts, *_disagreeing(found)])))
