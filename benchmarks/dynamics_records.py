@@ -21,6 +21,7 @@ from sciinf import Flow, Normal, Observable, Prior, Recipe, build_posterior, cal
 from sciinf.core import Draws, Posterior, Simulator, X
 from sciinf.core.simulator import as_seen
 from sciinf.dynamics.state_space import StateSpace, Theta, Time
+from sciinf.engine.block import simulate_from
 from sciinf.trust.around import Around, simulate_around
 from sciinf.trust.localise import check_data
 from sciinf.trust.predictive import predictive_p
@@ -135,10 +136,10 @@ def _doubts(right: HiddenStates, truth: HiddenStates, how: str, seed: int) -> tu
     simulator = as_seen(right, x) if how == "own" else right
     around = simulate_around(posterior, simulator, theta, rows=1_000, generator=g)
     assert isinstance(around, Around)
-    residual = residual_p(posterior, right, x, around)
+    residual, drawn = residual_p(posterior, right, x, around), simulate_from(simulator, theta, generator=g)[0]
     assert isinstance(residual, tuple)
     strange = any(each.level == "alarm" for each in check_data(posterior, x, around)[0])
-    return residual[0], predictive_p(posterior, x, simulator(theta, generator=g))[0], float(not strange)
+    return residual[0], predictive_p(posterior, x, drawn)[0], float(not strange)
 
 
 def _short(options: Any, out: Path) -> tuple[Rows, Rows]:

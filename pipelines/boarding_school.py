@@ -1,4 +1,4 @@
-"""Influenza in a boarding school as jumps of whole boys, and beside it the answer of the equations of the same epidemic.
+"""Influenza in a boarding school as jumps of whole boys, and beside that the answer of the equations.
 
 sciinf run pipelines/boarding_school.py --out runs/boarding_school
 

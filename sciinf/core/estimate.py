@@ -105,7 +105,7 @@ class Estimate:
         return {**found, "interval": self.interval, "probability that there is one": (self.exists,)}
 
     def beside(self, other: Any, ess: float, others: float) -> tuple[list[str], str]:
-        """Another answer's estimate of the same parameter (`core.beside`): how far apart, and where they disagree in words.
+        """Another answer's estimate of the same parameter: how far off, in words if they disagree (`core.beside`).
 
         Args:
             other: That estimate.

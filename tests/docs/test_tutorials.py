@@ -194,7 +194,8 @@ def test_hidden_states_can_be_followed(
     text = (TUTORIALS / "hidden_states.md").read_text()
     fewer_draws = text.replace("--budget 20000", "--budget 2000").replace("-n 10000", "-n 10000 --ess 300")
     commands, names = follow(fewer_draws, monkeypatch)
-    assert [words[1] for words in commands] == ["check", "infer", "query"]
+    assert [words[1] for words in commands] == ["check", "infer", "query", "infer"]
+    assert names["visited"].paths["birds"].times.tolist() == names["when"]
     printed = capsys.readouterr().out
     assert "no problem found" in printed
     for line in re.findall(r"^    (\(40, 2\)|256|tensor.*|\d+,\d+,\d)$", text, re.MULTILINE):

@@ -11,6 +11,7 @@ from sciinf import Normal, Observable, Prior, query, wrappers
 from sciinf.core import Draws, Posterior
 from sciinf.core.simulator import as_seen, identity
 from sciinf.dynamics.state_space import StateSpace
+from sciinf.engine.block import simulate_from
 from sciinf.figures.checked import checked_of
 from sciinf.storage.predictive_file import Predicted
 from sciinf.trust.around import Around, simulate_around
@@ -94,6 +95,10 @@ def observed(simulator, seed: int):
     return simulator(theta, generator=generator(seed))
 
 
+def drawn(simulator, theta, seed: int = 0):
+    return simulate_from(simulator, theta, generator=generator(seed))[0]
+
+
 def p_values(simulator, posterior, x, seed: int) -> tuple[float, float, bool]:
     """Of residuals, and of predictions; and whether some of the data are strange."""
     theta = posterior.draw_batched(x, 400, generator=generator(seed))[:, 0]
@@ -102,7 +107,7 @@ def p_values(simulator, posterior, x, seed: int) -> tuple[float, float, bool]:
     found = residual_p(posterior, simulator, x, around)
     assert isinstance(found, tuple)
     strange = [check.level == "alarm" for check in check_data(posterior, x, around)[0]]
-    return found[0], predictive_p(posterior, x, simulator(theta, generator=generator(seed)))[0], any(strange)
+    return found[0], predictive_p(posterior, x, drawn(simulator, theta, seed))[0], any(strange)
 
 
 RIGHT = decay()
@@ -143,8 +148,8 @@ def test_an_answer_predicts_at_the_times_of_its_record_and_misses_what_it_misses
     assert (answer.predictive["y"][:, ~one["y_mask"].numpy()] == 0).all()
     assert answer.predictive["y"].std(0)[0] < 0.3  # at random times 1.5
     told = Predicted(answer.observation, answer.predictive, answer.observables)
-    (drawn,) = checked_of(told)
-    assert drawn.coords["time"].places.tolist() == one["y_times"].tolist()
+    (seen,) = checked_of(told)
+    assert seen.coords["time"].values == tuple(one["y_times"].tolist())
 
 
 def test_a_simulator_of_the_same_times_has_the_same_likelihood_and_another_identity():
@@ -157,9 +162,17 @@ def test_a_simulator_of_the_same_times_has_the_same_likelihood_and_another_ident
     assert as_seen(fixed, x) is fixed
     gaps = wrappers.state_space(Decay(), RIGHT.prior, range(TIMES), {"y": (TIMES,)}, begin=0.0, missing=0.5)
     own = observed(gaps, 1)
-    again = as_seen(gaps, own)(gaps.prior.sample(9, generator=generator()), generator=generator())
+    again = drawn(as_seen(gaps, own), gaps.prior.sample(9, generator=generator()))
     assert (again["y_mask"] == own["y_mask"]).all()
     assert not bool(own["y_mask"].all())
+
+
+def test_several_models_are_seen_as_each_is():
+    both = wrappers.models({"still": RIGHT, "drifting": decay(drift=0.5)})
+    x = observed(RIGHT, 3)
+    found = drawn(as_seen(both, x), both.prior.sample(20, generator=generator()))
+    assert (found["y_times"] == x["y_times"]).all()
+    assert as_seen(both, x).prior.names == both.prior.names
 
 
 def test_times_that_go_backwards_are_refused_before_anything_is_predicted():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from samplers.hidden import OU
@@ -20,7 +22,7 @@ def visits(rows, generator):
     return (9 * torch.rand(rows, MOST, generator=generator)).sort(-1).values
 
 
-def ou(**options):
+def ou(**options) -> Any:
     seen = {"y": Observable((MOST,), "mV", ("time",))}
     return wrappers.state_space(OU(), PRIOR, visits, seen, begin=0.0, time_unit="d", **options)
 
@@ -85,7 +87,7 @@ def test_a_shorter_record_has_the_likelihood_of_its_times_alone() -> None:
     simulator = ou(shortest=4)
     theta = PRIOR.sample(5, generator=generator())
     record = {name: value[None] for name, value in simulator.record([0.5, 1.0, 2.5, 7.0], {"y": [1, 2, 0, -1]}).items()}
-    alone = wrappers.state_space(OU(), PRIOR, [0.5, 1.0, 2.5, 7.0], {"y": (4,)}, begin=0.0)
+    alone: Any = wrappers.state_space(OU(), PRIOR, [0.5, 1.0, 2.5, 7.0], {"y": (4,)}, begin=0.0)
     seen = {"y": torch.tensor([[1.0, 2.0, 0.0, -1.0]])}
     found, exact = simulator.log_likelihood(theta, record), alone.log_likelihood(theta, seen)
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=0)
