@@ -61,9 +61,9 @@ def test_where_two_answers_disagree_is_said_in_sds_of_both() -> None:
     mine, other = answer(), answer(beta=(1.737, 0.054))
     found = as_beside(mine, other)
     (name, cells, words), (_, none, agreed) = found.rows(mine.parameters, mine.draws.ess)
-    assert (name, cells) == ("beta", ["-1", "-3", "0.34"])
-    assert words == "is lower there by 1 of the sds here, 3 of its own and has an sd there of 0.34 times that here"
-    assert (none, agreed) == (["+0", "+0", "1"], "")
+    assert (name, cells) == ("beta", ["-1.0", "-3.0", "0.34"])
+    assert words == "is lower there by 1.0 of the sds here, 3.0 of its own and has an sd there of 0.34 times that here"
+    assert (none, agreed) == (["+0.00", "+0.00", "1.0"], "")
     said = found.words(mine.parameters, mine.draws.ess)
     assert said.startswith(
         "Another posterior (reweighted), of the same data, not this one. The two DISAGREE: beta is lower"
@@ -84,7 +84,7 @@ def test_where_two_answers_disagree_is_said_in_sds_of_both() -> None:
         ((1.9, 0.12), 4_000, "has an sd there of 0.75"),
         ((1.9, 0.12), 30, ""),
         ((1.9, 0.21), 4_000, "has an sd there of 1.3"),
-        ((1.9 + 0.1, 0.05), 4_000, "is higher there by 0.63 of the sds here, 2 of its own and has an sd"),
+        ((1.9 + 0.1, 0.05), 4_000, "is higher there by 0.63 of the sds here, 2.0 of its own and has an sd"),
     ],
 )
 def test_what_draws_scatter_is_no_disagreement(beta: tuple[float, float], n: int, words: str) -> None:
@@ -183,8 +183,8 @@ def runs(tmp_path_factory):
 def test_a_report_shows_both_and_says_that_they_are_not_one(runs: Path) -> None:
     page = write_report(runs / "jumps", beside={"by equations": runs / "equations"}).read_text()
     assert "Beside other answers" in page
-    assert "<td>by equations</td>" in page
-    assert "the two DISAGREE: beta is lower there by 1 of the sds here, 3 of its own" in page.replace(
+    assert '<th scope="row">by equations</th>' in page
+    assert "the two DISAGREE: beta is lower there by 1.0 of the sds here, 3.0 of its own" in page.replace(
         "The two", "the two"
     )
     assert "Nothing of this answer was taken from them" in page
@@ -196,16 +196,16 @@ def test_a_report_shows_both_and_says_that_they_are_not_one(runs: Path) -> None:
 def test_a_report_of_an_answer_that_has_others_always_shows_them(runs: Path, tmp_path: Path) -> None:
     query(Fixed(), SEEN, out=tmp_path, name="school", beside={"<b>": runs / "equations"})
     page = write_report(tmp_path).read_text()
-    assert "<td>&lt;b&gt;</td>" in page
+    assert '<th scope="row">&lt;b&gt;</th>' in page
     assert "<b><b>" not in page
 
 
 def test_reports_beside_from_the_command_line(runs: Path) -> None:
     done = CliRunner().invoke(cli, ["report", str(runs / "jumps"), "--beside", str(runs / "equations")])
     assert done.exit_code == 0, done.output
-    assert "<td>equations</td>" in (runs / "jumps" / "report.html").read_text()
+    assert '<th scope="row">equations</th>' in (runs / "jumps" / "report.html").read_text()
     done = CliRunner().invoke(cli, ["report", str(runs / "jumps"), "--beside", f"ODE={runs / 'equations'}"])
-    assert "<td>ODE</td>" in (runs / "jumps" / "report.html").read_text()
+    assert '<th scope="row">ODE</th>' in (runs / "jumps" / "report.html").read_text()
     done = CliRunner().invoke(cli, ["report", str(runs / "jumps"), "--beside", str(runs / "nowhere")])
     assert done.exit_code == 2
     assert "there is no run folder" in done.output

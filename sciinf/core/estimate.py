@@ -121,13 +121,13 @@ class Estimate:
             return ["-"] * 3, "" if same else "cannot be compared: an sd is 0, or not known"
         chance, words = 3 * math.hypot(a / math.sqrt(ess), b / math.sqrt(others)), []
         if abs(off) > _OFF * min(a, b) + chance:
-            far = f"{abs(off) / a:.2g} of the sds here, {abs(off) / b:.2g} of its own"
+            far = f"{_two(abs(off) / a)} of the sds here, {_two(abs(off) / b)} of its own"
             words.append(f"is {'higher' if off > 0 else 'lower'} there by {far}")
         if abs(math.log(b / a)) > math.log(_RATIO) + 3 * math.sqrt(0.5 / ess + 0.5 / others):
-            words.append(f"has an sd there of {b / a:.2g} times that here")
+            words.append(f"has an sd there of {_two(b / a)} times that here")
         if abs(self.exists - other.exists) > _EXISTS:
             words.append(f"exists with probability {other.exists:.2g} there, {self.exists:.2g} here")
-        return [f"{off / a:+.2g}", f"{off / b:+.2g}", f"{b / a:.2g}"], " and ".join(words)
+        return [_two(off / a, "+"), _two(off / b, "+"), _two(b / a)], " and ".join(words)
 
     @property
     def scale(self) -> float:
@@ -155,3 +155,9 @@ class Estimates(dict[str, Any]):
 
     def __missing__(self, name: object) -> Estimate:
         raise KeyError(f"{name!r} is none of {', '.join(self)}{guess(str(name), self)}")
+
+
+def _two(value: float, sign: str = "") -> str:
+    """A number to two digits: 0.34, 3.0, 12."""
+    places = 0 if abs(value) >= 9.95 else 1 if abs(value) >= 0.995 else 2
+    return f"{value:{sign}.{places}f}"

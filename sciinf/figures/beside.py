@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from sciinf.answer import load_answer
 from sciinf.core.answer import Answer
-from sciinf.core.beside import HEAD, Beside, as_beside
+from sciinf.core.beside import Beside, as_beside
 from sciinf.core.estimates import estimate_from_json
 from sciinf.core.tables import percent
 from sciinf.figures.answers import quantile_cells
@@ -69,22 +70,32 @@ def beside_part(run: Run) -> str:
         if not of or not e.cells():
             continue
         unit = pretty_unit(e.unit)
-        shown = [f"{name} [{unit}]" if unit else name, "this answer", *quantile_cells(e.to_json())]
-        rows.append([*shown, *["–"] * len(HEAD)])
+        rows.append([f"{name} [{unit}]" if unit else name, _shown(e.to_json()), "", ""])
         for label, other in of.items():
-            apart = next(cells for known, cells, _ in other.rows(mine, ess) if known == name)
-            own = quantile_cells(other.parameters[name].to_json())
-            rows.append(["", label, *own, *(cell.replace("-", "−") for cell in apart)])
+            here, there, ratio = next(cells for known, cells, _ in other.rows(mine, ess) if known == name)
+            off = f"{here} / {there}".replace("-", "−") if here != "-" else "–"
+            rows.append([label, _shown(other.parameters[name].to_json()), off, ratio.replace("-", "–")])
     for label, other in run.beside.items():
         words = [f"{n}: {e.words(n)}." for n, e in other.parameters.items() if e.words(n)]
         said.append(_said(label, other, " ".join([other.words(mine, ess), *words])))
-    head = ["parameter", "of", "median", f"{percent(run.level)} interval", *HEAD]
-    numbers = table(head, rows, ["", "", *["n"] * (len(head) - 2)]) if rows else ""
+    head = ["parameter", f"median, {percent(run.level)}", "off, in sds here / its own", "sd ratio"]
+    numbers = table(head, rows, ["", "markup", "n", "n"]) if rows else ""
     title = f"<h3>Beside other answers</h3>{paragraph(_WARNING, 'caption')}"
     return f'<div class="others">{title}{numbers}{"".join(said)}</div>'
 
 
-_WARNING = "Other posteriors, each by itself. Nothing of this answer was taken from them, and the two are not one."
+_WARNING = (
+    "Other posteriors, each by itself. Nothing of this answer was taken from them, and the two are not one. Small: "
+)
+_WARNING += "the ends of the interval."
+
+
+def _shown(estimate: Mapping[str, Any]) -> str:
+    """Median and what its interval reaches above and below, as markup."""
+    middle, interval = quantile_cells(estimate)
+    low, _, high = interval.partition(" to ")
+    ends = f'<span class="ends"><span>{escape(high)}</span> <span>{escape(low)}</span></span>'
+    return f'<span class="value">{escape(middle)}{ends if high else ""}</span>'
 
 
 def _said(label: str, other: Beside, words: str) -> str:

@@ -23,6 +23,11 @@ def test_boarding_school_in_short(tmp_path: Path) -> None:
     assert answer.parameters["beta"].mean == pytest.approx(1.9, abs=0.2)
     assert answer.parameters["beta"].unit == "1/day"
     assert answer.predictive["in_bed"].shape[1:] == (14,)
+    # the equations' answer beside it: the same data, parameters and units, and much surer of beta
+    equations = answer.beside["by equations"]
+    assert (list(equations.parameters), equations.data) == ([*KNOWN], "same")
+    assert equations.parameters["beta"].mean == pytest.approx(1.737, abs=0.1)
+    assert equations.parameters["beta"].sd < 0.6 * answer.parameters["beta"].sd
 
 
 @pytest.mark.slow
