@@ -84,6 +84,7 @@ def test_where_two_answers_disagree_is_said_in_sds_of_both() -> None:
         ((1.9, 0.12), 4_000, "has an sd there of 0.75"),
         ((1.9, 0.12), 30, ""),
         ((1.9, 0.21), 4_000, "has an sd there of 1.3"),
+        ((1.9 + 0.06, 0.05), 4_000, "is higher there by 0.38 of the sds here, 1.2 of its own"),  # the narrower one's
         ((1.9 + 0.1, 0.05), 4_000, "is higher there by 0.63 of the sds here, 2.0 of its own and has an sd"),
     ],
 )
