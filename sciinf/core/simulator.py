@@ -55,6 +55,8 @@ class Observable:
             "lynx"]}. Figures, words and exports show them in place of indices, and a file's column that is named
             like the axis must agree. Nothing is computed from them; observables that differ in them alone are equal.
         coord_units: Name of an axis -> unit of its numbers: {"time": "yr"}.
+        control: Whether it was set, and not seen: a dose, a temperature. Networks see it beside what was seen at the
+            same times; nothing is predicted of it.
 
     Raises:
         TypeError: If coordinates are neither all numbers nor all text.
@@ -74,6 +76,7 @@ class Observable:
     scale: Literal["linear", "log"] = "linear"
     coords: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     coord_units: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    control: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.shape, int):
@@ -109,6 +112,7 @@ class Observable:
     def to_json(self) -> dict[str, Any]:
         about: dict[str, Any] = {"coords": {axis: list(c) for axis, c in self.coords.items()}} if self.coords else {}
         about |= {"coord_units": dict(self.coord_units)} if self.coord_units else {}
+        about |= {"control": True} if self.control else {}  # and nothing else: what is on disk stays as it is
         return about | {
             "shape": list(self.shape),
             "unit": self.unit,
@@ -119,7 +123,7 @@ class Observable:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Observable:
-        about = {key: data[key] for key in ("coords", "coord_units") if key in data}
+        about = {key: data[key] for key in ("coords", "coord_units", "control") if key in data}
         return cls(tuple(data["shape"]), data["unit"], tuple(data["dims"]), data["dtype"], data["scale"], **about)
 
 
@@ -159,10 +163,10 @@ class Simulator(ABC):
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
     `paths(theta, x, generator)`: where a hidden state is behind the data, a path of it for each theta, given the data
     (a batch of one): `core.paths.Paths`.
-    `like(x)`: where data say of themselves when they were seen (`NAME_times`), or which of them are missing
-    (`NAME_mask`), a simulator of the same observables, seen then and missing there as those of x (a batch of one).
-    What is compared with the observation, predictions and simulations around its answer, is simulated by it. These
-    times and masks must not depend on the parameters.
+    `like(x)`: where data say of themselves when they were seen (`NAME_times`), which of them are missing (`NAME_mask`),
+    or under which controls (`Observable.control`), a simulator of the same observables, seen then, missing there and
+    controlled so as those of x (a batch of one). What is compared with the observation, predictions and simulations
+    around its answer, is simulated by it. These times, masks and controls must not depend on the parameters.
     `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
     (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
 

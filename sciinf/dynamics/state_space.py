@@ -13,6 +13,16 @@ whole numbers in it. Rows know nothing of each other, and a filter puts rows x p
 on how many rows there are. Times are floats, or tensors (row,) where each row has its own; they are in the model's one
 unit of time. All randomness comes from the generator.
 
+**Controls** are known inputs along time that drive the state or what is seen of it: doses, a temperature, a stimulus.
+A model names them in `controls`, and finds them in theta beside the parameters, (row, *event). u_k, that of the time
+t_k, is in force from t_k on, until the next time:
+
+    z(t_0) ~ p(z | theta, u_0),   z(t_k) ~ p(z | z(t_{k-1}), theta, u_{k-1}),   x_k ~ p(x | z(t_k), theta, u_k).
+
+So a level, such as a temperature, is a constant over each step, and an impulse, such as a dose, comes at the beginning
+of its step: what is measured at the time of a dose is measured before it. Times may be equal; an impulse works over a
+step of length 0 as well. Controls are no random quantities: what follows holds given them.
+
 Reference:
     | An introduction to sequential Monte Carlo (Chopin, Papaspiliopoulos, 2020),
       https://doi.org/10.1007/978-3-030-47845-2
@@ -22,7 +32,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +41,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Theta = Mapping[str, Tensor]
-"""Name of a parameter -> its values (row,), in the prior's units."""
+"""Name of a parameter -> its values (row,), in the prior's units; of a control -> its values (row, *event)."""
 
 Time = float | Tensor
 """A time for all rows, or one for each, (row,)."""
@@ -50,9 +61,11 @@ class StateSpace(ABC):
 
     Attributes:
         latent: Name of each column of the state -> its unit.
+        controls: Name of each known input -> its unit; none where left out.
     """
 
     latent: Mapping[str, str]
+    controls: Mapping[str, str] = MappingProxyType({})
     log_observe: Callable[[Theta, Tensor, Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     log_advance: Callable[[Theta, Tensor, Tensor, Time, Time], Tensor] | None = None
 
@@ -87,18 +100,22 @@ class Record:
         there: Observable -> True where a value was seen: (row, T), or (row, T, *event). One that is not named was seen
             throughout.
         begin: The time of `StateSpace.initial`; the first of `times` where left out.
+        controls: Name of each -> (row or 1, T, *event), finite: in force from each time on.
 
     Raises:
-        ValueError: If times go backwards, or begin after the first.
+        ValueError: If times go backwards, or begin after the first; or a control is not finite, has another number of
+            times, or none for the step from `begin`.
     """
 
     times: Float[Tensor, "#row time"]
     x: Mapping[str, Tensor]
     there: Mapping[str, Tensor]
     begin: float | None = None
+    controls: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_times(self.times, self.begin)
+        check_controls(self.controls, self.times, self.begin)
 
     @property
     def rows(self) -> int:
@@ -113,7 +130,24 @@ class Record:
         """Those rows of it."""
         times = self.times if len(self.times) == 1 else self.times[rows]
         x, there = ({name: value[rows] for name, value in part.items()} for part in (self.x, self.there))
-        return Record(times, x, there, self.begin)
+        controls = {name: value if len(value) == 1 else value[rows] for name, value in self.controls.items()}
+        return Record(times, x, there, self.begin, controls)
+
+    def beside(self, theta: Theta, k: int, copies: int = 1) -> Theta:
+        """theta and the controls of the k-th time; theta itself where there are none.
+
+        Args:
+            theta: (row x copies,).
+            k: Number of the time.
+            copies: How many of each row there are, one after the other.
+        """
+        if not self.controls:
+            return theta
+        like, found = next(iter(theta.values())), dict(theta)
+        for name, value in self.controls.items():
+            now = value[:, k].to(like)
+            found[name] = now.expand(len(like), *now.shape[1:]) if len(now) == 1 else now.repeat_interleave(copies, 0)
+        return found
 
 
 def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:
@@ -132,6 +166,34 @@ def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:
         )
     if begin is not None and bool((times[:, 0] < begin).any()):
         raise ValueError(f"the state begins at {begin:g}, after the first time {float(times[:, 0].min()):g}")
+
+
+def check_controls(
+    controls: Mapping[str, Tensor], times: Float[Tensor, "#row time"], begin: float | None = None
+) -> None:
+    """Refuse controls that do not say what was done throughout.
+
+    Raises:
+        ValueError: If one is not finite, has another number of times, or begins after the state does.
+    """
+    for name, value in controls.items():
+        if value.ndim < 2 or value.shape[1] != times.shape[-1]:
+            got = f"{value.shape[1]} values" if value.ndim > 1 else "no axis of times"
+            raise ValueError(
+                f"the control {name!r} has {got}, and there are {times.shape[-1]} times: give one for each"
+            )
+        if not bool(value.isfinite().all()):
+            row, k, *_ = (int(i) for i in value.isfinite().logical_not().nonzero()[0])
+            at, got = float(times[min(row, len(times) - 1), k]), float(value[row, k].sum())
+            raise ValueError(
+                f"the control {name!r} is not known at time {at:g} (number {k}): it is {got:g} "
+                "there. What is done to the state must be known at each time; a dose that was not given is 0"
+            )
+    if controls and begin is not None:
+        raise ValueError(
+            f"the state begins at {begin:g}, and controls ({', '.join(controls)}) are known from the first time on: "
+            "leave begin= out, and let the first time be the beginning, with values that are missing"
+        )
 
 
 def checked(model: StateSpace, state: Tensor, rows: int, method: str) -> Tensor:
@@ -167,7 +229,7 @@ def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: 
         raise TypeError(f"{type(model).__name__} has no log_observe, so the likelihood of its data is not known")
     copies = len(state) // record.rows
     x = repeated({name: value[:, k] for name, value in record.x.items()}, copies)
-    found = model.log_observe(theta, state, x)
+    found = model.log_observe(record.beside(theta, k, copies), state, x)
     if not isinstance(found, Mapping) or set(found) != set(x):
         said = sorted(found) if isinstance(found, Mapping) else type(found).__name__
         raise TypeError(f"log_observe gave {said}; it is to give a mapping with the log density of each of {sorted(x)}")

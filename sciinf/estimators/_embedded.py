@@ -19,7 +19,17 @@ from sciinf.estimators._regressed import Regressed
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
 from sciinf.summaries.summary import Summary, expand_mask
-from sciinf.summaries.timed import TIMES, beside_times, mask_beside_times, timed_names, times_of, with_times
+from sciinf.summaries.timed import (
+    TIMES,
+    beside_controls,
+    beside_times,
+    controls_beside,
+    mask_beside_controls,
+    mask_beside_times,
+    timed_names,
+    times_of,
+    with_times,
+)
 
 
 class Embedded(Standardised, ABC):
@@ -48,6 +58,7 @@ class Embedded(Standardised, ABC):
         check_known(prior)  # before hours of training
         super().__init__(prior, observables, seed)
         self.data_names, self.timed = data_names(self.observables), timed_names(self.observables)
+        self.controlled = controls_beside(self.observables)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():
             check_part(f"summary of {name!r}", value, Summary, "MLP()")
@@ -59,7 +70,8 @@ class Embedded(Standardised, ABC):
 
         Args:
             regressed: Whether least squares and plain statistics stand beside the networks that were chosen here. A
-                network that was given stands alone, and so does one that passes its numbers on as they are.
+                network that was given stands alone, and so does one that passes its numbers on as they are, or that
+                sees controls.
         """
         networks = []
         for name in self.data_names:
@@ -69,7 +81,11 @@ class Embedded(Standardised, ABC):
         plain = {
             name: self._seen(name)
             for name in self.data_names
-            if regressed and not self._given.get(name) and not passes(self._seen(name), self._masked(name))
+            if regressed
+            and not self._given.get(name)
+            and not passes(self._seen(name), self._masked(name))
+            # statistics of single times say little where each record has doses at others, and a line leads far astray
+            and name not in self.controlled
         }
         masked = frozenset(name for name in plain if self._masked(name))
         self.regressed = Regressed(plain, masked, self._targets()) if plain else None
@@ -111,16 +127,21 @@ class Embedded(Standardised, ABC):
 
     def _seen(self, name: str) -> Observable:
         """What the network of an observable sees."""
-        spec = self.observables[name]
-        return with_times(spec) if name in self.timed else spec
+        spec, timed = self.observables[name], name in self.timed
+        controls = [self.observables[control] for control in self.controlled.get(name, ())]
+        return with_times(spec, timed=timed, controls=controls) if timed or controls else spec
 
     def _with_times(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Standardised values, beside their times where they have some."""
+        """Standardised values, beside their times and controls where they have some."""
         wide = {name: beside_times(values[name], values[f"{name}{TIMES}"]) for name in self.timed}
+        for name, controls in self.controlled.items():
+            wide[name] = beside_controls(wide.get(name, values[name]), [values[control] for control in controls])
         return {**values, **wide} if wide else values
 
     def _mask(self, name: str, x: X) -> Tensor | None:
         mask = x.get(f"{name}_mask")
+        if mask is not None and name in self.controlled:
+            return mask_beside_controls(mask, self.observables[name], self._seen(name).shape[-1])
         return mask if mask is None or name not in self.timed else mask_beside_times(mask, self.observables[name])
 
     def _targets(self) -> int:
@@ -141,6 +162,7 @@ class Embedded(Standardised, ABC):
 
 
 def data_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
-    """Names of observables that are neither masks of others nor the times at which these were seen."""
+    """Names of observables that are neither masks of others, nor when or under which controls these were seen."""
     beside = {f"{name}_mask" for name in observables} | set(times_of(observables))
+    beside |= {control for controls in controls_beside(observables).values() for control in controls}
     return tuple(name for name in observables if name not in beside)

@@ -12,7 +12,7 @@ from sciinf.core.coordinates import coordinate_words
 from sciinf.core.simulator import Observable
 from sciinf.core.verdicts import Strange
 from sciinf.storage.predictive_file import Predicted
-from sciinf.summaries.timed import times_of
+from sciinf.summaries.timed import TIMES, times_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Checked:
 
 
 def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
-    """The observables of which data were predicted, but masks and times; entries that a mask calls missing as NaN.
+    """The observables of which data were predicted; no masks, times or controls. What a mask calls missing is NaN.
 
     One that was predicted at its own times stands along these.
     """
@@ -74,7 +74,7 @@ def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
     for name, observed in predicted.observation.items():
         simulated = predicted.predictive.get(name)
         is_mask = name.endswith("_mask") and name.removesuffix("_mask") in predicted.observation
-        if simulated is None or len(simulated) == 0 or is_mask or name in times:
+        if simulated is None or len(simulated) == 0 or is_mask or name in times or predicted.observables[name].control:
             continue
         observed, simulated = np.asarray(observed, dtype=float), np.asarray(simulated, dtype=float)
         mask = f"{name}_mask"
@@ -82,23 +82,24 @@ def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
             observed = _masked(observed, predicted.observation[mask])
             simulated = _masked(simulated, predicted.predictive[mask])
         spec = predicted.observables[name]
-        along = _along(spec) | _at_times(predicted, name, [own for own, of in times.items() if of == name])
+        along = _along(spec) | _timed(predicted, name)
         out.append(Checked(name, spec.unit, spec.dims, spec.scale, observed, simulated, coords=along))
     return tuple(out)
 
 
-def _at_times(predicted: Predicted, name: str, times: Sequence[str]) -> dict[str, Along]:
-    """The first axis of an observable with times of its own, where all data were predicted at those that it has."""
-    dims = predicted.observables[name].dims
-    for own in times if dims else ():
-        seen, drawn = predicted.observation.get(own), predicted.predictive.get(own)
-        if seen is not None and drawn is not None and bool((np.asarray(drawn) == np.asarray(seen)).all()):
-            return {dims[0]: Along(tuple(map(float, seen)), predicted.observables[own].unit)}
-    return {}
-
-
 def _along(spec: Observable) -> dict[str, Along]:
     return {axis: Along(tuple(values), spec.coord_units.get(axis, "")) for axis, values in spec.coords.items()}
+
+
+def _timed(predicted: Predicted, name: str) -> dict[str, Along]:
+    """Times of an observable's own, where what was predicted has the same times."""
+    times, spec = f"{name}{TIMES}", predicted.observables[name]
+    if times not in times_of(predicted.observables) or not spec.dims or times not in predicted.predictive:
+        return {}
+    own = np.asarray(predicted.observation[times], dtype=float)
+    if not (np.asarray(predicted.predictive[times], dtype=float) == own).all():
+        return {}
+    return {spec.dims[0]: Along(tuple(own.tolist()), predicted.observables[times].unit)}
 
 
 def with_strange(checked: Checked, where: Sequence[Strange]) -> Checked:

@@ -82,7 +82,8 @@ def seen_in(
     """Observables that are one number at each time -> unit and values, NaN where missing."""
     found, times = {}, times_of(observables)
     for name, values in observation.items():
-        if np.ndim(values) == 1 and not name.endswith("_mask") and name in observables and name not in times:
+        beside = name.endswith("_mask") or name in times or name not in observables or observables[name].control
+        if np.ndim(values) == 1 and not beside:
             there = observation.get(f"{name}_mask", np.ones(len(values), dtype=bool))
             found[name] = observables[name].unit, np.where(there, values, np.nan)
     return found

@@ -79,9 +79,7 @@ def _series(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.n
         observed, simulated = positive(observed), positive(simulated)
     for level, alpha in zip(BANDS, (0.16, 0.26), strict=True):
         low, high = quantiles(simulated, ((1 - level) / 2, (1 + level) / 2))
-        axes.fill_between(place, low, high, color=BLUE, alpha=alpha, linewidth=0, label=f"predicted, {level:.0%}")
-        if (lone := _alone(low)).any():  # between values that are missing, where a band has no width
-            axes.vlines(place[lone], low[lone], high[lone], color=BLUE, alpha=alpha, linewidth=5)
+        _band(axes, place, low, high, alpha, f"predicted, {level:.0%}")
     axes.plot(place, quantiles(simulated, (0.5,))[0], color=BLUE, linewidth=1.3, label="predicted, median")
     _points(axes, place, observed, "observed")
     axes.grid(axis="y")
@@ -94,11 +92,15 @@ def _series(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.n
         fit_log(axes, observed, simulated)
 
 
-def _alone(values: np.ndarray) -> np.ndarray:
-    """Which numbers have no neighbour, (n,), where others have."""
-    there = np.isfinite(values)
-    before, after = np.append(False, there[:-1]), np.append(there[1:], False)
-    return there & ~before & ~after & (there.sum() > 1)
+def _band(
+    axes: Axes, place: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float, label: str | None = None
+) -> None:
+    """A band along the axis; where neighbours are missing on both sides, a bar."""
+    axes.fill_between(place, low, high, color=BLUE, alpha=alpha, linewidth=0, label=label)
+    there = np.isfinite(low)
+    lone = there & ~np.append(there[1:], False) & ~np.append(False, there[:-1])
+    if lone.any() and len(place) > 1:
+        axes.vlines(place[lone], low[lone], high[lone], color=BLUE, alpha=alpha, linewidth=5)
 
 
 def _geometric(place: np.ndarray) -> bool:
@@ -121,9 +123,7 @@ def _residuals(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: n
         low, high, left = np.exp(low), np.exp(high), np.exp(left)
         axes.set_yscale("log")
         _factors(axes, np.concatenate([low, high, left]))
-    axes.fill_between(place, low, high, color=BLUE, alpha=0.16, linewidth=0)
-    if (lone := _alone(low)).any():
-        axes.vlines(place[lone], low[lone], high[lone], color=BLUE, alpha=0.16, linewidth=5)
+    _band(axes, place, low, high, 0.16)
     axes.axhline(1.0 if log else 0.0, color=MUTED, linewidth=0.8)
     _points(axes, place, left, "residual", small=True)
 

@@ -58,7 +58,7 @@ def forward(model: FiniteStates, theta: Theta, record: Record) -> Forward:
     """
     theta = {name: value.double() for name, value in theta.items()}
     rows, count = record.rows, len(model.states)
-    law = model.start(theta).double().expand(rows, -1)
+    law = model.start(record.beside(theta, 0)).double().expand(rows, -1)
     _check_start(law, count)
     law = law / law.sum(-1, keepdim=True)
     every = repeated(theta, count)
@@ -67,7 +67,7 @@ def forward(model: FiniteStates, theta: Theta, record: Record) -> Forward:
     probabilities, seen, steps = [], [], []
     for k in range(record.times.shape[-1]):
         if k or record.begin is not None:
-            step = model.transition(theta, *record.step(k))
+            step = model.transition(record.beside(theta, k - 1), *record.step(k))
             law = (law[:, None] @ step)[:, 0]
             steps += [step] if k else []
         log = log_seen(model, every, codes, record, k).double().reshape(rows, count)

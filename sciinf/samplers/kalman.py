@@ -71,22 +71,24 @@ def filtered(model: LinearStates, theta: Theta, record: Record, *, keep: bool = 
     """
     theta = {name: value.double() for name, value in theta.items()}
     rows = record.rows
-    matrix, offset, noise = _stacked(model, theta, record)
-    mean, covariance = (part.double() for part in model.start(theta))
+    view = _stacked(model, record.beside(theta, 0), record)
+    mean, covariance = (part.double() for part in model.start(record.beside(theta, 0)))
     check_covariance(covariance, "P_0, of the start,")
     mean, covariance = mean.expand(rows, -1), covariance.expand(rows, -1, -1)
     log_likelihood = torch.zeros(rows, dtype=torch.float64, device=mean.device)
     means, covariances, steps = [], [], []
-    rounding = torch.zeros_like(covariance) if bool(_singular(noise).any()) else None
+    some = bool(record.controls) or bool(_singular(view[2]).any())  # with controls, another R at each time
+    rounding = torch.zeros_like(covariance) if some else None
     for k in range(record.times.shape[-1]):
         if k or record.begin is not None:
-            law = _double(model.step(theta, *record.step(k)))
+            law = _double(model.step(record.beside(theta, k - 1), *record.step(k)))
             check_covariance(law.covariance, f"Q, of the step to time {_time(record, k)},")
             mean = (law.matrix @ mean[..., None])[..., 0] + law.offset
             covariance = law.matrix @ covariance @ law.matrix.mT + law.covariance
             rounding = rounding if rounding is None else law.matrix @ rounding @ law.matrix.mT
             steps += [law] if k and keep else []
-        seen, view, time = _seen(record, k), (matrix, offset, noise), _time(record, k)
+            view = _stacked(model, record.beside(theta, k), record) if record.controls else view
+        seen, time = _seen(record, k), _time(record, k)
         mean, covariance, log_density, rounding = _taken(mean, covariance, view, seen, time, rounding)
         log_likelihood = log_likelihood + log_density
         if keep:

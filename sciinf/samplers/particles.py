@@ -12,7 +12,7 @@ is biased, by about -1/2 of its variance, and is no log density.
 A path is the ancestry of one particle that is drawn at the end by its weight. Together with the estimate of the very
 same run as the weight of theta, (theta, path) is then drawn from the exact joint law, for any N (Andrieu et al.,
 section 2.2). Backward simulation, where the density of a step is known, draws each earlier state anew by W_k^i
-p(z_{k+1} | z_k^i), so that early parts of paths are not all alike.
+p(z_{k+1} | z_k^i), so that early parts of paths are not all alike; over a step of length 0 it takes the ancestor.
 
 Rows x particles are the rows of one batch. How many particles: `chosen_particles`.
 
@@ -82,7 +82,8 @@ def particle_filter(
     """
     rows = record.rows
     every = repeated(theta, particles)
-    state = checked(model, model.initial(every, rows * particles, generator=generator), rows * particles, "initial")
+    state = model.initial(record.beside(every, 0, particles), rows * particles, generator=generator)
+    state = checked(model, state, rows * particles, "initial")
     log_likelihood = torch.zeros(rows, dtype=torch.float64, device=state.device)
     died = torch.full((rows,), -1, device=state.device)
     log_w = weight = state.new_zeros(())
@@ -93,7 +94,8 @@ def particle_filter(
             state, log_w, chosen = _resampled(state, log_w, weight, generator, keep=keep)
         if k or record.begin is not None:
             start, stop = (_each(t, particles) for t in record.step(k))
-            state = model.advance(every, state, start, stop, generator=generator)
+            given = record.beside(every, k - 1, particles)
+            state = model.advance(given, state, start, stop, generator=generator)
             state = checked(model, state, rows * particles, "advance")
         log_w = log_seen(model, every, state, record, k).reshape(rows, particles) + log_w
         highest = log_w.amax(-1, keepdim=True)
@@ -141,14 +143,23 @@ def backward_paths(
         raise TypeError(f"{type(model).__name__} has no log_advance; take ancestral_paths")
     rows, count = found.log_weights[-1].shape
     each, every = torch.arange(rows, device=found.died.device), repeated(theta, count)
-    state = found.states[-1][each, picked(found.log_weights[-1].double().exp(), generator)]
+    at = picked(found.log_weights[-1].double().exp(), generator)
+    state = found.states[-1][each, at]
     states = [state]
     for k in range(len(found.states) - 2, -1, -1):
-        here = found.states[k]
+        here, before = found.states[k], found.ancestors[k + 1]
+        own = at if before is None else before[each, at]
+        still = (record.times[:, k + 1] == record.times[:, k]).expand(rows)
+        if bool(still.all()):  # a step of length 0 has no density: a particle comes from its ancestor
+            at, state = own, here[each, own]
+            states.append(state)
+            continue
         start, stop = (_each(t, count) for t in record.step(k + 1))
         later = state.repeat_interleave(count, dim=0)
-        log = model.log_advance(every, here.flatten(0, 1), later, start, stop).reshape(rows, count)
+        given = record.beside(every, k, count)
+        log = model.log_advance(given, here.flatten(0, 1), later, start, stop).reshape(rows, count)
         log = (log + found.log_weights[k]).double()
+        log = log.masked_fill(still[:, None], 0.0)
         weight = (log - log.amax(-1, keepdim=True).clamp_min(-1e300)).exp()
         if bool((lost := ~(weight.sum(-1) > 0) & (found.died < 0)).any()):  # a path of a row that died means nothing
             raise ValueError(
@@ -156,7 +167,8 @@ def backward_paths(
                 f"particles of row {int(lost.nonzero()[0])} at time number {k} can have moved to where advance took "
                 "one of them; mend log_advance, or leave it out"
             )
-        state = here[each, picked(weight, generator)]
+        at = torch.where(still, own, picked(weight, generator))
+        state = here[each, at]
         states.append(state)
     return torch.stack(states[::-1], 1)
 

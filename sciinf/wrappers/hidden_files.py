@@ -30,7 +30,8 @@ from sciinf.summaries.timed import TIMES
 def read_record(
     observables: Mapping[str, Observable],
     seen: Mapping[str, Observable],
-    record: Callable[[Any, Mapping[str, Any]], Mapping[str, Tensor]],
+    given: Mapping[str, Observable],
+    record: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Mapping[str, Tensor]],
     paths: Sequence[str | Path],
     columns: Mapping[str, str],
 ) -> Observation:
@@ -38,7 +39,8 @@ def read_record(
 
     Args:
         observables: What the simulator produces.
-        seen: Those of them that are neither times nor masks.
+        seen: Those of them that are neither times, masks nor controls.
+        given: Those that are controls, along the same times.
         record: Puts times and values together (`HiddenStates.record`).
         paths: The files.
         columns: Observable -> what it is called in the files, where that is not its own name; NAME_times and NAME_mask
@@ -55,7 +57,7 @@ def read_record(
         return read_observation(observables, *paths, columns=columns)  # a whole one, as it stands there
     masks = [m for n in seen if (m := f"{n}_mask") in observables and (called[m] in names or m in columns)]
     where = " and ".join(map(str, paths))
-    _check_names(names, length, [*seen, *masks], called, observables, where)
+    _check_names(names, length, [*seen, *given, *masks], called, observables, where)
     time, rows = next(iter(length.items()))
     if not 0 < rows <= count:
         raise ValueError(
@@ -64,7 +66,7 @@ def read_record(
         )
     specs = {
         name: replace(observables[name], shape=(rows, *observables[name].shape[1:]), coords={}, coord_units={})
-        for name in (*seen, *masks, at)
+        for name in (*seen, *given, *masks, at)
     }
     wanted = {name: called[name] for name in specs if called[name] != name} | {at: time}
     found = read_observation(specs, *paths, columns=wanted)
@@ -73,8 +75,9 @@ def read_record(
         there = found[f"{name}_mask"] if f"{name}_mask" in masks else torch.ones(rows, dtype=torch.bool)
         wide = there.reshape(rows, *[1] * (found[name].ndim - 1))
         values[name] = torch.where(wide, found[name].double(), torch.nan).numpy()
+    controls = {name: found[name].numpy() for name in given}
     more = [f"a record of {rows} times, of at most {count}"] if rows < count else []
-    return Observation(record(found[at].numpy(), values), [*found.read, *more])
+    return Observation(record(found[at].numpy(), values, controls), [*found.read, *more])
 
 
 def _check_names(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import final
 
@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciinf.core import X
+from sciinf.core import Observable, X
 from sciinf.dynamics.finite_states import FiniteStates
 from sciinf.dynamics.linear_states import LinearStates
-from sciinf.dynamics.state_space import Record, StateSpace
+from sciinf.dynamics.state_space import Record, StateSpace, Theta, log_seen
 from sciinf.samplers import forward, kalman
 from sciinf.samplers.particles import (
     Particles,
@@ -40,6 +40,7 @@ from sciinf.samplers.particles import (
 
 _ROWS = 4_096  # that an exact filter takes at once
 _PAIRS, _AGAIN, _SHARE = 16, 16, 0.75  # by which the number of particles is chosen
+_NATS = 1.5  # by which data of pairs are told apart, in the median
 _SMOOTHER = 4  # times as many particles for a path given theta
 
 
@@ -216,6 +217,50 @@ class Filters:
         if self.model.log_observe is None:
             kind = type(self.model).__name__
             raise TypeError(f"{kind} has no log_observe, so nothing weighs its paths by the data; define it")
+
+
+def pairs_of_states(
+    model: StateSpace,
+    seen: Mapping[str, Observable],
+    states: Iterable[tuple[Theta, Tensor]],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Data of pairs of states: by how many nats each is likelier given its own, see `engine.densities`.
+
+    Args:
+        model: Of the states and their data.
+        seen: The observables.
+        states: Of some times: theta, with controls, and the state of each row.
+        generator: Of the data.
+    """
+    own, others, rows = list[Tensor](), list[Tensor](), 0
+    for theta, state in states:
+        rows = len(state)
+        alike = next(iter(model.observe(theta, state, generator=generator).values())).reshape(rows, -1)[:, 0]
+        order, shift = alike.argsort(), rows
+        mine, other = torch.full((rows,), math.inf), state
+        while shift > 1 and float(mine.nan_to_num(math.inf).abs().median()) > _NATS:
+            shift //= 2  # nearer in the order of what was seen of them
+            other = state[order.roll(-shift)[order.argsort()]]
+            mine = _likelier(model, seen, theta, (state, other), generator)
+        own.append(mine)
+        others.append(_likelier(model, seen, theta, (other, state), generator))
+    return torch.cat(own), torch.cat(others), torch.ones(len(own) * rows, 1, dtype=torch.float64)
+
+
+def _likelier(
+    model: StateSpace,
+    seen: Mapping[str, Observable],
+    theta: Theta,
+    states: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """By how many nats data of a state are likelier given it than given another."""
+    state, other = states
+    x = model.observe(theta, state, generator=generator)
+    kept = {n: x[n].reshape(len(state), 1, *o.shape[1:]).to(o.torch_dtype).double() for n, o in seen.items()}
+    record = Record(torch.zeros(1, 1, dtype=torch.float64), kept, {})
+    return (log_seen(model, theta, state, record, 0) - log_seen(model, theta, other, record, 0)).double()
 
 
 def noise_of(theta: Tensor, x: X) -> torch.Generator:

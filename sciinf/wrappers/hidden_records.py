@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sciinf.core import Observable, X
+from sciinf.core import Observable
 from sciinf.core.observation import convert
 from sciinf.core.simulator import event_of
-from sciinf.dynamics.state_space import check_times
+from sciinf.dynamics.state_space import check_controls, check_times
 from sciinf.summaries.timed import TIMES
 
 
@@ -41,14 +42,7 @@ def padded(
     Raises:
         ValueError: As `HiddenStates.record`.
     """
-    count, given = next(iter(seen.values())).shape[0], getattr(times, "unit", None)
-    if given is not None and not time_unit:
-        raise ValueError(
-            f"times are given in {str(given)!r}, and the simulator does not say its own unit: make it with "
-            'state_space(..., time_unit="day"), say, or give plain numbers in the unit of the model'
-        )
-    plain = convert(getattr(times, "value", times), given, Observable((), time_unit), "times")
-    at = torch.as_tensor(np.asarray(plain, dtype=np.float64)).reshape(-1)
+    count, at = next(iter(seen.values())).shape[0], plain_times(times, time_unit)
     check_times(at[None], begin)
     if set(values) != set(seen) or not 0 < len(at) <= count:
         raise ValueError(
@@ -73,6 +67,136 @@ def padded(
         found |= {name: number.to(spec.torch_dtype), f"{name}{TIMES}": last}
         found |= {f"{name}_mask": there} if missing or shortest is not None else {}
     return found
+
+
+def plain_times(times: Any, time_unit: str) -> Float[Tensor, " time"]:
+    """Times as numbers in the simulator's unit.
+
+    Raises:
+        ValueError: If they have a unit, and the simulator does not say its own.
+    """
+    given = getattr(times, "unit", None)
+    if given is not None and not time_unit:
+        raise ValueError(
+            f"times are given in {str(given)!r}, and the simulator does not say its own unit: make it with "
+            'state_space(..., time_unit="day"), say, or give plain numbers in the unit of the model'
+        )
+    plain = convert(getattr(times, "value", times), given, Observable((), time_unit), "times")
+    return torch.as_tensor(np.asarray(plain, dtype=np.float64)).reshape(-1)
+
+
+def merged(
+    seen: Mapping[str, Observable],
+    given: Mapping[str, Observable],
+    times: Any,
+    values: Mapping[str, Any],
+    controls: Mapping[str, Any],
+    *,
+    time_unit: str,
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """One axis of times for what was measured and for impulses that came at times of their own.
+
+    Args:
+        seen: The observables.
+        given: The controls that are data.
+        times: Of the record.
+        values: Observable -> what was measured at these times.
+        controls: Each -> its values at these times, or a pair (times, values) of impulses: it is 0 at other times.
+        time_unit: Of the simulator's times.
+
+    Returns:
+        Times, values (NaN where only impulses came) and controls, all along the same axis; as they are where nothing is
+        to be merged.
+
+    Raises:
+        ValueError: If a control is missing or unknown, or times of impulses go backwards or are too few or many.
+    """
+    if set(controls) != set(given):
+        missing, unknown = sorted(set(given) - set(controls)), sorted(set(controls) - set(given))
+        words = [f"the control {name!r} is missing" for name in missing]
+        words += [f"{name!r} is no control that differs from record to record" for name in unknown]
+        raise ValueError(
+            f"{'; '.join(words)}: a record of this simulator has {event_of(given) or 'no controls'}; give "
+            "record(times, values, controls={name: one value for each time}), 0 where a dose was not given"
+        )
+    pairs = {name: value for name, value in controls.items() if isinstance(value, tuple)}
+    if not pairs:
+        return times, dict(values), dict(controls)
+    if len(pairs) < len(controls):
+        held = ", ".join(sorted(set(controls) - set(pairs)))
+        raise ValueError(
+            f"{', '.join(pairs)} have times of their own, and {held} the record's: at the times of the others nobody "
+            "knows them. Give all of them as pairs (times, values) of impulses, or all along the times of the record"
+        )
+    at = plain_times(times, time_unit)
+    own = {name: plain_times(pair[0], time_unit) for name, pair in pairs.items()}
+    for when in own.values():
+        check_times(when[None], None)
+    before = [at, *(when for when in own.values() for _ in range(2))]
+    kind = torch.cat([torch.full((len(t),), i, dtype=torch.float64) for i, t in enumerate(before)])
+    every = torch.cat(before)
+    order = torch.from_numpy(np.lexsort((kind.numpy(), every.numpy())))
+    found = {
+        name: _along(order, _measured(name, value, seen, len(at)), 0, len(every)) for name, value in values.items()
+    }
+    impulses, start = dict[str, Any](), len(at)
+    for name, (_, value) in pairs.items():
+        plain = convert(getattr(value, "value", value), getattr(value, "unit", None), given[name], name)
+        amount = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+        if amount.shape != (len(own[name]), *given[name].shape[1:]):
+            raise ValueError(
+                f"the control {name!r} has shape {tuple(amount.shape)} for {len(own[name])} times of its own"
+            )
+        impulses[name] = _along(order, amount, start, len(every), 0.0)
+        start += 2 * len(amount)
+    return every[order], found, impulses
+
+
+def set_through(
+    given: Mapping[str, Observable], controls: Mapping[str, Any], times: Float[Tensor, " time"], count: int
+) -> dict[str, Tensor]:
+    """Controls of a record, along all of its times: after the last one, they stay as they are.
+
+    Args:
+        given: The controls that are data, (T, *event).
+        controls: Each of them -> (k, *event), with a unit that converts.
+        times: (T,), the last of which is repeated.
+        count: k.
+
+    Raises:
+        ValueError: If one has another number of values than there are times, or is not finite.
+    """
+    found = dict[str, Tensor]()
+    for name, spec in given.items():
+        value = controls[name]
+        plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
+        number = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+        if number.shape != (count, *spec.shape[1:]):
+            raise ValueError(
+                f"the control {name!r} has shape {tuple(number.shape)} for {count} times of {spec.shape[1:]}: give one "
+                "value for each time"
+            )
+        check_controls({name: number[None]}, times[None, :count])
+        found[name] = torch.cat([number, number[-1:].expand(spec.shape[0] - count, *number.shape[1:])])
+    return found
+
+
+def _measured(name: str, value: Any, seen: Mapping[str, Observable], count: int) -> Tensor:
+    """What was measured, NaN where it is missing, as numbers in the observable's unit."""
+    if name not in seen:
+        raise ValueError(f"{name!r} is no observable; there are {event_of(seen)}")
+    plain = convert(getattr(value, "value", value), getattr(value, "unit", None), seen[name], name)
+    number = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+    if number.shape != (count, *seen[name].shape[1:]):
+        raise ValueError(f"{name!r} has shape {tuple(number.shape)} for {count} times of {seen[name].shape[1:]}")
+    return number
+
+
+def _along(order: Tensor, value: Tensor, start: int, count: int, elsewhere: float = math.nan) -> Tensor:
+    """Values from a place on, among others, put into an order."""
+    whole = torch.full((count, *value.shape[1:]), elsewhere, dtype=torch.float64)
+    whole[start : start + len(value)] = value
+    return whole[order]
 
 
 def _values(name: str, value: Any, spec: Observable, count: int) -> tuple[Tensor, Bool[Tensor, " time"]]:
@@ -103,59 +227,32 @@ def filled(values: Float[Tensor, "row time *event"], there: Bool[Tensor, "row ti
     return torch.where(wide, values, own[:, None])
 
 
-def without(values: Tensor, there: Bool[Tensor, "#row time"]) -> Tensor:
-    """Values (row, T, *event), 0 at times at which they are missing."""
-    return torch.where(there.reshape(*there.shape, *[1] * (values.ndim - 2)), values, torch.zeros_like(values))
-
-
-def some_of(times: Tensor, shortest: int, generator: torch.Generator) -> tuple[Tensor, Bool[Tensor, "row time"]]:
-    """Records of fewer times: of each row as many as are drawn, at random; behind them the last is repeated.
+def values_and_masks(
+    seen: Mapping[str, Observable], x: Mapping[str, Tensor], theta: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What was seen of each row of theta, and where, as filters take it.
 
     Args:
-        times: (row, T), in their order.
-        shortest: The least number; each from it to T is as likely as another.
-        generator: Source of randomness.
-
-    Returns:
-        Times of the same shape, and which of them are the record's, the first ones.
+        seen: The observables.
+        x: Data, a batch like theta's or of one.
+        theta: (rows, D).
     """
-    rows, count = times.shape
-    options: dict[str, Any] = {"generator": generator, "device": generator.device}
-    length = torch.randint(shortest, count + 1, (rows, 1), **options)
-    place = torch.rand(rows, count, **options).argsort(-1)
-    kept = torch.where(torch.arange(count) < length, place, count).sort(-1).values  # the record's, and then T
-    there = kept < count
-    last = kept.masked_fill(~there, -1).amax(-1, keepdim=True)
-    return times.gather(-1, torch.where(there, kept, last)), there
+    rows = len(theta)
+    kinds = {n: theta.dtype if spec.dtype == "float32" else torch.float64 for n, spec in seen.items()}
+    masks = {n: x[f"{n}_mask"].bool() for n in seen if f"{n}_mask" in x}
+    values = {n: x[n].to(theta.device, kinds[n]) for n in seen}
+    values |= {n: filled(values[n], mask.to(theta.device)) for n, mask in masks.items()}
+    values = {n: value.expand(rows, *value.shape[1:]) for n, value in values.items()}
+    return values, {n: mask.expand(rows, *mask.shape[1:]) for n, mask in masks.items()}
 
 
-def masks_of(there: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Masks of observables as data of so many rows."""
-    return {f"{name}_mask": mask.expand(rows, *mask.shape[1:]).clone() for name, mask in there.items()}
+def shared_times(seen: Mapping[str, Observable], x: Mapping[str, Tensor]) -> Float[Tensor, "batch time"]:
+    """Times of each record, as they stand beside the observables, float64.
 
-
-def with_missing(
-    x: Mapping[str, Tensor],
-    names: Iterable[str],
-    missing: float,
-    kept: Bool[Tensor, "row time"] | None,
-    generator: torch.Generator,
-) -> X:
-    """Data of which values are missing, with their masks.
-
-    Args:
-        x: Name -> (row, T, *event).
-        names: Of the observables.
-        missing: Largest share that is missing; each row has its own.
-        kept: Times that a record has; all where left out.
-        generator: Source of randomness.
+    Raises:
+        ValueError: If observables have other times than each other.
     """
-    options: dict[str, Any] = {"generator": generator, "device": generator.device}
-    found = dict(x)
-    for name in names:
-        (rows, count), there = x[name].shape[:2], torch.ones((), dtype=torch.bool) if kept is None else kept
-        if missing:
-            share = missing * torch.rand(rows, 1, **options)
-            there = there & (torch.rand(rows, count, **options) >= share)
-        found |= {name: without(x[name], there), f"{name}_mask": there}
-    return found
+    first, *others = (x[f"{n}{TIMES}"].double() for n in seen)
+    if not all(torch.equal(first, other) for other in others):
+        raise ValueError(f"{event_of(seen)} are seen at the same times; merge theirs, and mask what is missing")
+    return first

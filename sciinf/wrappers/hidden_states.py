@@ -3,15 +3,18 @@
     simulator = wrappers.state_space(Nile(), prior, times, {"volume": Observable((100,), "1e8 m3", ("time",))})
 
 `wrappers.hidden_likelihood` says which filter that is. Where each record has times of its own, these are data as well:
-beside an observable NAME stands NAME_times, as NAME_mask does where values are missing. `like` gives the simulator of
-data that were seen when those of one record were, and are missing where they are: predictions are made by it.
+beside an observable NAME stands NAME_times, as NAME_mask does where values are missing. So are controls that differ
+from record to record (`wrappers.hidden_plans`), by their own names. `like` gives the simulator of data with the times,
+controls and missing values of one record: predictions are made by it.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -23,18 +26,30 @@ from sciinf.core.checks import check_unit, check_whole
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
-from sciinf.dynamics.state_space import Record, StateSpace, Theta, check_times, checked, log_seen
+from sciinf.dynamics.state_space import Record, StateSpace, check_times, checked
 from sciinf.summaries.timed import TIMES
 from sciinf.wrappers.hidden_files import read_record
-from sciinf.wrappers.hidden_likelihood import Filters
-from sciinf.wrappers.hidden_records import filled, masks_of, padded, some_of, with_missing, without
-from sciinf.wrappers.hidden_views import HiddenStatesAndPaths, HiddenStatesLike
+from sciinf.wrappers.hidden_likelihood import Filters, pairs_of_states
+from sciinf.wrappers.hidden_plans import (
+    Controls,
+    DrawControls,
+    DrawTimes,
+    Plan,
+    check_named,
+    check_shortest,
+    control_specs,
+    drawn_plan,
+    fixed_controls,
+    fixed_times,
+    masked,
+    settings_of,
+    shortened,
+)
+from sciinf.wrappers.hidden_records import merged, padded, set_through, shared_times, values_and_masks
+from sciinf.wrappers.hidden_views import HiddenStatesAndPaths
 from sciinf.wrappers.row_arguments import check_plain
 
 _TRIED, _TIMES = 3, 8  # rows, and times, that are tried
-_NATS = 1.5  # by which data of pairs are told apart, in the median
-DrawTimes = Callable[[int, torch.Generator], Tensor]
-"""A number of rows and a generator -> times of each row, (row, T), none before the one before it."""
 
 
 def state_space(
@@ -49,6 +64,7 @@ def state_space(
     name: str | None = None,
     block: int = 4096,
     time_unit: str = "",
+    controls: Mapping[str, Any] | DrawControls | None = None,
     shortest: int | None = None,
 ) -> HiddenStates:
     """A simulator of what is seen of a hidden state.
@@ -57,9 +73,10 @@ def state_space(
         model: Moves the state and observes it: a `StateSpace`, `LinearStates` or `FiniteStates` of `sciinf.dynamics`.
         prior: Of the parameters that the model calls by name.
         times: When it is seen, T of them, none before the one before it, in the model's unit of time. Where records
-            have times of their own, a function that draws them, (rows, generator) -> (rows, T): beside each observable
-            then stands `NAME_times`. A record that is shorter repeats its last time, with values that are missing; give
-            `shortest` where records may be, or simulations have none that are.
+            have times of their own, a function that draws them, (rows, generator) -> (rows, T), or that draws whole
+            plans (`hidden_plans.Plan`): beside each observable then stands `NAME_times`. A record that is shorter
+            repeats its last time, with values that are missing; give `shortest` where records may be, or simulations
+            have none that are.
         observables: What is seen, each with time as its first axis, (T, *event): name -> `Observable`, or its shape.
         begin: The time at which the state is the model's `initial`; the first of `times` where left out.
         particles: For each theta, where a particle filter is needed. Left out, the smallest number, doubling from 64,
@@ -71,14 +88,18 @@ def state_space(
         name: What the simulator is called; the model's class in small letters when left out.
         block: Rows per block of a store.
         time_unit: Of times, for records and paths; that of the first axis's coordinates where left out.
+        controls: The known inputs that the model names in its `controls`, each (T, *event), the same in all records; or
+            a function that draws them, (rows, generator) -> name -> (rows, T, *event), which makes them data. Those
+            of a `Plan` need not stand here.
         shortest: Least number of times of a record, where they are drawn. Each simulation then keeps some of its T
             times, chosen at random: k of them, where each k from `shortest` to T is as likely as another. It is put
-            together as `HiddenStates.record` does it, and `NAME_mask` stands beside each observable.
+            together as `HiddenStates.record` does it, with `NAME_mask`. A `Plan` says itself how long a record is.
 
     Raises:
         TypeError: If `model` is no object of such a class.
         ValueError: If times go backwards, an observable has another number of times than there are, or is not what the
-            model observes, `missing` is no share, or `shortest` is more than there are times, or these are fixed.
+            model observes, or `missing` is no share; a control is missing, unknown, of another length or not finite; or
+            `shortest` is more than there are times, or these are fixed, or there are controls.
 
     Examples:
         >>> import torch
@@ -111,23 +132,15 @@ def state_space(
     if isinstance(times, Callable):
         drawn, there = times, f"{next(iter(specs))!r} has {count}"
     else:
-        drawn = torch.as_tensor(list(times) if not isinstance(times, Tensor) else times, dtype=torch.float64)
-        if drawn.ndim != 1 or not len(drawn):
-            raise ValueError(f"times are a list of numbers, at least one, got shape {tuple(drawn.shape)}")
-        check_times(drawn[None], begin)
+        drawn = fixed_times(times, begin)
         count, there = len(drawn), f"there are {len(drawn)} times"
     for key, spec in specs.items():
         if spec.shape[0] != count:
             raise ValueError(f"{key!r} has shape {spec.shape}, and {there}: its first axis is that of the times")
     check_unit(time_unit, "the times of a hidden state")
-    if shortest is not None:
-        check_whole("shortest", shortest, 1)
-        if isinstance(drawn, Tensor) or shortest > count:
-            why = (
-                "is for times that a function draws" if isinstance(drawn, Tensor) else f"is at most {count}, the times"
-            )
-            raise ValueError(f"`shortest`, the least number of times of a record, {why}; got {shortest}")
-    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block, time_unit, shortest)
+    check_shortest(shortest, drawn, count)
+    known = fixed_controls(controls or {})
+    return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block, time_unit, known, shortest)
 
 
 @final
@@ -150,13 +163,18 @@ class HiddenStates(Simulator):
         name: str | None = None,
         block: int = 4096,
         time_unit: str = "",
+        controls: Controls = MappingProxyType({}),
         shortest: int | None = None,
     ) -> None:
         first = next(iter(seen.values()))
         self.time_unit = time_unit or (first.coord_units.get(first.dims[0], "") if first.dims else "")
         self.model, self.prior, self.times, self.begin = model, prior, times, begin
         self.name, self.block, self.missing, self.seen = name or type(model).__name__.lower(), block, missing, seen
-        self.count, self.shortest = first.shape[0], shortest
+        self.count, self.controls, self.shortest = first.shape[0], controls, shortest
+        self.own: Plan | None = None
+        tried = self._tried()
+        self.gaps = missing > 0 or (tried.there is not None and shortest is None)
+        self.masked = self.gaps or shortest is not None
         self.observables = dict(seen)
         for key, spec in seen.items():
             if self.masked:
@@ -164,12 +182,14 @@ class HiddenStates(Simulator):
             if not isinstance(times, Tensor):
                 # named "time", so that standardising takes one span for all of them, and none for each
                 self.observables[f"{key}{TIMES}"] = Observable((self.count,), self.time_unit, ("time",), "float64")
+        known = {} if isinstance(controls, Callable) else controls
+        self.given = control_specs(model, tried, known, first)
+        self.observables |= self.given
         self.settings = self._settings
-        self.filters = Filters(model, prior.names, self.record_of, self._pilot, particles)
+        self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
         self.random_likelihood = not self.filters.exact and model.log_observe is not None
-        self._check()
-        if self.masked or not isinstance(times, Tensor):
-            self.like = self._like
+        self._check(tried)
+        self.like = None if self.observables.keys() == seen.keys() else self._like
         if model.log_observe is not None:
             self.log_likelihood = self.filters.log_likelihood
             self.paths = self._paths
@@ -181,37 +201,30 @@ class HiddenStates(Simulator):
     def particles(self) -> int:
         return self.filters.particles
 
-    @property
-    def masked(self) -> bool:
-        """Whether values of simulations may be missing."""
-        return self.missing > 0 or self.shortest is not None
-
-    def simulated(
-        self, theta: Tensor, *, generator: torch.Generator, like: Record | None = None
-    ) -> tuple[X, Float[Tensor, "batch time state"]]:
-        """Data, and the hidden path behind them; where a record is given, seen when it was, and missing where it is."""
+    def simulated(self, theta: Tensor, *, generator: torch.Generator) -> tuple[X, Float[Tensor, "batch time state"]]:
+        """Data, and the hidden path behind them."""
         named, rows = dict(zip(self.prior.names, theta.unbind(-1), strict=True)), len(theta)
-        times, kept = self._times(rows, generator) if like is None else (like.times, None)
-        record = Record(times, {}, {}, self.begin)
-        state = checked(self.model, self.model.initial(named, rows, generator=generator), rows, "initial")
+        plan = self._plan(rows, generator)
+        record = Record(plan.times, {}, {}, self.begin, plan.controls)
+        state = self.model.initial(record.beside(named, 0), rows, generator=generator)
+        state = checked(self.model, state, rows, "initial")
         states, seen = [], {name: [] for name in self.seen}
         for k in range(self.count):
             if k or self.begin is not None:
-                state = self.model.advance(named, state, *record.step(k), generator=generator)
+                state = self.model.advance(record.beside(named, k - 1), state, *record.step(k), generator=generator)
                 state = checked(self.model, state, rows, "advance")
             states.append(state)
-            for name, value in self.model.observe(named, state, generator=generator).items():
+            for name, value in self.model.observe(record.beside(named, k), state, generator=generator).items():
                 seen[name].append(self._observed(name, value, rows))
         x: dict[str, Tensor] = {}
         for name, spec in self.seen.items():
             x[name] = torch.stack(seen[name], 1).reshape(rows, *spec.shape).to(spec.torch_dtype)
             if not isinstance(self.times, Tensor):
-                x[f"{name}{TIMES}"] = times if len(times) == rows else times.repeat(rows, 1)
-        if like is not None:
-            x |= {name: without(x[name], there) for name, there in like.there.items()} | masks_of(like.there, rows)
-            return x, torch.stack(states, 1)
-        found = with_missing(x, self.seen, self.missing, kept, generator) if self.masked else x
-        return found, torch.stack(states, 1)
+                x[f"{name}{TIMES}"] = record.times.expand(rows, -1).contiguous()
+        if self.masked:
+            x |= masked(x, list(self.seen), plan, self.missing, generator)
+        x |= {name: record.controls[name].expand(rows, *spec.shape) for name, spec in self.given.items()}
+        return x, torch.stack(states, 1)
 
     def smooth(self, theta: Tensor, x: X, *, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
         """A hidden path of each row, given its theta and the data: columns are those of the model's `latent`.
@@ -253,12 +266,14 @@ class HiddenStates(Simulator):
         there = died < 0
         if int(there.sum()) < 0.5 * len(theta):
             raise ValueError(self.filters.no_path(int((~there).nonzero()[0]), died, theta, x))
-        own = x[f"{next(iter(self.seen))}{TIMES}"][0].double() if not isinstance(self.times, Tensor) else self.times
+        own = self.times if isinstance(self.times, Tensor) else shared_times(self.seen, x)[0]
         count = len(own) if isinstance(self.times, Tensor) else int((own < own[-1]).sum()) + 1  # the last is repeated
         values, latent = found[there, :count].double().cpu().numpy(), self.model.latent
         return Paths(tuple(latent), values, own[:count].numpy(), tuple(latent.values()), self.time_unit)
 
-    def record(self, times: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    def record(
+        self, times: Any, values: Mapping[str, Any], controls: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
         """A record with times of its own as this simulator's observation.
 
         Args:
@@ -266,21 +281,29 @@ class HiddenStates(Simulator):
                 model's unit, or with a unit, as of astropy, where the simulator has a `time_unit`.
             values: Observable -> (k, *event), NaN where a value is missing; with a unit, as of astropy, in any that
                 converts. All numbers of a time at which one is missing count as missing.
+            controls: Each that differs from record to record -> (k, *event), likewise with a unit, and never missing.
+                Impulses, such as doses, that came at times of their own: a pair (times, values). These times are merged
+                with those of the record, each of them twice: before the impulse, and right after it. Of equal times
+                what was measured comes first.
 
         Raises:
-            ValueError: If the simulator has fixed times, observables are missing or unknown, there are more times than
-                in simulations, or fewer than the least that these have, or a value is missing, and `missing` is 0; or
-                times go backwards.
+            ValueError: If the simulator has fixed times, observables or controls are missing or unknown, there are more
+                times than in simulations, or fewer than the least that these have, or a value is missing, and `missing`
+                is 0; times go backwards; or a control has another number of values, or one that is not finite.
         """
         if isinstance(self.times, Tensor):
             raise ValueError(f"{self.name!r} has fixed times: give its data as they are, one value for each time")
-        lost, least = self.missing > 0, self.shortest
-        return padded(self.seen, times, values, self.time_unit, begin=self.begin, missing=lost, shortest=least)
+        values, given = dict(values), dict(controls or {})
+        times, values, given = merged(self.seen, self.given, times, values, given, time_unit=self.time_unit)
+        lost, least = self.gaps, self.shortest
+        found = padded(self.seen, times, values, self.time_unit, begin=self.begin, missing=lost, shortest=least)
+        return found | set_through(self.given, given, found[f"{next(iter(self.seen))}{TIMES}"], len(times))
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> Observation:
         """Real data from files; where times are drawn also a record, with as many rows as it has times, as `record`.
 
-        Its columns are `time`, or NAME_times, the observables, and NAME_mask where values may be missing.
+        Its columns are `time`, or NAME_times, the observables, NAME_mask where values may be missing, and controls that
+        differ from record to record.
 
         Raises:
             FileNotFoundError: If a file does not exist.
@@ -288,7 +311,7 @@ class HiddenStates(Simulator):
         """
         if isinstance(self.times, Tensor):
             return read_observation(self.observables, *paths, columns=columns)
-        return read_record(self.observables, self.seen, self.record, paths, columns or {})
+        return read_record(self.observables, self.seen, self.given, self.record, paths, columns or {})
 
     def data_of_pairs(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Data of pairs of states: by how many nats each is likelier given its own, see `engine.densities`.
@@ -296,80 +319,64 @@ class HiddenStates(Simulator):
         States of a pair are of the same time, reached from parameters of the prior, and data of them are alike.
         """
         theta = self.prior.sample(rows, generator=generator)
-        path, own, others = self.simulated(theta, generator=generator)[1], list[Tensor](), list[Tensor]()
-        named = dict(zip(self.prior.names, theta.T, strict=True))
-        for state in path.unbind(1)[:: max(1, self.count // _TIMES)]:
-            alike = next(iter(self.model.observe(named, state, generator=generator).values())).reshape(rows, -1)[:, 0]
-            order, shift = alike.argsort(), rows
-            mine, other = torch.full((rows,), math.inf), state
-            while shift > 1 and float(mine.nan_to_num(math.inf).abs().median()) > _NATS:
-                shift //= 2  # nearer in the order of what was seen of them
-                other = state[order.roll(-shift)[order.argsort()]]
-                mine = self._likelier(named, state, other, generator)
-            own.append(mine)
-            others.append(self._likelier(named, other, state, generator))
-        return torch.cat(own), torch.cat(others), torch.ones(len(own) * rows, 1, dtype=torch.float64)
-
-    def _likelier(self, theta: Theta, state: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
-        """By how many nats data of a state are likelier given it than given another."""
-        x = self.model.observe(theta, state, generator=generator)
-        seen = {n: x[n].reshape(len(state), 1, *o.shape[1:]).to(o.torch_dtype).double() for n, o in self.seen.items()}
-        record = Record(torch.zeros(1, 1, dtype=torch.float64), seen, {})
-        found = log_seen(self.model, theta, state, record, 0) - log_seen(self.model, theta, other, record, 0)
-        return found.double()
+        x, path = self.simulated(theta, generator=generator)
+        named, record = dict(zip(self.prior.names, theta.T, strict=True)), self._record(theta, x)
+        places = range(0, self.count, max(1, self.count // _TIMES))
+        states = ((record.beside(named, k), path[:, k]) for k in places)
+        return pairs_of_states(self.model, self.seen, states, generator)
 
     def with_paths(self) -> HiddenStatesAndPaths:
         """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""
         return HiddenStatesAndPaths(self)
 
-    def _like(self, x: X) -> Simulator:
-        """See `Simulator.like`."""
-        return HiddenStatesLike(self, x)
+    def _plan(self, rows: int, generator: torch.Generator) -> Plan:
+        if self.own is not None:
+            return self.own.of(rows)
+        return shortened(drawn_plan(self.times, self.controls, self.count, rows, generator), self.shortest, generator)
 
-    def _times(self, rows: int, generator: torch.Generator) -> tuple[Float[Tensor, "#row time"], Tensor | None]:
-        """Times of each row, and which of them are the record's; None where all are."""
-        if isinstance(self.times, Tensor):
-            return self.times[None], None
-        drawn = self.times(rows, generator)
-        if drawn.shape != (rows, self.count):
-            raise ValueError(f"times were drawn of shape {tuple(drawn.shape)}, expected {(rows, self.count)}")
-        return (drawn.double(), None) if self.shortest is None else some_of(drawn.double(), self.shortest, generator)
+    def _tried(self) -> Plan:
+        """A plan of a few rows, whose controls are those of the model."""
+        plan = self._plan(_TRIED, torch.Generator().manual_seed(0))
+        check_named(self.model, plan.controls, self.prior.names, [*self.seen, *self.model.latent])
+        return plan
 
-    def record_of(self, theta: Tensor, x: X) -> Record:
+    def _like(self, x: X) -> HiddenStates:
+        """This simulator with the plan of one record in all its rows; see `Simulator.like`."""
+        times = (self.times[None] if isinstance(self.times, Tensor) else shared_times(self.seen, x)).cpu()
+        there = {name: x[f"{name}_mask"].bool().cpu() for name in self.seen if self.masked}
+        known = {} if isinstance(self.controls, Callable) else self.controls
+        check_times(times, self.begin)
+        one = copy.copy(self)
+        one.missing, one.shortest = 0.0, None
+        one.own = Plan(times, {**known, **{name: x[name].double().cpu() for name in self.given}}, there or None)
+        one.settings = one._settings
+        return one
+
+    def _record(self, theta: Tensor, x: X) -> Record:
         """What was seen of each row of theta."""
-        rows = len(theta)
         if missing := sorted(set(self.observables) - set(x)):
             raise ValueError(f"the data have {sorted(x)}, and {missing} are missing: {event_of(self.observables)}")
-        kinds = {n: theta.dtype if spec.dtype == "float32" else torch.float64 for n, spec in self.seen.items()}
-        masks = {n: x[f"{n}_mask"].bool() for n in self.seen if f"{n}_mask" in x}
-        values = {n: x[n].to(theta.device, kinds[n]) for n in self.seen}
-        values |= {n: filled(values[n], mask.to(theta.device)) for n, mask in masks.items()}
-        values = {n: value.expand(rows, *value.shape[1:]) for n, value in values.items()}
-        there = {n: mask.expand(rows, *mask.shape[1:]) for n, mask in masks.items()}
+        values, there = values_and_masks(self.seen, x, theta)
+        controls = {n: x[n].to(theta.device, torch.float64) for n in self.given}
+        controls |= {} if isinstance(self.controls, Callable) else self.controls
         if isinstance(self.times, Tensor):
-            return Record(self.times[None], values, there, self.begin)
-        first, *others = (x[f"{n}{TIMES}"].double() for n in self.seen)
-        if not all(torch.equal(first, other) for other in others):
-            raise ValueError(
-                f"{event_of(self.seen)} are seen at the same times; merge theirs, and mask what is missing"
-            )
-        return Record(first, values, there, self.begin)
+            return Record(self.times[None], values, there, self.begin, controls)
+        return Record(shared_times(self.seen, x), values, there, self.begin, controls)
 
     def _pilot(self, count: int, generator: torch.Generator) -> tuple[Tensor, X]:
-        theta = self.prior.sample(count, generator=generator)
-        return theta, self(theta, generator=generator)
+        return (theta := self.prior.sample(count, generator=generator)), self(theta, generator=generator)
 
-    def _check(self) -> None:
+    def _check(self, plan: Plan) -> None:
         """Whether the model observes what is asked for, tried at the first time with some rows."""
         generator, kind = torch.Generator().manual_seed(0), type(self.model).__name__
         theta = dict(zip(self.prior.names, self.prior.sample(_TRIED, generator=generator).unbind(-1), strict=True))
+        theta = Record(plan.times, {}, {}, self.begin, plan.controls).beside(theta, 0)
         try:
             state = checked(self.model, self.model.initial(theta, _TRIED, generator=generator), _TRIED, "initial")
             found = self.model.observe(theta, state, generator=generator)
         except KeyError as error:
-            names = ", ".join(map(repr, self.prior.names))
-            words = f"{kind} asks for a parameter {error}, and the prior has {names}"
-            raise ValueError(f"{words}; call both the same") from error
+            names = ", ".join(map(repr, [*self.prior.names, *self.model.controls]))
+            raise ValueError(f"{kind} asks for a parameter {error}; the prior has {names}: call both alike") from error
         if set(found) != set(self.seen):
             raise ValueError(f"{kind} observes {sorted(found)}, and the observables are {event_of(self.seen)}")
         for name in self.seen:
@@ -389,4 +396,5 @@ class HiddenStates(Simulator):
         own = {f"model.{n}": said(v) for n, v in sorted(vars(self.model).items()) if not n.startswith("_")}
         times = {"times": said(self.times), "begin": str(self.begin), "missing": f"{self.missing:g}"}
         times |= {} if self.shortest is None else {"shortest": str(self.shortest)}
-        return {"model": type(self.model).__qualname__, **own, **times}
+        times |= {} if self.own is None else {"like": self.own.digest()}
+        return {"model": type(self.model).__qualname__, **own, **times, **settings_of(self.controls)}

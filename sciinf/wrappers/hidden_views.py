@@ -1,52 +1,16 @@
-"""Simulators made of a `HiddenStates`: at the times of one record, or with the hidden path as data."""
+"""The simulator of a hidden state whose path is data as well."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X
-from sciinf.summaries.timed import TIMES
 
 if TYPE_CHECKING:
     from sciinf.wrappers.hidden_states import HiddenStates
-
-
-@final
-class HiddenStatesLike(Simulator):
-    """What `HiddenStates.like` gives: data seen when those of one record were, and missing where they are.
-
-    Args:
-        of: The simulator, whose likelihood and paths it has.
-        x: The record, name -> (1, *event).
-
-    Raises:
-        ValueError: If its times go backwards, begin too early, or differ between observables.
-    """
-
-    def __init__(self, of: HiddenStates, x: X) -> None:
-        self.of, self.name, self.prior, self.observables = of, of.name, of.prior, of.observables
-        self.source, self.files, self.block = of.source, of.files, of.block
-        self.log_likelihood, self.random_likelihood, self.paths = of.log_likelihood, of.random_likelihood, of.paths
-        self.statistics, self.derived, self.labels = of.statistics, of.derived, of.labels
-        own = [f"{name}{end}" for name in of.seen for end in ("_mask", TIMES)]
-        self.x = {name: x[name].detach().cpu() for name in own if name in x}
-        self.record = of.record_of(torch.zeros(1, len(of.prior)), x)
-        self.settings, self.like = self._settings, of.like
-
-    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
-        return self.of.simulated(theta, generator=generator, like=self.record)[0]
-
-    def _settings(self) -> dict[str, str]:
-        """Those of the whole, and what the record is known by."""
-        digest = hashlib.sha256()
-        for name in sorted(self.x):
-            digest.update(name.encode() + self.x[name].contiguous().numpy().tobytes())
-        own = self.of.settings() if self.of.settings else {}
-        return {**own, "like": digest.hexdigest()[:16]}
 
 
 @final

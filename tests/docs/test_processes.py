@@ -24,6 +24,7 @@ def test_every_public_name_has_a_section_and_the_examples_run() -> None:
             mine = getattr(value, "__module__", "") == module.__name__ and not key.startswith("_")
             if mine and (inspect.isfunction(value) or (inspect.isclass(value) and not inspect.isabstract(value))):
                 public[key] = f"{module.__name__}.{key}"
+    public["Plan"] = "sciinf.wrappers.hidden_plans.Plan"  # beside others that users do not call
     assert set(found) == set(public)
     for name, section in found.items():
         assert [language for language, _ in blocks(section)] == ["python"], name
