@@ -217,7 +217,7 @@ def latex(numbers: Numbers, level: int, values: Sequence[str] = ()) -> str:
 def _in_latex(text: str) -> str:
     """Text as LaTeX prints it, whatever is in it."""
     escaped = "".join(_LATEX.get(c, c) for c in text)
-    return re.sub(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: f"$^{{{_plain(m[0])}}}$", escaped)
+    return re.sub(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹⁄]+", lambda m: f"$^{{{_plain(m[0])}}}$", escaped)
 
 
 def _power(text: str) -> str:
@@ -226,7 +226,7 @@ def _power(text: str) -> str:
 
 
 def _plain(superscripts: str) -> str:
-    return superscripts.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    return superscripts.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹⁄", "-0123456789/"))
 
 
 def drawn_intervals(numbers: Numbers, names: Sequence[str]) -> list[list[tuple[float, float]]]:

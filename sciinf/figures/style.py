@@ -132,7 +132,10 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def pretty_unit(unit: str) -> str:
-    """A unit as it is printed, "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where astropy does not know it."""
+    """A unit as it is printed, "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where astropy does not know it.
+
+    Astropy writes "yr⁻¹⸍²" for "yr^(-1/2)" with a sign that fonts do not have; here it is "yr⁻¹⁄²".
+    """
     if not unit:
         return ""
     if _PLAIN_UNIT.fullmatch(unit):  # astropy would reorder it
@@ -143,7 +146,7 @@ def pretty_unit(unit: str) -> str:
         text = units.Unit(unit).to_string("unicode", fraction=False)
     except (ValueError, TypeError):
         return unit
-    return str(text).strip() or unit
+    return str(text).strip().replace("⸍", "⁄") or unit
 
 
 def label(name: str, unit: str, *, lines: int = 1) -> str:

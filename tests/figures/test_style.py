@@ -18,10 +18,22 @@ from sciinf.figures.style import BLUE, label, log_axis, look, plain, pretty_unit
         ("mV", "mV"),
         ("m2", "m²"),
         ("no/such/unit", "no/such/unit"),
+        ("yr^(-1/2)", "yr⁻¹⁄²"),
+        ("m / yr(1/2)", "m yr⁻¹⁄²"),
     ],
 )
 def test_units_are_printed_as_scientists_write_them(unit, shown):
     assert pretty_unit(unit) == shown
+
+
+@pytest.mark.parametrize("unit", ["yr^(-1/2)", "km / (s Mpc)", "1e8 m3", "kg(2/3) K-1", "uV / Hz(1/2)", "deg", "Angstrom"])
+def test_the_font_of_figures_has_every_sign_of_a_unit(unit):
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    signs = FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    assert not [sign for sign in pretty_unit(unit) if ord(sign) not in signs]
+    assert ord("⸍") not in signs  # the fault: what astropy writes, which is a box there
 
 
 def test_labels_carry_the_unit_on_one_line_or_two():
