@@ -164,17 +164,20 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
     write_json(folder / "answer.json", {**answer.to_json(), **about})
 
 
-def load_answer(folder: str | Path, calibration: Calibration | None = None, *, name: str | None = None) -> Answer:
+def load_answer(
+    folder: str | Path, calibration: Calibration | str | None = None, *, name: str | None = None
+) -> Answer:
     """Read an answer back from its run folder; the refined one where it was refined.
 
     Args:
         folder: The run folder, or the folder of one answer in it.
-        calibration: The calibration it was given with; that in the run folder when left out.
-        name: Which observation's, where the run answered several.
+        calibration: The calibration it was given with; that in the run folder when left out. A text is taken for the
+            name: `load_answer(run, "1978")`.
+        name: Which observation's, where the run answered several: what its folder in `answers` is called.
 
     Raises:
         FileNotFoundError: If the folder holds no answer, or none of that name.
-        TypeError: If a name is given as the calibration.
+        TypeError: If two names are given.
         ValueError: If the run holds several answers and no name is given, a file is damaged, missing or of another
             answer, or the run was calibrated anew since.
 
@@ -182,7 +185,9 @@ def load_answer(folder: str | Path, calibration: Calibration | None = None, *, n
         UserWarning: If the run folder has no calibration any more.
     """
     if isinstance(calibration, str):
-        raise TypeError(f"the second argument is a calibration; give a name as name={calibration!r}")
+        if name is not None:
+            raise TypeError(f"two names of an answer are given, {calibration!r} and {name!r}; give one")
+        calibration, name = None, calibration
     inside = _one_answer(Path(folder), name)
     found = _read_answer(inside, calibration)
     return found if calibration is not None else replace(found, calibration=_calibration_of(inside))

@@ -204,6 +204,15 @@ def test_the_same_question_is_read_back_and_another_is_not(fit: Fit, calibration
     with pytest.raises(ValueError, match="several answers; give the name of one: observation, observation-"):
         load_answer(tmp_path)
     assert load_answer(tmp_path, calibration, name="observation").observation["x"].tolist() == X_O
+    for name in answer_folders(tmp_path):
+        one, two = load_answer(tmp_path, name), load_answer(tmp_path, name=name)
+        assert one.name == two.name == name
+        assert one.observation["x"].tolist() == two.observation["x"].tolist()
+    assert load_answer(tmp_path, "observation").observation["x"].tolist() == X_O
+    with pytest.raises(FileNotFoundError, match="no answer called 'other'; it has observation, observation-"):
+        load_answer(tmp_path, "other")
+    with pytest.raises(TypeError, match="two names"):
+        load_answer(tmp_path, "observation", name="other")
 
 
 def test_an_answer_from_before_a_check_is_made_anew(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
