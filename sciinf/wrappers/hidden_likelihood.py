@@ -74,9 +74,11 @@ class Filters:
         Warns:
             UserWarning: If particles of every theta die out; it says when.
         """
+        if not len(theta):
+            return torch.zeros(0, dtype=torch.float64)
         if self.exact:
             every = [each for each, _ in self._exactly(theta, x, None)]
-            return torch.cat([torch.zeros(0, dtype=torch.float64), *every])
+            return torch.cat(every)
         found = self._estimated(theta, x, self.particles, noise_of(theta, x))
         if len(theta) and bool((found.died >= 0).all()):
             warnings.warn(self._died(found.died, self.record(theta, x), self.particles), stacklevel=3)
@@ -90,6 +92,10 @@ class Filters:
         Raises:
             TypeError: If the model has no `log_observe`.
         """
+        if not len(theta):
+            self._check_density()
+            times = self.record(theta, x).times.shape[-1]
+            return torch.zeros(0, dtype=torch.float64), theta.new_zeros(0, times, len(self.model.latent))
         if self.exact:
             parts = list(self._exactly(theta, x, generator))
             return torch.cat([each for each, _ in parts]), torch.cat([paths for _, paths in parts])
@@ -119,7 +125,7 @@ class Filters:
         Raises:
             TypeError: If the model has no `log_observe`.
         """
-        if self.exact:
+        if self.exact or not len(theta):
             log_likelihood, paths = self.weighed_paths(theta, x, generator)
             return paths, log_likelihood.isfinite().long().neg()
         self._check_density()
@@ -214,7 +220,7 @@ class Filters:
         )
 
     def _check_density(self) -> None:
-        if self.model.log_observe is None:
+        if self.model.log_observe is None and not self.exact:
             kind = type(self.model).__name__
             raise TypeError(f"{kind} has no log_observe, so nothing weighs its paths by the data; define it")
 

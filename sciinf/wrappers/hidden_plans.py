@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import Observable
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_unit, check_whole
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import StateSpace, check_times
 
@@ -155,8 +155,10 @@ def check_named(
         taken: Other names of data.
 
     Raises:
-        ValueError: If one is missing or unknown, or has the name of something else.
+        ValueError: If one is missing or unknown, or has the name of something else; or a unit is unknown.
     """
+    for name, unit in {**model.latent, **model.controls}.items():
+        check_unit(unit, f"the hidden {name!r}" if name in model.latent else f"the control {name!r}")
     kind, wanted = type(model).__name__, list(model.controls)
     if missing := [name for name in wanted if name not in controls]:
         raise ValueError(

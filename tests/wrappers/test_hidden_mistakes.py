@@ -18,6 +18,7 @@ from sciinf.trust.likely import check_likelihood
 from sciinf.wrappers.hidden_states import HiddenStates
 
 PRIOR = Prior(s=LogUniform(0.5, 2.0))
+OU_PRIOR = Prior(k=LogUniform(0.5, 2.0), s=LogUniform(0.5, 2.0), r=LogUniform(0.1, 0.5))
 TIMES = (0.0, 1.0, 2.0, 3.0)
 
 
@@ -184,3 +185,39 @@ def test_the_likelihood_check_compares_what_both_have() -> None:
         wrong += found.level != "good"
     assert low <= 5
     assert wrong >= 18
+
+
+def test_an_unknown_unit_of_a_hidden_quantity_is_refused() -> None:
+    """Where the simulator is built, not when an answer is drawn."""
+
+    class Furlongs(Walk):
+        latent = {"place": "furlongz"}
+
+    with pytest.raises(ValueError, match=r"the unit 'furlongz' of the hidden 'place' is not one astropy knows"):
+        wrappers.state_space(Furlongs(), PRIOR, TIMES, {"y": Observable((4,), "m", ("time",))})
+
+
+def linear() -> HiddenStates:
+    return wrappers.state_space(OU(), OU_PRIOR, TIMES, {"y": Observable((4,), "", ("time",))})
+
+
+@pytest.mark.parametrize("make", [walk, linear])
+def test_no_rows_have_no_paths(make) -> None:
+    model = make()
+    none = torch.empty(0, len(model.prior))
+    width = len(model.model.latent)
+    for rows in (0, 1):
+        x = {"y": torch.zeros(rows, 4)}
+        weights, paths = model.weighed_paths(none, x, generator=generator())
+        assert weights.shape == (0,)
+        assert paths.shape == model.smooth(none, x, generator=generator()).shape == (0, 4, width)
+        assert model.log_likelihood(none, x).shape == (0,)
+
+
+def test_no_rows_of_a_model_without_a_density_are_refused_as_others_are() -> None:
+    class Blind(Walk):
+        log_observe = None
+
+    model = wrappers.state_space(Blind(), PRIOR, TIMES, {"y": Observable((4,), "m", ("time",))})
+    with pytest.raises(TypeError, match="has no log_observe"):
+        model.smooth(torch.empty(0, 1), {"y": torch.zeros(1, 4)}, generator=generator())
