@@ -158,8 +158,17 @@ class MarkovFractional:
         """Factors by which the processes decay in a time, and the covariance of what is added to them; float64.
 
         Args:
-            length: Of the time, in each row.
+            length: Of the time, in each row; no more than the horizon, beyond which the processes are no such motion.
+
+        Raises:
+            ValueError: If it is negative, or goes beyond the horizon.
         """
+        _lengths(length, 1)
+        if len(length) and float(length.max()) > self.horizon * (1 + 1e-6):
+            raise ValueError(
+                f"a step of {float(length.max()):g} goes beyond the horizon, {self.horizon:g}, until which these "
+                "processes stand for the motion: give MarkovFractional the whole span of time as its horizon"
+            )
         time = length.double()[:, None]
         total = self.speeds[:, None] + self.speeds
         return (-self.speeds * time).exp(), -torch.expm1(-total * time[..., None]) / total

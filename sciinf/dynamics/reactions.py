@@ -151,14 +151,14 @@ class Reactions:
                 finite (the reaction is named).
 
         Warns:
-            UserWarning: If leaps are so long that they take most of a count at once.
+            UserWarning: If leaps are so long that they take most of a count at once, or rates double or halve in one.
         """
         if not (leap > 0 and math.isfinite(leap)):
             raise ValueError(f"a leap of length {leap}, expected a positive number")
         begin, end = moments(state, start, stop)
         self._look(state)
         _of_rows(theta, state)
-        longest, too_long = float((end - begin).max()) if len(state) else 0.0, False
+        longest, too_long, coarse = float((end - begin).max()) if len(state) else 0.0, False, False
         for step in range(math.ceil(longest / leap - 1e-9)):
             time = begin + step * leap
             length = (end - time).clamp(0.0, leap)
@@ -167,10 +167,18 @@ class Reactions:
             too_long = too_long or self._empties(state, expected)
             state = self._added(state, torch.poisson(expected, generator=generator))
             self._look(state)
+            coarse = coarse or self._turns(theta, state, torch.minimum(time, end), expected, length)
         if too_long:
             warnings.warn(
                 f"leaps of {leap:g} take more than half of what there is at once, in more than one row of a hundred: "
                 "counts are cut at zero, and their law is wrong. Take shorter leaps, or exact()",
+                stacklevel=2,
+            )
+        elif coarse:
+            warnings.warn(
+                f"leaps of {leap:g} are too long: within one, a rate more than doubles or halves in more than one row "
+                "of a hundred, and it is held still meanwhile, so the law of counts is wrong. Take shorter leaps, or "
+                "exact()",
                 stacklevel=2,
             )
         return state
@@ -179,6 +187,14 @@ class Reactions:
         """Whether a leap takes most of a count that is no handful, in many rows."""
         taken = expected @ (-self.change).clamp_min(0).to(expected)
         return bool(((state >= _HANDFUL) & (taken > 0.5 * state)).any(-1).double().mean() > 0.01)
+
+    def _turns(self, theta: Theta, state: Tensor, time: Tensor, expected: Tensor, length: Tensor) -> bool:
+        """Whether what the leap did to counts doubles or halves a rate, in many rows; of handfuls that is chance."""
+        if float(expected.max() if expected.numel() else 0.0) < _HANDFUL:
+            return False
+        after = self._rates(theta, state, time) * length.to(expected)[:, None]
+        more, less = torch.maximum(after, expected), torch.minimum(after, expected)
+        return bool(((more >= 2 * _HANDFUL) & (more > 2 * less)).any(-1).double().mean() > 0.01)
 
     def at(
         self,

@@ -202,3 +202,13 @@ def test_a_filter_finds_how_rough_a_motion_is_and_one_too_rough_is_known():
         assert sd == pytest.approx(spread, rel=0.07)
     found = posteriors(0.1, 0)
     assert abs(found["filter"][0] - found["exact"][0]) > 0.5 * found["exact"][1]  # six processes are too slow for it
+
+
+def test_a_step_beyond_the_horizon_is_refused():
+    motion = MarkovFractional(torch.tensor([0.3, 0.7]), 2.0)
+    decay, _ = motion.step(torch.tensor([2.0, 0.0]))
+    assert decay.shape == (2, 6)
+    with pytest.raises(ValueError, match=r"a step of 2.5 goes beyond the horizon, 2, .* the whole span of time"):
+        motion.step(torch.tensor([1.0, 2.5]))
+    with pytest.raises(ValueError, match="not negative"):
+        motion.step(torch.tensor([-1.0, 1.0]))

@@ -226,3 +226,32 @@ def test_leaps_that_take_most_of_what_there_is_are_told_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         network.leap(theta, torch.full((500, 1), 50.0), 0.0, 3.0, leap=0.1, generator=generator())
+
+
+def test_leaps_in_which_rates_change_much_are_told_of():
+    """Births 1 for each: 20 become 20 e^4 = 1,092 in 4, and in one leap of 4 they become 100."""
+    growth = Reactions({"birth": [1]}, lambda theta, n: theta["birth"][:, None] * n)
+    theta, begin = constant(300, birth=1.0), torch.full((300, 1), 20.0)
+    with pytest.warns(UserWarning, match="leaps of 4 are too long: within one, a rate more than doubles"):
+        found = growth.leap(theta, begin, 0.0, 4.0, leap=4.0, generator=generator())
+    assert float(found.mean()) < 0.2 * 20 * math.exp(4.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        growth.leap(theta, begin, 0.0, 4.0, leap=0.1, generator=generator())
+        # one leap is exact where rates do not change, however many come; chance in handfuls is no change
+        steady = Reactions({"birth": [1]}, lambda theta, n: theta["birth"][:, None].expand_as(n))
+        steady.leap(constant(300, birth=50.0), begin, 0.0, 4.0, leap=4.0, generator=generator())
+        growth.leap(constant(300, birth=0.1), torch.full((300, 1), 2.0), 0.0, 4.0, leap=1.0, generator=generator())
+
+
+def test_a_rate_that_time_changes_is_no_long_leap():
+    """On from time 1: leaps of 1 hold it still where it is, and none is too long for that."""
+    on = Reactions(
+        {"birth": [1]},
+        lambda theta, n, time: (theta["birth"] * (time >= 1.0))[:, None],
+        bound=lambda theta, n, start, stop: theta["birth"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = on.leap(constant(300, birth=50.0), torch.zeros(300, 1), 0.0, 3.0, leap=1.0, generator=generator())
+    assert float(found.mean()) == pytest.approx(100.0, abs=4 * math.sqrt(100 / 300))
