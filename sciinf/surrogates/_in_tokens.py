@@ -16,7 +16,7 @@ from sciinf.dynamics.frames import spacing
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import ByTimes, Looking, Moments
 from sciinf.surrogates.conditions import WORDS, Conditions, Frame, Given
-from sciinf.tokens import Code, Order
+from sciinf.tokens import Code, Order, Scales
 from sciinf.tokens.assimilated import guessed
 from sciinf.tokens.innovations import Chain, Innovations, beside
 
@@ -63,8 +63,9 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
             raise ValueError("what sensors see goes with pieces of all frames at once: Patches() and AtOnce()")
         self.stays = code.build(self.channels_stay, self.space) if self.conditions.stay else None
         stays = self.stays.width if self.stays is not None else 0
-        self.plain, self.first = Innovations(self.code), Innovations(self.code, stays)
-        self.units = Innovations(self.code, self.code.width + stays, follows=True)
+        nested = isinstance(order.turns, Scales)
+        self.plain, self.first = (Innovations(self.code, n, nested=nested) for n in (0, stays))
+        self.units = Innovations(self.code, self.code.width + stays, follows=True, nested=nested)
         self.chain = Chain(self.first, self.units)
         self.reader = self.conditions.reader(prior, seed=seed)
         if self.conditions.sensors is not None:

@@ -14,7 +14,9 @@ for each wave q,
     B_q = E[T_q K_q^H] E[K_q K_q^H]^{-1},    S_q = E[T_q T_q^H] - B_q E[K_q T_q^H],
 
 so that few training fields suffice; A and B are then local, and move with the field. Of tokens that are no pieces all
-numbers together are one token at one place. Of a linear equation with random forcing on a ring z is white noise,
+numbers together are one token at one place. S^{-1/2} then mixes tokens of all scales: where they are to be drawn from
+coarse to fine, A is the inverse of the Cholesky factor of S instead, so that z of a scale knows of no finer one. Of a
+linear equation with random forcing on a ring z is white noise,
 whatever came before.
 
 Least squares on K numbers of N fields leave 1 - K/N of the variance there, and more for others. With fewer than 20
@@ -48,6 +50,8 @@ class Innovations(nn.Module):
         code: Theirs.
         known: Width of what is known at each place.
         follows: Whether the first of that are the tokens of the frame before.
+        nested: Whether scales of tokens stay apart, so that those of a scale follow from z of no finer one. Of pieces,
+            and where each scale is one token, as of Pod, units are the same either way.
     """
 
     mean: Tensor
@@ -57,8 +61,10 @@ class Innovations(nn.Module):
     guess: Tensor
     stays: Tensor
 
-    def __init__(self, code: FieldTokens, known: int = 0, *, follows: bool = False) -> None:
+    def __init__(self, code: FieldTokens, known: int = 0, *, follows: bool = False, nested: bool = False) -> None:
         super().__init__()
+        several = not code.counts and len(set(code.scales)) < len(code.scales)
+        self.scales = code.scales if nested and several else ()
         own, self.follows = code.width, follows
         self.pieces, self.places, self.width = bool(code.counts), len(code.places), code.width
         self.counts = code.counts or (1,)
@@ -102,11 +108,24 @@ class Innovations(nn.Module):
         most = values.max()
         root = torch.where(most > _STILL, values.clamp_min(_LEAST * most).sqrt(), torch.ones_like(values))
         there, back = (vectors / root[:, None]) @ vectors.mH, (vectors * root[:, None]) @ vectors.mH
+        if self.scales:
+            there, back = self._apart_by_scale(back)
         for buffer, value in ((self.guess, guess), (self.there, there), (self.back, back)):
             buffer.copy_(torch.view_as_real(value.resolve_conj()))
         self.mean.copy_(mean[:width])
         self.known_mean.copy_(mean[width:])
         self._begin()
+
+    def _apart_by_scale(self, root: Tensor) -> tuple[Tensor, Tensor]:
+        """L^{-1} and L of S = L L^T, with numbers from coarse to fine, of its root S^{1/2}."""
+        order = torch.tensor(self.scales, device=root.device).repeat_interleave(self.width).argsort(stable=True)
+        sorted_rows = root.real[:, order]
+        factor = torch.linalg.qr(sorted_rows.mT).R.mT  # S^{1/2} S^{1/2}^T without squaring what is small
+        factor = factor * torch.where(factor.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None]
+        one = torch.eye(len(order), dtype=factor.dtype, device=factor.device).expand_as(factor)
+        apart = torch.linalg.solve_triangular(factor, one, upper=False)
+        back = order.argsort()
+        return tuple(part[:, back][:, :, back].to(root) for part in (apart, factor))
 
     def forward(
         self, tokens: Float[Tensor, "*batch token width"], known: Float[Tensor, "*batch token known"] | None = None

@@ -10,7 +10,8 @@ from surrogates.test_generator import built, distance, generator, world
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch
-from sciinf.tokens import Frames, Haar, Mixture, haar
+from sciinf.tokens import AtOnce, Frames, Haar, Mixture, Pod, Scales, haar
+from sciinf.tokens.innovations import Innovations
 
 LAYOUTS = [(2, 4, 2, (32,)), (1, 2, 3, (8, 4)), (2, 1, 1, (4, 8, 4))]
 
@@ -135,6 +136,40 @@ def test_a_law_in_wavelets_is_read_back(fit):
     one, two = (s.draw(theta, start, generator=generator(2)) for s in (fit.surrogate, again))
     assert torch.equal(one, two)
     assert again.code.scales == fit.surrogate.code.scales
+
+
+def units_of(code, *, nested):
+    """Units of tokens of rough fields whose scales go together, and the tokens."""
+    fields = torch.randn(3_000, 1, 32, generator=generator()).cumsum(-1)
+    found, tokens = Innovations(code, nested=nested), code.encode(fields)
+    found.see(tokens)
+    found.settle()
+    return found, tokens
+
+
+def reach(units, tokens, scales, scale):
+    """How much z of a scale and of coarser ones changes where finer tokens do."""
+    fine = torch.tensor(scales) > scale
+    other = torch.where(fine[:, None], tokens.flip(0), tokens)
+    return float((units(tokens) - units(other))[:, ~fine].abs().max())
+
+
+def test_scales_that_are_drawn_one_after_the_other_are_not_mixed_by_their_units():
+    """Covariances of 3,000 rows: those of the very rows that units were taken from are the identity."""
+    code = Haar(2).build(1, (32,))
+    for nested in (True, False):
+        units, tokens = units_of(code, nested=nested)
+        z = units(tokens)
+        assert torch.allclose(z.flatten(1).T.cov(correction=0), torch.eye(32), atol=1e-2)
+        assert torch.allclose(units.inverse(z), tokens, atol=1e-3)
+        mixed = max(reach(units, tokens, code.scales, scale) for scale in (0, 1))
+        assert mixed < 1e-3 if nested else mixed > 0.3  # the fault: the symmetric root of the covariance
+    order = AtOnce(Scales())
+    equation = world()
+    law = built(equation, Haar(1), order=order, law=Mixture())
+    assert law.plain.scales == law.first.scales == law.units.scales == law.code.scales
+    assert built(equation, Haar(1), order=AtOnce(), law=Mixture()).units.scales == ()
+    assert built(equation, Pod(8), order=order, law=Mixture()).units.scales == ()  # each scale is one token
 
 
 def test_what_does_not_suit_is_refused():
