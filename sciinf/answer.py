@@ -164,9 +164,7 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
     write_json(folder / "answer.json", {**answer.to_json(), **about})
 
 
-def load_answer(
-    folder: str | Path, calibration: Calibration | str | None = None, *, name: str | None = None
-) -> Answer:
+def load_answer(folder: str | Path, calibration: Calibration | str | None = None, *, name: str | None = None) -> Answer:
     """Read an answer back from its run folder; the refined one where it was refined.
 
     Args:

@@ -381,6 +381,8 @@ def _check_same(estimator: Learned, store: Store | Simulator | Simulated) -> Non
             "the estimator from the store's own simulator"
         )
     for name, spec in estimator.observables.items():
+        if name not in made.observables and estimator.needs is not None and name not in estimator.needs:
+            continue
         if made.observables.get(name) != spec:
             raise ValueError(
                 f"the estimator expects {name!r} as {spec}, {where} simulations with {made.observables.get(name)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -41,9 +41,11 @@ class Learned(nn.Module, Component, ABC):
     `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows; noise,
     drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; fields,
     which have no noise at all; or laws of fields, whose losses are as noisy as draws.
+    `needs` names the observables without which rows are none to train on; all of `observables` where it is None.
     """
 
     learns: ClassVar[Learns] = "densities"
+    needs: ClassVar[Sequence[str] | None] = None
     prior: Prior
     observables: Mapping[str, Observable]
 

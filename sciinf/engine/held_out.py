@@ -60,6 +60,9 @@ def tell(fit: Fit) -> None:
     """
     if isinstance(fit.learned, Surrogate) and "spread_skill" in fit.record:
         _tell_spread(fit.learned, fit.record["spread_skill"])
+    elif isinstance(fit.learned, Surrogate) and "residual" in fit.record and "relative_error" not in fit.record:
+        left = f"{fit.record['residual']:.2g} of what it left of the equation before training"
+        telling.tell(f"{fit.learned.target!r} leaves {left}; no solution was there to say what it is off by")
     elif isinstance(fit.learned, Surrogate):
         _tell_error(fit.learned, fit.record.get("relative_error", 0.0))
     lost, off = fit.record.get("draws_not_finite", 0.0), fit.record.get("draws_off", 0.0)

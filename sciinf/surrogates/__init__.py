@@ -3,6 +3,7 @@
 from sciinf.surrogates.adversarial import Adversarial
 from sciinf.surrogates.captions import Captions, Grammar
 from sciinf.surrogates.collapse import collapsed
+from sciinf.surrogates.collocation import Collocation
 from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors, Words
 from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.dgno import DGNO
@@ -17,6 +18,7 @@ from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
 from sciinf.surrogates.operator import Operator
 from sciinf.surrogates.origin import Origin
+from sciinf.surrogates.placements import AdversarialPoints, EvenPoints, FollowingPoints
 from sciinf.surrogates.quantised import Quantised
 from sciinf.surrogates.questions import conditioned
 from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
@@ -27,10 +29,14 @@ __all__ = [
     "DGNO",
     "KL",
     "Adversarial",
+    "AdversarialPoints",
     "Captions",
+    "Collocation",
     "Emulator",
+    "EvenPoints",
     "Field",
     "FieldCode",
+    "FollowingPoints",
     "Frame",
     "Generator",
     "Given",

@@ -97,6 +97,17 @@ class WithErrors(OfFields, ABC):
 
     @final
     def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
+        """See `Surrogate.spread`.
+
+        Raises:
+            ValueError: If no solution was there to tell.
+        """
+        if bool(self.size.isnan().any()):
+            raise ValueError(
+                f"no solution has checked this {type(self).__name__}, so nobody knows what its {self.target!r} is off "
+                "by: train it on a store of solutions, whose held-out rows tell. `predict` goes without, and so does "
+                "Emulator(fit, equation, error=False), whose posteriors are too narrow by what it is off"
+            )
         return (self._design(theta) @ self.size).exp().to(self.errors)
 
     @final

@@ -117,13 +117,16 @@ class OfFields(Surrogate, ABC):
             theta.add(batch.theta, (0,))
             if self.given:
                 given.add(self.stacked(batch.x), (0, *range(2, 2 + len(self.space))))
+            if self.needs is not None and self.target not in batch.x:
+                continue  # it learns without
             target.add(batch.x[self.target], (0, *range(3, 3 + len(self.space))))
             step.add(batch.x[self.target].diff(dim=1), (0, 1, *range(3, 3 + len(self.space))))
         theta.into(self.theta_mean, self.theta_sd)
         if self.given:
             given.into(self.given_mean, self.given_sd)
-        target.into(self.target_mean, self.target_sd)
-        if self.frames > 1:
+        if target.count:
+            target.into(self.target_mean, self.target_sd)
+        if target.count and self.frames > 1:
             step.into(torch.empty_like(self.step_sd), self.step_sd)
         if isinstance(self, ByEdges):
             found = show_edges(

@@ -21,18 +21,7 @@ class Predicting(WithErrors, Adjusting, ABC):
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
         """Keep what predictions of held-out rows are off by."""
-        sizes, rows, relative, kept = [], [], [], []
-        for batch in batches():
-            true = batch.x[self.target]
-            off = true - predicted(self, batch)
-            size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
-            relative.append(size / true.flatten(1).square().mean(1).sqrt().clamp_min(1e-30))
-            sizes.append(size)
-            rows.append(batch.theta)
-            if sum(map(len, kept)) < len(self.errors):
-                kept.append(off)
-        self.keep_errors(torch.cat(rows), torch.cat(sizes), torch.cat(kept))
-        return {"relative_error": float(torch.cat(relative).mean())}
+        return held_out_errors(self, batches)
 
     @final
     def error(
@@ -46,3 +35,19 @@ class Predicting(WithErrors, Adjusting, ABC):
     ) -> Float[Tensor, "batch ..."]:
         found = predicted(self, Batch(theta, given))
         return found + self.error(theta, given, generator=generator).to(found.device)
+
+
+def held_out_errors(surrogate: WithErrors, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    """Make a surrogate keep what its predictions of held-out solutions are off by, and say how much that is."""
+    sizes, rows, relative, kept = [], [], [], []
+    for batch in batches():
+        true = batch.x[surrogate.target]
+        off = true - predicted(surrogate, batch)
+        size = off.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
+        relative.append(size / true.flatten(1).square().mean(1).sqrt().clamp_min(1e-30))
+        sizes.append(size)
+        rows.append(batch.theta)
+        if sum(map(len, kept)) < len(surrogate.errors):
+            kept.append(off)
+    surrogate.keep_errors(torch.cat(rows), torch.cat(sizes), torch.cat(kept))
+    return {"relative_error": float(torch.cat(relative).mean())}

@@ -26,7 +26,9 @@ def test_units_are_printed_as_scientists_write_them(unit, shown):
     assert pretty_unit(unit) == shown
 
 
-@pytest.mark.parametrize("unit", ["yr^(-1/2)", "km / (s Mpc)", "1e8 m3", "kg(2/3) K-1", "uV / Hz(1/2)", "deg", "Angstrom"])
+@pytest.mark.parametrize(
+    "unit", ["yr^(-1/2)", "km / (s Mpc)", "1e8 m3", "kg(2/3) K-1", "uV / Hz(1/2)", "deg", "Angstrom"]
+)
 def test_the_font_of_figures_has_every_sign_of_a_unit(unit):
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font

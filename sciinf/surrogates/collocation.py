@@ -1,0 +1,215 @@
+r"""A network that solves an equation for all parameters at once, learned from the equation alone.
+
+    min over u   E[r(u; x, theta)^2] + w E[b(u; x, theta)^2],
+
+r what is left of the equation at points, over its rms before training, and b what is left of the conditions on the
+faces of the box, over the size of u. Parameters are inputs of the network, and points are placed in x and theta
+together (`placements`): evenly, or by a density that learns where r^2 is large.
+
+**One loss, one optimiser.** Where points are placed by a density, both learn at once: r^2 and b^2 have slopes in u
+alone, for points are held still, and what places them in the density alone, for r^2 is held still there. r^2 + b^2 is
+over its own size of the step, as log E(r^2 + b^2) would be: the norm of all slopes together, which is clipped, would
+otherwise be that of the one that is larger just now. What is reported is r^2 + b^2. Rows that were held out have it at
+many even points, so the best weights are those that are best everywhere.
+
+The answer is not exact, and a small residual is no small error. What solutions are off by is known only where there are
+some: train on a store of the solved equation, and its held-out rows tell (`spread`, `draw`). Without, `draw` refuses.
+
+References:
+    | Physics-informed neural networks (Raissi et al., 2019), https://doi.org/10.1016/j.jcp.2018.10.045
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Adjusting, Batch, X, predicted
+from sciinf.core.checks import check_whole
+from sciinf.core.existence import check_continuous
+from sciinf.core.prior import global_seed
+from sciinf.dynamics.field_equation import SOLUTION
+from sciinf.dynamics.point_equation import AtPoints, box, faces, rings, timed
+from sciinf.nets.jets import Jet, JetNetwork
+from sciinf.surrogates._errors import WithErrors
+from sciinf.surrogates._fields import Looking
+from sciinf.surrogates._predicting import held_out_errors
+from sciinf.surrogates.placements import EvenPoints, Placement
+
+_SEEN = 8  # even points of a held-out row, for each of a training row
+_LOOK = 4_096  # points at which sizes are taken
+_EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
+
+
+@final
+class Collocation(WithErrors, Looking, Adjusting):
+    """A solution of an equation for all parameters, learned from the equation.
+
+    Args:
+        equation: Told at points (`dynamics.point_equation`); what solutions start from must follow from theta.
+        placement: Of points; `EvenPoints()` where left out.
+        points: For each row of a step.
+        width: Of the network's hidden layers.
+        layers: How many.
+        edges: Weight of the conditions on the faces.
+        scale: The size that u is expected to have, in its unit.
+        seed: Seeds the first weights.
+
+    Raises:
+        TypeError: If the equation is not told at points.
+        ValueError: If it starts from fields of its own, its prior has discrete parameters, or a number is out of range.
+
+    Examples:
+        >>> from torch.distributions import Uniform
+        >>> from sciinf.core import Prior
+        >>> from sciinf.dynamics.field_equation import described
+        >>> from sciinf.dynamics.grid import BoxGrid
+        >>> from sciinf.dynamics.point_equation import Unsolved
+        >>> class Heated(Unsolved):  # -u'' = heat, u = 0 at both ends
+        ...     name, times = "heated", (0.0,)
+        ...     def __init__(self):
+        ...         self.grid, self.prior = BoxGrid((33,), (1.0,), periodic=False), Prior(heat=Uniform(1.0, 5.0))
+        ...         _, self.observables = described({}, 1, 1, self.grid)
+        ...     def residual_at(self, u, at, theta):
+        ...         return -u.bend[..., 0] - theta["heat"]
+        ...     def edge_at(self, u, at, theta):
+        ...         return u.value
+        >>> Collocation(Heated()).predict(torch.tensor([[2.0]]), {}).shape
+        torch.Size([1, 1, 1, 33])
+    """
+
+    needs: ClassVar[Sequence[str] | None] = ()
+    residual_size: Tensor
+
+    def __init__(
+        self,
+        equation: AtPoints,
+        placement: Placement | None = None,
+        *,
+        points: int = 16,
+        width: int = 40,
+        layers: int = 4,
+        edges: float = 1.0,
+        scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(equation, AtPoints):
+            raise TypeError(f"Collocation takes an equation that is told at points, AtPoints, got {equation!r}")
+        if equation.given or equation.random:
+            raise ValueError(
+                f"solutions of {equation.name!r} start from {', '.join(equation.given) or 'chance'}; Collocation is "
+                "for those that follow from parameters alone: take an Operator, which learns from solutions"
+            )
+        check_continuous(equation.prior, "a Collocation")
+        for name, value in (("points", points), ("width", width), ("layers", layers)):
+            check_whole(name, value, 1)
+        if not (0 <= edges < math.inf and 0 < scale < math.inf):
+            raise ValueError(f"edges is a weight of at least 0, scale a size above 0; got {edges}, {scale}")
+        super().__init__(equation.prior, {SOLUTION: equation.observables[SOLUTION]}, SOLUTION, (), seed)
+        self.equation, self.count, self.edges, self.scale = equation, points, edges, scale
+        self.lengths, self.faces = box(equation), faces(equation)
+        parameters = equation.prior.bijection.size
+        with global_seed(torch.Generator().manual_seed(seed)):
+            channels = self.observables[SOLUTION].shape[1]
+            self.network = JetNetwork(self.lengths, rings(equation), parameters, channels, width, layers)
+            self.placing = (placement or EvenPoints()).build(len(self.lengths) + parameters)
+        self.register_buffer("residual_size", torch.ones(()))
+
+    def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        theta = torch.cat([batch.theta for batch in batches()])[:_LOOK]
+        generator = torch.Generator(theta.device).manual_seed(0)
+        cube = self._even(theta, math.ceil(_LOOK / len(theta)), generator)
+        with torch.no_grad():
+            size = self.residual_squares(cube).mean().sqrt()
+        self.residual_size.copy_(torch.where((size > 0) & size.isfinite(), size, torch.ones_like(size)))
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        many = self.count * (1 if self.training else _SEEN)
+        even, rows = self._even(batch.theta, many, generator), len(batch.theta)
+        edges = self._at_edges(batch.theta, generator)
+        if not self.training:
+            return self.residual_squares(even).reshape(many, rows).mean(0) + edges
+        points = self.placing.points(even, self._unsloped, generator=generator)
+        squares = self.residual_squares(points)
+        wanted = squares.reshape(many, rows).mean(0) + edges
+        placed = self.placing.loss(points, squares.detach(), generator=generator).reshape(many, rows).mean(0)
+        each = wanted / wanted.mean().detach().clamp_min(1e-30) + placed
+        return each - each.detach() + wanted.detach()
+
+    def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        z = self.prior.split(theta.to(self.theta_mean)).z.to(self.given_mean.dtype)
+        at = self._grid().to(z)
+        numbers = z[:, None].expand(-1, len(at), -1).flatten(0, 1)
+        found = self.scale * self.network(at.repeat(len(z), 1), numbers)
+        return found.unflatten(0, (len(z), self.frames, *self.space)).movedim(-1, 2)
+
+    @torch.no_grad()
+    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        theta = torch.cat([batch.theta for batch in batches()])
+        cube = self._even(theta, self.count * _SEEN, torch.Generator(theta.device).manual_seed(1))
+        told = {"residual": float(self.residual_squares(cube).mean().sqrt())}
+        if self.target in next(iter(batches())).x:
+            return told | held_out_errors(self, batches)
+        self.size.fill_(math.nan)  # nothing is known of errors, which `spread` then says
+        return told
+
+    def error(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch ..."]:
+        return self.drawn_error(theta, generator=generator)
+
+    def draw(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch ..."]:
+        found = predicted(self, Batch(theta, given))
+        return found + self.drawn_error(theta, generator=generator).to(found.device)
+
+    def _even(self, theta: Tensor, many: int, generator: torch.Generator) -> Float[Tensor, "n size"]:
+        """Points of the cube, so many for each row, even in the box."""
+        own = torch.special.ndtr(self.prior.split(theta).z).to(self.given_mean.dtype).repeat(many, 1)
+        at = torch.rand(len(own), len(self.lengths), generator=generator, device=generator.device)
+        return torch.cat([at.to(own), own], -1)
+
+    def _told(self, cube: Tensor, kind: Callable[..., Tensor]) -> Tensor:
+        """What the equation says of the network at points of the cube, squares summed over what it says."""
+        share, place = cube.split([len(self.lengths), cube.shape[-1] - len(self.lengths)], -1)
+        z = torch.special.ndtri(place.clamp(_EDGE, 1 - _EDGE))
+        theta = self.prior.join(z).to(cube)
+        at = share * torch.tensor(self.lengths, dtype=cube.dtype, device=cube.device)
+        raw = self.network.jet(at, z)
+        jet = Jet(self.scale * raw.value, self.scale * raw.slope, self.scale * raw.bend)
+        named = {name: theta[:, k : k + 1] for k, name in enumerate(self.prior.names)}
+        return kind(jet, at, named).square().sum(-1)
+
+    def residual_squares(self, cube: Float[Tensor, "n size"]) -> Float[Tensor, " n"]:
+        """r^2 at points of the cube, over the mean of what it was before training."""
+        return self._told(cube, self.equation.residual_at) / self.residual_size.square()
+
+    @torch.no_grad()
+    def _unsloped(self, cube: Tensor) -> Float[Tensor, " n"]:
+        return self.residual_squares(cube)
+
+    def _at_edges(self, theta: Tensor, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """b^2 of each row, at points of faces."""
+        if not self.faces:
+            return theta.new_zeros(len(theta), dtype=self.given_mean.dtype)
+        many = max(1, self.count // 4)
+        cube = self._even(theta, many, generator)
+        which = torch.randint(len(self.faces), (len(cube),), generator=generator, device=generator.device)
+        across, end = (torch.tensor(part, device=cube.device) for part in zip(*self.faces, strict=True))
+        on = torch.arange(cube.shape[-1], device=cube.device) == across[which][:, None]
+        cube = torch.where(on, end[which][:, None].to(cube), cube)
+        return self.edges / self.scale**2 * self._told(cube, self.equation.edge_at).reshape(many, -1).mean(0)
+
+    def _grid(self) -> Float[Tensor, "point direction"]:
+        """Where frames are: of each time, the points of the grid."""
+        space = self.equation.grid.coordinates.flatten(1).T if self.space else torch.zeros(1, 0, dtype=torch.float64)
+        if not timed(self.equation):
+            return space
+        times = torch.tensor(self.equation.times, dtype=torch.float64).repeat_interleave(len(space))
+        return torch.cat([times[:, None], space.repeat(self.frames, 1)], -1)

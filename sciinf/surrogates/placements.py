@@ -1,0 +1,233 @@
+r"""Where an equation's residual is looked at while a network learns it: evenly, or where it is large.
+
+Points are those of the unit cube c = (x / length, F(theta)), F the distribution functions of the prior: where their
+density p_a is 1 everywhere, x is even in the box and theta from the prior. p_a is a spline flow of noise with the map
+of the normal to the cube behind it, and so is normalised whatever a is:
+
+    c = Phi(f_a^-1(e)),   e ~ N(0, I),      p_a(c) = q_a(Phi^-1(c)) / N(Phi^-1(c); 0, I).
+
+**Adversarial.** max over a of E_{p_a}[s] - beta int |grad p_a|^2, s = r^2 / mean r^2. Points are drawn from p_a and
+held still, so that d/da E_{p_a} s = E (s - 1) dlog p_a/da: nothing of the network is differentiated once more.
+|grad p_a|^2 is E_v [(p_a(c + h v) - p_a(c - h v)) / 2h]^2, v ~ N(0, I), over even c: what is finer than h is not
+penalised. Where p_a is small its slopes are, too, so that places it has left are not found again.
+
+**Following.** p_a is fitted to the density that is proportional to r^2: max over a of E_m[(r^2 / m) log p_a], m the
+density of the points that are there, a share of them even. That is the p which maximises E_p[log r^2] + entropy, and a
+large residual pulls p to it wherever it is. No point weighs more than 50 times their mean.
+
+Either moves by a share of the network's learning rate. As fast as the network, it runs ahead of it from place to place,
+and neither gets anywhere.
+
+References:
+    | Adversarial Adaptive Sampling: Unify PINN and Optimal Transport for the Approximation of PDEs (Tang et al., 2024),
+      https://arxiv.org/abs/2305.18702
+    | DAS-PINNs: A deep adaptive sampling method for solving high-dimensional partial differential equations (Tang et
+      al., 2023), https://doi.org/10.1016/j.jcp.2022.111868, for following
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sciinf.core.component import Component
+from sciinf.flows.conditional import ConditionalFlow
+from sciinf.flows.spline import SplineCoupling
+
+_EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
+_LARGEST = 50.0  # weight of a point beside their mean
+Squares = Callable[[Tensor], Tensor]
+"""Points of the cube (n, size) -> r^2 there, (n,), without slopes."""
+
+
+class Placing(nn.Module, ABC):
+    """Where points lie on the unit cube."""
+
+    @abstractmethod
+    def points(
+        self, even: Float[Tensor, "n size"], squares: Squares, *, generator: torch.Generator
+    ) -> Float[Tensor, "n size"]:
+        """As many points as there are even ones, held still."""
+
+    @abstractmethod
+    def loss(
+        self, points: Float[Tensor, "n size"], squares: Float[Tensor, " n"], *, generator: torch.Generator
+    ) -> Float[Tensor, " n"]:
+        """What moves the points, per point, given r^2 at them, held still."""
+
+
+class Placement(Component, ABC):
+    """How points are placed."""
+
+    @abstractmethod
+    def build(self, size: int) -> Placing:
+        """For a cube of so many directions."""
+
+
+class EvenPoints(Placement):
+    """Everywhere alike, and parameters from the prior."""
+
+    def build(self, size: int) -> Placing:
+        return _Even()
+
+
+class AdversarialPoints(Placement):
+    """Where the residual is large, by a density that learns it.
+
+    Args:
+        smooth: beta, of |grad p|^2 over the size of r^2: more keeps points more even.
+        even: Share of points that stay even, so that no place is forgotten.
+        flow: Of the density.
+        reach: h, in shares of the box.
+        slow: Share of the network's learning rate that the density has.
+
+    Raises:
+        ValueError: If smooth is negative, or even, reach or slow no share of the range that the message gives.
+    """
+
+    def __init__(
+        self,
+        smooth: float = 1e-5,
+        even: float = 0.3,
+        *,
+        flow: SplineCoupling | None = None,
+        reach: float = 0.01,
+        slow: float = 0.1,
+    ) -> None:
+        shares = 0 <= even < 1 and 0 < reach < 0.5 and 0 < slow <= 1
+        if not (smooth >= 0 and math.isfinite(smooth) and shares):
+            raise ValueError(
+                "AdversarialPoints needs smooth >= 0, 0 <= even < 1, 0 < reach < 0.5 and 0 < slow <= 1; got "
+                f"{smooth}, {even}, {reach}, {slow}"
+            )
+        self.smooth, self.even, self.reach, self.slow = smooth, even, reach, slow
+        self.flow = flow or _flow()
+
+    def build(self, size: int) -> Placing:
+        return _Adversarial(self, size)
+
+
+class FollowingPoints(Placement):
+    """Where the residual is large, by a density that is fitted to its square.
+
+    Args:
+        even: Share of points that are even, above 0: by them it finds what it has not seen.
+        flow: Of the density.
+        slow: As for `AdversarialPoints`.
+
+    Raises:
+        ValueError: If even is no share above 0 and below 1, or slow none above 0 and up to 1.
+    """
+
+    def __init__(self, even: float = 0.3, *, flow: SplineCoupling | None = None, slow: float = 0.1) -> None:
+        if not 0 < even < 1 or not 0 < slow <= 1:
+            raise ValueError(f"FollowingPoints needs 0 < even < 1 and 0 < slow <= 1; got {even}, {slow}")
+        self.even, self.slow, self.flow = even, slow, flow or _flow()
+
+    def build(self, size: int) -> Placing:
+        return _Following(self, size)
+
+
+def _flow() -> SplineCoupling:
+    return SplineCoupling(transforms=4, hidden=24, bins=8, blocks=1)
+
+
+@final
+class _Slow(nn.Module):
+    """A flow without context, that moves by a share of what its weights do: w_0 + share (w - w_0)."""
+
+    begin: Tensor
+
+    def __init__(self, flow: ConditionalFlow, share: float) -> None:
+        super().__init__()
+        self.called, self.share = _Called(flow), share
+        self.sizes = [value.numel() for value in self.called.parameters()]
+        self.register_buffer("begin", torch.cat([value.detach().flatten() for value in self.called.parameters()]))
+
+    def forward(self, what: str, value: Tensor) -> Any:
+        parts = self.begin.split(self.sizes)
+        named = zip(self.called.named_parameters(), parts, strict=True)
+        weights = {n: (1 - self.share) * w0.view_as(w) + self.share * w for (n, w), w0 in named}
+        return torch.func.functional_call(self.called, weights, (what, value))
+
+
+@final
+class _Called(nn.Module):
+    """The flow where torch asks for a module's call."""
+
+    def __init__(self, flow: ConditionalFlow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, what: str, value: Tensor) -> Any:
+        one = value.new_ones(1, 1)
+        return self.flow.encode(value, one) if what == "encode" else self.flow.decode(value, one)
+
+
+@final
+class _Even(Placing):
+    def points(self, even: Tensor, squares: Squares, *, generator: torch.Generator) -> Tensor:
+        return even
+
+    def loss(self, points: Tensor, squares: Tensor, *, generator: torch.Generator) -> Tensor:
+        return torch.zeros_like(squares)
+
+
+class _Flowing(Placing, ABC):
+    """Points drawn from a density, but for a share that is even."""
+
+    flow: _Slow
+    kept: float
+
+    @final
+    def points(self, even: Tensor, squares: Squares, *, generator: torch.Generator) -> Tensor:
+        kept = round(self.kept * len(even))
+        noise = torch.randn(len(even) - kept, even.shape[-1], generator=generator, device=generator.device).to(even)
+        with torch.no_grad():
+            drawn = self.flow("decode", noise[:, None])[:, 0]
+        return torch.cat([even[:kept], torch.special.ndtr(drawn)])
+
+    @final
+    def density(self, points: Float[Tensor, "n size"]) -> Float[Tensor, " n"]:
+        """log p of points of the cube; 0 where they are even."""
+        z = torch.special.ndtri(points.clamp(_EDGE, 1 - _EDGE))
+        noise, log_det = self.flow("encode", z[:, None])
+        return (log_det - 0.5 * noise.square().sum(-1))[:, 0] + 0.5 * z.square().sum(-1)
+
+
+@final
+class _Adversarial(_Flowing):
+    def __init__(self, of: AdversarialPoints, size: int) -> None:
+        super().__init__()
+        self.of, self.kept, self.flow = of, of.even, _Slow(of.flow.build(size, 1), of.slow)
+
+    def loss(self, points: Tensor, squares: Tensor, *, generator: torch.Generator) -> Tensor:
+        kept = round(self.kept * len(points))
+        drawn = squares[kept:]
+        gain = drawn / drawn.mean().clamp_min(1e-30) - 1
+        moved = torch.cat([squares.new_zeros(kept), -gain * self.density(points[kept:])]) * (len(points) / len(gain))
+        if not self.of.smooth:
+            return moved
+        at = torch.rand(points.shape, generator=generator, device=generator.device).to(points)
+        step = self.of.reach * torch.randn(points.shape, generator=generator, device=generator.device).to(points)
+        more, less = self.density(at + step).exp(), self.density(at - step).exp()
+        return moved + self.of.smooth * ((more - less) / (2 * self.of.reach)).square()
+
+
+@final
+class _Following(_Flowing):
+    def __init__(self, of: FollowingPoints, size: int) -> None:
+        super().__init__()
+        self.kept, self.flow = of.even, _Slow(of.flow.build(size, 1), of.slow)
+
+    def loss(self, points: Tensor, squares: Tensor, *, generator: torch.Generator) -> Tensor:
+        log_p = self.density(points)
+        weight = squares / (self.kept + (1 - self.kept) * log_p.detach().exp())
+        weight = (weight / weight.mean().clamp_min(1e-30)).clamp(max=_LARGEST)
+        return -weight / weight.mean().clamp_min(1e-30) * log_p
