@@ -51,6 +51,7 @@ from sciinf.trust.localise import check_data
 from sciinf.trust.members import check_members
 from sciinf.trust.noise import check_noise
 from sciinf.trust.predictive import check_predictive
+from sciinf.trust.rescaled import check_rescaled
 from sciinf.trust.residuals import residual_finding
 from sciinf.trust.second import vouched
 
@@ -253,7 +254,7 @@ def _predict(
         found = (Check("predictions", "caution" if lost > _FAILED * len(good) else "good", words),)
     found += check_noise(simulator, of)
     found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
-    found += check_density(simulator, of[good], data, 0)
+    found += check_density(simulator, of[good], data, 0) + check_rescaled(simulator, x, of[good], data)
     theta = draws.resample(_AROUND, generator=generator)
     made = functools.partial(around_answer, posterior, seen, theta, seconds=seconds, generator=generator)
     around = made()

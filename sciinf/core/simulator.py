@@ -151,8 +151,8 @@ class Simulator(ABC):
     A subclass sets `name`, `prior` and `observables` and defines `__call__`. It may set `block` (rows simulated in
     one batch, recorded in every store), `files` (what it reads beside its code: a program, a template, a grid) and
     `by_row` (whether row i of a batch comes out the same however many rows follow it), and define what it can of
-    `log_likelihood`, `settings`, `reference`, `statistics` and `observe`. `former_name` is what earlier versions called
-    it.
+    `log_likelihood`, `settings`, `reference`, `statistics`, `rescaled` and `observe`. `former_name` is what earlier
+    versions called it.
 
     `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
     one, repeated) -> (batch,).
@@ -169,6 +169,9 @@ class Simulator(ABC):
     around its answer, is simulated by it. These times, masks and controls must not depend on the parameters.
     `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
     (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
+    `rescaled(theta, x)`: where data are times of events, of each interval between them a number that is Uniform(0, 1)
+    and independent of the others if the model is right, (batch, any), NaN where there is none; theta and x as for
+    `log_likelihood`. An answer then says whether events come when the model says (`trust.rescaled`).
 
     `derived`: quantities that follow from the parameters, name -> `function` or `(function, unit)`. The function makes
     of parameter -> values in the prior's units, float64 (n,), the quantity's values (n,), in the unit that is given
@@ -190,6 +193,7 @@ class Simulator(ABC):
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
     statistics: Callable[[X], Mapping[str, Tensor]] | None = None
+    rescaled: Callable[[Tensor, X], Tensor] | None = None
     derived: Mapping[str, Function | tuple[Function, Any]] = MappingProxyType({})
     labels: Mapping[str, str] = MappingProxyType({})
     reader: Callable[..., Any] | None = None

@@ -17,7 +17,7 @@ For eta < 1 there are mu / (1 - eta) events per unit of time in the long run; fo
 
 Draws are thinned: candidates come at a rate that is never below the intensity, and one at t is an event with
 probability lambda(t) / rate. If a model is right, Lambda(t_1), Lambda(t_2) - Lambda(t_1), ... are independent and
-Exponential(1), which tests it on data (`compensator`).
+Exponential(1), which tests it on data (`compensator`, `rescaled`).
 
 References:
     | Simulation of nonhomogeneous Poisson processes by thinning (Lewis & Shedler, 1979),
@@ -244,6 +244,30 @@ class Hawkes(PointProcess):
             fade = (-self.decay * (times[:, i] - times[:, i - 1])).exp()
             found.append(fade * (weight[:, i - 1] + found[-1]))
         return torch.stack(found, 1)
+
+
+def rescaled(
+    process: PointProcess, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"], start: float
+) -> Float[Tensor, "row event"]:
+    """Intervals told in the process's own time: 1 - exp(-(Lambda(t_i) - Lambda(t_{i-1}))), float64.
+
+    If it is the right one, they are independent and Uniform(0, 1); where its parameters were fitted to these very
+    events, they look more uniform than that. The first is from the start to the first event. NaN where there is none.
+
+    Args:
+        process: Of which the events may be.
+        times: In order.
+        mask: Which there are, the first ones of a row.
+        start: Nothing was before it; a number, for all rows.
+
+    Raises:
+        TypeError: If the start is not a number.
+        ValueError: If events are out of order or before the start, or one comes after a gap.
+    """
+    _check(times, mask, start, max(float(times.max()), float(start)) if times.numel() else start)
+    at = process.compensator(times, mask, start)
+    passed = at.diff(dim=1, prepend=torch.zeros_like(at[:, :1]))
+    return torch.where(mask, -torch.expm1(-passed), math.nan)
 
 
 def _packed(times: Tensor, stop: float) -> Events:

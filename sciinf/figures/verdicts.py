@@ -36,7 +36,7 @@ _ORDER: tuple[Colour, ...] = ("red", "amber", "green", "grey")
 _FIVE = (
     (("calibration", "local check", "tails"), "not calibrated"),
     (("observation", "strange data", "limits"), "data not compared with simulations"),
-    (("predictive", "residuals", "likelihood"), "data not compared with predictions"),
+    (("predictive", "residuals", "likelihood", "intervals"), "data not compared with predictions"),
     (("weights",), "no likelihood to correct by"),
     (("prior bounds",), "prior not looked at"),
 )
@@ -89,6 +89,11 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "green": "model reproduces the data",
         "amber": "data less, or more, likely than predicted ones",
         "red": "data not as likely as predicted ones",
+    },
+    "intervals": {
+        "green": "events come when the model says",
+        "amber": "events may not come when the model says",
+        "red": "events do not come when the model says",
     },
     "weights": {"green": "weights reliable", "amber": "few effective draws", "red": "weights unreliable"},
     "files": {"amber": "files damaged, or not to be checked"},
