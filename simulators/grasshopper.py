@@ -15,14 +15,17 @@ does the time that it needs to recover (growth), both with a power of time. That
 the refractory time, and 500 ms, are what the record's first seconds favour; they are fixed. Time comes in the cells of
 the recorder, 0.1 ms each: the likelihood is exact (`sciinf.dynamics.driven_events`), and simulations follow it.
 
-The observable `spikes` holds 0, the times of the spikes in order and, for all spikes that there are not, the end of
-the record, 7 s. So a network can tell both ends (`Tally`). `Grasshopper(seconds=10)` looks at the whole record.
+The data are the first 600 spikes, as `intervals`: from the beginning of the sound to the first spike, and from each to
+the next. A cell that is slower than that is heard for 8 s, and its missing intervals are 0; the likelihood is that of
+both ways to end. In the sound's first cell there is no spike. What networks learn from stands beside them, and follows
+from them: in each third of the spikes the mean level so many ms before one (`heard`) and quantiles of the intervals
+(`waits`), and the sd of the level before all (`spread`).
 
 `grasshopper_spikes.csv`, in ms from the beginning of the sound, and `grasshopper_level.csv`, 500 values in a second,
 are of the package nitime 0.12.1 (`grasshopper_spike_times1.txt`, `grasshopper_stimulus1.txt`; its licence is in
 `grasshopper_license.txt`), recorded by Ariel Rokem (data set ia-1 of crcns.org). The level there has 20,000 values in
-a second; that of 500 is within 0.3 dB of it in 99.4 % of the time and 2.4 dB off at worst, where it was clipped. Before
-the sound, of which no level is given, that of its end is taken, which the first 10 ms or so feel.
+a second; that of 500 is within 0.3 dB of it in 99.4 % of the time and 2.4 dB off at worst, where it was clipped. The
+silence before the sound is taken as its least level, 18 dB below the mean.
 
 References:
     | Spike-timing precision underlies the coding efficiency of auditory receptor neurons (Rokem et al., 2006),
@@ -38,29 +41,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import HalfNormal, LogNormal, Normal, Observable, Outcome, Prior, Simulator, Status, Uniform, X
+from sciinf.core import HalfNormal, LogNormal, Normal, Observable, Prior, Simulator, Uniform, X
 from sciinf.dynamics.driven_events import DrivenEvents
-from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive
 
-CELL, SECONDS, MOST = 0.1, 7.0, 2_000  # ms of a cell; s that are looked at; spikes
+CELL, SECONDS, SPIKES = 0.1, 8.0, 600  # ms of a cell; s at most; spikes
 TIRING = 500.0  # ms
+SILENCE, SILENT = -18.0, 120  # dB; values of it before the sound
+LAGS = range(2, 18)  # ms before a spike
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of intervals
 FOLDER = Path(__file__).parent
 _ROWS, _DRAWN = 4, 128  # at once
-_FINE = 0.5  # ms, within which spikes are the same to the network
 
 
 class Grasshopper(Simulator):
     """When the cell fires.
 
     Args:
-        seconds: How much of the record is looked at.
-        level: Of the sound in dB, less its mean, at equal distances over `period`, for another record; it goes on as it
-            began.
-        period: s that the level covers.
+        level: Of another sound of 10 s, in dB less its mean, at equal distances.
     """
 
     name = "grasshopper"
@@ -76,56 +76,81 @@ class Grasshopper(Simulator):
         refractory=(LogNormal(math.log(3.0), 0.25), "ms"),
         growth=HalfNormal(0.3),
     )
+    observables: Mapping[str, Observable] = {
+        "intervals": Observable((SPIKES,), "ms", ("spike",), scale="log"),
+        "heard": Observable(
+            (3, len(LAGS)), "dB", ("third", "lag"), coords={"lag": list(LAGS)}, coord_units={"lag": "ms"}
+        ),
+        "spread": Observable((len(LAGS),), "dB", ("lag",), coords={"lag": list(LAGS)}, coord_units={"lag": "ms"}),
+        "waits": Observable((3, len(SHARES)), "ms", ("third", "share"), coords={"share": SHARES}, scale="log"),
+    }
     block = 512
     files = (FOLDER / "grasshopper_level.csv",)
 
-    def __init__(self, seconds: float = SECONDS, level: Tensor | None = None, period: float = 10.0) -> None:
-        if level is None:
-            level = torch.from_numpy(np.loadtxt(self.files[0], skiprows=1))
-        self.seconds, self.level, self.period = seconds, level.double(), period
-        self.most = math.ceil(MOST * seconds / SECONDS)
-        self.observables: Mapping[str, Observable] = {"spikes": Observable((self.most + 2,), "ms", ("time",))}
+    def __init__(self, level: Tensor | None = None) -> None:
+        heard = read(self.files[0]) if level is None else level.double()
+        self.level = torch.nn.functional.pad(heard, (0, SILENT * len(heard) // 5_000), value=SILENCE)
+        self.cells = round(1e4 / CELL) * len(self.level) // len(heard)  # round a circle: silence precedes the sound
+        self.fine = upsampled(torch.fft.rfft(self.level), len(self.level), self.cells)
 
-    def settings(self) -> Mapping[str, str]:
-        return {} if self.seconds == SECONDS else {"seconds": f"{self.seconds:g}"}
-
-    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
-        out = torch.full((len(theta), self.most + 2), 1e3 * self.seconds)
-        out[:, 0] = 0.0
-        status = torch.zeros(len(theta), dtype=torch.uint8)
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        found = torch.full((len(theta), SPIKES), math.inf, dtype=torch.float64)
         for first in range(0, len(theta), _DRAWN):
-            rows = slice(first, first + _DRAWN)
-            times, mask = self.process(theta[rows]).draw(generator=generator)
-            kept = min(times.shape[1], self.most)
-            out[rows, 1 : kept + 1] = times[:, :kept].to(out)
-            status[rows][mask.sum(-1) > self.most] = int(Status.RAISED)
-        words = f"more than {self.most:,} spikes"
-        return Outcome({"spikes": out}, status, dict.fromkeys(status.nonzero().flatten().tolist(), words))
+            times, mask = self.process(theta[first : first + _DRAWN]).draw(generator=generator, most=SPIKES)
+            found[first : first + _DRAWN, : times.shape[1]] = times.masked_fill(~mask, math.inf)
+        return self.told(found)
+
+    def told(self, times: Float[Tensor, "batch spike"]) -> X:
+        """The data of spikes at these times, ms, infinite where there is none."""
+        there = times.isfinite()
+        number = there.sum(1)
+        safe = torch.where(there, times, 0.0)
+        away = torch.where(there, torch.cat([safe[:, :1], safe.diff(dim=1)], 1), 0.0)
+        cells = (safe / CELL).round().long()
+        third = torch.arange(SPIKES) * 3 // number.clamp_min(1)[:, None]
+        weight = [(there & (third == k)).double() for k in range(3)]
+        level = torch.stack([self.fine[(cells - round(lag / CELL)) % self.cells] for lag in LAGS], -1)
+        heard = [(level * w[..., None]).sum(1) / w.sum(1, keepdim=True).clamp_min(1) for w in weight]
+        every = number.clamp_min(1)[:, None]
+        mean = (level * there[..., None]).sum(1) / every
+        spread = ((level.square() * there[..., None]).sum(1) / every - mean.square()).clamp_min(0).sqrt()
+        waits = []
+        for w in weight:
+            ordered = torch.where(w > 0, away, math.inf).sort(1).values
+            place = (w.sum(1, keepdim=True) * torch.tensor(SHARES)).long().clamp(0, SPIKES - 1)
+            waits.append(ordered.gather(1, place).clamp(max=1e3 * SECONDS))
+        data = {"intervals": away, "heard": torch.stack(heard, 1), "spread": spread, "waits": torch.stack(waits, 1)}
+        return {name: value.float() for name, value in data.items()}
 
     def log_likelihood(self, theta: Tensor, x: X) -> Tensor:
-        return self._over_rows(theta, x, lambda process, times, mask: process.log_prob(times, mask)[:, None])[:, 0]
+        def asked(process: DrivenEvents, times: Tensor, mask: Tensor) -> Tensor:
+            full = mask[:, -1]  # then it ended with the last spike
+            return process.log_prob(times, mask, torch.where(full, times[:, -1], 1e3 * SECONDS - CELL / 2))
+
+        return self._over_rows(theta, x, asked)
 
     def rescaled(self, theta: Tensor, x: X) -> Tensor:
         """Intervals in the model's own time, (batch, spike); NaN where there is none."""
         return self._over_rows(theta, x, lambda process, times, mask: process.rescaled(times, mask))
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """A file with the times of spikes in ms, one a line below a title; those after `seconds` are left out."""
+        """A file with the times of spikes in ms, one a line below a title; the first 600 count."""
         if len(paths) != 1 or columns:
             raise ValueError(f"expected one file with the times of spikes, got {len(paths)} and columns {columns}")
-        return self.record(torch.from_numpy(np.loadtxt(paths[0], skiprows=1)))
+        return {name: value[0] for name, value in self.told(first(read(paths[0]))).items()}
 
-    def record(self, times: Tensor) -> dict[str, Tensor]:
-        """An observation of spikes at these times, ms, in order."""
-        kept = times[times < 1e3 * self.seconds]
-        if len(kept) > self.most:
-            raise ValueError(f"there are {len(kept):,} spikes in {self.seconds} s, expected at most {self.most:,}")
-        out = torch.full((self.most + 2,), 1e3 * self.seconds)
-        out[0], out[1 : len(kept) + 1] = 0.0, kept
-        return {"spikes": out}
+    def _over_rows(self, theta: Tensor, x: X, asked: Any) -> Tensor:
+        away = x["intervals"].double().expand(len(theta), -1)
+        mask = away > 0
+        times = (away / CELL).round().cumsum(1) * CELL  # of whole cells
+        found = [
+            asked(self.process(theta[k : k + _ROWS]), times[k : k + _ROWS], mask[k : k + _ROWS])
+            for k in range(0, len(theta), _ROWS)
+        ]
+        return torch.cat(found)
 
-    def process(self, theta: Tensor) -> DrivenEvents:
-        """The process at parameters (batch, 10)."""
+    def process(self, theta: Tensor, seconds: float = SECONDS) -> DrivenEvents:
+        """The process at parameters (batch, 10), over the first seconds of the sound."""
         value = dict(zip(self.prior.names, theta.double().T[..., None], strict=True))
 
         def recovery(times: Tensor, ages: Tensor) -> Tensor:
@@ -133,109 +158,40 @@ class Grasshopper(Simulator):
             return -torch.expm1(-2 * (ages / c - 1).clamp_min(0))
 
         few = range(0, len(theta), _ROWS)  # which fit into a processor's cache
-        return DrivenEvents(torch.cat([self._drive(theta[k : k + _ROWS]) for k in few]), recovery, CELL)
+        return DrivenEvents(torch.cat([self._drive(theta[k : k + _ROWS], seconds) for k in few]), recovery, CELL)
 
-    def _drive(self, theta: Tensor) -> Float[Tensor, "batch cell"]:
+    def _drive(self, theta: Tensor, seconds: float) -> Float[Tensor, "batch cell"]:
         value = dict(zip(self.prior.names, theta.double().T[..., None], strict=True))
-        cells = round(1e3 * self.seconds / CELL)
+        cells = round(1e3 * seconds / CELL)
         tired = torch.arange(cells, dtype=torch.float64) * (CELL / TIRING)
         away = self.filtered(theta)[:, :cells] - value["threshold"] - value["shift"] * tired.log1p()
-        return value["rate"] / 1e3 * torch.sigmoid(away / value["width"])
+        rate = value["rate"] / 1e3 * torch.sigmoid(away / value["width"])
+        return rate.index_fill(1, torch.zeros(1, dtype=torch.long), 0.0)
 
     def filtered(self, theta: Tensor) -> Float[Tensor, "batch cell"]:
         """f in each cell of the sound, dB."""
         value = dict(zip(self.prior.names, theta.double().T[..., None], strict=True))
-        size, cells = len(self.level), round(1e3 * self.period / CELL)
-        wave = torch.fft.rfft(self.level)[: (size + 1) // 2]  # without the last, of which a delay has no half
-        omega = 2 * math.pi * torch.arange(len(wave), dtype=torch.float64) / (1e3 * self.period)
+        wave = torch.fft.rfft(self.level)
+        omega = 2 * math.pi * torch.arange(len(wave), dtype=torch.float64) / (CELL * self.cells)
         passed = torch.exp(-1j * omega * value["latency"]) / (1 + 1j * omega * value["smoothing"])
         passed = passed * (1 - value["share"] / (1 + 1j * omega * value["memory"]))
-        return torch.fft.irfft(wave * passed, n=cells) * (cells / size)
-
-    def _over_rows(self, theta: Tensor, x: X, asked: Any) -> Tensor:
-        spikes = x["spikes"].expand(len(theta), -1)
-        found = []
-        for first in range(0, len(theta), _ROWS):
-            times = spikes[first : first + _ROWS, 1:-1].double()
-            found.append(asked(self.process(theta[first : first + _ROWS]), times, times < 1e3 * self.seconds))
-        return torch.cat(found) if found else torch.zeros(0, self.most)
+        return upsampled(wave * passed, len(self.level), self.cells)
 
 
-class Tally(Summary):
-    """What a record of spikes is told by: how many, in which time, after which level, at which distances; two layers.
-
-    Args:
-        features: Width of the output.
-        hidden: Width of the layer before.
-    """
-
-    def __init__(self, features: int = 64, hidden: int = 128) -> None:
-        check_positive(features=features, hidden=hidden)
-        self.features, self.hidden = features, hidden
-
-    def build(self, spec: Observable, *, masked: bool) -> SummaryNetwork:
-        if spec.dims != ("time",) or masked:
-            raise ValueError(f"the summary is for times of spikes along 'time', got {spec.dims or spec.shape}")
-        return _Tally(self, spec)
+def upsampled(wave: Tensor, size: int, cells: int) -> Tensor:
+    """What a Fourier series of `size` values is in each of so many cells."""
+    return torch.fft.irfft(wave[..., : (size + 1) // 2], n=cells) * (cells / size)
 
 
-class _Tally(SummaryNetwork):
-    patterns: Tensor
-    edges: Tensor
-    centre: Tensor
-    scale: Tensor
-
-    def __init__(self, plan: Tally, spec: Observable) -> None:
-        super().__init__(spec.shape, False)
-        self.seconds = SECONDS * (spec.shape[0] - 2) / MOST
-        self.register_buffer("patterns", _patterns(self.seconds))
-        self.register_buffer("edges", torch.logspace(math.log10(2.0), math.log10(30.0), 20))
-        self.features = plan.features
-        count = self.patterns.shape[1] + 3 * len(self.edges)
-        self.layers = Perceptron([count, plan.hidden, plan.hidden, plan.features])
-
-    def summarise(
-        self, x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch feature"]:
-        stop = 1e3 * self.seconds
-        first, last = x[:, :1], x[:, -1:]
-        times = (x[:, 1:-1] - first) / (last - first) * stop  # what was standardised has both ends
-        there = (times < stop - CELL / 2).to(x.dtype)
-        size = len(self.patterns)
-        places = (times / _FINE).long().clamp(0, size - 1)
-        raster = torch.zeros(len(x), size, dtype=x.dtype, device=x.device).scatter_add(1, places, there)
-        number = there.sum(1, keepdim=True).clamp_min(1)
-        told = raster @ self.patterns
-        seventh = told[:, :7].clamp_min(0.5).log() - 4.0
-        return self.layers(torch.cat([seventh, told[:, 7:] / number, self._intervals(times, there)], 1))
-
-    def _intervals(self, times: Tensor, there: Tensor) -> Tensor:
-        """Shares of intervals below each edge, in each third of the record, (batch, 3 edges)."""
-        bins = len(self.edges) + 1
-        away, both = times.diff(dim=1).contiguous(), there[:, 1:]
-        third = (times[:, 1:] * (3e-3 / self.seconds)).long().clamp(0, 2)
-        counts = torch.zeros(len(times), 3 * bins, dtype=times.dtype, device=times.device)
-        counts = counts.scatter_add(1, third * bins + torch.bucketize(away, self.edges), both)
-        counts = counts.reshape(len(times), 3, bins)
-        below = (counts.cumsum(2)[..., :-1] + 0.5) / (counts.sum(2, keepdim=True) + 1)
-        return (4 * below - 2).flatten(1)
+def read(file: str | Path) -> Float[Tensor, " spike"]:
+    """Times of spikes, ms."""
+    return torch.from_numpy(np.loadtxt(file, skiprows=1))
 
 
-def _patterns(seconds: float) -> Float[Tensor, "time pattern"]:
-    """What the number of spikes is in each seventh, and the level before them, by 0.5 ms."""
-    simulator = Grasshopper(seconds)
-    every = round(_FINE / CELL)
-    level = torch.fft.irfft(torch.fft.rfft(simulator.level), n=round(1e3 * simulator.period / CELL))
-    level = level[::every] * (len(level) / len(simulator.level)) / 6.0
-    count = round(1e3 * seconds / _FINE)
-    seventh = torch.arange(count) * 7 // count
-    columns = [(seventh == k).double() for k in range(7)]
-    for lag in range(0, 60, 2):  # up to 30 ms
-        columns += [level.roll(lag)[:count]]
-    for lag in range(8, 24, 2):
-        columns += [level.roll(lag)[:count].square(), level.roll(lag)[:count].square() * (seventh / 3 - 1)]
-        columns += [level.roll(lag)[:count] * (seventh / 3 - 1)]
-    return torch.stack(columns, 1).float()
+def first(times: Float[Tensor, " spike"]) -> Float[Tensor, "1 spike"]:
+    """The first spikes of a record, as a batch of one; infinite where there is none."""
+    times = times[times < 1e3 * SECONDS][:SPIKES]
+    return torch.nn.functional.pad(times, (0, SPIKES - len(times)), value=math.inf)[None]
 
 
 simulator = Grasshopper()

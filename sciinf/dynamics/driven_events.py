@@ -87,11 +87,12 @@ class DrivenEvents:
         """Where the last cell ends."""
         return self.start + self.step * self.drive.shape[1]
 
-    def draw(self, *, generator: torch.Generator) -> Events:
+    def draw(self, *, generator: torch.Generator, most: int | None = None) -> Events:
         """Events from start to stop, each at the beginning of its cell: float64, and a mask.
 
         Args:
             generator: Source of randomness.
+            most: Events of a row, after which it ends; none where left out.
 
         Raises:
             ValueError: If the recovery is outside 0 to 1.
@@ -100,18 +101,21 @@ class DrivenEvents:
         here = torch.arange(min(_AHEAD, cells), device=self.drive.device)
         next_cell = torch.zeros(rows, dtype=torch.long, device=self.drive.device)
         last, left = torch.full_like(next_cell, -1), self._waits(rows, generator)
-        found = [next_cell[:0].expand(rows, 0)]
+        count, found = torch.zeros_like(next_cell), [next_cell[:, None][:, :0]]
         while bool((next_cell < cells).any()):
             places = next_cell[:, None] + here
             inside = places.clamp(max=cells - 1)
             hazard = self._hazard_at(inside, last[:, None]).masked_fill(places >= cells, 0.0)
             total = hazard.cumsum(1)
-            happens = total[:, -1] > left
+            happens = (total[:, -1] > left) & (next_cell < cells)
             cell = next_cell + (total <= left[:, None]).sum(1)  # the first at which the sum is above
             found.append(torch.where(happens, cell, cells)[:, None])
             last = torch.where(happens, cell, last)
             left = torch.where(happens, self._waits(rows, generator), left - total[:, -1])
             next_cell = torch.where(happens, cell + 1, next_cell + len(here))
+            if most is not None:
+                count = count + happens
+                next_cell = next_cell.masked_fill(count >= most, cells)
         return self._packed(torch.cat(found, 1))
 
     def rate(self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"]) -> Float[Tensor, "row cell"]:
@@ -126,12 +130,19 @@ class DrivenEvents:
         """
         return self._hazard(self._cells(times, mask), mask) / self.step
 
-    def log_prob(self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"]) -> Float[Tensor, " row"]:
+    def log_prob(
+        self,
+        times: Float[Tensor, "row event"],
+        mask: Bool[Tensor, "row event"],
+        until: Float[Tensor, " row"] | None = None,
+    ) -> Float[Tensor, " row"]:
         """Log likelihood of all that happened from start to stop, float64; differentiable in drive and recovery.
 
         Args:
             times: In order, each within its cell.
             mask: Which there are, the first ones of a row.
+            until: Of each row, after which cell nothing is known of it: a time in that cell. A record that ends with
+                its last event, because that was the last to wait for, ends in its cell. The last cell where left out.
 
         Raises:
             ValueError: If events are outside or out of order, or two are in one cell, or one comes after a gap, or the
@@ -139,6 +150,9 @@ class DrivenEvents:
         """
         cells = self._cells(times, mask)
         hazard = self._hazard(cells, mask)
+        if until is not None:
+            place = torch.arange(hazard.shape[1], device=hazard.device)
+            hazard = torch.where(place <= self._cell(until)[:, None], hazard, 0.0)
         at = hazard.gather(1, cells)
         # an event's cell has log(1 - e^-h) in place of -h
         gain = torch.where(mask, at + (-torch.expm1(-at)).clamp_min(_LEAST).log(), 0.0)
@@ -209,18 +223,21 @@ class DrivenEvents:
         times = torch.where(mask, self.start + self.step * places.double(), self.stop)
         return times[:, :most], mask[:, :most]
 
+    def _cell(self, times: Tensor) -> Tensor:
+        # a time that float32 holds may be below its cell's beginning by its rounding
+        return ((times.double() - self.start) / self.step + _ROUNDING).floor()
+
     def _cells(self, times: Tensor, mask: Tensor) -> Int[Tensor, "row event"]:
         """The cell of each event; 0 where there is none."""
         rows, count = self.drive.shape
         if times.shape != mask.shape or len(times) != rows or mask.dtype != torch.bool:
             raise ValueError(
-                f"times are {tuple(times.shape)} and their mask is {tuple(mask.shape)}, {mask.dtype}, expected ({rows}, "
-                "event) of both, and a mask of True and False"
+                f"times are {tuple(times.shape)} and their mask is {tuple(mask.shape)}, {mask.dtype}, expected "
+                f"({rows}, event) of both, and a mask of True and False"
             )
         if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise ValueError("an event stands after a place where there is none; put the events of a row first")
-        # a time that float32 holds may be below its cell's beginning by its rounding
-        cells = ((times.double() - self.start) / self.step + _ROUNDING).floor()
+        cells = self._cell(times)
         wrong = mask & ~((cells >= 0) & (cells < count))
         wrong[:, 1:] |= mask[:, 1:] & ~(cells[:, 1:] > cells[:, :-1])
         if bool(wrong.any()):

@@ -128,7 +128,8 @@ def _law(u: Tensor) -> str:
 
 def _memory(u: Tensor) -> str:
     pairs = (_count(u) - 1).clamp_min(1).sqrt()
-    return f"neighbouring intervals between events, in the model's own time, are correlated by {float((neighbours(u) / pairs).median()):.2g}"
+    size = float((neighbours(u) / pairs).median())
+    return f"neighbouring intervals between events, in the model's own time, are correlated by {size:.2g}"
 
 
 def _numbers(u: Tensor, rows: int) -> Float[Tensor, "row interval"]:
