@@ -18,18 +18,20 @@ the recorder, 0.1 ms each: the likelihood is exact (`sciinf.dynamics.driven_even
 The data are the first 600 spikes, as `intervals`: from the beginning of the sound to the first spike, and from each to
 the next. A cell that is slower than that is heard for 8 s, and its missing intervals are 0; the likelihood is that of
 both ways to end. In the sound's first cell there is no spike. What networks learn from stands beside them, and follows
-from them: in each third of the spikes the mean level so many ms before one (`heard`) and quantiles of the intervals
-(`waits`), and the sd of the level before all (`spread`).
+from them: in each third of the spikes the mean level so many ms before one (`heard`), quantiles of the intervals
+(`waits`) and, of a cell much like the recorded one (`LIKE`), how much likelier more of each parameter of r would make
+this third (`slopes`): the sum over spikes of d log r / d log parameter, less what is expected.
 
 `grasshopper_spikes.csv`, in ms from the beginning of the sound, and `grasshopper_level.csv`, 500 values in a second,
-are of the package nitime 0.12.1 (`grasshopper_spike_times1.txt`, `grasshopper_stimulus1.txt`; its licence is in
-`grasshopper_license.txt`), recorded by Ariel Rokem (data set ia-1 of crcns.org). The level there has 20,000 values in
-a second; that of 500 is within 0.3 dB of it in 99.4 % of the time and 2.4 dB off at worst, where it was clipped. The
+are of the package nitime 0.12.1 (`grasshopper_spike_times1.txt`, `grasshopper_stimulus1.txt`; its license is in
+`grasshopper_license.txt`), recorded by Ariel Rokem, data set ia-1 of CRCNS. The level there has 20,000 values in a
+second; that of 500 is within 0.3 dB of it in 99.4 % of the time and 2.4 dB off at worst, where it was clipped. The
 silence before the sound is taken as its least level, 18 dB below the mean.
 
 References:
     | Spike-timing precision underlies the coding efficiency of auditory receptor neurons (Rokem et al., 2006),
-      https://doi.org/10.1152/jn.00891.2005
+      https://epub.ub.uni-muenchen.de/60912/
+    | Recordings from grasshopper auditory receptor cells (Rokem), https://crcns.org/data-sets/ia/ia-1/about-ia-1
 """
 
 from __future__ import annotations
@@ -48,10 +50,12 @@ from sciinf.core import HalfNormal, LogNormal, Normal, Observable, Prior, Simula
 from sciinf.dynamics.driven_events import DrivenEvents
 
 CELL, SECONDS, SPIKES = 0.1, 8.0, 600  # ms of a cell; s at most; spikes
-TIRING = 500.0  # ms
+TIRING, LONG = 500.0, 1e5  # ms; after which all is recovered
 SILENCE, SILENT = -18.0, 120  # dB; values of it before the sound
 LAGS = range(2, 18)  # ms before a spike
-SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of intervals
+SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95)  # of intervals
+LIKE = (4_000.0, 5.0, 0.6, 1.6, 6.5, 0.6, 0.5, 10.0, 2.7, 0.25)
+DEAD, DRIVING, STEP = 1.35, 8, 1e-3  # times c that a cell of `LIKE` is silent; parameters of r; of a derivative
 FOLDER = Path(__file__).parent
 _ROWS, _DRAWN = 4, 128  # at once
 
@@ -81,7 +85,7 @@ class Grasshopper(Simulator):
         "heard": Observable(
             (3, len(LAGS)), "dB", ("third", "lag"), coords={"lag": list(LAGS)}, coord_units={"lag": "ms"}
         ),
-        "spread": Observable((len(LAGS),), "dB", ("lag",), coords={"lag": list(LAGS)}, coord_units={"lag": "ms"}),
+        "slopes": Observable((3, DRIVING), "", ("third", "parameter"), coords={"parameter": prior.names[:DRIVING]}),
         "waits": Observable((3, len(SHARES)), "ms", ("third", "share"), coords={"share": SHARES}, scale="log"),
     }
     block = 512
@@ -92,6 +96,7 @@ class Grasshopper(Simulator):
         self.level = torch.nn.functional.pad(heard, (0, SILENT * len(heard) // 5_000), value=SILENCE)
         self.cells = round(1e4 / CELL) * len(self.level) // len(heard)  # round a circle: silence precedes the sound
         self.fine = upsampled(torch.fft.rfft(self.level), len(self.level), self.cells)
+        self.slope, self.sums = self._slopes()
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         found = torch.full((len(theta), SPIKES), math.inf, dtype=torch.float64)
@@ -111,16 +116,34 @@ class Grasshopper(Simulator):
         weight = [(there & (third == k)).double() for k in range(3)]
         level = torch.stack([self.fine[(cells - round(lag / CELL)) % self.cells] for lag in LAGS], -1)
         heard = [(level * w[..., None]).sum(1) / w.sum(1, keepdim=True).clamp_min(1) for w in weight]
-        every = number.clamp_min(1)[:, None]
-        mean = (level * there[..., None]).sum(1) / every
-        spread = ((level.square() * there[..., None]).sum(1) / every - mean.square()).clamp_min(0).sqrt()
         waits = []
         for w in weight:
             ordered = torch.where(w > 0, away, math.inf).sort(1).values
             place = (w.sum(1, keepdim=True) * torch.tensor(SHARES)).long().clamp(0, SPIKES - 1)
             waits.append(ordered.gather(1, place).clamp(max=1e3 * SECONDS))
-        data = {"intervals": away, "heard": torch.stack(heard, 1), "spread": spread, "waits": torch.stack(waits, 1)}
+        data = {"intervals": away, "heard": torch.stack(heard, 1), "waits": torch.stack(waits, 1)}
+        data["slopes"] = torch.stack([(self._gained(cells) * w[..., None]).sum(1) for w in weight], 1)
         return {name: value.float() for name, value in data.items()}
+
+    def _gained(self, cells: Tensor) -> Float[Tensor, "batch spike parameter"]:
+        """Of each interval, d log r / d log parameter at its end, less what `LIKE` expects of it."""
+        before = torch.nn.functional.pad(cells[:, :-1], (1, 0))
+        silent = DEAD * LIKE[8] * (before * (CELL / TIRING)).log1p().mul(LIKE[9]).exp() / CELL
+        silent[:, 0] = 0.0
+        awake = torch.minimum(before + silent.long(), cells)
+        return self.slope[cells] - (self.sums[cells] - self.sums[awake])
+
+    def _slopes(self) -> tuple[Tensor, Tensor]:
+        """d log r / d log parameter in each cell, and the sums of r times it over all cells before, of `LIKE`."""
+        like = torch.tensor([LIKE], dtype=torch.float64)
+        here = self._drive(like, SECONDS)[0, 1:]
+        found = []
+        for j in range(DRIVING):
+            ahead, behind = (like * torch.ones(1, 10).index_fill(1, torch.tensor([j]), 1 + e) for e in (STEP, -STEP))
+            found.append((self._drive(ahead, SECONDS) / self._drive(behind, SECONDS))[0, 1:].log() / (2 * STEP))
+        slope = torch.nn.functional.pad(torch.stack(found, 1), (0, 0, 1, 0))
+        sums = (CELL * here[:, None] * slope[1:]).cumsum(0)
+        return slope, torch.nn.functional.pad(sums, (0, 0, 1, 0))
 
     def log_likelihood(self, theta: Tensor, x: X) -> Tensor:
         def asked(process: DrivenEvents, times: Tensor, mask: Tensor) -> Tensor:
@@ -155,7 +178,7 @@ class Grasshopper(Simulator):
 
         def recovery(times: Tensor, ages: Tensor) -> Tensor:
             c = value["refractory"] * torch.exp(value["growth"] * (times / TIRING).log1p())
-            return -torch.expm1(-2 * (ages / c - 1).clamp_min(0))
+            return -torch.expm1(-2 * (ages.clamp_max(LONG) / c - 1).clamp_min(0))
 
         few = range(0, len(theta), _ROWS)  # which fit into a processor's cache
         return DrivenEvents(torch.cat([self._drive(theta[k : k + _ROWS], seconds) for k in few]), recovery, CELL)

@@ -10,7 +10,7 @@ from pathlib import Path
 from documents import blocks
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "api" / "processes.md"
-MODULES = ("reactions", "sde", "noise", "points")
+MODULES = ("reactions", "sde", "noise", "points", "driven_events")
 
 
 def test_every_public_name_has_a_section_and_the_examples_run() -> None:
