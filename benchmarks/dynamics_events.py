@@ -132,10 +132,9 @@ def _intervals(simulator: Any, x: Any, draws: Any, seed: int) -> Rows:
     g = torch.Generator().manual_seed(seed)
     theta = draws.resample(400, generator=g)
     (right,) = check_rescaled(simulator, x, theta, simulator(theta, generator=g).x)
-    rate = torch.distributions.Gamma(torch.tensor(float((x["times"] < STOP).sum())), torch.tensor(STOP))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        plain = torch.stack([rate.sample((400,)), torch.zeros(400), torch.ones(400)], 1)
+    count = int((x["times"] < STOP).sum())
+    rate = -torch.rand(400, count, generator=g, dtype=torch.float64).log().sum(1) / STOP
+    plain = torch.stack([rate, torch.zeros(400), torch.ones(400)], 1)
     (wrong,) = check_rescaled(simulator, x, plain, simulator(plain, generator=g).x)
     return [
         check(f"Hawkes: its intervals ({right.level})", float(right.level != "good"), 0.0),

@@ -54,7 +54,7 @@ def test_false_alarms_are_no_more_often_than_they_say():
 
 
 def wandering():
-    return exponential(2) * torch.exp(torch.sin(torch.arange(EVENTS) / 6))
+    return exponential(2) * torch.exp(1.5 * torch.sin(torch.arange(EVENTS) / 10))
 
 
 @pytest.mark.parametrize(
