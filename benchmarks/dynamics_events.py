@@ -132,7 +132,8 @@ def _intervals(simulator: Any, x: Any, draws: Any, seed: int) -> Rows:
     g = torch.Generator().manual_seed(seed)
     theta = draws.resample(400, generator=g)
     (right,) = check_rescaled(simulator, x, theta, simulator(theta, generator=g).x)
-    count = int((x["times"] < STOP).sum())
+    x = simulator(torch.tensor([[0.5, 0.75, 3.0]]), generator=torch.Generator().manual_seed(seed + 12)).x
+    count = int((x["times"] < STOP).sum())  # of stronger shocks
     rate = -torch.rand(400, count, generator=g, dtype=torch.float64).log().sum(1) / STOP
     plain = torch.stack([rate, torch.zeros(400), torch.ones(400)], 1)
     (wrong,) = check_rescaled(simulator, x, plain, simulator(plain, generator=g).x)

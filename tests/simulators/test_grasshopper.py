@@ -80,7 +80,7 @@ def test_the_level_is_filtered_as_it_says(simulator, theta):
     level, c = simulator.fine.tolist(), dict(zip(simulator.prior.names, theta[0].tolist(), strict=True))
     at, smooth, recent, found = 300.0, 0.0, 0.0, []
     for k in range(-1_000, 4_000):  # begins in the silence
-        moment = k + 0.5 - 10 * c["latency"]
+        moment = k - 0.5 - 10 * c["latency"]
         whole = math.floor(moment)
         value = level[whole] + (moment - whole) * (level[whole + 1] - level[whole])
         recent = value if k == -1_000 else recent + (value - recent) * -math.expm1(-0.1 / c["memory"])
@@ -103,7 +103,7 @@ def test_its_own_intervals_are_uniform_and_those_of_a_cell_that_does_not_tire_ar
 
 
 def test_the_likelihood_is_the_density_of_what_is_simulated(simulator):
-    assert density_finding(simulator, 128, 0) == ""
+    assert density_finding(simulator, 40, 0) == ""
 
 
 def test_slow_cells_are_heard_to_the_end(simulator, theta):
