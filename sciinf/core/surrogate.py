@@ -50,7 +50,9 @@ class Surrogate(Learned, ABC):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:
         """Draws of what the prediction is off by, solution minus prediction."""
-        return self.draw(theta, given, generator=generator) - predicted(self, Batch(theta, given))
+        drawn = self.draw(theta, given, generator=generator)
+        mean = predicted(self, Batch(theta, given))
+        return drawn.to(mean.dtype) - mean
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -63,6 +63,8 @@ def tell(fit: Fit) -> None:
     elif isinstance(fit.learned, Surrogate) and "residual" in fit.record and "relative_error" not in fit.record:
         left = f"{fit.record['residual']:.2g} of what it left of the equation before training"
         telling.tell(f"{fit.learned.target!r} leaves {left}; no solution was there to say what it is off by")
+    elif isinstance(fit.learned, Surrogate) and "bound" in fit.record:
+        _tell_bound(fit.learned, fit.record)
     elif isinstance(fit.learned, Surrogate):
         _tell_error(fit.learned, fit.record.get("relative_error", 0.0))
     lost, off = fit.record.get("draws_not_finite", 0.0), fit.record.get("draws_off", 0.0)
@@ -77,6 +79,11 @@ def tell(fit: Fit) -> None:
             f"deviations off, and draws of the prior would be 1 off. Do not use it: {way_out}",
             stacklevel=3,
         )
+
+
+def _tell_bound(surrogate: Surrogate, record: Mapping[str, float]) -> None:
+    words = f"{surrogate.target!r} has a log likelihood of at least {record['bound']:.4g} nats a row"
+    telling.tell(f"held-out series: {words}")
 
 
 def _tell_error(surrogate: Surrogate, error: float) -> None:

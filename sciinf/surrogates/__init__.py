@@ -7,12 +7,14 @@ from sciinf.surrogates.collocation import Collocation
 from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors, Words
 from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.dgno import DGNO
+from sciinf.surrogates.emissions import Bernoulli, Categorical, Gaussian, Poisson
 from sciinf.surrogates.emulator import Emulator
 from sciinf.surrogates.encoders import GridEncoder, Perceiver
 from sciinf.surrogates.field_code import FieldCode, LearnedCode
 from sciinf.surrogates.generator import Generator
 from sciinf.surrogates.graph import Graph
 from sciinf.surrogates.inversion import Inversion
+from sciinf.surrogates.latent_dynamics import LatentDynamics
 from sciinf.surrogates.losses import RelativeL2, Sobolev
 from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
@@ -32,12 +34,16 @@ __all__ = [
     "AdversarialPoints",
     "Captions",
     "Collocation",
+    "Bernoulli",
+    "Captions",
+    "Categorical",
     "Emulator",
     "EvenPoints",
     "Field",
     "FieldCode",
     "FollowingPoints",
     "Frame",
+    "Gaussian",
     "Generator",
     "Given",
     "Grammar",
@@ -45,6 +51,7 @@ __all__ = [
     "GridEncoder",
     "Importance",
     "Inversion",
+    "LatentDynamics",
     "LearnedCode",
     "Members",
     "Mmd",
@@ -53,6 +60,7 @@ __all__ = [
     "Origin",
     "Perceiver",
     "Plain",
+    "Poisson",
     "Quantised",
     "Query",
     "RelativeL2",

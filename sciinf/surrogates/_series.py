@@ -1,0 +1,190 @@
+"""What a law of series is given of rows, standardised: values and which are there, times, what is known beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sciinf.core import Batch, Observable, Prior, X
+from sciinf.summaries.summary import expand_mask
+from sciinf.summaries.timed import TIMES
+from sciinf.surrogates._fields import Moments
+
+MASK = "_mask"
+
+
+@final
+class Inputs(nn.Module):
+    """The inputs of rows.
+
+    Args:
+        prior: The simulator's.
+        observables: The simulator's.
+        target: Name of the series, (time, *event).
+        given: Names of others that are known beforehand.
+
+    Raises:
+        ValueError: If a name is unknown or a layout does not suit.
+
+    Attributes:
+        used: The observables that it looks at.
+        channels, context, controls: How many numbers there are at a time, of the row as a whole, known along time.
+    """
+
+    theta_mean: Tensor
+    theta_sd: Tensor
+    whole_mean: Tensor
+    whole_sd: Tensor
+    along_mean: Tensor
+    along_sd: Tensor
+    origin: Tensor
+    step: Tensor
+    rows: Tensor
+
+    def __init__(self, prior: Prior, observables: Mapping[str, Observable], target: str, given: Sequence[str]) -> None:
+        super().__init__()
+        _check(observables, target, given)
+        self.target, self.event = target, observables[target].shape[1:]
+        self.mask, self.times = (name if name in observables else "" for name in (target + MASK, target + TIMES))
+        self.along = tuple(name for name in given if _follows(observables[name], observables[target]))
+        self.whole = tuple(name for name in given if name not in self.along)
+        names = [name for name in (target, self.mask, self.times, *given) if name]
+        self.used = {name: observables[name] for name in names}
+        self.channels = math.prod(self.event)
+        self.controls = sum(math.prod(observables[name].shape[1:]) for name in self.along)
+        known = sum(math.prod(observables[name].shape) for name in self.whole)
+        self.parameters_of, self.context = prior.names, len(prior.names) + known
+        sizes = {"theta": len(prior.names), "whole": known, "along": self.controls}
+        for name, size in sizes.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(size, dtype=torch.float64))
+            self.register_buffer(f"{name}_sd", torch.ones(size, dtype=torch.float64))
+        for name, value in (("origin", 0.0), ("step", 1.0), ("rows", 1.0)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Take means and sds, the unit of time and the number of rows from the training rows.
+
+        Raises:
+            ValueError: If times go backwards in a row.
+        """
+        theta, whole, along = Moments(), Moments(), Moments()
+        count, start, span = 0, 0.0, 0.0
+        for batch in batches():
+            count += len(batch)
+            theta.add(batch.theta, (0,))
+            if self.whole:
+                whole.add(self._whole(batch.x), (0,))
+            if self.along:
+                along.add(self._along(batch.x), (0, 1))
+            if self.times:
+                times = self._checked_times(batch.x)
+                start, span = start + float(times[:, 0].sum()), span + float((times[:, -1] - times[:, 0]).sum())
+        theta.into(self.theta_mean, self.theta_sd)
+        if self.whole:
+            whole.into(self.whole_mean, self.whole_sd)
+        if self.along:
+            along.into(self.along_mean, self.along_sd)
+        self.rows.fill_(count)
+        if self.times and span > 0:
+            self.origin.fill_(start / count)
+            self.step.fill_(span / count / (self.used[self.target].shape[0] - 1))
+
+    def values(self, x: X) -> tuple[Float[Tensor, "row time channel"], Bool[Tensor, "row time channel"]]:
+        """Values, 0 where they are missing, and which are there.
+
+        Raises:
+            ValueError: If the series or its mask is missing, or has other channels than were learned.
+        """
+        if self.target not in x or (self.mask and self.mask not in x):
+            wanted = " and ".join(repr(name) for name in (self.target, self.mask) if name)
+            raise ValueError(
+                f"{wanted} are needed, got {sorted(x)}: what was seen, and a mask that is True where it was"
+            )
+        value = x[self.target]
+        if value.shape[2:] != self.event:
+            raise ValueError(
+                f"{self.target!r} has shape {tuple(value.shape)}; (row, time{''.join(f', {n}' for n in self.event)}) "
+                "was learned"
+            )
+        there = torch.ones_like(value, dtype=torch.bool)
+        if mask := self.mask or (self.target + MASK if self.target + MASK in x else ""):
+            there = expand_mask(x[mask].to(torch.bool), value.shape)
+        value = torch.where(there, value.to(torch.float32), 0.0)
+        return tuple(part.reshape(*value.shape[:2], -1) for part in (value, there))  # type: ignore[return-value]
+
+    def known(self, theta: Tensor, x: X) -> Float[Tensor, "row context"]:
+        """Parameters and what else is known of rows as a whole.
+
+        Raises:
+            ValueError: If there is not a column for each parameter.
+        """
+        if theta.ndim != 2 or theta.shape[1] != len(self.parameters_of):
+            raise ValueError(
+                f"theta has shape {tuple(theta.shape)}: (row, {len(self.parameters_of)}) is needed, a column for each "
+                f"of {', '.join(self.parameters_of) or 'no parameters'}"
+            )
+        parts = [(theta.double() - self.theta_mean) / self.theta_sd]
+        if self.whole:
+            parts.append((self._whole(x) - self.whole_mean) / self.whole_sd)
+        return torch.cat(parts, 1).float()
+
+    def controlled(self, x: X) -> Float[Tensor, "row time control"] | None:
+        """What is known along time."""
+        return ((self._along(x) - self.along_mean) / self.along_sd).float() if self.along else None
+
+    def when(self, x: X) -> Float[Tensor, "row time"] | None:
+        """Times in mean steps of the training rows; None for equal steps."""
+        if not self.times:
+            return None
+        return ((_named(x, self.times).double() - self.origin) / self.step).float()
+
+    def _checked_times(self, x: X) -> Tensor:
+        times = x[self.times].double()
+        if bool((times.diff(dim=1) < 0).any()):
+            raise ValueError(f"{self.times!r} goes backwards in some rows: put values of a row in the order of time")
+        return times
+
+    def _whole(self, x: X) -> Tensor:
+        return torch.cat([_named(x, name).double().flatten(1) for name in self.whole], 1)
+
+    def _along(self, x: X) -> Tensor:
+        parts = [_named(x, name).double() for name in self.along]
+        return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], 2)
+
+
+def _named(x: X, name: str) -> Tensor:
+    if name not in x:
+        raise ValueError(f"{name!r} is to be known beforehand, and is missing; there is {', '.join(x) or 'nothing'}")
+    return x[name]
+
+
+def _follows(spec: Observable, target: Observable) -> bool:
+    """Whether an observable goes along time as the target does."""
+    times = spec.shape[:1] == target.shape[:1]
+    return times and (not spec.dims or not target.dims or spec.dims[0] == target.dims[0])
+
+
+def _check(observables: Mapping[str, Observable], target: str, given: Sequence[str]) -> None:
+    for name in (target, *given):
+        if name not in observables:
+            raise ValueError(f"there is no observable {name!r}; there is {', '.join(observables)}")
+        if name != target and f"{name}{MASK}" in observables:
+            raise ValueError(f"{name!r} has a mask, and what is given is to be known: fill it in, or leave it out")
+    if target in given or target + MASK in given or target + TIMES in given:
+        raise ValueError(
+            f"given names what is known beforehand; {target!r}, its mask and times are looked at by themselves: leave "
+            "them out"
+        )
+    spec = observables[target]
+    if not spec.shape or spec.shape[0] < 2:
+        raise ValueError(f"{target!r} has shape {spec.shape}; a series is (time, *event), of at least 2 times")
+    if spec.scale == "log":
+        raise ValueError(f"{target!r} has a logarithmic scale; let the simulator give its logarithm")
+    times = observables.get(target + TIMES)
+    if times is not None and (times.dtype != "float64" or times.shape != spec.shape[:1]):
+        raise ValueError(f"{target + TIMES!r} is to be float64 of shape {spec.shape[:1]}, got {times}")
