@@ -1,6 +1,18 @@
 """Laws of hidden paths, with their way to the path of one series: one paper, one file."""
 
 from sciinf.processes.context import Reader
+from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-__all__ = ["Latent", "LearnedProcess", "Linear", "Process", "Reader", "Series", "Sizes"]
+__all__ = [
+    "Koopman",
+    "Latent",
+    "LearnedProcess",
+    "Linear",
+    "LinearGaussian",
+    "Process",
+    "Reader",
+    "Series",
+    "Sizes",
+    "UnitCircle",
+]

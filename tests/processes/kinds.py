@@ -7,7 +7,7 @@ from torch import nn
 
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
-from sciinf.processes import Latent, LearnedProcess, Linear, Process
+from sciinf.processes import Koopman, Latent, LearnedProcess, Linear, LinearGaussian, Process, UnitCircle
 
 
 class Still(Process):
@@ -48,6 +48,8 @@ class LearnedStill(LearnedProcess):
 
 PROCESSES = {
     "still": lambda: Still(2),
+    "linear_gaussian": lambda: LinearGaussian(3),
+    "koopman": lambda: Koopman(4, eigenvalues=UnitCircle(0.1)),
 }
 
 

@@ -1,0 +1,211 @@
+r"""Gaussian chains with Gaussian evidence at each time: the law of the whole path, all times at once.
+
+A chain z_1 ~ N(m_1, V), z_{k+1} = A_k z_k + b_k + N(0, Q_k) has mean path mu, and y = z - mu has a precision matrix
+J_0 of blocks next to the diagonal only,
+
+    J_0[k, k] = Q_{k-1}^{-1} + A_k^T Q_k^{-1} A_k,    J_0[k, k + 1] = -A_k^T Q_k^{-1}    (V in place of Q_0).
+
+Evidence psi_k(z) = exp(h_k^T z - z^T W_k z / 2), W_k positive semidefinite, makes of it q(z) = p(z) prod_k psi_k / Z:
+y ~ N(J^{-1} g, J^{-1}), J = J_0 + W, g = h - W mu, and
+
+    log Z = c + g^T J^{-1} g / 2 + (log det J_0 - log det J) / 2,   KL(q || p) = E_q[sum_k log psi_k] - log Z.
+
+**All times at once.** Given those at even places, states at odd places are independent of each other: they are
+eliminated together, which leaves a chain of half the length; and so on, to one. On the way back each is drawn given its
+two neighbours. That is what Kalman's filter and smoother find, in 2 log T rounds in place of 2 T. All in float64.
+
+References:
+    | A note on odd-even reduction: On direct methods for solving Poisson's equations (Buzbee, Golub, Nielson, 1970),
+      https://doi.org/10.1137/0707049
+    | Revisiting structured variational autoencoders (Zhao, Linderman, 2023), https://arxiv.org/abs/2305.16543
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A Gaussian chain of T states. First axes may be 1 long where all rows, or all steps, have the same; float64.
+
+    Args:
+        mean: Of the first state, (row, S).
+        covariance: Of the first state, (row, S, S).
+        matrix: A, (row, T - 1, S, S).
+        shift: b, (row, T - 1, S).
+        noise: Q, (row, T - 1, S, S).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    matrix: Tensor
+    shift: Tensor
+    noise: Tensor
+
+    def path(self, length: int) -> Float[Tensor, "row time state"]:
+        """The mean of each state."""
+        state, found = self.mean, []
+        for k in range(length):
+            if k:
+                state = _times(_at(self.matrix, k - 1), state) + _at(self.shift, k - 1)
+            found.append(state)
+        rows = max(len(each) for each in found)
+        return torch.stack([each.expand(rows, -1) for each in found], 1)
+
+    def drawn(self, rows: int, length: int, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
+        """A path of each row."""
+        size = (length, rows, self.mean.shape[-1])
+        noise = torch.randn(size, generator=generator, device=generator.device).to(self.mean)
+        first, roots = torch.linalg.cholesky(self.covariance), torch.linalg.cholesky(self.noise)
+        state, found = self.mean + _times(first, noise[0]), []
+        for k in range(length):
+            if k:
+                moved = _times(_at(self.matrix, k - 1), state) + _at(self.shift, k - 1)
+                state = moved + _times(_at(roots, k - 1), noise[k])
+            found.append(state)
+        return torch.stack(found, 1)
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The law of a path given evidence, and a draw of it.
+
+    Args:
+        mean: (row, T, S).
+        covariance: Of each state, (row, T, S, S).
+        draw: A path, (row, T, S).
+        kl: Of the law to the chain's, (row,).
+        log_ratio: Log density of the draw in the law less that in the chain's, (row,).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    draw: Tensor
+    kl: Tensor
+    log_ratio: Tensor
+
+
+def smoothed(
+    chain: Chain,
+    pull: Float[Tensor, "row time state"],
+    precision: Float[Tensor, "row time state state"],
+    *,
+    generator: torch.Generator,
+) -> Smoothed:
+    """The law of the path of a chain, given evidence.
+
+    Args:
+        chain: Its law without.
+        pull: h.
+        precision: W, positive semidefinite; 0, as h, where there is no evidence.
+        generator: For the draw.
+    """
+    rows, length, size = pull.shape
+    middle = chain.path(length).expand(rows, -1, -1)
+    diagonal, beside, log_det = _information(chain, length)
+    g = pull - _times(precision, middle)
+    noise = torch.randn((rows, length, size), generator=generator, device=generator.device).to(pull)
+    diagonal, beside = (part.expand(rows, -1, -1, -1) for part in (diagonal + precision, beside))
+    mean, drawn, covariance, _, log_det_after = _eliminated(diagonal, beside, g, noise)
+    moments = covariance + mean[..., :, None] * mean[..., None, :]
+    log_z = 0.5 * (g * mean).sum((1, 2)) + 0.5 * (log_det - log_det_after)
+    kl = (g * mean).sum((1, 2)) - 0.5 * (precision * moments).sum((1, 2, 3)) - log_z
+    ratio = (drawn * (g - 0.5 * _times(precision, drawn))).sum((1, 2)) - log_z
+    return Smoothed(middle + mean, covariance, middle + drawn, kl, ratio)
+
+
+def _information(chain: Chain, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """J_0: its blocks on the diagonal (row, T, S, S) and to the right of it (row, T - 1, S, S), and log det J_0."""
+    steps = length - 1
+    first, root = torch.linalg.cholesky(chain.covariance), torch.linalg.cholesky(chain.noise)
+    inverse = torch.cholesky_inverse(root)
+    back = chain.matrix.mT @ inverse
+    rows = max(len(part) for part in (first, inverse, back))
+    size = first.shape[-1]
+    inverse, back, ahead = (
+        part.expand(rows, steps, size, size) for part in (inverse, back, back @ chain.matrix)
+    )
+    start = torch.cholesky_inverse(first).expand(rows, size, size)[:, None]
+    diagonal = torch.cat([start, inverse], 1) + _longer(ahead, 1)
+    log_root = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_roots = log_root.expand(len(log_root), steps).sum(-1) + first.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return diagonal, -back, -2 * log_roots
+
+
+def _eliminated(
+    diagonal: Tensor, beside: Tensor, g: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mean and a draw (row, T, S), covariances of each and of neighbours, and log det J, of N(J^{-1} g, J^{-1})."""
+    length, size = g.shape[1:]
+    if length == 1:
+        root = torch.linalg.cholesky(diagonal)
+        mean = torch.cholesky_solve(g[..., None], root)[..., 0]
+        return mean, mean + _spread(root, noise[:, :1]), torch.cholesky_inverse(root), beside, _log_det(root)
+    count = length // 2  # of states at odd places; where T is even, the last of them has no right neighbour
+    even, short = length - count, 1 - length % 2
+    left, right = beside[:, ::2], _longer(beside[:, 1::2], short)
+    root = torch.linalg.cholesky(diagonal[:, 1::2])
+    both = torch.cholesky_solve(torch.cat([left.mT, right, g[:, 1::2, :, None]], -1), root)
+    to_left, to_right, own = both[..., :size], both[..., size : 2 * size], both[..., 2 * size :]
+    due = torch.cat([diagonal, g[..., None]], -1)[:, ::2]
+    due = due - _longer(left @ torch.cat([to_left, own], -1), even - count)
+    due = due - _later(right.mT @ torch.cat([to_right, own], -1))[:, :even]
+    rest, across = (due[..., :size], due[..., size]), (-left @ to_right)[:, : even - 1]
+    mean, drawn, covariance, across, log_det = _eliminated(rest[0], across, rest[1], noise[:, count:])
+    at_left, at_right = slice(0, count), slice(1, count + 1)
+    means, draws = (
+        -_times(to_left, each[:, at_left]) - _times(to_right, _longer(each, short)[:, at_right])
+        for each in (mean, drawn)
+    )
+    means, draws = means + own[..., 0], draws + own[..., 0] + _spread(root, noise[:, :count])
+    across, beyond = _longer(across, short), _longer(covariance, short)[:, at_right]
+    before = -(covariance[:, at_left] @ to_left.mT + across @ to_right.mT)  # of the left neighbour and this
+    after = -(to_left @ across + to_right @ beyond)  # of this and the right neighbour
+    here = torch.cholesky_inverse(root) - to_left @ before - to_right @ after.mT
+    return (
+        _between(mean, means),
+        _between(drawn, draws),
+        _between(covariance, here),
+        torch.stack([before, after], 2).flatten(1, 2)[:, : length - 1],
+        log_det + _log_det(root),
+    )
+
+
+def _longer(part: Tensor, by: int) -> Tensor:
+    """With so many zeros behind along the second axis."""
+    return functional.pad(part, (0, 0) * (part.ndim - 2) + (0, by))
+
+
+def _later(part: Tensor) -> Tensor:
+    """With a zero before along the second axis."""
+    return functional.pad(part, (0, 0) * (part.ndim - 2) + (1, 0))
+
+
+def _between(even: Tensor, odd: Tensor) -> Tensor:
+    """Those at even places, and at odd ones, in their order."""
+    count = odd.shape[1]
+    return torch.cat([torch.stack([even[:, :count], odd], 2).flatten(1, 2), even[:, count:]], 1)
+
+
+def _spread(root: Tensor, noise: Tensor) -> Tensor:
+    """N(0, (L L^T)^{-1})."""
+    return torch.linalg.solve_triangular(root.mT, noise[..., None], upper=True)[..., 0]
+
+
+def _log_det(root: Tensor) -> Tensor:
+    return 2 * root.diagonal(dim1=-2, dim2=-1).log().sum((1, 2))
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def _at(part: Tensor, k: int) -> Tensor:
+    """Of the k-th step."""
+    return part[:, k if part.shape[1] > 1 else 0]
