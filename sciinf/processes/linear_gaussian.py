@@ -5,8 +5,8 @@ r"""A path that moves linearly with Gaussian noise, and evidence that a network 
     q(z) ~ p(z) prod_{k seen} psi_k(z_k),     psi_k(z) = exp(h_k^T z - z^T W_k z / 2),     W_k = L_k L_k^T,
 
 h_k and L_k from a network that sees the values of time k alone. What puts times together is exact: `messages` finds
-q, its draws and its KL to p. A time that was not seen has no psi, so gaps cost nothing, and q at a gap is what p makes of
-its neighbours. For Gaussian values of a linear decoder q can be the exact posterior; else it is an approximation.
+q, its draws and its KL to p. A time that was not seen has no psi, so gaps cost nothing, and q at a gap is what p makes
+of its neighbours. For Gaussian values of a linear decoder q can be the exact posterior; else it is an approximation.
 
 `LinearGaussian` is stationary but for its start. In coordinates in which its covariance is I,
 
@@ -18,8 +18,8 @@ known of the row. `Koopman` has one F for all rows, of any kind, and diagonal D,
     Q(dt) = X A^T,     [A X; 0 A^-T] = exp([F D; 0 -F^T] dt),
 
 and may hold the moduli of the eigenvalues of A = exp(F), of one step, near 1: with sd s each adds (|lambda| - 1)^2 /
-(2 s^2) nats once for the whole training set, as a prior N(1, s^2) would. The paper fits A to each batch by least squares;
-then what is said of a row depends on its neighbours, so here A is learned.
+(2 s^2) nats once for the whole training set, as a prior N(1, s^2) would. The paper fits A to each batch by least
+squares; then what is said of a row depends on its neighbours, so here A is learned.
 
 References:
     | Revisiting structured variational autoencoders (Zhao, Linderman, 2023), https://arxiv.org/abs/2305.16543
@@ -136,9 +136,7 @@ class _Stationary(_Motion):
         first = torch.zeros(states, states)
         first[range(1, states, 2), range(0, states - 1, 2)] = _speeds(states)
         self.base = nn.Parameter(torch.cat([first[upper[0], upper[1]], _about(states, _ABOUT**0.5)]))
-        self.told = nn.Linear(context, len(self.base), bias=False) if context else None
-        if self.told is not None:
-            nn.init.zeros_(self.told.weight)
+        self.told = _told(context, len(self.base))
 
     def field(self, context: Tensor) -> Tensor:
         found = self.base[None] if self.told is None else self.base + self.told(context)
@@ -171,9 +169,7 @@ class _Free(_Motion):
 
     def noise(self, field: Tensor, step: Tensor, matrix: Tensor) -> Tensor:
         spread = torch.diag_embed(self.log_noise.double().exp())[None]
-        both = torch.cat(
-            [torch.cat([field, spread], -1), torch.cat([torch.zeros_like(field), -field.mT], -1)], -2
-        )
+        both = torch.cat([torch.cat([field, spread], -1), torch.cat([torch.zeros_like(field), -field.mT], -1)], -2)
         moved = torch.linalg.matrix_exp(both[:, None] * step[..., None, None])
         found = moved[..., : self.states, self.states :] @ matrix.mT
         eye = torch.eye(self.states, dtype=found.dtype, device=found.device)
@@ -197,17 +193,16 @@ class LearnedChain(LearnedProcess):
 
     def __init__(self, sizes: Sizes, motion: _Motion) -> None:
         super().__init__()
-        self.motion, self.states = motion, motion.states
+        self.motion, self.states, self.context = motion, motion.states, sizes.context
         known, triangle = sizes.context + sizes.controls, self.states * (self.states + 1) // 2
         self.evidence = Linear(sizes.features + known, self.states + triangle, _WIDTH if known else 0)
         with torch.no_grad():
             self.evidence.direct.weight[self.states :].mul_(0.1)
             self.evidence.direct.bias[self.states :] = _about(self.states, 0.5)
-        self.first = nn.Linear(sizes.context, self.states)
+        self.first = nn.Parameter(torch.zeros(self.states))
+        self.told = _told(sizes.context, self.states)
         self.start = nn.Parameter(_about(self.states, 1.0))
         self.push = nn.Linear(known, self.states, bias=False) if sizes.controls else None
-        nn.init.zeros_(self.first.weight)
-        nn.init.zeros_(self.first.bias)
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
         found = self.smoothed(series, generator=generator)
@@ -230,22 +225,34 @@ class LearnedChain(LearnedProcess):
     def chain(self, series: Series) -> Chain:
         """The prior, at the times of rows, in float64."""
         field, step = self.motion.field(series.context), series.steps().double()
-        matrix, integral = _moved(field, step)
         start = _lower(self.start.double(), self.states)
         eye = torch.eye(self.states, dtype=start.dtype, device=start.device)
-        shift = matrix.new_zeros(1, 1, self.states)
-        if self.push is not None and series.controls is not None:
+        if self.push is None or series.controls is None:
+            matrix = torch.linalg.matrix_exp(field[:, None] * step[..., None, None])
+            shift = matrix.new_zeros(1, 1, self.states)
+        else:
+            matrix, integral = _moved(field, step)
             context = series.context[:, None].expand(-1, series.length, -1)
             pushed = self.push(torch.cat([context, series.controls], -1))[:, :-1].double()
             shift = (integral @ pushed[..., None])[..., 0]
         covariance = (start @ start.mT + _LEAST * eye)[None]
         noise = self.motion.noise(field, step, matrix)
-        return Chain(self.first(series.context).double(), covariance, matrix, shift, noise)
+        first = self.first[None] if self.told is None else self.first + self.told(series.context)
+        return Chain(first.double(), covariance, matrix, shift, noise)
 
     def eigenvalues(self) -> Complex[Tensor, " state"]:
         """Of A for a step of 1, where everything that is known of the row has its mean."""
-        context = self.start.new_zeros(1, self.first.in_features)
+        context = self.start.new_zeros(1, self.context)
         return torch.linalg.eigvals(self.motion.field(context)[0]).exp().detach()
+
+
+def _told(context: int, numbers: int) -> nn.Module | None:
+    """What is known of the row adds to numbers: nothing at first."""
+    if not context:
+        return None
+    told = nn.Linear(context, numbers, bias=False)
+    nn.init.zeros_(told.weight)
+    return told
 
 
 def _moved(field: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

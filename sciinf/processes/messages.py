@@ -15,7 +15,7 @@ eliminated together, which leaves a chain of half the length; and so on, to one.
 two neighbours. That is what Kalman's filter and smoother find, in 2 log T rounds in place of 2 T. All in float64.
 
 References:
-    | A note on odd-even reduction: On direct methods for solving Poisson's equations (Buzbee, Golub, Nielson, 1970),
+    | On direct methods for solving Poisson's equations (Buzbee, Golub, Nielson, 1970),
       https://doi.org/10.1137/0707049
     | Revisiting structured variational autoencoders (Zhao, Linderman, 2023), https://arxiv.org/abs/2305.16543
 """
@@ -49,14 +49,20 @@ class Chain:
     noise: Tensor
 
     def path(self, length: int) -> Float[Tensor, "row time state"]:
-        """The mean of each state."""
-        state, found = self.mean, []
-        for k in range(length):
-            if k:
-                state = _times(_at(self.matrix, k - 1), state) + _at(self.shift, k - 1)
-            found.append(state)
-        rows = max(len(each) for each in found)
-        return torch.stack([each.expand(rows, -1) for each in found], 1)
+        """The mean of each state: the maps of 1, 2, 4, ... steps, one after the other, applied to the first."""
+        rows = max(len(self.matrix), len(self.shift), len(self.mean))
+        size = self.mean.shape[-1]
+        matrix, shift = self.matrix.expand(-1, length - 1, -1, -1), self.shift.expand(-1, length - 1, -1)
+        reach = 1
+        while reach < length - 1:
+            late, early = slice(reach, None), slice(None, -reach)
+            moved = _times(matrix[:, late], shift[:, early]) + shift[:, late]
+            few = slice(None, reach)
+            shift = torch.cat([shift[:, few].expand(len(moved), -1, -1), moved], 1)
+            matrix = torch.cat([matrix[:, few], matrix[:, late] @ matrix[:, early]], 1)
+            reach *= 2
+        after = _times(matrix, self.mean[:, None]) + shift
+        return torch.cat([self.mean[:, None].expand(rows, 1, size), after.expand(rows, -1, -1)], 1)
 
     def drawn(self, rows: int, length: int, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
         """A path of each row."""
@@ -128,9 +134,7 @@ def _information(chain: Chain, length: int) -> tuple[Tensor, Tensor, Tensor]:
     back = chain.matrix.mT @ inverse
     rows = max(len(part) for part in (first, inverse, back))
     size = first.shape[-1]
-    inverse, back, ahead = (
-        part.expand(rows, steps, size, size) for part in (inverse, back, back @ chain.matrix)
-    )
+    inverse, back, ahead = (part.expand(rows, steps, size, size) for part in (inverse, back, back @ chain.matrix))
     start = torch.cholesky_inverse(first).expand(rows, size, size)[:, None]
     diagonal = torch.cat([start, inverse], 1) + _longer(ahead, 1)
     log_root = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)

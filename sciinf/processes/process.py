@@ -13,10 +13,11 @@ so a process needs draws of q that carry gradients, and its KL to p, in nats for
 is unbiased. One paper, one file.
 
 **Conventions.** Rows know nothing of each other. What `seen` holds where `there` is False is 0, and means nothing.
-Times increase along a row; their unit is the mean step of all training rows, so that equal steps are 1 long, and `times`
-is then None. Weights and inputs are float32; what needs float64 turns to it, and gives float32 back. Everything has to
-pass `torch.func.vmap`: no `bool(...)` of a tensor, no branch on values, no writing into tensors, no `nn.GRU` or
-`nn.LSTM` (`context.Reader` reads series with cells). All randomness comes from the generator.
+Times increase along a row; their unit is the mean step of all training rows, so that equal steps are 1 long, and
+`times` is then None. Steps may be 0 long, where two values have one time. Weights and inputs are float32; what needs
+float64 turns to it, and gives float32 back. Everything has to pass `torch.func.vmap`: no `bool(...)` of a tensor, no
+branch on values, no writing into tensors, no `nn.GRU` or `nn.LSTM` (`context.Reader` reads series with cells). All
+randomness comes from the generator.
 """
 
 from __future__ import annotations

@@ -248,27 +248,25 @@ class LatentDynamics(Surrogate, Adjusting):
             UserWarning: If draws of gaps that are filled in, or of whole series, are too alike or too unlike.
         """
         rows = next(iter(batches()))
-        rows = rows.rows(slice(0, _CHECKED))
-        own = torch.Generator().manual_seed(self.seed)
-        told = {"bound": float(self.bound(rows.theta, rows.x, generator=own, draws=1).mean())}
+        rows, own = rows.rows(slice(0, _CHECKED)), torch.Generator().manual_seed(self.seed)
+        told = {"bound": float(self.bound(rows.theta, rows.x, generator=own).mean())}
         if not self.emission.ordered:
             return told
         value, there = self.inputs.values(rows.x)
-        hidden = there & (torch.rand(there.shape[:2], generator=own).to(value) < _HIDDEN)[..., None]
-        kept = (there & ~hidden).reshape(rows.x[self.target].shape)
-        x = {**rows.x, self.target + MASK: kept}
+        gone = there & (torch.rand(there.shape[:2], generator=own).to(value) < _HIDDEN)[..., None]
+        x = {**rows.x, self.target + MASK: (there & ~gone).reshape(rows.x[self.target].shape)}
         drawn = [self.draw(rows.theta, rows.x, generator=own) for _ in range(_DRAWS)]
         filled = [self.complete(rows.theta, x, generator=own) for _ in range(_DRAWS)]
-        for what, draws, at in (("whole series", drawn, there), ("gaps", filled, hidden)):
+        for what, draws, at in (("series", drawn, there), ("gaps", filled, gone)):
             off, ratio = _compared(torch.stack(draws).flatten(3).float(), value, at)
-            told["spread_skill_of_" + what.split()[-1]] = ratio
-            if what == "whole series":
+            told["spread_skill_of_" + what] = ratio
+            if what == "series":
                 self.off.fill_(off)
             if not ALIKE <= ratio <= UNLIKE:
                 warnings.warn(
-                    f"draws of {self.target!r} ({what}) spread {ratio:.2f} times as far as their mean is off for held-out "
-                    f"simulations (1 for the right law): what is read off them is too {'sure' if ratio < 1 else 'wide'}. "
-                    "Try more simulations, a longer training, more states, or another process",
+                    f"draws of {what} of {self.target!r} spread {ratio:.2f} times as far as their mean is off for "
+                    f"held-out simulations (1 for the right law): they are too {'sure' if ratio < 1 else 'wide'}. Try "
+                    "more simulations, a longer training, more states, or another process",
                     stacklevel=4,
                 )
         return told
