@@ -29,7 +29,6 @@ References:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, final
@@ -41,9 +40,9 @@ from torch import Tensor
 from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.core.surrogate import ALIKE, UNLIKE
 from sciinf.processes import Linear, Process, Series, Sizes
 from sciinf.surrogates._series import MASK, Inputs
+from sciinf.surrogates._series_spread import compared, say_where_draws_are_unlike_errors
 from sciinf.surrogates.emissions import Bernoulli, Emission, Gaussian, Poisson
 
 _CHECKED, _DRAWS = 256, 16  # held-out rows that are looked at, and draws of each
@@ -257,24 +256,10 @@ class LatentDynamics(Surrogate, Adjusting):
         x = {**rows.x, self.target + MASK: (there & ~gone).reshape(rows.x[self.target].shape)}
         drawn = [self.draw(rows.theta, rows.x, generator=own) for _ in range(_DRAWS)]
         filled = [self.complete(rows.theta, x, generator=own) for _ in range(_DRAWS)]
-        for what, draws, at in (("series", drawn, there), ("gaps", filled, gone)):
-            off, ratio = _compared(torch.stack(draws).flatten(3).float(), value, at)
+        off = 0.0
+        for what, draws, at in (("gaps", filled, gone), ("series", drawn, there)):
+            off, ratio = compared(torch.stack(draws).flatten(3).float(), value, at)
+            say_where_draws_are_unlike_errors(ratio, f"{what} of {self.target!r}")
             told["spread_skill_of_" + what] = ratio
-            if what == "series":
-                self.off.fill_(off)
-            if not ALIKE <= ratio <= UNLIKE:
-                warnings.warn(
-                    f"draws of {what} of {self.target!r} spread {ratio:.2f} times as far as their mean is off for "
-                    f"held-out simulations (1 for the right law): they are too {'sure' if ratio < 1 else 'wide'}. Try "
-                    "more simulations, a longer training, more states, or another process",
-                    stacklevel=4,
-                )
+        self.off.fill_(off)
         return told
-
-
-def _compared(drawn: Tensor, true: Tensor, at: Tensor) -> tuple[float, float]:
-    """The rms error of the mean of draws (draw, row, time, channel) at some values, and their spread over it."""
-    number = len(drawn)
-    square = (drawn.mean(0) - true)[at].double().square().mean()
-    spread = drawn.double().var(0)[at].mean() * (1 + 1 / number)
-    return float(square.sqrt()), float((spread / square.clamp_min(1e-30)).sqrt())

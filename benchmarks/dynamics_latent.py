@@ -1,0 +1,135 @@
+"""Hidden paths that are learned, against exact answers and a recurrent encoder: a part of `dynamics.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from dynamics_latent_systems import ANGLES, MODULI, Oscillator, Pendulum, Recurrent, Two
+from reporting import check, clock, seconds
+from sbi_peer import c2st
+from torch import Tensor
+
+from sciinf import Recipe, Simulator, simulate, train
+from sciinf.core import Fit
+from sciinf.processes import Koopman, LinearGaussian, Process, UnitCircle
+from sciinf.processes.messages import smoothed
+from sciinf.samplers import kalman
+from sciinf.surrogates import LatentDynamics
+
+Rows = list[dict[str, Any]]
+NONE = torch.empty(0, 0)
+
+
+def latent(options: Any, out: Path) -> tuple[Rows, Rows]:
+    """All comparisons."""
+    found = [_oscillator(options, out), _pendulum(options, out), _koopman(options, out)]
+    return [row for rows, _ in found for row in rows], [one for _, checks in found for one in checks]
+
+
+def _trained(
+    simulator: Simulator, process: Process, out: Path, epochs: int, rows: int = 1_000, **told: Any
+) -> tuple[Fit, float]:
+    """A fit, and the CPU seconds of its training."""
+    store = simulate(simulator, out / "store", rows, seed=0, progress=False)
+    started = clock("cpu")
+    surrogate = LatentDynamics(simulator.prior, simulator.observables, process, **told)
+    fit = train(surrogate, store, out / "fit", recipe=Recipe(epochs=epochs, batch=50), progress=False)
+    return fit, clock("cpu") - started
+
+
+def _fresh(simulator: Simulator, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
+    theta = NONE.new_empty(rows, 0)
+    return theta, dict(simulator(theta, generator=torch.Generator().manual_seed(9)))  # type: ignore[arg-type]
+
+
+def _oscillator(options: Any, out: Path) -> tuple[Rows, Rows]:
+    """Linear Gaussian data: the bound beside the likelihood; paths, and what they cost, beside the smoother's."""
+    simulator = Oscillator()
+    fit, cost = _trained(simulator, LinearGaussian(2), out / "oscillator", 20 if options.quick else 50, 2_000, width=0)
+    learned, (theta, x) = fit.surrogate, _fresh(simulator, 500)
+    assert isinstance(learned, LatentDynamics)
+    exact = simulator.filtered(x)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        bound = learned.bound(theta, x, generator=g)
+        gap = float((exact.log_likelihood - bound).mean()) / simulator.length
+        series = learned.series(theta, x)
+        found = learned.process.smoothed(series, generator=g)  # type: ignore[operator]
+        seen = learned.decoder.direct.weight.double() @ found.mean[..., None]
+        mean, _ = kalman.smoothed(exact)
+        true = (torch.tensor([[2.0, 0.5]], dtype=torch.float64) @ mean[..., None])[..., 0, 0]
+        scale, center = learned.emission.scale.double(), learned.emission.center.double()  # type: ignore[union-attr]
+        off = (center + scale * (seen[..., 0, 0] + learned.decoder.direct.bias.double())) - 3.0 - true
+        chain, size = learned.process.chain(series), found.mean.shape  # type: ignore[operator]
+        pull, precision = torch.randn(size, dtype=torch.float64), torch.eye(2, dtype=torch.float64).expand(*size, 2)
+        costs = {
+            "all times at once": seconds(lambda: smoothed(chain, pull, precision, generator=g), "cpu"),
+            "step by step": seconds(lambda: kalman.smoothed(simulator.filtered(x)), "cpu"),
+        }
+    ms = {f"CPU ms, 500 rows, {name}": 1_000 * value for name, value in costs.items()}
+    row = {"linear Gaussian": "oscillator", "nats a step below": gap, "path off (sd of noise)": float(off.std()) / 0.5}
+    bound_ = 0.03 if options.quick else 0.01
+    return [row | ms | {"CPU s": cost}], [check("bound below the likelihood, nats a step", gap, bound_)]
+
+
+def _pendulum(options: Any, out: Path) -> tuple[Rows, Rows]:
+    """Half of the times missing: what is filled in, beside that of a recurrent encoder."""
+    simulator, rows, errors = Pendulum(), [], {}
+    theta, x = _fresh(simulator, 300)
+    gone = ~x["x_mask"]
+    for name, process, hide in (
+        ("messages", LinearGaussian(4), 0.0),
+        ("messages, 30 % hidden", LinearGaussian(4), 0.3),
+        ("recurrent", Recurrent(4), 0.0),
+        ("recurrent, 30 % hidden", Recurrent(4), 0.3),
+    ):
+        if options.quick and hide:
+            continue
+        fit, cost = _trained(simulator, process, out / name.replace(",", ""), 8 if options.quick else 40, hide=hide)
+        learned = fit.surrogate
+        assert isinstance(learned, LatentDynamics)
+        draws = [learned.complete(theta, x, generator=torch.Generator().manual_seed(k)) for k in range(16)]
+        drawn = torch.stack(draws)
+        errors[name] = float((drawn.mean(0) - x["x"])[gone].square().mean().sqrt())
+        spread = float((drawn.var(0)[gone].mean() * 17 / 16).sqrt())
+        nats = float(learned.bound(theta, x, generator=torch.Generator().manual_seed(1)).mean())
+        told = {
+            "RMSE of gaps": errors[name],
+            "spread / RMSE": spread / errors[name],
+            "bound, nats": nats,
+            "CPU s": cost,
+        }
+        rows.append({"pendulum": name} | told)
+    best = [min(v for n, v in errors.items() if n.startswith(kind)) for kind in ("messages", "recurrent")]
+    return rows, [check("gaps by messages / by a recurrent encoder", best[0] / best[1], 1.0 if options.quick else 0.9)]
+
+
+def _koopman(options: Any, out: Path) -> tuple[Rows, Rows]:
+    """Two oscillators: eigenvalues, and draws told from true series."""
+    rows, checks = [], []
+    for dropped in (0.0, 0.5) if options.quick else (0.0, 0.3, 0.5, 0.7):
+        for name, known in (("free", None), ("near the unit circle", UnitCircle(0.01))):
+            if known and (options.quick or dropped < 0.7):
+                continue
+            simulator, folder = Two(dropped), out / f"two {dropped:g} {name}"
+            fit, cost = _trained(simulator, Koopman(4, eigenvalues=known), folder, 20 if options.quick else 60, width=0)
+            learned = fit.surrogate
+            assert isinstance(learned, LatentDynamics)
+            values = learned.process.eigenvalues()  # type: ignore[operator]
+            values = values[values.angle().argsort()][-2:]
+            off = [
+                max(abs(float(f) / t - 1) for f, t in zip(found, true, strict=True))
+                for found, true in ((values.abs(), MODULI), (values.angle(), ANGLES))
+            ]
+            theta, x = _fresh(Two(0.0), 1_000)
+            drawn = learned.draw(theta, x, generator=torch.Generator().manual_seed(3))
+            told = c2st(drawn.flatten(1), x["x"].flatten(1))
+            row = {"Koopman": f"{dropped:.0%} missing, {name}", "moduli off": off[0], "angles off": off[1]}
+            rows.append(row | {"C2ST": told, "CPU s": cost})
+            if not known:
+                allowed = 0.1 if options.quick else 0.02
+                checks += [check(f"eigenvalues off, {dropped:.0%} missing", max(off), allowed)]
+                checks += [check(f"C2ST of series, {dropped:.0%} missing", told, 0.6)]
+    return rows, checks

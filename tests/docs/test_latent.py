@@ -1,0 +1,36 @@
+"""The reference of latent dynamics: a section for each public name, with an example that runs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from documents import blocks
+
+import sciinf.processes
+from sciinf.surrogates import emissions
+from sciinf.surrogates.latent_dynamics import LatentDynamics
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "api" / "latent.md"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_public_name_has_a_section_and_the_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text()
+    parts = re.split(r"^## (\S+)$", text, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    kinds = [getattr(sciinf.processes, name) for name in sciinf.processes.__all__]
+    kinds += [each for name, each in vars(emissions).items() if inspect.isclass(each) and not name.startswith("_")]
+    mine = [kind for kind in kinds if not inspect.isabstract(kind) and kind.__module__.startswith("sciinf.")]
+    public = {kind.__name__: kind for kind in (*mine, LatentDynamics) if kind.__module__ != "sciinf.surrogates._fields"}
+    assert set(found) == set(public)
+    for name, section in found.items():
+        assert [language for language, _ in blocks(section)] == ["python"], name
+        assert re.findall(r"^::: (\S+)$", section, re.MULTILINE) == [f"{public[name].__module__}.{name}"]
+    names: dict[str, object] = {"__name__": "document"}
+    for _, body in blocks(text):
+        exec(compile(body, "latent.md", "exec"), names)
+    assert names["future"].shape == (1, 3)
