@@ -28,6 +28,7 @@ OF_TENSORS = {
 }  # an observation in a .pt file, by torch.load(weights_only=True) alone
 READERS_OF_PAGES = {
     "tests/documents.py",
+    "tests/docs/test_latent.py",
     "tests/docs/test_processes.py",
     "tests/docs/test_reference.py",
     "tests/notebooks.py",

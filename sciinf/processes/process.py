@@ -41,7 +41,7 @@ class Series:
         seen: What the encoder made of the values of each time, (row, T, F); 0 where nothing was seen.
         there: Whether anything was seen at a time, bool (row, T).
         context: What is known of a row as a whole, (row, C): parameters, standardised, and others.
-        times: When, (row, T), in mean steps; None for equal steps of 1.
+        times: When, (row, T), in mean steps, from where rows begin on average; None for equal steps of 1 from 0.
         controls: What is known along time, (row, T, U), that of each time acting from then on; None for nothing.
         offset: For each row numbers (row, T, F) that are added to `seen` at all times, also where nothing was seen:
             what is fitted to one series at query. None for none.

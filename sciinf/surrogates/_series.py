@@ -143,10 +143,33 @@ class Inputs(nn.Module):
             return None
         return ((_named(x, self.times).double() - self.origin) / self.step).float()
 
+    def check(self, x: X, *, target: bool) -> None:
+        """Refuse what would be answered with nonsense.
+
+        Args:
+            x: Rows.
+            target: Whether values of the target are looked at.
+
+        Raises:
+            ValueError: If something that is known, or was seen, is not finite, or times go backwards.
+        """
+        seen = {name: _named(x, name) for name in (*self.along, *self.whole)}
+        if target:
+            seen[self.target] = self.values(x)[0]
+        for name, value in seen.items():
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"{name!r} is not finite in some rows: say what is missing with {self.target + MASK!r}"
+                )
+        if self.times:
+            self._checked_times(x)
+
     def _checked_times(self, x: X) -> Tensor:
-        times = x[self.times].double()
-        if bool((times.diff(dim=1) < 0).any()):
-            raise ValueError(f"{self.times!r} goes backwards in some rows: put values of a row in the order of time")
+        times = _named(x, self.times).double()
+        if not bool((times.diff(dim=1) >= 0).all()):
+            raise ValueError(
+                f"{self.times!r} goes backwards in some rows, or is not finite: put values in the order of time"
+            )
         return times
 
     def _whole(self, x: X) -> Tensor:

@@ -192,7 +192,8 @@ class _Poisson(EmissionLaw):
         return (found + self.level).exp().mean(0)
 
     def draw(self, found: Tensor, *, generator: torch.Generator) -> Tensor:
-        return torch.poisson((found + self.level).exp(), generator=generator)
+        rate = (found + self.level).exp().to(generator.device)
+        return torch.poisson(rate, generator=generator).to(found)
 
 
 @final

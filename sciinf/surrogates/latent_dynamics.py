@@ -188,7 +188,12 @@ class LatentDynamics(Surrogate, Adjusting):
     def latent(
         self, theta: Float[Tensor, "row theta"], x: X, *, generator: torch.Generator
     ) -> Float[Tensor, "row time state"]:
-        """A hidden path of each row, given what was seen. Its coordinates are the network's own, up to any map."""
+        """A hidden path of each row, given what was seen. Its coordinates are the network's own, up to any map.
+
+        Raises:
+            ValueError: As for `complete`.
+        """
+        self.inputs.check(x, target=True)
         return self.process.posterior(self.series(theta, x), generator=generator).z
 
     @torch.no_grad()
@@ -202,7 +207,11 @@ class LatentDynamics(Surrogate, Adjusting):
             x: The target, with a mask that is True where it was seen, of any length; times; what is known beforehand.
             generator: For what is drawn.
             keep: Whether values that were seen stay; else they are drawn anew from p(x | z), as another measurement.
+
+        Raises:
+            ValueError: If something is missing, not finite, or of another layout, or times go backwards.
         """
+        self.inputs.check(x, target=True)
         series, (value, there) = self.series(theta, x), self.inputs.values(x)
         z = self.process.posterior(series, generator=generator).z
         drawn = self.emission.draw(self._decoded(series, z), generator=generator)
@@ -225,6 +234,7 @@ class LatentDynamics(Surrogate, Adjusting):
 
     def _nothing_seen(self, theta: Tensor, given: X) -> Series:
         """Rows of which nothing of the target is known: its values are not looked at."""
+        self.inputs.check(given, target=False)
         known, controls, times = self.inputs.known(theta, given), self.inputs.controlled(given), self.inputs.when(given)
         length = next((part.shape[1] for part in (times, controls) if part is not None), None)
         length = length or self.observables[self.target].shape[0]
@@ -258,7 +268,7 @@ class LatentDynamics(Surrogate, Adjusting):
         filled = [self.complete(rows.theta, x, generator=own) for _ in range(_DRAWS)]
         off = 0.0
         for what, draws, at in (("gaps", filled, gone), ("series", drawn, there)):
-            off, ratio = compared(torch.stack(draws).flatten(3).float(), value, at)
+            off, ratio = compared(torch.stack(draws).reshape(_DRAWS, *value.shape).float(), value, at)
             say_where_draws_are_unlike_errors(ratio, f"{what} of {self.target!r}")
             told["spread_skill_of_" + what] = ratio
         self.off.fill_(off)

@@ -148,6 +148,16 @@ def test_what_rows_share_is_counted_once():
         assert torch.allclose(learned.loss(rows, generator=generator()), before + 2.0, atol=1e-4)
 
 
+def test_the_unit_of_time_does_not_matter():
+    rows, found = rows_of(50), []
+    for scale, start in ((1.0, 0.0), (3_600.0, 1e9)):
+        learned, x = built(), {**rows.x, "x_times": scale * rows.x["x_times"] + start}
+        learned.standardise(lambda x=x: iter([Batch(rows.theta, x)]))
+        found.append(learned.series(rows.theta, x))
+    assert torch.allclose(found[0].times, found[1].times, atol=1e-4)
+    assert float(found[0].steps().mean()) == pytest.approx(1.0, abs=1e-4)
+
+
 @pytest.mark.parametrize("law", [Gaussian(), Poisson(), Bernoulli(), Categorical(3)])
 def test_draws_are_of_the_law_whose_density_is_told(law):
     """The mean log density of 20,000 draws is minus the entropy that a grid gives. False alarms: 4.5 sd."""
@@ -204,6 +214,11 @@ def test_what_does_not_suit_is_refused():
     back = {**rows.x, "x_times": rows.x["x_times"].flip(1)}
     with pytest.raises(ValueError, match="goes backwards"):
         learned.standardise(lambda: iter([Batch(rows.theta, back)]))
+    with pytest.raises(ValueError, match="goes backwards"):
+        learned.draw(rows.theta, back, generator=generator())
+    wrong = {**rows.x, "x": torch.full_like(rows.x["x"], torch.nan)}  # under a mask that is True
+    with pytest.raises(ValueError, match="'x' is not finite"):
+        learned.complete(rows.theta, wrong, generator=generator())
     counts = Poisson().build(1)
     with pytest.raises(ValueError, match="whole numbers"):
         counts.standardise(iter([(torch.full((1, 2, 1), 0.5), torch.ones(1, 2, 1, dtype=torch.bool))]))
