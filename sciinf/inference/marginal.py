@@ -11,6 +11,7 @@ from sciinf.core.categories import Categories, categories_of
 from sciinf.core.estimator import Marginals
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
+from sciinf.inference.equations import EquationPosterior
 
 
 def exact_probabilities(posterior: Posterior, x: X, name: str) -> Float[Tensor, "batch value"] | None:
@@ -21,6 +22,8 @@ def exact_probabilities(posterior: Posterior, x: X, name: str) -> Float[Tensor, 
         x: A batch of observations, name -> (batch, *event).
         name: Of the parameter.
     """
+    if isinstance(posterior, EquationPosterior):
+        return posterior.probabilities(x, name)
     members, found = posterior.members if isinstance(posterior, Ensemble) else (posterior,), []
     for member in members:
         density = member.estimator.density(x) if isinstance(member, Amortised) else None

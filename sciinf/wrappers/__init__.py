@@ -28,14 +28,18 @@ if TYPE_CHECKING:
     from sciinf.wrappers.sets_of_observations import sets
     from sciinf.wrappers.several_models import models
     from sciinf.wrappers.tables_file import tables
+    from sciinf.wrappers.term_equations import Paths, Rates, equations
     from sciinf.wrappers.the_well_files import the_well
 
 __all__ = [
     "Archive",
+    "Paths",
+    "Rates",
     "Relative",
     "Sensors",
     "archived",
     "command",
+    "equations",
     "jax",
     "models",
     "numpy",
@@ -53,10 +57,13 @@ __all__ = [
 
 _MODULES = {
     "Archive": "archive",
+    "Paths": "term_equations",
+    "Rates": "term_equations",
     "Relative": "archive",
     "Sensors": "field_sensors",
     "archived": "archive",
     "command": "external_command",
+    "equations": "term_equations",
     "jax": "jax_function",
     "models": "several_models",
     "numpy": "numpy_function",

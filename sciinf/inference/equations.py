@@ -1,0 +1,385 @@
+r"""Which terms an equation has, exactly: the evidence of every set of terms of a library.
+
+Of each state by itself (`wrappers.term_equations`), the rows divided by their scale are y = A c + sigma e, with A
+(row, k) the terms there. With c_j ~ N(0, s_j^2) for the terms j of a set S, none else, and B = A diag(s),
+
+    y | S, sigma ~ N(0, sigma^2 I + B_S B_S^T),
+
+whose density needs B_S^T B_S, with eigenvalues l_i and eigenvectors u_i, and q_i = u_i B_S^T y alone:
+
+    log p(y | S, sigma) = -n/2 log(2 pi sigma^2) - 1/2 sum_i log(1 + l_i / sigma^2)
+                          - (y^T y - sum_i q_i^2 / (sigma^2 + l_i)) / (2 sigma^2).
+
+That is summed over a fine grid of log sigma under its prior, for all 2^k sets; p(S | y) and p(y) follow. Coefficients
+given S and sigma are Gaussian. So draws are independent draws of the exact posterior, but for the grid, whose cells are
+a quarter of an sd of log sigma at most, within which sigma is drawn evenly. The prior is of fixed sds (ridge), in the
+coefficients' own units: a larger s_j speaks against term j, by about a factor of s_j.
+
+What is *not* exact is said by checks of the draws, where data are paths:
+
+- *steps*: the likelihood is Euler's, off by what the rate changes within a step. Coefficients by every second time,
+  whose error is about twice as large, are set beside those by all: their distance is the error, in sds.
+- *noise of states*: where states are seen with noise, what one step gains the next one loses. The correlation of
+  residuals that follow each other is 0 under the model, within 1 / sqrt(n); noise of states makes it negative, terms
+  that are missing positive.
+
+References:
+    | Bayesian Model Averaging for Linear Regression Models (Raftery, Madigan & Hoeting, 1997),
+      https://doi.org/10.1080/01621459.1997.10473615
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch import distributions as td
+
+from sciinf.core import Draws, Posterior, X, identity
+from sciinf.core.categories import categories_of
+from sciinf.core.doubts import doubt
+from sciinf.core.laws import from_normal
+from sciinf.wrappers.term_equations import Paths, Regression, TermEquations
+
+MOST = 16  # terms
+_POINTS, _FINEST = 60, 400  # of the grid
+_EDGE = 9.0  # of a standard normal number, beyond which sigma is not
+_NATS = 40.0  # below the best, where nothing is
+_CELL = 0.25  # of an sd of log sigma
+_AT_ONCE = 4096  # sets
+_BIAS, _FAR = 0.5, 1.0  # sds, of caution and of alarm
+_SIGMAS = 3.5  # of a correlation: by chance in 5 of 10,000 states
+_TINY, _ROUNDED = 1e-12, 1e-10  # of y^T y: what rounding leaves of it, and noise that it may hide
+
+
+class Sums(NamedTuple):
+    """What a state's regression comes to.
+
+    Args:
+        gram: B^T B, (k, k).
+        along: B^T y, (k,).
+        square: y^T y.
+        log_scale: Sum of the logarithms of scales.
+        rows: n.
+    """
+
+    gram: Tensor
+    along: Tensor
+    square: Tensor
+    log_scale: Tensor
+    rows: int
+
+
+class Table(NamedTuple):
+    """All sets of one state.
+
+    Args:
+        sets: (2^k, k), whether each term is in.
+        log_sigma: The grid, (m,).
+        log_weight: Log posterior of a set and a cell, (2^k, m), normalised.
+        log_evidence: log p(y).
+        sums: What it was made from.
+    """
+
+    sets: Tensor
+    log_sigma: Tensor
+    log_weight: Tensor
+    log_evidence: float
+    sums: Sums
+
+
+@final
+class EquationPosterior(Posterior):
+    """The exact posterior of which terms, their coefficients and the noise; nothing is trained.
+
+    Args:
+        simulator: What `wrappers.equations` made.
+
+    Raises:
+        TypeError: If it is another simulator.
+        ValueError: If the library has more than 16 terms.
+
+    Examples:
+        >>> from sciinf import HalfNormal, wrappers
+        >>> from sciinf.dynamics.term_library import polynomials
+        >>> states = torch.linspace(-1.0, 1.0, 30)[:, None]
+        >>> library = polynomials({"x": ""}, 2)
+        >>> simulator = wrappers.equations(library, wrappers.Rates(states), sd=1.0, noise={"x": HalfNormal(0.1)})
+        >>> data = torch.cat([states, 0.7 * states**2], 1)
+        >>> posterior = EquationPosterior(simulator)
+        >>> round(float(posterior.probabilities({"record": data[None]}, "d(x) has x^2")[0, 1]), 3)
+        1.0
+    """
+
+    def __init__(self, simulator: TermEquations) -> None:
+        if not isinstance(simulator, TermEquations):
+            raise TypeError(f"expected what wrappers.equations makes, got {type(simulator).__name__}")
+        if len(simulator.library) > MOST:
+            raise ValueError(
+                f"the library has {len(simulator.library)} terms, and all sets of at most {MOST} are added up; leave "
+                "some out, or train Mixed(prior, observables) on simulations"
+            )
+        self.simulator, self.prior, self.observables = simulator, simulator.prior, simulator.observables
+        self.name = f"exact, of all {2 ** len(simulator.library):,} sets of terms"
+        self.digest = hashlib.sha256(f"sets of terms {identity(simulator)} {self.prior.to_json()}".encode()).hexdigest()
+        self.trained_on = frozenset[str]()
+        if isinstance(simulator.record, Paths):
+            self.scope = "the likelihood is that of Euler's steps between the times"
+
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        """n independent draws, with the evidence, and the probability of each term without an error of drawing.
+
+        Raises:
+            ValueError: If a row has no noise, or no set can make the data.
+
+        Warns:
+            UserWarning: If steps are too long for Euler's likelihood, or residuals of paths follow each other.
+        """
+        tables = self.tables(x)
+        theta = self._drawn(tables, n, generator)
+        self._doubt(x, tables)
+        exact = {name: tuple(p.tolist()) for name, p in self._known(tables).items()}
+        evidence = sum(table.log_evidence for table in tables)
+        return Draws(
+            self.prior.names,
+            self.prior.units,
+            theta,
+            torch.zeros(n, dtype=torch.float64),
+            evidence,
+            0.0,
+            categories=categories_of(self.prior, exact),
+        )
+
+    def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        each = [self._drawn(self.tables(one), n, generator) for one in _apart(x)]
+        return torch.stack(each, 1)
+
+    def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
+        columns = []
+        for i, one in enumerate(_apart(x)):
+            log_prior = self.prior.log_prob(theta[:, i])
+            log_likelihood = self.simulator.log_likelihood(theta[:, i], one)
+            evidence = sum(table.log_evidence for table in self.tables(one))
+            columns.append(torch.where(log_prior > -math.inf, log_prior + log_likelihood - evidence, -math.inf))
+        return torch.stack(columns, 1)
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        """Coefficients with all terms in, in their sds, and the logarithm of what is left over."""
+        rows = []
+        for one in _apart(x):
+            found = []
+            for sums in _sums(self.simulator, self.simulator.regression(one)):
+                ridge = sums.gram + 1e-6 * sums.gram.diagonal().mean() * torch.eye(len(sums.gram))
+                c = torch.linalg.solve(ridge, sums.along)
+                left = (sums.square - c @ sums.along).clamp_min(_TINY * sums.square.clamp_min(_TINY)) / sums.rows
+                found += [c, left.log()[None]]
+            rows.append(torch.cat(found))
+        return torch.stack(rows).float()
+
+    def probabilities(self, x: X, name: str) -> Float[Tensor, "batch value"]:
+        """The probability of each value of a parameter "d(x) has TERM", exactly.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        if name not in self.prior.discrete():
+            raise ValueError(f"{name!r} is none of {', '.join(self.prior.discrete())}")
+        return torch.stack([self._known(self.tables(one))[name] for one in _apart(x)])
+
+    def inclusion(self, x: X) -> Float[Tensor, "batch state term"]:
+        """The probability that each term is in the rate of each state."""
+        return torch.stack([torch.stack([_inclusion(t) for t in self.tables(one)]) for one in _apart(x)])
+
+    def tables(self, x: X, every: int = 1) -> list[Table]:
+        """All sets of each state, for one observation, (1, *event); of paths also as seen at every so many times."""
+        regression = self.simulator.regression(x, every)
+        if not bool((regression.scale > 0).all()):
+            raise ValueError("some rows have no noise, as the term that it grows by is 0 there; leave these rows out")
+        laws = [law for law, place in self.prior.places() if place.start >= int(self.simulator.sigma[0])]
+        return [
+            _table(sums, self.simulator.include, law)
+            for sums, law in zip(_sums(self.simulator, regression), laws, strict=True)
+        ]
+
+    def doubts(self, x: X) -> dict[str, tuple[float, float]]:
+        """What paths say against Euler's likelihood; nothing of rates.
+
+        Args:
+            x: One observation, (1, *event).
+
+        Returns:
+            State -> the largest error of a coefficient by the length of steps, in posterior sds, and the correlation
+            of residuals that follow each other, in its sds.
+        """
+        record = self.simulator.record
+        if not isinstance(record, Paths):
+            return {}
+        tables, (series, steps) = self.tables(x), (record.series, len(record.times) - 1)
+        twice = self.tables(x, 2) if steps >= 4 else tables
+        design, response, scale = self.simulator.regression(x)
+        found = {}
+        for i, state in enumerate(self.simulator.library.states):
+            (c, sd), (other, _) = (_best(table, tables[i]) for table in (tables[i], twice[i]))
+            bias = float(((other - c).abs() / sd).max()) if len(c) else 0.0
+            chosen = _most_probable(tables[i])
+            fitted = design[0][:, chosen] @ (c * self.simulator.sd[chosen])
+            e = ((response[0, :, i] - fitted) / scale[0, :, i]).view(series, steps)
+            follow = (e[:, 1:] * e[:, :-1]).sum() / e.square().mean().clamp_min(1e-300)
+            found[state] = (bias, float(follow) / math.sqrt(max(1, series * (steps - 1))))
+        return found
+
+    def _doubt(self, x: X, tables: list[Table]) -> None:
+        for state, (bias, follow) in self.doubts(x).items():
+            if bias > _BIAS:
+                words = (
+                    f"steps between times are long for the equation of {state}: a coefficient moves by {bias:.1f} sds "
+                    "where every second time is left out, so it is off by about that, and probabilities of terms are "
+                    "too sure; take shorter steps, or a likelihood that solves the equation"
+                )
+                doubt(words, alarm=bias > _FAR, stacklevel=4)
+            if abs(follow) > _SIGMAS:
+                why = (
+                    "as noise of the states makes them, which also makes up a decay: model it (wrappers.state_space)"
+                    if follow < 0
+                    else "so a term is missing, or the noise has a memory"
+                )
+                words = f"residuals of {state} that follow each other are correlated, by {follow:.1f} sds: {why}"
+                doubt(words, alarm=True, stacklevel=4)
+
+    def _known(self, tables: list[Table]) -> dict[str, Tensor]:
+        names = self.prior.names
+        found = {}
+        for table, row in zip(tables, self.simulator.has, strict=True):
+            for p, column in zip(_inclusion(table), row, strict=True):
+                found[names[int(column)]] = torch.stack([1 - p, p])
+        return found
+
+    def _drawn(self, tables: list[Table], n: int, generator: torch.Generator) -> Tensor:
+        simulator = self.simulator
+        theta = torch.full((n, len(self.prior)), torch.nan, dtype=torch.float64)
+        for i, table in enumerate(tables):
+            sets, log_sigma = _sets_drawn(table, n, generator)
+            sigma = log_sigma.exp()
+            w = _coefficients(table.sums, sets, sigma, generator)
+            theta[:, simulator.has[i]] = sets.double()
+            theta[:, simulator.coefficient[i]] = torch.where(sets, w * simulator.sd, torch.nan)
+            theta[:, simulator.sigma[i]] = sigma
+        return theta.to(self.prior.dtype)
+
+
+def _sums(simulator: TermEquations, regression: Regression) -> list[Sums]:
+    """Of each state, of one observation."""
+    design, response, scale = (part[0] for part in regression)
+    found = []
+    for i in range(response.shape[-1]):
+        b, y = design / scale[:, i : i + 1] * simulator.sd, response[:, i] / scale[:, i]
+        if not bool(b.isfinite().all() & y.isfinite().all()):
+            raise ValueError("the data, or a term of the library at these states, are not finite")
+        found.append(Sums(b.T @ b, b.T @ y, y @ y, scale[:, i].log().sum(), len(y)))
+    return found
+
+
+def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
+    """Every set, on a grid of log sigma that is refined to where the posterior is."""
+    k = len(include)
+    sets = (torch.arange(2**k)[:, None] >> torch.arange(k)) & 1 == 1
+    eigen, squares = _spectra(sums, sets)
+    log_prior = torch.where(sets, include.log(), (1 - include).log()).sum(-1)
+    low, high = from_normal(law, torch.tensor([-_EDGE, _EDGE])).clamp(1e-150, 1e150).log().tolist()
+    count, cell = _POINTS, _CELL / math.sqrt(2 * sums.rows)
+    while True:
+        grid = torch.linspace(low, high, count, dtype=torch.float64)
+        joint = _log_evidence(sums, eigen, squares, grid) + log_prior[:, None] + law.log_prob(grid.exp()) + grid
+        best, step = joint.nan_to_num(nan=-math.inf).amax(0), float(grid[1] - grid[0])
+        if not float(best.max()) > -math.inf:
+            raise ValueError("no set of terms can make these data with any noise that the prior has")
+        near = (best > best.max() - _NATS).nonzero().flatten()
+        if step <= 1.001 * cell or (count == _FINEST and len(near) > _FINEST // 4):
+            break
+        low, high = max(low, float(grid[near[0]]) - step), min(high, float(grid[near[-1]]) + step)
+        count = min(_FINEST, max(_POINTS, math.ceil((high - low) / cell) + 1))
+    joint = joint.nan_to_num(nan=-math.inf) + math.log(step)
+    total = joint.flatten().logsumexp(0)
+    if math.exp(2 * float(grid[int(best.argmax())])) * sums.rows < _ROUNDED * float(sums.square):
+        raise ValueError(
+            "the data follow an equation of these terms to within rounding, so that nothing tells how large the noise "
+            "is; give a law of the noise with a lower bound, such as LogUniform"
+        )
+    return Table(sets, grid, joint - total, float(total - sums.log_scale), sums)
+
+
+def _spectra(sums: Sums, sets: Tensor) -> tuple[Tensor, Tensor]:
+    """l_i and q_i^2 of every set, (2^k, k); 0 of terms that are out."""
+    values, along = [], []
+    for some in sets.split(_AT_ONCE):
+        found, vectors = torch.linalg.eigh(sums.gram * (some[:, :, None] & some[:, None, :]))
+        values.append(found.clamp_min(0.0))
+        along.append(torch.einsum("bji,bj->bi", vectors, sums.along * some).square())
+    return torch.cat(values), torch.cat(along)
+
+
+def _log_evidence(sums: Sums, eigen: Tensor, squares: Tensor, log_sigma: Tensor) -> Tensor:
+    """log p(y | S, sigma), (2^k, m), but for the scales."""
+    found = []
+    for value in log_sigma.tolist():
+        variance = math.exp(2 * value)
+        left = (sums.square - (squares / (variance + eigen)).sum(-1)).clamp_min(_TINY * float(sums.square))
+        found.append(
+            -0.5 * sums.rows * (math.log(2 * math.pi) + 2 * value)
+            - 0.5 * (eigen / variance).log1p().sum(-1)
+            - 0.5 * left / variance
+        )
+    return torch.stack(found, 1)
+
+
+def _inclusion(table: Table) -> Float[Tensor, " term"]:
+    return (table.log_weight.logsumexp(1).exp() @ table.sets.double()).clamp(0.0, 1.0)
+
+
+def _most_probable(table: Table) -> Tensor:
+    """The most probable set, (k,)."""
+    return table.sets[int(table.log_weight.logsumexp(1).argmax())]
+
+
+def _best(table: Table, like: Table) -> tuple[Tensor, Tensor]:
+    """Mean and sd of coefficients, over their prior sds, of the most probable set of another table."""
+    chosen = _most_probable(like)
+    if not bool(chosen.any()):
+        return torch.zeros(0).double(), torch.zeros(0).double()
+    weight = table.log_weight.logsumexp(0).softmax(0)
+    variance = float((weight * (2 * table.log_sigma).exp()).sum())
+    gram = table.sums.gram[chosen][:, chosen] / variance + torch.eye(int(chosen.sum()), dtype=torch.float64)
+    covariance = torch.linalg.inv(gram)
+    return covariance @ table.sums.along[chosen] / variance, covariance.diagonal().sqrt()
+
+
+def _sets_drawn(table: Table, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sets (n, k), and log sigma evenly within its cell (n,)."""
+    cells = table.log_sigma
+    below = table.log_weight.flatten().exp().cumsum(0)
+    u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+    at = torch.searchsorted(below, u[:, 0].contiguous() * below[-1]).clamp_max(len(below) - 1)
+    log_sigma = cells[at % len(cells)] + (u[:, 1] - 0.5) * (cells[1] - cells[0])
+    return table.sets[at // len(cells)], log_sigma.clamp(float(cells[0]), float(cells[-1]))
+
+
+def _coefficients(sums: Sums, sets: Tensor, sigma: Tensor, generator: torch.Generator) -> Float[Tensor, "n term"]:
+    """Coefficients over their prior sds, given sets and sigma; those of terms that are out mean nothing."""
+    k, found = sets.shape[1], []
+    noise = torch.randn(sets.shape, generator=generator, dtype=torch.float64)
+    for some, s, e in zip(sets.split(_AT_ONCE), sigma.split(_AT_ONCE), noise.split(_AT_ONCE), strict=True):
+        inside = some[:, :, None] & some[:, None, :]
+        precision = sums.gram * inside / s.square()[:, None, None] + torch.eye(k, dtype=torch.float64)
+        root = torch.linalg.cholesky(precision)
+        mean = torch.cholesky_solve((sums.along * some / s.square()[:, None])[..., None], root)[..., 0]
+        found.append(mean + torch.linalg.solve_triangular(root.mT, e[..., None], upper=True)[..., 0])
+    return torch.cat(found)
+
+
+def _apart(x: X) -> list[dict[str, Tensor]]:
+    """Observations one by one, each with a batch of one."""
+    return [{name: value[i : i + 1] for name, value in x.items()} for i in range(len(next(iter(x.values()))))]
