@@ -16,6 +16,7 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.wrappers.archive import Archive, Relative, archived, write_archive
+    from sciinf.wrappers.expression_points import expressions
     from sciinf.wrappers.external_command import command
     from sciinf.wrappers.field_sensors import Sensors, observed
     from sciinf.wrappers.hidden_states import state_space
@@ -40,6 +41,7 @@ __all__ = [
     "archived",
     "command",
     "equations",
+    "expressions",
     "jax",
     "models",
     "numpy",
@@ -64,6 +66,7 @@ _MODULES = {
     "archived": "archive",
     "command": "external_command",
     "equations": "term_equations",
+    "expressions": "expression_points",
     "jax": "jax_function",
     "models": "several_models",
     "numpy": "numpy_function",

@@ -125,7 +125,9 @@ class Paths(Record):
 
     power = 0.5
 
-    def __init__(self, start: Tensor | Drawn, times: Sequence[float] | Tensor, series: int = 0, substeps: int = 10) -> None:
+    def __init__(
+        self, start: Tensor | Drawn, times: Sequence[float] | Tensor, series: int = 0, substeps: int = 10
+    ) -> None:
         self.start, self.series, self.substeps = start, series, substeps
         self.times = torch.as_tensor(times, dtype=torch.float64)
         if self.times.ndim != 1 or len(self.times) < 2 or not bool((self.times.diff() > 0).all()):
@@ -209,7 +211,9 @@ def equations(
             raise ValueError(f"{what} {unknown}; there are {list(known)}")
     if missing := sorted(set(library.states) - set(noise)):
         raise ValueError(f"no noise is given for {missing}: noise={{{missing[0]!r}: HalfNormal(1.0)}}")
-    return TermEquations(library, record, (_each(sd, library, "sd"), _each(include, library, "include")), noise, grows or {}, name, block)
+    return TermEquations(
+        library, record, (_each(sd, library, "sd"), _each(include, library, "include")), noise, grows or {}, name, block
+    )
 
 
 @final

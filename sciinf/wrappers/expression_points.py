@@ -1,0 +1,186 @@
+r"""A simulator of points (x, y) of an expression that is drawn from a grammar, with what is supposed of it.
+
+    simulator = wrappers.expressions(Expressions(["x"]), (-2.0, 2.0), noise=LogUniform(0.01, 0.3))
+
+    y_i = f(x_i) + noise e_i,      e_i ~ N(0, 1),      x_i even between two bounds, drawn anew each time.
+
+The parameters are the nodes of f (`dynamics.expressions`) and the noise. Beside the points stand hypotheses, one number
+for each statement: 1 where it is true of f, 0 where not, in `hypotheses`, and whether it is told in `hypotheses_mask`.
+In a simulation each is told or hidden at random, so that what learns of them can be asked with any of them, or none.
+Half of the simulations tell nothing. Statements follow from f, so the likelihood
+
+    p(points, told statements | f) = p(points | f)   where they are true of f, and 0 elsewhere.
+
+With it weights are exact (`build_posterior(fit, simulator)`), and the evidence with a statement over that without is
+
+    p(points, statement) / p(points) = p(statement | points):
+
+a false statement has little, and `inference.hypotheses` says how much. Nothing is obeyed in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sciinf.core import Observable, Prior, Simulator, X
+from sciinf.core.checks import check_whole
+from sciinf.dynamics.expressions import Expressions
+
+_GRID = 33  # points in each direction, of symmetry; of more variables random ones
+_CLOSE = 1e-6
+SILENT = 0.5  # of simulations, which tell nothing
+
+
+def expressions(
+    grammar: Expressions,
+    bounds: Sequence[float],
+    *,
+    noise: Any,
+    points: int = 50,
+    sizes: Sequence[int] = (3, 5),
+    parts: Sequence[Sequence[str]] = (),
+    name: str = "expressions",
+    block: int = 4096,
+) -> PointExpressions:
+    """A simulator of points of expressions, with hypotheses of them.
+
+    Args:
+        grammar: What there may be.
+        bounds: Lowest and highest value of every variable.
+        noise: Law of the noise of y.
+        points: How many.
+        sizes: For each a statement "at most n symbols".
+        parts: For each a statement that it has it, as `Expressions.has` takes it, beside those of all numbers and
+            functions of one argument.
+        name: What the simulator is called.
+        block: Rows per block of a store.
+
+    Raises:
+        ValueError: If bounds are none, or a part is unknown.
+
+    Examples:
+        >>> from sciinf import LogUniform
+        >>> simulator = expressions(Expressions(["x"]), (-2.0, 2.0), noise=LogUniform(0.01, 0.3))
+        >>> simulator.statements[:4]
+        ('even', 'odd', 'at most 3 symbols', 'at most 5 symbols')
+    """
+    check_whole("points", points, 2)
+    if len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
+        raise ValueError(f"bounds are a lowest and a highest value, got {bounds}")
+    return PointExpressions(grammar, bounds, noise, points, (tuple(sizes), tuple(map(tuple, parts))), name, block)
+
+
+@final
+class PointExpressions(Simulator):
+    """What `expressions` makes.
+
+    Attributes:
+        grammar: The expressions.
+        statements: What may be supposed.
+    """
+
+    def __init__(
+        self,
+        grammar: Expressions,
+        bounds: Sequence[float],
+        noise: Any,
+        points: int,
+        supposed: tuple[tuple[int, ...], tuple[tuple[str, ...], ...]],
+        name: str = "expressions",
+        block: int = 4096,
+    ) -> None:
+        self.grammar, self.bounds, self.points, self.name, self.block = grammar, bounds, points, name, block
+        self.prior = grammar.prior + Prior(noise=noise)
+        self.sizes, parts = supposed
+        functions = [o for o in grammar.operators if o not in ("+", "-", "*")]
+        self.parts = (*((symbol,) for symbol in (*grammar.numbers, *functions)), *parts)
+        for part in self.parts:
+            grammar.has(torch.zeros(1, grammar.nodes), part)  # refuses what is unknown
+        self.statements = (
+            "even",
+            "odd",
+            *(f"at most {size} symbols" for size in self.sizes),
+            *(f"has {' '.join(part)}" for part in self.parts),
+        )
+        count, columns = len(self.statements), [*grammar.variables, "y"]
+        self.observables = {
+            "points": Observable((points, len(columns)), "", ("item", "column"), coords={"column": columns}),
+            "hypotheses": Observable((count,), "", ("statement",), coords={"statement": self.statements}),
+            "hypotheses_mask": Observable((count,), "", ("statement",), "bool"),
+        }
+        self.grid = self._grid()
+        self.log_likelihood = self._log_likelihood
+        self.settings = self._settings
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        rows, variables = len(theta), len(self.grammar.variables)
+        low, high = self.bounds
+        x = low + (high - low) * torch.rand(rows, self.points, variables, generator=generator, dtype=torch.float64)
+        noise = torch.randn(rows, self.points, generator=generator, dtype=torch.float64)
+        y = self.grammar.values(theta, x) + theta[:, -1:].double() * noise
+        share = torch.rand(rows, 2, generator=generator)
+        silent = share[:, :1] < SILENT
+        told = torch.rand(rows, len(self.statements), generator=generator) < share[:, 1:]
+        told = told & ~silent
+        return {
+            "points": torch.cat([x, y[..., None]], -1).float(),
+            "hypotheses": torch.where(told, self.true(theta).float(), 0.0),
+            "hypotheses_mask": told,
+        }
+
+    def record(self, points: Any, hypotheses: Mapping[str, bool] | None = None) -> dict[str, Tensor]:
+        """An observation.
+
+        Args:
+            points: (points, variables + 1), y last.
+            hypotheses: Statement -> whether it is supposed to be true; others are not told.
+
+        Raises:
+            ValueError: If there is no such statement.
+        """
+        told = dict(hypotheses or {})
+        if unknown := sorted(set(told) - set(self.statements)):
+            raise ValueError(f"there is no statement {unknown[0]!r}; there is {', '.join(self.statements)}")
+        return {
+            "points": torch.as_tensor(points, dtype=torch.float32),
+            "hypotheses": torch.tensor([float(told.get(name, False)) for name in self.statements]),
+            "hypotheses_mask": torch.tensor([name in told for name in self.statements]),
+        }
+
+    def true(self, theta: Float[Tensor, "batch theta"]) -> Bool[Tensor, "batch statement"]:
+        """Which statements are true of each expression."""
+        there, mirrored = self.grammar.values(theta, self.grid), self.grammar.values(theta, -self.grid)
+        close = _CLOSE * there.abs().amax(1).clamp_min(1.0)
+        even, odd = (((there - sign * mirrored).abs().amax(1) <= close) for sign in (1.0, -1.0))
+        size = self.grammar.size(theta)
+        sizes = [size <= most for most in self.sizes]
+        return torch.stack([even, odd, *sizes, *(self.grammar.has(theta, part) for part in self.parts)], 1)
+
+    def _log_likelihood(self, theta: Tensor, x: X) -> Tensor:
+        points = x["points"].double()
+        z = (points[..., -1] - self.grammar.values(theta, points[..., :-1])) / theta[:, -1:].double()
+        log_p = (-0.5 * z.square() - theta[:, -1:].double().log() - 0.5 * math.log(2 * math.pi)).sum(1)
+        told, true = x["hypotheses_mask"], self.true(theta)
+        agrees = (~told | ((x["hypotheses"] > 0.5) == true)).all(1)
+        return torch.where(agrees, log_p, -math.inf)
+
+    def _grid(self) -> Float[Tensor, "1 point variable"]:
+        """Where symmetry is looked for: even in every variable at once."""
+        variables, reach = len(self.grammar.variables), max(map(abs, self.bounds))
+        if variables == 1:
+            return torch.linspace(0.0, reach, _GRID, dtype=torch.float64)[None, :, None]
+        source = torch.Generator().manual_seed(0)
+        return reach * (2 * torch.rand(1, _GRID, variables, generator=source, dtype=torch.float64) - 1)
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "grammar": repr(self.grammar),
+            "bounds": str(tuple(self.bounds)),
+            "statements": ", ".join(self.statements),
+        }
