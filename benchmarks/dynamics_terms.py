@@ -157,7 +157,7 @@ def amortised(options: Any, out: Path) -> list[dict[str, Any]]:
     )
     started = clock("cpu")
     fit: Any = train(estimator, store, out / "terms_fit", recipe=recipe, seed=options.seed, progress=False)
-    trained, generator = clock("cpu") - started, torch.Generator().manual_seed(options.seed + 1)
+    trained, generator = clock("cpu") - started, torch.Generator().manual_seed(options.seed + 5)
     x = simulator(simulator.prior.sample(100, generator=generator), generator=generator)
     started = clock("cpu")
     exact = EquationPosterior(simulator).inclusion(x)[:, 0]

@@ -29,6 +29,7 @@ OF_TENSORS = {
 READERS_OF_PAGES = {
     "tests/documents.py",
     "tests/docs/test_latent.py",
+    "tests/docs/test_equations.py",
     "tests/docs/test_processes.py",
     "tests/docs/test_reference.py",
     "tests/notebooks.py",

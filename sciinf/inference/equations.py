@@ -162,7 +162,7 @@ class EquationPosterior(Posterior):
         columns = []
         for i, one in enumerate(_apart(x)):
             log_prior = self.prior.log_prob(theta[:, i])
-            log_likelihood = self.simulator.log_likelihood(theta[:, i], one)
+            log_likelihood = self.simulator.log_p(theta[:, i], one)
             evidence = sum(table.log_evidence for table in self.tables(one))
             columns.append(torch.where(log_prior > -math.inf, log_prior + log_likelihood - evidence, -math.inf))
         return torch.stack(columns, 1)

@@ -1,6 +1,7 @@
 r"""A simulator of equations with terms from a library, of which each may be in or out: which is a parameter.
 
-    simulator = wrappers.equations(polynomials({"x": "m"}, 3, time="s"), Rates(states), sd=2.0, noise={"x": HalfNormal(1.0)})
+    library = polynomials({"x": "m"}, 3, time="s")
+    simulator = wrappers.equations(library, Rates(states), sd=2.0, noise={"x": HalfNormal(1.0)})
 
 For every state z_i and term T_j, "d(x) has x^2" is "yes" or "no", and "d(x) x^2" its coefficient c_ij, which exists
 where it is; "d(x) noise" is sigma_i. Given these,
@@ -66,7 +67,7 @@ class Record(ABC):
 
     @abstractmethod
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
-        """Data (batch, *event) as a regression; `every`: of steps that are so many times as long, where there are some."""
+        """Data (batch, *event) as a regression, as if they had been seen at every so many times."""
 
 
 @final
@@ -255,7 +256,7 @@ class TermEquations(Simulator):
         self.has = torch.arange(count).view(shape)
         self.coefficient, self.sigma = self.has + count, torch.arange(2 * count, 2 * count + shape[0])
         self.observables = {"record": record.observable(library)}
-        self.log_likelihood = self._log_likelihood
+        self.log_likelihood = self.log_p
         self.settings = self._settings
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
@@ -284,7 +285,8 @@ class TermEquations(Simulator):
         """Data, name -> (batch, *event), as rows of a regression; of paths that were seen at every so many times."""
         return self.record.regression(self, x["record"], every)
 
-    def _log_likelihood(self, theta: Tensor, x: X) -> Tensor:
+    def log_p(self, theta: Float[Tensor, "batch theta"], x: X) -> Float[Tensor, " batch"]:
+        """log p(x | theta), exact of rates and Euler's of paths: what `log_likelihood` is."""
         design, response, scale = self.regression(x)
         c = theta.double()[:, self.coefficient].nan_to_num(0.0)
         sd = theta.double()[:, None, self.sigma] * scale

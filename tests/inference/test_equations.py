@@ -129,7 +129,7 @@ def moments(simulator, x):
 
 
 def test_the_density_is_normalised(asked) -> None:
-    """The mean of q / r over draws of the posterior, r the prior, is 1 / evidence: both ways within 5 standard errors."""
+    """The mean of q / p over draws of the prior p is 1, within 5 standard errors."""
     simulator, x = asked
     posterior = EquationPosterior(simulator)
     theta = simulator.prior.sample(100_000, generator=generator(5))
