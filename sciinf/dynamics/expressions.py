@@ -33,7 +33,8 @@ UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "tanh": torch.tanh,
 }
-_DIGITS = 6  # to which values are the same
+_DIGITS, _PARTS = 6, 1e6 / 1.0371  # to which values are the same; no value of a grid lies between two parts
+_ZERO = 1e-6  # below which all is 0, and what rounding leaves of it
 
 
 class Expressions:
@@ -145,11 +146,11 @@ class Expressions:
     def same(self, theta: Float[Tensor, "batch theta"], x: Float[Tensor, "point variable"]) -> list[int]:
         """For each row the first row that is the same function, by values at points to 6 digits."""
         values = self.values(theta, x[None])
-        size = values.abs().amax(1, keepdim=True).clamp_min(1e-12)
+        size = values.abs().amax(1, keepdim=True).clamp_min(_ZERO)
         first = dict[tuple[Any, ...], int]()
         keys = [
             (f"{s:.{_DIGITS - 1}e}", *row)
-            for s, row in zip(size[:, 0].tolist(), (values / size).mul(10**_DIGITS).round().tolist(), strict=True)
+            for s, row in zip(size[:, 0].tolist(), (values / size * _PARTS).round().tolist(), strict=True)
         ]
         return [first.setdefault(key, row) for row, key in enumerate(keys)]
 

@@ -46,6 +46,8 @@ def test_the_same_function_is_one(grammar: Expressions) -> None:
     rows = [["+", "x", "1"], ["+", "1", "x"], ["*", "x", "x"], ["-", "*", "x", "x", "-", "1", "1"], ["x"]]
     theta = torch.stack([grammar.read(row) for row in rows])
     assert grammar.same(theta, X) == [0, 0, 2, 2, 4]
+    nothing = [["-", "x", "x"], ["-", "*", "x", "sin", "2", "*", "sin", "2", "x"], ["-", "+", "x", "1", "+", "1", "x"]]
+    assert grammar.same(torch.stack([grammar.read(row) for row in nothing]), X) == [0, 0, 0]
 
 
 def test_parts(grammar: Expressions) -> None:

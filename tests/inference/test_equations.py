@@ -10,11 +10,24 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from sciinf import HalfNormal, LogUniform, Observable, Prior, query, wrappers
+from sciinf import (
+    HalfNormal,
+    LogUniform,
+    Mixed,
+    Observable,
+    Prior,
+    Recipe,
+    build_posterior,
+    query,
+    simulate,
+    train,
+    wrappers,
+)
 from sciinf.core.doubts import Doubt
 from sciinf.dynamics.term_library import Library, polynomials
 from sciinf.inference import equations as module
 from sciinf.inference.equations import EquationPosterior
+from sciinf.summaries.vector import MLP
 
 STATES = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64)[:, None]
 
@@ -154,6 +167,21 @@ def test_an_answer_says_which_terms(asked) -> None:
     assert found.error == (0.0, 0.0)
     assert answer.draws.log_evidence == pytest.approx(posterior.tables(x)[0].log_evidence)
     assert "d(x) has x^2" in answer.table()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_network_with_weights_agrees(asked, tmp_path) -> None:
+    """`Mixed`, weighted by the likelihood, is another way to the same; within 4.5 standard errors."""
+    simulator, x = asked
+    store = simulate(simulator, tmp_path / "store", 2_000, seed=0, progress=False)
+    estimator = Mixed(simulator.prior, simulator.observables, summary=MLP(16, (32,)), hidden=16, bins=4)
+    fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=4, batch=100), progress=False)
+    draws = build_posterior(fit, simulator, ess=1_000, budget=30_000).draw(x, 1_000, generator=generator())
+    exact = EquationPosterior(simulator)
+    assert abs(draws.log_evidence - exact.tables(x)[0].log_evidence) < 4.5 * draws.log_evidence_error + 1e-3
+    for name in simulator.prior.discrete():
+        found = draws.probabilities(name)
+        assert abs(found["yes"] - float(exact.probabilities(x, name)[0, 1])) < 4.5 * found.error[1] + 1e-3
 
 
 def test_ranks_are_uniform() -> None:
