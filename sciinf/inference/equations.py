@@ -109,7 +109,7 @@ class EquationPosterior(Posterior):
         >>> states = torch.linspace(-1.0, 1.0, 30)[:, None]
         >>> library = polynomials({"x": ""}, 2)
         >>> simulator = wrappers.equations(library, wrappers.Rates(states), sd=1.0, noise={"x": HalfNormal(0.1)})
-        >>> data = torch.cat([states, 0.7 * states**2], 1)
+        >>> data = torch.cat([states, 0.7 * states**2 + 0.05 * (40 * states).cos()], 1)
         >>> posterior = EquationPosterior(simulator)
         >>> round(float(posterior.probabilities({"record": data[None]}, "d(x) has x^2")[0, 1]), 3)
         1.0
@@ -141,7 +141,7 @@ class EquationPosterior(Posterior):
         """
         tables = self.tables(x)
         theta = self._drawn(tables, n, generator)
-        self._doubt(x, tables)
+        self._doubt(self._doubts(x, tables))
         exact = {name: tuple(p.tolist()) for name, p in self._known(tables).items()}
         evidence = sum(table.log_evidence for table in tables)
         return Draws(
@@ -215,10 +215,13 @@ class EquationPosterior(Posterior):
             State -> the largest error of a coefficient by the length of steps, in posterior sds, and the correlation
             of residuals that follow each other, in its sds.
         """
+        return self._doubts(x, self.tables(x))
+
+    def _doubts(self, x: X, tables: list[Table]) -> dict[str, tuple[float, float]]:
         record = self.simulator.record
         if not isinstance(record, Paths):
             return {}
-        tables, (series, steps) = self.tables(x), (record.series, len(record.times) - 1)
+        series, steps = record.series, len(record.times) - 1
         twice = self.tables(x, 2) if steps >= 4 else tables
         design, response, scale = self.simulator.regression(x)
         found = {}
@@ -232,8 +235,8 @@ class EquationPosterior(Posterior):
             found[state] = (bias, float(follow) / math.sqrt(max(1, series * (steps - 1))))
         return found
 
-    def _doubt(self, x: X, tables: list[Table]) -> None:
-        for state, (bias, follow) in self.doubts(x).items():
+    def _doubt(self, doubts: dict[str, tuple[float, float]]) -> None:
+        for state, (bias, follow) in doubts.items():
             if bias > _BIAS:
                 words = (
                     f"steps between times are long for the equation of {state}: a coefficient moves by {bias:.1f} sds "

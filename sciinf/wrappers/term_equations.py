@@ -175,7 +175,7 @@ def equations(
     include: float | Mapping[str, float] = 0.5,
     grows: Mapping[str, str] | None = None,
     name: str = "equations",
-    block: int = 4096,
+    block: int | None = None,
 ) -> TermEquations:
     """A simulator of equations of which the terms are parameters, with the exact likelihood of rates, or Euler's.
 
@@ -188,7 +188,7 @@ def equations(
         include: Prior probability that a term is in: one for all, or term -> probability.
         grows: State -> the term that its noise is multiplied by, where it is.
         name: What the simulator is called.
-        block: Rows per block of a store.
+        block: Rows per block of a store; as many as hold a million numbers when left out, 4,096 at most.
 
     Raises:
         ValueError: If a state has no noise, a term is unknown, or a number is out of its range.
@@ -237,9 +237,9 @@ class TermEquations(Simulator):
         noise: Mapping[str, Any],
         grows: Mapping[str, str],
         name: str = "equations",
-        block: int = 4096,
+        block: int | None = None,
     ) -> None:
-        self.library, self.record, self.grows, self.name, self.block = library, record, dict(grows), name, block
+        self.library, self.record, self.grows, self.name = library, record, dict(grows), name
         sd, include = laws
         self.sd = torch.tensor([sd[term] for term in library.names], dtype=torch.float64)
         self.include = torch.tensor([include[term] for term in library.names], dtype=torch.float64)
@@ -256,6 +256,7 @@ class TermEquations(Simulator):
         self.has = torch.arange(count).view(shape)
         self.coefficient, self.sigma = self.has + count, torch.arange(2 * count, 2 * count + shape[0])
         self.observables = {"record": record.observable(library)}
+        self.block = block or min(4096, max(1, 2**20 // math.prod(self.observables["record"].shape)))
         self.log_likelihood = self.log_p
         self.settings = self._settings
 
