@@ -215,7 +215,11 @@ def test_lotka_and_volterra() -> None:
     assert all(bias < 0.5 and abs(follow) < 3.5 for bias, follow in posterior.doubts(x).values())
     with warnings.catch_warnings():
         warnings.simplefilter("error", Doubt)
-        posterior.draw(x, 10, generator=generator())
+        draws = posterior.draw(x, 1_000, generator=generator())
+    for column in (*simulator.sigma.tolist(), *simulator.coefficient[theta[:1, simulator.has][0] > 0].tolist()):
+        values = draws.theta[:, column].double()
+        values = values[~values.isnan()]
+        assert abs(float(values.mean() - theta[0, column])) < 4.5 * float(values.std())  # chance: below 1e-4 in all
 
 
 def test_steps_that_are_too_long_are_said() -> None:
