@@ -36,7 +36,7 @@ _UNLIKELY = math.log(0.5)
 
 
 @dataclass(frozen=True)
-class Function:
+class FoundFunction:
     """One function that data may come from.
 
     Args:
@@ -69,8 +69,8 @@ class Supposed:
     log_probability: float
     error: float
     prior: float
-    functions: tuple[Function, ...]
-    without: tuple[Function, ...]
+    functions: tuple[FoundFunction, ...]
+    without: tuple[FoundFunction, ...]
 
     @property
     def verdict(self) -> str:
@@ -149,7 +149,7 @@ def suppose(
     return Supposed(told, log_p, error, float(before.log()), functions(under, simulator), without)
 
 
-def functions(draws: Draws, simulator: PointExpressions) -> tuple[Function, ...]:
+def functions(draws: Draws, simulator: PointExpressions) -> tuple[FoundFunction, ...]:
     """The functions among weighted draws of expressions, the most probable first."""
     grammar, (low, high) = simulator.grammar, simulator.bounds
     nodes = draws.theta[:, : grammar.nodes]
@@ -168,7 +168,7 @@ def functions(draws: Draws, simulator: PointExpressions) -> tuple[Function, ...]
     for members in held.values():
         best = min(members, key=lambda k: (size[k], k))
         p = float(weights[members].sum())
-        found.append(Function(grammar.text(trees[best : best + 1])[0], p, size[best], trees[best]))
+        found.append(FoundFunction(grammar.text(trees[best : best + 1])[0], p, size[best], trees[best]))
     return tuple(sorted(found, key=lambda f: -f.probability))
 
 

@@ -52,7 +52,7 @@ class Regression(NamedTuple):
     scale: Tensor
 
 
-class Record(ABC):
+class Measured(ABC):
     """What is measured of an equation."""
 
     power: float  # of time, in the unit of sigma
@@ -71,7 +71,7 @@ class Record(ABC):
 
 
 @final
-class Rates(Record):
+class Rates(Measured):
     """States and the rates there, as they were measured: (row, 2 S), states first.
 
     Args:
@@ -111,7 +111,7 @@ class Rates(Record):
 
 
 @final
-class Paths(Record):
+class Paths(Measured):
     """Noisy paths, several of one equation, seen at times that all have: (series, time, S).
 
     Args:
@@ -168,7 +168,7 @@ class Paths(Record):
 
 def equations(
     library: Library,
-    record: Record,
+    record: Measured,
     *,
     sd: float | Mapping[str, float],
     noise: Mapping[str, Any],
@@ -232,7 +232,7 @@ class TermEquations(Simulator):
     def __init__(
         self,
         library: Library,
-        record: Record,
+        record: Measured,
         laws: tuple[Mapping[str, float], Mapping[str, float]],
         noise: Mapping[str, Any],
         grows: Mapping[str, str],

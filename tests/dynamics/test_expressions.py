@@ -26,16 +26,34 @@ def test_values_are_those_of_the_expression(grammar: Expressions) -> None:
     assert float(two.values(theta, points)) == pytest.approx(3 * math.exp(0.5))
 
 
+def written(grammar: Expressions, codes: list[int], node: int) -> list[str]:
+    """A tree in prefix notation."""
+    symbol = grammar.symbols[codes[node - 1]]
+    takes = 2 if symbol in "+-*" else int(symbol in ("sin", "cos"))
+    return [symbol, *(s for k in range(takes) for s in written(grammar, codes, 2 * node + k))]
+
+
+def value(symbols: list[str]) -> torch.Tensor:
+    """Its values, taken from the front of the list."""
+    symbol = symbols.pop(0)
+    if symbol == "x":
+        return X[:, 0]
+    if symbol in ("sin", "cos"):
+        return getattr(torch, symbol)(value(symbols))
+    if symbol not in "+-*":
+        return torch.full((9,), float(symbol)).double()
+    a, b = value(symbols), value(symbols)
+    return a + b if symbol == "+" else a - b if symbol == "-" else a * b
+
+
 def test_draws_of_the_prior_are_expressions(grammar: Expressions) -> None:
-    """Each has as many symbols as its operators take, and is what its text says."""
+    """Each has as many arguments as its operators take, and their values."""
     theta = grammar.prior.sample(300, generator=torch.Generator().manual_seed(0))
     values = grammar.values(theta, X[None])
-    tensor = torch.as_tensor
-    names = {"sin": lambda v: tensor(v).double().sin(), "cos": lambda v: tensor(v).double().cos(), "x": X[:, 0]}
-    for row, text in enumerate(grammar.text(theta)):
-        assert torch.allclose(values[row], torch.as_tensor(eval(text, {}, names)).double().expand(9))
-        symbols = [grammar.symbols[code] for code in grammar.codes(theta[row : row + 1])[0].tolist() if code >= 0]
-        assert len(symbols) == 1 + sum(2 if s in "+-*" else s in ("sin", "cos") for s in symbols)
+    for row in range(len(theta)):
+        symbols = written(grammar, grammar.codes(theta[row : row + 1])[0].tolist(), 1)
+        assert bool((grammar.read(symbols).nan_to_num(-1) == theta[row].nan_to_num(-1)).all())
+        assert torch.allclose(values[row], value(symbols.copy()))
     assert bool(torch.isfinite(grammar.prior.log_prob(theta)).all())
     lost = theta.clone()
     lost[:, 1] = torch.where(lost[:, 0] < grammar.leaves, 0.0, lost[:, 1])  # an argument of a symbol that takes none
