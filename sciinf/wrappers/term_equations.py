@@ -52,7 +52,7 @@ class Regression(NamedTuple):
     scale: Tensor
 
 
-class Measured(ABC):
+class MeasuredOf(ABC):
     """What is measured of an equation."""
 
     power: float  # of time, in the unit of sigma
@@ -71,7 +71,7 @@ class Measured(ABC):
 
 
 @final
-class Rates(Measured):
+class Rates(MeasuredOf):
     """States and the rates there, as they were measured: (row, 2 S), states first.
 
     Args:
@@ -111,7 +111,7 @@ class Rates(Measured):
 
 
 @final
-class Paths(Measured):
+class Paths(MeasuredOf):
     """Noisy paths, several of one equation, seen at times that all have: (series, time, S).
 
     Args:
@@ -168,7 +168,7 @@ class Paths(Measured):
 
 def equations(
     library: Library,
-    record: Measured,
+    record: MeasuredOf,
     *,
     sd: float | Mapping[str, float],
     noise: Mapping[str, Any],
@@ -232,7 +232,7 @@ class TermEquations(Simulator):
     def __init__(
         self,
         library: Library,
-        record: Measured,
+        record: MeasuredOf,
         laws: tuple[Mapping[str, float], Mapping[str, float]],
         noise: Mapping[str, Any],
         grows: Mapping[str, str],
