@@ -2,6 +2,7 @@
 
 from sciinf.processes.context import Reader
 from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
+from sciinf.processes.parallel import Parallel
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "LearnedProcess",
     "Linear",
     "LinearGaussian",
+    "Parallel",
     "Process",
     "Reader",
     "Series",

@@ -8,6 +8,7 @@ from torch import nn
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
 from sciinf.processes import Koopman, Latent, LearnedProcess, Linear, LinearGaussian, Process, UnitCircle
+from sciinf.processes.parallel import Parallel
 
 
 class Still(Process):
@@ -50,6 +51,7 @@ PROCESSES = {
     "still": lambda: Still(2),
     "linear_gaussian": lambda: LinearGaussian(3),
     "koopman": lambda: Koopman(4, eigenvalues=UnitCircle(0.1)),
+    "parallel": lambda: Parallel(2, width=6, recurrences=3, layers=2),
 }
 
 
