@@ -9,6 +9,7 @@ from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
 from sciinf.processes import Koopman, Latent, LearnedProcess, Linear, LinearGaussian, Process, UnitCircle
 from sciinf.processes.parallel import Parallel
+from sciinf.processes.predictive_coding import PredictiveCoding
 
 
 class Still(Process):
@@ -52,6 +53,7 @@ PROCESSES = {
     "linear_gaussian": lambda: LinearGaussian(3),
     "koopman": lambda: Koopman(4, eigenvalues=UnitCircle(0.1)),
     "parallel": lambda: Parallel(2, width=6, recurrences=3, layers=2),
+    "predictive_coding": lambda: PredictiveCoding(4, width=5, weight=0.5),
 }
 
 
