@@ -10,6 +10,7 @@ from sciinf.core.prior import global_seed
 from sciinf.processes import Koopman, Latent, LearnedProcess, Linear, LinearGaussian, Process, UnitCircle
 from sciinf.processes.parallel import Parallel
 from sciinf.processes.predictive_coding import PredictiveCoding
+from sciinf.processes.sparse_gp import SparseGP
 
 
 class Still(Process):
@@ -54,6 +55,7 @@ PROCESSES = {
     "koopman": lambda: Koopman(4, eigenvalues=UnitCircle(0.1)),
     "parallel": lambda: Parallel(2, width=6, recurrences=3, layers=2),
     "predictive_coding": lambda: PredictiveCoding(4, width=5, weight=0.5),
+    "sparse_gp": lambda: SparseGP(2),
 }
 
 
