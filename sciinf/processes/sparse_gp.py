@@ -62,9 +62,7 @@ class SparseGP(Process):
         ValueError: If a number is out of its range.
     """
 
-    def __init__(
-        self, states: int = 4, *, spacing: float = 2.0, length: float = 8.0, smoothness: float = 1.5
-    ) -> None:
+    def __init__(self, states: int = 4, *, spacing: float = 2.0, length: float = 8.0, smoothness: float = 1.5) -> None:
         check_whole("states", states, 1)
         for name, value, least in (("spacing", spacing, 1.0), ("length", length, 0.1)):
             if not least <= value < math.inf:
@@ -109,7 +107,9 @@ class LearnedSparseGP(LearnedProcess):
         noise = torch.randn(rows, size, 1, generator=generator, dtype=mean.dtype, device=generator.device).to(mean)
         v = center + torch.linalg.solve_triangular(chol.mT, noise, upper=True)
         log_size = 2 * chol.diagonal(dim1=1, dim2=2).log().sum(1)
-        inverse = torch.linalg.solve_triangular(chol, torch.eye(size, dtype=mean.dtype, device=mean.device), upper=False)
+        inverse = torch.linalg.solve_triangular(
+            chol, torch.eye(size, dtype=mean.dtype, device=mean.device), upper=False
+        )
         kl = 0.5 * (inverse.square().sum((1, 2)) + center.square().sum((1, 2)) - size + log_size)
         ratio = 0.5 * ((v.square() - noise.square()).sum((1, 2)) + log_size)
         z = mean + self._along(points, rest, v.reshape(rows, self.states, count), generator)

@@ -23,6 +23,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ from sciinf.core.checks import check_whole
 from sciinf.surrogates.latent_dynamics import LatentDynamics
 
 _MOMENTS, _LEAST = (0.9, 0.99), 1e-8  # Adam's
-_JUDGED = 16  # draws that say whether an offset is kept
+_JUDGED, _ERRORS = 16, 2.0  # draws that say whether an offset is kept, and standard errors that it has to gain
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def refined(
     theta: Float[Tensor, "row theta"],
     x: X,
     *,
-    steps: int = 50,
+    steps: int = 100,
     rate: float = 0.05,
-    draws: int = 4,
+    draws: int = 8,
     generator: torch.Generator,
 ) -> Refinement:
     """Fit an offset to each row.
@@ -99,9 +100,10 @@ def refined(
         square = _MOMENTS[1] * square + (1 - _MOMENTS[1]) * slope.square()
         ahead, size = mean / (1 - _MOMENTS[0] ** k), (square / (1 - _MOMENTS[1] ** k)).sqrt()
         offset = offset + rate * 0.1 ** ((k - 1) / steps) * ahead / (size + _LEAST)
-    before, after = _judged(surrogate, theta, x, offset, generator)
-    kept = torch.where((after > before)[:, None, None], offset, 0.0)
-    return Refinement(kept, *_judged(surrogate, theta, x, kept, generator))
+    gains = torch.diff(_judged(surrogate, theta, x, offset, generator), dim=0)[0]
+    sure = gains.mean(0) > _ERRORS * gains.std(0) / math.sqrt(_JUDGED)
+    kept = torch.where(sure[:, None, None], offset, 0.0)
+    return Refinement(kept, *_judged(surrogate, theta, x, kept, generator).mean(1))
 
 
 def _slope(
@@ -109,8 +111,8 @@ def _slope(
 ) -> Tensor:
     with torch.enable_grad():
         here = offset.detach().requires_grad_()
-        bounds = [surrogate.bound(theta, x, generator=generator, offset=here).sum() for _ in range(draws)]
-        (slope,) = torch.autograd.grad(torch.stack(bounds).mean(), here, allow_unused=True)
+        bounds = _bounds(surrogate, theta, x, here, draws, generator)
+        (slope,) = torch.autograd.grad(bounds.mean(0).sum(), here, allow_unused=True)
     if slope is None:
         raise ValueError("the posterior of this process does not read what was seen: there is nothing to refine")
     return slope.nan_to_num(0.0, 0.0, 0.0)
@@ -119,12 +121,18 @@ def _slope(
 @torch.no_grad()
 def _judged(
     surrogate: LatentDynamics, theta: Tensor, x: X, offset: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> Float[Tensor, "way draw row"]:
     """The bound of each row without and with its offset, by paths of the same noise."""
-    found = []
     state = generator.get_state()
-    for one in (None, offset):
-        generator.set_state(state)
-        bounds = [surrogate.bound(theta, x, generator=generator, offset=one) for _ in range(_JUDGED)]
-        found.append(torch.stack(bounds).mean(0))
-    return found[0], found[1]
+    plain = _bounds(surrogate, theta, x, torch.zeros_like(offset), _JUDGED, generator)
+    generator.set_state(state)
+    return torch.stack([plain, _bounds(surrogate, theta, x, offset, _JUDGED, generator)])
+
+
+def _bounds(
+    surrogate: LatentDynamics, theta: Tensor, x: X, offset: Tensor, draws: int, generator: torch.Generator
+) -> Float[Tensor, "draw row"]:
+    """Of several paths of each row, side by side."""
+    many = {name: torch.cat([value] * draws) for name, value in x.items()}
+    found = surrogate.bound(torch.cat([theta] * draws), many, generator=generator, offset=torch.cat([offset] * draws))
+    return found.unflatten(0, (draws, len(theta)))
