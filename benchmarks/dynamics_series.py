@@ -1,17 +1,18 @@
-"""Hidden paths of series whose law is learned: drawn in parallel, by sparse Gaussian processes, refined: of `dynamics.py`.
+"""Hidden paths drawn in parallel, by sparse Gaussian processes, or refined when asked: a part of `dynamics.py`.
 
-An autoregression of order 2 has an exact likelihood, by the Gaussian law of all its values. What is drawn in parallel is
-timed against the same network step by step, which makes the same path of the same noise.
+An autoregression of order 2 has an exact likelihood, by the Gaussian law of all its values. What is drawn in parallel
+is timed against the same network step by step, which makes the same path of the same noise.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from dynamics_automaton import automaton
+from dynamics_gaps import gaps
 from reporting import check, clock
 from torch import Tensor
 
@@ -167,11 +168,17 @@ def by_step(process: LearnedParallel, series: Series, generator: torch.Generator
 
 def series(options: Any, out: Path) -> tuple[Rows, Rows]:
     """All of it."""
-    rows, checks = in_parallel(options, out / "parallel")
+    rows, checks = list[dict[str, Any]](), list[dict[str, Any]]()
+    for name, part in PARTS.items():
+        found = part(options, out / name)
+        rows, checks = rows + found[0], checks + found[1]
     return rows, checks
+
+
+PARTS = {"parallel": in_parallel, "automaton": automaton, "gaps": gaps}
 
 
 if __name__ == "__main__":
     from reporting import in_parts
 
-    in_parts(str(__doc__), {"parallel": in_parallel})
+    in_parts(str(__doc__), PARTS)

@@ -3,20 +3,20 @@ r"""A path that a recurrent network predicts, and that is bent to what was seen 
     d_t = cell(d_{t-1}; z_t),     z_t ~ N(mu(d_{t-1}), sigma(d_{t-1})^2)   (prior),
                                   z_t ~ N(mu(d_{t-1}, a_t), sigma(d_{t-1}, a_t)^2)   (posterior),
 
-d_t in R^S is the path, z_t the chance in it, and a_t a vector of this row and time that carries what was seen from t on.
-Nothing that was seen enters the network itself: it reaches z_t by a_t alone. What is trained is
+d_t in R^S is the path, z_t the chance in it, and a_t a vector of this row and time that carries what was seen from t
+on. Nothing that was seen enters the network itself: it reaches z_t by a_t alone. What is trained is
 
     L = E_q log p(x | d) - w KL(q(z | d, a) || p(z | d)).
 
-With w = 1 it is a lower bound of log p(x). With a small w the network learns chance, with a large one it imitates chance
-by chaos of its own. **Only w = 1 is a bound.** So w changes what is learned, by its slopes, and never what is reported:
-the loss, `bound` and the fit's record are those of w = 1, whatever w is, and what was learned with another w is no
-maximum of them.
+With w = 1 it is a lower bound of log p(x). With a small w the network learns chance, with a large one it imitates
+chance by chaos of its own. **Only w = 1 is a bound.** So w changes what is learned, by its slopes, and never what is
+reported: the loss, `bound` and the fit's record are those of w = 1, whatever w is, and what was learned with another w
+is no maximum of them.
 
-In the paper each training row has vectors a_t of its own, found by gradients. Here a cell that reads the series backwards
-gives them (given d_{t-1}, earlier values say nothing more of z_t, so q can be exact), and gradients improve them where a
-row is asked about (`surrogates.refined`, the paper's "error regression", which serves every process). After the last
-value that was seen q is the prior, as it should be: a forecast runs freely from there.
+In the paper each training row has vectors a_t of its own, found by gradients. Here a cell that reads the series
+backwards gives them (given d_{t-1}, earlier values say nothing more of z_t, so q can be exact), and gradients improve
+them where a row is asked about (`surrogates.refined`, the paper's "error regression", which serves every process).
+After the last value that was seen q is the prior, as it should be: a forecast runs freely from there.
 
 References:
     | A novel predictive-coding-inspired variational RNN model for online prediction and recognition (Ahmadi, Tani,

@@ -8,22 +8,23 @@ last, K = L L^T their covariance, u = L v and b_t = L^-1 k(u's times, t),
     f_t = b_t^T v + r_t,    v ~ N(0, I),    r ~ N(0, k(t, t') - b_t^T b_t'),    jointly over all times, exactly.
 
 An encoder that gave each z_t a law of its own would undo the correlations that the process has. So it gives evidence on
-each time alone, a Gaussian factor exp(h_t^T z_t - z_t^T P_t z_t / 2), P_t positive (S, S), and the process puts it together
-by conjugacy, over all times and components at once:
+each time alone, a Gaussian factor exp(h_t^T z_t - z_t^T P_t z_t / 2), P_t positive (S, S), and the process puts it
+together by conjugacy, over all times and components at once:
 
     q(v) = N(Q^-1 g, Q^-1),   Q = I + sum_t B_t P_t B_t^T,   g = sum_t B_t (h_t - P_t m_t),   q(f | v) = p(f | v),
 
-B_t = diag(b_t1..b_tS). KL(q || p) is that of v, in closed form. With a linear decoder, Gaussian noise and an inducing point
-at each time (`spacing=1`, equal steps) the right factors make q the exact posterior. With fewer points it is their best
-law, and what lies between them is told by them alone.
+B_t = diag(b_t1..b_tS). KL(q || p) is that of v, in closed form. With a linear decoder, Gaussian noise and an inducing
+point at each time (`spacing=1`, equal steps) the right factors make q the exact posterior. With fewer points it is
+their best law, and what lies between them is told by them alone.
 
-How uncertain what is shared is: the lengths l_s have a lognormal prior and a lognormal q, one draw at each call, whose KL
-is `shared`. The paper samples these and all weights by stochastic gradient Hamiltonian Monte Carlo. There is none here: it
-would be a training loop of its own, and a simulator gives rows enough to know the weights; where it does not, an ensemble
-(`train_ensemble`) tells how unsure they are. **Weights are one best value**: a single fit does not know its own doubt.
+How uncertain what is shared is: the lengths l_s have a lognormal prior and a lognormal q, one draw at each call, whose
+KL is `shared`. The paper samples these and all weights by stochastic gradient Hamiltonian Monte Carlo. There is none
+here: it would be a training loop of its own, and a simulator gives rows enough to know the weights; where it does not,
+an ensemble (`train_ensemble`) tells how unsure they are. **Weights are one best value**: a single fit does not know its
+own doubt.
 
-Draws of r need a Cholesky factor for T times: one for all rows where steps are equal and l does not follow the row, else
-one for each. So the points save work on rows, not on length; some hundred times are fine, thousands are not.
+Draws of r need a Cholesky factor for T times: one for all rows where steps are equal and l does not follow the row,
+else one for each. So the points save work on rows, not on length; some hundred times are fine, thousands are not.
 
 References:
     | Fully Bayesian autoencoders with latent sparse Gaussian processes (Tran et al., 2023),
@@ -90,7 +91,8 @@ class LearnedSparseGP(LearnedProcess):
         self.follow = nn.Linear(sizes.context, plan.states, bias=False) if sizes.context else None
         if self.follow is not None:
             nn.init.zeros_(self.follow.weight)
-        self.mean = Linear(sizes.context + sizes.controls, plan.states, scale=0.1)
+        known = sizes.context + sizes.controls
+        self.mean = Linear(known, plan.states, scale=0.1) if known else None
         self.factor = Linear(sizes.features + sizes.context, plan.states * (1 + plan.states), scale=0.3)
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
@@ -127,6 +129,8 @@ class LearnedSparseGP(LearnedProcess):
         return (0.5 * (spread + off.square() - 1 - spread.log())).sum()
 
     def _mean(self, series: Series) -> Tensor:
+        if self.mean is None:
+            return series.seen.new_zeros(len(series), series.length, self.states)
         parts = [series.context[:, None].expand(-1, series.length, -1)]
         return self.mean(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))
 

@@ -1,19 +1,20 @@
 r"""What a process's posterior misses of a row, made up for by gradients when the row is asked about.
 
 A network that reads series gives each row a posterior in one pass, and is a little wrong for each, more so for rows
-unlike those it was trained on. An `offset` o, numbers for each row and time that are added to what the process reads, is
-moved uphill on the row's own lower bound,
+unlike those it was trained on. An `offset` o, numbers for each row and time that are added to what the process reads,
+is moved uphill on the row's own lower bound,
 
     o <- o + step of Adam along the slope of (E_q [log p(x seen | z)] - KL(q || p))(o),
 
 weights staying as they are ("error regression" of the reference; its vectors a are read and offset here). So q comes
 nearer to the exact posterior of the row, and only the values that the row's mask shows are used. Of each row the offset
-is kept only if it raised the bound, by draws of their own; else it is 0. It serves any process whose posterior reads the
-series.
+is kept only if it raised the bound, by draws of their own; else it is 0. It serves any process whose posterior reads
+the series.
 
 The answer stays an approximation: the bound is higher, and q still one of the process's family. The values that are
 forecast follow the process, right or wrong. A process whose training weighs its KL
-(`processes.PredictiveCoding(weight=...)`) is refined along its weighted slopes; whether an offset is kept, the bound says.
+(`processes.PredictiveCoding(weight=...)`) is refined along its weighted slopes; whether an offset is kept, the bound
+says.
 
 References:
     | A novel predictive-coding-inspired variational RNN model for online prediction and recognition (Ahmadi, Tani,
