@@ -18,7 +18,7 @@ from torch import Tensor
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
 from sciinf.processes.predictive_coding import PredictiveCoding
 from sciinf.surrogates import LatentDynamics
-from sciinf.surrogates.refined import refined
+from sciinf.surrogates.refinement import refined
 
 Rows = list[dict[str, Any]]
 LENGTH, SD, PATHS = 24, 0.15, 200

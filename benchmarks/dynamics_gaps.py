@@ -161,7 +161,9 @@ def gaps(options: Any, out: Path) -> tuple[Rows, Rows]:
             if not bent:
                 with torch.no_grad():
                     bound = fit.surrogate.bound(torch.zeros(ROWS, 0), {"x": x}, generator=generator)
-                found[f"{name}, {simulator.name}"]["nats a time below"] = (log_likelihood(x) - float(bound.mean())) / LENGTH
+                found[f"{name}, {simulator.name}"]["nats a time below"] = (
+                    log_likelihood(x) - float(bound.mean())
+                ) / LENGTH
                 told = fit.surrogate.process.log_length.detach().exp().tolist()
                 print(f"lengths: {', '.join(f'{one:.2f}' for one in told)} for {LENGTHS}", flush=True)
         if not bent:

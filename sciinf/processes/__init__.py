@@ -3,7 +3,9 @@
 from sciinf.processes.context import Reader
 from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
 from sciinf.processes.parallel import Parallel
+from sciinf.processes.predictive_coding import PredictiveCoding
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
+from sciinf.processes.sparse_gp import SparseGP
 
 __all__ = [
     "Koopman",
@@ -12,9 +14,11 @@ __all__ = [
     "Linear",
     "LinearGaussian",
     "Parallel",
+    "PredictiveCoding",
     "Process",
     "Reader",
     "Series",
     "Sizes",
+    "SparseGP",
     "UnitCircle",
 ]

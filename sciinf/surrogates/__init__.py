@@ -23,6 +23,7 @@ from sciinf.surrogates.origin import Origin
 from sciinf.surrogates.placements import AdversarialPoints, EvenPoints, FollowingPoints
 from sciinf.surrogates.quantised import Quantised
 from sciinf.surrogates.questions import conditioned
+from sciinf.surrogates.refinement import Refinement, refined
 from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
 from sciinf.surrogates.stable_rollout import Stable
 from sciinf.surrogates.stepwise import Stepwise
@@ -62,6 +63,7 @@ __all__ = [
     "Poisson",
     "Quantised",
     "Query",
+    "Refinement",
     "RelativeL2",
     "Sensors",
     "Sobolev",
@@ -73,4 +75,5 @@ __all__ = [
     "collapsed",
     "conditioned",
     "refine",
+    "refined",
 ]

@@ -12,6 +12,7 @@ from documents import blocks
 import sciinf.processes
 from sciinf.surrogates import emissions
 from sciinf.surrogates.latent_dynamics import LatentDynamics
+from sciinf.surrogates.refinement import Refinement, refined
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "api" / "latent.md"
 
@@ -24,8 +25,10 @@ def test_every_public_name_has_a_section_and_the_examples_run(tmp_path, monkeypa
     found = dict(zip(parts[1::2], parts[2::2], strict=True))
     kinds = [getattr(sciinf.processes, name) for name in sciinf.processes.__all__]
     laws = [each for name, each in vars(emissions).items() if inspect.isclass(each) and not name.startswith("_")]
-    kinds += [each for each in laws if each.__module__ == emissions.__name__]
-    public = {kind.__name__: kind for kind in (*kinds, LatentDynamics) if not inspect.isabstract(kind)}
+    kinds += [each for each in laws if each.__module__ == emissions.__name__] + [Refinement, refined]
+    public = {
+        kind.__name__: kind for kind in (*kinds, LatentDynamics) if not inspect.isabstract(kind)
+    }
     assert set(found) == set(public)
     for name, section in found.items():
         assert [language for language, _ in blocks(section)] == ["python"], name

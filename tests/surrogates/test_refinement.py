@@ -9,7 +9,7 @@ from torch import nn
 
 from sciinf.processes import Latent, LearnedProcess, Process
 from sciinf.surrogates import LatentDynamics
-from sciinf.surrogates.refined import refined
+from sciinf.surrogates.refinement import refined
 
 
 def generator(seed=0):
