@@ -26,9 +26,7 @@ def test_every_public_name_has_a_section_and_the_examples_run(tmp_path, monkeypa
     kinds = [getattr(sciinf.processes, name) for name in sciinf.processes.__all__]
     laws = [each for name, each in vars(emissions).items() if inspect.isclass(each) and not name.startswith("_")]
     kinds += [each for each in laws if each.__module__ == emissions.__name__] + [Refinement, refined]
-    public = {
-        kind.__name__: kind for kind in (*kinds, LatentDynamics) if not inspect.isabstract(kind)
-    }
+    public = {kind.__name__: kind for kind in (*kinds, LatentDynamics) if not inspect.isabstract(kind)}
     assert set(found) == set(public)
     for name, section in found.items():
         assert [language for language, _ in blocks(section)] == ["python"], name

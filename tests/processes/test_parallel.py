@@ -57,7 +57,7 @@ def test_the_posterior_of_an_autoregression_needs_noise_that_is_correlated(tmp_p
     for correlated in (True, False):
         process = Parallel(1, noise=1, width=8, recurrences=4, layers=1, longest=8, correlated=correlated)
         surrogate = LatentDynamics(simulator.prior, simulator.observables, process, width=0)
-        recipe = Recipe(epochs=40, batch=50, learning_rate=1e-2)
+        recipe = Recipe(epochs=24, batch=50, learning_rate=1.5e-2)
         fit = train(surrogate, store, tmp_path / str(correlated), recipe=recipe, progress=False)
         with torch.no_grad():
             bounds.append(float(fit.surrogate.bound(torch.zeros(200, 0), rows, generator=generator()).mean()) / 12)
