@@ -52,7 +52,7 @@ def scanned(
     """
     rows, count, size = drive.shape
     if carry is not None:
-        first = times if isinstance(times, float) else times[:, :1] - (times[:, :1] if since is None else since)
+        first = times if not isinstance(times, Tensor) else times[:, :1] - (times[:, :1] if since is None else since)
         begin = torch.exp(rate * first) * carry
         drive = torch.cat([drive[:, :1] + begin[:, None], drive[:, 1:]], 1)
     if count <= chunk:
@@ -60,11 +60,11 @@ def scanned(
     more = -count % chunk
     parts = F.pad(torch.view_as_real(drive), (0, 0, 0, 0, 0, more))
     parts = torch.view_as_complex(parts.contiguous()).reshape(rows, -1, chunk, size)
-    if not isinstance(times, float):
+    if isinstance(times, Tensor):
         times = torch.cat([times, times[:, -1:].expand(-1, more)], 1)
     inside = _within(rate, parts, times)
     ends = inside[:, :-1, -1]
-    if isinstance(times, float):
+    if not isinstance(times, Tensor):
         before = scanned(rate, ends, times * chunk, chunk=chunk)
         ages = times * torch.arange(1, chunk + 1, device=drive.device, dtype=rate.real.dtype)
         left = torch.exp(rate[:, None, None] * ages[:, None])
@@ -82,7 +82,7 @@ def _within(rate: Tensor, drive: Tensor, times: Tensor | float) -> Tensor:
     size = drive.shape[2]
     place = torch.arange(size, device=drive.device)
     late = place[:, None] >= place
-    if isinstance(times, float):
+    if not isinstance(times, Tensor):
         ages = (place[:, None] - place).clamp_min(0) * times
         matrix = torch.exp(rate[:, :, None, None] * ages) * late  # (some, state, time, time)
         return (
@@ -146,7 +146,7 @@ class Recurrence(nn.Module):
             since: When that was, as of `scanned`.
         """
         rate = self.rates(context)
-        gaps = times if isinstance(times, float) else _gaps(times, since)[..., None]
+        gaps = times if not isinstance(times, Tensor) else _gaps(times, since)[..., None]
         size = -torch.expm1(2 * rate.real[:, None] * gaps)  # of (some, time, state)
         if carry is None:
             first = torch.arange(x.shape[1], device=x.device)[:, None] == 0

@@ -170,13 +170,13 @@ class LearnedParallel(LearnedProcess):
         times = self._times(series)
         x = self.enter(noise if series.controls is None else torch.cat([noise, series.controls], -1))
         since = carried.since
-        if not isinstance(times, float) and since is None:
+        if isinstance(times, Tensor) and since is None:
             since = times[:, :1] - 1.0
         ends = []
         for layer, state in zip(self.layers, carried.states, strict=True):
             x, end = layer(x, times, series.context, state, since)
             ends.append(end)
-        return self.leave(x), Carried(tuple(ends), None if isinstance(times, float) else times[:, -1:])
+        return self.leave(x), Carried(tuple(ends), None if not isinstance(times, Tensor) else times[:, -1:])
 
     def _times(self, series: Series) -> Tensor | float:
         return 1.0 if series.times is None else series.times
@@ -188,7 +188,7 @@ class LearnedParallel(LearnedProcess):
             parts.append(series.controls)
         x = self.read(torch.cat([*parts, series.context[:, None].expand(-1, series.length, -1)], -1))
         times, forth, back = self._times(series), x, x.flip(1)
-        turned = times if isinstance(times, float) else -times.flip(1)
+        turned = times if not isinstance(times, Tensor) else -times.flip(1)
         for one, other in zip(self.there, self.back, strict=True):
             forth, back = one(forth, times, series.context)[0], other(back, turned, series.context)[0]
         return torch.cat([forth, back.flip(1)], -1)
