@@ -1,13 +1,17 @@
 """Laws of hidden paths, with their way to the path of one series: one paper, one file."""
 
 from sciinf.processes.context import Reader
+from sciinf.processes.driving import Brownian, Fractional
 from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
 from sciinf.processes.parallel import Parallel
 from sciinf.processes.predictive_coding import PredictiveCoding
+from sciinf.processes.neural_sde import NeuralSDE
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 from sciinf.processes.sparse_gp import SparseGP
 
 __all__ = [
+    "Brownian",
+    "Fractional",
     "Koopman",
     "Latent",
     "LearnedProcess",
@@ -15,6 +19,7 @@ __all__ = [
     "LinearGaussian",
     "Parallel",
     "PredictiveCoding",
+    "NeuralSDE",
     "Process",
     "Reader",
     "Series",

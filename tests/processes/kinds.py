@@ -11,6 +11,17 @@ from sciinf.processes import Koopman, Latent, LearnedProcess, Linear, LinearGaus
 from sciinf.processes.parallel import Parallel
 from sciinf.processes.predictive_coding import PredictiveCoding
 from sciinf.processes.sparse_gp import SparseGP
+from sciinf.processes import (
+    Fractional,
+    Koopman,
+    Latent,
+    LearnedProcess,
+    Linear,
+    LinearGaussian,
+    NeuralSDE,
+    Process,
+    UnitCircle,
+)
 
 
 class Still(Process):
@@ -56,6 +67,8 @@ PROCESSES = {
     "parallel": lambda: Parallel(2, width=6, recurrences=3, layers=2),
     "predictive_coding": lambda: PredictiveCoding(4, width=5, weight=0.5),
     "sparse_gp": lambda: SparseGP(2),
+    "neural sde": lambda: NeuralSDE(2, width=8),
+    "fractional sde": lambda: NeuralSDE(1, noise=Fractional(8.0), steps=1, width=8),
 }
 
 

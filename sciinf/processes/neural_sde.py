@@ -1,0 +1,233 @@
+r"""A neural stochastic differential equation: a path that a learned drift moves, and noise drives.
+
+    z(t_1) ~ N(m(c), diag s(c)^2),     dz = f(z, c, u) dt + g(c) dB,
+
+c what is known of a row, u what is known along time, B Brownian or fractional motions (`driving`), one for each number
+of z. f is learned, or known, or known with a learned residual: a scientist's own equation, and what it lacks. g is
+learned, and does not depend on z, so that Ito's and Stratonovich's equations are one.
+
+**Steps.** Between two times there are `steps` of equal length h. With the midpoint rule for the drift, a step goes from
+z to what it would be without new noise, and adds that,
+
+    F = z + h f(z + h/2 f(z)) + g pull,      z' = F + G e,      G = g s,      e ~ N(0, I).
+
+This chain is the prior. What follows is exact for it at any number of steps; more steps bring it to the equation.
+
+**The posterior** adds a drift that knows of later values. With Gaussian noise it has the form of Bayes' rule: later
+values speak of z' as if it had been seen, as N(y, Lambda^{-1}), and the step is
+
+    q(z' | z) ~ N(z'; F, G^2) N(z'; y, Lambda^{-1}),
+    e ~ N(m, A^{-1}),     A = I + G Lambda G,     m = A^{-1} G Lambda (y - F),
+    KL = 1/2 (|m|^2 + tr A^{-1} - S + log det A).
+
+y and Lambda are a network's, which reads the later values backwards in time, z, and how long it is until the next value.
+That much noise is still to come, so that Lambda^{-1} = P^{-1} + g^2 s^2(time left), P of the network. As h goes to 0,
+A goes to I, and m / sqrt(h) to the drift g Lambda (y - z), over g, that is added to the equation: KL becomes Girsanov's
+1/2 int |.|^2 dt. The first value is drawn the same way, with F = m and G = s. Where nothing later was seen, Lambda is 0:
+forecasts follow the prior.
+
+Where drift and decoder are linear, the exact posterior has this form. In general it is an approximation: the bound is
+below the log likelihood, and what is learned of drift and noise is drawn to where the posterior fits well.
+
+References:
+    | On Neural Differential Equations (Kidger, 2022), https://arxiv.org/abs/2202.02435
+    | Scalable gradients for stochastic differential equations (Li et al., 2020), https://arxiv.org/abs/2001.01328
+    | Variational inference for SDEs driven by fractional noise (Daems et al., 2024), https://arxiv.org/abs/2310.12975
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sciinf.core.checks import check_whole
+from sciinf.core.prior import global_seed
+from sciinf.processes.context import Reader
+from sciinf.processes.driving import Brownian, Noise
+from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
+
+_LEAST = 1e-3  # mean steps: what is added to the time left before its root is taken
+
+
+@final
+class NeuralSDE(Process):
+    """A path of a stochastic differential equation.
+
+    Args:
+        states: S, how many numbers the path has at a time.
+        noise: What drives it; `Brownian()` where left out.
+        steps: Between one time and the next.
+        width: Of the networks' hidden layers.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Examples:
+        >>> process = NeuralSDE(2, steps=3).build(Sizes(4, 1, 0), seed=0)
+        >>> series = Series(torch.ones(5, 8, 4), torch.ones(5, 8, dtype=torch.bool), torch.zeros(5, 1))
+        >>> process.posterior(series, generator=torch.Generator()).z.shape
+        torch.Size([5, 8, 2])
+    """
+
+    def __init__(self, states: int = 2, *, noise: Noise | None = None, steps: int = 2, width: int = 32) -> None:
+        for name, value in (("states", states), ("steps", steps), ("width", width)):
+            check_whole(name, value, 1)
+        self.states, self.noise, self.steps, self.width = states, noise or Brownian(), steps, width
+
+    def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
+        with global_seed(torch.Generator().manual_seed(seed)):
+            return LearnedSDE(self, sizes)
+
+
+@dataclass(frozen=True)
+class _Later:
+    """What a network read of later values: at each time (row, T, W), when the next comes, and whether any does."""
+
+    read: Float[Tensor, "row time width"]
+    next: Float[Tensor, "row time"]
+    any: Float[Tensor, "row time"]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What they say at one time: what was read (row, W), time left (row, 1), sd of the noise in it (row, S)."""
+
+    read: Tensor
+    left: Tensor
+    sd: Tensor
+    any: Tensor
+
+
+@dataclass(frozen=True)
+class _New:
+    """Noise of one step: e (row, S), its KL and its log ratio (row,)."""
+
+    e: Tensor
+    kl: Tensor
+    ratio: Tensor
+
+
+@final
+class LearnedSDE(LearnedProcess):
+    """The equation with its networks.
+
+    Args:
+        made: Its recipe.
+        sizes: Of what it is given.
+    """
+
+    def __init__(self, made: NeuralSDE, sizes: Sizes) -> None:
+        super().__init__()
+        self.states, self.steps, count = made.states, made.steps, made.states
+        self.driver = made.noise.build(sizes.context)
+        self.flow = Linear(count + sizes.context + sizes.controls, count, made.width, scale=0.1)
+        self.start = Linear(sizes.context, 2 * count, scale=0.0)
+        self.scale = Linear(sizes.context, count, scale=0.0)
+        self.reader = Reader(sizes, made.width, ahead=False)
+        reads = self.reader.outputs + sizes.features + sizes.context + sizes.controls
+        self.read = nn.Linear(reads, made.width)
+        self.look = nn.Linear(count * (1 + self.driver.terms) + 2, made.width, bias=False)
+        self.think = nn.Linear(made.width, made.width)
+        self.say = nn.Linear(made.width, count * (1 + count))
+        nn.init.normal_(self.say.weight, std=0.1 / made.width**0.5)
+        nn.init.zeros_(self.say.bias)
+
+    def drift(self, z: Float[Tensor, "row state"], series: Series, k: int = 0) -> Float[Tensor, "row state"]:
+        """f at states, in 1 / mean step.
+
+        Args:
+            z: States.
+            series: Of the same rows.
+            k: The number of the time, for controls.
+        """
+        parts = [z, series.context]
+        return self.flow(torch.cat(parts if series.controls is None else [*parts, series.controls[:, k]], -1))
+
+    def diffusion(self, context: Float[Tensor, "row context"]) -> Float[Tensor, "row state"]:
+        """g: sd of the noise of a mean step, of Brownian motion."""
+        return 0.5 * self.scale(context).exp()
+
+    def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
+        return self._path(series, self._later(series), generator)
+
+    def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
+        return self._path(series, None, generator).z
+
+    def shared(self) -> Float[Tensor, ""]:
+        return self.start.direct.bias.new_zeros(())
+
+    def _later(self, series: Series) -> _Later:
+        """Later values, read backwards in time."""
+        times = None if series.times is None else -series.times.flip(1)
+        controls = None if series.controls is None else series.controls.flip(1)
+        there, offset = series.there.flip(1), None if series.offset is None else series.offset.flip(1)
+        backwards = Series(series.seen.flip(1), there, series.context, times, controls, offset)
+        parts = [self.reader(backwards).flip(1), series.read, series.context[:, None].expand(-1, series.length, -1)]
+        if series.controls is not None:  # those that act on the way to each time
+            parts.append(torch.cat([series.controls[:, :1], series.controls[:, :-1]], 1))
+        coming = torch.where(series.there, series.clock(), torch.inf).flip(1).cummin(1).values.flip(1)
+        any_of = coming.isfinite()
+        return _Later(self.read(torch.cat(parts, -1)), torch.where(any_of, coming, series.clock()), any_of.float())
+
+    def _path(self, series: Series, later: _Later | None, generator: torch.Generator) -> Latent:
+        rows, count, clock, gaps = len(series), self.states, series.clock(), series.steps()
+        shape = (1 + (series.length - 1) * self.steps, rows, count, max(1, self.driver.terms))
+        noise = iter(torch.randn(shape, generator=generator, device=generator.device).to(clock))
+        weights, g = self.driver.weights(series.context), self.diffusion(series.context)
+        mean, log_sd = self.start(series.context).chunk(2, -1)
+        memory = mean.new_zeros(rows, count, self.driver.terms, dtype=weights.dtype)
+        new = self._new(mean, log_sd.exp(), next(noise)[..., 0], memory, self._told(later, 0, clock[:, 0], weights, g))
+        z, kl, ratio = mean + log_sd.exp() * new.e, new.kl, new.ratio
+        states, step = [z], None
+        for k in range(series.length - 1):
+            h = gaps[:, k] / self.steps
+            if step is None or series.times is not None:
+                step = self.driver.step(weights, h)
+            for i in range(self.steps):
+                white, sd = next(noise), g * step.sd
+                ahead = self._ahead(z, series, k, h[:, None]) + g * step.pull(memory)
+                told = self._told(later, k + 1, clock[:, k] + (i + 1) * h, weights, g)
+                new = self._new(ahead, sd, step.first(white), memory, told)
+                z, memory = ahead + sd * new.e, step.remember(memory, white, new.e)
+                kl, ratio = kl + new.kl, ratio + new.ratio
+            states.append(z)
+        return Latent(torch.stack(states, 1), kl, ratio)
+
+    def _ahead(self, z: Tensor, series: Series, k: int, h: Tensor) -> Tensor:
+        """z a step later, without noise."""
+        return z + h * self.drift(z + 0.5 * h * self.drift(z, series, k), series, k)
+
+    def _told(self, later: _Later | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> _Told | None:
+        """What is said at a time before the k-th, or at it."""
+        if later is None:
+            return None
+        left = (later.next[:, k] - time).clamp_min(0.0)
+        return _Told(later.read[:, k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
+
+    def _new(self, ahead: Tensor, sd: Tensor, white: Tensor, memory: Tensor, told: _Told | None) -> _New:
+        """Noise of a step that goes to `ahead` without it, N(0, I) where nothing is told."""
+        if told is None:
+            none = torch.zeros_like(white[:, 0])
+            return _New(white, none, none)
+        look = [ahead, self.driver.seen(memory), told.left, (told.left + _LEAST).sqrt()]
+        found = self.think(functional.silu(told.read + self.look(torch.cat(look, -1))))
+        y, root = self.say(functional.silu(found)).split([self.states, self.states**2], -1)
+        eye = torch.eye(self.states, dtype=y.dtype, device=y.device)
+        root = (root.unflatten(-1, (self.states, -1)) + 0.5 * eye) * told.any[:, None, None]
+        # Lambda = L (I + L' n^2 L)^{-1} L', P = L L', n the sd of the noise that is still to come
+        wide = told.sd[..., None] * root
+        scaled = sd[..., None] * root
+        information = scaled @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # G Lambda
+        lower = torch.linalg.cholesky_ex(eye + information * sd[:, None, :])[0]
+        inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
+        m = (inverse.mT @ (inverse @ (information @ (y - ahead)[..., None])))[..., 0]
+        e = m + (inverse.mT @ white[..., None])[..., 0]
+        half_log_det = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        trace = inverse.square().sum((-2, -1))
+        kl = 0.5 * (m.square().sum(-1) + trace - self.states) + half_log_det
+        return _New(e, kl, 0.5 * (e.square() - white.square()).sum(-1) + half_log_det)
