@@ -62,7 +62,8 @@ class NeuralSDE(Process):
         states: S, how many numbers the path has at a time.
         noise: What drives it; `Brownian()` where left out.
         steps: Between one time and the next.
-        width: Of the networks' hidden layers.
+        hidden: Width of the drift's two hidden layers, beside a linear part; 0 for a linear drift.
+        width: Of the hidden layers of the posterior's networks.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -74,10 +75,14 @@ class NeuralSDE(Process):
         torch.Size([5, 8, 2])
     """
 
-    def __init__(self, states: int = 2, *, noise: Noise | None = None, steps: int = 2, width: int = 32) -> None:
-        for name, value in (("states", states), ("steps", steps), ("width", width)):
-            check_whole(name, value, 1)
-        self.states, self.noise, self.steps, self.width = states, noise or Brownian(), steps, width
+    def __init__(
+        self, states: int = 2, *, noise: Noise | None = None, steps: int = 2, hidden: int = 32, width: int = 32
+    ) -> None:
+        for name, value, least in (("states", states, 1), ("steps", steps, 1), ("hidden", hidden, 0)):
+            check_whole(name, value, least)
+        check_whole("width", width, 1)
+        self.states, self.noise, self.steps = states, noise or Brownian(), steps
+        self.hidden, self.width = hidden, width
 
     def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
         with global_seed(torch.Generator().manual_seed(seed)):
@@ -86,9 +91,9 @@ class NeuralSDE(Process):
 
 @dataclass(frozen=True)
 class _Later:
-    """What a network read of later values: at each time (row, T, W), when the next comes, and whether any does."""
+    """What a network read of later values: at each time (row, W), when the next comes, and whether any does."""
 
-    read: Float[Tensor, "row time width"]
+    read: tuple[Float[Tensor, "row width"], ...]
     next: Float[Tensor, "row time"]
     any: Float[Tensor, "row time"]
 
@@ -125,7 +130,7 @@ class LearnedSDE(LearnedProcess):
         super().__init__()
         self.states, self.steps, count = made.states, made.steps, made.states
         self.driver = made.noise.build(sizes.context)
-        self.flow = Linear(count + sizes.context + sizes.controls, count, made.width, scale=0.1)
+        self.flow = Linear(count + sizes.context + sizes.controls, count, made.hidden, scale=0.1)
         self.start = Linear(sizes.context, 2 * count, scale=0.0)
         self.scale = Linear(sizes.context, count, scale=0.0)
         self.reader = Reader(sizes, made.width, ahead=False)
@@ -172,7 +177,8 @@ class LearnedSDE(LearnedProcess):
             parts.append(torch.cat([series.controls[:, :1], series.controls[:, :-1]], 1))
         coming = torch.where(series.there, series.clock(), torch.inf).flip(1).cummin(1).values.flip(1)
         any_of = coming.isfinite()
-        return _Later(self.read(torch.cat(parts, -1)), torch.where(any_of, coming, series.clock()), any_of.float())
+        read = self.read(torch.cat(parts, -1)).unbind(1)
+        return _Later(read, torch.where(any_of, coming, series.clock()), any_of.float())
 
     def _path(self, series: Series, later: _Later | None, generator: torch.Generator) -> Latent:
         rows, count, clock, gaps = len(series), self.states, series.clock(), series.steps()
@@ -207,7 +213,7 @@ class LearnedSDE(LearnedProcess):
         if later is None:
             return None
         left = (later.next[:, k] - time).clamp_min(0.0)
-        return _Told(later.read[:, k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
+        return _Told(later.read[k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
 
     def _new(self, ahead: Tensor, sd: Tensor, white: Tensor, memory: Tensor, told: _Told | None) -> _New:
         """Noise of a step that goes to `ahead` without it, N(0, I) where nothing is told."""
@@ -217,17 +223,29 @@ class LearnedSDE(LearnedProcess):
         look = [ahead, self.driver.seen(memory), told.left, (told.left + _LEAST).sqrt()]
         found = self.think(functional.silu(told.read + self.look(torch.cat(look, -1))))
         y, root = self.say(functional.silu(found)).split([self.states, self.states**2], -1)
-        eye = torch.eye(self.states, dtype=y.dtype, device=y.device)
-        root = (root.unflatten(-1, (self.states, -1)) + 0.5 * eye) * told.any[:, None, None]
-        # Lambda = L (I + L' n^2 L)^{-1} L', P = L L', n the sd of the noise that is still to come
+        return _new(white, y - ahead, root.unflatten(-1, (self.states, -1)), sd, told)
+
+
+def _new(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: _Told) -> _New:
+    """e of the posterior, where it was told that z' is `off` from where it would be: with Lambda =
+    L (I + L' n^2 L)^{-1} L', P = L L', n the sd of the noise that is still to come.
+    """
+    count = off.shape[-1]
+    eye = torch.eye(count, dtype=off.dtype, device=off.device)
+    root = (root + 0.5 * eye) * told.any[:, None, None]
+    if count == 1:
+        precision = root[..., 0].square()
+        information = sd * precision / (1 + told.sd.square() * precision)
+        inverse = (1 + information * sd).rsqrt()
+        m, e_of, half_log_det = inverse.square() * information * off, inverse * white, -inverse.log().sum(-1)
+    else:
         wide = told.sd[..., None] * root
-        scaled = sd[..., None] * root
-        information = scaled @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # G Lambda
+        information = (sd[..., None] * root) @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # G Lambda
         lower = torch.linalg.cholesky_ex(eye + information * sd[:, None, :])[0]
         inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
-        m = (inverse.mT @ (inverse @ (information @ (y - ahead)[..., None])))[..., 0]
-        e = m + (inverse.mT @ white[..., None])[..., 0]
+        m = (inverse.mT @ (inverse @ (information @ off[..., None])))[..., 0]
+        e_of = (inverse.mT @ white[..., None])[..., 0]
         half_log_det = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        trace = inverse.square().sum((-2, -1))
-        kl = 0.5 * (m.square().sum(-1) + trace - self.states) + half_log_det
-        return _New(e, kl, 0.5 * (e.square() - white.square()).sum(-1) + half_log_det)
+    e, trace = m + e_of, inverse.square().flatten(1).sum(-1)
+    kl = 0.5 * (m.square().sum(-1) + trace - count) + half_log_det
+    return _New(e, kl, 0.5 * (e.square() - white.square()).sum(-1) + half_log_det)
