@@ -2,6 +2,7 @@
 
 from sciinf.processes.context import Reader
 from sciinf.processes.driving import Brownian, Fractional
+from sciinf.processes.jump import MarkovJump
 from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
 from sciinf.processes.parallel import Parallel
 from sciinf.processes.predictive_coding import PredictiveCoding
@@ -19,6 +20,7 @@ __all__ = [
     "LinearGaussian",
     "Parallel",
     "PredictiveCoding",
+    "MarkovJump",
     "NeuralSDE",
     "Process",
     "Reader",

@@ -37,6 +37,8 @@ References:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -51,6 +53,8 @@ from sciinf.processes.context import Reader
 from sciinf.processes.driving import Brownian, Noise
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
+Known = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
+
 _LEAST = 1e-3  # mean steps: what is added to the time left before its root is taken
 
 
@@ -60,6 +64,12 @@ class NeuralSDE(Process):
 
     Args:
         states: S, how many numbers the path has at a time.
+        known: A drift that is known, `known(theta, z, t)` -> (row, S), a function of a module: theta name -> (row,) in the
+            prior's units, z (row, S), t (row,) and the result in the simulator's units. A learned drift is added to it.
+            Give `LatentDynamics(columns=...)` too: which numbers of z are seen. Without `TARGET_times` the unit of time
+            is the step.
+        scales: How large each number of the path is, about, in its unit; 1 where left out.
+        unknown: Numbers of the path whose drift has a learned part; all where left out, () for none.
         noise: What drives it; `Brownian()` where left out.
         steps: Between one time and the next.
         hidden: Width of the drift's two hidden layers, beside a linear part; 0 for a linear drift.
@@ -76,11 +86,29 @@ class NeuralSDE(Process):
     """
 
     def __init__(
-        self, states: int = 2, *, noise: Noise | None = None, steps: int = 2, hidden: int = 32, width: int = 32
+        self,
+        states: int = 2,
+        *,
+        known: Known | None = None,
+        scales: Sequence[float] | None = None,
+        unknown: Sequence[int] | None = None,
+        noise: Noise | None = None,
+        steps: int = 2,
+        hidden: int = 32,
+        width: int = 32,
     ) -> None:
         for name, value, least in (("states", states, 1), ("steps", steps, 1), ("hidden", hidden, 0)):
             check_whole(name, value, least)
         check_whole("width", width, 1)
+        scales = [1.0] * states if scales is None else scales
+        if len(scales) != states or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"scales is {list(scales)}, expected a positive number for each of {states} numbers")
+        unknown = range(states) if unknown is None else unknown
+        if not all(0 <= k < states for k in unknown) or (known is None and len(unknown) < states):
+            raise ValueError(
+                f"unknown is {list(unknown)}: expected some of 0..{states - 1}, and all of them where no drift is known"
+            )
+        self.known, self.scales, self.unknown = known, scales, unknown
         self.states, self.noise, self.steps = states, noise or Brownian(), steps
         self.hidden, self.width = hidden, width
 
@@ -126,11 +154,19 @@ class LearnedSDE(LearnedProcess):
         sizes: Of what it is given.
     """
 
+    scales: Tensor
+    places: Tensor
+
     def __init__(self, made: NeuralSDE, sizes: Sizes) -> None:
         super().__init__()
         self.states, self.steps, count = made.states, made.steps, made.states
+        self.known, self.names, self.acts = made.known, sizes.names, tuple(made.unknown)
+        self.register_buffer("scales", torch.tensor(list(made.scales)))
+        self.register_buffer("places", torch.eye(count)[list(self.acts)])
         self.driver = made.noise.build(sizes.context)
-        self.flow = Linear(count + sizes.context + sizes.controls, count, made.hidden, scale=0.1)
+        reads = count + sizes.context + sizes.controls
+        scale = 0.1 if made.known is None else 0.0
+        self.flow = Linear(reads, len(self.acts), made.hidden, scale=scale) if self.acts else None
         self.start = Linear(sizes.context, 2 * count, scale=0.0)
         self.scale = Linear(sizes.context, count, scale=0.0)
         self.reader = Reader(sizes, made.width, ahead=False)
@@ -142,19 +178,32 @@ class LearnedSDE(LearnedProcess):
         nn.init.normal_(self.say.weight, std=0.1 / made.width**0.5)
         nn.init.zeros_(self.say.bias)
 
-    def drift(self, z: Float[Tensor, "row state"], series: Series, k: int = 0) -> Float[Tensor, "row state"]:
-        """f at states, in 1 / mean step.
+    def drift(self, z: Float[Tensor, "row state"], series: Series, k: int, time: Tensor) -> Float[Tensor, "row state"]:
+        """f at states, in `scales` a mean step.
 
         Args:
-            z: States.
+            z: States, in `scales`.
             series: Of the same rows.
-            k: The number of the time, for controls.
+            k: The number of the time before, for controls.
+            time: In mean steps, (row or 1,).
         """
-        parts = [z, series.context]
-        return self.flow(torch.cat(parts if series.controls is None else [*parts, series.controls[:, k]], -1))
+        parts = [z, series.context] if series.controls is None else [z, series.context, series.controls[:, k]]
+        found = torch.zeros_like(z) if self.flow is None else self.flow(torch.cat(parts, -1)) @ self.places
+        if self.known is None:
+            return found
+        unit = torch.ones_like(z[:, 0]) if series.unit is None else series.unit
+        origin = torch.zeros_like(unit) if series.origin is None else series.origin
+        theta = {} if series.theta is None else dict(zip(self.names, series.theta.unbind(1), strict=True))
+        rate = self.known(theta, z * self.scales, origin + unit * time)
+        if rate.shape != z.shape:
+            raise ValueError(
+                f"the known drift of states {tuple(z.shape)} is {tuple(rate.shape)}; it is to be of the same shape: a "
+                "parameter is (row,), theta['a'][:, None] goes with states, z[:, 0] is one number of them"
+            )
+        return found + rate * unit[:, None] / self.scales
 
     def diffusion(self, context: Float[Tensor, "row context"]) -> Float[Tensor, "row state"]:
-        """g: sd of the noise of a mean step, of Brownian motion."""
+        """g: sd of the noise of a mean step, of Brownian motion, in `scales`."""
         return 0.5 * self.scale(context).exp()
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
@@ -196,17 +245,18 @@ class LearnedSDE(LearnedProcess):
                 step = self.driver.step(weights, h)
             for i in range(self.steps):
                 white, sd = next(noise), g * step.sd
-                ahead = self._ahead(z, series, k, h[:, None]) + g * step.pull(memory)
+                ahead = self._ahead(z, series, k, clock[:, k] + i * h, h) + g * step.pull(memory)
                 told = self._told(later, k + 1, clock[:, k] + (i + 1) * h, weights, g)
                 new = self._new(ahead, sd, step.first(white), memory, told)
                 z, memory = ahead + sd * new.e, step.remember(memory, white, new.e)
                 kl, ratio = kl + new.kl, ratio + new.ratio
             states.append(z)
-        return Latent(torch.stack(states, 1), kl, ratio)
+        return Latent(self.scales * torch.stack(states, 1), kl, ratio)
 
-    def _ahead(self, z: Tensor, series: Series, k: int, h: Tensor) -> Tensor:
+    def _ahead(self, z: Tensor, series: Series, k: int, time: Tensor, h: Tensor) -> Tensor:
         """z a step later, without noise."""
-        return z + h * self.drift(z + 0.5 * h * self.drift(z, series, k), series, k)
+        half = z + 0.5 * h[:, None] * self.drift(z, series, k, time)
+        return z + h[:, None] * self.drift(half, series, k, time + 0.5 * h)
 
     def _told(self, later: _Later | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> _Told | None:
         """What is said at a time before the k-th, or at it."""

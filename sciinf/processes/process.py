@@ -45,6 +45,9 @@ class Series:
         controls: What is known along time, (row, T, U), that of each time acting from then on; None for nothing.
         offset: For each row numbers (row, T, F) that are added to `seen` at all times, also where nothing was seen:
             what is fitted to one series at query. None for none.
+        theta: Parameters in the prior's order and units, (row, D); None where nobody told.
+        unit: One mean step in the simulator's unit of time, (row,); None for 1.
+        origin: Time 0 in the simulator's unit of time, (row,); None for 0.
     """
 
     seen: Tensor
@@ -53,6 +56,9 @@ class Series:
     times: Tensor | None = None
     controls: Tensor | None = None
     offset: Tensor | None = None
+    theta: Tensor | None = None
+    unit: Tensor | None = None
+    origin: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -98,20 +104,26 @@ class Latent:
         kl: KL(q || p) of the row, (row,), nats: exact, or an unbiased estimate.
         log_ratio: log q(z) - log p(z) of this very path, (row,), nats: its mean is `kl`, and exp(-log_ratio) has mean
             1. With it, bounds can be made tighter with several draws. None where the process cannot tell.
+        marginals: Where z is one of S states, written as S numbers of which one is 1: q(z_k = j), (row, T, S), with
+            slopes, which z then has not. Expectations over states are taken with them, exactly. None for other paths.
     """
 
     z: Tensor
     kl: Tensor
     log_ratio: Tensor | None = None
+    marginals: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large what a process is given is: F of `Series.seen`, C of its context, U of its controls (0 for none)."""
+    """How large what a process is given is: F of `Series.seen`, C of its context, U of its controls (0 for none); and
+    the names of the parameters in `Series.theta`.
+    """
 
     features: int
     context: int
     controls: int
+    names: tuple[str, ...] = ()
 
 
 class LearnedProcess(nn.Module, ABC):

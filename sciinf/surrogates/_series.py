@@ -164,6 +164,10 @@ class Inputs(nn.Module):
         if self.times:
             self._checked_times(x)
 
+    def clock(self, rows: int) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """One mean step, and time 0, in the simulator's unit of time, of each row."""
+        return self.step.float().expand(rows), self.origin.float().expand(rows)
+
     def _checked_times(self, x: X) -> Tensor:
         times = _named(x, self.times).double()
         if not bool((times.diff(dim=1) >= 0).all()):

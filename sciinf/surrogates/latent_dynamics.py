@@ -40,7 +40,7 @@ from torch import Tensor
 from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.processes import Linear, Process, Series, Sizes
+from sciinf.processes import Latent, Linear, Process, Series, Sizes
 from sciinf.surrogates._series import MASK, Inputs
 from sciinf.surrogates._series_spread import compared, say_where_draws_are_unlike_errors
 from sciinf.surrogates.emissions import Bernoulli, Emission, Gaussian, Poisson
@@ -67,6 +67,8 @@ class LatentDynamics(Surrogate, Adjusting):
         hide: Share of the times that training hides from the posterior, and scores.
         members: Draws that a prediction is the mean of.
         seed: Seeds the first weights.
+        columns: Numbers of the path that are the target's channels themselves, in its units, each with noise: there is
+            no decoder then, so that the path means what a known equation says (`NeuralSDE(known=...)`).
 
     Raises:
         ValueError: If a name or layout does not suit, or a number is out of its range.
@@ -88,6 +90,7 @@ class LatentDynamics(Surrogate, Adjusting):
         hide: float = 0.0,
         members: int = 16,
         seed: int = 0,
+        columns: Sequence[int] = (),
     ) -> None:
         super().__init__()
         for name, value, least in (("width", width, 0), ("members", members, 1), ("seed", seed, 0)):
@@ -104,10 +107,12 @@ class LatentDynamics(Surrogate, Adjusting):
         with global_seed(torch.Generator().manual_seed(seed)):
             self.emission = law.build(channels)
             read = self.emission.inputs + channels
-            sizes = Sizes(width or read, context, controls)
+            sizes = Sizes(width or read, context, controls, tuple(prior.names))
             self.encoder = Linear(read, sizes.features, width)
             self.process = process.build(sizes, seed=seed)
-            self.decoder = Linear(self.process.states + context + controls, self.emission.outputs, width)
+            self.columns = _columns(columns, self.process.states, channels, law)
+            reads = self.process.states + context + controls
+            self.decoder = None if self.columns else Linear(reads, self.emission.outputs, width)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Take means and sds, the unit of time and the number of rows from the training rows.
@@ -126,7 +131,7 @@ class LatentDynamics(Surrogate, Adjusting):
             series = replace(series, seen=torch.where(kept[..., None], series.seen, 0.0), there=kept)
         found = self.process.posterior(series, generator=generator)
         shared = self.process.shared() / self.inputs.rows.to(found.kl)
-        return found.kl - self.likelihood(series, found.z, batch.x) + shared
+        return found.kl - self._expected(series, found, batch.x) + shared
 
     def series(
         self, theta: Float[Tensor, "row theta"], x: X, *, offset: Float[Tensor, "row time feature"] | None = None
@@ -143,7 +148,8 @@ class LatentDynamics(Surrogate, Adjusting):
         seen = there.any(-1)
         embedded = torch.where(seen[..., None], self.encoder(read), 0.0)
         known, controls = self.inputs.known(theta, x), self.inputs.controlled(x)
-        return Series(embedded, seen, known, self.inputs.when(x), controls, offset)
+        clock = self.inputs.clock(len(theta))
+        return Series(embedded, seen, known, self.inputs.when(x), controls, offset, theta, *clock)
 
     def _read(self, value: Tensor, there: Tensor) -> Tensor:
         read = self.emission.read(value)
@@ -156,7 +162,20 @@ class LatentDynamics(Surrogate, Adjusting):
         log = self.emission.log_prob(self._decoded(series, z), value)
         return torch.where(there, log, 0.0).sum((1, 2))
 
+    def _expected(self, series: Series, found: Latent, x: X) -> Float[Tensor, " row"]:
+        """E_q[log p(x seen | z)]: by the path that was drawn, or over finitely many states exactly."""
+        if found.marginals is None:
+            return self.likelihood(series, found.z, x)
+        value, there = self.inputs.values(x)
+        total = torch.zeros_like(found.kl)
+        for k, state in enumerate(torch.eye(self.process.states, dtype=found.z.dtype, device=found.z.device)):
+            log = self.emission.log_prob(self._decoded(series, state.expand_as(found.z)), value)
+            total = total + (torch.where(there, log, 0.0).sum(-1) * found.marginals[..., k]).sum(-1)
+        return total
+
     def _decoded(self, series: Series, z: Tensor) -> Tensor:
+        if self.decoder is None:
+            return self.emission.read(torch.stack([z[..., k] for k in self.columns], -1))
         parts = [z, series.context[:, None].expand(-1, z.shape[1], -1)]
         return self.decoder(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))
 
@@ -181,7 +200,8 @@ class LatentDynamics(Surrogate, Adjusting):
             less = found.kl if draws == 1 else found.log_ratio
             if less is None:
                 raise ValueError("this process does not tell how likely a path is: ask for one draw")
-            logs.append(self.likelihood(series, found.z, x) - less)
+            log = self._expected(series, found, x) if draws == 1 else self.likelihood(series, found.z, x)
+            logs.append(log - less)
         return torch.stack(logs).logsumexp(0) - math.log(draws)
 
     @torch.no_grad()
@@ -239,7 +259,8 @@ class LatentDynamics(Surrogate, Adjusting):
         length = next((part.shape[1] for part in (times, controls) if part is not None), None)
         length = length or self.observables[self.target].shape[0]
         seen = known.new_zeros(len(known), length, self.encoder.outputs)
-        return Series(seen, seen.new_zeros(seen.shape[:2], dtype=torch.bool), known, times, controls)
+        there, clock = seen.new_zeros(seen.shape[:2], dtype=torch.bool), self.inputs.clock(len(known))
+        return Series(seen, there, known, times, controls, None, theta, *clock)
 
     def _shaped(self, found: Tensor) -> Tensor:
         spec = self.observables[self.target]
@@ -273,3 +294,16 @@ class LatentDynamics(Surrogate, Adjusting):
             told["spread_skill_of_" + what] = ratio
         self.off.fill_(off)
         return told
+
+
+def _columns(columns: Sequence[int], states: int, channels: int, emission: Emission) -> tuple[int, ...]:
+    """Numbers of the path that are channels."""
+    if not columns:
+        return ()
+    if len(columns) != channels or not all(0 <= k < states for k in columns):
+        raise ValueError(
+            f"columns is {list(columns)}: one of 0..{states - 1} for each of {channels} channels is needed"
+        )
+    if not isinstance(emission, Gaussian):
+        raise ValueError(f"columns are for values with Gaussian noise, and the law is {type(emission).__name__}")
+    return tuple(columns)
