@@ -31,7 +31,9 @@ def neural(options: Any, out: Path) -> tuple[Rows, Rows]:
     return [row for rows, _ in found for row in rows], [one for _, checks in found for one in checks]
 
 
-def _trained(simulator: Simulator, made: LatentDynamics, out: Path, rows: int, recipe: Recipe) -> tuple[Any, Any, float]:
+def _trained(
+    simulator: Simulator, made: LatentDynamics, out: Path, rows: int, recipe: Recipe
+) -> tuple[Any, Any, float]:
     """What was learned, 200 fresh rows, and the CPU seconds of the training."""
     store = simulate(simulator, out / "rows", rows, seed=0, progress=False)
     fresh = simulate(simulator, out / "fresh", 200, seed=9, progress=False).load()
@@ -88,7 +90,9 @@ def _ornstein(options: Any, out: Path) -> tuple[Rows, Rows]:
         view = (float(learned.decoder.direct.weight), float(learned.decoder.direct.bias))
         noise, g = float(emission.log_sd.exp()), float(process.diffusion(none))
     times, x = learned.inputs.when(fresh.x).double(), emission.read(fresh.x["x"])[..., 0].double()
-    own_chain = _kalman(times, x, drift, (g, steps), (mean, math.exp(2 * log_sd)), (*view, noise)) - 30 * math.log(scale)
+    own_chain = _kalman(times, x, drift, (g, steps), (mean, math.exp(2 * log_sd)), (*view, noise)) - 30 * math.log(
+        scale
+    )
     centred = fresh.x["x"][..., 0].double()
     truth = _kalman(fresh.x["x_times"], centred, (-1.0, 0.0), (1.0, 0), (0.0, 0.5), (1.0, 0.0, NOISE))
     bound = float(torch.stack(bounds).mean())
@@ -142,7 +146,7 @@ def _kalman(
 
 
 class Rough(Simulator):
-    """dz = -z dt + dB, B Riemann and Liouville's motion of H = 0.3, z(0) = 0, seen at 50 times in [0, 5), 0.1 apart."""
+    """dz = -z dt + dB, B Riemann and Liouville's motion of H = 0.3, z(0) = 0, seen at 50 times in [0, 1), 0.02 apart."""
 
     name = "rough"
     hurst, count, fine = 0.3, 50, 4
@@ -150,7 +154,7 @@ class Rough(Simulator):
     def __init__(self) -> None:
         self.prior = Prior.none()
         self.observables = {"x": Observable((self.count, 1), dims=("time", "channel"))}
-        length, many = 5 / self.count / self.fine, (self.count - 1) * self.fine
+        length, many = 1 / self.count / self.fine, (self.count - 1) * self.fine
         times = length * torch.arange(1, many + 1, dtype=torch.float64)
         motion = torch.linalg.cholesky(covariance(times, self.hurst))
         steps = motion.diff(dim=0, prepend=torch.zeros_like(motion[:1]))
@@ -164,7 +168,7 @@ class Rough(Simulator):
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         white = torch.randn(len(theta), self.path.shape[1], generator=generator)
         seen = white @ self.path.T
-        return {"x": (seen + 0.05 * torch.randn(seen.shape, generator=generator))[..., None]}
+        return {"x": (seen + 0.02 * torch.randn(seen.shape, generator=generator))[..., None]}
 
 
 def _hurst(options: Any, out: Path) -> tuple[Rows, Rows]:

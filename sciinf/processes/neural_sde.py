@@ -55,6 +55,7 @@ from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Se
 
 Known = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
 
+_MOST = 6.0  # nats, of what the root of a precision can be multiplied by
 _LEAST = 1e-3  # mean steps: what is added to the time left before its root is taken
 
 
@@ -127,7 +128,7 @@ class _Later:
 
 
 @dataclass(frozen=True)
-class _Told:
+class Told:
     """What they say at one time: what was read (row, W), time left (row, 1), sd of the noise in it (row, S)."""
 
     read: Tensor
@@ -174,7 +175,7 @@ class LearnedSDE(LearnedProcess):
         self.read = nn.Linear(reads, made.width)
         self.look = nn.Linear(count * (1 + self.driver.terms) + 2, made.width, bias=False)
         self.think = nn.Linear(made.width, made.width)
-        self.say = nn.Linear(made.width, count * (1 + count))
+        self.say = nn.Linear(2 * made.width, count * (2 + count))
         nn.init.normal_(self.say.weight, std=0.1 / made.width**0.5)
         nn.init.zeros_(self.say.bias)
 
@@ -258,37 +259,40 @@ class LearnedSDE(LearnedProcess):
         half = z + 0.5 * h[:, None] * self.drift(z, series, k, time)
         return z + h[:, None] * self.drift(half, series, k, time + 0.5 * h)
 
-    def _told(self, later: _Later | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> _Told | None:
+    def _told(self, later: _Later | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> Told | None:
         """What is said at a time before the k-th, or at it."""
         if later is None:
             return None
         left = (later.next[:, k] - time).clamp_min(0.0)
-        return _Told(later.read[k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
+        return Told(later.read[k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
 
-    def _new(self, ahead: Tensor, sd: Tensor, white: Tensor, memory: Tensor, told: _Told | None) -> _New:
+    def _new(self, ahead: Tensor, sd: Tensor, white: Tensor, memory: Tensor, told: Told | None) -> _New:
         """Noise of a step that goes to `ahead` without it, N(0, I) where nothing is told."""
         if told is None:
             none = torch.zeros_like(white[:, 0])
             return _New(white, none, none)
         look = [ahead, self.driver.seen(memory), told.left, (told.left + _LEAST).sqrt()]
         found = self.think(functional.silu(told.read + self.look(torch.cat(look, -1))))
-        y, root = self.say(functional.silu(found)).split([self.states, self.states**2], -1)
-        return _new(white, y - ahead, root.unflatten(-1, (self.states, -1)), sd, told)
+        said = self.say(torch.cat([functional.silu(found), told.read], -1))
+        y, size, root = said.split([self.states, self.states, self.states**2], -1)
+        eye = torch.eye(self.states, dtype=y.dtype, device=y.device)
+        size = _MOST * (size / _MOST).tanh()
+        root = 0.5 * size.exp()[..., None] * (eye + root.unflatten(-1, (self.states, -1)))
+        return new_noise(white, y - ahead, root * told.any[:, None, None], sd, told)
 
 
-def _new(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: _Told) -> _New:
+def new_noise(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: Told) -> _New:
     """e of the posterior, where it was told that z' is `off` from where it would be: with Lambda =
     L (I + L' n^2 L)^{-1} L', P = L L', n the sd of the noise that is still to come.
     """
     count = off.shape[-1]
-    eye = torch.eye(count, dtype=off.dtype, device=off.device)
-    root = (root + 0.5 * eye) * told.any[:, None, None]
     if count == 1:
         precision = root[..., 0].square()
         information = sd * precision / (1 + told.sd.square() * precision)
         inverse = (1 + information * sd).rsqrt()
         m, e_of, half_log_det = inverse.square() * information * off, inverse * white, -inverse.log().sum(-1)
     else:
+        eye = torch.eye(count, dtype=off.dtype, device=off.device)
         wide = told.sd[..., None] * root
         information = (sd[..., None] * root) @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # G Lambda
         lower = torch.linalg.cholesky_ex(eye + information * sd[:, None, :])[0]
