@@ -2,7 +2,9 @@
 
 "ornstein": a neural stochastic equation with a linear drift, on noisy values at irregular times, beside the exact
 likelihood of its own chain of steps, and that of the equation that made the data. "hurst": the roughness of the noise,
-learned with a neural drift from data whose motion was drawn by its exact covariance.
+learned with a neural drift from data whose motion was drawn by its exact covariance. "pendulum": two more periods of a
+pendulum with friction, forecast by an equation without friction, by a neural drift, and by both. "jumps": chains of 3
+and 6 states, beside forward and backward with the likeliest rates.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from typing import Any
 
 import torch
 from dynamics_hurst import covariance
-from reporting import check, clock
+from dynamics_jumps import jumps
+from dynamics_learning import trained
+from dynamics_pendulum import pendulum
+from reporting import check
 from torch import Tensor
 
-from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
+from sciinf import Observable, Prior, Recipe, Simulator
 from sciinf.core import X
 from sciinf.processes import Fractional, NeuralSDE
 from sciinf.surrogates import LatentDynamics
@@ -27,19 +32,9 @@ NOISE = 0.3  # sd of what is seen, where the path has 0.7
 
 def neural(options: Any, out: Path) -> tuple[Rows, Rows]:
     """All comparisons."""
-    found = [_ornstein(options, out / "ornstein"), _hurst(options, out / "hurst")]
+    parts = {"ornstein": ornstein, "hurst": hurst, "pendulum": pendulum, "jumps": jumps}
+    found = [part(options, out / name) for name, part in parts.items()]
     return [row for rows, _ in found for row in rows], [one for _, checks in found for one in checks]
-
-
-def _trained(
-    simulator: Simulator, made: LatentDynamics, out: Path, rows: int, recipe: Recipe
-) -> tuple[Any, Any, float]:
-    """What was learned, 200 fresh rows, and the CPU seconds of the training."""
-    store = simulate(simulator, out / "rows", rows, seed=0, progress=False)
-    fresh = simulate(simulator, out / "fresh", 200, seed=9, progress=False).load()
-    started = clock("cpu")
-    fit = train(made, store, out / "fit", recipe=recipe, progress=False)
-    return fit.surrogate, fresh, clock("cpu") - started
 
 
 class Ornstein(Simulator):
@@ -66,7 +61,7 @@ class Ornstein(Simulator):
         return {"x": seen[..., None], "x_times": times}
 
 
-def _ornstein(options: Any, out: Path) -> tuple[Rows, Rows]:
+def ornstein(options: Any, out: Path) -> tuple[Rows, Rows]:
     """The bound of a linear drift, and exact likelihoods."""
     simulator, steps = Ornstein(), 2
     made = LatentDynamics(simulator.prior, simulator.observables, NeuralSDE(1, steps=steps, hidden=0), width=0)
@@ -78,7 +73,7 @@ def _ornstein(options: Any, out: Path) -> tuple[Rows, Rows]:
         weight_decay=0.0,
         ema=0.0,
     )
-    learned, fresh, spent = _trained(simulator, made, out, 3_000, recipe)
+    learned, fresh, spent = trained(simulator, made, out, 3_000, recipe)
     process, emission, none = learned.process, learned.emission, torch.zeros(1, 0)
     with torch.no_grad():
         own = torch.Generator().manual_seed(0)
@@ -116,7 +111,7 @@ def _kalman(
     start: tuple[float, float],
     view: tuple[float, float, float],
 ) -> float:
-    """Mean log likelihood of x = w z + b + error of dz = (a z + c) dt + g dW: exactly, or by midpoint steps.
+    """Mean log likelihood of x = w z + b + error, dz = (a z + c) dt + g dW: exactly, or by steps of a `NeuralSDE`.
 
     Args:
         times: (row, T).
@@ -136,8 +131,9 @@ def _kalman(
             mean, variance = kept * mean + c / a * (kept - 1), kept**2 * variance + g**2 / (2 * a) * (kept**2 - 1)
         for _ in range(steps):
             h = gap / steps
-            mean = mean + h * (a * (mean + h / 2 * (a * mean + c)) + c)
-            variance = (1 + a * h + (a * h) ** 2 / 2) ** 2 * variance + g**2 * h
+            push = 1 + a * h / 2 * (1 + a * h / 3 * (1 + a * h / 4))
+            mean = mean + h * push * (a * mean + c)
+            variance = (1 + a * h * push) ** 2 * variance + g**2 * h
         spread, off = w**2 * variance + error**2, x[:, k] - w * mean - b
         total = total - 0.5 * (off**2 / spread + spread.log() + math.log(2 * math.pi))
         gain = w * variance / spread
@@ -146,7 +142,7 @@ def _kalman(
 
 
 class Rough(Simulator):
-    """dz = -z dt + dB, B Riemann and Liouville's motion of H = 0.3, z(0) = 0, seen at 50 times in [0, 1), 0.02 apart."""
+    """dz = -z dt + dB, B Riemann and Liouville's motion of H = 0.3, z(0) = 0, seen at 50 times, 0.02 apart."""
 
     name = "rough"
     hurst, count, fine = 0.3, 50, 4
@@ -171,7 +167,7 @@ class Rough(Simulator):
         return {"x": (seen + 0.02 * torch.randn(seen.shape, generator=generator))[..., None]}
 
 
-def _hurst(options: Any, out: Path) -> tuple[Rows, Rows]:
+def hurst(options: Any, out: Path) -> tuple[Rows, Rows]:
     """H, learned with a neural drift."""
     simulator = Rough()
     noise = Fractional(simulator.count - 1.0)
@@ -184,7 +180,7 @@ def _hurst(options: Any, out: Path) -> tuple[Rows, Rows]:
         weight_decay=0.0,
         ema=0.0,
     )
-    learned, _, spent = _trained(simulator, made, out, 2_000, recipe)
+    learned, _, spent = trained(simulator, made, out, 2_000, recipe)
     with torch.no_grad():
         found = float(learned.process.driver.index(torch.zeros(1, 0)))
     rows = [{"H = 0.3, neural drift": "learned H", "H": found, "CPU s": spent}]

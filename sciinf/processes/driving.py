@@ -6,8 +6,8 @@ In a step of length h the motion of one number of the path moves by
 
 pull what it remembers of its past, s the sd of what is new. A Brownian motion remembers nothing, s = sqrt(h).
 
-Fractional motion of Hurst index H is the sum of K processes, B_H ~ sum_k w_k Y_k, dY_k = -gamma_k Y_k dt + dW, all driven
-by one and the same W (`dynamics.noise.MarkovFractional`). Over a step, exactly,
+Fractional motion of Hurst index H is the sum of K processes, B_H ~ sum_k w_k Y_k, dY_k = -gamma_k Y_k dt + dW, all
+driven by one and the same W (`dynamics.noise.MarkovFractional`). Over a step, exactly,
 
     Y_k <- e^{-gamma_k h} Y_k + n_k,     n ~ N(0, C),     C_ij = (1 - e^{-(gamma_i + gamma_j) h}) / (gamma_i + gamma_j),
 

@@ -17,7 +17,8 @@ solves the backward equation, b(t_k) = exp(R (t_{k+1} - t_k)) b(t_{k+1}), R the 
 multiplied by exp(phi(h_k)), phi a network of what the encoder made of that value. With these rates the master equation
 and the integral have closed forms: with P = exp(R (t_{k+1} - t_k)),
 
-    q(z_{k+1} = j | z_k = i) = P_ij b_j / sum_l P_il b_l =: Q_ij,     KL = KL_0 + sum_k sum_ij q_i(t_k) Q_ij log(Q_ij / P_ij),
+    q(z_{k+1} = j | z_k = i) = P_ij b_j / sum_l P_il b_l =: Q_ij,
+    KL = KL_0 + sum_k sum_ij q_i(t_k) Q_ij log(Q_ij / P_ij),
 
 whatever phi is: no step has to be chosen. Where phi is the log likelihood of the value in each state, up to a constant,
 the posterior is exact. In the paper a network gives the rates themselves, from the whole series; these are of the exact

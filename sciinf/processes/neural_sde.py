@@ -6,10 +6,10 @@ c what is known of a row, u what is known along time, B Brownian or fractional m
 of z. f is learned, or known, or known with a learned residual: a scientist's own equation, and what it lacks. g is
 learned, and does not depend on z, so that Ito's and Stratonovich's equations are one.
 
-**Steps.** Between two times there are `steps` of equal length h. With the midpoint rule for the drift, a step goes from
-z to what it would be without new noise, and adds that,
+**Steps.** Between two times there are `steps` of equal length h. A step goes from z to where the drift alone would take
+it, by Runge and Kutta's rule of order 4, which is to be exact enough, and adds the noise of the step,
 
-    F = z + h f(z + h/2 f(z)) + g pull,      z' = F + G e,      G = g s,      e ~ N(0, I).
+    F = z + int_0^h f dt + g pull,      z' = F + G e,      G = g s,      e ~ N(0, I).
 
 This chain is the prior. What follows is exact for it at any number of steps; more steps bring it to the equation.
 
@@ -20,11 +20,11 @@ values speak of z' as if it had been seen, as N(y, Lambda^{-1}), and the step is
     e ~ N(m, A^{-1}),     A = I + G Lambda G,     m = A^{-1} G Lambda (y - F),
     KL = 1/2 (|m|^2 + tr A^{-1} - S + log det A).
 
-y and Lambda are a network's, which reads the later values backwards in time, z, and how long it is until the next value.
-That much noise is still to come, so that Lambda^{-1} = P^{-1} + g^2 s^2(time left), P of the network. As h goes to 0,
-A goes to I, and m / sqrt(h) to the drift g Lambda (y - z), over g, that is added to the equation: KL becomes Girsanov's
-1/2 int |.|^2 dt. The first value is drawn the same way, with F = m and G = s. Where nothing later was seen, Lambda is 0:
-forecasts follow the prior.
+y and Lambda are a network's, which reads the later values backwards in time, z, and how long it is until the next
+value. That much noise is still to come, so that Lambda^{-1} = P^{-1} + g^2 s^2(time left), P of the network. As h goes to 0, A
+goes to I, and m / sqrt(h) to v = g Lambda (y - z): the equation has the drift f + g v then, and KL is Girsanov's
+1/2 int |v|^2 dt. The first value is drawn the same way, with F = m and G = s. Where nothing later was seen, Lambda is
+0: forecasts follow the prior.
 
 Where drift and decoder are linear, the exact posterior has this form. In general it is an approximation: the bound is
 below the log likelihood, and what is learned of drift and noise is drawn to where the posterior fits well.
@@ -65,10 +65,10 @@ class NeuralSDE(Process):
 
     Args:
         states: S, how many numbers the path has at a time.
-        known: A drift that is known, `known(theta, z, t)` -> (row, S), a function of a module: theta name -> (row,) in the
-            prior's units, z (row, S), t (row,) and the result in the simulator's units. A learned drift is added to it.
-            Give `LatentDynamics(columns=...)` too: which numbers of z are seen. Without `TARGET_times` the unit of time
-            is the step.
+        known: A drift that is known, `known(theta, z, t)` -> (row, S), a function of a module: theta name -> (row,)
+            in the prior's units, z (row, S), t (row,) and the result in the simulator's units. A learned drift is added
+            to it. Give `LatentDynamics(columns=...)` too: which numbers of z are seen. Without `TARGET_times` the unit
+            of time is the step.
         scales: How large each number of the path is, about, in its unit; 1 where left out.
         unknown: Numbers of the path whose drift has a learned part; all where left out, () for none.
         noise: What drives it; `Brownian()` where left out.
@@ -255,9 +255,13 @@ class LearnedSDE(LearnedProcess):
         return Latent(self.scales * torch.stack(states, 1), kl, ratio)
 
     def _ahead(self, z: Tensor, series: Series, k: int, time: Tensor, h: Tensor) -> Tensor:
-        """z a step later, without noise."""
-        half = z + 0.5 * h[:, None] * self.drift(z, series, k, time)
-        return z + h[:, None] * self.drift(half, series, k, time + 0.5 * h)
+        """z a step later, without noise, by Runge and Kutta's rule of order 4."""
+        length, middle = h[:, None], time + 0.5 * h
+        first = self.drift(z, series, k, time)
+        second = self.drift(z + 0.5 * length * first, series, k, middle)
+        third = self.drift(z + 0.5 * length * second, series, k, middle)
+        fourth = self.drift(z + length * third, series, k, time + h)
+        return z + length / 6 * (first + 2 * second + 2 * third + fourth)
 
     def _told(self, later: _Later | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> Told | None:
         """What is said at a time before the k-th, or at it."""

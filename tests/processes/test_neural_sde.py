@@ -55,8 +55,10 @@ def exact(process):
     for gap in TIMES[0].diff().tolist():
         h, through = gap / STEPS, eye
         for _ in range(STEPS):
-            step = eye + h * matrix @ (eye + h / 2 * matrix)
-            mean = step @ mean + h * (bias + h / 2 * matrix @ bias)
+            m = h * matrix
+            push = eye + m / 2 @ (eye + m / 3 @ (eye + m / 4))
+            step = eye + m @ push
+            mean = step @ mean + h * push @ bias
             covariance = step @ covariance @ step.T + h * torch.diag(g.square())
             through = step @ through
         blocks.append([through @ each for each in blocks[-1]] + [covariance])
