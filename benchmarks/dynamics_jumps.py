@@ -90,7 +90,7 @@ def jumps(options: Any, out: Path) -> tuple[Rows, Rows]:
 
 
 def _compared(learned: Any, simulator: Chain, out: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The likeliest rates, means and noise of the training rows, from where learning ended, and how far that was off."""
+    """The likeliest rates, means and noise of the training rows, from where learning ended, and how far off."""
     x = Store(out / "rows").load().rows(slice(0, SERIES - SERIES // 10)).x
     states, scale, unit = simulator.states, float(learned.emission.scale), float(learned.inputs.step)
     none = torch.zeros(1, 0)

@@ -13,21 +13,13 @@ it, by Runge and Kutta's rule of order 4, which is to be exact enough, and adds 
 
 This chain is the prior. What follows is exact for it at any number of steps; more steps bring it to the equation.
 
-**The posterior** adds a drift that knows of later values. With Gaussian noise it has the form of Bayes' rule: later
-values speak of z' as if it had been seen, as N(y, Lambda^{-1}), and the step is
+**The posterior** adds a drift that knows of later values (`bayes_steps`): each step is the prior's times what they say
+of z', by Bayes' rule, and its KL becomes Girsanov's as h goes to 0. The first value is drawn the same way, with F = m
+and G = s. Where nothing later was seen, the posterior is the prior: so are forecasts.
 
-    q(z' | z) ~ N(z'; F, G^2) N(z'; y, Lambda^{-1}),
-    e ~ N(m, A^{-1}),     A = I + G Lambda G,     m = A^{-1} G Lambda (y - F),
-    KL = 1/2 (|m|^2 + tr A^{-1} - S + log det A).
-
-y and Lambda are a network's, which reads the later values backwards in time, z, and how long it is until the next
-value. That much noise is still to come, so that Lambda^{-1} = P^{-1} + g^2 s^2(time left), P of the network. As h goes to 0, A
-goes to I, and m / sqrt(h) to v = g Lambda (y - z): the equation has the drift f + g v then, and KL is Girsanov's
-1/2 int |v|^2 dt. The first value is drawn the same way, with F = m and G = s. Where nothing later was seen, Lambda is
-0: forecasts follow the prior.
-
-Where drift and decoder are linear, the exact posterior has this form. In general it is an approximation: the bound is
-below the log likelihood, and what is learned of drift and noise is drawn to where the posterior fits well.
+Where drift and decoder are linear and the noise is Brownian, the exact posterior has this form. In general it is an
+approximation: the bound is below the log likelihood, and what is learned of drift and noise is drawn to where the
+posterior fits well.
 
 References:
     | On Neural Differential Equations (Kidger, 2022), https://arxiv.org/abs/2202.02435
@@ -39,24 +31,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.processes.context import Reader
+from sciinf.processes.bayes_steps import Heard, LaterValues, Told
 from sciinf.processes.driving import Brownian, Noise
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
 Known = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
-
-_MOST = 6.0  # nats, of what the root of a precision can be multiplied by
-_LEAST = 1e-3  # mean steps: what is added to the time left before its root is taken
 
 
 @final
@@ -118,34 +105,6 @@ class NeuralSDE(Process):
             return LearnedSDE(self, sizes)
 
 
-@dataclass(frozen=True)
-class _Later:
-    """What a network read of later values: at each time (row, W), when the next comes, and whether any does."""
-
-    read: tuple[Float[Tensor, "row width"], ...]
-    next: Float[Tensor, "row time"]
-    any: Float[Tensor, "row time"]
-
-
-@dataclass(frozen=True)
-class Told:
-    """What they say at one time: what was read (row, W), time left (row, 1), sd of the noise in it (row, S)."""
-
-    read: Tensor
-    left: Tensor
-    sd: Tensor
-    any: Tensor
-
-
-@dataclass(frozen=True)
-class _New:
-    """Noise of one step: e (row, S), its KL and its log ratio (row,)."""
-
-    e: Tensor
-    kl: Tensor
-    ratio: Tensor
-
-
 @final
 class LearnedSDE(LearnedProcess):
     """The equation with its networks.
@@ -170,14 +129,7 @@ class LearnedSDE(LearnedProcess):
         self.flow = Linear(reads, len(self.acts), made.hidden, scale=scale) if self.acts else None
         self.start = Linear(sizes.context, 2 * count, scale=0.0)
         self.scale = Linear(sizes.context, count, scale=0.0)
-        self.reader = Reader(sizes, made.width, ahead=False)
-        reads = self.reader.outputs + sizes.features + sizes.context + sizes.controls
-        self.read = nn.Linear(reads, made.width)
-        self.look = nn.Linear(count * (1 + self.driver.terms) + 2, made.width, bias=False)
-        self.think = nn.Linear(made.width, made.width)
-        self.say = nn.Linear(2 * made.width, count * (2 + count))
-        nn.init.normal_(self.say.weight, std=0.1 / made.width**0.5)
-        nn.init.zeros_(self.say.bias)
+        self.later = LaterValues(sizes, count, made.width, memory=count * self.driver.terms)
 
     def drift(self, z: Float[Tensor, "row state"], series: Series, k: int, time: Tensor) -> Float[Tensor, "row state"]:
         """f at states, in `scales` a mean step.
@@ -208,7 +160,7 @@ class LearnedSDE(LearnedProcess):
         return 0.5 * self.scale(context).exp()
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
-        return self._path(series, self._later(series), generator)
+        return self._path(series, self.later.read_of(series), generator)
 
     def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
         return self._path(series, None, generator).z
@@ -216,28 +168,15 @@ class LearnedSDE(LearnedProcess):
     def shared(self) -> Float[Tensor, ""]:
         return self.start.direct.bias.new_zeros(())
 
-    def _later(self, series: Series) -> _Later:
-        """Later values, read backwards in time."""
-        times = None if series.times is None else -series.times.flip(1)
-        controls = None if series.controls is None else series.controls.flip(1)
-        there, offset = series.there.flip(1), None if series.offset is None else series.offset.flip(1)
-        backwards = Series(series.seen.flip(1), there, series.context, times, controls, offset)
-        parts = [self.reader(backwards).flip(1), series.read, series.context[:, None].expand(-1, series.length, -1)]
-        if series.controls is not None:  # those that act on the way to each time
-            parts.append(torch.cat([series.controls[:, :1], series.controls[:, :-1]], 1))
-        coming = torch.where(series.there, series.clock(), torch.inf).flip(1).cummin(1).values.flip(1)
-        any_of = coming.isfinite()
-        read = self.read(torch.cat(parts, -1)).unbind(1)
-        return _Later(read, torch.where(any_of, coming, series.clock()), any_of.float())
-
-    def _path(self, series: Series, later: _Later | None, generator: torch.Generator) -> Latent:
+    def _path(self, series: Series, later: Heard | None, generator: torch.Generator) -> Latent:
         rows, count, clock, gaps = len(series), self.states, series.clock(), series.steps()
         shape = (1 + (series.length - 1) * self.steps, rows, count, max(1, self.driver.terms))
         noise = iter(torch.randn(shape, generator=generator, device=generator.device).to(clock))
         weights, g = self.driver.weights(series.context), self.diffusion(series.context)
         mean, log_sd = self.start(series.context).chunk(2, -1)
         memory = mean.new_zeros(rows, count, self.driver.terms, dtype=weights.dtype)
-        new = self._new(mean, log_sd.exp(), next(noise)[..., 0], memory, self._told(later, 0, clock[:, 0], weights, g))
+        told = self._told(later, 0, clock[:, 0], weights, g)
+        new = self.later.noise(mean, log_sd.exp(), next(noise)[..., 0], self.driver.seen(memory), told)
         z, kl, ratio = mean + log_sd.exp() * new.e, new.kl, new.ratio
         states, step = [z], None
         for k in range(series.length - 1):
@@ -248,7 +187,7 @@ class LearnedSDE(LearnedProcess):
                 white, sd = next(noise), g * step.sd
                 ahead = self._ahead(z, series, k, clock[:, k] + i * h, h) + g * step.pull(memory)
                 told = self._told(later, k + 1, clock[:, k] + (i + 1) * h, weights, g)
-                new = self._new(ahead, sd, step.first(white), memory, told)
+                new = self.later.noise(ahead, sd, step.first(white), self.driver.seen(memory), told)
                 z, memory = ahead + sd * new.e, step.remember(memory, white, new.e)
                 kl, ratio = kl + new.kl, ratio + new.ratio
             states.append(z)
@@ -263,47 +202,9 @@ class LearnedSDE(LearnedProcess):
         fourth = self.drift(z + length * third, series, k, time + h)
         return z + length / 6 * (first + 2 * second + 2 * third + fourth)
 
-    def _told(self, later: _Later | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> Told | None:
+    def _told(self, later: Heard | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> Told | None:
         """What is said at a time before the k-th, or at it."""
         if later is None:
             return None
         left = (later.next[:, k] - time).clamp_min(0.0)
         return Told(later.read[k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
-
-    def _new(self, ahead: Tensor, sd: Tensor, white: Tensor, memory: Tensor, told: Told | None) -> _New:
-        """Noise of a step that goes to `ahead` without it, N(0, I) where nothing is told."""
-        if told is None:
-            none = torch.zeros_like(white[:, 0])
-            return _New(white, none, none)
-        look = [ahead, self.driver.seen(memory), told.left, (told.left + _LEAST).sqrt()]
-        found = self.think(functional.silu(told.read + self.look(torch.cat(look, -1))))
-        said = self.say(torch.cat([functional.silu(found), told.read], -1))
-        y, size, root = said.split([self.states, self.states, self.states**2], -1)
-        eye = torch.eye(self.states, dtype=y.dtype, device=y.device)
-        size = _MOST * (size / _MOST).tanh()
-        root = 0.5 * size.exp()[..., None] * (eye + root.unflatten(-1, (self.states, -1)))
-        return new_noise(white, y - ahead, root * told.any[:, None, None], sd, told)
-
-
-def new_noise(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: Told) -> _New:
-    """e of the posterior, where it was told that z' is `off` from where it would be: with Lambda =
-    L (I + L' n^2 L)^{-1} L', P = L L', n the sd of the noise that is still to come.
-    """
-    count = off.shape[-1]
-    if count == 1:
-        precision = root[..., 0].square()
-        information = sd * precision / (1 + told.sd.square() * precision)
-        inverse = (1 + information * sd).rsqrt()
-        m, e_of, half_log_det = inverse.square() * information * off, inverse * white, -inverse.log().sum(-1)
-    else:
-        eye = torch.eye(count, dtype=off.dtype, device=off.device)
-        wide = told.sd[..., None] * root
-        information = (sd[..., None] * root) @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # G Lambda
-        lower = torch.linalg.cholesky_ex(eye + information * sd[:, None, :])[0]
-        inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
-        m = (inverse.mT @ (inverse @ (information @ off[..., None])))[..., 0]
-        e_of = (inverse.mT @ white[..., None])[..., 0]
-        half_log_det = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    e, trace = m + e_of, inverse.square().flatten(1).sum(-1)
-    kl = 0.5 * (m.square().sum(-1) + trace - count) + half_log_det
-    return _New(e, kl, 0.5 * (e.square() - white.square()).sum(-1) + half_log_det)

@@ -11,7 +11,7 @@ from torch.distributions import Uniform
 from sciinf import Observable, Prior
 from sciinf.dynamics.noise import MarkovFractional
 from sciinf.processes import Brownian, Fractional, NeuralSDE, Series, Sizes
-from sciinf.processes.neural_sde import Told, new_noise
+from sciinf.processes.bayes_steps import Told, new_noise
 from sciinf.surrogates import LatentDynamics
 
 STEPS, SEEN = 2, 0.4
@@ -38,7 +38,7 @@ def linear(count=1, **more):
         process.flow.direct.weight.copy_(turn)
         process.flow.direct.bias.fill_(0.2)
         process.start.direct.bias.copy_(torch.tensor([0.3, -0.2][:count] + [0.1, -0.3][:count]))
-        for part in (process.say, process.look):
+        for part in (process.later.say, process.later.look):
             part.weight.copy_(0.3 * torch.randn(part.weight.shape, generator=draw))
     return process
 
@@ -220,7 +220,7 @@ def test_the_evidence_of_a_rough_path_does_not_depend_on_its_posterior():
     """One value after one step and a second: log p is Gaussian; 20,000 draws, 4.5 standard errors."""
     process = rough()
     with torch.no_grad():
-        process.say.weight.copy_(0.3 * torch.randn(process.say.weight.shape, generator=generator(3)))
+        process.later.say.weight.copy_(0.3 * torch.randn(process.later.say.weight.shape, generator=generator(3)))
         series = series_of(20_000, VALUES[:, :2], torch.tensor([[0.0, 2.0]]))
         found = process.posterior(series, generator=generator())
         log = torch.distributions.Normal(found.z[:, 1, 0], SEEN).log_prob(VALUES[0, 1]).double()
