@@ -111,8 +111,8 @@ class LatentDynamics(Surrogate, Adjusting):
             self.encoder = Linear(read, sizes.features, width)
             self.process = process.build(sizes, seed=seed)
             self.columns = _columns(columns, self.process.states, channels, law)
-            reads = self.process.states + context + controls
-            self.decoder = None if self.columns else Linear(reads, self.emission.outputs, width)
+            if not self.columns:
+                self.decoder = Linear(self.process.states + context + controls, self.emission.outputs, width)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Take means and sds, the unit of time and the number of rows from the training rows.
@@ -174,7 +174,7 @@ class LatentDynamics(Surrogate, Adjusting):
         return total
 
     def _decoded(self, series: Series, z: Tensor) -> Tensor:
-        if self.decoder is None:
+        if self.columns:
             return self.emission.read(torch.stack([z[..., k] for k in self.columns], -1))
         parts = [z, series.context[:, None].expand(-1, z.shape[1], -1)]
         return self.decoder(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))

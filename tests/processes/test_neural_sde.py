@@ -125,10 +125,10 @@ def test_where_nothing_later_was_seen_the_path_follows_the_prior():
     one, two = process.posterior(blank, generator=generator()), process.prior(series, generator=generator())
     assert torch.allclose(one.z, two, atol=1e-5)
     assert bool((one.kl == 0).all())
-    there = torch.tensor([[True, True, False, False]]).expand(50, -1)
-    half = Series(series.seen * there[..., None], there, series.context, series.times)
+    there, times = torch.tensor([[True, True, False, False]]).expand(50, -1), series.clock()
+    half = Series(series.seen * there[..., None], there, series.context, times)
     longer = process.posterior(half, generator=generator())
-    cut = Series(half.seen[:, :2], there[:, :2], series.context, series.times[:, :2])
+    cut = Series(half.seen[:, :2], there[:, :2], series.context, times[:, :2])
     shorter = process.posterior(cut, generator=generator())
     assert torch.allclose(longer.kl.mean(), shorter.kl.mean(), atol=0.01)
     assert float(longer.kl.mean()) > 0.01
