@@ -66,7 +66,7 @@ def ornstein(options: Any, out: Path) -> tuple[Rows, Rows]:
     simulator, steps = Ornstein(), 2
     made = LatentDynamics(simulator.prior, simulator.observables, NeuralSDE(1, steps=steps, hidden=0), width=0)
     recipe = Recipe(
-        epochs=10 if options.quick else 40,
+        epochs=10 if options.quick else 25,
         batch=128,
         learning_rate=0.015,
         optimiser="adamw",

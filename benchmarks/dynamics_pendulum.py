@@ -88,7 +88,9 @@ def pendulum(options: Any, out: Path) -> tuple[Rows, Rows]:
         ema=0.0,
         patience=steps,
     )
-    rows, off = [], {}
+    fitted = _by_least_squares(simulator, seen[:, :count], 2 * count)[:, count:]
+    off = {"known drift, start by least squares": float((fitted - truth[:, count:]).square().mean().sqrt())}
+    rows = [{"pendulum, two more periods": name, "RMSE (rad)": value} for name, value in off.items()]
     for name, process in kinds.items():
         made = LatentDynamics(simulator.prior, simulator.observables, process, width=0, columns=(0,))
         learned, _, spent = trained(simulator, made, out / name.replace(" ", "_"), 100, recipe)
@@ -100,8 +102,35 @@ def pendulum(options: Any, out: Path) -> tuple[Rows, Rows]:
         rows.append(
             {"pendulum, two more periods": name, "RMSE (rad)": off[name], "spread / error": ratio, "CPU s": spent}
         )
-    alone, neural_, both = off.values()
+    squares, alone, neural, both = off.values()
+    loose = 2.0 if options.quick else 1.0
     return rows, [
-        check("pendulum: RMSE of both over that of the known drift", both / alone, 0.5),
-        check("pendulum: RMSE of both over that of the neural drift", both / neural_, 0.7),
+        check("pendulum: RMSE of both over that of the known drift", both / min(alone, squares), 0.5 * loose),
+        check("pendulum: RMSE of both over that of the neural drift", both / neural, 0.7 * loose),
     ]
+
+
+def _by_least_squares(simulator: Pendulum, seen: Tensor, count: int) -> Tensor:
+    """Angles (row, count) of the known drift, from the start that comes nearest to what was seen of each row."""
+    h = simulator.step / 4
+
+    def swung(start: Tensor, number: int) -> Tensor:
+        state, angles = start, [start[:, 0]]
+        for k in range(1, 4 * (number - 1) + 1):
+            middle = state + h / 2 * swinging({}, state, state)
+            state = state + h * swinging({}, middle, state)
+            if k % 4 == 0:
+                angles.append(state[:, 0])
+        return torch.stack(angles, 1)
+
+    start = torch.stack([seen[:, 0], (seen[:, 1] - seen[:, 0]) / simulator.step], 1).requires_grad_()
+    descent = torch.optim.LBFGS([start], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        descent.zero_grad()
+        total = (swung(start, seen.shape[1]) - seen).square().sum()
+        total.backward()
+        return total
+
+    descent.step(loss)
+    return swung(start.detach(), count)
