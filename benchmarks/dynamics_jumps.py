@@ -63,7 +63,7 @@ def jumps(options: Any, out: Path) -> tuple[Rows, Rows]:
         recipe = Recipe(
             epochs=steps // 4,
             batch=90,
-            learning_rate=0.03,
+            learning_rate=0.01,
             optimiser="adamw",
             weight_decay=0.0,
             ema=0.0,
