@@ -59,25 +59,22 @@ def jumps(options: Any, out: Path) -> tuple[Rows, Rows]:
     rows, checks = [], []
     for states in (3, 6):
         simulator = Chain(states)
-        steps = 120 if options.quick else 240
-        recipe = Recipe(
-            epochs=steps // 4,
-            batch=90,
-            learning_rate=0.01,
-            optimiser="adamw",
-            weight_decay=0.0,
-            ema=0.0,
-            patience=steps,
-        )
         tried = []
         for seed in range(1 if options.quick else STARTS):
             made = LatentDynamics(
                 simulator.prior, simulator.observables, MarkovJump(states, hidden=16), width=16, seed=seed
             )
-            with torch.no_grad():  # states in an order, and errors that are large at first, so that none is left out
+            with torch.no_grad():  # levels in an order
                 made.decoder.direct.weight.copy_(torch.linspace(-1.5, 1.5, states)[None])
-                made.emission.log_sd.zero_()
-            tried.append(trained(simulator, made, out / str(states) / str(seed), SERIES, recipe))
+            law = (made.decoder, made.process.rate, made.process.start)
+            for part in law:  # first what values say of these levels, then everything: else two states become one
+                part.requires_grad_(False)
+            first, _, before = trained(simulator, made, out / f"{states}_{seed}_first", SERIES, _recipe(80, 0.03))
+            for part in (first.decoder, first.process.rate, first.process.start):
+                part.requires_grad_(True)
+            steps = 120 if options.quick else 320
+            *found, after = trained(simulator, first, out / str(states) / str(seed), SERIES, _recipe(steps, 0.02))
+            tried.append((*found, before + after))
         x = Store(out / str(states) / "0" / "rows").load().rows(slice(0, SERIES - SERIES // 10)).x
         bounds = [_bound(each[0], x) for each in tried]
         learned, fresh, _ = tried[max(range(len(tried)), key=bounds.__getitem__)]
@@ -104,6 +101,18 @@ def jumps(options: Any, out: Path) -> tuple[Rows, Rows]:
             check(f"{states} states: rates off the likeliest, in their sd, rms", more["rates off"], 0.25 * loose)
         )
     return rows, checks
+
+
+def _recipe(steps: int, rate: float) -> Recipe:
+    return Recipe(
+        epochs=steps // 4,
+        batch=90,
+        learning_rate=rate,
+        optimiser="adamw",
+        weight_decay=0.0,
+        ema=0.0,
+        patience=steps,
+    )
 
 
 def _bound(learned: Any, x: X) -> float:
