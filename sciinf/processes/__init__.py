@@ -4,9 +4,9 @@ from sciinf.processes.context import Reader
 from sciinf.processes.driving import Brownian, Fractional
 from sciinf.processes.jump import MarkovJump
 from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
+from sciinf.processes.neural_sde import NeuralSDE
 from sciinf.processes.parallel import Parallel
 from sciinf.processes.predictive_coding import PredictiveCoding
-from sciinf.processes.neural_sde import NeuralSDE
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 from sciinf.processes.sparse_gp import SparseGP
 
@@ -18,10 +18,10 @@ __all__ = [
     "LearnedProcess",
     "Linear",
     "LinearGaussian",
-    "Parallel",
-    "PredictiveCoding",
     "MarkovJump",
     "NeuralSDE",
+    "Parallel",
+    "PredictiveCoding",
     "Process",
     "Reader",
     "Series",

@@ -7,10 +7,6 @@ from torch import nn
 
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
-from sciinf.processes import Koopman, Latent, LearnedProcess, Linear, LinearGaussian, Process, UnitCircle
-from sciinf.processes.parallel import Parallel
-from sciinf.processes.predictive_coding import PredictiveCoding
-from sciinf.processes.sparse_gp import SparseGP
 from sciinf.processes import (
     Fractional,
     Koopman,
@@ -20,7 +16,10 @@ from sciinf.processes import (
     LinearGaussian,
     MarkovJump,
     NeuralSDE,
+    Parallel,
+    PredictiveCoding,
     Process,
+    SparseGP,
     UnitCircle,
 )
 
