@@ -206,19 +206,32 @@ class LatentDynamics(Surrogate, Adjusting):
 
     @torch.no_grad()
     def latent(
-        self, theta: Float[Tensor, "row theta"], x: X, *, generator: torch.Generator
+        self,
+        theta: Float[Tensor, "row theta"],
+        x: X,
+        *,
+        generator: torch.Generator,
+        offset: Float[Tensor, "row time feature"] | None = None,
     ) -> Float[Tensor, "row time state"]:
         """A hidden path of each row, given what was seen. Its coordinates are the network's own, up to any map.
+
+        `offset` is what `refined` found of the rows.
 
         Raises:
             ValueError: As for `complete`.
         """
         self.inputs.check(x, target=True)
-        return self.process.posterior(self.series(theta, x), generator=generator).z
+        return self.process.posterior(self.series(theta, x, offset=offset), generator=generator).z
 
     @torch.no_grad()
     def complete(
-        self, theta: Float[Tensor, "row theta"], x: X, *, generator: torch.Generator, keep: bool = True
+        self,
+        theta: Float[Tensor, "row theta"],
+        x: X,
+        *,
+        generator: torch.Generator,
+        keep: bool = True,
+        offset: Float[Tensor, "row time feature"] | None = None,
     ) -> Float[Tensor, "row time ..."]:
         """A draw of the whole series of each row, given the values that were seen: gaps and futures filled in.
 
@@ -227,12 +240,13 @@ class LatentDynamics(Surrogate, Adjusting):
             x: The target, with a mask that is True where it was seen, of any length; times; what is known beforehand.
             generator: For what is drawn.
             keep: Whether values that were seen stay; else they are drawn anew from p(x | z), as another measurement.
+            offset: What `refined` found of the rows.
 
         Raises:
             ValueError: If something is missing, not finite, or of another layout, or times go backwards.
         """
         self.inputs.check(x, target=True)
-        series, (value, there) = self.series(theta, x), self.inputs.values(x)
+        series, (value, there) = self.series(theta, x, offset=offset), self.inputs.values(x)
         z = self.process.posterior(series, generator=generator).z
         drawn = self.emission.draw(self._decoded(series, z), generator=generator)
         return self._shaped(torch.where(there, value, drawn) if keep else drawn)

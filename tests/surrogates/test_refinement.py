@@ -60,6 +60,20 @@ def test_what_gains_nothing_is_not_kept():
     assert bool((found.offset.abs().amax((1, 2)) == 0).any())
 
 
+def test_a_refined_row_is_drawn_and_filled_in_by_what_was_found():
+    """The same noise without and with the offset: other paths, other fillings, and what was seen stays."""
+    (theta, x), learned = rows(), surrogate(PROCESSES["predictive_coding"]())
+    offset = refined(learned, theta, x, steps=30, generator=generator()).offset
+    assert bool(offset.abs().amax((1, 2)).gt(0).any())
+    for ask in (learned.latent, learned.complete):
+        plain, moved = ask(theta, x, generator=generator()), ask(theta, x, generator=generator(), offset=offset)
+        kept = offset.abs().amax((1, 2)) == 0
+        assert torch.equal(plain[kept], moved[kept])
+        assert not torch.equal(plain, moved)
+    filled = learned.complete(theta, x, generator=generator(), offset=offset)
+    assert torch.equal(filled[x["x_mask"]], x["x"][x["x_mask"]])
+
+
 class Deaf(Process):
     """A posterior that does not read."""
 
