@@ -72,7 +72,7 @@ def jumps(options: Any, out: Path) -> tuple[Rows, Rows]:
             first, _, before = trained(simulator, made, out / f"{states}_{seed}_first", SERIES, _recipe(80, 0.03))
             for part in (first.decoder, first.process.rate, first.process.start):
                 part.requires_grad_(True)
-            steps = 120 if options.quick else 320
+            steps = 120 if options.quick else 160
             *found, after = trained(simulator, first, out / str(states) / str(seed), SERIES, _recipe(steps, 0.02))
             tried.append((*found, before + after))
         x = Store(out / str(states) / "0" / "rows").load().rows(slice(0, SERIES - SERIES // 10)).x
