@@ -50,7 +50,7 @@ def test_a_path_at_each_time_has_the_law_of_the_posterior(made):
     """
     _, of, _, x, answer = made
     draws, path = answer.draws.of_parameters(), answer.paths["z"]
-    record = of.record_of(draws.theta, {"y": torch.tensor(x["y"])[None]})
+    record = of._record(draws.theta, {"y": torch.tensor(x["y"])[None]})
     found = kalman.filtered(MODEL, dict(zip(draws.names, draws.theta.double().unbind(-1), strict=True)), record)
     mean, covariance = (part[..., 0] for part in kalman.smoothed(found))
     weights = draws.weights.double()[:, None]

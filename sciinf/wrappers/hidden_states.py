@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
+from sciinf.core import Observable, Observation, Prior, Simulator, X
 from sciinf.core.checks import check_unit, check_whole
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
@@ -310,7 +310,7 @@ class HiddenStates(Simulator):
             ValueError: As `Simulator.observe` and `record`; and if a file has a column that is none of these.
         """
         if isinstance(self.times, Tensor):
-            return read_observation(self.observables, *paths, columns=columns)
+            return super().observe(*paths, columns=columns)
         return read_record(self.observables, self.seen, self.given, self.record, paths, columns or {})
 
     def data_of_pairs(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
