@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Observable, Observation, Prior, Simulator, X
+from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_unit, check_whole
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
@@ -299,7 +299,7 @@ class HiddenStates(Simulator):
         found = padded(self.seen, times, values, self.time_unit, begin=self.begin, missing=lost, shortest=least)
         return found | set_through(self.given, given, found[f"{next(iter(self.seen))}{TIMES}"], len(times))
 
-    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> Observation:
+    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files; where times are drawn also a record, with as many rows as it has times, as `record`.
 
         Its columns are `time`, or NAME_times, the observables, NAME_mask where values may be missing, and controls that
