@@ -2,7 +2,7 @@
 
 What is left of a dose, y = dose exp(-t) + base, is seen with noise of 0.1 at times that are uniform over 4; with these,
 the posterior is normal and known. "own" simulates what an observation is compared with at its own times, "drawn" at
-others, as it was before: how often each check doubts records that also drift, which no parameter makes, and right ones.
+others, drawn anew: how often each check doubts records that also drift, which no parameter makes, and right ones.
 Then records of 6 times, asked of networks whose simulations have 15 times less a share that is missing ("share"), or 5
 to 15 ("shortest=5"): how often trust warns, and how far the network is from the exact posterior.
 """

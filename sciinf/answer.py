@@ -76,7 +76,7 @@ def query(
         beside: What another answer is called -> that answer, or the run folder that it is in: of parameters of the same
             names and units, by another model, say. It stands beside this one in tables and reports, with what tells
             them apart; nothing of this answer depends on it. Those that an answer in `out` has already stay where left
-            out.
+            out, as long as that answers the same question; one that is made anew has none, and says so.
 
     Returns:
         Estimates with units, draws, calibration and the verdict on the observation.
@@ -110,6 +110,8 @@ def query(
     answer = asked.answer(looked)
     if folder is not None:
         answer = replace(answer, name=folder.name)
+        if beside is None:
+            _tell_lost(folder)
         _save_over(folder, answer, {"inputs": inputs, "seconds": time.monotonic() - started})
     return _with_beside(answer, others, folder) if others else answer
 
@@ -121,6 +123,17 @@ def _with_beside(answer: Answer, others: Mapping[str, Answer], folder: Path | No
         before = {key: value for key, value in read_json(folder / "answer.json").items() if key != "beside"}
         write_json(folder / "answer.json", {**before, **found.to_json()})
     return found
+
+
+def _tell_lost(folder: Path) -> None:
+    """Say which answers stood beside one that is made anew."""
+    with contextlib.suppress(OSError, ValueError):  # none, or damaged
+        if lost := ", ".join(read_json(folder / "answer.json").get("beside", ())):
+            warnings.warn(
+                f"the answer in {folder} is made anew, and {lost} no longer stands beside it: give beside= again, or "
+                "`sciinf report RUN --beside DIR`",
+                stacklevel=3,
+            )
 
 
 def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:

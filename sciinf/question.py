@@ -251,7 +251,8 @@ def _predict(
         lost = int((~good).sum())
         words = f"{lost} of {len(good)} simulations from the posterior failed and are left out of the predictive check"
         warnings.warn(words, stacklevel=3)
-        found = (Check("predictions", "caution" if lost > _FAILED * len(good) else "good", words),)
+        state = "good" if lost <= _FAILED * len(good) else "caution" if lost < len(good) else "alarm"
+        found = (Check("predictions", state, words),)
     found += check_noise(simulator, of)
     found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
     found += check_density(simulator, of[good], data, 0) + check_rescaled(simulator, x, of[good], data)

@@ -156,6 +156,9 @@ def test_an_answer_keeps_those_beside_it_and_nothing_else_changes(tmp_path: Path
     assert again.table() == both.table()
     kept = query(Fixed(), SEEN, out=tmp_path / "both", name="school")
     assert kept.beside == both.beside  # asked again without a word of it
+    with pytest.warns(UserWarning, match="made anew, and by equations no longer stands beside it"):
+        query(Fixed(), SEEN, out=tmp_path / "both", name="school", draws=50)
+    query(Fixed(), SEEN, out=tmp_path / "both", name="school", beside={"by equations": other})
     assert query(Fixed(), SEEN, out=tmp_path / "both", name="school", beside={}).beside == {}
     assert "beside" not in read_json(file)
 

@@ -103,7 +103,7 @@ class Observable:
         """A set of that many, along a first axis."""
         dims = ("item", *self.dims) if self.dims or not self.shape else ()
         about = {"coords": self.coords, "coord_units": self.coord_units}
-        return Observable((items, *self.shape), self.unit, dims, self.dtype, self.scale, **about)
+        return Observable((items, *self.shape), self.unit, dims, self.dtype, self.scale, control=self.control, **about)
 
     def at(self, axis: str, index: int) -> str:
         """What stands at an index of an axis, with its unit; "" where the axis has no coordinates."""
@@ -350,8 +350,12 @@ def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[
 
 
 def as_seen(simulator: Simulator, x: X) -> Simulator:
-    """The simulator of data that are seen as those of x are (`Simulator.like`); itself where it knows of no other."""
-    return simulator if simulator.like is None else simulator.like(x)
+    """The simulator of data that are seen as those of x are (`Simulator.like`).
+
+    Itself where it knows of no other, or where x (a batch of one) is none of its observations, as whoever uses it says.
+    """
+    fits = all(n in x and tuple(x[n].shape) == (1, *spec.shape) for n, spec in simulator.observables.items())
+    return simulator if simulator.like is None or not fits else simulator.like(x)
 
 
 def file_of(simulator: Simulator | None) -> tuple[Path, ...]:

@@ -168,7 +168,8 @@ class DrivenEvents:
     ) -> Float[Tensor, "row event"]:
         """Intervals told in the model's own time: independent, Uniform(0, 1) if it is right; NaN where there is none.
 
-        The first is from the start to the first event. What is after the last event is left out.
+        The first is from the start to the first event. The one that the end of the record cuts off is left out, so that
+        those of a record of few events are too short.
 
         Args:
             times: In order, each within its cell.

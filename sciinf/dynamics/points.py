@@ -252,7 +252,8 @@ def rescaled(
     """Intervals told in the process's own time: 1 - exp(-(Lambda(t_i) - Lambda(t_{i-1}))), float64.
 
     If it is the right one, they are independent and Uniform(0, 1); where its parameters were fitted to these very
-    events, they look more uniform than that. The first is from the start to the first event. NaN where there is none.
+    events, they look more uniform than that. The first is from the start to the first event; the one that the end cuts
+    off is left out, so that those of few events are too short. NaN where there is none.
 
     Args:
         process: Of which the events may be.

@@ -36,6 +36,11 @@ def count(observables: Mapping[str, Observable], most: int, kind: str) -> int:
     """
     instead = "use Ratio or Flow, whose summary networks read {}, or have the simulator return summary statistics"
     for name, spec in observables.items():
+        if spec.control:
+            raise ValueError(
+                f"{name!r} is a control, which has no law to be learned, and {kind} learns a density of all numbers; "
+                + instead.format("it beside the data")
+            )
         if spec.dtype == "bool":
             masked = name.endswith("_mask") and name.removesuffix("_mask") in observables
             what = f"{name!r} marks missing values" if masked else f"the observable {name!r} is bool"

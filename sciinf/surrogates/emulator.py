@@ -34,8 +34,8 @@ class Emulator(FieldSource):
 
     Raises:
         TypeError: If the fit is of an estimator, or the equation is none.
-        ValueError: If the fit is of another simulator's parameters, fields or settings, or its frames are no equal
-            steps.
+        ValueError: If the fit is of another simulator's parameters, fields or settings, its frames are no equal steps,
+            or predictions are to carry an error that nobody knows.
 
     Warns:
         UserWarning: If the file that defines the equation is not as it was.
@@ -56,6 +56,8 @@ class Emulator(FieldSource):
                     f"{name!r} of {equation.name!r} is not what {fit} was trained on: {equation.observables.get(name)} "
                     f"in place of {self.surrogate.observables[name]}"
                 )
+        if error:  # it says why where it knows none
+            self.surrogate.spread(equation.prior.sample(1, generator=torch.Generator().manual_seed(0)))
         if isinstance(self.surrogate, ByTimes):
             self.surrogate.check_times(equation.times)
         if differing := unlike(fit.simulator, equation, ignore=("source", "code")):

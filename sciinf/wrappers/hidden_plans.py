@@ -16,8 +16,8 @@ look like data that were predicted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from sciinf.core import Observable
 from sciinf.core.checks import check_unit, check_whole
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import StateSpace, check_times
+from sciinf.summaries.timed import TIMES
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Plan:
         there: True where something is measured, (row or 1, T): of all observables, or of each by its name. All of it
             where left out.
 
+    Raises:
+        ValueError: If times have no axis of rows.
+
     Examples:
         >>> Plan(torch.tensor([[0.0, 2.0, 12.0]]), {"dose": torch.tensor([[20.0, 0.0, 0.0]])}).controls["dose"].shape
         torch.Size([1, 3])
@@ -49,6 +53,12 @@ class Plan:
     times: Float[Tensor, "#row time"]
     controls: Mapping[str, Tensor] = field(default_factory=dict)
     there: Bool[Tensor, "#row time"] | Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", torch.as_tensor(self.times))
+        object.__setattr__(self, "controls", {name: torch.as_tensor(value) for name, value in self.controls.items()})
+        if self.times.ndim != 2:
+            raise ValueError(f"times of a plan are (row, T), got shape {tuple(self.times.shape)}")
 
     def of(self, rows: int) -> Plan:
         """This plan, of one record, for so many."""
@@ -129,9 +139,13 @@ def drawn_plan(
     """
     found = times[None] if isinstance(times, Tensor) else times(rows, generator)
     plan = found if isinstance(found, Plan) else Plan(found)
-    if not isinstance(times, Tensor) and plan.times.shape != (rows, count):
-        raise ValueError(f"times were drawn of shape {tuple(plan.times.shape)}, expected {(rows, count)}")
+    if not isinstance(times, Tensor):
+        if plan.times.shape not in ((1, count), (rows, count)):
+            raise ValueError(f"times were drawn of shape {tuple(plan.times.shape)}, expected {(rows, count)}")
+        plan = replace(plan, times=plan.times.expand(rows, -1))
     more = controls(rows, generator) if isinstance(controls, Callable) else controls
+    if not isinstance(more, Mapping):
+        raise ValueError(f"controls were drawn as {type(more).__name__}; give a mapping, name -> (rows, T, *event)")
     if twice := sorted(set(more) & set(plan.controls)):
         raise ValueError(
             f"{', '.join(twice)}: plans have these controls, and controls= gives them as well; leave one out"
@@ -144,7 +158,7 @@ def drawn_plan(
 
 
 def check_named(
-    model: StateSpace, controls: Mapping[str, Tensor], parameters: Sequence[str], taken: Sequence[str]
+    model: StateSpace, controls: Mapping[str, Tensor], parameters: Sequence[str], seen: Iterable[str]
 ) -> None:
     """Refuse controls that are not those of the model.
 
@@ -152,7 +166,7 @@ def check_named(
         model: Whose `controls` they are to be.
         controls: Those that there are.
         parameters: Names of the prior's.
-        taken: Other names of data.
+        seen: Names of the observables.
 
     Raises:
         ValueError: If one is missing or unknown, or has the name of something else; or a unit is unknown.
@@ -171,6 +185,7 @@ def check_named(
             f"{', '.join(map(repr, unknown))} are given as controls, and {kind}.controls names "
             f'{", ".join(map(repr, wanted)) or "none"}: write `controls = {{"{unknown[0]}": "unit"}}` into the class'
         )
+    taken = [*model.latent, *(f"{name}{end}" for name in seen for end in ("", "_mask", TIMES))]
     if twice := [name for name in wanted if name in parameters or name in taken]:
         raise ValueError(
             f"{', '.join(map(repr, twice))}: controls that have the name of a parameter, an observable or a part of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,7 +120,7 @@ def merged(
             f"{'; '.join(words)}: a record of this simulator has {event_of(given) or 'no controls'}; give "
             "record(times, values, controls={name: one value for each time}), 0 where a dose was not given"
         )
-    pairs = {name: value for name, value in controls.items() if isinstance(value, tuple)}
+    pairs = {name: value for name, value in controls.items() if _is_pair(value)}
     if not pairs:
         return times, dict(values), dict(controls)
     if len(pairs) < len(controls):
@@ -157,6 +158,8 @@ def set_through(
 ) -> dict[str, Tensor]:
     """Controls of a record, along all of its times: after the last one, they stay as they are.
 
+    A level does so. An impulse at the last time of a shorter record would be repeated for whatever reads all its lines.
+
     Args:
         given: The controls that are data, (T, *event).
         controls: Each of them -> (k, *event), with a unit that converts.
@@ -177,8 +180,23 @@ def set_through(
                 "value for each time"
             )
         check_controls({name: number[None]}, times[None, :count])
+        if count < spec.shape[0] and bool((number[-1] != 0).any()) and bool((number == 0).any()):
+            warnings.warn(
+                f"the record ends with {name!r} at {_shown(number[-1])}, and is shorter than simulations: networks see "
+                "this value repeated. Right for a level; for an impulse, such as a dose, add a line with 0 there",
+                stacklevel=4,
+            )
         found[name] = torch.cat([number, number[-1:].expand(spec.shape[0] - count, *number.shape[1:])])
     return found
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a control is given as (times, values) of impulses; a tuple of numbers lies along the record's times."""
+    return isinstance(value, tuple) and len(value) == 2 and all(np.ndim(part) > 0 for part in value)
+
+
+def _shown(value: Tensor) -> str:
+    return f"{float(value):g}" if value.ndim == 0 else str([round(float(v), 6) for v in value.flatten()])
 
 
 def _measured(name: str, value: Any, seen: Mapping[str, Observable], count: int) -> Tensor:

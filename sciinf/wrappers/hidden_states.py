@@ -337,7 +337,7 @@ class HiddenStates(Simulator):
     def _tried(self) -> Plan:
         """A plan of a few rows, whose controls are those of the model."""
         plan = self._plan(_TRIED, torch.Generator().manual_seed(0))
-        check_named(self.model, plan.controls, self.prior.names, [*self.seen, *self.model.latent])
+        check_named(self.model, plan.controls, self.prior.names, self.seen)
         return plan
 
     def _like(self, x: X) -> HiddenStates:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Simulator, Status
 from sciinf.core.checks import check_whole
+from sciinf.summaries.timed import times_of
 
 
 def sets(simulator: Simulator, most: int, *, least: int = 1) -> SetSimulator:
@@ -31,7 +32,8 @@ def sets(simulator: Simulator, most: int, *, least: int = 1) -> SetSimulator:
 
     Raises:
         TypeError: If `simulator` is none.
-        ValueError: If a size is no int of at least 1, `least` is above `most`, or the simulator has masks of its own.
+        ValueError: If a size is no int of at least 1, `least` is above `most`, or the simulator has masks of its own,
+            or times or controls that differ from record to record.
 
     References:
         | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023), section 3.3,
@@ -44,6 +46,12 @@ def sets(simulator: Simulator, most: int, *, least: int = 1) -> SetSimulator:
     masks = [name for name, spec in simulator.observables.items() if spec.dtype == "bool"]
     if masks:
         raise ValueError(f"{simulator.name!r} has masks of its own, {masks}; sets need observations that are complete")
+    times = times_of(simulator.observables)
+    if known := [name for name, spec in simulator.observables.items() if spec.control or name in times]:
+        raise ValueError(
+            f"{simulator.name!r} has times or controls that differ from record to record, {known}; a network of sets "
+            "would see values apart from theirs. Let the simulator return a summary of each record"
+        )
     return SetSimulator(simulator, most, least)
 
 

@@ -9,6 +9,7 @@ name; any other carries its model's, `SEIR.sigma`, and exists only there.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -108,6 +109,8 @@ class SeveralModels(Simulator):
         if all(simulator.log_likelihood is not None for simulator in simulators.values()):
             self.log_likelihood = self._log_likelihood
             self.random_likelihood = any(simulator.random_likelihood for simulator in simulators.values())
+        if all(simulator.rescaled is not None for simulator in simulators.values()):
+            self.rescaled = self._rescaled
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
         """Simulate a batch, each row by its model."""
@@ -157,6 +160,18 @@ class SeveralModels(Simulator):
             some = {name: value if len(value) == 1 else value[rows] for name, value in x.items()}
             likelihood: Any = self.simulators[label].log_likelihood
             total[rows] = likelihood(own, some).to(total)
+        return total
+
+    def _rescaled(self, theta: Tensor, x: X) -> Tensor:
+        """By the model of each row; NaN where one has fewer intervals than another."""
+        parts = list[tuple[Tensor, Tensor]]()
+        for label, rows, own in self._rows(theta):
+            rescaled: Any = self.simulators[label].rescaled
+            parts.append((rows, rescaled(own, {name: v if len(v) == 1 else v[rows] for name, v in x.items()})))
+        wide = max((found.shape[1] for _, found in parts), default=0)
+        total = torch.full((len(theta), wide), math.nan, dtype=torch.float64, device=theta.device)
+        for rows, found in parts:
+            total[rows, : found.shape[1]] = found.to(total)
         return total
 
     def _settings(self) -> dict[str, str]:

@@ -66,7 +66,7 @@ def test_without_a_solution_nothing_is_said_of_errors(fit):
         lambda: fit.surrogate.spread(theta),
         lambda: fit.surrogate.draw(theta, {}, generator=generator()),
         lambda: fit.surrogate.error(theta, {}, generator=generator()),
-        lambda: Emulator(load_fit(fit.folder, trust=TRUST), equation)(theta, generator=generator()),
+        lambda: Emulator(load_fit(fit.folder, trust=TRUST), equation),
     ):
         with pytest.raises(ValueError, match="no solution has checked this Collocation"):
             ask()
