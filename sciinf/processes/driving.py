@@ -30,6 +30,7 @@ Reference:
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -44,6 +45,7 @@ from sciinf.dynamics.noise import MarkovFractional
 from sciinf.processes.process import Linear
 
 _LOW, _HIGH, _POINTS = 0.1, 0.95, 24  # of H, and how many points the weights are computed at
+_BEYOND = 1.05  # of the horizon, from which on a row is told to be too long
 _NONE = 1e-20  # variance of a step of no time: its slope is finite
 
 
@@ -114,6 +116,10 @@ class Driver(nn.Module, ABC):
     def seen(self, memory: Float[Tensor, "row state term"]) -> Float[Tensor, "row number"]:
         """What a network sees of memory, about 1 large."""
 
+    def check(self, span: float) -> None:
+        """Warn where a row is longer, in mean steps, than the motion is made for."""
+        return None
+
 
 class Noise(Component, ABC):
     """What drives a path."""
@@ -136,8 +142,9 @@ class Fractional(Noise):
     """With a memory: roughness that is learned, or given.
 
     Args:
-        horizon: The longest time from the first value of a row to the last, in mean steps: of n values, n - 1. Later
-            than that the motion is no longer near a fractional one.
+        horizon: The longest time from the first value of a row to the last, in mean steps: of n values, n - 1, and more
+            where times are irregular or rows are forecast. Later than that the motion is no longer near a fractional
+            one: at ten times the horizon its sd may be three times too large. Who asks about such a row is warned.
         hurst: H, from 0.1 to 0.95; where left out it is learned, as a function of what is known of the row.
         terms: K, 6 at most.
         fastest: The largest speed, in 1 / horizon; 10 for each mean step where left out.
@@ -218,6 +225,14 @@ class _Fractional(Driver):
     def spread(self, weights: Tensor, length: Tensor) -> Tensor:
         variance = (weights[:, None] @ self._covariance(length) @ weights[..., None])[..., 0]
         return (variance.clamp_min(0.0) + _NONE).sqrt().float()
+
+    def check(self, span: float) -> None:
+        if span > _BEYOND * self.horizon:
+            warnings.warn(
+                f"a row spans {span:.3g} mean steps, and the motion is near a fractional one for {self.horizon:g}: "
+                f"beyond that it is another, too wide or too narrow. Train with Fractional(horizon={math.ceil(span)})",
+                stacklevel=4,
+            )
 
     def _covariance(self, length: Tensor) -> Tensor:
         total = self.speeds[:, None] + self.speeds

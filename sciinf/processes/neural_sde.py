@@ -165,6 +165,9 @@ class LearnedSDE(LearnedProcess):
     def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
         return self._path(series, None, generator).z
 
+    def check(self, series: Series) -> None:
+        self.driver.check(float((series.clock()[:, -1] - series.clock()[:, 0]).max()))
+
     def shared(self) -> Float[Tensor, ""]:
         return self.start.direct.bias.new_zeros(())
 

@@ -153,6 +153,10 @@ class LearnedProcess(nn.Module, ABC):
         A penalty is minus the logarithm of a prior, up to a constant. 0 where nothing is shared.
         """
 
+    def check(self, series: Series) -> None:
+        """Warn, or raise ValueError, where the process is not for rows that are asked about; not in training."""
+        return None
+
 
 class Process(Component, ABC):
     """How a process is built; its sizes come from the data."""

@@ -143,19 +143,27 @@ class Inputs(nn.Module):
             return None
         return ((_named(x, self.times).double() - self.origin) / self.step).float()
 
-    def check(self, x: X, *, target: bool) -> None:
+    def check(self, theta: Tensor, x: X, *, target: bool) -> None:
         """Refuse what would be answered with nonsense.
 
         Args:
+            theta: Parameters of rows.
             x: Rows.
             target: Whether values of the target are looked at.
 
         Raises:
-            ValueError: If something that is known, or was seen, is not finite, or times go backwards.
+            ValueError: If something that is known, or was seen, is not finite, times go backwards, or series of a row
+                have other lengths than each other.
         """
         seen = {name: _named(x, name) for name in (*self.along, *self.whole)}
         if target:
             seen[self.target] = self.values(x)[0]
+        long = [*self.along, *([self.times] if self.times else []), *([self.target] if target else [])]
+        if len(lengths := {name: _named(x, name).shape[1] for name in long}) > 1 and len(set(lengths.values())) > 1:
+            said = ", ".join(f"{name!r} has {length} times" for name, length in lengths.items())
+            raise ValueError(f"{said}: give one value of each for each time")
+        if not bool(theta.isfinite().all()):
+            raise ValueError(f"a parameter is not finite in some rows of theta ({', '.join(self.parameters_of)})")
         for name, value in seen.items():
             if not bool(value.isfinite().all()):
                 raise ValueError(

@@ -186,7 +186,8 @@ class _Poisson(EmissionLaw):
 
     def log_prob(self, found: Tensor, x: Tensor) -> Tensor:
         log_rate = found + self.level
-        return x * log_rate - log_rate.exp() - torch.lgamma(x.clamp_min(0) + 1)
+        log = x * log_rate - log_rate.exp() - torch.lgamma(x.clamp_min(0) + 1)
+        return torch.where((x >= 0) & (x == x.round()), log, -math.inf)
 
     def mean(self, found: Tensor) -> Tensor:
         return (found + self.level).exp().mean(0)
@@ -210,7 +211,7 @@ class _Bernoulli(EmissionLaw):
         return 2 * x - 1
 
     def log_prob(self, found: Tensor, x: Tensor) -> Tensor:
-        return functional.logsigmoid(found * (2 * x - 1))
+        return torch.where((x == 0) | (x == 1), functional.logsigmoid(found * (2 * x - 1)), -math.inf)
 
     def mean(self, found: Tensor) -> Tensor:
         return found.sigmoid().mean(0)
@@ -235,7 +236,8 @@ class _Categorical(EmissionLaw):
         return self._one_hot(x).flatten(-2)
 
     def log_prob(self, found: Tensor, x: Tensor) -> Tensor:
-        return (self._logits(found).log_softmax(-1) * self._one_hot(x)).sum(-1)
+        one_hot = self._one_hot(x)
+        return torch.where(one_hot.sum(-1) > 0, (self._logits(found).log_softmax(-1) * one_hot).sum(-1), -math.inf)
 
     def mean(self, found: Tensor) -> Tensor:
         return self._logits(found).softmax(-1).mean(0).argmax(-1).to(found)

@@ -191,10 +191,10 @@ class LatentDynamics(Surrogate, Adjusting):
         """A lower bound of log p(x seen | theta) of each row on average, in nats; tighter with more draws.
 
         Raises:
-            ValueError: If several draws are asked for, and the process does not tell the density of one.
+            ValueError: If several draws are asked for, and the process does not tell that of one; or as `complete`.
         """
         check_whole("draws", draws, 1)
-        series, logs = self.series(theta, x, offset=offset), list[Tensor]()
+        series, logs = self._asked(theta, x, offset), list[Tensor]()
         for _ in range(draws):
             found = self.process.posterior(series, generator=generator)
             less = found.kl if draws == 1 else found.log_ratio
@@ -220,8 +220,7 @@ class LatentDynamics(Surrogate, Adjusting):
         Raises:
             ValueError: As for `complete`.
         """
-        self.inputs.check(x, target=True)
-        return self.process.posterior(self.series(theta, x, offset=offset), generator=generator).z
+        return self.process.posterior(self._asked(theta, x, offset), generator=generator).z
 
     @torch.no_grad()
     def complete(
@@ -245,8 +244,7 @@ class LatentDynamics(Surrogate, Adjusting):
         Raises:
             ValueError: If something is missing, not finite, or of another layout, or times go backwards.
         """
-        self.inputs.check(x, target=True)
-        series, (value, there) = self.series(theta, x, offset=offset), self.inputs.values(x)
+        series, (value, there) = self._asked(theta, x, offset), self.inputs.values(x)
         z = self.process.posterior(series, generator=generator).z
         drawn = self.emission.draw(self._decoded(series, z), generator=generator)
         return self._shaped(torch.where(there, value, drawn) if keep else drawn)
@@ -266,9 +264,16 @@ class LatentDynamics(Surrogate, Adjusting):
         mean = self.emission.mean(torch.stack(found))
         return mean.reshape(*mean.shape[:2], *self.inputs.event)
 
+    def _asked(self, theta: Tensor, x: X, offset: Tensor | None) -> Series:
+        """Rows that somebody asks about, looked at before they are read, which training under vmap cannot do."""
+        self.inputs.check(theta, x, target=True)
+        series = self.series(theta, x, offset=offset)
+        self.process.check(series)
+        return series
+
     def _nothing_seen(self, theta: Tensor, given: X) -> Series:
         """Rows of which nothing of the target is known: its values are not looked at."""
-        self.inputs.check(given, target=False)
+        self.inputs.check(theta, given, target=False)
         known, controls, times = self.inputs.known(theta, given), self.inputs.controlled(given), self.inputs.when(given)
         length = next((part.shape[1] for part in (times, controls) if part is not None), None)
         length = length or self.observables[self.target].shape[0]
