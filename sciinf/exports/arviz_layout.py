@@ -9,7 +9,9 @@ Groups:
                           draw, as the attribute `absent` then says
     weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
     observed_data         one variable per observable, of its event shape
-    posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws
+    constant_data         what was set and not seen, likewise: times of the data (`NAME_times`) and controls
+    posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws; times and controls
+                          only where they are not those of the observation
     hidden_paths          dims (draw, time), one variable per hidden quantity; only where the answer holds such
 
 arviz knows no weights, so of a weighted posterior as many draws are taken, by their weights, as come almost without
@@ -34,6 +36,7 @@ from sciinf.core.draws import Draws
 from sciinf.core.files import write_through
 from sciinf.core.simulator import Observable
 from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
+from sciinf.summaries.timed import set_names
 
 if TYPE_CHECKING:
     import xarray
@@ -72,12 +75,7 @@ def to_datatree(
         weighted["log_weight"] = ("chain", "draw"), draws.log_weight.detach().cpu().numpy()[None]
         groups["weighted_posterior"] = weighted.assign_attrs(_attributes(source))
     if isinstance(source, Answer):
-        specs = source.observables if observables is None else observables
-        if source.observation:
-            groups["observed_data"] = _data(source.observation, specs, ())
-        if source.predictive:
-            batch = {name: np.asarray(value)[None] for name, value in source.predictive.items()}
-            groups["posterior_predictive"] = _data(batch, specs, ("chain", "draw"))
+        groups |= _all_data(source, source.observables if observables is None else observables)
         if source.paths:
             groups["hidden_paths"] = source.paths.to_xarray()
     return xarray.DataTree.from_dict({f"/{name}": dataset for name, dataset in groups.items()})
@@ -117,6 +115,20 @@ def _parameters(draws: Draws, theta: np.ndarray, chains: int) -> xarray.Dataset:
         for column, (name, key) in enumerate(zip(names, draws.names, strict=True))
     }
     return xarray.Dataset(variables, coords={"chain": np.arange(chains), "draw": np.arange(each)})
+
+
+def _all_data(answer: Answer, specs: Mapping[str, Observable]) -> dict[str, xarray.Dataset]:
+    """The groups of data. What was set is no prediction: beside those it would look like one that is perfect."""
+    given, names = answer.observation, set_names(specs)
+    constant = {name: value for name, value in given.items() if name in names}
+    same = [n for n, v in constant.items() if n in answer.predictive and (answer.predictive[n] == v).all()]
+    batch = {name: np.asarray(value)[None] for name, value in answer.predictive.items() if name not in same}
+    of = {
+        "observed_data": ({name: value for name, value in given.items() if name not in names}, ()),
+        "constant_data": (constant, ()),
+        "posterior_predictive": (batch, ("chain", "draw")),
+    }
+    return {group: _data(values, specs, leading) for group, (values, leading) in of.items() if values}
 
 
 def _data(

@@ -44,6 +44,11 @@ def times_of(observables: Mapping[str, Observable]) -> dict[str, str]:
     return {f"{name}{TIMES}": name for name in timed_names(observables)}
 
 
+def set_names(observables: Mapping[str, Observable]) -> set[str]:
+    """Names of what was set and not seen: times and controls, of which nothing is predicted."""
+    return set(times_of(observables)) | {name for name, spec in observables.items() if spec.control}
+
+
 def controls_beside(observables: Mapping[str, Observable]) -> dict[str, tuple[str, ...]]:
     """Observables that have controls along the same axis -> names of these."""
     controls = {name: spec for name, spec in observables.items() if spec.control and spec.shape}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,30 @@ def test_an_answer_has_data_predictions_and_verdicts(tmp_path, answer, observabl
     assert attributes["calibration_passed"] == 1
     assert attributes["trust"] == "looks like the simulations"
     assert attributes["log_evidence"] == -12.5
+
+
+def test_times_and_controls_are_constants_and_no_predictions(tmp_path, answer):
+    """Else `plot_ppc` and `loo_pit` show predictions that are perfect. Those that differ go with their draws."""
+    along = {"shape": (4,), "dims": ("time",)}
+    specs = {
+        "counts": Observable(unit="mV", **along),
+        "counts_times": Observable(unit="h", dtype="float64", **along),
+        "dose": Observable(unit="mg", control=True, **along),
+        "warmth": Observable(unit="K", control=True, **along),
+    }
+    set_ = {"counts_times": np.arange(4.0), "dose": np.eye(4)[0], "warmth": np.ones(4)}
+    predictive = {"counts": answer.predictive["counts"], **{name: np.tile(v, (6, 1)) for name, v in set_.items()}}
+    predictive["warmth"][2] += 1.0
+    observation = {"counts": answer.observation["counts"], **set_}
+    full = replace(answer, observation=observation, predictive=predictive)
+    data = read(write_netcdf(full, tmp_path / "answer.nc", observables=specs))
+    assert list(data["observed_data"].data_vars) == ["counts"]
+    assert list(data["posterior_predictive"].data_vars) == ["counts", "warmth"]
+    assert list(data["constant_data"].data_vars) == list(set_)
+    for name, value in set_.items():
+        np.testing.assert_array_equal(data["constant_data"][name].values, value)
+        assert data["constant_data"][name].attrs["units"] == specs[name].unit
+    assert "/constant_data" not in to_datatree(answer, observables={}).groups
 
 
 def test_coordinates_go_along(tmp_path, answer, observables):
