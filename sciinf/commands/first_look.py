@@ -25,7 +25,8 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
     """Stop before a run that would be worthless, and warn of what would make it poor.
 
     Batches are of one size besides single simulations, for a simulator may be compiled for each. One that is slow is
-    looked at in two simulations at once, and no observation is compared with its data.
+    looked at in two simulations at once, and no observation is compared with its data. Where a simulator knows how an
+    observation was seen (`Simulator.like`), each observation has simulations of its own, seen as it was.
 
     Args:
         sim: The simulator.
@@ -34,7 +35,8 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
 
     Raises:
         TypeError: If a derived quantity is no function.
-        ValueError: If the simulator has a fault that would make what is learned wrong, or a derived quantity fails.
+        ValueError: If the simulator has a fault that would make what is learned wrong, a derived quantity fails, or
+            nothing can be seen as an observation was: its times go backwards.
     """
     from sciinf.checking import check_simulator
     from sciinf.core.derived import check_derived
@@ -52,8 +54,10 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
         )
     for words in (*found.problems, *found.warnings):
         tell(f"warning: {words}", WARNING)
-    data = predicted(sim, _rows(seconds, _SECONDS), at_once)
+    rows = _rows(seconds, _SECONDS)
+    shared = predicted(sim, rows, at_once) if sim.like is None else None
     for one in asked:
+        data = shared if sim.like is None else predicted(_as_seen(sim, one.x), rows, at_once)
         for check in compared(sim, one.x, data):
             of = f"{one.name}, {check.name}" if len(asked) > 1 else check.name
             if check.level == "alarm":
@@ -68,16 +72,18 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str]
     The second is whether an observable lies outside it, or a number beyond a limit of the data.
 
     Args:
-        sim: The simulator.
+        sim: The simulator; what it predicts is seen as the observation was (`Simulator.like`).
         x: The observation.
         out: Where `check.png` goes, or a `check_NAME.png` for each of several observables.
 
     Raises:
         OSError: If they cannot be written.
+        ValueError: If nothing can be seen as it was: its times go backwards.
     """
     from sciinf.figures.page import duration
     from sciinf.trust.prior_predictive import LEAST
 
+    sim = _as_seen(sim, x)
     seconds = _seconds_each(sim)
     rows = _rows(seconds, _LONG)
     data = predicted(sim, rows, rows)
@@ -104,13 +110,27 @@ def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
 
 
 def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...]:
-    """What the prior's data say of an observation; nothing where there are none."""
+    """What the prior's data say of an observation; nothing where there are none.
+
+    Times and controls are left out: they were set, and no prior predicts them. That they are unlike those of the
+    simulations is told by `trust`, once a network is there.
+    """
+    from sciinf.summaries.timed import set_names
     from sciinf.trust.limits import check_limits
     from sciinf.trust.prior_predictive import check_prior_predictive
 
     if data is None:
         return ()
-    return check_prior_predictive(sim.observables, x, data) + check_limits(sim.observables, x, data)
+    left = set_names(sim.observables)
+    seen = {name: spec for name, spec in sim.observables.items() if name not in left}
+    return check_prior_predictive(seen, x, data) + check_limits(seen, x, data)
+
+
+def _as_seen(sim: Simulator, x: Observation) -> Simulator:
+    """The simulator of data that are seen when, and under which controls, one observation was."""
+    from sciinf.core.simulator import as_seen
+
+    return as_seen(sim, {name: value[None] for name, value in x.items()})
 
 
 def _seconds_each(sim: Simulator) -> float:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from brief import briefly_trained
 from command_line import call
+from samplers.controlled import planned_tank
 
 from sciinf import Normal, Observable, Prior, Simulator, load_simulator
 from sciinf.commands import first_look
-from sciinf.commands.first_look import look_first
+from sciinf.commands.first_look import compared, look_at, look_first, predicted
 from sciinf.commands.observations import Asked
 from sciinf.core import Observation, X
+from sciinf.core.simulator import as_seen
 
 DECAY = """
 import numpy as np
@@ -123,3 +125,43 @@ def test_a_slow_simulator_is_looked_at_in_few_simulations(folder: Path, monkeypa
     monkeypatch.setattr(first_look, "_LONG", 1e-6)
     result = call("check", folder / "decay.py", "--observation", folder / "seen.csv", "--out", folder / "look")
     assert "prior           the observation is not compared with data of the prior: 300 simulations" in result.out
+
+
+def filled(many: float) -> tuple[Simulator, Observation]:
+    """A tank that is filled by drawn plans, and one that was filled at the first of its times, with so much."""
+    generator, sim = torch.Generator().manual_seed(3), planned_tank()
+    theta = torch.tensor([[0.3, 0.4, 0.2]])
+    plan = dict(sim(theta, generator=generator)) | {"y_mask": torch.ones(1, 6, dtype=torch.bool)}
+    plan["y_times"] = torch.arange(6.0, dtype=torch.float64)[None]
+    plan |= {name: torch.zeros_like(plan[name]) for name in ("fill", "warmth")}
+    plan["fill"][0, 0] = many
+    x = as_seen(sim, plan)(theta, generator=generator)
+    return sim, Observation({name: value[0] for name, value in x.items()})
+
+
+def test_an_observation_is_compared_with_data_of_its_own_times_and_controls(capsys: pytest.CaptureFixture[str]) -> None:
+    """A right model filled with 100, where plans have 3 at most; the seed is fixed (false alarms 1 %)."""
+    sim, x = filled(100.0)
+    lines, outside = look_at(sim, x, None)
+    assert not outside, lines
+    assert [line.split()[0] for line in lines] == ["y"], "times and controls are no predictions"
+    look_first(sim, [Asked("far", (), x)])
+    assert "OUTSIDE" not in (said := capsys.readouterr().err), said
+
+
+def test_data_that_are_wrong_for_their_own_controls_do_not_hide_among_other_plans() -> None:
+    """A tank at 2 throughout, which nothing filled: y lies among those of all plans, and beyond those of its own."""
+    sim, x = filled(0.0)
+    assert not look_at(sim, x, None)[1]
+    full = Observation({**x, "y": torch.full((6,), 2.0)})
+    others = predicted(sim, 500, 500)
+    assert [check.level for check in compared(sim, full, others)] == ["good"]
+    lines, outside = look_at(sim, full, None)
+    assert outside, lines
+
+
+def test_an_observation_whose_times_go_backwards_is_refused_before_a_run() -> None:
+    sim, x = filled(1.0)
+    back = Observation({**x, "y_times": x["y_times"].flip(0)})
+    with pytest.raises(ValueError, match="times go backwards"):
+        look_first(sim, [Asked("back", (), back)])
