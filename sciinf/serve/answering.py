@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sciinf.core import Answer, Observation
+from sciinf.core.simulator import as_seen
 from sciinf.engine.block import generator_for, simulate_from
 from sciinf.question import Wanted
 from sciinf.serve.models import Model, Models
@@ -50,7 +51,7 @@ def answered(model: Model, answer: Answer, where: str) -> bytes:
     return pack({**head, "where": where, "digest": model.digest}, arrays)
 
 
-def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) -> bytes:
+def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int, x: Values) -> bytes:
     """Data of one simulation, as a message whose arrays are the observables, with the digest of what made them.
 
     Args:
@@ -58,10 +59,11 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
         name: Of the run.
         theta: Parameter -> value in the prior's unit; a discrete one's number, None for what does not exist.
         seed: Seeds the simulation.
+        x: The observation that the data are to be seen as, where the simulator has `Simulator.like`; else empty.
 
     Raises:
         NotReady: If the simulator has changed since the service began.
-        ValueError: If there is no simulator, or the simulation fails.
+        ValueError: If there is no simulator, the simulation fails, or nothing can be seen as x was.
     """
     model = models.get(name)
     if model.simulator is None:
@@ -69,7 +71,8 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int) 
     prior = model.prior
     given = [math.nan if theta[parameter] is None else theta[parameter] for parameter in prior.names]
     values = torch.tensor([given], dtype=prior.dtype)
-    data, good = simulate_from(model.simulator, values, generator=generator_for(seed))
+    seen = as_seen(model.simulator, {key: torch.from_numpy(np.array(value))[None] for key, value in x.items()})
+    data, good = simulate_from(seen, values, generator=generator_for(seed))
     if not bool(good.all()):
         raise ValueError("the simulation failed at these parameters")
     return pack({"digest": model.digest}, {key: value[0].numpy() for key, value in data.items()})

@@ -187,8 +187,8 @@ class Service:
         model = await self._model(request)
         if model.simulator is None:
             raise HTTPException(404, f"{model.name} has no simulator here ({model.source.without or 'none was given'})")
-        theta, seed = requests.parameters(await request.body(), model)
-        head, arrays = unpack(await self.parts.engine.simulate(model.name, theta, seed))
+        theta, seed, x = requests.parameters(await request.body(), model)
+        head, arrays = unpack(await self.parts.engine.simulate(model.name, theta, seed, x))
         check_same(head, model)
         return _json({name: value.tolist() for name, value in arrays.items()})
 

@@ -14,6 +14,7 @@ from sciinf.core.levels import Levels
 from sciinf.core.verdicts import CALIBRATION_STATES, NOT_CALIBRATED, Calibration
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.serve.models import Model, NotReady, Served
+from sciinf.summaries.timed import set_names
 
 _DRAWS, _ENDS, _POINTS = 50_000, (0.001, 0.999), 64
 
@@ -27,18 +28,19 @@ def unready(source: Served, why: NotReady | None = None) -> dict[str, Any]:
 def describe(model: Model) -> dict[str, Any]:
     """All that a page or a program needs to know of a model before it asks."""
     posterior, simulator = model.first.posterior, model.simulator
-    store = model.fit.record["store"]
+    store, as_set = model.fit.record["store"], set_names(model.observables)
     return {
         "name": model.name,
         "ready": True,
         "parameters": _parameters(model),
-        "observables": [_observable(name, spec) for name, spec in model.observables.items()],
+        "observables": [{**_observable(name, spec), "set": name in as_set} for name, spec in model.observables.items()],
         "calibration": _calibration(model.first.calibration),
         "posterior": posterior.name,
         "scope": posterior.scope,
         "estimator": type(model.fit.estimator).__name__,
         "simulations": int(store.get("used", 0)),
         "simulator": simulator is not None,
+        "as_seen": simulator is not None and simulator.like is not None,
         "without": "" if simulator else model.source.without,
         "derived": list(simulator.derived) if simulator else [],
         "observations": list(model.known),

@@ -46,8 +46,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def simulate(self, model: str, theta: Mapping[str, float], seed: int) -> bytes:
-        """The message of one simulation; raises as `answer`."""
+    async def simulate(self, model: str, theta: Mapping[str, float], seed: int, x: Mapping[str, Any]) -> bytes:
+        """The message of one simulation, seen as the observation x was, if there is one; raises as `answer`."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

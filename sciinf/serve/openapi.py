@@ -60,7 +60,11 @@ def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
         f"{at}/answers/{{id}}/draws.{{kind}}": {"get": drawn},
     }
     if model["simulator"]:
-        content = {"application/json": {"schema": _theta(model["parameters"])}}
+        schema = _theta(model["parameters"])
+        if model["as_seen"]:
+            schema["required"].append("x")
+            schema["properties"]["x"] = _data(model["observables"])
+        content = {"application/json": {"schema": schema}}
         simulated = _operation("Data for parameters", f"{name}_simulate", every)
         found[f"{at}/simulate"] = {"post": {**simulated, "requestBody": {"required": True, "content": content}}}
     return found

@@ -301,12 +301,16 @@ def _short(value: Any) -> str:
     return words if len(words) <= 80 else words[:77] + "..."
 
 
-def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int]:
-    """Parameters and seed of a simulation; a discrete parameter by its label, null for one that does not exist.
+def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int, Mapping[str, np.ndarray]]:
+    """Parameters, seed and observation of a simulation; a discrete parameter by its label, null if it does not exist.
+
+    Data of a simulator with `Simulator.like` are seen as the observation was: at its times, under its controls. For
+    others there is none, and what is given is left alone.
 
     Raises:
         Unreadable: If the body is no JSON object.
-        Unfit: If a parameter is missing, unknown, no finite number or outside the prior's support.
+        Unfit: If a parameter is missing, unknown, no finite number or outside the prior's support; or if an observation
+            is needed, and x is none.
     """
     import torch
 
@@ -330,7 +334,17 @@ def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int]:
     if not bool(prior.log_prob(values).isfinite().all()):
         words = ", ".join(f"{name}={value:g}" for name, value in found.items())
         raise Unfit(f"{words} lies outside the prior's support, where nothing was simulated", "theta")
-    return found, seed
+    return found, seed, _seen(said, model)
+
+
+def _seen(said: Mapping[str, Any], model: Model) -> Mapping[str, np.ndarray]:
+    """The observation that a simulation is seen as; empty where the simulator knows of no such thing."""
+    if model.simulator is None or model.simulator.like is None:
+        return {}
+    if said.get("x") is None:
+        words = "times, missing values and controls differ from record to record, so data at others are no comparison"
+        raise Unfit(f"{words}: give the observation as x, and what is simulated is seen as it was", "x")
+    return _asked([("x", {}, said["x"])], False, _wanted({"draws": 1}, model), model, Bounds()).each[0].x
 
 
 def _numbers_of(theta: Mapping[str, Any], prior: Prior) -> dict[str, Any]:

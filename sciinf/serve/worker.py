@@ -138,7 +138,7 @@ class Whole:
         try:
             _learn(self._models, head)
             if head["kind"] == "simulate":
-                message = simulated(self._models, head["model"], head["theta"], head["seed"])
+                message = simulated(self._models, head["model"], head["theta"], head["seed"], arrays)
             else:
                 model = self._models.get(head["model"])
                 message = whole_answer(model, observation_in(head, arrays), wanted_in(head))

@@ -80,9 +80,9 @@ class Workers(Engine):
         lane = self._whole if one.wanted.predicted else self._fused
         return await self._asked(lane, head, one.x)
 
-    async def simulate(self, model: str, theta: Mapping[str, float], seed: int) -> bytes:
+    async def simulate(self, model: str, theta: Mapping[str, float], seed: int, x: Mapping[str, Any]) -> bytes:
         head = {"kind": "simulate", "model": model, "theta": dict(theta), "seed": seed}
-        return await self._asked(self._whole, head, {})
+        return await self._asked(self._whole, head, x)
 
     def state(self) -> dict[str, Any]:
         lanes = {"fused": self._fused, "whole": self._whole}

@@ -111,10 +111,12 @@ function strangeAt(answer, { name, shape }) {
   return new Set(boxes.length ? [...Array(after(shape, -1)).keys()].filter((i) => boxes.some((box) => inside(i, box))) : []);
 }
 
-const seen = (answer, name) => {
-  const values = flat(answer.json.observation[name]), mask = answer.json.observation[`${name}_mask`];
-  return mask === undefined ? values : values.map((one, i) => (flat(mask)[i] ? one : null));
+/** Values of an observable; null where its mask, of their shape or its first axes, says that there is none. */
+const present = (data, name) => {
+  const values = flat(data[name]), mask = data[`${name}_mask`], there = mask === undefined ? [true] : flat(mask);
+  return values.map((one, i) => (there[Math.floor((i * there.length) / values.length)] ? one : null));
 };
+const seen = (answer, name) => present(answer.json.observation, name);
 
 /** Whether numbers are even in their logarithm, over a decade or more. */
 function evenInLogs(x) {
@@ -211,14 +213,14 @@ function keysOf(answers, specs) {
   return el("p", { class: "keys" }, keys.map(([kind, words]) => el("span", { class: `key ${kind}` }, words)), simulated);
 }
 
-/** All observables.
+/** All observables, but for masks and what was set: times and controls, of which nothing is predicted.
  * @returns what lays simulated data over them, {observable: values}, or takes them away, null. */
 export function curves(target, model, answers) {
   const overlays = [], tables = [], few = [], masks = new Set(model.observables.map(({ name }) => `${name}_mask`));
-  const specs = model.observables.filter(({ name }) => name in answers[0].json.observation && !masks.has(name));
+  const specs = model.observables.filter(({ name, set }) => name in answers[0].json.observation && !masks.has(name) && !set);
   target.replaceChildren();
   for (const spec of specs) {
-    const place = layout(spec), box = el("div", { class: "observable" }), over = (lay) => overlays.push((x) => lay(x && flat(x[spec.name])));
+    const place = layout(spec), box = el("div", { class: "observable" }), over = (lay) => overlays.push((x) => lay(x && present(x, spec.name)));
     if (place.kind === "few") { few.push(numbersOf(spec, place, answers)); continue; }
     target.append(box);
     if (place.kind === "image") over(images(box, spec, place, answers));

@@ -33,11 +33,12 @@ export function whatIf(box, model, answer, lay) {
     const own = (running = new AbortController()), theta = [...chosen], here = theta.map((v, k) => place(k, v));
     try {
       const body = { theta: Object.fromEntries(model.parameters.map(({ name }, k) => [name, there(k) ? theta[k] : null])), seed: 0 };
+      if (model.as_seen) body.x = answer.json.observation; // its times, what is missing and its controls
       const x = await get(`${models(model.name)}/simulate`, { body, signal: own.signal });
       kept.push({ at: here, x });
       if (kept.length > KEPT) kept.shift();
       lay(x);
-      said.textContent = "Purple: one simulation for these parameters, with its noise.";
+      said.textContent = `Purple: one simulation for these parameters, with its noise${model.as_seen ? `, observed as ${answer.json.name} was` : ""}.`;
     } catch (error) {
       if (error.name !== "AbortError") { lay(null); said.textContent = error.message; }
     }
