@@ -2,6 +2,7 @@
 
 from sciinf.processes.context import Reader
 from sciinf.processes.driving import Brownian, Fractional
+from sciinf.processes.interacting import Edges, Interacting
 from sciinf.processes.jump import MarkovJump
 from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
 from sciinf.processes.neural_sde import NeuralSDE
@@ -12,7 +13,9 @@ from sciinf.processes.sparse_gp import SparseGP
 
 __all__ = [
     "Brownian",
+    "Edges",
     "Fractional",
+    "Interacting",
     "Koopman",
     "Latent",
     "LearnedProcess",

@@ -9,6 +9,7 @@ from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
 from sciinf.processes import (
     Fractional,
+    Interacting,
     Koopman,
     Latent,
     LearnedProcess,
@@ -67,6 +68,7 @@ PROCESSES = {
     "parallel": lambda: Parallel(2, width=6, recurrences=3, layers=2),
     "predictive_coding": lambda: PredictiveCoding(4, width=5, weight=0.5),
     "sparse_gp": lambda: SparseGP(2),
+    "interacting": lambda: Interacting(3),
     "jump": lambda: MarkovJump(3, hidden=8),
     "neural sde": lambda: NeuralSDE(2, width=8),
     "fractional sde": lambda: NeuralSDE(1, noise=Fractional(8.0), steps=1, width=8),
