@@ -145,7 +145,7 @@ class LearnedInteracting(LearnedProcess):
             nn.init.zeros_(self.push.weight)
         self.first = nn.Parameter(torch.zeros(count))
         self.log_start = nn.Parameter(torch.zeros(count))
-        self.log_gain = nn.Parameter(torch.full((count,), math.log(2.0)))
+        self.log_gain = nn.Parameter(torch.zeros(count))
         triangle = count * (count + 1) // 2
         self.evidence = nn.Linear(sizes.features, count + triangle)
         with torch.no_grad():
