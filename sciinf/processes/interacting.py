@@ -24,7 +24,8 @@ A = exp(F dt) mixes nodes over a step as it should. A solver with one Euler step
 from a way over a third node. b and D are numbers, without an uncertainty of their own.
 
 **It is an approximation, and it has conditions.** q has edges independent of each other, and b and D known. `edges()`
-says what its probabilities are conditional on.
+says what its probabilities are conditional on. Without `columns`, nodes are not what is seen, and edges mean nothing.
+A training that ended too soon can name a false edge surely: look whether edges stay in a longer one.
 
 References:
     | Neural structure learning with stochastic differential equations (Wang et al., 2024),
@@ -156,7 +157,8 @@ class LearnedInteracting(LearnedProcess):
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
         chain = self._chain(series, generator=generator)
         read = torch.where(series.there[..., None], self.evidence(series.read), 0.0).double()
-        root = _placed(read[..., self.states :], *torch.tril_indices(self.states, self.states), self.states)
+        rows, columns = torch.tril_indices(self.states, self.states)
+        root = _placed(read[..., self.states :], rows, columns, self.states)
         gain = self.log_gain.double().exp()
         root = gain[:, None] * root
         found = smoothed(chain, gain.square() * read[..., : self.states], root @ root.mT, generator=generator)
@@ -184,11 +186,11 @@ class LearnedInteracting(LearnedProcess):
         there = torch.eye(count).to(self.mean).flatten().scatter(0, off, torch.sigmoid(self._logit()))
         shape = (count, count)
         given = (
-            f"Given that nodes push one another linearly, that all nodes which matter are among the {count} seen (no "
-            "hidden common cause), that each has noise of its own, and that the graph is the same for all rows; with "
-            f"an edge as probable as {self.likely:g} before data, and effects N(0, {self.size:g}^2) per mean step. "
-            "Edges are approximated as independent of each other, noise and levels as known: where two graphs fit "
-            "equally well, this can name one of them too surely."
+            "Given that nodes are the channels that are seen (columns), that they push one another linearly, that all "
+            f"nodes which matter are among these {count} (no hidden common cause), that each has noise of its own, and "
+            f"that the graph is the same for all rows; with an edge as probable as {self.likely:g} before data, and "
+            f"effects N(0, {self.size:g}^2) per mean step. Edges are approximated as independent of each other, noise "
+            "and levels as known: where two graphs fit equally well, this can name one of them too surely."
         )
         return Edges(there.reshape(shape), self.mean.reshape(shape).clone(), self.log_sd.exp().reshape(shape), given)
 
