@@ -192,8 +192,9 @@ class LearnedInteracting(LearnedProcess):
             f"nodes which matter are among these {count} (no hidden common cause), that each has noise of its own, and "
             f"that the graph is the same for all rows; with an edge as probable as {self.likely:g} before data, and "
             f"effects N(0, {self.size:g}^2) per mean step. Edges are approximated as independent of each other, noise "
-            "and levels as known: where two graphs fit equally well, this can name one of them too surely. Where the sd "
-            "of the values' noise was not held at what is known of it, an edge can be named the wrong way round, surely."
+            "and levels as known: where two graphs fit equally well, this can name one of them too surely. Where the "
+            "sd of the values' noise was not held at what is known of it, an edge can be named the wrong way round, "
+            "surely."
         )
         return Edges(there.reshape(shape), self.mean.reshape(shape).clone(), self.log_sd.exp().reshape(shape), given)
 
