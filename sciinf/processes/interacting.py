@@ -192,8 +192,8 @@ class LearnedInteracting(LearnedProcess):
             f"nodes which matter are among these {count} (no hidden common cause), that each has noise of its own, and "
             f"that the graph is the same for all rows; with an edge as probable as {self.likely:g} before data, and "
             f"effects N(0, {self.size:g}^2) per mean step. Edges are approximated as independent of each other, noise "
-            "and levels as known: where two graphs fit equally well, this can name one of them too surely. Training can "
-            "end with an edge the wrong way round. Of linear systems whose graph is known, one edge in nine with a "
+            "and levels as known: where two graphs fit equally well, this can name one of them too surely. Training "
+            "can end with an edge the wrong way round. Of linear systems whose graph is known, one edge in nine with a "
             "probability above 0.9 was false."
         )
         return Edges(there.reshape(shape), self.mean.reshape(shape).clone(), self.log_sd.exp().reshape(shape), given)
