@@ -23,6 +23,7 @@ beside a recurrent encoder's, eigenvalues of two oscillators beside the true one
 "neural": paths of stochastic equations and jump processes that are learned, beside exact likelihoods, and a known
 equation with a learned part.
 "series": paths drawn in parallel, refined when asked, and of Gaussian processes, beside exact likelihoods and gaps.
+"graphs": who pushes whom in systems of linear nodes, beside the exact posterior over graphs and Euler's regression.
 "terms": which terms of a library drive an equation, exactly, where Euler's likelihood breaks, and by a network.
 "equations": expressions of points, told hypotheses or not, beside gplearn where it is installed.
 "collocation": a narrow peak, learned from its equation alone with points placed in five ways; what the two that learn
@@ -41,6 +42,7 @@ from dynamics_collocation import collocation
 from dynamics_equations import equations
 from dynamics_events import events
 from dynamics_filters import filters
+from dynamics_graphs import graphs
 from dynamics_latent import latent
 from dynamics_neural import neural
 from dynamics_nile import nile
@@ -65,6 +67,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "latent": latent,
     "neural": neural,
     "series": series,
+    "graphs": graphs,
     "terms": terms,
     "equations": equations,
     "collocation": collocation,
