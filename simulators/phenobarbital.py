@@ -55,6 +55,7 @@ class Compartment(LinearStates):
 
     latent = {"concentration": "mg/L"}
     controls = {"dose": "mg/kg"}
+    impulses = ("dose",)
 
     def start(self, theta: Theta) -> tuple[Tensor, Tensor]:
         none = torch.zeros_like(theta["volume"])

@@ -20,8 +20,9 @@ t_k, is in force from t_k on, until the next time:
     z(t_0) ~ p(z | theta, u_0),   z(t_k) ~ p(z | z(t_{k-1}), theta, u_{k-1}),   x_k ~ p(x | z(t_k), theta, u_k).
 
 So a level, such as a temperature, is a constant over each step, and an impulse, such as a dose, comes at the beginning
-of its step: what is measured at the time of a dose is measured before it. Times may be equal; an impulse works over a
-step of length 0 as well. Controls are no random quantities: what follows holds given them.
+of its step: what is measured at the time of a dose is measured before it. Impulses are named in `impulses`, too: they
+are 0 where nobody says otherwise, as after the end of a record, where a level stays as it is. Times may be equal; an
+impulse works over a step of length 0 as well. Controls are no random quantities: what follows holds given them.
 
 Reference:
     | An introduction to sequential Monte Carlo (Chopin, Papaspiliopoulos, 2020),
@@ -31,7 +32,7 @@ Reference:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -62,10 +63,12 @@ class StateSpace(ABC):
     Attributes:
         latent: Name of each column of the state -> its unit.
         controls: Name of each known input -> its unit; none where left out.
+        impulses: Which of them come and are over, such as doses.
     """
 
     latent: Mapping[str, str]
     controls: Mapping[str, str] = MappingProxyType({})
+    impulses: Sequence[str] = ()
     log_observe: Callable[[Theta, Tensor, Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     log_advance: Callable[[Theta, Tensor, Tensor, Time, Time], Tensor] | None = None
 

@@ -174,6 +174,9 @@ def check_named(
     for name, unit in {**model.latent, **model.controls}.items():
         check_unit(unit, f"the hidden {name!r}" if name in model.latent else f"the control {name!r}")
     kind, wanted = type(model).__name__, list(model.controls)
+    if isinstance(model.impulses, str) or (unknown := [name for name in model.impulses if name not in wanted]):
+        got = model.impulses if isinstance(model.impulses, str) else ", ".join(unknown)
+        raise ValueError(f"{kind}.impulses names {got!r}: give names of its controls in brackets, ({got!r},)")
     if missing := [name for name in wanted if name not in controls]:
         raise ValueError(
             f"{kind} has controls of which no values are given: {', '.join(map(repr, missing))}. Give "

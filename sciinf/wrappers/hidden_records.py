@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,8 +81,7 @@ def plain_times(times: Any, time_unit: str) -> Float[Tensor, " time"]:
             f"times are given in {str(given)!r}, and the simulator does not say its own unit: make it with "
             'state_space(..., time_unit="day"), say, or give plain numbers in the unit of the model'
         )
-    plain = convert(getattr(times, "value", times), given, Observable((), time_unit), "times")
-    return torch.as_tensor(np.asarray(plain, dtype=np.float64)).reshape(-1)
+    return _numbers(times, Observable((), time_unit), "times").reshape(-1)
 
 
 def merged(
@@ -94,6 +92,7 @@ def merged(
     controls: Mapping[str, Any],
     *,
     time_unit: str,
+    impulses: Sequence[str],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """One axis of times for what was measured and for impulses that came at times of their own.
 
@@ -104,13 +103,15 @@ def merged(
         values: Observable -> what was measured at these times.
         controls: Each -> its values at these times, or a pair (times, values) of impulses: it is 0 at other times.
         time_unit: Of the simulator's times.
+        impulses: Names of the controls that come and are over; others cannot be 0 at times that nobody tells them of.
 
     Returns:
         Times, values (NaN where only impulses came) and controls, all along the same axis; as they are where nothing is
         to be merged.
 
     Raises:
-        ValueError: If a control is missing or unknown, or times of impulses go backwards or are too few or many.
+        ValueError: If a control is missing or unknown, or no impulse and given as one; or times go backwards, or are
+            too few or many.
     """
     if set(controls) != set(given):
         missing, unknown = sorted(set(given) - set(controls)), sorted(set(controls) - set(given))
@@ -123,6 +124,11 @@ def merged(
     pairs = {name: value for name, value in controls.items() if _is_pair(value)}
     if not pairs:
         return times, dict(values), dict(controls)
+    if level := [name for name in pairs if name not in impulses]:
+        raise ValueError(
+            f"{level[0]!r} is given as a pair (times, values), and holds from each time on: give one value for each time "
+            f"of the record. If it comes and is over, such as a dose, write `impulses = ({level[0]!r},)` into the model"
+        )
     if len(pairs) < len(controls):
         held = ", ".join(sorted(set(controls) - set(pairs)))
         raise ValueError(
@@ -131,40 +137,47 @@ def merged(
         )
     at = plain_times(times, time_unit)
     own = {name: plain_times(pair[0], time_unit) for name, pair in pairs.items()}
-    for when in own.values():
+    for when in (at, *own.values()):
         check_times(when[None], None)
     before = [at, *(when for when in own.values() for _ in range(2))]
     kind = torch.cat([torch.full((len(t),), i, dtype=torch.float64) for i, t in enumerate(before)])
-    every = torch.cat(before)
+    every, most = torch.cat(before), next(iter(seen.values())).shape[0]
+    if len(every) > most:
+        raise ValueError(
+            f"{len(at)} times and {(len(every) - len(at)) // 2} impulses take {len(every)} lines, two for each impulse "
+            f"(before and after it), and simulations have {most}: let the observables have as many"
+        )
     order = torch.from_numpy(np.lexsort((kind.numpy(), every.numpy())))
     found = {
         name: _along(order, _measured(name, value, seen, len(at)), 0, len(every)) for name, value in values.items()
     }
-    impulses, start = dict[str, Any](), len(at)
+    doses, start = dict[str, Any](), len(at)
     for name, (_, value) in pairs.items():
-        plain = convert(getattr(value, "value", value), getattr(value, "unit", None), given[name], name)
-        amount = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+        amount = _numbers(value, given[name], name)
         if amount.shape != (len(own[name]), *given[name].shape[1:]):
             raise ValueError(
                 f"the control {name!r} has shape {tuple(amount.shape)} for {len(own[name])} times of its own"
             )
-        impulses[name] = _along(order, amount, start, len(every), 0.0)
+        doses[name] = _along(order, amount, start, len(every), 0.0)
         start += 2 * len(amount)
-    return every[order], found, impulses
+    return every[order], found, doses
 
 
 def set_through(
-    given: Mapping[str, Observable], controls: Mapping[str, Any], times: Float[Tensor, " time"], count: int
+    given: Mapping[str, Observable],
+    controls: Mapping[str, Any],
+    times: Float[Tensor, " time"],
+    count: int,
+    impulses: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Controls of a record, along all of its times: after the last one, they stay as they are.
-
-    A level does so. An impulse at the last time of a shorter record would be repeated for whatever reads all its lines.
+    """Controls of a record, along all of its times: after the last one, levels stay as they are, and impulses are 0.
 
     Args:
         given: The controls that are data, (T, *event).
         controls: Each of them -> (k, *event), with a unit that converts.
         times: (T,), the last of which is repeated.
         count: k.
+        impulses: Which of them come and are over.
 
     Raises:
         ValueError: If one has another number of values than there are times, or is not finite.
@@ -172,22 +185,22 @@ def set_through(
     found = dict[str, Tensor]()
     for name, spec in given.items():
         value = controls[name]
-        plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
-        number = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+        number = _numbers(value, spec, name)
         if number.shape != (count, *spec.shape[1:]):
             raise ValueError(
                 f"the control {name!r} has shape {tuple(number.shape)} for {count} times of {spec.shape[1:]}: give one "
                 "value for each time"
             )
         check_controls({name: number[None]}, times[None, :count])
-        if count < spec.shape[0] and bool((number[-1] != 0).any()) and bool((number == 0).any()):
-            warnings.warn(
-                f"the record ends with {name!r} at {_shown(number[-1])}, and is shorter than simulations: networks see "
-                "this value repeated. Right for a level; for an impulse, such as a dose, add a line with 0 there",
-                stacklevel=4,
-            )
-        found[name] = torch.cat([number, number[-1:].expand(spec.shape[0] - count, *number.shape[1:])])
+        end = torch.zeros_like(number[-1:]) if name in impulses else number[-1:]
+        found[name] = torch.cat([number, end.expand(spec.shape[0] - count, *number.shape[1:])])
     return found
+
+
+def _numbers(value: Any, spec: Observable, name: str) -> Float[Tensor, ...]:
+    """Values, plain or with a unit, as of astropy, as numbers in the unit of a specification."""
+    plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
+    return torch.as_tensor(np.array(plain, dtype=np.float64))
 
 
 def _is_pair(value: Any) -> bool:
@@ -195,16 +208,11 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(np.ndim(part) > 0 for part in value)
 
 
-def _shown(value: Tensor) -> str:
-    return f"{float(value):g}" if value.ndim == 0 else str([round(float(v), 6) for v in value.flatten()])
-
-
 def _measured(name: str, value: Any, seen: Mapping[str, Observable], count: int) -> Tensor:
     """What was measured, NaN where it is missing, as numbers in the observable's unit."""
     if name not in seen:
         raise ValueError(f"{name!r} is no observable; there are {event_of(seen)}")
-    plain = convert(getattr(value, "value", value), getattr(value, "unit", None), seen[name], name)
-    number = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+    number = _numbers(value, seen[name], name)
     if number.shape != (count, *seen[name].shape[1:]):
         raise ValueError(f"{name!r} has shape {tuple(number.shape)} for {count} times of {seen[name].shape[1:]}")
     return number
@@ -218,8 +226,7 @@ def _along(order: Tensor, value: Tensor, start: int, count: int, elsewhere: floa
 
 
 def _values(name: str, value: Any, spec: Observable, count: int) -> tuple[Tensor, Bool[Tensor, " time"]]:
-    plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
-    number = torch.as_tensor(np.asarray(plain, dtype=np.float64))
+    number = _numbers(value, spec, name)
     if number.shape != (count, *spec.shape[1:]):
         raise ValueError(f"{name!r} has shape {tuple(number.shape)} for {count} times of {spec.shape[1:]}")
     if bool(number.isinf().any()):

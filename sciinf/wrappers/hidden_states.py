@@ -293,11 +293,12 @@ class HiddenStates(Simulator):
         """
         if isinstance(self.times, Tensor):
             raise ValueError(f"{self.name!r} has fixed times: give its data as they are, one value for each time")
-        values, given = dict(values), dict(controls or {})
-        times, values, given = merged(self.seen, self.given, times, values, given, time_unit=self.time_unit)
-        lost, least = self.gaps, self.shortest
-        found = padded(self.seen, times, values, self.time_unit, begin=self.begin, missing=lost, shortest=least)
-        return found | set_through(self.given, given, found[f"{next(iter(self.seen))}{TIMES}"], len(times))
+        how: dict[str, Any] = {"time_unit": self.time_unit, "impulses": self.model.impulses}
+        times, values, given = merged(self.seen, self.given, times, dict(values), dict(controls or {}), **how)
+        how = {"begin": self.begin, "missing": self.gaps, "shortest": self.shortest}
+        found = padded(self.seen, times, values, self.time_unit, **how)
+        at = found[f"{next(iter(self.seen))}{TIMES}"]
+        return found | set_through(self.given, given, at, len(times), self.model.impulses)
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files; where times are drawn also a record, with as many rows as it has times, as `record`.

@@ -21,6 +21,7 @@ class Tank(LinearStates):
 
     latent = {"level": "m"}
     controls = {"fill": "m", "warmth": "K"}
+    impulses = ("fill",)
 
     def start(self, theta):
         none = torch.zeros_like(theta["k"])
@@ -41,7 +42,7 @@ class Tank(LinearStates):
 class TankByParticles(StateSpace):
     """The same, of which a filter may only know how to move and to weigh it."""
 
-    latent, controls = Tank.latent, Tank.controls
+    latent, controls, impulses = Tank.latent, Tank.controls, Tank.impulses
 
     def initial(self, theta, rows, *, generator):
         return Tank().initial(theta, rows, generator=generator)

@@ -184,7 +184,7 @@ def test_a_record_merges_impulses_that_came_at_times_of_their_own() -> None:
 class Dosed(LinearStates):
     """A tank that is not warmed."""
 
-    latent, controls = {"level": "m"}, {"fill": "m"}
+    latent, controls, impulses = {"level": "m"}, {"fill": "m"}, ("fill",)
 
     def start(self, theta):
         return Tank().start(theta)
@@ -304,7 +304,7 @@ def _named(name):
         (([0.0, 1.0], {"y": [1.0]}, {"fill": ([0.5], [1.0])}), "'y' has shape .1,. for 2 times"),
         (
             (list(range(5)), {"y": [1.0] * 5}, {"fill": ([0.5, 1.5], [1.0, 1.0])}),
-            "9 times of y; there are to be 1 to 8",
+            "5 times and 2 impulses take 9 lines.*simulations have 8",
         ),
     ],
 )

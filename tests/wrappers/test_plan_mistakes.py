@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from samplers.controlled import PRIOR, planned_tank
@@ -24,6 +25,10 @@ class Pushed(OU):
     """An Ornstein-Uhlenbeck process beside which a dose is told."""
 
     controls = {"dose": "mg"}
+
+
+def plans(rows, g):
+    return Plan(torch.arange(4.0).expand(rows, 4), {"dose": torch.zeros(rows, 4)}, torch.ones(1, 4) > 0)
 
 
 def pushed(times, **options):
@@ -56,15 +61,54 @@ def test_a_control_cannot_take_the_place_of_data(name):
         wrappers.state_space(Named(), PRIOR, (0.0, 1.0, 2.0, 3.0), Y, controls={name: [0.0] * 4})
 
 
-def test_a_shorter_record_that_ends_with_a_dose_is_told_of():
-    """What networks see of it is the dose again and again; a line with 0, and a level, are as they were."""
-    simulator = pushed(
-        lambda rows, g: Plan(torch.arange(4.0).expand(rows, 4), {"dose": torch.zeros(rows, 4)}, torch.ones(1, 4) > 0)
+class Drip(OU):
+    """The same, of which the dose comes and is over."""
+
+    controls, impulses = {"dose": "mg"}, ("dose",)
+
+
+def test_after_a_record_levels_hold_and_impulses_are_over():
+    """What networks and models without a likelihood see of lines that a shorter record does not have."""
+    ended = {}
+    for model in (Pushed(), Drip()):
+        simulator = wrappers.state_space(
+            model,
+            PRIOR,
+            lambda rows, g: Plan(
+                torch.arange(4.0).expand(rows, 4), {"dose": torch.zeros(rows, 4)}, torch.ones(1, 4) > 0
+            ),
+            Y,
+        )
+        x = simulator.record([0.0, 1.0], {"y": [1.0, 2.0]}, {"dose": [0.0, 3.0]})
+        ended[type(model)] = x["dose"].tolist()
+    assert ended == {Pushed: [0.0, 3.0, 3.0, 3.0], Drip: [0.0, 3.0, 0.0, 0.0]}
+
+
+def test_only_impulses_have_times_of_their_own():
+    given = {"dose": ([0.5], [3.0])}
+    found = wrappers.state_space(Drip(), PRIOR, plans, Y).record([0.0, 1.0], {"y": [1.0, 2.0]}, given)
+    assert found["y_times"].tolist() == [0.0, 0.5, 0.5, 1.0]
+    assert found["dose"].tolist() == [0.0, 3.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"'dose' is given as a pair.*write `impulses = \('dose',\)` into the model"):
+        wrappers.state_space(Pushed(), PRIOR, plans, Y).record([0.0, 1.0], {"y": [1.0, 2.0]}, given)
+    with pytest.raises(ValueError, match="3 times and 1 impulses take 5 lines.*simulations have 4"):
+        wrappers.state_space(Drip(), PRIOR, plans, Y).record([0.0, 1.0, 2.0], {"y": [1.0, 2.0, 1.0]}, given)
+    with pytest.raises(ValueError, match="times go backwards"):
+        wrappers.state_space(Drip(), PRIOR, plans, Y).record([1.0, 0.0], {"y": [1.0, 2.0]}, given)
+
+    class Misspelt(OU):
+        controls, impulses = {"dose": "mg"}, ("doze",)
+
+    with pytest.raises(ValueError, match="Misspelt.impulses names 'doze'"):
+        wrappers.state_space(Misspelt(), PRIOR, plans, Y)
+
+
+def test_arrays_that_run_backwards_in_memory_are_read():
+    simulator = wrappers.state_space(
+        Drip(), PRIOR, lambda rows, g: Plan(torch.arange(4.0).expand(rows, 4), {"dose": torch.zeros(rows, 4)}), Y
     )
-    with pytest.warns(UserWarning, match="ends with 'dose' at 3, and is shorter than simulations"):
-        simulator.record([0.0, 1.0], {"y": [1.0, 2.0]}, {"dose": [0.0, 3.0]})
-    simulator.record([0.0, 1.0, 1.0], {"y": [1.0, 2.0, float("nan")]}, {"dose": [0.0, 3.0, 0.0]})
-    simulator.record([0.0, 1.0], {"y": [1.0, 2.0]}, {"dose": [2.0, 3.0]})
+    x = simulator.record(np.arange(4.0), {"y": np.arange(4.0)[::-1]}, {"dose": np.arange(4.0)[::-1]})
+    assert x["dose"].tolist() == x["y"].tolist() == [3.0, 2.0, 1.0, 0.0]
 
 
 def test_controls_have_no_law_that_is_learned():
