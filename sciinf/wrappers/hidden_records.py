@@ -126,8 +126,9 @@ def merged(
         return times, dict(values), dict(controls)
     if level := [name for name in pairs if name not in impulses]:
         raise ValueError(
-            f"{level[0]!r} is given as a pair (times, values), and holds from each time on: give one value for each time "
-            f"of the record. If it comes and is over, such as a dose, write `impulses = ({level[0]!r},)` into the model"
+            f"{level[0]!r} is given as a pair (times, values), and holds from each time on: give one value for each "
+            f"time of the record. If it comes and is over, such as a dose, write `impulses = ({level[0]!r},)` into the "
+            "model"
         )
     if len(pairs) < len(controls):
         held = ", ".join(sorted(set(controls) - set(pairs)))
@@ -166,7 +167,7 @@ def merged(
 def set_through(
     given: Mapping[str, Observable],
     controls: Mapping[str, Any],
-    times: Float[Tensor, " time"],
+    record: Mapping[str, Tensor],
     count: int,
     impulses: Sequence[str] = (),
 ) -> dict[str, Tensor]:
@@ -175,7 +176,7 @@ def set_through(
     Args:
         given: The controls that are data, (T, *event).
         controls: Each of them -> (k, *event), with a unit that converts.
-        times: (T,), the last of which is repeated.
+        record: NAME_times of the observables among others, (T,), the last of which is repeated.
         count: k.
         impulses: Which of them come and are over.
 
@@ -183,6 +184,7 @@ def set_through(
         ValueError: If one has another number of values than there are times, or is not finite.
     """
     found = dict[str, Tensor]()
+    times = next(value for name, value in record.items() if name.endswith(TIMES))
     for name, spec in given.items():
         value = controls[name]
         number = _numbers(value, spec, name)

@@ -297,8 +297,7 @@ class HiddenStates(Simulator):
         times, values, given = merged(self.seen, self.given, times, dict(values), dict(controls or {}), **how)
         how = {"begin": self.begin, "missing": self.gaps, "shortest": self.shortest}
         found = padded(self.seen, times, values, self.time_unit, **how)
-        at = found[f"{next(iter(self.seen))}{TIMES}"]
-        return found | set_through(self.given, given, at, len(times), self.model.impulses)
+        return found | set_through(self.given, given, found, len(times), self.model.impulses)
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
         """Real data from files; where times are drawn also a record, with as many rows as it has times, as `record`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,8 @@ def pushed(times, **options):
 
 
 def test_a_plan_of_one_row_is_that_of_all():
-    plan = Plan([[0.0, 1.0, 2.0, 3.0]], {"dose": [[5.0, 0.0, 0.0, 0.0]]})
+    lists: Any = ([[0.0, 1.0, 2.0, 3.0]], {"dose": [[5.0, 0.0, 0.0, 0.0]]})
+    plan = Plan(*lists)
     x = pushed(lambda rows, g: plan)(PRIOR.sample(3, generator=generator()), generator=generator())
     assert x["y_times"].tolist() == [[0.0, 1.0, 2.0, 3.0]] * 3
     assert x["dose"].tolist() == [[5.0, 0.0, 0.0, 0.0]] * 3
@@ -44,7 +47,7 @@ def test_a_plan_of_one_row_is_that_of_all():
 
 def test_plans_and_controls_of_another_form_are_refused_by_name():
     with pytest.raises(ValueError, match=r"times of a plan are \(row, T\)"):
-        Plan([0.0, 1.0])
+        Plan(torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match="controls were drawn as Tensor; give a mapping"):
         pushed((0.0, 1.0, 2.0, 3.0), controls=lambda rows, g: torch.zeros(rows, 4))
     as_tuple = pushed(lambda rows, g: Plan(torch.arange(4.0).expand(rows, 4), {"dose": torch.zeros(rows, 4)}))
@@ -147,7 +150,7 @@ def test_models_that_all_know_their_events_know_them_together():
         simulator.rescaled = lambda theta, x: torch.full((len(theta), wide), rate)
         return simulator
 
-    both = wrappers.models({"slow": of("slow", 0.25), "fast": of("fast", 0.75)})
+    both: Any = wrappers.models({"slow": of("slow", 0.25), "fast": of("fast", 0.75)})
     theta = both.prior.sample(40, generator=generator())
     found = both.rescaled(theta, {"y": torch.zeros(1, 4)})
     slow = theta[:, 0] == 0
