@@ -12,7 +12,8 @@ whose density needs B_S^T B_S, with eigenvalues l_i and eigenvectors u_i, and q_
 
 That is summed over a fine grid of log sigma under its prior, for all 2^k sets; p(S | y) and p(y) follow. Coefficients
 given S and sigma are Gaussian. So draws are independent draws of the exact posterior, but for the grid, whose cells are
-a quarter of an sd of log sigma at most, within which sigma is drawn evenly. The prior is of fixed sds (ridge), in the
+a quarter of an sd of log sigma at most (at a bound of its prior: as long as the posterior falls by 0.2 nats), within
+which sigma is drawn evenly. The prior is of fixed sds (ridge), in the
 coefficients' own units: a larger s_j speaks against term j, by about a factor of s_j.
 
 What is *not* exact is said by checks of the draws, where data are paths:
@@ -42,14 +43,14 @@ from torch import distributions as td
 from sciinf.core import Draws, Posterior, X, identity
 from sciinf.core.categories import categories_of
 from sciinf.core.doubts import doubt
-from sciinf.core.laws import from_normal
+from sciinf.core.laws import from_normal, inside
 from sciinf.wrappers.term_equations import Paths, Regression, TermEquations
 
 MOST = 16  # terms
 _POINTS, _FINEST = 60, 400  # of the grid
 _EDGE = 9.0  # of a standard normal number, beyond which sigma is not
 _NATS = 40.0  # below the best, where nothing is
-_CELL = 0.25  # of an sd of log sigma
+_CELL, _FALL = 0.25, 0.2  # of an sd of log sigma; nats by which it falls within a cell at a bound of its prior
 _AT_ONCE = 4096  # sets
 _BIAS, _FAR = 0.5, 1.0  # sds, of caution and of alarm
 _SIGMAS = 3.5  # of a correlation: by chance in 5 of 10,000 states
@@ -128,7 +129,7 @@ class EquationPosterior(Posterior):
         self.digest = hashlib.sha256(f"sets of terms {identity(simulator)} {self.prior.to_json()}".encode()).hexdigest()
         self.trained_on = frozenset[str]()
         if isinstance(simulator.record, Paths):
-            self.scope = "the likelihood is that of Euler's steps between the times"
+            self.scope = "the likelihood is that of Euler's steps between the times, given the first states"
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """n independent draws, with the evidence, and the probability of each term without an error of drawing.
@@ -296,18 +297,22 @@ def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
     count, cell = _POINTS, _CELL / math.sqrt(2 * sums.rows)
     while True:
         grid = torch.linspace(low, high, count, dtype=torch.float64)
-        joint = _log_evidence(sums, eigen, squares, grid) + log_prior[:, None] + law.log_prob(grid.exp()) + grid
-        best, step = joint.nan_to_num(nan=-math.inf).amax(0), float(grid[1] - grid[0])
+        density = law.log_prob(inside(law, grid.exp())) + grid
+        joint = (_log_evidence(sums, eigen, squares, grid) + log_prior[:, None] + density).nan_to_num(nan=-math.inf)
+        best, step = joint.amax(0), float(grid[1] - grid[0])
         if not float(best.max()) > -math.inf:
             raise ValueError("no set of terms can make these data with any noise that the prior has")
-        near = (best > best.max() - _NATS).nonzero().flatten()
+        near, top = (best > best.max() - _NATS).nonzero().flatten(), int(best.argmax())
+        if top in (0, count - 1):  # sigma leans on a bound of its prior, and its posterior falls as an exponential
+            cell = min(cell, step * _FALL / max(_FALL, float(best[top] - best[1 if top == 0 else count - 2])))
         if step <= 1.001 * cell or (count == _FINEST and len(near) > _FINEST // 4):
             break
         low, high = max(low, float(grid[near[0]]) - step), min(high, float(grid[near[-1]]) + step)
         count = min(_FINEST, max(_POINTS, math.ceil((high - low) / cell) + 1))
-    joint = joint.nan_to_num(nan=-math.inf) + math.log(step)
+    joint[:, [0, -1]] -= math.log(2)  # half a cell lies within the grid
+    joint = joint + math.log(step)
     total = joint.flatten().logsumexp(0)
-    if math.exp(2 * float(grid[int(best.argmax())])) * sums.rows < _ROUNDED * float(sums.square):
+    if math.exp(2 * float(grid[top])) * sums.rows < _ROUNDED * float(sums.square):
         raise ValueError(
             "the data follow an equation of these terms to within rounding, so that nothing tells how large the noise "
             "is; give a law of the noise with a lower bound, such as LogUniform"
@@ -366,8 +371,9 @@ def _sets_drawn(table: Table, n: int, generator: torch.Generator) -> tuple[Tenso
     below = table.log_weight.flatten().exp().cumsum(0)
     u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
     at = torch.searchsorted(below, u[:, 0].contiguous() * below[-1]).clamp_max(len(below) - 1)
-    log_sigma = cells[at % len(cells)] + (u[:, 1] - 0.5) * (cells[1] - cells[0])
-    return table.sets[at // len(cells)], log_sigma.clamp(float(cells[0]), float(cells[-1]))
+    cell, off = at % len(cells), u[:, 1] - 0.5
+    off = torch.where((cell == 0) & (off < 0) | (cell == len(cells) - 1) & (off > 0), -off, off)
+    return table.sets[at // len(cells)], cells[cell] + off * (cells[1] - cells[0])
 
 
 def _coefficients(sums: Sums, sets: Tensor, sigma: Tensor, generator: torch.Generator) -> Float[Tensor, "n term"]:

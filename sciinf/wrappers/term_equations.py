@@ -14,8 +14,9 @@ probability, all independent. The likelihood of rates is exact. That of paths is
 
     z_i(t + h) - z_i(t) ~ N(h sum_j c_ij T_j(z(t)), h sigma_i^2 g_i(z(t))^2),
 
-which is that of the equation for h -> 0 alone. States are taken as they are: with noise in *them* both likelihoods are
-wrong, and coefficients are drawn towards 0, or to a decay that is not there. `inference.equations` has checks of both.
+given the first states, and that of the equation for h -> 0 alone. States are taken as they are: with noise in *them*
+both likelihoods are wrong, and coefficients are drawn towards 0, or to a decay that is not there. `inference.equations`
+has checks of both.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ Drawn = Callable[[int, torch.Generator], Tensor]
 
 class Regression(NamedTuple):
     """Rows of a linear regression, response = design coefficients + sigma scale e, for each state.
+
+    The response is the data, or differences of them: not divided by anything, so that its density is that of the data.
 
     Args:
         design: (batch, row, term), float64.
@@ -162,7 +165,7 @@ class Paths(MeasuredOf):
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
         x, times = x.double()[:, :, ::every], self.times[::every]
         before, step = x[:, :, :-1], times.diff()[:, None]
-        parts = model.library(before), x.diff(dim=2) / step, model.growth(before) / step.sqrt()
+        parts = model.library(before) * step, x.diff(dim=2), model.growth(before) * step.sqrt()  # of increments
         return Regression(*(part.flatten(1, 2) for part in parts))
 
 

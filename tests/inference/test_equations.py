@@ -150,6 +150,64 @@ def test_the_density_is_normalised(asked) -> None:
     assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / math.sqrt(len(ratio))
 
 
+def one_path(times, sigma=0.5):
+    library = polynomials({"x": "m"}, 1, time="s")
+    record = wrappers.Paths(torch.tensor([[1.0]]), times)
+    return wrappers.equations(library, record, sd=0.7, noise={"x": LogUniform(0.999 * sigma, 1.001 * sigma)})
+
+
+def test_the_density_of_a_path_integrates_to_one() -> None:
+    """Whatever the step, and so the unit of time, is: p(x(h) | x(0)) is a density of x."""
+    values = torch.linspace(-9.0, 11.0, 20_001, dtype=torch.float64)
+    x = torch.stack([torch.ones_like(values), values], 1)[:, None, :, None]
+    for step in (0.01, 1.0, 3.0):
+        simulator = one_path([0.0, step])
+        theta = theta_of(simulator, [{"x": 0.3}], 0.5).expand(len(values), -1)
+        total = torch.trapezoid(simulator.log_p(theta, {"record": x}).exp(), values)
+        assert float(total) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_evidence_of_a_path_is_that_of_its_increments() -> None:
+    """Of two steps of unlike lengths, against normal laws of x(t) - x(0), summed over the four sets of terms."""
+    simulator, steps = one_path([0.0, 0.01, 0.21]), torch.tensor([0.01, 0.2], dtype=torch.float64)
+    x = torch.tensor([1.0, 1.04, 0.9], dtype=torch.float64)
+    a = torch.stack([torch.ones(2), x[:2]], 1) * steps[:, None]
+    total = []
+    for chosen in itertools.product([False, True], repeat=2):
+        b = 0.7 * a * torch.tensor(chosen)
+        law = MultivariateNormal(torch.zeros(2, dtype=torch.float64), b @ b.T + 0.25 * steps.diag())
+        total.append(law.log_prob(x.diff()) + 2 * math.log(0.5))
+    (table,) = EquationPosterior(simulator).tables({"record": x[None, None, :, None]})
+    assert table.log_evidence == pytest.approx(float(torch.stack(total).logsumexp(0)), abs=2e-3)
+
+
+@pytest.mark.parametrize(("low", "high", "true"), [(0.1, 1.0, 0.02), (1e-3, 0.02, 0.1), (0.0995, 0.1005, 0.1)])
+def test_sigma_may_lean_on_a_bound_of_its_prior(low, high, true) -> None:
+    """Evidence, mean and sd of log sigma against a fine grid; moments of draws within 4.5 standard errors."""
+    states = torch.linspace(-1.0, 1.0, 1_000, dtype=torch.float64)[:, None]
+    simulator = wrappers.equations(
+        polynomials({"x": ""}, 1), wrappers.Rates(states), sd=1.0, noise={"x": LogUniform(low, high)}
+    )
+    noise = true * torch.randn(1_000, 1, generator=generator(2), dtype=torch.float64)
+    x = {"record": torch.cat([states, 0.5 * states + noise], 1)[None]}
+    posterior = EquationPosterior(simulator)
+    (table,) = posterior.tables(x)
+    bottom, top = math.log(low), math.log(high)
+    edges = (bottom, min(top, bottom + 0.05)) if true < low else (max(bottom, top - 0.02), top)
+    fine = torch.linspace(*edges, 4_001, dtype=torch.float64)
+    spectra = module._spectra(table.sums, table.sets)
+    log_p = module._log_evidence(table.sums, *spectra, fine).logsumexp(0) + 2 * math.log(0.5) - math.log(top - bottom)
+    wanted = log_p.max() + torch.trapezoid((log_p - log_p.max()).exp(), fine).log()
+    assert table.log_evidence == pytest.approx(float(wanted), abs=0.01)
+    weight, n = log_p.softmax(0), 4_000
+    mean = float(weight @ fine)
+    sd = math.sqrt(float(weight @ (fine - mean) ** 2))
+    sets, drawn = module._sets_drawn(table, n, generator(4))
+    assert abs(float(drawn.mean()) - mean) < 4.5 * sd / math.sqrt(n)
+    assert float(drawn.std()) / sd == pytest.approx(1.0, abs=0.15)  # 4.5 standard errors, of an exponential law
+    assert len(sets) == n
+
+
 def test_units_are_those_of_rates_over_terms() -> None:
     prior = small().prior
     units = dict(zip(prior.names, prior.units, strict=True))
