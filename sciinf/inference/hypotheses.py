@@ -7,7 +7,10 @@ With statements h that follow from an expression f, and data D,
 both evidences that weights give (`Reweighted`): of draws that a network made knowing h, which h does not contradict,
 and of draws that it made without. So a hypothesis that is false is not obeyed in silence: it costs evidence. It may
 also be read off the draws without h, as the weight of those of which h is true; the better of both is taken, by its
-error. A hypothesis that no draw of either shows has an upper bound alone.
+error. A hypothesis that no draw of either shows has an upper bound alone, of 95 %: 3 over the effective draws.
+
+An error that is computed from the draws is 0 where the heaviest of them says all there is, even if it is the only one
+that weighs: so it is 1 / ess at least, of log p, and fewer than 20 effective draws tell nothing.
 
 Trees that are one function are told as one (`Expressions.same`), by the shortest of them.
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +36,25 @@ from sciinf.wrappers.expression_points import PointExpressions
 _GRID = 41  # values by which functions are told apart
 _FALSE = math.log(0.05)
 _UNLIKELY = math.log(0.5)
+_FEW = 20  # effective draws, below which nothing is told
+_LOOSE = 0.5  # error of log p from which on a probability below the bound is told as the bound
+_K = 0.7  # of Pareto, above which weights cannot be relied on
+
+
+class Judged(NamedTuple):
+    """log p(h | D) in one of two ways.
+
+    Args:
+        log_p: It, or its upper bound where the error is infinite.
+        error: Standard error.
+        ess: Effective draws that it rests on.
+        k: Pareto's k of their weights.
+    """
+
+    log_p: float
+    error: float
+    ess: float
+    k: float
 
 
 @dataclass(frozen=True)
@@ -58,11 +80,13 @@ class Supposed:
 
     Args:
         hypotheses: Statement -> what was supposed of it.
-        log_probability: log p(hypotheses | data), under the grammar; an upper bound where `error` is infinite.
+        log_probability: log p(hypotheses | data), under the grammar; an upper bound (95 %) where `error` is infinite.
         error: Its standard error.
         prior: log p(hypotheses) before the data, of draws of the prior.
         functions: Which functions the data and the hypotheses leave, the most probable first; none where none was seen.
         without: The same without hypotheses.
+        ess: Effective draws that `log_probability` rests on; fewer than 20 tell nothing.
+        pareto_k: Of their weights; above 0.7 they cannot be relied on.
     """
 
     hypotheses: Mapping[str, bool]
@@ -71,19 +95,29 @@ class Supposed:
     prior: float
     functions: tuple[FoundFunction, ...]
     without: tuple[FoundFunction, ...]
+    ess: float
+    pareto_k: float
 
     @property
     def verdict(self) -> str:
         """Whether the data speak against what was supposed, in words."""
         what = ", ".join(f"{'' if value else 'not '}{name}" for name, value in self.hypotheses.items()) or "nothing"
         p = math.exp(min(self.log_probability, 0.0))
-        about = f"p < {p:.2g}" if math.isinf(self.error) else f"p = {p:.2g}"
+        bound = math.isinf(self.error)
+        about = f"p < {p:.2g}" if bound else f"p = {p:.2g} +- {p * self.error:.1g}"
         against = f"{about} given the data, {math.exp(self.prior):.2g} before them"
-        if self.log_probability < _FALSE:
-            return f"the data contradict the hypothesis ({what}: {against}): what is found under it is not to be used"
-        if self.log_probability < min(_UNLIKELY, self.prior):
-            return f"the data speak against the hypothesis ({what}: {against})"
-        return f"the data agree with the hypothesis ({what}: {against})"
+        by = f"; Pareto k = {self.pareto_k:.2f} > {_K}: the weights cannot be relied on" if self.pareto_k > _K else ""
+        if self.ess < _FEW:
+            more = f"{_FEW} are needed; raise the budget, or train on more simulations"
+            return f"cannot tell ({what}): there are {self.ess:.1f} effective draws, and {more}"
+        if self.log_probability + (0.0 if bound else 2 * self.error) < _FALSE:
+            words = f"the data contradict the hypothesis ({what}: {against}): what is found under it is not to be used"
+            return words + by
+        if bound:
+            return f"cannot tell: none of {self.ess:.0f} effective draws fits ({what}: {against}); take more draws{by}"
+        if self.log_probability < max(_FALSE, min(_UNLIKELY, self.prior)):
+            return f"the data speak against the hypothesis ({what}: {against}){by}"
+        return f"the data agree with the hypothesis ({what}: {against}){by}"
 
     def table(self, most: int = 5) -> str:
         """The verdict, and functions with and without the hypotheses, as lines of text."""
@@ -126,7 +160,7 @@ def suppose(
     plain = _draws(posterior, simulator, points, {}, draws, generator)
     without = functions(plain, simulator)
     if not told:
-        return Supposed(told, 0.0, 0.0, 0.0, without, without)
+        return Supposed(told, 0.0, 0.0, 0.0, without, without, plain.ess, _k(plain))
     columns = torch.tensor([simulator.statements.index(name) for name in told])
     wanted = torch.tensor(list(told.values()))
 
@@ -134,19 +168,15 @@ def suppose(
         return (simulator.true(theta)[:, columns] == wanted).all(1)
 
     before = agree(simulator.prior.sample(draws, generator=generator)).double().mean().clamp_min(1 / draws)
-    fits = agree(plain.theta)
-    p = float(plain.weights[fits].sum())
-    error = float(((plain.weights**2) * (fits.double() - p) ** 2).sum().sqrt()) / p if p > 0 else math.inf
-    log_p = math.log(p) if p > 0 else -math.log(plain.ess)
+    judged, under = [_by_draws(plain, agree(plain.theta))], None
     try:
         under = _draws(posterior, simulator, points, told, draws, generator)
+        judged.append(_by_evidence(under, plain))
     except ValueError:  # no draw of either is possible: there is a bound alone
-        return Supposed(told, log_p, error, float(before.log()), (), without)
-    by_evidence = _evidence(under)[0] - _evidence(plain)[0]
-    spread = math.hypot(_evidence(under)[1], _evidence(plain)[1])
-    if spread < error:
-        log_p, error = min(0.0, by_evidence), spread
-    return Supposed(told, log_p, error, float(before.log()), functions(under, simulator), without)
+        pass
+    best = min(judged, key=lambda one: (one.ess < _FEW, one.error))
+    found = functions(under, simulator) if under else ()
+    return Supposed(told, best.log_p, best.error, float(before.log()), found, without, best.ess, best.k)
 
 
 def functions(draws: Draws, simulator: PointExpressions) -> tuple[FoundFunction, ...]:
@@ -182,6 +212,27 @@ def _draws(
 ) -> Draws:
     x = {name: value[None] for name, value in simulator.record(points, told).items()}
     return posterior.draw(x, n, generator=generator)
+
+
+def _by_draws(draws: Draws, fits: Tensor) -> Judged:
+    """By the weight of those draws that fit."""
+    p, least = float(draws.weights[fits].sum()), 3.0 / draws.ess
+    error = float(((draws.weights**2) * (fits.double() - p) ** 2).sum().sqrt()) / p if p > 0 else math.inf
+    if p < least and error > _LOOSE:
+        return Judged(min(0.0, math.log(least)), math.inf, draws.ess, _k(draws))
+    return Judged(min(0.0, math.log(p)), max(error, 1 / draws.ess), draws.ess, _k(draws))
+
+
+def _by_evidence(under: Draws, plain: Draws) -> Judged:
+    """By the evidence of draws that know of it."""
+    (one, one_error), (other, other_error) = _evidence(under), _evidence(plain)
+    ess = min(under.ess, plain.ess)
+    error = max(math.hypot(one_error, other_error), 1 / ess)
+    return Judged(min(0.0, one - other), error, ess, max(_k(under), _k(plain)))
+
+
+def _k(draws: Draws) -> float:
+    return draws.pareto_k or 0.0
 
 
 def _evidence(draws: Draws) -> tuple[float, float]:

@@ -142,13 +142,18 @@ class PointExpressions(Simulator):
             hypotheses: Statement -> whether it is supposed to be true; others are not told.
 
         Raises:
-            ValueError: If there is no such statement.
+            ValueError: If there is no such statement, or points have other columns or are not finite.
         """
-        told = dict(hypotheses or {})
+        told, data = dict(hypotheses or {}), torch.as_tensor(points, dtype=torch.float32)
+        columns = [*self.grammar.variables, "y"]
+        if data.ndim != 2 or data.shape[1] != len(columns):
+            raise ValueError(f"points are (points, {len(columns)}), of {columns}, got shape {tuple(data.shape)}")
+        if not bool(data.isfinite().all()):
+            raise ValueError("points are finite; leave out those that are not")
         if unknown := sorted(set(told) - set(self.statements)):
             raise ValueError(f"there is no statement {unknown[0]!r}; there is {', '.join(self.statements)}")
         return {
-            "points": torch.as_tensor(points, dtype=torch.float32),
+            "points": data,
             "hypotheses": torch.tensor([float(told.get(name, False)) for name in self.statements]),
             "hypotheses_mask": torch.tensor([name in told for name in self.statements]),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from sciinf import LogUniform, Recipe, build_posterior, load_fit, simulate, train, wrappers
 from sciinf.dynamics.expressions import Expressions
 from sciinf.estimators.equations import Equations
-from sciinf.inference.hypotheses import suppose
+from sciinf.inference.hypotheses import Supposed, suppose
 
 GRAMMAR = Expressions(["x"], ["+", "sin"], [2.0], depth=2)
 SIMULATOR = wrappers.expressions(GRAMMAR, (-2.0, 2.0), noise=LogUniform(0.2, 0.6), points=12, parts=[("+", "x", "x")])
@@ -103,6 +104,42 @@ def test_a_false_hypothesis_is_not_obeyed_in_silence(exact, posterior) -> None:
     assert "contradict" in impossible.verdict
 
 
+@pytest.mark.filterwarnings("ignore::sciinf.core.doubts.Doubt")
+def test_an_upper_bound_is_no_agreement(posterior) -> None:
+    """Where none of 44 effective draws fits, p may be .068; of 1,000 it is below .003, which contradicts."""
+    impossible = {"even": True, "odd": True}
+    found = suppose(posterior, SIMULATOR, points(["+", "x", "x"], 0.3, 5), impossible, draws=1_000)
+    assert math.isinf(found.error)
+    assert found.log_probability == pytest.approx(math.log(3 / found.ess))
+    assert found.verdict.startswith("the data contradict the hypothesis (even, odd: p < 0.00")
+    few = replace(found, log_probability=math.log(3 / 44), ess=44.0)
+    assert few.verdict.startswith("cannot tell: none of 44 effective draws fits (even, odd: p < 0.068 given")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_one_effective_draw_tells_nothing(fit) -> None:
+    """y = exp(2 x) is none of the grammar: one draw is nearest, has all the weight, and is odd or is not."""
+    x = torch.linspace(-2.0, 2.0, 12)
+    data = torch.stack([x, (2 * x).exp()], 1)
+    few = build_posterior(fit, SIMULATOR, ess=100, budget=1_000)
+    for value in (True, False):
+        found = suppose(few, SIMULATOR, data, {"odd": value}, draws=500)
+        assert found.ess < 20
+        assert found.error >= 1 / found.ess
+        assert found.verdict.startswith(f"cannot tell ({'' if value else 'not '}odd): there are ")
+    assert found.verdict in found.table()
+
+
+def test_what_is_near_a_threshold_is_not_sure() -> None:
+    """Errors of log p are told, and p < .05 within its error alone is no contradiction; a k above 0.7 is said."""
+    made = {"prior": math.log(0.01), "functions": (), "without": (), "ess": 100.0, "pareto_k": 0.1}
+    near = Supposed({"odd": True}, math.log(0.04), 0.3, **made)
+    assert near.verdict.startswith("the data speak against the hypothesis (odd: p = 0.04 +- 0.01 given")
+    assert Supposed({"odd": True}, math.log(0.02), 0.3, **made).verdict.startswith("the data contradict")
+    heavy = Supposed({"odd": True}, math.log(0.9), 0.1, **(made | {"pareto_k": 0.9}))
+    assert heavy.verdict.endswith("Pareto k = 0.90 > 0.7: the weights cannot be relied on")
+
+
 def test_the_likelihood_is_zero_where_a_statement_is_false() -> None:
     """Planted fault: were hypotheses left out of it, a false one would be obeyed."""
     theta = torch.cat([GRAMMAR.read(["sin", "x"]), torch.tensor([0.3])])[None]
@@ -143,6 +180,10 @@ def test_the_network_hears_what_is_told(fit) -> None:
 def test_what_is_refused(fit) -> None:
     with pytest.raises(ValueError, match="there is no statement 'round'"):
         SIMULATOR.record(torch.zeros(12, 2), {"round": True})
+    with pytest.raises(ValueError, match="points are \\(points, 2\\), of \\['x', 'y'\\], got shape \\(12, 3\\)"):
+        SIMULATOR.record(torch.zeros(12, 3))
+    with pytest.raises(ValueError, match="points are finite"):
+        SIMULATOR.record(torch.full((12, 2), math.nan))
     with pytest.raises(TypeError, match="judged by evidence"):
         suppose(build_posterior(fit), SIMULATOR, torch.zeros(12, 2))
     with pytest.raises(ValueError, match="no symbol"):
