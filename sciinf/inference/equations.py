@@ -16,13 +16,13 @@ a quarter of an sd of log sigma at most (at a bound of its prior: as long as the
 which sigma is drawn evenly. The prior is of fixed sds (ridge), in the
 coefficients' own units: a larger s_j speaks against term j, by about a factor of s_j.
 
-What is *not* exact is said by checks of the draws, where data are paths:
+What is *not* exact is said by checks of the draws, where data are paths of three times or more:
 
 - *steps*: the likelihood is Euler's, off by what the rate changes within a step. Coefficients by every second time,
   whose error is about twice as large, are set beside those by all: their distance is the error, in sds.
 - *noise of states*: where states are seen with noise, what one step gains the next one loses. The correlation of
   residuals that follow each other is 0 under the model, within 1 / sqrt(n); noise of states makes it negative, terms
-  that are missing positive.
+  that are missing positive. That of *rates* is looked at in the order of rows, if that is one of time, say.
 
 References:
     | Bayesian Model Averaging for Linear Regression Models (Raftery, Madigan & Hoeting, 1997),
@@ -53,7 +53,7 @@ _NATS = 40.0  # below the best, where nothing is
 _CELL, _FALL = 0.25, 0.2  # of an sd of log sigma; nats by which it falls within a cell at a bound of its prior
 _AT_ONCE = 4096  # sets
 _BIAS, _FAR = 0.5, 1.0  # sds, of caution and of alarm
-_SIGMAS = 3.5  # of a correlation: by chance in 5 of 10,000 states
+_SIGMAS = 3.5  # of a correlation: by chance in 5 of 10,000 states, of rates in 9
 _TINY, _ROUNDED = 1e-12, 1e-10  # of y^T y: what rounding leaves of it, and noise that it may hide
 
 
@@ -130,6 +130,8 @@ class EquationPosterior(Posterior):
         self.trained_on = frozenset[str]()
         if isinstance(simulator.record, Paths):
             self.scope = "the likelihood is that of Euler's steps between the times, given the first states"
+        else:
+            self.scope = "errors of rates are taken as independent, and states as free of errors"
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """n independent draws, with the evidence, and the probability of each term without an error of drawing.
@@ -138,22 +140,15 @@ class EquationPosterior(Posterior):
             ValueError: If a row has no noise, or no set can make the data.
 
         Warns:
-            UserWarning: If steps are too long for Euler's likelihood, or residuals of paths follow each other.
+            UserWarning: If steps are too long for Euler's likelihood or too few to tell, or residuals are correlated.
         """
         tables = self.tables(x)
         theta = self._drawn(tables, n, generator)
         self._doubt(self._doubts(x, tables))
         exact = {name: tuple(p.tolist()) for name, p in self._known(tables).items()}
         evidence = sum(table.log_evidence for table in tables)
-        return Draws(
-            self.prior.names,
-            self.prior.units,
-            theta,
-            torch.zeros(n, dtype=torch.float64),
-            evidence,
-            0.0,
-            categories=categories_of(self.prior, exact),
-        )
+        names, units, even = self.prior.names, self.prior.units, torch.zeros(n, dtype=torch.float64)
+        return Draws(names, units, theta, even, evidence, 0.0, categories=categories_of(self.prior, exact))
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         each = [self._drawn(self.tables(one), n, generator) for one in _apart(x)]
@@ -207,37 +202,41 @@ class EquationPosterior(Posterior):
         ]
 
     def doubts(self, x: X) -> dict[str, tuple[float, float]]:
-        """What paths say against Euler's likelihood; nothing of rates.
+        """What data say against the likelihood.
 
         Args:
             x: One observation, (1, *event).
 
         Returns:
             State -> the largest error of a coefficient by the length of steps, in posterior sds, and the correlation
-            of residuals that follow each other, in its sds.
+            of residuals that follow each other (of rates, of rows one or two apart), in its sds; NaN of what there is
+            nothing to tell from, as of rates the first, and of paths of two times both.
         """
         return self._doubts(x, self.tables(x))
 
     def _doubts(self, x: X, tables: list[Table]) -> dict[str, tuple[float, float]]:
         record = self.simulator.record
-        if not isinstance(record, Paths):
-            return {}
-        series, steps = record.series, len(record.times) - 1
-        twice = self.tables(x, 2) if steps >= 4 else tables
+        series, steps = (record.series, len(record.times) - 1) if isinstance(record, Paths) else (1, record.rows)
+        twice = self.tables(x, 2) if isinstance(record, Paths) and steps >= 2 else None
         design, response, scale = self.simulator.regression(x)
         found = {}
         for i, state in enumerate(self.simulator.library.states):
-            (c, sd), (other, _) = (_best(table, tables[i]) for table in (tables[i], twice[i]))
-            bias = float(((other - c).abs() / sd).max()) if len(c) else 0.0
+            c, sd = _best(tables[i], tables[i])
+            moved = (_best(twice[i], tables[i])[0] - c).abs() / sd if twice else torch.full((1,), math.nan)
             chosen = _most_probable(tables[i])
             fitted = design[0][:, chosen] @ (c * self.simulator.sd[chosen])
             e = ((response[0, :, i] - fitted) / scale[0, :, i]).view(series, steps)
-            follow = (e[:, 1:] * e[:, :-1]).sum() / e.square().mean().clamp_min(1e-300)
-            found[state] = (bias, float(follow) / math.sqrt(max(1, series * (steps - 1))))
+            far = [lag for lag in (1, 2)[: 1 if isinstance(record, Paths) else 2] if lag < steps]
+            follow = [_correlation(e, lag) for lag in far] or [math.nan]
+            found[state] = (float(moved.max()) if len(moved) else 0.0, max(follow, key=abs))
         return found
 
     def _doubt(self, doubts: dict[str, tuple[float, float]]) -> None:
+        paths = isinstance(self.simulator.record, Paths)
         for state, (bias, follow) in doubts.items():
+            if paths and math.isnan(bias):
+                words = f"of two times nothing tells whether steps are too long for the equation of {state}, or states"
+                doubt(f"{words} have noise: see three times or more", alarm=False, stacklevel=4)
             if bias > _BIAS:
                 words = (
                     f"steps between times are long for the equation of {state}: a coefficient moves by {bias:.1f} sds "
@@ -246,13 +245,14 @@ class EquationPosterior(Posterior):
                 )
                 doubt(words, alarm=bias > _FAR, stacklevel=4)
             if abs(follow) > _SIGMAS:
-                why = (
-                    "as noise of the states makes them, which also makes up a decay: model it (wrappers.state_space)"
-                    if follow < 0
-                    else "so a term is missing, or the noise has a memory"
-                )
+                why = "so a term is missing, or the noise has a memory"
+                if not paths:
+                    why = f"{why}, as that of differences has: probabilities are too sure"
+                elif follow < 0:
+                    why = "as noise of the states makes them, which also makes up a decay: model it "
+                    why += "(wrappers.state_space)"
                 words = f"residuals of {state} that follow each other are correlated, by {follow:.1f} sds: {why}"
-                doubt(words, alarm=True, stacklevel=4)
+                doubt(words, alarm=paths, stacklevel=4)
 
     def _known(self, tables: list[Table]) -> dict[str, Tensor]:
         names = self.prior.names
@@ -374,6 +374,12 @@ def _sets_drawn(table: Table, n: int, generator: torch.Generator) -> tuple[Tenso
     cell, off = at % len(cells), u[:, 1] - 0.5
     off = torch.where((cell == 0) & (off < 0) | (cell == len(cells) - 1) & (off > 0), -off, off)
     return table.sets[at // len(cells)], cells[cell] + off * (cells[1] - cells[0])
+
+
+def _correlation(e: Float[Tensor, "series step"], lag: int) -> float:
+    """Of residuals so many rows apart, in its sds."""
+    product = e[:, lag:] * e[:, :-lag]
+    return float(product.sum() / e.square().mean().clamp_min(1e-300)) / math.sqrt(product.numel())
 
 
 def _coefficients(sums: Sums, sets: Tensor, sigma: Tensor, generator: torch.Generator) -> Float[Tensor, "n term"]:

