@@ -39,6 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributions as td
+from torch.nn import functional
 
 from sciinf.core import Draws, Posterior, X, identity
 from sciinf.core.categories import categories_of
@@ -63,6 +64,9 @@ class Sums(NamedTuple):
     Args:
         gram: B^T B, (k, k).
         along: B^T y, (k,).
+        root: R of B = Q R, (k, k).
+        seen: Q^T y, (k,).
+        rest: |y - Q Q^T y|^2, what no set can explain.
         square: y^T y.
         log_scale: Sum of the logarithms of scales.
         rows: n.
@@ -70,6 +74,9 @@ class Sums(NamedTuple):
 
     gram: Tensor
     along: Tensor
+    root: Tensor
+    seen: Tensor
+    rest: Tensor
     square: Tensor
     log_scale: Tensor
     rows: int
@@ -283,7 +290,11 @@ def _sums(simulator: TermEquations, regression: Regression) -> list[Sums]:
         b, y = design / scale[:, i : i + 1] * simulator.sd, response[:, i] / scale[:, i]
         if not bool(b.isfinite().all() & y.isfinite().all()):
             raise ValueError("the data, or a term of the library at these states, are not finite")
-        found.append(Sums(b.T @ b, b.T @ y, y @ y, scale[:, i].log().sum(), len(y)))
+        q, root = torch.linalg.qr(b)
+        seen, short = q.T @ y, (0, b.shape[1] - len(root))
+        rest = (y - q @ seen).square().sum()
+        root, seen = functional.pad(root, (0, 0, *short)), functional.pad(seen, short)
+        found.append(Sums(b.T @ b, b.T @ y, root, seen, rest, y @ y, scale[:, i].log().sum(), len(y)))
     return found
 
 
@@ -312,7 +323,9 @@ def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
     joint[:, [0, -1]] -= math.log(2)  # half a cell lies within the grid
     joint = joint + math.log(step)
     total = joint.flatten().logsumexp(0)
-    if math.exp(2 * float(grid[top])) * sums.rows < _ROUNDED * float(sums.square):
+    variance, most = math.exp(2 * float(grid[top])), int(joint[:, top].argmax())
+    left = float(sums.rest + (squares[most] * variance / (variance + eigen[most])).sum())
+    if max(variance * sums.rows, left) < _ROUNDED * float(sums.square):
         raise ValueError(
             "the data follow an equation of these terms to within rounding, so that nothing tells how large the noise "
             "is; give a law of the noise with a lower bound, such as LogUniform"
@@ -321,12 +334,15 @@ def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
 
 
 def _spectra(sums: Sums, sets: Tensor) -> tuple[Tensor, Tensor]:
-    """l_i and q_i^2 of every set, (2^k, k); 0 of terms that are out."""
+    """l_i of every set, and of the data along their directions c_i^2, (2^k, k); l_i is 0 of terms that are out.
+
+    By singular values of R, not by eigenvalues of R^T R: where terms differ by many decades, these lose the small ones.
+    """
     values, along = [], []
     for some in sets.split(_AT_ONCE):
-        found, vectors = torch.linalg.eigh(sums.gram * (some[:, :, None] & some[:, None, :]))
-        values.append(found.clamp_min(0.0))
-        along.append(torch.einsum("bji,bj->bi", vectors, sums.along * some).square())
+        left, found, _ = torch.linalg.svd(sums.root * some[:, None, :])
+        values.append(found.square())
+        along.append((left.mT @ sums.seen).square())
     return torch.cat(values), torch.cat(along)
 
 
@@ -335,7 +351,7 @@ def _log_evidence(sums: Sums, eigen: Tensor, squares: Tensor, log_sigma: Tensor)
     found = []
     for value in log_sigma.tolist():
         variance = math.exp(2 * value)
-        left = (sums.square - (squares / (variance + eigen)).sum(-1)).clamp_min(_TINY * float(sums.square))
+        left = (sums.rest + (squares * variance / (variance + eigen)).sum(-1)).clamp_min(_TINY * float(sums.square))
         found.append(
             -0.5 * sums.rows * (math.log(2 * math.pi) + 2 * value)
             - 0.5 * (eigen / variance).log1p().sum(-1)
@@ -361,7 +377,8 @@ def _best(table: Table, like: Table) -> tuple[Tensor, Tensor]:
     weight = table.log_weight.logsumexp(0).softmax(0)
     variance = float((weight * (2 * table.log_sigma).exp()).sum())
     gram = table.sums.gram[chosen][:, chosen] / variance + torch.eye(int(chosen.sum()), dtype=torch.float64)
-    covariance = torch.linalg.inv(gram)
+    size = gram.diagonal().sqrt()
+    covariance = torch.linalg.inv(gram / size / size[:, None]) / size / size[:, None]
     return covariance @ table.sums.along[chosen] / variance, covariance.diagonal().sqrt()
 
 
@@ -389,9 +406,11 @@ def _coefficients(sums: Sums, sets: Tensor, sigma: Tensor, generator: torch.Gene
     for some, s, e in zip(sets.split(_AT_ONCE), sigma.split(_AT_ONCE), noise.split(_AT_ONCE), strict=True):
         inside = some[:, :, None] & some[:, None, :]
         precision = sums.gram * inside / s.square()[:, None, None] + torch.eye(k, dtype=torch.float64)
-        root = torch.linalg.cholesky(precision)
-        mean = torch.cholesky_solve((sums.along * some / s.square()[:, None])[..., None], root)[..., 0]
-        found.append(mean + torch.linalg.solve_triangular(root.mT, e[..., None], upper=True)[..., 0])
+        size = precision.diagonal(dim1=1, dim2=2).sqrt()  # terms may differ by many decades
+        root = torch.linalg.cholesky(precision / size[:, None] / size[:, :, None])
+        along = sums.along * some / s.square()[:, None] / size
+        mean = torch.cholesky_solve(along[..., None], root)[..., 0]
+        found.append((mean + torch.linalg.solve_triangular(root.mT, e[..., None], upper=True)[..., 0]) / size)
     return torch.cat(found)
 
 
