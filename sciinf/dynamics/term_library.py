@@ -111,7 +111,7 @@ def polynomials(states: Mapping[str, str], degree: int, *, time: str = "", const
         constant: Whether 1 is one of them.
 
     Raises:
-        ValueError: If the degree is no int of at least 1.
+        ValueError: If the degree is no int of at least 1, or two terms would have one name.
 
     Examples:
         >>> polynomials({"x": "", "y": ""}, 2).names
@@ -123,6 +123,8 @@ def polynomials(states: Mapping[str, str], degree: int, *, time: str = "", const
         for chosen in itertools.combinations_with_replacement(states, number):
             powers = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
             name = "*".join(key if power == 1 else f"{key}^{power}" for key, power in powers.items())
+            if name in terms:
+                raise ValueError(f"two terms would be called {name!r}; give the states {list(states)} other names")
             terms[name] = (_product(chosen), _unit([states[key] for key in chosen]))
     return Library(states, terms, time=time)
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_whole
+from sciinf.core.laws import from_normal
 from sciinf.dynamics.expressions import Expressions
 
 _GRID = 33  # points in each direction, of symmetry; of more variables random ones
@@ -53,7 +54,7 @@ def expressions(
     Args:
         grammar: What there may be.
         bounds: Lowest and highest value of every variable.
-        noise: Law of the noise of y.
+        noise: Law of the noise of y, which is not negative.
         points: How many.
         sizes: For each a statement "at most n symbols".
         parts: For each a statement that it has it, as `Expressions.has` takes it, beside those of all numbers and
@@ -62,7 +63,7 @@ def expressions(
         block: Rows per block of a store.
 
     Raises:
-        ValueError: If bounds are none, or a part is unknown.
+        ValueError: If bounds are none, a part is unknown, or the noise may be negative.
 
     Examples:
         >>> from sciinf import LogUniform
@@ -97,6 +98,9 @@ class PointExpressions(Simulator):
     ) -> None:
         self.grammar, self.bounds, self.points, self.name, self.block = grammar, bounds, points, name, block
         self.prior = grammar.prior + Prior(noise=noise)
+        law = list(self.prior.places())[-1][0]
+        if not float(from_normal(law, torch.tensor(-9.0))) >= 0:
+            raise ValueError(f"the noise may be negative by its law {law}: take HalfNormal or LogUniform, say")
         self.sizes, parts = supposed
         functions = [o for o in grammar.operators if o not in ("+", "-", "*")]
         self.parts = (*((symbol,) for symbol in (*grammar.numbers, *functions)), *parts)

@@ -21,6 +21,7 @@ has checks of both.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from sciinf.core import Choice, Normal, Observable, Only, Prior, Simulator, X
 from sciinf.core.checks import check_whole
+from sciinf.core.laws import from_normal
 from sciinf.dynamics.term_library import Library
 
 OUT, IN = "no", "yes"
@@ -67,6 +69,10 @@ class MeasuredOf(ABC):
     @abstractmethod
     def simulate(self, model: TermEquations, theta: Tensor, generator: torch.Generator) -> Tensor:
         """Data of each row of theta."""
+
+    @abstractmethod
+    def told(self) -> str:
+        """What tells it from others of its shape."""
 
     @abstractmethod
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
@@ -107,6 +113,9 @@ class Rates(MeasuredOf):
         z = z.double().expand(len(theta), self.rows, -1)
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float64)
         return torch.cat([z, model.rate(theta, z) + model.noise(theta, z) * noise], -1)
+
+    def told(self) -> str:
+        return f"rates at {_drawn(self.states)}"
 
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
         z, rate = x.double().chunk(2, -1)
@@ -162,6 +171,9 @@ class Paths(MeasuredOf):
             seen.append(z)
         return torch.stack(seen, 2)
 
+    def told(self) -> str:
+        return f"paths from {_drawn(self.start)}, {self.substeps} steps between times"
+
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
         x, times = x.double()[:, :, ::every], self.times[::every]
         before, step = x[:, :, :-1], times.diff()[:, None]
@@ -187,14 +199,15 @@ def equations(
         record: What is measured: `Rates` or `Paths`.
         sd: Prior sd of coefficients: one number, or term -> sd, in the coefficient's unit. A wide one speaks against
             a term (Occam's razor): say what a coefficient may be.
-        noise: State -> law of sigma.
+        noise: State -> law of sigma, which is not negative.
         include: Prior probability that a term is in: one for all, or term -> probability.
         grows: State -> the term that its noise is multiplied by, where it is.
         name: What the simulator is called.
         block: Rows per block of a store; as many as hold a million numbers when left out, 4,096 at most.
 
     Raises:
-        ValueError: If a state has no noise, a term is unknown, or a number is out of its range.
+        ValueError: If a state has no noise or one that may be negative, a term is unknown, or a number is out of its
+            range.
 
     Examples:
         >>> from sciinf import HalfNormal
@@ -255,6 +268,9 @@ class TermEquations(Simulator):
                 coefficients[f"d({state}) {term}"] = Only(Normal(0.0, sd[term]), unit, **{key: IN})
             sigmas[f"d({state}) noise"] = (noise[state], library.unit(state, grows.get(state, ""), record.power))
         self.prior = Prior(**has, **coefficients, **sigmas)
+        for key, (law, _) in zip(sigmas, list(self.prior.places())[-len(sigmas) :], strict=True):
+            if not float(from_normal(law, torch.tensor(-9.0))) >= 0:
+                raise ValueError(f"{key!r} may be negative by its law {law}: take HalfNormal or LogUniform, say")
         shape, count = (len(library.states), len(library)), len(has)
         self.has = torch.arange(count).view(shape)
         self.coefficient, self.sigma = self.has + count, torch.arange(2 * count, 2 * count + shape[0])
@@ -298,8 +314,28 @@ class TermEquations(Simulator):
         return (-0.5 * z.square() - sd.log() - 0.5 * math.log(2 * math.pi)).sum((1, 2))
 
     def _settings(self) -> dict[str, str]:
-        times = self.record.times.tolist() if isinstance(self.record, Paths) else ""
-        return {"terms": ", ".join(self.library.names), "grows": str(self.grows), "times": str(times)}
+        """With what terms are at some states, for a name does not tell, and which states or starts there are."""
+        record, source = self.record, torch.Generator().manual_seed(0)
+        some = torch.randn(16, len(self.library.states), generator=source, dtype=torch.float64)
+        times = record.times.tolist() if isinstance(record, Paths) else ""
+        return {
+            "terms": ", ".join(self.library.names),
+            "grows": str(self.grows),
+            "times": str(times),
+            "values": _digest(self.library(torch.cat([some, some.abs()]))),
+            "record": record.told(),
+        }
+
+
+def _digest(values: Tensor) -> str:
+    """Of numbers to six digits, the same on every machine."""
+    said = ",".join(f"{value:.6g}" for value in values.double().flatten().tolist())
+    return hashlib.sha256(f"{tuple(values.shape)} {said}".encode()).hexdigest()[:16]
+
+
+def _drawn(given: Tensor | Drawn) -> str:
+    """A digest of what is given, or of two draws of it."""
+    return _digest(given if isinstance(given, Tensor) else given(2, torch.Generator().manual_seed(0)))
 
 
 def _each(given: float | Mapping[str, float], library: Library, what: str) -> dict[str, float]:

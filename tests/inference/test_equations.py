@@ -14,6 +14,7 @@ from sciinf import (
     HalfNormal,
     LogUniform,
     Mixed,
+    Normal,
     Observable,
     Prior,
     Recipe,
@@ -311,7 +312,7 @@ def test_steps_of_two_times_are_not_called_short() -> None:
 
 
 def test_rates_that_were_differences_are_said() -> None:
-    """Central differences of noisy states: errors of every second row go together. Else nothing is said (chance: .001)."""
+    """Central differences of noisy states: errors of every second row go together; else nothing is said (.001)."""
     library = polynomials({"x": "m"}, 3, time="s")
     z = (0.05 * torch.arange(200, dtype=torch.float64)).cos()
     z = z + 0.02 * torch.randn(200, generator=generator(5), dtype=torch.float64)
@@ -360,6 +361,12 @@ def test_what_is_refused() -> None:
         wrappers.equations(library, wrappers.Rates(STATES), sd=1.0, noise={"x": HalfNormal(1.0)}, include=1.0)
     with pytest.raises(ValueError, match="there are \\['1', 'x'\\]"):
         wrappers.equations(library, wrappers.Rates(STATES), sd={"y": 1.0}, noise={"x": HalfNormal(1.0)})
+    with pytest.raises(ValueError, match="'d\\(x\\) noise' may be negative by its law Normal"):
+        wrappers.equations(library, wrappers.Rates(STATES), sd=1.0, noise={"x": Normal(0.0, 1.0)})
+    with pytest.raises(ValueError, match="two terms would be called 'x\\^2'"):
+        polynomials({"x": "m", "x^2": "s"}, 2)
+    with pytest.raises(ValueError, match="two terms would be called '1'"):
+        polynomials({"1": ""}, 1)
     with pytest.raises(ValueError, match="increase"):
         wrappers.Paths(torch.zeros(1, 1), [0.0, 1.0, 1.0])
     grows = wrappers.equations(

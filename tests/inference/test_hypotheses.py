@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sciinf import LogUniform, Recipe, build_posterior, load_fit, simulate, train, wrappers
+from sciinf import LogUniform, Normal, Recipe, build_posterior, load_fit, simulate, train, wrappers
 from sciinf.dynamics.expressions import Expressions
 from sciinf.estimators.equations import Equations
 from sciinf.inference.hypotheses import Supposed, suppose
@@ -188,6 +188,8 @@ def test_what_is_refused(fit) -> None:
         suppose(build_posterior(fit), SIMULATOR, torch.zeros(12, 2))
     with pytest.raises(ValueError, match="no symbol"):
         wrappers.expressions(GRAMMAR, (0.0, 1.0), noise=LogUniform(0.2, 0.6), parts=[("cos",)])
+    with pytest.raises(ValueError, match="the noise may be negative by its law Normal"):
+        wrappers.expressions(GRAMMAR, (-1.0, 1.0), noise=Normal(0.0, 1.0))
     with pytest.raises(ValueError, match="bounds are"):
         wrappers.expressions(GRAMMAR, (1.0, 0.0), noise=LogUniform(0.2, 0.6))
 
