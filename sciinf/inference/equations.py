@@ -223,9 +223,10 @@ class EquationPosterior(Posterior):
 
     def _doubts(self, x: X, tables: list[Table]) -> dict[str, tuple[float, float]]:
         record = self.simulator.record
-        series, steps = (record.series, len(record.times) - 1) if isinstance(record, Paths) else (1, record.rows)
-        twice = self.tables(x, 2) if isinstance(record, Paths) and steps >= 2 else None
         design, response, scale = self.simulator.regression(x)
+        series = record.series if isinstance(record, Paths) else 1
+        steps = response.shape[1] // series
+        twice = self.tables(x, 2) if isinstance(record, Paths) and steps >= 2 else None
         found = {}
         for i, state in enumerate(self.simulator.library.states):
             c, sd = _best(tables[i], tables[i])

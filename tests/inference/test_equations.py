@@ -312,7 +312,7 @@ def test_steps_of_two_times_are_not_called_short() -> None:
 
 
 def test_rates_that_were_differences_are_said() -> None:
-    """Central differences of noisy states: errors of every second row go together; else nothing is said (.001)."""
+    """Central differences of noisy states: every second error goes along. Of others nothing is said (chance: .001)."""
     library = polynomials({"x": "m"}, 3, time="s")
     z = (0.05 * torch.arange(200, dtype=torch.float64)).cos()
     z = z + 0.02 * torch.randn(200, generator=generator(5), dtype=torch.float64)
