@@ -50,7 +50,8 @@ def terms(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str,
         rows.append(_row(name, [lotka(0.05, noise, seed, options.seed) for seed in range(repeats // 2)]))
     edges = [linear(step, 8 if options.quick else 30, options.seed) for step in (0.05, 0.25, 1.0)]
     network = amortised(options, out)
-    spent = [every_set(10, options.seed), every_set(13 if options.quick else 16, options.seed)]
+    spent = [three_long_paths(20 if options.quick else 400, options.seed + 3)]
+    spent += [every_set(10, options.seed), every_set(13 if options.quick else 16, options.seed)]
     checks = [
         check("drift: 1 - least probability of a true term", 1 - rows[0]["least of true"], 0.1),
         check("drift: largest probability of another term", rows[0]["most of others"], 0.1),
@@ -134,6 +135,22 @@ def linear(step: float, records: int, base: int) -> dict[str, Any]:
         "steps called": called / records,
         "mean error, sds": moved,
     }
+
+
+def three_long_paths(records: int, seed: int) -> dict[str, Any]:
+    """How many records at steps of .6, which are far too long, pass both checks."""
+    start, library = torch.tensor([[1.5], [-1.0], [0.2]]), polynomials({"x": "m"}, 3, time="s")
+    record = wrappers.Paths(start, 0.6 * torch.arange(34), substeps=100)
+    simulator = wrappers.equations(library, record, sd=1.0, noise={"x": HalfNormal(1.0)}, include=0.3)
+    theta = torch.full((1, len(simulator.prior)), math.nan, dtype=torch.float64)
+    theta[:, simulator.has.flatten()], theta[:, simulator.sigma] = 0.0, 0.3
+    for at, value in ((1, 1.0), (3, -1.0)):
+        theta[0, simulator.has[0, at]], theta[0, simulator.coefficient[0, at]] = 1.0, value
+    x = simulator(theta.expand(records, -1), generator=torch.Generator().manual_seed(seed))["record"]
+    posterior = EquationPosterior(simulator)
+    found = [posterior.doubts({"record": one[None]})["x"] for one in x]
+    silent = sum(bias <= 0.5 and abs(follow) <= 3.5 for bias, follow in found)
+    return {"three paths, step": 0.6, "records": records, "pass both checks": silent}
 
 
 def every_set(count: int, seed: int) -> dict[str, Any]:

@@ -257,8 +257,7 @@ class EquationPosterior(Posterior):
                 if not paths:
                     why = f"{why}, as that of differences has: probabilities are too sure"
                 elif follow < 0:
-                    why = "as noise of the states makes them, which also makes up a decay: model it "
-                    why += "(wrappers.state_space)"
+                    why = "as noise of the states makes them, and a decay: model it (wrappers.state_space)"
                 words = f"residuals of {state} that follow each other are correlated, by {follow:.1f} sds: {why}"
                 doubt(words, alarm=paths, stacklevel=4)
 
