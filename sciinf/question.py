@@ -39,6 +39,7 @@ from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.marginal import known_categories
 from sciinf.inference.tilted import layers
+from sciinf.summaries.timed import seen_only
 from sciinf.trust.around import MANY, Around, around_answer
 from sciinf.trust.compared import check_compared
 from sciinf.trust.failures import Reading, asked
@@ -259,7 +260,7 @@ def _predict(
     theta = draws.resample(_AROUND, generator=generator)
     made = functools.partial(around_answer, posterior, seen, theta, seconds=seconds, generator=generator)
     around = made()
-    found += check_limits(posterior.observables, x, around.data if isinstance(around, Around) else data)
+    found += check_limits(seen_only(posterior.observables), x, around.data if isinstance(around, Around) else data)
     residual, unexplained = residual_finding(posterior, simulator, x, around)
     found += residual
     if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not

@@ -115,14 +115,13 @@ def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...
     Times and controls are left out: they were set, and no prior predicts them. That they are unlike those of the
     simulations is told by `trust`, once a network is there.
     """
-    from sciinf.summaries.timed import set_names
+    from sciinf.summaries.timed import seen_only
     from sciinf.trust.limits import check_limits
     from sciinf.trust.prior_predictive import check_prior_predictive
 
     if data is None:
         return ()
-    left = set_names(sim.observables)
-    seen = {name: spec for name, spec in sim.observables.items() if name not in left}
+    seen = seen_only(sim.observables)
     return check_prior_predictive(seen, x, data) + check_limits(seen, x, data)
 
 

@@ -59,7 +59,8 @@ def paths_figure(
 
 
 def _panel(axes: Axes, path: HiddenPath, seen: Mapping[str, np.ndarray]) -> None:
-    jumps = bool(np.mean(path.draws[:, 1:] == path.draws[:, :-1]) > _JUMPS) if len(path.times) > 1 else False
+    later = np.diff(path.times) > 0  # where a time stands twice, equal values tell nothing
+    jumps = bool(np.mean((np.diff(path.draws) == 0)[:, later]) > _JUMPS) if later.any() else False
     for level, alpha in ((path.level, 0.16), (_INNER, 0.26)):
         low, high = (path.quantile((1 + side * level) / 2) for side in (-1, 1))
         axes.fill_between(path.times, low, high, color=BLUE, alpha=alpha, linewidth=0, label=percent(level))

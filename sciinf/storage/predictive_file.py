@@ -44,6 +44,8 @@ def write_predictive(path: Path, predicted: Predicted) -> None:
                 item = file.create_dataset(f"{group}/{name}", data=np.asarray(value))
                 spec = predicted.observables[name]
                 item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
+                if spec.control:  # and nothing else: what is on disk stays as it is
+                    item.attrs["control"] = True
         for name in predicted.observation:
             _write_coords(file, name, predicted.observables[name])
         file.create_dataset("predicted_from/theta", data=np.asarray(predicted.theta))
@@ -95,4 +97,5 @@ def _observable(file: Any, name: str, value: np.ndarray) -> Observable:
         coords[axis] = (item.asstr()[()] if item.dtype.kind == "O" else item[()]).tolist()
         units |= {axis: str(item.attrs["unit"])} if item.attrs.get("unit") else {}
     log = "log" if scale == "log" else "linear"
-    return Observable(value.shape, unit, axes, value.dtype.name, log, coords, units)
+    control = bool(attrs.get("control", False))
+    return Observable(value.shape, unit, axes, value.dtype.name, log, coords, units, control)

@@ -49,6 +49,25 @@ def set_names(observables: Mapping[str, Observable]) -> set[str]:
     return set(times_of(observables)) | {name for name, spec in observables.items() if spec.control}
 
 
+def seen_only(observables: Mapping[str, Observable]) -> dict[str, Observable]:
+    """What was seen, and its masks: all but times and controls. Only this is judged as data, and drawn as predicted."""
+    left = set_names(observables)
+    return {name: spec for name, spec in observables.items() if name not in left}
+
+
+def lines_of(times: Float[Tensor, " time"], controls: Sequence[Float[Tensor, "time *event"]]) -> int:
+    """How many lines a record has without those that only repeat its last time.
+
+    A control that is 0 in the end was an impulse: the line after it belongs to the record, though its time is no later.
+    """
+    count = int((times < times[-1]).sum()) + 1
+    for control in controls:
+        on = (control.reshape(len(times), -1) != 0).any(1)
+        if bool(on.any()) and not bool(on[-1]):
+            count = max(count, int(on.nonzero()[-1]) + 2)
+    return count
+
+
 def controls_beside(observables: Mapping[str, Observable]) -> dict[str, tuple[str, ...]]:
     """Observables that have controls along the same axis -> names of these."""
     controls = {name: spec for name, spec in observables.items() if spec.control and spec.shape}

@@ -49,7 +49,7 @@ from torch import Tensor
 from sciinf.core import Batch, Check, Observable, Posterior, Strange, X
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
-from sciinf.summaries.timed import times_of
+from sciinf.summaries.timed import seen_only
 from sciinf.trust.around import Around
 from sciinf.trust.boxes import Box, Layout, box_words, layout_of
 from sciinf.trust.conditional import conditional, precision_of, shows
@@ -212,7 +212,7 @@ def _strangest_box(scores: Scores, judged: Judged) -> Strange:
     """The size of noise, where sums are no farther off than noise of that size takes them; else the farthest sum."""
     statistics, layout, z = _statistics(scores), scores.layout, scores.z
     sums: dict[Kind, Tensor] = {one: statistics[one] for one in ("level", "drift") if one in statistics}
-    each: dict[Kind, Tensor] = {one: value / value[:, :-1].std(1, keepdim=True) for one, value in sums.items()}
+    each: dict[Kind, Tensor] = {k: v / v[:, :-1].std(1, keepdim=True).clamp_min(1e-12) for k, v in sums.items()}
     far = torch.cat(list(each.values())).abs().amax(0) / z.square().mean(1).sqrt().clamp_min(1e-12)
     chance = float((far >= far[-1]).double().mean())
     if judged.least["size"] < math.log(_ALARM) and chance > _ALARM:
@@ -253,7 +253,7 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
     data = {name: value[:rows] for name, value in around.data.items()}
     around = replace(around, z=around.z[:rows], theta=around.theta[:rows], data=data)
     data = {name: torch.cat([around.data[name], x[name]]) for name in posterior.observables}
-    standard = Standardise(posterior.observables)
+    standard = Standardise(seen_only(posterior.observables))
     standard.fit(lambda: iter((Batch(torch.empty(rows + 1, 0), data),)))
     means = explained(posterior, x, around, data)
     if means is None:
@@ -280,12 +280,10 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
 def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:
     """The largest numbers of equal values, and the boxes that they are in."""
     found, of = [torch.zeros(0, len(next(iter(data.values()))), dtype=torch.float64)], list[Box]()
-    times = times_of(standard.specs)
     for name, spec in layout.specs.items():
         boxes = lanes(tuple(box for box in layout.boxes if box.observable == name), spec)
         if boxes:
-            own = times.get(name, name)  # times of values that are missing say nothing
-            mask = data[standard.masks[own]] if own in standard.masks else None
+            mask = data[standard.masks[name]] if name in standard.masks else None
             mask = None if mask is None else expand_mask(mask, data[name].shape) > 0
             found.append(repeats(data[name], mask, boxes))
             of += boxes

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Check, Posterior, X
 from sciinf.summaries.standardise import Standardise
+from sciinf.summaries.timed import seen_only
 from sciinf.trust.views import conformal_p
 
 NAME = "predictive"
@@ -81,7 +82,7 @@ def predictive_p(posterior: Posterior, x: X, rows: X) -> tuple[float, str]:
         rows: Data simulated from its posterior, name -> (m, *event).
     """
     batch = Batch(torch.empty(len(next(iter(rows.values()))), 0), rows)
-    standard = Standardise(posterior.observables)
+    standard = Standardise(seen_only(posterior.observables))
     standard.fit(lambda: iter((batch.rows(slice(_FITTED)),)))
     z, seen = standard(rows), standard(x)
     learned = _distances(posterior.features(rows).double(), posterior.features(x).double(), 1e-3)

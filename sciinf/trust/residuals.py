@@ -52,6 +52,7 @@ from torch import Tensor
 from sciinf.core import Batch, Check, Observable, Posterior, Simulator, X
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
+from sciinf.summaries.timed import seen_only
 from sciinf.trust.around import Around
 from sciinf.trust.plain import leading, plain_statistics
 
@@ -134,7 +135,7 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
     None where no more numbers vary than there are parameters, which then leave no residuals.
     """
     data = {name: torch.cat([around.data[name], x[name]]) for name in posterior.observables}
-    standard = Standardise(posterior.observables)
+    standard = Standardise(seen_only(posterior.observables))
     standard.fit(lambda: iter((Batch(torch.empty(len(around.z) + 1, 0), data),)))
     count = sum(int((value != value[0]).any(0).sum()) for value in (data[name] for name in standard.specs))
     told = simulator.statistics(data) if simulator.statistics else {}
@@ -158,7 +159,7 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
 def explained(posterior: Posterior, x: X, around: Around, data: X) -> Tensor | None:
     """m of every row, standardised, (n + 1, D); None where the data do not vary."""
     seen = {name: around.data[name] for name in posterior.observables}
-    plain = plain_statistics(dict(posterior.observables), seen, x)
+    plain = plain_statistics(seen_only(posterior.observables), seen, x)
     design = leading(plain, posterior.features(data).double())
     if not design.shape[1]:
         return None

@@ -27,7 +27,7 @@ from sciinf.core.paths import Paths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import Record, StateSpace, check_times, checked
-from sciinf.summaries.timed import TIMES
+from sciinf.summaries.timed import TIMES, lines_of
 from sciinf.wrappers.hidden_files import read_record
 from sciinf.wrappers.hidden_likelihood import Filters, pairs_of_states
 from sciinf.wrappers.hidden_plans import (
@@ -267,7 +267,7 @@ class HiddenStates(Simulator):
         if int(there.sum()) < 0.5 * len(theta):
             raise ValueError(self.filters.no_path(int((~there).nonzero()[0]), died, theta, x))
         own = self.times if isinstance(self.times, Tensor) else shared_times(self.seen, x)[0]
-        count = len(own) if isinstance(self.times, Tensor) else int((own < own[-1]).sum()) + 1  # the last is repeated
+        count = len(own) if isinstance(self.times, Tensor) else lines_of(own, [x[n][0] for n in self.given])
         values, latent = found[there, :count].double().cpu().numpy(), self.model.latent
         return Paths(tuple(latent), values, own[:count].numpy(), tuple(latent.values()), self.time_unit)
 

@@ -10,12 +10,11 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Posterior, Prior, Simulator, Strange, Trust
-from sciinf.summaries.standardise import Standardise
 from sciinf.trust import localise
 from sciinf.trust.around import Around, simulate_around
-from sciinf.trust.boxes import Box, boxes_of, layout_of
+from sciinf.trust.boxes import Box, boxes_of
 from sciinf.trust.conditional import conditional, precision_of, shows
-from sciinf.trust.localise import _equal, check_data, in_words, judge, scores_of
+from sciinf.trust.localise import check_data, in_words, judge, scores_of
 from sciinf.trust.repeated import lanes, repeats
 from sciinf.trust.residuals import log_rank
 
@@ -263,22 +262,6 @@ def test_equal_values_are_counted_where_they_are_present():
     assert len(found) == 5 + 16
     line = Observable((16,), dims=("time",))
     assert lanes(tuple(boxes_of("x", line)), line) == (Box("x", (0,), (16,)),)
-
-
-def test_times_of_values_that_are_missing_repeat_nothing():
-    """A record that is shorter repeats its last time; the simulations have all their times apart."""
-    specs = {"y": Observable((16,), dims=("time",)), "y_times": Observable((16,), dims=("time",), dtype="float64")}
-    standard = Standardise({**specs, "y_mask": Observable((16,), dtype="bool")})
-    there = torch.ones(2, 16, dtype=torch.bool)
-    there[1, 9:] = False
-    times = torch.arange(16.0).expand(2, -1).clone()
-    times[1, 9:] = times[1, 8]
-    data = {"y": torch.rand(2, 16, generator=torch.Generator().manual_seed(0)), "y_times": times, "y_mask": there}
-    layout = layout_of(specs, torch.arange(32))
-    found, boxes = _equal(data, standard, layout)
-    assert found[:, 1].tolist() == [0.0] * len(boxes)
-    data["y_mask"] = torch.ones_like(there)
-    assert _equal(data, standard, layout)[0][:, 1].max() == 8
 
 
 def test_how_rare_a_number_is_that_ties():
