@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from brief import briefly_trained
+from samplers.controlled import planned_tank
 from samplers.hidden import OU
 
 from sciinf import Flow, LogUniform, Observable, Prior, build_posterior, load_answer, query, simulate, train, wrappers
@@ -19,6 +20,7 @@ from sciinf.figures.paths import paths_figure, seen_in
 from sciinf.report import write_report
 from sciinf.samplers import kalman
 from sciinf.storage.predictive_file import Predicted
+from sciinf.summaries.timed import lines_of
 from sciinf.wrappers.hidden_states import HiddenStates
 
 TIMES = (0.0, 0.2, 0.4, 1.5, 3.0, 3.1, 3.2, 6.0)
@@ -227,3 +229,46 @@ def test_records_that_do_not_fit_are_refused(times, values, words):
 def test_a_simulator_with_fixed_times_takes_no_times():
     with pytest.raises(ValueError, match="has fixed times"):
         simulator().record(TIMES, {"y": np.zeros(8)})
+
+
+def test_an_impulse_after_all_data_belongs_to_the_path_and_padding_does_not():
+    """The line right after a last dose has its time; a level that is held to the end adds no lines."""
+    times = torch.tensor([0.0, 2.0, 3.0, 3.0, 3.0, 3.0], dtype=torch.float64)
+    assert lines_of(times, []) == 3
+    assert lines_of(times, [torch.tensor([5.0, 0.0, 60.0, 0.0, 0.0, 0.0])]) == 4
+    assert lines_of(times, [torch.tensor([5.0, 0.0, 0.0, 60.0, 0.0, 0.0])]) == 5  # what was seen then comes first
+    assert lines_of(times, [torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0, 0.0])]) == 3
+    assert lines_of(times, [torch.full((6, 2), 4.0)]) == 3
+    x = planned_tank().record([1.0], {"y": np.array([2.5])}, {"fill": ([2.0], [1.0]), "warmth": ([0.0], [[0.0, 0.0]])})
+    theta = torch.tensor([[0.4, 0.7, 0.3]])
+    paths = planned_tank().paths(
+        theta, {name: value[None] for name, value in x.items()}, torch.Generator().manual_seed(0)
+    )
+    assert paths.times[-2:].tolist() == [2.0, 2.0]
+    np.testing.assert_allclose(np.diff(paths["level"].draws)[:, -1], 1.0, atol=1e-6)
+
+
+def test_values_that_are_equal_at_equal_times_are_no_jumps():
+    rise, times = np.linspace(0.0, 1.0, 6)[None] * np.ones((4, 1)), np.arange(6.0)
+    twice = Paths(("blood",), np.repeat(rise, 2, axis=1)[..., None], np.repeat(times, 2), ("mg/L",))
+    steps = Paths(("open",), np.repeat(rise, 2, axis=1)[..., None], np.arange(12.0), ("",))
+    for paths, style in ((twice, "default"), (steps, "steps-post")):
+        lines = paths_figure(paths, list(paths)).axes[0].get_lines()
+        assert {line.get_drawstyle() for line in lines if line.get_label() != "median"} == {style}
+
+
+def test_controls_of_a_kept_answer_are_no_predictions(tmp_path: Path):
+    """As `checked_of` and figures ask for them; files without any stay byte for byte what they were."""
+    from sciinf.storage.predictive_file import read_predictive, write_predictive
+
+    specs = {"y": Observable((3,), "mg", ("time",)), "dose": Observable((3,), "mg", ("time",), control=True)}
+    seen, drawn = ({name: np.zeros(shape, np.float32) for name in specs} for shape in ((3,), (5, 3)))
+    write_predictive(tmp_path / "predictive.h5", Predicted(seen, drawn, specs))
+    found = read_predictive(tmp_path / "predictive.h5")
+    assert found.observables == specs
+    assert [one.name for one in checked_of(found)] == ["y"]
+    assert list(seen_in(found.observation, found.observables)) == ["y"]
+    import h5py
+
+    with h5py.File(tmp_path / "predictive.h5") as file:
+        assert "control" not in file["observation/y"].attrs

@@ -19,7 +19,7 @@ JUDGES = ("residuals", "strange data", "predictive", "limits")
 
 
 class Line(Simulator):
-    """y = a + b t + noise, at times of each record, beside an inflow that is often 0 and does nothing; or at one plan."""
+    """y = a + b t + noise, at times of its own, beside an inflow that is often 0 and does nothing; or at one plan."""
 
     def __init__(self, plan=None):
         self.prior, self.name, self.plan = Prior(a=Normal(0.0, 1.0), b=Normal(0.0, 1.0)), "line", plan
@@ -28,6 +28,7 @@ class Line(Simulator):
             "y": Observable((TIMES,), **along),
             "y_times": Observable((TIMES,), **along, dtype="float64"),
             "inflow": Observable((TIMES,), **along, control=True),
+            "blank": Observable((TIMES,), **along),
         }
 
     def __call__(self, theta, *, generator):
@@ -37,7 +38,12 @@ class Line(Simulator):
             plan = torch.rand(rows, TIMES, generator=generator).sort(-1).values.double(), flow
         times, flow = (part.expand(rows, -1).contiguous() for part in plan)
         noise = NOISE * torch.randn(rows, TIMES, generator=generator)
-        return {"y": theta[:, :1] + theta[:, 1:] * times.float() + noise, "y_times": times, "inflow": flow}
+        return {
+            "y": theta[:, :1] + theta[:, 1:] * times.float() + noise,
+            "y_times": times,
+            "inflow": flow,
+            "blank": 0 * flow,
+        }
 
 
 class Exact(Posterior):
