@@ -39,47 +39,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributions as td
-from torch.nn import functional
 
 from sciinf.core import Draws, Posterior, X, identity
 from sciinf.core.categories import categories_of
 from sciinf.core.doubts import doubt
 from sciinf.core.laws import from_normal, inside
-from sciinf.wrappers.term_equations import Paths, Regression, TermEquations
+from sciinf.inference.term_sums import TINY, Sums, coefficients, log_evidence, spectra, sums_of
+from sciinf.wrappers.term_equations import Paths, TermEquations
 
 MOST = 16  # terms
 _POINTS, _FINEST = 60, 400  # of the grid
 _EDGE = 9.0  # of a standard normal number, beyond which sigma is not
 _NATS = 40.0  # below the best, where nothing is
 _CELL, _FALL = 0.25, 0.2  # of an sd of log sigma; nats by which it falls within a cell at a bound of its prior
-_AT_ONCE = 4096  # sets
 _BIAS, _FAR = 0.5, 1.0  # sds, of caution and of alarm
 _SIGMAS = 3.5  # of a correlation: by chance in 5 of 10,000 states, of rates in 9
-_TINY, _ROUNDED = 1e-12, 1e-10  # of y^T y: what rounding leaves of it, and noise that it may hide
-
-
-class Sums(NamedTuple):
-    """What a state's regression comes to.
-
-    Args:
-        gram: B^T B, (k, k).
-        along: B^T y, (k,).
-        root: R of B = Q R, (k, k).
-        seen: Q^T y, (k,).
-        rest: |y - Q Q^T y|^2, what no set can explain.
-        square: y^T y.
-        log_scale: Sum of the logarithms of scales.
-        rows: n.
-    """
-
-    gram: Tensor
-    along: Tensor
-    root: Tensor
-    seen: Tensor
-    rest: Tensor
-    square: Tensor
-    log_scale: Tensor
-    rows: int
+_ROUNDED = 1e-10  # of y^T y: noise that rounding may hide
 
 
 class Table(NamedTuple):
@@ -175,10 +150,10 @@ class EquationPosterior(Posterior):
         rows = []
         for one in _apart(x):
             found = []
-            for sums in _sums(self.simulator, self.simulator.regression(one)):
+            for sums in sums_of(self.simulator, self.simulator.regression(one)):
                 ridge = sums.gram + 1e-6 * sums.gram.diagonal().mean() * torch.eye(len(sums.gram))
                 c = torch.linalg.solve(ridge, sums.along)
-                left = (sums.square - c @ sums.along).clamp_min(_TINY * sums.square.clamp_min(_TINY)) / sums.rows
+                left = (sums.square - c @ sums.along).clamp_min(TINY * sums.square.clamp_min(TINY)) / sums.rows
                 found += [c, left.log()[None]]
             rows.append(torch.cat(found))
         return torch.stack(rows).float()
@@ -205,7 +180,7 @@ class EquationPosterior(Posterior):
         laws = [law for law, place in self.prior.places() if place.start >= int(self.simulator.sigma[0])]
         return [
             _table(sums, self.simulator.include, law)
-            for sums, law in zip(_sums(self.simulator, regression), laws, strict=True)
+            for sums, law in zip(sums_of(self.simulator, regression), laws, strict=True)
         ]
 
     def doubts(self, x: X) -> dict[str, tuple[float, float]]:
@@ -275,41 +250,25 @@ class EquationPosterior(Posterior):
         for i, table in enumerate(tables):
             sets, log_sigma = _sets_drawn(table, n, generator)
             sigma = log_sigma.exp()
-            w = _coefficients(table.sums, sets, sigma, generator)
+            w = coefficients(table.sums, sets, sigma, generator)
             theta[:, simulator.has[i]] = sets.double()
             theta[:, simulator.coefficient[i]] = torch.where(sets, w * simulator.sd, torch.nan)
             theta[:, simulator.sigma[i]] = sigma
         return theta.to(self.prior.dtype)
 
 
-def _sums(simulator: TermEquations, regression: Regression) -> list[Sums]:
-    """Of each state, of one observation."""
-    design, response, scale = (part[0] for part in regression)
-    found = []
-    for i in range(response.shape[-1]):
-        b, y = design / scale[:, i : i + 1] * simulator.sd, response[:, i] / scale[:, i]
-        if not bool(b.isfinite().all() & y.isfinite().all()):
-            raise ValueError("the data, or a term of the library at these states, are not finite")
-        q, root = torch.linalg.qr(b)
-        seen, short = q.T @ y, (0, b.shape[1] - len(root))
-        rest = (y - q @ seen).square().sum()
-        root, seen = functional.pad(root, (0, 0, *short)), functional.pad(seen, short)
-        found.append(Sums(b.T @ b, b.T @ y, root, seen, rest, y @ y, scale[:, i].log().sum(), len(y)))
-    return found
-
-
 def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
     """Every set, on a grid of log sigma that is refined to where the posterior is."""
     k = len(include)
     sets = (torch.arange(2**k)[:, None] >> torch.arange(k)) & 1 == 1
-    eigen, squares = _spectra(sums, sets)
+    eigen, squares = spectra(sums, sets)
     log_prior = torch.where(sets, include.log(), (1 - include).log()).sum(-1)
     low, high = from_normal(law, torch.tensor([-_EDGE, _EDGE])).clamp(1e-150, 1e150).log().tolist()
     count, cell = _POINTS, _CELL / math.sqrt(2 * sums.rows)
     while True:
         grid = torch.linspace(low, high, count, dtype=torch.float64)
         density = law.log_prob(inside(law, grid.exp())) + grid
-        joint = (_log_evidence(sums, eigen, squares, grid) + log_prior[:, None] + density).nan_to_num(nan=-math.inf)
+        joint = (log_evidence(sums, eigen, squares, grid) + log_prior[:, None] + density).nan_to_num(nan=-math.inf)
         best, step = joint.amax(0), float(grid[1] - grid[0])
         if not float(best.max()) > -math.inf:
             raise ValueError("no set of terms can make these data with any noise that the prior has")
@@ -331,33 +290,6 @@ def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
             "is; give a law of the noise with a lower bound, such as LogUniform"
         )
     return Table(sets, grid, joint - total, float(total - sums.log_scale), sums)
-
-
-def _spectra(sums: Sums, sets: Tensor) -> tuple[Tensor, Tensor]:
-    """l_i of every set, and of the data along their directions c_i^2, (2^k, k); l_i is 0 of terms that are out.
-
-    By singular values of R, not by eigenvalues of R^T R: where terms differ by many decades, these lose the small ones.
-    """
-    values, along = [], []
-    for some in sets.split(_AT_ONCE):
-        left, found, _ = torch.linalg.svd(sums.root * some[:, None, :])
-        values.append(found.square())
-        along.append((left.mT @ sums.seen).square())
-    return torch.cat(values), torch.cat(along)
-
-
-def _log_evidence(sums: Sums, eigen: Tensor, squares: Tensor, log_sigma: Tensor) -> Tensor:
-    """log p(y | S, sigma), (2^k, m), but for the scales."""
-    found = []
-    for value in log_sigma.tolist():
-        variance = math.exp(2 * value)
-        left = (sums.rest + (squares * variance / (variance + eigen)).sum(-1)).clamp_min(_TINY * float(sums.square))
-        found.append(
-            -0.5 * sums.rows * (math.log(2 * math.pi) + 2 * value)
-            - 0.5 * (eigen / variance).log1p().sum(-1)
-            - 0.5 * left / variance
-        )
-    return torch.stack(found, 1)
 
 
 def _inclusion(table: Table) -> Float[Tensor, " term"]:
@@ -397,21 +329,6 @@ def _correlation(e: Float[Tensor, "series step"], lag: int) -> float:
     """Of residuals so many rows apart, in its sds."""
     product = e[:, lag:] * e[:, :-lag]
     return float(product.sum() / e.square().mean().clamp_min(1e-300)) / math.sqrt(product.numel())
-
-
-def _coefficients(sums: Sums, sets: Tensor, sigma: Tensor, generator: torch.Generator) -> Float[Tensor, "n term"]:
-    """Coefficients over their prior sds, given sets and sigma; those of terms that are out mean nothing."""
-    k, found = sets.shape[1], []
-    noise = torch.randn(sets.shape, generator=generator, dtype=torch.float64)
-    for some, s, e in zip(sets.split(_AT_ONCE), sigma.split(_AT_ONCE), noise.split(_AT_ONCE), strict=True):
-        inside = some[:, :, None] & some[:, None, :]
-        precision = sums.gram * inside / s.square()[:, None, None] + torch.eye(k, dtype=torch.float64)
-        size = precision.diagonal(dim1=1, dim2=2).sqrt()  # terms may differ by many decades
-        root = torch.linalg.cholesky(precision / size[:, None] / size[:, :, None])
-        along = sums.along * some / s.square()[:, None] / size
-        mean = torch.cholesky_solve(along[..., None], root)[..., 0]
-        found.append((mean + torch.linalg.solve_triangular(root.mT, e[..., None], upper=True)[..., 0]) / size)
-    return torch.cat(found)
 
 
 def _apart(x: X) -> list[dict[str, Tensor]]:

@@ -27,6 +27,7 @@ from sciinf import (
 from sciinf.core.doubts import Doubt
 from sciinf.dynamics.term_library import Library, polynomials
 from sciinf.inference import equations as module
+from sciinf.inference import term_sums
 from sciinf.inference.equations import EquationPosterior
 from sciinf.summaries.vector import MLP
 
@@ -196,8 +197,8 @@ def test_sigma_may_lean_on_a_bound_of_its_prior(low, high, true) -> None:
     bottom, top = math.log(low), math.log(high)
     edges = (bottom, min(top, bottom + 0.05)) if true < low else (max(bottom, top - 0.02), top)
     fine = torch.linspace(*edges, 4_001, dtype=torch.float64)
-    spectra = module._spectra(table.sums, table.sets)
-    log_p = module._log_evidence(table.sums, *spectra, fine).logsumexp(0) + 2 * math.log(0.5) - math.log(top - bottom)
+    spectra = term_sums.spectra(table.sums, table.sets)
+    log_p = term_sums.log_evidence(table.sums, *spectra, fine).logsumexp(0) + 2 * math.log(0.5) - math.log(top - bottom)
     wanted = log_p.max() + torch.trapezoid((log_p - log_p.max()).exp(), fine).log()
     assert table.log_evidence == pytest.approx(float(wanted), abs=0.01)
     weight, n = log_p.softmax(0), 4_000
@@ -374,49 +375,3 @@ def test_what_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="no noise"):
         EquationPosterior(grows).inclusion({"record": torch.zeros(1, 5, 2)})
-
-
-def test_terms_may_differ_by_many_decades() -> None:
-    """A logistic equation in mm: the cubic term is a billion times the constant; against least squares of two terms."""
-    times, g = 0.05 * torch.arange(200.0).double(), generator(3)
-    state, seen = 1000 * torch.tensor([[0.2], [0.5], [3.0]]).double(), list[torch.Tensor]()
-    for _ in times:
-        seen.append(state)
-        noise = 100 * math.sqrt(0.05) * torch.randn(3, 1, generator=g).double()
-        state = state + 0.05 * (state - 0.0005 * state**2) + noise
-    simulator = wrappers.equations(
-        polynomials({"x": "mm"}, 3, time="h"),
-        wrappers.Paths(seen[0], times),
-        sd=1.0,
-        noise={"x": LogUniform(1.0, 1e4)},
-        include=0.3,
-    )
-    x = torch.stack(seen, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        answer = query(EquationPosterior(simulator), {"record": x}, draws=2_000)
-    terms = torch.stack([x[:, :-1].flatten(), x[:, :-1].flatten() ** 2], 1) * 0.05
-    step = x.diff(dim=1).flatten()
-    fitted = torch.linalg.lstsq(terms / terms.amax(0), step[:, None]).solution[:, 0] / terms.amax(0)
-    sd = float((step - terms @ fitted).std()) / math.sqrt(0.05)
-    of = answer.draws
-    named = dict(zip(of.names, of.theta.T, strict=True))
-    assert float(named["d(x) has x"].mean()) > 0.99
-    assert float(named["d(x) has x^2"].mean()) > 0.99
-    assert float(named["d(x) has x^3"].mean()) < 0.01
-    assert float(named["d(x) noise"].median()) == pytest.approx(sd, rel=0.05)
-    for name, value in zip(("d(x) x", "d(x) x^2"), fitted.tolist(), strict=True):
-        assert float(named[name].nanmedian()) == pytest.approx(value, rel=0.1)
-
-
-def test_noise_that_its_prior_bounds_is_not_taken_for_rounding() -> None:
-    """Data that scatter by 100, and a prior of noise around 1: an answer that leans on the bound, not another error."""
-    times = torch.arange(50.0)
-    record = 1e4 + 100 * torch.randn(1, 50, 1, generator=generator())
-    library = polynomials({"x": "mm"}, 1, time="h")
-    simulator = wrappers.equations(library, wrappers.Paths(record[:, 0], times), sd=1.0, noise={"x": HalfNormal(1e-4)})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        answer = query(EquationPosterior(simulator), {"record": record}, draws=100)
-    (bounds,) = (check for check in answer.checks if check.name == "prior bounds")
-    assert bounds.level != "good"
