@@ -1,6 +1,6 @@
 """A linear regression with a normal prior, of every set of terms: what of the data each set explains.
 
-y = B w + N(0, sigma^2), w ~ N(0, I) of the terms that are in. With B = Q R, and a set's columns of R = U diag(l)^1/2 V^T,
+y = B w + N(0, sigma^2), w ~ N(0, I) of the terms that are in. With B = Q R and, of its columns, R = U diag(l)^1/2 V^T,
 
     log p(y | S, sigma) = -n/2 log(2 pi sigma^2) - 1/2 sum_i log(1 + l_i / sigma^2)
                           - 1/(2 sigma^2) (|y - Q Q^T y|^2 + sum_i c_i^2 sigma^2 / (sigma^2 + l_i)),    c = U^T Q^T y.

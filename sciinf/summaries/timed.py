@@ -55,7 +55,7 @@ def seen_only(observables: Mapping[str, Observable]) -> dict[str, Observable]:
     return {name: spec for name, spec in observables.items() if name not in left}
 
 
-def lines_of(times: Float[Tensor, " time"], controls: Sequence[Float[Tensor, time * event]]) -> int:
+def lines_of(times: Float[Tensor, " time"], controls: Sequence[Tensor]) -> int:
     """How many lines a record has without those that only repeat its last time.
 
     A control that is 0 in the end was an impulse: the line after it belongs to the record, though its time is no later.
