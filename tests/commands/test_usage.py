@@ -19,7 +19,7 @@ from sciinf.commands.usage import meant
         (["infer", "a.py", "--num_simulations", "3"], "no option --num_simulations; did you mean -n?"),
         (["query", "a", "--samples", "b.h5"], "no option --samples; did you mean --draws?"),
         (["infer", "a.py", "-o", "b"], "there is no option -o; did you mean --out?"),
-        (["report", "a", "--zzz"], "there is no option --zzz; there is --quiet, --verbose, --help"),
+        (["report", "a", "--zzz"], "there is no option --zzz; there is --beside, --quiet, --verbose, --help"),
         (["infr"], "No such command 'infr'. Did you mean 'infer'?"),
     ],
 )

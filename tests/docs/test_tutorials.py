@@ -25,7 +25,10 @@ FOLLOWED = {  # by a test of this folder
     "docs/data_format.md",
     "docs/exports.md",
     "docs/units_and_coordinates.md",
-    *(f"docs/api/{name}.md" for name in ("laws", "simulate", "train", "ask", "further", "processes")),
+    *(
+        f"docs/api/{name}.md"
+        for name in ("laws", "simulate", "train", "ask", "further", "processes", "latent", "equations")
+    ),
     *(f"docs/tutorials/{name}.md" for name in ("first_answer", "your_own_simulator", "external_program")),
     *(f"docs/tutorials/{name}.md" for name in ("many_observations", "from_sbi", "which_model", "hidden_states")),
 }
