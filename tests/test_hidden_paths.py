@@ -239,7 +239,8 @@ def test_an_impulse_after_all_data_belongs_to_the_path_and_padding_does_not():
     assert lines_of(times, [torch.tensor([5.0, 0.0, 0.0, 60.0, 0.0, 0.0])]) == 5  # what was seen then comes first
     assert lines_of(times, [torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0, 0.0])]) == 3
     assert lines_of(times, [torch.full((6, 2), 4.0)]) == 3
-    x = planned_tank().record([1.0], {"y": np.array([2.5])}, {"fill": ([2.0], [1.0]), "warmth": ([0.0], [[0.0, 0.0]])})
+    controls = {"fill": [0.0, 1.0, 0.0], "warmth": np.zeros((3, 2))}
+    x = planned_tank().record([1.0, 2.0, 2.0], {"y": np.array([2.5, np.nan, np.nan])}, controls)
     theta = torch.tensor([[0.4, 0.7, 0.3]])
     paths = planned_tank().paths(
         theta, {name: value[None] for name, value in x.items()}, torch.Generator().manual_seed(0)
