@@ -344,3 +344,8 @@ def _check(support: constraints.Constraint, value: Tensor) -> Tensor:
 
 def _inside_point(law: td.Distribution, like: Tensor) -> Tensor:
     return law.icdf(torch.tensor(0.5, dtype=torch.float64)).to(like.dtype)
+
+
+def never_negative(law: td.Distribution) -> bool:
+    """Whether a law has no negative values, but for what has a probability of 1e-19."""
+    return float(from_normal(law, torch.tensor(-9.0))) >= 0

@@ -5,16 +5,11 @@ Of each state by itself (`wrappers.term_equations`), the rows divided by their s
 
     y | S, sigma ~ N(0, sigma^2 I + B_S B_S^T),
 
-whose density needs B_S^T B_S, with eigenvalues l_i and eigenvectors u_i, and q_i = u_i B_S^T y alone:
-
-    log p(y | S, sigma) = -n/2 log(2 pi sigma^2) - 1/2 sum_i log(1 + l_i / sigma^2)
-                          - (y^T y - sum_i q_i^2 / (sigma^2 + l_i)) / (2 sigma^2).
-
-That is summed over a fine grid of log sigma under its prior, for all 2^k sets; p(S | y) and p(y) follow. Coefficients
-given S and sigma are Gaussian. So draws are independent draws of the exact posterior, but for the grid, whose cells are
-a quarter of an sd of log sigma at most (at a bound of its prior: as long as the posterior falls by 0.2 nats), within
-which sigma is drawn evenly. The prior is of fixed sds (ridge), in the
-coefficients' own units: a larger s_j speaks against term j, by about a factor of s_j.
+a density that `term_sums` finds for all sets. It is summed over a fine grid of log sigma under its prior, for all 2^k
+sets; p(S | y) and p(y) follow. Coefficients given S and sigma are Gaussian. So draws are independent draws of the exact
+posterior, but for the grid, whose cells are a quarter of an sd of log sigma at most (at a bound of its prior: as long
+as the posterior falls by 0.2 nats), within which sigma is drawn evenly. The prior is of fixed sds (ridge), in
+the coefficients' own units: a larger s_j speaks against term j, by about a factor of s_j.
 
 What is *not* exact is said by checks of the draws, where data are paths of three times or more:
 
@@ -166,7 +161,12 @@ class EquationPosterior(Posterior):
         """
         if name not in self.prior.discrete():
             raise ValueError(f"{name!r} is none of {', '.join(self.prior.discrete())}")
-        return torch.stack([self._known(self.tables(one))[name] for one in _apart(x)])
+        return self.known(x)[name]
+
+    def known(self, x: X) -> dict[str, Float[Tensor, "batch value"]]:
+        """The same of all of them, by name: the sets are added up once for each observation."""
+        each = [self._known(self.tables(one)) for one in _apart(x)]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
     def inclusion(self, x: X) -> Float[Tensor, "batch state term"]:
         """The probability that each term is in the rate of each state."""

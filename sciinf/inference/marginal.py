@@ -22,8 +22,6 @@ def exact_probabilities(posterior: Posterior, x: X, name: str) -> Float[Tensor, 
         x: A batch of observations, name -> (batch, *event).
         name: Of the parameter.
     """
-    if isinstance(posterior, EquationPosterior):
-        return posterior.probabilities(x, name)
     members, found = posterior.members if isinstance(posterior, Ensemble) else (posterior,), []
     for member in members:
         density = member.estimator.density(x) if isinstance(member, Amortised) else None
@@ -36,6 +34,19 @@ def exact_probabilities(posterior: Posterior, x: X, name: str) -> Float[Tensor, 
     return torch.stack(found).mean(0)
 
 
+def all_probabilities(posterior: Posterior, x: X) -> dict[str, Float[Tensor, "batch value"]]:
+    """Those of all discrete parameters that are known without draws, by name.
+
+    Args:
+        posterior: What answers.
+        x: A batch of observations, name -> (batch, *event).
+    """
+    if isinstance(posterior, EquationPosterior):
+        return posterior.known(x)
+    each = {name: exact_probabilities(posterior, x, name) for name in posterior.prior.discrete()}
+    return {name: found for name, found in each.items() if found is not None}
+
+
 def known_categories(posterior: Posterior, x: X) -> dict[str, Categories]:
     """The discrete parameters of a posterior, with their probabilities for one observation where these are exact.
 
@@ -43,6 +54,5 @@ def known_categories(posterior: Posterior, x: X) -> dict[str, Categories]:
         posterior: What answers.
         x: The observation, name -> (1, *event).
     """
-    prior = posterior.prior
-    found = {name: exact_probabilities(posterior, x, name) for name in prior.discrete()}
-    return categories_of(prior, {name: tuple(each[0].tolist()) for name, each in found.items() if each is not None})
+    found = all_probabilities(posterior, x)
+    return categories_of(posterior.prior, {name: tuple(each[0].tolist()) for name, each in found.items()})

@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.processes.messages import Chain, smoothed
+from sciinf.processes.messages import Chain, lower, smoothed
 from sciinf.processes.process import Latent, LearnedProcess, Process, Series, Sizes
 
 _HALVINGS = 5  # a step is put together of 2^5 short ones, which is stable for long ones
@@ -159,10 +159,8 @@ class LearnedInteracting(LearnedProcess):
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
         chain = self._chain(series, generator=generator)
         read = torch.where(series.there[..., None], self.evidence(series.read), 0.0).double()
-        rows, columns = torch.tril_indices(self.states, self.states)
-        root = _placed(read[..., self.states :], rows, columns, self.states)
         gain = self.log_gain.double().exp()
-        root = gain[:, None] * root
+        root = gain[:, None] * lower(read[..., self.states :], self.states)
         found = smoothed(chain, gain.square() * read[..., : self.states], root @ root.mT, generator=generator)
         return Latent(self._told(found.draw), found.kl.float(), found.log_ratio.float())
 
@@ -265,12 +263,6 @@ def _moved(
         matrix = matrix @ matrix
     eye = torch.eye(size, dtype=field.dtype, device=field.device)
     return matrix, shift[..., 0], 0.5 * (noise + noise.mT) + _LEAST * eye
-
-
-def _placed(entries: Tensor, rows: Tensor, columns: Tensor, size: int) -> Float[Tensor, "*batch m m"]:
-    """Matrices with these entries at these places, and 0: by a fixed product, nothing is written into."""
-    place = nn.functional.one_hot((rows * size + columns).to(entries.device), size * size).to(entries)
-    return (entries @ place).unflatten(-1, (size, size))
 
 
 def _each(name: str, value: float | Sequence[float], count: int) -> tuple[float, ...]:

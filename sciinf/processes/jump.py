@@ -124,9 +124,6 @@ class LearnedJump(LearnedProcess):
         start, steps = self._prior(series)
         return self._drawn(start, steps, start, steps, generator).z
 
-    def shared(self) -> Float[Tensor, ""]:
-        return self.start.direct.bias.new_zeros(())
-
     def _prior(self, series: Series) -> tuple[Float[Tensor, "row state"], Float[Tensor, "row step state state"]]:
         """Log probabilities of the first state, and of each from each over every step; float64."""
         known = series.context[:, None].expand(-1, series.length - 1, -1)

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
-from sciinf.processes.messages import Chain, Smoothed, smoothed
+from sciinf.processes.messages import Chain, Smoothed, lower, smoothed
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
 _LEAST = 1e-8  # variance that a step adds at least, of 1
@@ -141,7 +141,7 @@ class _Stationary(_Motion):
     def field(self, context: Tensor) -> Tensor:
         found = self.base[None] if self.told is None else self.base + self.told(context)
         turn, spread = found.double().split([self.turning, self.spreading], -1)
-        turn, spread = _lower(turn, self.states, -1), _lower(spread, self.states)
+        turn, spread = lower(turn, self.states, -1), lower(spread, self.states)
         eye = torch.eye(self.states, dtype=turn.dtype, device=turn.device)
         return turn - turn.mT - 0.5 * (spread @ spread.mT + _DAMPED * eye)
 
@@ -219,13 +219,13 @@ class LearnedChain(LearnedProcess):
         parts = [series.read, series.context[:, None].expand(-1, series.length, -1)]
         found = self.evidence(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))
         found = torch.where(series.there[..., None], found, 0.0).double()
-        root = _lower(found[..., self.states :], self.states)
+        root = lower(found[..., self.states :], self.states)
         return smoothed(self.chain(series), found[..., : self.states], root @ root.mT, generator=generator)
 
     def chain(self, series: Series) -> Chain:
         """The prior, at the times of rows, in float64."""
         field, step = self.motion.field(series.context), series.steps().double()
-        start = _lower(self.start.double(), self.states)
+        start = lower(self.start.double(), self.states)
         eye = torch.eye(self.states, dtype=start.dtype, device=start.device)
         if self.push is None or series.controls is None:
             matrix = torch.linalg.matrix_exp(field[:, None] * step[..., None, None])
@@ -263,13 +263,6 @@ def _moved(field: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     both = torch.cat([torch.cat([field, eye], -1), torch.cat([nothing, nothing], -1)], -2)
     moved = torch.linalg.matrix_exp(both[:, None] * step[..., None, None])
     return moved[..., :size, :size], moved[..., :size, size:]
-
-
-def _lower(entries: Float[Tensor, "*batch entry"], size: int, diagonal: int = 0) -> Float[Tensor, "*batch m m"]:
-    """Lower triangular matrices of their entries, by a fixed product: nothing is written into."""
-    rows, columns = torch.tril_indices(size, size, diagonal, device=entries.device)
-    place = nn.functional.one_hot(rows * size + columns, size * size).to(entries)
-    return (entries @ place).unflatten(-1, (size, size))
 
 
 def _about(size: int, diagonal: float) -> Tensor:

@@ -181,6 +181,13 @@ def _eliminated(
     )
 
 
+def lower(entries: Float[Tensor, "*batch entry"], size: int, diagonal: int = 0) -> Float[Tensor, "*batch m m"]:
+    """Lower triangular matrices of their entries, by a fixed product: nothing is written into."""
+    rows, columns = torch.tril_indices(size, size, diagonal, device=entries.device)
+    place = functional.one_hot(rows * size + columns, size * size).to(entries)
+    return (entries @ place).unflatten(-1, (size, size))
+
+
 def _longer(part: Tensor, by: int) -> Tensor:
     """With so many zeros behind along the second axis."""
     return functional.pad(part, (0, 0) * (part.ndim - 2) + (0, by))

@@ -168,9 +168,6 @@ class LearnedSDE(LearnedProcess):
     def check(self, series: Series) -> None:
         self.driver.check(float((series.clock()[:, -1] - series.clock()[:, 0]).max()))
 
-    def shared(self) -> Float[Tensor, ""]:
-        return self.start.direct.bias.new_zeros(())
-
     def _path(self, series: Series, later: Heard | None, generator: torch.Generator) -> Latent:
         rows, count, clock, gaps = len(series), self.states, series.clock(), series.steps()
         shape = (1 + (series.length - 1) * self.steps, rows, count, max(1, self.driver.terms))

@@ -129,7 +129,7 @@ class LearnedParallel(LearnedProcess):
             inward = self.noisy(torch.cat([before, features], -1))
             mean = mean + self.shift(self.between(inward, self._times(series), series.context)[0])
         first, log_first = self.first(features[:, 0, self.width :]).chunk(2, -1)
-        found = _Drawn(*_gaussian(mean, log_sd, noise)), _Drawn(*_gaussian(first, log_first, start))
+        found = _gaussian(mean, log_sd, noise), _gaussian(first, log_first, start)
         z = self._path(series, self._begun(found[1].value), found[0].value)[0]
         return Latent(z, found[0].kl + found[1].kl, found[0].log_ratio + found[1].log_ratio)
 
@@ -152,9 +152,6 @@ class LearnedParallel(LearnedProcess):
             carried = self._begun(start)
         noise = torch.randn(rows, series.length, self.noise, generator=generator, device=generator.device).to(like)
         return self._path(series, carried, noise)
-
-    def shared(self) -> Float[Tensor, ""]:
-        return self.leave.bias.new_zeros(())
 
     @property
     def width(self) -> int:
@@ -201,9 +198,9 @@ class _Drawn:
     log_ratio: Tensor
 
 
-def _gaussian(mean: Tensor, log_sd: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gaussian(mean: Tensor, log_sd: Tensor, noise: Tensor) -> _Drawn:
     """Numbers N(mean, sd^2) made of noise, their KL to N(0, I), and the log ratio of densities of just these."""
     log_sd = _WIDEST * torch.tanh(log_sd / _WIDEST)
     value, over = mean + log_sd.exp() * noise, tuple(range(1, noise.ndim))
     kl = (0.5 * (mean.square() + (2 * log_sd).exp() - 1) - log_sd).sum(over)
-    return value, kl, (0.5 * (value.square() - noise.square()) - log_sd).sum(over)
+    return _Drawn(value, kl, (0.5 * (value.square() - noise.square()) - log_sd).sum(over))

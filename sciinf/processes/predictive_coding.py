@@ -109,9 +109,6 @@ class LearnedPredictiveCoding(LearnedProcess):
             path.append(d)
         return torch.stack(path, 1)
 
-    def shared(self) -> Float[Tensor, ""]:
-        return self.start.new_zeros(())
-
     def _law(self, found: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_sd = found.chunk(2, -1)
         return mean, _WIDEST * (log_sd / _WIDEST).tanh()

@@ -89,11 +89,6 @@ class Series:
         """The same rows, as if nothing had been seen of them."""
         return replace(self, seen=torch.zeros_like(self.seen), there=torch.zeros_like(self.there), offset=None)
 
-    def rows(self, index: Tensor | slice) -> Series:
-        """Some of the rows."""
-        parts = {name: value[index] for name, value in vars(self).items() if value is not None}
-        return Series(**parts)
-
 
 @dataclass(frozen=True)
 class Latent:
@@ -146,12 +141,12 @@ class LearnedProcess(nn.Module, ABC):
     def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
         """A path of each row, given its context, times and controls alone; what was seen is not looked at."""
 
-    @abstractmethod
     def shared(self) -> Float[Tensor, ""]:
         """What all rows share, counted once for the whole training set: nats of KL of weights or graphs to their prior.
 
         A penalty is minus the logarithm of a prior, up to a constant. 0 where nothing is shared.
         """
+        return next(self.parameters()).new_zeros(())
 
     def check(self, series: Series) -> None:
         """Warn, or raise ValueError, where the process is not for rows that are asked about; not in training."""

@@ -39,11 +39,10 @@ from sciinf.nets.jets import Jet, JetNetwork
 from sciinf.surrogates._errors import WithErrors
 from sciinf.surrogates._fields import Looking
 from sciinf.surrogates._predicting import held_out_errors
-from sciinf.surrogates.placements import EvenPoints, Placement
+from sciinf.surrogates.placements import EDGE, EvenPoints, Placement
 
 _SEEN = 8  # even points of a held-out row, for each of a training row
 _LOOK = 4_096  # points at which sizes are taken
-_EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
 
 
 @final
@@ -178,7 +177,7 @@ class Collocation(WithErrors, Looking, Adjusting):
     def _told(self, cube: Tensor, kind: Callable[..., Tensor]) -> Tensor:
         """What the equation says of the network at points of the cube, squares summed over what it says."""
         share, place = cube.split([len(self.lengths), cube.shape[-1] - len(self.lengths)], -1)
-        z = torch.special.ndtri(place.clamp(_EDGE, 1 - _EDGE))
+        z = torch.special.ndtri(place.clamp(EDGE, 1 - EDGE))
         theta = self.prior.join(z).to(cube)
         at = share * torch.tensor(self.lengths, dtype=cube.dtype, device=cube.device)
         raw = self.network.jet(at, z)

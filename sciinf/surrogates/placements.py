@@ -40,7 +40,7 @@ from sciinf.core.component import Component
 from sciinf.flows.conditional import ConditionalFlow
 from sciinf.flows.spline import SplineCoupling
 
-_EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
+EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
 _LARGEST = 50.0  # weight of a point beside their mean
 Squares = Callable[[Tensor], Tensor]
 """Points of the cube (n, size) -> r^2 there, (n,), without slopes."""
@@ -196,7 +196,7 @@ class _Flowing(Placing, ABC):
     @final
     def density(self, points: Float[Tensor, "n size"]) -> Float[Tensor, " n"]:
         """log p of points of the cube; 0 where they are even."""
-        z = torch.special.ndtri(points.clamp(_EDGE, 1 - _EDGE))
+        z = torch.special.ndtri(points.clamp(EDGE, 1 - EDGE))
         noise, log_det = self.flow("encode", z[:, None])
         return (log_det - 0.5 * noise.square().sum(-1))[:, 0] + 0.5 * z.square().sum(-1)
 

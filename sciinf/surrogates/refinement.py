@@ -35,7 +35,7 @@ from sciinf.core import X
 from sciinf.core.checks import check_whole
 from sciinf.surrogates.latent_dynamics import LatentDynamics
 
-_MOMENTS, _LEAST = (0.9, 0.99), 1e-8  # Adam's
+_MOMENTS = (0.9, 0.99)  # of Adam
 _JUDGED, _ERRORS = 16, 2.0  # draws that say whether an offset is kept, and standard errors that it has to gain
 
 
@@ -94,13 +94,11 @@ def refined(
     with torch.no_grad():
         plain = surrogate.series(theta, x)
     offset = torch.zeros_like(plain.seen)
-    mean = square = torch.zeros_like(offset)
-    for k in range(1, steps + 1):
-        slope = _slope(surrogate, theta, x, offset, draws, generator)
-        mean = _MOMENTS[0] * mean + (1 - _MOMENTS[0]) * slope
-        square = _MOMENTS[1] * square + (1 - _MOMENTS[1]) * slope.square()
-        ahead, size = mean / (1 - _MOMENTS[0] ** k), (square / (1 - _MOMENTS[1] ** k)).sqrt()
-        offset = offset + rate * 0.1 ** ((k - 1) / steps) * ahead / (size + _LEAST)
+    adam = torch.optim.Adam([offset], betas=_MOMENTS)
+    for k in range(steps):
+        adam.param_groups[0]["lr"] = rate * 0.1 ** (k / steps)
+        offset.grad = _slope(surrogate, theta, x, offset, draws, generator).neg()
+        adam.step()
     gains = torch.diff(_judged(surrogate, theta, x, offset, generator), dim=0)[0]
     sure = gains.mean(0) > _ERRORS * gains.std(0) / math.sqrt(_JUDGED)
     kept = torch.where(sure[:, None, None], offset, 0.0)

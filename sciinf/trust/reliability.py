@@ -37,7 +37,7 @@ from torch import Tensor
 from sciinf.core import Posterior, Prior, X
 from sciinf.core.levels import Levels
 from sciinf.core.verdicts import Reliability
-from sciinf.inference.marginal import exact_probabilities
+from sciinf.inference.marginal import all_probabilities
 from sciinf.trust.agreement import Agreement
 
 ABSENT = "does not exist"
@@ -63,9 +63,7 @@ def values_of(posterior: Posterior, x: X, draws: Float[Tensor, "draws batch thet
     prior, found = posterior.prior, dict[str, Tensor]()
     for name, law in prior.discrete().items():
         found[VALUES + name] = _places(law, draws[..., prior.names.index(name)]).short()
-        exact = exact_probabilities(posterior, x, name)
-        found |= {} if exact is None else {EXACT + name: exact}
-    return found
+    return found | {EXACT + name: exact for name, exact in all_probabilities(posterior, x).items()}
 
 
 def reliabilities(

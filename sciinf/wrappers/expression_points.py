@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_whole
-from sciinf.core.laws import from_normal
+from sciinf.core.laws import never_negative
 from sciinf.dynamics.expressions import Expressions
 
 _GRID = 33  # points in each direction, of symmetry; of more variables random ones
@@ -99,7 +99,7 @@ class PointExpressions(Simulator):
         self.grammar, self.bounds, self.points, self.name, self.block = grammar, bounds, points, name, block
         self.prior = grammar.prior + Prior(noise=noise)
         law = list(self.prior.places())[-1][0]
-        if not float(from_normal(law, torch.tensor(-9.0))) >= 0:
+        if not never_negative(law):
             raise ValueError(f"the noise may be negative by its law {law}: take HalfNormal or LogUniform, say")
         self.sizes, parts = supposed
         functions = [o for o in grammar.operators if o not in ("+", "-", "*")]

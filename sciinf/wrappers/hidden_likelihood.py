@@ -80,7 +80,7 @@ class Filters:
             every = [each for each, _ in self._exactly(theta, x, None)]
             return torch.cat(every)
         found = self._estimated(theta, x, self.particles, noise_of(theta, x))
-        if len(theta) and bool((found.died >= 0).all()):
+        if bool((found.died >= 0).all()):
             warnings.warn(self._died(found.died, self.record(theta, x), self.particles), stacklevel=3)
         return found.log_likelihood
 

@@ -199,7 +199,7 @@ def set_through(
     return found
 
 
-def _numbers(value: Any, spec: Observable, name: str) -> Float[Tensor, ...]:
+def _numbers(value: Any, spec: Observable, name: str) -> Tensor:
     """Values, plain or with a unit, as of astropy, as numbers in the unit of a specification."""
     plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
     return torch.as_tensor(np.array(plain, dtype=np.float64))

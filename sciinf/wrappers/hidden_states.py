@@ -182,8 +182,8 @@ class HiddenStates(Simulator):
             if not isinstance(times, Tensor):
                 # named "time", so that standardising takes one span for all of them, and none for each
                 self.observables[f"{key}{TIMES}"] = Observable((self.count,), self.time_unit, ("time",), "float64")
-        known = {} if isinstance(controls, Callable) else controls
-        self.given = control_specs(model, tried, known, first)
+        self.known = {} if isinstance(controls, Callable) else dict(controls)  # the same in all records
+        self.given = control_specs(model, tried, self.known, first)
         self.observables |= self.given
         self.settings = self._settings
         self.filters = Filters(model, prior.names, self._record, self._pilot, particles)
@@ -344,11 +344,10 @@ class HiddenStates(Simulator):
         """This simulator with the plan of one record in all its rows; see `Simulator.like`."""
         times = (self.times[None] if isinstance(self.times, Tensor) else shared_times(self.seen, x)).cpu()
         there = {name: x[f"{name}_mask"].bool().cpu() for name in self.seen if self.masked}
-        known = {} if isinstance(self.controls, Callable) else self.controls
         check_times(times, self.begin)
         one = copy.copy(self)
         one.missing, one.shortest = 0.0, None
-        one.own = Plan(times, {**known, **{name: x[name].double().cpu() for name in self.given}}, there or None)
+        one.own = Plan(times, {**self.known, **{name: x[name].double().cpu() for name in self.given}}, there or None)
         one.settings = one._settings
         return one
 
@@ -357,8 +356,7 @@ class HiddenStates(Simulator):
         if missing := sorted(set(self.observables) - set(x)):
             raise ValueError(f"the data have {sorted(x)}, and {missing} are missing: {event_of(self.observables)}")
         values, there = values_and_masks(self.seen, x, theta)
-        controls = {n: x[n].to(theta.device, torch.float64) for n in self.given}
-        controls |= {} if isinstance(self.controls, Callable) else self.controls
+        controls = self.known | {n: x[n].to(theta.device, torch.float64) for n in self.given}
         if isinstance(self.times, Tensor):
             return Record(self.times[None], values, there, self.begin, controls)
         return Record(shared_times(self.seen, x), values, there, self.begin, controls)

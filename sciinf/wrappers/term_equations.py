@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sciinf.core import Choice, Normal, Observable, Only, Prior, Simulator, X
 from sciinf.core.checks import check_whole
-from sciinf.core.laws import from_normal
+from sciinf.core.laws import never_negative
 from sciinf.dynamics.term_library import Library
 
 OUT, IN = "no", "yes"
@@ -269,7 +269,7 @@ class TermEquations(Simulator):
             sigmas[f"d({state}) noise"] = (noise[state], library.unit(state, grows.get(state, ""), record.power))
         self.prior = Prior(**has, **coefficients, **sigmas)
         for key, (law, _) in zip(sigmas, list(self.prior.places())[-len(sigmas) :], strict=True):
-            if not float(from_normal(law, torch.tensor(-9.0))) >= 0:
+            if not never_negative(law):
                 raise ValueError(f"{key!r} may be negative by its law {law}: take HalfNormal or LogUniform, say")
         shape, count = (len(library.states), len(library)), len(has)
         self.has = torch.arange(count).view(shape)
