@@ -24,6 +24,8 @@ beside a recurrent encoder's, eigenvalues of two oscillators beside the true one
 equation with a learned part.
 "series": paths drawn in parallel, refined when asked, and of Gaussian processes, beside exact likelihoods and gaps.
 "graphs": who pushes whom in systems of linear nodes, beside the exact posterior over graphs and Euler's regression.
+"treatments": outcomes under doses that were set, by a path that doses drive, beside the equations themselves; what
+weights of each row are to gain is a target, which may be missed.
 "terms": which terms of a library drive an equation, exactly, where Euler's likelihood breaks, and by a network.
 "equations": expressions of points, told hypotheses or not, beside gplearn where it is installed.
 "collocation": a narrow peak, learned from its equation alone with points placed in five ways; what the two that learn
@@ -52,6 +54,7 @@ from dynamics_records import records
 from dynamics_school import school
 from dynamics_series import series
 from dynamics_terms import terms
+from dynamics_treatments import treatments
 from reporting import in_parts
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -68,6 +71,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "neural": neural,
     "series": series,
     "graphs": graphs,
+    "treatments": treatments,
     "terms": terms,
     "equations": equations,
     "collocation": collocation,

@@ -1,6 +1,7 @@
 """Laws of hidden paths, with their way to the path of one series: one paper, one file."""
 
 from sciinf.processes.context import Reader
+from sciinf.processes.controlled import Controlled
 from sciinf.processes.driving import Brownian, Fractional
 from sciinf.processes.interacting import Edges, Interacting
 from sciinf.processes.jump import MarkovJump
@@ -13,6 +14,7 @@ from sciinf.processes.sparse_gp import SparseGP
 
 __all__ = [
     "Brownian",
+    "Controlled",
     "Edges",
     "Fractional",
     "Interacting",

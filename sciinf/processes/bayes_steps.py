@@ -21,7 +21,7 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -73,11 +73,13 @@ class LaterValues(nn.Module):
         states: S.
         width: Of the hidden layers.
         memory: How many numbers more than S are known of the path.
+        ends: Whether a series ends with its last value: times and controls after it are not looked at, and change
+            nothing of the path until then.
     """
 
-    def __init__(self, sizes: Sizes, states: int, width: int, *, memory: int) -> None:
+    def __init__(self, sizes: Sizes, states: int, width: int, *, memory: int, ends: bool = False) -> None:
         super().__init__()
-        self.states, self.reader = states, Reader(sizes, width, ahead=False)
+        self.states, self.ends, self.reader = states, ends, Reader(sizes, width, ahead=False)
         self.read = nn.Linear(self.reader.outputs + sizes.features + sizes.context + sizes.controls, width)
         self.look = nn.Linear(states + memory + 2, width, bias=False)
         self.think = nn.Linear(width, width)
@@ -87,11 +89,14 @@ class LaterValues(nn.Module):
 
     def read_of(self, series: Series) -> Heard:
         """Later values, read backwards in time."""
+        if self.ends:
+            series = _ended(series)
         times = None if series.times is None else -series.times.flip(1)
         controls = None if series.controls is None else series.controls.flip(1)
         there, offset = series.there.flip(1), None if series.offset is None else series.offset.flip(1)
         backwards = Series(series.seen.flip(1), there, series.context, times, controls, offset)
-        parts = [self.reader(backwards).flip(1), series.read, series.context[:, None].expand(-1, series.length, -1)]
+        begun = there.cumsum(1) > 0 if self.ends else None
+        parts = [self.reader(backwards, begun=begun).flip(1), series.read, series.context[:, None].expand(-1, series.length, -1)]
         if series.controls is not None:  # those that act on the way to each time
             parts.append(torch.cat([series.controls[:, :1], series.controls[:, :-1]], 1))
         coming = torch.where(series.there, series.clock(), torch.inf).flip(1).cummin(1).values.flip(1)
@@ -120,6 +125,15 @@ class LaterValues(nn.Module):
         size = _MOST * (size / _MOST).tanh()
         root = 0.5 * size.exp()[..., None] * (eye + root.unflatten(-1, (self.states, -1)))
         return new_noise(white, y - ahead, root * told.any[:, None, None], sd, told)
+
+
+def _ended(series: Series) -> Series:
+    """Series whose times stop at the last value, and whose controls do before it: those after it act later."""
+    clock, there = series.clock(), series.there
+    last = torch.where(there, clock, clock[:, :1]).amax(1, keepdim=True)
+    followed = torch.cat([there.flip(1).cumsum(1).flip(1)[:, 1:] > 0, torch.zeros_like(there[:, :1])], 1)
+    controls = None if series.controls is None else torch.where(followed[..., None], series.controls, 0.0)
+    return replace(series, times=torch.minimum(clock, last), controls=controls)
 
 
 def new_noise(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: Told) -> New:

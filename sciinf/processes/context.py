@@ -37,9 +37,16 @@ class Reader(nn.Module):
         self.cells = nn.ModuleList(nn.GRUCell(inputs, width) for _ in range(2 if ahead else 1))
         self.width, self.outputs = width, width * len(self.cells)
 
-    def forward(self, series: Series) -> Float[Tensor, "row time output"]:
+    def forward(self, series: Series, *, begun: Tensor | None = None) -> Float[Tensor, "row time output"]:
+        """Read them.
+
+        Args:
+            series: Of rows.
+            begun: Where reading has begun, bool (row, time): until then it knows of nothing. None for everywhere; only
+                for a reader of the past alone.
+        """
         inputs = self._inputs(series).unbind(1)
-        found = [torch.stack(self._through(self.cells[0], inputs), 1)]
+        found = [torch.stack(self._through(self.cells[0], inputs, begun), 1)]
         if len(self.cells) > 1:
             found.append(torch.stack(self._through(self.cells[1], inputs[::-1])[::-1], 1))
         return torch.cat(found, -1)
@@ -52,10 +59,12 @@ class Reader(nn.Module):
             parts.append(series.controls)
         return torch.cat([*parts, series.context[:, None].expand(-1, series.length, -1)], -1)
 
-    def _through(self, cell: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    def _through(self, cell: nn.Module, inputs: tuple[Tensor, ...], begun: Tensor | None = None) -> list[Tensor]:
         state = torch.zeros_like(inputs[0][:, :1]).expand(-1, self.width)
         states = []
-        for each in inputs:
+        for k, each in enumerate(inputs):
             state = cell(each, state)
+            if begun is not None:
+                state = torch.where(begun[:, k, None], state, 0.0)
             states.append(state)
         return states

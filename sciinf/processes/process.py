@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ class Series:
         theta: Parameters in the prior's order and units, (row, D); None where nobody told.
         unit: One mean step in the simulator's unit of time, (row,); None for 1.
         origin: Time 0 in the simulator's unit of time, (row,); None for 0.
+        nought: What controls of 0, in their own units, are here, (row, U): no dose, say; None for 0.
     """
 
     seen: Tensor
@@ -59,6 +60,7 @@ class Series:
     theta: Tensor | None = None
     unit: Tensor | None = None
     origin: Tensor | None = None
+    nought: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -126,9 +128,12 @@ class LearnedProcess(nn.Module, ABC):
 
     Attributes:
         states: S, how many numbers a path has at a time.
+        decodes_controls: Whether the decoder sees the controls of a time beside the state. A process whose controls may
+            have been chosen after a look at the values of that time says no: they would tell of these values.
     """
 
     states: int
+    decodes_controls: ClassVar[bool] = True
 
     @abstractmethod
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:

@@ -137,6 +137,10 @@ class Inputs(nn.Module):
         """What is known along time."""
         return ((self._along(x) - self.along_mean) / self.along_sd).float() if self.along else None
 
+    def nought(self, rows: int) -> Float[Tensor, "row control"] | None:
+        """What controls of 0 are when they are standardised."""
+        return (-self.along_mean / self.along_sd).float().expand(rows, -1) if self.along else None
+
     def when(self, x: X) -> Float[Tensor, "row time"] | None:
         """Times in mean steps of the training rows; None for equal steps."""
         if not self.times:

@@ -112,7 +112,8 @@ class LatentDynamics(Surrogate, Adjusting):
             self.process = process.build(sizes, seed=seed)
             self.columns = _columns(columns, self.process.states, channels, law)
             if not self.columns:
-                self.decoder = Linear(self.process.states + context + controls, self.emission.outputs, width)
+                shown = controls if self.process.decodes_controls else 0
+                self.decoder = Linear(self.process.states + context + shown, self.emission.outputs, width)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Take means and sds, the unit of time and the number of rows from the training rows.
@@ -148,8 +149,8 @@ class LatentDynamics(Surrogate, Adjusting):
         seen = there.any(-1)
         embedded = torch.where(seen[..., None], self.encoder(read), 0.0)
         known, controls = self.inputs.known(theta, x), self.inputs.controlled(x)
-        clock = self.inputs.clock(len(theta))
-        return Series(embedded, seen, known, self.inputs.when(x), controls, offset, theta, *clock)
+        clock, nought = self.inputs.clock(len(theta)), self.inputs.nought(len(theta))
+        return Series(embedded, seen, known, self.inputs.when(x), controls, offset, theta, *clock, nought)
 
     def _read(self, value: Tensor, there: Tensor) -> Tensor:
         read = self.emission.read(value)
@@ -177,7 +178,9 @@ class LatentDynamics(Surrogate, Adjusting):
         if self.columns:
             return self.emission.read(torch.stack([z[..., k] for k in self.columns], -1))
         parts = [z, series.context[:, None].expand(-1, z.shape[1], -1)]
-        return self.decoder(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))
+        if series.controls is not None and self.process.decodes_controls:
+            parts.append(series.controls)
+        return self.decoder(torch.cat(parts, -1))
 
     def bound(
         self,
@@ -279,7 +282,7 @@ class LatentDynamics(Surrogate, Adjusting):
         length = length or self.observables[self.target].shape[0]
         seen = known.new_zeros(len(known), length, self.encoder.outputs)
         there, clock = seen.new_zeros(seen.shape[:2], dtype=torch.bool), self.inputs.clock(len(known))
-        return Series(seen, there, known, times, controls, None, theta, *clock)
+        return Series(seen, there, known, times, controls, None, theta, *clock, self.inputs.nought(len(known)))
 
     def _shaped(self, found: Tensor) -> Tensor:
         spec = self.observables[self.target]

@@ -8,6 +8,7 @@ from torch import nn
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
 from sciinf.processes import (
+    Controlled,
     Fractional,
     Interacting,
     Koopman,
@@ -69,6 +70,7 @@ PROCESSES = {
     "predictive_coding": lambda: PredictiveCoding(4, width=5, weight=0.5),
     "sparse_gp": lambda: SparseGP(2),
     "interacting": lambda: Interacting(3),
+    "controlled": lambda: Controlled(2, weights=2, hidden=6, width=8),
     "jump": lambda: MarkovJump(3, hidden=8),
     "neural sde": lambda: NeuralSDE(2, width=8),
     "fractional sde": lambda: NeuralSDE(1, noise=Fractional(8.0), steps=1, width=8),

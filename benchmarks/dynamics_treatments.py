@@ -1,0 +1,183 @@
+"""Treatments as controls of a learned path, beside a model that knows the equations: a part of `dynamics.py`.
+
+A drug in one compartment, and its effect, which is seen with noise at irregular visits. Dose is given after each look
+at the effect, and more of it where the effect is low: doses depend on the state, by what was seen alone. Patients differ
+in clearance, sensitivity and how fast the effect fades. Here the simulator knows what would have happened: the same
+patient goes on from the tenth visit with doses of another policy, or with none. Predictions of that, from what was seen
+until then, are held against it at the next five visits.
+
+The oracle knows the equations, the law of patients and the noise: draws of patients, weighted by the exact likelihood
+of what was seen.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import check, clock
+from torch import Tensor
+
+from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
+from sciinf.processes import Controlled
+from sciinf.surrogates import LatentDynamics
+
+Rows = list[dict[str, Any]]
+VISITS, SEEN, NOISE = 15, 10, 0.15
+MEDIAN, SPREAD = (0.5, 1.0, 0.35), (0.35, 0.35, 0.25)  # clearance 1/d, effect per concentration, fading 1/d
+DRAWS, PARTICLES = 64, 20_000
+
+
+def patients(rows: int, generator: torch.Generator) -> Tensor:
+    """Clearance, sensitivity and fading of each, (row, 3)."""
+    spread = torch.tensor(SPREAD) * torch.randn(rows, len(SPREAD), generator=generator)
+    return torch.tensor(MEDIAN) * spread.exp()
+
+
+def moved(who: Tensor, state: tuple[Tensor, Tensor], dose: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Concentration and effect after a dose and a time, exactly.
+
+    Args:
+        who: Patients, (row, 3).
+        state: Concentration and effect, (row,) each.
+        dose: Which is in the blood at once, (row,).
+        step: Time, (row,).
+    """
+    clearance, strength, fading = who.unbind(-1)
+    high, effect = state[0] + dose, state[1]
+    gone, faded = (-clearance * step).exp(), (-fading * step).exp()
+    apart = fading - clearance
+    apart = torch.where(apart.abs() < 1e-3, 1e-3, apart)
+    return high * gone, effect * faded + strength * high * (gone - faded) / apart
+
+
+class Treated(Simulator):
+    """Patients with doses that follow what was seen of them, and records of 4 to 15 visits.
+
+    Args:
+        whole: Whether all visits are in the record.
+    """
+
+    name = "treated"
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self.whole, self.prior = whole, Prior.none()
+        self.observables = {
+            "x": Observable((VISITS,), dims=("visit",)),
+            "x_mask": Observable((VISITS,), dtype="bool", dims=("visit",)),
+            "x_times": Observable((VISITS,), "d", dims=("visit",), dtype="float64"),
+            "dose": Observable((VISITS,), dims=("visit",)),
+        }
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+        who = patients(len(theta), generator)
+        found = treated(who, visits(len(theta), generator), generator)
+        least = VISITS if self.whole else 4
+        count = torch.randint(least, VISITS + 1, (len(theta), 1), generator=generator)
+        return {**found, "x_mask": torch.arange(VISITS) < count}
+
+
+def visits(rows: int, generator: torch.Generator) -> Tensor:
+    """Times of visits, (row, VISITS), d."""
+    return (0.4 + 1.2 * torch.rand(rows, VISITS, generator=generator, dtype=torch.float64)).cumsum(1)
+
+
+def policy(seen: Tensor, generator: torch.Generator) -> Tensor:
+    """Doses after a look at noisy effects: likely where these are low."""
+    low = torch.rand(len(seen), generator=generator) < torch.sigmoid(3 * (1.5 - seen))
+    return torch.where(low, 0.5 + torch.rand(len(seen), generator=generator), 0.0)
+
+
+def treated(
+    who: Tensor, times: Tensor, generator: torch.Generator, *, set_doses: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Records of patients: doses by the policy, but from visit `SEEN` on those that are set, (row, VISITS - SEEN + 1).
+
+    With the same generator the first visits are the same, whatever is set later.
+    """
+    state = (torch.zeros(len(who)), torch.zeros(len(who)))
+    seen, doses = list[Tensor](), list[Tensor]()
+    for k in range(VISITS):
+        if k:
+            state = moved(who, state, doses[-1], (times[:, k] - times[:, k - 1]).float())
+        seen.append(state[1] + NOISE * torch.randn(len(who), generator=generator))
+        dose = policy(seen[-1], generator)
+        doses.append(dose if set_doses is None or k < SEEN - 1 else set_doses[:, k - SEEN + 1])
+    return {"x": torch.stack(seen, 1), "x_times": times, "dose": torch.stack(doses, 1)}
+
+
+def asked(rows: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Records whose later doses are set by a coin, not by what was seen, and what happens then, (row, horizon)."""
+    g = torch.Generator().manual_seed(seed)
+    who, times = patients(rows, g), visits(rows, g)
+    given = torch.rand(rows, VISITS - SEEN + 1, generator=g) < 0.5
+    doses = torch.where(given, 0.5 + torch.rand(rows, VISITS - SEEN + 1, generator=g), 0.0)
+    x = treated(who, times, g, set_doses=doses)
+    truth = x["x"][:, SEEN:]
+    mask = (torch.arange(VISITS) < SEEN).expand(rows, -1)
+    return {**x, "x": torch.where(mask, x["x"], 0.0), "x_mask": mask}, truth
+
+
+def oracle(x: dict[str, Tensor], generator: torch.Generator, draws: int) -> Tensor:
+    """Predictions by the equations, (draw, row, horizon)."""
+    who, found = patients(PARTICLES, generator), []
+    for row in range(len(x["x"])):
+        times, doses, seen = x["x_times"][row].float(), x["dose"][row], x["x"][row]
+        state, effects = (torch.zeros(PARTICLES), torch.zeros(PARTICLES)), [torch.zeros(PARTICLES)]
+        for k in range(1, VISITS):
+            state = moved(who, state, doses[k - 1].expand(PARTICLES), (times[k] - times[k - 1]).expand(PARTICLES))
+            effects.append(state[1])
+        path = torch.stack(effects, 1)
+        log = -0.5 * ((seen[:SEEN] - path[:, :SEEN]) / NOISE).square().sum(1)
+        kept = torch.multinomial(log.softmax(0), draws, replacement=True, generator=generator)
+        found.append(path[kept, SEEN:])
+    mean = torch.stack(found, 1)
+    return mean + NOISE * torch.randn(mean.shape, generator=generator)
+
+
+def crps(drawn: Tensor, truth: Tensor) -> Tensor:
+    """Of draws (draw, *), without bias of few draws; (*)."""
+    count, order = len(drawn), drawn.sort(0).values
+    weight = (2 * torch.arange(1.0, count + 1) - count - 1).reshape(-1, *[1] * truth.ndim)
+    return (drawn - truth).abs().mean(0) - (weight * order).sum(0) / (count * (count - 1))
+
+
+def judged(name: str, drawn: Tensor, truth: Tensor) -> dict[str, Any]:
+    """CRPS and how many 90 % intervals hold the truth, at the nearest horizon, the farthest, and of all."""
+    low, high = (drawn.quantile(level, 0) for level in (0.05, 0.95))
+    inside, score = ((low <= truth) & (truth <= high)).float(), crps(drawn, truth)
+    told = {f"covered, {k + 1}": float(inside[:, k].mean()) for k in range(truth.shape[1])}
+    told |= {"CRPS, 1": float(score[:, 0].mean()), f"CRPS, {truth.shape[1]}": float(score[:, -1].mean())}
+    return {"doses by a coin": name, "covered": float(inside.mean()), "CRPS": float(score.mean())} | told
+
+
+def treatments(options: Any, out: Path) -> tuple[Rows, Rows]:
+    """With and without weights of each row, and with a decoder that sees doses, beside the oracle."""
+    simulator, quick, found = Treated(), options.quick, dict[str, dict[str, Any]]()
+    store = simulate(simulator, out / "patients", 300 if quick else 1_000, seed=options.seed, progress=False)
+    x, truth = asked(100 if quick else 400, options.seed + 1)
+    g = torch.Generator().manual_seed(options.seed + 2)
+    found["oracle"] = judged("the equations, known", oracle(x, g, DRAWS), truth) | {"CPU s": math.nan}
+    recipe = Recipe(epochs=6 if quick else 60, batch=50)
+    for name, weights in (("weights of each row", 3), ("no weights of each row", 0)):
+        started, process = clock("cpu"), Controlled(3, weights=weights, impulses=(0,))
+        made = LatentDynamics(simulator.prior, simulator.observables, process, given=("dose",), seed=options.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # whether draws are as unlike as they are wrong: below
+            fit = train(made, store, out / name, recipe=recipe, progress=False)
+        learned, spent = fit.surrogate, clock("cpu") - started
+        assert isinstance(learned, LatentDynamics)
+        theta = torch.zeros(len(truth), 0)
+        drawn = torch.stack([learned.complete(theta, x, generator=g)[:, SEEN:] for _ in range(DRAWS)])
+        found[name] = judged(name, drawn, truth) | {"CPU s": spent}
+    own, plain, best = (found[name] for name in ("weights of each row", "no weights of each row", "oracle"))
+    covered = [own[f"covered, {k + 1}"] for k in range(VISITS - SEEN)]
+    return list(found.values()), [
+        check("treatments: 1 - least coverage of 90 % intervals", 1 - min(covered), 0.3 if quick else 0.14),
+        check("treatments: largest coverage of 90 % intervals", max(covered), 1.0 if quick else 0.94),
+        check("treatments: CRPS / without weights (target)", own["CRPS"] / plain["CRPS"], 2.0 if quick else 0.95),
+        check("treatments: CRPS / the equations' (target)", own["CRPS"] / best["CRPS"], 5.0 if quick else 1.3),
+    ]
