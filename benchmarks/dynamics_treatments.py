@@ -1,10 +1,10 @@
 """Treatments as controls of a learned path, beside a model that knows the equations: a part of `dynamics.py`.
 
-A drug in one compartment, and its effect, which is seen with noise at irregular visits. Dose is given after each look
-at the effect, and more of it where the effect is low: doses depend on the state, by what was seen alone. Patients differ
-in clearance, sensitivity and how fast the effect fades. Here the simulator knows what would have happened: the same
-patient goes on from the tenth visit with doses of another policy, or with none. Predictions of that, from what was seen
-until then, are held against it at the next five visits.
+A drug in one compartment, and its effect, which is seen with noise at irregular visits. After each look at the effect
+there may be a dose, most likely where the effect is low: doses depend on the state, by what was seen alone. Patients
+differ in clearance, sensitivity and how fast the effect fades. Here the simulator knows what would have happened: from
+the tenth visit on, the same patient has doses that a coin decides. Predictions of that, from what was seen until then,
+are held against it at the next five visits.
 
 The oracle knows the equations, the law of patients and the noise: draws of patients, weighted by the exact likelihood
 of what was seen.
@@ -28,7 +28,7 @@ from sciinf.surrogates import LatentDynamics
 Rows = list[dict[str, Any]]
 VISITS, SEEN, NOISE = 15, 10, 0.15
 MEDIAN, SPREAD = (0.5, 1.0, 0.35), (0.35, 0.35, 0.25)  # clearance 1/d, effect per concentration, fading 1/d
-DRAWS, PARTICLES = 64, 20_000
+DRAWS, PARTICLES = 99, 20_000  # the 5th and the 95th of 99 draws hold 90 %, exactly
 
 
 def patients(rows: int, generator: torch.Generator) -> Tensor:
@@ -147,7 +147,8 @@ def crps(drawn: Tensor, truth: Tensor) -> Tensor:
 
 def judged(name: str, drawn: Tensor, truth: Tensor) -> dict[str, Any]:
     """CRPS and how many 90 % intervals hold the truth, at the nearest horizon, the farthest, and of all."""
-    low, high = (drawn.quantile(level, 0) for level in (0.05, 0.95))
+    order = drawn.sort(0).values
+    low, high = order[len(order) // 20], order[len(order) - 1 - len(order) // 20]
     inside, score = ((low <= truth) & (truth <= high)).float(), crps(drawn, truth)
     told = {f"covered, {k + 1}": float(inside[:, k].mean()) for k in range(truth.shape[1])}
     told |= {"CRPS, 1": float(score[:, 0].mean()), f"CRPS, {truth.shape[1]}": float(score[:, -1].mean())}

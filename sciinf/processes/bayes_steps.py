@@ -96,7 +96,8 @@ class LaterValues(nn.Module):
         there, offset = series.there.flip(1), None if series.offset is None else series.offset.flip(1)
         backwards = Series(series.seen.flip(1), there, series.context, times, controls, offset)
         begun = there.cumsum(1) > 0 if self.ends else None
-        parts = [self.reader(backwards, begun=begun).flip(1), series.read, series.context[:, None].expand(-1, series.length, -1)]
+        context = series.context[:, None].expand(-1, series.length, -1)
+        parts = [self.reader(backwards, begun=begun).flip(1), series.read, context]
         if series.controls is not None:  # those that act on the way to each time
             parts.append(torch.cat([series.controls[:, :1], series.controls[:, :-1]], 1))
         coming = torch.where(series.there, series.clock(), torch.inf).flip(1).cummin(1).values.flip(1)

@@ -1,6 +1,8 @@
 r"""A path that controls drive, by an equation whose weights differ from row to row and wander: treatments.
 
-    z(t_1) = m(c) + s(c) b,     dz = f_w(z, c) dX,     X = (t, controls),     f_w = (W_0 + sum_d w_d W_d) (z, tanh(..), 1),
+    z(t_1) = m(c) + s(c) b,     dz = f_w(z, c) dX,     X = (t, controls),
+
+    f_w = (W_0 + sum_d w_d W_d) (z, tanh(A z + C c + a), 1),
 
     dw = -r w dt + sqrt(2 r) dB   (prior),     dw = (-r w + sqrt(2 r) v) dt + sqrt(2 r) dB   (posterior),
 
@@ -102,7 +104,7 @@ class Controlled(Process):
     def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
         if unknown := [each for each in self.impulses if each >= sizes.controls]:
             raise ValueError(
-                f"impulses names {unknown}, and there are {sizes.controls} controls, from 0 on: controls are the series "
+                f"impulses names {unknown}, and there are {sizes.controls} controls, from 0 on: these are the series "
                 "in LatentDynamics(given=...), one after the other"
             )
         with global_seed(torch.Generator().manual_seed(seed)):
