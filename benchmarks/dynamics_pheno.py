@@ -71,7 +71,7 @@ def _earlier(infant: Any) -> int:
     return max(1, len(infant.samples) - 1)
 
 
-def _population(of: Any) -> tuple[np.ndarray, float]:
+def population(of: Any) -> tuple[np.ndarray, float]:
     """Medians of clearance and volume, sds of their logarithms, and the noise, likeliest by earlier samples; nats."""
     from scipy.optimize import minimize
 
@@ -94,8 +94,8 @@ def _population(of: Any) -> tuple[np.ndarray, float]:
 def _held_out(of: Any, seed: int) -> tuple[Rows, Rows]:
     """Samples that were left out, and what was predicted of them."""
     started = clock("cpu")
-    population, _ = _population(of)
-    clearance, volume, spread, other, noise = population.tolist()
+    likeliest, _ = population(of)
+    clearance, volume, spread, other, noise = likeliest.tolist()
     prior = of.prior_of((clearance, spread), (volume, other), (noise, of.NOISE[1]))
     simulator, generator = of.simulator_of(prior), torch.Generator().manual_seed(seed)
     inside, wide, error, plain, before, prior_inside = [], [], [], [], [], []

@@ -54,7 +54,7 @@ from sciinf.core.prior import global_seed
 from sciinf.processes.bayes_steps import Heard, LaterValues, Told
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_SLOW = 0.05  # r at first, per mean step
+_SLOW = 0.01  # r at first, per mean step
 _LEAST = 1e-12  # variance of a step of no time: its slope is finite
 
 
@@ -130,8 +130,8 @@ class LearnedControlled(LearnedProcess):
         self.bend = nn.Linear(made.states + sizes.context, made.hidden)
         inputs, outputs = made.states + made.hidden, made.states * (1 + sizes.controls)
         self.field = nn.Linear(inputs, (1 + made.weights) * outputs)
-        nn.init.normal_(self.field.weight, std=0.3 / inputs**0.5)
-        nn.init.normal_(self.field.bias, std=0.1)
+        nn.init.normal_(self.field.weight, std=0.1 / inputs**0.5)
+        nn.init.normal_(self.field.bias, std=0.03)
         self.start = Linear(sizes.context, 2 * made.states, scale=0.0)
         self.log_rate = nn.Parameter(torch.full((made.weights,), math.log(_SLOW))) if made.weights else None
         chance = made.states + made.weights
