@@ -9,8 +9,9 @@ r"""A path that controls drive, by an equation whose weights differ from row to 
     KL = KL_1 + 1/2 E int |v|^2 dt,     b ~ N(0, I),   w(t_1) ~ N(0, I).
 
 c is what is known of a row. w, a few numbers of each row, says how this row's equation is unlike the others': how fast
-a patient clears a drug, how strongly it acts. With r near 0 a row keeps its w, with a large r it forgets it. Given w
-the path is certain; given nothing of the row, w is stationary. W_0, W_d, m, s and r are the same for all rows.
+a patient clears a drug, how strongly it acts. With r near 0 a row keeps its w (`wander=False`: r is 0), with a large r
+it forgets it. Given w the path is certain; given nothing of the row, w is stationary. W_0, W_d, m, s and r are the same
+for all rows.
 
 **Controls** come in two kinds. One that is in force from its time on (a rate, a temperature) has dX = u dt; one that is
 given at once (a dose: `impulses`) has dX = u at its time, before anything else of the step. A dose of 0 moves nothing.
@@ -65,6 +66,7 @@ class Controlled(Process):
         states: S, how many numbers the path has at a time.
         weights: How many numbers of a row say how its equation is unlike the others'. With 0 rows differ by their first
             state alone, and the path is certain from there.
+        wander: Whether these numbers wander; a row keeps its own where they do not.
         impulses: Which controls are amounts that are given at once, by their places among all controls; others are in
             force from their time on.
         steps: Between one time and the next.
@@ -87,6 +89,7 @@ class Controlled(Process):
         states: int = 4,
         *,
         weights: int = 3,
+        wander: bool = True,
         impulses: Sequence[int] = (),
         steps: int = 1,
         hidden: int = 16,
@@ -98,7 +101,7 @@ class Controlled(Process):
             check_whole(name, value, 1)
         for each in impulses:
             check_whole("impulses", each, 0)
-        self.states, self.weights, self.impulses = states, weights, tuple(impulses)
+        self.states, self.weights, self.wander, self.impulses = states, weights, wander, tuple(impulses)
         self.steps, self.hidden, self.width = steps, hidden, width
 
     def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
@@ -133,7 +136,9 @@ class LearnedControlled(LearnedProcess):
         nn.init.normal_(self.field.weight, std=0.1 / inputs**0.5)
         nn.init.normal_(self.field.bias, std=0.03)
         self.start = Linear(sizes.context, 2 * made.states, scale=0.0)
-        self.log_rate = nn.Parameter(torch.full((made.weights,), math.log(_SLOW))) if made.weights else None
+        self.log_rate: nn.Parameter | None = None
+        if made.weights and made.wander:
+            self.log_rate = nn.Parameter(torch.full((made.weights,), math.log(_SLOW)))
         chance = made.states + made.weights
         self.later = LaterValues(sizes, chance, made.width, memory=made.states, ends=True)
 
@@ -147,8 +152,8 @@ class LearnedControlled(LearnedProcess):
         return self.field.bias.new_zeros(())
 
     def rates(self) -> Float[Tensor, " weight"]:
-        """r: how fast rows forget their weights, per mean step."""
-        return self.field.bias.new_zeros(0) if self.log_rate is None else self.log_rate.exp()
+        """r: how fast rows forget their weights, per mean step; 0 where they keep them."""
+        return self.field.bias.new_zeros(self.weights) if self.log_rate is None else self.log_rate.exp()
 
     def speed(
         self, z: Float[Tensor, "row state"], w: Float[Tensor, "row weight"], context: Float[Tensor, "row context"]
@@ -177,7 +182,7 @@ class LearnedControlled(LearnedProcess):
             moved = torch.cat([h, h * given * (1 - self.at_once)], -1)
             for i in range(self.steps):
                 white, old = next(noise), w
-                if self.weights:
+                if self.log_rate is not None:
                     keep = torch.exp(-self.rates() * h)
                     told = self._told(later, k + 1, clock[:, k] + (i + 1) * h[:, 0])
                     ahead, sd = torch.cat([first, keep * w], -1), torch.cat([still, self._spread(h)], -1)
