@@ -36,12 +36,12 @@ Rows = list[dict[str, Any]]
 VISITS, SEEN, NOISE = 15, 10, 0.15
 MEDIAN, SPREAD = (0.5, 1.0, 0.35), (0.35, 0.35, 0.25)  # clearance 1/d, effect per concentration, fading 1/d
 DRAWS, PARTICLES = 99, 20_000  # the 5th and the 95th of 99 draws hold 90 %, exactly
-KINDS: tuple[tuple[str, dict[str, Any], bool], ...] = (  # name, process, whether the decoder sees doses
-    ("weights that wander", {"states": 3, "weights": 3}, False),
-    ("weights that are kept", {"states": 3, "weights": 3, "wander": False}, False),
-    ("no weights, 3 states", {"states": 3, "weights": 0}, False),
-    ("no weights, 6 states", {"states": 6, "weights": 0}, False),
-    ("weights that wander, and a decoder that sees doses", {"states": 3, "weights": 3}, True),
+KINDS: tuple[tuple[str, dict[str, Any], float, bool], ...] = (  # process, share hidden, whether the decoder sees doses
+    ("weights that wander", {"states": 3, "weights": 3}, 0.3, False),
+    ("weights that are kept", {"states": 3, "weights": 3, "wander": False}, 0.0, False),
+    ("no weights, 3 states", {"states": 3, "weights": 0}, 0.0, False),
+    ("no weights, 6 states", {"states": 6, "weights": 0}, 0.0, False),
+    ("weights that are kept, a decoder that sees doses", {"states": 3, "weights": 3, "wander": False}, 0.0, True),
 )
 
 
@@ -192,18 +192,18 @@ def _patients(options: Any, out: Path) -> tuple[Rows, Rows]:
     g = torch.Generator().manual_seed(options.seed + 2)
     found["oracle"] = judged("the equations, known", oracle(x, g, DRAWS), truth) | {"CPU s": "-"}
     recipe, theta = Recipe(epochs=6 if quick else 60, batch=50), torch.zeros(len(truth), 0)
-    for name, told, seeing in KINDS:
+    for name, told, hide, seeing in KINDS:
         started, process = clock("cpu"), Controlled(**told, impulses=(0,))
         with patch.object(LearnedControlled, "decodes_controls", seeing):
             made = LatentDynamics(
-                simulator.prior, simulator.observables, process, given=("dose",), hide=0.3, seed=options.seed
+                simulator.prior, simulator.observables, process, given=("dose",), hide=hide, seed=options.seed
             )
             learned = _fitted(simulator, made, out / name, 300 if quick else 1_000, recipe)
             spent = clock("cpu") - started
             drawn = torch.stack([learned.complete(theta, x, generator=g)[:, SEEN:] for _ in range(DRAWS)])
         found[name] = judged(name, drawn, truth) | {"CPU s": spent}
     own, kept, best = (found[name] for name in (KINDS[0][0], KINDS[1][0], "oracle"))
-    plain = min(found[name]["CRPS"] for name, told, _ in KINDS if told["weights"] == 0)
+    plain = min(found[name]["CRPS"] for name, told, *_ in KINDS if told["weights"] == 0)
     covered = [own[f"covered, {k + 1}"] for k in range(VISITS - SEEN)]
     return list(found.values()), [
         check("treatments: least coverage short of 1", 1 - min(covered), 0.6 if quick else 0.14),
@@ -241,7 +241,7 @@ def _newborns(options: Any, out: Path) -> tuple[Rows, Rows]:
     made = LatentDynamics(
         simulator.prior, simulator.observables, process, target="sample", given=("dose",), seed=options.seed
     )
-    recipe = Recipe(epochs=2 if options.quick else 25, batch=50)
+    recipe = Recipe(epochs=2 if options.quick else 15, batch=50)
     learned = _fitted(simulator, made, out / "newborns", 200 if options.quick else 1_000, recipe)
     chosen = [one for one in of.infants() if len(one.samples) > 1]
     records = [of.record_of(infant, one, hidden=1) for one in chosen]
