@@ -71,6 +71,7 @@ PROCESSES = {
     "sparse_gp": lambda: SparseGP(2),
     "interacting": lambda: Interacting(3),
     "controlled": lambda: Controlled(2, weights=2, hidden=6, width=8),
+    "controlled, weights kept": lambda: Controlled(2, weights=2, wander=False, hidden=6, width=8),
     "jump": lambda: MarkovJump(3, hidden=8),
     "neural sde": lambda: NeuralSDE(2, width=8),
     "fractional sde": lambda: NeuralSDE(1, noise=Fractional(8.0), steps=1, width=8),

@@ -148,3 +148,15 @@ def test_numbers_out_of_their_range_are_refused(told):
 def test_a_dose_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"impulses names \[1\], and there are 1 controls"):
         built(impulses=(0, 1))
+
+
+def test_weights_that_do_not_wander_are_kept():
+    """dz = w dt is a line then, and no line where w wanders."""
+    one, bent = replace(series(), controls=None), []
+    for wander in (False, True):
+        process = built(controls=0, states=1, weights=1, impulses=(), wander=wander)
+        path = linear(process, own=0.0, weight=1.0).prior(one, generator=generator())[..., 0]
+        speed = path.diff(dim=1) / one.times.diff(dim=1)
+        bent.append(float((speed - speed[:, :1]).abs().max()))
+    assert bent[0] < 1e-4 < 1e-2 < bent[1]
+    assert torch.equal(built(wander=False).rates(), torch.zeros(2))
