@@ -2,9 +2,10 @@ r"""Latent dynamics: a hidden path z(t) with a law that is learned, and what is 
 
     z ~ p(z_1..z_T | theta, u),     x_k ~ p(x_k | z_k, theta, u_k),     z ~ q(z_1..z_T | x seen, theta, u).
 
-p(z) and q(z) are a `processes.Process`; p(x_k | z_k) an `emissions.Emission` with a decoder; an encoder reads the
-values of each time by themselves, and which of them were seen (`NAME_mask`), and the process puts them together over
-time (`NAME_times`). The loss of a row is minus the evidence lower bound, in nats of the target's own units,
+p(z) and q(z) are a `processes.Process`; p(x_k | z_k) an `emissions.Emission` with a decoder (that of `Controlled` does
+not see u_k, which may have been chosen after a look at x_k); an encoder reads the values of each time by themselves,
+and which of them were seen (`NAME_mask`), and the process puts them together over time (`NAME_times`).
+The loss of a row is minus the evidence lower bound, in nats of the target's own units,
 
     loss = KL(q || p) - E_q[sum_{seen k} log p(x_k | z_k)] + shared / N,
 
@@ -60,7 +61,7 @@ class LatentDynamics(Surrogate, Adjusting):
         process: The law of the hidden path, and the way to it.
         target: Name of the series, (time, *event).
         given: Names of other observables that are known beforehand: series of as many times are controls, which the
-            process and the decoder see; others are known of the row as a whole.
+            process sees, and the decoder if the process lets it; others are known of the row as a whole.
         emission: The law of a value given the state; where left out `Bernoulli` for bool, `Poisson` for int64, and
             `Gaussian` for the rest.
         width: Of the hidden layers of encoder and decoder; 0 makes both linear.
