@@ -148,9 +148,6 @@ class LearnedControlled(LearnedProcess):
     def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
         return self._path(series, None, generator).z
 
-    def shared(self) -> Float[Tensor, ""]:
-        return self.field.bias.new_zeros(())
-
     def rates(self) -> Float[Tensor, " weight"]:
         """r: how fast rows forget their weights, per mean step; 0 where they keep them."""
         return self.field.bias.new_zeros(self.weights) if self.log_rate is None else self.log_rate.exp()

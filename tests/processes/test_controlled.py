@@ -155,7 +155,7 @@ def test_weights_that_do_not_wander_are_kept():
     one, bent = replace(series(), controls=None), []
     for wander in (False, True):
         process = built(controls=0, states=1, weights=1, impulses=(), wander=wander)
-        path = linear(process, own=0.0, weight=1.0).prior(one, generator=generator())[..., 0]
+        path = linear(process, own=0.0, weight=1.0).prior(one, generator=generator())[..., 0].detach()
         speed = path.diff(dim=1) / one.times.diff(dim=1)
         bent.append(float((speed - speed[:, :1]).abs().max()))
     assert bent[0] < 1e-4 < 1e-2 < bent[1]
