@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import functools
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -18,9 +15,8 @@ import click
 
 from sciinf.commands import options, steps
 from sciinf.commands.caller import CommandLine
-from sciinf.commands.costs import tell_cost
 from sciinf.commands.errors import sentence
-from sciinf.commands.run_folders import run_folder, run_of, tell_report_is_older, tell_what_changes
+from sciinf.commands.run_folders import run_folder
 from sciinf.commands.usage import PipelineCommand, explained
 from sciinf.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
 
@@ -117,22 +113,9 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
 @options.accept_changes
 def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
-    from sciinf import simulate as run_campaign
-    from sciinf.commands.user_files import user_simulator
-    from sciinf.trust.failures import look
+    from sciinf.commands.simulating import simulate_from_file
 
-    if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
-        raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
-    size: Any = int(block) if block is not None and block.isdigit() else block
-    sim = user_simulator(simulator)
-    tell_cost(sim, n, block=size if isinstance(size, int) else None)
-    store = run_campaign(sim, Path(out), n, block=size, **given)
-    tell(f"{len(store):,} simulations in {store.path}", ANSWER)
-    for status, count in store.counts.items():
-        if status != 0 and count:
-            tell(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})", ANSWER)
-    steps.tell_failures(look(store), store.prior)
-    tell(f"digest {store.digest}", ANSWER)
+    simulate_from_file(simulator, n, out, block, given)
 
 
 @cli.command()
@@ -143,20 +126,11 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
 @options.device
 @options.seed
 @options.accept_changes
-def train(simulator: str, store: str, out: str, estimator: str, device: str, seed: int, accept_changes: bool) -> None:
+def train(simulator: str, store: str, **given: Any) -> None:
     """Train an estimator on a store."""
-    from sciinf import Store
-    from sciinf.commands.user_files import user_simulator
+    from sciinf.commands.training import train_on_store
 
-    sim, opened = user_simulator(simulator), Store(store)
-    what = f"the store {store}"
-    steps.same_simulator(sim, opened.simulator, what, [opened.path], accept_changes=accept_changes, device=device)
-    started, where = time.time(), run_folder(out)
-    built = steps.build(estimator, sim, seed)
-    tell_cost(sim, len(opened), estimator=built)
-    fit = steps.train(built, opened, where, device, seed)
-    steps.record(where, seed, started, sim, way_on="")
-    tell(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}", ANSWER)
+    train_on_store(simulator, store, given)
 
 
 @cli.command()
@@ -166,39 +140,11 @@ def train(simulator: str, store: str, out: str, estimator: str, device: str, see
 @options.workers
 @options.device
 @options.accept_changes
-def calibrate(simulator: str, folder: str, n: int | None, workers: Any, device: str, accept_changes: bool) -> None:
+def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
-    from sciinf import Store, build_posterior
-    from sciinf import calibrate as check
-    from sciinf import simulate as run_campaign
-    from sciinf.asking import refined_by
-    from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, next_command
-    from sciinf.commands.user_files import user_simulator
-    from sciinf.core.verdicts import CALIBRATION_STATES
-    from sciinf.trust.failures import Failures
+    from sciinf.commands.calibrating import calibrate_run
 
-    folder = run_of(folder)
-    keep_log(Path(folder))
-    sim, fit = user_simulator(simulator), steps.load_fit(folder, device, simulator)
-    how: dict[str, Any] = {"device": device, "accept_changes": accept_changes}
-    steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", [Path(folder) / "simulations"], **how)
-    started, seed = time.time(), int(fit.record["store"]["seed"]) + 1
-    where, near = Path(folder) / "calibration_simulations", refined_by(Path(folder), device, sim)
-    if near is not None and (where / "store.json").is_file():
-        seed = Store(where).seed
-    plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
-    law = near and near.mixture
-    fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=workers, proposal=law, **how)
-    result = check(near.local if near else build_posterior(fit), fresh, folder, rows=n or ROWS)
-    way_on = "" if result.passed else "next: train on more simulations, for an error that was seen stays"
-    if result.state == "cannot tell":
-        way_on = next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine())
-    steps.record(Path(folder), seed, started, sim, way_on=way_on)
-    tell(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}", ANSWER)
-    if way_on:
-        tell(way_on, ANSWER)
-    steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)
-    tell_report_is_older(Path(folder))
+    calibrate_run(simulator, folder, n, given)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -229,40 +175,9 @@ def calibrate(simulator: str, folder: str, n: int | None, workers: Any, device: 
 @options.accept_changes
 def query(folder: str, observation: Sequence[str], simulator: str | None, **given: Any) -> None:
     """Ask a fitted run for the parameters behind an observation."""
-    from sciinf import build_posterior
-    from sciinf import query as ask_posterior
-    from sciinf.commands.observations import observations, reader_options, reading
-    from sciinf.commands.refine import asking
-    from sciinf.commands.remembered import asked_with, options_of_run
-    from sciinf.exports.plain import check_kind, write_draws
+    from sciinf.commands.querying import query_run
 
-    draws = None if given["draws"] is None else Path(given["draws"])
-    if draws is not None:
-        check_kind(draws)
-    if draws is not None and not draws.parent.is_dir():
-        raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
-    folder = run_of(folder)
-    started, out = time.time(), None if given["out"] is None else Path(given["out"])
-    if out is None:
-        keep_log(Path(folder))
-    with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
-        sim, fit, without = asked_with(folder, simulator, given)
-        known = fit.estimator.observables
-        read = reading(sim, known, given["column"], reader_options(sim, options_of_run(Path(folder))))
-        asked = observations(known, read, observation)
-        if draws is not None and len(asked) > 1:
-            raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
-        posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-        wanted = {name: given[name] for name in ("level", "failures", "seed")}
-        ask = functools.partial(ask_posterior, simulator=sim, **wanted)
-        if out is not None:
-            run_folder(str(out))
-        answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim, out))
-    if draws is not None:
-        write_draws(answers[0], draws)
-    steps.record(out or Path(folder), given["seed"], started, sim)
-    tell_what_changes(Path(folder), without, out)
-    tell(steps.json_of(answers) if given["as_json"] else steps.table_of(answers), ANSWER)
+    query_run(folder, observation, simulator, given)
 
 
 @cli.command()
@@ -309,40 +224,9 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
 
     With --observation also how a simulator reads data, and whether they lie within what its prior predicts.
     """
-    from sciinf.checking import check_simulator, check_store
-    from sciinf.commands.first_look import look_at
-    from sciinf.commands.observations import reader_options, reading
-    from sciinf.commands.user_files import user_simulator
-    from sciinf.simulation import repair as run_again
-    from sciinf.store import Store
+    from sciinf.commands.looking import look_for_faults
 
-    stored, inside, repair = (Path(path) / "store.json").is_file(), Path(path) / "simulations", given["repair"]
-    if (inside / "store.json").is_file() and not (Path(path) / "__init__.py").is_file():
-        raise ValueError(f"{path} is a run; name what is to be looked at: sciinf check {inside}")
-    if repair is not None:
-        if not stored:
-            raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")
-        again = run_again(Store(path), user_simulator(repair), device=given["device"])
-        tell(f"simulated {len(again)} blocks again", ANSWER)
-    if observation and stored:
-        raise ValueError(f"--observation is for a simulator's file; {path} holds simulations")
-    if given["out"] is not None and not observation:
-        raise ValueError("--out draws an observation; name its files with --observation")
-    simulator = None if stored else user_simulator(path)
-    read = reading(simulator, {} if simulator is None else simulator.observables, column, reader_options(simulator))
-    x = read(*observation) if simulator and observation else None
-    lines = [f"read            {line}" for line in x.read] if x is not None else []
-    if simulator is None:
-        stored_well = check_store(Store(path))
-        lines, good = stored_well.lines(), stored_well.ok
-    else:
-        found, outside = check_simulator(simulator), False
-        if x is not None and found.ok:
-            looked, outside = look_at(simulator, x, None if given["out"] is None else Path(given["out"]))
-            lines += looked
-        lines, good = [*lines, *found.lines(outside=outside)], found.ok and not outside
-    tell("\n".join(lines), ANSWER)
-    if not good:
+    if not look_for_faults(path, observation, column, given):
         raise SystemExit(FAILED_CHECK)
 
 

@@ -9,36 +9,41 @@ the best validation loss win. Checkpoints make a killed training go on where it 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from sciinf import telling
-from sciinf.core import Fit, Learned, Simulator, load_fit, save_fit
-from sciinf.core.checks import check_whole
+from sciinf.core import Fit, Learned, Simulator, save_fit
 from sciinf.core.component import to_json
-from sciinf.core.files import read_json, versions
+from sciinf.core.files import versions
 from sciinf.core.memory import retain_freed
 from sciinf.core.simulator import recorded
 from sciinf.engine.held_out import looked_at, tell
-from sciinf.engine.learner import Single, Stacked, check_alike, stream
+from sciinf.engine.learner import Single, Stacked, stream
 from sciinf.engine.loop import VALIDATION, Loop
-from sciinf.engine.online import Simulated, fresh_recipe, prepared
+from sciinf.engine.online import Simulated
+from sciinf.engine.prepared import fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
-from sciinf.engine.recipe import absent
 from sciinf.engine.rows import Rows
 from sciinf.engine.source import Source
 from sciinf.engine.step import reason
-from sciinf.storage.description import without_coords
+from sciinf.engine.training_inputs import (
+    check_call,
+    check_members,
+    check_same,
+    finished,
+    inputs_digest,
+    on_cores,
+    warn_of_replacing,
+)
 from sciinf.store import Store
 
 
@@ -57,12 +62,12 @@ def train(
     Args:
         estimator: A newly built estimator; it stays as it is, for a copy is trained.
         store: Simulations; rows that failed are left out. Or a simulator, whose rows are then made on the training
-            device as they are needed, each used as often as what it costs suggests (`engine.online.prepared`); or
+            device as they are needed, each used as often as what it costs suggests (`engine.prepared`); or
             such rows as you like them (`engine.online.Simulated`).
         out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
             recipe and seed is read back; an unfinished one goes on from its last checkpoint.
         recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
-            `engine.online` for rows of a simulator).
+            `engine.prepared` for rows of a simulator).
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
         processes: How many cores share a step (`Recipe.processes`, where left out); the result is the same on any.
         progress: Whether to report progress on the standard error.
@@ -86,17 +91,17 @@ def train(
             replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
             not finite or far from the truth, or a surrogate's fields off by more than 10 %.
     """
-    recipe = _on(recipe, processes)
-    _check_call([estimator], recipe, seed)
+    recipe = on_cores(recipe, processes)
+    check_call([estimator], recipe, seed)
     out, built = Path(out), to_json(estimator)
-    _check_same(estimator, store)
+    check_same(estimator, store)
     with _threads(recipe):  # what is measured, too
         store, recipe = _with_rows(estimator, store, out, recipe, seed)
-        inputs = _inputs_digest(built, store.digest, recipe, seed)
-        found = _finished(out, built, inputs, recipe.device)
+        inputs = inputs_digest(built, store.digest, recipe, seed)
+        found = finished(out, built, inputs, recipe.device)
         if found is not None:
             return found
-        _warn_of_replacing(out, built, inputs, store.digest, seed)
+        warn_of_replacing(out, built, inputs, store.digest, seed)
         out.mkdir(parents=True, exist_ok=True)
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
@@ -148,17 +153,17 @@ def train_ensemble(
     Warns:
         UserWarning: As for `train`; or if the members cannot be trained at once, and so one after the other.
     """
-    recipe = _on(recipe, processes)
-    _check_call(estimators, recipe, seed)
+    recipe = on_cores(recipe, processes)
+    check_call(estimators, recipe, seed)
     out, built = Path(out), [to_json(estimator) for estimator in estimators]
-    _check_alike(built)
-    _check_same(estimators[0], store)
+    check_members(built)
+    check_same(estimators[0], store)
     with _threads(recipe):
         store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
-        together = _inputs_digest(built, store.digest, recipe, seed)
+        together = inputs_digest(built, store.digest, recipe, seed)
         folders = [out / f"member_{k}" for k in range(len(estimators))]
-        inputs = [_inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
-        found = [_finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
+        inputs = [inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
+        found = [finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
         if len(fits := [fit for fit in found if fit is not None]) == len(found):
             return fits
         source = _opened(store, recipe, len(estimators))
@@ -166,7 +171,7 @@ def train_ensemble(
         why = _obstacle(copied, source)
         if why is None:
             for k, folder in enumerate(folders):
-                _warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
+                warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
             resolved, search = searched(copied[0], source, recipe, seed)
             seeds = [seed + k for k in range(len(copied))]
@@ -189,29 +194,6 @@ def train_ensemble(
     return fits
 
 
-def _on(recipe: Recipe | None, processes: int | Literal["auto"] | None) -> Recipe:
-    """The recipe on a number of cores."""
-    recipe = recipe or Recipe()
-    return replace(recipe, processes=processes) if isinstance(recipe, Recipe) and processes is not None else recipe
-
-
-def _check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> None:
-    """Refuse what is no estimator, recipe or seed, and a device that is not here."""
-    if not isinstance(estimators, Sequence):
-        raise TypeError(f"an ensemble is a list of estimators, got {type(estimators).__name__}")
-    for estimator in estimators:
-        if not isinstance(estimator, Learned):
-            kind = f"the class {estimator.__name__}" if isinstance(estimator, type) else type(estimator).__name__
-            raise TypeError(
-                f"expected an estimator to train, such as Flow(prior, observables), or a surrogate, got {kind}"
-            )
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"expected Recipe(...) as recipe, got {type(recipe).__name__}")
-    check_whole("seed", seed, 0)
-    if why := absent(recipe.device):
-        raise ValueError(f'the device {recipe.device!r} cannot be used here ({why}); use Recipe(device="cpu")')
-
-
 def _announce(source: Source, recipe: Recipe, *, shown: bool) -> None:
     """Say how much will be simulated, which nothing but the number of epochs bounds."""
     if shown and isinstance(source, Simulated):
@@ -230,41 +212,6 @@ def _warn_of_failures(source: Source) -> None:
             "failing depends on the parameters, the prior is cut off there, which `calibrate` finds out",
             stacklevel=3,
         )
-
-
-def _warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int) -> None:
-    """Say that a folder holds another fit, and what is other."""
-    try:
-        known = read_json(out / "fit.json")
-        if known["inputs"] == inputs:
-            return  # read back, or damaged, as `_finished` says
-        parts = [
-            name
-            for name, old, new in (
-                ("estimator", without_coords(known["estimator"]), without_coords(built)),
-                ("store", known["store"]["digest"], rows),
-                ("seed", known["seed"], seed),
-            )
-            if old != new
-        ]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return  # nothing that could be lost
-    other = ", ".join(parts) or "recipe or set of members"
-    warnings.warn(
-        f"{out} holds a fit with another {other}; it stays until this training is finished, and is then replaced: "
-        "choose another folder to keep it",
-        stacklevel=3,
-    )
-
-
-def _check_alike(built: Sequence[Any]) -> None:
-    """Refuse members whose descriptions differ in more than the argument `seed`."""
-    if not built:
-        raise ValueError("an ensemble needs at least one estimator")
-    check_alike([{n: v for n, v in (b | b["arguments"]).items() if n not in ("arguments", "seed")} for b in built])
-    seeds = [b["arguments"].get("seed") for b in built]
-    if None not in seeds and len(set(seeds)) < len(seeds):
-        raise ValueError(f"members begin with the same weights, for their seeds are {seeds}; give each its own seed")
 
 
 def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
@@ -336,57 +283,6 @@ def _standardised(estimator: Learned, source: Source, recipe: Recipe) -> Learned
     if any(not math.isfinite(float(b.cpu().double().sum())) for b in copied.buffers()):
         raise FloatingPointError("the simulations' mean or spread is not finite; look at them with `sciinf check`")
     return copied
-
-
-def _finished(out: Path, built: Any, inputs: str, device: str) -> Fit | None:
-    """The fit in a folder if it came from the same inputs and is whole."""
-    try:
-        if read_json(out / "fit.json")["inputs"] != inputs:
-            return None
-        return load_fit(out, device=device, trust=_modules(built))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"the fit in {out} cannot be read back, so it is trained again: {error}", stacklevel=3)
-        return None
-
-
-def _modules(built: Any) -> Sequence[str]:
-    """Modules of the components in an estimator's description."""
-    if isinstance(built, list):
-        return [module for value in built for module in _modules(value)]
-    if not isinstance(built, dict):
-        return []
-    own = [str(built[kind]).rpartition(".")[0] for kind in ("$class", "$function") if kind in built]
-    return own + [module for value in built.values() for module in _modules(value)]
-
-
-def _inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
-    inputs = {"estimator": without_coords(built), "store": rows, "recipe": recipe.said(), "seed": seed}
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def _check_same(estimator: Learned, store: Store | Simulator | Simulated) -> None:
-    if not isinstance(store, Store | Simulator | Simulated):
-        raise TypeError(
-            f"expected a Store, a Simulator or Simulated to train on, got {type(store).__name__}; open a folder with "
-            "Store(path), a simulator's file with load_simulator(path)"
-        )
-    made = store.simulator if isinstance(store, Simulated) else store
-    where = f"{made.path} holds" if isinstance(made, Store) else f"{made.name!r} makes"
-    name = made.simulator["name"] if isinstance(made, Store) else made.name
-    if estimator.prior.to_json() != made.prior.to_json():
-        raise ValueError(
-            f"the estimator is for {estimator.prior}, {where} simulations of {made.prior} (simulator {name!r}); build "
-            "the estimator from the store's own simulator"
-        )
-    for name, spec in estimator.observables.items():
-        if name not in made.observables and estimator.needs is not None and name not in estimator.needs:
-            continue
-        if made.observables.get(name) != spec:
-            raise ValueError(
-                f"the estimator expects {name!r} as {spec}, {where} simulations with {made.observables.get(name)}"
-            )
 
 
 @contextmanager

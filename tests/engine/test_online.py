@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from torch import distributions as td
 
 from sciinf import Flow, Recipe, load_simulator, simulate, train
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.engine.online import Simulated, fresh_recipe
+from sciinf.engine.online import Simulated
+from sciinf.engine.prepared import fresh_recipe
 from sciinf.engine.source import Source
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
@@ -350,13 +351,12 @@ def test_the_length_of_a_training_follows_from_the_reuse_and_not_from_the_buffer
     check_length(fresh_recipe)
     with pytest.raises(AssertionError):  # the planted fault: the rule for a store of as many rows as the buffer has
         check_length(lambda recipe, source: recipe.resolved(source.train))
-    source = Simulated(Noisy(), seed=0, buffer=5_000, reuse=4)
-    filled = fresh_recipe(Recipe(), source)
+    filled = fresh_recipe(Recipe(), source := Simulated(Noisy(), seed=0, buffer=5_000, reuse=4))
     assert (filled.batch, filled.weight_decay, filled.optimiser) == (round(500 / 4**0.2), 0.01, "muon")
     assert filled.learning_rate == pytest.approx(0.012 * math.sqrt(filled.batch / 500))
     assert fresh_recipe(filled, source) == filled
     told = Recipe(epochs=7, batch=2_000, patience=3, optimiser="adan")
-    assert fresh_recipe(told, source) == replace(told, learning_rate=0.024, weight_decay=0.01)
+    assert fresh_recipe(told, source) == dataclasses.replace(told, learning_rate=0.024, weight_decay=0.01)
     searched = fresh_recipe(Recipe(batch="auto", learning_rate="auto"), source)
     assert (searched.batch, searched.learning_rate) == ("auto", "auto")
     assert fresh_recipe(Recipe(), Simulated(Noisy(), seed=0, buffer=60)).batch == 60
@@ -370,7 +370,7 @@ def test_training_online_finds_the_exact_posterior(root, device, tmp_path):
     source = Simulated(simulator, seed=0, device=device, buffer=8_000, held_out=2_000)
     recipe = Recipe(epochs=12, device=device)
     fit = train(Flow(simulator.prior, simulator.observables), source, tmp_path, recipe=recipe)
-    (fresh,) = list(source.ordered(2_000, validation=True))
+    (fresh,) = source.ordered(2_000, validation=True)
     learned = fit.estimator.condition(fresh.x).log_prob(fresh.theta[None])[0].cpu()
     mean, covariance = simulator.exact({name: value.cpu() for name, value in fresh.x.items()})
     exact = td.MultivariateNormal(mean, covariance).log_prob(fresh.theta.cpu().double())

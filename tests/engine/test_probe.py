@@ -13,7 +13,7 @@ from sciinf import Flow
 from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.engine import probe
-from sciinf.engine.online import fresh_recipe, prepared
+from sciinf.engine.prepared import fresh_recipe, prepared
 from sciinf.engine.probe import LARGEST, choose_reuse, probe_block, seconds_per_row, training_seconds_per_row
 from sciinf.engine.recipe import Recipe
 

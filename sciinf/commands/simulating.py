@@ -1,0 +1,41 @@
+"""`sciinf simulate`: a campaign from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sciinf import simulate as run_campaign
+from sciinf.commands import steps
+from sciinf.commands.costs import tell_cost
+from sciinf.commands.user_files import user_simulator
+from sciinf.telling import ANSWER, tell
+from sciinf.trust.failures import look
+
+
+def simulate_from_file(simulator: str, n: int, out: str, block: str | None, given: Mapping[str, Any]) -> None:
+    """Run the campaign, and say what became of its rows.
+
+    Args:
+        simulator: Path of its file.
+        n: Rows wanted in all.
+        out: Folder of the store.
+        block: Rows per batch, a number or "auto"; None for the simulator's own.
+        given: Other options, as `simulate` takes them.
+
+    Raises:
+        ValueError: If `block` is neither, or as `simulate` does.
+    """
+    if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
+        raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
+    size: Any = int(block) if block is not None and block.isdigit() else block
+    sim = user_simulator(simulator)
+    tell_cost(sim, n, block=size if isinstance(size, int) else None)
+    store = run_campaign(sim, Path(out), n, block=size, **given)
+    tell(f"{len(store):,} simulations in {store.path}", ANSWER)
+    for status, count in store.counts.items():
+        if status != 0 and count:
+            tell(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})", ANSWER)
+    steps.tell_failures(look(store), store.prior)
+    tell(f"digest {store.digest}", ANSWER)

@@ -1,0 +1,39 @@
+"""`sciinf train`: an estimator trained from the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sciinf import Store
+from sciinf.commands import steps
+from sciinf.commands.costs import tell_cost
+from sciinf.commands.run_folders import run_folder
+from sciinf.commands.user_files import user_simulator
+from sciinf.telling import ANSWER, tell
+
+
+def train_on_store(simulator: str, store: str, given: Mapping[str, Any]) -> None:
+    """Train, and say where the fit is.
+
+    Args:
+        simulator: Path of its file.
+        store: Folder of the simulations.
+        given: Other options of the command.
+
+    Raises:
+        ValueError: If the store is of another simulator, or as `train` does.
+    """
+    device, seed = given["device"], given["seed"]
+    sim, opened = user_simulator(simulator), Store(store)
+    what = f"the store {store}"
+    steps.same_simulator(
+        sim, opened.simulator, what, [opened.path], accept_changes=given["accept_changes"], device=device
+    )
+    started, where = time.time(), run_folder(given["out"])
+    built = steps.build(given["estimator"], sim, seed)
+    tell_cost(sim, len(opened), estimator=built)
+    fit = steps.train(built, opened, where, device, seed)
+    steps.record(where, seed, started, sim, way_on="")
+    tell(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}", ANSWER)

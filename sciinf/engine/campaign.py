@@ -1,0 +1,86 @@
+"""A campaign: blocks that wait, how often each was tried, and what becomes of one that cannot be finished.
+
+Every engine runs a campaign in its own way (here, in worker processes, on a cluster, as an array of jobs) and leaves
+to it what must not differ between them. A block whose worker died, or that ran past its deadline, costs a try. After
+`TRIES` of them the block is committed as failed rows and the campaign goes on. A block tried again waits behind a few
+others, so that one bad block does not look like a bad simulator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
+from typing import final
+
+from sciinf.core.simulator import Simulator, Status
+from sciinf.engine.block import give_up
+from sciinf.storage.journal import Entry
+from sciinf.store import Store
+
+TRIES = 3
+_BEHIND = 4
+
+
+@final
+class Campaign:
+    """What engines share.
+
+    Args:
+        store: Where the blocks go.
+        simulator: What is run.
+        blocks: Which blocks.
+        device: Where the simulator runs.
+        timeout: Seconds after which a block is given up; None for never.
+    """
+
+    def __init__(
+        self, store: Store, simulator: Simulator, blocks: Sequence[int], *, device: str, timeout: float | None
+    ) -> None:
+        self.store, self.simulator, self.device, self.timeout = store, simulator, device, timeout
+        self.queue = deque(blocks)
+        self.tries: Counter[int] = Counter()
+
+    def take(self) -> int | None:
+        """The next block, or None if none waits."""
+        return self.queue.popleft() if self.queue else None
+
+    def back(self, blocks: Sequence[int]) -> None:
+        """Put blocks back that nobody's fault kept from being run; they come first."""
+        self.queue.extendleft(sorted(blocks, reverse=True))
+
+    def failed(self, index: int, status: Status, reason: str) -> Entry | None:
+        """A block whose worker died, or which took too long: once more (None), or given up (what was committed)."""
+        self.tries[index] += 1
+        if self.tries[index] < TRIES:
+            self.queue.insert(min(len(self.queue), _BEHIND), index)
+            return None
+        self.store.refresh()
+        if index not in self.store.missing():  # it died between the commit and the report
+            return self.store.history(index)[-1]
+        message = f"quarantined after {TRIES} tries: {reason}; the rows of this block may not all be to blame"
+        return give_up(self.store, index, status, message, seconds=(self.timeout or 0.0) * TRIES)
+
+
+class Engine(ABC):
+    """Where blocks run. One that is described by a few numbers and can be used again."""
+
+    @abstractmethod
+    def check(self, simulator: Simulator) -> None:
+        """Refuse a simulator that its workers could not see, before there is a store.
+
+        Raises:
+            ValueError: If it cannot be sent to them.
+        """
+
+    @abstractmethod
+    def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
+        """Simulate the blocks that wait; yields each as it is committed, in whatever order.
+
+        Close the iterator (`contextlib.closing`) to stop what runs; what is in flight is then lost.
+
+        Raises:
+            ValueError: If the simulator breaks its promises.
+            OSError: If the store cannot be written.
+            RuntimeError: If workers die as they start.
+        """

@@ -1,0 +1,136 @@
+"""What a training follows from: whether the call makes sense, its digest, and what its folder holds of it already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sciinf.core import Fit, Learned, Simulator, load_fit
+from sciinf.core.checks import check_whole
+from sciinf.core.files import read_json
+from sciinf.engine.learner import check_alike
+from sciinf.engine.online import Simulated
+from sciinf.engine.recipe import Recipe, absent
+from sciinf.storage.description import without_coords
+from sciinf.store import Store
+
+
+def on_cores(recipe: Recipe | None, processes: int | Literal["auto"] | None) -> Recipe:
+    """The recipe on a number of cores."""
+    recipe = recipe or Recipe()
+    return replace(recipe, processes=processes) if isinstance(recipe, Recipe) and processes is not None else recipe
+
+
+def check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> None:
+    """Refuse what is no estimator, recipe or seed, and a device that is not here."""
+    if not isinstance(estimators, Sequence):
+        raise TypeError(f"an ensemble is a list of estimators, got {type(estimators).__name__}")
+    for estimator in estimators:
+        if not isinstance(estimator, Learned):
+            kind = f"the class {estimator.__name__}" if isinstance(estimator, type) else type(estimator).__name__
+            raise TypeError(
+                f"expected an estimator to train, such as Flow(prior, observables), or a surrogate, got {kind}"
+            )
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"expected Recipe(...) as recipe, got {type(recipe).__name__}")
+    check_whole("seed", seed, 0)
+    if why := absent(recipe.device):
+        raise ValueError(f'the device {recipe.device!r} cannot be used here ({why}); use Recipe(device="cpu")')
+
+
+def warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int) -> None:
+    """Say that a folder holds another fit, and what is other."""
+    try:
+        known = read_json(out / "fit.json")
+        if known["inputs"] == inputs:
+            return  # read back, or damaged, as `finished` says
+        parts = [
+            name
+            for name, old, new in (
+                ("estimator", without_coords(known["estimator"]), without_coords(built)),
+                ("store", known["store"]["digest"], rows),
+                ("seed", known["seed"], seed),
+            )
+            if old != new
+        ]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return  # nothing that could be lost
+    other = ", ".join(parts) or "recipe or set of members"
+    warnings.warn(
+        f"{out} holds a fit with another {other}; it stays until this training is finished, and is then replaced: "
+        "choose another folder to keep it",
+        stacklevel=3,
+    )
+
+
+def check_members(built: Sequence[Any]) -> None:
+    """Refuse members whose descriptions differ in more than the argument `seed`."""
+    if not built:
+        raise ValueError("an ensemble needs at least one estimator")
+    check_alike([{n: v for n, v in (b | b["arguments"]).items() if n not in ("arguments", "seed")} for b in built])
+    seeds = [b["arguments"].get("seed") for b in built]
+    if None not in seeds and len(set(seeds)) < len(seeds):
+        raise ValueError(f"members begin with the same weights, for their seeds are {seeds}; give each its own seed")
+
+
+def finished(out: Path, built: Any, inputs: str, device: str) -> Fit | None:
+    """The fit in a folder if it came from the same inputs and is whole."""
+    try:
+        if read_json(out / "fit.json")["inputs"] != inputs:
+            return None
+        return load_fit(out, device=device, trust=_modules(built))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"the fit in {out} cannot be read back, so it is trained again: {error}", stacklevel=3)
+        return None
+
+
+def _modules(built: Any) -> Sequence[str]:
+    """Modules of the components in an estimator's description."""
+    if isinstance(built, list):
+        return [module for value in built for module in _modules(value)]
+    if not isinstance(built, dict):
+        return []
+    own = [str(built[kind]).rpartition(".")[0] for kind in ("$class", "$function") if kind in built]
+    return own + [module for value in built.values() for module in _modules(value)]
+
+
+def inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
+    """SHA-256 of what a training follows from: the estimator as it was built, the rows' digest, recipe and seed."""
+    inputs = {"estimator": without_coords(built), "store": rows, "recipe": recipe.said(), "seed": seed}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def check_same(estimator: Learned, store: Store | Simulator | Simulated) -> None:
+    """Refuse rows of other parameters or observables than the estimator's.
+
+    Raises:
+        TypeError: If `store` is nothing to train on.
+        ValueError: If they differ; the message says in what.
+    """
+    if not isinstance(store, Store | Simulator | Simulated):
+        raise TypeError(
+            f"expected a Store, a Simulator or Simulated to train on, got {type(store).__name__}; open a folder with "
+            "Store(path), a simulator's file with load_simulator(path)"
+        )
+    made = store.simulator if isinstance(store, Simulated) else store
+    where = f"{made.path} holds" if isinstance(made, Store) else f"{made.name!r} makes"
+    name = made.simulator["name"] if isinstance(made, Store) else made.name
+    if estimator.prior.to_json() != made.prior.to_json():
+        raise ValueError(
+            f"the estimator is for {estimator.prior}, {where} simulations of {made.prior} (simulator {name!r}); build "
+            "the estimator from the store's own simulator"
+        )
+    for name, spec in estimator.observables.items():
+        if name not in made.observables and estimator.needs is not None and name not in estimator.needs:
+            continue
+        if made.observables.get(name) != spec:
+            raise ValueError(
+                f"the estimator expects {name!r} as {spec}, {where} simulations with {made.observables.get(name)}"
+            )
