@@ -27,7 +27,7 @@ value the posterior is the prior, driven by the controls that you write there.
 would happen only if controls were chosen by chance, by values that are in the record and by what is known of the row
 (c), and by nothing else. A hidden cause of both doses and values is not corrected for, and nothing here can tell
 whether there is one. Where values are missing that those who chose had seen, that is such a cause. Controls unlike
-those of the training rows are answered as well, by networks that saw none like them.
+those of the training rows are answered as well, by networks that saw none like them; those far beyond are told.
 
 **It is an approximation.** In the paper the weights of one network have a posterior, which carries how little its data
 say. Here w is of each row: W_0, W_d, m, s and r are numbers without an uncertainty. With few rows, intervals are too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
@@ -16,6 +17,7 @@ from sciinf.summaries.timed import TIMES
 from sciinf.surrogates._fields import Moments
 
 MASK = "_mask"
+_BEYOND = 0.1  # of the range of the training rows, before it is told
 
 
 @final
@@ -42,6 +44,8 @@ class Inputs(nn.Module):
     whole_sd: Tensor
     along_mean: Tensor
     along_sd: Tensor
+    whole_ends: Tensor
+    along_ends: Tensor
     origin: Tensor
     step: Tensor
     rows: Tensor
@@ -63,6 +67,10 @@ class Inputs(nn.Module):
         for name, size in sizes.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size, dtype=torch.float64))
             self.register_buffer(f"{name}_sd", torch.ones(size, dtype=torch.float64))
+        for name in ("whole", "along"):  # least and largest of the training rows
+            ends = torch.tensor([[-math.inf], [math.inf]], dtype=torch.float64)
+            self.register_buffer(f"{name}_ends", ends.repeat(1, sizes[name]))
+        self.register_load_state_dict_pre_hook(_from_before)
         for name, value in (("origin", 0.0), ("step", 1.0), ("rows", 1.0)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
 
@@ -73,14 +81,17 @@ class Inputs(nn.Module):
             ValueError: If times go backwards in a row.
         """
         theta, whole, along = Moments(), Moments(), Moments()
+        ends = {name: list[Tensor]() for name in ("whole", "along")}
         count, start, span = 0, 0.0, 0.0
         for batch in batches():
             count += len(batch)
             theta.add(batch.theta, (0,))
             if self.whole:
                 whole.add(self._whole(batch.x), (0,))
+                ends["whole"].append(torch.stack(self._whole(batch.x).aminmax(dim=0)))
             if self.along:
                 along.add(self._along(batch.x), (0, 1))
+                ends["along"].append(torch.stack(self._along(batch.x).flatten(0, 1).aminmax(dim=0)))
             if self.times:
                 times = self._checked_times(batch.x)
                 start, span = start + float(times[:, 0].sum()), span + float((times[:, -1] - times[:, 0]).sum())
@@ -89,6 +100,10 @@ class Inputs(nn.Module):
             whole.into(self.whole_mean, self.whole_sd)
         if self.along:
             along.into(self.along_mean, self.along_sd)
+        for name, found in ends.items():
+            if found:
+                every = torch.stack(found)
+                self.get_buffer(f"{name}_ends").copy_(torch.stack([every[:, 0].amin(0), every[:, 1].amax(0)]))
         self.rows.fill_(count)
         if self.times and span > 0:
             self.origin.fill_(start / count)
@@ -158,6 +173,9 @@ class Inputs(nn.Module):
         Raises:
             ValueError: If something that is known, or was seen, is not finite, times go backwards, or series of a row
                 have other lengths than each other.
+
+        Warns:
+            UserWarning: If something that is known lies far beyond all training rows, such as a dose twice the largest.
         """
         seen = {name: _named(x, name) for name in (*self.along, *self.whole)}
         if target:
@@ -175,6 +193,26 @@ class Inputs(nn.Module):
                 )
         if self.times:
             self._checked_times(x)
+        self._warn_beyond(self.along, self.along_ends, x, 2)
+        self._warn_beyond(self.whole, self.whole_ends, x, 1)
+
+    def _warn_beyond(self, names: Sequence[str], ends: Tensor, x: X, first: int) -> None:
+        """Tell what lies beyond all training rows by a tenth of their range."""
+        start = 0
+        for name in names:
+            value = x[name].double().flatten(0, first - 1)
+            value = value.reshape(len(value), -1)
+            low, high = ends[:, start : start + value.shape[1]]
+            start += value.shape[1]
+            slack = _BEYOND * (high - low)
+            off = int(((value < low - slack) | (value > high + slack)).any(-1).sum()) if len(value) else 0
+            if off:
+                warnings.warn(
+                    f"{name!r} lies beyond all training rows ({float(low.min()):.4g} to {float(high.max()):.4g}) at "
+                    f"{off:,} of {len(value):,} places, up to {float(value.abs().max()):.4g}: what follows is a "
+                    "guess of a network that saw none like it. Simulate such rows and train on them",
+                    stacklevel=2,
+                )
 
     def clock(self, rows: int) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
         """One mean step, and time 0, in the simulator's unit of time, of each row."""
@@ -194,6 +232,14 @@ class Inputs(nn.Module):
     def _along(self, x: X) -> Tensor:
         parts = [_named(x, name).double() for name in self.along]
         return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], 2)
+
+
+def _from_before(module: Inputs, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Fits of before the ends were kept: nothing lies beyond."""
+    for name in ("whole_ends", "along_ends"):
+        state.setdefault(
+            f"{prefix}{name}", torch.full_like(module.get_buffer(name), math.inf) * torch.tensor([[-1], [1]])
+        )
 
 
 def _named(x: X, name: str) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from processes.kinds import PROCESSES, Drifting
 
-from sciinf.core import Observable, Prior
+from sciinf.core import Batch, Observable, Prior
 from sciinf.processes import Fractional, NeuralSDE
 from sciinf.surrogates import Bernoulli, Categorical, LatentDynamics, Poisson
 
@@ -71,3 +71,22 @@ def test_rows_beyond_the_horizon_of_a_fractional_motion_are_told_of():
         learned.latent(torch.zeros(2, 0), {"x": torch.zeros(2, 6)}, generator=generator())
     with pytest.warns(UserWarning, match=r"spans 11 mean steps.*Fractional\(horizon=11\)"):
         learned.latent(torch.zeros(2, 0), {"x": torch.zeros(2, 12)}, generator=generator())
+
+
+def test_known_numbers_beyond_all_training_rows_are_told():
+    """A dose larger than any, say: a network answers all the same, and nothing in the answer shows it."""
+    learned, theta, x = asked()
+    learned.standardise(lambda: iter([Batch(theta, x)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learned.complete(theta, x, generator=generator())
+    u = x["u"].clone()
+    u[1, 3] = 2 * u.max() + 1
+    with pytest.warns(UserWarning, match=r"'u' lies beyond all training rows .* at 1 of 24 places"):
+        learned.complete(theta, {**x, "u": u}, generator=generator())
+    with pytest.warns(UserWarning, match="'u' lies beyond"):
+        learned.draw(theta, {"u": u, "x_times": x["x_times"]}, generator=generator())
+    before = {name: value for name, value in learned.state_dict().items() if "_ends" not in name}
+    again, _, _ = asked()  # a fit of before these ends were kept
+    again.load_state_dict(before)
+    assert bool(again.inputs.along_ends.isinf().all())
