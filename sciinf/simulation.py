@@ -29,6 +29,7 @@ from sciinf.engine.progress import Progress
 from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
 from sciinf.loops.lanes import cores_here
 from sciinf.storage.description import accept
+from sciinf.storage.folder import folder_at
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
@@ -100,7 +101,7 @@ def simulate(
         with one_thread():
             block = Store(path).block if known else probe_block(simulator, n, seed=seed, device=device)
     if accept_changes and (path / "store.json").is_file():
-        accept(path / "store.json", simulator)
+        accept(folder_at(path), simulator)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
     _look_at_rows_there(store, simulator, n, device)
     crew = workers if workers != "auto" else None if timeout is None else cores_here()

@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.core.files import sweep, write_bytes
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.core.tables import html
 from sciinf.storage import selection
-from sciinf.storage.description import campaign, claim, describe, facts_of, read_description
+from sciinf.storage.description import FILE, campaign, claim, describe, facts_of, read_description
 from sciinf.storage.durable import writing
 from sciinf.storage.findings import Damage, Failure
-from sciinf.storage.journal import Entry, Journals
+from sciinf.storage.folder import folder_at, there
+from sciinf.storage.journal import JOURNAL, Entry, Journals
 from sciinf.storage.outcome import normalise, status_of
 from sciinf.storage.selection import Layout, Part, Rows, dealt, empty, grouped, row_bytes, select
 from sciinf.storage.shard import embedded, read_shard, write_shard
@@ -51,19 +51,23 @@ class Store:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not (self.path / "store.json").is_file():
+        self.path, self.folder = Path(path), folder_at(path)
+        if not there(self.folder, FILE):
             inside = self.path / "simulations"
-            way = f"those of this run are in {inside}" if (inside / "store.json").is_file() else "run `sciinf simulate`"
-            raise FileNotFoundError(f"{self.path} holds no simulations (no store.json); {way}")
-        data = read_description(self.path / "store.json")
+            way = (
+                f"those of this run are in {inside}"
+                if there(self.folder, f"simulations/{FILE}")
+                else "run `sciinf simulate`"
+            )
+            raise FileNotFoundError(f"{self.folder.name} holds no simulations (no {FILE}); {way}")
+        data = read_description(self.folder)
         self.simulator: Mapping[str, str] = data["simulator"]
         self.accepted: Sequence[Mapping[str, str]] = data.get("accepted", ())
         self.prior = Prior.from_json(data["prior"])
         self.observables = {o["name"]: Observable.from_json(o) for o in data["observables"]}
         self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
         self._campaign, self.proposal = campaign(data), data.get("proposal")
-        self.journals = Journals(self.path / "journal")
+        self.journals = Journals(self.folder)
         self._lines: dict[int, list[Entry]] = {}
         self._adopted: dict[int, Entry] = {}
         self._verified: dict[int, tuple[tuple[int, int], Entry]] = {}
@@ -95,13 +99,11 @@ class Store:
         """
         for name, value, low in (("seed", seed, 0), ("block", block, 1), ("rows", rows, 1)):
             check_whole(name, value, low)
-        path, wanted = Path(path), describe(simulator, seed, block, rows, proposal)
-        with writing(path):
-            for folder in (path / "shards", path / "journal"):
-                folder.mkdir(parents=True, exist_ok=True)
-            claim(path / "store.json", wanted, simulator)
-            for folder in (path, path / "shards"):
-                sweep(folder)
+        folder, wanted = folder_at(path), describe(simulator, seed, block, rows, proposal)
+        with writing(folder.name):
+            for inside in ("", "shards", JOURNAL):
+                folder.prepare(inside)
+            claim(folder, wanted, simulator)
         return cls(path)
 
     def __repr__(self) -> str:
@@ -221,8 +223,9 @@ class Store:
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
         sha256, counts = hashlib.sha256(image).hexdigest(), _count(outcome.status)
         entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
-        with writing(self.path):
-            write_bytes(self.file(index), image)
+        with writing(self.folder.name):
+            found = self.folder.commit(f"shards/{index:08d}.h5", image, lambda data: self._whole(index, data))
+            entry = entry if found == image else self._adopt(index, found)  # another writer was first
             self.journals.append(entry)
         self._there.add(index)
         self._lines.setdefault(index, []).append(entry)
@@ -372,6 +375,13 @@ class Store:
         if match := [entry for entry in lines if entry.sha256 == sha]:
             return match[-1]
         raise ValueError("its content is not what was committed")
+
+    def _whole(self, index: int, data: bytes) -> bool:
+        """Whether a file holds all rows of a block."""
+        try:
+            return self._adopt(index, data).rows == self.rows_of(index)
+        except ValueError:
+            return False
 
     def _adopt(self, index: int, data: bytes) -> Entry:
         """A file without a journal line: its writer died between rename and acknowledgement."""

@@ -13,6 +13,8 @@ import json
 import math
 import os
 import platform
+import re
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +24,8 @@ from typing import Any
 
 PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "astropy", "h5py")
 SEAL = "sha256_of_the_rest"
-_DAY = 86_400.0  # seconds
+_LEFT = 3_600.0  # seconds without a touch after which nobody writes a temporary file any more, on the slowest disk
+_TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # earlier versions drew no random part
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,7 +43,7 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
     """
-    temporary = path.with_name(f".{path.name}.{writer()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node() or 'host'}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -56,24 +59,17 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         os.close(folder)
 
 
-def writer() -> str:
-    """The machine and container that writes here. Host name and process number alone may be those of another one."""
-    told = [platform.node()]
-    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with suppress(OSError):
-            told.append(os.readlink(file) if file.endswith("pid") else Path(file).read_text())
-    return f"{platform.node() or 'host'}.{hashlib.sha256(' '.join(told).encode()).hexdigest()[:8]}"
-
-
 def sweep(folder: Path) -> None:
-    """Remove temporary files of processes that were here and are gone, and any that are more than a day old."""
-    for file in folder.glob(".*.*.tmp"):
-        rest, _, pid = file.name.removesuffix(".tmp").rpartition(".")
-        if not pid.isdigit():
-            continue
-        with suppress(OSError):  # somebody else was faster
-            if (rest.endswith(f".{writer()}") and not alive(int(pid))) or time.time() - file.stat().st_mtime > _DAY:
-                file.unlink()
+    """Remove temporary files that were not touched for an hour.
+
+    Who writes a file is not asked: host name and process number are the same in many containers, so that a file may
+    seem to be a dead process's and be a living one's.
+    """
+    for file in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(file.name):
+            with suppress(OSError):  # somebody else was faster
+                if time.time() - file.stat().st_mtime > _LEFT:
+                    file.unlink()
 
 
 def alive(pid: int) -> bool:
@@ -112,7 +108,12 @@ def opened(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write an object as strict JSON durably, with the hash of its content; numbers that are not finite become null."""
-    write_bytes(path, (json.dumps(sealed(data), indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(data))
+
+
+def json_bytes(data: Mapping[str, Any]) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(sealed(data), indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -124,19 +125,27 @@ def read_json(path: Path) -> Any:
     Warns:
         UserWarning: If it carries no hash, as files of older versions do.
     """
-    data = parse_json(path)
+    return _checked(parse_json(path), str(path))
+
+
+def json_of(data: bytes, name: str) -> Any:
+    """The same of a file's bytes; `name` is what messages call it."""
+    return _checked(_parsed(lambda: data.decode("utf-8"), name), name)
+
+
+def _checked(data: Any, name: str) -> Any:
     if not isinstance(data, dict):
         return data  # nothing of ours; whoever asked says what was expected
     try:
         content, known = opened(data)
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged, or was edited by hand: {error}; restore it, or make it again with the command that "
+            f"{name} is damaged, or was edited by hand: {error}; restore it, or make it again with the command that "
             "wrote it"
         ) from error
     if not known:
         warnings.warn(
-            f"{path} carries no hash of its content ({SEAL}), as files of older versions: whether anything in it was "
+            f"{name} carries no hash of its content ({SEAL}), as files of older versions: whether anything in it was "
             "changed cannot be told",
             stacklevel=1,  # one place, so that each file is named once
         )
@@ -149,10 +158,14 @@ def parse_json(path: Path) -> Any:
     Raises:
         ValueError: If the file is not JSON; the message names it.
     """
+    return _parsed(lambda: path.read_text(encoding="utf-8"), str(path))
+
+
+def _parsed(text: Callable[[], str], name: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text())
     except (ValueError, RecursionError) as error:  # not JSON, or not text
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{name} is damaged: {error}") from error
 
 
 def versions() -> dict[str, str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sciinf.core.checks import is_whole
-from sciinf.core.files import read_json, versions, write_json
+from sciinf.core.files import json_bytes, json_of, versions
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
 from sciinf.core.tables import named
+from sciinf.storage.folder import Folder, there
 
+FILE = "store.json"
 SCHEMA = 1
 _MOST_BLOCKS, _MOST_ROWS = 10**7, 10**8
 _SIMULATOR, _ACCEPTED = "simulator", "accepted"
@@ -58,13 +59,15 @@ def facts_of(
     return [("parameters", named_units), ("observables", event_of(observables)), *failed, ("seed", str(seed))]
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """`store.json` as it was written.
+def read_description(folder: Folder) -> dict[str, Any]:
+    """`store.json` of a folder, as it was written.
 
     Raises:
+        FileNotFoundError: If there is none.
         ValueError: If it is damaged, or a newer version wrote it.
     """
-    data = read_json(path)
+    path = f"{folder.name}/{FILE}"
+    data = json_of(folder.read(FILE), path)
     schema = data.get("schema") if isinstance(data, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         version = data.get("versions", {}).get("sciinf", "unknown")
@@ -96,22 +99,22 @@ def campaign(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def claim(file: Path, wanted: Mapping[str, Any], simulator: Simulator) -> None:
+def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> None:
     """Write a campaign's description, or make sure that the one which is there is of the same campaign; let it grow.
 
     Raises:
         ValueError: If it is of another campaign, or damaged.
         OSError: If it cannot be written.
     """
-    if not file.is_file():
-        write_json(file, wanted)
-    found = read_description(file)  # another process may have written its own in the meantime
-    check_same(file.parent, found, wanted, simulator)
+    if not there(folder, FILE):
+        folder.create(FILE, json_bytes(wanted))
+    found = read_description(folder)  # another process may have written its own in the meantime
+    check_same(folder.name, found, wanted, simulator)
     if found["rows"] < wanted["rows"]:
-        write_json(file, {**found, "rows": wanted["rows"], "versions": wanted["versions"]})
+        folder.replace(FILE, json_bytes({**found, "rows": wanted["rows"], "versions": wanted["versions"]}))
 
 
-def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], simulator: Simulator) -> None:
+def check_same(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], simulator: Simulator) -> None:
     """Refuse to mix two campaigns.
 
     Args:
@@ -171,20 +174,20 @@ def stale(found: Mapping[str, Any], simulator: Simulator) -> str:
     return "" if "" in each else each[0]
 
 
-def accept(file: Path, simulator: Simulator) -> None:
+def accept(folder: Folder, simulator: Simulator) -> None:
     """Note in a store's description that a simulator stands for the one it was begun with, though its files changed.
 
     Raises:
         ValueError: If more than its files has changed.
         OSError: If it cannot be written.
     """
-    found, given = read_description(file), recorded(simulator)
+    found, given = read_description(folder), recorded(simulator)
     if words := unlike(found[_SIMULATOR], simulator, ignore=FILES):
         raise ValueError(
-            f"{file.parent}: only changes of a simulator's files can be accepted; here {words}. Choose another folder"
+            f"{folder.name}: only changes of a simulator's files can be accepted; here {words}. Choose another folder"
         )
     if given not in found.get(_ACCEPTED, ()):
-        write_json(file, {**found, _ACCEPTED: [*found.get(_ACCEPTED, ()), given]})
+        folder.replace(FILE, json_bytes({**found, _ACCEPTED: [*found.get(_ACCEPTED, ()), given]}))
 
 
 def _difference(found: Any, wanted: Any) -> str:

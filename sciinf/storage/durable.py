@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say what an error of the operating system means for the store in `path`; its errno stays."""
+def writing(path: object) -> Iterator[None]:
+    """Say what an error of the operating system means for the store in `path`, as messages call it; its errno stays."""
     try:
         yield
     except OSError as error:

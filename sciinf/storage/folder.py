@@ -1,19 +1,39 @@
 """Where the files of a store lie: a folder of the file system, or what behaves like one.
 
 Names are relative, with slashes. A file is there whole or not at all, whoever is killed and whenever: it is created or
-replaced in one step, and durable when the call returns.
+replaced in one step, and durable when the call returns. Only journals grow, by whole lines.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sciinf.core.files import write_bytes
+from sciinf.core.files import sweep, write_bytes, write_through
+
+_SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies right in a folder.
+
+    Args:
+        names: Of files and folders, without that of the folder; unfinished files are left out.
+        stamp: What changes when a name comes or goes; None where that cannot be relied on.
+        leftovers: Whether there are unfinished files, which may be those of writers that died.
+    """
+
+    names: frozenset[str] = frozenset()
+    stamp: Hashable = None
+    leftovers: bool = False
 
 
 class Folder(ABC):
@@ -51,8 +71,74 @@ class Folder(ABC):
         """
 
     @abstractmethod
+    def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
+        """Write a file that others may be writing, too; what is there afterwards.
+
+        Where files cannot be replaced without others reading both, the first writer wins: what is there then stays if
+        it is as good.
+
+        Args:
+            name: The file.
+            data: What it should hold.
+            stays: Whether what is there, where that is something else, is as good.
+
+        Raises:
+            OSError: As for `replace`.
+        """
+
+    @abstractmethod
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
+        """`replace` by parts, one after the other, of a file that is larger than memory.
+
+        Raises:
+            OSError: As for `replace`; what `parts` raises is passed on, and what was there stays.
+        """
+
+    @abstractmethod
+    def append(self, name: str, line: bytes) -> None:
+        """Add a line to a file durably; one that is torn is ended first. Of several files, `news` reads each line.
+
+        Args:
+            name: The file, to which nobody else adds. Where files do not grow, the line is a file of its own below it.
+            line: Without its end.
+
+        Raises:
+            OSError: If it could not be written whole; what is there of it is a torn line.
+        """
+
+    @abstractmethod
+    def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+        """What was added to the files of a folder since they were last read, up to the last line that has its end.
+
+        Args:
+            inside: The folder, such as "journal".
+            seen: Name of each file -> bytes read of it, which is brought up to date; begin with {}.
+
+        Yields:
+            Name of a file, where the new bytes begin in it (0 for a file that is new, or became shorter), and they.
+        """
+
+    @abstractmethod
+    def settle(self, name: str) -> str:
+        """Give a file another name, so that nobody adds to it any more; that name. Lines that are being written go
+        into it or into a new file of the old name, and are not lost.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
+
+    @abstractmethod
     def names(self, inside: str) -> Iterator[str]:
         """Names of all files below one, such as "shards", unfinished ones left out; in no particular order."""
+
+    @abstractmethod
+    def listed(self, inside: str, before: Listing | None = None) -> Listing:
+        """What lies right in a folder; nothing if there is no such folder.
+
+        Args:
+            inside: The folder.
+            before: What lay there when last listed, which is returned if it cannot have changed since.
+        """
 
     @abstractmethod
     def stamp(self, name: str) -> Hashable:
@@ -63,8 +149,24 @@ class Folder(ABC):
         """
 
     @abstractmethod
+    def age(self, name: str) -> float:
+        """Seconds since a file was last written.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
+
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+
+    @abstractmethod
+    def prepare(self, inside: str) -> None:
+        """Make a folder that files can be written into, and sweep up what dead writers have left in it.
+
+        Raises:
+            OSError: If it cannot be made.
+        """
 
     def path(self, name: str) -> Path | None:
         """Where a file lies, or would, in the file system; None where it lies elsewhere, and `read` reads it."""
@@ -95,21 +197,142 @@ class Local(Folder):
 
     def replace(self, name: str, data: bytes) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         write_bytes(path, data)
+
+    def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
+        self.replace(name, data)  # writers of the same block write the same bytes
+        return data
+
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
+        path = self.root / name
+        _make(path.parent)
+
+        def fill(temporary: Path) -> None:
+            with open(temporary, "wb") as file:
+                file.writelines(parts)
+
+        write_through(path, fill)
+
+    def append(self, name: str, line: bytes) -> None:
+        path = self.root / name
+        _make(path.parent)
+        while not _added(path, line):  # it was settled between opening and writing
+            continue
+
+    def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+        try:
+            with os.scandir(self.root / inside) as found:
+                files = sorted(file.name for file in found if file.name.endswith(".jsonl"))
+        except FileNotFoundError:
+            return
+        for file in files:
+            name = f"{inside}/{file}"
+            with suppress(FileNotFoundError):  # merged into another
+                start, size = seen.get(name, 0), os.stat(self.root / name).st_size
+                start = start if start <= size else 0
+                if size == start:
+                    continue
+                data = self.read(name, start)
+                data = data[: data.rfind(b"\n") + 1]
+                seen[name] = start + len(data)
+                yield name, start, data
+
+    def settle(self, name: str) -> str:
+        settled = f"{name.removesuffix('.jsonl')}-{os.urandom(4).hex()}.jsonl"
+        os.rename(self.root / name, self.root / settled)
+        _sync((self.root / name).parent)
+        return settled
 
     def names(self, inside: str) -> Iterator[str]:
         for folder, _, files in os.walk(self.root / inside):
             below = Path(folder).relative_to(self.root).as_posix()
             yield from (f"{below}/{file}" for file in files if not file.startswith("."))
 
+    def listed(self, inside: str, before: Listing | None = None) -> Listing:
+        path = self.root / inside
+        try:
+            stamp = os.stat(path).st_mtime_ns
+            if before is not None and before.stamp == stamp:
+                return before
+            with os.scandir(path) as found:
+                every = frozenset(file.name for file in found)
+        except (FileNotFoundError, NotADirectoryError):
+            return Listing()
+        names = frozenset(name for name in every if not name.startswith("."))
+        settled = time.time_ns() - stamp > _SETTLED
+        return Listing(names, stamp if settled else None, len(names) < len(every))
+
     def stamp(self, name: str) -> Hashable:
-        found = (self.root / name).stat()
+        found = os.stat(self.root / name)
         return found.st_size, found.st_mtime_ns
+
+    def age(self, name: str) -> float:
+        return time.time() - os.stat(self.root / name).st_mtime
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            (self.root / name).unlink()
+            os.unlink(self.root / name)
+
+    def prepare(self, inside: str) -> None:
+        _make(self.root / inside)
+        sweep(self.root / inside)
 
     def path(self, name: str) -> Path | None:
         return self.root / name
+
+
+def folder_at(path: str | Path) -> Folder:
+    """The folder that a path names."""
+    return Local(Path(path))
+
+
+def there(folder: Folder, name: str) -> bool:
+    """Whether a folder has a file."""
+    try:
+        folder.stamp(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _added(path: Path, line: bytes) -> bool:
+    """Add a line to a file; whether the file is still the one of this name."""
+    new = not path.exists()
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        line = b"\n" * torn + line + b"\n"
+        if os.write(file, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file)
+        opened = os.fstat(file)
+    finally:
+        os.close(file)
+    if new:
+        _sync(path.parent)
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+
+
+def _make(path: Path) -> None:
+    """Make a folder, durably, with those above it."""
+    if path.is_dir():
+        return
+    missing = [path, *(above for above in path.parents if not above.is_dir())]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        _sync(made.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

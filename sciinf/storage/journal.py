@@ -4,22 +4,28 @@ A line stands for a block only after the block's file is durable, so whatever a 
 carries a hash of itself, as our JSON files do (`core.files`). A line torn by a kill or a full disk ends before its
 closing brace and is passed over; one that was changed is named. The file of the block that it stood for is judged by
 itself.
+
+Journals are called HOST-PID-RANDOM.jsonl. Host name and process number are the same in many containers that write into
+one store; the random part is drawn once for each process, anew after a fork.
 """
 
 from __future__ import annotations
 
-import errno
+import functools
 import json
 import os
 import platform
+import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from sciinf.core.files import opened, sealed, write_bytes
+from sciinf.core.files import opened, sealed
 from sciinf.core.simulator import Status
+from sciinf.storage.folder import Folder
+
+JOURNAL = "journal"
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,16 @@ class Entry:
 
 
 class Journals:
-    """All journals of a store: append to one's own, read everybody's."""
+    """All journals of a store: append to one's own, read everybody's.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The store's.
+    """
+
+    def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.damaged: list[str] = []
-        self._read: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
         self._lines: dict[str, int] = {}
 
     def append(self, entry: Entry) -> None:
@@ -76,53 +86,35 @@ class Journals:
         Raises:
             OSError: If it could not be written whole; readers then pass over what is there of it.
         """
-        path = self.folder / f"{platform.node()}-{os.getpid()}.jsonl"
-        new = not path.exists()
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            size = os.fstat(file).st_size
-            torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            line = b"\n" * torn + json.dumps(sealed(entry.to_json())).encode() + b"\n"
-            if os.write(file, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(file)
-        finally:
-            os.close(file)
-        if new:
-            sync_folder(self.folder)
+        name = f"{JOURNAL}/{platform.node() or 'host'}-{os.getpid()}-{_token(os.getpid())}.jsonl"
+        self.folder.append(name, json.dumps(sealed(entry.to_json())).encode())
 
     def news(self) -> list[Entry]:
-        """The entries added, by anybody, since the last call.
+        """The entries added, by anybody, since the last call. After a merge of journals some come once more.
 
         Warns:
             UserWarning: If a line was changed, which is then passed over and named in `damaged`; or if lines carry no
                 hash, as those of older versions.
         """
         entries = []
-        for path in sorted(self.folder.glob("*.jsonl")):
-            start = self._read.get(path.name, 0)
-            if path.stat().st_size <= start:
-                continue
-            with open(path, "rb") as file:
-                file.seek(start)
-                data = file.read()
-            whole = data.rfind(b"\n") + 1
-            self._read[path.name] = start + whole
-            entries += self._entries(path, data[:whole].split(b"\n")[:-1])
+        for name, start, data in self.folder.news(JOURNAL, self._seen):
+            if not start:
+                self._lines[name] = 0
+            entries += self._entries(name, data.split(b"\n")[:-1])
         return entries
 
     def mend(self) -> None:
         """Take the lines that were changed out of the journals."""
-        for path in self.folder.glob("*.jsonl"):
-            lines = path.read_bytes().split(b"\n")
+        for name in self.folder.names(JOURNAL):
+            lines = self.folder.read(name).split(b"\n")
             kept = [line for line in lines if not _changed(line)]
             if len(kept) < len(lines):
-                write_bytes(path, b"\n".join(kept))
+                self.folder.replace(name, b"\n".join(kept))
         self.damaged.clear()
 
-    def _entries(self, path: Path, lines: Sequence[bytes]) -> Iterator[Entry]:
-        first = self._lines.get(path.name, 0) + 1
-        self._lines[path.name] = first - 1 + len(lines)
+    def _entries(self, name: str, lines: Sequence[bytes]) -> Iterator[Entry]:
+        first, path = self._lines.get(name, 0) + 1, f"{self.folder.name}/{name}"
+        self._lines[name] = first - 1 + len(lines)
         for number, line in enumerate(lines, first):
             try:
                 found = _parse(line)
@@ -130,7 +122,7 @@ class Journals:
                 self.damaged.append(f"line {number} of {path}: {error}")
                 warnings.warn(
                     f"line {number} of {path} is damaged and passed over: {error}. The file of the block it stood for "
-                    f"is judged by itself; `sciinf check {self.folder.parent} --repair SIM.py` takes the line out",
+                    f"is judged by itself; `sciinf check {self.folder.name} --repair SIM.py` takes the line out",
                     stacklevel=1,
                 )
                 continue
@@ -138,20 +130,18 @@ class Journals:
                 continue
             if not found[1]:
                 warnings.warn(
-                    f"lines of the journals in {self.folder} carry no hash, as those of older versions: whether they "
-                    "were changed cannot be told",
+                    f"lines of the journals in {self.folder.name}/{JOURNAL} carry no hash, as those of older versions: "
+                    "whether they were changed cannot be told",
                     stacklevel=1,
                 )
             yield found[0]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+@functools.cache
+def _token(pid: int) -> str:
+    """What tells this process from those with the same number in other containers."""
+    os.register_at_fork(after_in_child=_token.cache_clear)
+    return secrets.token_hex(4)
 
 
 def _parse(line: bytes) -> tuple[Entry, bool] | None:
