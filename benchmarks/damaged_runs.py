@@ -75,6 +75,8 @@ def contents(folder: Path) -> dict[str, str]:
     blocks: dict[str, set[str]] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
+        if file.name.startswith(".") and file.suffix == ".tmp":
+            continue  # what a killed process has left; it goes when it is an hour old
         if file.parent.name == "journal":
             blocks.setdefault(str(file.parent.relative_to(folder)), set()).update(_blocks(file))
         elif file.name in ("provenance.json", "report.html"):

@@ -1,20 +1,22 @@
 """Simulations on disk: a folder of blocks that survives kills, full disks and other writers.
 
-    store.json              what was simulated: simulator, prior, observables, seed, rows per block, rows asked for
-    shards/00000042.h5      block 42, whole or absent (`storage.shard`)
-    journal/HOST-PID.jsonl  what each writing process acknowledged (`storage.journal`)
+    store.json                      what was simulated: simulator, prior, observables, seed, rows per block, rows wanted
+    shards/000/00000042.h5          block 42, whole or absent (`storage.shard`)
+    journal/HOST-PID-RANDOM.jsonl   what each writing process acknowledged (`storage.journal`)
+    packs/000-1-TOKEN.tar, .json    many blocks in one file, after `compact` (`storage.packs`)
 
 A block is committed by building its file in memory, writing it under a temporary name, fsync, rename, fsync of the
 folder, and only then a journal line with the file's SHA-256. There are no locks: writers of the same block write the
 same bytes, and the last rename wins. Reading compares the bytes with the journal before HDF5 sees them, because HDF5
-can hang on damaged files; a block whose file no journal knows counts if the hash written in it holds.
+can hang on damaged files; a block whose file no journal knows counts if the hash written in it holds
+(`storage.judged`). Where blocks lie `storage.shelf` knows, and `storage.folder` is how files are read and written.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,17 @@ from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.core.tables import html
 from sciinf.storage import selection
-from sciinf.storage.description import FILE, campaign, claim, describe, facts_of, read_description
+from sciinf.storage.description import FILE, campaign, claim, describe, facts_of, naming, read_description
 from sciinf.storage.durable import writing
 from sciinf.storage.findings import Damage, Failure
 from sciinf.storage.folder import folder_at, there
 from sciinf.storage.journal import JOURNAL, Entry, Journals
+from sciinf.storage.judged import Blocks, counted
+from sciinf.storage.naming import SHARDS
 from sciinf.storage.outcome import normalise, status_of
+from sciinf.storage.place import Place
 from sciinf.storage.selection import Layout, Part, Rows, dealt, empty, grouped, row_bytes, select
-from sciinf.storage.shard import embedded, read_shard, write_shard
+from sciinf.storage.shard import read_shard, write_shard
 
 
 class Store:
@@ -66,12 +71,9 @@ class Store:
         self.prior = Prior.from_json(data["prior"])
         self.observables = {o["name"]: Observable.from_json(o) for o in data["observables"]}
         self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
-        self._campaign, self.proposal = campaign(data), data.get("proposal")
-        self.journals = Journals(self.folder)
-        self._lines: dict[int, list[Entry]] = {}
-        self._adopted: dict[int, Entry] = {}
-        self._verified: dict[int, tuple[tuple[int, int], Entry]] = {}
-        self._layouts: dict[int, Mapping[str, Layout]] = {}
+        self._campaign, self.proposal, self.naming = campaign(data), data.get("proposal"), naming(data)
+        self.known = Blocks(self.folder, self.naming, self._campaign, self.observables)
+        self._layouts: dict[int, tuple[Hashable, Mapping[str, Layout]]] = {}
         self.refresh()
 
     @classmethod
@@ -101,10 +103,13 @@ class Store:
             check_whole(name, value, low)
         folder, wanted = folder_at(path), describe(simulator, seed, block, rows, proposal)
         with writing(folder.name):
-            for inside in ("", "shards", JOURNAL):
+            for inside in ("", SHARDS, JOURNAL):
                 folder.prepare(inside)
             claim(folder, wanted, simulator)
-        return cls(path)
+            store = cls(path)
+            for inside in store.known.shelf.leftovers():
+                folder.prepare(inside)
+        return store
 
     def __repr__(self) -> str:
         wanted = f" of {self.rows:,}" if len(self) < self.rows else ""
@@ -127,38 +132,36 @@ class Store:
             raise ValueError(f"block {index} does not exist: {self.rows} rows are blocks 0 to {self.blocks - 1}")
         return min(self.block, self.rows - index * self.block)
 
+    @property
+    def journals(self) -> Journals:
+        """What each writing process acknowledged."""
+        return self.known.journals
+
     def file(self, index: int) -> Path:
-        """Where a block lies, or will."""
-        return self.path / "shards" / f"{index:08d}.h5"
+        """Where the file of a block lies, or would; after `compact` it may be in a pack instead."""
+        return self.path / self.naming.file(SHARDS, index)
 
     def refresh(self) -> None:
         """Take note of what other processes have committed since."""
-        for entry in self.journals.news():
-            self._lines.setdefault(entry.block, []).append(entry)
-        self._there = {int(f.stem) for f in (self.path / "shards").glob("[0-9]*.h5") if f.stem.isdigit()}
-        for index in sorted(self._there - set(self._lines) - set(self._adopted)):
-            try:
-                self._adopted[index] = self._adopt(index, self.file(index).read_bytes())
-            except ValueError:
-                continue  # never acknowledged and not whole: `missing` and `damaged` name it
+        self.known.refresh(self.blocks)
 
     def missing(self) -> list[int]:
         """Blocks still to be simulated: never committed, deleted, or shorter than they should be by now."""
-        present = {index: entry.rows for index, entry in self.entries()}
-        return [k for k in range(self.blocks) if present.get(k, 0) < self.rows_of(k)]
+        present, last = self.known.present(), self.blocks - 1
+        found = [k for k in range(last) if (entry := present.get(k)) is None or entry.rows < self.block]
+        return found + [last] * self.lacks(last)
+
+    def lacks(self, index: int) -> bool:
+        """Whether one block is among those `missing`."""
+        entry = self.known.present().get(index)
+        return entry is None or entry.rows < self.rows_of(index)
 
     def damaged(self) -> list[Damage]:
-        """Committed blocks whose files are deleted or do not have the content that was committed; reads every file."""
-        found = []
-        for index in sorted(set(self._lines) | self._there):
-            try:
-                self._verify(index)
-            except ValueError as error:
-                found.append(Damage(index, self.file(index), str(error)))
-        return found
+        """Committed blocks that are deleted or do not have the content that was committed; reads every file."""
+        return self.known.damaged()
 
     def __len__(self) -> int:
-        return sum(entry.rows for _, entry in self.entries())
+        return sum(entry.rows for entry in self.known.present().values())
 
     @property
     def counts(self) -> dict[Status, int]:
@@ -181,15 +184,14 @@ class Store:
             ValueError: If a block is damaged.
         """
         digest = hashlib.sha256()
-        for index in self._readable():
-            entry = self._entry(index)
+        for index in self.known.readable():
+            entry = self.known.entry(index)
             digest.update(f"{index} {entry.rows} {entry.content}\n".encode())
         return digest.hexdigest()
 
     def history(self, index: int) -> list[Entry]:
         """What is known of a block, oldest first, its file damaged or not."""
-        adopted = [self._adopted[index]] if index in self._adopted else []
-        return self._lines.get(index) or adopted
+        return self.known.history(index)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -221,14 +223,13 @@ class Store:
         outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
         theta = theta.detach().to("cpu", self.prior.dtype)
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
-        sha256, counts = hashlib.sha256(image).hexdigest(), _count(outcome.status)
+        sha256, counts = hashlib.sha256(image).hexdigest(), counted(outcome.status)
         entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
         with writing(self.folder.name):
-            found = self.folder.commit(f"shards/{index:08d}.h5", image, lambda data: self._whole(index, data))
-            entry = entry if found == image else self._adopt(index, found)  # another writer was first
+            found = self.folder.commit(self.naming.file(SHARDS, index), image, lambda data: self._whole(index, data))
+            entry = entry if found == image else self.known.adopt(index, found)  # another writer was first
             self.journals.append(entry)
-        self._there.add(index)
-        self._lines.setdefault(index, []).append(entry)
+        self.known.add(entry)
         return entry
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -267,29 +268,31 @@ class Store:
 
     def parts(self, rows: Rows | None = None) -> list[Part]:
         """Where the rows that did not fail lie, in order; takes `rows`, and raises, as `batches` does."""
-        known = dict(self.entries())  # each file is verified when it is read
-        entries = {index: known.get(index) or self._entry(index) for index in self._readable()}
+        known = self.known.present()  # each file is verified when it is read
+        entries = {index: known.get(index) or self.known.entry(index) for index in self.known.readable()}
         found = []
         for part in select(rows, [(index, entry.rows) for index, entry in entries.items()]):
             whole = entries[part.block].ok == entries[part.block].rows
-            found.append(part if whole else part.only(self._checked(part.block, selection.read_status)))
+            found.append(part if whole else part.only(self.known.checked(part.block, selection.read_status)))
         return [part for part in found if part.rows]
 
     def read_into(self, part: Part, batch: Batch, at: int) -> None:
         """Read one of `parts` into rows from `at` on of a batch on the CPU; raises as `read` does."""
 
-        def read(file: Path) -> None:
-            self._layouts[part.block] = found = self._layouts.get(part.block) or selection.layouts(file, batch)
-            selection.read_rows(file, found, part, batch, at)
+        def read(place: Place) -> None:
+            stamp, known = self.known.stamp(part.block), self._layouts.get(part.block)
+            if known is None or known[0] != stamp:
+                known = self._layouts[part.block] = (stamp, selection.layouts(place, batch))
+            selection.read_rows(place, known[1], part, batch, at)
 
-        self._checked(part.block, read)
+        self.known.checked(part.block, read)
 
     def failures(self, limit: int = 20) -> list[Failure]:
         """The first simulations that failed, with their parameters and messages."""
         found: list[Failure] = []
         start = 0
-        for index in self._readable():
-            entry = self._entry(index)
+        for index in self.known.readable():
+            entry = self.known.entry(index)
             if entry.ok < entry.rows:
                 theta, outcome = self.read(index)
                 flags = status_of(outcome)
@@ -307,15 +310,7 @@ class Store:
         Raises:
             ValueError: If the block is damaged or not there.
         """
-        return self._checked(index, lambda file: read_shard(file.read_bytes(), self.observables))
-
-    def _checked(self, index: int, read: Callable[[Path], Any]) -> Any:
-        """What is read from a block's file after it has been verified."""
-        try:
-            self._verify(index)
-            return read(self.file(index))
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise self._damage(index, str(error)) from error
+        return self.known.checked(index, lambda place: read_shard(place.data(), self.observables))
 
     def _gathered(self, parts: Sequence[Part]) -> Batch:
         """The rows of parts, in memory."""
@@ -326,84 +321,11 @@ class Store:
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
-        for index in sorted(self._there):
-            lines = self.history(index)
-            if len({entry.sha256 for entry in lines}) > 1:
-                try:
-                    yield index, self._verify(index)
-                except ValueError:
-                    yield index, lines[-1]
-            elif lines:
-                yield index, lines[-1]
-
-    def _readable(self) -> list[int]:
-        """Blocks that reading must deliver: all that were committed, and all files that are there."""
-        return sorted(set(self._lines) | self._there)
-
-    def _entry(self, index: int) -> Entry:
-        try:
-            return self._verify(index)
-        except ValueError as error:
-            raise self._damage(index, str(error)) from error
-
-    def _damage(self, index: int, reason: str) -> ValueError:
-        return ValueError(
-            f"{self.file(index)} is damaged: {reason}. Simulate it again with "
-            f"`sciinf check {self.path} --repair SIM.py`; the other blocks are not affected"
-        )
-
-    def _verify(self, index: int) -> Entry:
-        """What is known of a block, its file verified once as long as its size and time stay the same."""
-        path = self.file(index)
-        stamp = _stamp(path)
-        cached = self._verified.get(index)
-        if cached is None or cached[0] != stamp:
-            try:
-                cached = (stamp, self._judge(index, path))
-            except OSError as error:
-                raise ValueError(f"it cannot be read ({error.strerror})") from error
-            self._verified[index] = cached
-            self._layouts.pop(index, None)
-        return cached[1]
-
-    def _judge(self, index: int, path: Path) -> Entry:
-        lines = self._lines.get(index, [])
-        if not lines:
-            return self._adopt(index, path.read_bytes())
-        with path.open("rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
-        if match := [entry for entry in lines if entry.sha256 == sha]:
-            return match[-1]
-        raise ValueError("its content is not what was committed")
+        yield from sorted(self.known.present().items())
 
     def _whole(self, index: int, data: bytes) -> bool:
         """Whether a file holds all rows of a block."""
         try:
-            return self._adopt(index, data).rows == self.rows_of(index)
+            return self.known.adopt(index, data).rows == self.rows_of(index)
         except ValueError:
             return False
-
-    def _adopt(self, index: int, data: bytes) -> Entry:
-        """A file without a journal line: its writer died between rename and acknowledgement."""
-        block, campaign, content, status = embedded(data, self.observables)
-        if block != index or campaign != self._campaign:
-            raise ValueError("it belongs to another block or another store")
-        return Entry(index, hashlib.sha256(data).hexdigest(), len(status), content, 0.0, _count(status))
-
-
-def _count(status: Tensor | None) -> dict[Status, int]:
-    flags = [] if status is None else status.tolist()
-    return {Status(value): n for value, n in sorted(Counter(flags).items())}
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, which tell whether it has been replaced since.
-
-    Raises:
-        ValueError: If it is gone.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ValueError(f"it is gone or cannot be read ({error.strerror})") from error
-    return found.st_size, found.st_mtime_ns

@@ -15,7 +15,6 @@ from torch.distributions import MultivariateNormal, Normal
 
 from sciinf import Flow, Prior, Recipe, load_simulator, simulate, train
 from sciinf.commands.run_folders import run_folder
-from sciinf.core.files import writer
 
 OWN = """
 import sys
@@ -156,15 +155,16 @@ def test_commands_may_look_at_one_run_folder_at_once(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_commands_go(tmp_path: Path) -> None:
-    dead, alive = f".{writer()}.4194305.tmp", f".{writer()}.{os.getpid()}.tmp"
+    dead = ".node7.4194305.1f2e3d4c.tmp"
     gone = [tmp_path / "answers/cell" / f".answer.json{dead}", tmp_path / "fit" / f".fit.json{dead}"]
-    gone.append(tmp_path / ".a.other.7.tmp")
-    kept = [tmp_path / f".draws.h5{alive}", tmp_path / ".draws.h5.another.host.4194305.tmp", tmp_path / ".mine.tmp"]
+    gone.append(tmp_path / ".a.node7.7.tmp")  # as earlier versions called it
+    kept = [tmp_path / f".draws.h5{dead}", tmp_path / ".draws.h5.another.host.4194305.tmp", tmp_path / ".mine.tmp"]
     for inner in ("fit", "answers/cell"):
         (tmp_path / inner).mkdir(parents=True)
     for file in (*gone, *kept):
         file.write_bytes(b"half")
-    os.utime(gone[2], (0, 0))  # of another machine, and old
+    for file in (*gone, kept[2]):
+        os.utime(file, (0, 0))
     run_folder(str(tmp_path))
     assert [file.exists() for file in gone] == [False] * 3
     assert [file.exists() for file in kept] == [True] * 3

@@ -19,18 +19,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.files import sweep, write_bytes
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Outcome, Simulator, Status, X
 from sciinf.engine.conditions import conditions
 from sciinf.storage.durable import writing
 from sciinf.storage.journal import Entry
+from sciinf.storage.naming import PROPOSED
 from sciinf.storage.outcome import failed_outcome, join, normalise, status_of
 from sciinf.store import Store
 
@@ -68,8 +67,9 @@ def draw_theta(store: Store, index: int) -> Tensor:
     theta = _proposed(store, index)
     if theta is None:
         raise ValueError(
-            f"the parameters of block {index} of {store.path} come from a proposal and {_proposed_file(store, index)} "
-            "is missing or damaged; call simulate(..., proposal=...) with the proposal they came from"
+            f"the parameters of block {index} of {store.path} come from a proposal and "
+            f"{store.folder.name}/{_proposed_file(store, index)} is missing or damaged; call simulate(..., "
+            "proposal=...) with the proposal they came from"
         )
     return theta
 
@@ -81,9 +81,9 @@ def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
         ValueError: If the proposal does not return what it should; the message says what.
         OSError: If the store cannot be written.
     """
-    with writing(store.path):
-        (store.path / "proposed").mkdir(exist_ok=True)
-        sweep(store.path / "proposed")
+    with writing(store.folder.name):
+        for inside in sorted({store.naming.folder(PROPOSED, index) for index in blocks}):
+            store.folder.prepare(inside)
     for index in blocks:
         if _proposed(store, index) is not None:
             continue
@@ -100,12 +100,12 @@ def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
         image = io.BytesIO()
         np.save(image, theta.numpy())
         array = image.getvalue()
-        with writing(store.path):
-            write_bytes(_proposed_file(store, index), array + hashlib.sha256(array).digest())
+        with writing(store.folder.name):
+            store.folder.replace(_proposed_file(store, index), array + hashlib.sha256(array).digest())
 
 
-def _proposed_file(store: Store, index: int) -> Path:
-    return store.path / "proposed" / f"{index:08d}.npy"
+def _proposed_file(store: Store, index: int) -> str:
+    return store.naming.file(PROPOSED, index, "npy")
 
 
 def _proposed(store: Store, index: int) -> Tensor | None:
@@ -113,9 +113,10 @@ def _proposed(store: Store, index: int) -> Tensor | None:
 
     The file is an array as numpy writes it, and the 32 bytes of its SHA-256.
     """
-    file = _proposed_file(store, index)
+    name = _proposed_file(store, index)
+    file = f"{store.folder.name}/{name}"
     try:
-        data = file.read_bytes()
+        data = store.folder.read(name)
         whole = hashlib.sha256(data[:-_SHA256]).digest() == data[-_SHA256:]
         image = io.BytesIO(data[:-_SHA256] if whole else data)
         theta = np.load(image)

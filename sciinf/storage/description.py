@@ -14,12 +14,15 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
 from sciinf.core.tables import named
 from sciinf.storage.folder import Folder, there
+from sciinf.storage.naming import PER_FOLDER, Naming
 
 FILE = "store.json"
-SCHEMA = 1
+SCHEMA = 2
+"""2: blocks in folders, and packs. Stores of 1 have one folder for all blocks, and keep it."""
 _MOST_BLOCKS, _MOST_ROWS = 10**7, 10**8
 _SIMULATOR, _ACCEPTED = "simulator", "accepted"
 _IDENTITY = (_SIMULATOR, "prior", "observables", "seed", "block")
+_FOLDERS = "folders"  # no part of the identity
 _PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
 
 
@@ -43,6 +46,7 @@ def describe(
         "seed": seed,
         "block": block,
         "rows": rows,
+        _FOLDERS: PER_FOLDER,
         "versions": versions(),
     }
     if proposal is not None:
@@ -74,11 +78,30 @@ def read_description(folder: Folder) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format {schema}, written by sciinf {version}; this version reads {SCHEMA}: update sciinf"
         )
-    if schema != SCHEMA or not {*_IDENTITY, "rows"} <= set(data):
+    if schema not in (1, SCHEMA) or not {*_IDENTITY, "rows"} <= set(data):
         raise ValueError(f"{path} is damaged: it describes no store; restore it, or simulate into another folder")
     if reason := _absurd(data["rows"], data["block"]):
         raise ValueError(f"{path} is damaged: {reason}")
+    if not is_whole(data.get(_FOLDERS, 0), 0):
+        raise ValueError(f"{path} is damaged: it has {data[_FOLDERS]!r} blocks in each folder")
     return data
+
+
+def naming(description: Mapping[str, Any]) -> Naming:
+    """How the files of a store are spread over folders."""
+    return Naming(description.get(_FOLDERS, 0))
+
+
+def with_packs(folder: Folder) -> None:
+    """Let a store's description say that blocks may lie in packs, which versions that read format 1 know nothing of.
+
+    Raises:
+        ValueError: If it is damaged.
+        OSError: If it cannot be written.
+    """
+    found = read_description(folder)
+    if found["schema"] < SCHEMA:
+        folder.replace(FILE, json_bytes({**found, "schema": SCHEMA, _FOLDERS: 0}))
 
 
 def _absurd(rows: Any, block: Any) -> str:

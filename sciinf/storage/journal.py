@@ -28,7 +28,7 @@ from sciinf.storage.folder import Folder
 JOURNAL = "journal"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What is known of one committed block.
 
@@ -61,10 +61,21 @@ class Entry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
-        counts = {Status[name.upper()]: int(n) for name, n in data["counts"].items()}
+        counts = _counts(tuple(data["counts"].items()))
         block, rows, seconds = int(data["block"]), int(data["rows"]), float(data["seconds"])
-        conditions = {str(name): str(value) for name, value in data.get("conditions", {}).items()}
+        conditions = _conditions(tuple(data.get("conditions", {}).items()))
         return cls(block, str(data["sha256"]), rows, str(data["content"]), seconds, counts, conditions)
+
+
+@functools.lru_cache(4096)
+def _counts(items: tuple[tuple[str, Any], ...]) -> Mapping[Status, int]:
+    """One object for equal counts: a million blocks have few that differ."""
+    return {Status[name.upper()]: int(n) for name, n in items}
+
+
+@functools.lru_cache(4096)
+def _conditions(items: tuple[tuple[Any, Any], ...]) -> Mapping[str, str]:
+    return {str(name): str(value) for name, value in items}
 
 
 class Journals:

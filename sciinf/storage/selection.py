@@ -13,9 +13,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from io import FileIO
+from io import BytesIO, RawIOBase
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Status
+from sciinf.storage.place import Place
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor
 """Rows of a store by position: the first n, a slice or range, or positions; their order does not matter."""
@@ -166,13 +166,10 @@ def empty(rows: int, prior: Prior, observables: Mapping[str, Observable], *, pin
     return Batch(torch.empty(rows, len(prior), dtype=prior.dtype, pin_memory=pinned), x)
 
 
-def read_status(path: Path) -> np.ndarray:
+def read_status(place: Place) -> np.ndarray:
     """Which rows of a block's file did not fail, bool (rows,). The caller has verified the file."""
-    import h5py
-
-    with h5py.File(path, "r", locking=False) as opened:
-        file: Any = opened
-        return file["status"][()] == int(Status.OK)
+    with ExitStack() as stack:
+        return place.hdf5(stack)["status"][()] == int(Status.OK)
 
 
 @dataclass(frozen=True)
@@ -187,17 +184,15 @@ class Layout:
     offsets: tuple[int, ...]
 
 
-def layouts(path: Path, into: Batch) -> dict[str, Layout]:
+def layouts(place: Place, into: Batch) -> dict[str, Layout]:
     """Where the arrays of a block's file lie that are there as they are in memory, by name; others are left out.
 
     Raises:
         OSError, KeyError: If the file is no shard.
     """
-    import h5py
-
     found = {}
-    with h5py.File(path, "r", locking=False) as opened:
-        file: Any = opened
+    with ExitStack() as stack:
+        file = place.hdf5(stack)
         for name, tensor in _arrays(into).items():
             dataset, dtype = file[name], tensor.numpy().dtype
             if dataset.compression is not None or dataset.shuffle or dataset.dtype != dtype:
@@ -211,11 +206,11 @@ def layouts(path: Path, into: Batch) -> dict[str, Layout]:
     return found
 
 
-def read_rows(path: Path, found: Mapping[str, Layout], part: Part, into: Batch, at: int) -> None:
+def read_rows(place: Place, found: Mapping[str, Layout], part: Part, into: Batch, at: int) -> None:
     """Read a part of a block's file into rows [at, at + part.rows) of a batch.
 
     Args:
-        path: The file, which the caller has verified.
+        place: The file, which the caller has verified.
         found: Its `layouts`. An array that is not among them is read by HDF5.
         part: Which rows.
         into: On the CPU.
@@ -224,10 +219,8 @@ def read_rows(path: Path, found: Mapping[str, Layout], part: Part, into: Batch, 
     Raises:
         OSError, KeyError, ValueError: If the file is no shard, or too short.
     """
-    import h5py
-
     with ExitStack() as stack:
-        raw, file = stack.enter_context(path.open("rb", buffering=0)), None
+        raw, file = place.opened(stack), None
         for name, tensor in _arrays(into).items():
             out = tensor.numpy()[at : at + part.rows]
             whole = out
@@ -236,7 +229,7 @@ def read_rows(path: Path, found: Mapping[str, Layout], part: Part, into: Batch, 
             if name in found:
                 _read(raw, found[name], part.start, whole)
             else:
-                file = file or stack.enter_context(h5py.File(path, "r", locking=False))
+                file = file or place.hdf5(stack)
                 dataset: Any = file[name]
                 dataset.read_direct(whole, np.s_[part.start : part.stop])
             if part.wanted is not None:
@@ -248,7 +241,7 @@ def _arrays(batch: Batch) -> dict[str, Tensor]:
     return {"theta": batch.theta, **{f"x/{name}": value for name, value in batch.x.items()}}
 
 
-def _read(raw: FileIO, layout: Layout, start: int, out: np.ndarray) -> None:
+def _read(raw: RawIOBase | BytesIO, layout: Layout, start: int, out: np.ndarray) -> None:
     """Rows from `start` on into an array."""
     size, stop = out.nbytes // max(1, len(out)), start + len(out)
     if stop > layout.total:

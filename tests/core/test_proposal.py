@@ -96,7 +96,7 @@ def test_blocks_of_a_proposal_can_be_run_by_anyone(tmp_path):
 def test_damaged_parameters_of_a_proposal_are_named_and_drawn_again(tmp_path):
     store = Store.create(tmp_path / "s", NORMAL, seed=0, block=100, rows=250, proposal=Corner())
     propose(store, Corner(), [1])
-    file = tmp_path / "s/proposed/00000001.npy"
+    file = tmp_path / "s/proposed/000/00000001.npy"
     whole = file.read_bytes()
     data = bytearray(whole)
     data[200] ^= 1

@@ -92,7 +92,7 @@ def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
 
     simulate(simulator, tmp_path / "grown", 110, progress=False)
     assert simulate(simulator, tmp_path / "grown", 260, progress=False).digest == digest
-    (tmp_path / "grown/shards/00000004.h5").unlink()
+    (tmp_path / "grown/shards/000/00000004.h5").unlink()
     assert simulate(simulator, tmp_path / "grown", 260, progress=False).digest == digest
     # planted fault: another seed, or another block size, is another campaign
     assert simulate(simulator, tmp_path / "seed", 260, seed=1, progress=False).digest != digest

@@ -210,7 +210,7 @@ def test_what_was_stopped_goes_on_to_the_same_result(tmp_path):
     for gone in ("round_1/fit", "round_2/fit", "round_2/proposal.json"):  # before round 2 was begun
         path = tmp_path / "b" / gone
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    next((tmp_path / "b" / "round_2" / "training" / "shards").glob("*.h5")).unlink()
+    next((tmp_path / "b" / "round_2" / "training" / "shards").glob("*/*.h5")).unlink()
     (tmp_path / "b" / "observation.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="observation.safetensors is damaged"):
         load_sequential(tmp_path / "b")

@@ -1,0 +1,223 @@
+"""What is known of the blocks of a store: what was acknowledged, and whether files are what was.
+
+A file's bytes are compared with journals and indexes before HDF5 sees them. One that nobody acknowledged, because its
+writer died between rename and acknowledgement, counts if the hash written in it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sciinf.core.simulator import Observable, Status
+from sciinf.storage.findings import Damage
+from sciinf.storage.folder import Folder
+from sciinf.storage.journal import Entry, Journals
+from sciinf.storage.naming import Naming
+from sciinf.storage.packs import Member
+from sciinf.storage.place import Place
+from sciinf.storage.shard import embedded
+from sciinf.storage.shelf import Shelf
+
+
+class Blocks:
+    """The blocks of a store.
+
+    Args:
+        folder: Where they are.
+        naming: How files are spread over folders.
+        campaign: Whose they must be.
+        observables: What they hold.
+    """
+
+    def __init__(self, folder: Folder, naming: Naming, campaign: str, observables: Mapping[str, Observable]) -> None:
+        self.folder, self.campaign, self.observables = folder, campaign, observables
+        self.journals, self.shelf = Journals(folder), Shelf(folder, naming)
+        self._lines: dict[int, list[Entry]] = {}
+        self._adopted: dict[int, Entry] = {}
+        self._present: dict[int, Entry] = {}  # of each block that is there, as far as is known without reading it
+        self._doubtful: set[int] = set()  # there, and to be read: nobody acknowledged them, or journals disagree
+        self._verified: dict[int, tuple[Hashable, Place, Entry]] = {}
+        self._last = 0  # the largest block that was acknowledged
+
+    def refresh(self, blocks: int) -> None:
+        """Take note of what other processes have committed since.
+
+        Args:
+            blocks: How many there may be.
+        """
+        touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
+        changed, members = self.shelf.refresh(max(blocks, self._last + 1))  # another process may have let it grow
+        self._settle(touched | changed | self._take(members) | {k for k in self._doubtful if k not in self._lines})
+
+    def add(self, entry: Entry) -> None:
+        """Take note of a block that this process has committed."""
+        self.shelf.note(entry.block)
+        self._learn(entry)
+        self._settle({entry.block})
+
+    def present(self) -> Mapping[int, Entry]:
+        """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
+        for index in self._doubtful:
+            lines = self._lines.get(index, ())
+            if len(lines) > 1:
+                try:
+                    self._present[index] = self.verify(index)
+                except ValueError:
+                    self._present[index] = lines[-1]
+        return self._present
+
+    def history(self, index: int) -> list[Entry]:
+        """What is known of a block, oldest first, its file damaged or not."""
+        adopted = [self._adopted[index]] if index in self._adopted else []
+        return self._lines.get(index) or adopted
+
+    def readable(self) -> list[int]:
+        """Blocks that reading must deliver: all that were committed, and all files that are there."""
+        return sorted(self._lines.keys() | self._present.keys() | self._doubtful)
+
+    def damaged(self) -> list[Damage]:
+        """Blocks that are deleted or do not have the content that was committed; reads every file."""
+        found = []
+        for index in self.readable():
+            try:
+                self.verify(index)
+            except ValueError as error:
+                found.append(Damage(index, self.shelf.places(index)[0].path, str(error)))
+        return found
+
+    def entry(self, index: int) -> Entry:
+        """What is known of a block, verified.
+
+        Raises:
+            ValueError: If it is damaged; the message names it.
+        """
+        try:
+            return self.verify(index)
+        except ValueError as error:
+            raise self.damage(index, str(error)) from error
+
+    def damage(self, index: int, reason: str) -> ValueError:
+        """What is said of a damaged block."""
+        return ValueError(
+            f"{self.shelf.places(index)[0].words} is damaged: {reason}. Simulate it again with "
+            f"`sciinf check {self.folder.name} --repair SIM.py`; the other blocks are not affected"
+        )
+
+    def checked(self, index: int, read: Callable[[Place], Any]) -> Any:
+        """What is read from a block after it has been verified, wherever it lies by then."""
+        try:
+            self.verify(index)
+            try:
+                return read(self._verified[index][1])
+            except OSError:
+                if not self._moved(index):  # packed since
+                    raise
+                self.verify(index)
+                return read(self._verified[index][1])
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            raise self.damage(index, str(error)) from error
+
+    def verify(self, index: int) -> Entry:
+        """What is known of a block, read once as long as size, time and place of its file stay the same.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        try:
+            return self._verify(index)
+        except ValueError:
+            if not self._moved(index):
+                raise
+            return self._verify(index)
+
+    def stamp(self, index: int) -> Hashable:
+        """Where a block was when it was verified, and what changes when it does."""
+        return self._verified[index][0] if index in self._verified else None
+
+    def adopt(self, index: int, data: bytes) -> Entry:
+        """What a file says of itself.
+
+        Raises:
+            ValueError: If it is no file of this block and store, or its arrays do not have the hash written in it.
+        """
+        block, campaign, content, status = embedded(data, self.observables)
+        if block != index or campaign != self.campaign:
+            raise ValueError("it belongs to another block or another store")
+        return Entry(index, hashlib.sha256(data).hexdigest(), len(status), content, 0.0, counted(status))
+
+    def _verify(self, index: int) -> Entry:
+        """The first of its places that holds what was committed."""
+        errors = list[ValueError]()
+        for place in self.shelf.places(index):
+            try:
+                stamp, known = place.stamp(), self._verified.get(index)
+                if known is None or known[0] != stamp:
+                    self._verified[index] = (stamp, place, self._judge(index, place))
+                return self._verified[index][2]
+            except OSError as failed:
+                errors.append(ValueError(f"it is gone or cannot be read ({failed.strerror})"))
+            except ValueError as failed:
+                errors.append(failed)
+        raise errors[0]
+
+    def _judge(self, index: int, place: Place) -> Entry:
+        lines = self._lines.get(index, [])
+        if not lines:
+            return self.adopt(index, place.data())
+        sha = place.sha256()
+        if match := [entry for entry in lines if entry.sha256 == sha]:
+            return match[-1]
+        raise ValueError("its content is not what was committed")
+
+    def _moved(self, index: int) -> bool:
+        """Whether a block lies elsewhere than was known, or more is known of it, now that we look again."""
+        before, known = self.shelf.places(index), len(self._lines.get(index, ()))
+        touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
+        self._settle(touched | self._take(self.shelf.look(index)))
+        return self.shelf.places(index) != before or len(self._lines.get(index, ())) != known
+
+    def _learn(self, entry: Entry) -> bool:
+        """Take a line; whether it says anything new."""
+        lines = self._lines.setdefault(entry.block, [])
+        if entry in lines:
+            return False
+        lines.append(entry)
+        self._last = max(self._last, entry.block)
+        return True
+
+    def _take(self, members: Iterable[Member]) -> set[int]:
+        """What packs say; their blocks."""
+        for member in members:
+            if member.entry is not None:
+                self._learn(member.entry)
+        return {member.block for member in members}
+
+    def _settle(self, indices: set[int]) -> None:
+        """Decide anew whether blocks are there."""
+        for index in sorted(indices):
+            self._present.pop(index, None)
+            self._doubtful.discard(index)
+            if index not in self.shelf:
+                continue
+            lines = self._lines.get(index)
+            if lines:
+                self._present[index] = lines[-1]
+                if len(lines) > 1 and len({entry.sha256 for entry in lines}) > 1:
+                    self._doubtful.add(index)
+                continue
+            self._doubtful.add(index)
+            try:
+                self._present[index] = self._adopted[index] = self._verify(index)
+            except ValueError:
+                continue  # never acknowledged and not whole: `missing` and `damaged` name it
+
+
+def counted(status: Tensor | None) -> dict[Status, int]:
+    """Rows by status, those that occur."""
+    flags = [] if status is None else status.tolist()
+    return {Status(value): n for value, n in sorted(Counter(flags).items())}

@@ -1,0 +1,177 @@
+"""Packs: the files of many blocks in one plain tar, `packs/000-1-TOKEN.tar`, with an index beside it.
+
+Any tar program reads a pack; unpacked in the store's folder, its files lie where they lay. The index,
+`packs/000-1-TOKEN.json`, says of each block in it what its journal line said, and where its bytes are. A pack counts
+from the moment its index is there, and is never changed. The first number is that of the blocks, by thousands; of
+several packs with the same block the one with the largest second number counts. The token makes names unique, so that
+two processes may pack one store at once.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sciinf.core.files import json_of, sealed
+from sciinf.storage.folder import Folder, Listing
+from sciinf.storage.journal import Entry
+from sciinf.storage.naming import PACKS, PER_FOLDER, block_of
+from sciinf.storage.place import Place
+
+SCHEMA = 1
+_COLUMNS = ("block", "sha256", "rows", "content", "seconds", "counts")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A block in a pack: its number, where it begins and how long it is, and what is known of it, if that is."""
+
+    block: int
+    start: int
+    size: int
+    entry: Entry | None
+
+
+def number_of(pack: str) -> tuple[int, int, str]:
+    """Which thousand of blocks, which pack of it, and the token, of a pack's name without folder and ending."""
+    thousand, _, rest = pack.partition("-")
+    serial, _, token = rest.partition("-")
+    return int(thousand), int(serial), token
+
+
+class Packs:
+    """All packs of a store.
+
+    Args:
+        folder: The store's.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.damaged: dict[str, str] = {}
+        self.known: set[str] = set()
+        self._listing: Listing | None = None
+        self._places: dict[int, list[tuple[str, int, int]]] = {}
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._places
+
+    def places(self, index: int) -> list[Place]:
+        """Where a block lies, the place that counts first."""
+        found = self._places.get(index, ())
+        return [Place(self.folder, f"{PACKS}/{pack}.tar", start, size) for pack, start, size in found]
+
+    def serial(self, thousand: int) -> int:
+        """The number for the next pack of a thousand of blocks."""
+        return 1 + max((number_of(pack)[1] for pack in self.known if number_of(pack)[0] == thousand), default=0)
+
+    def without_index(self) -> list[str]:
+        """Packs that have no index: one is being written, or its writer died."""
+        names = self.folder.listed(PACKS).names
+        packs = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
+        return sorted(pack for pack in packs if f"{pack}.json" not in names)
+
+    def news(self) -> list[Member]:
+        """Blocks of packs that are new since the last call.
+
+        Warns:
+            UserWarning: If an index is damaged; the pack is then read through.
+        """
+        listing = self.folder.listed(PACKS, self._listing)
+        if listing is self._listing:
+            return []
+        self._listing = listing
+        found = list[Member]()
+        packs = {name.removesuffix(".json") for name in listing.names if name.endswith(".json")}
+        for pack in sorted(packs - self.known):
+            members = self._members(pack)
+            self.known.add(pack)
+            for member in members:
+                places = self._places.setdefault(member.block, [])
+                places.append((pack, member.start, member.size))
+                places.sort(key=lambda place: number_of(place[0]), reverse=True)
+            found += members
+        return found
+
+    def _members(self, pack: str) -> list[Member]:
+        try:
+            return read_index(self.folder, pack)
+        except (ValueError, OSError) as error:
+            self.damaged[pack] = str(error)
+            warnings.warn(
+                f"the index of the pack {pack} of {self.folder.name} is damaged ({error}); the pack is read through "
+                f"instead, and `sciinf check {self.folder.name} --repair SIM.py` writes its index anew",
+                stacklevel=1,
+            )
+            return scan(self.folder, pack)
+
+
+def read_index(folder: Folder, pack: str) -> list[Member]:
+    """The blocks in a pack, by its index.
+
+    Raises:
+        ValueError: If it is damaged, or a newer version wrote it.
+        OSError: If it cannot be read.
+    """
+    name = f"{PACKS}/{pack}.json"
+    data: Any = json_of(folder.read(name), f"{folder.name}/{name}")
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"{folder.name}/{name} is no index of format {SCHEMA}; update sciinf, or restore it")
+    made = data["conditions"]
+    columns = zip(*(data[key] for key in (*_COLUMNS, "made", "start", "size")), strict=True)
+    found = list[Member]()
+    for *values, kind, start, size in columns:
+        entry = Entry.from_json({**dict(zip(_COLUMNS, values, strict=True)), "conditions": made[kind]})
+        found.append(Member(entry.block, start, size, entry))
+    return found
+
+
+def index_of(members: Sequence[tuple[Entry, int, int]]) -> bytes:
+    """The index of a pack: entries with where each block begins and its size."""
+    conditions: dict[str, int] = {}
+    rows = [(entry.to_json(), start, size) for entry, start, size in members]
+    texts = [json.dumps(row.get("conditions", {}), sort_keys=True) for row, _, _ in rows]
+    made = [conditions.setdefault(text, len(conditions)) for text in texts]
+    data = {
+        "schema": SCHEMA,
+        **{key: [row[key] for row, _, _ in rows] for key in _COLUMNS},
+        "conditions": [json.loads(text) for text in conditions],
+        "made": made,
+        "start": [start for _, start, _ in rows],
+        "size": [size for _, _, size in rows],
+    }
+    return (json.dumps(sealed(data)) + "\n").encode()
+
+
+def scan(folder: Folder, pack: str) -> list[Member]:
+    """The blocks in a pack, by its tar alone; what is known of each is left to its file. Damage ends it early."""
+    name, found, at = f"{PACKS}/{pack}.tar", list[Member](), 0
+    while True:
+        try:
+            head = tarfile.TarInfo.frombuf(folder.read(name, at, at + tarfile.BLOCKSIZE), "utf-8", "strict")
+        except (tarfile.HeaderError, OSError):
+            return found
+        block = block_of(head.name.rpartition("/")[2])
+        if block is not None:
+            found.append(Member(block, at + tarfile.BLOCKSIZE, head.size, None))
+        at += tarfile.BLOCKSIZE + head.size + -head.size % tarfile.BLOCKSIZE
+
+
+def tar_of(files: Iterator[tuple[str, bytes]]) -> Iterator[bytes]:
+    """A plain tar of files, in parts; its bytes depend on names and content alone."""
+    for name, data in files:
+        about = tarfile.TarInfo(name)
+        about.size, about.mode = len(data), 0o644
+        yield about.tobuf(tarfile.USTAR_FORMAT)
+        yield data
+        yield bytes(-len(data) % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def thousand(index: int) -> int:
+    """Which packs a block goes into."""
+    return index // PER_FOLDER
