@@ -143,7 +143,8 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
     """
     Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows, proposal=store.proposal)
     store.refresh()
-    store.journals.mend()
+    store.known.mend()
+    store.refresh()
     blocks = sorted({damage.block for damage in store.damaged()} | set(store.missing()))
     changed = list[int]()
     with interruptible() as interrupts, one_thread():

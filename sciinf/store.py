@@ -30,6 +30,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
 from sciinf.core.tables import html
 from sciinf.storage import selection
+from sciinf.storage.compact import Compacted, compact
 from sciinf.storage.description import FILE, campaign, claim, describe, facts_of, naming, read_description
 from sciinf.storage.durable import writing
 from sciinf.storage.findings import Damage, Failure
@@ -231,6 +232,20 @@ class Store:
             self.journals.append(entry)
         self.known.add(entry)
         return entry
+
+    def compact(self) -> Compacted:
+        """Turn many files into few: the blocks of finished folders into packs, journals into one.
+
+        Digest and rows stay as they are. It may be stopped at any moment and run again, and others may read the store
+        and write other blocks meanwhile. Where the store was of format 1, earlier versions cannot read it afterwards.
+
+        Raises:
+            ValueError: If journals or indexes of packs are damaged, which are to be repaired first.
+            OSError: If it cannot be written; nothing is lost.
+        """
+        self.refresh()
+        with writing(self.folder.name):
+            return compact(self.known, self.blocks, self.block)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

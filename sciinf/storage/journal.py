@@ -128,7 +128,7 @@ class Journals:
         self._lines[name] = first - 1 + len(lines)
         for number, line in enumerate(lines, first):
             try:
-                found = _parse(line)
+                found = parsed(line)
             except ValueError as error:
                 self.damaged.append(f"line {number} of {path}: {error}")
                 warnings.warn(
@@ -155,7 +155,7 @@ def _token(pid: int) -> str:
     return secrets.token_hex(4)
 
 
-def _parse(line: bytes) -> tuple[Entry, bool] | None:
+def parsed(line: bytes) -> tuple[Entry, bool] | None:
     """The entry in a line, and whether the line carries its hash; None for a line that is torn.
 
     Raises:
@@ -174,7 +174,7 @@ def _parse(line: bytes) -> tuple[Entry, bool] | None:
 
 def _changed(line: bytes) -> bool:
     try:
-        _parse(line)
+        parsed(line)
     except ValueError:
         return True
     return False

@@ -7,6 +7,7 @@ writer died between rename and acknowledgement, counts if the hash written in it
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ from sciinf.storage.packs import Member
 from sciinf.storage.place import Place
 from sciinf.storage.shard import embedded
 from sciinf.storage.shelf import Shelf
+
+_RECENT = 60.0  # s within which a file that replaced another is acknowledged, on the slowest disk
+_LOOKS, _WAIT = 6, 0.5
 
 
 class Blocks:
@@ -82,13 +86,34 @@ class Blocks:
 
     def damaged(self) -> list[Damage]:
         """Blocks that are deleted or do not have the content that was committed; reads every file."""
-        found = []
-        for index in self.readable():
-            try:
-                self.verify(index)
-            except ValueError as error:
-                found.append(Damage(index, self.shelf.places(index)[0].path, str(error)))
-        return found
+        found = [damage for index in self.readable() if (damage := self._damage(index)) is not None]
+        for _ in range(_LOOKS):
+            late = {damage.block for damage in found if self._unacknowledged(damage.block)}
+            if not late:
+                return found
+            time.sleep(_WAIT)
+            found = [d for d in found if d.block not in late or self._damage(d.block) is not None]
+        return [damage for damage in found if not self._growing(damage.block)]
+
+    def _damage(self, index: int) -> Damage | None:
+        try:
+            self.verify(index)
+        except ValueError as error:
+            return Damage(index, self.shelf.places(index)[0].path, str(error))
+        return None
+
+    def _growing(self, index: int) -> bool:
+        """Whether a short block was made longer just now, and is about to be acknowledged."""
+        return index in self._lines and self._unacknowledged(index) > self._lines[index][-1].rows
+
+    def _unacknowledged(self, index: int) -> int:
+        """Rows of a file that was replaced just now by a whole one, whose line may be on its way; 0 of any other."""
+        place = self.shelf.places(index)[0]
+        try:
+            recent = index in self._lines and self.folder.age(place.name) < _RECENT
+            return self.adopt(index, place.data()).rows if recent else 0
+        except (ValueError, OSError):
+            return 0
 
     def entry(self, index: int) -> Entry:
         """What is known of a block, verified.
@@ -150,6 +175,21 @@ class Blocks:
             raise ValueError("it belongs to another block or another store")
         return Entry(index, hashlib.sha256(data).hexdigest(), len(status), content, 0.0, counted(status))
 
+    def judge(self, index: int, data: bytes) -> Entry:
+        """What is known of bytes that should be a block.
+
+        Raises:
+            ValueError: If they are not what was committed.
+        """
+        if index not in self._lines:
+            return self.adopt(index, data)
+        return self._acknowledged(index, hashlib.sha256(data).hexdigest())
+
+    def mend(self) -> None:
+        """Take changed lines out of journals, and write indexes of packs anew that are damaged or lost."""
+        self.journals.mend()
+        self.shelf.packs.mend(self.judge, lambda index: index in self._present)
+
     def _verify(self, index: int) -> Entry:
         """The first of its places that holds what was committed."""
         errors = list[ValueError]()
@@ -166,11 +206,12 @@ class Blocks:
         raise errors[0]
 
     def _judge(self, index: int, place: Place) -> Entry:
-        lines = self._lines.get(index, [])
-        if not lines:
+        if index not in self._lines:
             return self.adopt(index, place.data())
-        sha = place.sha256()
-        if match := [entry for entry in lines if entry.sha256 == sha]:
+        return self._acknowledged(index, place.sha256())
+
+    def _acknowledged(self, index: int, sha: str) -> Entry:
+        if match := [entry for entry in self._lines[index] if entry.sha256 == sha]:
             return match[-1]
         raise ValueError("its content is not what was committed")
 

@@ -12,17 +12,21 @@ from __future__ import annotations
 import json
 import tarfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sciinf.core.files import json_of, sealed
 from sciinf.storage.folder import Folder, Listing
 from sciinf.storage.journal import Entry
-from sciinf.storage.naming import PACKS, PER_FOLDER, block_of
+from sciinf.storage.naming import PACKS, block_of
 from sciinf.storage.place import Place
 
 SCHEMA = 1
+OVERHEAD = tarfile.BLOCKSIZE
+"""Bytes before each file in a tar; a file takes a multiple of it."""
+_LEFT = 3_600.0  # s after which nobody writes the index of a pack any more
 _COLUMNS = ("block", "sha256", "rows", "content", "seconds", "counts")
 
 
@@ -97,6 +101,26 @@ class Packs:
             found += members
         return found
 
+    def mend(self, judge: Callable[[int, bytes], Entry], elsewhere: Callable[[int], bool]) -> None:
+        """Write indexes anew that are damaged, or were lost; a pack without one that no block needs is removed.
+
+        Args:
+            judge: What is known of a block by its number and bytes; raises ValueError for a damaged one.
+            elsewhere: Whether a block is there, whatever a pack without index holds.
+        """
+        lost = [pack for pack in self.without_index() if self.folder.age(f"{PACKS}/{pack}.tar") > _LEFT]
+        for pack in [*self.damaged, *lost]:
+            name, members = f"{PACKS}/{pack}.tar", list[tuple[Entry, int, int]]()
+            for member in scan(self.folder, pack):
+                with suppress(ValueError):
+                    data = self.folder.read(name, member.start, member.start + member.size)
+                    members.append((judge(member.block, data), member.start, member.size))
+            if pack in lost and all(elsewhere(entry.block) for entry, _, _ in members):
+                self.folder.remove(name)
+            else:
+                self.folder.replace(f"{PACKS}/{pack}.json", index_of(members))
+        self.damaged.clear()
+
     def _members(self, pack: str) -> list[Member]:
         try:
             return read_index(self.folder, pack)
@@ -152,13 +176,13 @@ def scan(folder: Folder, pack: str) -> list[Member]:
     name, found, at = f"{PACKS}/{pack}.tar", list[Member](), 0
     while True:
         try:
-            head = tarfile.TarInfo.frombuf(folder.read(name, at, at + tarfile.BLOCKSIZE), "utf-8", "strict")
+            head = tarfile.TarInfo.frombuf(folder.read(name, at, at + OVERHEAD), "utf-8", "strict")
         except (tarfile.HeaderError, OSError):
             return found
         block = block_of(head.name.rpartition("/")[2])
         if block is not None:
-            found.append(Member(block, at + tarfile.BLOCKSIZE, head.size, None))
-        at += tarfile.BLOCKSIZE + head.size + -head.size % tarfile.BLOCKSIZE
+            found.append(Member(block, at + OVERHEAD, head.size, None))
+        at += OVERHEAD + head.size + -head.size % OVERHEAD
 
 
 def tar_of(files: Iterator[tuple[str, bytes]]) -> Iterator[bytes]:
@@ -166,12 +190,7 @@ def tar_of(files: Iterator[tuple[str, bytes]]) -> Iterator[bytes]:
     for name, data in files:
         about = tarfile.TarInfo(name)
         about.size, about.mode = len(data), 0o644
-        yield about.tobuf(tarfile.USTAR_FORMAT)
+        yield about.tobuf(tarfile.GNU_FORMAT)
         yield data
-        yield bytes(-len(data) % tarfile.BLOCKSIZE)
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def thousand(index: int) -> int:
-    """Which packs a block goes into."""
-    return index // PER_FOLDER
+        yield bytes(-len(data) % OVERHEAD)
+    yield bytes(2 * OVERHEAD)

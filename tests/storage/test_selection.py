@@ -7,6 +7,8 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Outcome, Prior
+from sciinf.storage.folder import Local
+from sciinf.storage.place import Place
 from sciinf.storage.selection import Part, empty, layouts, read_rows
 from sciinf.storage.shard import write_shard
 
@@ -15,8 +17,9 @@ PRIOR = Prior(a=td.Normal(0.0, 1.0))
 OBSERVABLES = {"v": Observable((3, 2)), "scalar": Observable(dtype="float64"), "n": Observable((2,), dtype="int64")}
 
 
-@pytest.fixture
-def file(tmp_path):
+@pytest.fixture(params=[0, 1536])
+def file(tmp_path, request):
+    """A file of its own, or one that begins somewhere in another."""
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(ROWS, 1, generator=generator)
     x = {
@@ -25,16 +28,16 @@ def file(tmp_path):
         "n": torch.randint(100, (ROWS, 2), generator=generator),
     }
     image, _ = write_shard(PRIOR, OBSERVABLES, "campaign", 0, theta, Outcome(x))
-    path = tmp_path / "shard.h5"
-    path.write_bytes(image)
-    return path, theta, x
+    (tmp_path / "shard.h5").write_bytes(bytes(request.param) + image + b"beyond" * bool(request.param))
+    start, size = request.param, len(image) if request.param else None
+    return Place(Local(tmp_path), "shard.h5", start, size), theta, x
 
 
 def test_floats_lie_in_the_file_as_in_memory(file):
-    path, theta, x = file
-    found = layouts(path, empty(0, PRIOR, OBSERVABLES))
+    place, theta, x = file
+    found = layouts(place, empty(0, PRIOR, OBSERVABLES))
     assert set(found) == {"theta", "x/v", "x/scalar"}  # integers are compressed
-    data = path.read_bytes()
+    data = place.data()
     for name, value in (("theta", theta), ("x/v", x["v"]), ("x/scalar", x["scalar"])):
         assert (found[name].total, found[name].chunk, len(found[name].offsets)) == (ROWS, 1024, 3)
         for offset, chunk in zip(found[name].offsets, value.split(1024), strict=True):
@@ -44,18 +47,19 @@ def test_floats_lie_in_the_file_as_in_memory(file):
 
 @pytest.mark.parametrize(("start", "stop"), [(0, ROWS), (1_023, 1_025), (2_047, 2_500), (7, 8)])
 def test_what_the_file_cannot_tell_is_read_by_hdf5(file, start, stop):
-    path, theta, x = file
+    place, theta, x = file
     into, part = empty(stop - start + 1, PRIOR, OBSERVABLES), Part(0, start, stop, None, stop - start)
-    for found in (layouts(path, into), {}):
-        read_rows(path, found, part, into, 1)
+    for found in (layouts(place, into), {}):
+        read_rows(place, found, part, into, 1)
         assert torch.equal(into.theta[1:], theta[start:stop])
         assert all(torch.equal(into.x[name][1:], value[start:stop]) for name, value in x.items())
 
 
 def test_a_short_file_is_noticed(file):
-    path, _, _ = file
+    place, _, _ = file
     into = empty(ROWS, PRIOR, OBSERVABLES)
-    found = layouts(path, into)
-    path.write_bytes(path.read_bytes()[: found["x/v"].offsets[-1] + 100])  # the planted fault
+    found = layouts(place, into)
+    size = place.start + found["x/v"].offsets[-1] + 100
+    place.path.write_bytes(place.path.read_bytes()[:size])  # the planted fault
     with pytest.raises(ValueError, match="it ends before row 2500"):
-        read_rows(path, {name: found[name] for name in ("theta", "x/v")}, Part(0, 0, ROWS, None, ROWS), into, 0)
+        read_rows(place, {name: found[name] for name in ("theta", "x/v")}, Part(0, 0, ROWS, None, ROWS), into, 0)

@@ -1,0 +1,201 @@
+"""Many small files become few: blocks into packs, journals into one.
+
+The order makes a kill at any moment harmless, and running it again finishes what was left:
+
+1. `store.json` says that there may be packs, so that versions which know of none refuse the store.
+2. The blocks of a finished folder are read, compared with what was committed, and written into one tar, durably.
+3. The tar is read back and compared. Its index is written, durably: from now on the pack counts.
+4. The files of its blocks are removed. Until then a block is there twice, which changes nothing.
+5. Journals are given other names, so that nobody adds to them, and their lines written into one journal, without those
+   that an index says. They are removed after that is durable.
+
+Readers that knew where a file was look again when it is gone. Writers of other blocks are not in the way: a block that
+is shorter than the others, which a growing campaign would replace, stays a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from sciinf.storage.description import with_packs
+from sciinf.storage.folder import Folder
+from sciinf.storage.journal import JOURNAL, Entry, parsed
+from sciinf.storage.judged import Blocks
+from sciinf.storage.naming import PACKS, PER_FOLDER, SHARDS
+from sciinf.storage.packs import OVERHEAD, index_of, read_index, tar_of
+
+MOST = 2**30
+"""Bytes of a pack, about."""
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What was done: blocks that were packed, the packs made of them, files removed, and journals merged into one.
+
+    `left` are blocks of folders that are not finished, or damaged ones, which stay files.
+    """
+
+    blocks: int
+    packs: int
+    removed: int
+    journals: int
+    left: int
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence."""
+        done = f"{self.blocks:,} blocks into {self.packs:,} packs, {self.journals:,} journals into one"
+        rest = f"; {self.left:,} blocks stay files: their folder is not full yet, or they are short, alone or damaged"
+        return done + rest * bool(self.left)
+
+
+def compact(known: Blocks, blocks: int, rows: int) -> Compacted:
+    """Pack the blocks of a store, and merge its journals.
+
+    Args:
+        known: Its blocks.
+        blocks: How many there are when it is complete.
+        rows: Rows of a whole block.
+
+    Raises:
+        ValueError: If lines of journals or indexes of packs are damaged, which are to be repaired first.
+        OSError: If a pack cannot be written, or does not hold what was written; all blocks are where they were.
+    """
+    folder, shelf = known.folder, known.shelf
+    if known.journals.damaged or shelf.packs.damaged:
+        raise ValueError(
+            f"{folder.name} has damaged journals or indexes of packs; repair it before it is compacted: "
+            f"sciinf check {folder.name} --repair SIM.py"
+        )
+    with_packs(folder)
+    folder.prepare(PACKS)
+    found, packs, removed = 0, 0, 0
+    for first in range(0, blocks, PER_FOLDER):
+        queue, again = _ready(known, range(first, min(first + PER_FOLDER, blocks)), rows)
+        removed += sum(_remove(known, index, None) for index in again)
+        while len(queue) >= _FEWEST:
+            packed = _pack(known, first // PER_FOLDER, queue)
+            found, packs = found + len(packed), packs + bool(packed)
+            removed += sum(_remove(known, index, stamp) for index, stamp in packed)
+    known.refresh(blocks)
+    return Compacted(found, packs, removed, _merge(known), len(shelf.loose))
+
+
+def _ready(known: Blocks, indices: range, rows: int) -> tuple[deque[int], list[int]]:
+    """Blocks of a finished folder to be packed, and those that are in a pack already."""
+    present, shelf = known.present(), known.shelf
+    if not all(index in present for index in indices):
+        return deque(), []
+    loose = [index for index in indices if index in shelf.loose and present[index].rows == rows]
+    again = [index for index in loose if index in shelf.packs and _packed_well(known, index)]
+    return deque(index for index in loose if index not in set(again)), again
+
+
+def _packed_well(known: Blocks, index: int) -> bool:
+    """Whether the newest pack that has a block holds what its file does."""
+    try:
+        place, packed = known.shelf.places(index)[0], known.shelf.packs.places(index)[0]
+        return place.sha256() == packed.sha256()
+    except OSError:
+        return False
+
+
+def _pack(known: Blocks, thousand: int, queue: deque[int]) -> list[tuple[int, Hashable]]:
+    """One pack of as many of the blocks as it may hold; which, and what told that their files were as they were read.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder, packs = known.folder, known.shelf.packs
+    pack = f"{thousand:03d}-{packs.serial(thousand)}-{secrets.token_hex(4)}"
+    tar, members, stamps = f"{PACKS}/{pack}.tar", list[tuple[Entry, int, int]](), list[Hashable]()
+    folder.write(tar, tar_of(_files(known, queue, members, stamps)))
+    for entry, start, size in members:
+        if hashlib.sha256(folder.read(tar, start, start + size)).hexdigest() != entry.sha256:
+            folder.remove(tar)
+            raise OSError(f"{folder.name}/{tar} does not hold what was written into it; all blocks are as they were")
+    if not members:
+        folder.remove(tar)
+        return []
+    folder.create(f"{PACKS}/{pack}.json", index_of(members))
+    return [(entry.block, stamp) for (entry, _, _), stamp in zip(members, stamps, strict=True)]
+
+
+def _files(
+    known: Blocks, queue: deque[int], members: list[tuple[Entry, int, int]], stamps: list[Hashable]
+) -> Iterator[tuple[str, bytes]]:
+    """Files for a pack, each compared with what was committed; notes what is known of them, and where they begin."""
+    at = 0
+    while queue and at < MOST:
+        index = queue.popleft()
+        name = known.shelf.naming.file(SHARDS, index)
+        try:
+            stamp, data = known.folder.stamp(name), known.folder.read(name)
+            entry = known.judge(index, data)
+        except (FileNotFoundError, ValueError):
+            continue  # another process has packed it; or it is damaged, and stays where it is
+        members.append((entry, at + OVERHEAD, len(data)))
+        stamps.append(stamp)
+        at += OVERHEAD + len(data) + -len(data) % OVERHEAD
+        yield name, data
+
+
+def _remove(known: Blocks, index: int, stamp: Hashable) -> bool:
+    """Remove the file of a block that is in a pack, unless it was replaced since."""
+    name = known.shelf.naming.file(SHARDS, index)
+    try:
+        if stamp is None or known.folder.stamp(name) == stamp:
+            known.folder.remove(name)
+            return True
+    except FileNotFoundError:  # another process was faster
+        pass
+    return False
+
+
+def _merge(known: Blocks) -> int:
+    """One journal of all, without what the indexes of packs say; how many there were."""
+    folder, told = known.folder, _told(known)
+    names = sorted(folder.names(JOURNAL))
+    if len(names) < 2 and not any(_said(line, told) for name in names for line in _lines(folder, name)):
+        return len(names)
+    settled = [folder.settle(name) for name in names]
+    texts = {name: folder.read(name) for name in settled}
+    kept = [line for text in texts.values() for line in text.split(b"\n") if _kept(line, told)]
+    merged = f"{JOURNAL}/merged-{secrets.token_hex(4)}.jsonl"
+    if kept:
+        folder.create(merged, b"".join(line + b"\n" for line in dict.fromkeys(kept)))
+    for name, text in texts.items():
+        for line in folder.read(name)[len(text) :].split(b"\n"):
+            if _kept(line, told):
+                folder.append(merged, line)
+        folder.remove(name)
+    return len(names)
+
+
+def _told(known: Blocks) -> dict[int, list[Entry]]:
+    """What the indexes of packs say."""
+    found: dict[int, list[Entry]] = {}
+    for pack in known.shelf.packs.known:
+        for member in read_index(known.folder, pack):
+            if member.entry is not None:
+                found.setdefault(member.block, []).append(member.entry)
+    return found
+
+
+def _lines(folder: Folder, name: str) -> list[bytes]:
+    return folder.read(name).split(b"\n")
+
+
+def _kept(line: bytes, told: dict[int, list[Entry]]) -> bool:
+    """Whether a line is whole, and no index says the same."""
+    return parsed(line) is not None and not _said(line, told)
+
+
+def _said(line: bytes, told: dict[int, list[Entry]]) -> bool:
+    found = parsed(line)
+    return found is not None and found[0] in told.get(found[0].block, ())
