@@ -106,7 +106,10 @@ class SimulatorReport:
 
 @dataclass(frozen=True)
 class StoreReport:
-    """The state of a store: rows there and asked for, what became of them, and what is damaged or missing."""
+    """The state of a store: rows there and asked for, what became of them, and what is damaged or missing.
+
+    `landed` is how many rows were added while it was read: a campaign runs.
+    """
 
     rows: int
     wanted: int
@@ -114,29 +117,41 @@ class StoreReport:
     damaged: tuple[Damage, ...]
     missing: tuple[int, ...]
     lines_damaged: tuple[str, ...] = ()
+    indexes_damaged: tuple[str, ...] = ()
+    landed: int = 0
 
     @property
     def ok(self) -> bool:
-        return not self.damaged and not self.lines_damaged
+        return not (self.damaged or self.lines_damaged or self.indexes_damaged)
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
         counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in self.counts.items() if n)
         lines = [f"{self.rows:,} of {self.wanted:,} simulations ({counts or 'none yet'})"]
         lines += [f"damaged: block {d.block}, {d.file}: {d.reason}" for d in self.damaged]
-        lines += [f"damaged: {line}" for line in self.lines_damaged]
+        lines += [f"damaged: {line}" for line in (*self.lines_damaged, *self.indexes_damaged)]
+        if self.landed:
+            lines.append(f"a campaign runs: {self.landed:,} simulations landed while this was read")
         if self.missing:
             lines.append(f"still to be simulated: {len(self.missing)} blocks")
         parts = [f"{len(self.damaged)} blocks"] * bool(self.damaged)
         parts += [f"{len(self.lines_damaged)} lines of journals"] * bool(self.lines_damaged)
+        parts += [f"{len(self.indexes_damaged)} indexes of packs"] * bool(self.indexes_damaged)
         return [*lines, f"{' and '.join(parts)} are damaged" if parts else "no damage"]
 
 
 def check_store(store: Store) -> StoreReport:
-    """Read every file of a store and compare it with what was committed."""
+    """Read every file of a store and compare it with what was committed.
+
+    The store may grow meanwhile: what is being written is no damage, and the report says how much landed.
+    """
+    before = len(store)
     damaged = tuple(store.damaged())
+    store.refresh()
     missing, lines = tuple(store.missing()), tuple(store.journals.damaged)
-    return StoreReport(len(store), store.rows, store.counts, damaged, missing, lines)
+    indexes = tuple(store.known.shelf.packs.damaged.values())
+    rows = len(store)
+    return StoreReport(rows, store.rows, store.counts, damaged, missing, lines, indexes, max(0, rows - before))
 
 
 def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int = 0) -> SimulatorReport:

@@ -230,6 +230,18 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
         raise SystemExit(FAILED_CHECK)
 
 
+@cli.command()
+@click.argument("store", metavar="STORE")
+def compact(store: str) -> None:
+    """Turn a store's many small files into few: blocks into tars, journals into one.
+
+    It may be stopped and run again, and the campaign may go on meanwhile; the simulations stay the same.
+    """
+    from sciinf.commands.compacting import compact_store
+
+    compact_store(store)
+
+
 for _command in (cli, *cli.commands.values()):
     _command.params += options.loudness
 

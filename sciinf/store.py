@@ -245,7 +245,7 @@ class Store:
         """
         self.refresh()
         with writing(self.folder.name):
-            return compact(self.known, self.blocks, self.block)
+            return compact(self.known, self.blocks, self.rows_of, self.block)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sciinf.storage.description import with_packs
@@ -54,13 +55,14 @@ class Compacted:
         return done + rest * bool(self.left)
 
 
-def compact(known: Blocks, blocks: int, rows: int) -> Compacted:
+def compact(known: Blocks, blocks: int, rows_of: Callable[[int], int], rows: int) -> Compacted:
     """Pack the blocks of a store, and merge its journals.
 
     Args:
         known: Its blocks.
         blocks: How many there are when it is complete.
-        rows: Rows of a whole block.
+        rows_of: Rows of each when it is complete; the last may be shorter.
+        rows: Rows of the others.
 
     Raises:
         ValueError: If lines of journals or indexes of packs are damaged, which are to be repaired first.
@@ -76,7 +78,10 @@ def compact(known: Blocks, blocks: int, rows: int) -> Compacted:
     folder.prepare(PACKS)
     found, packs, removed = 0, 0, 0
     for first in range(0, blocks, PER_FOLDER):
-        queue, again = _ready(known, range(first, min(first + PER_FOLDER, blocks)), rows)
+        indices, present = range(first, min(first + PER_FOLDER, blocks)), known.present()
+        if not all(index in present and present[index].rows >= rows_of(index) for index in indices):
+            continue
+        queue, again = _ready(known, [index for index in indices if present[index].rows == rows])
         removed += sum(_remove(known, index, None) for index in again)
         while len(queue) >= _FEWEST:
             packed = _pack(known, first // PER_FOLDER, queue)
@@ -86,13 +91,10 @@ def compact(known: Blocks, blocks: int, rows: int) -> Compacted:
     return Compacted(found, packs, removed, _merge(known), len(shelf.loose))
 
 
-def _ready(known: Blocks, indices: range, rows: int) -> tuple[deque[int], list[int]]:
-    """Blocks of a finished folder to be packed, and those that are in a pack already."""
-    present, shelf = known.present(), known.shelf
-    if not all(index in present for index in indices):
-        return deque(), []
-    loose = [index for index in indices if index in shelf.loose and present[index].rows == rows]
-    again = [index for index in loose if index in shelf.packs and _packed_well(known, index)]
+def _ready(known: Blocks, indices: Sequence[int]) -> tuple[deque[int], list[int]]:
+    """Blocks to be packed, and those that are in a pack already, though their files are there."""
+    loose = [index for index in indices if index in known.shelf.loose]
+    again = [index for index in loose if index in known.shelf.packs and _packed_well(known, index)]
     return deque(index for index in loose if index not in set(again)), again
 
 
@@ -148,12 +150,10 @@ def _files(
 def _remove(known: Blocks, index: int, stamp: Hashable) -> bool:
     """Remove the file of a block that is in a pack, unless it was replaced since."""
     name = known.shelf.naming.file(SHARDS, index)
-    try:
+    with suppress(FileNotFoundError):  # another process was faster
         if stamp is None or known.folder.stamp(name) == stamp:
             known.folder.remove(name)
             return True
-    except FileNotFoundError:  # another process was faster
-        pass
     return False
 
 
@@ -161,20 +161,28 @@ def _merge(known: Blocks) -> int:
     """One journal of all, without what the indexes of packs say; how many there were."""
     folder, told = known.folder, _told(known)
     names = sorted(folder.names(JOURNAL))
-    if len(names) < 2 and not any(_said(line, told) for name in names for line in _lines(folder, name)):
+    if len(names) < 2 and not any(_said(line, told) for name in names for line in folder.read(name).split(b"\n")):
         return len(names)
-    settled = [folder.settle(name) for name in names]
-    texts = {name: folder.read(name) for name in settled}
+    texts = dict(_settled(folder, names))
     kept = [line for text in texts.values() for line in text.split(b"\n") if _kept(line, told)]
     merged = f"{JOURNAL}/merged-{secrets.token_hex(4)}.jsonl"
     if kept:
         folder.create(merged, b"".join(line + b"\n" for line in dict.fromkeys(kept)))
     for name, text in texts.items():
-        for line in folder.read(name)[len(text) :].split(b"\n"):
-            if _kept(line, told):
-                folder.append(merged, line)
-        folder.remove(name)
+        with suppress(FileNotFoundError):  # another process merges it, too
+            for line in folder.read(name)[len(text) :].split(b"\n"):
+                if _kept(line, told):
+                    folder.append(merged, line)
+            folder.remove(name)
     return len(names)
+
+
+def _settled(folder: Folder, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Journals to which nobody adds any more: their names from now on, and what is in them."""
+    for name in names:
+        with suppress(FileNotFoundError):  # another process merges it, too
+            settled = folder.settle(name)
+            yield settled, folder.read(settled)
 
 
 def _told(known: Blocks) -> dict[int, list[Entry]]:
@@ -185,10 +193,6 @@ def _told(known: Blocks) -> dict[int, list[Entry]]:
             if member.entry is not None:
                 found.setdefault(member.block, []).append(member.entry)
     return found
-
-
-def _lines(folder: Folder, name: str) -> list[bytes]:
-    return folder.read(name).split(b"\n")
 
 
 def _kept(line: bytes, told: dict[int, list[Entry]]) -> bool:
