@@ -55,7 +55,9 @@ def store(args: Any, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str,
     for packed in (False, True):
         path = folder / f"{blocks}-{packed}"
         made = _made_up(path, blocks, packed=packed)
+        held = _memory()
         opened, found = _timed(lambda path=path: Store(path))
+        held = _memory() - held
         again, _ = _timed(found.refresh)
         lacking, missing = _timed(found.missing)
         counted, total = _timed(lambda found=found: len(found))
@@ -67,6 +69,7 @@ def store(args: Any, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str,
                 "files": "packs" if packed else "files",
                 "make": made,
                 "open": opened,
+                "MiB": held,
                 "refresh": again,
                 "refresh calls": calls,
                 "commit, refresh": new,
@@ -177,6 +180,11 @@ def _reading(folder: Path, blocks: int) -> tuple[list[dict[str, Any]], list[dict
 def _read(found: Store) -> None:
     for _ in found.batches(256, generator=torch.Generator().manual_seed(0)):
         pass
+
+
+def _memory() -> float:
+    """MiB that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -79,6 +79,9 @@ def test_format_page_reads_a_store(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert set(x) == set(good.x)
     assert all(np.array_equal(x[name], good.x[name].numpy()) for name in x)
     assert 0 < len(theta) < len(store), "some rows failed, and are left out"
+    assert store.compact().blocks
+    assert list(store.path.glob("packs/*.tar"))
+    assert names["read_store"](here / "store")[2] == digest
 
 
 def test_format_page_reads_a_block_that_no_journal_knows_and_refuses_a_damaged_one(
