@@ -22,8 +22,9 @@ from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
 from sciinf.engine.densities import density_finding
 from sciinf.engine.probe import memory_in_use
+from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
-from sciinf.store import Damage, Store
+from sciinf.store import Store
 
 SIZES = (1, 2, 17)
 FALSE_ALARM = 1e-4
@@ -102,42 +103,6 @@ class SimulatorReport:
         if outside:
             counts.append("data OUTSIDE what the prior predicts" + "; the simulator has no problem" * (not counts))
         return [*lines, f"found: {', '.join(counts)}" if counts else "no problem found"]
-
-
-@dataclass(frozen=True)
-class StoreReport:
-    """The state of a store: rows there and asked for, what became of them, and what is damaged or missing.
-
-    `landed` is how many rows were added while it was read: a campaign runs.
-    """
-
-    rows: int
-    wanted: int
-    counts: Mapping[Status, int]
-    damaged: tuple[Damage, ...]
-    missing: tuple[int, ...]
-    lines_damaged: tuple[str, ...] = ()
-    indexes_damaged: tuple[str, ...] = ()
-    landed: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return not (self.damaged or self.lines_damaged or self.indexes_damaged)
-
-    def lines(self) -> list[str]:
-        """The report as lines of text."""
-        counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in self.counts.items() if n)
-        lines = [f"{self.rows:,} of {self.wanted:,} simulations ({counts or 'none yet'})"]
-        lines += [f"damaged: block {d.block}, {d.file}: {d.reason}" for d in self.damaged]
-        lines += [f"damaged: {line}" for line in (*self.lines_damaged, *self.indexes_damaged)]
-        if self.landed:
-            lines.append(f"a campaign runs: {self.landed:,} simulations landed while this was read")
-        if self.missing:
-            lines.append(f"still to be simulated: {len(self.missing)} blocks")
-        parts = [f"{len(self.damaged)} blocks"] * bool(self.damaged)
-        parts += [f"{len(self.lines_damaged)} lines of journals"] * bool(self.lines_damaged)
-        parts += [f"{len(self.indexes_damaged)} indexes of packs"] * bool(self.indexes_damaged)
-        return [*lines, f"{' and '.join(parts)} are damaged" if parts else "no damage"]
 
 
 def check_store(store: Store) -> StoreReport:

@@ -10,16 +10,16 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import final
 
 import pytest
 import torch
+from watched_folder import Watched
 
 from sciinf import Normal, Observable, Outcome, Prior, Simulator, simulate
 from sciinf.checking import check_store
 from sciinf.core.files import write_json
 from sciinf.simulation import repair
-from sciinf.storage.folder import Folder, Local
+from sciinf.storage.folder import Local
 from sciinf.store import Store
 
 PER, BLOCK, ROWS = 4, 5, 58  # three folders of four blocks, the last block short
@@ -38,70 +38,6 @@ class Plain(Simulator):
 
 class Killed(BaseException):
     """What a test ends a process with."""
-
-
-@final
-class Watched(Folder):
-    """A folder that is told of before each step that changes it, and after.
-
-    Args:
-        folder: The folder.
-        step: Called with the name of the step.
-    """
-
-    def __init__(self, folder: Folder, step: Callable[[str], None]) -> None:
-        self.folder, self.step, self.name = folder, step, folder.name
-
-    def _done(self, what, *given):
-        self.step(f"before {what}")
-        result = getattr(self.folder, what)(*given)
-        self.step(f"after {what}")
-        return result
-
-    def read(self, name, start=0, stop=None):
-        return self.folder.read(name, start, stop)
-
-    def create(self, name, data):
-        return self._done("create", name, data)
-
-    def replace(self, name, data):
-        self._done("replace", name, data)
-
-    def commit(self, name, data, stays):
-        return self._done("commit", name, data, stays)
-
-    def write(self, name, parts):
-        self._done("write", name, parts)
-
-    def append(self, name, line):
-        self._done("append", name, line)
-
-    def news(self, inside, seen):
-        return self.folder.news(inside, seen)
-
-    def settle(self, name):
-        return self._done("settle", name)
-
-    def names(self, inside):
-        return self.folder.names(inside)
-
-    def listed(self, inside, before=None):
-        return self.folder.listed(inside, before)
-
-    def stamp(self, name):
-        return self.folder.stamp(name)
-
-    def age(self, name):
-        return self.folder.age(name)
-
-    def remove(self, name):
-        self._done("remove", name)
-
-    def prepare(self, inside):
-        self._done("prepare", inside)
-
-    def path(self, name):
-        return self.folder.path(name)
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +128,7 @@ def compact_watched(path: Path, step: Callable[[str], None], monkeypatch) -> Non
 
 
 def test_a_kill_at_any_step_loses_nothing_and_running_it_again_finishes(made, tmp_path, monkeypatch):
-    digest = Store(made).digest
+    digest, entries = Store(made).digest, list(Store(made).entries())
     shutil.copytree(made, tmp_path / "whole")
     steps = steps_of(tmp_path / "whole", monkeypatch)
     assert {step.split()[1] for step in steps} == {"prepare", "write", "create", "remove", "settle"}
@@ -208,9 +144,11 @@ def test_a_kill_at_any_step_loses_nothing_and_running_it_again_finishes(made, tm
             compact_watched(path, step, monkeypatch)
         found = Store(path)
         assert (found.digest, found.missing(), found.damaged()) == (digest, [], []), steps[last]
+        assert list(found.entries()) == entries, steps[last]
         found.compact()
         os.utime(path, None)
         assert Store(path).digest == digest
+        assert list(Store(path).entries()) == entries, steps[last]
         assert len(list(path.glob("shards/*/*.h5"))) == 1, steps[last]
         assert len(list(path.glob("journal/*"))) == 1, steps[last]
         shutil.rmtree(path)
@@ -246,7 +184,7 @@ def test_readers_and_a_writer_of_other_blocks_at_every_step(made, tmp_path, monk
 
 
 def test_two_at_once(made, tmp_path, monkeypatch):
-    digest = Store(made).digest
+    digest, entries = Store(made).digest, list(Store(made).entries())
     shutil.copytree(made, tmp_path / "whole")
     for moment in range(len(steps_of(tmp_path / "whole", monkeypatch))):
         path, count = tmp_path / f"s{moment}", iter(range(10**6))
@@ -259,7 +197,43 @@ def test_two_at_once(made, tmp_path, monkeypatch):
         compact_watched(path, step, monkeypatch)
         found = Store(path)
         assert (found.digest, found.missing(), found.damaged()) == (digest, [], []), moment
+        assert list(found.entries()) == entries, moment
         shutil.rmtree(path)
+
+
+def test_a_store_that_is_compacted_while_it_is_opened(made, tmp_path, monkeypatch):
+    entries = list(Store(made).entries())
+    for moment in range(4):  # three folders, and packs
+        path, count = tmp_path / f"s{moment}", iter(range(10**6))
+        shutil.copytree(made, path)
+        listed = Local.listed
+
+        def slow(self, inside, before=None, path=path, count=count, moment=moment, listed=listed):
+            if next(count) == moment:
+                Store(path).compact()
+            return listed(self, inside, before)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Local, "listed", slow)
+            found = Store(path)
+        assert next(count) > 3
+        assert list(found.entries()) == entries, moment
+        assert found.digest == Store(made).digest
+
+
+def test_a_disk_that_keeps_other_bytes_than_were_written_loses_nothing(path, made, monkeypatch):
+    write = Local.write
+
+    def wrong(self, name, parts):
+        data = bytearray(b"".join(parts))
+        data[len(data) // 2] ^= 1
+        write(self, name, [bytes(data)])
+
+    monkeypatch.setattr(Local, "write", wrong)
+    with pytest.raises(OSError, match="does not hold what was written into it"):
+        Store(path).compact()
+    assert len(list(path.glob("shards/*/*.h5"))) == 12
+    assert Store(path).digest == Store(made).digest
 
 
 def test_growing_and_repair_afterwards(path, tmp_path):
@@ -350,7 +324,7 @@ import sciinf.storage.compact as compact
 compact.PER_FOLDER = 4
 made, path = sys.argv[1], sys.argv[2]
 delays, killed = random.Random(5), 0
-digest = Store(made).digest
+digest, entries = Store(made).digest, list(Store(made).entries())
 shutil.copytree(made, path)
 for kill in range(20):
     process = os.fork()
@@ -363,6 +337,7 @@ for kill in range(20):
     killed += os.WIFSIGNALED(status)
     found = Store(path)
     assert (found.digest, found.missing(), found.damaged()) == (digest, [], []), kill
+    assert list(found.entries()) == entries, kill
     if not os.WIFSIGNALED(status):
         shutil.rmtree(path)
         shutil.copytree(made, path)
