@@ -162,8 +162,7 @@ def test_damage_without_a_journal_is_found_too(tmp_path, damage):
 
 
 def test_a_file_of_another_store_is_not_adopted(tmp_path):
-    first = fill(tmp_path / "a")
-    other = Store.create(tmp_path / "b", Plain(), seed=4, block=BLOCK, rows=ROWS)
+    first, other = fill(tmp_path / "a"), Store.create(tmp_path / "b", Plain(), seed=4, block=BLOCK, rows=ROWS)
     other.file(1).parent.mkdir()
     shutil.copy(first.file(1), other.file(1))
     found = Store(tmp_path / "b")
