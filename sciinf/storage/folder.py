@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -18,6 +19,7 @@ from typing import final
 
 from sciinf.core.files import sweep, write_bytes, write_through
 
+_REMOTE = re.compile("s3:/+")
 _SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
 
 
@@ -34,6 +36,10 @@ class Listing:
     names: frozenset[str] = frozenset()
     stamp: Hashable = None
     leftovers: bool = False
+
+@final
+class Changed(OSError):
+    """A file was replaced by somebody else since it was read: read it again, and decide anew."""
 
 
 class Folder(ABC):
@@ -67,6 +73,7 @@ class Folder(ABC):
         """Write a file durably, in place of what is there.
 
         Raises:
+            Changed: If somebody else has replaced it since this folder read it, where that can be told.
             OSError: If it cannot be written; what was there stays.
         """
 
@@ -283,8 +290,22 @@ class Local(Folder):
 
 
 def folder_at(path: str | Path) -> Folder:
-    """The folder that a path names."""
-    return Local(Path(path))
+    """The folder that a path names: one of the file system, or `s3://BUCKET/PREFIX`.
+
+    Raises:
+        ValueError: If an address of objects has no bucket or no prefix.
+        ImportError: If it is of objects, and the package that reads them is not installed.
+    """
+    if not is_remote(path):
+        return Local(Path(path))
+    from sciinf.storage.objects import Objects
+
+    return Objects(_REMOTE.sub("s3://", str(path), count=1))
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path names objects; `Path("s3://bucket/prefix")` does, though it has lost a slash."""
+    return _REMOTE.match(str(path)) is not None
 
 
 def there(folder: Folder, name: str) -> bool:
