@@ -37,6 +37,7 @@ class Listing:
     stamp: Hashable = None
     leftovers: bool = False
 
+
 @final
 class Changed(OSError):
     """A file was replaced by somebody else since it was read: read it again, and decide anew."""

@@ -20,14 +20,17 @@ References: Amazon S3 User Guide, "How to prevent object overwrites with conditi
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
-from sciinf.storage.folder import Changed, Folder
+from sciinf.storage.folder import Changed, Folder, Listing
 
 T = TypeVar("T")
 PATIENCE = 180.0
@@ -35,6 +38,8 @@ PATIENCE = 180.0
 _FIRST, _LONGEST = 0.1, 15.0  # s between two tries
 _CONTACT = 15.0  # s for an address that has never answered, which may be a wrong one
 _PASSING = {408, 429, 500, 502, 503, 504}
+_AT_ONCE = 16  # lines of journals that are read at a time
+_NUMBERS: dict[tuple[str, str], Iterator[int]] = {}  # of the lines that this process has written
 _PAGE = 1000  # names
 _METADATA = "169.254."  # where obstore looks for rights that the environment does not give
 
@@ -131,12 +136,57 @@ class Objects(Folder):
 
         self._tried(f"write {name}", put)
 
+    def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
+        """As a `Folder` does: the first writer wins. What is there is replaced only where it may not stay.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        while not self.create(name, data):
+            found = self.read(name)
+            if found == data or stays(found):
+                return found
+            try:
+                self.replace(name, data)
+            except Changed:
+                continue  # somebody else was faster: what is there now may be good
+            break
+        return data
+
+    def write(self, name: str, parts: Iterable[bytes]) -> None:
+        self.replace(name, b"".join(parts))
+
+    def append(self, name: str, line: bytes) -> None:
+        writer, known = name.removesuffix(".jsonl"), (self.name, name)
+        numbers = _NUMBERS.setdefault(known, itertools.count())
+        while not self.create(f"{writer}/{next(numbers):08d}.json", line):
+            continue  # a number that another store of this process has taken
+
+    def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+        """As a `Folder` does; `seen` has the numbers of lines, and what is yielded is named by its writer.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        for writer in sorted(self._below(inside).common):
+            name, start = f"{inside}/{writer}", seen.get(f"{inside}/{writer}", 0)
+            files = list(self._listed(name, f"{name}/{start - 1:08d}.json" if start else ""))
+            if files:
+                with ThreadPoolExecutor(_AT_ONCE) as pool:
+                    lines = list(pool.map(self.read, files))
+                seen[name] = int(files[-1].removesuffix(".json")[-8:]) + 1
+                yield name, start, b"\n".join([*lines, b""])
+
+    def settle(self, name: str) -> str:
+        raise OSError(errno.ENOTSUP, f"{self.name}: journals of objects are not merged; nobody adds to one of them")
+
     def names(self, inside: str) -> Iterator[str]:
         """As a `Folder` does; asked for page by page, each of which is tried again by itself."""
-        page = [""] * _PAGE
-        while len(page) == _PAGE:  # a shorter one is the last
-            page = self._tried(f"list {inside}", lambda last=page[-1]: self._page(inside, last))
-            yield from page
+        yield from self._listed(inside, "")
+
+    def listed(self, inside: str, before: Listing | None = None) -> Listing:
+        found = self._below(inside)
+        return Listing(found.common | found.objects)
 
     def stamp(self, name: str) -> Hashable:
         import obstore
@@ -144,12 +194,36 @@ class Objects(Folder):
         found = self._tried(f"look at {name}", lambda: obstore.head(self._client, name))
         return found["size"], found["e_tag"]
 
+    def age(self, name: str) -> float:
+        import obstore
+
+        found = self._tried(f"look at {name}", lambda: obstore.head(self._client, name))
+        return max(0.0, time.time() - found["last_modified"].timestamp())
+
     def remove(self, name: str) -> None:
         import obstore
 
         self._tried(f"remove {name}", lambda: obstore.delete(self._client, name))
 
+    def prepare(self, inside: str) -> None:
+        """Nothing: names of objects need no folders, and none is ever unfinished."""
+
     # --- one request ------------------------------------------------------------------------------------------------
+
+    def _listed(self, inside: str, after: str) -> Iterator[str]:
+        """Names below one that come after another, in their order."""
+        page = [after] * _PAGE
+        while len(page) == _PAGE:  # a shorter one is the last
+            page = self._tried(f"list {inside}", lambda last=page[-1]: self._page(inside, last))
+            yield from page
+
+    def _below(self, inside: str) -> _Below:
+        """What lies right below a name."""
+        import obstore
+
+        found = self._tried(f"list {inside}", lambda: obstore.list_with_delimiter(self._client, prefix=inside or None))
+        last = (path.rsplit("/", 1)[-1] for path in found["common_prefixes"])
+        return _Below(frozenset(last), frozenset(each["path"].rsplit("/", 1)[-1] for each in found["objects"]))
 
     def _page(self, inside: str, last: str) -> list[str]:
         import obstore
@@ -250,6 +324,15 @@ class Objects(Folder):
         return OSError(errno.EIO, f"{told}. Nothing that was committed is lost; the same command goes on where it was")
 
 
+@dataclass(frozen=True)
+class _Below:
+    """Names right below one: those that others lie below, and objects."""
+
+    common: frozenset[str]
+    objects: frozenset[str]
+
+
+@final
 class _Final(Exception):
     """What no further try can change."""
 

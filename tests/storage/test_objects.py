@@ -80,6 +80,45 @@ def test_what_is_not_there_is_missed_by_name(folder: Folder):
         folder.read("x")
 
 
+def test_of_a_folder_and_what_lies_right_in_it(folder: Folder):
+    folder.prepare("shards")
+    assert not folder.listed("shards").names
+    for name in ("shards/000/1", "shards/000/2", "shards/3", "store.json"):
+        folder.create(name, b"")
+    assert folder.listed("shards").names == {"000", "3"}
+    assert folder.listed("").names == {"shards", "store.json"}
+    assert 0 <= folder.age("store.json") < 60
+
+
+def test_lines_that_are_added_are_news_once(folder: Folder):
+    seen: dict[str, int] = {}
+    assert list(folder.news("journal", seen)) == []
+    for line in (b"one", b"two"):
+        folder.append("journal/a.jsonl", line)
+    folder.append("journal/b.jsonl", b"three")
+    found = list(folder.news("journal", seen))
+    assert [(start, data) for _, start, data in found] == [(0, b"one\ntwo\n"), (0, b"three\n")]
+    assert list(folder.news("journal", seen)) == []
+    folder.append("journal/a.jsonl", b"four")
+    ((name, start, data),) = folder.news("journal", seen)
+    assert (name, data) == (found[0][0], b"four\n")
+    assert start > 0, "it goes on where it was"
+
+
+def test_what_is_committed_stays_where_it_is_as_good(address: str):
+    one, other = Objects(address), Objects(address)
+    assert one.commit("x", b"1", lambda data: False) == b"1"
+    assert other.commit("x", b"2", lambda data: data == b"1") == b"1" == other.read("x")
+    assert other.commit("x", b"33", lambda data: False) == b"33" == one.read("x")
+
+    def faster(data: bytes) -> bool:
+        if data == b"33":
+            one.replace("x", b"good")
+        return data == b"good"
+
+    assert other.commit("x", b"4", faster) == b"good" == one.read("x")
+
+
 def test_paths_name_folders(tmp_path: Path, address: str):
     assert all(isinstance(folder_at(path), Local) for path in (tmp_path, "s3", "s3bucket/x"))
     for given in (address, f"{address}/", Path(address)):  # a Path has lost a slash
