@@ -190,6 +190,15 @@ def test_what_somebody_else_replaced_is_not_overwritten(address: str):
     assert other.read("store.json") == b"4000"
 
 
+def test_journals_that_were_copied_here_are_read(address: str):
+    folder, seen = Objects(address), {}
+    folder.create("journal/host-1.jsonl", b"one\ntwo\ntorn")
+    folder.create("journal/host-2/notes.txt", b"nothing of ours")
+    folder.append("journal/host-3.jsonl", b"three")
+    assert [data for _, _, data in folder.news("journal", seen)] == [b"one\ntwo\n", b"three\n"]
+    assert list(folder.news("journal", seen)) == []
+
+
 def test_a_lasting_refusal_ends_with_what_is_safe(server: object_server.Server, address: str):
     folder = Objects(address, patience=0.5)
     folder.create("x", b"1")
@@ -217,7 +226,7 @@ def test_errors_that_stay_say_the_way_out(server: object_server.Server, address:
     with pytest.raises(OSError, match=r"no bucket 'no-such-bucket'; check its name") as found:
         Objects("s3://no-such-bucket/x").read("store.json")
     assert not isinstance(found.value, FileNotFoundError), "nothing there would mean a new store"
-    for request in (lambda f: f.create("x", b""), lambda f: list(f.names("x"))):
+    for request in (lambda f: f.create("x", b""), lambda f: list(f.names("x")), lambda f: f.stamp("store.json")):
         with pytest.raises(OSError, match=r"no bucket 'no-such-bucket'"):
             request(Objects("s3://no-such-bucket/x"))
     with server.failing(lambda *_: "403"), pytest.raises(PermissionError, match="not allowed; check the credentials"):
