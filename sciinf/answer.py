@@ -28,7 +28,7 @@ from sciinf.core.beside import Beside, as_beside, check_units
 from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement, estimate_from_json
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import identity
 from sciinf.question import Wanted, judge_of, question
@@ -93,7 +93,7 @@ def query(
     hashes = {str(path): _sha256(Path(path)) for path in files}
     wanted = Wanted(level, draws, seed, failures, name=name, files=hashes)
     asked = question(judge_of(posterior, calibration, failures), x, simulator, wanted)
-    folder, inputs = None if out is None else answer_place(Path(out), name, _values_digest(asked.x)), ""
+    folder, inputs = None if out is None else answer_place(local_path(out), name, _values_digest(asked.x)), ""
     if folder is not None:
         settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *asked.read)
         settings += (_SEEN,) if simulator and simulator.like else ()
@@ -163,7 +163,7 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
     Raises:
         OSError: If the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_draws_h5(answer.draws, folder / "draws.h5")
     predicted = Predicted(answer.observation, answer.predictive, answer.observables, answer.predicted_from)

@@ -52,7 +52,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.doubts import noting, summed_up
-from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.core.files import local_path, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import event_of
 from sciinf.core.verdicts import Reliability
@@ -119,7 +119,7 @@ def calibrate(
     _check_fresh(posterior, store, scores)
     said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap} scores {scores}"
     inputs = hashlib.sha256(said.encode()).hexdigest()
-    folder = None if out is None else Path(out)
+    folder = None if out is None else local_path(out)
     found = None if folder is None else _found(folder, inputs)
     if found is not None:
         return found
@@ -175,7 +175,7 @@ def load_calibration(folder: str | Path) -> Calibration:
     """
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = local_path(folder)
     if not (folder / "calibration.json").is_file():
         raise FileNotFoundError(f"{folder} holds no calibration; run `sciinf calibrate SIM.py {folder}`")
     data = read_json(folder / "calibration.json")

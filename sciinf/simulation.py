@@ -29,7 +29,7 @@ from sciinf.engine.progress import Progress
 from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
 from sciinf.loops.lanes import cores_here
 from sciinf.storage.description import accept
-from sciinf.storage.folder import folder_at
+from sciinf.storage.folder import store_at
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
@@ -92,16 +92,16 @@ def simulate(
     """
     _check(simulator, n, seed, workers, timeout)
     path = Path(path)
-    if ((workers != "auto" and workers > 1) or timeout is not None) and not (path / "store.json").is_file():
+    begun = store_at(path)
+    if ((workers != "auto" and workers > 1) or timeout is not None) and begun is None:
         check_sendable(simulator)  # before there is a store, which would be of a simulator that is in no file
     if block is None:
-        block = Store(path).block if (path / "store.json").is_file() else simulator.block
+        block = simulator.block if begun is None else Store(path).block
     elif block == "auto":
-        known = (path / "store.json").is_file()
         with one_thread():
-            block = Store(path).block if known else probe_block(simulator, n, seed=seed, device=device)
-    if accept_changes and (path / "store.json").is_file():
-        accept(folder_at(path), simulator)
+            block = probe_block(simulator, n, seed=seed, device=device) if begun is None else Store(path).block
+    if accept_changes and begun is not None:
+        accept(begun, simulator)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
     _look_at_rows_there(store, simulator, n, device)
     crew = workers if workers != "auto" else None if timeout is None else cores_here()

@@ -22,7 +22,7 @@ import torch
 from sciinf import telling
 from sciinf.core import Fit, Learned, Simulator, save_fit
 from sciinf.core.component import to_json
-from sciinf.core.files import versions
+from sciinf.core.files import local_path, versions
 from sciinf.core.memory import retain_freed
 from sciinf.core.simulator import recorded
 from sciinf.engine.held_out import looked_at, tell
@@ -93,7 +93,7 @@ def train(
     """
     recipe = on_cores(recipe, processes)
     check_call([estimator], recipe, seed)
-    out, built = Path(out), to_json(estimator)
+    out, built = local_path(out), to_json(estimator)
     check_same(estimator, store)
     with _threads(recipe):  # what is measured, too
         store, recipe = _with_rows(estimator, store, out, recipe, seed)
@@ -155,7 +155,7 @@ def train_ensemble(
     """
     recipe = on_cores(recipe, processes)
     check_call(estimators, recipe, seed)
-    out, built = Path(out), [to_json(estimator) for estimator in estimators]
+    out, built = local_path(out), [to_json(estimator) for estimator in estimators]
     check_members(built)
     check_same(estimators[0], store)
     with _threads(recipe):

@@ -14,9 +14,9 @@ def run_folder(out: str | Path) -> Path:
     Raises:
         OSError: If it cannot be made or written.
     """
-    from sciinf.core.files import sweep, versions
+    from sciinf.core.files import local_path, sweep, versions
 
-    folder = Path(out)
+    folder = local_path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # has no name, so that two commands may look at once
@@ -38,7 +38,7 @@ def run_of(folder: str) -> str:
     Raises:
         FileNotFoundError: If it is a folder of runs; the message names them.
     """
-    path = Path(folder)
+    path = local_path(folder)
     fits = ("fit.json", "fit/fit.json", "member_0/fit.json")
     runs = [] if any((path / fit).is_file() for fit in fits) else sorted(path.glob("*/fit/fit.json"))
     if runs:

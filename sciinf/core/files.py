@@ -25,7 +25,28 @@ from typing import Any
 PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "astropy", "h5py")
 SEAL = "sha256_of_the_rest"
 _LEFT = 3_600.0  # seconds without a touch after which nobody writes a temporary file any more, on the slowest disk
+_REMOTE = re.compile("([a-z][a-z0-9+.-]+):/+")  # one letter alone is a drive
 _TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # earlier versions drew no random part
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is an address, such as `s3://bucket/prefix`, which has lost a slash where it was made a `Path`."""
+    return _REMOTE.match(str(path)) is not None
+
+
+def local_path(path: str | Path) -> Path:
+    """A path of the file system.
+
+    Raises:
+        ValueError: If it is an address of objects, where only simulations can lie.
+    """
+    if is_remote(path):
+        address = _REMOTE.sub(r"\1://", str(path))
+        raise ValueError(
+            f"{address} is an address of objects, where only simulations can lie (simulate, "
+            "check, and train on them there); runs, fits, calibrations and answers need a folder of the file system"
+        )
+    return Path(path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -41,8 +62,10 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
     """The same for a library that writes a file itself: `write` is given the temporary path.
 
     Raises:
+        ValueError: If the path is an address of objects.
         OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
     """
+    local_path(path)
     temporary = path.with_name(f".{path.name}.{platform.node() or 'host'}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)

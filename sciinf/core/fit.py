@@ -13,7 +13,7 @@ import torch
 
 from sciinf.core.component import from_json, to_json
 from sciinf.core.estimator import Estimator
-from sciinf.core.files import read_json, write_bytes, write_json
+from sciinf.core.files import local_path, read_json, write_bytes, write_json
 from sciinf.core.learned import Learned
 from sciinf.core.surrogate import Surrogate
 from sciinf.core.tables import html, named
@@ -124,7 +124,7 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     """
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = local_path(folder)
     if not (folder / "fit.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished fit (no fit.json); {_instead(folder)}")
     data = read_json(folder / "fit.json")

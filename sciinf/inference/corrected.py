@@ -19,6 +19,7 @@ from typing import Any, Literal
 from sciinf.core import Estimator, Fit, Simulator
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
+from sciinf.core.files import local_path
 from sciinf.core.fit import campaign_of
 from sciinf.core.observation import as_observation
 from sciinf.inference.experiment import check_experiment
@@ -75,7 +76,7 @@ def correct(
     first = fit.estimator
     if first.prior.to_json() != simulator.prior.to_json():
         raise ValueError(f"{fit} is for {first.prior}, the true simulator {simulator.name!r} has {simulator.prior}")
-    observation, out = as_observation(simulator.observables, x), Path(out)
+    observation, out = as_observation(simulator.observables, x), local_path(out)
     learner = estimator or rebuilt(first)
     check_experiment(fit, simulator, learner.observables)
     out.mkdir(parents=True, exist_ok=True)

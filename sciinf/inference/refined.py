@@ -59,7 +59,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.doubts import doubt
 from sciinf.core.existence import check_free
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for
 from sciinf.estimators.elements import VERSIONS, Elements, has_atoms, suits
 from sciinf.estimators.flow import Flow
@@ -269,7 +269,7 @@ def refine_around(
     """
     sizes = _sizes(rounds, simulations)
     check_free(simulator.prior, "refining around an observation")
-    observation, out, recipe = as_observation(simulator.observables, x), Path(out), recipe or Recipe()
+    observation, out, recipe = as_observation(simulator.observables, x), local_path(out), recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables)
     made = settings_of(simulator, observation, simulations, learner, recipe, seed)
     settings = {"schema": SCHEMA, **made, "first": first.digest}
@@ -312,7 +312,7 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
         FileNotFoundError: If there is none.
         ValueError: If it is unfinished or damaged.
     """
-    out = Path(out)
+    out = local_path(out)
     if not (out / FILE).is_file():
         raise FileNotFoundError(f"{out} holds no rounds around an answer; make some with refine_around")
     data = read_json(out / FILE)

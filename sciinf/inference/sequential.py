@@ -39,7 +39,7 @@ import torch
 from sciinf.core import DensityUnavailable, Estimator, Fit, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.existence import check_continuous
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
 from sciinf.inference.local import Local, Sequential
@@ -108,7 +108,7 @@ def infer_sequentially(
         raise TypeError(f"expected a Simulator, got {type(simulator).__name__}; load_simulator(path) reads a file")
     _check(rounds, simulations, epsilon)
     check_continuous(simulator.prior, "sequential inference")
-    observation, out = as_observation(simulator.observables, x), Path(out)
+    observation, out = as_observation(simulator.observables, x), local_path(out)
     recipe = recipe or Recipe()
     learner: Estimator = estimator or Flow(simulator.prior, simulator.observables, seed=seed)
     settings = {**settings_of(simulator, observation, simulations, learner, recipe, seed), "epsilon": epsilon}
@@ -160,7 +160,7 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
     Warns:
         UserWarning: If less than nine tenths of it do.
     """
-    out = Path(out)
+    out = local_path(out)
     if not (out / "sequential.json").is_file():
         raise FileNotFoundError(f"{out} holds no sequential rounds; make some with infer_sequentially")
     data = read_json(out / "sequential.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sciinf.core.checks import is_whole
@@ -13,7 +13,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
 from sciinf.core.tables import named
-from sciinf.storage.folder import Folder, there
+from sciinf.storage.folder import Changed, Folder, there
 from sciinf.storage.naming import PER_FOLDER, Naming
 
 FILE = "store.json"
@@ -131,10 +131,24 @@ def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> No
     """
     if not there(folder, FILE):
         folder.create(FILE, json_bytes(wanted))
-    found = read_description(folder)  # another process may have written its own in the meantime
-    check_same(folder.name, found, wanted, simulator)
-    if found["rows"] < wanted["rows"]:
-        folder.replace(FILE, json_bytes({**found, "rows": wanted["rows"], "versions": wanted["versions"]}))
+
+    def grown() -> dict[str, Any] | None:
+        found = read_description(folder)  # another process may have written its own in the meantime
+        check_same(folder.name, found, wanted, simulator)
+        more = {**found, "rows": wanted["rows"], "versions": wanted["versions"]}
+        return more if found["rows"] < wanted["rows"] else None
+
+    _rewrite(folder, grown)
+
+
+def _rewrite(folder: Folder, wanted: Callable[[], dict[str, Any] | None]) -> None:
+    """Write what `wanted` makes of the description that is there; anew where somebody else was faster."""
+    while (data := wanted()) is not None:
+        try:
+            folder.replace(FILE, json_bytes(data))
+        except Changed:
+            continue
+        return
 
 
 def check_same(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], simulator: Simulator) -> None:
@@ -204,13 +218,22 @@ def accept(folder: Folder, simulator: Simulator) -> None:
         ValueError: If more than its files has changed.
         OSError: If it cannot be written.
     """
-    found, given = read_description(folder), recorded(simulator)
+    given = recorded(simulator)
+
+    def noted() -> dict[str, Any] | None:
+        found = read_description(folder)
+        _check_files_alone(folder, found, simulator)
+        before = found.get(_ACCEPTED, ())
+        return {**found, _ACCEPTED: [*before, given]} if given not in before else None
+
+    _rewrite(folder, noted)
+
+
+def _check_files_alone(folder: Folder, found: Mapping[str, Any], simulator: Simulator) -> None:
     if words := unlike(found[_SIMULATOR], simulator, ignore=FILES):
         raise ValueError(
             f"{folder.name}: only changes of a simulator's files can be accepted; here {words}. Choose another folder"
         )
-    if given not in found.get(_ACCEPTED, ()):
-        folder.replace(FILE, json_bytes({**found, _ACCEPTED: [*found.get(_ACCEPTED, ()), given]}))
 
 
 def _difference(found: Any, wanted: Any) -> str:

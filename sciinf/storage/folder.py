@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sciinf.core.files import sweep, write_bytes, write_through
+from sciinf.core.files import is_remote, sweep, write_bytes, write_through
 
-_REMOTE = re.compile("s3:/+")
+_OBJECTS = re.compile("s3:/+")
 _SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
 
 
@@ -294,19 +294,27 @@ def folder_at(path: str | Path) -> Folder:
     """The folder that a path names: one of the file system, or `s3://BUCKET/PREFIX`.
 
     Raises:
-        ValueError: If an address of objects has no bucket or no prefix.
+        ValueError: If it is an address of another kind, or one that has no bucket or no prefix.
         ImportError: If it is of objects, and the package that reads them is not installed.
     """
     if not is_remote(path):
         return Local(Path(path))
+    if not _OBJECTS.match(str(path)):
+        raise ValueError(f"{path}: simulations lie in a folder of the file system, or in objects at s3://BUCKET/PREFIX")
     from sciinf.storage.objects import Objects
 
-    return Objects(_REMOTE.sub("s3://", str(path), count=1))
+    return Objects(_OBJECTS.sub("s3://", str(path), count=1))
 
 
-def is_remote(path: str | Path) -> bool:
-    """Whether a path names objects; `Path("s3://bucket/prefix")` does, though it has lost a slash."""
-    return _REMOTE.match(str(path)) is not None
+def absolute(path: str | Path) -> str:
+    """What names the same folder from any other working directory."""
+    return folder_at(path).name if is_remote(path) else str(Path(path).resolve())
+
+
+def store_at(path: str | Path) -> Folder | None:
+    """The folder that a path names if a store has been begun there; None where there is none."""
+    folder = folder_at(path)
+    return folder if there(folder, "store.json") else None
 
 
 def there(folder: Folder, name: str) -> bool:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Status
-from sciinf.core.files import opened, sealed, write_through
+from sciinf.core.files import local_path, opened, sealed, write_through
 from sciinf.storage.archive_block import Kept, packed, stepped, unpacked
 from sciinf.storage.outcome import join, status_of
 from sciinf.store import Store
@@ -200,7 +200,7 @@ def archived(path: str | Path, *, out: str | Path) -> Store:
         FileNotFoundError: If there is no file.
         ValueError: If it cannot be read, or `out` holds a store of something else.
     """
-    archive, folder = Archive(path), Path(out)
+    archive, folder = Archive(path), local_path(out)
     simulator = Tabulated(archive.prior, archive.observables, archive.about["simulator"]["name"])
     facts = {"archived": archive.about, "tolerance": archive.tolerance, "error": archive.error}
     simulator.source = manifest([archive.path], facts, folder)

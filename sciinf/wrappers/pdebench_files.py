@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from sciinf.core import Prior
+from sciinf.core.files import local_path
 from sciinf.store import Store
 from sciinf.wrappers.stored_fields import StoredField, Trajectories, columns_of, files_of, frames_of, numbers, store_of
 
@@ -91,7 +92,7 @@ def pdebench(
                 raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
             told = {key: float(values[k]) for key, values in (parameters or {}).items()}
             opened.append(_open(file, path, prior, told, frames or slice(None)))
-        return store_of(files, opened, prior=prior, out=Path(out), rows=rows, name=name)
+        return store_of(files, opened, prior=prior, out=local_path(out), rows=rows, name=name)
 
 
 @dataclass(frozen=True)

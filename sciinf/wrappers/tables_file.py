@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.core.existence import check_continuous
-from sciinf.core.files import json_text, parse_json, write_bytes
+from sciinf.core.files import json_text, local_path, parse_json, write_bytes
 from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.store import Store
 from sciinf.wrappers.named_function import Specification, check_result, specify, tensors_of
@@ -82,8 +82,8 @@ def tables(
             raise ValueError(f"rows={rows} asked for, the files hold {total}")
         count = total if rows is None else rows
         _check_theta(pieces, prior, count)
-        simulator.source = _manifest(files, Path(out))
-        store = Store.create(Path(out), simulator, seed=0, block=BLOCK, rows=count)
+        simulator.source = _manifest(files, local_path(out))
+        store = Store.create(local_path(out), simulator, seed=0, block=BLOCK, rows=count)
         for index in sorted({*store.missing(), *(damage.block for damage in store.damaged())}):
             start, stop = index * BLOCK, index * BLOCK + store.rows_of(index)
             theta = theta_of(pieces, prior, start, stop)

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from sciinf.core import Prior
+from sciinf.core.files import local_path
 from sciinf.store import Store
 from sciinf.wrappers.named_function import suggest
 from sciinf.wrappers.stored_fields import (
@@ -89,7 +90,7 @@ def the_well(
             except OSError as error:
                 raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
             opened.append(_open(file, path.name, prior, fields, frames or slice(None)))
-        return store_of(files, opened, prior=prior, out=Path(out), rows=rows, name=name)
+        return store_of(files, opened, prior=prior, out=local_path(out), rows=rows, name=name)
 
 
 def _open(file: Any, label: str, prior: Prior, names: Sequence[str] | None, frames: slice) -> Trajectories:
