@@ -10,7 +10,9 @@ from sciinf.checking import check_simulator, check_store
 from sciinf.commands.first_look import look_at
 from sciinf.commands.observations import reader_options, reading
 from sciinf.commands.user_files import user_simulator
+from sciinf.core.files import is_remote
 from sciinf.simulation import repair as run_again
+from sciinf.storage.folder import store_at
 from sciinf.store import Store
 from sciinf.telling import ANSWER, tell
 
@@ -30,7 +32,9 @@ def look_for_faults(path: str, observation: Sequence[str], column: Mapping[str, 
     Raises:
         ValueError: If options do not go together, or a file cannot be read.
     """
-    stored, inside, repair = (Path(path) / "store.json").is_file(), Path(path) / "simulations", given["repair"]
+    stored, inside, repair = store_at(path) is not None, Path(path) / "simulations", given["repair"]
+    if is_remote(path) and not stored:
+        raise ValueError(f"{path} holds no simulations (no store.json)")
     if (inside / "store.json").is_file() and not (Path(path) / "__init__.py").is_file():
         raise ValueError(f"{path} is a run; name what is to be looked at: sciinf check {inside}")
     if repair is not None:

@@ -87,8 +87,9 @@ def same_simulator(
     from sciinf import Store
     from sciinf.core.simulator import FILES, unlike
     from sciinf.engine.again import checked_again
+    from sciinf.storage.folder import store_at
 
-    stores = [Store(folder) for folder in folders if (folder / "store.json").is_file()]
+    stores = [Store(folder) for folder in folders if store_at(folder) is not None]
     known = [recorded, *(one for store in stores for one in store.accepted)]
     words = "" if any(not unlike(one, simulator) for one in known) else unlike(recorded, simulator)
     if words and unlike(recorded, simulator, ignore=FILES):

@@ -32,6 +32,7 @@ import torch
 from sciinf.core.files import alive
 from sciinf.core.simulator import Simulator, Status, identity, load_simulator
 from sciinf.engine.block import give_up, run_block
+from sciinf.storage.folder import absolute
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
@@ -94,7 +95,7 @@ def run_in_workers(
     pickled = _pickled(simulator) if simulator.source is None else None
     source = None if simulator.source is None else str(simulator.source)
     with tempfile.TemporaryDirectory(prefix="sciinf-") as claims, _single_threads():
-        job = Job(str(store.path.resolve()), source, pickled, str(device), claims, _known(simulator))
+        job = Job(absolute(store.path), source, pickled, str(device), claims, _known(simulator))
         crew = _Crew(job, store, deque(blocks), min(workers, max(1, len(blocks))), timeout)
         try:
             yield from crew.run()

@@ -7,23 +7,28 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import object_server
 import pytest
 
+from sciinf.core.loading import load_module
 from sciinf.storage import objects
 from sciinf.storage.folder import Changed, Folder, Local, folder_at
 from sciinf.storage.objects import Objects
 
+object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")
+
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[object_server.Server]:
+def server() -> Iterator[Any]:
+    for name in ("obstore", "moto", "flask", "flask_cors", "boto3"):
+        pytest.importorskip(name, reason="needs sciinf[objects], and moto's server")
     with object_server.serving() as running:
         yield running
 
 
 @pytest.fixture
-def address(server: object_server.Server, request: pytest.FixtureRequest) -> str:
+def address(server: Any, request: pytest.FixtureRequest) -> str:
     return f"s3://{server.bucket}/{request.node.name}"
 
 
@@ -130,7 +135,7 @@ def test_paths_name_folders(tmp_path: Path, address: str):
             folder_at(wrong)
 
 
-def test_listing_goes_on_page_by_page(server: object_server.Server, address: str, monkeypatch: pytest.MonkeyPatch):
+def test_listing_goes_on_page_by_page(server: Any, address: str, monkeypatch: pytest.MonkeyPatch):
     folder, known = Objects(address), [f"many/{number:02d}" for number in range(40)]
     for name in known:
         folder.create(name, b"")
@@ -140,7 +145,7 @@ def test_listing_goes_on_page_by_page(server: object_server.Server, address: str
             assert list(folder.names("many")) == known
 
 
-def test_of_writers_at_once_one_writes(server: object_server.Server, address: str):
+def test_of_writers_at_once_one_writes(server: Any, address: str):
     barrier, found = threading.Barrier(4), Counter[bool]()
 
     def write(number: int) -> None:
@@ -159,7 +164,7 @@ def test_of_writers_at_once_one_writes(server: object_server.Server, address: st
 
 
 @pytest.mark.parametrize("fault", ["503", "429", "done:500", "cut", "409", "done:503"])
-def test_errors_that_pass_are_met_by_trying_again(server: object_server.Server, address: str, fault: str):
+def test_errors_that_pass_are_met_by_trying_again(server: Any, address: str, fault: str):
     folder = Objects(address)
     folder.create("first", b"")
     faults = iter([fault, fault, ""])
@@ -199,7 +204,7 @@ def test_journals_that_were_copied_here_are_read(address: str):
     assert list(folder.news("journal", seen)) == []
 
 
-def test_a_lasting_refusal_ends_with_what_is_safe(server: object_server.Server, address: str):
+def test_a_lasting_refusal_ends_with_what_is_safe(server: Any, address: str):
     folder = Objects(address, patience=0.5)
     folder.create("x", b"1")
     with server.failing(lambda *_: "503"):
@@ -210,7 +215,7 @@ def test_a_lasting_refusal_ends_with_what_is_safe(server: object_server.Server, 
     assert folder.create("y", b"1")
 
 
-def test_a_service_that_keeps_no_conditions_is_refused(server: object_server.Server, address: str):
+def test_a_service_that_keeps_no_conditions_is_refused(server: Any, address: str):
     with server.failing(lambda method, path: "deaf"), pytest.raises(OSError, match="does not keep the conditions"):
         Objects(address).create("x", b"1")
     folder = Objects(address)
@@ -222,7 +227,7 @@ def test_a_service_that_keeps_no_conditions_is_refused(server: object_server.Ser
         Objects(address).create("z", b"1")
 
 
-def test_errors_that_stay_say_the_way_out(server: object_server.Server, address: str, monkeypatch: pytest.MonkeyPatch):
+def test_errors_that_stay_say_the_way_out(server: Any, address: str, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OSError, match=r"no bucket 'no-such-bucket'; check its name") as found:
         Objects("s3://no-such-bucket/x").read("store.json")
     assert not isinstance(found.value, FileNotFoundError), "nothing there would mean a new store"

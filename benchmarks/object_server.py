@@ -1,4 +1,4 @@
-"""An S3 service on loopback for tests: moto's, behind a door that refuses, cuts and delays on request.
+"""An S3 service on loopback for tests and benchmarks: moto's, behind a door that refuses, cuts and delays on request.
 
 Puts pass one at a time, because moto looks and writes in two steps; S3 does both in one.
 """
@@ -47,18 +47,22 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
+        """What lets a process find it."""
         return {**SIGNS, "AWS_ENDPOINT_URL": self.url}
 
     def stop(self) -> None:
+        """End it; what it holds is gone."""
         self._server.shutdown()
 
     def client(self) -> Any:
+        """A client that is not ours."""
         import boto3
 
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": REGION}
         return boto3.client("s3", endpoint_url=self.url, **keys)
 
     def open_bucket(self) -> None:
+        """Make the bucket."""
         client = self.client()
         client.create_bucket(Bucket=self.bucket)
         client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -73,6 +77,7 @@ class Server:
 
     @contextlib.contextmanager
     def failing(self, fault: Callable[[str, str], str]) -> Iterator[None]:
+        """Let requests meet a fault; `met` then counts them."""
         self.fault, before = fault, self.fault
         self.met.clear()
         try:
@@ -88,7 +93,8 @@ class Server:
         if fault == "late":
             time.sleep(2)
         if fault == "deaf":
-            environ.pop("HTTP_IF_NONE_MATCH", None), environ.pop("HTTP_IF_MATCH", None)
+            for name in ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"):
+                environ.pop(name, None)
         if fault in ("", "late", "deaf"):
             return self._passed(environ, start)
         if fault == "cut" or fault.startswith("done:"):
