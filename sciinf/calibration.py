@@ -126,7 +126,7 @@ def calibrate(
     started, fresh = time.monotonic(), store.load(slice(0, min(len(store), rows)))
     if len(fresh) < 100:
         raise ValueError(
-            f"{len(fresh)} usable simulations in {store.path} are too few to calibrate on; give at least 100"
+            f"{len(fresh)} usable simulations in {store.folder.name} are too few to calibrate on; give at least 100"
         )
     generator = torch.Generator().manual_seed(seed)
     failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
@@ -190,20 +190,23 @@ def load_calibration(folder: str | Path) -> Calibration:
 def _check_fresh(posterior: Posterior, store: Store, scores: Sequence[DataScore] | None) -> None:
     check_scores(scores)
     if posterior.prior.to_json() != store.prior.to_json():
-        raise ValueError(f"{store.path} holds simulations of {store.prior}, the posterior is of {posterior.prior}")
+        raise ValueError(
+            f"{store.folder.name} holds simulations of {store.prior}, the posterior is of {posterior.prior}"
+        )
     if dict(posterior.observables) != dict(store.observables):
         raise ValueError(
-            f"{store.path} holds {event_of(store.observables)}, the posterior is for {event_of(posterior.observables)}"
+            f"{store.folder.name} holds {event_of(store.observables)}, the posterior is for "
+            f"{event_of(posterior.observables)}"
         )
     if store.proposal != posterior.under:
         raise ValueError(
-            f"{store.path} holds simulations of {_law(store.proposal)}, the {posterior.name} posterior is that under "
-            f"{_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate on "
+            f"{store.folder.name} holds simulations of {_law(store.proposal)}, the {posterior.name} posterior is that "
+            f"under {_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate on "
             "fresh simulations of the law it was learned under"
         )
     if {store.digest, campaign_of(store.simulator, store.seed)} & posterior.trained_on:
         raise ValueError(
-            f"{store.path} is of the campaign (seed {store.seed}) that the network was trained on; calibrate on "
+            f"{store.folder.name} is of the campaign (seed {store.seed}) that the network was trained on; calibrate on "
             "simulations with another seed"
         )
 

@@ -154,8 +154,8 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
             interrupts.check()
     if changed:
         warnings.warn(
-            f"blocks {changed} of {store.path} came out otherwise than when they were first simulated: the processor, "
-            "the versions of libraries, or a file the simulator reads has changed. The digest is another one",
+            f"blocks {changed} of {store.folder.name} came out otherwise than when they were first simulated: the "
+            "processor, the versions of libraries, or a file the simulator reads has changed. The digest is another one",
             stacklevel=2,
         )
     return blocks
@@ -207,8 +207,8 @@ def _check(simulator: Simulator, n: int, seed: int, workers: int | str, timeout:
 def _look_at_rows_there(store: Store, simulator: Simulator, n: int, device: str | torch.device) -> None:
     if store.rows > n:
         warnings.warn(
-            f"{n:,} simulations were asked for, {store.path} has {store.rows:,} and all are used; give another folder "
-            "for fewer",
+            f"{n:,} simulations were asked for, {store.folder.name} has {store.rows:,} and all are used; give another "
+            "folder for fewer",
             stacklevel=3,
         )
     if len(store) and (words := checked_again(store, simulator, device=device)):
@@ -246,7 +246,7 @@ def _refuse(store: Store, counts: Mapping[Status, int], *, done: bool) -> None:
     messages = Counter(failure.message for failure in store.failures(limit=1000))
     message, times = messages.most_common(1)[0]
     raise ValueError(
-        f"{failed:,} of {total:,} simulations in {store.path} failed ({_words(counts)}), refused above "
+        f"{failed:,} of {total:,} simulations in {store.folder.name} failed ({_words(counts)}), refused above "
         f"{REFUSED_ABOVE:.0%}. The most frequent message, {times:,} of the first {messages.total():,}: {message}. They "
         "are kept and can be looked at (Store(path).failures()); mend the simulator and simulate into a new folder"
     )
@@ -257,8 +257,8 @@ def _warn(store: Store) -> None:
     _refuse(store, counts, done=True)
     if _failed(counts):
         warnings.warn(
-            f"{_failed(counts):,} of {len(store):,} simulations in {store.path} failed ({_words(counts)}) and are left "
-            "out of training and calibration: if failing depends on the parameters, the prior is cut off there. "
+            f"{_failed(counts):,} of {len(store):,} simulations in {store.folder.name} failed ({_words(counts)}) and are "
+            "left out of training and calibration: if failing depends on the parameters, the prior is cut off there. "
             "`store.failures()` shows parameters and messages",
             stacklevel=3,
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class Store:
 
     def __repr__(self) -> str:
         wanted = f" of {self.rows:,}" if len(self) < self.rows else ""
-        return f"{len(self):,}{wanted} simulations of {self.simulator['name']!r}, in {self.path}"
+        return f"{len(self):,}{wanted} simulations of {self.simulator['name']!r}, in {self.folder.name}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -215,7 +216,8 @@ class Store:
             conditions: Versions, processor and device, where simulated.
 
         Raises:
-            ValueError: If the number of rows or a shape does not fit.
+            ValueError: If the number of rows or a shape does not fit; or, where nothing is overwritten (`s3://`), if
+                somebody else wrote other rows.
             OSError: If it cannot be written; what was committed before stays.
         """
         rows = self.rows_of(index)
@@ -228,7 +230,7 @@ class Store:
         entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
         with writing(self.folder.name):
             found = self.folder.commit(self.naming.file(SHARDS, index), image, lambda data: self._whole(index, data))
-            entry = entry if found == image else self.known.adopt(index, found)  # another writer was first
+            entry = entry if found == image else self._of_another(entry, found)
             self.journals.append(entry)
         self.known.add(entry)
         return entry
@@ -341,6 +343,20 @@ class Store:
     def _whole(self, index: int, data: bytes) -> bool:
         """Whether a file holds all rows of a block."""
         try:
-            return self.known.adopt(index, data).rows == self.rows_of(index)
+            return self.known.adopt(index, data).rows >= self.rows_of(index)  # another may know of more rows
         except ValueError:
             return False
+
+    def _of_another(self, own: Entry, data: bytes) -> Entry:
+        """What is known of a block that another writer wrote before this one, which simulated the same."""
+        found = self.known.adopt(own.block, data)
+        if found.content == own.content:
+            return replace(own, sha256=found.sha256)  # the same rows, written by another version of HDF5
+        given_up = [{Status.RAISED, Status.TIMED_OUT} >= set(entry.counts) for entry in (own, found)]
+        if found.rows > own.rows or any(given_up):
+            return found
+        raise ValueError(
+            f"block {own.block} of {self.folder.name} is there already, and its rows differ from those simulated here: "
+            "another state of the simulator, other versions of libraries, or another kind of processor. What is there "
+            "stays; let machines of one kind write one store, or simulate into another folder"
+        )

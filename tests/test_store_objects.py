@@ -18,7 +18,7 @@ import torch
 from sciinf import Recipe, Store, load_simulator, simulate, train
 from sciinf.core import Outcome
 from sciinf.core.loading import load_module
-from sciinf.estimators import Flow
+from sciinf.estimators.flow import Flow
 from sciinf.storage.folder import folder_at
 
 object_server: Any = load_module(Path(__file__).parents[1] / "benchmarks" / "object_server.py")

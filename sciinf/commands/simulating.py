@@ -33,7 +33,7 @@ def simulate_from_file(simulator: str, n: int, out: str, block: str | None, give
     sim = user_simulator(simulator)
     tell_cost(sim, n, block=size if isinstance(size, int) else None)
     store = run_campaign(sim, Path(out), n, block=size, **given)
-    tell(f"{len(store):,} simulations in {store.path}", ANSWER)
+    tell(f"{len(store):,} simulations in {store.folder.name}", ANSWER)
     for status, count in store.counts.items():
         if status != 0 and count:
             tell(f"{count:,} of them failed ({status.name.lower().replace('_', ' ')})", ANSWER)

@@ -34,6 +34,11 @@ def is_remote(path: str | Path) -> bool:
     return _REMOTE.match(str(path)) is not None
 
 
+def shown(path: str | Path) -> str:
+    """A path as messages call it; an address with the slash that it has lost as a `Path`."""
+    return _REMOTE.sub(r"\1://", str(path))
+
+
 def local_path(path: str | Path) -> Path:
     """A path of the file system.
 
@@ -41,9 +46,8 @@ def local_path(path: str | Path) -> Path:
         ValueError: If it is an address of objects, where only simulations can lie.
     """
     if is_remote(path):
-        address = _REMOTE.sub(r"\1://", str(path))
         raise ValueError(
-            f"{address} is an address of objects, where only simulations can lie (simulate, "
+            f"{shown(path)} is an address of objects, where only simulations can lie (simulate, "
             "check, and train on them there); runs, fits, calibrations and answers need a folder of the file system"
         )
     return Path(path)

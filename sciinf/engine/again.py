@@ -109,7 +109,7 @@ def checked_again(
     look = look_again(store, simulator, device=device, seconds=seconds)
     if look.verdict == "same":
         return ""
-    rows = f"the {len(store):,} simulations in {store.path}"
+    rows = f"the {len(store):,} simulations in {store.folder.name}"
     if look.verdict == "other" and not accept_changes and not any(not unlike(one, simulator) for one in store.accepted):
         raise ValueError(
             f"{rows} are of another state of the simulator {simulator.name!r}: {look.words}. Something that it uses "

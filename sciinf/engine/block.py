@@ -28,6 +28,7 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Outcome, Simulator, Status, X
 from sciinf.engine.conditions import conditions
 from sciinf.storage.durable import writing
+from sciinf.storage.folder import Unreachable
 from sciinf.storage.journal import Entry
 from sciinf.storage.naming import PROPOSED
 from sciinf.storage.outcome import failed_outcome, join, normalise, status_of
@@ -67,7 +68,7 @@ def draw_theta(store: Store, index: int) -> Tensor:
     theta = _proposed(store, index)
     if theta is None:
         raise ValueError(
-            f"the parameters of block {index} of {store.path} come from a proposal and "
+            f"the parameters of block {index} of {store.folder.name} come from a proposal and "
             f"{store.folder.name}/{_proposed_file(store, index)} is missing or damaged; call simulate(..., "
             "proposal=...) with the proposal they came from"
         )
@@ -101,7 +102,7 @@ def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
         np.save(image, theta.numpy())
         array = image.getvalue()
         with writing(store.folder.name):
-            store.folder.replace(_proposed_file(store, index), array + hashlib.sha256(array).digest())
+            store.folder.commit(_proposed_file(store, index), array + hashlib.sha256(array).digest(), lambda _: False)
 
 
 def _proposed_file(store: Store, index: int) -> str:
@@ -124,6 +125,8 @@ def _proposed(store: Store, index: int) -> Tensor | None:
             raise ValueError("its content does not have the hash at its end")
     except FileNotFoundError:
         return None
+    except Unreachable:
+        raise
     except (OSError, ValueError, EOFError, MemoryError) as error:
         warnings.warn(f"{file} is damaged ({error}) and passed over", stacklevel=1)
         return None

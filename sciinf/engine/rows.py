@@ -90,7 +90,7 @@ class Rows(Source):
             )
         return (
             f"{self.train} simulations for training and {self.held_out} for validation are usable of {total} in "
-            f"{self.store.path}; at least {FEWEST_TRAIN} and {FEWEST_VALIDATION} are needed: {cure}"
+            f"{self.store.folder.name}; at least {FEWEST_TRAIN} and {FEWEST_VALIDATION} are needed: {cure}"
         )
 
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Generator[Batch, None, None]:

@@ -120,7 +120,7 @@ def check_same(estimator: Learned, store: Store | Simulator | Simulated) -> None
             "Store(path), a simulator's file with load_simulator(path)"
         )
     made = store.simulator if isinstance(store, Simulated) else store
-    where = f"{made.path} holds" if isinstance(made, Store) else f"{made.name!r} makes"
+    where = f"{made.folder.name} holds" if isinstance(made, Store) else f"{made.name!r} makes"
     name = made.simulator["name"] if isinstance(made, Store) else made.name
     if estimator.prior.to_json() != made.prior.to_json():
         raise ValueError(

@@ -43,6 +43,11 @@ class Changed(OSError):
     """A file was replaced by somebody else since it was read: read it again, and decide anew."""
 
 
+@final
+class Unreachable(OSError):
+    """A service does not answer, or does not let us in: nothing is known of its files, and none is damaged for it."""
+
+
 class Folder(ABC):
     """Files by name, each whole or absent.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sciinf.core.simulator import Observable, Status
 from sciinf.storage.findings import Damage
-from sciinf.storage.folder import Folder
+from sciinf.storage.folder import Folder, Unreachable
 from sciinf.storage.journal import Entry, Journals
 from sciinf.storage.naming import Naming
 from sciinf.storage.packs import Member
@@ -139,11 +139,15 @@ class Blocks:
             self.verify(index)
             try:
                 return read(self._verified[index][1])
+            except Unreachable:
+                raise
             except OSError:
                 if not self._moved(index):  # packed since
                     raise
                 self.verify(index)
                 return read(self._verified[index][1])
+        except Unreachable:
+            raise
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             raise self.damage(index, str(error)) from error
 
@@ -199,6 +203,8 @@ class Blocks:
                 if known is None or known[0] != stamp:
                     self._verified[index] = (stamp, place, self._judge(index, place))
                 return self._verified[index][2]
+            except Unreachable:
+                raise
             except OSError as failed:
                 errors.append(ValueError(f"it is gone or cannot be read ({failed.strerror})"))
             except ValueError as failed:

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar, final
 
+from sciinf.storage.folder import Unreachable
+
 T = TypeVar("T")
 _FIRST, _LONGEST = 0.1, 15.0  # s between two tries
 _CONTACT = 15.0  # s for an address that has never answered
@@ -55,8 +57,7 @@ class Requests:
 
         Raises:
             FileNotFoundError: If the object is not there.
-            PermissionError: If there are no credentials, or they do not allow it.
-            OSError: If the service refuses for longer than is waited for, or for good.
+            Unreachable: If the service refuses for longer than is waited for, or for good; it says the way out.
         """
         started, pause = time.monotonic(), _FIRST
         for number in itertools.count(1):
@@ -96,33 +97,35 @@ class Requests:
 
         text, where = str(error), f"{self.name}: cannot {what}"
         if isinstance(error, Final):
-            return OSError(errno.EIO, f"{where}: {error}")
+            return Unreachable(errno.EIO, f"{where}: {error}")
         if "NoSuchBucket" in text:
             way = "check its name, AWS_REGION and AWS_ENDPOINT_URL, or make it; a bucket is never made here"
-            return OSError(errno.EIO, f"{where}: there is no bucket {self.bucket!r}; {way}")
+            return Unreachable(errno.EIO, f"{where}: there is no bucket {self.bucket!r}; {way}")
         if _METADATA in text:
             way = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (files such as ~/.aws/credentials are not read)"
-            return PermissionError(errno.EACCES, f"{where}: no credentials were found; {way}")
+            return Unreachable(errno.EACCES, f"{where}: no credentials were found; {way}")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "InvalidAccessKeyId" in text:
             way = (
                 "check the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; to read needs s3:GetObject and "
                 "s3:ListBucket, to write s3:PutObject too"
             )
-            return PermissionError(errno.EACCES, f"{where}: it is not allowed; {way} ({first_line(error)})")
+            return Unreachable(errno.EACCES, f"{where}: it is not allowed; {way} ({first_line(error)})")
         if isinstance(error, FileNotFoundError):
             return FileNotFoundError(errno.ENOENT, f"{where}: it is not there")
         if isinstance(error, BaseError):
             hint = "; AWS_REGION may be another one than the bucket's" if "redirect" in text else ""
-            return OSError(errno.EIO, f"{where}: {first_line(error)}{hint}")
+            return Unreachable(errno.EIO, f"{where}: {first_line(error)}{hint}")
         return error
 
-    def _given_up(self, what: str, error: Exception, seconds: float) -> OSError:
+    def _given_up(self, what: str, error: Exception, seconds: float) -> Unreachable:
         told = f"{self.name}: cannot {what}, tried again for {seconds:.0f} s ({first_line(error)})"
         if not self._answered:
             told = f"{told}; {os.environ.get('AWS_ENDPOINT_URL', 'the service')} never answered: check AWS_ENDPOINT_URL"
         if "timed out" in str(error).lower() or "Timeout" in str(error):
             told = f"{told}; no whole answer in the time that one request may take: smaller blocks may help"
-        return OSError(errno.EIO, f"{told}. Nothing that was committed is lost; the same command goes on where it was")
+        return Unreachable(
+            errno.EIO, f"{told}. Nothing that was committed is lost; the same command goes on where it was"
+        )
 
 
 def _status(error: Exception) -> int | None:

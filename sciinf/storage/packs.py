@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciinf.core.files import json_of, sealed
-from sciinf.storage.folder import Folder, Listing
+from sciinf.storage.folder import Folder, Listing, Unreachable
 from sciinf.storage.journal import Entry
 from sciinf.storage.naming import PACKS, block_of
 from sciinf.storage.place import Place
@@ -124,6 +124,8 @@ class Packs:
     def _members(self, pack: str) -> list[Member]:
         try:
             return read_index(self.folder, pack)
+        except Unreachable:
+            raise
         except (ValueError, OSError) as error:
             self.damaged[pack] = str(error)
             warnings.warn(
@@ -177,6 +179,8 @@ def scan(folder: Folder, pack: str) -> list[Member]:
     while True:
         try:
             head = tarfile.TarInfo.frombuf(folder.read(name, at, at + OVERHEAD), "utf-8", "strict")
+        except Unreachable:
+            raise
         except (tarfile.HeaderError, OSError):
             return found
         block = block_of(head.name.rpartition("/")[2])

@@ -15,6 +15,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, final
 
+from sciinf.core.files import shown
 from sciinf.storage.folder import Folder
 
 _PIECE = 2**20
@@ -44,7 +45,7 @@ class Place:
     @property
     def words(self) -> str:
         """The place in words."""
-        return str(self.path) if self.size is None else f"{self.path} (from byte {self.start} on)"
+        return shown(self.path) if self.size is None else f"{shown(self.path)} (from byte {self.start} on)"
 
     def stamp(self) -> Hashable:
         """What changes when the block does, or lies elsewhere.

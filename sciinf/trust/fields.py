@@ -77,7 +77,9 @@ def conformal(
     if isinstance(surrogate, Fit):
         known = trained_on(surrogate)
         if isinstance(fresh, Store) and {fresh.digest, campaign_of(fresh.simulator, fresh.seed)} & known:
-            raise ValueError(f"{fresh.path} may hold simulations that {surrogate} was trained on: take another seed")
+            raise ValueError(
+                f"{fresh.folder.name} may hold simulations that {surrogate} was trained on: take another seed"
+            )
         surrogate = surrogate.surrogate
     if not 0 < level < 1:
         raise ValueError(f"a band's level lies between 0 and 1, got {level}")

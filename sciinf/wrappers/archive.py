@@ -229,7 +229,9 @@ def _check(store: Store, tolerance: Mapping[str, Relative | float]) -> None:
                 f"the tolerance of {name!r} must be positive, got {given}; to keep it exactly, leave it out"
             )
     if missing := store.missing():
-        raise ValueError(f"{store.path} lacks {len(missing)} of {store.blocks} blocks; finish it before it is archived")
+        raise ValueError(
+            f"{store.folder.name} lacks {len(missing)} of {store.blocks} blocks; finish it before it is archived"
+        )
 
 
 def _planned(store: Store, tolerance: Mapping[str, Relative | float]) -> dict[str, Kept]:

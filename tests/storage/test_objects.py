@@ -13,7 +13,7 @@ import pytest
 
 from sciinf.core.loading import load_module
 from sciinf.storage import objects
-from sciinf.storage.folder import Changed, Folder, Local, folder_at
+from sciinf.storage.folder import Changed, Folder, Local, Unreachable, folder_at
 from sciinf.storage.objects import Objects
 
 object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")
@@ -234,7 +234,7 @@ def test_errors_that_stay_say_the_way_out(server: Any, address: str, monkeypatch
     for request in (lambda f: f.create("x", b""), lambda f: list(f.names("x")), lambda f: f.stamp("store.json")):
         with pytest.raises(OSError, match=r"no bucket 'no-such-bucket'"):
             request(Objects("s3://no-such-bucket/x"))
-    with server.failing(lambda *_: "403"), pytest.raises(PermissionError, match="not allowed; check the credentials"):
+    with server.failing(lambda *_: "403"), pytest.raises(Unreachable, match="not allowed; check the credentials"):
         Objects(address).create("x", b"1")
     with server.failing(lambda *_: "301"), pytest.raises(OSError, match="AWS_REGION may be another"):
         Objects(address).read("x")
@@ -247,6 +247,6 @@ def test_missing_credentials_are_told(address: str, monkeypatch: pytest.MonkeyPa
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://169.254.1.1:1")
-    with pytest.raises(PermissionError, match="no credentials were found; set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(Unreachable, match="no credentials were found; set AWS_ACCESS_KEY_ID"):
         Objects(address, patience=0.2).read("x")
     assert "AWS_ACCESS_KEY_ID" not in os.environ
