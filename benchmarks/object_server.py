@@ -103,7 +103,7 @@ class Server:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if fault == "cut":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        start(f"{fault.removeprefix('done:')} Refused", [("Content-Length", "0")])
+        start(f"{'500' if fault == 'cut' else fault.removeprefix('done:')} Refused", [("Content-Length", "0")])
         return [b""]
 
     def _passed(self, environ: Any, start: Any) -> Any:

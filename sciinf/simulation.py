@@ -154,8 +154,9 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
             interrupts.check()
     if changed:
         warnings.warn(
-            f"blocks {changed} of {store.folder.name} came out otherwise than when they were first simulated: the "
-            "processor, the versions of libraries, or a file the simulator reads has changed. The digest is another one",
+            f"blocks {changed} of {store.folder.name} came out otherwise than when they were first simulated: "
+            "the processor, the versions of libraries, or a file the simulator reads has changed. The digest is "
+            "another one",
             stacklevel=2,
         )
     return blocks
@@ -257,9 +258,9 @@ def _warn(store: Store) -> None:
     _refuse(store, counts, done=True)
     if _failed(counts):
         warnings.warn(
-            f"{_failed(counts):,} of {len(store):,} simulations in {store.folder.name} failed ({_words(counts)}) and are "
-            "left out of training and calibration: if failing depends on the parameters, the prior is cut off there. "
-            "`store.failures()` shows parameters and messages",
+            f"{_failed(counts):,} of {len(store):,} simulations in {store.folder.name} failed ({_words(counts)}) and "
+            "are left out of training and calibration: if failing depends on the parameters, the prior is cut off "
+            "there. `store.failures()` shows parameters and messages",
             stacklevel=3,
         )
 

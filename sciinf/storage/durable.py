@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sciinf.storage.folder import Unreachable
+
 
 @contextmanager
 def writing(path: object) -> Iterator[None]:
     """Say what an error of the operating system means for the store in `path`, as messages call it; its errno stays."""
     try:
         yield
+    except Unreachable:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(

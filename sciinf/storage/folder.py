@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from sciinf.core.files import is_remote, sweep, write_bytes, write_through
+from sciinf.core.files import is_remote, shown, sweep, write_bytes, write_through
 
 _OBJECTS = re.compile("s3:/+")
 _SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
@@ -305,7 +305,9 @@ def folder_at(path: str | Path) -> Folder:
     if not is_remote(path):
         return Local(Path(path))
     if not _OBJECTS.match(str(path)):
-        raise ValueError(f"{path}: simulations lie in a folder of the file system, or in objects at s3://BUCKET/PREFIX")
+        raise ValueError(
+            f"{shown(path)}: simulations lie in a folder of the file system, or in objects at s3://BUCKET/X"
+        )
     from sciinf.storage.objects import Objects
 
     return Objects(_OBJECTS.sub("s3://", str(path), count=1))

@@ -85,6 +85,8 @@ class Requests:
         text = str(error)
         if isinstance(error, TimeoutError):
             return True
+        if status == 409:  # OperationAborted, ConditionalRequestConflict: something else was on its way
+            return True
         if not isinstance(error, GenericError) or re.search("builder error|redirect", text):
             return False
         if _METADATA in text:  # no rights in the environment, or a pause of the service that gives them
