@@ -201,8 +201,8 @@ def _check_fresh(posterior: Posterior, store: Store, scores: Sequence[DataScore]
     if store.proposal != posterior.under:
         raise ValueError(
             f"{store.folder.name} holds simulations of {_law(store.proposal)}, the {posterior.name} posterior is that "
-            f"under {_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate on "
-            "fresh simulations of the law it was learned under"
+            f"under {_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate "
+            "on fresh simulations of the law it was learned under"
         )
     if {store.digest, campaign_of(store.simulator, store.seed)} & posterior.trained_on:
         raise ValueError(

@@ -13,7 +13,7 @@ import pytest
 
 from sciinf.core.loading import load_module
 from sciinf.storage import objects
-from sciinf.storage.folder import Changed, Folder, Local, Unreachable, folder_at
+from sciinf.storage.folder import Changed, Folder, Local, Unreachable, absolute, folder_at
 from sciinf.storage.objects import Objects
 
 object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")
@@ -130,6 +130,8 @@ def test_paths_name_folders(tmp_path: Path, address: str):
         found = folder_at(given)
         assert isinstance(found, Objects)
         assert (found.name, found.path("x")) == (address, None)
+    assert absolute(Path(address)) == address
+    assert absolute("x") == str(Path("x").resolve())
     for wrong in ("s3://", "s3://bucket", "s3://bucket/"):
         with pytest.raises(ValueError, match="expected s3://BUCKET/PREFIX"):
             folder_at(wrong)
