@@ -256,3 +256,46 @@ def test_the_commands_take_addresses(address: str, source: Path, local: Store, t
     assert result.code == 2
     assert "only simulations can lie" in result.error
     assert not Path("s3:").exists()
+
+
+def test_a_compacted_store_is_read_by_few_requests(server: Any, address: str, source: Path, local: Store):
+    store = simulate(load_simulator(source), address, ROWS, progress=False)
+    before = len(written(server, address, "journal/"))
+    store.compact()
+    asked = server.asked["GET"]
+    opened = Store(address)
+    assert server.asked["GET"] - asked < before
+    assert (opened.digest, len(opened)) == (local.digest, ROWS)
+    assert torch.equal(opened.load().x["v"], local.load().x["v"])
+    assert simulate(load_simulator(source), address, ROWS, progress=False).digest == local.digest
+
+
+def test_a_service_that_is_away_is_no_damage(server: Any, address: str, source: Path, monkeypatch: pytest.MonkeyPatch):
+    from sciinf.storage import objects
+    from sciinf.storage.folder import Unreachable
+
+    monkeypatch.setattr(objects, "PATIENCE", 0.2)
+    store = simulate(load_simulator(source), address, 40, progress=False)
+    with server.failing(lambda *_: "503"):
+        for ask in (store.load, store.damaged, store.refresh, lambda: store.digest, lambda: Store(address)):
+            with pytest.raises(Unreachable, match="Nothing that was committed is lost"):
+                ask()
+    with server.failing(lambda *_: "403"), pytest.raises(Unreachable, match="check the credentials"):
+        store.load()
+    assert not store.damaged()
+
+
+def test_bytes_that_arrive_changed_are_no_rows(address: str, source: Path, monkeypatch: pytest.MonkeyPatch):
+    from sciinf.storage.objects import Objects
+
+    store = simulate(load_simulator(source), address, 40, progress=False)
+    assert store.digest
+    read = Objects.read
+
+    def garbled(self: Any, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        data = read(self, name, start, stop)
+        return data[:-200] + bytes(1) + data[-199:] if name.endswith(".h5") else data
+
+    monkeypatch.setattr(Objects, "read", garbled)
+    with pytest.raises(ValueError, match="its content is not what was committed"):
+        store.load()

@@ -47,21 +47,21 @@ class Objects(Folder):
 
     Args:
         url: `s3://BUCKET/PREFIX`.
-        patience: Seconds for which errors that pass are met by trying again.
+        patience: Seconds for which errors that pass are met by trying again; `PATIENCE` where left out.
 
     Raises:
         ValueError: If the address has no bucket, or no prefix.
         ImportError: If obstore is not installed.
     """
 
-    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, *, patience: float | None = None) -> None:
         bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
         if not bucket or not prefix:
             raise ValueError(f"{url} names no folder; expected s3://BUCKET/PREFIX, such as s3://my-bucket/runs/first")
         self.name = f"s3://{bucket}/{prefix}"
         self._client = _client(bucket, prefix)
         self._tags: dict[str, str | None] = {}  # of files that may be replaced, as they were read
-        self._requests = Requests(self.name, bucket, patience)
+        self._requests = Requests(self.name, bucket, PATIENCE if patience is None else patience)
         self._keeps = self._matches = False
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Hashable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, final
@@ -30,12 +30,14 @@ class Place:
         name: Of the file.
         start: Where the block begins in it.
         size: Its bytes; all where None.
+        held: They themselves, where they were read into memory.
     """
 
     folder: Folder
     name: str
     start: int = 0
     size: int | None = None
+    held: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -61,6 +63,8 @@ class Place:
         Raises:
             OSError: If they cannot be read.
         """
+        if self.held is not None:
+            return self.held
         return self.folder.read(self.name, self.start, None if self.size is None else self.start + self.size)
 
     def sha256(self) -> str:
