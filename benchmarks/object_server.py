@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -137,3 +138,15 @@ def serving() -> Iterator[Server]:
         server.stop()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def main() -> None:
+    """Serve until the standard input ends; the address is the first line."""
+    server = Server()
+    server.open_bucket()
+    print(server.url, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

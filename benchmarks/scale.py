@@ -5,7 +5,8 @@ python benchmarks/scale.py --parts engines       some
 python benchmarks/scale.py --quick               shorter; checks are wider
 
 Parts. "store": a million blocks that are made up: seconds to open, to look again, to say what is missing, as files and
-in packs; then rows a second from files and from packs.
+in packs; then rows a second from files and from packs. "objects": stores on an S3 service that is refused, cut and
+killed; rates beside the local disk.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from reporting import in_parts
+from scale_objects import objects
 from scale_store import store
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"store": store}
+PARTS: dict[str, Callable[[Any, Path], Found]] = {"objects": objects, "store": store}
 
 
 def main() -> None:
