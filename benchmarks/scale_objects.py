@@ -23,6 +23,7 @@ from reporting import Rows, check
 
 from sciinf import Simulator, Store, load_simulator, simulate
 from sciinf.engine.rows import Rows as TrainingRows
+from sciinf.storage.cache import VARIABLE
 from sciinf.storage.folder import folder_at
 
 FAULTS = ("503", "429", "409", "done:500", "done:503", "cut")
@@ -126,7 +127,11 @@ def _rates(scratch: Path, blocks: int) -> tuple[Rows, Rows]:
     with _apart():
         for name, width, block in (("2 MB", 500, 1_000), ("2 kB", 10, 40)):
             simulator, digests = _simulator(scratch, name.replace(" ", "_"), width, block), set[str]()
-            for place, path in (("disk", str(scratch / f"disk {name}")), ("s3", f"s3://simulations/{width}")):
+            for place in ("disk", "s3", "s3, cache"):
+                path = str(scratch / f"disk {name}") if place == "disk" else f"s3://simulations/{width}/{place[2:]}all"
+                os.environ.pop(VARIABLE, None)
+                if "cache" in place:
+                    os.environ[VARIABLE] = str(scratch / f"cache {name}")
                 row, digest = _timed(simulator, path, blocks * block)
                 found.append({"blocks of": name, "place": place, **row})
                 digests.add(digest)

@@ -299,3 +299,25 @@ def test_bytes_that_arrive_changed_are_no_rows(address: str, source: Path, monke
     monkeypatch.setattr(Objects, "read", garbled)
     with pytest.raises(ValueError, match="its content is not what was committed"):
         store.load()
+
+
+def test_with_a_cache_each_block_is_fetched_once(
+    server: Any, address: str, source: Path, local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SCIINF_CACHE", str(tmp_path / "cache"))
+    store = simulate(load_simulator(source), address, ROWS, progress=False)
+    assert store.digest == local.digest
+    asked = server.asked["GET"]
+    for _ in range(2):
+        assert torch.equal(store.load().theta, local.load().theta)
+    assert server.asked["GET"] == asked
+    files = sorted((tmp_path / "cache").rglob("*.h5"))
+    assert len(files) == store.blocks
+    files[0].write_bytes(b"changed")
+    assert torch.equal(store.load().theta, local.load().theta), "what was changed here is fetched again"
+    grown = simulate(load_simulator(source), address, ROWS + 10, progress=False)
+    assert len(grown.load().theta) == ROWS + 10 - sum(grown.counts.values()) + grown.counts[0]
+    client, key = server.client(), sorted(written(server, address, "shards/"))[0]
+    prefix = address.removeprefix(f"s3://{server.bucket}/")
+    client.put_object(Bucket=server.bucket, Key=f"{prefix}/{key}", Body=b"damaged")
+    assert [damage.block for damage in Store(address).damaged()] == [0], "a cache hides no damage from a check"

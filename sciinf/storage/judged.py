@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from sciinf.core.simulator import Observable, Status
+from sciinf.storage.cache import cache
 from sciinf.storage.findings import Damage
 from sciinf.storage.folder import Folder, Unreachable
 from sciinf.storage.journal import Entry, Journals
@@ -47,6 +48,7 @@ class Blocks:
         self._present: dict[int, Entry] = {}  # of each block that is there, as far as is known without reading it
         self._doubtful: set[int] = set()  # there, and to be read: nobody acknowledged them, or journals disagree
         self._verified: dict[int, tuple[Hashable, Place, Entry]] = {}
+        self.cache = cache() if folder.path("") is None else None
         self._last = 0  # the largest block that was acknowledged
 
     def refresh(self, blocks: int) -> None:
@@ -208,8 +210,11 @@ class Blocks:
         errors = list[ValueError]()
         for place in self.shelf.places(index):
             try:
-                data = place.data()
+                kept = self._kept(index)
+                data = place.data() if kept is None else kept
                 entry, known = self.judge(index, data), self._verified.get(index)
+                if kept is None:
+                    self._keep(entry, data)
             except FileNotFoundError:
                 errors.append(ValueError("it is gone"))
             except ValueError as failed:
@@ -219,6 +224,15 @@ class Blocks:
                     self._verified[index] = (None, place, entry)
                 return replace(place, held=data)
         raise errors[0]
+
+    def _kept(self, index: int) -> bytes | None:
+        """The bytes of a block that were acknowledged, if this machine has them and journals agree."""
+        found = {entry.sha256 for entry in self._lines.get(index, ())}
+        return self.cache.get(found.pop()) if self.cache is not None and len(found) == 1 else None
+
+    def _keep(self, entry: Entry, data: bytes) -> None:
+        if self.cache is not None:
+            self.cache.put(entry.sha256, data)
 
     def _verify(self, index: int) -> Entry:
         """The first of its places that holds what was committed."""
@@ -238,8 +252,10 @@ class Blocks:
         raise errors[0]
 
     def _judge(self, index: int, place: Place) -> Entry:
-        if index not in self._lines:
-            return self.adopt(index, place.data())
+        if index not in self._lines or self.cache is not None:
+            entry = self.judge(index, data := place.data())
+            self._keep(entry, data)
+            return entry
         return self._acknowledged(index, place.sha256())
 
     def _acknowledged(self, index: int, sha: str) -> Entry:
