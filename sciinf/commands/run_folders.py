@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from sciinf.core.files import local_path
 from sciinf.telling import DETAIL, keep_log, tell
 
 
@@ -14,7 +15,7 @@ def run_folder(out: str | Path) -> Path:
     Raises:
         OSError: If it cannot be made or written.
     """
-    from sciinf.core.files import local_path, sweep, versions
+    from sciinf.core.files import sweep, versions
 
     folder = local_path(out)
     try:

@@ -67,7 +67,7 @@ class Requests:
                 return found
             except Exception as error:
                 status = _status(error)
-                if otherwise and status in otherwise:
+                if otherwise and status is not None and status in otherwise:
                     return otherwise[status]
                 self._answered |= status is not None and _METADATA not in str(error)
                 if not self._passes(error, status):
