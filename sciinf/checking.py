@@ -17,7 +17,6 @@ from torch import Tensor
 
 from sciinf.core.derived import check_derived
 from sciinf.core.existence import ABSENT
-from sciinf.core.files import shown
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread

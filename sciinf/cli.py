@@ -104,7 +104,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
 @cli.command()
 @click.argument("simulator", metavar="SIM.py")
 @click.option("-n", "n", type=click.IntRange(1), required=True, help="Simulations wanted in all.")
-@click.option("--out", required=True, metavar="STORE", help="Folder of the store; an unfinished one goes on.")
+@click.option("--out", required=True, metavar="STORE", help="Folder, or s3://BUCKET/PREFIX; an unfinished one goes on.")
 @options.seed
 @options.workers
 @options.device

@@ -321,3 +321,20 @@ def test_with_a_cache_each_block_is_fetched_once(
     prefix = address.removeprefix(f"s3://{server.bucket}/")
     client.put_object(Bucket=server.bucket, Key=f"{prefix}/{key}", Body=b"damaged")
     assert [damage.block for damage in Store(address).damaged()] == [0], "a cache hides no damage from a check"
+
+
+def test_stores_are_copied_to_a_service_and_back(server: Any, address: str, local: Store, tmp_path: Path):
+    client, prefix = server.client(), address.removeprefix(f"s3://{server.bucket}/")
+    for file in local.path.rglob("*.*"):
+        if file.is_file():
+            key = f"{prefix}/{file.relative_to(local.path).as_posix()}"
+            client.put_object(Bucket=server.bucket, Key=key, Body=file.read_bytes())
+    there = Store(address)
+    assert (there.digest, there.seconds) == (local.digest, local.seconds)
+    theta, outcome = local.read(0)
+    there.commit(0, theta, outcome, seconds=0.1)
+    for key in written(server, address):
+        file = tmp_path / "back" / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(folder_at(address).read(key))
+    assert Store(tmp_path / "back").digest == local.digest

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sciinf.core.files import shown
 from sciinf.core.simulator import Status
 
 
@@ -54,7 +55,7 @@ class StoreReport:
         """The report as lines of text."""
         counts = ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in self.counts.items() if n)
         lines = [f"{self.rows:,} of {self.wanted:,} simulations ({counts or 'none yet'})"]
-        lines += [f"damaged: block {d.block}, {d.file}: {d.reason}" for d in self.damaged]
+        lines += [f"damaged: block {d.block}, {shown(d.file)}: {d.reason}" for d in self.damaged]
         lines += [f"damaged: {line}" for line in (*self.lines_damaged, *self.indexes_damaged)]
         if self.landed:
             lines.append(f"a campaign runs: {self.landed:,} simulations landed while this was read")
