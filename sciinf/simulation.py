@@ -61,8 +61,8 @@ def simulate(
 
     Args:
         simulator: What to run.
-        path: Folder of the store, or `s3://BUCKET/PREFIX` (`storage.objects`). An unfinished campaign goes on, a finished one is returned at once, and more rows
-            than before are added to those there.
+        path: Folder of the store, or `s3://BUCKET/PREFIX` (`storage.objects`). An unfinished campaign goes on, a
+            finished one is returned at once, and more rows than before are added to those there.
         n: Rows wanted in all.
         seed: Seed of the campaign; other seeds give independent simulations.
         workers: Processes. With more than one the simulator must be loaded from a file, or pickle; one that a notebook
