@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -22,11 +22,13 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
+from sciinf.engine.campaign import Campaign, Engine
 from sciinf.engine.interrupts import interruptible
-from sciinf.engine.pool import check_sendable, run_in_workers
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
+from sciinf.engine.sent import check_sendable
 from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
+from sciinf.engine.workers import Here, Workers
 from sciinf.loops.lanes import cores_here
 from sciinf.storage.description import accept
 from sciinf.storage.folder import store_at
@@ -49,6 +51,7 @@ def simulate(
     progress: bool = True,
     proposal: Proposal | None = None,
     accept_changes: bool = False,
+    engine: Engine | None = None,
 ) -> Store:
     """Simulate n draws of the prior (or of a proposal), or what is still missing of them.
 
@@ -78,11 +81,14 @@ def simulate(
             the prior. It draws for all missing blocks in this process, before workers start.
         accept_changes: Go on although files of the simulator have changed since the folder was begun, or it gives other
             data; the store says so from then on.
+        engine: Where blocks run, in place of `workers`: `Here()`, `Workers(4)`, or `Cluster(address)` for other
+            machines. The simulations are the same.
 
     Raises:
+        TypeError: If the simulator or the engine is none.
         ValueError: If the folder holds another campaign, the same parameters and seed give other data than there, the
-            simulator does not return what its observables promise or cannot be sent to worker processes, or clearly
-            more than half of the rows failed; what was simulated is kept.
+            simulator does not return what its observables promise or cannot be sent to worker processes, both workers
+            and an engine are given, or clearly more than half of the rows failed; what was simulated is kept.
         OSError: If the store cannot be written; what was committed is kept.
         KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
 
@@ -91,10 +97,10 @@ def simulate(
             whether the rows there are of this state of the simulator.
     """
     _check(simulator, n, seed, workers, timeout)
-    path = Path(path)
+    path, engine = Path(path), _engine(engine, workers, timeout)
     begun = store_at(path)
-    if ((workers != "auto" and workers > 1) or timeout is not None) and begun is None:
-        check_sendable(simulator)  # before there is a store, which would be of a simulator that is in no file
+    if engine is not None and begun is None:
+        engine.check(simulator)  # before there is a store, which would be of a simulator that is in no file
     if block is None:
         block = simulator.block if begun is None else Store(path).block
     elif block == "auto":
@@ -104,21 +110,15 @@ def simulate(
         accept(begun, simulator)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
     _look_at_rows_there(store, simulator, n, device)
-    crew = workers if workers != "auto" else None if timeout is None else cores_here()
     while blocks := store.missing():
         if proposal is not None:
             with one_thread():
                 propose(store, proposal, blocks)
-        if crew is None:
-            started = time.monotonic()
-            _follow(store, _run_here(store, simulator, blocks[:1], device), progress)
-            crew = _crew(simulator, time.monotonic() - started, len(blocks) - 1, device, progress)
-        elif crew > 1 or timeout is not None:
-            _follow(
-                store, run_in_workers(store, simulator, blocks, workers=crew, device=device, timeout=timeout), progress
-            )
+        campaign = Campaign(store, simulator, blocks, device=str(device), timeout=timeout)
+        if engine is None:
+            engine = _timed(campaign, progress)
         else:
-            _follow(store, _run_here(store, simulator, blocks, device), progress)
+            _follow(campaign, engine, progress)
         store.refresh()
     _warn(store)
     return store
@@ -169,13 +169,38 @@ def _simulated_again(store: Store, simulator: Simulator, index: int, device: str
     if set(counts) == {Status.TIMED_OUT}:
         entry = give_up(store, index, Status.TIMED_OUT, "timed out when it was first simulated")
     elif set(counts) == {Status.RAISED}:  # perhaps because it kills its process
-        again = run_in_workers(store, simulator, [index], workers=1, device=device, timeout=None)
-        with closing(again) as entries:
+        campaign = Campaign(store, simulator, [index], device=str(device), timeout=None)
+        with closing(Workers(1).run(campaign)) as entries:
             entry = next(entries)
         store.refresh()
     else:
         entry = run_block(simulator, store, index, device=device)
     return not known or entry.content in {old.content for old in known}
+
+
+def _engine(engine: Engine | None, workers: int | str, timeout: float | None) -> Engine | None:
+    """Where blocks run; None where a block is to be timed first."""
+    if engine is None and workers == "auto":
+        return None if timeout is None else Workers(cores_here())
+    if engine is None:
+        return Workers(int(workers)) if timeout is not None or int(workers) > 1 else Here()
+    if not isinstance(engine, Engine):
+        raise TypeError(f"engine is where blocks run, such as Workers(4), got {type(engine).__name__}")
+    if workers != 1:
+        raise ValueError(f"give workers={workers!r} or engine={engine!r}, and not both")
+    if isinstance(engine, Here) and timeout is not None:
+        raise ValueError("Here() cannot stop a block at its timeout; use engine=Workers(1), or leave engine out")
+    return engine
+
+
+def _timed(campaign: Campaign, shown: bool) -> Engine:
+    """Run the first block here, and see how many workers the others need."""
+    first = Campaign(campaign.store, campaign.simulator, list(campaign.queue)[:1], device=campaign.device, timeout=None)
+    started = time.monotonic()
+    _follow(first, Here(), shown)
+    seconds = time.monotonic() - started
+    crew = _crew(campaign.simulator, seconds, len(campaign.queue) - 1, campaign.device, shown)
+    return Workers(crew) if crew > 1 else Here()
 
 
 def _crew(simulator: Simulator, seconds: float, blocks: int, device: str | torch.device, shown: bool) -> int:
@@ -216,15 +241,9 @@ def _look_at_rows_there(store: Store, simulator: Simulator, n: int, device: str 
         warnings.warn(words, stacklevel=3)
 
 
-def _run_here(
-    store: Store, simulator: Simulator, blocks: Sequence[int], device: str | torch.device
-) -> Generator[Entry, None, None]:
-    for index in blocks:
-        yield run_block(simulator, store, index, device=device)
-
-
-def _follow(store: Store, entries: Generator[Entry, None, None], shown: bool) -> None:
+def _follow(campaign: Campaign, engine: Engine, shown: bool) -> None:
     """Let a campaign run: report progress, and stop it when most of it fails."""
+    store, entries = campaign.store, engine.run(campaign)
     counts = Counter(store.counts)
     done = store.rows - sum(store.rows_of(index) for index in store.missing())
     progress = Progress(store.rows, done, shown=shown)

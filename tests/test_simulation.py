@@ -69,11 +69,11 @@ def test_workers_are_taken_where_they_save_more_than_they_cost(seconds, cores, a
     seen, clock = [], iter([0.0, seconds])
     expected = simulate(Rowwise(), tmp_path / "t", 250, progress=False).digest
 
-    def in_workers(store, simulator, blocks, *, workers, **how):
-        seen.append(workers)
-        return simulation._run_here(store, simulator, blocks, "cpu")
+    def in_workers(count):
+        seen.append(count)
+        return simulation.Here()
 
-    monkeypatch.setattr(simulation, "run_in_workers", in_workers)
+    monkeypatch.setattr(simulation, "Workers", in_workers)
     monkeypatch.setattr(simulation, "cores_here", lambda: cores)
     monkeypatch.setattr(simulation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert simulate(Rowwise(), tmp_path / "s", 250, workers="auto").digest == expected

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sciinf.core import Status, load_simulator
-from sciinf.engine import pool
+from sciinf.engine import campaign, sent, workers
 from sciinf.engine.block import draw_theta, run_block
 from sciinf.simulation import repair, simulate
 from sciinf.store import Store
@@ -100,8 +100,8 @@ def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
 
 
 def test_workers_that_die_and_hang_cost_their_block_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_TICK", 0.3)
-    monkeypatch.setattr(pool, "TRIES", 2)
+    monkeypatch.setattr(workers, "_TICK", 0.3)
+    monkeypatch.setattr(campaign, "TRIES", 2)
     plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=250)
     first = [f"{float(draw_theta(plan, k)[0, 0]):.9g}" for k in range(plan.blocks)]
     simulator = load_simulator(source(tmp_path, KILL=[first[2]], HANG=[first[4]], LEAVE=[first[0]]))
@@ -163,7 +163,7 @@ def test_a_simulator_of_a_notebook_is_refused_at_once_with_the_way_out(made, tmp
         simulate(simulator, tmp_path / "store", 200, timeout=9.0, progress=False)
     notebook.__file__ = __file__  # as in a script, which they run again
     if "in a" not in made:
-        pool.check_sendable(simulator)
+        sent.check_sendable(simulator)
 
 
 @pytest.mark.slow  # a broken pool is opened three times
