@@ -82,6 +82,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.budget
 @options.seed
 @options.workers
+@options.scheduler
 @options.device
 @options.estimator
 @options.level
@@ -107,6 +108,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
 @click.option("--out", required=True, metavar="STORE", help="Folder, or s3://BUCKET/PREFIX; an unfinished one goes on.")
 @options.seed
 @options.workers
+@options.scheduler
 @options.device
 @click.option("--block", default=None, metavar="N|auto", help="Rows per batch; auto measures.")
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
@@ -138,6 +140,7 @@ def train(simulator: str, store: str, **given: Any) -> None:
 @click.argument("folder", metavar="DIR")
 @click.option("-n", "n", type=click.IntRange(100), default=None, help="Fresh simulations; 10,000 when left out.")
 @options.workers
+@options.scheduler
 @options.device
 @options.accept_changes
 def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:

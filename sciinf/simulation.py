@@ -22,7 +22,7 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.again import checked_again
 from sciinf.engine.block import give_up, one_thread, propose, run_block
-from sciinf.engine.campaign import Campaign, Engine
+from sciinf.engine.campaign import Campaign, Engine, check_engine
 from sciinf.engine.interrupts import interruptible
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
@@ -180,14 +180,11 @@ def _simulated_again(store: Store, simulator: Simulator, index: int, device: str
 
 def _engine(engine: Engine | None, workers: int | str, timeout: float | None) -> Engine | None:
     """Where blocks run; None where a block is to be timed first."""
+    check_engine(engine, workers)
     if engine is None and workers == "auto":
         return None if timeout is None else Workers(cores_here())
     if engine is None:
         return Workers(int(workers)) if timeout is not None or int(workers) > 1 else Here()
-    if not isinstance(engine, Engine):
-        raise TypeError(f"engine is where blocks run, such as Workers(4), got {type(engine).__name__}")
-    if workers != 1:
-        raise ValueError(f"give workers={workers!r} or engine={engine!r}, and not both")
     if isinstance(engine, Here) and timeout is not None:
         raise ValueError("Here() cannot stop a block at its timeout; use engine=Workers(1), or leave engine out")
     return engine

@@ -44,7 +44,9 @@ def calibrate_run(simulator: str, folder: str, n: int | None, given: Mapping[str
         seed = Store(where).seed
     plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
     law = near and near.mixture
-    fresh = run_campaign(sim, where, plan.fresh, seed=seed, workers=given["workers"], proposal=law, **how)
+    fresh = run_campaign(
+        sim, where, plan.fresh, seed=seed, workers=given["workers"], engine=given["engine"], proposal=law, **how
+    )
     result = check(near.local if near else build_posterior(fit), fresh, folder, rows=n or ROWS)
     way_on = "" if result.passed else "next: train on more simulations, for an error that was seen stays"
     if result.state == "cannot tell":

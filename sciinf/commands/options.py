@@ -151,6 +151,25 @@ workers = click.option(
 )
 
 
+def scheduler_of(ctx: click.Context, parameter: click.Parameter, address: str | None) -> Any:
+    """The engine of a Dask cluster whose scheduler has an address."""
+    if address is None:
+        return None
+    from sciinf.engine.cluster import Cluster
+
+    return Cluster(address)
+
+
+scheduler = click.option(
+    "--scheduler",
+    "engine",
+    default=None,
+    callback=scheduler_of,
+    metavar="ADDRESS",
+    help="Simulate on a Dask cluster: tcp://HOST:8786, or its scheduler file.",
+)
+
+
 def known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
     """The device, if there is one of that name."""
     check_device(device)

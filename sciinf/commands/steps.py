@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sciinf.trust.failures import Failures
 
 
-SIMULATING = ("workers", "device", "accept_changes", "progress")
+SIMULATING = ("workers", "engine", "device", "accept_changes", "progress")
 """Options of `infer` that `simulate` takes as they are."""
 
 

@@ -20,6 +20,7 @@ _MEANT = {
     "--simulator": "sim model",
     "--estimator": "method network net density-estimator inference",
     "--workers": "jobs j processes cores cpus threads num-workers",
+    "--scheduler": "dask cluster address engine",
     "--device": "gpu cuda",
     "--level": "confidence credible ci interval",
     "--draws": "samples posterior save",

@@ -32,6 +32,7 @@ from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
 from sciinf.core.checks import check_whole, check_workers
+from sciinf.engine.campaign import Engine, check_engine
 from sciinf.engine.progress import heard_by, stage
 from sciinf.telling import logged
 
@@ -59,6 +60,7 @@ def infer(
     budget: int = 1_000_000,
     seed: int = 0,
     workers: int | Literal["auto"] = 1,
+    engine: Engine | None = None,
     device: str = "cpu",
     estimator: str | Estimator = "flow",
     level: float = 0.9,
@@ -90,6 +92,7 @@ def infer(
         budget: Largest number of draws spent on that, each with its likelihood.
         seed: Seeds everything.
         workers: Processes that simulate, as in `simulate`. With more than one the simulator must be in a file.
+        engine: Where simulations run in place of them, as in `simulate`: `Cluster(address)` for other machines.
         device: Where networks are trained and the simulator runs: "cpu", "cuda", "cuda:1", "mps".
         estimator: The name of a file of `sciinf/estimators`, or a newly built estimator.
         level: Level of the credible intervals, between 0 and 1.
@@ -223,6 +226,7 @@ def check_options(given: Mapping[str, Any]) -> None:
         if given[name] is not None or name not in _MAY_BE_NONE:
             check_whole(name, given[name], least)
     check_workers(given["workers"])
+    check_engine(given["engine"], given["workers"])
     for name, words in _WORDS.items():
         if given[name] not in words:
             raise ValueError(f"{name} is one of {', '.join(map(repr, words))}, got {given[name]!r}")

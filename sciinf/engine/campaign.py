@@ -62,6 +62,21 @@ class Campaign:
         return give_up(self.store, index, status, message, seconds=(self.timeout or 0.0) * TRIES)
 
 
+def check_engine(engine: object, workers: int | str) -> None:
+    """Refuse what is no engine, and an engine beside a number of workers.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If workers are given too.
+    """
+    if engine is None:
+        return
+    if not isinstance(engine, Engine):
+        raise TypeError(f"engine is where blocks run, such as Workers(4), got {type(engine).__name__}")
+    if workers != 1:
+        raise ValueError(f"simulations run in workers ({workers}) or by an engine ({engine}); give one of the two")
+
+
 class Engine(ABC):
     """Where blocks run. One that is described by a few numbers and can be used again."""
 

@@ -61,6 +61,7 @@ from sciinf.core.doubts import doubt
 from sciinf.core.existence import check_free
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for
+from sciinf.engine.campaign import Engine
 from sciinf.estimators.elements import VERSIONS, Elements, has_atoms, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
@@ -228,6 +229,7 @@ def refine_around(
     recipe: Recipe | None = None,
     seed: int = 0,
     workers: int | Literal["auto"] = 1,
+    engine: Engine | None = None,
     timeout: float | None = None,
     device: str | torch.device = "cpu",
     accept_changes: bool = False,
@@ -253,6 +255,7 @@ def refine_around(
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
         workers: Processes that simulate, as in `simulate`.
+        engine: Where simulations run in place of them, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
         device: Where the simulator runs; the recipe says where the network is trained.
         accept_changes: Go on although files of the simulator have changed, as in `simulate`.
@@ -279,7 +282,7 @@ def refine_around(
         folder = round_folder(out, number)
         laws.append(law_in(folder / "proposal.json", posterior, observation))
         how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
-        how["accept_changes"] = accept_changes
+        how |= {"accept_changes": accept_changes, "engine": engine}
         where, own = folder / "simulations", round_seed(seed, number)
         stores.append(simulate(simulator, where, count, seed=own, proposal=laws[-1], **how))
         mixture = mixed(laws, stores)

@@ -71,7 +71,10 @@ def test_columns_may_have_other_names(line: Path, tmp_path: Path) -> None:
 
 @briefly_trained(20)
 def test_each_step_says_how_it_goes_unless_it_is_not_to(line: Path, tmp_path: Path, capsys: Any) -> None:
-    simulator, given = load_simulator(line / "line.py"), {"estimator": "flow", "workers": 1, "device": "cpu", "seed": 5}
+    simulator, given = (
+        load_simulator(line / "line.py"),
+        {"estimator": "flow", "workers": 1, "engine": None, "device": "cpu", "seed": 5},
+    )
     for shown in (True, False):
         how = {**given, "accept_changes": False, "progress": shown}
         steps.attempt(simulator, tmp_path / str(shown), how, Plan(100, 100))
