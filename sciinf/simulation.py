@@ -28,6 +28,7 @@ from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
 from sciinf.engine.sent import check_sendable
 from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
+from sciinf.engine.work import note_of
 from sciinf.engine.workers import Here, Workers
 from sciinf.loops.lanes import cores_here
 from sciinf.storage.description import accept
@@ -110,6 +111,8 @@ def simulate(
         accept(begun, simulator)
     store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
     _look_at_rows_there(store, simulator, n, device)
+    if store.missing():
+        note_of(store, simulator, device=device, timeout=timeout)
     while blocks := store.missing():
         if proposal is not None:
             with one_thread():
