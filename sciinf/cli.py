@@ -113,11 +113,26 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
 @click.option("--block", default=None, metavar="N|auto", help="Rows per batch; auto measures.")
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
 @options.accept_changes
+@options.slurm
+@click.option("--plan", is_flag=True, help="Only begin the store, for workers: sciinf work STORE.")
 def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
     from sciinf.commands.simulating import simulate_from_file
 
     simulate_from_file(simulator, n, out, block, given)
+
+
+@cli.command()
+@click.argument("store", metavar="STORE")
+@click.option("--share", default="0/1", show_default=True, metavar="I/N", help="Begin as worker I of N.")
+@click.option("--simulator", default=None, metavar="SIM.py", help="The store's own when left out.")
+@click.option("--device", default=None, help="cpu, cuda, cuda:1, mps; the store's own when left out.")
+@click.option("--timeout", type=float, default=None, help="Seconds after which a block ends this worker.")
+def work(store: str, **given: Any) -> None:
+    """Simulate what a store lacks, beside other workers; a job of any queue."""
+    from sciinf.commands.working import work_on
+
+    work_on(store, **given)
 
 
 @cli.command()

@@ -170,6 +170,27 @@ scheduler = click.option(
 )
 
 
+def slurm_array(ctx: click.Context, parameter: click.Parameter, words: str | None) -> Any:
+    """The engine of a SLURM array, described as 'partition=.. time=.. jobs=..'."""
+    if words is None:
+        return None
+    from sciinf.engine.slurm_array import SlurmArray
+
+    try:
+        return SlurmArray(words)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+slurm = click.option(
+    "--slurm",
+    default=None,
+    callback=slurm_array,
+    metavar="'KEY=VALUE ...'",
+    help="Simulate as an array of SLURM jobs: 'partition=debug time=01:00:00 jobs=40'.",
+)
+
+
 def known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
     """The device, if there is one of that name."""
     check_device(device)

@@ -6,10 +6,6 @@ user named it: so the path carries a mark made with a key of this user's, which 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
-import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sciinf.storage.own_mark import is_marked, mark_of
+
 if TYPE_CHECKING:
     from sciinf.core import Fit, Simulator
 
 OPTIONS = "reader_options"
 """What `provenance.json` calls the keywords that the run's data were read with."""
 QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
-_KEY = 32  # bytes
 _PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
 
 
@@ -37,7 +34,7 @@ def simulator_mark(simulator: Simulator | None, before: Mapping[str, Any]) -> di
     if simulator is None or simulator.source is None:
         return {"simulator": before["simulator"]} if "simulator" in before else {}
     path = str(simulator.source)
-    return {"simulator": {"file": path, "mark": _mark(path)}}
+    return {"simulator": {"file": path, "mark": mark_of(path)}}
 
 
 def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simulator | None, str]:
@@ -66,7 +63,7 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
         return None, str(error)
     if not said or not isinstance(recorded, Mapping):
         return None, "this run remembers none"
-    if not hmac.compare_digest(os.fsencode(str(said.get("mark"))), os.fsencode(_mark(str(path)))):
+    if not is_marked(str(path), said.get("mark")):
         return None, f"this run names {path}, but was not made by you on this computer"
     file = path / "__init__.py" if path.is_dir() else path
     if not file.is_file():
@@ -159,27 +156,3 @@ def _seconds_each(folder: Path) -> float:
         store = Store(folder / "simulations")
         return store.seconds / max(len(store), 1)
     return 0.0
-
-
-def _mark(path: str) -> str:
-    return hmac.new(_key(), path.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
-
-
-def _key() -> bytes:
-    """The user's own, made when it is first needed; one of this process alone where none can be kept."""
-    file = Path(os.environ.get("SCIINF_STATE") or click.get_app_dir("sciinf")) / "key"
-    with suppress(OSError):
-        if not file.is_file() or file.stat().st_size < _KEY:  # a short one is what a full disk left
-            file.parent.mkdir(parents=True, exist_ok=True)
-            own = file.with_name(f"key.{os.getpid()}")
-            own.unlink(missing_ok=True)
-            descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            os.write(descriptor, secrets.token_bytes(_KEY))
-            os.close(descriptor)
-            own.replace(file)
-        if len(key := file.read_bytes()) == _KEY:
-            return key
-    return _OF_THIS_PROCESS
-
-
-_OF_THIS_PROCESS = secrets.token_bytes(32)

@@ -10,6 +10,7 @@ from sciinf import simulate as run_campaign
 from sciinf.commands import steps
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.user_files import user_simulator
+from sciinf.commands.working import tell_plan
 from sciinf.telling import ANSWER, tell
 from sciinf.trust.failures import look
 
@@ -29,9 +30,16 @@ def simulate_from_file(simulator: str, n: int, out: str, block: str | None, give
     """
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
+    given = dict(given)
+    planned, slurm = given.pop("plan"), given.pop("slurm")
     size: Any = int(block) if block is not None and block.isdigit() else block
     sim = user_simulator(simulator)
     tell_cost(sim, n, block=size if isinstance(size, int) else None)
+    if planned:
+        tell_plan(sim, Path(out), n, size, {name: given[name] for name in given if name != "workers"})
+        return
+    if slurm is not None:
+        given["engine"] = slurm
     store = run_campaign(sim, Path(out), n, block=size, **given)
     tell(f"{len(store):,} simulations in {store.folder.name}", ANSWER)
     for status, count in store.counts.items():

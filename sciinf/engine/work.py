@@ -1,37 +1,292 @@
-"""What a store says to workers that join later: where its simulator is."""
+"""One worker of many on a store, with no scheduler between them: it takes blocks, and leaves those that others have.
+
+Worker i of n begins with the blocks k = i mod n and then takes whatever is still missing. It looks into the journals
+before each block, and says which one it has in hand (`engine.hints`). Blocks that somebody else has in hand are left
+until nothing else is missing, and then waited for. A block whose worker died is begun again after all others; the third
+time it is given up (`engine.campaign`), by whichever worker meets it. So workers may be started, stopped, killed and
+started again in any number and order: the store is that of a single process.
+"""
 
 from __future__ import annotations
 
+import faulthandler
+import random
+import re
+import sys
+import time
 import warnings
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any, final
 
-import torch
-
+from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import Simulator
+from sciinf.core.proposal import Proposal
+from sciinf.core.simulator import Simulator, Status
+from sciinf.engine.block import one_thread, propose, run_block
+from sciinf.engine.campaign import TRIES, Campaign
+from sciinf.engine.hints import Hints
+from sciinf.engine.interrupts import interruptible
+from sciinf.engine.probe import probe_block
+from sciinf.engine.progress import Progress
+from sciinf.engine.tally import Tally
+from sciinf.storage.description import accept
 from sciinf.storage.durable import writing
+from sciinf.storage.journal import Entry
+from sciinf.storage.own_mark import is_marked, mark_of
 from sciinf.store import Store
 
 NOTE = "work.json"
+LOOK = 2.0  # s between two looks at a store where nothing can be begun
 
 
-def note_of(
-    store: Store, simulator: Simulator, *, device: str | torch.device = "cpu", timeout: float | None = None
-) -> None:
+def work(
+    store: Store,
+    simulator: Simulator,
+    *,
+    share: tuple[int, int] = (0, 1),
+    device: str = "cpu",
+    timeout: float | None = None,
+    progress: bool = True,
+) -> list[Entry]:
+    """Simulate what a store lacks, beside any number of other workers, until nothing is missing.
+
+    Args:
+        store: Of a campaign that was begun by `plan` or `simulate`.
+        simulator: The one it was begun with.
+        share: (i, n): first the blocks k = i mod n, then the others. 0 to n - 1 and 1 to n both name all shares.
+        device: Where the simulator runs.
+        timeout: Seconds after which a block ends this process, which counts as a try; None for never. The traceback
+            goes to the standard error.
+        progress: Whether to report progress on the standard error.
+
+    Returns:
+        What was committed here.
+
+    Raises:
+        ValueError: If the share makes no sense, the simulator is not the one that the store was begun with or has
+            changed, breaks its promises, or most of its rows fail; what was simulated is kept.
+        OSError: If the store cannot be written; what was committed is kept.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was, and no block is blamed.
+    """
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+    first, of = checked_share(share)
+    Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows, proposal=store.proposal)
+    store.refresh()
+    blocks = ordered(store.missing(), first, of)
+    done = store.rows - sum(map(store.rows_of, blocks))
+    tally, found = Tally(simulator.name), list[Entry]()
+    with interruptible() as interrupts, one_thread(), closing(Hints(store.path, timeout)) as hints:
+        worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), hints)
+        with closing(worker.run()) as entries, Progress(store.rows, done, shown=progress) as bar:
+            for entry, own in entries:
+                bar.add(entry.rows, entry.rows - entry.ok)
+                if own:
+                    found.append(entry)
+                    tally.add(entry.rows, entry.rows - entry.ok, _messages(store, entry))
+                interrupts.check()
+        hints.sweep()
+    return found
+
+
+@final
+class _Worker:
+    """The blocks that wait, those that were found to kill, and what is done with each."""
+
+    def __init__(self, campaign: Campaign, hints: Hints) -> None:
+        self.campaign, self.store, self.hints = campaign, campaign.store, hints
+        self.lines = {index: len(self.store.history(index)) for index in campaign.queue}
+        self.last: set[int] = set()
+
+    def run(self) -> Generator[tuple[Entry, bool], None, None]:
+        """Each block that is done, and whether it was done here."""
+        passed = 0
+        while (index := self.campaign.take()) is not None:
+            self.store.refresh()
+            entry, own = self._committed(index), False
+            if entry is None and self._may_begin(index):
+                try:
+                    entry, own = self._begun(index), True
+                finally:
+                    self.hints.end(index)
+                self.hints.forget(index)
+            if entry is not None:
+                passed = 0
+                yield entry, own
+                continue
+            self.campaign.queue.append(index)
+            passed += 1
+            if passed >= 2 * len(self.campaign.queue):  # twice, for blocks that killed come after the others
+                passed = 0
+                time.sleep(LOOK * random.uniform(0.5, 1.5))  # two that withdrew from one block must not meet again
+
+    def _may_begin(self, index: int) -> bool:
+        """Whether a block is now in hand here: nobody else has it, and it has killed nobody or comes last."""
+        if not self.hints.begin(index):
+            return False
+        if self.hints.deaths(index) and index not in self.last:
+            self.last.add(index)
+            self.hints.end(index)
+            return False
+        return True
+
+    def _begun(self, index: int) -> Entry:
+        campaign, deaths = self.campaign, self.hints.deaths(index)
+        self.store.refresh()
+        if (entry := self._committed(index)) is not None:  # while the hint was made
+            return entry
+        if len(deaths) >= TRIES:
+            late = set(deaths) == {Status.TIMED_OUT}
+            reason = f"not finished within {campaign.timeout or 0:g} s" if late else "its worker process died"
+            status = Status.TIMED_OUT if late else Status.RAISED
+            campaign.tries[index] = len(deaths) - 1
+            if (given_up := campaign.failed(index, status, reason)) is not None:
+                return given_up
+        with _deadline(campaign.timeout):
+            return run_block(campaign.simulator, self.store, index, device=campaign.device)
+
+    def _committed(self, index: int) -> Entry | None:
+        """What was committed of a block since this worker began."""
+        new = self.store.history(index)[self.lines[index] :]
+        return next((entry for entry in reversed(new) if entry.rows >= self.store.rows_of(index)), None)
+
+
+def ordered(missing: Sequence[int], first: int, of: int) -> list[int]:
+    """Blocks in the order in which a worker takes them: its own share, then the next worker's, and so on."""
+    return sorted(missing, key=lambda index: ((index - first) % of, index))
+
+
+def checked_share(share: Any) -> tuple[int, int]:
+    """(i mod n, n) of a share (i, n), or of "i/n".
+
+    Raises:
+        ValueError: If it is none; the message says what one is.
+    """
+    given = share
+    if isinstance(share, str):
+        found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", share)
+        share = tuple(map(int, found.groups())) if found and max(map(len, found.groups())) < 10 else share
+    good = isinstance(share, tuple | list) and len(share) == 2 and is_whole(share[0], 0) and is_whole(share[1], 1)
+    if not good or share[0] > share[1]:
+        raise ValueError(
+            f"a share is I/N, worker I of N with I from 0 to N - 1 or from 1 to N, such as 3/40; got {given!r}. Workers "
+            "of other shares take its blocks, too, so any N will do"
+        )
+    return share[0] % share[1], share[1]
+
+
+def plan(
+    simulator: Simulator,
+    path: str | Path,
+    n: int,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    block: int | str | None = None,
+    timeout: float | None = None,
+    proposal: Proposal | None = None,
+    accept_changes: bool = False,
+) -> Store:
+    """Begin a campaign for workers to come, and simulate nothing: the store, and the parameters of a proposal.
+
+    Args:
+        simulator: What will be run; it must be in a file.
+        path: Folder of the store.
+        n: Rows wanted in all.
+        seed: Seed of the campaign.
+        device: Where workers run the simulator, where they are not told otherwise.
+        block: Rows per batch, as in `simulate`.
+        timeout: Seconds after which a worker gives a block up, where it is not told otherwise.
+        proposal: Where theta is drawn from instead of the prior; all of it is drawn now.
+        accept_changes: Go on although files of the simulator have changed since the folder was begun.
+
+    Raises:
+        ValueError: If the simulator is in no file, or the folder holds another campaign.
+        OSError: If the folder cannot be written.
+    """
+    if simulator.source is None:
+        raise ValueError(
+            f"the simulator {simulator.name!r} is in no file that a worker could load. Save it in a .py file that ends "
+            "with `simulator = ...` and load it with load_simulator(path)"
+        )
+    path, known = Path(path), (Path(path) / "store.json").is_file()
+    if block is None or (known and block == "auto"):
+        block = Store(path).block if known else simulator.block
+    elif block == "auto":
+        with one_thread():
+            block = probe_block(simulator, n, seed=seed, device=device)
+    if accept_changes and known:
+        accept(path / "store.json", simulator)
+    size: Any = block
+    store = Store.create(path, simulator, seed=seed, block=size, rows=n, proposal=proposal)
+    note_of(store, simulator, device=device, timeout=timeout)
+    if proposal is not None:
+        with one_thread():
+            propose(store, proposal, store.missing())
+    return store
+
+
+def note_of(store: Store, simulator: Simulator, *, device: Any = "cpu", timeout: float | None = None) -> None:
     """Write down, beside a store, what a worker needs to know: the simulator's file, the device, the deadline.
 
-    A simulator that is in no file leaves no note.
+    A simulator that is in no file leaves no note. The file carries a mark of this user (`storage.own_mark`).
 
     Raises:
         OSError: If it cannot be written.
     """
     if simulator.source is None:
         return
-    data = {"source": str(Path(simulator.source).resolve()), "device": str(device), "timeout": timeout}
+    source = str(Path(simulator.source).resolve())
+    data = {"source": source, "device": str(device), "timeout": timeout, "mark": mark_of(source)}
     with suppress(OSError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if read_json(store.path / NOTE) == data:
             return
     with writing(store.path):
         write_json(store.path / NOTE, data)
+
+
+def noted(store: Store) -> dict[str, Any]:
+    """What `note_of` wrote.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or another user made it: code is run only because its user says so.
+    """
+    way = f"name the simulator's file: `sciinf work {store.path} --simulator SIM.py`"
+    try:
+        data = read_json(store.path / NOTE)
+    except FileNotFoundError:
+        raise ValueError(f"{store.path} does not say where its simulator is (no {NOTE}); {way}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("source"), str):
+        raise ValueError(f"{store.path / NOTE} is damaged; {way}")
+    if not is_marked(data["source"], data.get("mark")):
+        raise ValueError(
+            f"{store.path / NOTE} names {data['source']}, but was not written by you on this computer; if you trust "
+            f"that file, {way}"
+        )
+    return data
+
+
+@contextmanager
+def _deadline(timeout: float | None) -> Iterator[None]:
+    """End this process if what is within takes too long, even if it holds Python's lock."""
+    if timeout is None:
+        yield
+        return
+    try:
+        sys.stderr.fileno()
+        file: Any = sys.stderr
+    except (AttributeError, OSError, ValueError):
+        file = sys.__stderr__
+    faulthandler.dump_traceback_later(timeout, exit=True, file=file)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _messages(store: Store, entry: Entry) -> list[str]:
+    """Why rows of a block failed, where any did."""
+    return list(store.read(entry.block)[1].messages.values()) if entry.ok < entry.rows else []

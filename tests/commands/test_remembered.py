@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import Result, call
 
-from sciinf.commands.remembered import _mark, remembered
+from sciinf.commands.remembered import remembered
 from sciinf.core.code import mark
 from sciinf.core.files import read_json, write_json
+from sciinf.storage.own_mark import mark_of
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def own(line_made: Path, tmp_path: Path) -> Path:
 
 def _remember(folder: Path, change: dict[str, str]) -> None:
     said = read_json(folder / "run/provenance.json")
-    said["simulator"] = {"file": change["file"], "mark": change.get("mark") or _mark(change["file"])}
+    said["simulator"] = {"file": change["file"], "mark": change.get("mark") or mark_of(change["file"])}
     write_json(folder / "run/provenance.json", said)
 
 

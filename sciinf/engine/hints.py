@@ -1,0 +1,129 @@
+"""Who has which block in hand: files beside a store, which are hints and never locks.
+
+`working/BLOCK.WRITER.TOKEN` says that a worker has begun a block. A small process (`engine.heartbeat`) touches it every
+`BEAT` seconds. One that was not touched for `FRESH` seconds is of a worker that died with the block in hand: it stays
+until the block is committed, and counts as a try. A hint that is lost costs work done twice, never a wrong store. Ages
+are told by the clock of the file system, by comparison with a file that was just written, for clocks of machines
+differ.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import final
+
+from sciinf.core.files import writer
+from sciinf.core.simulator import Status
+from sciinf.engine import heartbeat
+
+BEAT, FRESH = 10.0, 60.0  # s
+FOLDER = "working"
+
+
+@final
+class Hints:
+    """One worker's hints, and a look at those of others. To be closed.
+
+    Args:
+        store: The store's folder.
+        timeout: Deadline of a block, seconds; None for none.
+    """
+
+    def __init__(self, store: Path, timeout: float | None) -> None:
+        self.folder, self.timeout = (store / FOLDER).resolve(), timeout
+        self._mine = f"{writer()}-{os.getpid()}.{secrets.token_hex(4)}"
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._woken: int | None = None
+
+    def begin(self, index: int) -> bool:
+        """Say that a block is begun here, unless somebody else has it in hand; whether it was said."""
+        mine = self.folder / f"{index}.{self._mine}"
+        self._tell(f"BEGIN {self.timeout or 0:g} {mine}")  # first, so that no hint is ever without a watcher
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            mine.touch()
+            now = mine.stat().st_mtime
+            if any(now - then <= FRESH for file, then in self._others(index) if file != mine):
+                self.end(index)
+                return False
+        return True
+
+    def end(self, index: int) -> None:
+        """Say that a block is no longer in hand, and that its worker did not die of it."""
+        self._tell("REST")
+        with suppress(OSError):
+            (self.folder / f"{index}.{self._mine}").unlink()
+
+    def forget(self, index: int) -> None:
+        """Remove all hints of a block that is committed."""
+        self._tell("REST")
+        for file, _ in self._others(index):
+            file.unlink(missing_ok=True)
+
+    def deaths(self, index: int) -> list[Status]:
+        """How workers ended that had a block in hand, of those that are dead."""
+        mine, found = self.folder / f"{index}.{self._mine}", []
+        with suppress(OSError):
+            now = mine.stat().st_mtime
+            for file, then in self._others(index):
+                if file != mine and now - then > FRESH:
+                    found.append(Status.TIMED_OUT if file.read_text() == heartbeat.TIMED_OUT else Status.RAISED)
+        return found
+
+    def sweep(self) -> None:
+        """Remove all hints, once no block is missing."""
+        with suppress(FileNotFoundError):
+            for file in list(self.folder.iterdir()):
+                file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove what is left of this worker's hints, and end their watcher."""
+        self._tell("REST")
+        for file in self.folder.glob(f"*.{self._mine}"):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's are in it, or it was never made
+            self.folder.rmdir()
+        if self._woken is not None:
+            signal.set_wakeup_fd(self._woken)
+            self._woken = None
+        if self._watcher is not None and self._watcher.stdin is not None:
+            self._watcher.stdin.close()
+            self._watcher.wait()
+            self._watcher = None
+
+    def _others(self, index: int) -> Iterator[tuple[Path, float]]:
+        """The hints of a block, mine among them, and when each was touched."""
+        with suppress(FileNotFoundError):
+            for entry in list(os.scandir(self.folder)):
+                if entry.name.startswith(f"{index}."):
+                    with suppress(FileNotFoundError):
+                        yield Path(entry.path), entry.stat().st_mtime
+
+    def _tell(self, words: str) -> None:
+        """Tell the watcher, started anew where there is none or it was killed."""
+        if self._watcher is not None and self._watcher.poll() is not None:
+            self._watcher = None
+        if self._watcher is None:
+            if not words.startswith("BEGIN"):
+                return
+            self._watcher = self._watched()
+        with suppress(OSError):
+            os.write(self._watcher.stdin.fileno(), os.fsencode(f"{words}\n"))  # type: ignore[union-attr]
+
+    def _watched(self) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-I", "-S", heartbeat.__file__, str(os.getpid()), f"{BEAT:g}"]
+        watcher = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        assert watcher.stdin is not None
+        os.set_blocking(watcher.stdin.fileno(), False)
+        if threading.current_thread() is threading.main_thread():
+            before = signal.set_wakeup_fd(watcher.stdin.fileno(), warn_on_full_buffer=False)
+            self._woken = before if self._woken is None else self._woken
+        return watcher

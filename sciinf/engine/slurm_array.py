@@ -1,0 +1,3 @@
+class SlurmArray:
+    def __init__(self, words) -> None:
+        pass
