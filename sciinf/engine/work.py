@@ -171,8 +171,8 @@ def checked_share(share: Any) -> tuple[int, int]:
     good = isinstance(share, tuple | list) and len(share) == 2 and is_whole(share[0], 0) and is_whole(share[1], 1)
     if not good or share[0] > share[1]:
         raise ValueError(
-            f"a share is I/N, worker I of N with I from 0 to N - 1 or from 1 to N, such as 3/40; got {given!r}. Workers "
-            "of other shares take its blocks, too, so any N will do"
+            f"a share is I/N, worker I of N with I from 0 to N - 1 or from 1 to N, such as 3/40; got {given!r}. "
+            "Workers of other shares take its blocks, too, so any N will do"
         )
     return share[0] % share[1], share[1]
 

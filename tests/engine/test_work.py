@@ -7,6 +7,7 @@ import multiprocessing
 import operator
 import os
 import signal
+import threading
 import time
 import warnings
 from multiprocessing.context import ForkServerProcess
@@ -233,12 +234,14 @@ def test_a_block_that_another_commits_meanwhile_is_waited_for_and_not_done_again
     with_hints = Hints(begun.path, None)
     assert with_hints.begin(7)
 
-    def sleep(seconds: float) -> None:
+    def commit() -> None:
         run_block(simulator, other, 7)
         with_hints.forget(7)
 
-    monkeypatch.setattr(work.time, "sleep", sleep)
+    later = threading.Timer(1.0, commit)
+    later.start()
     found = work.work(begun, simulator, progress=False)
+    later.join()
     with_hints.close()
     assert sorted(entry.block for entry in found) == [k for k in range(BLOCKS) if k != 7]
     assert whole(begun, made)

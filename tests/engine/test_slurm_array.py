@@ -1,0 +1,217 @@
+"""An array of SLURM jobs: the store of a single process, whatever becomes of the jobs; errors that say the way out.
+
+Each test runs on a cluster in a folder where SLURM is installed, and on programs that stand for its commands.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from slurms import pretended
+
+from sciinf.core import Status, load_simulator
+from sciinf.engine import slurm_array
+from sciinf.engine.block import draw_theta
+from sciinf.engine.campaign import Campaign
+from sciinf.engine.slurm_array import SlurmArray, lead_before
+from sciinf.engine.work import plan
+from sciinf.simulation import simulate
+from sciinf.store import Store
+
+ROOT = Path(__file__).parent.parent.parent
+SIMULATOR = """
+import os, signal, time
+import torch
+from torch import distributions as td
+from sciinf.core import Observable, Prior, Simulator
+
+if "DIE" in os.environ:
+    print("no licence for the solver", flush=True)
+    os._exit(9)
+
+
+class Noisy(Simulator):
+    name = "noisy"
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    observables = {"v": Observable((3,))}
+    block = 5
+
+    def __call__(self, theta, *, generator):
+        if f"{float(theta[0, 0]):.9g}" == os.environ.get("KILL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(os.environ.get("NAP", 0)))
+        return {"v": theta + torch.randn(len(theta), 3 + ("WRONG" in os.environ), generator=generator)}
+
+
+simulator = Noisy()
+"""
+ROWS, BLOCKS = 60, 12
+
+
+@pytest.fixture(scope="module", params=["pretended", "slurm"])
+def queue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SLURM's commands are there; which SLURM."""
+    folder, monkey = tmp_path_factory.mktemp("slurm"), pytest.MonkeyPatch()
+    monkey.setenv("PYTHONPATH", str(ROOT))
+    monkey.setattr(slurm_array, "LOOK", 0.5)
+    monkey.setattr(slurm_array, "TICK", 0.2)
+    try:
+        if request.param == "pretended":
+            monkey.setenv("PATH", str(pretended(folder)), prepend=os.pathsep)
+            yield request.param
+        else:
+            monkey.syspath_prepend(ROOT / "benchmarks")
+            from slurm_here import cluster, lacking
+
+            if reason := lacking():
+                pytest.skip(reason)
+            with cluster(folder / "cluster"):
+                yield request.param
+    finally:
+        monkey.undo()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulator's file, and beside it the store of a single process."""
+    folder = tmp_path_factory.mktemp("array")
+    (folder / "noisy.py").write_text(SIMULATOR)
+    simulate(load_simulator(folder / "noisy.py"), folder / "one", ROWS, seed=3, progress=False)
+    return folder
+
+
+@pytest.fixture
+def campaign(made: Path, tmp_path: Path) -> Campaign:
+    simulator = load_simulator(made / "noisy.py")
+    store = plan(simulator, tmp_path / "store", ROWS, seed=3)
+    return Campaign(store, simulator, store.missing(), device="cpu", timeout=None)
+
+
+def test_closed_it_cancels_its_jobs_run_again_it_goes_on_and_a_job_that_is_cancelled_is_replaced(
+    queue: str, campaign: Campaign, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NAP", "0.3")
+    engine = SlurmArray("jobs=1 time=00:05:00")
+    engine.check(campaign.simulator)
+    with closing(engine.run(campaign)) as entries:
+        next(entries)
+    until = time.monotonic() + 20
+    while subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    store = Store(campaign.store.path)
+    left, found = store.missing(), list[int]()
+    assert 0 < len(left) < BLOCKS
+    assert not list((store.path / "working").glob("*"))
+    with closing(
+        SlurmArray("jobs=2").run(Campaign(store, campaign.simulator, left, device="cpu", timeout=None))
+    ) as entries:
+        for entry in entries:
+            found.append(entry.block)
+            if len(found) == 1:
+                subprocess.run(["scancel", "2_0"], check=True)
+    assert sorted(found) == left
+    store = Store(campaign.store.path)
+    assert store.digest == Store(made / "one").digest
+    assert not store.damaged()
+    assert not (store.path / "working").exists()
+    assert len(list((store.path / "logs").glob("*_0.txt"))) == 3  # closed, cancelled, and the successor
+    assert "submitted again" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_block_that_kills_its_jobs_is_given_up(
+    queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILL", f"{float(draw_theta(campaign.store, 5)[0, 0]):.9g}")
+    with closing(SlurmArray("jobs=2").run(campaign)) as entries:
+        found = sorted(entry.block for entry in entries)
+    store = Store(campaign.store.path)
+    assert found == list(range(BLOCKS))
+    assert store.counts[Status.RAISED] == 5
+    assert "after 3 tries" in store.failures()[0].message
+
+
+@pytest.mark.parametrize("queue", ["pretended"], indirect=True)
+def test_a_simulator_that_breaks_its_promises_is_an_error_that_names_the_log(
+    queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRONG", "1")
+    with (
+        pytest.raises(ValueError, match=r"'v'.*the job's log is .*logs/\d+_0.txt"),
+        closing(SlurmArray("jobs=1").run(campaign)) as entries,
+    ):
+        list(entries)
+
+
+@pytest.mark.parametrize("queue", ["pretended"], indirect=True)
+def test_jobs_that_only_die_are_an_error_that_names_the_log(
+    queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIE", "1")
+    monkeypatch.setattr(slurm_array, "MOST", 1)
+    with (
+        pytest.raises(RuntimeError, match=r"log, .*_0\.txt, ends with: 'no licence"),
+        closing(SlurmArray("jobs=1").run(campaign)) as entries,
+    ):
+        list(entries)
+
+
+def test_options_that_sbatch_refuses_are_told(queue: str, campaign: Campaign) -> None:
+    with (
+        pytest.raises(ValueError, match="sbatch refuses .*invalid partition"),
+        closing(SlurmArray("partition=nowhere jobs=1").run(campaign)) as entries,
+    ):
+        next(entries)
+
+
+@pytest.mark.parametrize(
+    "words", ["part=debug", "debug", "time=", "jobs=0", "jobs=many", "time=1 time=2", "mem=1\nwrap=x", "output=x"]
+)
+def test_options_that_make_no_sense_are_refused(words: str) -> None:
+    with pytest.raises(ValueError, match="jobs="):
+        SlurmArray(words)
+
+
+def test_a_simulator_without_a_file_and_a_machine_without_slurm_are_refused(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = load_simulator(made / "noisy.py")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nothing"))
+    with pytest.raises(ValueError, match=r"sbatch, squeue, scancel is not found here.*--plan"):
+        SlurmArray().check(simulator)
+    simulator.source = None
+    with pytest.raises(ValueError, match=r"Save it in a \.py file"):
+        SlurmArray().check(simulator)
+
+
+@pytest.mark.parametrize(
+    ("limit", "lead"),
+    [(None, 60), ("1", None), ("9:59", None), ("00:10:00", 60), ("30", 60), ("1-0", 60), ("0-0:5", None), ("odd", 60)],
+)
+def test_workers_are_asked_to_stop_a_minute_before_a_walltime_that_is_long_enough(
+    limit: str | None, lead: int | None
+) -> None:
+    assert lead_before(limit) == lead
+
+
+def test_the_script_gives_sigterm_to_the_worker_and_quotes_what_is_odd(made: Path, tmp_path: Path) -> None:
+    simulator = load_simulator(made / "noisy.py")
+    store = plan(simulator, tmp_path / "a store, 100%", ROWS)
+    text = slurm_array.script(
+        SlurmArray("time=01:00:00 mem=2G"), Campaign(store, simulator, [0], device="cpu", timeout=3.0), "name", 40
+    )
+    assert "#SBATCH --signal=B:TERM@60\n" in text
+    assert "\nexec " in text
+    assert "#SBATCH --mem=2G\n" in text
+    assert f"'{store.path.resolve()}' --simulator" in text
+    assert "--timeout 3 --share" in text
+    assert '"$SLURM_ARRAY_TASK_ID/40"' in text
+    assert "100%%/logs/%A_%a.txt" in text
