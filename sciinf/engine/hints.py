@@ -10,6 +10,7 @@ differ.
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import signal
 import subprocess
@@ -20,7 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import final
 
-from sciinf.core.files import writer
 from sciinf.core.simulator import Status
 from sciinf.engine import heartbeat
 
@@ -39,7 +39,7 @@ class Hints:
 
     def __init__(self, store: Path, timeout: float | None) -> None:
         self.folder, self.timeout = (store / FOLDER).resolve(), timeout
-        self._mine = f"{writer()}-{os.getpid()}.{secrets.token_hex(4)}"
+        self._mine = f"{platform.node()}-{os.getpid()}.{secrets.token_hex(8)}"  # containers share names and numbers
         self._watcher: subprocess.Popen[bytes] | None = None
         self._woken: int | None = None
 

@@ -70,8 +70,8 @@ class SlurmArray(Engine):
             key, _, value = word.removeprefix("--").partition("=")
             if key not in (*KEYS, "jobs") or not value or key in found or not value.isprintable():
                 raise ValueError(
-                    f"{word!r} is no option of a SLURM array; write KEY=VALUE with spaces between them, each once, such "
-                    f"as 'partition=debug time=01:00:00 jobs=40'. KEY is jobs, or of sbatch: {', '.join(KEYS)}"
+                    f"{word!r} is no option of a SLURM array; write KEY=VALUE with spaces between them, each once, as in "
+                    f"'partition=debug time=01:00:00 jobs=40'. KEY is jobs, or of sbatch: {', '.join(KEYS)}"
                 )
             found[key] = value
         jobs = found.pop("jobs", "8")
@@ -177,8 +177,8 @@ class _Array:
             log = self._log(again[-1])
             raise RuntimeError(
                 f"{len(again):,} SLURM jobs ended without a block, {MOST} times in a row, the last of them job "
-                f"{self.tasks[again[-1]]}. Its log, {log}, ends with: {_end_of(log)!r}. {len(self.blocks):,} blocks are "
-                "missing; those finished before are kept, and the same command goes on"
+                f"{self.tasks[again[-1]]}. Its log, {log}, ends with: {_end_of(log)!r}. {len(self.blocks):,} blocks "
+                "are missing; those finished before are kept, and the same command goes on"
             )
         found = _call("sbatch", "--parsable", f"--array={_listed(shares)}", str(self.script))
         if found.returncode:
