@@ -70,7 +70,7 @@ class SlurmArray(Engine):
             key, _, value = word.removeprefix("--").partition("=")
             if key not in (*KEYS, "jobs") or not value or key in found or not value.isprintable():
                 raise ValueError(
-                    f"{word!r} is no option of a SLURM array; write KEY=VALUE with spaces between them, each once, as in "
+                    f"{word!r} is no option of a SLURM array; write KEY=VALUE with spaces between them, each once: "
                     f"'partition=debug time=01:00:00 jobs=40'. KEY is jobs, or of sbatch: {', '.join(KEYS)}"
                 )
             found[key] = value
