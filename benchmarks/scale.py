@@ -7,6 +7,8 @@ python benchmarks/scale.py --quick               shorter; checks are wider
 Parts. "store": a million blocks that are made up: seconds to open, to look again, to say what is missing, as files and
 in packs; then rows a second from files and from packs. "objects": stores on an S3 service that is refused, cut and
 killed; rates beside the local disk.
+killed      workers and `sciinf simulate` on one store, killed at 20 random moments (`scale_slurm`)
+slurm       an array of SLURM jobs on two nodes: cancelled, killed, at their walltime (`scale_slurm`)
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ from scale_store import store
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 PARTS: dict[str, Callable[[Any, Path], Found]] = {"objects": objects, "store": store}
+from scale_slurm import killed, slurm
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+PARTS: dict[str, Callable[[Any, Path], Found]] = {"killed": killed, "slurm": slurm}
 
 
 def main() -> None:
