@@ -89,6 +89,8 @@ def test_options_of_a_slurm_array_are_checked_before_there_is_a_store(planned: P
     result = call("simulate", "noisy.py", "-n", 60, "--out", "other", "--slurm", "parttion=debug jobs=4")
     assert result.code == 2
     assert "'parttion=debug' is no option of a SLURM array" in result.err
+    both = call("simulate", "noisy.py", "-n", 60, "--out", "other", "--slurm", "jobs=4", "--plan")
+    assert "leave one out" in both.error
     assert not Path("other").exists()
 
 

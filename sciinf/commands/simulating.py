@@ -26,12 +26,14 @@ def simulate_from_file(simulator: str, n: int, out: str, block: str | None, give
         given: Other options, as `simulate` takes them.
 
     Raises:
-        ValueError: If `block` is neither, or as `simulate` does.
+        ValueError: If `block` is neither, options contradict each other, or as `simulate` does.
     """
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
     given = dict(given)
     planned, slurm = given.pop("plan"), given.pop("slurm")
+    if planned and slurm is not None:
+        raise ValueError("--plan only begins the store, and --slurm simulates; leave one out")
     size: Any = int(block) if block is not None and block.isdigit() else block
     sim = user_simulator(simulator)
     tell_cost(sim, n, block=size if isinstance(size, int) else None)

@@ -102,10 +102,13 @@ class Hints:
     def _others(self, index: int) -> Iterator[tuple[Path, float]]:
         """The hints of a block, mine among them, and when each was touched."""
         with suppress(FileNotFoundError):
-            for entry in list(os.scandir(self.folder)):
-                if entry.name.startswith(f"{index}."):
-                    with suppress(FileNotFoundError):
-                        yield Path(entry.path), entry.stat().st_mtime
+            for name in os.listdir(self.folder):
+                if name.startswith(f"{index}."):
+                    with (
+                        suppress(FileNotFoundError),
+                        open(self.folder / name, "rb") as file,
+                    ):  # NFS asks its server anew
+                        yield self.folder / name, os.fstat(file.fileno()).st_mtime
 
     def _tell(self, words: str) -> None:
         """Tell the watcher, started anew where there is none or it was killed."""

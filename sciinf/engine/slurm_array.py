@@ -165,12 +165,14 @@ class _Array:
 
         Raises:
             ValueError: If a worker ended with an error of its own, or sbatch refuses.
+            OSError: If a worker could not write the store.
             RuntimeError: If nothing has landed for so many submissions.
         """
         again = [share for share in shares if share in self.tasks]
         for share in again:
             if (error := _error_in(log := self._log(share))) is not None:
-                raise ValueError(f"{error} (the job's log is {log})")
+                kind = OSError if "cannot be written" in error else ValueError
+                raise kind(f"{error} (the job's log is {log})")
         if again:
             self.idle += 1
         if self.idle > MOST:
@@ -178,7 +180,8 @@ class _Array:
             raise RuntimeError(
                 f"{len(again):,} SLURM jobs ended without a block, {MOST} times in a row, the last of them job "
                 f"{self.tasks[again[-1]]}. Its log, {log}, ends with: {_end_of(log)!r}. {len(self.blocks):,} blocks "
-                "are missing; those finished before are kept, and the same command goes on"
+                "are missing; those finished before are kept, and the same command goes on. A block must take less "
+                "than the jobs' time limit: if it does not, begin another store with a smaller --block"
             )
         found = _call("sbatch", "--parsable", f"--array={_listed(shares)}", str(self.script))
         if found.returncode:

@@ -164,6 +164,20 @@ def test_jobs_that_only_die_are_an_error_that_names_the_log(
         list(entries)
 
 
+@pytest.mark.parametrize("queue", ["pretended"], indirect=True)
+def test_jobs_that_are_in_the_queue_already_are_followed_and_no_others_are_submitted(
+    queue: str, campaign: Campaign, made: Path
+) -> None:
+    with closing(SlurmArray("jobs=1").run(campaign)) as first:
+        next(first)
+        store = Store(campaign.store.path)
+        again = Campaign(store, campaign.simulator, list(range(BLOCKS)), device="cpu", timeout=None)
+        with closing(SlurmArray("jobs=1").run(again)) as entries:
+            assert sorted(entry.block for entry in entries) == list(range(BLOCKS))
+    assert len(list((store.path / "logs").glob("*_0.txt"))) == 1
+    assert Store(store.path).digest == Store(made / "one").digest
+
+
 def test_options_that_sbatch_refuses_are_told(queue: str, campaign: Campaign) -> None:
     with (
         pytest.raises(ValueError, match="sbatch refuses .*invalid partition"),
