@@ -53,14 +53,14 @@ KILLS = 20
 
 def killed(options: Any, folder: Path) -> tuple[Rows, Rows]:
     """Three processes on one store, killed and started again."""
-    blocks, kills = (400, 8) if options.quick else (1_500, KILLS)
+    blocks, kills = (400, 8) if options.quick else (2_000, KILLS)
     simulator, one = _begun(folder, 5 * blocks)
     plan(simulator, folder / "store", 5 * blocks)
     multiprocessing.set_forkserver_preload(["sciinf.engine.work", "sciinf.simulation"])
     os.environ["NAP"] = "0.03"
     dice, kinds = random.Random(options.seed), ["work 0/2", "work 1/2", "simulate"]
     crew = [_process(kind, folder, 5 * blocks) for kind in kinds]
-    known: dict[int, str] = {}
+    known, store = dict[int, str](), Store(folder / "store")
     lost, torn, ended, hit = 0, 0, 0, 0
     while hit < kills and not all(process.exitcode == 0 for process in crew):
         time.sleep(dice.uniform(0.1, 0.9))
@@ -70,7 +70,7 @@ def killed(options: Any, folder: Path) -> tuple[Rows, Rows]:
         crew[which].kill()
         crew[which].join()
         hit += 1
-        store = Store(folder / "store")
+        store.refresh()
         now = {index: entry.content for index, entry in store.entries()}
         lost += sum(now.get(index) != content for index, content in known.items())
         torn, known = torn + len(store.damaged()), now

@@ -86,9 +86,9 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(planned: Path) -> None:
 
 
 def test_options_of_a_slurm_array_are_checked_before_there_is_a_store(planned: Path) -> None:
-    result = call("simulate", "noisy.py", "-n", 60, "--out", "other", "--slurm", "parttion=debug jobs=4")
+    result = call("simulate", "noisy.py", "-n", 60, "--out", "other", "--slurm", "queue=debug jobs=4")
     assert result.code == 2
-    assert "'parttion=debug' is no option of a SLURM array" in result.err
+    assert "'queue=debug' is no option of a SLURM array" in result.err
     both = call("simulate", "noisy.py", "-n", 60, "--out", "other", "--slurm", "jobs=4", "--plan")
     assert "leave one out" in both.error
     assert not Path("other").exists()

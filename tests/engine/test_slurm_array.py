@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,10 @@ def queue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield request.param
         else:
             monkey.syspath_prepend(ROOT / "benchmarks")
-            from slurm_here import cluster, lacking
-
-            if reason := lacking():
+            here = import_module("slurm_here")
+            if reason := here.lacking():
                 pytest.skip(reason)
-            with cluster(folder / "cluster"):
+            with here.cluster(folder / "cluster"):
                 yield request.param
     finally:
         monkey.undo()
