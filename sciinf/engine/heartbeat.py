@@ -8,7 +8,8 @@ input says which hint it is:
 
 A byte 2 or 15 is a signal that asks the worker to stop, as Python writes it in the moment the signal comes
 (`signal.set_wakeup_fd`): the hint is removed, for what becomes of the block now is not the block's fault. Where the
-input ends while a block is in hand, the worker died of it: the hint then says how, and is given the age of a dead one.
+input ends while a block is in hand, the worker died of it. The hint's name then says so: `.late` stands behind it past
+the deadline, `.died` otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from contextlib import suppress
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-TIMED_OUT, DIED = "timed out", "died"
+DIED, LATE = ".died", ".late"
 _LOOK = 1.0  # s
 
 
@@ -54,15 +55,8 @@ def main() -> None:
             with suppress(OSError):
                 os.utime(hint)
     if hint:
-        _bury(hint, TIMED_OUT if deadline and time.monotonic() - began >= deadline - _LOOK else DIED)
-
-
-def _bury(hint: str, how: str) -> None:
-    with suppress(OSError):
-        file = os.open(hint, os.O_WRONLY)  # only where it is still there
-        os.write(file, how.encode())
-        os.close(file)
-        os.utime(hint, (0, 0))
+        with suppress(OSError):
+            os.rename(hint, hint + (LATE if deadline and time.monotonic() - began >= deadline - _LOOK else DIED))
 
 
 if __name__ == "__main__":

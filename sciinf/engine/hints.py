@@ -4,7 +4,7 @@
 `BEAT` seconds. One that was not touched for `FRESH` seconds is of a worker that died with the block in hand: it stays
 until the block is committed, and counts as a try. A hint that is lost costs work done twice, never a wrong store. Ages
 are told by the clock of the file system, by comparison with a file that was just written, for clocks of machines
-differ.
+differ. Where the death was noticed, `.died` or `.late` (past its deadline) stands behind the name.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Hints:
             self.folder.mkdir(parents=True, exist_ok=True)
             mine.touch()
             now = mine.stat().st_mtime
-            if any(now - then <= FRESH for file, then in self._others(index) if file != mine):
+            if any(now - then <= FRESH for file, then in self._others(index) if file != mine and not _ended(file.name)):
                 self.end(index)
                 return False
         return True
@@ -74,9 +74,16 @@ class Hints:
         with suppress(OSError):
             now = mine.stat().st_mtime
             for file, then in self._others(index):
-                if file != mine and now - then > FRESH:
-                    found.append(Status.TIMED_OUT if file.read_text() == heartbeat.TIMED_OUT else Status.RAISED)
+                if file != mine and (_ended(file.name) or now - then > FRESH):
+                    found.append(Status.TIMED_OUT if file.name.endswith(heartbeat.LATE) else Status.RAISED)
         return found
+
+    def held(self) -> set[int]:
+        """Blocks that somebody has in hand, dead or alive, unless the death was noticed; by one look at the folder."""
+        with suppress(FileNotFoundError):
+            names = [name for name in os.listdir(self.folder) if not _ended(name)]
+            return {int(name.partition(".")[0]) for name in names if name.partition(".")[0].isdigit()}
+        return set()
 
     def sweep(self) -> None:
         """Remove all hints, once no block is missing."""
@@ -130,3 +137,7 @@ class Hints:
             before = signal.set_wakeup_fd(watcher.stdin.fileno(), warn_on_full_buffer=False)
             self._woken = before if self._woken is None else self._woken
         return watcher
+
+
+def _ended(name: str) -> bool:
+    return name.endswith((heartbeat.DIED, heartbeat.LATE))

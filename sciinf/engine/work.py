@@ -24,9 +24,9 @@ from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, write_json
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
+from sciinf.engine import hints
 from sciinf.engine.block import one_thread, propose, run_block
 from sciinf.engine.campaign import TRIES, Campaign
-from sciinf.engine.hints import Hints
 from sciinf.engine.interrupts import interruptible
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
@@ -78,8 +78,8 @@ def work(
     blocks = ordered(store.missing(), first, of)
     done = store.rows - sum(map(store.rows_of, blocks))
     tally, found = Tally(simulator.name), list[Entry]()
-    with interruptible() as interrupts, one_thread(), closing(Hints(store.path, timeout)) as hints:
-        worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), hints)
+    with interruptible() as interrupts, one_thread(), closing(hints.Hints(store.path, timeout)) as own_hints:
+        worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), own_hints)
         with closing(worker.run()) as entries, Progress(store.rows, done, shown=progress) as bar:
             for entry, own in entries:
                 bar.add(entry.rows, entry.rows - entry.ok)
@@ -87,7 +87,7 @@ def work(
                     found.append(entry)
                     tally.add(entry.rows, entry.rows - entry.ok, _messages(store, entry))
                 interrupts.check()
-        hints.sweep()
+        own_hints.sweep()
     return found
 
 
@@ -95,10 +95,10 @@ def work(
 class _Worker:
     """The blocks that wait, those that were found to kill, and what is done with each."""
 
-    def __init__(self, campaign: Campaign, hints: Hints) -> None:
-        self.campaign, self.store, self.hints = campaign, campaign.store, hints
+    def __init__(self, campaign: Campaign, own: hints.Hints) -> None:
+        self.campaign, self.store, self.hints = campaign, campaign.store, own
         self.lines = {index: len(self.store.history(index)) for index in campaign.queue}
-        self.last: set[int] = set()
+        self.last, self.held = set[int](), set[int]()
 
     def run(self) -> Generator[tuple[Entry, bool], None, None]:
         """Each block that is done, and whether it was done here."""
@@ -106,7 +106,7 @@ class _Worker:
         while (index := self.campaign.take()) is not None:
             self.store.refresh()
             entry, own = self._committed(index), False
-            if entry is None and self._may_begin(index):
+            if entry is None and index not in self.held and self._may_begin(index):
                 try:
                     entry, own = self._begun(index), True
                 finally:
@@ -120,7 +120,20 @@ class _Worker:
             passed += 1
             if passed >= 2 * len(self.campaign.queue):  # twice, for blocks that killed come after the others
                 passed = 0
-                time.sleep(LOOK * random.uniform(0.5, 1.5))  # two that withdrew from one block must not meet again
+                self._wait()
+
+    def _wait(self) -> None:
+        """Until a block that waits is committed or in nobody's hands; now and then all are looked at closely.
+
+        A thousand workers may wait for a thousand blocks: each looks at one folder then, and not at each block.
+        """
+        until = time.monotonic() + hints.FRESH / 4
+        while True:
+            time.sleep(LOOK * random.uniform(0.5, 1.5))  # two that withdrew from one block must not meet again
+            self.store.refresh()
+            self.held = self.hints.held() if time.monotonic() < until else set()
+            if any(index not in self.held or self._committed(index) for index in self.campaign.queue):
+                return
 
     def _may_begin(self, index: int) -> bool:
         """Whether a block is now in hand here: nobody else has it, and it has killed nobody or comes last."""

@@ -182,7 +182,7 @@ def test_killed_it_goes_on_and_the_block_in_hand_comes_last(begun: Store, made: 
     wait_for(lambda: hinted(begun) != [])
     process.kill()
     process.join()
-    wait_for(lambda: all(file.stat().st_mtime == 0 for file in (begun.path / "working").iterdir()))
+    wait_for(lambda: all(name.endswith(".died") for name in hinted(begun)))
     assert [name.split(".")[0] for name in hinted(begun)] == ["0"]  # the watcher says at once that it is dead
     found = work.work(begun, load_simulator(made / "noisy.py"), progress=False)
     assert [entry.block for entry in found] == [*range(1, BLOCKS), 0]
@@ -198,7 +198,7 @@ def test_a_block_that_ends_its_process_is_given_up_after_three(
         process = worker(begun, made, environment=cursed, share=(tries, 3), **how)
         process.join()
         assert process.exitcode == (-signal.SIGKILL if what == "KILL" else 1)
-        wait_for(lambda: all(file.stat().st_mtime == 0 for file in (begun.path / "working").iterdir()))
+        wait_for(lambda: all(name.endswith((".died", ".late")) for name in hinted(begun)))
         assert len(hinted(begun)) == tries
         assert tries == 1 or Store(begun.path).missing() == [4]
     process = worker(begun, made, environment=cursed, **how)
