@@ -83,6 +83,7 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.seed
 @options.workers
 @options.scheduler
+@options.slurm
 @options.device
 @options.estimator
 @options.level
@@ -109,11 +110,11 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
 @options.seed
 @options.workers
 @options.scheduler
+@options.slurm
 @options.device
 @click.option("--block", default=None, metavar="N|auto", help="Rows per batch; auto measures.")
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
 @options.accept_changes
-@options.slurm
 @click.option("--plan", is_flag=True, help="Only begin the store, for workers: sciinf work STORE.")
 def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
@@ -156,6 +157,7 @@ def train(simulator: str, store: str, **given: Any) -> None:
 @click.option("-n", "n", type=click.IntRange(100), default=None, help="Fresh simulations; 10,000 when left out.")
 @options.workers
 @options.scheduler
+@options.slurm
 @options.device
 @options.accept_changes
 def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:

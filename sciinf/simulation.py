@@ -33,7 +33,6 @@ from sciinf.engine.workers import Here, Workers
 from sciinf.loops.lanes import cores_here
 from sciinf.storage.description import accept
 from sciinf.storage.folder import store_at
-from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
 _STARTING = 10.0  # s that workers must save, for to start them takes some seconds

@@ -90,7 +90,22 @@ def test_options_of_a_slurm_array_are_checked_before_there_is_a_store(planned: P
     assert result.code == 2
     assert "'queue=debug' is no option of a SLURM array" in result.err
     both = call("simulate", "noisy.py", "-n", 60, "--out", "other", "--slurm", "jobs=4", "--plan")
-    assert "leave one out" in both.error
+    assert "--plan only begins the store" in both.error
+    two = call(
+        "infer",
+        "noisy.py",
+        "--observation",
+        "x.csv",
+        "--out",
+        "other",
+        "-n",
+        200,
+        "--slurm",
+        "jobs=4",
+        "--scheduler",
+        "tcp://x:1",
+    )
+    assert "leave one out" in two.err
     assert not Path("other").exists()
 
 

@@ -20,7 +20,20 @@ FOLDERS = ("sciinf", "simulators", "pipelines", "benchmarks", "tests", "docs")
 PROSE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pyproject.toml", ".ci/run")
 
 LINES, BODY, PARAMETERS = 400, 50, 7
-HEAVY = {"jax", "sbi", "numpyro", "astropy", "matplotlib", "scipy", "pandas", "arviz", "rich", "pebble", "dask", "distributed"}
+HEAVY = {
+    "jax",
+    "sbi",
+    "numpyro",
+    "astropy",
+    "matplotlib",
+    "scipy",
+    "pandas",
+    "arviz",
+    "rich",
+    "pebble",
+    "dask",
+    "distributed",
+}
 BRIDGES = {"sciinf/exports/sbi_posterior.py"}  # its class must inherit from sbi's; imported only when asked for
 TO_WORKERS = {"sciinf/engine/sent.py"}  # hands a simulator that has no file to its own processes; never a file
 OF_TENSORS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -182,7 +183,19 @@ def slurm_array(ctx: click.Context, parameter: click.Parameter, words: str | Non
         raise click.BadParameter(str(error)) from error
 
 
-slurm = click.option(
+def slurm(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --slurm, which gives a command its `engine` as --scheduler does."""
+
+    @functools.wraps(command)
+    def run(*words: Any, slurm: Any, **given: Any) -> Any:
+        if slurm is not None and given["engine"] is not None:
+            raise click.UsageError("--scheduler and --slurm were both given; leave one out")
+        return command(*words, **{**given, "engine": slurm or given["engine"]})
+
+    return _SLURM(run)
+
+
+_SLURM = click.option(
     "--slurm",
     default=None,
     callback=slurm_array,

@@ -31,17 +31,21 @@ def simulate_from_file(simulator: str, n: int, out: str, block: str | None, give
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
     given = dict(given)
-    planned, slurm = given.pop("plan"), given.pop("slurm")
-    if planned and slurm is not None:
-        raise ValueError("--plan only begins the store, and --slurm simulates; leave one out")
+    planned = given.pop("plan")
+    if planned and (given["engine"] is not None or given["workers"] != 1):
+        raise ValueError("--plan only begins the store; leave --workers, --scheduler and --slurm out, or --plan")
     size: Any = int(block) if block is not None and block.isdigit() else block
     sim = user_simulator(simulator)
     tell_cost(sim, n, block=size if isinstance(size, int) else None)
     if planned:
-        tell_plan(sim, Path(out), n, size, {name: given[name] for name in given if name != "workers"})
+        tell_plan(
+            sim,
+            Path(out),
+            n,
+            size,
+            {name: given[name] for name in given if name not in ("workers", "engine", "progress")},
+        )
         return
-    if slurm is not None:
-        given["engine"] = slurm
     store = run_campaign(sim, Path(out), n, block=size, **given)
     tell(f"{len(store):,} simulations in {store.folder.name}", ANSWER)
     for status, count in store.counts.items():

@@ -21,6 +21,7 @@ _MEANT = {
     "--estimator": "method network net density-estimator inference",
     "--workers": "jobs j processes cores cpus threads num-workers",
     "--scheduler": "dask cluster address engine",
+    "--slurm": "sbatch queue array partition",
     "--device": "gpu cuda",
     "--level": "confidence credible ci interval",
     "--draws": "samples posterior save",

@@ -97,7 +97,7 @@ def campaign(made: Path, tmp_path: Path) -> Campaign:
 def test_closed_it_cancels_its_jobs_run_again_it_goes_on_and_a_job_that_is_cancelled_is_replaced(
     queue: str, campaign: Campaign, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("NAP", "0.3")
+    monkeypatch.setenv("NAP", "0.6")
     engine = SlurmArray("jobs=1 time=00:05:00")
     engine.check(campaign.simulator)
     with closing(engine.run(campaign)) as entries:
@@ -111,7 +111,7 @@ def test_closed_it_cancels_its_jobs_run_again_it_goes_on_and_a_job_that_is_cance
     assert 0 < len(left) < BLOCKS
     assert not list((store.path / "working").glob("*"))
     with closing(
-        SlurmArray("jobs=2").run(Campaign(store, campaign.simulator, left, device="cpu", timeout=None))
+        SlurmArray("jobs=1").run(Campaign(store, campaign.simulator, left, device="cpu", timeout=None))
     ) as entries:
         for entry in entries:
             found.append(entry.block)
