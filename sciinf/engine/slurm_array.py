@@ -34,6 +34,7 @@ KEYS = (
 TICK, LOOK, SILENT = 1.0, 5.0, 600.0  # s between looks at the store, at the queue, and until a silent queue is an error
 MOST = TRIES + 2  # submissions after which nothing landed: a block may have killed three workers meanwhile
 _LEAD = 60  # s before the walltime
+_ROOM = 100_000  # bytes that a disk must have room for
 _TEMPLATE = """#!/bin/bash
 # Written by sciinf. Each task of the array is a worker on one store; submit it again, with any shares, to go on.
 #SBATCH --job-name={name}
@@ -165,10 +166,11 @@ class _Array:
 
         Raises:
             ValueError: If a worker ended with an error of its own, or sbatch refuses.
-            OSError: If a worker could not write the store.
+            OSError: If the store cannot be written, here or by a worker.
             RuntimeError: If nothing has landed for so many submissions.
         """
         again = [share for share in shares if share in self.tasks]
+        self._try_disk()
         for share in again:
             if (error := _error_in(log := self._log(share))) is not None:
                 kind = OSError if "cannot be written" in error else ValueError
@@ -190,6 +192,15 @@ class _Array:
         why = "ended while blocks were missing and were submitted again" if again else "were submitted"
         telling.tell(f"tasks {_listed(shares)} {why}, as job {job}; logs in {self.logs}", telling.NOTE)
         self.tasks.update(dict.fromkeys(shares, job))
+
+    def _try_disk(self) -> None:
+        """Find a full disk: a worker there cannot even say so in its log."""
+        probe = self.logs / ".room"
+        try:
+            with writing(self.store.path):
+                probe.write_bytes(bytes(_ROOM))
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _log(self, share: int) -> Path:
         return self.logs / f"{self.tasks[share]}_{share}.txt"

@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from slurms import pretended
 
 from sciinf.core import Status, load_simulator
-from sciinf.engine import campaign, workers
+from sciinf.engine import campaign, slurm_array, workers
 from sciinf.engine.block import draw_theta, give_up, run_block
 from sciinf.engine.cluster import Cluster
+from sciinf.engine.slurm_array import SlurmArray
 from sciinf.engine.workers import Here, Workers
 from sciinf.simulation import repair, simulate
 from sciinf.store import Store
@@ -80,8 +82,18 @@ ENGINES = {
     "here": lambda request: Here(),
     "workers": lambda request: Workers(2),
     "cluster": lambda request: request.getfixturevalue("cluster"),
+    "slurm": lambda request: request.getfixturevalue("slurm"),
 }
 FORGIVING = ["workers", "cluster"]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """An array of two jobs, by programs that stand for SLURM's."""
+    monkeypatch.setenv("PATH", str(pretended(tmp_path / "slurm")), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(slurm_array, "LOOK", 0.5)
+    return SlurmArray("jobs=2")
 
 
 @pytest.fixture
@@ -89,7 +101,8 @@ def engine(request):
     return ENGINES[request.param](request)
 
 
-every = pytest.mark.parametrize("engine", ENGINES, indirect=True)
+each = [pytest.param(name, marks=[pytest.mark.slow] * (name == "slurm")) for name in ENGINES]  # it starts many jobs
+every = pytest.mark.parametrize("engine", each, indirect=True)
 forgiving = pytest.mark.parametrize("engine", FORGIVING, indirect=True)
 
 
