@@ -114,6 +114,23 @@ def keep_log(folder: Path) -> None:
             handler.keep_in(folder)
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Within, nothing is said but errors, warnings are not heard, and no log is kept: another process speaks."""
+    before, logs = _TERMINAL.level, [handler for handler in _LOGGER.handlers if isinstance(handler, _Log)]
+    for log in logs:
+        _LOGGER.removeHandler(log)
+    show_from(ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log in logs:
+            _LOGGER.addHandler(log)
+        show_from(before)
+
+
 def _hear_warnings(command: bool) -> None:
     python = warnings.showwarning
 

@@ -3,12 +3,14 @@
 The rows are kept on the training device where they fit and streamed from the store where they do not, or simulated
 while the network trains. The last rows of a store are a fixed validation set, scored in full, and the weights with
 the best validation loss win. Checkpoints make a killed training go on where it was, to the same bits. The parts are in
-`sciinf.engine`: recipe, schedule, optimisers, step, averaging, loop.
+`sciinf.engine`: recipe, schedule, optimisers, step, averaging, loop; launched and parallel where several processes,
+started by torchrun, train together.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,15 +28,18 @@ from sciinf.core.files import local_path, versions
 from sciinf.core.memory import retain_freed
 from sciinf.core.simulator import recorded
 from sciinf.engine.held_out import looked_at, tell
+from sciinf.engine.launched import joined, on_own_device
 from sciinf.engine.learner import Single, Stacked, stream
 from sciinf.engine.loop import VALIDATION, Loop
 from sciinf.engine.online import Simulated
+from sciinf.engine.parallel import Processes
 from sciinf.engine.prepared import fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
 from sciinf.engine.rows import Rows
 from sciinf.engine.source import Source
 from sciinf.engine.step import reason
+from sciinf.engine.together import all_found, check_same_work, refuse_together, same_recipe, written
 from sciinf.engine.training_inputs import (
     check_call,
     check_members,
@@ -58,6 +63,10 @@ def train(
     progress: bool = True,
 ) -> Fit:
     """Train an estimator on a store of simulations, or on a simulator that runs meanwhile.
+
+    Where torchrun has started several processes that call it, each with the same arguments, they train one network
+    together (`engine.parallel`): on shares of the same batches, on a store that all can read, into a folder that all
+    can see. The weights are those of one process but for rounding; where the loss draws noise, but for a seed.
 
     Args:
         estimator: A newly built estimator; it stays as it is, for a copy is trained.
@@ -95,25 +104,32 @@ def train(
     check_call([estimator], recipe, seed)
     out, built = local_path(out), to_json(estimator)
     check_same(estimator, store)
-    with _threads(recipe):  # what is measured, too
+    with _threads(recipe), joined(recipe.device) as processes:  # what is measured, too
+        _check_together(processes, store)
+        recipe = on_own_device(recipe, processes)
         store, recipe = _with_rows(estimator, store, out, recipe, seed)
         inputs = inputs_digest(built, store.digest, recipe, seed)
-        found = finished(out, built, inputs, recipe.device)
-        if found is not None:
-            return found
+        _check_same(processes, store, [out], recipe, inputs)
+        if found := all_found(processes, [finished(out, built, inputs, recipe.device)]):
+            return found[0]
         warn_of_replacing(out, built, inputs, store.digest, seed)
         out.mkdir(parents=True, exist_ok=True)
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
-        resolved, search = searched(copied, source, recipe, seed)
+        resolved, search = same_recipe(processes, *searched(copied, source, recipe, seed))
         _announce(source, resolved, shown=progress)
-        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress)
+        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress, processes=processes)
         loop.run()
         trained, record = _released(loop, 0, inputs)
-    fit = save_fit(out, trained, simulator=_simulator_of(store), record=record | search)
+    fit = written(
+        processes,
+        lambda: save_fit(out, trained, simulator=_simulator_of(store), record=record | search),
+        lambda: finished(out, built, inputs, recipe.device),
+    )
     loop.clear()
-    _warn_of_failures(source)
-    tell(fit)
+    if processes.first:
+        _warn_of_failures(source)
+        tell(fit)
     return fit
 
 
@@ -158,13 +174,16 @@ def train_ensemble(
     out, built = local_path(out), [to_json(estimator) for estimator in estimators]
     check_members(built)
     check_same(estimators[0], store)
-    with _threads(recipe):
+    with _threads(recipe), joined(recipe.device) as processes:
+        _check_together(processes, store)
+        recipe = on_own_device(recipe, processes)
         store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
         together = inputs_digest(built, store.digest, recipe, seed)
         folders = [out / f"member_{k}" for k in range(len(estimators))]
         inputs = [inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
+        _check_same(processes, store, folders, recipe, together)
         found = [finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
-        if len(fits := [fit for fit in found if fit is not None]) == len(found):
+        if fits := all_found(processes, found):
             return fits
         source = _opened(store, recipe, len(estimators))
         copied = [_standardised(estimator, source, recipe) for estimator in estimators]
@@ -173,24 +192,29 @@ def train_ensemble(
             for k, folder in enumerate(folders):
                 warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
-            resolved, search = searched(copied[0], source, recipe, seed)
+            resolved, search = same_recipe(processes, *searched(copied[0], source, recipe, seed))
             seeds = [seed + k for k in range(len(copied))]
             _announce(source, resolved, shown=progress)
-            loop = Loop(Stacked(copied), source, resolved, seeds, folders, together, shown=progress)
+            how: dict[str, Any] = {"shown": progress, "processes": processes}
+            loop = Loop(Stacked(copied), source, resolved, seeds, folders, together, **how)
             loop.run()
             released = [_released(loop, k, inputs[k]) for k in range(len(copied))]
     if why is not None:
         warnings.warn(f"the members are trained one after the other, for together fails: {why}", stacklevel=2)
         each = enumerate(zip(estimators, folders, strict=True))
-        how: dict[str, Any] = {"recipe": recipe, "progress": progress}
+        how = {"recipe": recipe, "progress": progress}
         return [train(e, _unread(store), folder, seed=seed + k, **how) for k, (e, folder) in each]
-    fits = []
-    for folder, (trained, record) in zip(folders, released, strict=True):
-        fits.append(save_fit(folder, trained, simulator=_simulator_of(store), record=record | search))
+    fits, simulator = [], _simulator_of(store)
+    for k, (trained, record) in enumerate(released):
+        save = functools.partial(save_fit, folders[k], trained, simulator=simulator, record=record | search)
+        fits.append(
+            written(processes, save, functools.partial(finished, folders[k], built[k], inputs[k], recipe.device))
+        )
     loop.clear()
-    _warn_of_failures(source)
-    for fit in fits:
-        tell(fit)
+    if processes.first:
+        _warn_of_failures(source)
+        for fit in fits:
+            tell(fit)
     return fits
 
 
@@ -239,6 +263,22 @@ def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, 
         **loop.record(member),
         "versions": versions(),
     }
+
+
+def _check_together(processes: Processes, store: Store | Simulator | Simulated) -> None:
+    """Refuse rows that each process would simulate for itself."""
+    if not isinstance(store, Store):
+        way_out = "simulate into a store, `sciinf simulate SIM.py -n ROWS --out STORE`, and train on that"
+        refuse_together(processes, "training on a simulator", way_out)
+
+
+def _check_same(
+    processes: Processes, store: Store | Simulated, out: Sequence[Path], recipe: Recipe, inputs: str
+) -> None:
+    """Refuse processes that were started together and train different things."""
+    rows = f"{store.digest} {recipe.memory}"  # which set the order of rows that are streamed
+    folders = " ".join(map(str, out))
+    check_same_work(processes, {"the store or the memory for it": rows, "the folder": folders, "the training": inputs})
 
 
 def _with_rows(

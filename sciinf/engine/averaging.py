@@ -101,10 +101,11 @@ class PostHoc(Average):
     Args:
         weights: At the start, (K, P).
         folder: Where the snapshots go; made when the first is written.
+        writes: Whether they are written; another process does where not.
     """
 
-    def __init__(self, weights: Tensor, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, weights: Tensor, folder: Path, *, writes: bool = True) -> None:
+        self.folder, self._writes = folder, writes
         self.tracks = torch.zeros(len(TRACKS), *weights.shape, dtype=weights.dtype, device=weights.device)
         self.steps: list[int] = []
         self._powers = [exponent(sigma) + 1 for sigma in TRACKS]
@@ -127,14 +128,11 @@ class PostHoc(Average):
         self._calls += 1
         if self._calls % self._stride and not last:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        from safetensors.torch import save
-
-        tracks = self.tracks.cpu().contiguous()
-        write_bytes(self._file(step), save({"tracks": tracks}, {"sha256": _hash(tracks)}))
+        if self._writes:
+            self._write(step)
         self.steps.append(step)
         if len(self.steps) > SNAPSHOTS and not last:
-            for dropped in self.steps[::2]:
+            for dropped in self.steps[::2] if self._writes else ():
                 self._file(dropped).unlink(missing_ok=True)
             self.steps, self._stride = self.steps[1::2], 2 * self._stride
 
@@ -167,7 +165,15 @@ class PostHoc(Average):
 
     def clear(self) -> None:
         """Remove the snapshots, and what a write that was killed has left."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._writes:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, step: int) -> None:
+        from safetensors.torch import save
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tracks = self.tracks.cpu().contiguous()
+        write_bytes(self._file(step), save({"tracks": tracks}, {"sha256": _hash(tracks)}))
 
     def _file(self, step: int) -> Path:
         return self.folder / f"{step:09}.safetensors"

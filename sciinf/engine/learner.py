@@ -35,9 +35,10 @@ def stream(seed: int, number: int, device: str) -> torch.Generator:
     return torch.Generator(device).manual_seed(stream_seed(seed, number))
 
 
-def stream_seed(seed: int, number: int) -> int:
-    """The seed of `stream`, in 0..2**63 - 1."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8], "big") >> 1
+def stream_seed(seed: int, number: int, process: int = 0) -> int:
+    """The seed of `stream`, in 0..2**63 - 1; of the first process of several it is that of one alone."""
+    said = f"{seed}/{number}/{process}" if process else f"{seed}/{number}"
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big") >> 1
 
 
 class Learner(ABC):

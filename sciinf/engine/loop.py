@@ -2,6 +2,7 @@
 
 A loop trains one estimator or several at once. Each member has its own shuffling, its own best weights and its own
 patience: when that is over its best weights stay as they are, while the others go on, whatever becomes of its loss.
+Several processes may train together (`engine.parallel`): each runs this loop, and the first of them writes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,14 +24,17 @@ from sciinf.engine.averaging import LENGTHS, Average, Exponential, PostHoc
 from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
 from sciinf.engine.learner import Learner, stream, stream_seed
 from sciinf.engine.optimisers import load_tensors, tensors_of
+from sciinf.engine.parallel import One, Processes
 from sciinf.engine.progress import Reached, reach
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.schedule import Schedule
 from sciinf.engine.source import Source
 from sciinf.engine.step import Step, step_settings
+from sciinf.engine.together import average_changed, begin_alike, copied, tell_of_rows_compared
 
 COLUMNS = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
 VALIDATION = 4096  # rows at a time
+_Value = TypeVar("_Value")
 
 
 class Loop:
@@ -44,6 +48,7 @@ class Loop:
         folders: One per member, for its history; the checkpoint goes beside that of the first, or above them all.
         inputs: Digest of what the training follows from.
         shown: Whether it says on the standard error how it goes.
+        processes: Those that train together; this one alone where left out.
     """
 
     def __init__(
@@ -56,8 +61,12 @@ class Loop:
         inputs: str,
         *,
         shown: bool = True,
+        processes: Processes | None = None,
     ) -> None:
-        self.learner, self.source, self.recipe, self._shown = learner, source, recipe, shown
+        self.processes = processes or One()
+        begin_alike(self.processes, learner)
+        self.learner, self.source, self.recipe = learner, source, recipe
+        self._shown = shown and self.processes.first
         self.seeds, self.folders, self.inputs = list(seeds), list(folders), inputs
         above = folders[0] if len(folders) == 1 else folders[0].parent
         self._batch, self._total, self._every, self._patience = (
@@ -68,8 +77,9 @@ class Loop:
             recipe.schedule, float(recipe.learning_rate or 0.0), self._steps * self._total, recipe.warm_up
         )
         self._noise = torch.Generator(recipe.device)
-        self.step = Step(learner, step_settings(recipe), self._noise, shown=shown)
-        self.average = _average(recipe, learner, above)
+        how: dict[str, Any] = {"shown": self._shown, "processes": self.processes}
+        self.step = Step(learner, step_settings(recipe), self._noise, **how)
+        self.average = _average(recipe, learner, above, writes=self.processes.first)
         self.best = learner.weights.detach().clone()
         self._best_buffers = {name: value.clone() for name, value in learner.buffers().items()}
         self.best_loss = [math.inf] * learner.members
@@ -109,7 +119,8 @@ class Loop:
 
     def clear(self) -> None:
         """Remove what only an unfinished training needs."""
-        self._checkpoints.clear()
+        if self.processes.first:
+            self._checkpoints.clear()
         if isinstance(self.average, PostHoc):
             self.average.clear()
 
@@ -129,6 +140,7 @@ class Loop:
             return
         if self.recipe.compile:
             self._compile()
+        tell_of_rows_compared(self.processes, self.learner, self.source, self.recipe.device)
         shown = time.monotonic()
         while not self._done():
             started, first = time.monotonic(), self.epochs
@@ -169,8 +181,9 @@ class Loop:
     def _epoch(self) -> list[float]:
         """One pass over the training rows; the mean loss of each member."""
         self.learner.mode(training=True)
-        self._noise.manual_seed(stream_seed(self.seeds[0], 2 * self.epochs + 1))
+        self._noise.manual_seed(stream_seed(self.seeds[0], 2 * self.epochs + 1, self.processes.rank))
         step, average, weights = self.step, self.average, self.learner.weights
+        buffers = copied(self.learner.buffers()) if self.processes.count > 1 else {}
         step.total.zero_()
         count, before = 0, self.epochs * self._steps
         with closing(self.learner.epoch(self.source, self.epochs, self._batch, self.seeds)) as batches:
@@ -179,7 +192,8 @@ class Loop:
                 count += 1
                 if average is not None:
                     average.update(weights, before + count)
-        means = [total / max(count, 1) for total in step.total.tolist()]
+        average_changed(self.processes, self.learner, buffers)
+        means = [total / max(count, 1) for total in self.processes.total(step.total).tolist()]
         for member, mean in enumerate(means):
             if not math.isfinite(mean) and not self._stopped(member):
                 raise FloatingPointError(
@@ -190,6 +204,7 @@ class Loop:
 
     def _judge(self, train_losses: Sequence[float], started: float) -> None:
         """Validate, keep what is better, and add to the histories of members that have not stopped."""
+        self.processes.keep_alike(self.learner.weights)
         weights = (
             self.learner.weights.detach() if self.average is None else self.average.validated(self.learner.weights)
         )
@@ -216,24 +231,32 @@ class Loop:
         own = self.learner.weights
         kept = None if weights.data_ptr() == own.data_ptr() else own.detach().clone()
         own.data.copy_(weights)
-        batches, seed = self.source.ordered(VALIDATION, validation=True), self.seeds[0]
+        batches, seed = enumerate(self.source.ordered(VALIDATION, validation=True)), self.seeds[0]
+        taken = ((number, batch) for number, batch in batches if self.processes.takes(number))
         # -1, -4, -7 ...: -2 and -3 are those of `range_test`
-        losses = self.step.losses_of_rows(batches, lambda k: stream(seed, -1 - 3 * k, self.recipe.device))
+        losses = self.step.losses_of_rows(taken, lambda k: stream(seed, -1 - 3 * k, self.recipe.device))
         if kept is not None:
             own.data.copy_(kept)
         # on the CPU, for not every device has float64; one copy waits for the device once
-        return (torch.cat(losses, dim=-1).cpu().double().sum(-1) / self.source.held_out).tolist()
+        found = torch.cat(losses, dim=-1).cpu() if losses else torch.zeros(self.learner.members, 0)
+        return (self.processes.total(found.double().sum(-1)) / self.source.held_out).tolist()
 
     def _choose(self, average: PostHoc) -> None:
         """Take the average of the weights that validates best, if it does better than the best weights."""
         for end in sorted({self.epochs, *(epoch + 1 for epoch in self.best_epoch if epoch >= 0)}):
-            found = average.synthesise([(width, end * self._steps) for width in LENGTHS])
+            found = self._synthesised(average, end * self._steps)
             for width, weights in zip(LENGTHS, found, strict=True):
                 for member, loss in enumerate(self.validate(weights)):
                     if loss < self.best_loss[member]:
                         self.best_loss[member] = loss
                         self.chosen[member] = f"average of relative width {width}, up to epoch {end}"
                         self._take(member, weights)
+
+    def _synthesised(self, average: PostHoc, step: int) -> list[Tensor]:
+        """Averages of all lengths that end at a step, of the snapshots that the first process has written."""
+        targets = [(width, step) for width in LENGTHS]
+        _, made = self.processes.told(lambda: ({}, {"averages": _numbered(average.synthesise(targets))}))
+        return [made["averages"][name].to(self.recipe.device) for name in _numbered(LENGTHS)]
 
     def _show(self, shown: float) -> float:
         now, rows = time.monotonic(), [history[-1] for history in self.histories]
@@ -252,10 +275,14 @@ class Loop:
         return (self._total - self.epochs) / self._every * self.histories[0][-1]["seconds"]
 
     def _write_histories(self) -> None:
+        if not self.processes.first:
+            return
         for folder, history in zip(self.folders, self.histories, strict=True):
             write_bytes(folder / "history.csv", _table(history))
 
     def _keep(self) -> None:
+        if not self.processes.first:
+            return
         about = {
             "inputs": self.inputs,
             "histories": [list(history) for history in self.histories],
@@ -274,10 +301,14 @@ class Loop:
 
     def _resume(self) -> None:
         """Load the checkpoint of the same training, if there is one."""
-        found = read_checkpoint(self._checkpoints.path, self.inputs, self.recipe.device)
-        if found is None:
+        about, found = self.processes.told(
+            lambda: read_checkpoint(self._checkpoints.path, self.inputs, self.recipe.device) or (None, {})
+        )
+        if about is None:
             return
-        about, groups = found
+        groups = {
+            name: {n: value.to(self.recipe.device) for n, value in group.items()} for name, group in found.items()
+        }
         self.histories, self.epochs = about["histories"], about["epochs"]
         self.best_loss, self.best_epoch = about["best"]
         self.learner.weights.data.copy_(groups["weights"]["now"])
@@ -296,9 +327,13 @@ def _table(history: Sequence[Mapping[str, Any]]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _average(recipe: Recipe, learner: Learner, folder: Path) -> Average | None:
+def _numbered(values: Iterable[_Value]) -> dict[str, _Value]:
+    return {f"{number:03}": value for number, value in enumerate(values)}
+
+
+def _average(recipe: Recipe, learner: Learner, folder: Path, *, writes: bool) -> Average | None:
     if not recipe.ema:
         return None
     if isinstance(recipe.ema, str):
-        return PostHoc(learner.weights, folder / "averages")
+        return PostHoc(learner.weights, folder / "averages", writes=writes)
     return Exponential(learner.weights, recipe.ema)

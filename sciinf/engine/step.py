@@ -11,6 +11,9 @@ On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with 
 is for the step to choose, a batch is timed on one core and on all, one after the other and again: the first one, and
 three later ones, for another program may have been in the way.
 
+Where several processes train together (`engine.parallel`), each has the slopes of its rows of the batch, and a sum over
+processes comes before the clipping. Of such a step the graph has all up to that sum, which gloo cannot capture.
+
 References:
     | On the difficulty of training recurrent neural networks (Pascanu et al., 2013), https://arxiv.org/abs/1211.5063
     | Accelerating PyTorch with CUDA Graphs, https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs
@@ -33,6 +36,7 @@ from sciinf import telling
 from sciinf.core import Batch
 from sciinf.engine.learner import Learner
 from sciinf.engine.optimisers import optimiser
+from sciinf.engine.parallel import One, Processes
 from sciinf.engine.recipe import Recipe
 from sciinf.loops.lanes import cores_here, shared
 
@@ -74,13 +78,20 @@ class Step:
         settings: How.
         generator: For what the loss draws, on the learner's device; reseed it as you like between steps.
         shown: Whether it says on how many cores it works where that is for it to choose.
+        processes: Those that step together, on a share of each batch; this one alone where left out.
 
     Attributes:
-        total: Sum of the training losses since it was last zeroed, (K,).
+        total: Sum of the training losses since it was last zeroed, (K,); of several processes this one's part of it.
     """
 
     def __init__(
-        self, learner: Learner, settings: StepSettings, generator: torch.Generator, *, shown: bool = False
+        self,
+        learner: Learner,
+        settings: StepSettings,
+        generator: torch.Generator,
+        *,
+        shown: bool = False,
+        processes: Processes | None = None,
     ) -> None:
         self.learner, self.settings, self.generator = learner, settings, generator
         self.device = learner.weights.device
@@ -95,6 +106,8 @@ class Step:
         self._steps, self._shown = 0, shown
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Batch | None = None
+        self.processes, self._part = processes or One(), 1.0
+        self._losses = self.total
 
     def __call__(self, batch: Batch, rate: float) -> None:
         """Step on a batch, of the same size each time, at a learning rate."""
@@ -103,6 +116,7 @@ class Step:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+        batch = self._own(batch)
         if self._graphed:
             self._on_graph(batch)
         else:
@@ -115,19 +129,19 @@ class Step:
             return self.learner.loss(batch, self.generator).mean(-1)
 
     def losses_of_rows(
-        self, batches: Iterable[Batch], noise: Callable[[int], torch.Generator]
+        self, batches: Iterable[tuple[int, Batch]], noise: Callable[[int], torch.Generator]
     ) -> list[Float[Tensor, "member batch"]]:
         """Losses of rows, without slopes.
 
         Args:
-            batches: The rows.
-            noise: The generator of each batch, by its number.
+            batches: The rows, each batch with its number.
+            noise: The generator of a batch, by its number.
 
         Returns:
             Those of each batch.
         """
         with torch.no_grad(), shared(self._cores or 1):
-            return [self.learner.loss(batch, noise(number)) for number, batch in enumerate(batches)]
+            return [self.learner.loss(batch, noise(number)) for number, batch in batches]
 
     def prepare(self, batch: Batch) -> None:
         """Compile the loss, trying it on a batch.
@@ -135,32 +149,46 @@ class Step:
         Warns:
             UserWarning: If it does not compile, with the reason; the step is then run as written.
         """
-        compiled = torch.compile(self.losses)
+        compiled, batch = torch.compile(self.losses), self._own(batch)
         try:
             compiled(batch).sum().backward()
             self._forward = compiled
         except Exception as error:
             warnings.warn(f"the step does not compile, so it runs eagerly: {reason(error)}", stacklevel=2)
 
+    def _own(self, batch: Batch) -> Batch:
+        """The rows of a batch that are this process's; how many of all is kept."""
+        share = self.processes.share(batch)
+        self._part = share.theta.shape[-2] / batch.theta.shape[-2]
+        return share
+
     def _eager(self, batch: Batch) -> None:
         if self.settings.processes == "auto" and self._steps in _ASKED:
             self._cores = self._chosen(batch)
         with shared(self._cores or 1):
             losses = self._slopes(batch)
+        self._move(losses)
+
+    def _move(self, losses: Float[Tensor, " member"]) -> None:
+        """Move the weights by the slopes of the whole batch."""
+        self.processes.add_up(self.learner.slopes)
         clip(self.learner.slopes, self.settings.clip)
         self.optimiser.step()
         self.total += losses
 
     def _slopes(self, batch: Batch) -> Float[Tensor, " member"]:
-        """The losses, with their slopes in those of the weights."""
+        """The losses, with their slopes in those of the weights: of several processes, this one's part of both."""
         self.learner.slopes.zero_()
         losses = self._forward(batch)
+        if self.processes.count > 1:
+            losses = losses * self._part
         losses.sum().backward()
         return losses.detach()
 
     def _chosen(self, batch: Batch) -> int:
         """How many cores; each number is timed at its best. All is then as it was."""
-        if self.device.type != "cpu" or (cores := cores_here()) == 1:
+        cores = cores_here() // self.processes.local
+        if self.device.type != "cpu" or cores < 2:
             return 1
         buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
         state, best = self.generator.get_state(), {1: math.inf, cores: math.inf}
@@ -208,13 +236,18 @@ class Step:
                 return
         torch._foreach_copy_(_tensors(self._input), _tensors(batch))
         self._graph.replay()
+        if self.processes.count > 1:
+            self._move(self._losses)
 
     def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch]:
         static = Batch(batch.theta.clone(), {name: value.clone() for name, value in batch.x.items()})
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         with torch.cuda.graph(graph):
-            self._eager(static)
+            if self.processes.count > 1:
+                self._losses = self._slopes(static)
+            else:
+                self._eager(static)
         return graph, static
 
 

@@ -163,7 +163,7 @@ def test_steps_and_validation_are_shared_and_other_threads_are_not(monkeypatch):
     step = Step(learner(), step_settings(Recipe(processes=3).resolved(1_000)), torch.Generator())
     step(batch(1_000), 0.0)
     assert seen == [(4, 3), (4, 3)]
-    step.losses_of_rows([batch(800)], lambda k: torch.Generator())
+    step.losses_of_rows([(0, batch(800))], lambda k: torch.Generator())
     assert seen[2:] == [(3, 3)]
     flow().condition(batch(800).x).sample(1, generator=torch.Generator())
     assert seen[3:] == [(3, 1)]
