@@ -15,7 +15,7 @@ import click
 
 from sciinf.commands import options, steps
 from sciinf.commands.caller import CommandLine
-from sciinf.commands.errors import sentence
+from sciinf.commands.errors import check_launch, sentence, told_elsewhere
 from sciinf.commands.run_folders import run_folder
 from sciinf.commands.usage import PipelineCommand, explained
 from sciinf.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
@@ -30,6 +30,7 @@ def cli() -> None:
 
     Start with `sciinf check SIM.py`, then `sciinf infer SIM.py --observation DATA --out RUN -n 20000`.
     """
+    check_launch(click.get_current_context().invoked_subcommand)
 
 
 @cli.command(cls=PipelineCommand, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -278,7 +279,8 @@ def main() -> None:
         except (KeyboardInterrupt, click.Abort) as stop:
             if isinstance(stop.__cause__, EOFError):  # click takes the end of any file for the user's
                 _fail(stop.__cause__)
-            tell("interrupted; the same command goes on where it was", ERROR)
+            if not told_elsewhere():
+                tell("interrupted; the same command goes on where it was", ERROR)
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
             _fail(error)
@@ -292,7 +294,8 @@ def _done() -> None:
 
 def _fail(error: BaseException) -> NoReturn:
     tell("".join(traceback.format_exception(error)), DETAIL)
-    tell(f"sciinf: error: {sentence(error)}", ERROR)
+    if not told_elsewhere():
+        tell(f"sciinf: error: {sentence(error)}", ERROR)
     raise SystemExit(BAD_INPUT) from None
 
 

@@ -104,30 +104,30 @@ def train(
     check_call([estimator], recipe, seed)
     out, built = local_path(out), to_json(estimator)
     check_same(estimator, store)
-    with _threads(recipe), joined(recipe.device) as processes:  # what is measured, too
-        _check_together(processes, store)
-        recipe = on_own_device(recipe, processes)
+    with _threads(recipe), joined(recipe.device) as group:  # what is measured, too
+        _check_together(group, store)
+        recipe = on_own_device(recipe, group)
         store, recipe = _with_rows(estimator, store, out, recipe, seed)
         inputs = inputs_digest(built, store.digest, recipe, seed)
-        _check_same(processes, store, [out], recipe, inputs)
-        if found := all_found(processes, [finished(out, built, inputs, recipe.device)]):
+        _check_same(group, store, [out], recipe, inputs)
+        if found := all_found(group, [finished(out, built, inputs, recipe.device)]):
             return found[0]
         warn_of_replacing(out, built, inputs, store.digest, seed)
         out.mkdir(parents=True, exist_ok=True)
         source = _opened(store, recipe)
         copied = _standardised(estimator, source, recipe)
-        resolved, search = same_recipe(processes, *searched(copied, source, recipe, seed))
+        resolved, search = same_recipe(group, *searched(copied, source, recipe, seed))
         _announce(source, resolved, shown=progress)
-        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress, processes=processes)
+        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress, processes=group)
         loop.run()
         trained, record = _released(loop, 0, inputs)
     fit = written(
-        processes,
+        group,
         lambda: save_fit(out, trained, simulator=_simulator_of(store), record=record | search),
         lambda: finished(out, built, inputs, recipe.device),
     )
     loop.clear()
-    if processes.first:
+    if group.first:
         _warn_of_failures(source)
         tell(fit)
     return fit
@@ -174,16 +174,16 @@ def train_ensemble(
     out, built = local_path(out), [to_json(estimator) for estimator in estimators]
     check_members(built)
     check_same(estimators[0], store)
-    with _threads(recipe), joined(recipe.device) as processes:
-        _check_together(processes, store)
-        recipe = on_own_device(recipe, processes)
+    with _threads(recipe), joined(recipe.device) as group:
+        _check_together(group, store)
+        recipe = on_own_device(recipe, group)
         store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
         together = inputs_digest(built, store.digest, recipe, seed)
         folders = [out / f"member_{k}" for k in range(len(estimators))]
         inputs = [inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
-        _check_same(processes, store, folders, recipe, together)
+        _check_same(group, store, folders, recipe, together)
         found = [finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
-        if fits := all_found(processes, found):
+        if fits := all_found(group, found):
             return fits
         source = _opened(store, recipe, len(estimators))
         copied = [_standardised(estimator, source, recipe) for estimator in estimators]
@@ -192,10 +192,10 @@ def train_ensemble(
             for k, folder in enumerate(folders):
                 warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
                 folder.mkdir(parents=True, exist_ok=True)
-            resolved, search = same_recipe(processes, *searched(copied[0], source, recipe, seed))
+            resolved, search = same_recipe(group, *searched(copied[0], source, recipe, seed))
             seeds = [seed + k for k in range(len(copied))]
             _announce(source, resolved, shown=progress)
-            how: dict[str, Any] = {"shown": progress, "processes": processes}
+            how: dict[str, Any] = {"shown": progress, "processes": group}
             loop = Loop(Stacked(copied), source, resolved, seeds, folders, together, **how)
             loop.run()
             released = [_released(loop, k, inputs[k]) for k in range(len(copied))]
@@ -207,11 +207,9 @@ def train_ensemble(
     fits, simulator = [], _simulator_of(store)
     for k, (trained, record) in enumerate(released):
         save = functools.partial(save_fit, folders[k], trained, simulator=simulator, record=record | search)
-        fits.append(
-            written(processes, save, functools.partial(finished, folders[k], built[k], inputs[k], recipe.device))
-        )
+        fits.append(written(group, save, functools.partial(finished, folders[k], built[k], inputs[k], recipe.device)))
     loop.clear()
-    if processes.first:
+    if group.first:
         _warn_of_failures(source)
         for fit in fits:
             tell(fit)

@@ -1,6 +1,10 @@
-"""What went wrong, in one sentence, whatever a library below raised."""
+"""What went wrong, in one sentence, whatever a library below raised; and who says it where several would."""
 
 from __future__ import annotations
+
+import os
+
+import click
 
 _SPEAK = (ValueError, TypeError, OSError, FloatingPointError, RuntimeError)
 _MEANING = {
@@ -21,6 +25,31 @@ def sentence(error: BaseException) -> str:
         return words
     what = f"{meaning} ({kind}: {words})" if meaning and words else meaning or f"{kind}: {words}".rstrip(": ")
     return f"{what}; `sciinf -v` shows where"
+
+
+def check_launch(verb: str | None) -> None:
+    """Refuse verbs other than `train` where a launcher started several processes, each of which would do all of it.
+
+    Raises:
+        click.UsageError: If the environment says that there are several; the others end in silence.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if verb not in (None, "train") and count.isdecimal() and int(count) > 1:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2)
+        raise click.UsageError(
+            f"{count} processes were started together (WORLD_SIZE={count}), and only `sciinf train` shares its work "
+            f"among them: run `sciinf {verb}` without torchrun. To train on several, `sciinf simulate` first, then "
+            "torchrun ... sciinf train, then `sciinf calibrate` and `sciinf query`"
+        )
+
+
+def told_elsewhere() -> bool:
+    """Whether another of several processes that train together has told of a failure already."""
+    from sciinf.engine.launched import speaks_first
+
+    count = os.environ.get("WORLD_SIZE", "1")
+    return count.isdecimal() and int(count) > 1 and not speaks_first()
 
 
 def ended_by(error: BaseException) -> str:

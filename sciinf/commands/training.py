@@ -1,4 +1,4 @@
-"""`sciinf train`: an estimator trained from the command line."""
+"""`sciinf train`: an estimator trained from the command line, by one process or by several that torchrun started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sciinf.telling import ANSWER, tell
 
 
 def train_on_store(simulator: str, store: str, given: Mapping[str, Any]) -> None:
-    """Train, and say where the fit is.
+    """Train, and say where the fit is; of several processes that train together the first one says and writes it.
 
     Args:
         simulator: Path of its file.
@@ -24,7 +24,15 @@ def train_on_store(simulator: str, store: str, given: Mapping[str, Any]) -> None
 
     Raises:
         ValueError: If the store is of another simulator, or as `train` does.
+        ConnectionError: If processes were started to train together, and one of them is gone.
     """
+    from sciinf.engine.launched import joined
+
+    with joined(given["device"]) as group:  # first of all, so that of several only one tells of an error
+        _train(simulator, store, given, writes=group.first)
+
+
+def _train(simulator: str, store: str, given: Mapping[str, Any], *, writes: bool) -> None:
     device, seed = given["device"], given["seed"]
     sim, opened = user_simulator(simulator), Store(store)
     what = f"the store {store}"
@@ -35,5 +43,7 @@ def train_on_store(simulator: str, store: str, given: Mapping[str, Any]) -> None
     built = steps.build(given["estimator"], sim, seed)
     tell_cost(sim, len(opened), estimator=built)
     fit = steps.train(built, opened, where, device, seed)
+    if not writes:
+        return
     steps.record(where, seed, started, sim, way_on="")
     tell(f"best validation loss {fit.record['best_validation_loss']:.4f}; fit in {fit.folder}", ANSWER)

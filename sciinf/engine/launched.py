@@ -107,9 +107,11 @@ def on_own_device(recipe: Recipe, processes: Processes) -> Recipe:
 
 
 def speaks_first() -> bool:
-    """Whether this process is the first to tell of a failure; the others then need not."""
+    """Whether this process is the first to tell of a failure; the others then need not. It waits for none of them."""
+    if not _store.cache_info().currsize or (store := _store()) is None:
+        return True
     try:
-        return _store() is None or _store().add(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+        return store.add(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
     except (RuntimeError, ValueError):  # it went with the process that kept it
         return True
 

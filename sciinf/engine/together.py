@@ -112,7 +112,7 @@ def tell_of_rows_compared(processes: Processes, learner: Learner, source: Source
 
     It is tried on a few rows, whole and in part. A loss that draws is not judged.
     """
-    if not processes.first or processes.count == 1:
+    if processes.count == 1:
         return
     batch = next(iter(source.ordered(ROWS, validation=True)))
     noise, buffers, half = stream(0, 0, device), copied(learner.buffers()), len(batch) // 2
@@ -122,7 +122,7 @@ def tell_of_rows_compared(processes: Processes, learner: Learner, source: Source
         whole, part = (learner.loss(rows, noise) for rows in (batch, batch.rows(slice(0, half))))
     learner.set_buffers(buffers)
     off = (whole[:, :half] - part).abs() > NEAR * part.abs().clamp_min(1.0)
-    if torch.equal(noise.get_state(), before) and bool(off.any()):
+    if processes.first and torch.equal(noise.get_state(), before) and bool(off.any()):
         telling.tell(
             f"note: this loss compares the rows of a batch with each other, and in each of {processes.count} processes "
             f"with those of its share alone: the training is not quite that of one process"
