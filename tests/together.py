@@ -34,6 +34,7 @@ SIMULATOR = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 RAGGED = 101  # rows a step, which neither two nor three processes share evenly
 RECIPE = Recipe(epochs=10, batch=RAGGED, processes=1)
 SEEDS = (0, 1, 2, 3)
+DRAWN: list[int] = []  # seeds of the noise of each step, of `Running`
 
 
 class Running(Estimator):
@@ -51,6 +52,7 @@ class Running(Estimator):
     def loss(self, batch, *, generator):
         x = batch.x[next(iter(batch.x))]
         if self.training:
+            DRAWN.append(generator.initial_seed())
             self.mean.lerp_(x.mean(0), 0.1)
             self.steps += 1
         return (self.map(x - self.mean) - batch.theta).square().sum(-1)
@@ -141,6 +143,7 @@ def two(store, folder):
         "simulator": attempted(lambda: train(flow(), simulator, folder / "odd", recipe=RECIPE)),
         "few": attempted(lambda: train(flow(), store, folder / "odd", recipe=Recipe(epochs=1, batch=1))),
     }
+    (folder / f"drawn_{rank}.json").write_text(json.dumps(DRAWN))
     (folder / f"refused_{rank}.json").write_text(json.dumps(refused))
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from command_line import call
 from safetensors import safe_open
+from safetensors.torch import load_file
 from together import RAGGED, SEEDS, SIMULATOR, short
 from trainings import FILES
 
@@ -32,7 +33,8 @@ from sciinf.engine.together import check_same_work, refuse_together
 from sciinf.simulation import simulate
 
 TESTS = Path(__file__).parents[1]
-NEAR = 1e-6  # relative difference of losses that is asked for; 1e-12 is usual
+NEAR = 1e-6  # relative difference of training losses, whose sum over an epoch is kept in float32
+NEARER = 1e-12  # of validation losses, and of weights
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked and found in /proc")
 
 
@@ -62,15 +64,14 @@ def curves(folder):
     return torch.tensor([[row["train_loss"], row["validation_loss"]] for row in history], dtype=torch.float64)
 
 
-def apart(one, two):
-    """The largest relative difference of two curves."""
-    assert one.shape == two.shape
-    return float(((one - two) / one).abs().max())
+def alike(one, two):
+    """Whether curves of training and validation losses differ by rounding alone."""
+    return one.shape == two.shape and bool((((one - two) / one).abs() < torch.tensor([NEAR, NEARER])).all())
 
 
 @pytest.mark.parametrize("name", ["flow", "streamed", "post_hoc", "ensemble/member_0", "ensemble/member_1", "search"])
 def test_two_processes_are_one_but_for_rounding(trained, name):
-    assert apart(curves(trained / "one" / name), curves(trained / "two" / name)) < NEAR
+    assert alike(curves(trained / "one" / name), curves(trained / "two" / name))
     said_of = [read_json(trained / count / name / "fit.json") for count in ("one", "two")]
     assert said_of[0]["inputs"] == said_of[1]["inputs"]
     assert said_of[0].get("average") == said_of[1].get("average")
@@ -84,9 +85,9 @@ def test_what_is_searched_for_is_found_alike(trained):
 
 
 def test_three_processes_are_one_but_for_rounding(trained):
-    assert apart(curves(trained / "one" / "flow"), curves(trained / "three" / "flow")) < NEAR
+    assert alike(curves(trained / "one" / "flow"), curves(trained / "three" / "flow"))
     one, three = (load_fit(trained / count / "flow").learned.state_dict() for count in ("one", "three"))
-    assert all(torch.allclose(one[name].double(), three[name].double(), rtol=NEAR, atol=NEAR) for name in one)
+    assert all(torch.allclose(one[name].double(), three[name].double(), rtol=NEARER, atol=NEARER) for name in one)
 
 
 @pytest.mark.parametrize("way", ["one_two", "two_one", "two_three"])
@@ -94,7 +95,7 @@ def test_another_number_of_processes_goes_on_from_the_checkpoint(trained, way):
     cut, whole = trained / way.split("_")[0] / "cut", curves(trained / "one" / "flow")
     about, _ = read_checkpoint(cut / "checkpoint.safetensors", read_json(trained / way / "fit.json")["inputs"], "cpu")
     assert about["epochs"] == 6 < len(whole)
-    assert apart(whole, curves(trained / way)) < NEAR
+    assert alike(whole, curves(trained / way))
     assert sorted(file.name for file in (trained / way).iterdir()) == FILES
 
 
@@ -110,20 +111,22 @@ def test_a_loss_that_draws_differs_as_with_another_seed(trained):
     assert abs(two - statistics.mean(ends)) < 7 * statistics.stdev(ends)
 
 
-def test_each_process_draws_noise_of_its_own():
+def test_each_process_draws_noise_of_its_own(trained):
     seeds = [stream_seed(3, 7, rank) for rank in range(4)]
     assert len(set(seeds)) == 4
     assert seeds[0] == stream_seed(3, 7)
+    first, second = (json.loads((trained / f"drawn_{rank}.json").read_text()) for rank in range(2))
+    assert set(first[-27:]) == {stream_seed(5, 2 * epoch + 1) for epoch in range(3)}
+    assert set(second[-27:]) == {stream_seed(5, 2 * epoch + 1, 1) for epoch in range(3)}
 
 
 @pytest.mark.parametrize("count", ["two", "three"])
 def test_running_statistics_are_the_mean_over_processes(trained, count):
     """A tenth of the way to the mean of a batch, averaged over shares of it, is a tenth of the way for the batch."""
     shares = {"two": 1e-5, "three": 0.05}[count]  # 100 rows are three shares of unequal size
-    fits = [load_fit(trained / c / "running", trust=["together"]) for c in ("one", count)]
-    one, other = (fit.learned.state_dict() for fit in fits)
+    one, other = (load_file(trained / c / "running" / "model.safetensors") for c in ("one", count))
     assert torch.allclose(one["mean"], other["mean"], atol=shares * float(one["mean"].abs().max()))
-    assert int(one["steps"]) == int(other["steps"]) == 27
+    assert int(one["steps"]) == int(other["steps"]) == 9  # the best weights are those of the first epoch
 
 
 def test_a_loss_that_compares_rows_is_told_of_once(trained):
