@@ -9,6 +9,7 @@ in packs; then rows a second from files and from packs. "objects": stores on an 
 killed; rates beside the local disk.
 killed      workers and `sciinf simulate` on one store, killed at 20 random moments (`scale_slurm`)
 slurm       an array of SLURM jobs on two nodes: cancelled, killed, at their walltime (`scale_slurm`)
+Parts: training (`scale_training.py`): several processes against one, and stores larger than the memory.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ from scale_slurm import killed, slurm
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 PARTS: dict[str, Callable[[Any, Path], Found]] = {"killed": killed, "slurm": slurm}
+from scale_training import training
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+PARTS: dict[str, Callable[[Any, Path], Found]] = {"training": training}
 
 
 def main() -> None:

@@ -263,17 +263,18 @@ def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, 
     }
 
 
-def _check_together(processes: Processes, store: Store | Simulator | Simulated) -> None:
-    """Refuse rows that each process would simulate for itself."""
+def _check_together(processes: Processes, store: object) -> None:
+    """Refuse rows that are made meanwhile: each process would simulate, or see, others."""
     if not isinstance(store, Store):
-        way_out = "simulate into a store, `sciinf simulate SIM.py -n ROWS --out STORE`, and train on that"
-        refuse_together(processes, "training on a simulator", way_out)
+        way_out = "simulate into a store, `sciinf simulate SIM.py -n ROWS --out STORE`, and train on it when it is done"
+        refuse_together(processes, "training on rows that are made meanwhile", way_out)
 
 
 def _check_same(
     processes: Processes, store: Store | Simulated, out: Sequence[Path], recipe: Recipe, inputs: str
 ) -> None:
     """Refuse processes that were started together and train different things."""
+    _check_together(processes, store)
     rows = f"{store.digest} {recipe.memory}"  # which set the order of rows that are streamed
     folders = " ".join(map(str, out))
     check_same_work(processes, {"the store or the memory for it": rows, "the folder": folders, "the training": inputs})

@@ -57,6 +57,7 @@ class Recipe:
         graph: On a CUDA device, capture the step as a CUDA graph (falls back to eager, saying why).
         processes: How many cores share the compiled loops of a step on a CPU, by lanes of 250 rows or more
             (`loops.lanes`); "auto" tries whether all there are make it faster. The result is the same on any number.
+            They are threads of this process. Processes that train together are started by torchrun (`training.train`).
         threads: CPU threads of an operation; these networks are too small to gain from more than one.
         device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
         memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
