@@ -117,3 +117,16 @@ def _warning_in_a_call(folder: Path) -> None:
     with telling.logged("call", command=False):
         telling.keep_log(folder)
         warnings.warn("beware", stacklevel=1)
+
+
+def test_one_of_several_processes_is_hushed_but_for_errors(capsys, tmp_path):
+    with telling.logged("command", command=True):
+        telling.keep_log(tmp_path)
+        with telling.hushed():
+            telling.tell("a note")
+            telling.tell("an answer", telling.ANSWER)
+            warnings.warn("a warning", stacklevel=1)
+            telling.tell("an error", telling.ERROR)
+        telling.tell("heard again")
+    assert capsys.readouterr() == ("", "an error\nheard again\n")
+    assert [one[27:] for one in (tmp_path / telling.FILE).read_text().splitlines()] == ["$ command", "heard again"]

@@ -176,6 +176,16 @@ def test_an_environment_that_says_half_is_refused(monkeypatch):
         launched.launched()
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_verbs_that_do_not_share_their_work_are_refused_once(monkeypatch, rank):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    result = call("infer", SIMULATOR, "--observation", "x.csv", "--out", "run", "-n", 100)
+    assert result.code == 2
+    assert ("`sciinf infer` without torchrun" in result.err) is (rank == "0")
+    assert rank == "0" or result.err == ""
+
+
 def shared(rows, count, members=0):
     parts = []
     for rank in range(count):
