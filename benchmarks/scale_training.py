@@ -176,10 +176,10 @@ def work(job: Mapping[str, Any], out: Path) -> None:
     )
     took, run = dict[str, float](), Loop.run
 
-    def timed(loop: Loop) -> None:
+    def timed(self: Loop) -> None:
         cpu, wall = time.process_time(), time.monotonic()
-        run(loop)
-        took.update(cpu=time.process_time() - cpu, wall=time.monotonic() - wall, rows=loop.source.train * loop.epochs)
+        run(self)
+        took.update(cpu=time.process_time() - cpu, wall=time.monotonic() - wall, rows=self.source.train * self.epochs)
 
     Loop.run = timed
     train(flow.double() if job["double"] else flow, store, out, recipe=recipe, seed=job["seed"], progress=False)

@@ -66,7 +66,8 @@ def train(
 
     Where torchrun has started several processes that call it, each with the same arguments, they train one network
     together (`engine.parallel`): on shares of the same batches, on a store that all can read, into a folder that all
-    can see. The weights are those of one process but for rounding; where the loss draws noise, but for a seed.
+    can see. Losses are those of one process but for rounding; where the loss draws noise, but for a seed; and a loss
+    that compares rows of a batch compares those of a share, which is told. Each process holds or reads all rows.
 
     Args:
         estimator: A newly built estimator; it stays as it is, for a copy is trained.
@@ -88,11 +89,15 @@ def train(
         ValueError: If the store's parameters or observables are not the estimator's, or fewer than 18 training rows or
             2 validation rows are usable. Or if more than half of a simulator's rows fail (those that raise are left
             out like others), it does not return what its observables promise, or runs on another device. Or if the seed
-            is no int of at least 0, or the recipe's device cannot be used here.
+            is no int of at least 0, or the recipe's device cannot be used here. Or if processes were started to train
+            together and differ in what they train, train on a simulator, or have fewer rows in a batch than there are.
+        ConnectionError: If another of these processes is gone; the same call goes on, on any number of them.
         TypeError: If the estimator or the recipe is none, the estimator has an argument that cannot be written down,
             `store` is none of these, or a simulator returns no tensors.
         MemoryError: If the rows of a simulator do not fit in memory.
         FloatingPointError: If the loss is no longer finite.
+        FileNotFoundError: If one of several processes does not see what the first one wrote.
+        RuntimeError: If the weights of several processes come apart: a loss changed them otherwise than by slopes.
         BaseException: What the estimator's loss raises; an unfinished training is kept.
 
     Warns:
