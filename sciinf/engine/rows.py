@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -55,6 +55,7 @@ class Rows(Source):
 
     def __init__(self, store: Store, *, fraction: float, device: str, memory: int, readers: int = 1) -> None:
         self.store, self.device = store, torch.device(device)
+        self.stream = Stream(store, self.device)
         total = len(store)
         held_out = max(min(FEWEST_VALIDATION, total), round(total * fraction))
         ranges = {False: slice(0, total - held_out), True: slice(total - held_out, total)}
@@ -97,7 +98,7 @@ class Rows(Source):
         """Shuffled training batches; see `Source.epoch`. Close the iterator where it may not be exhausted."""
         rows = self._memory.get(False)
         if rows is None:
-            with closing(self._streamed(self._parts[False], size, generator)) as batches:
+            with closing(self._streamed(False, size, generator)) as batches:
                 yield from (batch for batch in batches if len(batch) == size)
             return
         yield from shuffled(rows, size, generator)
@@ -106,7 +107,7 @@ class Rows(Source):
         """All rows of one part in order, in batches of at most `size`; of fewer where rows are wide or streamed."""
         rows, size = self._memory.get(validation), min(size, self._largest)
         if rows is None:
-            with closing(self._streamed(self._parts[validation], size, None)) as batches:
+            with closing(self._streamed(validation, size, None)) as batches:
                 yield from batches
             return
         yield from in_order(rows, size)
@@ -117,10 +118,36 @@ class Rows(Source):
         """
         return dict(self._record)
 
-    def _streamed(
-        self, parts: Sequence[Part], size: int, generator: torch.Generator | None
+    def _streamed(self, validation: bool, size: int, generator: torch.Generator | None) -> Generator[Batch, None, None]:
+        groups = grouped(self._parts[validation], self._limit, generator)
+        yield from self.stream.batches(groups, size, generator)
+
+
+@final
+class Stream:
+    """Rows read from a store while the batches before are in use.
+
+    Args:
+        store: Where they lie.
+        device: Where the batches go.
+    """
+
+    def __init__(self, store: Store, device: torch.device) -> None:
+        self.store, self.device = store, device
+
+    def batches(
+        self, groups: Sequence[Sequence[Part]], size: int, generator: torch.Generator | None = None
     ) -> Generator[Batch, None, None]:
-        groups = grouped(parts, self._limit, generator)
+        """Batches on the device. Close the iterator where it may not be exhausted.
+
+        Args:
+            groups: The parts that are in memory at a time, one group after the other.
+            size: Rows per batch, of which only the last may be shorter.
+            generator: Shuffles the rows within each group; in order without one.
+
+        Raises:
+            ValueError: If a block is damaged.
+        """
         with (
             closing(read_ahead(lambda stop: self._filled(groups, stop))) as read,
             closing(self._moved(read)) as moved,

@@ -176,7 +176,7 @@ def test_reading_ahead_changes_nothing(store, small_buffers):
     found = of(store, TINY)
     groups = grouped(found._parts[False], found._limit, order := seeded())
     assert len(groups) > 5
-    plain = numbers(dealt(found._filled(groups, threading.Event()), 64, order))
+    plain = numbers(dealt(found.stream._filled(groups, threading.Event()), 64, order))
     assert numbers(found.epoch(0, 64, seeded())) == plain[: len(plain) // 64 * 64]
 
 
@@ -213,9 +213,10 @@ class Ahead:
     def __init__(self, found):
         self.total, self.filled, self.taken = 0, 0, 0
         self.changed = threading.Condition()
-        fill, move = found._filled, found._moved
-        found._filled = lambda groups, stop: self._counted(fill(groups, stop), len(groups))
-        found._moved = lambda groups: move(self._passed(groups))
+        stream = found.stream
+        fill, move = stream._filled, stream._moved
+        stream._filled = lambda groups, stop: self._counted(fill(groups, stop), len(groups))
+        stream._moved = lambda groups: move(self._passed(groups))
 
     def _counted(self, groups, total):
         self.total = total
