@@ -145,6 +145,7 @@ def work(store: str, **given: Any) -> None:
 @options.device
 @options.seed
 @options.accept_changes
+@click.option("--follow", is_flag=True, help="Begin while a campaign still fills the store; wait for its rows.")
 def train(simulator: str, store: str, **given: Any) -> None:
     """Train an estimator on a store."""
     from sciinf.commands.training import train_on_store

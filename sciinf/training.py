@@ -1,8 +1,9 @@
 """train: estimator + Store + Recipe -> Fit. The only training loop there is.
 
 The rows are kept on the training device where they fit and streamed from the store where they do not, or simulated
-while the network trains. The last rows of a store are a fixed validation set, scored in full, and the weights with
-the best validation loss win. Checkpoints make a killed training go on where it was, to the same bits. The parts are in
+while the network trains, or read as a campaign commits them (`engine.followed`). The last rows of a store, or the first
+of one that is followed, are a fixed validation set, scored in full, and the weights with the best validation loss win.
+Checkpoints make a killed training go on where it was, to the same bits, but for one that follows. The parts are in
 `sciinf.engine`: recipe, schedule, optimisers, step, averaging, loop; launched and parallel where several processes,
 started by torchrun, train together.
 """
@@ -27,6 +28,7 @@ from sciinf.core.component import to_json
 from sciinf.core.files import local_path, versions
 from sciinf.core.memory import retain_freed
 from sciinf.core.simulator import recorded
+from sciinf.engine.followed import Followed, following
 from sciinf.engine.held_out import looked_at, tell
 from sciinf.engine.launched import joined, on_own_device
 from sciinf.engine.learner import Single, Stacked, stream
@@ -60,6 +62,7 @@ def train(
     recipe: Recipe | None = None,
     seed: int = 0,
     processes: int | Literal["auto"] | None = None,
+    follow: bool = False,
     progress: bool = True,
 ) -> Fit:
     """Train an estimator on a store of simulations, or on a simulator that runs meanwhile.
@@ -80,6 +83,10 @@ def train(
             `engine.prepared` for rows of a simulator).
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
         processes: How many cores share a step (`Recipe.processes`, where left out); the result is the same on any.
+        follow: Whether a campaign still fills the store, and training is to begin before it ends. The first rows are
+            then held out, the last half of the epochs sees all rows that were asked for, and training waits where
+            they are not there yet (`engine.followed`). The result depends on when rows came, as on another seed. It is
+            known by the campaign and the rows asked for: the same call, later, reads it back.
         progress: Whether to report progress on the standard error.
 
     Returns:
@@ -91,9 +98,10 @@ def train(
             out like others), it does not return what its observables promise, or runs on another device. Or if the seed
             is no int of at least 0, or the recipe's device cannot be used here. Or if processes were started to train
             together and differ in what they train, train on a simulator, or have fewer rows in a batch than there are.
+            Or if a store that is followed becomes that of another campaign, or has a damaged block.
         ConnectionError: If another of these processes is gone; the same call goes on, on any number of them.
         TypeError: If the estimator or the recipe is none, the estimator has an argument that cannot be written down,
-            `store` is none of these, or a simulator returns no tensors.
+            `store` is none of these, or no Store where it is followed, or a simulator returns no tensors.
         MemoryError: If the rows of a simulator do not fit in memory.
         FloatingPointError: If the loss is no longer finite.
         FileNotFoundError: If one of several processes does not see what the first one wrote.
@@ -103,35 +111,44 @@ def train(
     Warns:
         UserWarning: If a finished fit or a checkpoint in the folder is damaged, or of another training, which then
             replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
-            not finite or far from the truth, or a surrogate's fields off by more than 10 %.
+            not finite or far from the truth, or a surrogate's fields off by more than 10 %; or if few rows of a store
+            that is followed were there to standardise by.
     """
     recipe = on_cores(recipe, processes)
     check_call([estimator], recipe, seed)
     out, built = local_path(out), to_json(estimator)
     check_same(estimator, store)
+    rows: Store | Simulated | Followed
     with _threads(recipe), joined(recipe.device) as group:  # what is measured, too
         _check_together(group, store)
         recipe = on_own_device(recipe, group)
-        store, recipe = _with_rows(estimator, store, out, recipe, seed)
-        inputs = inputs_digest(built, store.digest, recipe, seed)
-        _check_same(group, store, [out], recipe, inputs)
+        if follow:
+            rows = following(built, store, out, recipe=recipe, seed=seed, shown=progress)
+        else:
+            rows, recipe = _with_rows(estimator, store, out, recipe, seed)
+        inputs = inputs_digest(built, rows.digest, recipe, seed)
+        _check_same(group, rows, [out], recipe, inputs)
         if found := all_found(group, [finished(out, built, inputs, recipe.device)]):
             return found[0]
-        warn_of_replacing(out, built, inputs, store.digest, seed)
+        warn_of_replacing(out, built, inputs, rows.digest, seed)
         out.mkdir(parents=True, exist_ok=True)
-        source = _opened(store, recipe)
+        source = _opened(rows, recipe)
         copied = _standardised(estimator, source, recipe)
         resolved, search = same_recipe(group, *searched(copied, source, recipe, seed))
+        if isinstance(source, Followed):
+            source.pace(resolved.epochs or 1)
         _announce(source, resolved, shown=progress)
         loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress, processes=group)
         loop.run()
         trained, record = _released(loop, 0, inputs)
     fit = written(
         group,
-        lambda: save_fit(out, trained, simulator=_simulator_of(store), record=record | search),
+        lambda: save_fit(out, trained, simulator=_simulator_of(rows), record=record | search),
         lambda: finished(out, built, inputs, recipe.device),
     )
     loop.clear()
+    if isinstance(source, Followed):
+        source.clear()
     if group.first:
         _warn_of_failures(source)
         tell(fit)
@@ -276,7 +293,7 @@ def _check_together(processes: Processes, store: object) -> None:
 
 
 def _check_same(
-    processes: Processes, store: Store | Simulated, out: Sequence[Path], recipe: Recipe, inputs: str
+    processes: Processes, store: Store | Simulated | Followed, out: Sequence[Path], recipe: Recipe, inputs: str
 ) -> None:
     """Refuse processes that were started together and train different things."""
     _check_together(processes, store)
@@ -302,8 +319,11 @@ def _with_rows(
     return store, fresh_recipe(recipe, store)
 
 
-def _opened(store: Store | Simulated, recipe: Recipe, readers: int = 1) -> Source:
+def _opened(store: Store | Simulated | Followed, recipe: Recipe, readers: int = 1) -> Source:
     if isinstance(store, Simulated):
+        return store
+    if isinstance(store, Followed):
+        store.begin()
         return store
     fraction, memory = recipe.validation_fraction, recipe.memory
     return Rows(store, fraction=fraction, device=recipe.device, memory=memory, readers=readers)
@@ -314,10 +334,10 @@ def _unread(store: Store | Simulated) -> Store | Simulated:
     return store.again() if isinstance(store, Simulated) else store
 
 
-def _simulator_of(store: Store | Simulated) -> dict[str, str]:
+def _simulator_of(store: Store | Simulated | Followed) -> dict[str, str]:
     if isinstance(store, Simulated):
         return recorded(store.simulator)
-    return dict(store.simulator)
+    return dict(store.store.simulator if isinstance(store, Followed) else store.simulator)
 
 
 def _standardised(estimator: Learned, source: Source, recipe: Recipe) -> Learned:

@@ -43,12 +43,22 @@ def tell_read(asked: Sequence[Asked], say: Say) -> None:
             say(f"read {line}")
 
 
-def train(estimator: Estimator, store: Any, folder: Path, device: str, seed: int, *, progress: bool = True) -> Fit:
+def train(
+    estimator: Estimator,
+    store: Any,
+    folder: Path,
+    device: str,
+    seed: int,
+    *,
+    follow: bool = False,
+    progress: bool = True,
+) -> Fit:
     """Train with the default recipe, into `folder/fit`."""
     from sciinf import Recipe
     from sciinf import train as fit
 
-    return fit(estimator, store, folder / "fit", recipe=Recipe(device=device), seed=seed, progress=progress)
+    how: dict[str, Any] = {"recipe": Recipe(device=device), "seed": seed, "follow": follow, "progress": progress}
+    return fit(estimator, store, folder / "fit", **how)
 
 
 def load_fit(folder: str, device: str, simulator: str | Path | None) -> Fit:

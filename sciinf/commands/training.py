@@ -33,16 +33,14 @@ def train_on_store(simulator: str, store: str, given: Mapping[str, Any]) -> None
 
 
 def _train(simulator: str, store: str, given: Mapping[str, Any], *, writes: bool) -> None:
-    device, seed = given["device"], given["seed"]
+    device, seed, follow = given["device"], given["seed"], given["follow"]
     sim, opened = user_simulator(simulator), Store(store)
-    what = f"the store {store}"
-    steps.same_simulator(
-        sim, opened.simulator, what, [opened.path], accept_changes=given["accept_changes"], device=device
-    )
+    what, there = f"the store {store}", [opened.path] if len(opened) or not follow else []
+    steps.same_simulator(sim, opened.simulator, what, there, accept_changes=given["accept_changes"], device=device)
     started, where = time.time(), run_folder(given["out"])
     built = steps.build(given["estimator"], sim, seed)
-    tell_cost(sim, len(opened), estimator=built)
-    fit = steps.train(built, opened, where, device, seed)
+    tell_cost(sim, opened.rows if follow else len(opened), estimator=built)
+    fit = steps.train(built, opened, where, device, seed, follow=follow)
     if not writes:
         return
     steps.record(where, seed, started, sim, way_on="")

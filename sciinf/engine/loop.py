@@ -170,7 +170,8 @@ class Loop:
 
     def _stopped(self, member: int) -> bool:
         history = self.histories[member]
-        return bool(history) and int(history[-1]["epoch"]) - self.best_epoch[member] >= self._patience
+        since = max(self.best_epoch[member], self.source.settled)
+        return bool(history) and int(history[-1]["epoch"]) - since >= self._patience
 
     def _of(self, member: int) -> str:
         return f" of member {member}" if self.learner.members > 1 else ""

@@ -15,11 +15,13 @@ from sciinf.storage.selection import take
 class Source(ABC):
     """Training and validation rows, as batches on the training device.
 
-    `train` and `held_out` are the numbers of rows of one epoch and of the fixed validation set.
+    `train` and `held_out` are the numbers of rows of one epoch and of the fixed validation set; `settled` is the first
+    epoch that has all rows, from which patience counts, or -1 where all have.
     """
 
     train: int
     held_out: int
+    settled: int = -1
 
     @abstractmethod
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:

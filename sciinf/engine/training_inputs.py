@@ -49,11 +49,12 @@ def warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int) 
         known = read_json(out / "fit.json")
         if known["inputs"] == inputs:
             return  # read back, or damaged, as `finished` says
+        followed = known["store"].get("followed", {})
         parts = [
             name
             for name, old, new in (
                 ("estimator", without_coords(known["estimator"]), without_coords(built)),
-                ("store", known["store"]["digest"], rows),
+                ("store", followed.get("identity", known["store"]["digest"]), rows),
                 ("seed", known["seed"], seed),
             )
             if old != new
