@@ -10,6 +10,7 @@ killed; rates beside the local disk.
 killed      workers and `sciinf simulate` on one store, killed at 20 random moments (`scale_slurm`)
 slurm       an array of SLURM jobs on two nodes: cancelled, killed, at their walltime (`scale_slurm`)
 Parts: training (`scale_training.py`): several processes against one, and stores larger than the memory.
+follow: training that begins before the campaign ends (`scale_follow.py`)
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ from scale_training import training
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 PARTS: dict[str, Callable[[Any, Path], Found]] = {"training": training}
+from scale_follow import follow
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+PARTS: dict[str, Callable[[Any, Path], Found]] = {"follow": follow}
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ from sciinf.storage.selection import Part, empty, grouped, row_bytes, take
 from sciinf.store import Store
 
 RATE = 2.0
-LEAST, SHARE = 2_000, 0.05  # training rows, or share of them, that are there before training begins
+LEAST, SHARE = 5_000, 0.1  # training rows, or share of them, that are there before training begins
 FEW = 1_000  # usable rows that standardise well
 PATIENCE = 10.0  # seconds that an epoch waits before it says so
 FILE = "followed.json"
@@ -164,6 +164,8 @@ class Followed(Source):
                 if arrivals.read.keys() >= set(start):
                     break
         self._settle(start, held_out)
+        if self._seen:
+            self._read(self._seen[-1][1], f"{self._seen[-1][1]:,} were when this training was stopped")
 
     def _settle(self, start: list[int], held_out: range) -> None:
         self._start, self.held_out = self._shelves[False].rows, self._shelves[True].rows
@@ -180,15 +182,15 @@ class Followed(Source):
                 f"{other[0]}); remove {self._file} and the checkpoint beside it to train anew"
             )
         self._note.update(start=start, held_out=content)
+        self._write()
         if self._start < min(FEW, self.train // 2):
             warnings.warn(
                 f"data are standardised by the {self._start} usable simulations that were there when training began",
-                stacklevel=4,
+                stacklevel=5,
             )
         if self._shown:
             words = f"{self.arrivals.there:,} of {self.rows:,} simulations are there, {self.held_out:,} held out"
             telling.tell(f"following the store: {words}; the data are standardised by the other {self._start:,}")
-        self._write()
 
     def pace(self, epochs: int) -> None:
         """Say how many epochs there will be, which settles how many rows each waits for."""
@@ -256,19 +258,22 @@ class Followed(Source):
 
     def _advance(self, number: int) -> None:
         """Wait until an epoch may begin, and read what has come: the rows of this epoch."""
-        need = self.needed(number)
-        arrivals = self.arrivals
-        words = f"of {self.rows:,} are there, epoch {number} begins with {need:,}"
-        for _ in arrivals.polls(lambda: f"{arrivals.there:,} {words}", patience=PATIENCE):
-            self._take()
-            if arrivals.there >= need:
-                break
+        self._read(need := self.needed(number), f"epoch {number} begins with {need:,}")
         self._epoch = number
         before = [one for one in self._seen if one[0] < number]
         seen = [number, self.arrivals.there, len(self.arrivals.read)]
         if not before or before[-1][1:] != seen[1:]:
             self._seen = [*before, seen]
             self._write()
+
+    def _read(self, rows: int, words: str) -> None:
+        """Read what has come, and wait until so many rows have."""
+        arrivals = self.arrivals
+        said = f"of {self.rows:,} are there, {words}"
+        for _ in arrivals.polls(lambda: f"{arrivals.there:,} {said}", patience=PATIENCE):
+            self._take()
+            if arrivals.there >= rows:
+                break
 
     def _take(self, only: list[int] | None = None) -> None:
         """Read the blocks that have come into the part that each row belongs to."""
