@@ -80,6 +80,10 @@ def test_held_out_simulations_are_not_called_trained_on(complete, tmp_path):
     write_json(tmp_path / "fit" / "fit.json", fit)
     write_report(tmp_path)
     assert "60 epochs on 537 simulations, with 60 more held out, batches of 50" in read(tmp_path).text
+    fit["store"]["followed"] = {"standardised_by": 240}
+    write_json(tmp_path / "fit" / "fit.json", fit)
+    write_report(tmp_path)
+    assert "60 more held out, read as they came; the data are standardised by the first 240, b" in read(tmp_path).text
 
 
 def test_the_training_is_told_as_it_was(complete, tmp_path):

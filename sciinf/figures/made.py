@@ -81,7 +81,9 @@ def _trained_on(run: Run) -> str:
         return made + (f", with {held_out:,} more held out" if held_out else "")
     if held_out is None:
         return f" on {used:,} simulations, those held out included"
-    return f" on {used - held_out:,} simulations, with {held_out:,} more held out"
+    came = store.get("followed")
+    words = f", read as they came; the data are standardised by the first {came['standardised_by']:,}" if came else ""
+    return f" on {used - held_out:,} simulations, with {held_out:,} more held out{words}"
 
 
 def _simulations(run: Run) -> str:
