@@ -18,9 +18,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import distributions as td
 from brief import briefly_trained
 from command_line import call
+from torch import distributions as td
 from trainings import SIMULATOR
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, load_simulator
