@@ -128,10 +128,10 @@ class Followed(Source):
         self._seen: list[list[int]] = [list(map(int, one)) for one in note.get("epochs", [])]
         size, memory = row_bytes(store.prior, store.observables), recipe.memory
         whole = self.rows * size <= memory
-        kept = {False: whole, True: whole or self._cut * size <= memory // 2}
-        counts = {False: self.train, True: self._cut}
-        self._shelves = {v: Shelf(counts[v], store, self.device, kept=kept[v]) for v in (False, True)}
-        free = memory - sum(counts[v] * size for v in kept if kept[v])
+        self._kept = {False: whole, True: whole or self._cut * size <= memory // 2}
+        self._counts = {False: self.train, True: self._cut}
+        self._shelves: dict[bool, Shelf] = {}
+        free = memory - sum(count * size for v, count in self._counts.items() if self._kept[v])
         self._limit = max(free // SHARES, SMALLEST) // size or 1
         self._largest = min(LARGEST // size, self.rows if whole else self._limit // 4) or 1
         self.stream = Stream(store, self.device)
@@ -145,6 +145,8 @@ class Followed(Source):
         Warns:
             UserWarning: If few rows standardise.
         """
+        for v, count in self._counts.items():
+            self._shelves[v] = Shelf(count, self.store, self.device, kept=self._kept[v])
         arrivals, start = self.arrivals, [int(index) for index in self._note.get("start", ())]
         held_out = range(-(-self._cut // self.store.block))
         least = self._cut + min(self.train, max(LEAST, math.ceil(SHARE * self.train)))
