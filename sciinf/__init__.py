@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from sciinf.serve.client import connect
     from sciinf.simulation import repair, simulate
     from sciinf.store import Store
+    from sciinf.surveys.answers import Answers, load_answers
+    from sciinf.surveys.asking import query_all
     from sciinf.training import Recipe, train, train_ensemble
     from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage
     from sciinf.trust.scores.hierarchy import HierarchicalRatio
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GNPE",
     "Answer",
+    "Answers",
     "Beta",
     "Calibration",
     "Cauchy",
@@ -134,12 +137,14 @@ __all__ = [
     "infer",
     "infer_sequentially",
     "load_answer",
+    "load_answers",
     "load_fit",
     "load_posterior",
     "load_refined",
     "load_sequential",
     "load_simulator",
     "query",
+    "query_all",
     "refine_around",
     "repair",
     "simulate",
@@ -202,6 +207,8 @@ _NAMES_IN = {
     "posterior": ("build_posterior", "load_posterior"),
     "calibration": ("calibrate",),
     "answer": ("load_answer", "query"),
+    "surveys.answers": ("Answers", "load_answers"),
+    "surveys.asking": ("query_all",),
     "report": ("write_report",),
     "serve.client": ("connect",),
     "trust.scores.coverage_of_neurons": ("NeuronCoverage",),

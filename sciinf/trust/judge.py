@@ -46,10 +46,14 @@ class Judge:
 
     def look(self, x: X) -> list[Looked]:
         """What is said of each of a batch of observations, name -> (batch, *event), as of each by itself."""
-        trusts = self._compared.trust(x)
+        trusts = self.trusts(x)
         found = self._recalibration
         seen = seen_by(found, self.posterior, self._reference, x) if found else None
         return [Looked(one, None if seen is None else seen[k : k + 1]) for k, one in enumerate(trusts)]
+
+    def trusts(self, x: X) -> list[Trust]:
+        """Whether each of a batch of observations looks like the simulations, as of each by itself."""
+        return self._compared.trust(x)
 
     def recalibrated(
         self, draws: Draws, level: float, looked: Looked

@@ -1,0 +1,285 @@
+"""A folder of answers, read: columns, what is outside, and what all of it says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from sciinf.core.prior import Prior
+from sciinf.core.verdicts import CALIBRATION_STATES
+from sciinf.storage.folder import Folder, Local
+from sciinf.surveys.block import Block, file_of, read_block
+from sciinf.surveys.description import read_description
+
+if TYPE_CHECKING:
+    import pandas
+
+_PLAIN = {"trust": "", "p_value": "", "outside": "", "status": "", "checks": "", "ess": "", "pareto_k": ""}
+
+
+@final
+class Answers:
+    """Answers to many observations, in a folder; see `load_answers`.
+
+    `len` is how many rows there are so far, answered or not, and `rows` how many were asked for. Columns have a row
+    for each that is there, in order; `column("row")` has their positions.
+
+    Args:
+        folder: Where they are.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If `answers.json` is damaged.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.about = folder, read_description(folder)
+        self.prior = Prior.from_json(self.about["prior"])
+        self.rows, self.levels = int(self.about["rows"]), tuple(map(float, self.about["quantiles"]))
+        self.calibration: Mapping[str, Any] = self.about["calibration"]
+        self._size = int(self.about["block"])
+        there = {Path(name).stem for name in folder.names("blocks") if name.endswith(".h5")}
+        self._there = sorted(int(stem) for stem in there if stem.isdigit())
+
+    def __len__(self) -> int:
+        return sum(self.rows_of(index) for index in self._there)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks when complete."""
+        return -(-self.rows // self._size)
+
+    def rows_of(self, index: int) -> int:
+        """Rows of a block."""
+        return max(0, min(self._size, self.rows - index * self._size))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are there."""
+        return len(self) == self.rows
+
+    def block(self, index: int, names: frozenset[str] | None = None) -> Block:
+        """One block, verified.
+
+        Args:
+            index: Its number.
+            names: Which datasets; all when left out.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        try:
+            return read_block(self.folder.read(file_of(index)), index, self.about["survey"], names)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{self.folder.name}/{file_of(index)} is damaged: {error}; run the same command again, which makes it "
+                "anew"
+            ) from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all columns, row after row. Blocks, their order, kills and processes do not change it.
+
+        Raises:
+            ValueError: If a block is damaged.
+        """
+        return digest_of(self.block(index) for index in self._there)
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """Name of each column -> its unit, "" where it has none."""
+        found = {"row": "", **_PLAIN}
+        values = self.about["values"]
+        for name, unit in zip(self.prior.names, self.prior.units, strict=True):
+            if self.prior.mixed:
+                found[f"{name}_exists"] = ""
+            if name in values:
+                found |= {f"P({name}={label})": "" for label in values[name]}
+            else:
+                found |= {f"{name}_{what}": unit for what in ("mean", "sd", *map(_quantile, self.levels))}
+            found |= {f"{name}_true": unit} if self.about["truth"] else {}
+        return found
+
+    def column(self, name: str) -> np.ndarray:
+        """One column, of all rows that are there.
+
+        "trust", "checks" and "status" are words, "outside" tells where `trust` is "alarm", as for a single answer.
+
+        Raises:
+            ValueError: If there is none of that name, or a block is damaged.
+        """
+        if name not in self.columns:
+            raise ValueError(f"there is no column {name!r}; there are {', '.join(self.columns)}")
+        if name == "row":
+            return np.concatenate([np.arange(i * self._size, i * self._size + self.rows_of(i)) for i in self._there])
+        dataset, place = self._where[name]
+        found = [self.block(index, frozenset({dataset})).columns[dataset][(..., *place)] for index in self._there]
+        values = np.concatenate(found) if found else np.zeros(0)
+        if name == "outside":
+            return values == self.about["codes"]["trust"].index("alarm")
+        return np.asarray(self.about["codes"][name])[values] if name in self.about["codes"] else values
+
+    def draws(self, row: int) -> np.ndarray:
+        """The draws that were kept of a row, (n, D).
+
+        Raises:
+            ValueError: If none were, or the row is not there.
+        """
+        index, at = self._place(row)
+        if not self.about["kept"]:
+            raise ValueError(f"{self.folder.name} keeps no draws; ask with --draws N, kept=N in Python")
+        return self.block(index, frozenset({"draws"})).columns["draws"][at]
+
+    def said(self, row: int) -> str:
+        """What is to be said of a row beside its numbers, or why it has no answer; "" for nothing.
+
+        Raises:
+            ValueError: If the row is not there.
+        """
+        index, at = self._place(row)
+        return self.block(index, frozenset()).messages.get(at, "")
+
+    @property
+    def outside(self) -> np.ndarray:
+        """Positions of the rows that are unlike the simulations: do not believe their answers."""
+        return self.column("row")[self.column("outside")]
+
+    @property
+    def found(self) -> Mapping[str, Any]:
+        """Counts of verdicts, and coverage where parameters are known; of a folder that is complete.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if "found" not in self.about:
+            raise ValueError(f"{self.folder.name} has {len(self):,} of {self.rows:,} rows; go on with the same command")
+        return self.about["found"]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """All columns as a table of pandas; `attrs` has units and the verdict of the calibration.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        import pandas
+
+        table = pandas.DataFrame({name: self.column(name) for name in self.columns})
+        table.attrs.update(units=self.columns, calibration=self.calibration["state"])
+        return table
+
+    def summary(self) -> str:
+        """What all of it says, the verdict on the network first."""
+        return "\n".join(lines_of(self))
+
+    def _place(self, row: int) -> tuple[int, int]:
+        index, at = divmod(row, self._size)
+        if not 0 <= row < self.rows or index not in self._there:
+            raise ValueError(f"row {row} is not there; {self.folder.name} has {len(self):,} of {self.rows:,} rows")
+        return index, at
+
+    @cached_property
+    def _where(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name of each column -> its dataset, and where in a row it is."""
+        found: dict[str, tuple[str, tuple[int, ...]]] = {name: (name, ()) for name in _PLAIN}
+        found["outside"] = ("trust", ())
+        for d, name in enumerate(self.prior.names):
+            found |= {f"{name}_{what}": (what, (d,)) for what in ("mean", "sd", "exists")}
+            found |= {f"{name}_true": ("truth", (d,))}
+            found |= {f"{name}_{_quantile(q)}": ("quantiles", (d, k)) for k, q in enumerate(self.levels)}
+            labels = self.about["values"].get(name, ())
+            found |= {f"P({name}={label})": (f"probability/{name}", (k,)) for k, label in enumerate(labels)}
+        return found
+
+
+def load_answers(folder: str | Path | Folder) -> Answers:
+    """The answers that `query_all`, or `sciinf query --observations`, wrote into a folder, complete or not.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Its columns, digest and verdicts; `print` shows the summary.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+        ValueError: If `answers.json` is damaged.
+    """
+    return Answers(folder if isinstance(folder, Folder) else Local(Path(folder)))
+
+
+def digest_of(blocks: Iterator[Block]) -> str:
+    """SHA-256 over the columns of blocks that follow each other."""
+    each: dict[str, Any] = {}
+    for block in blocks:
+        for name, array in block.columns.items():
+            start = f"{name}\0{array.dtype.str}\0{array.shape[1:]}\0".encode()
+            each.setdefault(name, hashlib.sha256(start)).update(np.ascontiguousarray(array).data)
+    return hashlib.sha256("".join(f"{name} {each[name].hexdigest()}\n" for name in sorted(each)).encode()).hexdigest()
+
+
+def lines_of(answers: Answers) -> list[str]:
+    """The summary, line by line."""
+    about, state = answers.about, answers.calibration["state"]
+    verdict = CALIBRATION_STATES.get(state, "NOT PASSED")
+    lines = [f"calibration   {verdict}: {'; '.join(answers.calibration['reasons'])}"]
+    lines += [f"posterior     {about['posterior']}; {about['scope']}"] if about["scope"] else []
+    lines += [f"{c['name']:<13} {c['level']}: {c['verdict']}" for c in about["checks"] if c["level"] != "good"]
+    if "found" not in about:
+        lines.append(f"unfinished    {len(answers):,} of {answers.rows:,} rows; the same command goes on")
+        return lines
+    found = about["found"]
+    lines.append(
+        f"rows          {found['answered']:,} of {answers.rows:,} answered, with {about['draws']:,} draws each"
+    )
+    if lost := {words: n for words, n in found["status"].items() if n and words != "answered"}:
+        lines.append(f"no answer     {', '.join(f'{words}: {n:,}' for words, n in lost.items())}")
+    lines.append(f"outside       {_outside(found['trust'])}")
+    if bad := {level: n for level, n in found["checks"].items() if n and level != "good"}:
+        lines.append(f"checks        {', '.join(f'{level}: {n:,} rows' for level, n in bad.items())}")
+    if found["unreliable"]:
+        lines.append(f"weights       of {found['unreliable']:,} rows cannot be relied on (Pareto k > 0.7)")
+    lines += _covered(answers)
+    return [*lines, *(f"not done      {words}" for words in about["not_done"])]
+
+
+def _outside(trust: Mapping[str, int]) -> str:
+    if trust["unknown"]:
+        words = "for lack of fresh simulations nobody can tell of"
+        return f"{words} {trust['unknown']:,} rows whether they are like the simulations; run `sciinf calibrate`"
+    each = sum(n for level, n in trust.items() if level != "none")
+    share = f"{trust['alarm'] / each:.2%}" if each else "none"
+    return (
+        f"{trust['alarm']:,} rows ({share}) are unlike the simulations: do not believe their answers (1 % of rows that the "
+        f"simulator made itself would be, by chance); {trust['unusual']:,} more are unusual"
+    )
+
+
+def _covered(answers: Answers) -> list[str]:
+    """How often known parameters lie within their intervals."""
+    found = answers.found.get("coverage")
+    if not found:
+        return []
+    outer, low, high = answers.about["level"], 0, len(answers.levels) - 1
+    lines = []
+    for name, one in found.items():
+        held, wanted = one["below"][high] - one["below"][low], one["expected"][high] - one["expected"][low]
+        error = (wanted * (1 - wanted) / one["rows"]) ** 0.5
+        words = f"{outer:.0%} intervals of {name} hold {held:.2%} of {one['rows']:,} known truths"
+        lines.append(f"coverage      {words} ({wanted:.2%} +- {error:.2%} if they are right)")
+    caution = answers.about["truths"]
+    return [*lines, *([f"coverage      but {caution}"] if caution else [])]
+
+
+def _quantile(level: float) -> str:
+    return f"q{100 * level:.6g}"
+
+
+__all__ = ["Answers", "load_answers"]

@@ -1,0 +1,213 @@
+"""query_all: Posterior + any number of observations -> a folder of answers, block by block."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciinf.core import Calibration, Posterior
+from sciinf.core.files import sweep
+from sciinf.engine.progress import Progress
+from sciinf.loops.lanes import cores_here, shared
+from sciinf.question import judge_of
+from sciinf.storage.folder import Folder, Local
+from sciinf.storage.selection import row_bytes
+from sciinf.store import Store
+from sciinf.surveys.answers import Answers, digest_of, load_answers
+from sciinf.surveys.block import Block, file_of, read_block, write_block
+from sciinf.surveys.checks import LEVELS
+from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, claimed, described
+from sciinf.surveys.drawing import TRUST, Answering, Wanted
+from sciinf.surveys.rows import Observations, observations_of
+from sciinf.trust.failures import Reading
+
+_ROWS, _BYTES = 2_048, 32 * 2**20  # of a block, about
+_SIGMA = (0.16, 0.5, 0.84)
+_UNRELIABLE = 0.7
+
+
+def query_all(
+    posterior: Posterior,
+    observations: Store | str | Path | Mapping[str, Any],
+    out: str | Path | Folder,
+    calibration: Calibration | None = None,
+    *,
+    level: float = 0.9,
+    draws: int = 2_000,
+    kept: int = 0,
+    seed: int = 0,
+    failures: Reading = "exclude",
+    block: int | None = None,
+    run: str | Path = "",
+    progress: bool = True,
+) -> Answers:
+    """Ask for the parameters behind any number of observations, into a folder.
+
+    Each row has quantiles, mean and sd of each parameter, probabilities of discrete ones, the verdict on it that
+    `query` gives (`trust`), and the findings about its answer. Rows unlike the simulations are marked as outside; rows
+    that failed, or are not finite, are there without an answer. The same call goes on where it was stopped or killed,
+    and several processes may work on one folder. Memory does not depend on the number of rows.
+
+    A network that moves noise answers many rows in one pass. Any other posterior (an ensemble, one that is weighted by
+    a likelihood, chains) is asked row by row, as `query` asks it, and takes as long for each.
+
+    Args:
+        posterior: What answers; one that holds for every observation.
+        observations: A store or its folder, whose theta is kept beside as truth; a file with one row for each
+            observation (`.h5`, `.npz`, `.fits`, ...; that of HDF5 is read as it is needed, any other whole); or name ->
+            array (rows, *event).
+        out: The folder.
+        calibration: What `calibrate` said of this posterior.
+        level: Of the outer quantiles; those at 16, 50 and 84 % are there as well.
+        draws: Posterior draws behind each answer. 2,000 leave the 5 % quantile of a normal law uncertain by .05 sd.
+        kept: How many of them are written for each row.
+        seed: Seeds the draws. Row k has a seed of its own, that depends on `seed` and k alone.
+        failures: What simulations that failed are, as in `query`.
+        block: Rows of a block, rounded up to whole passes; chosen when left out.
+        run: Where the posterior came from, for readers.
+        progress: Whether to report progress on the standard error.
+
+    Returns:
+        The answers, as `load_answers` gives them.
+
+    Raises:
+        ValueError: If the observations do not fit the posterior, are an unfinished store, or the folder holds answers
+            to something else; if the calibration is of another fit; if a number makes no sense.
+        OSError: If the folder cannot be written; what was answered stays.
+    """
+    if not 0 < level < 1 or draws < 1 or not 0 <= kept <= draws or (block is not None and block < 1):
+        raise ValueError(
+            f"level is between 0 and 1, draws and block are at least 1 and kept is at most draws, got level={level}, "
+            f"draws={draws}, kept={kept}, block={block}"
+        )
+    judge = judge_of(posterior, calibration, failures)
+    check_general(judge.posterior)
+    of = observations_of(observations, judge.posterior)
+    levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
+    wanted = Wanted(levels, level, draws, kept, seed, failures)
+    answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else _local(Path(out))
+    try:
+        about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
+        _answer(folder, about, answering, of, progress=progress)
+        return _finished(folder, about, answering)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise OSError(
+            error.errno,
+            f"the answers in {folder.name} cannot be written: {error.strerror or error}. Blocks so far are safe; make "
+            "room, or choose a folder that can be written, and the same command goes on where it was",
+        ) from error
+
+
+def _local(path: Path) -> Local:
+    """A folder of the file system that holds answers, or nothing else.
+
+    Raises:
+        ValueError: If it holds other things.
+    """
+    inside = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
+    if inside - {"log.txt"} and NAME not in inside:
+        raise ValueError(
+            f"{path} holds other files ({', '.join(sorted(inside)[:4])}); answers to many observations take a folder of "
+            "their own"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in (path, *path.glob("blocks/*/")):
+        sweep(folder)
+    return Local(path)
+
+
+def _block(wanted: Wanted, posterior: Posterior, asked: int | None) -> int:
+    """Rows of a block: whole passes, and few enough for memory."""
+    each = row_bytes(posterior.prior, posterior.observables) + 8 * wanted.kept * len(posterior.prior)
+    rows = asked or max(1, min(_ROWS, _BYTES // each))
+    return wanted.rows * -(-rows // wanted.rows)
+
+
+def _answer(
+    folder: Folder, about: Mapping[str, Any], answering: Answering, of: Observations, *, progress: bool
+) -> None:
+    """Answer the blocks that are not there. Several processes begin at different ones, and pass over those that are."""
+    size, rows = about["block"], about["rows"]
+    units = dict(zip(answering.posterior.prior.names, answering.posterior.prior.units, strict=True))
+    lengths = [min(size, rows - start) for start in range(0, rows, size)]
+    missing = [index for index in range(len(lengths)) if not _whole(folder, index, about["survey"])]
+    done = rows - sum(lengths[index] for index in missing)
+    first = secrets.randbelow(len(missing)) if missing else 0
+    told = Progress(rows, done, shown=progress, task="answering", unit="observations")
+    with torch.no_grad(), shared(cores_here()), told as bar:
+        for index in missing[first:] + missing[:first]:
+            failed = 0
+            if not _whole(folder, index, about["survey"]):
+                start = index * size
+                found = answering.block(of.read(start, start + lengths[index]), start)
+                folder.replace(file_of(index), write_block(found, index, about["survey"], units))
+                failed = int((found.columns["status"] != 0).sum())
+            bar.add(lengths[index], failed)
+
+
+def _whole(folder: Folder, index: int, survey: str) -> bool:
+    """Whether a block is there, and undamaged."""
+    try:
+        read_block(folder.read(file_of(index)), index, survey, frozenset())
+        return True
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _finished(folder: Folder, about: Mapping[str, Any], answering: Answering) -> Answers:
+    """The answers, with what they say together in `answers.json`."""
+    answers = load_answers(folder)
+    if answers.about["survey"] != about["survey"]:
+        raise ValueError(f"{folder.name} was taken for other answers meanwhile; give another folder")
+    counts = _Counts(answers, answering.expected())
+    digest = digest_of(counts.counted(answers.block(index) for index in range(answers.blocks)))
+    folder.replace(NAME, as_bytes({**about, "found": {**counts.found(), "digest": digest}}))
+    return load_answers(folder)
+
+
+class _Counts:
+    """Verdicts and truths below quantiles, counted block by block."""
+
+    def __init__(self, answers: Answers, expected: list[float]) -> None:
+        self.answers, self.expected = answers, expected
+        self.codes: dict[str, Counter[int]] = {name: Counter() for name in ("status", "trust", "checks")}
+        size = len(answers.prior)
+        self.below, self.known, self.unreliable = np.zeros((size, len(answers.levels))), np.zeros(size), 0
+
+    def counted(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The same blocks, counted as they pass."""
+        for block in blocks:
+            columns = block.columns
+            good = columns["status"] == 0
+            self.codes["status"].update(columns["status"].tolist())
+            self.codes["trust"].update(columns["trust"].tolist())
+            self.codes["checks"].update(columns["checks"][good].tolist())
+            self.unreliable += int((columns["pareto_k"] > _UNRELIABLE).sum())
+            if "truth" in columns:
+                truth, quantiles = columns["truth"][good], columns["quantiles"][good]
+                known = ~np.isnan(truth) & ~np.isnan(quantiles).any(-1)
+                self.known += known.sum(0)
+                self.below += ((truth[..., None] < quantiles) & known[..., None]).sum(0)
+            yield block
+
+    def found(self) -> dict[str, Any]:
+        """What was counted, in words."""
+        words = {"status": STATUS, "trust": TRUST, "checks": LEVELS}
+        each = {name: {of: self.codes[name][code] for code, of in enumerate(said)} for name, said in words.items()}
+        prior, coverage = self.answers.prior, {}
+        for d, name in enumerate(prior.names):
+            if self.known[d] and name not in prior.discrete():
+                share = (self.below[d] / self.known[d]).tolist()
+                coverage[name] = {"rows": int(self.known[d]), "below": share, "expected": self.expected}
+        return {**each, "answered": each["status"]["answered"], "unreliable": self.unreliable, "coverage": coverage}
+
+
+__all__ = ["query_all"]

@@ -1,0 +1,106 @@
+"""What is said of each answer of a survey beside its numbers: the findings of `query`, looked for where they may be.
+
+`Judge.checks` takes longer than the draws of a fast network. So a pass is screened first, by what all its findings need:
+an answer can lie at the edge of a prior only if a part of its draws does, and rest on a few draws only if these carry
+its variance. Rows that the screen leaves, and these alone, are looked at. It leaves every row where findings may be of
+another kind: parameters that bound each other, or simulations that fail here and there.
+
+What is the same for all rows is said once, of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Literal, final
+
+import numpy as np
+import torch
+
+from sciinf.core import Check, Draws
+from sciinf.trust.bounds import Bounds
+from sciinf.trust.failures import Failures, Reading, check_failures
+from sciinf.trust.few import check_few
+from sciinf.trust.judge import Judge
+from sciinf.trust.tails import check_tails
+
+LEVELS = ("good", "caution", "unknown", "alarm")
+"""What the numbers in the column `checks` mean, the worst last."""
+Level = Literal["good", "caution", "unknown", "alarm"]
+_OUTER, _PART = 0.02, 0.15  # of the prior, twice what `trust.bounds` looks at; and of the draws, less than it asks for
+_FEWEST, _CARRIED, _ONE_IN, _AT_LEAST = 300, 0.24, 1_000, 3  # as `trust.stray` has them, but for rounding
+
+
+@final
+class RowChecks:
+    """Findings about answers of one posterior.
+
+    Args:
+        judge: It, with its calibration.
+        failures: How simulations that failed are read.
+        level: Of the intervals.
+        draws: Behind each answer.
+    """
+
+    def __init__(self, judge: Judge, failures: Reading, level: float, draws: int) -> None:
+        self.judge, self.failures, self.level, self.draws = judge, failures, level, draws
+
+    @cached_property
+    def of_all(self) -> tuple[Check, ...]:
+        """Findings that are the same for all rows without weights."""
+        prior, calibration = self.judge.posterior.prior, self.judge.calibration
+        zeros = torch.zeros(self.draws, dtype=torch.float64)
+        some = Draws(prior.names, prior.units, torch.zeros(self.draws, len(prior)), zeros)
+        found = (*check_few(some, self.level), *check_tails(calibration, self.judge.posterior, self.level))
+        if not self._by_row:
+            found += (*check_failures(calibration, self.judge.posterior, some, self.failures),)
+        return found
+
+    def of(self, draws: Draws, more: Iterable[Check]) -> tuple[Level, str]:
+        """The worst level of all findings about one answer, and those that are not good, in words."""
+        found = (*more, *self.judge.checks(draws, self.failures, self.level))
+        bad = [check for check in found if check.level != "good" and check not in self.of_all]
+        worst = max((check.level for check in bad), key=LEVELS.index, default="good")
+        return worst, "; ".join(f"{check.name}: {check.level}: {check.verdict}" for check in bad)
+
+    def suspicious(self, each: np.ndarray, wide: np.ndarray) -> Sequence[int]:
+        """Which of some rows have to be looked at.
+
+        Args:
+            each: Their draws, (rows, D, n).
+            wide: The same in float64.
+        """
+        if self._by_row or self._tied:
+            return range(len(each))
+        low, high = self._outer
+        beyond = np.maximum((each < low[:, None]).mean(-1), (each > high[:, None]).mean(-1)) >= _PART
+        return np.flatnonzero(beyond.any(1) | self._carried(wide).any(1)).tolist()
+
+    def _carried(self, wide: np.ndarray) -> np.ndarray:
+        """Whether a few draws carry the variance, (rows, D)."""
+        n = wide.shape[-1]
+        if n < _FEWEST:
+            return np.zeros(wide.shape[:-1], dtype=bool)
+        parts = np.square(wide - wide.mean(-1, keepdims=True))
+        few = max(_AT_LEAST, n // _ONE_IN)
+        most = np.partition(parts, n - few, axis=-1)[..., n - few :].sum(-1)
+        return most > _CARRIED * parts.sum(-1)
+
+    @cached_property
+    def _by_row(self) -> bool:
+        """Whether what failures do has to be told of each row."""
+        calibration = self.judge.calibration
+        found = Failures.from_tensors(calibration.reference) if calibration else None
+        return found is not None and found.depend and self.failures != "outcome"
+
+    @cached_property
+    def _tied(self) -> bool:
+        """Whether parameters bound each other."""
+        return any(place.stop - place.start > 1 for _, place in self.judge.posterior.prior.places())
+
+    @cached_property
+    def _outer(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the prior's outer parts, (D,) each."""
+        drawn = Bounds(self.judge.posterior.prior).drawn
+        ends = torch.quantile(drawn, torch.tensor([_OUTER, 1 - _OUTER], dtype=drawn.dtype), dim=1).numpy()
+        return ends[0], ends[1]

@@ -1,0 +1,199 @@
+"""`answers.json`: what a folder of answers is of, so that a second command goes on with it, or is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sciinf.core import Calibration, Posterior
+from sciinf.core.categories import categories_of
+from sciinf.core.files import finite_json, json_text, opened, sealed, versions
+from sciinf.core.verdicts import NOT_CALIBRATED
+from sciinf.inference.ensemble import Ensemble
+from sciinf.inference.learned import holds_for
+from sciinf.inference.tilted import layers
+from sciinf.storage.folder import Folder
+from sciinf.surveys.checks import LEVELS
+from sciinf.surveys.drawing import TRUST, Answering
+from sciinf.surveys.rows import Observations
+
+NAME, SCHEMA, KIND = "answers.json", 1, "sciinf answers"
+STATUS = ("answered", "not finite", "the simulation raised", "the simulation ran out of time", "no answer")
+_OWN = {
+    "posterior": "posterior",
+    "fit": "fit",
+    "calibration_sha256": "calibration",
+    "prior": "prior",
+    "observations_sha256": "observations",
+    "rows": "number of observations",
+    "truth": "kind of observations",
+    "level": "level",
+    "quantiles": "quantiles",
+    "draws": "number of draws",
+    "kept": "number of draws that are kept",
+    "seed": "seed",
+    "failures": "reading of failed simulations",
+    "block": "number of rows in a block",
+}
+"""What two commands must have in common to write into one folder."""
+
+
+def described(answering: Answering, of: Observations, block: int, run: str) -> dict[str, Any]:
+    """What `answers.json` says before any row is answered.
+
+    Args:
+        answering: What answers.
+        of: The observations.
+        block: Rows of a block.
+        run: Where the posterior came from, for readers.
+    """
+    posterior, calibration, wanted = answering.posterior, answering.judge.calibration, answering.wanted
+    about: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "run": run,
+        "posterior": posterior.name,
+        "fit": posterior.digest,
+        "scope": posterior.scope,
+        "prior": posterior.prior.to_json(),
+        "values": {name: list(one.labels) for name, one in categories_of(posterior.prior).items()},
+        "observations": of.name,
+        "observations_sha256": of.digest,
+        "rows": of.rows,
+        "truth": of.known,
+        "level": wanted.level,
+        "quantiles": list(wanted.levels),
+        "draws": wanted.draws,
+        "kept": wanted.kept,
+        "seed": wanted.seed,
+        "failures": wanted.failures,
+        "block": block,
+        "calibration": said_of(calibration),
+        "calibration_sha256": _hash_of(calibration),
+        "codes": {"status": list(STATUS), "trust": list(TRUST), "checks": list(LEVELS)},
+        "checks": [check.to_json() for check in answering.checks.of_all],
+        "not_done": not_done(posterior),
+        "truths": about_truths(posterior, of),
+        "versions": versions(),
+    }
+    about = finite_json(about)
+    return {**about, "survey": identity(about)}
+
+
+def identity(about: Mapping[str, Any]) -> str:
+    """What makes blocks those of one folder."""
+    own = {key: about[key] for key in _OWN}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def claimed(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a folder: what is there, or else what is wanted, written.
+
+    Raises:
+        ValueError: If the folder holds answers to something else; the message says what differs.
+        OSError: If it cannot be written.
+    """
+    folder.create(NAME, as_bytes(wanted))
+    found = read_description(folder)
+    if found["survey"] != wanted["survey"]:
+        other = [words for key, words in _OWN.items() if found.get(key) != wanted[key]]
+        raise ValueError(
+            f"{folder.name} holds answers with another {' and another '.join(other)}; give another folder (--out), or "
+            "the same options as before to go on"
+        )
+    return found
+
+
+def read_description(folder: Folder) -> dict[str, Any]:
+    """What `answers.json` says.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or of a newer version.
+    """
+    try:
+        data = json.loads(folder.read(NAME))
+        data, sealed_well = opened(data)
+        if not sealed_well or data.get("kind") != KIND or data["survey"] != identity(data):
+            raise ValueError("it is not what `sciinf query --observations` writes")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder.name} holds no answers to many observations (no {NAME}); make them with `sciinf query RUN "
+            f"--observations STORE --out {folder.name}`"
+        ) from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{folder.name}/{NAME} is damaged, or was edited by hand: {error}") from error
+    if data["schema"] > SCHEMA:
+        raise ValueError(f"{folder.name} was written by a newer version of sciinf (schema {data['schema']})")
+    return data
+
+
+def as_bytes(about: Mapping[str, Any]) -> bytes:
+    """As it is written."""
+    return (json_text(sealed(about)) + "\n").encode()
+
+
+def said_of(calibration: Calibration | None) -> dict[str, Any]:
+    """The verdict on the posterior, as in `answer.json`."""
+    if calibration is None:
+        return {"state": "not checked", "passed": False, "reasons": [NOT_CALIBRATED], "of": None, "fit": None}
+    return {
+        "state": calibration.state,
+        "passed": calibration.passed,
+        "reasons": list(calibration.reasons),
+        "of": calibration.of,
+        "fit": calibration.fit,
+    }
+
+
+def not_done(posterior: Posterior) -> list[str]:
+    """What a single question does more, in words."""
+    found = [
+        "no data are simulated from the answers and compared with the observations, and nobody looks which numbers of "
+        "an observation are strange",
+        "intervals are those of the draws, not corrected by what the calibration found",
+        "no row is refined by simulations of its own, and refined answers of the run are not used",
+        "quantities that a simulator derives from the parameters are left out",
+    ]
+    if len(layers(posterior)) == 1:
+        found.append("answers are of what was learned alone: no likelihood weights them, also where it is known")
+    if isinstance(posterior, Ensemble):
+        found.append("nobody looks how much the members of the ensemble differ about a row")
+    return found
+
+
+def about_truths(posterior: Posterior, of: Observations) -> str:
+    """What the coverage of known parameters does not show; "" where it is a fair check, or there are none."""
+    if not of.known:
+        return ""
+    if of.campaign & posterior.trained_on:
+        return "the network was trained on these simulations, so that it does better on them than on others"
+    if of.prior != posterior.prior.to_json() or posterior.under is not None:
+        return "their parameters are not drawn from the prior of the posterior, so that coverage need not be nominal"
+    return ""
+
+
+def check_general(posterior: Posterior) -> None:
+    """Refuse a posterior that holds for some observations alone.
+
+    Raises:
+        ValueError: If so.
+    """
+    if posterior.observation is not None or any(holds_for(layer) for layer in layers(posterior)):
+        scope = posterior.scope or "it is for one observation"
+        raise ValueError(
+            f"the {posterior.name} posterior does not hold for every observation ({scope}); ask that of the whole "
+            "prior: load_posterior(RUN) without a name"
+        )
+
+
+def _hash_of(calibration: Calibration | None) -> str:
+    """What observations are compared with, and the verdict."""
+    if calibration is None:
+        return ""
+    digest = hashlib.sha256(json.dumps(finite_json(said_of(calibration)), sort_keys=True).encode())
+    for name, value in sorted(calibration.reference.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

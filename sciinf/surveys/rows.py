@@ -1,0 +1,276 @@
+"""Observations by their position, however many: those of a store, of arrays, or of a file with one row for each.
+
+A row is never left out. One that failed when it was simulated, or is not finite, keeps its place, and has no answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.core import Posterior, X, as_observation
+from sciinf.core.observation_columns import Column, Wanted
+from sciinf.core.observation_files import open_columns
+from sciinf.core.simulator import Observable, Status, event_of
+from sciinf.storage.outcome import status_of
+from sciinf.store import Store
+
+_NUMBERS = 2**40  # that a file may hold
+_CHUNK = 65_536  # rows at a time
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Some observations, one after the other.
+
+    Args:
+        x: Name -> (rows, *event), of all of them; of a row without data the numbers mean nothing.
+        status: Whether each has data to be asked about: `Status.OK`, or why not, uint8, (rows,).
+        theta: The true parameters of each, (rows, D); None where they are not known.
+    """
+
+    x: X
+    status: Tensor
+    theta: Tensor | None = None
+
+
+class Observations(ABC):
+    """Rows by position. A subclass sets what is below.
+
+    Attributes:
+        name: What they are called in messages.
+        digest: Changes when they do.
+        rows: How many.
+        prior: The prior, as JSON, that their known parameters were drawn from; None where none are known.
+        known: Whether their parameters are known, under the posterior's names and units.
+        campaign: Digests that tell of which simulations they are.
+    """
+
+    name: str
+    digest: str
+    rows: int
+    prior: Mapping[str, Any] | None = None
+    known: bool = False
+    campaign: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Seen:
+        """Rows [start, stop).
+
+        Raises:
+            ValueError: If they cannot be read.
+        """
+
+
+@final
+class OfStore(Observations):
+    """The rows of a store of simulations, failed ones too.
+
+    Raises:
+        ValueError: If blocks of it are missing or damaged, or its observables are not those of the posterior.
+    """
+
+    def __init__(self, store: Store, posterior: Posterior) -> None:
+        from sciinf.core.fit import campaign_of
+
+        self.name = str(store.path)
+        if dict(store.observables) != dict(posterior.observables):
+            raise ValueError(
+                f"{self.name} holds {event_of(store.observables)}, the posterior is for "
+                f"{event_of(posterior.observables)}: {_differ(store.observables, posterior.observables)}"
+            )
+        if missing := store.missing():
+            raise ValueError(
+                f"{self.name} is unfinished: {len(missing):,} of {store.blocks:,} blocks are missing; let `sciinf "
+                "simulate` go on first, or its rows would be answered twice"
+            )
+        self.store, self.rows, self.digest = store, len(store), store.digest
+        of_prior = store.proposal is None
+        self.prior = store.prior.to_json() if of_prior else {"proposal": dict(store.proposal or {})}
+        self.known = (store.prior.names, store.prior.units) == (posterior.prior.names, posterior.prior.units)
+        self.campaign = frozenset({store.digest, campaign_of(store.simulator, store.seed)})
+        self._known: tuple[int, Tensor, Any] | None = None
+
+    def read(self, start: int, stop: int) -> Seen:
+        size, parts = self.store.block, []
+        for index in range(start // size, -(-stop // size)):
+            theta, outcome = self._block(index)
+            span = slice(max(0, start - index * size), stop - index * size)
+            x = {name: outcome.x[name][span] for name in self.store.observables}
+            parts.append((x, status_of(outcome)[span], theta[span]))
+        x = {name: torch.cat([part[0][name] for part in parts]) for name in self.store.observables}
+        return Seen(
+            x, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts]) if self.known else None
+        )
+
+    def _block(self, index: int) -> tuple[Tensor, Any]:
+        """One block of the store; the last one that was read is kept."""
+        if self._known is None or self._known[0] != index:
+            self._known = (index, *self.store.read(index))
+        return self._known[1:]
+
+
+@final
+class OfArrays(Observations):
+    """Arrays with a row for each observation.
+
+    Args:
+        name: What they are called in messages.
+        arrays: Observable -> array (rows, *event), or what can be cut into slices as one.
+        observables: Of the posterior.
+
+    Raises:
+        ValueError: If a name is missing or unknown, or a shape or unit does not fit.
+    """
+
+    def __init__(self, name: str, arrays: Mapping[str, Any], observables: Mapping[str, Observable]) -> None:
+        self.name, self.arrays, self.observables = name, arrays, observables
+        if set(arrays) != set(observables):
+            raise ValueError(f"{name} has {sorted(arrays)}, the posterior is for {event_of(observables)}")
+        for key, spec in observables.items():
+            shape = tuple(arrays[key].shape)
+            if not shape or shape[1:] != spec.shape:
+                raise ValueError(
+                    f"{name}: {key!r} has shape {shape}, expected (rows, {str(spec.shape)[1:-1].rstrip(',')}): one row "
+                    "for each observation"
+                )
+        counts = {key: len(array) for key, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"{name}: the observables have different numbers of rows: {counts}")
+        self.rows = next(iter(counts.values()))
+        if not self.rows:
+            raise ValueError(f"{name} holds no row")
+        self.digest = self._hash()
+
+    def read(self, start: int, stop: int) -> Seen:
+        raw = {key: self.arrays[key][start:stop] for key in self.observables}
+        good = np.ones(stop - start, dtype=bool)
+        for value in raw.values():
+            numbers = np.asarray(getattr(value, "value", value))
+            if numbers.dtype.kind == "f":
+                good &= np.isfinite(numbers).reshape(len(numbers), -1).all(1)
+        x = {key: torch.zeros(stop - start, *spec.shape, dtype=spec.torch_dtype) for key, spec in self._specs()}
+        if good.any():
+            found = as_observation(self.observables, {key: v[good] for key, v in raw.items()}, batched=True)
+            for key, value in found.items():
+                x[key][torch.from_numpy(good)] = value
+        status = torch.from_numpy(np.where(good, int(Status.OK), int(Status.NON_FINITE)).astype(np.uint8))
+        return Seen(x, status)
+
+    def _specs(self) -> list[tuple[str, Observable]]:
+        return list(self.observables.items())
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for start in range(0, self.rows, _CHUNK):
+            for key in sorted(self.arrays):
+                value = self.arrays[key][start : start + _CHUNK]
+                array = np.ascontiguousarray(getattr(value, "value", value))
+                digest.update(f"{key}\0{array.dtype.str}\0{array.shape}\0{getattr(value, 'unit', '')}\0".encode())
+                digest.update(array.data if array.size else b"")
+        return digest.hexdigest()
+
+
+def observations_of(given: Store | str | Path | Mapping[str, Any], posterior: Posterior) -> Observations:
+    """Observations, wherever they are.
+
+    Args:
+        given: A store or its folder; a file, with one row for each observation; or name -> array (rows, *event).
+        posterior: What they are to be asked of.
+
+    Raises:
+        FileNotFoundError: If there is no such file or store.
+        ValueError: If they do not fit the posterior.
+    """
+    if isinstance(given, Store):
+        return OfStore(given, posterior)
+    if isinstance(given, Mapping):
+        arrays = {key: _sliced(value) for key, value in given.items()}
+        return OfArrays("the observations", arrays, posterior.observables)
+    path = Path(given)
+    if path.is_dir() or not path.exists():
+        return OfStore(Store(path), posterior)
+    return OfArrays(str(path), _columns(path, posterior.observables), posterior.observables)
+
+
+class _WithUnit:
+    """Numbers that are cut into slices, each of which is a quantity."""
+
+    def __init__(self, values: Any, unit: str) -> None:
+        self.values, self.unit, self.shape = values, unit, tuple(values.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Any:
+        from astropy import units
+
+        return units.Quantity(np.asarray(self.values[rows]), self.unit)
+
+
+def _sliced(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    return value if isinstance(getattr(value, "shape", None), tuple) else np.asarray(value)
+
+
+def _columns(path: Path, observables: Mapping[str, Observable]) -> dict[str, Any]:
+    """The arrays of a file, by observable. Those of HDF5 stay in it; others are read whole."""
+    names = "|".join(map(re.escape, observables))
+    alone = next(iter(observables)) if len(observables) == 1 else ""
+    with ExitStack() as stack:
+        found = dict(open_columns(path, Wanted(rf"(?:{names})(?:_\d+)?", _NUMBERS, alone), stack).columns)
+        picked = {name: _several(path, name, spec, found) for name, spec in observables.items()}
+        in_place = path.suffix.lower() in (".h5", ".hdf5")
+        arrays = {n: (None if in_place else column.read(), column.unit) for n, column in picked.items()}
+    if in_place:
+        import h5py
+
+        opened: Any = h5py.File(path, "r")  # stays open as long as its rows are read
+        arrays = {name: (opened[name], unit) for name, (_, unit) in arrays.items()}
+    return {name: _WithUnit(values, unit) if unit else values for name, (values, unit) in arrays.items()}
+
+
+def _several(path: Path, name: str, spec: Observable, found: Mapping[str, Column]) -> Column:
+    """An observable's column, or columns `name_0`, `name_1`, ... put beside each other."""
+    if name in found:
+        return found[name]
+    numbered = {int(key.removeprefix(f"{name}_")): column for key, column in found.items() if key != name and
+                re.fullmatch(rf"{re.escape(name)}_\d+", key)}  # fmt: skip
+    order = sorted(numbered)
+    if len(spec.shape) != 1 or len(order) != spec.shape[0] or order != list(range(order[0], order[0] + len(order))):
+        raise ValueError(
+            f"{path} has no {name!r} with one row for each observation, of shape (rows, *{spec.shape}); it may also "
+            f"stand in columns {name}_0, {name}_1, ..."
+        )
+    units = {numbered[k].unit for k in order}
+    if len(units) > 1:
+        raise ValueError(f"{path}: the columns of {name!r} have the units {sorted(units)}; keep one of them")
+    shape = (*numbered[order[0]].shape, len(order))
+    kind = numbered[order[0]].dtype
+    return Column(shape, kind, units.pop(), lambda: np.stack([numbered[k].read() for k in order], axis=1))
+
+
+def _differ(one: Mapping[str, Observable], other: Mapping[str, Observable]) -> str:
+    """How observables differ, in words."""
+    for name in sorted(set(one) | set(other)):
+        if name not in one or name not in other:
+            return f"{name!r} is in one of them alone"
+        for what in ("shape", "unit", "dtype", "scale", "dims"):
+            mine, theirs = getattr(one[name], what), getattr(other[name], what)
+            if mine != theirs:
+                return f"the {what} of {name!r} is {mine!r} and {theirs!r}"
+    return "they differ in their coordinates"
+
+
+__all__ = ["Observations", "Seen", "observations_of"]
