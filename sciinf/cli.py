@@ -171,7 +171,9 @@ def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
 
 @cli.command(cls=options.FilesCommand)
 @click.argument("folder", metavar="DIR")
-@options.observation
+@options.observation_or_many
+@options.observations
+@options.table
 @options.column
 @click.option("--out", default=None, metavar="DIR", help="Folder for the answers; the run's own when left out.")
 @click.option(
@@ -189,14 +191,22 @@ def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
 @click.option(
     "--draws",
     default=None,
-    metavar="FILE",
-    help="Also write the draws: to .h5, .nc (arviz), .ecsv, .fits, .csv, .json (bilby), or ROOT_1.txt (getdist).",
+    metavar="FILE|N",
+    help="Also write the draws: to .h5, .nc (arviz), .ecsv, .fits, .csv, .json (bilby), or ROOT_1.txt (getdist); with "
+    "--observations, N of each row.",
 )
 @options.seed
 @options.device
 @options.accept_changes
-def query(folder: str, observation: Sequence[str], simulator: str | None, **given: Any) -> None:
-    """Ask a fitted run for the parameters behind an observation."""
+def query(
+    folder: str, observation: Sequence[str], observations: str | None, simulator: str | None, **given: Any
+) -> None:
+    """Ask a fitted run for the parameters behind an observation, or behind any number of them."""
+    if observations is not None:
+        from sciinf.commands.surveying import survey_run
+
+        survey_run(folder, observations, simulator, given)
+        return
     from sciinf.commands.querying import query_run
 
     query_run(folder, observation, simulator, given)

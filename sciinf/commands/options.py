@@ -82,6 +82,40 @@ loudness = [
 observation = click.option(
     "--observation", "observation", multiple=True, required=True, metavar="FILE...", help="Files of the real data."
 )
+
+
+def needed_unless_many(ctx: click.Context, parameter: click.Parameter, files: Sequence[str]) -> Sequence[str]:
+    """Files of observations, which may be missing only where --observations has them.
+
+    Raises:
+        click.UsageError: If none are there, or both are.
+    """
+    many = ctx.params.get("observations")
+    if not files and many is None:
+        raise click.MissingParameter(ctx=ctx, param=parameter)
+    if files and many is not None:
+        raise click.UsageError("--observation and --observations were both given; leave one out", ctx)
+    return files
+
+
+observation_or_many = click.option(
+    "--observation",
+    multiple=True,
+    callback=needed_unless_many,
+    metavar="FILE...",
+    help="Files of the real data, or --observations.",
+)
+observations = click.option(
+    "--observations",
+    default=None,
+    is_eager=True,
+    metavar="STORE|FILE",
+    help="Any number of observations instead: simulations, or a file with a row for each. The same command goes on "
+    "where it was stopped.",
+)
+table = click.option(
+    "--table", default=None, metavar="FILE", help="With --observations: a table of all rows, .ecsv, .fits, .h5 or .csv."
+)
 may_observe = click.option(
     "--observation", multiple=True, metavar="FILE...", help="Real data, to see how they are read."
 )

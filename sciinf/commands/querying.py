@@ -33,6 +33,8 @@ def query_run(folder: str, observation: Sequence[str], simulator: str | None, gi
     Raises:
         ValueError: If an observation does not fit, or as `query` does.
     """
+    if given["table"] is not None:
+        raise ValueError("--table is of many observations, --observations; --draws writes the draws of one")
     draws = None if given["draws"] is None else Path(given["draws"])
     if draws is not None:
         check_kind(draws)

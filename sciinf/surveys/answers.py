@@ -257,8 +257,8 @@ def _outside(trust: Mapping[str, int]) -> str:
     each = sum(n for level, n in trust.items() if level != "none")
     share = f"{trust['alarm'] / each:.2%}" if each else "none"
     return (
-        f"{trust['alarm']:,} rows ({share}) are unlike the simulations: do not believe their answers (1 % of rows that the "
-        f"simulator made itself would be, by chance); {trust['unusual']:,} more are unusual"
+        f"{trust['alarm']:,} rows ({share}) are unlike the simulations: do not believe their answers (1 % of rows that "
+        f"the simulator made itself would be, by chance); {trust['unusual']:,} more are unusual"
     )
 
 

@@ -91,7 +91,7 @@ def query_all(
     of = observations_of(observations, judge.posterior)
     levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
     wanted = Wanted(levels, level, draws, kept, seed, failures)
-    answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else _local(Path(out))
+    answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else own_folder(Path(out))
     try:
         about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
         _answer(folder, about, answering, of, progress=progress)
@@ -106,17 +106,17 @@ def query_all(
         ) from error
 
 
-def _local(path: Path) -> Local:
+def own_folder(path: Path) -> Local:
     """A folder of the file system that holds answers, or nothing else.
 
     Raises:
         ValueError: If it holds other things.
     """
     inside = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
-    if inside - {"log.txt"} and NAME not in inside:
+    if inside - {"log.txt", "summary.png"} and NAME not in inside:
         raise ValueError(
-            f"{path} holds other files ({', '.join(sorted(inside)[:4])}); answers to many observations take a folder of "
-            "their own"
+            f"{path} holds other files ({', '.join(sorted(inside)[:4])}); answers to many observations take a folder "
+            "of their own"
         )
     path.mkdir(parents=True, exist_ok=True)
     for folder in (path, *path.glob("blocks/*/")):
@@ -210,4 +210,4 @@ class _Counts:
         return {**each, "answered": each["status"]["answered"], "unreliable": self.unreliable, "coverage": coverage}
 
 
-__all__ = ["query_all"]
+__all__ = ["own_folder", "query_all"]
