@@ -93,7 +93,8 @@ def _told(axes: Axes, answers: Answers, name: str, prior_sd: float) -> None:
     if good.any() and prior_sd > 0:
         y = sd[good] / prior_sd
         top = max(1.0, float(np.quantile(y, 0.999)))
-        axes.hist2d(middle[good], y, _CELLS, [_span(middle[good]), (0, top)], cmap="Blues", norm=LogNorm(0.5))
+        span = [_span(middle[good]), (0, top)]
+        axes.hist2d(middle[good], y, _CELLS, range=span, cmap="Blues", norm=LogNorm(0.5))
         axes.axhline(1.0, color=MUTED, linewidth=0.8)
 
 

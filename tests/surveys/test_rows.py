@@ -1,0 +1,100 @@
+"""Observations in arrays and in files: their units, their shapes, and rows that are no numbers."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from astropy import units
+from astropy.table import QTable
+
+from sciinf.surveys.rows import observations_of
+
+
+@pytest.fixture(scope="module")
+def data(ball):
+    return ball.store.load().x["x"][:6].numpy()
+
+
+def written(kind, data, path):
+    """Data in metres, written in centimetres where the kind of file has units."""
+    file = path / f"data.{kind}"
+    if kind == "npz":
+        np.savez(file, x=data)
+    elif kind == "npy":
+        np.save(file, data)
+    elif kind == "h5":
+        with h5py.File(file, "w") as opened:
+            opened["x"] = 100 * data
+            opened["x"].attrs["unit"] = "cm"
+    elif kind == "fits":
+        QTable({"x": 100 * data * units.cm}).write(file)
+    else:
+        header = ",".join(f"x_{k} [cm]" for k in range(5))
+        np.savetxt(file, 100 * data, "%.9g", ",", header=header, comments="")
+    return file
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "h5", "fits", "csv"])
+def test_files_with_a_row_for_each_observation(ball, data, tmp_path, kind) -> None:
+    rows = observations_of(written(kind, data, tmp_path), ball.posterior)
+    assert rows.rows == 6
+    assert not rows.known
+    seen = rows.read(2, 5)
+    assert np.allclose(seen.x["x"], data[2:5], rtol=1e-5)
+    assert seen.status.tolist() == [0, 0, 0]
+    assert seen.theta is None
+
+
+def test_the_digest_is_of_the_numbers(ball, data, tmp_path) -> None:
+    one = observations_of({"x": data}, ball.posterior).digest
+    other = data.copy()
+    other[3, 2] += 1e-3
+    assert observations_of({"x": torch.from_numpy(data)}, ball.posterior).digest == one
+    assert observations_of({"x": other}, ball.posterior).digest != one
+    assert observations_of({"x": data * units.m}, ball.posterior).digest != one  # said to be metres, not taken for them
+
+
+def test_rows_that_are_no_numbers_keep_their_place(ball, data) -> None:
+    data = data.copy()
+    data[1, 0], data[4, 3] = np.nan, np.inf
+    seen = observations_of({"x": data}, ball.posterior).read(0, 6)
+    assert seen.status.tolist() == [0, 1, 0, 0, 1, 0]
+    assert np.allclose(seen.x["x"][[0, 2, 3, 5]], data[[0, 2, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.zeros((0, 5))}, "holds no row"),
+        ({"x": np.zeros(5)}, r"shape \(5,\), expected \(rows, 5\)"),
+        ({"x": np.zeros((3, 5)), "more": np.zeros(3)}, r"has \['more', 'x'\]"),
+    ],
+)
+def test_arrays_that_do_not_fit(ball, arrays, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        observations_of(arrays, ball.posterior)
+
+
+def test_units_that_do_not_convert(ball, data, tmp_path) -> None:
+    QTable({"x": data * units.s}).write(tmp_path / "data.fits")
+    rows = observations_of(tmp_path / "data.fits", ball.posterior)
+    with pytest.raises(ValueError, match="does not convert to the simulator's 'm'"):
+        rows.read(0, 3)
+
+
+def test_a_file_with_too_few_columns(ball, data, tmp_path) -> None:
+    file = tmp_path / "data.csv"
+    np.savetxt(file, data[:, :3], "%.9g", ",", header="x_0,x_1,x_2", comments="")
+    with pytest.raises(ValueError, match="no 'x' with one row for each observation"):
+        observations_of(file, ball.posterior)
+
+
+def test_rows_of_a_store_reach_over_its_blocks(ball) -> None:
+    rows = observations_of(ball.store, ball.posterior)
+    theta = torch.cat([ball.store.read(k)[0] for k in range(5)])
+    seen = rows.read(60, 150)
+    assert seen.theta is not None
+    assert torch.equal(seen.theta, theta[60:150])
+    assert seen.status.nonzero().flatten().tolist() == [13, 15, 83, 85]
