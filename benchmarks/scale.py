@@ -11,6 +11,7 @@ killed      workers and `sciinf simulate` on one store, killed at 20 random mome
 slurm       an array of SLURM jobs on two nodes: cancelled, killed, at their walltime (`scale_slurm`)
 Parts: training (`scale_training.py`): several processes against one, and stores larger than the memory.
 follow: training that begins before the campaign ends (`scale_follow.py`)
+surveys: a million questions, killed ten times; memory; rows per second.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ from scale_follow import follow
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 PARTS: dict[str, Callable[[Any, Path], Found]] = {"follow": follow}
+from scale_surveys import surveys
+
+Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+PARTS: dict[str, Callable[[Any, Path], Found]] = {"surveys": surveys}
 
 
 def main() -> None:

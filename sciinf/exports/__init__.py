@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sciinf.exports.answers_table import write_answers
 from sciinf.exports.arviz_layout import to_datatree, write_netcdf
 from sciinf.exports.astropy_table import to_table, write_table
 from sciinf.exports.bilby_json import write_bilby
@@ -18,6 +19,7 @@ __all__ = [
     "to_datatree",
     "to_sbi",
     "to_table",
+    "write_answers",
     "write_bilby",
     "write_draws",
     "write_getdist",

@@ -95,6 +95,11 @@ def query_all(
     try:
         about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
         _answer(folder, about, answering, of, progress=progress)
+        if of.now() != of.digest:
+            raise ValueError(
+                f"{of.name} changed while it was asked about, so the answers in {folder.name} are of nobody knows what: "
+                "remove them, and ask again"
+            )
         return _finished(folder, about, answering)
     except OSError as error:
         if isinstance(error, FileNotFoundError):

@@ -27,7 +27,10 @@ from sciinf.trust.tails import check_tails
 LEVELS = ("good", "caution", "unknown", "alarm")
 """What the numbers in the column `checks` mean, the worst last."""
 Level = Literal["good", "caution", "unknown", "alarm"]
-_OUTER, _PART = 0.02, 0.15  # of the prior, twice what `trust.bounds` looks at; and of the draws, less than it asks for
+_OUTER, _PART = (
+    0.0125,
+    0.195,
+)  # of the prior, more than the hundredth `trust.bounds` looks at; of draws, less than it asks
 _FEWEST, _CARRIED, _ONE_IN, _AT_LEAST = 300, 0.24, 1_000, 3  # as `trust.stray` has them, but for rounding
 
 

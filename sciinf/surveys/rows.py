@@ -71,6 +71,10 @@ class Observations(ABC):
             ValueError: If they cannot be read.
         """
 
+    @abstractmethod
+    def now(self) -> str:
+        """What `digest` would be if they were looked at anew."""
+
 
 @final
 class OfStore(Observations):
@@ -113,6 +117,9 @@ class OfStore(Observations):
             x, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts]) if self.known else None
         )
 
+    def now(self) -> str:
+        return self.store.digest  # of the blocks that were there at first; more may have come
+
     def _block(self, index: int) -> tuple[Tensor, Any]:
         """One block of the store; the last one that was read is kept."""
         if self._known is None or self._known[0] != index:
@@ -150,7 +157,7 @@ class OfArrays(Observations):
         self.rows = next(iter(counts.values()))
         if not self.rows:
             raise ValueError(f"{name} holds no row")
-        self.digest = self._hash()
+        self.digest = self.now()
 
     def read(self, start: int, stop: int) -> Seen:
         raw = {key: self.arrays[key][start:stop] for key in self.observables}
@@ -170,7 +177,7 @@ class OfArrays(Observations):
     def _specs(self) -> list[tuple[str, Observable]]:
         return list(self.observables.items())
 
-    def _hash(self) -> str:
+    def now(self) -> str:
         digest = hashlib.sha256()
         for start in range(0, self.rows, _CHUNK):
             for key in sorted(self.arrays):

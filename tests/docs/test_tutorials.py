@@ -13,7 +13,7 @@ import torch
 from brief import briefly_trained
 from documents import FEW, blocks, fewer, follow
 
-from sciinf import load_answer
+from sciinf import load_answer, load_answers
 from sciinf.core.simulator import load_module
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +31,7 @@ FOLLOWED = {  # by a test of this folder
     ),
     *(f"docs/tutorials/{name}.md" for name in ("first_answer", "your_own_simulator", "external_program")),
     *(f"docs/tutorials/{name}.md" for name in ("many_observations", "from_sbi", "which_model", "hidden_states")),
+    "docs/tutorials/surveys.md",
 }
 
 FEWER_CELLS = {
@@ -164,6 +165,26 @@ def test_many_observations_can_be_followed(here: Path, monkeypatch: pytest.Monke
     assert names["draws"].shape[1:] == (3, 2)
     assert load_answer("runs/repeats").observation["v"].shape == (5, 10)
     assert names["answer"].observation["v"].shape == (2, 10)
+
+
+@pytest.mark.pages
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained(20)
+def test_surveys_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (TUTORIALS / "surveys.md").read_text()
+    for long, short in {"(3000, ": "(300, ", "[:100]": "[:10]", "v[107]": "v[107]"}.items():
+        assert long in text
+        text = text.replace(long, short)
+    commands, names = follow(text, monkeypatch, few=300)
+    assert [words[1] for words in commands] == ["simulate", "train", "calibrate", "query", "simulate", "query"]
+    answers = names["answers"]
+    assert len(answers) == len(names["table"]) == 300
+    assert answers.column("status")[200] == "not finite"
+    assert answers.columns["rate_q50"] == "1 / h" or answers.columns["rate_q50"] == "1/h"
+    odd = answers.column("p_value")[:10]
+    assert (odd < 0.05).mean() > 0.7, "these amplifiers are faulty; few simulations see it"
+    assert (here / "survey.fits").is_file()
+    assert "intervals of rate hold" in load_answers("known").summary()
 
 
 @pytest.mark.pages

@@ -191,6 +191,18 @@ def test_refusals(ball, answers, tmp_path) -> None:
         answers.draws(300)
 
 
+def test_observations_that_change_meanwhile_are_told(ball, tmp_path, monkeypatch) -> None:
+    data = {"x": ball.store.load().x["x"][:20].clone().numpy()}
+
+    def meanwhile(self, seen, start, whole=Answering.block):
+        data["x"][19] += 1.0
+        return whole(self, seen, start)
+
+    monkeypatch.setattr(Answering, "block", meanwhile)
+    with pytest.raises(ValueError, match="changed while it was asked about"):
+        query_all(ball.posterior, data, tmp_path / "a", draws=20, progress=False)
+
+
 def test_an_unfinished_store_is_refused(ball, tmp_path) -> None:
     import shutil
 
