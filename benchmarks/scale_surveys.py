@@ -1,6 +1,6 @@
 """A million questions: `query_all` killed ten times beside one that was not, its memory, and rows per second.
 
-python benchmarks/scale.py --parts surveys            10^6 observations with 50 draws each, so that it ends
+python benchmarks/scale.py --parts surveys            10^6 observations, 20 draws of each, so that it ends
 python benchmarks/scale.py --parts surveys --quick    20,000
 """
 
@@ -65,22 +65,19 @@ class Line(Simulator):
 
 def surveys(options: Any, folder: Path) -> tuple[Rows, Rows]:
     """Kills, two processes at once, memory, and speed by the number of parameters."""
-    rows, draws = (20_000, 200) if options.quick else (1_000_000, 50)
+    rows, draws, fresh = (20_000, 200, 6_000) if options.quick else (1_000_000, 20, 900)
     simulator = load_simulator(SIMULATORS / "linear_gaussian.py")
-    run = _run(simulator, folder / "run")
-    store = folder / "observations"
+    run, store = _run(simulator, folder / "run", fresh), folder / "observations"
     simulate(simulator, store, rows, seed=3, progress=False)
     asked = [str(run), str(store)]
     whole, seconds, memory = _undisturbed([*asked, str(folder / "whole"), str(draws)])
+    found = {"observations": rows, "draws": draws, "CPU s": seconds, "rows per CPU s": rows / seconds}
+    found["GB resident"] = memory / 1e9
+    print(found, whole, file=sys.stderr, flush=True)
     broken = _killed([*asked, str(folder / "killed"), str(draws)], rows, random.Random(options.seed))
+    print(f"killed {_KILLS} times: {broken}", file=sys.stderr, flush=True)
     both = _together([*asked, str(folder / "both"), str(draws)]) if options.quick else whole
-    found = {
-        "observations": rows,
-        "draws": draws,
-        "CPU s": seconds,
-        "rows per CPU s": rows / seconds,
-        "GB": memory / 1e9,
-    }
+    memory = max(memory, 1024.0 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     checks = [
         check("surveys: the digest after ten kills differs", float(broken != whole), 0),
         check("surveys: the digest of two processes at once differs", float(both != whole), 0),
@@ -90,13 +87,13 @@ def surveys(options: Any, folder: Path) -> tuple[Rows, Rows]:
     return [found, *speeds], checks
 
 
-def _run(simulator: Simulator, folder: Path) -> Path:
+def _run(simulator: Simulator, folder: Path, fresh: int = 6_000) -> Path:
     """A run: a fit of few epochs, and its calibration."""
     store = simulate(simulator, folder / "simulations", 4_000, seed=1, progress=False)
     estimator = Flow(simulator.prior, simulator.observables)
     fit = train(estimator, store, folder / "fit", recipe=Recipe(epochs=5, processes=1), progress=False)
-    fresh = simulate(simulator, folder / "fresh", 6_000, seed=2, progress=False)
-    calibrate(build_posterior(fit), fresh, folder, rows=1_000, progress=False)
+    checked = simulate(simulator, folder / "fresh", fresh, seed=2, progress=False)
+    calibrate(build_posterior(fit), checked, folder, rows=min(1_000, fresh), progress=False)
     return folder
 
 

@@ -229,6 +229,8 @@ def lines_of(answers: Answers) -> list[str]:
     """The summary, line by line."""
     about, state = answers.about, answers.calibration["state"]
     verdict = CALIBRATION_STATES.get(state, "NOT PASSED")
+    of = answers.calibration["of"]
+    verdict += f" (of the {of} posterior)" if of not in (None, about["posterior"]) else ""
     lines = [f"calibration   {verdict}: {'; '.join(answers.calibration['reasons'])}"]
     lines += [f"posterior     {about['posterior']}; {about['scope']}"] if about["scope"] else []
     lines += [f"{c['name']:<13} {c['level']}: {c['verdict']}" for c in about["checks"] if c["level"] != "good"]
