@@ -76,8 +76,8 @@ def write_answers(answers: Answers, path: str | Path) -> Path:
         write_bytes(path, _csv(answers, table))
         return path
     if kind == "fits":  # which knows ASCII alone
-        lines = [line.encode("ascii", "replace").decode() for line in table.meta["comments"]]
-        table.meta["comments"] = [part for line in lines for part in textwrap.wrap(line, _CARD)]
+        lines = [line.encode("ascii", "replace").decode() for line in answers.summary().splitlines()]
+        table.meta = {"comments": [part for line in lines for part in textwrap.wrap(line, _CARD)]}
     more: dict[str, Any] = {"path": "answers", "serialize_meta": True} if kind == "hdf5" else {}
     write_through(path, lambda temporary: table.write(temporary, format=kind, overwrite=True, **more))
     return path

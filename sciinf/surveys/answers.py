@@ -125,7 +125,8 @@ class Answers:
         values = np.concatenate(found) if found else np.zeros(0)
         if name == "outside":
             return values == self.about["codes"]["trust"].index("alarm")
-        return np.asarray(self.about["codes"][name])[values] if name in self.about["codes"] else values
+        words = self.about["codes"].get(name)
+        return values if words is None else np.asarray(words)[values.astype(int)]
 
     def draws(self, row: int) -> np.ndarray:
         """The draws that were kept of a row, (n, D).

@@ -97,8 +97,8 @@ def query_all(
         _answer(folder, about, answering, of, progress=progress)
         if of.now() != of.digest:
             raise ValueError(
-                f"{of.name} changed while it was asked about, so the answers in {folder.name} are of nobody knows what: "
-                "remove them, and ask again"
+                f"{of.name} changed while it was asked about, and nobody knows which answers in {folder.name} are of "
+                "what: remove them, and ask again"
             )
         return _finished(folder, about, answering)
     except OSError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import torch
@@ -24,9 +24,8 @@ from sciinf.trust.few import check_few
 from sciinf.trust.judge import Judge
 from sciinf.trust.tails import check_tails
 
-LEVELS = ("good", "caution", "unknown", "alarm")
+LEVELS: tuple[str, ...] = ("good", "caution", "unknown", "alarm")
 """What the numbers in the column `checks` mean, the worst last."""
-Level = Literal["good", "caution", "unknown", "alarm"]
 _OUTER, _PART = (
     0.0125,
     0.195,
@@ -46,7 +45,8 @@ class RowChecks:
     """
 
     def __init__(self, judge: Judge, failures: Reading, level: float, draws: int) -> None:
-        self.judge, self.failures, self.level, self.draws = judge, failures, level, draws
+        self.judge, self.level, self.draws = judge, level, draws
+        self.failures: Reading = failures
 
     @cached_property
     def of_all(self) -> tuple[Check, ...]:
@@ -59,7 +59,7 @@ class RowChecks:
             found += (*check_failures(calibration, self.judge.posterior, some, self.failures),)
         return found
 
-    def of(self, draws: Draws, more: Iterable[Check]) -> tuple[Level, str]:
+    def of(self, draws: Draws, more: Iterable[Check]) -> tuple[str, str]:
         """The worst level of all findings about one answer, and those that are not good, in words."""
         found = (*more, *self.judge.checks(draws, self.failures, self.level))
         bad = [check for check in found if check.level != "good" and check not in self.of_all]

@@ -137,7 +137,7 @@ class Answering:
         messages = {}
         if theta is not None and whole.any():
             messages |= self._fill(columns, at[whole], theta[:, torch.from_numpy(whole)])
-        for k in np.flatnonzero(~whole):
+        for k in np.flatnonzero(~whole).tolist():
             one = {name: value[k : k + 1] for name, value in x.items()}
             messages |= self._alone(columns, int(at[k]), one, seeds[k])
         return messages
