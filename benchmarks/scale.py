@@ -1,17 +1,18 @@
 """Campaigns that outgrow one machine: kills, cuts and full disks, and what each part costs.
 
-python benchmarks/scale.py                       all parts
-python benchmarks/scale.py --parts engines       some
-python benchmarks/scale.py --quick               shorter; checks are wider
+    python benchmarks/scale.py                       all parts
+    python benchmarks/scale.py --parts store         some
+    python benchmarks/scale.py --quick               shorter; checks are wider
 
-Parts. "store": a million blocks that are made up: seconds to open, to look again, to say what is missing, as files and
-in packs; then rows a second from files and from packs. "objects": stores on an S3 service that is refused, cut and
-killed; rates beside the local disk.
-killed      workers and `sciinf simulate` on one store, killed at 20 random moments (`scale_slurm`)
-slurm       an array of SLURM jobs on two nodes: cancelled, killed, at their walltime (`scale_slurm`)
-Parts: training (`scale_training.py`): several processes against one, and stores larger than the memory.
-follow: training that begins before the campaign ends (`scale_follow.py`)
-surveys: a million questions, killed ten times; memory; rows per second.
+"killed": workers (`sciinf work`) and `sciinf simulate` on one store, killed at 20 random moments.
+"slurm": an array of SLURM jobs on two nodes that this machine plays: cancelled, killed, at their walltime; left out
+where SLURM is not installed.
+"store": a million blocks that are made up: seconds to open, to look again, to say what is missing, as files and in
+packs; then rows a second from files and from packs.
+"objects": stores on an S3 service that is refused, cut and killed; rates beside the local disk.
+"training": several processes against one, and stores larger than the memory.
+"follow": training that begins before the campaign ends, beside training after the fact.
+"surveys": a million questions, killed ten times; memory; rows per second.
 """
 
 from __future__ import annotations
@@ -21,32 +22,24 @@ from pathlib import Path
 from typing import Any
 
 from reporting import in_parts
+from scale_follow import follow
 from scale_objects import objects
-from scale_store import store
-
-Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"objects": objects, "store": store}
 from scale_slurm import killed, slurm
-
-Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"killed": killed, "slurm": slurm}
+from scale_store import store
+from scale_surveys import surveys
 from scale_training import training
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"training": training}
-from scale_follow import follow
-
-Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"follow": follow}
-from scale_surveys import surveys
-
-Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
-PARTS: dict[str, Callable[[Any, Path], Found]] = {"surveys": surveys}
+PARTS: dict[str, Callable[[Any, Path], Found]] = {
+    "killed": killed,
+    "slurm": slurm,
+    "store": store,
+    "objects": objects,
+    "training": training,
+    "follow": follow,
+    "surveys": surveys,
+}
 
 
 def main() -> None:
