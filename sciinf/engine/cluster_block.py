@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -32,6 +33,7 @@ from sciinf.store import Store
 
 _ONE = threading.Lock()
 _HAND: list[Path] = []
+_LOOK = 0.2  # s
 
 
 def run_told(told: str) -> str:
@@ -164,8 +166,17 @@ def _note_when_told_to_end() -> None:
             with suppress(OSError):
                 _left(claim).touch()
 
+    def watch() -> None:  # for a process that does not end by itself in time is killed
+        while worker.status.name not in ("closing", "closed"):
+            time.sleep(_LOOK)
+        note()
+
+    from distributed import get_worker
+
+    worker = get_worker()
     atexit.register(note)
     Finalize(None, note, exitpriority=10)  # processes that were started by multiprocessing leave without atexit
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _error(error: Exception) -> dict[str, Any]:
