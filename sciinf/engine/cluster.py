@@ -169,7 +169,7 @@ class _GivenOut:
             self.waits = not able
             kind = f" with the resources {dict(self.engine.resources)}" if self.engine.resources else ""
             where = f"at {self.engine.address}{kind}"
-            tell(f"waiting for workers: there are none {where}" if self.waits else f"{len(able)} workers {where}")
+            tell(f"waiting for workers: there are none {where}" if self.waits else f"workers {where}: {len(able)}")
 
     def _serves(self, resources: Mapping[str, float]) -> bool:
         return all(resources.get(name, 0) >= amount for name, amount in (self.engine.resources or {}).items())
