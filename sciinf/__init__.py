@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.core.unknown_law import Unknown
     from sciinf.core.verdicts import Calibration, Check
+    from sciinf.engine.cluster import Cluster
+    from sciinf.engine.workers import Here, Workers
     from sciinf.estimators._changes import Changes
     from sciinf.estimators.elements import Elements
     from sciinf.estimators.flow import Flow
@@ -85,6 +87,7 @@ __all__ = [
     "Changes",
     "Check",
     "Choice",
+    "Cluster",
     "Compositional",
     "Conditional",
     "Counts",
@@ -99,6 +102,7 @@ __all__ = [
     "Gamma",
     "HalfCauchy",
     "HalfNormal",
+    "Here",
     "HierarchicalRatio",
     "Joint",
     "Laplace",
@@ -128,6 +132,7 @@ __all__ = [
     "Truncated",
     "Uniform",
     "Unknown",
+    "Workers",
     "build_posterior",
     "calibrate",
     "check_simulator",
@@ -199,6 +204,8 @@ _NAMES_IN = {
     "inference.corrected": ("correct",),
     "inference.distillation": ("distil",),
     "checking": ("check_simulator",),
+    "engine.cluster": ("Cluster",),
+    "engine.workers": ("Here", "Workers"),
     "commands.workflow": ("infer",),
     "simulation": ("repair", "simulate"),
     "training": ("Recipe", "train", "train_ensemble"),
