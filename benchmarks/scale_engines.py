@@ -23,7 +23,7 @@ from reporting import Rows, check
 
 from sciinf import Store, load_simulator, simulate
 from sciinf.core.files import write_bytes
-from sciinf.core.simulator import Simulator
+from sciinf.core.simulator import Simulator, Status
 from sciinf.engine.campaign import Engine
 from sciinf.engine.cluster import Cluster
 from sciinf.engine.workers import Here, Workers
@@ -162,9 +162,11 @@ def dask(options: Any, folder: Path) -> tuple[Rows, Rows]:
     found = {"rows": rows, "blocks": store.blocks, "seconds": seconds, **running.told, "journal lines": begun}
     return [found], [
         check("digest is another than that of one process", float(store.digest != digest), 0),
-        check("rows missing, doubled or failed", abs(rows - store.counts[0]) + abs(rows - len(there)), 0),
+        check("rows missing, doubled or failed", abs(rows - store.counts[Status.OK]) + abs(rows - len(there)), 0),
         check("files damaged", len(there.damaged()), 0),
         check("scheduler never cut off", float(not running.told["cut [s]"]), 0),
+        check("kills below 5, by", 5 - running.told["kills"], 0),
+        check("schedulers that followed one below 1, by", 2 - running.told["schedulers"], 0),
         check("claims left", len(list(there.path.glob("claims-*"))), 0),
     ]
 
@@ -192,17 +194,17 @@ class _Running:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def _start(self, *command: str) -> subprocess.Popen[Any]:
         inside = ["ip", "netns", "exec", NAMESPACE] if self.host == FAR and command[1] == "scheduler" else []
         with open(self.folder / "dask.log", "ab") as log:
             how: dict[str, Any] = {"stdout": log, "stderr": log, "start_new_session": True, "cwd": self.folder}
             return subprocess.Popen([*inside, *command], **how)
 
-    def _scheduler(self) -> subprocess.Popen[bytes]:
+    def _scheduler(self) -> subprocess.Popen[Any]:
         self.told["schedulers"] += 1
         return self._start("dask", "scheduler", "--host", self.host, "--port", str(PORT), "--no-dashboard")
 
-    def _worker(self) -> subprocess.Popen[bytes]:
+    def _worker(self) -> subprocess.Popen[Any]:
         return self._start("dask", "worker", self.cluster.address, "--nthreads", "1", "--no-dashboard")
 
     def _supervise(self) -> None:
@@ -222,13 +224,12 @@ class _Running:
 
     def _kill_worker(self) -> None:
         nanny = self.chance.choice(self.workers)
-        listed = Path(f"/proc/{nanny.pid}/task/{nanny.pid}/children")
-        children = listed.read_text().split() if listed.exists() else []
-        named = [int(p) for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
-        for pid in named:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                self.told["kills"] += 1
+        with suppress(OSError):  # which has ended meanwhile
+            listed = [file.read_text() for file in Path(f"/proc/{nanny.pid}/task").glob("*/children")]
+            for pid in " ".join(listed).split():
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+                    self.told["kills"] += 1
 
     def _cut(self) -> None:
         started = time.monotonic()
@@ -255,13 +256,13 @@ def _link() -> Iterator[tuple[str, Any]]:
     ]
 
     @contextmanager
-    def link_down(scheduler: subprocess.Popen[bytes]) -> Iterator[None]:
+    def link_down(scheduler: subprocess.Popen[Any]) -> Iterator[None]:
         subprocess.run(["ip", "link", "set", near, "down"], check=True)
         yield
         subprocess.run(["ip", "link", "set", near, "up"], check=True)
 
     @contextmanager
-    def sigstop(scheduler: subprocess.Popen[bytes]) -> Iterator[None]:
+    def sigstop(scheduler: subprocess.Popen[Any]) -> Iterator[None]:
         os.killpg(scheduler.pid, signal.SIGSTOP)
         yield
         os.killpg(scheduler.pid, signal.SIGCONT)

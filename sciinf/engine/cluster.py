@@ -155,9 +155,9 @@ class _GivenOut:
         """See how many blocks may be given out."""
         if time.monotonic() - self.looked < _LOOK:
             return
-        assert self.client is not None
+        client: Any = self.client
         try:
-            found = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER)
+            found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER)
         except Exception as error:  # it answers later, or the client has lost it and says so by its status
             if time.monotonic() - self.heard > self.engine.patience:
                 self._gone(error)
@@ -213,7 +213,7 @@ class _GivenOut:
         if cut:
             yield from self._cut_off(cut)
 
-    def _report(self, future: Future, claim: Path) -> dict[str, Any] | None:
+    def _report(self, future: Any, claim: Path) -> dict[str, Any] | None:
         """What a worker says of a block; None where nobody does, because the scheduler was lost."""
         from distributed import KilledWorker
 
