@@ -34,6 +34,8 @@ HEAVY = {
     "dask",
     "distributed",
 }
+HEAVY = {"jax", "sbi", "numpyro", "astropy", "matplotlib", "scipy", "pandas", "arviz", "rich", "pebble"}
+HEAVY |= {"dask", "distributed"}
 BRIDGES = {"sciinf/exports/sbi_posterior.py"}  # its class must inherit from sbi's; imported only when asked for
 TO_WORKERS = {"sciinf/engine/sent.py"}  # hands a simulator that has no file to its own processes; never a file
 OF_TENSORS = {

@@ -34,7 +34,7 @@ from sciinf.storage.journal import Entry
 from sciinf.telling import tell
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
 
 _LOOK = 2.0  # s between two looks at who works
 _ANSWER = 10.0  # s for the scheduler to answer
@@ -105,7 +105,7 @@ class _GivenOut:
         self.room, self.looked, self.heard = 0, -_LOOK, time.monotonic()
         self.waits = self.unlike = False
         self.left: Counter[int] = Counter()
-        self.client: Client | None = None
+        self.client: Any = None
 
     def entries(self) -> Iterator[Entry]:
         """Entries of blocks as they are committed."""
@@ -155,7 +155,7 @@ class _GivenOut:
         """See how many blocks may be given out."""
         if time.monotonic() - self.looked < _LOOK:
             return
-        client: Any = self.client
+        client = self.client
         try:
             found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER)
         except Exception as error:  # it answers later, or the client has lost it and says so by its status
@@ -177,7 +177,6 @@ class _GivenOut:
     # --- blocks -------------------------------------------------------------------------------------------------------
 
     def _give_out(self) -> None:
-        assert self.client is not None
         while self.campaign.queue and len(self.hand) < self.room and self.client.status == "running":
             index = self.campaign.queue.popleft()
             self.given += 1
