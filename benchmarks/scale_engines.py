@@ -2,8 +2,9 @@
 
 Part "engines": rows of 10 ms, computed, by one worker and by two; blocks of cheap rows beside the rate at which this
 disk makes files and lines durable. Part "dask": cheap rows on a cluster of two workers; one of them gets SIGKILL every
-few seconds, once it has done something; the link to the scheduler is down for 20 s (its own network namespace and a veth pair where that is
-permitted, else the scheduler is stopped by SIGSTOP); the scheduler gets SIGKILL and is started again.
+few seconds, once something was done since; the link to the scheduler is down for 20 s (its own network namespace and a
+veth pair where that is permitted, else the scheduler is stopped by SIGSTOP); the scheduler gets SIGKILL and is started
+again.
 """
 
 from __future__ import annotations
