@@ -6,6 +6,7 @@ An engine is one more line of `ENGINES`, and of `FORGIVING` if a simulator may k
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command_line import call
 from slurms import pretended
 
 from sciinf.core import Status, load_simulator
@@ -210,3 +212,14 @@ def interrupt_at(path: Path, blocks: int) -> None:
     while len(list(path.rglob("0*.h5"))) < blocks:
         time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_cluster_from_the_command_line(cluster, tmp_path):
+    digest = simulate(load_simulator(source(tmp_path)), tmp_path / "expected", 100, progress=False).digest
+    where = ["--out", str(tmp_path / "s"), "--scheduler", cluster.address]
+    done = call("simulate", tmp_path / "noisy.py", "-n", 100, *where)
+    assert (done.code, f"digest {digest}" in done.out) == (0, True)
+    journals = [file.name for file in (tmp_path / "s/journal").iterdir()]
+    assert not [name for name in journals if name.startswith(f"{platform.node()}-{os.getpid()}")], "others wrote it"
+    refused = call("simulate", tmp_path / "noisy.py", "-n", 100, *where, "--workers", 2)
+    assert (refused.code, "in workers (2) or by an engine" in refused.error) == (2, True)
