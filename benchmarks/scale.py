@@ -4,6 +4,8 @@
     python benchmarks/scale.py --parts store         some
     python benchmarks/scale.py --quick               shorter; checks are wider
 
+"engines": what two workers gain where rows take 10 ms, and what rows that cost nothing cost, beside the disk's fsync.
+"dask": a Dask cluster whose workers are killed every few seconds and whose scheduler is cut off for 20 s.
 "killed": workers (`sciinf work`) and `sciinf simulate` on one store, killed at 20 random moments.
 "slurm": an array of SLURM jobs on two nodes that this machine plays: cancelled, killed, at their walltime; left out
 where SLURM is not installed.
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from reporting import in_parts
+from scale_engines import dask, engines
 from scale_follow import follow
 from scale_objects import objects
 from scale_slurm import killed, slurm
@@ -32,6 +35,8 @@ from scale_training import training
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 PARTS: dict[str, Callable[[Any, Path], Found]] = {
+    "engines": engines,
+    "dask": dask,
     "killed": killed,
     "slurm": slurm,
     "store": store,
