@@ -89,17 +89,28 @@ class Packs:
         if listing is self._listing:
             return []
         self._listing = listing
-        found = list[Member]()
-        packs = {name.removesuffix(".json") for name in listing.names if name.endswith(".json")}
-        for pack in sorted(packs - self.known):
+        indexes, tars = (
+            {name.removesuffix(end) for name in listing.names if name.endswith(end)} for end in (".json", ".tar")
+        )
+        found = [member for pack in sorted(self.known - tars) for member in self._gone(pack)]
+        for pack in sorted(indexes - self.known):
             members = self._members(pack)
             self.known.add(pack)
-            for member in members:
+            for member in members if pack in tars else ():
                 places = self._places.setdefault(member.block, [])
                 places.append((pack, member.start, member.size))
                 places.sort(key=lambda place: number_of(place[0]), reverse=True)
             found += members
         return found
+
+    def _gone(self, pack: str) -> list[Member]:
+        """The blocks of a pack whose tar was deleted: they lie there no more."""
+        lost = [index for index, places in self._places.items() if any(place[0] == pack for place in places)]
+        for index in lost:
+            self._places[index] = [place for place in self._places[index] if place[0] != pack]
+            if not self._places[index]:
+                del self._places[index]
+        return [Member(index, 0, 0, None) for index in lost]
 
     def mend(self, judge: Callable[[int, bytes], Entry], elsewhere: Callable[[int], bool]) -> None:
         """Write indexes anew that are damaged, or were lost; a pack without one that no block needs is removed.

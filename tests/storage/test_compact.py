@@ -306,6 +306,23 @@ def test_a_store_of_format_1_stays_in_one_folder_until_it_is_compacted(made, tmp
     assert (path / "shards/00000015.h5").is_file()
 
 
+def test_a_pack_that_was_deleted_or_cut_is_simulated_again(path, made):
+    Store(path).compact()
+    opened = Store(path)
+    [gone], [cut] = path.glob("packs/000-*.tar"), path.glob("packs/001-*.tar")
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:1500])  # within its first block
+    opened.refresh()
+    for store in (opened, Store(path)):
+        assert store.missing() == [0, 1, 2, 3]
+        assert [damage.block for damage in store.damaged()] == list(range(8))
+        with pytest.raises(ValueError, match="it is gone"):
+            store.load()
+    assert repair(opened, Plain()) == list(range(8))
+    assert Store(path).digest == Store(made).digest
+    assert not Store(path).damaged()
+
+
 def test_what_is_damaged_or_not_finished_stays(path):
     Store.create(path, Plain(), seed=0, block=BLOCK, rows=200)
     file = path / "shards/001/00000006.h5"
