@@ -83,8 +83,10 @@ def compact(known: Blocks, blocks: int, rows_of: Callable[[int], int], rows: int
             continue
         queue, again = _ready(known, [index for index in indices if present[index].rows == rows])
         removed += sum(_remove(known, index, None) for index in again)
+        serial = shelf.packs.serial(first // PER_FOLDER)
         while len(queue) >= _FEWEST:
-            packed = _pack(known, first // PER_FOLDER, queue)
+            packed = _pack(known, f"{first // PER_FOLDER:03d}-{serial}-{secrets.token_hex(4)}", queue)
+            serial += 1
             found, packs = found + len(packed), packs + bool(packed)
             removed += sum(_remove(known, index, stamp) for index, stamp in packed)
     known.refresh(blocks)
@@ -107,14 +109,13 @@ def _packed_well(known: Blocks, index: int) -> bool:
         return False
 
 
-def _pack(known: Blocks, thousand: int, queue: deque[int]) -> list[tuple[int, Hashable]]:
+def _pack(known: Blocks, pack: str, queue: deque[int]) -> list[tuple[int, Hashable]]:
     """One pack of as many of the blocks as it may hold; which, and what told that their files were as they were read.
 
     Raises:
         OSError: If it cannot be written.
     """
-    folder, packs = known.folder, known.shelf.packs
-    pack = f"{thousand:03d}-{packs.serial(thousand)}-{secrets.token_hex(4)}"
+    folder = known.folder
     tar, members, stamps = f"{PACKS}/{pack}.tar", list[tuple[Entry, int, int]](), list[Hashable]()
     folder.write(tar, tar_of(_files(known, queue, members, stamps)))
     for entry, start, size in members:

@@ -306,6 +306,15 @@ def test_a_store_of_format_1_stays_in_one_folder_until_it_is_compacted(made, tmp
     assert (path / "shards/00000015.h5").is_file()
 
 
+def test_large_blocks_go_into_several_packs(path, made, monkeypatch):
+    monkeypatch.setattr("sciinf.storage.compact.MOST", 3 * Store(path).file(0).stat().st_size // 2)
+    assert Store(path).compact().packs == 5, "two blocks in each"
+    names = sorted(pack.name[:5] for pack in path.glob("packs/*.tar"))
+    assert names == ["000-1", "000-2", "001-1", "001-2", "002-1"]
+    assert Store(path).known.shelf.loose == {10, 11}, "one alone stays a file, as the short one does"
+    assert Store(path).digest == Store(made).digest
+
+
 def test_a_pack_that_was_deleted_or_cut_is_simulated_again(path, made):
     Store(path).compact()
     opened = Store(path)
