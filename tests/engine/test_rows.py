@@ -297,13 +297,13 @@ def test_the_thread_ends_with_its_consumer(store, how, small_buffers):
 @pytest.mark.parametrize("memory", [BIG, TINY])
 def test_each_shard_is_verified_once(store, memory, small_buffers):
     fresh, judged = Store(store.path), []
-    original = fresh._judge
+    original = fresh.known._judge
 
     def watched(index, path):
         judged.append(index)
         return original(index, path)
 
-    fresh._judge = watched
+    fresh.known._judge = watched
     found = of(fresh, memory)
     for number in range(3):
         list(found.epoch(number, 64, seeded(number)))
