@@ -280,6 +280,10 @@ def test_a_service_that_is_away_is_no_damage(server: Any, address: str, source: 
         for ask in (store.load, store.damaged, store.refresh, lambda: store.digest, lambda: Store(address)):
             with pytest.raises(Unreachable, match="Nothing that was committed is lost"):
                 ask()
+    with server.failing(lambda method, path: "503" if "/shards/" in path else ""):
+        for ask in (store.load, store.damaged, lambda: store.digest):
+            with pytest.raises(Unreachable, match="Nothing that was committed is lost"):
+                ask()
     with server.failing(lambda *_: "403"), pytest.raises(Unreachable, match="check the credentials"):
         store.load()
     assert not store.damaged()
