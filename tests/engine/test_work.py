@@ -45,7 +45,7 @@ class Noisy(Simulator):
         if first == os.environ.get("HANG"):
             ctypes.PyDLL(None).sleep(3600)  # holds Python's lock
         if first == os.environ.get("LOCK"):
-            ctypes.PyDLL(None).sleep(3)
+            ctypes.PyDLL(None).sleep(600)
         time.sleep(float(os.environ.get("NAP", 0)))
         return {"v": theta + torch.randn(len(theta), 3, generator=generator)}
 
@@ -224,6 +224,20 @@ def test_a_block_that_another_has_in_hand_comes_last_and_is_done_when_that_one_i
     assert time.monotonic() - started > 0.9
     assert [entry.block for entry in found] == [*range(1, BLOCKS), 0]
     assert whole(begun, made)
+
+
+@pytest.mark.parametrize("dead", [2, 3])
+def test_three_hints_that_nobody_has_touched_for_a_minute_are_three_tries(dead: int, begun: Store, made: Path) -> None:
+    (begun.path / "working").mkdir()
+    for number in range(dead):
+        hint = begun.path / "working" / f"4.other-{number}.aa"
+        hint.touch()
+        os.utime(hint, (time.time() - 61, time.time() - 61))
+    work.work(begun, load_simulator(made / "noisy.py"), progress=False)
+    store = Store(begun.path)
+    assert hinted(begun) == []
+    assert store.counts[Status.RAISED] == (5 if dead == 3 else 0)
+    assert not store.missing()
 
 
 def test_a_block_that_another_commits_meanwhile_is_waited_for_and_not_done_again(
