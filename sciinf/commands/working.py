@@ -8,7 +8,8 @@ from typing import Any
 
 from sciinf.commands.user_files import user_simulator
 from sciinf.core.simulator import Simulator
-from sciinf.engine.work import checked_share, noted, plan, work
+from sciinf.engine.work import checked_share, note_of, noted, plan, work
+from sciinf.storage.description import accept
 from sciinf.store import Store
 from sciinf.telling import ANSWER, tell
 
@@ -50,12 +51,17 @@ def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given:
         path: Folder of the store.
         n: Rows wanted in all.
         size: Rows per block, as `plan` takes them.
-        given: Other options of `plan`.
+        given: Other options of `plan`; `timeout`, for the workers; and `accept_changes`, as in `simulate`.
 
     Raises:
         ValueError: As `plan` does.
     """
-    store = plan(sim, path, n, block=size, **given)
+    rest = dict(given)
+    timeout, changed = rest.pop("timeout"), rest.pop("accept_changes")
+    if changed and (path / "store.json").is_file():
+        accept(path / "store.json", sim)
+    store = plan(sim, path, n, block=size, **rest)
+    note_of(store, sim, device=rest["device"], timeout=timeout)
     missing, where = len(store.missing()), store.path.resolve()
     tell(
         f"{store.path}: {missing:,} of {store.blocks:,} blocks of {store.block:,} rows are to be simulated, by any "

@@ -41,6 +41,7 @@ class Hints:
         self.folder, self.timeout = (store / FOLDER).resolve(), timeout
         self._mine = f"{platform.node()}-{os.getpid()}.{secrets.token_hex(8)}"  # containers share names and numbers
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._ear = -1  # what the watcher reads
         self._woken: int | None = None
 
     def begin(self, index: int) -> bool:
@@ -101,8 +102,8 @@ class Hints:
         if self._woken is not None:
             signal.set_wakeup_fd(self._woken)
             self._woken = None
-        if self._watcher is not None and self._watcher.stdin is not None:
-            self._watcher.stdin.close()
+        if self._watcher is not None:
+            os.close(self._ear)
             self._watcher.wait()
             self._watcher = None
 
@@ -121,22 +122,23 @@ class Hints:
         """Tell the watcher, started anew where there is none or it was killed."""
         if self._watcher is not None and self._watcher.poll() is not None:
             self._watcher = None
+            os.close(self._ear)
         if self._watcher is None:
             if not words.startswith("BEGIN"):
                 return
-            self._watcher = self._watched()
+            self._watch()
         with suppress(OSError):
-            os.write(self._watcher.stdin.fileno(), os.fsencode(f"{words}\n"))  # type: ignore[union-attr]
+            os.write(self._ear, os.fsencode(f"{words}\n"))
 
-    def _watched(self) -> subprocess.Popen[bytes]:
+    def _watch(self) -> None:
         words = [sys.executable, "-I", "-S", heartbeat.__file__, str(os.getpid()), f"{BEAT:g}"]
-        watcher = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-        assert watcher.stdin is not None
-        os.set_blocking(watcher.stdin.fileno(), False)
+        read, self._ear = os.pipe()
+        self._watcher = subprocess.Popen(words, stdin=read, stdout=subprocess.DEVNULL, start_new_session=True)
+        os.close(read)
+        os.set_blocking(self._ear, False)
         if threading.current_thread() is threading.main_thread():
-            before = signal.set_wakeup_fd(watcher.stdin.fileno(), warn_on_full_buffer=False)
+            before = signal.set_wakeup_fd(self._ear, warn_on_full_buffer=False)
             self._woken = before if self._woken is None else self._woken
-        return watcher
 
 
 def _ended(name: str) -> bool:

@@ -31,7 +31,6 @@ from sciinf.engine.interrupts import interruptible
 from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
 from sciinf.engine.tally import Tally
-from sciinf.storage.description import accept
 from sciinf.storage.durable import writing
 from sciinf.storage.journal import Entry
 from sciinf.storage.own_mark import is_marked, mark_of
@@ -198,9 +197,7 @@ def plan(
     seed: int = 0,
     device: str = "cpu",
     block: int | str | None = None,
-    timeout: float | None = None,
     proposal: Proposal | None = None,
-    accept_changes: bool = False,
 ) -> Store:
     """Begin a campaign for workers to come, and simulate nothing: the store, and the parameters of a proposal.
 
@@ -211,9 +208,7 @@ def plan(
         seed: Seed of the campaign.
         device: Where workers run the simulator, where they are not told otherwise.
         block: Rows per batch, as in `simulate`.
-        timeout: Seconds after which a worker gives a block up, where it is not told otherwise.
         proposal: Where theta is drawn from instead of the prior; all of it is drawn now.
-        accept_changes: Go on although files of the simulator have changed since the folder was begun.
 
     Raises:
         ValueError: If the simulator is in no file, or the folder holds another campaign.
@@ -230,11 +225,9 @@ def plan(
     elif block == "auto":
         with one_thread():
             block = probe_block(simulator, n, seed=seed, device=device)
-    if accept_changes and known:
-        accept(path / "store.json", simulator)
     size: Any = block
     store = Store.create(path, simulator, seed=seed, block=size, rows=n, proposal=proposal)
-    note_of(store, simulator, device=device, timeout=timeout)
+    note_of(store, simulator, device=device)
     if proposal is not None:
         with one_thread():
             propose(store, proposal, store.missing())
