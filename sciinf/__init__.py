@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sciinf.core.unknown_law import Unknown
     from sciinf.core.verdicts import Calibration, Check
     from sciinf.engine.cluster import Cluster
+    from sciinf.engine.slurm_array import SlurmArray
     from sciinf.engine.workers import Here, Workers
     from sciinf.estimators._changes import Changes
     from sciinf.estimators.elements import Elements
@@ -126,6 +127,7 @@ __all__ = [
     "Score",
     "Simplex",
     "Simulator",
+    "SlurmArray",
     "Status",
     "Store",
     "StudentT",
@@ -205,6 +207,7 @@ _NAMES_IN = {
     "inference.distillation": ("distil",),
     "checking": ("check_simulator",),
     "engine.cluster": ("Cluster",),
+    "engine.slurm_array": ("SlurmArray",),
     "engine.workers": ("Here", "Workers"),
     "commands.workflow": ("infer",),
     "simulation": ("repair", "simulate"),
