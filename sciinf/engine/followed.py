@@ -33,10 +33,11 @@ import torch
 from torch import Tensor
 
 from sciinf import telling
-from sciinf.core import Batch, Status
+from sciinf.core import Batch, Simulator, Status
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import Outcome
 from sciinf.engine.arrivals import Arrivals, campaign_in
+from sciinf.engine.online import Simulated
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.rows import FEWEST_TRAIN, FEWEST_VALIDATION, LARGEST, PARTS, SHARES, SMALLEST, Stream
 from sciinf.engine.source import Source, in_order
@@ -52,7 +53,15 @@ PATIENCE = 10.0  # seconds that an epoch waits before it says so
 FILE = "followed.json"
 
 
-def following(built: Any, store: Store, out: Path, *, recipe: Recipe, seed: int, shown: bool = True) -> Followed:
+def following(
+    built: Any,
+    store: Store | Simulator | Simulated,
+    out: Path,
+    *,
+    recipe: Recipe,
+    seed: int,
+    shown: bool = True,
+) -> Followed:
     """The rows for a training that follows a store: those of the training that a folder holds unfinished, or new ones.
 
     Args:
