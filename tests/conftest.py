@@ -12,8 +12,13 @@ import signal
 import tempfile
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,3 +128,28 @@ def one_look(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     """No second look around an answer, which takes seconds each time; its own tests, and pages, have it."""
     if "docs" not in request.path.parts:
         monkeypatch.setattr("sciinf.question.MANY", ())
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A report's figures are made and not drawn, for drawing takes a second for each report; where pictures are looked
+    at, and on pages, they are drawn.
+    """
+    if not DRAWN.intersection(request.path.parts) and not request.path.name.startswith("test_report"):
+        monkeypatch.setattr("sciinf.figures.svg._rendered", _blank)
+        monkeypatch.setattr("sciinf.figures.svg._whole", _page)
+
+
+DRAWN = {"docs", "figures", "serve"}
+
+
+def _blank(figure: Figure) -> bytes:
+    """A page of the figure's size with nothing on it."""
+    wide, high = (72 * float(inches) for inches in figure.get_size_inches())
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}"></svg>'.encode()
+
+
+def _page(figure: Figure) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_bounds(0, 0, *figure.get_size_inches())

@@ -32,12 +32,7 @@ def to_svg(figure: Figure, alt: str, key: str) -> str:
     Returns:
         The element, with no namespace, no style sheet and nothing to fetch; every size scales with its width.
     """
-    image = io.BytesIO()
-    with look():
-        _laid_out(figure)
-        about = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(image, format="svg", metadata=about, bbox_inches=_whole(figure), pad_inches=0)
-    root = ElementTree.fromstring(image.getvalue())
+    root = ElementTree.fromstring(_rendered(figure))
     _strip(root)
     used = {match for element in root.iter() for match in _references(element)}
     for element in root.iter():
@@ -66,6 +61,16 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
         logs = [float(scale == "log") for scale in (one.get_yscale(), one.get_xscale())]
         found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), *logs])
     return found
+
+
+def _rendered(figure: Figure) -> bytes:
+    """The file that matplotlib writes, without a date and names of programs."""
+    image = io.BytesIO()
+    with look():
+        _laid_out(figure)
+        about = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(image, format="svg", metadata=about, bbox_inches=_whole(figure), pad_inches=0)
+    return image.getvalue()
 
 
 def _laid_out(figure: Figure) -> None:
