@@ -130,17 +130,25 @@ def one_look(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         monkeypatch.setattr("sciinf.question.MANY", ())
 
 
+@pytest.fixture
+def pictures() -> None:
+    """For a test that looks at the pictures of reports: they are drawn."""
+
+
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """A report's figures are made and not drawn, for drawing takes a second for each report; where pictures are looked
-    at, and on pages, they are drawn.
+    """A report's figures are made and not drawn, for drawing takes a second for each report.
+
+    Where pictures are looked at they are drawn: in what `DRAWN` names, in tests that use the fixture `pictures`, and in
+    fixtures of modules and sessions.
     """
-    if not DRAWN.intersection(request.path.parts) and not request.path.name.startswith("test_report"):
+    looked_at = "pictures" in request.fixturenames or request.path.stem in DRAWN
+    if not looked_at and not DRAWN.intersection(request.path.parts):
         monkeypatch.setattr("sciinf.figures.svg._rendered", _blank)
         monkeypatch.setattr("sciinf.figures.svg._whole", _page)
 
 
-DRAWN = {"docs", "figures", "serve"}
+DRAWN = {"docs", "figures", "serve", "test_report_browser"}
 
 
 def _blank(figure: Figure) -> bytes:

@@ -123,6 +123,7 @@ def test_the_page_needs_no_network_and_runs_its_own_script_alone(complete):
     assert "@import" not in style
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_data_block_is_data_whatever_is_in_it(tmp_path):
     """The planted fault: a name that would end the block, and one that would begin another."""
     names = ("</script><script>alert(1)</script>", "<!-- <script>")
@@ -164,6 +165,7 @@ def test_identifiers_are_unique_and_figures_have_alternatives(complete):
     assert images == sum(1 for k, v in page.attributes if k == "aria-label" and v and v != "Verdict")
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_page_is_light_and_dark_small_and_reproducible(complete):
     path = complete / "report.html"
     before = path.read_bytes()
@@ -173,6 +175,7 @@ def test_the_page_is_light_and_dark_small_and_reproducible(complete):
     assert path.read_bytes() == before
 
 
+@pytest.mark.usefixtures("pictures")
 def test_strings_from_outside_are_never_markup(tmp_path):
     """The planted fault: a parameter, a failure message, a unit-free name and a command that try to be markup."""
     names = (EVIL, "a & b", "$\\frac{", '"><img src=x onerror=alert(1)>')
@@ -187,6 +190,7 @@ def test_strings_from_outside_are_never_markup(tmp_path):
     assert "$\\frac{" in page.text
 
 
+@pytest.mark.usefixtures("pictures")
 def test_twenty_parameters_make_a_page_below_800_kilobytes(tmp_path):
     names = tuple(f"parameter_{i}" for i in range(20))
     path = write_report(make_run(tmp_path, Sample(names=names, units=("km s-1 Mpc-1",) * 20)))
@@ -243,6 +247,7 @@ def test_a_way_on_that_is_no_command_is_a_sentence(tmp_path):
     assert html.count("<button") == 2
 
 
+@pytest.mark.usefixtures("pictures")
 def test_labels_stand_where_people_read_and_names_where_programs_do(tmp_path):
     labels = {"amplitude": f"peak {EVIL} & more"}
     folder = make_run(tmp_path, Sample(labels=labels))
