@@ -169,7 +169,7 @@ def test_a_reference_of_an_older_version_is_to_be_remade(setups: dict[str, Setup
 
 def test_the_warning_reaches_the_user(setups: dict[str, Setup]) -> None:
     setup = setups["linear_gaussian"]
-    calibration = calibrate(setup.posterior, setup.store, rows=100)
+    calibration = calibrate(setup.posterior, setup.store, rows=100, scores=())
     with pytest.warns(UserWarning, match="unlike the simulations"):
         answer = query(setup.posterior, {"x": torch.full((5,), 500.0)}, calibration, draws=100)
     assert answer.trust.alarm
@@ -238,7 +238,7 @@ class Coarse(Simulator):
 
 @pytest.fixture(scope="module", params=["booleans", "counts", "rounded", "masked"])
 def coarse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    plain = request.param in ("booleans", "rounded")  # without planted faults, which take longer
+    plain = request.param != "masked"  # without planted faults, which take longer
     return Setup(Coarse(request.param), tmp_path_factory.mktemp("coarse"), rows=3_000, plain=plain)
 
 
