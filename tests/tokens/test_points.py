@@ -65,7 +65,7 @@ def built(order=None, law=None, given=()):
 def fit(tmp_path_factory):
     root = tmp_path_factory.mktemp("stations")
     store = simulate(Stations(), root / "store", 3_000, seed=0, progress=False)
-    recipe = Recipe(epochs=30, batch=50)
+    recipe = Recipe(epochs=15, batch=50)
     return train(built(), store, root / "fit", recipe=recipe, progress=False)
 
 
