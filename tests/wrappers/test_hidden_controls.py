@@ -94,14 +94,16 @@ def test_a_chain_is_summed_over_its_paths() -> None:
     np.testing.assert_allclose(simulator.log_likelihood(THETA, {"y": y.float()}).numpy(), exact, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["Kalman", "particles"])
-def test_theta_and_path_are_calibrated_and_with_controls_of_the_next_time_are_not(kind: str) -> None:
-    """Ranks of 200 truths among 400 weighted draws; false alarms 1e-3 each. Two of the steps have length 0."""
+@pytest.mark.parametrize(("kind", "truths", "draws"), [("Kalman", 200, 400), ("particles", 100, 200)])
+def test_theta_and_path_are_calibrated_and_with_controls_of_the_next_time_are_not(
+    kind: str, truths: int, draws: int
+) -> None:
+    """Ranks of truths among weighted draws; false alarms 1e-3 each. Two of the steps have length 0."""
     options = {"by_particles": True, "particles": 64} if kind == "particles" else {}
     right = tank(**options)
     late = tank(fill=(*FILL[1:], 0.0), warmth=(*WARMTH[1:], (0.0, 0.0)), **options)
-    assert worst(ranks(right, right, 200, 400)) > 1e-3
-    assert worst(ranks(right, late, 200, 400)) < 1e-3
+    assert worst(ranks(right, right, truths, draws)) > 1e-3
+    assert worst(ranks(right, late, truths, draws)) < 1e-3
 
 
 def test_a_row_alone_is_that_row_of_a_batch() -> None:

@@ -202,14 +202,14 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_theta_and_path_are_calibrated(kind: str) -> None:
-    """Ranks of 250 truths among 500 weighted draws; false alarms 1e-3 each."""
+    """Ranks of 250 truths among 250 weighted draws; false alarms 1e-3 each."""
     simulator, _ = KINDS[kind]
-    assert worst(ranks(simulator, simulator, 250, 500)) > 1e-3
+    assert worst(ranks(simulator, simulator, 250, 250)) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_filter_with_swapped_times_is_not(kind: str) -> None:
-    assert worst(ranks(*KINDS[kind], 250, 500)) < 1e-3
+    assert worst(ranks(*KINDS[kind], 250, 250)) < 1e-3
 
 
 # --- what is said of mistakes ---------------------------------------------------------------------------------------
