@@ -10,6 +10,7 @@ from sciinf.commands.user_files import user_simulator
 from sciinf.core.simulator import Simulator
 from sciinf.engine.work import checked_share, note_of, noted, plan, work
 from sciinf.storage.description import accept
+from sciinf.storage.folder import absolute, store_at
 from sciinf.store import Store
 from sciinf.telling import ANSWER, tell
 
@@ -58,11 +59,11 @@ def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given:
     """
     rest = dict(given)
     timeout, changed = rest.pop("timeout"), rest.pop("accept_changes")
-    if changed and (path / "store.json").is_file():
-        accept(path / "store.json", sim)
+    if changed and (begun := store_at(path)) is not None:
+        accept(begun, sim)
     store = plan(sim, path, n, block=size, **rest)
     note_of(store, sim, device=rest["device"], timeout=timeout)
-    missing, where = len(store.missing()), store.path.resolve()
+    missing, where = len(store.missing()), absolute(store.path)
     tell(
         f"{store.path}: {missing:,} of {store.blocks:,} blocks of {store.block:,} rows are to be simulated, by any "
         f"number of workers, with nothing between them but this folder:\n"

@@ -146,4 +146,4 @@ class Arrivals:
 
 def campaign_in(store: Store) -> str:
     """Which campaign a store's folder is of, as it says now."""
-    return campaign(read_description(store.path / "store.json"))
+    return campaign(read_description(store.folder))

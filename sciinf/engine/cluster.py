@@ -30,6 +30,7 @@ from sciinf.engine.cluster_block import code, conditions_of, ended, forget, run_
 from sciinf.engine.conditions import conditions
 from sciinf.engine.sent import job_of
 from sciinf.storage.durable import writing
+from sciinf.storage.folder import on_disk
 from sciinf.storage.journal import Entry
 from sciinf.telling import tell
 
@@ -80,7 +81,7 @@ class Cluster(Engine):
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
         self.check(campaign.simulator)
-        with _claims(campaign.store.path.resolve()) as claims:
+        with _claims(on_disk(campaign.store.folder, "a cluster notes which blocks it has begun")) as claims:
             given_out = _GivenOut(self, campaign, claims)
             try:
                 yield from given_out.entries()

@@ -16,6 +16,7 @@ from pathlib import Path
 from sciinf.core.simulator import Simulator, identity, load_simulator
 from sciinf.engine.block import run_block
 from sciinf.engine.campaign import Campaign
+from sciinf.storage.folder import absolute
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
@@ -50,7 +51,7 @@ def job_of(campaign: Campaign, claims: Path) -> Job:
     simulator = campaign.simulator
     pickled = _pickled(simulator) if simulator.source is None else None
     source = None if simulator.source is None else str(simulator.source)
-    store = str(campaign.store.path.resolve())
+    store = absolute(campaign.store.path)
     return Job(store, source, pickled, campaign.device, str(claims), _known(simulator))
 
 

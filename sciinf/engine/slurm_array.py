@@ -25,6 +25,7 @@ from sciinf import telling
 from sciinf.core.simulator import Simulator
 from sciinf.engine.campaign import TRIES, Campaign, Engine
 from sciinf.storage.durable import writing
+from sciinf.storage.folder import absolute, on_disk
 from sciinf.storage.journal import Entry
 
 KEYS = (
@@ -109,7 +110,7 @@ class _Array:
         self.store, self.blocks = campaign.store, set(campaign.queue)
         campaign.queue.clear()
         self.jobs = min(engine.jobs, len(self.blocks))
-        place = self.store.path.resolve()
+        place = on_disk(self.store.folder, "SLURM jobs keep their logs and hints")
         self.name = f"sciinf-{hashlib.sha256(str(place).encode()).hexdigest()[:12]}"
         self.logs, self.script = place / "logs", place / "logs" / "work.sbatch"
         self.tasks: dict[int, str] = {}  # share -> the job that was submitted for it last
@@ -208,7 +209,7 @@ class _Array:
 
 def script(engine: SlurmArray, campaign: Campaign, name: str, jobs: int) -> str:
     """The batch script of a campaign."""
-    place, given = campaign.store.path.resolve(), {"cpus-per-task": "1", **engine.options}
+    place, given = absolute(campaign.store.path), {"cpus-per-task": "1", **engine.options}
     lines = [f"#SBATCH --{key}={value}" for key, value in given.items()]
     if (lead := lead_before(engine.options.get("time"))) is not None:
         lines.append(f"#SBATCH --signal=B:TERM@{lead}")

@@ -32,6 +32,7 @@ from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
 from sciinf.engine.tally import Tally
 from sciinf.storage.durable import writing
+from sciinf.storage.folder import on_disk, store_at
 from sciinf.storage.journal import Entry
 from sciinf.storage.own_mark import is_marked, mark_of
 from sciinf.store import Store
@@ -77,7 +78,8 @@ def work(
     blocks = ordered(store.missing(), first, of)
     done = store.rows - sum(map(store.rows_of, blocks))
     tally, found = Tally(simulator.name), list[Entry]()
-    with interruptible() as interrupts, one_thread(), closing(hints.Hints(store.path, timeout)) as own_hints:
+    place = on_disk(store.folder, "workers say which block they have in hand")
+    with interruptible() as interrupts, one_thread(), closing(hints.Hints(place, timeout)) as own_hints:
         worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), own_hints)
         with closing(worker.run()) as entries, Progress(store.rows, done, shown=progress) as bar:
             for entry, own in entries:
@@ -219,7 +221,7 @@ def plan(
             f"the simulator {simulator.name!r} is in no file that a worker could load. Save it in a .py file that ends "
             "with `simulator = ...` and load it with load_simulator(path)"
         )
-    path, known = Path(path), (Path(path) / "store.json").is_file()
+    known = store_at(path) is not None
     if block is None or (known and block == "auto"):
         block = Store(path).block if known else simulator.block
     elif block == "auto":
@@ -237,12 +239,13 @@ def plan(
 def note_of(store: Store, simulator: Simulator, *, device: Any = "cpu", timeout: float | None = None) -> None:
     """Write down, beside a store, what a worker needs to know: the simulator's file, the device, the deadline.
 
-    A simulator that is in no file leaves no note. The file carries a mark of this user (`storage.own_mark`).
+    A simulator that is in no file leaves no note, and neither does a store that is on no disk. The file carries a mark of
+    this user (`storage.own_mark`).
 
     Raises:
         OSError: If it cannot be written.
     """
-    if simulator.source is None:
+    if simulator.source is None or store.folder.path(NOTE) is None:
         return
     source = str(Path(simulator.source).resolve())
     data = {"source": source, "device": str(device), "timeout": timeout, "mark": mark_of(source)}

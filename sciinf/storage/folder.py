@@ -318,6 +318,25 @@ def absolute(path: str | Path) -> str:
     return folder_at(path).name if is_remote(path) else str(Path(path).resolve())
 
 
+def on_disk(folder: Folder, what: str) -> Path:
+    """Where a folder lies in the file system, from any working directory.
+
+    Args:
+        folder: The folder.
+        what: What is to be kept there, in words.
+
+    Raises:
+        ValueError: If it lies elsewhere.
+    """
+    path = folder.path("store.json")
+    if path is None:
+        raise ValueError(
+            f"{folder.name} is on no disk, where {what}: simulate into a folder on a disk that the machines share, or "
+            "with --workers on one machine"
+        )
+    return path.parent.resolve()
+
+
 def store_at(path: str | Path) -> Folder | None:
     """The folder that a path names if a store has been begun there; None where there is none."""
     folder = folder_at(path)
