@@ -111,7 +111,7 @@ def _mark(path: Path, blocks: int, marks: list[float]) -> None:
     while not marks or len(list(path.rglob("0*.h5"))) < blocks:
         if not marks and len(list(path.rglob("0*.h5"))) > before:
             marks.append(time.monotonic())
-        time.sleep(0.01)
+        time.sleep(0.1)  # seldom, for it lists files beside those who write them
     marks.append(time.monotonic())
 
 
