@@ -117,7 +117,6 @@ def slurm(options: Any, folder: Path) -> tuple[Rows, Rows]:
         "submissions": jobs,
         "cancelled": len(re.findall(r"CANCELLED AT (?!.*DUE TO)", said)),
         "walltimes": len(re.findall("DUE TO TIME LIMIT", said)),
-        "node failures": len(re.findall("DUE TO NODE FAILURE|NODE_FAIL|requeue", said)),
         "longest wait": waited,
         **_left(folder / "store", one),
     }
