@@ -239,8 +239,8 @@ def plan(
 def note_of(store: Store, simulator: Simulator, *, device: Any = "cpu", timeout: float | None = None) -> None:
     """Write down, beside a store, what a worker needs to know: the simulator's file, the device, the deadline.
 
-    A simulator that is in no file leaves no note, and neither does a store that is on no disk. The file carries a mark of
-    this user (`storage.own_mark`).
+    A simulator that is in no file leaves no note, and neither does a store that is on no disk. The file carries a mark
+    of this user (`storage.own_mark`).
 
     Raises:
         OSError: If it cannot be written.
