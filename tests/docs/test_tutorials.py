@@ -13,7 +13,7 @@ import torch
 from brief import briefly_trained
 from documents import FEW, blocks, fewer, follow
 
-from sciinf import load_answer, load_answers
+from sciinf import Store, load_answer, load_answers
 from sciinf.core.simulator import load_module
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,6 +22,7 @@ TUTORIALS = DOCS / "tutorials"
 FOLLOWED = {  # by a test of this folder
     "README.md",
     "docs/choosing.md",
+    "docs/clusters.md",
     "docs/data_format.md",
     "docs/exports.md",
     "docs/units_and_coordinates.md",
@@ -165,6 +166,22 @@ def test_many_observations_can_be_followed(here: Path, monkeypatch: pytest.Monke
     assert names["draws"].shape[1:] == (3, 2)
     assert load_answer("runs/repeats").observation["v"].shape == (5, 10)
     assert names["answer"].observation["v"].shape == (2, 10)
+
+
+@pytest.mark.pages
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained(20)
+def test_the_page_on_clusters_can_be_followed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands, _ = follow((DOCS / "clusters.md").read_text(), monkeypatch, few=2_400)
+    verbs = ["simulate", "work", "work", "check", "train", "calibrate", "compact"]
+    assert [words[1] for words in commands] == verbs
+    printed = capsys.readouterr().out
+    assert "sciinf work" in printed, "the plan prints what workers are started with"
+    assert "no damage" in printed
+    assert len(Store(here / "balls")) == 2_400
+    assert (here / "runs" / "ball" / "fit" / "fit.json").is_file()
 
 
 @pytest.mark.pages
