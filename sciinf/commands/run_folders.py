@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from sciinf.core.files import local_path
 from sciinf.telling import DETAIL, keep_log, tell
 
 
@@ -15,7 +14,7 @@ def run_folder(out: str | Path) -> Path:
     Raises:
         OSError: If it cannot be made or written.
     """
-    from sciinf.core.files import sweep, versions
+    from sciinf.core.files import local_path, sweep, versions
 
     folder = local_path(out)
     try:
@@ -39,6 +38,8 @@ def run_of(folder: str) -> str:
     Raises:
         FileNotFoundError: If it is a folder of runs; the message names them.
     """
+    from sciinf.core.files import local_path
+
     path = local_path(folder)
     fits = ("fit.json", "fit/fit.json", "member_0/fit.json")
     runs = [] if any((path / fit).is_file() for fit in fits) else sorted(path.glob("*/fit/fit.json"))

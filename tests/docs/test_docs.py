@@ -211,7 +211,7 @@ def test_readme_has_two_commands_which_the_makefile_knows() -> None:
     assert set(lines) <= set(targets)
     for file in re.findall(r"sciinf run (\S+)", text):
         assert (ROOT / file).is_file()
-    assert set(re.findall(r"'\.\[(\w+)\]'", (DOCS / "installation.md").read_text())) == {"test"}
+    assert set(re.findall(r"'\.\[(\w+)\]'", (DOCS / "installation.md").read_text())) == {"cluster", "objects", "test"}
 
 
 def test_pictures_are_small_and_every_pipeline_has_one() -> None:
