@@ -70,7 +70,8 @@ def train(
     Where torchrun has started several processes that call it, each with the same arguments, they train one network
     together (`engine.parallel`): on shares of the same batches, on a store that all can read, into a folder that all
     can see. Losses are those of one process but for rounding; where the loss draws noise, but for a seed; and a loss
-    that compares rows of a batch compares those of a share, which is told. Each process holds or reads all rows.
+    that compares rows of a batch compares those of a share, which is told unless the loss draws noise as well. Each
+    process holds or reads all rows.
 
     Args:
         estimator: A newly built estimator; it stays as it is, for a copy is trained.
@@ -123,6 +124,7 @@ def train(
         _check_together(group, store)
         recipe = on_own_device(recipe, group)
         if follow:
+            refuse_together(group, "follow=True", "others would see other rows; start it without torchrun")
             rows = following(built, store, out, recipe=recipe, seed=seed, shown=progress)
         else:
             rows, recipe = _with_rows(estimator, store, out, recipe, seed)

@@ -32,7 +32,7 @@ gc.disable()
 
 # Files whose tests take longest run first, so that at the end no process waits for one of them.
 LONGEST = (
-    *("test_nothing_wrong_passes", "docs/", "engine/test_pool", "simulators/test_contract", "test_bad_input"),
+    *("test_nothing_wrong_passes", "docs/", "engine/test_workers", "simulators/test_contract", "test_bad_input"),
     *("tests/test_c", "estimators/test_contract", "inference/test_mcmc", "samplers/", "trust/test_recalibrate"),
 )
 

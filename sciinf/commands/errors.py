@@ -46,10 +46,12 @@ def check_launch(verb: str | None) -> None:
 
 def told_elsewhere() -> bool:
     """Whether another of several processes that train together has told of a failure already."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not count.isdecimal() or int(count) < 2:
+        return False
     from sciinf.engine.launched import speaks_first
 
-    count = os.environ.get("WORLD_SIZE", "1")
-    return count.isdecimal() and int(count) > 1 and not speaks_first()
+    return not speaks_first()
 
 
 def ended_by(error: BaseException) -> str:

@@ -36,7 +36,7 @@ from sciinf.core import Batch
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-APART = 1e-3  # by which weights may have come apart between two validations, of the largest: rounding is far below
+APART = 1e-3  # of itself and of the median weight, by which a weight may have come apart; rounding is far below
 Told = tuple[Any, Mapping[str, Mapping[str, Tensor]]]
 """Plain JSON, and groups of named tensors."""
 
@@ -162,7 +162,8 @@ class Several(Processes):
 
         theirs = weights.detach().clone()
         _answered(lambda: distributed.broadcast(theirs, 0, group=self._slopes))
-        off = (theirs - weights.detach()).abs().max() > APART * theirs.abs().max()
+        size = theirs.abs() + theirs.abs().median()  # one large weight hides no other
+        off = ((theirs - weights.detach()).abs() > APART * size).any()
         if float(self.total(off[None])[0]):
             raise RuntimeError(
                 "the weights of the processes have come apart, so they no longer train one network; a loss must change "
@@ -194,5 +195,6 @@ def _answered(call: Callable[[], Any]) -> None:
     except RuntimeError as error:
         raise ConnectionError(
             "another process of this training has ended or does not answer, so this one ends, too. What was reached is "
-            "in the checkpoint: the same command goes on from there, on this number of processes or any other"
+            "in the checkpoint: the same command goes on from there, on this number of processes or any other. If it "
+            f"ends so again, this is why: {' '.join(str(error).split())[:200]}"
         ) from error
