@@ -141,6 +141,7 @@ def two(store, folder):
         "folders": attempted(lambda: train(flow(), store, folder / f"odd_{rank}", recipe=RECIPE)),
         "memory": attempted(lambda: train(flow(), store, folder / "odd", recipe=Recipe(epochs=1, memory=rank))),
         "simulator": attempted(lambda: train(flow(), simulator, folder / "odd", recipe=RECIPE)),
+        "follow": attempted(lambda: train(flow(), store, folder / "odd", recipe=RECIPE, follow=True)),
         "few": attempted(lambda: train(flow(), store, folder / "odd", recipe=Recipe(epochs=1, batch=1))),
     }
     (folder / f"drawn_{rank}.json").write_text(json.dumps(DRAWN))

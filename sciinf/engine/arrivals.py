@@ -39,7 +39,7 @@ class Arrivals:
         self.store, self.rows, self._shown = store, rows, shown
         self.campaign = campaign_in(store)
         self.read: dict[int, Entry] = {}
-        self.waited = self._looked = 0.0  # seconds of waiting, and of looking at the folder
+        self.waited = 0.0
         self._doubts: dict[int, float] = {}
         self._count, self._landed = -1, time.monotonic()
 
@@ -74,10 +74,8 @@ class Arrivals:
                 f"{self.store.path} holds another campaign than when this training began: its simulator, prior, seed "
                 "or block has changed; train on it in another folder"
             )
-        started = time.monotonic()
         self.store.refresh()
         found = {k: e for k, e in self.store.entries() if k < self.blocks and e.rows >= self.rows_of(k)}
-        self._looked += time.monotonic() - started
         if len(found) != self._count:
             self._count, self._landed = len(found), time.monotonic()
         return found
@@ -116,13 +114,13 @@ class Arrivals:
         """
         told = time.monotonic() + patience - EVERY
         while True:
-            looked = self._looked
+            started = time.monotonic()
             yield
             now = time.monotonic()
             if now - told >= EVERY:
                 told = now
                 self._tell(need(), now - self._landed)
-            pause = min(EVERY, max(POLL, SHARE * (self._looked - looked)))
+            pause = min(EVERY, max(POLL, SHARE * (now - started)))
             time.sleep(pause)
             self.waited += pause
 

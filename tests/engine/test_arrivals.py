@@ -176,12 +176,6 @@ def test_only_a_store_is_followed(wrong, kind, tmp_path):
         train(Flow(Numbered.prior, Numbered.observables), wrong, tmp_path / "f", follow=True)
 
 
-def test_several_processes_do_not_follow(store, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="follow=True trains in one process"):
-        opened(store, tmp_path)
-
-
 def test_another_campaign_in_the_folder_is_refused(store, tmp_path):
     campaign = Campaign(store)
 

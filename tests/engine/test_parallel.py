@@ -145,7 +145,7 @@ def test_what_cannot_be_trained_together_is_refused_by_all(trained):
     first, second = (json.loads((trained / f"refused_{rank}.json").read_text()) for rank in range(2))
     assert first == second
     words = {"seeds": "the training", "folders": "the folder", "memory": "the memory for it", "few": "Recipe(batch=2)"}
-    words |= {"simulator": "sciinf simulate SIM.py"}
+    words |= {"simulator": "sciinf simulate SIM.py", "follow": "start it without torchrun"}
     assert all(text in first[name] for name, text in words.items()), first
 
 
