@@ -107,8 +107,12 @@ class Store:
         with writing(folder.name):
             for inside in ("", SHARDS, JOURNAL):
                 folder.prepare(inside)
-            claim(folder, wanted, simulator)
+            held = claim(folder, wanted, simulator)
             store = cls(path)
+            if store._campaign != held:
+                raise ValueError(
+                    f"{folder.name} was made anew by another campaign at this very moment; choose another folder"
+                )
             for inside in store.known.shelf.leftovers():
                 folder.prepare(inside)
         return store

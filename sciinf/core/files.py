@@ -70,7 +70,7 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
     """
     local_path(path)
-    temporary = path.with_name(f".{path.name}.{platform.node() or 'host'}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_of(path)
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -84,6 +84,11 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def temporary_of(path: Path) -> Path:
+    """The name under which a file is written before it gets its own, no other process's; `sweep` knows it."""
+    return path.with_name(f".{path.name}.{platform.node() or 'host'}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def sweep(folder: Path) -> None:

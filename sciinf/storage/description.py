@@ -122,8 +122,11 @@ def campaign(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> None:
+def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> str:
     """Write a campaign's description, or make sure that the one which is there is of the same campaign; let it grow.
+
+    Returns:
+        What `campaign` gives for the one that is there.
 
     Raises:
         ValueError: If it is of another campaign, or damaged.
@@ -131,14 +134,18 @@ def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> No
     """
     if not there(folder, FILE):
         folder.create(FILE, json_bytes(wanted))
+    held = ""
 
     def grown() -> dict[str, Any] | None:
+        nonlocal held
         found = read_description(folder)  # another process may have written its own in the meantime
         check_same(folder.name, found, wanted, simulator)
+        held = campaign(found)
         more = {**found, "rows": wanted["rows"], "versions": wanted["versions"]}
         return more if found["rows"] < wanted["rows"] else None
 
     _rewrite(folder, grown)
+    return held
 
 
 def _rewrite(folder: Folder, wanted: Callable[[], dict[str, Any] | None]) -> None:

@@ -6,7 +6,6 @@ replaced in one step, and durable when the call returns. Only journals grow, by 
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import final
 
 from sciinf.core.files import is_remote, shown, sweep, write_bytes, write_through
+from sciinf.storage.disk import added, created, make, sync
 
 _OBJECTS = re.compile("s3:/+")
 _SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
@@ -203,14 +203,13 @@ class Local(Folder):
             return file.read() if stop is None else file.read(max(0, stop - start))
 
     def create(self, name: str, data: bytes) -> bool:
-        if (self.root / name).exists():
-            return False
-        self.replace(name, data)  # of two at once the last one wins: writers of the same name write the same bytes
-        return True
+        path = self.root / name
+        make(path.parent)
+        return created(path, data)
 
     def replace(self, name: str, data: bytes) -> None:
         path = self.root / name
-        _make(path.parent)
+        make(path.parent)
         write_bytes(path, data)
 
     def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
@@ -219,7 +218,7 @@ class Local(Folder):
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
         path = self.root / name
-        _make(path.parent)
+        make(path.parent)
 
         def fill(temporary: Path) -> None:
             with open(temporary, "wb") as file:
@@ -229,8 +228,8 @@ class Local(Folder):
 
     def append(self, name: str, line: bytes) -> None:
         path = self.root / name
-        _make(path.parent)
-        while not _added(path, line):  # it was settled between opening and writing
+        make(path.parent)
+        while not added(path, line):  # it was settled between opening and writing
             continue
 
     def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
@@ -254,7 +253,7 @@ class Local(Folder):
     def settle(self, name: str) -> str:
         settled = f"{name.removesuffix('.jsonl')}-{os.urandom(4).hex()}.jsonl"
         os.rename(self.root / name, self.root / settled)
-        _sync((self.root / name).parent)
+        sync((self.root / name).parent)
         return settled
 
     def names(self, inside: str) -> Iterator[str]:
@@ -288,7 +287,7 @@ class Local(Folder):
             os.unlink(self.root / name)
 
     def prepare(self, inside: str) -> None:
-        _make(self.root / inside)
+        make(self.root / inside)
         sweep(self.root / inside)
 
     def path(self, name: str) -> Path | None:
@@ -350,45 +349,3 @@ def there(folder: Folder, name: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def _added(path: Path, line: bytes) -> bool:
-    """Add a line to a file; whether the file is still the one of this name."""
-    new = not path.exists()
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        size = os.fstat(file).st_size
-        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-        line = b"\n" * torn + line + b"\n"
-        if os.write(file, line) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(file)
-        opened = os.fstat(file)
-    finally:
-        os.close(file)
-    if new:
-        _sync(path.parent)
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        return False
-    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
-
-
-def _make(path: Path) -> None:
-    """Make a folder, durably, with those above it."""
-    if path.is_dir():
-        return
-    missing = [path, *(above for above in path.parents if not above.is_dir())]
-    path.mkdir(parents=True, exist_ok=True)
-    for made in reversed(missing):
-        _sync(made.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
