@@ -14,12 +14,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from sciinf.core.files import is_remote, shown, sweep, write_bytes, write_through
 from sciinf.storage.disk import added, created, make, sync
 
 _OBJECTS = re.compile("s3:/+")
+_LAST = 256  # bytes of a journal that tell it from another one of its name
 _SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
 
 
@@ -120,15 +121,16 @@ class Folder(ABC):
         """
 
     @abstractmethod
-    def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+    def news(self, inside: str, seen: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
         """What was added to the files of a folder since they were last read, up to the last line that has its end.
 
         Args:
             inside: The folder, such as "journal".
-            seen: Name of each file -> bytes read of it, which is brought up to date; begin with {}.
+            seen: Name of each file -> what was read of it, which is brought up to date; begin with {}.
 
         Yields:
-            Name of a file, where the new bytes begin in it (0 for a file that is new, or became shorter), and they.
+            Name of a file, where the new bytes begin in it (0 for a file that is new, or another one of this name), and
+            they.
         """
 
     @abstractmethod
@@ -186,6 +188,15 @@ class Folder(ABC):
         return None
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a journal: which file it was, how far, and the last bytes up to there, with a line's hash."""
+
+    stamp: Hashable = None
+    start: int = 0
+    last: bytes = b""
+
+
 @final
 class Local(Folder):
     """A folder of the file system.
@@ -232,7 +243,7 @@ class Local(Folder):
         while not added(path, line):  # it was settled between opening and writing
             continue
 
-    def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+    def news(self, inside: str, seen: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
         try:
             with os.scandir(self.root / inside) as found:
                 files = sorted(file.name for file in found if file.name.endswith(".jsonl"))
@@ -241,13 +252,18 @@ class Local(Folder):
         for file in files:
             name = f"{inside}/{file}"
             with suppress(FileNotFoundError):  # merged into another
-                start, size = seen.get(name, 0), os.stat(self.root / name).st_size
-                start = start if start <= size else 0
-                if size == start:
+                found, read = os.stat(self.root / name), seen.get(name, _Read())
+                stamp = found.st_ino, found.st_size, found.st_mtime_ns
+                if stamp == read.stamp:
                     continue
-                data = self.read(name, start)
+                start, data = read.start, self.read(name, read.start - len(read.last))
+                if data.startswith(read.last):
+                    data = data[len(read.last) :]
+                else:  # it was settled, and its writer has begun another
+                    start, data = 0, self.read(name)
                 data = data[: data.rfind(b"\n") + 1]
-                seen[name] = start + len(data)
+                last = (read.last + data if start else data)[-_LAST:]
+                seen[name] = _Read(stamp, start + len(data), last)
                 yield name, start, data
 
     def settle(self, name: str) -> str:

@@ -88,7 +88,7 @@ class Journals:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.damaged: list[str] = []
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, Any] = {}
         self._lines: dict[str, int] = {}
 
     def append(self, entry: Entry) -> None:

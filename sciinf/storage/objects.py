@@ -140,7 +140,7 @@ class Objects(Folder):
         while not self.create(f"{writer}/{next(numbers):08d}.json", line):
             continue  # a number that another store of this process has taken
 
-    def news(self, inside: str, seen: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+    def news(self, inside: str, seen: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
         """As a `Folder` does; `seen` has the numbers of lines, and what is yielded is named by its writer.
 
         Raises:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_a_line_that_is_written_while_its_journal_is_settled_is_not_lost(tmp_pat
 
 
 def test_news_of_journals_that_grow_are_mended_and_are_merged(tmp_path):
-    folder, seen = Local(tmp_path), dict[str, int]()
+    folder, seen = Local(tmp_path), dict[str, Any]()
     assert list(folder.news("journal", seen)) == []
     folder.append("journal/a.jsonl", b"1")
     assert list(folder.news("journal", seen)) == [("journal/a.jsonl", 0, b"1\n")]
@@ -151,6 +152,37 @@ def test_news_of_journals_that_grow_are_mended_and_are_merged(tmp_path):
     assert list(folder.news("journal", seen)) == [("journal/a.jsonl", 2, b"tor\n2\n")]
     folder.replace("journal/a.jsonl", b"2\n")
     assert list(folder.news("journal", seen)) == [("journal/a.jsonl", 0, b"2\n")]
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5])  # as long as before, or longer
+def test_a_journal_that_is_begun_anew_is_read_from_its_beginning(tmp_path, lines):
+    folder, seen = Local(tmp_path), dict[str, Any]()
+    folder.append("journal/a.jsonl", b"a" * 300)
+    folder.append("journal/a.jsonl", b"b" * 300)
+    assert len(list(folder.news("journal", seen))) == 1
+    os.unlink(tmp_path / folder.settle("journal/a.jsonl"))  # merged into another
+    new = [b"%d" % number * (300 if lines > 1 else 601) for number in range(lines)]
+    for line in new:
+        folder.append("journal/a.jsonl", line)
+    assert list(folder.news("journal", seen)) == [("journal/a.jsonl", 0, b"".join(line + b"\n" for line in new))]
+    assert list(folder.news("journal", seen)) == []
+
+
+def test_a_reader_keeps_its_place_while_a_store_is_compacted_and_its_writer_goes_on(tmp_path, monkeypatch):
+    store = made(tmp_path, 500)
+    for index in (50, 51, 52):
+        commit(store, index)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_token", lambda pid: "other")
+        commit(Store(tmp_path), 40)  # another process, so that there are two journals to merge
+    reader = Store(tmp_path)
+    Store(tmp_path).compact()
+    for index in range(4):
+        commit(store, index)
+    reader.refresh()
+    assert reader.journals.damaged == []
+    assert set(reader.known._lines) == {0, 1, 2, 3, 40, 50, 51, 52}
+    assert check_store(reader).ok
 
 
 # --- listings -------------------------------------------------------------------------------------------------------
