@@ -58,6 +58,7 @@ class Packs:
         self.folder = folder
         self.damaged: dict[str, str] = {}
         self.known: set[str] = set()
+        self._awaited: dict[str, list[Member]] = {}  # of indexes whose tar was not seen: no listing is of one moment
         self._listing: Listing | None = None
         self._places: dict[int, list[tuple[str, int, int]]] = {}
 
@@ -71,7 +72,7 @@ class Packs:
 
     def serial(self, thousand: int) -> int:
         """The number for the next pack of a thousand of blocks."""
-        return 1 + max((number_of(pack)[1] for pack in self.known if number_of(pack)[0] == thousand), default=0)
+        return 1 + max((number_of(pack)[1] for pack in self.known | self._awaited.keys() if number_of(pack)[0] == thousand), default=0)
 
     def without_index(self) -> list[str]:
         """Packs that have no index: one is being written, or its writer died."""
@@ -86,22 +87,34 @@ class Packs:
             UserWarning: If an index is damaged; the pack is then read through.
         """
         listing = self.folder.listed(PACKS, self._listing)
-        if listing is self._listing:
+        if self._listing is not None and listing is self._listing:
             return []
-        self._listing = listing
         indexes, tars = (
             {name.removesuffix(end) for name in listing.names if name.endswith(end)} for end in (".json", ".tar")
         )
         found = [member for pack in sorted(self.known - tars) for member in self._gone(pack)]
+        self.known &= tars
+        before, self._awaited = self._awaited, {}
         for pack in sorted(indexes - self.known):
-            members = self._members(pack)
-            self.known.add(pack)
-            for member in members if pack in tars else ():
-                places = self._places.setdefault(member.block, [])
-                places.append((pack, member.start, member.size))
-                places.sort(key=lambda place: number_of(place[0]), reverse=True)
-            found += members
+            members = before.get(pack)
+            if members is None or pack in self.damaged:
+                members = self._members(pack)
+                found += members
+            if pack in tars:
+                self._place(pack, members)
+                found += members
+            else:
+                self._awaited[pack] = members
+        self._listing = None if self._awaited else listing
         return found
+
+    def _place(self, pack: str, members: Sequence[Member]) -> None:
+        """Note where the blocks of a pack lie."""
+        self.known.add(pack)
+        for member in members:
+            places = self._places.setdefault(member.block, [])
+            places.append((pack, member.start, member.size))
+            places.sort(key=lambda place: number_of(place[0]), reverse=True)
 
     def _gone(self, pack: str) -> list[Member]:
         """The blocks of a pack whose tar was deleted: they lie there no more."""

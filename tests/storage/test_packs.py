@@ -1,0 +1,64 @@
+"""Packs as a reader sees them whose listings are not of one moment, and what a store knows of them afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sciinf import Normal, Observable, Outcome, Prior, Simulator
+from sciinf.storage.folder import Listing, Local
+from sciinf.store import Store
+
+PER, BLOCK = 4, 5
+
+
+class Plain(Simulator):
+    name = "plain"
+    prior = Prior(a=Normal(0.0, 1.0))
+    observables = {"v": Observable((3,))}
+
+    def __call__(self, theta, *, generator):
+        raise AssertionError("the store never simulates")
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """A store of two full folders."""
+    for module in ("description", "compact", "naming"):
+        monkeypatch.setattr(f"sciinf.storage.{module}.PER_FOLDER", PER)
+    store = Store.create(tmp_path / "s", Plain(), seed=0, block=BLOCK, rows=2 * PER * BLOCK)
+    for index in range(store.blocks):
+        commit(store, index)
+    return tmp_path / "s"
+
+
+def commit(store: Store, index: int, rows: int = BLOCK) -> None:
+    x = {"v": torch.full((rows, 3), float(index))}
+    store.commit(index, torch.zeros(rows, 1), Outcome(x, torch.zeros(rows, dtype=torch.uint8)), seconds=0.1)
+
+
+@pytest.mark.parametrize("known", [False, True])  # the packs, by then
+def test_a_pack_whose_tar_was_not_listed_is_there_once_it_is(path: Path, monkeypatch, known):
+    reader = Store(path)
+    digest = reader.digest
+    Store(path).compact()
+    if known:
+        reader.refresh()
+    listed = Local.listed
+
+    def half(self, inside, before=None):
+        found = listed(self, inside, before)
+        names = (name for name in found.names if not name.endswith(".tar"))
+        return Listing(frozenset(names)) if inside == "packs" else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "listed", half)
+        for _ in range(2):
+            reader.refresh()
+            assert reader.missing() == list(range(2 * PER)), "no block counts that nobody sees"
+            assert len(reader.history(3)) >= 1
+            assert reader.known.shelf.packs.serial(0) == 2, "no number is given twice"
+    reader.refresh()
+    assert (reader.missing(), reader.damaged(), reader.digest) == ([], [], digest)
