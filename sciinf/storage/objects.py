@@ -92,7 +92,7 @@ class Objects(Folder):
             return True
 
         written = self._requests.tried(f"write {name}", put)
-        if written and tries == 1 and not self._keeps:
+        if written and not self._keeps:
             self._requests.tried(f"write {name}", lambda: self._refused(name, data, "create", AlreadyExistsError))
         self._keeps = True
         return written

@@ -229,6 +229,18 @@ def test_a_service_that_keeps_no_conditions_is_refused(server: Any, address: str
         Objects(address).create("z", b"1")
 
 
+@pytest.mark.parametrize("first", ["503", "done:500", "cut"])
+def test_a_service_that_keeps_none_is_refused_though_its_first_answer_was_an_error(
+    server: Any, address: str, first: str
+):
+    faults, folder = iter([first]), Objects(address)
+    with server.failing(lambda method, path: next(faults, "deaf") if method == "PUT" else ""):
+        with pytest.raises(OSError, match="does not keep the conditions"):
+            folder.create("x", b"1")
+        with pytest.raises(OSError, match="does not keep the conditions"):
+            folder.create("y", b"1")
+
+
 def test_errors_that_stay_say_the_way_out(server: Any, address: str, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OSError, match=r"no bucket 'no-such-bucket'; check its name") as found:
         Objects("s3://no-such-bucket/x").read("store.json")
