@@ -38,7 +38,8 @@ _FEWEST = 2
 class Compacted:
     """What was done: blocks that were packed, the packs made of them, files removed, and journals merged into one.
 
-    `left` are blocks of folders that are not finished, or damaged ones, which stay files.
+    `left` are blocks that stay files: of folders that are not finished, short, alone, or damaged. A damaged one keeps
+    none of the others in its folder from being packed.
     """
 
     blocks: int
@@ -154,6 +155,7 @@ def _remove(known: Blocks, index: int, stamp: Hashable) -> bool:
     with suppress(FileNotFoundError):  # another process was faster
         if stamp is None or known.folder.stamp(name) == stamp:
             known.folder.remove(name)
+            known.shelf.forget(index)
             return True
     return False
 
@@ -162,7 +164,7 @@ def _merge(known: Blocks) -> int:
     """One journal of all, without what the indexes of packs say; how many there were."""
     folder, told = known.folder, _told(known)
     names = sorted(folder.names(JOURNAL))
-    if len(names) < 2 and not any(_said(line, told) for name in names for line in folder.read(name).split(b"\n")):
+    if len(names) < 2 and not any(_said(line, told) for name in names for line in _text(folder, name).split(b"\n")):
         return len(names)
     texts = dict(_settled(folder, names))
     kept = [line for text in texts.values() for line in text.split(b"\n") if _kept(line, told)]
@@ -176,6 +178,14 @@ def _merge(known: Blocks) -> int:
                     folder.append(merged, line)
             folder.remove(name)
     return len(names)
+
+
+def _text(folder: Folder, name: str) -> bytes:
+    """What is in a journal; nothing where another process has merged it."""
+    try:
+        return folder.read(name)
+    except FileNotFoundError:
+        return b""
 
 
 def _settled(folder: Folder, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -24,7 +24,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
@@ -121,13 +121,13 @@ class Objects(Folder):
             OSError: If it cannot be written.
         """
         while not self.create(name, data):
-            found, tag = self._whole(name)
-            if found == data or stays(found):
-                return found
             try:
+                found, tag = self._whole(name)
+                if found == data or stays(found):
+                    return found
                 self._swap(name, data, found, tag)
-            except Changed:
-                continue  # somebody else was faster: what is there now may be good
+            except (Changed, FileNotFoundError):
+                continue  # somebody else was faster: what is there now may be good, or it was packed
             break
         return data
 
@@ -146,23 +146,23 @@ class Objects(Folder):
         Raises:
             OSError: If it cannot be read.
         """
-        below = self._below(inside)
-        for file in sorted(file for file in below.objects if file.endswith(".jsonl")):
-            name = f"{inside}/{file}"  # a journal of a folder that was copied here; nobody adds to it
-            if name not in seen:
-                data = self.read(name)
-                data = data[: data.rfind(b"\n") + 1]
-                seen[name] = len(data)
-                yield name, 0, data
+        below, lines = self._below(inside), list[tuple[str, int, int, bytes]]()
         for writer in sorted(below.common):
             name, start = f"{inside}/{writer}", seen.get(f"{inside}/{writer}", 0)
             files = list(self._listed(name, f"{name}/{start - 1:08d}.json" if start else ""))
             files = [file for file in files if _LINE.search(file)]
             if files:
                 with ThreadPoolExecutor(_AT_ONCE) as pool:
-                    lines = list(pool.map(self.read, files))
-                seen[name] = int(files[-1].removesuffix(".json")[-8:]) + 1
-                yield name, start, b"\n".join([*lines, b""])
+                    data = b"\n".join([*pool.map(self._line, files), b""])
+                lines.append((name, start, int(files[-1].removesuffix(".json")[-8:]) + 1, data))
+        if below.common:
+            below = self._below(inside)  # a line that is gone by now is in one of these
+        for name, data in self._whole_journals(inside, seen, below).items():
+            seen[name] = len(data)
+            yield name, 0, data
+        for name, start, end, data in lines:
+            seen[name] = end
+            yield name, start, data
 
     def settle(self, name: str) -> str:
         """The same name: each line is an object of its own, to which nobody adds."""
@@ -193,6 +193,27 @@ class Objects(Folder):
         """Nothing: names of objects need no folders, and none is ever unfinished."""
 
     # --- one request ------------------------------------------------------------------------------------------------
+
+    def _line(self, name: str) -> bytes:
+        """A line of a journal; none where it was merged into another journal."""
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return b""
+
+    def _whole_journals(self, inside: str, seen: Mapping[str, Any], below: _Below) -> dict[str, bytes]:
+        """Journals that are one object, new ones: merged, or of a folder that was copied here. Nobody adds to them."""
+        found, gone = dict[str, bytes](), False
+        for name in (f"{inside}/{file}" for file in sorted(below.objects) if file.endswith(".jsonl")):
+            if name not in seen:
+                try:
+                    data = self.read(name)
+                    found[name] = data[: data.rfind(b"\n") + 1]
+                except FileNotFoundError:
+                    gone = True
+        if gone:  # merged into another, which is there by now
+            found |= self._whole_journals(inside, {**seen, **found}, self._below(inside))
+        return found
 
     def _listed(self, inside: str, after: str) -> Iterator[str]:
         """Names below one that come after another, in their order."""

@@ -72,7 +72,8 @@ class Packs:
 
     def serial(self, thousand: int) -> int:
         """The number for the next pack of a thousand of blocks."""
-        return 1 + max((number_of(pack)[1] for pack in self.known | self._awaited.keys() if number_of(pack)[0] == thousand), default=0)
+        numbers = map(number_of, self.known | self._awaited.keys())
+        return 1 + max((number[1] for number in numbers if number[0] == thousand), default=0)
 
     def without_index(self) -> list[str]:
         """Packs that have no index: one is being written, or its writer died."""

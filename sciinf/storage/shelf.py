@@ -51,6 +51,11 @@ class Shelf:
         self.loose.add(index)
         self._inside.setdefault(self.naming.folder(SHARDS, index), set()).add(index)
 
+    def forget(self, index: int) -> None:
+        """The file of a block was removed just now."""
+        self.loose.discard(index)
+        self._inside.get(self.naming.folder(SHARDS, index), set()).discard(index)
+
     def places(self, index: int) -> list[Place]:
         """Where a block lies, the place that counts first; where its file would lie, if nowhere."""
         packed = self.packs.places(index)

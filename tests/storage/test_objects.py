@@ -206,6 +206,45 @@ def test_journals_that_were_copied_here_are_read(address: str):
     assert list(folder.news("journal", seen)) == []
 
 
+def test_lines_that_are_merged_while_they_are_read_are_not_lost(address: str, monkeypatch: pytest.MonkeyPatch):
+    folder, other, seen = Objects(address), Objects(address), dict[str, Any]()
+    for line in (b"one", b"two"):
+        folder.append("journal/a.jsonl", line)
+    folder.create("journal/merged-0.jsonl", b"zero\n")
+    read, moved = Objects.read, list[str]()
+
+    def late(self: Objects, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        if len(moved) < 2 and name.startswith(f"journal/{'merged' if moved else 'a'}"):
+            moved.append(name)
+            whole = b"zero\none\ntwo\n"
+            other.create(f"journal/merged-{len(moved)}.jsonl", whole)
+            for old in other.names("journal"):
+                if old != f"journal/merged-{len(moved)}.jsonl":
+                    other.remove(old)
+        return read(self, name, start, stop)
+
+    monkeypatch.setattr(objects, "_AT_ONCE", 1)
+    monkeypatch.setattr(Objects, "read", late)
+    found = b"".join(data for _, _, data in folder.news("journal", seen)).split()
+    assert set(found) == {b"zero", b"one", b"two"}
+    assert len(moved) == 2
+
+
+def test_what_is_packed_while_it_is_committed_is_written(address: str):
+    one, other = Objects(address), Objects(address)
+    one.create("x", b"1")
+    looked, whole = list[str](), one._whole
+
+    def late(name: str) -> tuple[bytes, str | None]:
+        looked.append(name)
+        other.remove(name)
+        return whole(name)
+
+    one._whole = late
+    assert one.commit("x", b"2", lambda data: True) == b"2" == other.read("x")
+    assert looked == ["x"]
+
+
 def test_a_lasting_refusal_ends_with_what_is_safe(server: Any, address: str):
     folder = Objects(address, patience=0.5)
     folder.create("x", b"1")
