@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sciinf.core.checks import is_whole
@@ -13,6 +14,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
 from sciinf.core.tables import named
+from sciinf.storage.disk import alone
 from sciinf.storage.folder import Changed, Folder, there
 from sciinf.storage.naming import PER_FOLDER, Naming
 
@@ -99,9 +101,12 @@ def with_packs(folder: Folder) -> None:
         ValueError: If it is damaged.
         OSError: If it cannot be written.
     """
-    found = read_description(folder)
-    if found["schema"] < SCHEMA:
-        folder.replace(FILE, json_bytes({**found, "schema": SCHEMA, _FOLDERS: 0}))
+
+    def packed() -> dict[str, Any] | None:
+        found = read_description(folder)
+        return {**found, "schema": SCHEMA, _FOLDERS: 0} if found["schema"] < SCHEMA else None
+
+    _rewrite(folder, packed)
 
 
 def _absurd(rows: Any, block: Any) -> str:
@@ -149,13 +154,13 @@ def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> st
 
 
 def _rewrite(folder: Folder, wanted: Callable[[], dict[str, Any] | None]) -> None:
-    """Write what `wanted` makes of the description that is there; anew where somebody else was faster."""
-    while (data := wanted()) is not None:
-        try:
-            folder.replace(FILE, json_bytes(data))
-        except Changed:
-            continue
-        return
+    """Write what `wanted` makes of the description that is there, until it wants no more; alone, or anew where somebody
+    else was faster.
+    """
+    with alone(folder.path("")):
+        while (data := wanted()) is not None:
+            with suppress(Changed):
+                folder.replace(FILE, json_bytes(data))
 
 
 def check_same(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], simulator: Simulator) -> None:

@@ -5,9 +5,11 @@ returns.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sciinf.core.files import temporary_of
@@ -65,6 +67,27 @@ def _renamed(temporary: Path, path: Path) -> bool:
     finally:
         with suppress(FileNotFoundError):
             os.rmdir(turn)
+
+
+@contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Keep out everybody else who asks for the same, until the end or the death of this process.
+
+    File systems that cannot (some of networks) keep nobody out; what was written is to be compared afterwards.
+
+    Args:
+        folder: The folder; None where it lies in no file system, and nobody is kept out.
+    """
+    if folder is None:
+        yield
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def added(path: Path, line: bytes) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import threading
 from pathlib import Path
 
 import pytest
 
 from sciinf import Normal, Observable, Prior, Simulator
-from sciinf.storage import disk
-from sciinf.storage.folder import Local
+from sciinf.core.files import write_json
+from sciinf.storage import description, disk
+from sciinf.storage.folder import Changed, Local
 from sciinf.store import Store
 
 
@@ -103,3 +105,45 @@ def test_a_turn_that_nobody_takes_is_told(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"remove .*\.x\.made if none runs"):
         disk.created(tmp_path / "x", b"1")
     assert os.listdir(tmp_path) == [".x.made"]
+
+
+def test_what_two_change_at_once_is_changed_by_both(tmp_path, monkeypatch):
+    store = made(tmp_path, 1)
+    about = {**description.read_description(store.folder), "schema": 1, "folders": 0}
+    write_json(tmp_path / "store.json", about)
+    replaced, others = Local.replace, list[threading.Thread]()
+
+    def slow(self, name, data):
+        if not others:
+            grown = threading.Thread(
+                target=lambda: Store.create(tmp_path, Plain(), seed=1, block=5, rows=400)  # while packs are noted
+            )
+            others.append(grown)
+            grown.start()
+            grown.join(0.5)
+        replaced(self, name, data)
+
+    monkeypatch.setattr(Local, "replace", slow)
+    description.with_packs(store.folder)
+    others[0].join()
+    found = description.read_description(store.folder)
+    assert (found["schema"], found["rows"]) == (2, 400)
+
+
+def test_packs_are_noted_though_somebody_else_was_faster(tmp_path, monkeypatch):
+    store = made(tmp_path, 1)
+    about = {**description.read_description(store.folder), "schema": 1, "folders": 0}
+    write_json(tmp_path / "store.json", about)
+    replaced, refused = Local.replace, list[str]()
+
+    def late(self, name, data):
+        if not refused:
+            refused.append(name)
+            replaced(self, name, description.json_bytes({**about, "rows": 400}))
+            raise Changed(errno.EAGAIN, "somebody else was faster", name)
+        replaced(self, name, data)
+
+    monkeypatch.setattr(Local, "replace", late)  # as a folder of objects does
+    description.with_packs(store.folder)
+    found = description.read_description(store.folder)
+    assert (found["schema"], found["rows"]) == (2, 400)
