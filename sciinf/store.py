@@ -6,10 +6,12 @@
     packs/000-1-TOKEN.tar, .json    many blocks in one file, after `compact` (`storage.packs`)
 
 A block is committed by building its file in memory, writing it under a temporary name, fsync, rename, fsync of the
-folder, and only then a journal line with the file's SHA-256. There are no locks: writers of the same block write the
-same bytes, and the last rename wins. Reading compares the bytes with the journal before HDF5 sees them, because HDF5
-can hang on damaged files; a block whose file no journal knows counts if the hash written in it holds
-(`storage.judged`). Where blocks lie `storage.shelf` knows, and `storage.folder` is how files are read and written.
+folder, and only then a journal line with the file's SHA-256. Blocks have no locks: writers of the same block write the
+same bytes, and the last rename wins; on `s3://`, where nothing is renamed, the first put. `store.json` is made by one
+writer, however many begin at once, and changed by one at a time. Reading compares the bytes with the journal before
+HDF5 sees them, because HDF5 can hang on damaged files; a block whose file no journal knows counts if the hash written in
+it holds (`storage.judged`). Where blocks lie `storage.shelf` knows, and `storage.folder` is how files are read and
+written.
 """
 
 from __future__ import annotations

@@ -245,6 +245,20 @@ def test_only_simulations_can_lie_there(address: str, source: Path, local: Store
     assert not list(Path().glob("*:"))
 
 
+def test_what_is_said_of_a_followed_store_names_its_address(
+    address: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from sciinf.engine import arrivals, followed
+
+    store = Store.create(Path(address), load_simulator(source), seed=0, block=20, rows=20)  # a Path loses a slash
+    with pytest.raises(ValueError, match=f"1 simulations were asked for in {address};"):
+        followed.Followed(store, tmp_path / "f", {"rows": 1}, recipe=Recipe())
+    waiting = arrivals.Arrivals(store, 20, shown=False)
+    monkeypatch.setattr(arrivals, "campaign_in", lambda store: "another")
+    with pytest.raises(ValueError, match=f"^{address} holds another campaign"):
+        waiting.committed()
+
+
 def test_the_commands_take_addresses(address: str, source: Path, local: Store, tmp_path: Path):
     said = call("simulate", source, "--out", address, "-n", ROWS, "--workers", 1).out
     assert f"{ROWS} simulations in {address}" in said

@@ -71,8 +71,8 @@ class Arrivals:
         """
         if campaign_in(self.store) != self.campaign:
             raise ValueError(
-                f"{self.store.path} holds another campaign than when this training began: its simulator, prior, seed "
-                "or block has changed; train on it in another folder"
+                f"{self.store.folder.name} holds another campaign than when this training began: its simulator, prior, "
+                "seed or block has changed; train on it in another folder"
             )
         self.store.refresh()
         found = {k: e for k, e in self.store.entries() if k < self.blocks and e.rows >= self.rows_of(k)}

@@ -124,8 +124,8 @@ class Followed(Source):
         self.train, self.held_out = self.rows - self._cut, self._cut
         if self.train < FEWEST_TRAIN or self.held_out < FEWEST_VALIDATION:
             raise ValueError(
-                f"{self.rows} simulations were asked for in {store.path}; at least {FEWEST_TRAIN} to train on and "
-                f"{FEWEST_VALIDATION} held out are needed: simulate more"
+                f"{self.rows} simulations were asked for in {store.folder.name}; at least {FEWEST_TRAIN} to train on "
+                f"and {FEWEST_VALIDATION} held out are needed: simulate more"
             )
         self.arrivals = Arrivals(store, self.rows, shown=shown)
         self.digest = identity(self.arrivals.campaign, self.rows)
@@ -179,13 +179,13 @@ class Followed(Source):
         if self._start < FEWEST_TRAIN or self.held_out < FEWEST_VALIDATION:
             raise ValueError(
                 f"{self._start} simulations for training and {self.held_out} for validation are usable of the first "
-                f"{self.arrivals.there:,} in {self.store.path}, the others failed; look at them with `sciinf check` "
-                "and mend the simulator"
+                f"{self.arrivals.there:,} in {self.store.folder.name}, the others failed; look at them with "
+                "`sciinf check` and mend the simulator"
             )
         content = {str(index): self.arrivals.read[index].content for index in held_out}
         if other := [k for k, one in self._note.get("held_out", {}).items() if content.get(k) != one]:
             raise ValueError(
-                f"the rows held out in {self.store.path} are not those that this training began with (block "
+                f"the rows held out in {self.store.folder.name} are not those that this training began with (block "
                 f"{other[0]}); remove {self._file} and the checkpoint beside it to train anew"
             )
         self._note.update(start=start, held_out=content)
