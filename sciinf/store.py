@@ -9,8 +9,8 @@ A block is committed by building its file in memory, writing it under a temporar
 folder, and only then a journal line with the file's SHA-256. Blocks have no locks: writers of the same block write the
 same bytes, and the last rename wins; on `s3://`, where nothing is renamed, the first put. `store.json` is made by one
 writer, however many begin at once, and changed by one at a time. Reading compares the bytes with the journal before
-HDF5 sees them, because HDF5 can hang on damaged files; a block whose file no journal knows counts if the hash written in
-it holds (`storage.judged`). Where blocks lie `storage.shelf` knows, and `storage.folder` is how files are read and
+HDF5 sees them, because HDF5 can hang on damaged files; a block whose file no journal knows counts if the hash written
+in it holds (`storage.judged`). Where blocks lie `storage.shelf` knows, and `storage.folder` is how files are read and
 written.
 """
 

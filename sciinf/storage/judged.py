@@ -47,6 +47,7 @@ class Blocks:
         self._adopted: dict[int, Entry] = {}
         self._present: dict[int, Entry] = {}  # of each block that is there, as far as is known without reading it
         self._doubtful: set[int] = set()  # there, and to be read: nobody acknowledged them, or journals disagree
+        self._disputed: set[int] = set()  # of them, those on which journals disagree, until they are looked at
         self._verified: dict[int, tuple[Hashable, Place, Entry]] = {}
         self.cache = cache() if folder.path("") is None else None
         self._last = 0  # the largest block that was acknowledged
@@ -58,6 +59,7 @@ class Blocks:
             blocks: How many there may be.
         """
         touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
+        self._disputed |= self._doubtful & self._lines.keys()
         changed, members = self.shelf.refresh(max(blocks, self._last + 1))  # another process may have let it grow
         self._settle(touched | changed | self._take(members) | {k for k in self._doubtful if k not in self._lines})
 
@@ -69,13 +71,13 @@ class Blocks:
 
     def present(self) -> Mapping[int, Entry]:
         """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
-        for index in self._doubtful:
-            lines = self._lines.get(index, ())
-            if len(lines) > 1:
-                try:
-                    self._present[index] = self.verify(index)
-                except ValueError:
-                    self._present[index] = lines[-1]
+        for index in sorted(self._disputed):  # once, for each takes a look at its file
+            try:
+                self._present[index] = self.verify(index)
+                self._disputed.discard(index)
+            except ValueError:
+                if index in self.shelf:  # else it was found to be gone
+                    self._present[index] = self._lines[index][-1]
         return self._present
 
     def history(self, index: int) -> list[Entry]:
@@ -267,7 +269,8 @@ class Blocks:
         """Whether a block lies elsewhere than was known, or more is known of it, now that we look again."""
         before, known = self.shelf.places(index), len(self._lines.get(index, ()))
         touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
-        self._settle(touched | self._take(self.shelf.look(index)))
+        changed, members = self.shelf.look(index)
+        self._settle(touched | changed | self._take(members))
         return self.shelf.places(index) != before or len(self._lines.get(index, ())) != known
 
     def _learn(self, entry: Entry) -> bool:
@@ -291,6 +294,7 @@ class Blocks:
         for index in sorted(indices):
             self._present.pop(index, None)
             self._doubtful.discard(index)
+            self._disputed.discard(index)
             if index not in self.shelf:
                 continue
             lines = self._lines.get(index)
@@ -298,6 +302,7 @@ class Blocks:
                 self._present[index] = lines[-1]
                 if len(lines) > 1 and len({entry.sha256 for entry in lines}) > 1:
                     self._doubtful.add(index)
+                    self._disputed.add(index)
                 continue
             self._doubtful.add(index)
             try:

@@ -62,10 +62,10 @@ class Shelf:
         own = [Place(self.folder, self.naming.file(SHARDS, index))]
         return own + packed if index in self.loose else packed or own
 
-    def look(self, index: int) -> list[Member]:
-        """Look again for one block; what new packs say."""
-        self._look(self.naming.folder(SHARDS, index))
-        return self.packs.news()
+    def look(self, index: int) -> tuple[set[int], list[Member]]:
+        """The same of the folder of one block."""
+        changed, members = self._look(self.naming.folder(SHARDS, index)), self.packs.news()
+        return changed | {member.block for member in members}, members
 
     def _look(self, inside: str) -> set[int]:
         """Blocks whose files came or went in a folder."""

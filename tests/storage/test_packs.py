@@ -34,9 +34,9 @@ def path(tmp_path, monkeypatch):
     return tmp_path / "s"
 
 
-def commit(store: Store, index: int, rows: int = BLOCK) -> None:
-    x = {"v": torch.full((rows, 3), float(index))}
-    store.commit(index, torch.zeros(rows, 1), Outcome(x, torch.zeros(rows, dtype=torch.uint8)), seconds=0.1)
+def commit(store: Store, index: int, value: float = 0.0) -> None:
+    x = {"v": torch.full((BLOCK, 3), value)}
+    store.commit(index, torch.zeros(BLOCK, 1), Outcome(x, torch.zeros(BLOCK, dtype=torch.uint8)), seconds=0.1)
 
 
 @pytest.mark.parametrize("known", [False, True])  # the packs, by then
@@ -62,3 +62,35 @@ def test_a_pack_whose_tar_was_not_listed_is_there_once_it_is(path: Path, monkeyp
             assert reader.known.shelf.packs.serial(0) == 2, "no number is given twice"
     reader.refresh()
     assert (reader.missing(), reader.damaged(), reader.digest) == ([], [], digest)
+
+
+@pytest.fixture
+def disputed(path: Path, monkeypatch) -> Store:
+    """A store whose first three blocks two kinds of machines have written, so that journals disagree on them."""
+    other = Store(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("sciinf.storage.journal._token", lambda pid: "another")
+        for index in range(3):
+            commit(other, index, value=index + 0.5)
+    return Store(path)
+
+
+def test_blocks_on_which_journals_disagree_are_looked_at_once(disputed: Store, monkeypatch):
+    looks, verify = list[int](), disputed.known.verify
+    monkeypatch.setattr(disputed.known, "verify", lambda index: looks.append(index) or verify(index))
+    for index in range(disputed.blocks):
+        assert not disputed.lacks(index)
+    assert len(disputed) == disputed.rows
+    assert looks == [0, 1, 2]
+    disputed.file(1).write_bytes(disputed.file(2).read_bytes())
+    disputed.refresh()
+    assert len(disputed) == disputed.rows, "a damaged one is there, and named by a check"
+    assert looks == [0, 1, 2] * 2
+    assert [damage.block for damage in disputed.damaged()] == [1]
+
+
+def test_a_block_on_which_journals_disagree_is_missed_once_it_is_gone(disputed: Store):
+    disputed.file(1).unlink()
+    assert disputed.missing() == [1]
+    disputed.refresh()
+    assert (disputed.missing(), disputed.lacks(0)) == ([1], False)
