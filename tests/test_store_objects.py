@@ -298,6 +298,19 @@ def test_what_was_packed_is_known_to_be_no_file_any_more(
     assert (store.digest, store.missing(), Store(address).digest) == (digest, [], digest)
 
 
+def test_packs_are_small_where_each_is_sent_at_once(
+    address: str, source: Path, local: Store, monkeypatch: pytest.MonkeyPatch
+):
+    for module in ("description", "compact", "naming"):
+        monkeypatch.setattr(f"sciinf.storage.{module}.PER_FOLDER", 8)
+    store = simulate(load_simulator(source), address, 160, progress=False)
+    digest, size = store.digest, len(store.folder.read(store.naming.file("shards", 0)))
+    monkeypatch.setattr("sciinf.storage.compact.MOST_SENT", 3 * size // 2)
+    done = store.compact()
+    assert (done.blocks, done.packs, done.left) == (8, 4, 0)
+    assert Store(address).digest == digest
+
+
 def test_a_service_that_is_away_is_no_damage(server: Any, address: str, source: Path, monkeypatch: pytest.MonkeyPatch):
     from sciinf.storage import objects
     from sciinf.storage.folder import Unreachable

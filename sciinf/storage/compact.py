@@ -31,6 +31,8 @@ from sciinf.storage.packs import OVERHEAD, index_of, read_index, tar_of
 
 MOST = 2**30
 """Bytes of a pack, about."""
+MOST_SENT = 2**26
+"""The same where a pack is sent in one request, out of memory."""
 _FEWEST = 2
 
 
@@ -134,8 +136,8 @@ def _files(
     known: Blocks, queue: deque[int], members: list[tuple[Entry, int, int]], stamps: list[Hashable]
 ) -> Iterator[tuple[str, bytes]]:
     """Files for a pack, each compared with what was committed; notes what is known of them, and where they begin."""
-    at = 0
-    while queue and at < MOST:
+    at, most = 0, MOST if known.folder.path("") else min(MOST, MOST_SENT)
+    while queue and at < most:
         index = queue.popleft()
         name = known.shelf.naming.file(SHARDS, index)
         try:

@@ -132,6 +132,7 @@ class Objects(Folder):
         return data
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
+        """As a `Folder` does, but in memory, and in one request: it is not to be large."""
         self.replace(name, b"".join(parts))
 
     def append(self, name: str, line: bytes) -> None:
