@@ -24,8 +24,8 @@ from sciinf.trust.few import check_few
 from sciinf.trust.judge import Judge
 from sciinf.trust.tails import check_tails
 
-LEVELS: tuple[str, ...] = ("good", "caution", "unknown", "alarm")
-"""What the numbers in the column `checks` mean, the worst last."""
+LEVELS: tuple[str, ...] = ("good", "caution", "unknown", "alarm", "none")
+"""What the numbers in the column `checks` mean, the worst last; "none" of a row without an answer."""
 _OUTER, _PART = (
     0.0125,
     0.195,

@@ -159,6 +159,9 @@ def not_done(posterior: Posterior) -> list[str]:
     ]
     if len(layers(posterior)) == 1:
         found.append("answers are of what was learned alone: no likelihood weights them, also where it is known")
+    if posterior.prior.mixed:
+        far = ", nor how far the network alone is from it" if len(layers(posterior)) > 1 else ""
+        found.append(f"nobody looks what the most probable model leaves unexplained of a row{far}")
     if isinstance(posterior, Ensemble):
         found.append("nobody looks how much the members of the ensemble differ about a row")
     return found

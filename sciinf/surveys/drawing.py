@@ -21,24 +21,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Draws, X
+from sciinf.core import Draws, Trust, X
 from sciinf.core.categories import categories_of
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.simulator import Status
+from sciinf.engine.step import reason
 from sciinf.inference.amortised import pushed
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.marginal import known_categories
 from sciinf.surveys.block import Block
 from sciinf.surveys.checks import LEVELS, RowChecks
-from sciinf.surveys.rows import Seen
+from sciinf.surveys.rows import REFUSED, Seen
 from sciinf.trust.failures import Reading
 from sciinf.trust.judge import Judge
+from sciinf.trust.listed import check_listed
 
 TRUST = ("good", "unusual", "alarm", "unknown", "none")
 """What the numbers in the column `trust` mean; "none" of a row without data."""
-REFUSED = 4
-"""In the column `status`, beside the numbers of `Status`: there are data, and the posterior gives no answer."""
 _PAIRS, _MOST = 65_536, 512  # (row, draw) pairs, and rows, of a pass at most
+_OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError)  # which no row is to blame for
+_WORDS = ("DefaultCPUAllocator", "CUDA error", "CUDA out of memory")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Answering:
             seen: The rows.
             start: Position of the first, a multiple of the rows of a pass.
         """
-        columns, messages = self._blank(seen), {}
+        columns, messages = self._blank(seen), dict(seen.messages)
         for first in range(0, len(seen.status), self.wanted.rows):
             last = min(first + self.wanted.rows, len(seen.status))
             good = first + np.flatnonzero(seen.status[first:last].numpy() == int(Status.OK))
@@ -118,7 +120,7 @@ class Answering:
         columns = {name: np.full((rows, *shape), np.nan, dtype=kind) for name, shape in shapes.items()}
         columns |= {name: np.full(rows, np.nan, dtype=np.float32) for name in ("p_value", "ess", "pareto_k")}
         columns |= {"status": seen.status.numpy().astype(np.uint8), "trust": np.full(rows, TRUST.index("none"), "u1")}
-        columns["checks"] = np.zeros(rows, dtype=np.uint8)
+        columns["checks"] = np.full(rows, LEVELS.index("none"), dtype=np.uint8)
         if seen.theta is not None:
             columns["truth"] = seen.theta.numpy().astype(kind)
         if self.prior.mixed:
@@ -129,18 +131,40 @@ class Answering:
 
     def _pass(self, columns: dict[str, np.ndarray], at: np.ndarray, x: X, seeds: Sequence[int]) -> dict[int, str]:
         """Fill in rows of one pass, and what is to be said of them."""
-        for row, trust in zip(at, self.judge.trusts(x), strict=True):
+        try:
+            trusts = self.judge.trusts(x)
+            theta = self._moved(x, seeds)
+        except Exception as error:
+            check_row(error)
+            if len(at) > 1:  # of some row: one by one
+                each = ({name: value[k : k + 1] for name, value in x.items()} for k in range(len(at)))
+                rows = zip(np.split(at, len(at)), each, seeds, strict=True)
+                return {
+                    k: words for row, one, seed in rows for k, words in self._pass(columns, row, one, [seed]).items()
+                }
+            return self._refused(columns, int(at[0]), error)
+        for row, trust in zip(at, trusts, strict=True):
             columns["trust"][row] = TRUST.index(trust.level)
             columns["p_value"][row] = np.nan if trust.p_value is None else trust.p_value
-        theta = self._moved(x, seeds)
         whole = np.zeros(len(at), dtype=bool) if theta is None else theta.isfinite().all(-1).all(0).numpy()
         messages = {}
         if theta is not None and whole.any():
             messages |= self._fill(columns, at[whole], theta[:, torch.from_numpy(whole)])
         for k in np.flatnonzero(~whole).tolist():
             one = {name: value[k : k + 1] for name, value in x.items()}
-            messages |= self._alone(columns, int(at[k]), one, seeds[k])
+            try:
+                messages |= self._alone(columns, int(at[k]), one, seeds[k], trusts[k])
+            except Exception as error:
+                check_row(error)
+                messages |= self._refused(columns, int(at[k]), error)
         return messages
+
+    def _refused(self, columns: dict[str, np.ndarray], row: int, error: Exception) -> dict[int, str]:
+        """A row that has no answer, and why."""
+        for name in columns.keys() - {"status", "trust", "checks", "p_value", "truth"}:
+            columns[name][row] = np.nan
+        columns["status"][row], columns["checks"][row] = REFUSED, LEVELS.index("none")
+        return {row: f"no answer: {reason(error)}"}
 
     def _moved(self, x: X, seeds: Sequence[int]) -> Tensor | None:
         """Draws of all rows at once, (n, rows, D); None where the posterior does not give them so."""
@@ -160,6 +184,7 @@ class Answering:
         each = np.ascontiguousarray(theta.permute(1, 2, 0).numpy())
         wide = each.astype(np.float64)
         columns["mean"][at], columns["sd"][at] = wide.mean(-1), wide.std(-1)
+        columns["checks"][at] = LEVELS.index("good")
         ordered = np.partition(each, np.unique(self._places), axis=-1)
         columns["quantiles"][at] = ordered[..., self._places]
         columns["ess"][at] = self.wanted.draws
@@ -168,22 +193,23 @@ class Answering:
         messages = {}
         for k in self.checks.suspicious(each, wide):
             draws = Draws(self.prior.names, self.prior.units, theta[:, k], torch.zeros(len(theta), dtype=torch.float64))
-            level, words = self.checks.of(draws, ())
+            try:
+                level, words = self.checks.of(draws, ())
+            except Exception as error:
+                check_row(error)
+                messages |= self._refused(columns, int(at[k]), error)
+                continue
             columns["checks"][at[k]] = LEVELS.index(level)
             messages |= {int(at[k]): words} if words else {}
         return messages
 
-    def _alone(self, columns: dict[str, np.ndarray], row: int, x: X, seed: int) -> dict[int, str]:
+    def _alone(self, columns: dict[str, np.ndarray], row: int, x: X, seed: int, trust: Trust) -> dict[int, str]:
         """One row, as `query` answers it."""
         generator = torch.Generator().manual_seed(seed)
-        try:
-            with noting() as noted, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is found is written into the row
-                drawn = self.posterior.draw(x, self.wanted.draws, generator=generator)
-            found = finite(drawn, self.prior)
-        except ValueError as error:
-            columns["status"][row] = REFUSED
-            return {row: f"no answer: {error}"}
+        with noting() as noted, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is found is written into the row
+            drawn = self.posterior.draw(x, self.wanted.draws, generator=generator)
+        found = finite(drawn, self.prior)
         categories = known_categories(self.posterior, x)
         found = replace(found, categories=categories)
         columns["mean"][row], columns["sd"][row] = found.mean().numpy(), found.sd().numpy()
@@ -197,6 +223,13 @@ class Answering:
         if self.wanted.kept:
             own = torch.Generator().manual_seed(seed)
             columns["draws"][row] = found.resample(self.wanted.kept, generator=own).numpy()
-        level, words = self.checks.of(found, (*summed_up(noted), *left_out(drawn, found)))
+        more = (*summed_up(noted), *left_out(drawn, found), *check_listed(self.prior, trust.p_value, None))
+        level, words = self.checks.of(found, more)
         columns["checks"][row] = LEVELS.index(level)
         return {row: words} if words else {}
+
+
+def check_row(error: Exception) -> None:
+    """Raise an error again that no row is to blame for: it would come with another row, or not come again."""
+    if isinstance(error, _OF_THE_MACHINE) or any(words in str(error) for words in _WORDS):
+        raise error

@@ -1,6 +1,7 @@
 """Observations by their position, however many: those of a store, of arrays, or of a file with one row for each.
 
-A row is never left out. One that failed when it was simulated, or is not finite, keeps its place, and has no answer.
+A row is never left out. One that failed when it was simulated, is not finite, or holds what its observable does not
+take, keeps its place, and has no answer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -27,6 +28,8 @@ from sciinf.store import Store
 
 _NUMBERS = 2**40  # that a file may hold
 _CHUNK = 65_536  # rows at a time
+REFUSED = 4
+"""In the column `status`, beside the numbers of `Status`: there are data, and no answer to them."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Seen:
         x: Name -> (rows, *event), of all of them; of a row without data the numbers mean nothing.
         status: Whether each has data to be asked about: `Status.OK`, or why not, uint8, (rows,).
         theta: The true parameters of each, (rows, D); None where they are not known.
+        messages: Row -> why nobody can be asked about it, where its status does not say it.
     """
 
     x: X
     status: Tensor
     theta: Tensor | None = None
+    messages: Mapping[int, str] = field(default_factory=dict)
 
 
 class Observations(ABC):
@@ -137,7 +142,7 @@ class OfArrays(Observations):
         observables: Of the posterior.
 
     Raises:
-        ValueError: If a name is missing or unknown, or a shape or unit does not fit.
+        ValueError: If a name is missing or unknown, or a shape, a unit or a kind of number does not fit.
     """
 
     def __init__(self, name: str, arrays: Mapping[str, Any], observables: Mapping[str, Observable]) -> None:
@@ -157,6 +162,7 @@ class OfArrays(Observations):
         self.rows = next(iter(counts.values()))
         if not self.rows:
             raise ValueError(f"{name} holds no row")
+        as_observation(observables, {key: _ones(array[:1]) for key, array in arrays.items()}, batched=True)  # any units
         self.digest = self.now()
 
     def read(self, start: int, stop: int) -> Seen:
@@ -167,12 +173,24 @@ class OfArrays(Observations):
             if numbers.dtype.kind == "f":
                 good &= np.isfinite(numbers).reshape(len(numbers), -1).all(1)
         x = {key: torch.zeros(stop - start, *spec.shape, dtype=spec.torch_dtype) for key, spec in self._specs()}
-        if good.any():
-            found = as_observation(self.observables, {key: v[good] for key, v in raw.items()}, batched=True)
+        status = np.where(good, int(Status.OK), int(Status.NON_FINITE)).astype(np.uint8)
+        messages: dict[int, str] = {}
+        try:
+            self._into(x, raw, np.flatnonzero(good))
+        except ValueError:  # of some row: find out of which
+            for row in np.flatnonzero(good).tolist():
+                try:
+                    self._into(x, raw, np.array([row]))
+                except ValueError as error:
+                    status[row], messages[row] = REFUSED, f"no answer: {error}"
+        return Seen(x, torch.from_numpy(status), messages=messages)
+
+    def _into(self, x: dict[str, Tensor], raw: Mapping[str, Any], rows: np.ndarray) -> None:
+        """Write rows into x, as the estimators take them."""
+        if len(rows):
+            found = as_observation(self.observables, {key: v[rows] for key, v in raw.items()}, batched=True)
             for key, value in found.items():
-                x[key][torch.from_numpy(good)] = value
-        status = torch.from_numpy(np.where(good, int(Status.OK), int(Status.NON_FINITE)).astype(np.uint8))
-        return Seen(x, status)
+                x[key][torch.from_numpy(rows)] = value
 
     def _specs(self) -> list[tuple[str, Observable]]:
         return list(self.observables.items())
@@ -223,6 +241,17 @@ class _WithUnit:
         from astropy import units
 
         return units.Quantity(np.asarray(self.values[rows]), self.unit)
+
+
+def _ones(row: Any) -> Any:
+    """What any observable takes, of the kind and unit of a row."""
+    values = np.asarray(getattr(row, "value", row))
+    ones = np.ones_like(values) if values.dtype.kind in "biuf" else values
+    if not (unit := getattr(row, "unit", None)):
+        return ones
+    from astropy import units
+
+    return units.Quantity(ones, unit)
 
 
 def _sliced(value: Any) -> Any:
@@ -280,4 +309,4 @@ def _differ(one: Mapping[str, Observable], other: Mapping[str, Observable]) -> s
     return "they differ in their coordinates"
 
 
-__all__ = ["Observations", "Seen", "observations_of"]
+__all__ = ["REFUSED", "Observations", "Seen", "observations_of"]

@@ -8,6 +8,7 @@ import torch
 from mixed_answers import Burst, ByWeights
 
 from sciinf import build_posterior, load_answers, query, query_all
+from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.surveys import asking
 from sciinf.surveys.block import Block, file_of, read_block, write_block
@@ -51,7 +52,7 @@ def test_failed_rows_are_there_without_an_answer(ball, answers) -> None:
     assert np.flatnonzero(status != "answered").tolist() == BAD_ROWS
     assert set(status[BAD_ROWS]) == {"not finite", "the simulation raised"}
     assert np.isnan(answers.column("height_q50")[BAD_ROWS]).all()
-    assert set(answers.column("trust")[BAD_ROWS]) == {"none"}
+    assert set(answers.column("trust")[BAD_ROWS]) == set(answers.column("checks")[BAD_ROWS]) == {"none"}
     assert f"{300 - len(BAD_ROWS)} of 300 answered" in answers.summary()
     assert "the simulation raised: 5" in answers.summary()
 
@@ -246,6 +247,9 @@ def test_discrete_parameters_have_probabilities(tmp_path) -> None:
         assert found.column(f"P(model={label})")[3] == pytest.approx(answer.parameters["model"].probability[k])
     assert found.column("period_exists")[3] == pytest.approx(answer.parameters["period"].exists)
     assert np.allclose(found.column("height_q50")[3], answer.parameters["height"].median)
+    assert found.column("checks")[3] == "unknown", "nobody compared the data with the listed models"
+    assert next(c.verdict for c in answer.checks if c.name == "listed models") in found.said(3)
+    assert "leaves unexplained of a row" in found.summary()
     assert "model_mean" not in found.columns, "a mean of codes says nothing"
     assert found.draws(3).shape == (3, len(posterior.prior))
 
@@ -269,6 +273,41 @@ def test_a_row_that_the_posterior_cannot_answer_says_why(tmp_path, ball) -> None
     assert np.flatnonzero(found.column("status") == "no answer").tolist() == lost.tolist()
     assert "not finite" in found.said(int(lost[0]))
     assert f"no answer: {len(lost)}" in found.summary()
+
+
+class Odd(Amortised):
+    """A posterior that breaks on some rows: at 1 its draws, at 2 its comparison with simulations."""
+
+    def __init__(self, fit, error=RuntimeError):
+        self.beneath, self.error = Amortised(fit), error
+        Amortised.__init__(self, fit)
+
+    def draw(self, x, n, *, generator):
+        if float(x["x"][0, 0]) == 1:
+            raise self.error("the solver did not converge")
+        return self.beneath.draw(x, n, generator=generator)
+
+    def features(self, x):
+        if bool((x["x"][:, 0] == 2).any()):
+            raise self.error("the solver did not converge")
+        return self.beneath.features(x)
+
+
+def test_rows_that_break_the_posterior_end_no_survey(ball, tmp_path) -> None:
+    x = ball.store.load().x["x"][:30].double()
+    x[4, 0], x[9, 0], x[11, 0] = 1.0, 2.0, 1e300
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sciinf.surveys.drawing.pushed", lambda *_: None)
+        found = query_all(Odd(ball.fit), {"x": x}, tmp_path / "a", ball.calibration, draws=50, progress=False)
+        with pytest.raises(MemoryError):  # which another row would meet as well
+            query_all(Odd(ball.fit, MemoryError), {"x": x}, tmp_path / "b", draws=50, progress=False)
+    assert found.complete
+    assert np.flatnonzero(found.column("status") == "no answer").tolist() == [4, 9, 11]
+    assert all("did not converge" in found.said(row) for row in (4, 9))
+    assert set(found.column("checks")[[4, 9, 11]]) == {"none"}
+    assert np.isnan(found.column("height_q50")[[4, 9, 11]]).all()
+    assert np.isfinite(np.delete(found.column("height_q50"), [4, 9, 11])).all()
+    assert "no answer: 3" in found.summary()
 
 
 def test_the_screen_leaves_no_row_that_query_would_speak_of(ball, tmp_path) -> None:

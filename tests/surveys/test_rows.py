@@ -9,7 +9,7 @@ import torch
 from astropy import units
 from astropy.table import QTable
 
-from sciinf.surveys.rows import observations_of
+from sciinf.surveys.rows import REFUSED, observations_of
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,16 @@ def test_rows_that_are_no_numbers_keep_their_place(ball, data) -> None:
     assert np.allclose(seen.x["x"][[0, 2, 3, 5]], data[[0, 2, 3, 5]])
 
 
+def test_rows_that_the_observables_do_not_take_keep_their_place(ball, data) -> None:
+    data = data.astype(float)
+    data[1, 0], data[2, 2], data[4, 3] = np.nan, 1e300, -1e300
+    seen = observations_of({"x": data}, ball.posterior).read(0, 6)
+    assert seen.status.tolist() == [0, 1, REFUSED, 0, REFUSED, 0]
+    assert set(seen.messages) == {2, 4}
+    assert seen.messages[2].startswith("no answer: observable 'x'")
+    assert np.allclose(seen.x["x"][[0, 3, 5]], data[[0, 3, 5]])
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
@@ -79,9 +89,8 @@ def test_arrays_that_do_not_fit(ball, arrays, words) -> None:
 
 def test_units_that_do_not_convert(ball, data, tmp_path) -> None:
     QTable({"x": data * units.s}).write(tmp_path / "data.fits")
-    rows = observations_of(tmp_path / "data.fits", ball.posterior)
     with pytest.raises(ValueError, match="does not convert to the simulator's 'm'"):
-        rows.read(0, 3)
+        observations_of(tmp_path / "data.fits", ball.posterior)
 
 
 def test_a_file_with_too_few_columns(ball, data, tmp_path) -> None:
