@@ -37,7 +37,7 @@ from sciinf.storage.paths_file import read_paths, write_paths
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.failures import Reading
 
-_CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
+CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
 _SEEN = "predictions are seen as the observation was"  # of simulators that can, of which older answers did not tell
 
 
@@ -304,7 +304,7 @@ def _inputs_digest(
         # what is known of fresh simulations
         seen = sorted((name, _values_digest({name: value})) for name, value in calibration.reference.items())
         checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
-    digest = hashlib.sha256(repr((posterior.digest, settings, checked, _CHECKS)).encode())
+    digest = hashlib.sha256(repr((posterior.digest, settings, checked, CHECKS)).encode())
     digest.update(_values_digest(observation).encode())
     return digest.hexdigest()
 

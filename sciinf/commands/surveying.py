@@ -41,8 +41,8 @@ def survey_run(folder: str, observations: str, simulator: str | None, given: Map
     """
     kept = _kept(given)
     if given["table"] is not None:
-        check_table(given["table"])
-    out, run = own_folder(Path(given["out"])), Path(run_of(folder))
+        check_table(given["table"], given["out"])
+    out, run = own_folder(given["out"]), Path(run_of(folder))
     keep_log(out.root)
     without = given["without_simulator"] or simulator is None
     with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,12 @@ def _instead(folder: Path) -> str:
 def campaign_of(simulator: Mapping[str, str], seed: int) -> str:
     """What simulations that may share rows have in common, however many there are: simulator and seed."""
     return f"{json.dumps(dict(simulator), sort_keys=True)} seed {seed}"
+
+
+def simulators_of(campaigns: Iterable[str]) -> list[dict[str, str]]:
+    """The simulators, as they were recorded, of what `trained_on` has: those of `campaign_of`."""
+    parts = [one.rpartition(" seed ") for one in campaigns]
+    return [json.loads(simulator) for simulator, seed, _ in parts if seed and simulator.startswith("{")]
 
 
 def trained_on(fit: Fit) -> frozenset[str]:

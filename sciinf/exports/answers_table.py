@@ -31,15 +31,20 @@ def survey_table(answers: Answers) -> QTable:
     from astropy.table import QTable
 
     table = QTable(meta={"comments": answers.summary().splitlines()})
+    columns = answers.columns_of(answers.columns)
     for name, unit in answers.columns.items():
-        values = answers.column(name)
+        values = columns[name]
         table[name] = values << units.Unit(unit) if unit else values
-    table["calibration"] = np.full(len(answers), answers.calibration["state"])
+    table["calibration"] = np.full(len(answers), answers.calibrated)
     return table
 
 
-def check_table(path: str | Path) -> None:
+def check_table(path: str | Path, made: str | Path | None = None) -> None:
     """Refuse a file whose name does not say what it is to be, or whose folder is not there.
+
+    Args:
+        path: The file.
+        made: A folder that will be there.
 
     Raises:
         ValueError: If so.
@@ -47,7 +52,7 @@ def check_table(path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"{path}: unknown kind of table; expected one of {', '.join(_FORMATS)}")
-    if not path.parent.is_dir():
+    if not path.parent.is_dir() and (made is None or path.parent.resolve() != Path(made).resolve()):
         raise ValueError(f"{path}: the folder {path.parent} does not exist")
 
 

@@ -40,14 +40,21 @@ def survey_figure(answers: Answers) -> Figure:
     names = [name for name in answers.prior.names if f"{name}_sd" in answers.columns][:_MOST]
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     panels: Any = figure.subplots(1, 1 + len(names), squeeze=False)[0]
-    _p_values(panels[0], answers)
+    wanted = ("p_value", "outside", *(f"{name}_{what}" for name in names for what in ("q50", "sd")))
+    columns = answers.columns_of(wanted)
+    _p_values(panels[0], answers, columns["p_value"])
     theta = answers.prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double().numpy()
     for axes, name in zip(panels[1:], names, strict=True):
         d = answers.prior.names.index(name)
-        _told(axes, answers, name, float(np.nanstd(theta[:, d])))
-    state = answers.calibration["state"]
-    if state != "passed":
-        figure.suptitle(f"calibration: {state}", x=0.01, ha="left", color=VERMILION, fontsize=9.0)
+        shown = ~columns["outside"]
+        middle, sd = (
+            columns[f"{name}_q50"][shown],
+            columns[f"{name}_sd"][shown] / (float(np.nanstd(theta[:, d])) or np.nan),
+        )
+        _told(axes, label(f"median of {name}", answers.columns[f"{name}_q50"]), middle, sd)
+        axes.set_title(f"what is known of {name}")
+    if answers.calibrated != "passed":
+        figure.suptitle(f"calibration: {answers.calibrated}", x=0.01, ha="left", color=VERMILION, fontsize=9.0)
     return figure
 
 
@@ -63,17 +70,16 @@ def write_picture(answers: Answers, path: Path) -> Path:
     return path
 
 
-def _p_values(axes: Axes, answers: Answers) -> None:
-    trust = answers.found["trust"]
-    p = answers.column("p_value")
-    p = p[np.isfinite(p)]
-    outside, share = trust["alarm"], trust["alarm"] / max(1, len(p))
-    axes.set_title(f"{outside:,} of {answers.rows:,} outside ({share:.1%})")
+def _p_values(axes: Axes, answers: Answers, p: np.ndarray) -> None:
+    """Of the rows that were compared with simulations."""
+    p, outside = p[np.isfinite(p)], answers.found["trust"]["alarm"]
+    axes.set_title(f"{outside:,} of {len(p):,} outside ({outside / len(p):.1%})" if len(p) else "never compared")
     axes.set_xlabel("p-value of the observation")
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     if not len(p):
-        axes.text(0.5, 0.5, "never compared", transform=axes.transAxes, ha="center", color=MUTED)
+        words = "nobody can tell which rows\nare like the simulations"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color=MUTED)
         return
     counts, edges = np.histogram(p, _BINS, (0, 1))
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, alpha=0.6)
@@ -82,19 +88,18 @@ def _p_values(axes: Axes, answers: Answers) -> None:
     axes.text(1, len(p) / _BINS, "by chance", ha="right", va="bottom", color=MUTED)
 
 
-def _told(axes: Axes, answers: Answers, name: str, prior_sd: float) -> None:
+def _told(axes: Axes, words: str, middle: np.ndarray, y: np.ndarray) -> None:
+    """Posterior sds, as parts of the prior's, along medians."""
     from matplotlib.colors import LogNorm
 
-    middle, sd = answers.column(f"{name}_q50"), answers.column(f"{name}_sd")
-    good = np.isfinite(middle) & np.isfinite(sd) & ~answers.column("outside")
-    axes.set_title(f"what is known of {name}")
-    axes.set_xlabel(label(f"median of {name}", answers.columns[f"{name}_q50"]))
+    good = np.isfinite(middle) & np.isfinite(y)
+    axes.set_xlabel(words)
     axes.set_ylabel("sd / prior sd")
-    if good.any() and prior_sd > 0:
-        y = sd[good] / prior_sd
+    if good.any():
+        middle, y = middle[good], y[good]
         top = max(1.0, float(np.quantile(y, 0.999)))
-        span = [_span(middle[good]), (0, top)]
-        axes.hist2d(middle[good], y, _CELLS, range=span, cmap="Blues", norm=LogNorm(0.5))
+        span = [_span(middle), (0, top)]
+        axes.hist2d(middle, y, _CELLS, range=span, cmap="Blues", norm=LogNorm(0.5))
         axes.axhline(1.0, color=MUTED, linewidth=0.8)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, X
+from sciinf.storage.within import own_dataset
 
 SCHEMA = 1
 _CHUNK_ROWS = 1024
@@ -75,16 +76,20 @@ def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tens
     """theta and outcome of a file's bytes, which the caller has verified.
 
     Raises:
-        OSError, KeyError: If the bytes are no shard.
+        OSError, KeyError: If the bytes are no shard, or lead out of themselves.
     """
     import h5py
 
     with h5py.File(io.BytesIO(data), "r") as opened:
         file: Any = opened
-        theta = torch.from_numpy(file["theta"][()])
-        x = {name: torch.from_numpy(file["x"][name][()]) for name in observables}
-        status = torch.from_numpy(file["status"][()])
-        rows, texts = file["messages/row"][()], file["messages/text"].asstr()[()]
+
+        def own(name: str) -> Any:
+            return own_dataset(file, name, len(data))
+
+        theta = torch.from_numpy(own("theta")[()])
+        x = {name: torch.from_numpy(own(f"x/{name}")[()]) for name in observables}
+        status = torch.from_numpy(own("status")[()])
+        rows, texts = own("messages/row")[()], own("messages/text").asstr()[()]
     return theta, Outcome(x, status, {int(row): str(text) for row, text in zip(rows, texts, strict=True)})
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from sciinf.core.files import local_path
 from sciinf.core.prior import Prior
 from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.storage.folder import Folder, Local
@@ -44,7 +45,7 @@ class Answers:
         self.calibration: Mapping[str, Any] = self.about["calibration"]
         self._size = int(self.about["block"])
         there = {Path(name).stem for name in folder.names("blocks") if name.endswith(".h5")}
-        self._there = sorted(int(stem) for stem in there if stem.isdigit())
+        self._there = sorted(int(stem) for stem in there if stem.isdigit() and int(stem) < self.blocks)
 
     def __len__(self) -> int:
         return sum(self.rows_of(index) for index in self._there)
@@ -116,13 +117,31 @@ class Answers:
         Raises:
             ValueError: If there is none of that name, or a block is damaged.
         """
-        if name not in self.columns:
-            raise ValueError(f"there is no column {name!r}; there are {', '.join(self.columns)}")
-        if name == "row":
-            return np.concatenate([np.arange(i * self._size, i * self._size + self.rows_of(i)) for i in self._there])
-        dataset, place = self._where[name]
-        found = [self.block(index, frozenset({dataset})).columns[dataset][(..., *place)] for index in self._there]
-        values = np.concatenate(found) if found else np.zeros(0)
+        return self.columns_of([name])[name]
+
+    def columns_of(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Some columns, as `column` gives them; each block is read once.
+
+        Raises:
+            ValueError: As for `column`.
+        """
+        names = list(dict.fromkeys(names))
+        if unknown := [name for name in names if name not in self.columns]:
+            raise ValueError(f"there is no column {unknown[0]!r}; there are {', '.join(self.columns)}")
+        where = {name: self._where[name] for name in names if name != "row"}
+        parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0, dtype=int)] for name in names if not self._there}
+        for index in self._there:
+            if "row" in names:
+                start = index * self._size
+                parts.setdefault("row", []).append(np.arange(start, start + self.rows_of(index)))
+            if where:
+                block = self.block(index, frozenset(dataset for dataset, _ in where.values())).columns
+                for name, (dataset, place) in where.items():
+                    parts.setdefault(name, []).append(block[dataset][(..., *place)])
+        return {name: self._in_words(name, np.concatenate(parts[name])) for name in names}
+
+    def _in_words(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Values of a column, of which some are codes."""
         if name == "outside":
             return values == self.about["codes"]["trust"].index("alarm")
         words = self.about["codes"].get(name)
@@ -160,7 +179,7 @@ class Answers:
         Raises:
             ValueError: If it is not.
         """
-        if "found" not in self.about:
+        if "found" not in self.about or not self.complete:
             raise ValueError(f"{self.folder.name} has {len(self):,} of {self.rows:,} rows; go on with the same command")
         return self.about["found"]
 
@@ -172,9 +191,20 @@ class Answers:
         """
         import pandas
 
-        table = pandas.DataFrame({name: self.column(name) for name in self.columns})
-        table.attrs.update(units=self.columns, calibration=self.calibration["state"])
+        table = pandas.DataFrame(self.columns_of(self.columns))
+        table.attrs.update(units=self.columns, calibration=self.calibrated)
         return table
+
+    @property
+    def whose(self) -> str:
+        """Of which posterior the calibration is, in brackets; "" where it is of the one that answers."""
+        of = self.calibration["of"]
+        return f" (of the {of} posterior)" if of not in (None, self.about["posterior"]) else ""
+
+    @property
+    def calibrated(self) -> str:
+        """The verdict of the calibration in a word, and of what it is where that is not the posterior that answers."""
+        return self.calibration["state"] + self.whose
 
     def summary(self) -> str:
         """What all of it says, the verdict on the network first."""
@@ -211,9 +241,9 @@ def load_answers(folder: str | Path | Folder) -> Answers:
 
     Raises:
         FileNotFoundError: If it holds none.
-        ValueError: If `answers.json` is damaged.
+        ValueError: If `answers.json` is damaged, or the folder is an address of objects.
     """
-    return Answers(folder if isinstance(folder, Folder) else Local(Path(folder)))
+    return Answers(folder if isinstance(folder, Folder) else Local(local_path(folder)))
 
 
 def digest_of(blocks: Iterator[Block]) -> str:
@@ -229,13 +259,11 @@ def digest_of(blocks: Iterator[Block]) -> str:
 def lines_of(answers: Answers) -> list[str]:
     """The summary, line by line."""
     about, state = answers.about, answers.calibration["state"]
-    verdict = CALIBRATION_STATES.get(state, "NOT PASSED")
-    of = answers.calibration["of"]
-    verdict += f" (of the {of} posterior)" if of not in (None, about["posterior"]) else ""
+    verdict = CALIBRATION_STATES.get(state, "NOT PASSED") + answers.whose
     lines = [f"calibration   {verdict}: {'; '.join(answers.calibration['reasons'])}"]
     lines += [f"posterior     {about['posterior']}; {about['scope']}"] if about["scope"] else []
     lines += [f"{c['name']:<13} {c['level']}: {c['verdict']}" for c in about["checks"] if c["level"] != "good"]
-    if "found" not in about:
+    if "found" not in about or not answers.complete:
         lines.append(f"unfinished    {len(answers):,} of {answers.rows:,} rows; the same command goes on")
         return lines
     found = about["found"]
@@ -270,7 +298,8 @@ def _covered(answers: Answers) -> list[str]:
     found = answers.found.get("coverage")
     if not found:
         return []
-    outer, low, high = answers.about["level"], 0, len(answers.levels) - 1
+    outer = answers.about["level"]
+    low, high = (answers.levels.index(round((1 + sign * outer) / 2, 9)) for sign in (-1, 1))
     lines = []
     for name, one in found.items():
         held, wanted = one["below"][high] - one["below"][low], one["expected"][high] - one["expected"][low]

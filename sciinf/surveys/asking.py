@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from sciinf.core import Calibration, Posterior
-from sciinf.core.files import sweep
+from sciinf.core.checks import check_whole
+from sciinf.core.files import local_path, sweep
 from sciinf.engine.progress import Progress
 from sciinf.loops.lanes import cores_here, shared
 from sciinf.question import judge_of
@@ -22,7 +23,7 @@ from sciinf.store import Store
 from sciinf.surveys.answers import Answers, digest_of, load_answers
 from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.checks import LEVELS
-from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, claimed, described
+from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, claimed, described
 from sciinf.surveys.drawing import TRUST, Answering, Wanted
 from sciinf.surveys.rows import Observations, observations_of
 from sciinf.trust.failures import Reading
@@ -81,17 +82,19 @@ def query_all(
             to something else; if the calibration is of another fit; if a number makes no sense.
         OSError: If the folder cannot be written; what was answered stays.
     """
-    if not 0 < level < 1 or draws < 1 or not 0 <= kept <= draws or (block is not None and block < 1):
+    for name, value, least in (("draws", draws, 1), ("kept", kept, 0), ("seed", seed, 0), ("block", block or 1, 1)):
+        check_whole(name, value, least)
+    if not 0 < level < 1 or kept > draws or block == 0:
         raise ValueError(
-            f"level is between 0 and 1, draws and block are at least 1 and kept is at most draws, got level={level}, "
-            f"draws={draws}, kept={kept}, block={block}"
+            f"level is between 0 and 1, block at least 1 and kept at most draws, got level={level}, block={block}, "
+            f"kept={kept}, draws={draws}"
         )
     judge = judge_of(posterior, calibration, failures)
     check_general(judge.posterior)
     of = observations_of(observations, judge.posterior)
     levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
     wanted = Wanted(levels, level, draws, kept, seed, failures)
-    answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else own_folder(Path(out))
+    answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
     try:
         about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
         _answer(folder, about, answering, of, progress=progress)
@@ -111,14 +114,16 @@ def query_all(
         ) from error
 
 
-def own_folder(path: Path) -> Local:
+def own_folder(path: str | Path) -> Local:
     """A folder of the file system that holds answers, or nothing else.
 
     Raises:
-        ValueError: If it holds other things.
+        ValueError: If it holds other things, or is an address of objects.
     """
+    path = local_path(path)
     inside = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
-    if inside - {"log.txt", "summary.png"} and NAME not in inside:
+    ours = NAME in inside or any(path.glob("blocks/[0-9]*/[0-9]*.h5"))
+    if inside - {"log.txt", "summary.png"} and not ours:
         raise ValueError(
             f"{path} holds other files ({', '.join(sorted(inside)[:4])}); answers to many observations take a folder "
             "of their own"
@@ -153,6 +158,7 @@ def _answer(
             if not _whole(folder, index, about["survey"]):
                 start = index * size
                 found = answering.block(of.read(start, start + lengths[index]), start)
+                check_ours(folder, about["survey"])
                 folder.replace(file_of(index), write_block(found, index, about["survey"], units))
                 failed = int((found.columns["status"] != 0).sum())
             bar.add(lengths[index], failed)
@@ -169,9 +175,8 @@ def _whole(folder: Folder, index: int, survey: str) -> bool:
 
 def _finished(folder: Folder, about: Mapping[str, Any], answering: Answering) -> Answers:
     """The answers, with what they say together in `answers.json`."""
+    check_ours(folder, about["survey"])
     answers = load_answers(folder)
-    if answers.about["survey"] != about["survey"]:
-        raise ValueError(f"{folder.name} was taken for other answers meanwhile; give another folder")
     counts = _Counts(answers, answering.expected())
     digest = digest_of(counts.counted(answers.block(index) for index in range(answers.blocks)))
     folder.replace(NAME, as_bytes({**about, "found": {**counts.found(), "digest": digest}}))

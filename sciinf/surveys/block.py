@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from sciinf.storage.within import own_dataset
+
 SCHEMA = 1
 _HASH = 32  # bytes
 _PER_FOLDER = 1_000
@@ -85,7 +87,7 @@ def read_block(data: bytes, index: int, survey: str, names: frozenset[str] | Non
         names: Which columns; all when left out.
 
     Raises:
-        ValueError: If the file is damaged, or of another block or folder.
+        ValueError: If the file is damaged, of another block or folder, or leads out of itself.
     """
     import h5py
 
@@ -101,10 +103,11 @@ def read_block(data: bytes, index: int, survey: str, names: frozenset[str] | Non
             def take(name: str, item: Any) -> None:
                 if isinstance(item, h5py.Dataset) and not name.startswith("messages/"):
                     if names is None or name in names:
-                        found[name] = item[()]
+                        found[name] = own_dataset(file, name, len(data))[()]
 
             file.visititems(take)
-            rows, texts = file["messages/row"][()], file["messages/text"].asstr()[()]
+            rows = own_dataset(file, "messages/row", len(data))[()]
+            texts = own_dataset(file, "messages/text", len(data)).asstr()[()]
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"it is not a readable block of answers ({error})") from error
     return Block(found, {int(row): str(text) for row, text in zip(rows, texts, strict=True)})

@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sciinf.answer import CHECKS
 from sciinf.core import Calibration, Posterior
 from sciinf.core.categories import categories_of
+from sciinf.core.code import same_mark
 from sciinf.core.files import finite_json, json_text, opened, sealed, versions
+from sciinf.core.fit import simulators_of
 from sciinf.core.verdicts import NOT_CALIBRATED
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.learned import holds_for
@@ -20,6 +23,8 @@ from sciinf.surveys.drawing import TRUST, Answering
 from sciinf.surveys.rows import Observations
 
 NAME, SCHEMA, KIND = "answers.json", 1, "sciinf answers"
+_SURVEYED = 1  # raised when surveys look at rows otherwise, or write them otherwise; see CHECKS
+_LATER = ("codes", "checked")  # which the first folders of answers did not have in common
 STATUS = ("answered", "not finite", "the simulation raised", "the simulation ran out of time", "no answer")
 _OWN = {
     "posterior": "posterior",
@@ -36,6 +41,8 @@ _OWN = {
     "seed": "seed",
     "failures": "reading of failed simulations",
     "block": "number of rows in a block",
+    "codes": "meaning of codes",
+    "checked": "version of what is checked",
 }
 """What two commands must have in common to write into one folder."""
 
@@ -76,6 +83,7 @@ def described(answering: Answering, of: Observations, block: int, run: str) -> d
         "checks": [check.to_json() for check in answering.checks.of_all],
         "not_done": not_done(posterior),
         "truths": about_truths(posterior, of),
+        "checked": [CHECKS, _SURVEYED],
         "versions": versions(),
     }
     about = finite_json(about)
@@ -84,12 +92,14 @@ def described(answering: Answering, of: Observations, block: int, run: str) -> d
 
 def identity(about: Mapping[str, Any]) -> str:
     """What makes blocks those of one folder."""
-    own = {key: about[key] for key in _OWN}
+    own = {key: about[key] for key in _OWN if "checked" in about or key not in _LATER}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def claimed(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a folder: what is there, or else what is wanted, written.
+
+    One that no block was written under is replaced.
 
     Raises:
         ValueError: If the folder holds answers to something else; the message says what differs.
@@ -98,12 +108,28 @@ def claimed(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
     folder.create(NAME, as_bytes(wanted))
     found = read_description(folder)
     if found["survey"] != wanted["survey"]:
+        if not any(name.endswith(".h5") for name in folder.names("blocks")):
+            folder.replace(NAME, as_bytes(wanted))
+            return read_description(folder)
         other = [words for key, words in _OWN.items() if found.get(key) != wanted[key]]
+        way = "the same options as before to go on"
+        if found.get("checked") != wanted["checked"]:
+            way = f"go on with sciinf {found['versions']['sciinf']}, which began it; `load_answers` reads what is there"
         raise ValueError(
             f"{folder.name} holds answers with another {' and another '.join(other)}; give another folder (--out), or "
-            "the same options as before to go on"
+            f"{way}"
         )
     return found
+
+
+def check_ours(folder: Folder, survey: str) -> None:
+    """Refuse to write into a folder that was taken for other answers.
+
+    Raises:
+        ValueError: If so.
+    """
+    if read_description(folder)["survey"] != survey:
+        raise ValueError(f"{folder.name} was taken for other answers meanwhile; give another folder")
 
 
 def read_description(folder: Folder) -> dict[str, Any]:
@@ -124,7 +150,10 @@ def read_description(folder: Folder) -> dict[str, Any]:
             f"--observations STORE --out {folder.name}`"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder.name}/{NAME} is damaged, or was edited by hand: {error}") from error
+        raise ValueError(
+            f"{folder.name}/{NAME} is damaged, or was edited by hand: {error}; move it away and run the same command: "
+            "blocks that are whole are kept"
+        ) from error
     if data["schema"] > SCHEMA:
         raise ValueError(f"{folder.name} was written by a newer version of sciinf (schema {data['schema']})")
     return data
@@ -171,11 +200,25 @@ def about_truths(posterior: Posterior, of: Observations) -> str:
     """What the coverage of known parameters does not show; "" where it is a fair check, or there are none."""
     if not of.known:
         return ""
+    found = []
     if of.campaign & posterior.trained_on:
-        return "the network was trained on these simulations, so that it does better on them than on others"
+        found.append("the network was trained on these simulations, so that it does better on them than on others")
     if of.prior != posterior.prior.to_json() or posterior.under is not None:
-        return "their parameters are not drawn from the prior of the posterior, so that coverage need not be nominal"
-    return ""
+        found.append(
+            "their parameters are not drawn from the prior of the posterior, so that coverage need not be nominal"
+        )
+    learned = simulators_of(posterior.trained_on)
+    if learned and not any(alike(one, other) for one in learned for other in of.simulators):
+        found.append(
+            "they are of another simulator than the network was trained on, so that coverage tells of both: right "
+            "intervals may miss, and wrong ones hold"
+        )
+    return "; and ".join(found)
+
+
+def alike(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two records are of one simulator (`core.simulator.recorded`)."""
+    return all(same_mark(one.get(name), other.get(name)) for name in {**one, **other})
 
 
 def check_general(posterior: Posterior) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,7 @@ class Observations(ABC):
         prior: The prior, as JSON, that their known parameters were drawn from; None where none are known.
         known: Whether their parameters are known, under the posterior's names and units.
         campaign: Digests that tell of which simulations they are.
+        simulators: What is recorded of the simulator that made them, one for each state of it that was accepted.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Observations(ABC):
     prior: Mapping[str, Any] | None = None
     known: bool = False
     campaign: frozenset[str] = frozenset()
+    simulators: Sequence[Mapping[str, str]] = ()
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Seen:
@@ -108,6 +110,7 @@ class OfStore(Observations):
         self.prior = store.prior.to_json() if of_prior else {"proposal": dict(store.proposal or {})}
         self.known = (store.prior.names, store.prior.units) == (posterior.prior.names, posterior.prior.units)
         self.campaign = frozenset({store.digest, campaign_of(store.simulator, store.seed)})
+        self.simulators = (store.simulator, *store.accepted)
         self._known: tuple[int, Tensor, Any] | None = None
 
     def read(self, start: int, stop: int) -> Seen:
@@ -268,12 +271,12 @@ def _columns(path: Path, observables: Mapping[str, Observable]) -> dict[str, Any
         found = dict(open_columns(path, Wanted(rf"(?:{names})(?:_\d+)?", _NUMBERS, alone), stack).columns)
         picked = {name: _several(path, name, spec, found) for name, spec in observables.items()}
         in_place = path.suffix.lower() in (".h5", ".hdf5")
-        arrays = {n: (None if in_place else column.read(), column.unit) for n, column in picked.items()}
+        arrays = {n: (None if in_place and n in found else column.read(), column.unit) for n, column in picked.items()}
     if in_place:
         import h5py
 
         opened: Any = h5py.File(path, "r")  # stays open as long as its rows are read
-        arrays = {name: (opened[name], unit) for name, (_, unit) in arrays.items()}
+        arrays = {n: (opened[n] if n in found else values, unit) for n, (values, unit) in arrays.items()}
     return {name: _WithUnit(values, unit) if unit else values for name, (values, unit) in arrays.items()}
 
 

@@ -10,8 +10,8 @@ import pytest
 from astropy.table import QTable
 from command_line import call
 
-from sciinf import load_answers
-from sciinf.exports.answers_table import write_answers
+from sciinf import build_posterior, load_answers
+from sciinf.exports.answers_table import survey_table, write_answers
 from sciinf.figures.survey import survey_figure, write_picture
 from sciinf.surveys import asking
 
@@ -63,11 +63,11 @@ def test_a_table_has_units_and_verdicts(ball, asked, tmp_path) -> None:
 def test_the_picture_says_that_nothing_was_checked(ball, asked, tmp_path) -> None:
     figure = survey_figure(load_answers(asked[1]))
     assert len(figure.axes) == 4
-    assert "outside" in figure.axes[0].get_title(loc="left")
+    assert " of 290 outside (" in figure.axes[0].get_title(loc="left"), "of the rows that were compared"
     unchecked = asking.query_all(ball.posterior, ball.store, tmp_path / "a", draws=5, progress=False)
     figure = survey_figure(unchecked)
     assert figure.get_suptitle() == "calibration: not checked"
-    assert "never compared" in [text.get_text() for text in figure.axes[0].texts]
+    assert figure.axes[0].get_title(loc="left") == "never compared"
     assert write_picture(unchecked, tmp_path / "a.png").stat().st_size < 60_000
 
 
@@ -81,6 +81,7 @@ def test_the_picture_says_that_nothing_was_checked(ball, asked, tmp_path) -> Non
         (("--observations", "store", "--out", "a", "--column", "x=b"), "--column is for --observation"),
         (("--observations", "store", "--out", "a", "--table", "b.parquet"), "unknown kind of table"),
         (("--observations", "store", "--out", "a"), "holds no simulations"),
+        (("--observations", "store", "--out", "s3://bucket/a"), "is an address of objects"),
         (("--observation", "b.csv", "--table", "b.fits"), "--table is of many observations"),
     ],
 )
@@ -91,6 +92,27 @@ def test_what_is_refused(asked, tmp_path, monkeypatch, words, said) -> None:
     result = call("query", asked[0], *words)
     assert result.code == 2
     assert said in result.err
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_a_table_may_lie_in_the_folder_of_answers(ball, asked, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sciinf.commands.surveying._DRAWS", 20)
+    out = tmp_path / "answers"
+    words = ["query", asked[0], "--observations", ball.store.path, "--out", out, "--table", out / "all.fits"]
+    for _ in range(2):
+        assert call(*words).code == 0
+        assert len(QTable.read(out / "all.fits")) == 300
+
+
+def test_whose_calibration_it_is_is_said_everywhere(ball, tmp_path) -> None:
+    exact = build_posterior(ball.fit, ball.simulator, ess=50)
+    x = ball.store.load().x["x"][:4]
+    found = asking.query_all(exact, {"x": x}, tmp_path / "a", ball.calibration, draws=50, progress=False)
+    said = f"{ball.calibration.state} (of the amortised posterior)"
+    assert "(of the amortised posterior)" in found.summary().splitlines()[0]
+    assert found.to_dataframe().attrs["calibration"] == said
+    assert set(survey_table(found)["calibration"]) == {said}
+    assert survey_figure(found).get_suptitle() == f"calibration: {said}"
 
 
 def test_a_run_without_a_fit(tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -55,6 +57,33 @@ def test_coverage_shows_a_posterior_that_is_too_sure(ball, truths, tmp_path) -> 
     found = query_all(Exact(ball.simulator, 0.5), truths, tmp_path / "a", draws=200, progress=False)
     for held, _ in covered(found).values():
         assert held < 0.75  # 59 % of a normal law lie within half of its 90 % interval
+
+
+@pytest.mark.parametrize("level", [0.5, 0.68])
+def test_the_intervals_are_those_of_the_level(ball, truths, tmp_path, level) -> None:
+    found = query_all(Exact(ball.simulator), truths, tmp_path / "a", draws=200, level=level, progress=False)
+    lines = [line for line in found.summary().splitlines() if line.startswith("coverage")]
+    assert len(lines) == 3
+    for line in lines:
+        held, wanted = (float(share) for share in re.findall(r"([\d.]+)% (?:of \d|\+-)", line))
+        assert line.split()[1] == f"{level:.0%}"
+        assert wanted == pytest.approx(100 * level, abs=1)
+        assert abs(held - wanted) < 4.5 * 100 * (level * (1 - level) / ROWS) ** 0.5
+
+
+def test_rows_of_another_simulator_say_so(ball, tmp_path) -> None:
+    class Louder(type(ball.simulator)):
+        name = "louder"
+
+        def __call__(self, theta, *, generator):
+            x = ball.simulator(theta, generator=generator)
+            return {name: value + 3 * torch.randn(value.shape, generator=generator) for name, value in x.items()}
+
+    for simulator, seed in ((Louder(), 3), (ball.simulator, 3)):
+        store = simulate(simulator, tmp_path / simulator.name, 60, seed=seed, progress=False)
+        found = query_all(ball.posterior, store, tmp_path / f"{simulator.name} answers", draws=5, progress=False)
+        said = "coverage      but they are of another simulator than the network was trained on"
+        assert (said in found.summary()) == (simulator.name == "louder")
 
 
 def test_rows_that_were_trained_on_say_so(ball, tmp_path) -> None:

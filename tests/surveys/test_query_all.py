@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -136,8 +138,57 @@ def test_an_edited_description_is_refused(ball, tmp_path) -> None:
     query_all(ball.posterior, ball.store, tmp_path / "a", draws=20, progress=False)
     file = tmp_path / "a" / "answers.json"
     file.write_text(file.read_text().replace('"not checked"', '"passed"', 1))
-    with pytest.raises(ValueError, match="damaged, or was edited by hand"):
+    with pytest.raises(ValueError, match="damaged, or was edited by hand.*move it away and run the same command"):
         load_answers(tmp_path / "a")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*.h5")}
+    file.unlink()
+    assert query_all(ball.posterior, ball.store, tmp_path / "a", draws=20, progress=False).complete
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*.h5")}
+
+
+def test_a_folder_without_its_blocks_is_unfinished(ball, tmp_path) -> None:
+    ask = {"draws": 20, "progress": False}
+    query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
+    shutil.rmtree(tmp_path / "a" / "blocks")
+    found = load_answers(tmp_path / "a")
+    assert "unfinished    0 of 300" in found.summary()
+    with pytest.raises(ValueError, match="0 of 300 rows; go on"):
+        _ = found.found
+    assert len(found.to_dataframe()) == len(found.column("row")) == len(found.outside) == 0
+    assert query_all(ball.posterior, ball.store, tmp_path / "a", seed=1, **ask).about["seed"] == 1  # nothing is lost
+
+
+def test_a_folder_that_is_taken_meanwhile_is_left_alone(ball, tmp_path, monkeypatch) -> None:
+    ask = {"draws": 20, "progress": False}
+
+    def meanwhile(self, seen, start, whole=Answering.block, left=[1]):
+        if left and left.pop():  # nothing is written yet
+            query_all(ball.posterior, ball.store, tmp_path / "a", seed=1, **ask)
+        return whole(self, seen, start)
+
+    monkeypatch.setattr(Answering, "block", meanwhile)
+    with pytest.raises(ValueError, match="was taken for other answers meanwhile"):
+        query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
+    assert load_answers(tmp_path / "a").complete
+
+
+def test_another_version_of_the_checks_is_refused(ball, tmp_path, monkeypatch) -> None:
+    ask = {"draws": 20, "progress": False}
+    monkeypatch.setattr("sciinf.surveys.description.CHECKS", 1)
+    query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
+    monkeypatch.setattr("sciinf.surveys.description.CHECKS", 2)
+    assert load_answers(tmp_path / "a").complete
+    with pytest.raises(ValueError, match="another version of what is checked; give another folder.*which began it"):
+        query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
+
+
+def test_each_block_is_read_once_for_all_columns(answers, monkeypatch) -> None:
+    read = []
+    monkeypatch.setattr(
+        type(answers), "block", lambda self, k, *a, own=type(answers).block: read.append(k) or own(self, k, *a)
+    )
+    assert len(answers.to_dataframe()) == 300
+    assert len(read) == len(set(read))
 
 
 def test_rows_unlike_the_simulations_are_outside(ball, tmp_path) -> None:
@@ -182,8 +233,14 @@ def test_refusals(ball, answers, tmp_path) -> None:
         query_all(ball.posterior, {"x": torch.zeros(3, 4)}, tmp_path / "d", **ask)
     with pytest.raises(ValueError, match=r"has \['y'\], the posterior is for"):
         query_all(ball.posterior, {"y": torch.zeros(3, 5)}, tmp_path / "d", **ask)
-    with pytest.raises(ValueError, match="draws=0"):
+    with pytest.raises(ValueError, match="draws must be an integer of at least 1, got 0"):
         query_all(ball.posterior, ball.store, tmp_path / "d", draws=0)
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -1"):
+        query_all(ball.posterior, ball.store, tmp_path / "d", seed=-1)
+    with pytest.raises(ValueError, match="address of objects"):
+        query_all(ball.posterior, ball.store, "s3://bucket/answers")
+    with pytest.raises(ValueError, match="address of objects"):
+        load_answers("s3://bucket/answers")
     with pytest.raises(FileNotFoundError, match="holds no answers to many observations"):
         load_answers(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="there is no column 'mass'"):
@@ -205,8 +262,6 @@ def test_observations_that_change_meanwhile_are_told(ball, tmp_path, monkeypatch
 
 
 def test_an_unfinished_store_is_refused(ball, tmp_path) -> None:
-    import shutil
-
     shutil.copytree(ball.store.path, tmp_path / "store")
     for file in [*tmp_path.glob("store/shards/**/00000001.h5"), *tmp_path.glob("store/journal/*")]:
         file.unlink()

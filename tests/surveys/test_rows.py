@@ -93,6 +93,16 @@ def test_units_that_do_not_convert(ball, data, tmp_path) -> None:
         observations_of(tmp_path / "data.fits", ball.posterior)
 
 
+def test_columns_of_hdf5(ball, data, tmp_path) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as opened:
+        for k in range(5):
+            opened[f"x_{k}"] = 100 * data[:, k]
+            opened[f"x_{k}"].attrs["unit"] = "cm"
+        opened.create_group("x")
+    rows = observations_of(tmp_path / "data.h5", ball.posterior)
+    assert np.allclose(rows.read(1, 4).x["x"], data[1:4], rtol=1e-5)
+
+
 def test_a_file_with_too_few_columns(ball, data, tmp_path) -> None:
     file = tmp_path / "data.csv"
     np.savetxt(file, data[:, :3], "%.9g", ",", header="x_0,x_1,x_2", comments="")
