@@ -31,13 +31,12 @@ from sciinf.core.estimates import disagreement, estimate_from_json
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import identity
-from sciinf.question import Wanted, judge_of, question
+from sciinf.question import CHECKS, Wanted, judge_of, question
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
 from sciinf.storage.paths_file import read_paths, write_paths
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.failures import Reading
 
-CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
 _SEEN = "predictions are seen as the observation was"  # of simulators that can, of which older answers did not tell
 
 

@@ -56,6 +56,7 @@ from sciinf.trust.rescaled import check_rescaled
 from sciinf.trust.residuals import residual_finding
 from sciinf.trust.second import vouched
 
+CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
 _PREDICTIVE = 400
 _PATHS = 1_000
 _FAILED = 0.01  # of them, above which an answer says so in yellow
@@ -271,4 +272,4 @@ def _predict(
     return data, of[good], found + strange, where, unexplained
 
 
-__all__ = ["Question", "Trust", "Wanted", "judge_of", "question"]
+__all__ = ["CHECKS", "Question", "Trust", "Wanted", "judge_of", "question"]

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sciinf.answer import CHECKS
 from sciinf.core import Calibration, Posterior
 from sciinf.core.categories import categories_of
 from sciinf.core.code import same_mark
@@ -17,6 +16,7 @@ from sciinf.core.verdicts import NOT_CALIBRATED
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.learned import holds_for
 from sciinf.inference.tilted import layers
+from sciinf.question import CHECKS
 from sciinf.storage.folder import Folder
 from sciinf.surveys.checks import LEVELS
 from sciinf.surveys.drawing import TRUST, Answering

@@ -333,7 +333,7 @@ def test_a_row_that_the_posterior_cannot_answer_says_why(tmp_path, ball) -> None
 class Odd(Amortised):
     """A posterior that breaks on some rows: at 1 its draws, at 2 its comparison with simulations."""
 
-    def __init__(self, fit, error=RuntimeError):
+    def __init__(self, fit, error: type[Exception] = RuntimeError):
         self.beneath, self.error = Amortised(fit), error
         Amortised.__init__(self, fit)
 
