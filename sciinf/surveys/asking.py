@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -91,27 +92,28 @@ def query_all(
         )
     judge = judge_of(posterior, calibration, failures)
     check_general(judge.posterior)
-    of = observations_of(observations, judge.posterior)
-    levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
-    wanted = Wanted(levels, level, draws, kept, seed, failures)
-    answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
-    try:
-        about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
-        _answer(folder, about, answering, of, progress=progress)
-        if of.now() != of.digest:
-            raise ValueError(
-                f"{of.name} changed while it was asked about, and nobody knows which answers in {folder.name} are of "
-                "what: remove them, and ask again"
-            )
-        return _finished(folder, about, answering)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise OSError(
-            error.errno,
-            f"the answers in {folder.name} cannot be written: {error.strerror or error}. Blocks so far are safe; make "
-            "room, or choose a folder that can be written, and the same command goes on where it was",
-        ) from error
+    with ExitStack() as stack:
+        of = observations_of(observations, judge.posterior, stack)
+        levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
+        wanted = Wanted(levels, level, draws, kept, seed, failures)
+        answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
+        try:
+            about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
+            _answer(folder, about, answering, of, progress=progress)
+            if of.now() != of.digest:
+                raise ValueError(
+                    f"{of.name} changed while it was asked about, and nobody knows which answers in {folder.name} are "
+                    "of what: remove them, and ask again"
+                )
+            return _finished(folder, about, answering)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise OSError(
+                error.errno,
+                f"the answers in {folder.name} cannot be written: {error.strerror or error}. Blocks so far are safe; "
+                "make room, or choose a folder that can be written, and the same command goes on where it was",
+            ) from error
 
 
 def own_folder(path: str | Path) -> Local:

@@ -18,19 +18,20 @@ import numpy as np
 import torch
 
 from sciinf.core import Check, Draws
-from sciinf.trust.bounds import Bounds
+from sciinf.trust.bounds import LAST, LEANS, Bounds
 from sciinf.trust.failures import Failures, Reading, check_failures
 from sciinf.trust.few import check_few
 from sciinf.trust.judge import Judge
+from sciinf.trust.stray import AT_LEAST, FEWEST, ONE_IN, SHARE
 from sciinf.trust.tails import check_tails
 
 LEVELS: tuple[str, ...] = ("good", "caution", "unknown", "alarm", "none")
 """What the numbers in the column `checks` mean, the worst last; "none" of a row without an answer."""
 _OUTER, _PART = (
-    0.0125,
-    0.195,
-)  # of the prior, more than the hundredth `trust.bounds` looks at; of draws, less than it asks
-_FEWEST, _CARRIED, _ONE_IN, _AT_LEAST = 300, 0.24, 1_000, 3  # as `trust.stray` has them, but for rounding
+    1.25 * LAST,
+    0.975 * LEANS,
+)  # more of the prior than `trust.bounds` looks at, and fewer draws than it asks
+_CARRIED = 0.96 * SHARE  # less than `trust.stray` asks, for rounding
 
 
 @final
@@ -82,10 +83,10 @@ class RowChecks:
     def _carried(self, wide: np.ndarray) -> np.ndarray:
         """Whether a few draws carry the variance, (rows, D)."""
         n = wide.shape[-1]
-        if n < _FEWEST:
+        if n < FEWEST:
             return np.zeros(wide.shape[:-1], dtype=bool)
         parts = np.square(wide - wide.mean(-1, keepdims=True))
-        few = max(_AT_LEAST, n // _ONE_IN)
+        few = max(AT_LEAST, n // ONE_IN)
         most = np.partition(parts, n - few, axis=-1)[..., n - few :].sum(-1)
         return most > _CARRIED * parts.sum(-1)
 

@@ -209,12 +209,15 @@ class OfArrays(Observations):
         return digest.hexdigest()
 
 
-def observations_of(given: Store | str | Path | Mapping[str, Any], posterior: Posterior) -> Observations:
+def observations_of(
+    given: Store | str | Path | Mapping[str, Any], posterior: Posterior, stack: ExitStack | None = None
+) -> Observations:
     """Observations, wherever they are.
 
     Args:
         given: A store or its folder; a file, with one row for each observation; or name -> array (rows, *event).
         posterior: What they are to be asked of.
+        stack: Closes the file; left out, it stays open until nobody has the observations.
 
     Raises:
         FileNotFoundError: If there is no such file or store.
@@ -228,7 +231,7 @@ def observations_of(given: Store | str | Path | Mapping[str, Any], posterior: Po
     path = Path(given)
     if path.is_dir() or not path.exists():
         return OfStore(Store(path), posterior)
-    return OfArrays(str(path), _columns(path, posterior.observables), posterior.observables)
+    return OfArrays(str(path), _columns(path, posterior.observables, stack or ExitStack()), posterior.observables)
 
 
 class _WithUnit:
@@ -263,7 +266,7 @@ def _sliced(value: Any) -> Any:
     return value if isinstance(getattr(value, "shape", None), tuple) else np.asarray(value)
 
 
-def _columns(path: Path, observables: Mapping[str, Observable]) -> dict[str, Any]:
+def _columns(path: Path, observables: Mapping[str, Observable], stays: ExitStack) -> dict[str, Any]:
     """The arrays of a file, by observable. Those of HDF5 stay in it; others are read whole."""
     names = "|".join(map(re.escape, observables))
     alone = next(iter(observables)) if len(observables) == 1 else ""
@@ -276,6 +279,7 @@ def _columns(path: Path, observables: Mapping[str, Observable]) -> dict[str, Any
         import h5py
 
         opened: Any = h5py.File(path, "r")  # stays open as long as its rows are read
+        stays.callback(opened.close)
         arrays = {n: (opened[n] if n in found else values, unit) for n, (values, unit) in arrays.items()}
     return {name: _WithUnit(values, unit) if unit else values for name, (values, unit) in arrays.items()}
 
@@ -284,8 +288,8 @@ def _several(path: Path, name: str, spec: Observable, found: Mapping[str, Column
     """An observable's column, or columns `name_0`, `name_1`, ... put beside each other."""
     if name in found:
         return found[name]
-    numbered = {int(key.removeprefix(f"{name}_")): column for key, column in found.items() if key != name and
-                re.fullmatch(rf"{re.escape(name)}_\d+", key)}  # fmt: skip
+    pattern = re.compile(rf"{re.escape(name)}_(\d+)")
+    numbered = {int(match[1]): column for key, column in found.items() if (match := pattern.fullmatch(key))}
     order = sorted(numbered)
     if len(spec.shape) != 1 or len(order) != spec.shape[0] or order != list(range(order[0], order[0] + len(order))):
         raise ValueError(

@@ -34,8 +34,8 @@ from sciinf.core import Check, Draws, Prior
 from sciinf.core.laws import edges_of
 from sciinf.core.levels import Levels
 
-_LAST = 0.01  # of the prior
-_LEANS = 0.2  # of the posterior
+LAST = 0.01  # of the prior
+LEANS = 0.2  # of the posterior
 _RISES = 3.02
 _FAR = 5e-4  # of the prior's mass, on either side
 _SOME = 0.05  # of the posterior, in which a parameter exists
@@ -100,10 +100,10 @@ def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
         theta, weights = _existing(draws, place.start)
         for edge in edges_of(law, theta[:, place].double()) if len(theta) else ():
             mass, ratio = leaning(edge.between, weights)
-            if mass >= _LEANS and ratio >= _RISES:
+            if mass >= LEANS and ratio >= _RISES:
                 of = " + ".join(prior.names[place.start + i] for i in edge.of)
                 found[of] = (
-                    f"{mass:.0%} of the posterior of {of} lies within the last {_LAST:.0%} of its prior, at the "
+                    f"{mass:.0%} of the posterior of {of} lies within the last {LAST:.0%} of its prior, at the "
                     f"{edge.side} bound of {_with_unit(edge.bound, prior.units[place.start])}, and rises up to it"
                 )
     return found
@@ -174,7 +174,7 @@ def leaning(v: Tensor, weights: Tensor) -> tuple[float, float]:
         v: The prior's probability between each draw and the bound, (n,).
         weights: Of the draws, summing to one.
     """
-    mass = float(weights[v <= _LAST].sum())
+    mass = float(weights[v <= LAST].sum())
     ordered, order = v.sort()
     cumulative = weights[order].cumsum(0)
     half, most = (float(ordered[int((cumulative < q).sum().clamp(max=len(v) - 1))]) for q in (0.5, 0.9))

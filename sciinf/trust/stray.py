@@ -25,10 +25,10 @@ from sciinf.core import Check, Draws, Prior
 from sciinf.core.answer import digits
 from sciinf.trust.existing import each_existing
 
-_SHARE = 0.25
-_ONE_IN = 1000
-_AT_LEAST = 3
-_FEWEST = 300
+SHARE = 0.25
+ONE_IN = 1000
+AT_LEAST = 3
+FEWEST = 300
 _FAR = 0.01  # of the draws, for the index
 _NO_VARIANCE = 2.0
 
@@ -43,12 +43,12 @@ def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Check, ...]:
     if prior is not None and prior.mixed:
         each = [one for draw in each_existing(draws, prior) for one in check_stray(draw)]
         return (Check("stray draws", "caution", ". ".join(one.verdict for one in each)),) if each else ()
-    if len(draws) < _FEWEST:
+    if len(draws) < FEWEST:
         return ()
-    few = max(_AT_LEAST, round(float(draws.ess)) // _ONE_IN)
+    few = max(AT_LEAST, round(float(draws.ess)) // ONE_IN)
     parts = draws.weights[:, None] * (draws.theta.double() - draws.mean()).square()
     share = parts.topk(few, dim=0).values.sum(0) / parts.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
-    carried = [d for d in range(len(draws.names)) if share[d] > _SHARE]
+    carried = [d for d in range(len(draws.names)) if share[d] > SHARE]
     if not carried:
         return ()
     each = ", ".join(f"{share[d]:.0%} of the variance of {draws.names[d]}" for d in carried)
@@ -66,7 +66,7 @@ def tail_index(distance: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> f
     """
     far, order = distance.double().sort(descending=True)
     w = weights.double()[order]
-    count = max(_AT_LEAST, int((w.cumsum(0) <= _FAR).sum()))
+    count = max(AT_LEAST, int((w.cumsum(0) <= _FAR).sum()))
     far, w = far[:count], w[:count]
     return float(w.sum() / (w * (far / far[-1]).log()).sum().clamp_min(1e-12))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import h5py
 import numpy as np
 import pytest
@@ -91,6 +93,15 @@ def test_units_that_do_not_convert(ball, data, tmp_path) -> None:
     QTable({"x": data * units.s}).write(tmp_path / "data.fits")
     with pytest.raises(ValueError, match="does not convert to the simulator's 'm'"):
         observations_of(tmp_path / "data.fits", ball.posterior)
+
+
+def test_hdf5_is_closed_by_the_stack(ball, data, tmp_path) -> None:
+    file = written("h5", data, tmp_path)
+    with ExitStack() as stack:
+        rows = observations_of(file, ball.posterior, stack)
+        assert rows.read(0, 2).status.tolist() == [0, 0]
+    with h5py.File(file, "r+") as opened:  # which HDF5 refuses while it is open for reading
+        del opened["x"]
 
 
 def test_columns_of_hdf5(ball, data, tmp_path) -> None:
