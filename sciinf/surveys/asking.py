@@ -25,7 +25,7 @@ from sciinf.surveys.answers import Answers, digest_of, load_answers
 from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.checks import LEVELS
 from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, claimed, described
-from sciinf.surveys.drawing import TRUST, Answering, Wanted
+from sciinf.surveys.drawing import TRUST, Asked, RowAnswers
 from sciinf.surveys.rows import Observations, observations_of
 from sciinf.trust.failures import Reading
 
@@ -95,8 +95,8 @@ def query_all(
     with ExitStack() as stack:
         of = observations_of(observations, judge.posterior, stack)
         levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
-        wanted = Wanted(levels, level, draws, kept, seed, failures)
-        answering, folder = Answering(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
+        wanted = Asked(levels, level, draws, kept, seed, failures)
+        answering, folder = RowAnswers(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
         try:
             about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
             _answer(folder, about, answering, of, progress=progress)
@@ -136,7 +136,7 @@ def own_folder(path: str | Path) -> Local:
     return Local(path)
 
 
-def _block(wanted: Wanted, posterior: Posterior, asked: int | None) -> int:
+def _block(wanted: Asked, posterior: Posterior, asked: int | None) -> int:
     """Rows of a block: whole passes, and few enough for memory."""
     each = row_bytes(posterior.prior, posterior.observables) + 8 * wanted.kept * len(posterior.prior)
     rows = asked or max(1, min(_ROWS, _BYTES // each))
@@ -144,7 +144,7 @@ def _block(wanted: Wanted, posterior: Posterior, asked: int | None) -> int:
 
 
 def _answer(
-    folder: Folder, about: Mapping[str, Any], answering: Answering, of: Observations, *, progress: bool
+    folder: Folder, about: Mapping[str, Any], answering: RowAnswers, of: Observations, *, progress: bool
 ) -> None:
     """Answer the blocks that are not there. Several processes begin at different ones, and pass over those that are."""
     size, rows = about["block"], about["rows"]
@@ -175,7 +175,7 @@ def _whole(folder: Folder, index: int, survey: str) -> bool:
         return False
 
 
-def _finished(folder: Folder, about: Mapping[str, Any], answering: Answering) -> Answers:
+def _finished(folder: Folder, about: Mapping[str, Any], answering: RowAnswers) -> Answers:
     """The answers, with what they say together in `answers.json`."""
     check_ours(folder, about["survey"])
     answers = load_answers(folder)

@@ -19,7 +19,7 @@ from sciinf.inference.tilted import layers
 from sciinf.question import CHECKS
 from sciinf.storage.folder import Folder
 from sciinf.surveys.checks import LEVELS
-from sciinf.surveys.drawing import TRUST, Answering
+from sciinf.surveys.drawing import TRUST, RowAnswers
 from sciinf.surveys.rows import Observations
 
 NAME, SCHEMA, KIND = "answers.json", 1, "sciinf answers"
@@ -47,7 +47,7 @@ _OWN = {
 """What two commands must have in common to write into one folder."""
 
 
-def described(answering: Answering, of: Observations, block: int, run: str) -> dict[str, Any]:
+def described(answering: RowAnswers, of: Observations, block: int, run: str) -> dict[str, Any]:
     """What `answers.json` says before any row is answered.
 
     Args:

@@ -44,7 +44,7 @@ _WORDS = ("DefaultCPUAllocator", "CUDA error", "CUDA out of memory")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Asked:
     """What is asked of each row.
 
     Args:
@@ -75,7 +75,7 @@ def row_seed(seed: int, row: int) -> int:
 
 
 @final
-class Answering:
+class RowAnswers:
     """Answers rows of a survey.
 
     Args:
@@ -83,7 +83,7 @@ class Answering:
         wanted: What is asked of each.
     """
 
-    def __init__(self, judge: Judge, wanted: Wanted) -> None:
+    def __init__(self, judge: Judge, wanted: Asked) -> None:
         self.judge, self.wanted, self.posterior = judge, wanted, judge.posterior
         self.prior = judge.posterior.prior
         self.checks = RowChecks(judge, wanted.failures, wanted.level, wanted.draws)

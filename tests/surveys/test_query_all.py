@@ -15,7 +15,7 @@ from sciinf.inference.ensemble import Ensemble
 from sciinf.surveys import asking
 from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.checks import LEVELS
-from sciinf.surveys.drawing import Answering, row_seed
+from sciinf.surveys.drawing import RowAnswers, row_seed
 
 BAD_ROWS = [row for start in range(0, 300, 70) for row in (start + 3, start + 5) if row < 300]
 
@@ -62,13 +62,13 @@ def test_failed_rows_are_there_without_an_answer(ball, answers) -> None:
 def test_the_digest_depends_on_no_block_order_or_stop(ball, answers, tmp_path, monkeypatch) -> None:
     asked = {"draws": 600, "kept": 4, "progress": False}
 
-    def stopped(self, seen, start, whole=Answering.block, left=[1]):
+    def stopped(self, seen, start, whole=RowAnswers.block, left=[1]):
         if not left.pop() if left else True:
             raise KeyboardInterrupt
         return whole(self, seen, start)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Answering, "block", stopped)
+        patch.setattr(RowAnswers, "block", stopped)
         with pytest.raises(KeyboardInterrupt):
             query_all(ball.posterior, ball.store, tmp_path / "a", ball.calibration, block=100, **asked)
     half = load_answers(tmp_path / "a")
@@ -89,7 +89,7 @@ def test_a_pass_that_begins_elsewhere_would_show(ball, answers) -> None:
     """The seed of a row is its position's: the same rows at other positions have other draws."""
     x = ball.store.read(0)[1].x
     seen = asking.observations_of(ball.store, ball.posterior).read(0, 70)
-    found = Answering(answering_of(ball, answers).judge, answering_of(ball, answers).wanted)
+    found = RowAnswers(answering_of(ball, answers).judge, answering_of(ball, answers).wanted)
     here, there = found.block(seen, 0), found.block(seen, 109)
     assert not np.array_equal(here.columns["mean"][0], there.columns["mean"][0])
     assert len(x["x"]) == 70
@@ -97,22 +97,22 @@ def test_a_pass_that_begins_elsewhere_would_show(ball, answers) -> None:
 
 def answering_of(ball, answers):
     from sciinf.question import judge_of
-    from sciinf.surveys.drawing import Wanted
+    from sciinf.surveys.drawing import Asked
 
-    return Answering(judge_of(ball.posterior, ball.calibration, "exclude"), Wanted(answers.levels, draws=600, kept=4))
+    return RowAnswers(judge_of(ball.posterior, ball.calibration, "exclude"), Asked(answers.levels, draws=600, kept=4))
 
 
 def test_two_processes_in_one_folder_do_no_harm(ball, answers, tmp_path, monkeypatch) -> None:
     asked = {"draws": 600, "kept": 4, "block": 100, "progress": False}
     made = []
 
-    def meanwhile(self, seen, start, whole=Answering.block):
+    def meanwhile(self, seen, start, whole=RowAnswers.block):
         made.append(start)
         if len(made) == 1:  # another process does all of it while this one is at its first block
             query_all(ball.posterior, ball.store, tmp_path / "a", ball.calibration, **asked)
         return whole(self, seen, start)
 
-    monkeypatch.setattr(Answering, "block", meanwhile)
+    monkeypatch.setattr(RowAnswers, "block", meanwhile)
     found = query_all(ball.posterior, ball.store, tmp_path / "a", ball.calibration, **asked)
     assert found.digest == answers.digest
     assert len(made) == 4, "three blocks of the other, and one twice"
@@ -161,12 +161,12 @@ def test_a_folder_without_its_blocks_is_unfinished(ball, tmp_path) -> None:
 def test_a_folder_that_is_taken_meanwhile_is_left_alone(ball, tmp_path, monkeypatch) -> None:
     ask = {"draws": 20, "progress": False}
 
-    def meanwhile(self, seen, start, whole=Answering.block, left=[1]):
+    def meanwhile(self, seen, start, whole=RowAnswers.block, left=[1]):
         if left and left.pop():  # nothing is written yet
             query_all(ball.posterior, ball.store, tmp_path / "a", seed=1, **ask)
         return whole(self, seen, start)
 
-    monkeypatch.setattr(Answering, "block", meanwhile)
+    monkeypatch.setattr(RowAnswers, "block", meanwhile)
     with pytest.raises(ValueError, match="was taken for other answers meanwhile"):
         query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
     assert load_answers(tmp_path / "a").complete
@@ -252,11 +252,11 @@ def test_refusals(ball, answers, tmp_path) -> None:
 def test_observations_that_change_meanwhile_are_told(ball, tmp_path, monkeypatch) -> None:
     data = {"x": ball.store.load().x["x"][:20].clone().numpy()}
 
-    def meanwhile(self, seen, start, whole=Answering.block):
+    def meanwhile(self, seen, start, whole=RowAnswers.block):
         data["x"][19] += 1.0
         return whole(self, seen, start)
 
-    monkeypatch.setattr(Answering, "block", meanwhile)
+    monkeypatch.setattr(RowAnswers, "block", meanwhile)
     with pytest.raises(ValueError, match="changed while it was asked about"):
         query_all(ball.posterior, data, tmp_path / "a", draws=20, progress=False)
 
