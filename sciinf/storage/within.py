@@ -27,7 +27,7 @@ def own_dataset(file: Any, name: str, size: int) -> Any:
     """
     import h5py
 
-    at = file
+    at: Any = file
     for part in name.split("/"):
         link = at.get(part, getlink=True) if isinstance(at, h5py.Group) else None
         if link is None:

@@ -12,9 +12,11 @@ from mixed_answers import Burst, ByWeights
 from sciinf import build_posterior, load_answers, query, query_all
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
+from sciinf.storage.folder import Local
 from sciinf.surveys import asking
 from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.checks import LEVELS
+from sciinf.surveys.description import NAME, as_bytes, claimed, identity
 from sciinf.surveys.drawing import RowAnswers, row_seed
 
 BAD_ROWS = [row for start in range(0, 300, 70) for row in (start + 3, start + 5) if row < 300]
@@ -180,6 +182,17 @@ def test_another_version_of_the_checks_is_refused(ball, tmp_path, monkeypatch) -
     assert load_answers(tmp_path / "a").complete
     with pytest.raises(ValueError, match="another version of what is checked; give another folder.*which began it"):
         query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
+
+
+def test_a_folder_of_the_first_version_is_read_and_not_gone_on_with(answers, tmp_path) -> None:
+    about = {key: value for key, value in answers.about.items() if key not in ("found", "checked")}
+    about["survey"] = identity(about)
+    folder = Local(tmp_path)
+    folder.replace(NAME, as_bytes(about))
+    folder.replace(file_of(0), b"")
+    assert "unfinished" in load_answers(tmp_path).summary()
+    with pytest.raises(ValueError, match="another version of what is checked"):
+        claimed(folder, answers.about)
 
 
 def test_each_block_is_read_once_for_all_columns(answers, monkeypatch) -> None:
