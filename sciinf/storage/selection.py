@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO, RawIOBase
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Status
 from sciinf.storage.place import Place
+from sciinf.storage.within import own_dataset
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor
 """Rows of a store by position: the first n, a slice or range, or positions; their order does not matter."""
@@ -169,7 +169,7 @@ def empty(rows: int, prior: Prior, observables: Mapping[str, Observable], *, pin
 def read_status(place: Place) -> np.ndarray:
     """Which rows of a block's file did not fail, bool (rows,). The caller has verified the file."""
     with ExitStack() as stack:
-        return place.hdf5(stack)["status"][()] == int(Status.OK)
+        return own_dataset(place.hdf5(stack), "status")[()] == int(Status.OK)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def layouts(place: Place, into: Batch) -> dict[str, Layout]:
     with ExitStack() as stack:
         file = place.hdf5(stack)
         for name, tensor in _arrays(into).items():
-            dataset, dtype = file[name], tensor.numpy().dtype
+            dataset, dtype = own_dataset(file, name), tensor.numpy().dtype
             if dataset.compression is not None or dataset.shuffle or dataset.dtype != dtype:
                 continue
             if dataset.chunks is None or dataset.chunks[1:] != dataset.shape[1:]:
@@ -230,8 +230,7 @@ def read_rows(place: Place, found: Mapping[str, Layout], part: Part, into: Batch
                 _read(raw, found[name], part.start, whole)
             else:
                 file = file or place.hdf5(stack)
-                dataset: Any = file[name]
-                dataset.read_direct(whole, np.s_[part.start : part.stop])
+                own_dataset(file, name).read_direct(whole, np.s_[part.start : part.stop])
             if part.wanted is not None:
                 np.compress(part.wanted, whole, axis=0, out=out)
 

@@ -84,7 +84,7 @@ def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tens
         file: Any = opened
 
         def own(name: str) -> Any:
-            return own_dataset(file, name, len(data))
+            return own_dataset(file, name)
 
         theta = torch.from_numpy(own("theta")[()])
         x = {name: torch.from_numpy(own(f"x/{name}")[()]) for name in observables}

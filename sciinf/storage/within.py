@@ -13,13 +13,12 @@ from typing import Any
 _DEFLATED = 1_032
 
 
-def own_dataset(file: Any, name: str, size: int) -> Any:
+def own_dataset(file: Any, name: str) -> Any:
     """A dataset whose numbers lie in its file.
 
     Args:
         file: The file, opened.
         name: Of the dataset, from the root.
-        size: Bytes of the file.
 
     Raises:
         KeyError: If there is none.
@@ -39,6 +38,7 @@ def own_dataset(file: Any, name: str, size: int) -> Any:
         raise OSError(f"{name!r} is no array")
     if at.external or at.is_virtual:
         raise OSError(f"the numbers of {name!r} lie in other files")
+    size = file.id.get_filesize()
     if max(math.prod(at.shape), math.prod(at.chunks or ())) * at.dtype.itemsize > _DEFLATED * size:
         raise OSError(f"{name!r} promises more numbers than a file of {size:,} bytes can hold")
     return at

@@ -103,11 +103,11 @@ def read_block(data: bytes, index: int, survey: str, names: frozenset[str] | Non
             def take(name: str, item: Any) -> None:
                 if isinstance(item, h5py.Dataset) and not name.startswith("messages/"):
                     if names is None or name in names:
-                        found[name] = own_dataset(file, name, len(data))[()]
+                        found[name] = own_dataset(file, name)[()]
 
             file.visititems(take)
-            rows = own_dataset(file, "messages/row", len(data))[()]
-            texts = own_dataset(file, "messages/text", len(data)).asstr()[()]
+            rows = own_dataset(file, "messages/row")[()]
+            texts = own_dataset(file, "messages/text").asstr()[()]
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"it is not a readable block of answers ({error})") from error
     return Block(found, {int(row): str(text) for row, text in zip(rows, texts, strict=True)})

@@ -8,7 +8,11 @@ import io
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from sciinf.storage.folder import Local
+from sciinf.storage.place import Place
+from sciinf.storage.selection import Batch, Part, layouts, read_rows
 from sciinf.storage.shard import read_shard
 from sciinf.storage.within import own_dataset
 from sciinf.surveys.block import read_block
@@ -55,6 +59,12 @@ def test_what_leads_out_of_a_file_is_refused(tmp_path, fault, words) -> None:
     data = image_of(fault, tmp_path)
     with pytest.raises(OSError, match=words):
         read_shard(data, {})
+    (tmp_path / "block.h5").write_bytes(data)
+    place = Place(Local(tmp_path), "block.h5")
+    batch = Batch(torch.zeros(5, 1, dtype=torch.float64), {})
+    for found in (layouts, lambda place, batch: read_rows(place, {}, Part(0, 0, 5, None, 5), batch, 0)):
+        with pytest.raises(OSError, match=words):
+            found(place, batch)
     sealed = data + hashlib.sha256(data).digest()
     if fault == "linked":  # which HDF5 does not list
         assert "theta" not in read_block(sealed, 0, "s").columns
@@ -67,6 +77,6 @@ def test_what_packs_well_is_read(tmp_path) -> None:
     data = image_of("", tmp_path)
     assert len(data) < 8 * 10**6 / 200
     with h5py.File(io.BytesIO(data), "r") as file:
-        assert own_dataset(file, "theta", len(data)).shape == (10**6,)
+        assert own_dataset(file, "theta").shape == (10**6,)
         with pytest.raises(KeyError, match="there is no 'x/y'"):
-            own_dataset(file, "x/y", len(data))
+            own_dataset(file, "x/y")
