@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -17,22 +16,20 @@ from typing import Literal
 import torch
 
 from sciinf import telling
-from sciinf.core.checks import check_whole, check_workers
+from sciinf.core.checks import check_workers
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
-from sciinf.engine.again import checked_again
+from sciinf.engine.beginning import Wanted, begin, check_own
 from sciinf.engine.block import give_up, one_thread, propose, run_block
 from sciinf.engine.campaign import Campaign, Engine, check_engine
 from sciinf.engine.interrupts import interruptible
-from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
+from sciinf.engine.refusal import failed_of, in_words, refuse
 from sciinf.engine.sent import check_sendable
-from sciinf.engine.tally import REFUSED_ABOVE, mostly_failing
+from sciinf.engine.tally import mostly_failing
 from sciinf.engine.work import note_of
 from sciinf.engine.workers import Here, Workers
 from sciinf.loops.lanes import cores_here
-from sciinf.storage.description import accept
-from sciinf.storage.folder import store_at
 from sciinf.store import Store
 
 _STARTING = 10.0  # s that workers must save, for to start them takes some seconds
@@ -96,20 +93,20 @@ def simulate(
         UserWarning: If rows failed, if the store holds more than n rows (all are returned), or if it cannot be told
             whether the rows there are of this state of the simulator.
     """
-    _check(simulator, n, seed, workers, timeout)
-    path, engine = Path(path), _engine(engine, workers, timeout)
-    begun = store_at(path)
-    if engine is not None and begun is None:
-        engine.check(simulator)  # before there is a store, which would be of a simulator that is in no file
-    if block is None:
-        block = simulator.block if begun is None else Store(path).block
-    elif block == "auto":
-        with one_thread():
-            block = probe_block(simulator, n, seed=seed, device=device) if begun is None else Store(path).block
-    if accept_changes and begun is not None:
-        accept(begun, simulator)
-    store = Store.create(path, simulator, seed=seed, block=block, rows=n, proposal=proposal)
-    _look_at_rows_there(store, simulator, n, device)
+    check_workers(workers)
+    engine = _engine(engine, workers, timeout)
+    wanted = Wanted(
+        simulator,
+        path,
+        n,
+        seed=seed,
+        device=device,
+        block=block,
+        timeout=timeout,
+        proposal=proposal,
+        accept_changes=accept_changes,
+    )
+    store = begin(wanted, lambda there: None if engine is None or there else engine.check(simulator, path))
     if store.missing():
         note_of(store, simulator, device=device, timeout=timeout)
     while blocks := store.missing():
@@ -143,7 +140,7 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
     Warns:
         UserWarning: If a block came out otherwise than when it was first committed.
     """
-    Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows, proposal=store.proposal)
+    check_own(store, simulator)
     store.refresh()
     store.known.mend()
     store.refresh()
@@ -216,30 +213,6 @@ def _crew(simulator: Simulator, seconds: float, blocks: int, device: str | torch
     return cores
 
 
-def _check(simulator: Simulator, n: int, seed: int, workers: int | str, timeout: float | None) -> None:
-    if not isinstance(simulator, Simulator):
-        raise TypeError(
-            f"simulate takes a Simulator, got {type(simulator).__name__}; wrap a function with sciinf.wrappers.numpy, "
-            "or load a file with load_simulator(path)"
-        )
-    for name, value, low in (("n", n, 1), ("seed", seed, 0)):
-        check_whole(name, value, low)
-    check_workers(workers)
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
-
-
-def _look_at_rows_there(store: Store, simulator: Simulator, n: int, device: str | torch.device) -> None:
-    if store.rows > n:
-        warnings.warn(
-            f"{n:,} simulations were asked for, {store.folder.name} has {store.rows:,} and all are used; give another "
-            "folder for fewer",
-            stacklevel=3,
-        )
-    if len(store) and (words := checked_again(store, simulator, device=device)):
-        warnings.warn(words, stacklevel=3)
-
-
 def _follow(campaign: Campaign, engine: Engine, shown: bool) -> None:
     """Let a campaign run: report progress, and stop it when most of it fails."""
     store, entries = campaign.store, engine.run(campaign)
@@ -251,41 +224,19 @@ def _follow(campaign: Campaign, engine: Engine, shown: bool) -> None:
             counts.update(entry.counts)
             bar.add(entry.rows, entry.rows - entry.ok)
             interrupts.check()
-            if mostly_failing(_failed(counts), counts.total()):
+            if mostly_failing(failed_of(counts), counts.total()):
                 break
     store.refresh()
-    _refuse(store, counts, done=counts.total() >= store.rows)
-
-
-def _refuse(store: Store, counts: Mapping[Status, int], *, done: bool) -> None:
-    """Refuse what clearly fails in more than half of all rows, or has none to learn from when it is done."""
-    total, failed = sum(counts.values()), _failed(counts)
-    if not mostly_failing(failed, total) and not (done and failed == total):
-        return
-    messages = Counter(failure.message for failure in store.failures(limit=1000))
-    message, times = messages.most_common(1)[0]
-    raise ValueError(
-        f"{failed:,} of {total:,} simulations in {store.folder.name} failed ({_words(counts)}), refused above "
-        f"{REFUSED_ABOVE:.0%}. The most frequent message, {times:,} of the first {messages.total():,}: {message}. They "
-        "are kept and can be looked at (Store(path).failures()); mend the simulator and simulate into a new folder"
-    )
+    refuse(store, counts, done=counts.total() >= store.rows)
 
 
 def _warn(store: Store) -> None:
     counts = store.counts
-    _refuse(store, counts, done=True)
-    if _failed(counts):
+    refuse(store, counts, done=True)
+    if failed_of(counts):
         warnings.warn(
-            f"{_failed(counts):,} of {len(store):,} simulations in {store.folder.name} failed ({_words(counts)}) and "
-            "are left out of training and calibration: if failing depends on the parameters, the prior is cut off "
+            f"{failed_of(counts):,} of {len(store):,} simulations in {store.folder.name} failed ({in_words(counts)}) "
+            "and are left out of training and calibration: if failing depends on the parameters, the prior is cut off "
             "there. `store.failures()` shows parameters and messages",
             stacklevel=3,
         )
-
-
-def _failed(counts: Mapping[Status, int]) -> int:
-    return sum(n for status, n in counts.items() if status != Status.OK)
-
-
-def _words(counts: Mapping[Status, int]) -> str:
-    return ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in counts.items() if n and s != Status.OK)

@@ -8,9 +8,8 @@ from typing import Any
 
 from sciinf.commands.user_files import user_simulator
 from sciinf.core.simulator import Simulator
-from sciinf.engine.work import checked_share, note_of, noted, plan, work
-from sciinf.storage.description import accept
-from sciinf.storage.folder import absolute, store_at
+from sciinf.engine.work import checked_share, noted, plan, work
+from sciinf.storage.folder import absolute
 from sciinf.store import Store
 from sciinf.telling import ANSWER, tell
 
@@ -52,17 +51,12 @@ def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given:
         path: Folder of the store.
         n: Rows wanted in all.
         size: Rows per block, as `plan` takes them.
-        given: Other options of `plan`; `timeout`, for the workers; and `accept_changes`, as in `simulate`.
+        given: Other options of `plan`.
 
     Raises:
         ValueError: As `plan` does.
     """
-    rest = dict(given)
-    timeout, changed = rest.pop("timeout"), rest.pop("accept_changes")
-    if changed and (begun := store_at(path)) is not None:
-        accept(begun, sim)
-    store = plan(sim, path, n, block=size, **rest)
-    note_of(store, sim, device=rest["device"], timeout=timeout)
+    store = plan(sim, path, n, block=size, **given)
     missing, where = len(store.missing()), absolute(store.path)
     tell(
         f"{store.path}: {missing:,} of {store.blocks:,} blocks of {store.block:,} rows are to be simulated, by any "

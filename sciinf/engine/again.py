@@ -9,6 +9,7 @@ other data; what then differs by more than rounding is told and left to the user
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +51,12 @@ def affordable(store: Store) -> float:
 
 
 def look_again(
-    store: Store, simulator: Simulator, *, device: str | torch.device = "cpu", seconds: float | None = None
+    store: Store,
+    simulator: Simulator,
+    *,
+    device: str | torch.device = "cpu",
+    seconds: float | None = None,
+    blocks: Collection[int] | None = None,
 ) -> Look:
     """Simulate some rows of a store anew and compare.
 
@@ -59,10 +65,11 @@ def look_again(
         simulator: The one at hand.
         device: Where it runs.
         seconds: What that may cost, judged by what it did cost; `affordable` where left out.
+        blocks: Which blocks they may be of; any when left out.
     """
     here = conditions(simulator, device)
     seconds = affordable(store) if seconds is None else seconds
-    known = list(store.entries())
+    known = [(index, entry) for index, entry in store.entries() if blocks is None or index in blocks]
     start = _start([entry.seconds for _, entry in known if entry.rows == store.block])
     each = [_part(index, entry, start, simulator.by_row, here, seconds) for index, entry in known]
     parts = [part for part in each if part is not None]
@@ -100,13 +107,14 @@ def checked_again(
     device: str | torch.device = "cpu",
     seconds: float | None = None,
     accept_changes: bool = False,
+    blocks: Collection[int] | None = None,
 ) -> str:
     """The same; what there is to be said about it, "" where the bits are the same.
 
     Raises:
         ValueError: If the simulator gives other data now, and that was not accepted.
     """
-    look = look_again(store, simulator, device=device, seconds=seconds)
+    look = look_again(store, simulator, device=device, seconds=seconds, blocks=blocks)
     if look.verdict == "same":
         return ""
     rows = f"the {len(store):,} simulations in {store.folder.name}"

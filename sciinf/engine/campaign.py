@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import final
 
 from sciinf.core.simulator import Simulator, Status
@@ -81,11 +82,15 @@ class Engine(ABC):
     """Where blocks run. One that is described by a few numbers and can be used again."""
 
     @abstractmethod
-    def check(self, simulator: Simulator) -> None:
-        """Refuse a simulator that its workers could not see, before there is a store.
+    def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
+        """Refuse a simulator, or a place for a store, that its workers could not see, before there is a store.
+
+        Args:
+            simulator: What will be run.
+            path: Where the store will be; None where it is there already.
 
         Raises:
-            ValueError: If it cannot be sent to them.
+            ValueError: If it cannot be sent to them, or they cannot share what is kept beside a store there.
         """
 
     @abstractmethod

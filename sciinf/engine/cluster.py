@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from sciinf.core.simulator import Simulator, Status
+from sciinf.engine.beginning import check_in_file
 from sciinf.engine.campaign import Campaign, Engine
 from sciinf.engine.cluster_block import code, conditions_of, ended, forget, run_told
 from sciinf.engine.conditions import conditions
 from sciinf.engine.sent import job_of
 from sciinf.storage.durable import writing
-from sciinf.storage.folder import on_disk
+from sciinf.storage.folder import folder_at, on_disk
 from sciinf.storage.journal import Entry
 from sciinf.telling import tell
 
@@ -42,6 +43,7 @@ _ANSWER = 10.0  # s for the scheduler to answer
 _WEEK = 604_800.0  # s
 _CLAIMS = "claims-"
 _OFTEN = 5
+_KEPT = "a cluster notes which blocks it has begun"
 _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError, "MemoryError": MemoryError}
 
 
@@ -65,13 +67,10 @@ class Cluster(Engine):
     resources: Mapping[str, float] | None = field(default=None, kw_only=True)
     patience: float = field(default=600.0, kw_only=True)
 
-    def check(self, simulator: Simulator) -> None:
-        if simulator.source is None:
-            raise ValueError(
-                f"the simulator {simulator.name!r} is in no file, and machines of a cluster cannot see it. Save it in "
-                "a .py file on a disk that they share, ending with `simulator = ...`, and load it with "
-                "load_simulator(path)"
-            )
+    def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
+        check_in_file(simulator, "machines of a cluster")
+        if path is not None:
+            on_disk(folder_at(path), _KEPT)
         try:
             import distributed  # noqa: F401
         except ImportError as error:
@@ -81,7 +80,7 @@ class Cluster(Engine):
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
         self.check(campaign.simulator)
-        with _claims(on_disk(campaign.store.folder, "a cluster notes which blocks it has begun")) as claims:
+        with _claims(on_disk(campaign.store.folder, _KEPT)) as claims:
             given_out = _GivenOut(self, campaign, claims)
             try:
                 yield from given_out.entries()

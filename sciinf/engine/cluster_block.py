@@ -26,7 +26,7 @@ from typing import Any
 
 from sciinf.core.simulator import Simulator
 from sciinf.engine.block import one_thread
-from sciinf.engine.conditions import conditions, differing
+from sciinf.engine.conditions import conditions, decisive, differing
 from sciinf.engine.sent import Job, attempt, committed, opened
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
@@ -128,9 +128,7 @@ def forget(claim: Path) -> None:
 
 def conditions_of(simulator: Simulator, device: str) -> dict[str, str]:
     """What must be the same on all machines, for versions decide on the last bits; the processor may differ."""
-    found = conditions(simulator, device)
-    kept = {name: value for name, value in found.items() if name not in ("processor", "device")}
-    return kept | {"python": ".".join(found["python"].split(".")[:2])}
+    return decisive(conditions(simulator, device))
 
 
 @lru_cache(maxsize=1)

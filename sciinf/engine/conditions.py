@@ -29,6 +29,12 @@ def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {before.get(name, 'unknown')} -> {now.get(name, 'unknown')}" for name in names)
 
 
+def decisive(found: Mapping[str, str]) -> dict[str, str]:
+    """Of conditions, what must be the same on all machines: versions decide on last bits; the processor may differ."""
+    kept = {name: value for name, value in found.items() if name not in ("processor", "device")}
+    return kept | {"python": ".".join(kept["python"].split(".")[:2])} if "python" in kept else kept
+
+
 @lru_cache(maxsize=8)
 def _conditions(source: Path | None, device: str) -> tuple[tuple[str, str], ...]:
     names = [*_ALWAYS, *([] if source is None else sorted(packages(source)))]

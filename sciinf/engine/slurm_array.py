@@ -11,6 +11,7 @@ started again, it finds them in the queue and follows them.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -23,17 +24,19 @@ from typing import final
 
 from sciinf import telling
 from sciinf.core.simulator import Simulator
+from sciinf.engine.beginning import check_in_file
 from sciinf.engine.campaign import TRIES, Campaign, Engine
 from sciinf.storage.durable import writing
-from sciinf.storage.folder import absolute, on_disk
+from sciinf.storage.folder import absolute, folder_at, on_disk
 from sciinf.storage.journal import Entry
 
 KEYS = (
-    "account", "clusters", "comment", "constraint", "cpus-per-task", "exclude", "gpus", "gres", "licenses", "mem",
+    "account", "comment", "constraint", "cpus-per-task", "exclude", "gpus", "gres", "licenses", "mem",
     "mem-per-cpu", "nice", "nodelist", "partition", "qos", "reservation", "time", "tmp",
 )  # fmt: skip
 TICK, LOOK, SILENT = 1.0, 5.0, 600.0  # s between looks at the store, at the queue, and until a silent queue is an error
 MOST = TRIES + 2  # submissions after which nothing landed: a block may have killed three workers meanwhile
+_KEPT = "SLURM jobs keep their logs and hints"
 _LEAD = 60  # s before the walltime
 _ROOM = 100_000  # bytes that a disk must have room for
 _TEMPLATE = """#!/bin/bash
@@ -81,12 +84,10 @@ class SlurmArray(Engine):
             raise ValueError(f"jobs={jobs!r} is no number of jobs; write jobs=40")
         self.jobs, self.options = int(jobs), found
 
-    def check(self, simulator: Simulator) -> None:
-        if simulator.source is None:
-            raise ValueError(
-                f"the simulator {simulator.name!r} is in no file that jobs could load. Save it in a .py file that ends "
-                "with `simulator = ...` and load it with load_simulator(path)"
-            )
+    def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
+        check_in_file(simulator, "SLURM jobs")
+        if path is not None:
+            on_disk(folder_at(path), _KEPT)
         if lacking := [name for name in ("sbatch", "squeue", "scancel") if shutil.which(name) is None]:
             raise ValueError(
                 f"SLURM's {', '.join(lacking)} is not found here. Run this where jobs are submitted (a login node); or "
@@ -94,12 +95,14 @@ class SlurmArray(Engine):
             )
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
+        self.check(campaign.simulator)
         array = _Array(self, campaign)
         try:
             yield from array.follow()
             array.wait()
         finally:
-            array.cancel()
+            if not array.silent:  # they go on, and scancel would not be heard either
+                array.cancel()
 
 
 @final
@@ -110,11 +113,11 @@ class _Array:
         self.store, self.blocks = campaign.store, set(campaign.queue)
         campaign.queue.clear()
         self.jobs = min(engine.jobs, len(self.blocks))
-        place = on_disk(self.store.folder, "SLURM jobs keep their logs and hints")
+        place = on_disk(self.store.folder, _KEPT)
         self.name = f"sciinf-{hashlib.sha256(str(place).encode()).hexdigest()[:12]}"
         self.logs, self.script = place / "logs", place / "logs" / "work.sbatch"
         self.tasks: dict[int, str] = {}  # share -> the job that was submitted for it last
-        self.idle, self.landed = 0, time.monotonic()
+        self.idle, self.landed, self.silent = 0, time.monotonic(), False
         with writing(place):
             self.logs.mkdir(exist_ok=True)
             self.script.write_text(script(engine, campaign, self.name, self.jobs))
@@ -129,8 +132,10 @@ class _Array:
                 living = self._queued()
                 answered = looked if living is not None else max(answered, self.landed)
                 if time.monotonic() - answered > SILENT:
+                    self.silent = True
                     raise RuntimeError(
-                        f"squeue has not answered for {SILENT:g} s; jobs go on, as the same command does"
+                        f"squeue has not answered for {SILENT:g} s. Jobs were left as they are; the same command "
+                        "finds them when it answers again"
                     )
                 ended = [] if living is None else [k for k in range(self.jobs) if k not in living]
                 yield from self._new()  # what they did before they ended
@@ -159,7 +164,8 @@ class _Array:
 
     def _queued(self, states: str = "PENDING,RUNNING,SUSPENDED,COMPLETING,CONFIGURING") -> set[int] | None:
         """Shares whose jobs wait or run; None where the queue does not answer."""
-        found = _call("squeue", "--noheader", "--array", f"--name={self.name}", f"--states={states}", "--format=%K")
+        mine = [f"--name={self.name}", f"--user={os.getuid()}"]  # others may have jobs on the same store
+        found = _call("squeue", "--noheader", "--array", *mine, f"--states={states}", "--format=%K")
         return None if found.returncode else {int(word) for word in found.stdout.split() if word.isdigit()}
 
     def _submit(self, shares: Sequence[int]) -> None:

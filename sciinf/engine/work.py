@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -22,22 +23,23 @@ from typing import Any, final
 
 from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, write_json
-from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine import hints
+from sciinf.engine.beginning import Wanted, begin, check_in_file, check_own, joined
 from sciinf.engine.block import one_thread, propose, run_block
 from sciinf.engine.campaign import TRIES, Campaign
 from sciinf.engine.interrupts import interruptible
-from sciinf.engine.probe import probe_block
 from sciinf.engine.progress import Progress
-from sciinf.engine.tally import Tally
+from sciinf.engine.refusal import failed_of, refuse
+from sciinf.engine.tally import mostly_failing
 from sciinf.storage.durable import writing
-from sciinf.storage.folder import on_disk, store_at
+from sciinf.storage.folder import folder_at, on_disk
 from sciinf.storage.journal import Entry
 from sciinf.storage.own_mark import is_marked, mark_of
 from sciinf.store import Store
 
 NOTE = "work.json"
+_KEPT = "workers say which block they have in hand"
 LOOK = 2.0  # s between two looks at a store where nothing can be begun
 
 
@@ -66,30 +68,76 @@ def work(
 
     Raises:
         ValueError: If the share makes no sense, the simulator is not the one that the store was begun with or has
-            changed, breaks its promises, or most of its rows fail; what was simulated is kept.
+            changed, gives other data than the rows there, breaks its promises, or most rows of the store failed; what
+            was simulated is kept.
         OSError: If the store cannot be written; what was committed is kept.
         KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was, and no block is blamed.
+
+    Warns:
+        UserWarning: If it cannot be told whether the rows there are of this state of the simulator, or they were made
+            with other versions.
     """
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
     first, of = checked_share(share)
-    Store.create(store.path, simulator, seed=store.seed, block=store.block, rows=store.rows, proposal=store.proposal)
+    place = on_disk(store.folder, _KEPT)
+    check_own(store, simulator)
     store.refresh()
     blocks = ordered(store.missing(), first, of)
     done = store.rows - sum(map(store.rows_of, blocks))
-    tally, found = Tally(simulator.name), list[Entry]()
-    place = on_disk(store.folder, "workers say which block they have in hand")
+    found = list[Entry]()
     with interruptible() as interrupts, one_thread(), closing(hints.Hints(place, timeout)) as own_hints:
+        judge = _Judge(store, simulator, device)
+        judge.begin(blocks)
         worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), own_hints)
         with closing(worker.run()) as entries, Progress(store.rows, done, shown=progress) as bar:
             for entry, own in entries:
                 bar.add(entry.rows, entry.rows - entry.ok)
                 if own:
                     found.append(entry)
-                    tally.add(entry.rows, entry.rows - entry.ok, _messages(store, entry))
+                judge.add(entry, own=own)
                 interrupts.check()
         own_hints.sweep()
+        judge.end()
     return found
+
+
+@final
+class _Judge:
+    """Whether the rows of a store are of one simulator, and not most of them failed: of all of it, whoever made them.
+
+    A worker's own rows say little: the first block of one that was started again may be one that is given up. Such a
+    block, which has no conditions, was not simulated, and is no reason to refuse at once.
+    """
+
+    def __init__(self, store: Store, simulator: Simulator, device: str) -> None:
+        self.store, self.simulator, self.device = store, simulator, device
+        self.counts, self.compared = Counter(store.counts), False
+
+    def begin(self, blocks: Sequence[int]) -> None:
+        """Look at the rows that are there, where more are to come."""
+        if blocks and len(self.store):
+            self._compare(None)
+
+    def add(self, entry: Entry, *, own: bool) -> None:
+        """Take note of a block; the first of somebody else's is compared, where none was there at the beginning."""
+        if not own and not self.compared and entry.ok:
+            self._compare({entry.block})
+        self.counts.update(entry.counts)
+        if own and entry.conditions and mostly_failing(failed_of(self.counts), self.counts.total()):
+            self.store.refresh()
+            self.counts = Counter(self.store.counts)
+            refuse(self.store, self.counts, done=False)
+
+    def end(self) -> None:
+        """The same as `add` does, once no row is missing."""
+        self.store.refresh()
+        refuse(self.store, self.store.counts, done=True)
+
+    def _compare(self, blocks: set[int] | None) -> None:
+        self.compared = True
+        if words := joined(self.store, self.simulator, device=self.device, blocks=blocks):
+            warnings.warn(words, stacklevel=4)
 
 
 @final
@@ -191,48 +239,34 @@ def checked_share(share: Any) -> tuple[int, int]:
     return share[0] % share[1], share[1]
 
 
-def plan(
-    simulator: Simulator,
-    path: str | Path,
-    n: int,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    block: int | str | None = None,
-    proposal: Proposal | None = None,
-) -> Store:
+def plan(simulator: Simulator, path: str | Path, n: int, **given: Any) -> Store:
     """Begin a campaign for workers to come, and simulate nothing: the store, and the parameters of a proposal.
 
     Args:
         simulator: What will be run; it must be in a file.
         path: Folder of the store.
         n: Rows wanted in all.
-        seed: Seed of the campaign.
-        device: Where workers run the simulator, where they are not told otherwise.
-        block: Rows per batch, as in `simulate`.
-        proposal: Where theta is drawn from instead of the prior; all of it is drawn now.
+        **given: Others of `engine.beginning.Wanted`. Device and timeout are noted for the workers.
 
     Raises:
-        ValueError: If the simulator is in no file, or the folder holds another campaign.
+        ValueError: If the simulator is in no file, the folder is on no disk, holds another campaign, or rows of another
+            state of the simulator.
         OSError: If the folder cannot be written.
+
+    Warns:
+        UserWarning: As `simulate` does, of rows that are there.
     """
-    if simulator.source is None:
-        raise ValueError(
-            f"the simulator {simulator.name!r} is in no file that a worker could load. Save it in a .py file that ends "
-            "with `simulator = ...` and load it with load_simulator(path)"
-        )
-    known = store_at(path) is not None
-    if block is None or (known and block == "auto"):
-        block = Store(path).block if known else simulator.block
-    elif block == "auto":
+    wanted = Wanted(simulator, path, n, **given)
+
+    def check(_: bool) -> None:
+        check_in_file(simulator, "workers")
+        on_disk(folder_at(path), _KEPT)
+
+    store = begin(wanted, check)
+    note_of(store, simulator, device=wanted.device, timeout=wanted.timeout)
+    if wanted.proposal is not None:
         with one_thread():
-            block = probe_block(simulator, n, seed=seed, device=device)
-    size: Any = block
-    store = Store.create(path, simulator, seed=seed, block=size, rows=n, proposal=proposal)
-    note_of(store, simulator, device=device)
-    if proposal is not None:
-        with one_thread():
-            propose(store, proposal, store.missing())
+            propose(store, wanted.proposal, store.missing())
     return store
 
 
@@ -294,8 +328,3 @@ def _deadline(timeout: float | None) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def _messages(store: Store, entry: Entry) -> list[str]:
-    """Why rows of a block failed, where any did."""
-    return list(store.read(entry.block)[1].messages.values()) if entry.ok < entry.rows else []

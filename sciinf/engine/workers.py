@@ -43,7 +43,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 class Here(Engine):
     """This process, one block after the other. A simulator that hangs or crashes takes it along."""
 
-    def check(self, simulator: Simulator) -> None:
+    def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
         pass
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
@@ -70,7 +70,7 @@ class Workers(Engine):
     def __post_init__(self) -> None:
         check_whole("count", self.count, 1)
 
-    def check(self, simulator: Simulator) -> None:
+    def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
         check_sendable(simulator)
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
