@@ -5,8 +5,9 @@ input says which hint it is:
 
     BEGIN SECONDS PATH    touch PATH from now on; SECONDS are the block's deadline, 0 for none
     REST                  nothing is in hand
+    END                   nothing is in hand, and nothing will be
 
-A byte 2 or 15 is a signal that asks the worker to stop, as Python writes it in the moment the signal comes
+A byte 1, 2 or 15 is a signal that asks the worker to stop, as Python writes it in the moment the signal comes
 (`signal.set_wakeup_fd`): the hint is removed, for what becomes of the block now is not the block's fault. Where the
 input ends while a block is in hand, the worker died of it. The hint's name then says so: `.late` stands behind it past
 the deadline, `.died` otherwise.
@@ -21,14 +22,14 @@ import sys
 import time
 from contextlib import suppress
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 DIED, LATE = ".died", ".late"
 _LOOK = 1.0  # s
 
 
 def main() -> None:
     """Keep the hints of the process that started this one."""
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
     parent, beat = int(sys.argv[1]), float(sys.argv[2])
     hint, deadline, began, last, rest = "", 0.0, 0.0, 0.0, b""
@@ -48,6 +49,8 @@ def main() -> None:
                     hint, deadline, began, last = words[2], float(words[1]), time.monotonic(), time.monotonic()
                 elif words[0] == "REST":
                     hint = ""
+                elif words[0] == "END":
+                    return
         elif os.getppid() != parent:  # it is gone, and a process that it had started holds the input open
             break
         if hint and time.monotonic() - last >= beat:

@@ -26,6 +26,7 @@ from sciinf.engine import heartbeat
 
 BEAT, FRESH = 10.0, 60.0  # s
 FOLDER = "working"
+_PATIENCE = 3.0  # s for the watcher to end
 
 
 @final
@@ -103,8 +104,13 @@ class Hints:
             signal.set_wakeup_fd(self._woken)
             self._woken = None
         if self._watcher is not None:
+            self._tell("END")  # for processes that the simulator has forked may hold its input open
             os.close(self._ear)
-            self._watcher.wait()
+            try:
+                self._watcher.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._watcher.kill()
+                self._watcher.wait()
             self._watcher = None
 
     def _others(self, index: int) -> Iterator[tuple[Path, float]]:

@@ -37,8 +37,11 @@ class Interrupts:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupts]:
+def interruptible(*, hangup: bool = False) -> Iterator[Interrupts]:
     """Have Ctrl-C and SIGTERM raise `KeyboardInterrupt` here, unless somebody else handles them.
+
+    Args:
+        hangup: Whether SIGHUP does so, too: the end of a connection through which this was started.
 
     Raises:
         KeyboardInterrupt: Also on the way out, if a signal has come and nothing was raised.
@@ -47,7 +50,9 @@ def interruptible() -> Iterator[Interrupts]:
     interrupts = outer if isinstance(outer, Interrupts) else Interrupts()
     try:
         if threading.current_thread() is threading.main_thread():
-            for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            kinds = [(signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)]
+            kinds += [(signal.SIGHUP, signal.SIG_DFL)] if hangup else []
+            for kind, usual in kinds:
                 if signal.getsignal(kind) is usual:
                     before[kind] = usual
                     signal.signal(kind, interrupts)

@@ -328,3 +328,30 @@ def test_a_plan_draws_from_the_proposal_so_that_workers_need_not_know_it(made: P
         work.work(Store(store.path), simulator, progress=False)
     straight = simulate(simulator, tmp_path / "straight", 20, proposal=Narrow(), progress=False)
     assert Store(store.path).digest == straight.digest
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_worker_ends_though_a_process_that_its_simulator_forked_lives_on(begun: Store) -> None:
+    own = Hints(begun.path, None)
+    assert own.begin(3)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        started = time.monotonic()
+        own.close()
+        assert time.monotonic() - started < 2.5
+        assert hinted(begun) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_connection_that_is_cut_is_not_the_fault_of_a_block(begun: Store, made: Path) -> None:
+    process = worker(begun, made, environment={"NAP": "5"})
+    wait_for(lambda: hinted(begun) != [])
+    os.kill(process.pid or 0, signal.SIGHUP)
+    process.join()
+    assert process.exitcode == 130
+    assert hinted(begun) == []
