@@ -229,3 +229,31 @@ def test_the_script_gives_sigterm_to_the_worker_and_quotes_what_is_odd(made: Pat
     assert "--timeout 3 --share" in text
     assert '"$SLURM_ARRAY_TASK_ID/40"' in text
     assert "100%%/logs/%A_%a.txt" in text
+
+
+def test_where_slurm_is_missing_a_store_that_is_begun_is_refused_at_once(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nothing"))
+    with pytest.raises(ValueError, match="is not found here"):
+        list(SlurmArray().run(campaign))
+    with pytest.raises(ValueError, match="'clusters=far' is no option"):
+        SlurmArray("clusters=far")
+
+
+@pytest.mark.parametrize("queue", ["pretended"], indirect=True)
+def test_a_queue_that_is_silent_ends_it_and_cancels_nothing(
+    queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_array, "SILENT", 0.1)
+    called = list[tuple[str, ...]]()
+
+    def dead(*words: str) -> subprocess.CompletedProcess[str]:
+        called.append(words)
+        return subprocess.CompletedProcess(words, 1, "", "")
+
+    monkeypatch.setattr(slurm_array, "_call", dead)
+    with pytest.raises(RuntimeError, match=r"has not answered for 0\.1 s\. Jobs were left as they are"):
+        list(SlurmArray("jobs=1").run(campaign))
+    assert {words[0] for words in called} == {"squeue"}
+    assert all(f"--user={os.getuid()}" in words for words in called)
