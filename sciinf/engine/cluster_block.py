@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -24,9 +25,11 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+from sciinf.core.files import alive
 from sciinf.core.simulator import Simulator
 from sciinf.engine.block import one_thread
 from sciinf.engine.conditions import conditions, decisive, differing
+from sciinf.engine.devices import shared
 from sciinf.engine.sent import Job, attempt, committed, opened
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
@@ -34,6 +37,8 @@ from sciinf.store import Store
 _ONE = threading.Lock()
 _HAND: list[Path] = []
 _LOOK = 0.2  # s
+_HERE = "the worker in process {} of {}"
+_MADE = re.compile(_HERE.format(r"(\d+)", "(.*)"))
 
 
 def run_told(told: str) -> str:
@@ -52,7 +57,7 @@ def run_told(told: str) -> str:
 
 
 def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    here = f"the worker in process {os.getpid()} of {platform.node()}"
+    here = _HERE.format(os.getpid(), platform.node())
     if asked["code"] != code():
         return _error(
             RuntimeError(f"{here} runs another version of sciinf ({code()}, here {asked['code']}); install the same")
@@ -90,7 +95,7 @@ def _run(asked: Mapping[str, Any], job: Job, claim: Path, file: int) -> dict[str
         with one_thread():
             if words := _unlike(job, asked["conditions"]):
                 return _error(RuntimeError(words))
-            found = attempt(job, asked["block"], again=False, device=job.device)
+            found = attempt(job, asked["block"], again=False, device=shared(job.device))
     finally:
         if asked["timeout"] is not None:
             faulthandler.cancel_dump_traceback_later()
@@ -108,7 +113,10 @@ def _begun_before(job: Job, index: int, claim: Path) -> dict[str, Any]:
 
 
 def ended(claim: Path) -> dict[str, Any]:
-    """How the process ended that made a claim; nothing if none did, or it was told to end."""
+    """How the process ended that made a claim; nothing if none did, it was told to end, or it is seen to run on.
+
+    A scheduler gives up a worker that it does not hear of. On another machine it cannot be told whether that one runs.
+    """
     try:
         words = claim.read_text(errors="replace")
     except FileNotFoundError:
@@ -116,6 +124,9 @@ def ended(claim: Path) -> dict[str, Any]:
     if _left(claim).exists():
         return {"left": True}
     who, _, rest = words.partition("\n")
+    made = _MADE.fullmatch(who)
+    if made and not rest.strip() and made[2] == platform.node() and alive(int(made[1])):
+        return {"left": True}
     return {"lost": f"{who or 'its worker'} ended without a word", "late": bool(rest.strip())}
 
 

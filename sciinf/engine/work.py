@@ -28,6 +28,7 @@ from sciinf.engine import hints
 from sciinf.engine.beginning import Wanted, begin, check_in_file, check_own, joined
 from sciinf.engine.block import one_thread, propose, run_block
 from sciinf.engine.campaign import TRIES, Campaign
+from sciinf.engine.devices import shared
 from sciinf.engine.interrupts import interruptible
 from sciinf.engine.progress import Progress
 from sciinf.engine.refusal import failed_of, refuse
@@ -58,7 +59,7 @@ def work(
         store: Of a campaign that was begun by `plan` or `simulate`.
         simulator: The one it was begun with.
         share: (i, n): first the blocks k = i mod n, then the others. 0 to n - 1 and 1 to n both name all shares.
-        device: Where the simulator runs.
+        device: Where the simulator runs. On "cuda" workers of one machine take its GPUs in turn.
         timeout: Seconds after which a block ends this process, which counts as a try; None for never. The traceback
             goes to the standard error.
         progress: Whether to report progress on the standard error.
@@ -71,7 +72,7 @@ def work(
             changed, gives other data than the rows there, breaks its promises, or most rows of the store failed; what
             was simulated is kept.
         OSError: If the store cannot be written; what was committed is kept.
-        KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was, and no block is blamed.
+        KeyboardInterrupt: On Ctrl-C, SIGTERM and SIGHUP; the same call goes on where it was, and no block is blamed.
 
     Warns:
         UserWarning: If it cannot be told whether the rows there are of this state of the simulator, or they were made
@@ -83,10 +84,10 @@ def work(
     place = on_disk(store.folder, _KEPT)
     check_own(store, simulator)
     store.refresh()
-    blocks = ordered(store.missing(), first, of)
+    blocks, device = ordered(store.missing(), first, of), shared(device)
     done = store.rows - sum(map(store.rows_of, blocks))
     found = list[Entry]()
-    with interruptible() as interrupts, one_thread(), closing(hints.Hints(place, timeout)) as own_hints:
+    with interruptible(hangup=True) as interrupts, one_thread(), closing(hints.Hints(place, timeout)) as own_hints:
         judge = _Judge(store, simulator, device)
         judge.begin(blocks)
         worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), own_hints)

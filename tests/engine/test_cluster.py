@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -165,3 +167,14 @@ def test_a_store_says_where_its_simulator_is(simulator, tmp_path):
     }
     simulate(Unfiled(), tmp_path / "unfiled", 60, progress=False)
     assert not (tmp_path / "unfiled/work.json").exists()
+
+
+def test_a_block_whose_process_runs_on_costs_no_try(asked):
+    """The scheduler had given that worker up, for instance because a simulator in C did not let it answer."""
+    claim = Path(asked["job"]["claims"]) / "1.1"
+    claim.write_text(f"the worker in process {os.getpid()} of {platform.node()}\n")
+    assert answer(asked) == {"left": True}
+    claim.write_text(f"the worker in process {os.getpid()} of {platform.node()}\nTimeout (0:00:04)!")
+    assert answer(asked)["late"]
+    claim.write_text(f"the worker in process {2**22 + 1} of {platform.node()}\n")
+    assert answer(asked)["lost"].endswith("ended without a word")
