@@ -8,6 +8,7 @@ others, so that one bad block does not look like a bad simulator.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
@@ -20,6 +21,8 @@ from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
 TRIES = 3
+LOOK = 2.0  # s between two looks at what others have committed
+_RARELY = 20  # times longer than a look takes
 _BEHIND = 4
 
 
@@ -41,10 +44,24 @@ class Campaign:
         self.store, self.simulator, self.device, self.timeout = store, simulator, device, timeout
         self.queue = deque(blocks)
         self.tries: Counter[int] = Counter()
+        self._lacking: set[int] | None = None
+        self._there = set[int]()
+        self._next = 0.0
 
     def take(self) -> int | None:
         """The next block, or None if none waits."""
         return self.queue.popleft() if self.queue else None
+
+    def landed(self, index: int) -> Entry | None:
+        """A block that somebody else has committed since this campaign began; the store is looked at now and then."""
+        started = time.monotonic()
+        if started >= self._next:
+            self.store.refresh()
+            missing = set(self.store.missing())
+            self._lacking = missing if self._lacking is None else self._lacking
+            self._there = self._lacking - missing
+            self._next = time.monotonic() + max(LOOK, _RARELY * (time.monotonic() - started))
+        return self.store.history(index)[-1] if index in self._there else None
 
     def back(self, blocks: Sequence[int]) -> None:
         """Put blocks back that nobody's fault kept from being run; they come first."""

@@ -50,7 +50,8 @@ class Here(Engine):
         if campaign.timeout is not None:
             raise ValueError("Here() cannot stop a block at its timeout; use engine=Workers(1), or leave engine out")
         while (index := campaign.take()) is not None:
-            yield run_block(campaign.simulator, campaign.store, index, device=campaign.device)
+            landed = campaign.landed(index)
+            yield landed or run_block(campaign.simulator, campaign.store, index, device=campaign.device)
 
 
 @final
@@ -97,7 +98,7 @@ class _Crew:
         """Entries of blocks as they are committed."""
         looked = time.monotonic()
         while self.campaign.queue or self.hand:
-            self._schedule()
+            yield from self._schedule()
             done, _ = wait(self.hand, timeout=_TICK / 4, return_when=FIRST_COMPLETED)
             broken = False
             for future in done:
@@ -127,9 +128,14 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         return ProcessPool(self.workers, initializer=_start, initargs=(self.job,), context=context)
 
-    def _schedule(self) -> None:
+    def _schedule(self) -> Iterator[Entry]:
+        """Give blocks to workers; those that somebody else has committed meanwhile are done."""
         while self.campaign.queue and len(self.hand) <= self.workers:
             index = self.campaign.queue[0]
+            if (landed := self.campaign.landed(index)) is not None:
+                self.campaign.queue.popleft()
+                yield landed
+                continue
             tries, timeout = self.campaign.tries[index], self.campaign.timeout
             try:
                 future = self.pool.schedule(_work, args=(self.job, index, tries), timeout=timeout)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from sciinf.core import load_simulator
-from sciinf.engine import sent
+from sciinf.engine import campaign, sent
 from sciinf.engine.block import draw_theta, run_block
+from sciinf.engine.workers import Here, Workers
 from sciinf.simulation import repair, simulate
 from sciinf.store import Store
 
@@ -143,3 +145,22 @@ def test_a_script_without_a_main_guard_is_told(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "if __name__ == '__main__':" in done.stderr
+
+
+@pytest.mark.parametrize("engine", [Here(), Workers(1)])
+def test_blocks_that_somebody_else_has_committed_meanwhile_are_not_run_again(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "LOOK", 0.0)
+    (tmp_path / "noisy.py").write_text(SIMULATOR.replace("== KILL", "== ''"))
+    simulator = load_simulator(tmp_path / "noisy.py")
+    store = Store.create(tmp_path / "s", simulator, seed=0, block=25, rows=250)
+    other = Store(tmp_path / "s")
+    here = campaign.Campaign(store, simulator, store.missing(), device="cpu", timeout=None)
+    with closing(engine.run(here)) as entries:
+        found = [next(entries).block]
+        for index in range(5, 10):
+            run_block(simulator, other, index)
+        found += [entry.block for entry in entries]
+    assert sorted(found) == list(range(10))
+    store.refresh()
+    assert not store.missing()
+    assert all(len(Store(store.path).history(index)) == 1 for index in (8, 9))  # others may have been in hand
