@@ -342,3 +342,12 @@ def test_progress_in_plain_lines(tmp_path, capsys):
     shutil.rmtree(tmp_path / "shards")
     simulate(Rowwise(), tmp_path, 120, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_machines_without_a_disk_in_common_begin_at_blocks_of_their_own(tmp_path, monkeypatch):
+    store, blocks = simulate(Rowwise(), tmp_path, 10, progress=False), list(range(100))
+    assert simulation._turned(store, blocks) == blocks
+    monkeypatch.setattr(type(store.folder), "path", lambda *_: None)
+    orders = [simulation._turned(store, blocks) for _ in range(20)]
+    assert len({order[0] for order in orders}) > 5
+    assert all(sorted(order) == blocks for order in orders)
