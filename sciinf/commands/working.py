@@ -40,7 +40,10 @@ def work_on(folder: str, share: str, simulator: str | None, device: str | None, 
     )
     rows, ok = sum(entry.rows for entry in found), sum(entry.ok for entry in found)
     failed = f", {rows - ok:,} of them failed" if ok < rows else ""
-    tell(f"{rows:,} simulations in {len(found):,} blocks were made here{failed}; {store.path} lacks none", ANSWER)
+    made = (
+        f"{rows:,} simulations in {len(found):,} blocks were made here{failed}" if found else "nothing was to be done"
+    )
+    tell(f"{made}; {store.folder.name} is complete\ndigest {Store(folder).digest}", ANSWER)
 
 
 def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given: Mapping[str, Any]) -> None:

@@ -92,7 +92,10 @@ def check_engine(engine: object, workers: int | str) -> None:
     if not isinstance(engine, Engine):
         raise TypeError(f"engine is where blocks run, such as Workers(4), got {type(engine).__name__}")
     if workers != 1:
-        raise ValueError(f"simulations run in workers ({workers}) or by an engine ({engine}); give one of the two")
+        raise ValueError(
+            f"simulations run in {workers} workers of this machine or by the engine {type(engine).__name__}: give one "
+            "of the two (--workers, or --scheduler or --slurm)"
+        )
 
 
 class Engine(ABC):

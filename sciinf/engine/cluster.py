@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import secrets
 import shutil
 import time
@@ -69,6 +70,7 @@ class Cluster(Engine):
 
     def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
         check_in_file(simulator, "machines of a cluster")
+        _check_address(self.address)
         if path is not None:
             on_disk(folder_at(path), _KEPT)
         try:
@@ -287,6 +289,24 @@ def _error(told: Mapping[str, Any]) -> Exception:
     if told["kind"] == "OSError":
         return OSError(told["errno"], told["words"])
     return _KINDS.get(told["kind"], RuntimeError)(told["words"])
+
+
+def _check_address(address: str) -> None:
+    """Refuse what names no scheduler, for which a client would wait.
+
+    Raises:
+        ValueError: If there is no such file, or the address has no port.
+    """
+    if address.endswith(".json"):
+        if not Path(address).is_file():
+            raise ValueError(
+                f"there is no scheduler file {address}; `dask scheduler --scheduler-file {address}` writes it"
+            )
+    elif not re.search(r":\d+$", address):
+        raise ValueError(
+            f"{address!r} is no address of a scheduler: that ends with its port, such as tcp://node1:8786, or is the "
+            "path of its scheduler file (.json)"
+        )
 
 
 @contextmanager

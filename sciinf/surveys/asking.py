@@ -29,7 +29,7 @@ from sciinf.surveys.drawing import TRUST, Asked, RowAnswers
 from sciinf.surveys.rows import Observations, observations_of
 from sciinf.trust.failures import Reading
 
-_ROWS, _BYTES = 2_048, 32 * 2**20  # of a block, about
+_ROWS, _BYTES = 512, 32 * 2**20  # of a block, about
 _SIGMA = (0.16, 0.5, 0.84)
 _UNRELIABLE = 0.7
 

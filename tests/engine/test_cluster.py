@@ -78,7 +78,11 @@ def test_what_cannot_run_there_is_refused_at_once(simulator, tmp_path):
     with pytest.raises(ValueError, match=r"'unfiled' is in no file.* on a disk that they share"):
         simulate(Unfiled(), tmp_path / "s", 10, engine=Cluster("tcp://127.0.0.1:1"))
     assert not (tmp_path / "s").exists()
-    with pytest.raises(ValueError, match="give one of the two"):
+    with pytest.raises(ValueError, match=r"no scheduler file .*none.json"):
+        simulate(simulator, tmp_path / "s", 10, engine=Cluster(str(tmp_path / "none.json")))
+    with pytest.raises(ValueError, match="ends with its port"):
+        simulate(simulator, tmp_path / "s", 10, engine=Cluster("127.0.0.1"))
+    with pytest.raises(ValueError, match=r"give one of the two \(--workers, or --scheduler"):
         simulate(simulator, tmp_path / "s", 10, workers=2, engine=Workers(2))
     with pytest.raises(TypeError, match=r"such as Workers\(4\), got str"):
         simulate(simulator, tmp_path / "s", 10, engine="tcp://127.0.0.1:1")
