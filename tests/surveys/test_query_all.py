@@ -336,6 +336,7 @@ def test_blocks_that_are_not_of_the_folder_are_refused() -> None:
     block = Block({"mean": np.zeros((2, 1)), "status": np.zeros(2, np.uint8)}, {1: "so"})
     data = write_block(block, 3, "mine", {"a": "m"})
     assert read_block(data, 3, "mine").messages == {1: "so"}
-    with pytest.raises(ValueError, match="other answers"):
-        read_block(data, 3, "yours")
+    for wrong in ((3, "yours"), (4, "mine")):
+        with pytest.raises(ValueError, match="other answers"):
+            read_block(data, *wrong)
     assert file_of(1_234) == "blocks/001/00001234.h5"
