@@ -106,6 +106,7 @@ def on_own_device(recipe: Recipe, processes: Processes) -> Recipe:
     return recipe if processes.count == 1 else replace(recipe, device=own_device(recipe.device))
 
 
+@functools.cache  # a signal may end the process between its asking and its telling, which then asks again
 def speaks_first() -> bool:
     """Whether this process is the first to tell of a failure; the others then need not. It waits for none of them."""
     if not _store.cache_info().currsize or (store := _store()) is None:
