@@ -164,7 +164,9 @@ class RowAnswers:
         for name in columns.keys() - {"status", "trust", "checks", "p_value", "truth"}:
             columns[name][row] = np.nan
         columns["status"][row], columns["checks"][row] = REFUSED, LEVELS.index("none")
-        return {row: f"no answer: {reason(error)}"}
+        odd = columns["trust"][row] == TRUST.index("alarm")
+        why = "the observation is unlike all simulations, look at it and its unit first; " if odd else ""
+        return {row: f"no answer: {why}{reason(error)}"}
 
     def _moved(self, x: X, seeds: Sequence[int]) -> Tensor | None:
         """Draws of all rows at once, (n, rows, D); None where the posterior does not give them so."""
