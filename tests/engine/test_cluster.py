@@ -181,4 +181,4 @@ def test_a_block_whose_process_runs_on_costs_no_try(asked):
     claim.write_text(f"the worker in process {os.getpid()} of {platform.node()}\nTimeout (0:00:04)!")
     assert answer(asked)["late"]
     claim.write_text(f"the worker in process {2**22 + 1} of {platform.node()}\n")
-    assert answer(asked)["lost"].endswith("ended without a word")
+    assert str(answer(asked)["lost"]).endswith("ended without a word")
