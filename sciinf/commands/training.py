@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -26,10 +27,15 @@ def train_on_store(simulator: str, store: str, given: Mapping[str, Any]) -> None
         ValueError: If the store is of another simulator, or as `train` does.
         ConnectionError: If processes were started to train together, and one of them is gone.
     """
-    from sciinf.engine.launched import joined
+    from sciinf.engine.launched import joined, launched
 
-    with joined(given["device"]) as group:  # first of all, so that of several only one tells of an error
-        _train(simulator, store, given, writes=group.first)
+    try:
+        with joined(given["device"]) as group:  # first of all, so that of several only one tells of an error
+            _train(simulator, store, given, writes=group.first)
+    except BaseException:
+        if launched() > 1:  # the launcher ends all when one has gone; what is to be said is said first
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
 
 
 def _train(simulator: str, store: str, given: Mapping[str, Any], *, writes: bool) -> None:
