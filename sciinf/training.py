@@ -298,7 +298,6 @@ def _check_same(
     processes: Processes, store: Store | Simulated | Followed, out: Sequence[Path], recipe: Recipe, inputs: str
 ) -> None:
     """Refuse processes that were started together and train different things."""
-    _check_together(processes, store)
     rows = f"{store.digest} {recipe.memory}"  # which set the order of rows that are streamed
     folders = " ".join(map(str, out))
     check_same_work(processes, {"the store or the memory for it": rows, "the folder": folders, "the training": inputs})

@@ -54,7 +54,6 @@ def test_workers_go_through_a_plan_without_being_told_the_simulator(planned: Pat
     first = call("work", "store", "--share", "3/4")
     assert first.code == 0, first.err
     assert "60 simulations in 12 blocks were made here; store is complete" in first.out
-    assert f"digest {Store('one').digest}" in first.out
     assert Store("store").digest == Store("one").digest
     again = call("work", planned / "store", "--share", "1/4")
     assert again.code == 0

@@ -43,7 +43,7 @@ def work_on(folder: str, share: str, simulator: str | None, device: str | None, 
     made = (
         f"{rows:,} simulations in {len(found):,} blocks were made here{failed}" if found else "nothing was to be done"
     )
-    tell(f"{made}; {store.folder.name} is complete\ndigest {Store(folder).digest}", ANSWER)
+    tell(f"{made}; {store.folder.name} is complete", ANSWER)
 
 
 def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given: Mapping[str, Any]) -> None:

@@ -85,7 +85,7 @@ def begin(wanted: Wanted, check: Callable[[bool], None]) -> Store:
     begun, block = store_at(path), cast("Any", wanted.block)
     check(begun is not None)
     if begun is not None and block in (None, "auto"):
-        block = Store(path).block
+        block = int(read_description(begun)["block"])
     elif block is None:
         block = simulator.block
     elif block == "auto":

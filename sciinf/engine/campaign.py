@@ -74,7 +74,7 @@ class Campaign:
             self.queue.insert(min(len(self.queue), _BEHIND), index)
             return None
         self.store.refresh()
-        if index not in self.store.missing():  # it died between the commit and the report
+        if not self.store.lacks(index):  # it died between the commit and the report
             return self.store.history(index)[-1]
         message = f"quarantined after {TRIES} tries: {reason}; the rows of this block may not all be to blame"
         return give_up(self.store, index, status, message, seconds=(self.timeout or 0.0) * TRIES)

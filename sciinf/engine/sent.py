@@ -92,7 +92,7 @@ def attempt(job: Job, index: int, *, again: bool, device: str) -> Entry | Except
 def committed(store: Store, index: int) -> Entry | None:
     """A block that somebody has committed meanwhile."""
     store.refresh()
-    return None if index in store.missing() else store.history(index)[-1]
+    return None if store.lacks(index) else store.history(index)[-1]
 
 
 def check_sendable(simulator: Simulator) -> None:

@@ -47,8 +47,6 @@ class Here(Engine):
         pass
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
-        if campaign.timeout is not None:
-            raise ValueError("Here() cannot stop a block at its timeout; use engine=Workers(1), or leave engine out")
         while (index := campaign.take()) is not None:
             landed = campaign.landed(index)
             yield landed or run_block(campaign.simulator, campaign.store, index, device=campaign.device)
