@@ -149,9 +149,9 @@ class Store:
         """Where the file of a block lies, or would; after `compact` it may be in a pack instead."""
         return self.path / self.naming.file(SHARDS, index)
 
-    def refresh(self) -> None:
-        """Take note of what other processes have committed since."""
-        self.known.refresh(self.blocks)
+    def refresh(self) -> set[int]:
+        """Take note of what other processes have committed since; the blocks of which more or other is known now."""
+        return self.known.refresh(self.blocks)
 
     def missing(self) -> list[int]:
         """Blocks still to be simulated: never committed, deleted, or shorter than they should be by now."""

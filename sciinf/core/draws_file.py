@@ -24,6 +24,7 @@ import torch
 from sciinf.core.categories import ABSENT, Categories
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_bytes
+from sciinf.core.within import own_dataset
 
 FORMAT = "sciinf draws"
 SCHEMA = 1
@@ -80,7 +81,7 @@ def read_draws_h5(path: str | Path) -> Draws:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, holds no draws, or a newer version wrote it.
+        ValueError: If it is damaged, holds no draws or draws that lie in other files, or a newer version wrote it.
 
     Warns:
         UserWarning: If it carries no hash of its content, as files of older versions.
@@ -100,12 +101,14 @@ def read_draws_h5(path: str | Path) -> Draws:
                 raise ValueError(f"{path} has format {found}, this version reads format {SCHEMA}: update sciinf")
             names = tuple(str(name) for name in file.attrs["names"])
             scalars: dict[str, Any] = {name: float(file.attrs[name]) for name in _SCALARS if name in file.attrs}
-            theta = np.stack([file[name][()] for name in names], axis=1)
-            units = tuple(str(file[name].attrs["unit"]) for name in names)
-            scalars["derived"] = tuple(name for name in names if file[name].attrs.get("derived", False))
-            scalars["labels"] = {n: str(file[n].attrs["label"]) for n in names if "label" in file[n].attrs}
-            scalars["categories"] = {n: _categories(file[n].attrs) for n in names if "values" in file[n].attrs}
-            log_weight = torch.from_numpy(file["log_weight"][()])
+            own = {name: own_dataset(file, name) for name in names}
+            theta = np.stack([own[name][()] for name in names], axis=1)
+            said = {name: column.attrs for name, column in own.items()}
+            units = tuple(str(said[name]["unit"]) for name in names)
+            scalars["derived"] = tuple(name for name in names if said[name].get("derived", False))
+            scalars["labels"] = {name: str(said[name]["label"]) for name in names if "label" in said[name]}
+            scalars["categories"] = {name: _categories(said[name]) for name in names if "values" in said[name]}
+            log_weight = torch.from_numpy(own_dataset(file, "log_weight")[()])
             content = file.attrs.get("content")
         draws = Draws(names, units, torch.from_numpy(theta), log_weight, **scalars)
     except (OSError, KeyError, TypeError, AttributeError, RuntimeError, UnicodeDecodeError) as error:

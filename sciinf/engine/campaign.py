@@ -44,8 +44,7 @@ class Campaign:
         self.store, self.simulator, self.device, self.timeout = store, simulator, device, timeout
         self.queue = deque(blocks)
         self.tries: Counter[int] = Counter()
-        self._lacking: set[int] | None = None
-        self._there = set[int]()
+        self._lacking: set[int] | None = None  # when this campaign first looked; others are there, and damaged
         self._next = 0.0
 
     def take(self) -> int | None:
@@ -57,11 +56,10 @@ class Campaign:
         started = time.monotonic()
         if started >= self._next:
             self.store.refresh()
-            missing = set(self.store.missing())
-            self._lacking = missing if self._lacking is None else self._lacking
-            self._there = self._lacking - missing
+            self._lacking = set(self.store.missing()) if self._lacking is None else self._lacking
             self._next = time.monotonic() + max(LOOK, _RARELY * (time.monotonic() - started))
-        return self.store.history(index)[-1] if index in self._there else None
+        was_missing = self._lacking is not None and index in self._lacking
+        return self.store.history(index)[-1] if was_missing and not self.store.lacks(index) else None
 
     def back(self, blocks: Sequence[int]) -> None:
         """Put blocks back that nobody's fault kept from being run; they come first."""

@@ -260,10 +260,9 @@ class _GivenOut:
         """Blocks of which nobody says anything: they are there, or are given out again."""
         store = self.campaign.store
         store.refresh()
-        missing = set(store.missing())
-        self.campaign.back([index for index, _ in cut if index in missing])
+        self.campaign.back([index for index, _ in cut if store.lacks(index)])
         for index, _ in cut:
-            if index not in missing:
+            if not store.lacks(index):
                 yield store.history(index)[-1]
 
     def _compare(self, entry: Entry) -> None:

@@ -125,6 +125,7 @@ class _Array:
     def follow(self) -> Iterator[Entry]:
         """Entries as they land; jobs that ended are replaced."""
         looked, answered, next_try = -LOOK, time.monotonic(), 0.0
+        yield from self._new(all_blocks=True)
         while self.blocks:
             yield from self._new()
             if self.blocks and time.monotonic() - looked >= LOOK:
@@ -140,7 +141,9 @@ class _Array:
                 ended = [] if living is None else [k for k in range(self.jobs) if k not in living]
                 yield from self._new()  # what they did before they ended
                 if ended and self.blocks and (time.monotonic() >= next_try or self.idle == 0):
-                    self._submit(ended)
+                    yield from self._new(all_blocks=True)
+                    if self.blocks:
+                        self._submit(ended)
                     next_try = time.monotonic() + LOOK * 2**self.idle
             time.sleep(TICK if self.blocks else 0)
 
@@ -155,9 +158,13 @@ class _Array:
         if self.tasks or self._queued():
             _call("scancel", "--quiet", f"--jobname={self.name}")
 
-    def _new(self) -> Iterator[Entry]:
-        self.store.refresh()
-        for index in sorted(self.blocks - set(self.store.missing())):
+    def _new(self, *, all_blocks: bool = False) -> Iterator[Entry]:
+        """What has landed. Each second only what is new is looked at, for a store may have a million blocks."""
+        news = self.store.refresh()
+        there = self.blocks - set(self.store.missing()) if all_blocks else self.blocks & news
+        for index in sorted(there):
+            if self.store.lacks(index):
+                continue
             self.blocks.discard(index)
             self.idle, self.landed = 0, time.monotonic()
             yield self.store.history(index)[-1]

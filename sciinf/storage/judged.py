@@ -52,8 +52,8 @@ class Blocks:
         self.cache = cache() if folder.path("") is None else None
         self._last = 0  # the largest block that was acknowledged
 
-    def refresh(self, blocks: int) -> None:
-        """Take note of what other processes have committed since.
+    def refresh(self, blocks: int) -> set[int]:
+        """Take note of what other processes have committed since; the blocks of which more or other is known now.
 
         Args:
             blocks: How many there may be.
@@ -61,7 +61,9 @@ class Blocks:
         touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
         self._disputed |= self._doubtful & self._lines.keys()
         changed, members = self.shelf.refresh(max(blocks, self._last + 1))  # another process may have let it grow
-        self._settle(touched | changed | self._take(members) | {k for k in self._doubtful if k not in self._lines})
+        news = touched | changed | self._take(members) | {k for k in self._doubtful if k not in self._lines}
+        self._settle(news)
+        return news
 
     def add(self, entry: Entry) -> None:
         """Take note of a block that this process has committed."""

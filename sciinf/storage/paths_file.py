@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sciinf.core.files import write_bytes
 from sciinf.core.paths import Paths
+from sciinf.core.within import own_dataset
 
 
 def write_paths(path: Path, paths: Paths) -> None:
@@ -39,16 +39,16 @@ def read_paths(path: Path) -> Paths:
     """Read the file.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If it cannot be read, or what it holds lies in other files.
         ValueError: If names, units and numbers do not go together.
     """
     import h5py
 
     with h5py.File(path, "r") as opened:
-        file: Any = opened
-        values, times = np.asarray(file["values"][()]), np.asarray(file["times"][()])
-        names, units = (tuple(str(one) for one in file["values"].attrs[key]) for key in ("names", "units"))
-        level, unit = float(file["values"].attrs["level"]), str(file["times"].attrs["unit"])
+        held, when = own_dataset(opened, "values"), own_dataset(opened, "times")
+        values, times = np.asarray(held[()]), np.asarray(when[()])
+        names, units = (tuple(str(one) for one in held.attrs[key]) for key in ("names", "units"))
+        level, unit = float(held.attrs["level"]), str(when.attrs["unit"])
     if values.ndim != 3 or values.shape[1:] != (len(times), len(names)) or len(units) != len(names):
         raise ValueError(f"{path} has values of shape {values.shape} for {len(times)} times of {', '.join(names)}")
     return Paths(names, values, times, units, unit, level)

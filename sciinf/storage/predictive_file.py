@@ -11,6 +11,7 @@ import numpy as np
 
 from sciinf.core.files import write_bytes
 from sciinf.core.simulator import Observable
+from sciinf.core.within import names_in, own_dataset
 
 
 class Predicted(NamedTuple):
@@ -56,20 +57,20 @@ def read_predictive(path: Path) -> Predicted:
     """Read the file; one without an observation is read as empty.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If it cannot be read, or what it holds lies in other files.
         ValueError: If what it says of an observable makes no sense.
     """
     import h5py
 
     with h5py.File(path, "r") as opened:
         file: Any = opened
-        groups = {name: file.get(name) for name in ("observation", "predictive")}
         values = {
-            group: {str(n): np.asarray(d[()]) for n, d in found.items()} if isinstance(found, h5py.Group) else {}
-            for group, found in groups.items()
+            group: {name: np.asarray(own_dataset(file, f"{group}/{name}")[()]) for name in names_in(file, group)}
+            for group in ("observation", "predictive")
         }
         observables = {n: _observable(file, n, value) for n, value in values["observation"].items()}
-        theta = np.asarray(file["predicted_from/theta"][()]) if "predicted_from" in file else np.zeros((0, 0))
+        known = names_in(file, "predicted_from")
+        theta = np.asarray(own_dataset(file, "predicted_from/theta")[()]) if known else np.zeros((0, 0))
     return Predicted(values["observation"], values["predictive"], observables, theta)
 
 
@@ -85,12 +86,13 @@ def _write_coords(file: Any, name: str, spec: Observable) -> None:
 
 def _observable(file: Any, name: str, value: np.ndarray) -> Observable:
     """What an observable is, from the attributes and coordinates that stand beside its values."""
-    attrs = file[f"observation/{name}"].attrs
+    attrs = own_dataset(file, f"observation/{name}").attrs
     unit, dims, scale = (str(attrs.get(key, "")) for key in ("unit", "dims", "scale"))
     axes = tuple(d for d in dims.split(",") if d)
     coords: dict[str, Any] = {}
     units: dict[str, str] = {}
-    for place, item in file.get(f"coords/{name}", {}).items():
+    for place in names_in(file, f"coords/{name}"):
+        item = own_dataset(file, f"coords/{name}/{place}")
         if int(place) >= len(axes):
             raise ValueError(f"{name!r} has coordinates along axis {place} of {len(axes)}")
         axis = axes[int(place)]

@@ -23,8 +23,8 @@ from torch import Tensor
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Status
+from sciinf.core.within import own_dataset
 from sciinf.storage.place import Place
-from sciinf.storage.within import own_dataset
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor
 """Rows of a store by position: the first n, a slice or range, or positions; their order does not matter."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, X
-from sciinf.storage.within import own_dataset
+from sciinf.core.within import own_dataset
 
 SCHEMA = 1
 _CHUNK_ROWS = 1024

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.storage.within import own_dataset
+from sciinf.core.within import own_dataset
 
 SCHEMA = 1
 _HASH = 32  # bytes
