@@ -4,7 +4,8 @@ Before it begins, a worker makes a claim: a file in a folder of the store that t
 finds out whether it sees the store's own folder, and whoever is given the block after it, because its process is gone,
 finds out that this block was being run, where others had only waited in the same process. A process that is told to end
 notes that too, and then the block is not to blame. At the deadline a thread in C writes where the block stands into the
-claim and ends the process, even where the simulator does not let Python run.
+claim and ends the process, even where the simulator does not let Python run. What the simulator had started ends with
+the process (`engine.watcher`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from sciinf.engine.block import one_thread
 from sciinf.engine.conditions import conditions, decisive, differing
 from sciinf.engine.devices import shared
 from sciinf.engine.sent import Job, attempt, committed, opened
+from sciinf.engine.watcher import Watcher
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
 _ONE = threading.Lock()
 _HAND: list[Path] = []
+_WATCHER = Watcher()
 _LOOK = 0.2  # s
 _HERE = "the worker in process {} of {}"
 _MADE = re.compile(_HERE.format(r"(\d+)", "(.*)"))
@@ -89,6 +92,7 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
 def _run(asked: Mapping[str, Any], job: Job, claim: Path, file: int) -> dict[str, Any]:
     _note_when_told_to_end()
     _HAND.append(claim)
+    _WATCHER.begin()
     if asked["timeout"] is not None:
         faulthandler.dump_traceback_later(asked["timeout"], exit=True, file=file)
     try:
@@ -99,6 +103,7 @@ def _run(asked: Mapping[str, Any], job: Job, claim: Path, file: int) -> dict[str
     finally:
         if asked["timeout"] is not None:
             faulthandler.cancel_dump_traceback_later()
+        _WATCHER.rest()
         _HAND.clear()
     return {"entry": found.to_json()} if isinstance(found, Entry) else _error(found)
 

@@ -1,16 +1,19 @@
-"""The small process that keeps a worker's hint fresh: run by its path, it loads nothing of ours.
+"""The small process beside a worker (`engine.watcher`): it keeps the worker's hint fresh, and ends what outlives it.
+
+It is run by its path, and loads nothing of ours: heartbeat.py WORKER BEAT NAME=MARK.
 
 A thread could not do it: a simulator in C may hold Python's lock for minutes. What the worker writes to the standard
 input says which hint it is:
 
-    BEGIN SECONDS PATH    touch PATH from now on; SECONDS are the block's deadline, 0 for none
+    BEGIN SECONDS PATH    touch PATH, if any, from now on; SECONDS are the block's deadline, 0 for none
     REST                  nothing is in hand
     END                   nothing is in hand, and nothing will be
 
 A byte 1, 2 or 15 is a signal that asks the worker to stop, as Python writes it in the moment the signal comes
 (`signal.set_wakeup_fd`): the hint is removed, for what becomes of the block now is not the block's fault. Where the
 input ends while a block is in hand, the worker died of it. The hint's name then says so: `.late` stands behind it past
-the deadline, `.died` otherwise.
+the deadline, `.died` otherwise. Where the input ends, or a worker that was asked to stop says END, every process is
+killed that has NAME=MARK in its environment or holds the input open, but for the worker itself.
 """
 
 from __future__ import annotations
@@ -25,20 +28,22 @@ from contextlib import suppress
 STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 DIED, LATE = ".died", ".late"
 _LOOK = 1.0  # s
+_SWEEPS, _PAUSE = 20, 0.05  # looks at the process table, and s between them
 
 
 def main() -> None:
-    """Keep the hints of the process that started this one."""
+    """Keep the hints of the process that started this one, and end what outlives it."""
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
-    parent, beat = int(sys.argv[1]), float(sys.argv[2])
-    hint, deadline, began, last, rest = "", 0.0, 0.0, 0.0, b""
+    parent, beat, mark = int(sys.argv[1]), float(sys.argv[2]), os.fsencode(sys.argv[3])
+    hint, deadline, began, last, rest, stopped = "", 0.0, 0.0, 0.0, b"", False
     while True:
         if select.select([0], [], [], _LOOK)[0]:
             data = os.read(0, 65536)
             if not data:
                 break
-            if hint and any(byte in STOPS for byte in data):
+            if any(byte in STOPS for byte in data):
+                stopped = True
                 with suppress(OSError):
                     os.unlink(hint)
                 hint = ""
@@ -50,6 +55,8 @@ def main() -> None:
                 elif words[0] == "REST":
                     hint = ""
                 elif words[0] == "END":
+                    if stopped:
+                        sweep(mark, parent)
                     return
         elif os.getppid() != parent:  # it is gone, and a process that it had started holds the input open
             break
@@ -57,9 +64,48 @@ def main() -> None:
             last = time.monotonic()
             with suppress(OSError):
                 os.utime(hint)
+    late = deadline and time.monotonic() - began >= deadline - _LOOK
+    sweep(mark, parent)
     if hint:
         with suppress(OSError):
-            os.rename(hint, hint + (LATE if deadline and time.monotonic() - began >= deadline - _LOOK else DIED))
+            os.rename(hint, hint + (LATE if late else DIED))
+
+
+def sweep(mark: bytes, worker: int) -> None:
+    """Kill what a worker's simulator has left, until nothing of it is found.
+
+    Args:
+        mark: NAME=VALUE in the environment of what is killed.
+        worker: A process that is not.
+    """
+    pipe = os.readlink("/proc/self/fd/0") if os.path.exists("/proc/self/fd/0") else ""
+    for _ in range(_SWEEPS if pipe else 0):
+        found = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (worker, os.getpid())]
+        found = [pid for pid in found if _carries(pid, mark) or _holds(pid, pipe)]
+        for pid in found:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(_PAUSE)
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return mark in file.read().split(b"\0")
+    return False
+
+
+def _holds(pid: int, pipe: str) -> bool:
+    with suppress(OSError):
+        return any(_leads(f"/proc/{pid}/fd/{number}", pipe) for number in os.listdir(f"/proc/{pid}/fd"))
+    return False
+
+
+def _leads(link: str, place: str) -> bool:
+    with suppress(OSError):  # closed since
+        return os.readlink(link) == place
+    return False
 
 
 if __name__ == "__main__":

@@ -12,10 +12,6 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,10 +19,10 @@ from typing import final
 
 from sciinf.core.simulator import Status
 from sciinf.engine import heartbeat
+from sciinf.engine.watcher import Watcher
 
 BEAT, FRESH = 10.0, 60.0  # s
 FOLDER = "working"
-_PATIENCE = 3.0  # s for the watcher to end
 
 
 @final
@@ -41,14 +37,12 @@ class Hints:
     def __init__(self, store: Path, timeout: float | None) -> None:
         self.folder, self.timeout = (store / FOLDER).resolve(), timeout
         self._mine = f"{platform.node()}-{os.getpid()}.{secrets.token_hex(8)}"  # containers share names and numbers
-        self._watcher: subprocess.Popen[bytes] | None = None
-        self._ear = -1  # what the watcher reads
-        self._woken: int | None = None
+        self._watcher = Watcher(BEAT, signals=True)
 
     def begin(self, index: int) -> bool:
         """Say that a block is begun here, unless somebody else has it in hand; whether it was said."""
         mine = self.folder / f"{index}.{self._mine}"
-        self._tell(f"BEGIN {self.timeout or 0:g} {mine}")  # first, so that no hint is ever without a watcher
+        self._watcher.begin(mine, self.timeout)  # first, so that no hint is ever without a watcher
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             mine.touch()
@@ -60,13 +54,13 @@ class Hints:
 
     def end(self, index: int) -> None:
         """Say that a block is no longer in hand, and that its worker did not die of it."""
-        self._tell("REST")
+        self._watcher.rest()
         with suppress(OSError):
             (self.folder / f"{index}.{self._mine}").unlink()
 
     def forget(self, index: int) -> None:
         """Remove all hints of a block that is committed."""
-        self._tell("REST")
+        self._watcher.rest()
         for file, _ in self._others(index):
             file.unlink(missing_ok=True)
 
@@ -95,23 +89,12 @@ class Hints:
 
     def close(self) -> None:
         """Remove what is left of this worker's hints, and end their watcher."""
-        self._tell("REST")
+        self._watcher.rest()
         for file in self.folder.glob(f"*.{self._mine}"):
             file.unlink(missing_ok=True)
         with suppress(OSError):  # somebody else's are in it, or it was never made
             self.folder.rmdir()
-        if self._woken is not None:
-            signal.set_wakeup_fd(self._woken)
-            self._woken = None
-        if self._watcher is not None:
-            self._tell("END")  # for processes that the simulator has forked may hold its input open
-            os.close(self._ear)
-            try:
-                self._watcher.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._watcher.kill()
-                self._watcher.wait()
-            self._watcher = None
+        self._watcher.close()
 
     def _others(self, index: int) -> Iterator[tuple[Path, float]]:
         """The hints of a block, mine among them, and when each was touched."""
@@ -123,28 +106,6 @@ class Hints:
                         open(self.folder / name, "rb") as file,
                     ):  # NFS asks its server anew
                         yield self.folder / name, os.fstat(file.fileno()).st_mtime
-
-    def _tell(self, words: str) -> None:
-        """Tell the watcher, started anew where there is none or it was killed."""
-        if self._watcher is not None and self._watcher.poll() is not None:
-            self._watcher = None
-            os.close(self._ear)
-        if self._watcher is None:
-            if not words.startswith("BEGIN"):
-                return
-            self._watch()
-        with suppress(OSError):
-            os.write(self._ear, os.fsencode(f"{words}\n"))
-
-    def _watch(self) -> None:
-        words = [sys.executable, "-I", "-S", heartbeat.__file__, str(os.getpid()), f"{BEAT:g}"]
-        read, self._ear = os.pipe()
-        self._watcher = subprocess.Popen(words, stdin=read, stdout=subprocess.DEVNULL, start_new_session=True)
-        os.close(read)
-        os.set_blocking(self._ear, False)
-        if threading.current_thread() is threading.main_thread():
-            before = signal.set_wakeup_fd(self._ear, warn_on_full_buffer=False)
-            self._woken = before if self._woken is None else self._woken
 
 
 def _ended(name: str) -> bool:

@@ -2,7 +2,8 @@
 
 Worker processes are for simulators that hang, crash, or use one processor each. A worker that dies, or a block past its
 deadline, costs a try (`engine.campaign`). Workers end with their parent, however it ends, and take with them the
-programs their simulator has started. On GPUs each worker has one of its own (`engine.devices`).
+programs their simulator has started: those of their process group, and those that a process beside each one finds once
+the worker is gone (`engine.watcher`). On GPUs each worker has one of its own (`engine.devices`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sciinf.engine.block import run_block
 from sciinf.engine.campaign import TRIES, Campaign, Engine
 from sciinf.engine.devices import own_device, streams
 from sciinf.engine.sent import Job, attempt, check_sendable, job_of, opened
+from sciinf.engine.watcher import Watcher
 from sciinf.storage.journal import Entry
 
 if TYPE_CHECKING:
@@ -188,6 +190,7 @@ class _Crew:
 # --- in the worker ------------------------------------------------------------------------------------------------
 
 _DEVICE: list[str] = []
+_WATCHER = Watcher()
 
 
 def _start(job: Job) -> None:
@@ -196,6 +199,7 @@ def _start(job: Job) -> None:
         with suppress(PermissionError):
             os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, _end)
+        _WATCHER.begin()
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     _DEVICE.append(own_device(job.device, Path(job.claims)))

@@ -66,6 +66,7 @@ class Containment:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             start_new_session=True,  # a Ctrl-C at the terminal must not end the guard before us
+            env={},  # no mark in it, or a worker's watcher would end the guard (`engine.watcher`)
         )
         return self
 
