@@ -9,6 +9,7 @@
 "killed": workers (`sciinf work`) and `sciinf simulate` on one store, killed at 20 random moments.
 "slurm": an array of SLURM jobs on two nodes that this machine plays: cancelled, killed, at their walltime; left out
 where SLURM is not installed.
+"infer": `sciinf infer` by one process, worker processes, a Dask cluster and SLURM jobs: all its stores are the same.
 "store": a million blocks that are made up: seconds to open, to look again, to say what is missing, as files and in
 packs; then rows a second from files and from packs.
 "objects": stores on an S3 service that is refused, cut and killed; rates beside the local disk.
@@ -26,6 +27,7 @@ from typing import Any
 from reporting import in_parts
 from scale_engines import dask, engines
 from scale_follow import follow
+from scale_infer import infer
 from scale_objects import objects
 from scale_slurm import killed, slurm
 from scale_store import store
@@ -39,6 +41,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "dask": dask,
     "killed": killed,
     "slurm": slurm,
+    "infer": infer,
     "store": store,
     "objects": objects,
     "training": training,

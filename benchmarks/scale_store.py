@@ -19,6 +19,9 @@ from reporting import check
 from sciinf import Normal, Observable, Outcome, Prior, Simulator, Store
 from sciinf.core.files import sealed
 from sciinf.core.simulator import Status
+from sciinf.engine.block import run_block
+from sciinf.engine.campaign import Campaign
+from sciinf.engine.slurm_array import SlurmArray, _Array
 from sciinf.storage.journal import Entry
 from sciinf.storage.naming import PER_FOLDER, SHARDS
 from sciinf.storage.packs import index_of
@@ -80,8 +83,9 @@ def store(args: Any, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str,
         wrong = float(missing != [blocks - 1] or total != (blocks - 1) * _BLOCK)
         checks.append(check("blocks that are taken for others", wrong, 0.0))
         checks.append(check("seconds of a look when nothing has changed", again, 0.1))
-    more, tested = _reading(folder, 100 if args.quick else 400)
-    return rows + more, checks + tested
+    for more, tested in (_followed(folder, blocks), _reading(folder, 100 if args.quick else 400)):
+        rows, checks = rows + more, checks + tested
+    return rows, checks
 
 
 def _made_up(path: Path, blocks: int, *, packed: bool) -> float:
@@ -119,6 +123,23 @@ def _in_parts(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
             yield part
             part = []
     yield part
+
+
+def _followed(folder: Path, blocks: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What an array of jobs costs the process that follows it, each second, while all blocks are missing."""
+    found = Store.create(folder / "followed", Plain(), seed=0, block=_BLOCK, rows=blocks * _BLOCK)
+    array = _Array(SlurmArray("jobs=40"), Campaign(found, Plain(), found.missing(), device="cpu", timeout=None))
+    whole, _ = _timed(lambda: list(array._new(all_blocks=True)))
+    look = min(_timed(lambda: list(array._new()))[0] for _ in range(5))
+    run_block(Plain(), Store(found.path), 5)
+    landed, entries = _timed(lambda: list(array._new()))
+    row = {"blocks": blocks, "look at all": whole, "look at what is new": look, "one block new": landed}
+    return [row], [
+        check(
+            "blocks that a look at an array of jobs does not find", float([one.block for one in entries] != [5]), 0.0
+        ),
+        check("seconds of a look at an array of jobs", look, 0.05),
+    ]
 
 
 def _one_more(found: Store) -> None:

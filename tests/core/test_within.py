@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from typing import Any
 
 import h5py
 import numpy as np
@@ -129,7 +130,8 @@ def datasets_of(path):
 
 def moved_out(path, name, fault, folder):
     """Put a dataset's numbers, its attributes kept, into another file."""
-    with h5py.File(path, "r+") as file, h5py.File(folder / "elsewhere.h5", "w") as other:
+    with h5py.File(path, "r+") as opened, h5py.File(folder / "elsewhere.h5", "w") as other:
+        file: Any = opened
         file.copy(name, other, "values")
         values, attributes = file[name][()], dict(file[name].attrs)
         del file[name]

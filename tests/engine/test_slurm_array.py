@@ -19,7 +19,7 @@ from slurms import pretended
 
 from sciinf.core import Status, load_simulator
 from sciinf.engine import slurm_array
-from sciinf.engine.block import draw_theta
+from sciinf.engine.block import draw_theta, run_block
 from sciinf.engine.campaign import Campaign
 from sciinf.engine.slurm_array import SlurmArray, lead_before
 from sciinf.engine.work import plan
@@ -124,6 +124,20 @@ def test_closed_it_cancels_its_jobs_run_again_it_goes_on_and_a_job_that_is_cance
     assert not (store.path / "working").exists()
     assert len(list((store.path / "logs").glob("*_0.txt"))) == 3  # closed, cancelled, and the successor
     assert "submitted again" in capsys.readouterr().err
+
+
+def test_a_look_each_second_does_not_go_through_all_blocks(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    array, other = slurm_array._Array(SlurmArray("jobs=1"), campaign), Store(campaign.store.path)
+    assert not list(array._new(all_blocks=True))
+    run_block(campaign.simulator, other, 7)
+    with monkeypatch.context() as blind:
+        blind.delattr(Store, "missing")
+        assert [entry.block for entry in array._new()] == [7]
+        assert not list(array._new())
+        run_block(campaign.simulator, other, 8)
+        campaign.store.refresh()  # somebody else looks at the same store; so all are looked at before jobs are replaced
+        assert not list(array._new())
+    assert [entry.block for entry in array._new(all_blocks=True)] == [8]
 
 
 @pytest.mark.slow
