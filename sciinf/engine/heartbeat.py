@@ -1,6 +1,7 @@
 """The small process beside a worker (`engine.watcher`): it keeps the worker's hint fresh, and ends what outlives it.
 
-It is run by its path, and loads nothing of ours: heartbeat.py WORKER BEAT NAME=MARK.
+It is run by its path, and loads nothing of ours: heartbeat.py WORKER BEAT NAME=MARK PARENT. A worker that is to end
+with its parent PARENT is killed when it has another one; 0 says that it is not to.
 
 A thread could not do it: a simulator in C may hold Python's lock for minutes. What the worker writes to the standard
 input says which hint it is:
@@ -35,7 +36,7 @@ def main() -> None:
     """Keep the hints of the process that started this one, and end what outlives it."""
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
-    parent, beat, mark = int(sys.argv[1]), float(sys.argv[2]), os.fsencode(sys.argv[3])
+    parent, beat, mark, above = int(sys.argv[1]), float(sys.argv[2]), os.fsencode(sys.argv[3]), int(sys.argv[4])
     hint, deadline, began, last, rest, stopped = "", 0.0, 0.0, 0.0, b"", False
     while True:
         if select.select([0], [], [], _LOOK)[0]:
@@ -60,6 +61,8 @@ def main() -> None:
                     return
         elif os.getppid() != parent:  # it is gone, and a process that it had started holds the input open
             break
+        elif above and _parent_of(parent) not in (above, None):
+            os.kill(parent, signal.SIGKILL)  # its simulator may hold Python's lock, so that it cannot see that
         if hint and time.monotonic() - last >= beat:
             last = time.monotonic()
             with suppress(OSError):
@@ -88,6 +91,12 @@ def sweep(mark: bytes, worker: int) -> None:
         if not found:
             return
         time.sleep(_PAUSE)
+
+
+def _parent_of(pid: int) -> int | None:
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+    return None
 
 
 def _carries(pid: int, mark: bytes) -> bool:

@@ -32,10 +32,11 @@ class Watcher:
     Args:
         beat: Seconds between two touches of a hint.
         signals: Whether it is told of signals in the moment they come, where this is the main thread.
+        parent: The process that has started this one, where this one is to end with it, even in the midst of a block.
     """
 
-    def __init__(self, beat: float = 60.0, *, signals: bool = False) -> None:
-        self.beat, self.signals = beat, signals
+    def __init__(self, beat: float = 60.0, *, signals: bool = False, parent: int | None = None) -> None:
+        self.beat, self.signals, self.parent = beat, signals, parent
         self._mark = secrets.token_hex(16)
         self._outer: str | None = None  # where a program of another worker's simulator is a worker itself
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,6 +86,7 @@ class Watcher:
 
     def _start(self) -> None:
         words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), f"{self.beat:g}", f"{MARK}={self._mark}"]
+        words.append(str(self.parent or 0))
         others = {name: value for name, value in os.environ.items() if name != MARK}  # or another watcher would kill it
         read, self._ear = os.pipe()
         self._process = subprocess.Popen(

@@ -190,7 +190,7 @@ class _Crew:
 # --- in the worker ------------------------------------------------------------------------------------------------
 
 _DEVICE: list[str] = []
-_WATCHER = Watcher()
+_WATCHER: list[Watcher] = []
 
 
 def _start(job: Job) -> None:
@@ -199,7 +199,7 @@ def _start(job: Job) -> None:
         with suppress(PermissionError):
             os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, _end)
-        _WATCHER.begin()
+        _watch()
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     _DEVICE.append(own_device(job.device, Path(job.claims)))
@@ -207,8 +207,14 @@ def _start(job: Job) -> None:
         opened(job)
 
 
+def _watch() -> None:
+    parent = multiprocessing.parent_process()
+    _WATCHER.append(Watcher(parent=None if parent is None else parent.pid))
+    _WATCHER[-1].begin()
+
+
 def _follow() -> None:
-    """End when the parent does, even if it was killed and the simulator hangs."""
+    """End when the parent does, at once; where a simulator holds Python's lock, the watcher sees to it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

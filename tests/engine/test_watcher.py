@@ -24,6 +24,7 @@ from sciinf.engine.hints import Hints
 from sciinf.engine.watcher import MARK, Watcher
 from sciinf.engine.work import plan, work
 from sciinf.engine.workers import Workers
+from sciinf.simulation import simulate
 from sciinf.store import Store
 from sciinf.wrappers.contained_process import Containment
 
@@ -161,6 +162,24 @@ def test_programs_end_with_a_worker_process(
 
 def kill_when_started(made: Path) -> None:
     os.kill(started(made), signal.SIGKILL)
+
+
+@slow
+def test_a_worker_that_holds_the_lock_ends_with_its_parent_and_so_do_programs(made: Path, tmp_path: Path) -> None:
+    given = str(made), str(tmp_path / "store"), {"LOCK": "1"}
+    parent = multiprocessing.get_context("forkserver").Process(target=run_workers, args=given)
+    parent.start()
+    worker = Path(f"/proc/{started(made)}/stat")
+    assert len(left(tmp_path)) == 5
+    parent.kill()
+    parent.join()
+    assert waited(lambda: not left(tmp_path), 8.0)
+    assert not worker.exists() or worker.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def run_workers(simulator: str, store: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    simulate(load_simulator(simulator), store, 10, workers=2, progress=False)
 
 
 @slow
