@@ -69,17 +69,8 @@ def _run(folder: Path, engine: str, more: list[str]) -> dict[str, Any]:
         RuntimeError: If it fails.
     """
     out, started = folder / engine.replace(" ", "_"), time.monotonic()
-    words = [
-        "infer",
-        str(folder / "slow.py"),
-        "--observation",
-        str(folder / "data.csv"),
-        "-n",
-        "500",
-        "--out",
-        str(out),
-    ]
-    words = [sys.executable, "-m", "sciinf.cli", *words, "--calibration", "100", *more]
+    words = ["infer", str(folder / "slow.py"), "--observation", str(folder / "data.csv"), "--out", str(out), *more]
+    words = [sys.executable, "-m", "sciinf.cli", *words, "-n", "500", "--calibration", "100", "--seed", "1"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"sciinf infer by {engine}: {done.stderr[-2_000:]}")
