@@ -11,9 +11,18 @@ b3, weight decay l and learning rate r,
 
 all per element, started from m_0 = g_0, v_0 = 0, v_1 = d_1, n_0 = g_0^2, which needs no correction of bias.
 
+**Another batch.** For small rates r the steps of Adam follow a stochastic equation in the time r^2 per step. Batches k
+times as large follow the same one with
+
+    r -> r sqrt(k),    1 - beta -> k (1 - beta),    eps -> eps / sqrt(k),    l -> l sqrt(k),
+
+the last because decoupled decay takes r l per step. It is a limit: it holds where k (1 - beta_1) is well below 1.
+
 References:
     | Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019), https://arxiv.org/abs/1711.05101
     | On the Convergence of Adam and Beyond (Reddi et al., 2018), https://arxiv.org/abs/1904.09237
+    | On the SDEs and Scaling Rules for Adaptive Gradient Algorithms (Malladi et al., 2022),
+      https://arxiv.org/abs/2205.10287
     | Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models (Xie et al., 2022),
       https://arxiv.org/abs/2208.06677
 """
@@ -29,6 +38,7 @@ from torch import Tensor, nn
 from sciinf.engine.muon import Muon, Span
 
 NAMES = ("adamw", "amsgrad", "adan", "muon")
+SCALED = ("adamw", "amsgrad")  # there is a rule for other batches
 
 
 class Adan(torch.optim.Optimizer):
@@ -108,7 +118,13 @@ class Adan(torch.optim.Optimizer):
 
 
 def optimiser(
-    name: str, weights: nn.Parameter, matrices: Sequence[Span] = (), *, lr: float | Tensor, weight_decay: float
+    name: str,
+    weights: nn.Parameter,
+    matrices: Sequence[Span] = (),
+    *,
+    lr: float | Tensor,
+    weight_decay: float,
+    batches: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimiser by the name a recipe calls it.
 
@@ -118,10 +134,14 @@ def optimiser(
         matrices: Where its matrices lie, which Muon treats in a way of their own.
         lr: Learning rate; a tensor on the parameters' device where the step is to be captured as a CUDA graph.
         weight_decay: Decoupled weight decay.
+        batches: k: how many times as large batches are as those that the usual numbers are for. AdamW and AMSGrad go
+            by the rule above, but for lr, which the caller has scaled.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or there is no rule for it.
     """
+    if batches != 1.0 and name not in SCALED:
+        raise ValueError(f"the rule for other batches is for {' and '.join(SCALED)}, not for {name!r}")
     if name == "adan":
         return Adan([weights], lr, weight_decay=weight_decay)
     if name == "muon":
@@ -129,8 +149,11 @@ def optimiser(
     if name not in NAMES:
         raise ValueError(f"the optimiser {name!r} is not known; expected one of {list(NAMES)}")
     captured = isinstance(lr, Tensor)
+    first, second = (max(0.0, 1 - batches * (1 - beta)) for beta in (0.9, 0.999))
+    how: dict[str, Any] = {"betas": (first, second), "eps": 1e-8 / batches**0.5} if batches != 1.0 else {}
+    decay = weight_decay * batches**0.5
     return torch.optim.AdamW(
-        [weights], lr=lr, weight_decay=weight_decay, amsgrad=name == "amsgrad", fused=True, capturable=captured
+        [weights], lr=lr, weight_decay=decay, amsgrad=name == "amsgrad", fused=True, capturable=captured, **how
     )
 
 

@@ -48,6 +48,9 @@ class Recipe:
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm.
         patience: Epochs without a better validation loss after which training stops.
+        batches: For "adamw" and "amsgrad": how many times the usual batch a batch is, by which betas, epsilon and
+            weight decay are scaled as the learning rate is (`engine.optimisers`), so that larger batches take the same
+            way in fewer steps. "rule" takes it from `batch`; where left out, the learning rate alone is scaled.
         validation_fraction: Rows of a store held out, from its end.
         validate_every: Epochs between validations, the last epoch's apart.
         ema: Average of the weights: a decay per step (the average is then what is validated and kept; 0 for none), or
@@ -72,6 +75,7 @@ class Recipe:
     weight_decay: float | None = None
     clip: float = 5.0
     patience: int | None = None
+    batches: float | Literal["rule"] | None = None
     validation_fraction: float = 0.1
     validate_every: int | None = None
     ema: float | Literal["post-hoc"] | None = None
@@ -102,6 +106,10 @@ class Recipe:
             "warm_up": ("a fraction, at least 0 and below 1", _from(self.warm_up, 0, 1)),
             "optimiser": (f"None or one of {list(NAMES)}", self.optimiser in (None, *NAMES)),
             "weight_decay": ("None or a number of at least 0", decay is None or _from(decay, 0, math.inf)),
+            "batches": (
+                'None, "rule" or a positive number',
+                self.batches in (None, "rule") or _between(self.batches, 0, math.inf),
+            ),
             "clip": ("a positive number", self.clip == math.inf or _between(self.clip, 0, math.inf)),
             "validation_fraction": ("a fraction between 0 and 1", _between(self.validation_fraction, 0, 1)),
             "ema": ('None, a decay of at least 0 and below 1, or "post-hoc"', averaged),
@@ -154,14 +162,16 @@ class Recipe:
         every = self.validate_every or max(1, min(sparse, epochs, patience))
         filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate, weight_decay=decay)
         optimiser = self.optimiser or ("muon" if learns in ("noise", "noisy fields") else "adamw")
-        return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser)
+        times = batch / usual if self.batches == "rule" else self.batches
+        return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser, batches=times)
 
     def said(self) -> Mapping[str, Any]:
         """What a training's result follows from: all but where and how fast it runs. (With less memory than the rows
         take, the order of the rows is another, and the result differs as with another seed.)
         """
         where = ("device", "processes", "threads", "memory", "graph")
-        return {name: value for name, value in vars(self).items() if name not in where}
+        unsaid = () if self.batches else ("batches",)  # which says nothing, as before there was one
+        return {name: value for name, value in vars(self).items() if name not in (*where, *unsaid)}
 
 
 def _between(value: object, low: int | float, high: int | float) -> bool:

@@ -56,6 +56,7 @@ class StepSettings:
     half: bool
     graph: bool
     processes: int | Literal["auto"] = 1
+    batches: float = 1.0
 
 
 def step_settings(recipe: Recipe) -> StepSettings:
@@ -67,6 +68,7 @@ def step_settings(recipe: Recipe) -> StepSettings:
         half=recipe.precision == "bfloat16",
         graph=recipe.graph,
         processes=recipe.processes,
+        batches=1.0 if recipe.batches is None or recipe.batches == "rule" else recipe.batches,
     )
 
 
@@ -98,7 +100,12 @@ class Step:
         self._graphed = settings.graph and self.device.type == "cuda"
         rate = torch.tensor(1.0, device=self.device) if self._graphed else 1.0
         self.optimiser = optimiser(
-            settings.optimiser, learner.weights, learner.matrices, lr=rate, weight_decay=settings.weight_decay
+            settings.optimiser,
+            learner.weights,
+            learner.matrices,
+            lr=rate,
+            weight_decay=settings.weight_decay,
+            batches=settings.batches,
         )
         self.total = torch.zeros(learner.members, device=self.device)
         self._forward: Callable[[Batch], Tensor] = self.losses

@@ -177,16 +177,24 @@ class JointGaussian(nn.Module):
         self.mean.copy_(mean)
         self.covariance.copy_((axes * variance) @ axes.mT)
 
-    def given(self, asked: Bool[Tensor, "*rows number"], given: Bool[Tensor, "*rows number"]) -> Regression:
+    def given(
+        self,
+        asked: Bool[Tensor, "*rows number"],
+        given: Bool[Tensor, "*rows number"],
+        noise: Float[Tensor, "*rows number"] | None = None,
+    ) -> Regression:
         """The law of some numbers given others; what is neither is left out. Computed in float64, returned in float32.
 
         With R the diagonal matrix of 1 where given and 0 elsewhere, R C R + I - R is C among the numbers given beside
-        the identity, and its inverse that of both.
+        the identity, and its inverse that of both. Numbers that are given with errors of sds `noise` have C + noise^2
+        among themselves.
         """
         c, eye = self.covariance, torch.eye(len(self.mean), dtype=torch.float64, device=self.mean.device)
         r, a = given.double(), asked.double()
         cross = a[..., :, None] * c * r[..., None, :]
         among = r[..., :, None] * c * r[..., None, :] + eye * (1 - r[..., None, :])
+        if noise is not None:
+            among = among + eye * (r * noise.double().square())[..., None, :]
         slope = torch.linalg.solve(among, cross.mT).mT * r[..., None, :]
         left = a[..., :, None] * c * a[..., None, :] - slope @ cross.mT
         left = 0.5 * (left + left.mT) - eye * (1 - a[..., None, :])  # -1 where not asked sets those directions apart

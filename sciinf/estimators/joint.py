@@ -1,7 +1,9 @@
 r"""One model of parameters and data, asked for any of them given any others.
 
 v = (z(theta), y(x)), N = D + E standardised numbers. Each number stands at its own noise level: none where it is given,
-an endless one where it is left out, and s where it is asked for. The network learns
+an endless one where it is left out, and s where it is asked for. With `noisy`, that share of the numbers given stands
+at levels in between, each at one of its own, which the network is told: a value with an error bar is one at the level
+of its error, whatever noise the simulator has put in already. The network learns
 
     E[v_i | v_given, v_asked + s e],    i asked for,
 
@@ -44,6 +46,7 @@ from sciinf.estimators._standardised import Standardised, check_part, in_chunks
 from sciinf.nets.modulated import Modulated
 
 MOST = 64  # numbers in an observation
+LEAST, LARGEST = 0.02, 5.0  # sds of errors in training, in sds of numbers
 _QUESTIONS = 16  # in a batch, at least
 
 
@@ -57,6 +60,8 @@ class Joint(Standardised):
         solver: How draws are made.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
+        noisy: Share of the numbers given that have errors of their own in training, so that `Conditional` takes error
+            bars.
         seed: Seeds the initial weights.
 
     Raises:
@@ -83,6 +88,7 @@ class Joint(Standardised):
         solver: Solver | None = None,
         hidden: int = 192,
         blocks: int = 3,
+        noisy: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, seed)
@@ -91,6 +97,8 @@ class Joint(Standardised):
         check_part("solver", solver, Solver, "Exponential(20)")
         check_whole("hidden", hidden, 1)
         check_whole("blocks", blocks, 1)
+        if not 0 <= noisy < 1:
+            raise ValueError(f"noisy is a share of the numbers given, from 0 to below 1, got {noisy}")
         if set(prior.names) & set(observables):
             raise ValueError(f"{sorted(set(prior.names) & set(observables))} name a parameter and an observable too")
         numbers = prior.bijection.size + count(observables, MOST, "Joint")
@@ -98,9 +106,9 @@ class Joint(Standardised):
         check_beside(self.diffusion, "leave both out")
         self.solver = solver or Exponential(20, 2)
         self.places = _places(prior, observables)
-        self.gaussian = JointGaussian(numbers)
+        self.noisy, self.gaussian = noisy, JointGaussian(numbers)
         with global_seed(torch.Generator().manual_seed(seed)):
-            self.network = Modulated(2 * numbers, numbers, 4 * numbers, hidden, blocks)
+            self.network = Modulated(2 * numbers, numbers, (5 if noisy else 4) * numbers, hidden, blocks)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_both(lambda: (Batch(batch.theta, middle(batch.x)) for batch in batches()))
@@ -114,12 +122,17 @@ class Joint(Standardised):
         v = self._joined(batch.theta, spread(batch.x, generator))
         asked, given = self._questions(min(max(_QUESTIONS, len(v) // 16), len(v)), generator)
         index = torch.arange(len(v)) % len(asked)
-        known = self.gaussian.given(asked.to(v.device), given.to(v.device)).rows(index)
+        errors = self._errors(given, generator).to(v) if self.noisy else None
+        known = self.gaussian.given(asked.to(v.device), given.to(v.device), errors).rows(index)
         asked, given = asked[index].to(v), given[index].to(v)
+        seen = v
+        if errors is not None:
+            errors = errors[index]
+            seen = v + errors * noise_like(v, generator)
         noise, level, _ = self.diffusion.noise(v, generator)
         level = known.spread.levels(level, generator).clamp(self.diffusion.schedule.least, self.diffusion.schedule.most)
-        mean, y = known.mean(v), asked * (v + level[:, None] * noise)
-        prepared = self.prepare(v, asked, given, mean)
+        mean, y = known.mean(seen), asked * (v + level[:, None] * noise)
+        prepared = self.prepare(seen, asked, given, mean, errors)
         left = self.left(known, y, level, mean, prepared)
         return known.spread.loss(left, y - mean, asked * v - mean, level)
 
@@ -130,9 +143,24 @@ class Joint(Standardised):
             y = self.features(data)
         return JointDensity(self, y)
 
-    def prepare(self, v: Tensor, asked: Tensor, given: Tensor, mean: Tensor) -> Float[Tensor, "batch hidden"]:
-        """What the network is told of a question and the numbers given: v, asked, given and mean are (batch, N)."""
-        return self.network.prepare(torch.cat([given * v, given, asked, mean], dim=-1))
+    def prepare(
+        self, v: Tensor, asked: Tensor, given: Tensor, mean: Tensor, errors: Tensor | None = None
+    ) -> Float[Tensor, "batch hidden"]:
+        """What the network is told of a question and the numbers given: v, asked, given, mean and their errors (0 where
+        None) are (batch, N).
+        """
+        told = [given * v, given, asked, mean]
+        if self.noisy:
+            errors = torch.zeros_like(v) if errors is None else errors
+            told = [given * v / (1 + errors**2).sqrt(), *told[1:], given * errors / (1 + errors**2).sqrt()]
+        return self.network.prepare(torch.cat(told, dim=-1))
+
+    def _errors(self, given: Tensor, generator: torch.Generator) -> Float[Tensor, "size number"]:
+        """Sds of errors of numbers given in questions of training, in their own sds; 0 of most."""
+        shape = (2, *given.shape)
+        share, size = torch.rand(shape, generator=generator, device=generator.device).cpu().unbind()
+        level = torch.exp(math.log(LEAST) + size * math.log(LARGEST / LEAST))
+        return torch.where(given & (share < self.noisy), level, 0.0)
 
     def left(self, known: Regression, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
         """F at y (*n, batch, N), which is 0 where not asked for, and a level of shape () or (*n, batch)."""
@@ -174,6 +202,7 @@ class Conditioned:
         v: (batch, N), read where given.
         asked: Which numbers are asked for, (N,).
         given: Which are given, (N,); the rest is left out.
+        errors: Sds of their errors, (N,); none where left out.
     """
 
     def __init__(
@@ -182,13 +211,15 @@ class Conditioned:
         v: Float[Tensor, "batch number"],
         asked: Bool[Tensor, " number"],
         given: Bool[Tensor, " number"],
+        errors: Float[Tensor, " number"] | None = None,
     ) -> None:
         self.joint, self.asked, self.rows = joint, asked, len(v)
         with torch.no_grad():
-            self.known = joint.gaussian.given(asked, given)
+            self.known = joint.gaussian.given(asked, given, errors)
             v = torch.where(given, v, 0.0)
             self.mean = self.known.mean(v)
-            self.prepared = joint.prepare(v, asked.to(v).expand_as(v), given.to(v).expand_as(v), self.mean)
+            told = None if errors is None else errors.to(v).expand_as(v)
+            self.prepared = joint.prepare(v, asked.to(v).expand_as(v), given.to(v).expand_as(v), self.mean, told)
 
     def denoise(self, y: Float[Tensor, "*n batch number"], level: Tensor) -> Float[Tensor, "*n batch number"]:
         """E[v | v + s e = y, given], 0 where not asked for, at a level of shape () or (*n, batch)."""

@@ -38,6 +38,11 @@ class Score(Denoising):
         linear: Whether the network learns what the best linear guess leaves.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
+        consistency: Weight of a penalty for scores that are not those of one density (`diffusion.fokker_planck`); 0 for
+            none. It makes training slower.
+        dropped: Share of the rows that are shown no observation in training, for draws that are guided
+            (`DenoisedDensity.guided`) and are no posterior. Only with `linear=False`.
+        preserving: Whether the network's layers preserve magnitudes (`nets.preserving`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -64,10 +69,14 @@ class Score(Denoising):
         linear: bool = True,
         hidden: int = 128,
         blocks: int = 3,
+        consistency: float = 0.0,
+        dropped: float = 0.0,
+        preserving: bool = False,
         seed: int = 0,
     ) -> None:
         path = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
-        design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks)
+        extra = {"consistency": consistency, "dropped": dropped, "preserving": preserving}
+        design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks, **extra)
         super().__init__(prior, observables, summary, design, seed)
 
 

@@ -26,14 +26,11 @@ that the solver sees a smooth field and the estimate of the integral has no bias
 
 **Training** solves with RK4 on a grid of equal steps and differentiates through it. Densities and draws are solved with
 Dormand-Prince 5(4), whose steps adapt until the local error of the worst row is within the tolerance; its cost is
-therefore decided by what was learned. The penalty makes it learn what is cheap. Global regularisation adds
-R_E = sum_j E_j |h_j|, E_j the embedded estimate of the local error of step j. Its local variant, used here, takes one
-step at random. On a grid of J equal steps, drawing j uniformly estimates R_E without bias:
-
-    R = E_j,   E_j = rms( h sum_i (b_i - b*_i) k_i / (1 + max(|y_j|, |y_{j+1}|)) ),   y = (z, log det),
-
-with Bogacki and Shampine's pair of orders 3 and 2 from the state y_j, which is held constant as in the paper. j is
-drawn for each row; the rms runs over D + 1 numbers and the batch, as a solver of the whole batch would see it.
+therefore decided by what was learned. The penalty makes it learn what is cheap, by one of `nets.solver_cost`:
+"sum", the local errors of all steps, R_E = sum_j E_j |h_j|; "stiffness", the mean of S_j; or "local", one step at
+random from a state y_j that is held constant. On a grid of J equal steps, drawing j uniformly estimates R_E without
+bias. j is drawn for each row; the rms runs over the D + 1 numbers of y = (z, log det) and the batch, as a solver of the
+whole batch would see it.
 
 References:
     | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2019),
@@ -42,14 +39,13 @@ References:
       (Pal et al., 2021), https://arxiv.org/abs/2105.03918
     | Locally Regularized Neural Differential Equations: Some Black Boxes Were Meant to Remain Closed!
       (Pal, Edelman & Rackauckas, 2023), https://arxiv.org/abs/2303.02262
-    | A 3(2) pair of Runge-Kutta formulas (Bogacki & Shampine, 1989), https://doi.org/10.1016/0893-9659(89)90079-7
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -58,9 +54,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal, single_precision
+from sciinf.nets.solver_cost import error_sum, local_error, rms, stiffness_mean
 
 TRACES = ("exact", "rademacher", "gaussian")
 """How training may find tr dv/dz: exactly, or by Hutchinson's estimate with noise of this law."""
+
+PENALISED = ("local", "sum", "stiffness")
 
 State = Float[Tensor, "n batch state"]
 """z, of width D, or z and log |det|, of width D + 1."""
@@ -77,7 +76,8 @@ class Continuous(Architecture):
         steps: Steps of the fixed grid in training, four evaluations of the field each. Validation has twice as many.
         trace: How training finds the trace. Left out, it is exact with two hidden layers or up to D = 32, and
             "rademacher" beyond. Densities are exact whatever is chosen.
-        penalty: Weight of the local error; 0 leaves it out and makes a training step a fifth cheaper.
+        penalty: Weight of what a solve costs; 0 leaves it out and makes a training step a fifth cheaper.
+        penalised: What is penalised: "local" (the local error of one step), "sum" (of all steps) or "stiffness".
         tolerance: Relative and absolute local error of a row, of densities and draws alike. In single precision
             rounding sets in below 1e-6.
 
@@ -97,6 +97,8 @@ class Continuous(Architecture):
         trace: str | None = None,
         penalty: float = 10.0,
         tolerance: float = 1e-5,
+        *,
+        penalised: str = "local",
     ) -> None:
         if not hidden or min(hidden) < 1 or steps < 1:
             raise ValueError(
@@ -109,6 +111,9 @@ class Continuous(Architecture):
                 "Continuous needs a finite penalty >= 0 and a tolerance between 0 and 1; "
                 f"got penalty={penalty}, tolerance={tolerance}"
             )
+        if penalised not in PENALISED:
+            raise ValueError(f"Continuous(penalised=...) is one of {PENALISED}; got {penalised!r}")
+        self.penalised = penalised
         self.hidden, self.steps, self.trace = tuple(hidden), steps, trace
         self.penalty, self.tolerance = penalty, tolerance
 
@@ -202,6 +207,7 @@ class _ContinuousFlow(ConditionalFlow):
     def __init__(self, plan: Continuous, dim: int, context: int) -> None:
         super().__init__(dim, context)
         self.steps, self.penalty, self.tolerance = plan.steps, plan.penalty, plan.tolerance
+        self.penalised = plan.penalised
         self.trace = plan.trace or ("exact" if len(plan.hidden) == 2 or dim <= 32 else "rademacher")
         self.field = _Field(dim, context, plan.hidden)
 
@@ -250,10 +256,12 @@ class _ContinuousFlow(ConditionalFlow):
         loss = -log_normal(noise) - log_det
         if not self.training or self.penalty == 0:
             return loss
+        if self.penalised != "local":
+            costs = error_sum if self.penalised == "sum" else stiffness_mean
+            return loss + self.penalty * costs(rate, grid.tolist(), states[:, 0].unbind())
         j = torch.randint(steps, (len(z),), generator=generator, device=generator.device).to(z.device)
         start = states.detach()[j, 0, torch.arange(len(z), device=z.device)][None]
-        error = _local_error(rate, grid[j][:, None], start, 1.0 / steps)
-        return loss + self.penalty * (error.square().mean() + 1e-14).sqrt()  # differentiable at 0
+        return loss + self.penalty * rms(local_error(rate, grid[j][:, None], start, 1.0 / steps))
 
     def _noise(self, z: Tensor, generator: torch.Generator) -> Tensor | None:
         """Hutchinson's n, (1, batch, D), one for each row and solve."""
@@ -289,14 +297,3 @@ def _with_log_det(z: Tensor) -> Tensor:
 def _worst_row(error: Tensor) -> Tensor:
     """The largest of the rows' root mean squares: no row's error hides among those of the others."""
     return error.square().mean(-1).amax().sqrt()
-
-
-def _local_error(rate: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: State, h: float) -> State:
-    """Difference of Bogacki and Shampine's solutions of orders 3 and 2 after a step of h, relative to 1 + |y|."""
-    k1 = rate(t, y)
-    k2 = rate(t + h / 2, y + h / 2 * k1)
-    k3 = rate(t + 3 * h / 4, y + 3 * h / 4 * k2)
-    end = y + h * (2 / 9 * k1 + 1 / 3 * k2 + 4 / 9 * k3)
-    k4 = rate(t + h, end)
-    difference = h * (-5 / 72 * k1 + 1 / 12 * k2 + 1 / 9 * k3 - 1 / 8 * k4)
-    return difference / (1 + torch.maximum(y.abs(), end.abs()).detach())

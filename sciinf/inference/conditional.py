@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -18,7 +19,7 @@ from sciinf.core.laws import support
 from sciinf.core.observation import as_observation
 from sciinf.core.posterior import fresh_generator
 from sciinf.estimators._numbers import flat_with_slopes, unflat
-from sciinf.estimators.joint import Conditioned, Joint
+from sciinf.estimators.joint import LARGEST, Conditioned, Joint
 
 
 class Conditional:
@@ -54,6 +55,7 @@ class Conditional:
         asked: Sequence[str],
         given: Mapping[str, Any] | None = None,
         *,
+        errors: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Draws of some names, jointly, given values of others.
@@ -63,6 +65,8 @@ class Conditional:
             asked: Names.
             given: Name -> value: a number for a parameter, and for an observable numbers of its shape, NaN where
                 missing; with a unit or in the simulator's own.
+            errors: Observable -> sds of errors, of its shape, that its values have beside what the simulator does; in
+                the observable's unit. Of a `Joint(noisy=0.3)`, say.
             generator: Source of randomness; fresh entropy when left out.
 
         Returns:
@@ -74,7 +78,7 @@ class Conditional:
                 shape, does not convert or lies outside the prior's support, or n is below 1.
         """
         check_whole("n", n, 1)
-        law = self._law(asked, _named("given", {} if given is None else given))
+        law = self._law(asked, _named("given", {} if given is None else given), _named("errors", errors or {}))
         v = law.draw(n, generator if generator is not None else fresh_generator())[:, 0]
         joint = self.joint
         theta = joint.to_theta(v[:, : len(joint.prior)]).cpu()
@@ -82,12 +86,19 @@ class Conditional:
         found |= {name: value.cpu() for name, value in unflat(joint.standardise_x, v[:, len(joint.prior) :]).items()}
         return {name: found[name] for name in asked}
 
-    def log_prob(self, asked: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Tensor:
+    def log_prob(
+        self,
+        asked: Mapping[str, Any],
+        given: Mapping[str, Any] | None = None,
+        *,
+        errors: Mapping[str, Any] | None = None,
+    ) -> Tensor:
         """Log density of values of some names, jointly, given values of others.
 
         Args:
             asked: Name -> values (*event) or (n, *event).
             given: As for `sample`.
+            errors: As for `sample`.
 
         Returns:
             (n,), float64, in the simulator's own units; of whole numbers the log probability; -inf outside the prior's
@@ -99,7 +110,8 @@ class Conditional:
         """
         joint, prior = self.joint, self.joint.prior
         asked = _named("asked", asked)
-        law = self._law(list(asked), _named("given", {} if given is None else given))
+        told = _named("errors", errors or {})
+        law = self._law(list(asked), _named("given", {} if given is None else given), told)
         values = {name: self._values(name, value, many=True) for name, value in asked.items()}
         if len({len(value) for value in values.values()}) > 1:
             raise ValueError(f"asked for different numbers of values: { {k: len(v) for k, v in values.items()} }")
@@ -112,7 +124,7 @@ class Conditional:
         found = found + (stretch * law.asked).sum(-1).cpu() + self._bend(theta, values)
         return torch.where(inside, found, -math.inf)
 
-    def _law(self, asked: Sequence[str], given: Mapping[str, Any]) -> Conditioned:
+    def _law(self, asked: Sequence[str], given: Mapping[str, Any], errors: Mapping[str, Any]) -> Conditioned:
         joint, names = self.joint, self.joint.places
         self._check(asked, given)
         device, size = joint.z_mean.device, len(joint.gaussian.mean)
@@ -126,9 +138,36 @@ class Conditional:
         if not bool(inside.all()):
             outside = {k: float(v) for k, v in values.items() if k in joint.prior.names}
             raise ValueError(f"{outside} lies outside the prior's support")
-        y, _ = self._data({k: v for k, v in values.items() if k in joint.observables}, 1)
+        y, slopes = self._data({k: v for k, v in values.items() if k in joint.observables}, 1)
         v = torch.cat([joint.to_z(theta.to(device)), y], dim=-1)
-        return Conditioned(joint, v, flags[0], flags[1])
+        return Conditioned(joint, v, flags[0], flags[1], self._errors(errors, values, slopes) if errors else None)
+
+    def _errors(
+        self, errors: Mapping[str, Any], given: Mapping[str, Tensor], slopes: Tensor
+    ) -> Float[Tensor, " number"]:
+        """Sds of errors in the model's numbers.
+
+        Raises:
+            ValueError: If the joint model has learned none, one is of nothing that is given, negative or not finite, or
+                larger than any in training.
+        """
+        joint, found = self.joint, torch.zeros(len(self.joint.gaussian.mean), device=slopes.device)
+        if not joint.noisy:
+            raise ValueError("this model takes values as they are: train Joint(..., noisy=0.3) for values with errors")
+        if other := sorted(set(errors) - (set(given) & set(joint.observables))):
+            raise ValueError(f"errors are of observables that are given, got {other}")
+        for name, value in errors.items():
+            sd = self._values(name, value, many=False)
+            if not bool((sd >= 0).all()):
+                raise ValueError(f"errors of {name!r} are sds of at least 0, got {value!r}")
+            found[joint.places[name]] = sd.reshape(-1).to(found)
+        scaled = found * torch.cat([torch.zeros(len(joint.prior), device=slopes.device), slopes[0].exp().to(found)])
+        if float(scaled.max()) > LARGEST:
+            raise ValueError(
+                f"errors are up to {float(scaled.max()):.3g} sds of the training data, more than training had "
+                f"({LARGEST:g}): leave such values out (NaN)"
+            )
+        return scaled
 
     def _check(self, asked: Sequence[str], given: Mapping[str, Any]) -> None:
         names = set(self.joint.places)

@@ -9,9 +9,12 @@ and it minimises, over draws of (theta, x), k and noise e, with y_k = z + s_k e 
 
     (1 - r)^2 | (S + s_{k+1}^2 I)^{-1/2} (D(y_k, s_k; x) - D*_k) |^2 / D,
 
-the error of y_{k+1} at its own scale. It is progressive distillation with all halvings at once: the teacher is asked M
-times per row in place of twice in each of log2(M) trainings. The student has the teacher's network and begins with its
-weights. Densities remain the teacher's.
+the error of y_{k+1} at its own scale. The student has the teacher's network and begins with its weights. Densities
+remain the teacher's.
+
+This is progressive distillation with all halvings at once: the teacher is asked M times per row. With `stages` it is
+the paper's: in each training the student learns to make one step of two steps of DDIM, at the levels where its teacher
+stops, and is the teacher of the next. L stages begin at `steps` 2^L steps of the first teacher.
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -21,6 +24,7 @@ References:
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -50,6 +54,8 @@ class FewSteps(Estimator):
         steps: Evaluations of a draw.
         small: M, steps of the teacher for one of the student.
         grid: Where the student stops.
+        before: The student of the stage before, whose M steps are of DDIM; the teacher itself, by steps of second
+            order, where left out.
 
     Raises:
         TypeError: If the teacher does not denoise.
@@ -59,7 +65,14 @@ class FewSteps(Estimator):
     learns: ClassVar[Learns] = "noise"
 
     def __init__(
-        self, teacher: Denoising, of: str = "", *, steps: int = 4, small: int = 5, grid: Grid | None = None
+        self,
+        teacher: Denoising,
+        of: str = "",
+        *,
+        steps: int = 4,
+        small: int = 5,
+        grid: Grid | None = None,
+        before: Denoising | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(teacher, Denoising):
@@ -67,7 +80,8 @@ class FewSteps(Estimator):
         check_whole("steps", steps, 1)
         check_whole("small", small, 1)
         self.prior, self.observables, self.of = teacher.prior, teacher.observables, of
-        self.teacher, self.student = copy.deepcopy(teacher), copy.deepcopy(teacher)
+        self.teacher, self.student = copy.deepcopy(teacher), copy.deepcopy(before or teacher)
+        self.before = None if before is None else copy.deepcopy(before).requires_grad_(False)
         self.teacher.requires_grad_(False)
         self.student.requires_grad_(True)
         self.student.solver = Exponential(steps, 1, grid or Power(3.0))
@@ -94,23 +108,28 @@ class FewSteps(Estimator):
         with torch.no_grad():
             z = self.teacher.to_z(batch.theta)
             y = z + before * noise_like(z, generator)
-            there = Exponential(self.small, 2).solve(
-                self.teacher.condition(batch.x).denoise, y, Level(after, before), generator=generator
-            )
+            if self.before is None:
+                asked = self.teacher.condition(batch.x).denoise
+                there = Exponential(self.small, 2).solve(asked, y, Level(after, before), generator=generator)
+            else:
+                asked, there = self.before.condition(batch.x).denoise, y
+                finer = self.levels(self.small)[k * self.small : (k + 1) * self.small + 1]
+                for high, low in itertools.pairwise(finer):
+                    there = low / high * there + (1 - low / high) * asked(there, y.new_tensor(max(high, path.least)))
         ratio = after / before
         student = self.student
         values = student.standardise_x(batch.x)
-        prepared = student.network.prepare(student.summarise(values, batch.x))
+        prepared = student.network.prepare(student.told(values, batch.x))
         found = student.denoise(y, y.new_tensor(max(before, path.least)), student.guess(values), prepared)
         off = (1 - ratio) * found - there + ratio * y
         return student.guess.spread().whitened(off, y.new_tensor(after)).square().mean(-1)
 
-    def levels(self) -> list[float]:
-        """s_0 > ... > s_steps."""
+    def levels(self, finer: int = 1) -> list[float]:
+        """s_0 > ... > s_steps, or those of as many times as many steps, among which they are."""
         solver = self.student.solver
         if not isinstance(solver, Exponential):
             raise TypeError("the student's steps are those of Exponential(steps, 1)")
-        return solver.grid.levels(self.student.diffusion.schedule, self.steps).tolist()
+        return solver.grid.levels(self.student.diffusion.schedule, finer * self.steps).tolist()
 
     def condition(self, x: X) -> FewStepDensity:
         return FewStepDensity(self.student.condition(x), self.teacher.condition(x))
@@ -138,6 +157,7 @@ def distil(
     out: str | Path,
     *,
     steps: int = 4,
+    stages: int = 0,
     recipe: Recipe | None = None,
     seed: int = 0,
 ) -> Fit:
@@ -148,7 +168,9 @@ def distil(
         rows: Simulations, those of the fit or others.
         out: Folder of the new fit.
         steps: Evaluations of a draw.
-        recipe: How to train; on stored rows twice as long as other estimators that denoise where left out.
+        stages: How many times the number of steps is halved, each time by a training; at once where 0. The students
+            before the last are kept in folders `stage_<steps>` of `out`.
+        recipe: How to train, each time; on stored rows twice as long as other estimators that denoise where left out.
         seed: Seeds the training.
 
     Returns:
@@ -162,4 +184,14 @@ def distil(
     if recipe is None and isinstance(rows, Store):
         usual = Recipe().resolved(len(rows), learns="noise").epochs
         recipe = Recipe(epochs=2 * usual) if usual else None
-    return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)
+    check_whole("stages", stages, 0)
+    if not stages:
+        return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)
+    out, found, before = Path(out), fit, fit.estimator
+    for left in reversed(range(stages)):
+        many = steps * 2**left
+        student = FewSteps(fit.estimator, fit.digest, steps=many, small=2, before=before)
+        found = train(student, rows, out / f"stage_{many}" if left else out, recipe=recipe, seed=seed)
+        if isinstance(found.estimator, FewSteps):
+            before = found.estimator.student
+    return found

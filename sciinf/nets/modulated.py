@@ -40,6 +40,7 @@ class Modulated(nn.Module):
 
     def __init__(self, inputs: int, dim: int, features: int, hidden: int, blocks: int) -> None:
         super().__init__()
+        self.features = features
         self.given = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.clock = nn.Linear(1 + 2 * FREQUENCIES, hidden)
         self.enter = nn.Linear(inputs, hidden)

@@ -5,13 +5,18 @@ r"""One frame from the one before, again and again.
 
 over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
 length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
-as many sds of a step, so that the network learns to come back from where it strays.
+as many sds of a step, so that the network learns to come back from where it strays. An error that has grown for long is
+larger than one that has just begun: with `random` each pair of frames has a blur of its own, from none to `noise`. And
+with `at_use` frames are blurred a little in a rollout, too, so that errors are like what training has shown. That blur
+is the same in every row and every time, so that a rollout is the same again.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
       https://arxiv.org/abs/2010.08895
     | Learning to Simulate Complex Physics with Graph Networks (Sanchez-Gonzalez et al., 2020), for the noise,
       https://arxiv.org/abs/2002.09405
+    | Continuous Autoregressive Models with Noise Augmentation Avoid Error Accumulation (Pasini et al., 2024), for noise
+      of random sd, and for a little of it at use, https://arxiv.org/abs/2411.18447
 """
 
 from __future__ import annotations
@@ -49,14 +54,16 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         stays: Names of fields that stay.
         begins: Whether the first frame is the start itself (`times[0]` is 0), not the one after it.
         pairs: Of frames, from each trajectory at each step of training.
-        noise: Sd of the blur, in sds of a step.
+        noise: Sd of the blur in training, in sds of a step.
+        random: Whether each pair has a sd of its own, uniform from 0 to `noise`.
+        at_use: Sd of the blur of each frame in a rollout, in sds of a step.
         loss: Distance of fields; `RelativeL2()` where left out.
         moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
             by them at random. Only for fields without edges.
         seed: Seeds the first weights.
 
     Raises:
-        ValueError: If names or layouts do not go together, there is no second frame, or noise is negative.
+        ValueError: If names or layouts do not go together, there is no second frame, or a sd is negative.
     """
 
     def __init__(
@@ -71,19 +78,23 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         begins: bool = True,
         pairs: int = 4,
         noise: float = 0.0,
+        random: bool = False,
+        at_use: float = 0.0,
         loss: FieldLoss | None = None,
         moves: Sequence[Sequence[int]] = (),
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, target, (start, *stays), seed, moves)
         check_whole("pairs", pairs, 1)
-        if not 0 <= noise < math.inf:
-            raise ValueError(f"noise is a number of sds of at least 0, got {noise}")
+        for name, value in (("noise", noise), ("at_use", at_use)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is a number of sds of at least 0, got {value}")
         if self.observables[start].shape[0] != self.channels:
             raise ValueError(f"{start!r} has {self.observables[start].shape[0]} channels, {target!r} {self.channels}")
         if self.frames < 2:
             raise ValueError(f"{target!r} has {self.frames} frames, and no step from one to the next: use an Operator")
         self.begins, self.pairs, self.noise, self.distance = begins, pairs, noise, loss or RelativeL2()
+        self.random, self.at_use = random, at_use
         self.architecture, self.seed = network or Fourier(), seed
         self.network = self._built()
 
@@ -123,6 +134,9 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         before, after = frames[row, at], frames[row, at + 1]
         if self.noise and self.training:
             blur = torch.randn(before.shape, generator=generator, device=generator.device).to(before)
+            if self.random:
+                share = torch.rand(len(blur), generator=generator, device=generator.device).to(before)
+                blur = share.reshape(-1, *[1] * (blur.ndim - 1)) * blur
             before = before + self.noise * self.step_sd * blur
         found = self.step(before, known[row, self.channels :], self.z(batch.theta)[row])
         _, sd = self.level()
@@ -148,6 +162,11 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         """The start, and as many frames after it as steps."""
         known, z = self.stacked(given).to(self.given_mean), self.z(theta)
         frames = [known[:, : self.channels]]
+        generator = torch.Generator().manual_seed(self.seed)
         for _ in range(steps):
-            frames.append(self.step(frames[-1], known[:, self.channels :], z))
+            shown = frames[-1]
+            if self.at_use:
+                blur = torch.randn(shown.shape[1:], generator=generator).to(shown)
+                shown = shown + self.at_use * self.step_sd * blur
+            frames.append(self.step(shown, known[:, self.channels :], z))
         return torch.stack(frames, 1)

@@ -48,7 +48,7 @@ def simulations(n):
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
     """Standardised on many rows, and its network silent: what it says is the Gaussian law alone."""
-    joint = Joint(PRIOR, OBSERVABLES, hidden=8, blocks=1)  # silent, so of any size
+    joint = Joint(PRIOR, OBSERVABLES, hidden=8, blocks=1, noisy=0.3)  # silent, so of any size
     joint.standardise(lambda: iter([simulations(200_000)]))
     for layer in (joint.network.leave, joint.network.beside):
         torch.nn.init.zeros_(layer.weight)
@@ -57,14 +57,17 @@ def linear(tmp_path_factory):
     return Conditional(load_fit(folder))
 
 
-def exact(asked, given):
-    """The law of names given values of others."""
+def exact(asked, given, errors=None):
+    """The law of names given values of others, which have errors beside what the simulator does."""
     a = [i for name in asked for i in NUMBERS[name]]
     b = [i for name in given for i in NUMBERS[name]]
     value = torch.cat([torch.as_tensor(v).double().reshape(-1) for v in given.values()]) if b else torch.zeros(0)
     there = ~value.isnan()
     b, value = [i for i, keep in zip(b, there, strict=True) if keep], value[there].double()
-    slope = COVARIANCE[a][:, b] @ torch.linalg.inv(COVARIANCE[b][:, b])
+    square = torch.zeros(5, dtype=torch.float64)
+    for name, sd in (errors or {}).items():
+        square[NUMBERS[name]] = torch.as_tensor(sd).double().reshape(-1) ** 2
+    slope = COVARIANCE[a][:, b] @ torch.linalg.inv(COVARIANCE[b][:, b] + square[b].diag())
     mean = MEAN[a] + slope @ (value - MEAN[b])
     return td.MultivariateNormal(mean, COVARIANCE[a][:, a] - slope @ COVARIANCE[b][:, a])
 
@@ -110,6 +113,58 @@ def test_the_wrong_question_is_told_apart(linear):
     found = side_by_side(linear.sample(20_000, ["a", "b"], {"y": 2.0}, generator=torch.Generator()))
     sd = law.variance.sqrt()
     assert not torch.allclose(found.T.cov() / sd / sd[:, None], scaled(law), atol=0.06)
+
+
+def test_values_with_error_bars_are_data_at_a_noise_level(linear):
+    """Without the errors, posterior means are many standard errors off."""
+    asked, given, errors = ["a", "b"], {"x": [2.0, -3.0], "y": 2.0}, {"x": [1.5, 0.0], "y": 3.0}
+    law = exact(asked, given, errors)
+    found = side_by_side(linear.sample(20_000, asked, given, errors=errors, generator=torch.Generator().manual_seed(1)))
+    sd = law.variance.sqrt()
+    assert bool(((found.mean(0) - law.mean).abs() < 0.05 * sd).all())
+    assert torch.allclose(found.T.cov() / sd / sd[:, None], scaled(law), atol=0.06)
+    plain = side_by_side(linear.sample(20_000, asked, given, generator=torch.Generator().manual_seed(1)))
+    assert bool(((plain.mean(0) - law.mean).abs() > 0.2 * sd).any())
+    theta = law.sample((50,))
+    names = {"a": theta[:, 0].float(), "b": theta[:, 1].float()}
+    assert torch.allclose(linear.log_prob(names, given, errors=errors), law.log_prob(theta), atol=0.1)
+
+
+def test_training_shows_errors_to_the_network_and_in_the_data():
+    """A network that is told of no errors, or is shown none, has learned another question."""
+    joint = Joint(PRIOR, OBSERVABLES, hidden=8, blocks=1, noisy=0.9)
+    batch = simulations(4_000)
+    joint.standardise(lambda: iter([batch]))
+    shown = []
+    joint.network.given.register_forward_hook(lambda _, told, made: shown.append(told[0].detach()))
+    joint.loss(batch, generator=torch.Generator().manual_seed(0))
+    seen, given, _, _, errors = shown[0].split(5, dim=-1)
+    sd = errors / (1 - errors**2).clamp_min(1e-6).sqrt()
+    assert float((errors > 0)[given > 0].float().mean()) == pytest.approx(0.9, abs=0.1)
+    assert float(errors[given == 0].abs().max()) == 0.0
+    loud = (sd[:, 2] > 1.0) & (given[:, 2] > 0)  # x, whose own sd is 1: shown at that of both
+    assert float((seen[loud, 2] * (1 + sd[loud, 2] ** 2).sqrt()).var()) > 2.0
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ({"a": 1.0}, r"errors are of observables that are given, got \['a'\]"),
+        ({"x": [-1.0, 1.0]}, "sds of at least 0"),
+        ({"x": [1e4, 0.0]}, "more than training had"),
+    ],
+)
+def test_errors_that_make_no_sense_are_refused(linear, errors, words):
+    with pytest.raises(ValueError, match=words):
+        linear.sample(5, ["b"], {"a": 0.0, "x": [0.0, 0.0]}, errors=errors, generator=torch.Generator())
+
+
+def test_a_model_that_learned_no_errors_says_so(tmp_path):
+    joint = Joint(PRIOR, OBSERVABLES, hidden=8, blocks=1)
+    joint.standardise(lambda: iter([simulations(100)]))
+    save_fit(tmp_path, joint, simulator={"name": "linear", "source": ""}, record={})
+    with pytest.raises(ValueError, match=r"train Joint\(\.\.\., noisy=0\.3\)"):
+        Conditional(load_fit(tmp_path)).sample(5, ["a"], {"y": 0.0}, errors={"y": 1.0}, generator=torch.Generator())
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from flows.architectures import CONTEXT, change_of_variables_errors, log_normal,
 from flows.two_modes import excess, fitted, two_modes
 from torchdiffeq import odeint
 
-from sciinf.flows.continuous import Continuous, _local_error
+from sciinf.flows.continuous import Continuous
+from sciinf.nets.solver_cost import local_error
 
 DEPTHS = [(12,), (12, 10), (8, 9, 10)]
 
@@ -181,7 +182,7 @@ def test_local_error_is_that_of_scipys_pair():
     end = y + h * sum(float(b) * k for b, k in zip(RK23.B, ks, strict=True))
     ks.append(rate(t + h, end))
     expected = h * sum(float(e) * k for e, k in zip(RK23.E, ks, strict=True)) / (1 + torch.maximum(y.abs(), end.abs()))
-    found = _local_error(rate, torch.full((6, 1), t, dtype=torch.float64), y, h)
+    found = local_error(rate, torch.full((6, 1), t, dtype=torch.float64), y, h)
     torch.testing.assert_close(found.abs(), expected.abs(), atol=1e-12, rtol=1e-9)
 
 
@@ -197,7 +198,7 @@ def test_penalty_is_the_local_error_of_one_random_step_of_the_grid():
             return flow.field(t, state, given)
 
         states = odeint(rate, torch.cat([z, torch.zeros(60, 1)], dim=-1)[None], times, method="rk4")
-        errors = torch.stack([_local_error(rate, times[j], states[j], 1 / steps)[0] for j in range(steps)])
+        errors = torch.stack([local_error(rate, times[j], states[j], 1 / steps)[0] for j in range(steps)])
     expected = 5 * errors[chosen, torch.arange(60)].square().mean().sqrt()
     assert float(errors.square().mean((1, 2)).sqrt().diff().abs().min()) > 1e-4  # one step is not like another
     torch.testing.assert_close(paid, expected.expand(60), atol=1e-9, rtol=1e-7)

@@ -103,3 +103,23 @@ def test_what_has_no_steps_is_refused(both, tmp_path):
         distil(flow, store, tmp_path / "out")
     with pytest.raises(ValueError, match="steps"):
         FewSteps(teacher.estimator, steps=0)
+
+
+def test_stages_halve_the_steps_at_the_levels_of_their_teachers(both, tmp_path):
+    """Two stages, eight steps to four to two: each level where a student stops is one of its teacher's."""
+    teacher, _, folder = both
+    store = simulate(Square(), folder / "simulations", 2_000, progress=False)
+    found = distil(teacher, store, tmp_path, steps=2, stages=2, recipe=Recipe(epochs=6, batch=100))
+    before = load_fit(tmp_path / "stage_4").estimator
+    assert before.levels()[::2] == pytest.approx(found.estimator.levels())
+    assert found.estimator.levels(2) == pytest.approx(before.levels())
+    kept, frozen = before.student.network.state_dict(), found.estimator.before.network.state_dict()
+    assert all(torch.equal(kept[name], frozen[name]) for name in kept)
+    plain, owner = teacher.estimator.condition({"x": torch.ones(1, 1)}), teacher.estimator
+    solver, owner.solver = owner.solver, Exponential(2, 1, Power(3.0))
+    hasty = distance(plain.sample(5_000, generator=torch.Generator().manual_seed(0)), 1.0)
+    owner.solver = solver
+    draws = build_posterior(found).sample(5_000, x=torch.ones(1), generator=torch.Generator().manual_seed(0))
+    assert distance(draws, 1.0) < 0.7 * hasty
+    theta = torch.linspace(-2, 2, 7)[:, None]
+    torch.testing.assert_close(*(build_posterior(fit).log_prob(theta, x=torch.ones(1)) for fit in (teacher, found)))
