@@ -23,6 +23,7 @@ from torch import Tensor
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, X
 from sciinf.core.within import own_dataset
+from sciinf.storage.h5_image import Image, text
 
 SCHEMA = 1
 _CHUNK_ROWS = 1024
@@ -53,23 +54,24 @@ def write_shard(
         theta: (rows, D), in the prior's dtype, on the CPU.
         outcome: Normalised (`storage.outcome.normalise`).
     """
-    import h5py
-
     status = outcome.status if outcome.status is not None else torch.zeros(len(theta), dtype=torch.uint8)
-    content = content_hash(theta, outcome.x, status)
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        file.attrs.update({"schema": SCHEMA, "block": block, "campaign": campaign, "content": content})
-        dataset = _write(file, "theta", theta)
-        dataset.attrs["names"], dataset.attrs["units"] = list(prior.names), list(prior.units)
-        for name, spec in observables.items():
-            dataset = _write(file, f"x/{name}", outcome.x[name])
-            dataset.attrs["unit"], dataset.attrs["scale"] = spec.unit, spec.scale
-            dataset.attrs["dims"] = np.array(spec.dims, dtype=h5py.string_dtype())
-        _write(file, "status", status)
-        file["messages/row"] = np.array(list(outcome.messages), dtype=np.int64)
-        file["messages/text"] = np.array(list(outcome.messages.values()), dtype=h5py.string_dtype())
-    return image.getvalue(), content
+    content, image = content_hash(theta, outcome.x, status), Image()
+    for name, value in (("schema", SCHEMA), ("block", block)):
+        image.attribute(image.root, name, np.array(value, np.int64))
+    for name, words in (("campaign", campaign), ("content", content)):
+        image.attribute(image.root, name, text(words))
+    dataset = _write(image, image.root, "theta", theta)  # held until the next one is there: so are the bytes in order
+    for name, words in (("names", prior.names), ("units", prior.units)):
+        image.attribute(dataset, name, text(words) if words else np.zeros(0))
+    inside = image.group("x")
+    for name, spec in observables.items():
+        dataset = _write(image, inside, name, outcome.x[name])
+        for key, words in (("unit", spec.unit), ("scale", spec.scale), ("dims", spec.dims)):
+            image.attribute(dataset, key, text(words))
+    _write(image, image.root, "status", status)
+    image.linked("messages/row", np.array(list(outcome.messages), dtype=np.int64))
+    image.linked("messages/text", text(tuple(outcome.messages.values())))
+    return image.close(), content
 
 
 def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tensor, Outcome]:
@@ -115,15 +117,10 @@ def embedded(data: bytes, observables: Mapping[str, Observable]) -> tuple[int, s
     return block, campaign, content, status
 
 
-def _write(file: Any, name: str, value: Tensor) -> Any:
+def _write(image: Image, group: Any, name: str, value: Tensor) -> Any:
     array = np.ascontiguousarray(value.numpy())
     if not array.size:
-        return file.create_dataset(name, data=array)
+        return image.dataset(group, name, array)
     row_bytes = max(1, array.nbytes // len(array))
     rows = max(1, min(len(array), _CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
-    options: dict[str, Any] = {"chunks": (rows, *array.shape[1:])}
-    if array.dtype.kind == "f":
-        options["fletcher32"] = True
-    else:
-        options.update(compression="gzip", compression_opts=4, shuffle=True)
-    return file.create_dataset(name, data=array, **options)
+    return image.dataset(group, name, array, chunks=(rows, *array.shape[1:]), packed=array.dtype.kind != "f")

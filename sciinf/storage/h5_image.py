@@ -1,0 +1,138 @@
+"""HDF5 files made in memory by the library's own calls, for small files cost more in h5py's objects than in HDF5.
+
+Types and property lists are made once. Calls and settings are those of h5py's `create_dataset` and `attrs`, and so are
+the bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@final
+class Image:
+    """An HDF5 file in memory.
+
+    A dataset's chunks go into the file when the dataset is closed, which is when nobody holds it any more. So the order
+    of the bytes depends on how long a caller holds what `dataset` returns.
+
+    Attributes:
+        root: The group in which everything lies.
+    """
+
+    def __init__(self) -> None:
+        from h5py import h5f, h5fd
+
+        self._bytes, access = io.BytesIO(), _access().copy()
+        access.set_fileobj_driver(h5fd.fileobj_driver, self._bytes)
+        self.root: Any = h5f.create(repr(self._bytes).encode(), h5f.ACC_TRUNC, fapl=access)
+
+    def group(self, name: str) -> Any:
+        """A new group in the root."""
+        from h5py import h5g
+
+        return h5g.create(self.root, name.encode())
+
+    def dataset(
+        self,
+        group: Any,
+        name: str,
+        array: NDArray[Any],
+        *,
+        chunks: tuple[int, ...] = (),
+        packed: bool = False,
+    ) -> Any:
+        """A new dataset in a group, which takes attributes: in one piece, or in chunks of rows.
+
+        Args:
+            group: The root, or a group.
+            name: Of the dataset.
+            array: What it holds; text as objects (`text`).
+            chunks: Shape of a chunk; () for one piece.
+            packed: Whether chunks are compressed; else they have a checksum.
+        """
+        from h5py import h5d, h5s
+
+        stored, held = _types(array.dtype) if array.dtype.kind != "O" else _text_types()
+        space, how = h5s.create_simple(array.shape), _layout(chunks, packed)
+        made = h5d.create(group, name.encode() or None, stored, space, dcpl=how)
+        made.write(h5s.ALL, h5s.ALL, array, mtype=held)
+        return made
+
+    def linked(self, name: str, array: NDArray[Any]) -> None:
+        """A dataset in one piece at a path, such as "messages/row", whose groups are made where they are not there."""
+        from h5py import h5o
+
+        h5o.link(self.dataset(self.root, "", array), self.root, name.encode(), lcpl=_with_groups())
+
+    def attribute(self, of: Any, name: str, value: NDArray[Any]) -> None:
+        """An attribute of a group or dataset."""
+        from h5py import h5a, h5s
+
+        stored, held = _types(value.dtype) if value.dtype.kind != "O" else _text_types()
+        h5a.create(of, name.encode(), stored, h5s.create_simple(value.shape)).write(value, mtype=held)
+
+    def close(self) -> bytes:
+        """The file; what is in it must not be held any more."""
+        self.root.close()
+        return self._bytes.getvalue()
+
+
+def text(value: str | tuple[str, ...]) -> NDArray[Any]:
+    """Text as HDF5 takes it."""
+    return np.array(value, dtype=object)
+
+
+@functools.cache
+def _types(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """What numbers are in a file, and in memory."""
+    from h5py import h5t
+
+    return h5t.py_create(dtype, logical=True), h5t.py_create(dtype)
+
+
+@functools.cache
+def _text_types() -> tuple[Any, Any]:
+    from h5py import h5t, string_dtype
+
+    return h5t.py_create(string_dtype(), logical=True), h5t.py_create(string_dtype())
+
+
+@functools.cache
+def _access() -> Any:
+    from h5py import h5f, h5p
+
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    return access
+
+
+@functools.cache
+def _with_groups() -> Any:
+    from h5py import h5p
+
+    links = h5p.create(h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    return links
+
+
+@functools.lru_cache(64)
+def _layout(chunks: tuple[int, ...], packed: bool) -> Any:
+    from h5py import h5p
+
+    layout = h5p.create(h5p.DATASET_CREATE)
+    layout.set_obj_track_times(False)
+    if chunks:
+        layout.set_chunk(chunks)
+    if chunks and packed:
+        layout.set_shuffle()
+        layout.set_deflate(4)
+    elif chunks:
+        layout.set_fletcher32()
+    return layout
