@@ -211,6 +211,7 @@ class Store:
         *,
         seconds: float,
         conditions: Mapping[str, str] | None = None,
+        normalised: bool = False,
     ) -> Entry:
         """Make a block durable, then acknowledge it. Committing the same block again replaces it by equal bytes.
 
@@ -220,6 +221,7 @@ class Store:
             outcome: What became of them.
             seconds: Wall seconds it took.
             conditions: Versions, processor and device, where simulated.
+            normalised: Whether `storage.outcome.normalise` has made the outcome of these rows just now.
 
         Raises:
             ValueError: If the number of rows or a shape does not fit; or, where nothing is overwritten (`s3://`), if
@@ -229,7 +231,8 @@ class Store:
         rows = self.rows_of(index)
         if tuple(theta.shape) != (rows, len(self.prior)):
             raise ValueError(f"block {index} takes theta of shape {(rows, len(self.prior))}, got {tuple(theta.shape)}")
-        outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
+        if not normalised:
+            outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
         theta = theta.detach().to("cpu", self.prior.dtype)
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
         sha256, counts = hashlib.sha256(image).hexdigest(), counted(outcome.status)

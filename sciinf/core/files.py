@@ -59,7 +59,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: If the folder cannot be written or the disk is full; nothing half-written stays behind.
     """
-    write_through(path, lambda temporary: temporary.write_bytes(data))
+    _put(path, lambda temporary: _write(temporary, data))
 
 
 def write_through(path: Path, write: Callable[[Path], object]) -> None:
@@ -69,12 +69,28 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         ValueError: If the path is an address of objects.
         OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
     """
-    local_path(path)
-    temporary = temporary_of(path)
-    try:
+
+    def fill(temporary: Path) -> None:
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+
+    _put(path, fill)
+
+
+def _write(temporary: Path, data: bytes) -> None:
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put(path: Path, fill: Callable[[Path], object]) -> None:
+    """Give a file its name once `fill` has made it durable under a temporary one."""
+    local_path(path)
+    temporary = temporary_of(path)
+    try:
+        fill(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -222,6 +238,8 @@ def _hash(rest: Mapping[str, Any]) -> str:
 
 def finite_json(value: Any) -> Any:
     """A value as strict JSON can say it: numbers that are not finite become null, keys become text."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

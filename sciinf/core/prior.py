@@ -212,8 +212,8 @@ class Prior:
                 other = {k: self.laws[k].sample(torch.Size([n])) for k in some}
             return self.bijection.draw(n, generator, other)
         columns = [torch.empty(n, 0, dtype=self.dtype)]
-        for law in self.laws:
-            if is_normalisable(law):
+        for law, transform in zip(self.laws, self.bijection.transforms, strict=True):
+            if transform is None:  # it goes by its quantiles
                 z = torch.randn(n, *law.event_shape, generator=generator, dtype=torch.float64)
                 columns.append(inside(law, from_normal(law, z).to(self.dtype)).reshape(n, -1))
             else:

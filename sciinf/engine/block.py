@@ -12,6 +12,7 @@ x given theta and success, as they would be without retries.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import time
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sciinf.core.proposal import Proposal
@@ -37,23 +39,39 @@ from sciinf.store import Store
 _THETA, _NOISE = 0, 1
 _SHA256 = 32
 _WORDS = 624
+_FIRST, _TIMES = 0x8B51F9DD, 0x58F38DED  # of `SeedSequence.generate_state`
 _HEAD = 24  # bytes of the state before the words: seed (8), left (4), seeded (4), next (8)
 
 
 def generator_for(seed: int, *key: int, device: str | torch.device = "cpu") -> torch.Generator:
     """The generator of a counter: streams of different (seed, key) are independent, and none is drawn from another."""
-    sequence = np.random.SeedSequence(seed, spawn_key=key)
-    number = int(sequence.generate_state(1, np.uint64)[0])
+    words = _generated(np.random.SeedSequence(seed, spawn_key=key))
     generator = torch.Generator(device)
-    generator.manual_seed(number)
+    generator.manual_seed(int(words[0]) | int(words[1]) << 32)
     if generator.device.type != "cpu":
         return generator
     state = generator.get_state().numpy()
-    words = sequence.generate_state(2 + _WORDS, np.uint32)[2:]
-    words[0] |= 0x80000000  # the all-zero state never occurs
-    state[_HEAD : _HEAD + 8 * _WORDS].view(np.uint64)[:] = words
+    words[2] |= 0x80000000  # the all-zero state never occurs
+    state[_HEAD : _HEAD + 8 * _WORDS].view(np.uint64)[:] = words[2:]
     generator.set_state(torch.from_numpy(state))
     return generator
+
+
+def _generated(sequence: np.random.SeedSequence) -> NDArray[np.uint32]:
+    """`sequence.generate_state(2 + _WORDS)`, which numpy does word by word, for all words at once."""
+    added, times = _hashed()
+    words = np.tile(sequence.pool, -(-len(added) // len(sequence.pool)))[: len(added)]
+    words = (words ^ added) * times
+    return words ^ words >> 16
+
+
+@functools.cache
+def _hashed() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """What numpy hashes the words with, which it has promised to keep: a constant times the powers of another one."""
+    powers = np.full(3 + _WORDS, _TIMES, np.uint32)
+    powers[0] = _FIRST
+    found = np.multiply.accumulate(powers, dtype=np.uint32)
+    return found[:-1], found[1:]
 
 
 def draw_theta(store: Store, index: int) -> Tensor:
@@ -151,7 +169,8 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
     theta = draw_theta(store, index)
     outcome = Attempt(simulator, theta, store.seed, index, torch.device(device)).outcome()
     seconds = time.perf_counter() - started
-    return store.commit(index, theta, outcome, seconds=seconds, conditions=conditions(simulator, device))
+    made = conditions(simulator, device)
+    return store.commit(index, theta, outcome, seconds=seconds, conditions=made, normalised=True)
 
 
 def give_up(store: Store, index: int, status: Status, message: str, *, seconds: float = 0.0) -> Entry:

@@ -41,7 +41,7 @@ class Image:
     def dataset(
         self,
         group: Any,
-        name: str,
+        name: str | None,
         array: NDArray[Any],
         *,
         chunks: tuple[int, ...] = (),
@@ -51,16 +51,16 @@ class Image:
 
         Args:
             group: The root, or a group.
-            name: Of the dataset.
+            name: Of the dataset; None for one that gets its path later.
             array: What it holds; text as objects (`text`).
             chunks: Shape of a chunk; () for one piece.
             packed: Whether chunks are compressed; else they have a checksum.
         """
         from h5py import h5d, h5s
 
-        stored, held = _types(array.dtype) if array.dtype.kind != "O" else _text_types()
-        space, how = h5s.create_simple(array.shape), _layout(chunks, packed)
-        made = h5d.create(group, name.encode() or None, stored, space, dcpl=how)
+        stored, held = _types(array.dtype)
+        called = None if name is None else name.encode()
+        made = h5d.create(group, called, stored, _space(array.shape), dcpl=_layout(chunks, packed))
         made.write(h5s.ALL, h5s.ALL, array, mtype=held)
         return made
 
@@ -68,17 +68,17 @@ class Image:
         """A dataset in one piece at a path, such as "messages/row", whose groups are made where they are not there."""
         from h5py import h5o
 
-        h5o.link(self.dataset(self.root, "", array), self.root, name.encode(), lcpl=_with_groups())
+        h5o.link(self.dataset(self.root, None, array), self.root, name.encode(), lcpl=_with_groups())
 
     def attribute(self, of: Any, name: str, value: NDArray[Any]) -> None:
         """An attribute of a group or dataset."""
-        from h5py import h5a, h5s
+        from h5py import h5a
 
-        stored, held = _types(value.dtype) if value.dtype.kind != "O" else _text_types()
-        h5a.create(of, name.encode(), stored, h5s.create_simple(value.shape)).write(value, mtype=held)
+        stored, held = _types(value.dtype)
+        h5a.create(of, name.encode(), stored, _space(value.shape)).write(value, mtype=held)
 
     def close(self) -> bytes:
-        """The file; what is in it must not be held any more."""
+        """The bytes of the file, whoever still holds what is in it."""
         self.root.close()
         return self._bytes.getvalue()
 
@@ -90,17 +90,18 @@ def text(value: str | tuple[str, ...]) -> NDArray[Any]:
 
 @functools.cache
 def _types(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """What numbers are in a file, and in memory."""
-    from h5py import h5t
-
-    return h5t.py_create(dtype, logical=True), h5t.py_create(dtype)
-
-
-@functools.cache
-def _text_types() -> tuple[Any, Any]:
+    """What numbers or text (objects) are in a file, and in memory."""
     from h5py import h5t, string_dtype
 
-    return h5t.py_create(string_dtype(), logical=True), h5t.py_create(string_dtype())
+    kind = string_dtype() if dtype.kind == "O" else dtype
+    return h5t.py_create(kind, logical=True), h5t.py_create(kind)
+
+
+@functools.lru_cache(256)
+def _space(shape: tuple[int, ...]) -> Any:
+    from h5py import h5s
+
+    return h5s.create_simple(shape)
 
 
 @functools.cache

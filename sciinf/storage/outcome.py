@@ -44,11 +44,13 @@ def normalise(
     values = {name: _tensor(name, spec, x[name], rows, where) for name, spec in observables.items()}
     status = _status(outcome.status, rows, where)
     messages = _messages(outcome.messages, rows, where)
-    bad = {name: _not_finite(values[name], spec) for name, spec in observables.items()}
-    for row in torch.stack(list(bad.values())).any(0).logical_and(status == Status.OK).nonzero().flatten().tolist():
-        status[row] = int(Status.NON_FINITE)
-        names = ", ".join(repr(name) for name, flags in bad.items() if flags[row])
-        messages.setdefault(row, f"NaN or infinite values in {names}")
+    flags = {name: _not_finite(values[name], spec) for name, spec in observables.items()}
+    bad = {name: those for name, those in flags.items() if bool(those.any())}
+    if bad:
+        for row in torch.stack(list(bad.values())).any(0).logical_and(status == Status.OK).nonzero().flatten().tolist():
+            status[row] = int(Status.NON_FINITE)
+            names = ", ".join(repr(name) for name, those in bad.items() if those[row])
+            messages.setdefault(row, f"NaN or infinite values in {names}")
     failed = (status != Status.OK).nonzero().flatten()
     for row in failed.tolist():
         messages.setdefault(row, f"{Status(int(status[row])).name.lower()}, and the simulator gave no reason")
