@@ -126,7 +126,16 @@ def _beside_the_disk(quick: bool, folder: Path) -> Rows:
         rate = blocks / _timed(simulator, path, 500 * blocks, engine)
         found.append({"engine": name, "blocks": blocks, "bytes": size, "disk [1/s]": disk, "blocks [1/s]": rate})
         found[-1]["of it"] = rate / disk
+    found[0]["CPU a block [ms]"] = _cpu(simulator, folder / "cheap_cpu", blocks) * 1e3
     return found
+
+
+def _cpu(simulator: Simulator, path: Path, blocks: int) -> float:
+    """CPU seconds of this process for a block, simulated and committed here."""
+    simulate(simulator, path, simulator.block * 20, progress=False)  # whatever is loaded or made once
+    started = time.process_time()
+    simulate(simulator, path, simulator.block * (20 + blocks), progress=False, engine=Here())
+    return (time.process_time() - started) / blocks
 
 
 def _disk(folder: Path, blocks: int, size: int) -> float:

@@ -98,6 +98,13 @@ def test_no_draws_are_no_rows(name):
     assert none.shape == (0, len(PRIORS[name]))
 
 
+def test_draws_do_not_ask_a_law_again_what_it_can(monkeypatch):
+    prior, asked = Prior(a=td.Normal(0.0, 1.0), b=td.Gamma(2.0, 1.0)), list[object]()
+    monkeypatch.setattr(td.Normal, "cdf", lambda law, _: asked.append(law))
+    assert prior.sample(3, generator=torch.Generator().manual_seed(0)).shape == (3, 2)
+    assert not asked
+
+
 def test_samples_follow_their_laws():
     """KS against scipy's laws, false-alarm rate 1e-3 for each of four parameters; fixed seed."""
     theta = mixed().sample(5000, generator=seeded(3)).double().numpy()

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
+from sciinf import store as store_module
+from sciinf.core import Observable, Outcome, Prior, Status
+from sciinf.core.named_laws import Normal
+from sciinf.engine import block
 from sciinf.engine.block import generator_for
+from sciinf.storage.outcome import normalise
+from sciinf.store import Store
+from sciinf.wrappers import numpy
 
 
 def test_generators_have_more_than_32_bits():
@@ -28,6 +38,31 @@ def test_generators_are_mersenne_twisters_of_the_seed_sequence():
     # torch makes a 24-bit float of the low bits of each word
     expected = (raw & (2**24 - 1)).astype(np.float64) / 2**24
     assert np.array_equal(torch.rand(2000, generator=generator_for(7, 3, 1)).double().numpy(), expected)
+
+
+@pytest.mark.parametrize("key", [(), (0,), (3, 1), (10**6, 1, 0, 250), (2**40, 0)])
+@pytest.mark.parametrize("seed", [0, 7, 2**31, 2**70 + 3])
+def test_words_are_those_that_numpy_generates(seed, key):
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
+    assert np.array_equal(block._generated(sequence), sequence.generate_state(626, np.uint32))
+
+
+def test_a_block_is_checked_once_and_what_others_commit_is_checked_too(tmp_path, monkeypatch):
+    looked = list[str]()
+
+    def counting(result, observables, rows, *, where="the simulator"):
+        looked.append(where)
+        return normalise(result, observables, rows, where=where)
+
+    simulator = numpy(lambda a, *, rng: {"v": a}, prior=Prior(a=Normal(0.0, 1.0)), observables={"v": Observable(())})
+    store = Store.create(tmp_path, simulator, seed=0, block=5, rows=10)
+    monkeypatch.setattr(block, "normalise", counting)
+    monkeypatch.setattr(store_module, "normalise", counting)
+    block.run_block(simulator, store, 0)
+    assert len(looked) == 1
+    store.commit(1, torch.zeros(5, 1), Outcome({"v": torch.full((5,), math.nan)}), seconds=0.0)
+    assert len(looked) == 2
+    assert store.counts[Status.NON_FINITE] == 5
 
 
 def test_streams_of_blocks_are_uniform_and_independent():
