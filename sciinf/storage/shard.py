@@ -11,6 +11,7 @@ quarter of the space; integers and booleans compress well and are.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Mapping
@@ -18,16 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, X
 from sciinf.core.within import own_dataset
+from sciinf.storage.form import LARGEST, Form
 from sciinf.storage.h5_image import Image, text
 
 SCHEMA = 1
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 16 * 2**20
+_About = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, Observable], ...], str]
+"""What all files of a campaign say: names and units of theta, observables, the campaign."""
 
 
 def content_hash(theta: Tensor, x: X, status: Tensor) -> str:
@@ -55,23 +60,51 @@ def write_shard(
         outcome: Normalised (`storage.outcome.normalise`).
     """
     status = outcome.status if outcome.status is not None else torch.zeros(len(theta), dtype=torch.uint8)
-    content, image = content_hash(theta, outcome.x, status), Image()
+    content = content_hash(theta, outcome.x, status)
+    tensors = {"theta": theta, **{f"x/{name}": outcome.x[name] for name in observables}, "status": status}
+    arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in tensors.items()}
+    about = (prior.names, prior.units, tuple(observables.items()), campaign)
+    if outcome.messages or not _only_numbers_differ(arrays):
+        return _by_hdf5(about, block, content, arrays, outcome.messages), content
+    form = _form(about, tuple((array.shape, array.dtype) for array in arrays.values()))
+    return form.file(block, content, arrays), content
+
+
+def _only_numbers_differ(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether files of sound rows with arrays like these, all of them floats in one chunk, have one structure."""
+    *numbers, status = arrays.values()
+    floats = all(array.dtype.kind == "f" and array.size for array in numbers)
+    small = len(status) <= _CHUNK_ROWS and sum(array.nbytes for array in numbers) <= LARGEST
+    return floats and small and not status.any()
+
+
+@functools.lru_cache(8)
+def _form(about: _About, kinds: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]) -> Form:
+    """The form of blocks that differ in numbers alone: of one campaign, with arrays of the same shapes and dtypes."""
+    return Form(lambda block, content, arrays: _by_hdf5(about, block, content, arrays, {}))
+
+
+def _by_hdf5(
+    about: _About, block: int, content: str, arrays: Mapping[str, NDArray[Any]], messages: Mapping[int, str]
+) -> bytes:
+    names, units, observables, campaign = about
+    image = Image()
     for name, value in (("schema", SCHEMA), ("block", block)):
         image.attribute(image.root, name, np.array(value, np.int64))
     for name, words in (("campaign", campaign), ("content", content)):
         image.attribute(image.root, name, text(words))
-    dataset = _write(image, image.root, "theta", theta)  # held until the next one is there: so are the bytes in order
-    for name, words in (("names", prior.names), ("units", prior.units)):
+    dataset = _write(image, image.root, "theta", arrays["theta"])  # held until the next is there: bytes are in order
+    for name, words in (("names", names), ("units", units)):
         image.attribute(dataset, name, text(words) if words else np.zeros(0))
     inside = image.group("x")
-    for name, spec in observables.items():
-        dataset = _write(image, inside, name, outcome.x[name])
+    for name, spec in observables:
+        dataset = _write(image, inside, name, arrays[f"x/{name}"])
         for key, words in (("unit", spec.unit), ("scale", spec.scale), ("dims", spec.dims)):
             image.attribute(dataset, key, text(words))
-    _write(image, image.root, "status", status)
-    image.linked("messages/row", np.array(list(outcome.messages), dtype=np.int64))
-    image.linked("messages/text", text(tuple(outcome.messages.values())))
-    return image.close(), content
+    _write(image, image.root, "status", arrays["status"])
+    image.linked("messages/row", np.array(list(messages), dtype=np.int64))
+    image.linked("messages/text", text(tuple(messages.values())))
+    return image.close()
 
 
 def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tensor, Outcome]:
@@ -117,8 +150,7 @@ def embedded(data: bytes, observables: Mapping[str, Observable]) -> tuple[int, s
     return block, campaign, content, status
 
 
-def _write(image: Image, group: Any, name: str, value: Tensor) -> Any:
-    array = np.ascontiguousarray(value.numpy())
+def _write(image: Image, group: Any, name: str, array: NDArray[Any]) -> Any:
     if not array.size:
         return image.dataset(group, name, array)
     row_bytes = max(1, array.nbytes // len(array))
