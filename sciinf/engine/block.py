@@ -62,7 +62,7 @@ def _generated(sequence: np.random.SeedSequence) -> NDArray[np.uint32]:
     added, times = _hashed()
     words = np.tile(sequence.pool, -(-len(added) // len(sequence.pool)))[: len(added)]
     words = (words ^ added) * times
-    return words ^ words >> 16
+    return words ^ words >> np.uint32(16)
 
 
 @functools.cache

@@ -26,17 +26,13 @@ class Image:
     """
 
     def __init__(self) -> None:
-        from h5py import h5f, h5fd
-
-        self._bytes, access = io.BytesIO(), _access().copy()
-        access.set_fileobj_driver(h5fd.fileobj_driver, self._bytes)
-        self.root: Any = h5f.create(repr(self._bytes).encode(), h5f.ACC_TRUNC, fapl=access)
+        h5, self._bytes, access = _hdf5(), io.BytesIO(), _access().copy()
+        access.set_fileobj_driver(h5.h5fd.fileobj_driver, self._bytes)
+        self.root: Any = h5.h5f.create(repr(self._bytes).encode(), h5.h5f.ACC_TRUNC, fapl=access)
 
     def group(self, name: str) -> Any:
         """A new group in the root."""
-        from h5py import h5g
-
-        return h5g.create(self.root, name.encode())
+        return _hdf5().h5g.create(self.root, name.encode())
 
     def dataset(
         self,
@@ -56,26 +52,20 @@ class Image:
             chunks: Shape of a chunk; () for one piece.
             packed: Whether chunks are compressed; else they have a checksum.
         """
-        from h5py import h5d, h5s
-
-        stored, held = _types(array.dtype)
+        h5, (stored, held) = _hdf5(), _types(array.dtype)
         called = None if name is None else name.encode()
-        made = h5d.create(group, called, stored, _space(array.shape), dcpl=_layout(chunks, packed))
-        made.write(h5s.ALL, h5s.ALL, array, mtype=held)
+        made = h5.h5d.create(group, called, stored, _space(array.shape), dcpl=_layout(chunks, packed))
+        made.write(h5.h5s.ALL, h5.h5s.ALL, array, mtype=held)
         return made
 
     def linked(self, name: str, array: NDArray[Any]) -> None:
         """A dataset in one piece at a path, such as "messages/row", whose groups are made where they are not there."""
-        from h5py import h5o
-
-        h5o.link(self.dataset(self.root, None, array), self.root, name.encode(), lcpl=_with_groups())
+        _hdf5().h5o.link(self.dataset(self.root, None, array), self.root, name.encode(), lcpl=_with_groups())
 
     def attribute(self, of: Any, name: str, value: NDArray[Any]) -> None:
         """An attribute of a group or dataset."""
-        from h5py import h5a
-
         stored, held = _types(value.dtype)
-        h5a.create(of, name.encode(), stored, _space(value.shape)).write(value, mtype=held)
+        _hdf5().h5a.create(of, name.encode(), stored, _space(value.shape)).write(value, mtype=held)
 
     def close(self) -> bytes:
         """The bytes of the file, whoever still holds what is in it."""
@@ -89,45 +79,47 @@ def text(value: str | tuple[str, ...]) -> NDArray[Any]:
 
 
 @functools.cache
+def _hdf5() -> Any:
+    """h5py, whose modules of HDF5's own calls are compiled, so that checkers of types see nothing of them."""
+    import h5py
+
+    return h5py
+
+
+@functools.cache
 def _types(dtype: np.dtype[Any]) -> tuple[Any, Any]:
     """What numbers or text (objects) are in a file, and in memory."""
-    from h5py import h5t, string_dtype
-
-    kind = string_dtype() if dtype.kind == "O" else dtype
-    return h5t.py_create(kind, logical=True), h5t.py_create(kind)
+    h5 = _hdf5()
+    kind = h5.string_dtype() if dtype.kind == "O" else dtype
+    return h5.h5t.py_create(kind, logical=True), h5.h5t.py_create(kind)
 
 
 @functools.lru_cache(256)
 def _space(shape: tuple[int, ...]) -> Any:
-    from h5py import h5s
-
-    return h5s.create_simple(shape)
+    return _hdf5().h5s.create_simple(shape)
 
 
 @functools.cache
 def _access() -> Any:
-    from h5py import h5f, h5p
-
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
-    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    h5 = _hdf5()
+    access = h5.h5p.create(h5.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5.h5f.LIBVER_EARLIEST, h5.h5f.LIBVER_LATEST)
+    access.set_fclose_degree(h5.h5f.CLOSE_STRONG)
     return access
 
 
 @functools.cache
 def _with_groups() -> Any:
-    from h5py import h5p
-
-    links = h5p.create(h5p.LINK_CREATE)
+    h5 = _hdf5()
+    links = h5.h5p.create(h5.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
     return links
 
 
 @functools.lru_cache(64)
 def _layout(chunks: tuple[int, ...], packed: bool) -> Any:
-    from h5py import h5p
-
-    layout = h5p.create(h5p.DATASET_CREATE)
+    h5 = _hdf5()
+    layout = h5.h5p.create(h5.h5p.DATASET_CREATE)
     layout.set_obj_track_times(False)
     if chunks:
         layout.set_chunk(chunks)
