@@ -169,8 +169,8 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
     theta = draw_theta(store, index)
     outcome = Attempt(simulator, theta, store.seed, index, torch.device(device)).outcome()
     seconds = time.perf_counter() - started
-    made = conditions(simulator, device)
-    return store.commit(index, theta, outcome, seconds=seconds, conditions=made, normalised=True)
+    made, same = conditions(simulator, device), simulator.observables == store.observables
+    return store.commit(index, theta, outcome, seconds=seconds, conditions=made, normalised=same)
 
 
 def give_up(store: Store, index: int, status: Status, message: str, *, seconds: float = 0.0) -> Entry:

@@ -63,6 +63,9 @@ def test_a_block_is_checked_once_and_what_others_commit_is_checked_too(tmp_path,
     store.commit(1, torch.zeros(5, 1), Outcome({"v": torch.full((5,), math.nan)}), seconds=0.0)
     assert len(looked) == 2
     assert store.counts[Status.NON_FINITE] == 5
+    other = numpy(lambda a, *, rng: {"w": a}, prior=simulator.prior, observables={"w": Observable(())})
+    with pytest.raises(ValueError, match="block 1 returned"):
+        block.run_block(other, store, 1)
 
 
 def test_streams_of_blocks_are_uniform_and_independent():
