@@ -15,7 +15,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.storage.folder import Folder, Local
 from sciinf.surveys.block import Block, file_of, read_block
-from sciinf.surveys.description import read_description
+from sciinf.surveys.description import read_about
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +39,7 @@ class Answers:
     """
 
     def __init__(self, folder: Folder) -> None:
-        self.folder, self.about = folder, read_description(folder)
+        self.folder, self.about = folder, read_about(folder)
         self.prior = Prior.from_json(self.about["prior"])
         self.rows, self.levels = int(self.about["rows"]), tuple(map(float, self.about["quantiles"]))
         self.calibration: Mapping[str, Any] = self.about["calibration"]
@@ -128,7 +128,7 @@ class Answers:
         names = list(dict.fromkeys(names))
         if unknown := [name for name in names if name not in self.columns]:
             raise ValueError(f"there is no column {unknown[0]!r}; there are {', '.join(self.columns)}")
-        where = {name: self._where[name] for name in names if name != "row"}
+        where = {name: self._datasets[name] for name in names if name != "row"}
         parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0, dtype=int)] for name in names if not self._there}
         for index in self._there:
             if "row" in names:
@@ -217,7 +217,7 @@ class Answers:
         return index, at
 
     @cached_property
-    def _where(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def _datasets(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name of each column -> its dataset, and where in a row it is."""
         found: dict[str, tuple[str, tuple[int, ...]]] = {name: (name, ()) for name in _PLAIN}
         found["outside"] = ("trust", ())

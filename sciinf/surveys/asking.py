@@ -24,7 +24,7 @@ from sciinf.store import Store
 from sciinf.surveys.answers import Answers, digest_of, load_answers
 from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.checks import LEVELS
-from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, claimed, described
+from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, described, taken_up
 from sciinf.surveys.drawing import TRUST, Asked, RowAnswers
 from sciinf.surveys.rows import Observations, observations_of
 from sciinf.trust.failures import Reading
@@ -98,7 +98,7 @@ def query_all(
         wanted = Asked(levels, level, draws, kept, seed, failures)
         answering, folder = RowAnswers(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
         try:
-            about = claimed(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
+            about = taken_up(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
             _answer(folder, about, answering, of, progress=progress)
             if of.now() != of.digest:
                 raise ValueError(

@@ -27,22 +27,22 @@ _SURVEYED = 1  # raised when surveys look at rows otherwise, or write them other
 _LATER = ("codes", "checked")  # which the first folders of answers did not have in common
 STATUS = ("answered", "not finite", "the simulation raised", "the simulation ran out of time", "no answer")
 _OWN = {
-    "posterior": "posterior",
-    "fit": "fit",
-    "calibration_sha256": "calibration",
-    "prior": "prior",
-    "observations_sha256": "observations",
-    "rows": "number of observations",
-    "truth": "kind of observations",
-    "level": "level",
-    "quantiles": "quantiles",
-    "draws": "number of draws",
-    "kept": "number of draws that are kept",
-    "seed": "seed",
-    "failures": "reading of failed simulations",
-    "block": "number of rows in a block",
-    "codes": "meaning of codes",
-    "checked": "version of what is checked",
+    "posterior": "another posterior",
+    "fit": "another fit",
+    "calibration_sha256": "another calibration",
+    "prior": "another prior",
+    "observations_sha256": "other observations",
+    "rows": "another number of observations",
+    "truth": "another kind of observations",
+    "level": "another level",
+    "quantiles": "other quantiles",
+    "draws": "another number of draws",
+    "kept": "another number of draws that are kept",
+    "seed": "another seed",
+    "failures": "another reading of failed simulations",
+    "block": "another number of rows in a block",
+    "codes": "another meaning of codes",
+    "checked": "another version of what is checked",
 }
 """What two commands must have in common to write into one folder."""
 
@@ -96,7 +96,7 @@ def identity(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
-def claimed(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def taken_up(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a folder: what is there, or else what is wanted, written.
 
     One that no block was written under is replaced.
@@ -106,18 +106,17 @@ def claimed(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
         OSError: If it cannot be written.
     """
     folder.create(NAME, as_bytes(wanted))
-    found = read_description(folder)
+    found = read_about(folder)
     if found["survey"] != wanted["survey"]:
         if not any(name.endswith(".h5") for name in folder.names("blocks")):
             folder.replace(NAME, as_bytes(wanted))
-            return read_description(folder)
+            return read_about(folder)
         other = [words for key, words in _OWN.items() if found.get(key) != wanted[key]]
         way = "the same options as before to go on"
         if found.get("checked") != wanted["checked"]:
             way = f"go on with sciinf {found['versions']['sciinf']}, which began it; `load_answers` reads what is there"
         raise ValueError(
-            f"{folder.name} holds answers with another {' and another '.join(other)}; give another folder (--out), or "
-            f"{way}"
+            f"{folder.name} holds answers with {' and '.join(other)}; give another folder (--out), or {way}"
         )
     return found
 
@@ -128,11 +127,11 @@ def check_ours(folder: Folder, survey: str) -> None:
     Raises:
         ValueError: If so.
     """
-    if read_description(folder)["survey"] != survey:
+    if read_about(folder)["survey"] != survey:
         raise ValueError(f"{folder.name} was taken for other answers meanwhile; give another folder")
 
 
-def read_description(folder: Folder) -> dict[str, Any]:
+def read_about(folder: Folder) -> dict[str, Any]:
     """What `answers.json` says.
 
     Raises:

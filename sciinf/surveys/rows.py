@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Posterior, X, as_observation
-from sciinf.core.observation_columns import Column, Wanted
+from sciinf.core.observation_columns import Column, Contents, Wanted
 from sciinf.core.observation_files import open_columns
 from sciinf.core.simulator import Observable, Status, event_of
 from sciinf.storage.outcome import status_of
@@ -28,6 +28,7 @@ from sciinf.store import Store
 
 _NUMBERS = 2**40  # that a file may hold
 _CHUNK = 65_536  # rows at a time
+_SHOWN = 8  # names of columns in a message
 REFUSED = 4
 """In the column `status`, beside the numbers of `Status`: there are data, and no answer to them."""
 
@@ -151,21 +152,32 @@ class OfArrays(Observations):
     def __init__(self, name: str, arrays: Mapping[str, Any], observables: Mapping[str, Observable]) -> None:
         self.name, self.arrays, self.observables = name, arrays, observables
         if set(arrays) != set(observables):
-            raise ValueError(f"{name} has {sorted(arrays)}, the posterior is for {event_of(observables)}")
+            raise ValueError(
+                f"{name} has {sorted(arrays)}, the posterior is for {event_of(observables)}; call the arrays as the "
+                "observables, and leave out others"
+            )
         for key, spec in observables.items():
             shape = tuple(arrays[key].shape)
             if not shape or shape[1:] != spec.shape:
+                turned = "; its transpose has this shape" if shape[::-1][1:] == spec.shape else ""
                 raise ValueError(
-                    f"{name}: {key!r} has shape {shape}, expected (rows, {str(spec.shape)[1:-1].rstrip(',')}): one row "
-                    "for each observation"
+                    f"{name}: {key!r} has shape {shape}, expected {_shape(spec)}, one row for each observation: bring "
+                    f"it into this shape{turned}"
                 )
         counts = {key: len(array) for key, array in arrays.items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"{name}: the observables have different numbers of rows: {counts}")
+            told = ", ".join(f"{key!r} {count:,}" for key, count in counts.items())
+            raise ValueError(
+                f"{name}: the observables have different numbers of rows ({told}), expected one for each observation: "
+                "bring them into the same order, and leave out rows that one of them lacks"
+            )
         self.rows = next(iter(counts.values()))
         if not self.rows:
             raise ValueError(f"{name} holds no row")
-        as_observation(observables, {key: _ones(array[:1]) for key, array in arrays.items()}, batched=True)  # any units
+        try:
+            as_observation(observables, {key: _ones(array[:1]) for key, array in arrays.items()}, batched=True)
+        except ValueError as error:  # of a unit, or of what is no number
+            raise ValueError(f"{name}: {error}") from error
         self.digest = self.now()
 
     def read(self, start: int, stop: int) -> Seen:
@@ -235,10 +247,10 @@ def observations_of(
 
 
 class _WithUnit:
-    """Numbers that are cut into slices, each of which is a quantity."""
+    """Numbers of an observable that are cut into slices, each of which is a quantity."""
 
-    def __init__(self, values: Any, unit: str) -> None:
-        self.values, self.unit, self.shape = values, unit, tuple(values.shape)
+    def __init__(self, name: str, values: Any, unit: str) -> None:
+        self.name, self.values, self.unit, self.shape = name, values, unit, tuple(values.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -246,7 +258,13 @@ class _WithUnit:
     def __getitem__(self, rows: Any) -> Any:
         from astropy import units
 
-        return units.Quantity(np.asarray(self.values[rows]), self.unit)
+        try:
+            return units.Quantity(np.asarray(self.values[rows]), self.unit)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.name!r} is in {self.unit!r}, which is no unit that astropy knows; write it as in 'm/s', or "
+                "leave it out where the numbers are in the observable's own"
+            ) from error
 
 
 def _ones(row: Any) -> Any:
@@ -271,8 +289,9 @@ def _columns(path: Path, observables: Mapping[str, Observable], stays: ExitStack
     names = "|".join(map(re.escape, observables))
     alone = next(iter(observables)) if len(observables) == 1 else ""
     with ExitStack() as stack:
-        found = dict(open_columns(path, Wanted(rf"(?:{names})(?:_\d+)?", _NUMBERS, alone), stack).columns)
-        picked = {name: _several(path, name, spec, found) for name, spec in observables.items()}
+        contents = open_columns(path, Wanted(rf"(?:{names})(?:_\d+)?", _NUMBERS, alone), stack)
+        found = dict(contents.columns)
+        picked = {name: _several(path, name, spec, contents) for name, spec in observables.items()}
         in_place = path.suffix.lower() in (".h5", ".hdf5")
         arrays = {n: (None if in_place and n in found else column.read(), column.unit) for n, column in picked.items()}
     if in_place:
@@ -281,27 +300,40 @@ def _columns(path: Path, observables: Mapping[str, Observable], stays: ExitStack
         opened: Any = h5py.File(path, "r")  # stays open as long as its rows are read
         stays.callback(opened.close)
         arrays = {n: (opened[n] if n in found else values, unit) for n, (values, unit) in arrays.items()}
-    return {name: _WithUnit(values, unit) if unit else values for name, (values, unit) in arrays.items()}
+    return {name: _WithUnit(name, values, unit) if unit else values for name, (values, unit) in arrays.items()}
 
 
-def _several(path: Path, name: str, spec: Observable, found: Mapping[str, Column]) -> Column:
+def _several(path: Path, name: str, spec: Observable, contents: Contents) -> Column:
     """An observable's column, or columns `name_0`, `name_1`, ... put beside each other."""
-    if name in found:
-        return found[name]
+    if name in contents.columns:
+        return contents.columns[name]
     pattern = re.compile(rf"{re.escape(name)}_(\d+)")
-    numbered = {int(match[1]): column for key, column in found.items() if (match := pattern.fullmatch(key))}
+    numbered = {int(match[1]): column for key, column in contents.columns.items() if (match := pattern.fullmatch(key))}
     order = sorted(numbered)
     if len(spec.shape) != 1 or len(order) != spec.shape[0] or order != list(range(order[0], order[0] + len(order))):
+        there = ", ".join(contents.names[:_SHOWN]) + (", ..." if len(contents.names) > _SHOWN else "")
+        beside = f", or columns {name}_0 to {name}_{spec.shape[0] - 1}" if len(spec.shape) == 1 else ""
         raise ValueError(
-            f"{path} has no {name!r} with one row for each observation, of shape (rows, *{spec.shape}); it may also "
-            f"stand in columns {name}_0, {name}_1, ..."
+            f"{path} has no {name!r} with one row for each observation; it has {there or 'no columns'}. Expected is an "
+            f"array {name!r} of shape {_shape(spec)}{beside}: rename or add what is missing"
         )
-    units = {numbered[k].unit for k in order}
-    if len(units) > 1:
-        raise ValueError(f"{path}: the columns of {name!r} have the units {sorted(units)}; keep one of them")
-    shape = (*numbered[order[0]].shape, len(order))
-    kind = numbered[order[0]].dtype
-    return Column(shape, kind, units.pop(), lambda: np.stack([numbered[k].read() for k in order], axis=1))
+    for what, each in (
+        ("unit", {k: numbered[k].unit for k in order}),
+        ("shape", {k: numbered[k].shape for k in order}),
+    ):
+        if other := next((k for k in order if each[k] != each[order[0]]), None):
+            first, second = (f"{each[k]}" or "none" for k in (order[0], other))
+            raise ValueError(
+                f"{path}: the columns of {name!r} have different {what}s, {name}_{order[0]} {first} and {name}_{other} "
+                f"{second}; expected is one {what} for all: write the file with it"
+            )
+    shape, start = (*numbered[order[0]].shape, len(order)), numbered[order[0]]
+    return Column(shape, start.dtype, start.unit, lambda: np.stack([numbered[k].read() for k in order], axis=1))
+
+
+def _shape(spec: Observable) -> str:
+    """What an array of an observable is to look like, in words."""
+    return f"({', '.join(('rows', *map(str, spec.shape)))}{'' if spec.shape else ','})"
 
 
 def _differ(one: Mapping[str, Observable], other: Mapping[str, Observable]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sciinf import load_answers, query_all
 from sciinf.storage.folder import Local
 from sciinf.surveys.block import file_of
-from sciinf.surveys.description import NAME, as_bytes, claimed, identity
+from sciinf.surveys.description import NAME, as_bytes, identity, taken_up
 from sciinf.surveys.drawing import RowAnswers
 
 
@@ -70,4 +70,4 @@ def test_a_folder_of_the_first_version_is_read_and_not_gone_on_with(ball, tmp_pa
     folder.replace(file_of(0), b"")
     assert "unfinished" in load_answers(tmp_path / "b").summary()
     with pytest.raises(ValueError, match="another version of what is checked"):
-        claimed(folder, answers.about)
+        taken_up(folder, answers.about)

@@ -175,7 +175,7 @@ def test_refusals(ball, answers, tmp_path) -> None:
     query_all(ball.posterior, ball.store, tmp_path / "a", ball.calibration, **ask)
     with pytest.raises(ValueError, match="another seed; give another folder"):
         query_all(ball.posterior, ball.store, tmp_path / "a", ball.calibration, seed=1, **ask)
-    with pytest.raises(ValueError, match="another observations and another number"):
+    with pytest.raises(ValueError, match="answers with other observations and another number"):
         query_all(ball.posterior, {"x": torch.zeros(3, 5)}, tmp_path / "a", ball.calibration, **ask)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine").write_text("")

@@ -11,7 +11,8 @@ import torch
 from astropy import units
 from astropy.table import QTable
 
-from sciinf.surveys.rows import REFUSED, observations_of
+from sciinf import Observable
+from sciinf.surveys.rows import REFUSED, OfArrays, observations_of
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,13 @@ def test_rows_that_the_observables_do_not_take_keep_their_place(ball, data) -> N
     ("arrays", "words"),
     [
         ({"x": np.zeros((0, 5))}, "holds no row"),
-        ({"x": np.zeros(5)}, r"shape \(5,\), expected \(rows, 5\)"),
-        ({"x": np.zeros((3, 5)), "more": np.zeros(3)}, r"has \['more', 'x'\]"),
+        (
+            {"x": np.zeros(5)},
+            r"'x' has shape \(5,\), expected \(rows, 5\), one row for each observation: bring it",
+        ),
+        ({"x": np.zeros((5, 9))}, r"'x' has shape \(5, 9\), expected \(rows, 5\).*its transpose has this shape"),
+        ({"x": np.zeros((3, 5)), "more": np.zeros(3)}, r"has \['more', 'x'\].*leave out others"),
+        ({"x": np.zeros((3, 5)) * units.s}, "^the observations: observable 'x' is in 's'.*correct the unit"),
     ],
 )
 def test_arrays_that_do_not_fit(ball, arrays, words) -> None:
@@ -117,8 +123,45 @@ def test_columns_of_hdf5(ball, data, tmp_path) -> None:
 def test_a_file_with_too_few_columns(ball, data, tmp_path) -> None:
     file = tmp_path / "data.csv"
     np.savetxt(file, data[:, :3], "%.9g", ",", header="x_0,x_1,x_2", comments="")
-    with pytest.raises(ValueError, match="no 'x' with one row for each observation"):
+    said = (
+        r"no 'x' with one row for each observation; it has x_0, x_1, x_2.*of shape \(rows, 5\), or columns x_0 to"
+    )
+    with pytest.raises(ValueError, match=said):
         observations_of(file, ball.posterior)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (["cm", "m", "m", "m", "m"], "have different units, x_0 cm and x_1 m; expected is one unit for all"),
+        (["", "m", "m", "m", "m"], "have different units, x_0 none and x_1 m"),
+        (["parsnip"] * 5, "data.csv: 'x' is in 'parsnip', which is no unit that astropy knows; write it as"),
+        (["s"] * 5, "data.csv: observable 'x' is in 's', which does not convert to the simulator's 'm'"),
+    ],
+)
+def test_units_of_columns_that_do_not_fit(ball, data, tmp_path, named, words) -> None:
+    head = ",".join(f"x_{k} [{unit}]" if unit else f"x_{k}" for k, unit in enumerate(named))
+    np.savetxt(tmp_path / "data.csv", data, "%.9g", ",", header=head, comments="")
+    with pytest.raises(ValueError, match=words):
+        observations_of(tmp_path / "data.csv", ball.posterior)
+
+
+def test_columns_of_different_lengths(ball, tmp_path) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as opened:
+        for k in range(5):
+            opened[f"x_{k}"] = np.zeros(6 + (k == 3))
+    with pytest.raises(ValueError, match=r"different shapes, x_0 \(6,\) and x_3 \(7,\); expected is one shape"):
+        observations_of(tmp_path / "data.h5", ball.posterior)
+
+
+def test_observables_of_different_numbers_of_rows() -> None:
+    both = {"x": Observable((5,), "m"), "y": Observable((), "s")}
+    with pytest.raises(
+        ValueError, match=r"different numbers of rows \('x' 3, 'y' 4\).*leave out rows"
+    ):
+        OfArrays("the data", {"x": np.zeros((3, 5)), "y": np.zeros(4)}, both)
+    with pytest.raises(ValueError, match=r"'y' has shape \(3, 1\), expected \(rows,\), one row"):
+        OfArrays("the data", {"x": np.zeros((3, 5)), "y": np.zeros((3, 1))}, both)
 
 
 def test_rows_of_a_store_reach_over_its_blocks(ball) -> None:
