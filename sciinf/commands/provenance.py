@@ -1,4 +1,4 @@
-"""Where a run folder's results came from: versions, command, seeds, digests, seconds."""
+"""Where the results in a folder came from, of a run or of a survey: versions, command, seeds, digests, seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sciinf.commands.remembered import OPTIONS, simulator_mark
 from sciinf.core.files import read_json, versions
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
+from sciinf.surveys.description import KIND, NAME
 
 if TYPE_CHECKING:
     from sciinf.core import Simulator
@@ -28,7 +29,7 @@ def provenance(
     """The content of `provenance.json`: the latest command, and under "history" all that worked on the folder.
 
     Args:
-        folder: The run folder, with everything but the report in it.
+        folder: The run folder, with everything but the report in it; or a folder of answers to many observations.
         seed: The run's.
         started: Seconds since 1970.
         asked: The command, or the call, in words.
@@ -72,7 +73,22 @@ def provenance(
                 data["digests"]["simulations"] = found["store"]["digest"]
             if name == "calibration":
                 data["digests"]["calibration_simulations"] = found["simulations"]
-    return data
+    return _of_survey(data, _read(folder / NAME))
+
+
+def _of_survey(data: dict[str, Any], survey: dict[str, Any]) -> dict[str, Any]:
+    """What is also said where the folder holds answers to many observations: which run answered, and what."""
+    if survey.get("kind") != KIND:
+        return data
+    digests = {
+        "fit": survey["fit"],
+        "calibration": survey["calibration_sha256"],
+        "observations": survey["observations_sha256"],
+        "survey": survey["survey"],
+        "answers": survey.get("found", {}).get("digest"),
+    }
+    asked = {"run": survey["run"], "observations": survey["observations"]}
+    return {**data, **asked, "digests": {**data["digests"], **digests}}
 
 
 def _read(file: Path) -> dict[str, Any]:

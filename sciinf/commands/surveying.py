@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 
 from sciinf import build_posterior
 from sciinf.calibration import load_calibration
+from sciinf.commands import steps
 from sciinf.commands.remembered import asked_with
 from sciinf.commands.run_folders import run_of
 from sciinf.core.files import json_text
@@ -39,7 +41,7 @@ def survey_run(folder: str, observations: str, simulator: str | None, given: Map
         click.UsageError: If options do not go together.
         ValueError: As `query_all` does.
     """
-    kept = _kept(given)
+    kept, started = _kept(given), time.time()
     if given["table"] is not None:
         check_table(given["table"], given["out"])
     out, run = own_folder(given["out"]), Path(run_of(folder))
@@ -61,6 +63,7 @@ def survey_run(folder: str, observations: str, simulator: str | None, given: Map
             run=run,
         )
         write_picture(answers, out.root / "summary.png")
+    steps.record(out.root, given["seed"], started, sim)
     if given["table"] is not None:
         write_answers(answers, given["table"])
     tell(json_text(answers.about) if given["as_json"] else answers.summary(), ANSWER)

@@ -125,7 +125,7 @@ def own_folder(path: str | Path) -> Local:
     path = local_path(path)
     inside = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
     ours = NAME in inside or any(path.glob("blocks/[0-9]*/[0-9]*.h5"))
-    if inside - {"log.txt", "summary.png"} and not ours:
+    if inside - {"log.txt", "summary.png", "provenance.json"} and not ours:
         raise ValueError(
             f"{path} holds other files ({', '.join(sorted(inside)[:4])}); answers to many observations take a folder "
             "of their own"

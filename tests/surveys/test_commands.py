@@ -11,6 +11,7 @@ from astropy.table import QTable
 from command_line import call
 
 from sciinf import build_posterior, load_answers
+from sciinf.core.files import read_json, versions
 from sciinf.exports.answers_table import survey_table, write_answers
 from sciinf.figures.survey import survey_figure, write_picture
 from sciinf.surveys import asking
@@ -41,6 +42,23 @@ def test_a_survey_from_the_command_line(ball, asked) -> None:
     assert load_answers(out).draws(0).shape == (2, 3)
     assert (out / "summary.png").stat().st_size < 60_000
     assert (out / "log.txt").is_file()
+
+
+def test_a_survey_says_where_it_came_from(ball, asked) -> None:
+    run, out, *_ = asked
+    said, answers = read_json(out / "provenance.json"), load_answers(out)
+    assert said["digests"] == {
+        "fit": ball.fit.digest,
+        "calibration": answers.about["calibration_sha256"],
+        "observations": ball.store.digest,
+        "survey": answers.about["survey"],
+        "answers": answers.digest,
+    }
+    assert (said["run"], said["observations"], said["seed"]) == (str(run), str(ball.store.path), 0)
+    assert said["command"].startswith("sciinf ")
+    assert said["versions"] == versions()
+    assert len(said["history"]) == 2
+    assert said["seconds"]["total"] > 0
 
 
 def test_a_table_has_units_and_verdicts(ball, asked, tmp_path) -> None:

@@ -123,9 +123,7 @@ def test_columns_of_hdf5(ball, data, tmp_path) -> None:
 def test_a_file_with_too_few_columns(ball, data, tmp_path) -> None:
     file = tmp_path / "data.csv"
     np.savetxt(file, data[:, :3], "%.9g", ",", header="x_0,x_1,x_2", comments="")
-    said = (
-        r"no 'x' with one row for each observation; it has x_0, x_1, x_2.*of shape \(rows, 5\), or columns x_0 to"
-    )
+    said = r"no 'x' with one row for each observation; it has x_0, x_1, x_2.*of shape \(rows, 5\), or columns x_0 to"
     with pytest.raises(ValueError, match=said):
         observations_of(file, ball.posterior)
 
@@ -156,9 +154,7 @@ def test_columns_of_different_lengths(ball, tmp_path) -> None:
 
 def test_observables_of_different_numbers_of_rows() -> None:
     both = {"x": Observable((5,), "m"), "y": Observable((), "s")}
-    with pytest.raises(
-        ValueError, match=r"different numbers of rows \('x' 3, 'y' 4\).*leave out rows"
-    ):
+    with pytest.raises(ValueError, match=r"different numbers of rows \('x' 3, 'y' 4\).*leave out rows"):
         OfArrays("the data", {"x": np.zeros((3, 5)), "y": np.zeros(4)}, both)
     with pytest.raises(ValueError, match=r"'y' has shape \(3, 1\), expected \(rows,\), one row"):
         OfArrays("the data", {"x": np.zeros((3, 5)), "y": np.zeros((3, 1))}, both)
