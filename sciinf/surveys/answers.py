@@ -273,6 +273,8 @@ def lines_of(answers: Answers) -> list[str]:
     if lost := {words: n for words, n in found["status"].items() if n and words != "answered"}:
         lines.append(f"no answer     {', '.join(f'{words}: {n:,}' for words, n in lost.items())}")
     lines.append(f"outside       {_outside(found['trust'])}")
+    if together := found.get("population"):  # which the first folders of answers did not have
+        lines.append(f"population    {together['level']}: {together['verdict']}")
     if bad := {level: n for level, n in found["checks"].items() if n and level != "good"}:
         lines.append(f"checks        {', '.join(f'{level}: {n:,} rows' for level, n in bad.items())}")
     if found["unreliable"]:

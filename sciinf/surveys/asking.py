@@ -26,6 +26,7 @@ from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.checks import LEVELS
 from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, described, taken_up
 from sciinf.surveys.drawing import TRUST, Asked, RowAnswers
+from sciinf.surveys.population import population
 from sciinf.surveys.rows import Observations, observations_of
 from sciinf.trust.failures import Reading
 
@@ -105,7 +106,7 @@ def query_all(
                     f"{of.name} changed while it was asked about, and nobody knows which answers in {folder.name} are "
                     "of what: remove them, and ask again"
                 )
-            return _finished(folder, about, answering)
+            return _finished(folder, about, answering, of)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise
@@ -175,13 +176,16 @@ def _whole(folder: Folder, index: int, survey: str) -> bool:
         return False
 
 
-def _finished(folder: Folder, about: Mapping[str, Any], answering: RowAnswers) -> Answers:
+def _finished(folder: Folder, about: Mapping[str, Any], answering: RowAnswers, of: Observations) -> Answers:
     """The answers, with what they say together in `answers.json`."""
     check_ours(folder, about["survey"])
     answers = load_answers(folder)
     counts = _Counts(answers, answering.expected())
     digest = digest_of(counts.counted(answers.block(index) for index in range(answers.blocks)))
-    folder.replace(NAME, as_bytes({**about, "found": {**counts.found(), "digest": digest}}))
+    with torch.no_grad(), shared(cores_here()):
+        together = population(answers, answering, of, np.concatenate(counts.p_values), np.concatenate(counts.inside))
+    found = {**counts.found(), "population": together.to_json(), "digest": digest}
+    folder.replace(NAME, as_bytes({**about, "found": found}))
     return load_answers(folder)
 
 
@@ -193,6 +197,7 @@ class _Counts:
         self.codes: dict[str, Counter[int]] = {name: Counter() for name in ("status", "trust", "checks")}
         size = len(answers.prior)
         self.below, self.known, self.unreliable = np.zeros((size, len(answers.levels))), np.zeros(size), 0
+        self.p_values, self.inside = list[np.ndarray](), list[np.ndarray]()
 
     def counted(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """The same blocks, counted as they pass."""
@@ -202,6 +207,8 @@ class _Counts:
             self.codes["status"].update(columns["status"].tolist())
             self.codes["trust"].update(columns["trust"].tolist())
             self.codes["checks"].update(columns["checks"][good].tolist())
+            self.p_values.append(columns["p_value"])
+            self.inside.append(good & (columns["trust"] != TRUST.index("alarm")))
             self.unreliable += int((columns["pareto_k"] > _UNRELIABLE).sum())
             if "truth" in columns:
                 truth, quantiles = columns["truth"][good], columns["quantiles"][good]

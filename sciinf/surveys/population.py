@@ -1,0 +1,120 @@
+r"""Whether the rows of a survey, all together, are as those of the prior: what no single row can tell.
+
+A truth outside the prior may have the data of one within. Its row is like the simulations, and its answer is wrong.
+Many such rows show, for they are too many in one place. Where theta is drawn from the prior and x simulated, one draw
+t_i of the posterior of each row is, over the rows, a draw of the prior, t_i ~ E_x p(theta | x) = p(theta), and p-values
+are as those of simulations. With D the largest distance of the distribution functions of n rows and of m draws of the
+prior (or simulations), for each of K samples, the parameters and the p-values, the finding is that one differs where
+
+    D > g + sqrt(log(2 K / a) / 2) sqrt(1 / n + 1 / m),        a = 0.01.
+
+Where each true distance is at most g, as far as averages of a posterior that passed its calibration may be off, that is
+so by chance in at most a share a of surveys (Kolmogorov and Smirnov, for large n and m); far more rarely where there
+is none. Rows that are outside, and such simulations, are left out: they tell of themselves.
+
+References:
+    | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018),
+      https://arxiv.org/abs/1804.06788: posteriors averaged over data are the prior
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from sciinf.core import Check
+from sciinf.inference.amortised import pushed
+from sciinf.surveys.answers import Answers
+from sciinf.surveys.drawing import RowAnswers
+from sciinf.surveys.rows import Observations
+from sciinf.trust.agreement import STATED_GAP
+from sciinf.trust.failures import Failures
+from sciinf.trust.ood import REFERENCE
+from sciinf.trust.views import Ranked
+
+NAME, _P = "population", "p-values"
+LEAST, _MOST, _PRIOR = 300, 2_000, 20_000  # rows at least and at most, draws of the prior
+_BY_CHANCE, _OUTSIDE = 0.01, 0.01  # false alarms; p-values below are outside (`trust.ood`)
+_MEANS = (
+    "That alone is no fault. But a calibration holds on average over the prior, and does not speak for these rows; and "
+    "truths outside the prior, whose data look like those of others within, show like this: see whether the prior fits"
+)
+
+
+def population(answers: Answers, answering: RowAnswers, of: Observations, p: np.ndarray, inside: np.ndarray) -> Check:
+    """What all rows say together.
+
+    Args:
+        answers: The answers, complete.
+        answering: What answered.
+        of: The observations.
+        p: The p-value of each row, (rows,); NaN where it was compared with nothing.
+        inside: Whether each has an answer, and is not outside, (rows,).
+    """
+    rows, prior = np.flatnonzero(inside), answering.prior
+    if len(rows) < LEAST:
+        return Check(NAME, "unknown", f"{len(rows):,} rows are too few to compare with the prior: at least {LEAST}")
+    generator = torch.Generator().manual_seed(answering.wanted.seed)
+    rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST].sort().values.numpy()]
+    reference = said.reference if (said := answering.judge.calibration) else {}
+    pairs, failures, lacks = dict[str, tuple[np.ndarray, np.ndarray]](), Failures.from_tensors(reference), ""
+    if prior.mixed:
+        lacks = "some are discrete, or do not always exist"
+    elif answering.posterior.under is not None:
+        lacks = "the network was learned under a proposal"
+    elif failures is not None and failures.depend:
+        lacks = "whether simulations fail depends on them"
+    elif (drawn := _one_of_each(answers, answering, of, rows, generator)) is None:
+        lacks = "no draws are kept (--draws 1; kept=1 in Python)"
+    else:
+        theta = prior.sample(_PRIOR, generator=generator).double().numpy()
+        pairs = {name: (drawn[:, d], theta[:, d]) for d, name in enumerate(prior.names)}
+    if (far := reference.get(REFERENCE)) is not None:
+        own = Ranked(far).p_values(far[-_MOST:]).numpy() - 1 / (1 + len(far))  # each of them counted itself twice
+        pairs[_P] = (p[rows], own[own >= _OUTSIDE])
+    return judged(pairs, lacks)
+
+
+def judged(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], lacks: str = "", gap: float = STATED_GAP) -> Check:
+    """The finding on samples, name -> (of the rows, of what they are compared with), and why others are not there."""
+    more = f"; parameters were not compared: {lacks}" if lacks else ""
+    if not pairs:
+        return Check(NAME, "unknown", f"nobody can tell whether the rows are as those of the prior{more}")
+    factor = math.sqrt(math.log(2 * len(pairs) / _BY_CHANCE) / 2)
+    bounds = {name: gap + factor * math.sqrt(1 / len(a) + 1 / len(b)) for name, (a, b) in pairs.items()}
+    found = {name: distance(*pair) for name, pair in pairs.items()}
+    name = max(found, key=lambda one: found[one] - bounds[one])
+    size = f"distribution functions are {found[name]:.2g} apart, by chance at most {bounds[name]:.2g}"
+    rows, other = pairs[name]
+    if found[name] <= bounds[name]:
+        words = f"{len(rows):,} rows together are as the prior has them (farthest: {name}, whose {size}){more}"
+        return Check(NAME, "good", f"{words}. That tells of no single row, nor of faults that leave all of them so")
+    what, whose = ("p-values", "simulations") if name == _P else (f"draws of {name}", "the prior")
+    half = f"{np.mean(rows > np.median(other)):.0%} of the {what} of {len(rows):,} rows are above the middle of {whose}"
+    return Check(NAME, "caution", f"the rows together are unlike the prior: {half} ({size}){more}. {_MEANS}")
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest distance of the distribution functions of two samples, (n,) and (m,)."""
+    one, other = (np.searchsorted(np.sort(x), np.concatenate([a, b]), side="right") / len(x) for x in (a, b))
+    return float(np.abs(one - other).max())
+
+
+def _one_of_each(
+    answers: Answers, answering: RowAnswers, of: Observations, rows: np.ndarray, generator: torch.Generator
+) -> np.ndarray | None:
+    """A draw of each of some rows, (rows, D): one that was kept, or a new one; None where neither is at hand."""
+    if answers.about["kept"]:
+        return np.stack([answers.draws(int(row))[0] for row in rows]).astype(float)
+    found = []
+    for some in np.split(rows, range(answering.wanted.rows, len(rows), answering.wanted.rows)):
+        seen = [of.read(int(row), int(row) + 1).x for row in some]
+        x = {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
+        if pushed(answering.posterior, x) is None:
+            return None
+        found.append(answering.posterior.draw_batched(x, 1, generator=generator)[0])
+    theta = torch.cat(found).double()
+    return theta[theta.isfinite().all(1)].numpy()
