@@ -237,7 +237,7 @@ def edges_of(law: td.Distribution, value: Tensor) -> list[Edge]:
     """The bounds where a law that is carried to the standard normal is cut off, seen from values, (n, k), float64."""
     if isinstance(law, JointLaw):
         return law.edges(value)
-    if law.event_shape or support(law).is_discrete or not is_normalisable(law):
+    if law.event_shape or support(law).is_discrete or bounds(law) == (None, None) or not is_normalisable(law):
         return []
     between = (torch.special.ndtr(to_normal(law, value[:, 0])), torch.special.ndtr(-to_normal(law, value[:, 0])))
     sides = zip(("lower", "upper"), cut_off(law), between, strict=True)

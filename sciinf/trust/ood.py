@@ -96,6 +96,7 @@ class Compared:
         known = REFERENCE in reference
         self.ranked = Ranked(reference[REFERENCE]) if known else None
         self.views = Views(posterior, reference) if known else None
+        self.searched = fits(posterior.observables)
 
     def trust(self, x: X) -> list[Trust]:
         """The verdict on each of a batch of observations, name -> (batch, *event), as on each by itself."""
@@ -111,7 +112,7 @@ class Compared:
 
     def _verdict(self, p: float, plain: float, rows: int) -> Trust:
         """The verdict by p-values: by all that an observation was compared by, and by the plain views alone."""
-        return _verdict(p, plain, rows, self.reference, fits(self.posterior.observables))
+        return _verdict(p, plain, rows, self.reference, self.searched)
 
 
 def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Trust:
