@@ -87,11 +87,11 @@ def judged(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], lacks: str = "", 
     bounds = {name: gap + factor * math.sqrt(1 / len(a) + 1 / len(b)) for name, (a, b) in pairs.items()}
     found = {name: distance(*pair) for name, pair in pairs.items()}
     name = max(found, key=lambda one: found[one] - bounds[one])
-    size = f"distribution functions are {found[name]:.2g} apart, by chance at most {bounds[name]:.2g}"
+    size = f"distribution functions are {found[name]:.2g} apart, {bounds[name]:.2g} are forgiven"
     rows, other = pairs[name]
     if found[name] <= bounds[name]:
         words = f"{len(rows):,} rows together are as the prior has them (farthest: {name}, whose {size}){more}"
-        return Check(NAME, "good", f"{words}. That tells of no single row, nor of faults that leave all of them so")
+        return Check(NAME, "good", f"{words}. This tells of no single row, nor of truths outside that are spread like it")
     what, whose = ("p-values", "simulations") if name == _P else (f"draws of {name}", "the prior")
     half = f"{np.mean(rows > np.median(other)):.0%} of the {what} of {len(rows):,} rows are above the middle of {whose}"
     return Check(NAME, "caution", f"the rows together are unlike the prior: {half} ({size}){more}. {_MEANS}")
