@@ -98,6 +98,15 @@ def test_a_network_draws_anew_where_nothing_is_kept(ball, tmp_path) -> None:
     assert "parameters were not compared" not in one["verdict"]
 
 
+def test_rows_that_are_outside_tell_of_themselves(ball, tmp_path) -> None:
+    """A hundred of 500 lie far off: marked as outside, and left out of what is compared."""
+    x = simulate(ball.simulator, tmp_path / "store", 500, seed=6, progress=False).load().x["x"]
+    x[::5] += 30.0
+    found = query_all(ball.posterior, {"x": x}, tmp_path / "a", ball.calibration, draws=9, progress=False).found
+    assert 100 <= found["trust"]["alarm"] < 117  # 4 more by chance; 17 or more in one of a million surveys
+    assert found["population"]["level"] == "good"
+
+
 def test_what_cannot_be_compared_is_said(ball, checked, tmp_path) -> None:
     _, said = asked(320, 6, checked, tmp_path, kept=0)
     assert "parameters were not compared: no draws are kept" in said["verdict"]
