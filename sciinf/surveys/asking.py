@@ -57,6 +57,9 @@ def query_all(
     that failed, or are not finite, are there without an answer. The same call goes on where it was stopped or killed,
     and several processes may work on one folder. Memory does not depend on the number of rows.
 
+    Once all rows are answered, they are compared together with the prior (`surveys.population`): truths outside it,
+    whose data look like those of others within, show in no single row. A caution there is no fault by itself.
+
     A network that moves noise answers many rows in one pass. Any other posterior (an ensemble, one that is weighted by
     a likelihood, chains) is asked row by row, as `query` asks it, and takes as long for each.
 
