@@ -91,7 +91,7 @@ def judged(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], lacks: str = "", 
     rows, other = pairs[name]
     if found[name] <= bounds[name]:
         words = f"{len(rows):,} rows together are as the prior has them (farthest: {name}, whose {size}){more}"
-        return Check(NAME, "good", f"{words}. This tells of no single row, nor of truths outside that are spread like it")
+        return Check(NAME, "good", f"{words}. This tells of no single row, nor of truths outside that are spread so")
     what, whose = ("p-values", "simulations") if name == _P else (f"draws of {name}", "the prior")
     half = f"{np.mean(rows > np.median(other)):.0%} of the {what} of {len(rows):,} rows are above the middle of {whose}"
     return Check(NAME, "caution", f"the rows together are unlike the prior: {half} ({size}){more}. {_MEANS}")
