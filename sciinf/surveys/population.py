@@ -39,8 +39,8 @@ NAME, _P = "population", "p-values"
 LEAST, _MOST, _PRIOR = 300, 2_000, 20_000  # rows at least and at most, draws of the prior
 _BY_CHANCE, _OUTSIDE = 0.01, 0.01  # false alarms; p-values below are outside (`trust.ood`)
 _MEANS = (
-    "That alone is no fault. But a calibration holds on average over the prior, and does not speak for these rows; and "
-    "truths outside the prior, whose data look like those of others within, show like this: see whether the prior fits"
+    "That alone is no fault. But a calibration holds on average over the prior, and does not speak for these rows. And "
+    "truths outside it, with data of others within, show like this, as does a network that did not pass its calibration"
 )
 
 
