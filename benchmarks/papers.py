@@ -15,6 +15,7 @@ no gain: its figure stands beside its baseline, and docs/choosing.md says so.
 "rollouts": errors of 200 steps of two equations, with no noise, one level and random levels in training.
 "solvers": evaluations of a continuous flow at about equal likelihood, by what training penalises.
 "batches": curves of training at batches x1, x4 and x16 by the rule for adaptive optimisers, and without it.
+"fluids": errors of one network for three flows in a plane, with the symbols of their equations and without.
 
 Seconds are CPU seconds of one thread.
 """
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from papers_fluids import fluids
 from papers_scores import distilled, gap, guided, levels, preserving
 from papers_training import batches, rollouts, solvers
 from reporting import in_parts
@@ -40,6 +42,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "rollouts": rollouts,
     "solvers": solvers,
     "batches": batches,
+    "fluids": fluids,
 }
 
 

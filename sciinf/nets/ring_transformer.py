@@ -7,7 +7,8 @@ entries by m a, m = 0, 1, 2, ... whole numbers (rotary embedding),
     score_ij = q_i^T k_j / sqrt(h)                      of others, wherever i is,
 
 one softmax over both. A layer that is shown a field turned by some patches thus answers as before, turned as well: an
-equation whose coefficients are the same everywhere need not be learnt at each place. Before attention and before the
+equation whose coefficients are the same everywhere need not be learnt at each place. On a torus each direction has its
+angle, and turns an equal part of the pairs. Before attention and before the
 two-layer network after it stands a normalisation.
 
 References:
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,15 +52,15 @@ class RingLayer(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "batch token width"],
-        angles: Float[Tensor, " token"] | None,
-        ring: tuple[Float[Tensor, "batch key width"], Float[Tensor, " key"]] | None,
+        angles: Float[Tensor, " token *direction"] | None,
+        ring: tuple[Float[Tensor, "batch key width"], Float[Tensor, " key *direction"]] | None,
         beside: tuple[Float[Tensor, "batch other width"], Bool[Tensor, "batch other"]] | None,
     ) -> Float[Tensor, "batch token width"]:
         """New tokens.
 
         Args:
             tokens: What looks.
-            angles: Where they stand; None for nowhere, whence there is no ring to look at.
+            angles: Where they stand, in each direction; None for nowhere, whence there is no ring to look at.
             ring: What is looked at on the ring, and where it stands.
             beside: What is looked at that has no place, and which of it is there.
         """
@@ -83,7 +84,9 @@ class RingLayer(nn.Module):
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _turned(self, parts: Tensor, angles: Tensor) -> Tensor:
-        angle = angles[:, None] * self.waves
+        directions = 1 if angles.ndim == 1 else angles.shape[1]
+        each = self.waves[: len(self.waves) // directions]  # of the pairs that a direction turns; others stay
+        angle = F.pad((angles[..., None] * each).flatten(1), (0, len(self.waves) - directions * len(each)))
         first, second = parts.chunk(2, -1)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
@@ -116,8 +119,22 @@ def waves_of(count: int, width: int, like: Tensor) -> Float[Tensor, "count width
     return torch.cat([angle.sin(), angle.cos()], -1).to(like.dtype)
 
 
-def patches(fields: Float[Tensor, "batch channel x"], size: int) -> Float[Tensor, "batch patch number"]:
-    """Pieces of a ring, each with half a piece on either side."""
-    half = size // 2
-    wide = F.pad(fields, (half, half), mode="circular")
-    return wide.unfold(-1, size + 2 * half, size).transpose(1, 2).flatten(2)
+def patches(fields: Float[Tensor, "batch channel *space"], size: int) -> Float[Tensor, "batch patch number"]:
+    """Pieces of a ring or a torus, each with half a piece on either side."""
+    half, directions = size // 2, fields.ndim - 2
+    wide = F.pad(fields, (half, half) * directions, mode="circular")
+    for axis in range(2, 2 + directions):
+        wide = wide.unfold(axis, size + 2 * half, size)
+    return wide.movedim(1, 1 + directions).flatten(1, directions).flatten(2)
+
+
+def turned(
+    fields: Float[Tensor, " batch *more"], steps: Int[Tensor, "batch direction"]
+) -> Float[Tensor, " batch *more"]:
+    """Periodic fields, each moved back by as many points in its last directions."""
+    for k, step in enumerate(steps.unbind(1)):
+        axis, count = k - steps.shape[1], fields.shape[k - steps.shape[1]]
+        at = (torch.arange(count, device=fields.device) + step[:, None]) % count
+        at = at.reshape(len(fields), *[1] * (fields.ndim + axis - 1), count, *[1] * (-axis - 1))
+        fields = fields.gather(axis, at.expand_as(fields))
+    return fields

@@ -16,6 +16,7 @@ from sciinf.surrogates.graph import Graph
 from sciinf.surrogates.inversion import Inversion
 from sciinf.surrogates.latent_dynamics import LatentDynamics
 from sciinf.surrogates.losses import RelativeL2, Sobolev
+from sciinf.surrogates.multi_fluid import MultiFluid
 from sciinf.surrogates.multi_operator import MultiOperator
 from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
 from sciinf.surrogates.operator import Operator
@@ -55,6 +56,7 @@ __all__ = [
     "LearnedCode",
     "Members",
     "Mmd",
+    "MultiFluid",
     "MultiOperator",
     "Operator",
     "Origin",

@@ -15,8 +15,8 @@ Coefficients are the same all over the ring, and the layers (`ring_transformer`)
 patches has its prediction turned likewise. In training, rows are turned by any number of points, so that it learns what
 lies between. The loss is |u - f| / |u|.
 
-In the paper symbols look at patches as well, space is a plane and its patches have absolute places, and numbers are
-written as sign, mantissa and exponent, each a token: a mantissa that was never seen then says nothing.
+In the paper symbols look at patches as well, space is a plane (as in `multi_fluid`), patches have absolute places, and
+numbers are written as sign, mantissa and exponent, each a token: a mantissa that was never seen then says nothing.
 
 Without symbols (`symbols=False`) a learned constant takes their place, and the network has to tell the equation from
 what it does between the frames.
@@ -38,7 +38,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.equation_symbols import SYMBOLS, Tokens, longest
 from sciinf.dynamics.equation_terms import Families
-from sciinf.nets.ring_transformer import NumberEmbedding, RingLayer, patches, waves_of
+from sciinf.nets.ring_transformer import NumberEmbedding, RingLayer, patches, turned, waves_of
 from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
@@ -133,31 +133,29 @@ class MultiOperator(Predicting):
             )
         self.families, self.distance = families, loss or RelativeL2()
         with global_seed(torch.Generator().manual_seed(seed)):
-            self.equation = _Equation(told, longest(families.patterns)) if symbols else _Constant(told.width)
-            self.network = _Frames(told, self.channels_given, (self.frames, self.channels), self.space[0])
+            self.equation = SymbolReader(told, len(SYMBOLS)) if symbols else NoSymbols(told.width)
+            self.network = FusedFrames(told, self.channels_given, (self.frames, self.channels), self.space)
+        self.usual, self.every = Tokens(longest(families.patterns)), Tokens()
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         true, known = batch.x[self.target].to(self.target_mean), self.stacked(batch.x).to(self.target_mean)
         if self.training:
-            points, rows = self.space[0], len(true)
-            turn = torch.randint(points, (rows, 1), generator=generator, device=generator.device).to(true.device)
-            at = (torch.arange(points, device=true.device) + turn) % points
-            known = known.gather(-1, at[:, None].expand_as(known))
-            true = true.gather(-1, at[:, None, None].expand_as(true))
-        symbols = self.equation(self.families.coefficients(batch.theta).to(known))
+            turn = torch.randint(self.space[0], (len(true), 1), generator=generator, device=generator.device)
+            known, true = turned(known, turn.to(known.device)), turned(true, turn.to(known.device))
+        symbols = self.equation(*self.usual(self.families.coefficients(batch.theta).to(known)))
         _, sd = self.level()
         return self.distance(self._found(symbols, known) / sd, true / sd, directions=1)
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel x"]:
         frames = self.stacked(given).to(self.target_mean)
-        return self._found(self.equation(self.families.coefficients(theta).to(frames)), frames)
+        return self._found(self.equation(*self.usual(self.families.coefficients(theta).to(frames))), frames)
 
     def told(
         self, coefficients: Float[Tensor, "batch term"], frames: Float[Tensor, "batch channels_given x"]
     ) -> Float[Tensor, "batch time channel x"]:
         """The target after frames, of equations that need not be the families' (`equation_terms.TERMS`)."""
         frames = frames.to(self.target_mean)
-        return self._found(self.equation(coefficients.to(frames), everything=True), frames)
+        return self._found(self.equation(*self.every(coefficients.to(frames))), frames)
 
     def _found(self, symbols: tuple[Tensor, Tensor], frames: Tensor) -> Tensor:
         each = frames.unflatten(1, (-1, self.channels))
@@ -167,17 +165,15 @@ class MultiOperator(Predicting):
         return mean + sd * self.network(((each - mean) / sd).flatten(1, 2), level, *symbols)
 
 
-class _Equation(nn.Module):
-    """Tokens of an equation, which have read each other, and which of them are there."""
+class SymbolReader(nn.Module):
+    """Tokens of an equation, which have read each other, and which of them are there: all but the first symbol."""
 
-    def __init__(self, told: SymbolsAndFrames, length: int) -> None:
+    def __init__(self, told: SymbolsAndFrames, symbols: int) -> None:
         super().__init__()
-        self.usual, self.all = Tokens(length), Tokens()
-        self.known, self.number = nn.Embedding(len(SYMBOLS), told.width), NumberEmbedding(told.width)
+        self.known, self.number = nn.Embedding(symbols, told.width), NumberEmbedding(told.width)
         self.layers = nn.ModuleList(RingLayer(told.width, told.heads) for _ in range(told.symbols))
 
-    def forward(self, coefficients: Tensor, *, everything: bool = False) -> tuple[Tensor, Tensor]:
-        tokens, values = (self.all if everything else self.usual)(coefficients)
+    def forward(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         numbers = self.number(values) * (values != 0)[..., None]
         hidden = self.known(tokens) + numbers + waves_of(tokens.shape[1], self.known.embedding_dim, values)
         there = tokens > 0
@@ -186,25 +182,25 @@ class _Equation(nn.Module):
         return hidden, there
 
 
-class _Constant(nn.Module):
+class NoSymbols(nn.Module):
     """A token that is the same for all equations."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.randn(width))
 
-    def forward(self, coefficients: Tensor, *, everything: bool = False) -> tuple[Tensor, Tensor]:
-        there = torch.ones_like(coefficients[:, :1], dtype=torch.bool)
-        return self.token.expand(len(coefficients), 1, -1), there
+    def forward(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        there = torch.ones_like(values[:, :1], dtype=torch.bool)
+        return self.token.expand(len(values), 1, -1), there
 
 
-class _Frames(nn.Module):
-    """Patches, their fusion with symbols, and queries."""
+class FusedFrames(nn.Module):
+    """Patches of some given channels, their fusion with symbols, and queries of frames and channels; in any space."""
 
-    def __init__(self, told: SymbolsAndFrames, given: int, wanted: tuple[int, int], points: int) -> None:
+    def __init__(self, told: SymbolsAndFrames, given: int, wanted: tuple[int, int], space: Sequence[int]) -> None:
         super().__init__()
         self.patch, self.wanted = told.patch, wanted
-        seen = given * (told.patch + 2 * (told.patch // 2))
+        seen = given * (told.patch + 2 * (told.patch // 2)) ** len(space)
         self.enter = nn.Sequential(nn.Linear(seen, told.width), nn.GELU(), nn.Linear(told.width, told.width))
         self.level, self.which = NumberEmbedding(told.width), nn.Parameter(torch.randn(2 * wanted[1], told.width))
         self.when = nn.Parameter(torch.randn(wanted[0], told.width))
@@ -212,14 +208,19 @@ class _Frames(nn.Module):
             nn.ModuleList(RingLayer(told.width, told.heads) for _ in range(layers))
             for layers in (told.encoder, told.fusion, told.decoder)
         )
-        self.leave = nn.Sequential(nn.LayerNorm(told.width), nn.Linear(told.width, wanted[1] * told.patch))
-        self.count = points // told.patch
+        values = wanted[1] * told.patch ** len(space)
+        self.leave = nn.Sequential(nn.LayerNorm(told.width), nn.Linear(told.width, values))
+        self.counts = tuple(points // told.patch for points in space)
 
-    def forward(self, fields: Tensor, level: Tensor, symbols: Tensor, there: Tensor) -> Tensor:
-        angles = 2 * math.pi / self.count * torch.arange(self.count, device=fields.device, dtype=fields.dtype)
+    def forward(
+        self, fields: Tensor, level: Tensor, symbols: Tensor, there: Tensor, known: Tensor | None = None
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """Fields in the units of those given; `known` says which levels are of a channel that is there."""
+        sides = [2 * math.pi / n * torch.arange(n, device=fields.device, dtype=fields.dtype) for n in self.counts]
+        angles = sides[0] if len(sides) == 1 else torch.cartesian_prod(*sides)
         hidden = self.enter(patches(fields, self.patch))
         levels = self.level(level) + self.which
-        there = torch.cat([torch.ones_like(level, dtype=torch.bool), there], 1)
+        there = torch.cat([torch.ones_like(level, dtype=torch.bool) if known is None else known, there], 1)
         beside = (torch.cat([levels, symbols], 1), there)
         for layer in self.encoder:
             hidden = layer(hidden, angles, (hidden, angles), None)
@@ -228,6 +229,9 @@ class _Frames(nn.Module):
         frames, channels = self.wanted
         query = (hidden[:, None] + self.when[:, None]).flatten(1, 2)
         for layer in self.decoder:
-            query = layer(query, angles.repeat(frames), (hidden, angles), beside)
-        found = self.leave(query).unflatten(1, (frames, self.count)).unflatten(3, (channels, self.patch))
-        return found.transpose(2, 3).flatten(3)
+            query = layer(query, torch.cat([angles] * frames), (hidden, angles), beside)
+        found, axes = self.leave(query).unflatten(1, (frames, *self.counts)), len(self.counts)
+        found = found.unflatten(-1, (channels, *[self.patch] * axes)).movedim(2 + axes, 2)
+        for k in range(axes):  # what is in a patch goes beside which patch it is
+            found = found.movedim(3 + axes, 4 + k).flatten(3 + k, 4 + k)
+        return found
