@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from sciinf.engine.slurm_array import SlurmArray
     from sciinf.engine.workers import Here, Workers
     from sciinf.estimators._changes import Changes
+    from sciinf.estimators.auxiliary_score import AuxiliaryScore
     from sciinf.estimators.elements import Elements
     from sciinf.estimators.flow import Flow
     from sciinf.estimators.gnpe import GNPE
@@ -82,6 +83,7 @@ __all__ = [
     "GNPE",
     "Answer",
     "Answers",
+    "AuxiliaryScore",
     "Beta",
     "Calibration",
     "Cauchy",
@@ -192,6 +194,7 @@ _NAMES_IN = {
     "core.unknown_law": ("Unknown",),
     "store": ("Store",),
     "estimators._changes": ("Changes",),
+    "estimators.auxiliary_score": ("AuxiliaryScore",),
     "estimators.elements": ("Elements",),
     "estimators.flow": ("Flow",),
     "estimators.gnpe": ("GNPE",),

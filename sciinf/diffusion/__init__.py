@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sciinf.diffusion.hybrid import HybridMatching
     from sciinf.diffusion.joined import Bridging, Gauss, Jacobian
     from sciinf.diffusion.joint_solver import JointAncestral, JointExponential
+    from sciinf.diffusion.learned import LearnedDiffusion
     from sciinf.diffusion.objective import (
         ClippedWeights,
         Diffusion,
@@ -69,6 +70,7 @@ __all__ = [
     "Jacobian",
     "JointAncestral",
     "JointExponential",
+    "LearnedDiffusion",
     "Level",
     "LikelihoodWeights",
     "LinearDiffusion",
@@ -116,6 +118,7 @@ _MODULES = {
     "Jacobian": "joined",
     "JointAncestral": "joint_solver",
     "JointExponential": "joint_solver",
+    "LearnedDiffusion": "learned",
     "Level": "schedule",
     "LikelihoodWeights": "objective",
     "LinearDiffusion": "auxiliary",

@@ -158,7 +158,7 @@ class LinearDiffusion(Component):
             )
         if not bool((self._start >= 0).all() and self._start.isfinite().all()):
             raise ValueError(f"variances of the auxiliaries at the start must be at least 0, got {list(start)}")
-        self._powers, self._rises = _series(self.drift, self.noise @ self.noise.T)
+        self._powers, self._rises = series(self.drift, self.noise @ self.noise.T)
         self._times, self._levels = self._tabulate()
 
     def transition(self, time: Times) -> tuple[Float[Tensor, "*time K K"], Float[Tensor, "*time K K"]]:
@@ -166,19 +166,35 @@ class LinearDiffusion(Component):
         time = time.double()
         longest = float(self.drift.norm() * time.max()) if time.numel() else 0.0
         halvings = max(0, math.ceil(math.log2(4 * longest))) if longest > 0 else 0
-        short = time[..., None, None] / 2**halvings
-        mean, covariance = (_polynomial(part.to(time.device), short) for part in (self._powers, self._rises))
-        covariance = short * covariance
-        for _ in range(halvings):
-            covariance = covariance + mean @ covariance @ mean.mT
-            mean = mean @ mean
-        return mean, 0.5 * (covariance + covariance.mT)
+        return moved(self._powers, self._rises, time, halvings)
 
     def kernel(self, time: Times) -> Kernel:
         """The law of u_t given x_0, the auxiliaries integrated out."""
         mean, covariance = self.transition(time)
         covariance = covariance + mean @ self._start.to(mean.device) @ mean.mT
         return Kernel(mean[..., 0], covariance, (self.noise != 0).any(1))
+
+    def moments(self, level: Times) -> tuple[Float[Tensor, "*time K"], Float[Tensor, "*time K K"]]:
+        """a and S at the time of a level.
+
+        Raises:
+            ValueError: If the diffusion does not get to that level.
+        """
+        kernel = self.kernel(self.time(level))
+        return kernel.mean, kernel.covariance
+
+    def rest(self) -> Float[Tensor, "K K"]:
+        """Covariance P of u at rest, whatever the data: A P + P A^T + B B^T = 0; float64.
+
+        Raises:
+            ValueError: If it never rests.
+        """
+        eye, gain = torch.eye(self.size, dtype=torch.float64), self.noise @ self.noise.T
+        if not bool((torch.linalg.eigvals(self.drift).real < 0).all()):
+            raise ValueError(f"a diffusion with the drift {self.drift.tolist()} does not come to rest")
+        both = torch.kron(self.drift, eye) + torch.kron(eye, self.drift)
+        found = torch.linalg.solve(both, -gain.flatten()).reshape(self.size, self.size)
+        return 0.5 * (found + found.T)
 
     def level(self, time: Times) -> Times:
         """s, the noise that is left on x_0 when all of u_t is known; grows with time."""
@@ -288,15 +304,33 @@ def resting(
     return LinearDiffusion((0.0 - (q + r) / rest).tolist(), root.tolist(), start)
 
 
-def _series(drift: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """A^n / n! and C_n / (n + 1)!, n = 0, 1, ..., (terms, K, K): enough for times t with |A| t <= 1/4."""
-    power, rise = torch.eye(len(drift), dtype=torch.float64), gain
+def series(drift: Tensor, gain: Tensor, terms: int = _TERMS) -> tuple[Tensor, Tensor]:
+    """A^n / n! and C_n / (n + 1)!, n = 0, 1, ..., (terms, K, K): enough for times t with |A| t <= 1/4, or 1/16 with 8."""
+    power, rise = torch.eye(len(drift), dtype=torch.float64, device=drift.device), gain
     powers, rises = [power], [rise]
-    for n in range(1, _TERMS):
+    for n in range(1, terms):
         power, rise = drift @ power / n, (drift @ rise + rise @ drift.T) / (n + 1)
         powers.append(power)
         rises.append(rise)
     return torch.stack(powers), torch.stack(rises)
+
+
+def moved(powers: Tensor, rises: Tensor, time: Times, halvings: int) -> tuple[Tensor, Tensor]:
+    """F and S_0 of u_t given u_0, from the series of a diffusion.
+
+    Args:
+        powers: What `series` gave.
+        rises: The same.
+        time: t; float64.
+        halvings: How often times are halved, so that the series is enough then.
+    """
+    short = time[..., None, None] / 2**halvings
+    mean, covariance = (_polynomial(part.to(time.device), short) for part in (powers, rises))
+    covariance = short * covariance
+    for _ in range(halvings):
+        covariance = covariance + mean @ covariance @ mean.mT
+        mean = mean @ mean
+    return mean, 0.5 * (covariance + covariance.mT)
 
 
 def _polynomial(coefficients: Tensor, at: Tensor) -> Tensor:

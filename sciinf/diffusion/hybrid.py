@@ -66,7 +66,7 @@ class HybridMatching(Component):
             u: u_t.
             time: t.
         """
-        return self._denoise(network, u, self.process.kernel(time))
+        return denoised(network, u, self.process.kernel(time))
 
     def loss(
         self, network: Network, data: Float[Tensor, "batch dim"], *, generator: torch.Generator
@@ -82,16 +82,26 @@ class HybridMatching(Component):
         shift = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64).to(data.device)
         level, density = self.levels.draw(self.schedule, (shift + uniform / len(data)) % 1.0)
         kernel = self.process.kernel(self.process.time(level))
-        off = self._denoise(network, kernel.draw(data, generator), kernel) - data
+        off = denoised(network, kernel.draw(data, generator), kernel) - data
         if self.weighting is None:
             weight = kernel.share()
         else:
             weight = self.weighting.weight(level, level / (1 + level**2).sqrt(), density)
         return weight.to(data) * off.square().mean(-1)
 
-    def _denoise(self, network: Network, u: Tensor, kernel: Kernel) -> Tensor:
-        scale = (kernel.mean**2 + kernel.covariance.diagonal(dim1=-2, dim2=-1)).sqrt().to(u)[..., 1:, None]
-        s, y = kernel.level.to(u), kernel.project(u)
-        shown = torch.cat([(y / (1 + s**2).sqrt()[..., None])[..., None, :], u[..., 1:, :] / scale], dim=-2)
-        left = network(shown.flatten(-2), s.log())
-        return y / (1 + s**2)[..., None] + (s / (1 + s**2).sqrt())[..., None] * left
+
+def denoised(
+    network: Network, u: Float[Tensor, "*rows K dim"], kernel: Kernel
+) -> Float[Tensor, "*rows dim"]:
+    """D at u_t, of the law at its time.
+
+    Args:
+        network: See `HybridMatching.denoise`.
+        u: u_t.
+        kernel: The law of u_t given x_0, for all rows or for each.
+    """
+    scale = (kernel.mean**2 + kernel.covariance.diagonal(dim1=-2, dim2=-1)).sqrt().to(u)[..., 1:, None]
+    s, y = kernel.level.to(u), kernel.project(u)
+    shown = torch.cat([(y / (1 + s**2).sqrt()[..., None])[..., None, :], u[..., 1:, :] / scale], dim=-2)
+    left = network(shown.flatten(-2), s.log())
+    return y / (1 + s**2)[..., None] + (s / (1 + s**2).sqrt())[..., None] * left

@@ -1,0 +1,105 @@
+r"""The bound on the likelihood of what a diffusion with auxiliaries draws: one estimate for all linear diffusions.
+
+Draws begin at the law at rest, u_T ~ N(0, P), follow the reverse process of `joint_solver` with a learned D, and end as
+N(y, s_0^2 I) about what u at the lowest level s_0 says of the data. Given x_0, the noised u_t (`auxiliary`) is a path
+of latent variables, so that, T being the time of the highest level s_1,
+
+    log q(x_0) >= E log N(x_0; y, s_0^2) - KL(N(a x_0, S) at T || N(0, P)) - int 1/2 |B^T S^{-1} a|^2 E|D - x_0|^2 dt.
+
+Auxiliaries at time 0 are integrated out, and no term of theirs is left. By (s^{-2})' = -|B^T S^{-1} a|^2 the integral is
+int E|D(u_t) - x_0|^2 s^{-3} ds from s_0 to s_1. It knows the diffusion only by what of u beside y the network is
+shown, which tells it nothing of x_0: **with an exact D all linear diffusions have the same bound but for the end.**
+
+Half of it is known. For D_0 = y / (1 + s^2), with D numbers x_0,
+
+    int E|D_0 - x_0|^2 s^{-3} ds = [ -|x_0|^2 / 2 / (1 + s^2) + D / 2 (log(s^2 / (1 + s^2)) + 1 / (1 + s^2)) ]_{s_0}^{s_1},
+
+and levels are drawn for the rest, |D - x_0|^2 - |D_0 - x_0|^2, alone: what the bound gains on that of a standard normal.
+The other two terms are, for each number x of x_0 and u of K,
+
+    -log(2 pi e s_0^2) / 2,    (tr P^{-1} S + x^2 a^T P^{-1} a - K + log det P - log det S) / 2.
+
+References:
+    | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
+      (Singhal et al., 2023), https://arxiv.org/abs/2302.07261 (which keeps the law at rest fixed, too)
+    | Variational Diffusion Models (Kingma et al., 2021), https://arxiv.org/abs/2107.00630
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.diffusion.auxiliary import Kernel, Times
+from sciinf.diffusion.hybrid import denoised
+from sciinf.diffusion.objective import EvenLogs, Levels, Network
+from sciinf.diffusion.schedule import NoiseSchedule
+
+
+class Noising(Protocol):
+    """A diffusion as the bound sees it: `auxiliary.LinearDiffusion`, or one that is being learned."""
+
+    def moments(self, level: Times) -> tuple[Float[Tensor, "*time K"], Float[Tensor, "*time K K"]]:
+        """a and S at the time of a level; float64."""
+        ...
+
+    def rest(self) -> Float[Tensor, "K K"]:
+        """P; float64."""
+        ...
+
+
+def log_bound(
+    network: Network,
+    data: Float[Tensor, "*rows dim"],
+    noising: Noising,
+    path: NoiseSchedule,
+    *,
+    generator: torch.Generator,
+    levels: Levels | None = None,
+) -> Float[Tensor, "*rows"]:
+    """An estimate of the bound for each datum, right in the mean, in nats.
+
+    Each has one level; those of all rows are spread evenly, later axes of rows first.
+
+    Args:
+        network: F of `hybrid`: y and auxiliaries, scaled, (*rows, K D), and log s (*rows), to (*rows, D).
+        data: x_0.
+        noising: The diffusion.
+        path: Its `least` and `most` are the levels s_0 and s_1.
+        generator: For noise and levels.
+        levels: How levels are drawn; evenly in log s where left out.
+    """
+    rows, count, dim = data.shape[:-1], data.shape[:-1].numel(), data.shape[-1]
+    uniform = (torch.arange(count, device=data.device, dtype=torch.float64) + 0.5) / count
+    shift = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64).to(data.device)
+    level, density = (levels or EvenLogs()).draw(path, (shift + uniform) % 1.0)
+    mean, covariance = noising.moments(torch.cat([level, level.new_tensor([path.most])]))
+    every = torch.ones(mean.shape[-1], dtype=torch.bool)
+    kernel = Kernel(mean[:-1].unflatten(0, rows), covariance[:-1].unflatten(0, rows), every)
+    u = kernel.draw(data, generator)
+    known, s = kernel.project(u) / (1 + level.reshape(rows)[..., None] ** 2).to(data), level.reshape(rows)
+    more = (denoised(network, u, kernel) - data).square().sum(-1) - (known - data).square().sum(-1)
+    square = data.double().square().sum(-1)
+    least, most = path.least**2, path.most**2
+    path_known = 0.5 * square * (1 / (1 + least) - 1 / (1 + most)) + dim * (_spent(most) - _spent(least))
+    end = _divergence(mean[-1], covariance[-1], noising.rest(), square, dim)
+    total = -0.5 * dim * math.log(2 * math.pi * math.e * least) - path_known - end
+    return (total - more.double() / (s**2 * density.reshape(rows))).to(data)
+
+
+def _spent(square: float) -> float:
+    """1/2 (log(s^2 / (1 + s^2)) + 1 / (1 + s^2))."""
+    return 0.5 * (math.log(square / (1 + square)) + 1 / (1 + square))
+
+
+def _divergence(mean: Tensor, covariance: Tensor, rest: Tensor, square: Tensor, dim: int) -> Tensor:
+    """KL of u at the highest level, given data of squared norm |x_0|^2, and the law at rest."""
+    rest = rest.to(mean.device)
+    trace = torch.linalg.solve(rest, covariance).diagonal().sum()
+    along = mean @ torch.linalg.solve(rest, mean)
+    logs = torch.linalg.slogdet(rest)[1] - torch.linalg.slogdet(covariance)[1]
+    return 0.5 * (square * along + dim * (trace - len(mean) + logs))

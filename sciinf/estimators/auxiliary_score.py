@@ -1,0 +1,215 @@
+r"""Score estimation by a diffusion with auxiliary variables, fixed or learned with the network (MDM).
+
+The best linear guess N(m(x), S) of z given x (`_linear`) is taken out: r = S^{-1/2} (z - m(x)) has mean 0 and
+covariance I over all rows. The diffusion noises r, its network is shown u = (data, auxiliaries) and features of x, and
+stands for D = E[r | u_t, x] (`diffusion.hybrid`). Network and diffusion are trained by one loss, the bound on
+
+    -log q(z | x) = -log q(r | x) + log det S / 2
+
+in nats (`diffusion.bound`). A `LinearDiffusion` stays as it is; of a `LearnedDiffusion` the numbers are learned, too.
+
+**Draws** come from the law at rest by a solver of `diffusion.joint_solver`, along the diffusion that was learned.
+
+**Densities.** Integrals over the auxiliaries stand between u and r, so that there is no tractable density of draws:
+`log_prob` is refused. `AuxiliaryDensity.bound` estimates a lower bound on it.
+
+References:
+    | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
+      (Singhal et al., 2023), https://arxiv.org/abs/2302.07261
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Batch, Density, DensityUnavailable, Learns, Observable, Prior, X
+from sciinf.core.checks import check_whole
+from sciinf.core.component import rebuilt
+from sciinf.core.prior import global_seed
+from sciinf.diffusion.auxiliary import LinearDiffusion
+from sciinf.diffusion.bound import Noising, log_bound
+from sciinf.diffusion.hybrid import denoised
+from sciinf.diffusion.joint_solver import JointExponential, JointSolver
+from sciinf.diffusion.learned import FreeDiffusion, LearnedDiffusion
+from sciinf.diffusion.schedule import Level, NoiseSchedule
+from sciinf.diffusion.solver import noise_like
+from sciinf.estimators._embedded import Embedded
+from sciinf.estimators._linear import LinearGuess
+from sciinf.estimators._standardised import check_part, in_chunks
+from sciinf.nets.modulated import Modulated
+from sciinf.summaries.summary import Summary
+
+
+class AuxiliaryScore(Embedded):
+    """Amortized posterior estimation by scores of data and auxiliary variables. It has draws and no density.
+
+    Args:
+        prior: The prior.
+        observables: What the simulator produces.
+        summary: One summary network for every observable, or one per name; chosen where left out.
+        process: The diffusion; one that is learned where left out.
+        path: Lowest and highest level of noise, in units of what the linear guess leaves.
+        solver: How draws are made. Its own diffusion is replaced by this one.
+        hidden: Width of the network.
+        blocks: Residual blocks of the network.
+        seed: Seeds the initial weights.
+
+    Attributes:
+        solver: How draws are made; it may be set anew on a trained estimator.
+
+    Raises:
+        TypeError: If a part is something else: the class or the name of one, say.
+        ValueError: If a number is out of range, or the diffusion does not get to the path's levels or never rests.
+
+    Examples:
+        >>> import torch
+        >>> from sciinf import Normal
+        >>> score = AuxiliaryScore(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
+        >>> score.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape
+        torch.Size([5, 2, 1])
+    """
+
+    learns: ClassVar[Learns] = "noise"
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        *,
+        summary: Summary | Mapping[str, Summary] | None = None,
+        process: LearnedDiffusion | LinearDiffusion | None = None,
+        path: NoiseSchedule | None = None,
+        solver: JointSolver | None = None,
+        hidden: int = 128,
+        blocks: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prior, observables, summary, seed)
+        if process is not None and not isinstance(process, LearnedDiffusion):
+            check_part("process", process, LinearDiffusion, "LearnedDiffusion()")
+        check_part("path", path, NoiseSchedule, "Level(1e-3, 20.0)")
+        check_part("solver", solver, JointSolver, "JointExponential(steps=30)")
+        check_whole("hidden", hidden, 1)
+        check_whole("blocks", blocks, 1)
+        self.path, self.solver = path or Level(1e-3, 20.0), solver or JointExponential(steps=30)
+        self.guess = LinearGuess(prior.bijection.size, self.observables)
+        self.noising: Noising
+        if isinstance(process, LinearDiffusion):
+            self.noising = process
+            process.rest()
+            process.time(torch.tensor([self.path.least, self.path.most]))
+            size = process.size
+        else:
+            self.noising = (process or LearnedDiffusion()).build(self.path)
+            size = self.noising.size
+        with global_seed(torch.Generator().manual_seed(seed)):
+            width, dim = self.build_summaries(), prior.bijection.size
+            self.network = Modulated(size * dim, dim, width, hidden, blocks)
+
+    @property
+    def process(self) -> LinearDiffusion:
+        """The diffusion as it is now, with what was learned of it."""
+        return self.noising.fixed() if isinstance(self.noising, FreeDiffusion) else self.noising
+
+    def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        self.standardise_both(batches)
+        self.guess.fit(lambda: ((self.to_z(batch.theta), self.standardise_x(batch.x)) for batch in batches()))
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        z, values = self.to_z(batch.theta), self.standardise_x(batch.x)
+        prepared = self.network.prepare(self.summarise(values, batch.x))
+        return -self.bound(z - self.guess(values), prepared, self.noising, generator)
+
+    def bound(
+        self, off: Float[Tensor, "*n batch dim"], prepared: Tensor, noising: Noising, generator: torch.Generator
+    ) -> Float[Tensor, "*n batch"]:
+        """Of z, at off = z - m, by one level each."""
+        spread = self.guess.spread()
+        data = spread.whitened(off, off.new_zeros(()))
+        found = log_bound(lambda v, log: self.network(v, log, prepared), data, noising, self.path, generator=generator)
+        return found - 0.5 * spread.variance.log().sum()
+
+    def condition(self, x: X) -> AuxiliaryDensity:
+        with torch.no_grad():
+            data = {name: value.to(self.z_mean.device) for name, value in x.items()}
+            values = self.standardise_x(data)
+            return AuxiliaryDensity(self, self.guess(values), self.network.prepare(self.summarise(values, data)))
+
+    def features(self, x: X) -> Float[Tensor, "batch feature"]:
+        return self.summarise(self.standardise_x(x, self.z_mean.dtype), x)
+
+
+@final
+class AuxiliaryDensity(Density):
+    """The posterior of each of a batch of observations, embedded once: means guessed (batch, D), features prepared."""
+
+    def __init__(self, estimator: AuxiliaryScore, mean: Tensor, prepared: Tensor) -> None:
+        self.estimator, self.mean, self.process = estimator, mean, estimator.process
+        self._prepared = prepared
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        owner, parts = self.estimator, [self.mean.new_empty(0, *self.mean.shape)]
+        for first, last in in_chunks(n, len(self.mean), self.mean.device):
+            parts.append(self.mean + owner.guess.spread().noisy(self._draw(last - first, generator), 0.0))
+        return owner.to_theta(torch.cat(parts))
+
+    def _draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
+        """r."""
+        owner, process = self.estimator, self.process
+        solver = rebuilt(owner.solver, process=process)
+        times = process.time(solver.grid.levels(owner.path, solver.steps))
+        blank = self.mean.expand(n, *self.mean.shape)[..., None, :].expand(*[-1] * (self.mean.ndim), process.size, -1)
+        u = torch.linalg.cholesky(process.rest()).to(self.mean) @ noise_like(blank, generator)
+
+        def denoise(u: Tensor, time: Tensor) -> Tensor:
+            return denoised(lambda v, log: owner.network(v, log, self._prepared), u, process.kernel(time))
+
+        u = solver.walk(denoise, u, times, generator=generator)
+        return process.kernel(times[-1]).project(u)
+
+    def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
+        """There is none.
+
+        Raises:
+            DensityUnavailable: Always.
+        """
+        raise DensityUnavailable(
+            "scores with auxiliary variables have no tractable density of parameters alone; `bound` estimates a lower "
+            "bound on it, and a Score or a Flow has one"
+        )
+
+    @torch.no_grad()
+    def bound(
+        self, theta: Float[Tensor, "*n batch theta"], *, generator: torch.Generator, levels: int = 32
+    ) -> Float[Tensor, "*n batch"]:
+        """An estimate, right in the mean, of a lower bound on the log density of draws in the parameters' own units.
+
+        **No log density**: what it lacks of one is not known. -inf outside the prior's support.
+
+        Args:
+            theta: Parameters.
+            generator: For noise and levels.
+            levels: How many levels of noise are drawn for each row.
+
+        Raises:
+            ValueError: If levels is no int of at least 1, or theta not (*n, batch, D).
+        """
+        check_whole("levels", levels, 1)
+        owner = self.estimator
+
+        def found(z: Tensor) -> Tensor:
+            off = (z - self.mean).expand(levels, *z.shape)
+            return owner.bound(off, self._prepared, self.process, generator).mean(0)
+
+        return owner.log_density(theta, len(self.mean), found)
+
+
+def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> AuxiliaryScore:
+    """The estimator with its defaults."""
+    return AuxiliaryScore(prior, observables, seed=seed)
