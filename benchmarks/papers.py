@@ -10,6 +10,7 @@ no gain: its figure stands beside its baseline, and docs/choosing.md says so.
 "levels": data with error bars of their own, given to a `Joint` as numbers at a noise level, beside ignoring the errors.
 "guided": draws guided away from the prior by a weight w: their variance beside that of the posterior, and v^w.
 "gap": draws along the equation without noise and with it, by scores trained with and without `consistency`.
+"learned": a diffusion with an auxiliary that is learned, beside fixed ones: bounds on log densities of three tasks.
 "preserving": layers that keep magnitudes: the loss on fresh rows beside plain ones, on three tasks.
 "distilled": two steps of a draw, distilled at once and stage by stage, at about equal CPU seconds.
 "rollouts": errors of 200 steps of two equations, with no noise, one level and random levels in training.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from papers_fluids import fluids
+from papers_learned import learned
 from papers_scores import distilled, gap, guided, levels, preserving
 from papers_training import batches, rollouts, solvers
 from reporting import in_parts
@@ -37,6 +39,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "levels": levels,
     "guided": guided,
     "gap": gap,
+    "learned": learned,
     "preserving": preserving,
     "distilled": distilled,
     "rollouts": rollouts,

@@ -305,7 +305,7 @@ def resting(
 
 
 def series(drift: Tensor, gain: Tensor, terms: int = _TERMS) -> tuple[Tensor, Tensor]:
-    """A^n / n! and C_n / (n + 1)!, n = 0, 1, ..., (terms, K, K): enough for times t with |A| t <= 1/4, or 1/16 with 8."""
+    """A^n / n! and C_n / (n + 1)!, n = 0, 1, ..., (terms, K, K): enough for |A| t <= 1/4, with 8 terms for 1/16."""
     power, rise = torch.eye(len(drift), dtype=torch.float64, device=drift.device), gain
     powers, rises = [power], [rise]
     for n in range(1, terms):

@@ -6,15 +6,15 @@ of latent variables, so that, T being the time of the highest level s_1,
 
     log q(x_0) >= E log N(x_0; y, s_0^2) - KL(N(a x_0, S) at T || N(0, P)) - int 1/2 |B^T S^{-1} a|^2 E|D - x_0|^2 dt.
 
-Auxiliaries at time 0 are integrated out, and no term of theirs is left. By (s^{-2})' = -|B^T S^{-1} a|^2 the integral is
-int E|D(u_t) - x_0|^2 s^{-3} ds from s_0 to s_1. It knows the diffusion only by what of u beside y the network is
+Auxiliaries at time 0 are integrated out, and no term of theirs is left. By (s^{-2})' = -|B^T S^{-1} a|^2 the integral
+is int E|D(u_t) - x_0|^2 s^{-3} ds from s_0 to s_1. It knows the diffusion only by what of u beside y the network is
 shown, which tells it nothing of x_0: **with an exact D all linear diffusions have the same bound but for the end.**
 
 Half of it is known. For D_0 = y / (1 + s^2), with D numbers x_0,
 
-    int E|D_0 - x_0|^2 s^{-3} ds = [ -|x_0|^2 / 2 / (1 + s^2) + D / 2 (log(s^2 / (1 + s^2)) + 1 / (1 + s^2)) ]_{s_0}^{s_1},
+    int E|D_0 - x_0|^2 s^{-3} ds = [ -|x_0|^2 / (1 + s^2) + D log(s^2 / (1 + s^2)) + D / (1 + s^2) ]_{s_0}^{s_1} / 2,
 
-and levels are drawn for the rest, |D - x_0|^2 - |D_0 - x_0|^2, alone: what the bound gains on that of a standard normal.
+and levels are drawn for the rest, |D - x_0|^2 - |D_0 - x_0|^2, alone: what is gained on the bound of a standard normal.
 The other two terms are, for each number x of x_0 and u of K,
 
     -log(2 pi e s_0^2) / 2,    (tr P^{-1} S + x^2 a^T P^{-1} a - K + log det P - log det S) / 2.

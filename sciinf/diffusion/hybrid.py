@@ -90,9 +90,7 @@ class HybridMatching(Component):
         return weight.to(data) * off.square().mean(-1)
 
 
-def denoised(
-    network: Network, u: Float[Tensor, "*rows K dim"], kernel: Kernel
-) -> Float[Tensor, "*rows dim"]:
+def denoised(network: Network, u: Float[Tensor, "*rows K dim"], kernel: Kernel) -> Float[Tensor, "*rows dim"]:
     """D at u_t, of the law at its time.
 
     Args:

@@ -8,10 +8,10 @@ and what is learned is Q, R and c, by the bound of `bound`, in numbers without c
 
     Q = (q - q^T) / n,    R = l l^T / n + r I,    c = c_0 exp(g),    l lower triangular.
 
-**What is kept fixed.** The law at rest, as in the paper: the data have unit sd, and the variances of auxiliaries at rest
+**What is kept fixed.** The law at rest, as in the paper: data have unit sd, and the variances of auxiliaries at rest
 are units to measure them in. A factor of Q and R is one of time, which the bound does not see, for its ends are levels
-and no times: n is the norm that makes |q - q^T + l l^T| / n = 1. r = 0.01 keeps noise coming to the data, however small
-the rest. The critically damped diffusion is l l^T = diag(0, 2), q - q^T = ((0, -1), (1, 0)) but for r.
+and no times: n is the norm that makes |q - q^T + l l^T| / n = 1. r = 0.01 keeps noise coming to the data, however
+small the rest. The critically damped diffusion is l l^T = diag(0, 2), q - q^T = ((0, -1), (1, 0)) but for r.
 
 **The slope.** The bound is taken at given levels s, and their times t follow the numbers. With t_0 found by a table and
 two steps of a secant, without slopes, the time is t = t_0 + d with
@@ -43,7 +43,7 @@ from sciinf.diffusion.schedule import NoiseSchedule
 
 LEAST = 0.01  # r
 _TERMS = 8  # of the series, after more halvings: fewer steps to differentiate
-_NODES = 4  # of the table for each doubling of time
+_NODES = 8  # of the table for each doubling of time
 
 
 class LearnedDiffusion(Component):
@@ -152,4 +152,6 @@ class FreeDiffusion(nn.Module):
         cell = (logs[:, None] <= wanted).sum(0).clamp(1, count - 1)
         slope = (times[cell] - times[cell - 1]) / (logs[cell] - logs[cell - 1])
         found = times[cell - 1] + slope * (wanted - logs[cell - 1])
-        return (found + slope * (wanted - self._logs(parts, found.exp()))).exp()
+        for _ in range(2):
+            found = found + slope * (wanted - self._logs(parts, found.exp()))
+        return found.exp()

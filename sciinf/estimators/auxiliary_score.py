@@ -44,6 +44,8 @@ from sciinf.estimators._standardised import check_part, in_chunks
 from sciinf.nets.modulated import Modulated
 from sciinf.summaries.summary import Summary
 
+_LOOKS = 8  # levels for each held-out row, whose loss decides when training stops
+
 
 class AuxiliaryScore(Embedded):
     """Amortized posterior estimation by scores of data and auxiliary variables. It has draws and no density.
@@ -122,8 +124,10 @@ class AuxiliaryScore(Embedded):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         z, values = self.to_z(batch.theta), self.standardise_x(batch.x)
-        prepared = self.network.prepare(self.summarise(values, batch.x))
-        return -self.bound(z - self.guess(values), prepared, self.noising, generator)
+        prepared, off = self.network.prepare(self.summarise(values, batch.x)), z - self.guess(values)
+        if self.training:
+            return -self.bound(off, prepared, self.noising, generator)
+        return -self.bound(off.expand(_LOOKS, *off.shape), prepared, self.noising, generator).mean(0)
 
     def bound(
         self, off: Float[Tensor, "*n batch dim"], prepared: Tensor, noising: Noising, generator: torch.Generator
