@@ -100,18 +100,16 @@ class AuxiliaryScore(Embedded):
         check_whole("blocks", blocks, 1)
         self.path, self.solver = path or Level(1e-3, 20.0), solver or JointExponential(steps=30)
         self.guess = LinearGuess(prior.bijection.size, self.observables)
-        self.noising: Noising
+        self.noising: LinearDiffusion | FreeDiffusion
         if isinstance(process, LinearDiffusion):
-            self.noising = process
             process.rest()
             process.time(torch.tensor([self.path.least, self.path.most]))
-            size = process.size
+            self.noising = process
         else:
             self.noising = (process or LearnedDiffusion()).build(self.path)
-            size = self.noising.size
         with global_seed(torch.Generator().manual_seed(seed)):
             width, dim = self.build_summaries(), prior.bijection.size
-            self.network = Modulated(size * dim, dim, width, hidden, blocks)
+            self.network = Modulated(self.noising.size * dim, dim, width, hidden, blocks)
 
     @property
     def process(self) -> LinearDiffusion:

@@ -173,10 +173,10 @@ def test_slopes_of_the_bound_are_those_of_differences(size):
 def climbed(made):
     """Nats that the bound gains when the diffusion alone is trained, the network leaning on an auxiliary."""
     network, held_out = network_of(1, lambda y, s: LINE.denoise(y, s), lean=0.5), LINE.sample(4_000, seeded(9))
-    generator, numbers = seeded(3), [p for p in made.parameters() if p.requires_grad]
+    generator = seeded(3)
     before = log_bound(network, held_out, made, PATH, generator=seeded(4)).mean()
-    optimiser = torch.optim.Adam(numbers, lr=0.05) if numbers else None
-    for _ in range(40 if numbers else 0):
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.05)
+    for _ in range(40 if made.free.requires_grad else 0):
         loss = -log_bound(network, LINE.sample(200, generator), made, PATH, generator=generator).mean()
         optimiser.zero_grad()
         loss.backward()
