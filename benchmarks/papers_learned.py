@@ -44,8 +44,9 @@ def _compared(simulator: Simulator, quick: bool, seed: int, out: Path) -> tuple[
     store = simulate(simulator, out / "s", 3_000 if quick else 10_000, seed=seed, progress=False)
     fresh = simulate(simulator, out / "fresh", 2_000, seed=seed + 1_000, progress=False).load()
     epochs, costs = 36 if quick else 60, dict[str, float]()
-    for name in PROCESSES:
-        costs[name] = _trained(simulator, name, store, Recipe(epochs=2, batch=100), seed, out / f"short_{name}")[1]
+    for name in ("vp", *PROCESSES):  # what comes first also loads what all need
+        folder = out / f"short_{name}_{len(costs)}"
+        costs[name] = _trained(simulator, name, store, Recipe(epochs=2, batch=100), seed, folder)[1]
     rows, bounds = list[dict[str, Any]](), dict[str, Tensor]()
     for name in PROCESSES:
         many = round(epochs * costs["learned"] / costs[name])
@@ -64,9 +65,7 @@ def _compared(simulator: Simulator, quick: bool, seed: int, out: Path) -> tuple[
     return [row | {"exact": exact or "-"} for row in rows], exact
 
 
-def _trained(
-    simulator: Simulator, name: str, store: Any, recipe: Recipe, seed: int, folder: Path
-) -> tuple[Any, float]:
+def _trained(simulator: Simulator, name: str, store: Any, recipe: Recipe, seed: int, folder: Path) -> tuple[Any, float]:
     started = clock("cpu")
     score = AuxiliaryScore(
         simulator.prior, simulator.observables, process=PROCESSES[name](), hidden=64, blocks=2, seed=seed

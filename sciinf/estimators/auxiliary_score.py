@@ -11,7 +11,9 @@ in nats (`diffusion.bound`). A `LinearDiffusion` stays as it is; of a `LearnedDi
 **Draws** come from the law at rest by a solver of `diffusion.joint_solver`, along the diffusion that was learned.
 
 **Densities.** Integrals over the auxiliaries stand between u and r, so that there is no tractable density of draws:
-`log_prob` is refused. `AuxiliaryDensity.bound` estimates a lower bound on it.
+`log_prob` is refused. `AuxiliaryDensity.bound` estimates a lower bound on it, for draws with noise on the way
+(`JointAncestral`, in the limit of many steps). Those without noise (`JointExponential`) have the same law only where D
+is exact.
 
 References:
     | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
@@ -192,7 +194,8 @@ class AuxiliaryDensity(Density):
     ) -> Float[Tensor, "*n batch"]:
         """An estimate, right in the mean, of a lower bound on the log density of draws in the parameters' own units.
 
-        **No log density**: what it lacks of one is not known. -inf outside the prior's support.
+        **No log density**: what it lacks of one is not known, and it is of draws with noise on the way, as above. -inf
+        outside the prior's support.
 
         Args:
             theta: Parameters.
