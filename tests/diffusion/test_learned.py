@@ -11,7 +11,7 @@ from diffusion.linear import DAMPED, DRIFTING, PROCESSES
 from diffusion.mixtures import LINE
 from torch import distributions as td
 
-from sciinf import AuxiliaryScore, Observable, Prior, Recipe, Simulator, simulate, train
+from sciinf import AuxiliaryScore, Observable, Prior, Recipe, Simulator, simulate, train, train_ensemble
 from sciinf.core import DensityUnavailable, load_fit
 from sciinf.core.component import from_json, to_json
 from sciinf.diffusion import auxiliary, bound, learned
@@ -216,6 +216,15 @@ def test_numbers_of_the_diffusion_move_in_training(fitted):
     moved = fitted.noising.free.detach().abs()
     assert float(moved.max()) > 0.02
     assert bool((moved > 0).all())
+
+
+def test_members_of_an_ensemble_learn_each_its_own(tmp_path):
+    store = simulate(Mean(), tmp_path / "store", 300, progress=False)
+    members = [AuxiliaryScore(Mean.prior, Mean.observables, hidden=8, blocks=1, seed=seed) for seed in (0, 1)]
+    fits = train_ensemble(members, store, tmp_path / "fits", recipe=Recipe(epochs=2, batch=100), progress=False)
+    first, second = (dict(fit.estimator.named_parameters())["noising.free"].detach() for fit in fits)
+    assert bool((first != 0).all())
+    assert not torch.equal(first, second)
 
 
 def test_the_bound_of_a_trained_posterior_is_all_but_the_exact_density_and_not_above(fitted):
