@@ -1,9 +1,7 @@
 r"""One model of parameters and data, asked for any of them given any others.
 
 v = (z(theta), y(x)), N = D + E standardised numbers. Each number stands at its own noise level: none where it is given,
-an endless one where it is left out, and s where it is asked for. With `noisy`, that share of the numbers given stands
-at levels in between, each at one of its own, which the network is told: a value with an error bar is one at the level
-of its error, whatever noise the simulator has put in already. The network learns
+an endless one where it is left out, and s where it is asked for. The network learns
 
     E[v_i | v_given, v_asked + s e],    i asked for,
 
@@ -33,6 +31,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.component import called_without
 from sciinf.core.existence import check_free
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
@@ -44,9 +43,10 @@ from sciinf.estimators._gaussian import JointGaussian, Regression, check_beside
 from sciinf.estimators._numbers import count, flat, middle, spread
 from sciinf.estimators._standardised import Standardised, check_part, in_chunks
 from sciinf.nets.modulated import Modulated
+from sciinf.summaries.standardise import squash, unsquashed
 
 MOST = 64  # numbers in an observation
-LEAST, LARGEST = 0.02, 5.0  # sds of errors in training, in sds of numbers
+LEAST, LARGEST = 0.02, 20.0  # sds of errors in training, in sds of numbers
 _QUESTIONS = 16  # in a batch, at least
 
 
@@ -60,8 +60,8 @@ class Joint(Standardised):
         solver: How draws are made.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
-        noisy: Share of the numbers given that have errors of their own in training, so that `Conditional` takes error
-            bars.
+        noisy: Share of the data given that have errors of their own in training, so that `Conditional` takes error
+            bars; 0.3, say.
         seed: Seeds the initial weights.
 
     Raises:
@@ -107,6 +107,8 @@ class Joint(Standardised):
         self.solver = solver or Exponential(20, 2)
         self.places = _places(prior, observables)
         self.noisy, self.gaussian = noisy, JointGaussian(numbers)
+        if not noisy:
+            called_without(self, "noisy")
         with global_seed(torch.Generator().manual_seed(seed)):
             self.network = Modulated(2 * numbers, numbers, (5 if noisy else 4) * numbers, hidden, blocks)
 
@@ -128,7 +130,7 @@ class Joint(Standardised):
         seen = v
         if errors is not None:
             errors = errors[index]
-            seen = v + errors * noise_like(v, generator)
+            seen = with_errors(v, errors, noise_like(v, generator))
         noise, level, _ = self.diffusion.noise(v, generator)
         level = known.spread.levels(level, generator).clamp(self.diffusion.schedule.least, self.diffusion.schedule.most)
         mean, y = known.mean(seen), asked * (v + level[:, None] * noise)
@@ -156,11 +158,12 @@ class Joint(Standardised):
         return self.network.prepare(torch.cat(told, dim=-1))
 
     def _errors(self, given: Tensor, generator: torch.Generator) -> Float[Tensor, "size number"]:
-        """Sds of errors of numbers given in questions of training, in their own sds; 0 of most."""
+        """Sds of errors of data given in questions of training, in sds of each number; 0 of what has none."""
         shape = (2, *given.shape)
         share, size = torch.rand(shape, generator=generator, device=generator.device).cpu().unbind()
         level = torch.exp(math.log(LEAST) + size * math.log(LARGEST / LEAST))
-        return torch.where(given & (share < self.noisy), level, 0.0)
+        data = torch.arange(given.shape[-1]) >= self.prior.bijection.size
+        return torch.where(given & data & (share < self.noisy), level, 0.0)
 
     def left(self, known: Regression, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
         """F at y (*n, batch, N), which is 0 where not asked for, and a level of shape () or (*n, batch)."""
@@ -202,7 +205,7 @@ class Conditioned:
         v: (batch, N), read where given.
         asked: Which numbers are asked for, (N,).
         given: Which are given, (N,); the rest is left out.
-        errors: Sds of their errors, (N,); none where left out.
+        errors: Sds of their errors in sds of the numbers, (N,); none where left out.
     """
 
     def __init__(
@@ -216,7 +219,7 @@ class Conditioned:
         self.joint, self.asked, self.rows = joint, asked, len(v)
         with torch.no_grad():
             self.known = joint.gaussian.given(asked, given, errors)
-            v = torch.where(given, v, 0.0)
+            v = torch.where(given, v if errors is None else with_errors(v, errors), 0.0)
             self.mean = self.known.mean(v)
             told = None if errors is None else errors.to(v).expand_as(v)
             self.prepared = joint.prepare(v, asked.to(v).expand_as(v), given.to(v).expand_as(v), self.mean, told)
@@ -284,6 +287,19 @@ class JointDensity(Density):
 
     def _log_density(self, z: Tensor) -> Tensor:
         return self._law.log_density(torch.cat([z, z.new_zeros(*z.shape[:-1], self._others)], dim=-1))
+
+
+def with_errors(v: Tensor, errors: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Standardised numbers as measured with errors of some sds, where not 0: squashed beyond 5 sds of both together.
+
+    Args:
+        v: (batch, N), squashed beyond 5 sds.
+        errors: Their sds, (batch, N) or (N,).
+        noise: What is added, in these sds; nothing to what was measured with errors.
+    """
+    wide = (1 + errors**2).sqrt()
+    plain = unsquashed(v) if noise is None else unsquashed(v) + errors * noise
+    return torch.where(errors > 0, wide * squash(plain / wide), v)
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Joint:

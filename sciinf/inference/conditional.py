@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -19,7 +18,10 @@ from sciinf.core.laws import support
 from sciinf.core.observation import as_observation
 from sciinf.core.posterior import fresh_generator
 from sciinf.estimators._numbers import flat_with_slopes, unflat
-from sciinf.estimators.joint import LARGEST, Conditioned, Joint
+from sciinf.estimators.joint import Conditioned, Joint
+from sciinf.summaries.standardise import LIMIT
+
+_RELATIVE = 0.5  # largest error that is taken for one of the logarithm
 
 
 class Conditional:
@@ -65,8 +67,9 @@ class Conditional:
             asked: Names.
             given: Name -> value: a number for a parameter, and for an observable numbers of its shape, NaN where
                 missing; with a unit or in the simulator's own.
-            errors: Observable -> sds of errors, of its shape, that its values have beside what the simulator does; in
-                the observable's unit. Of a `Joint(noisy=0.3)`, say.
+            errors: Observable -> sds of errors of its values, of its shape and in its unit; of a `Joint(noisy=0.3)`.
+                They are Gaussian, independent, and come on top of the noise that the simulator adds: give what it does
+                not know of. On a logarithmic scale they are errors of the logarithm, sd / value.
             generator: Source of randomness; fresh entropy when left out.
 
         Returns:
@@ -75,7 +78,8 @@ class Conditional:
         Raises:
             TypeError: If `given` is no mapping.
             ValueError: If a name is unknown or both asked for and given, nothing is asked for, a value has another
-                shape, does not convert or lies outside the prior's support, or n is below 1.
+                shape, does not convert or lies outside the prior's support, n is below 1, or errors are given that the
+                model has learned nothing of, or that are no sds of given data.
         """
         check_whole("n", n, 1)
         law = self._law(asked, _named("given", {} if given is None else given), _named("errors", errors or {}))
@@ -140,34 +144,41 @@ class Conditional:
             raise ValueError(f"{outside} lies outside the prior's support")
         y, slopes = self._data({k: v for k, v in values.items() if k in joint.observables}, 1)
         v = torch.cat([joint.to_z(theta.to(device)), y], dim=-1)
-        return Conditioned(joint, v, flags[0], flags[1], self._errors(errors, values, slopes) if errors else None)
+        return Conditioned(joint, v, flags[0], flags[1], self._errors(errors, values, y, slopes) if errors else None)
 
-    def _errors(
-        self, errors: Mapping[str, Any], given: Mapping[str, Tensor], slopes: Tensor
-    ) -> Float[Tensor, " number"]:
-        """Sds of errors in the model's numbers.
+    def _errors(self, errors: Mapping[str, Any], given: Mapping[str, Tensor], y: Tensor, slopes: Tensor) -> Tensor:
+        """Sds of errors in sds of the model's numbers, (N,); 0 of what has none.
 
         Raises:
-            ValueError: If the joint model has learned none, one is of nothing that is given, negative or not finite, or
-                larger than any in training.
+            ValueError: If the joint model has learned of none, or one is of nothing that is given, negative, not finite
+                or, on a logarithmic scale, above half of the value.
         """
-        joint, found = self.joint, torch.zeros(len(self.joint.gaussian.mean), device=slopes.device)
+        joint, found = self.joint, torch.zeros(len(self.joint.gaussian.mean), dtype=torch.float64)
         if not joint.noisy:
-            raise ValueError("this model takes values as they are: train Joint(..., noisy=0.3) for values with errors")
+            raise ValueError(
+                f"errors of {sorted(errors)}: this model takes values as they are; train Joint(..., noisy=0.3) "
+                "for values with errors"
+            )
         if other := sorted(set(errors) - (set(given) & set(joint.observables))):
             raise ValueError(f"errors are of observables that are given, got {other}")
+        rise = (slopes[0] + (y[0].double().abs() - LIMIT).clamp_min(0.0)).exp().cpu()  # what squashes is no scale
+        rise = torch.cat([torch.zeros(len(joint.prior), dtype=torch.float64), rise])
         for name, value in errors.items():
-            sd = self._values(name, value, many=False)
-            if not bool((sd >= 0).all()):
-                raise ValueError(f"errors of {name!r} are sds of at least 0, got {value!r}")
-            found[joint.places[name]] = sd.reshape(-1).to(found)
-        scaled = found * torch.cat([torch.zeros(len(joint.prior), device=slopes.device), slopes[0].exp().to(found)])
-        if float(scaled.max()) > LARGEST:
-            raise ValueError(
-                f"errors are up to {float(scaled.max()):.3g} sds of the training data, more than training had "
-                f"({LARGEST:g}): leave such values out (NaN)"
-            )
-        return scaled
+            sd, place = self._values(name, value, many=False).double().reshape(-1), joint.places[name]
+            sd = torch.where(given[name].reshape(-1).isnan(), 0.0, sd)
+            if not bool((sd >= 0).all()) or not bool((sd * rise[place]).float().isfinite().all()):
+                raise ValueError(
+                    f"errors of {name!r} are sds, finite and at least 0, got {value!r}; leave out what is not known at "
+                    "all (NaN as its value)"
+                )
+            relative = float((sd / given[name].double().reshape(-1).abs()).nan_to_num(nan=0.0).max())
+            if joint.observables[name].scale == "log" and relative > _RELATIVE:
+                raise ValueError(
+                    f"errors of {name!r} are up to {relative:.2g} of the value, and at most {_RELATIVE:g} of it on its "
+                    "logarithmic scale, where they are sd / value: leave such values out (NaN)"
+                )
+            found[place] = sd * rise[place]
+        return found.float().to(slopes.device)
 
     def _check(self, asked: Sequence[str], given: Mapping[str, Any]) -> None:
         names = set(self.joint.places)

@@ -132,9 +132,7 @@ class Standardise(nn.Module):
         """What would be standardised to z, float64."""
         result = {}
         for name, value in z.items():
-            size = value.double().abs()
-            u = torch.where(size > LIMIT, value.sign() * (LIMIT - 1.0 + (size - LIMIT).exp()), value.double())
-            x = u * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
+            x = unsquashed(value.double()) * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
             result[name] = x.exp() if self.specs[name].scale == "log" else x
         return result
 
@@ -176,6 +174,12 @@ def squash(u: Tensor) -> Tensor:
     size = u.abs().clamp(max=torch.finfo(torch.float32).max)
     beyond = LIMIT + (size - LIMIT + 1.0).clamp(min=1.0).log()
     return torch.where(size > LIMIT, u.sign() * beyond, u)
+
+
+def unsquashed(z: Tensor) -> Tensor:
+    """What `squash` makes z of."""
+    size = z.abs()
+    return torch.where(size > LIMIT, z.sign() * (LIMIT - 1.0 + (size - LIMIT).exp()), z)
 
 
 class _Moments:
