@@ -24,8 +24,9 @@ References:
     | FP-Diffusion: Improving Score-based Diffusion Models by Enforcing the Underlying Score Fokker-Planck Equation
       (Lai et al., 2023), https://arxiv.org/abs/2210.04296
     | Closing the ODE-SDE gap in score-based diffusion models through the Fokker-Planck equation (Deveney et al.,
-      2023), https://arxiv.org/abs/2311.15996: draws with and without noise differ by what r is, and less after training
-      against it
+      2023), https://arxiv.org/abs/2311.15996: its network is a potential u for log p, and its residual that of
+      du / d(s^2) = (div grad u + |grad u|^2) / 2, whose gradient in y r is; the residual bounds how far draws with and
+      without noise are apart
 """
 
 from __future__ import annotations

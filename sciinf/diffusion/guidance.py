@@ -4,7 +4,8 @@ With D_c(y, s) = E[z | y, x], D_u(y, s) = E[z | y] and a weight w,
 
     D = D_u + w (D_c - D_u),    whose score is    grad log p_s(y) + w grad log (p_s(y | x) / p_s(y)).
 
-At w = 1 it is the conditional denoiser, at w = 0 the unconditional one. As the level falls to 0 it is the score of
+At w = 1 it is the conditional denoiser, at w = 0 the unconditional one; the w of the first paper below is this one less
+1. As the level falls to 0 it is the score of
 
     p(z) (p(z | x) / p(z))^w, proportional to p(z) p(x | z)^w:
 

@@ -56,7 +56,7 @@ from sciinf.diffusion.fokker_planck import FEW, penalty, score_of
 from sciinf.diffusion.guidance import Guided
 from sciinf.diffusion.likelihood import EXACT, log_density
 from sciinf.diffusion.objective import Diffusion
-from sciinf.diffusion.solver import Solver, noise_like
+from sciinf.diffusion.solver import Denoiser, Solver, noise_like
 from sciinf.estimators._embedded import Embedded
 from sciinf.estimators._gaussian import check_beside
 from sciinf.estimators._linear import LinearGuess
@@ -284,22 +284,25 @@ class DenoisedDensity(Density, ABC):
     def guided(
         self, n: int, weight: float, *, generator: torch.Generator, interval: tuple[float, float] | None = None
     ) -> Float[Tensor, "n batch theta"]:
-        """Draws guided away from the prior: sharper for a weight above 1, and **no posterior** unless it is 1.
+        """Draws guided away from the prior: sharper for a weight above 1, and **no posterior** unless the weight is 1,
+        where they are those of `sample`. No answer, report or calibration has them.
 
         Args:
             n: Draws.
-            weight: w of `diffusion.guidance`.
+            weight: w of `diffusion.guidance`: 0 draws from the prior, 1 from the posterior.
             generator: For noise.
             interval: Lowest and highest level at which it guides; at all of them where left out.
 
         Raises:
-            ValueError: If the estimator was trained without `dropped`.
+            ValueError: If the estimator was trained without `dropped`, n is below 1, the weight is not finite, or the
+                interval none.
         """
-        owner, path = self.estimator, self.estimator.diffusion.schedule
+        check_whole("n", n, 1)
+        owner, start = self.estimator, self._start()
         prior = owner.network.prepare(owner.told_nothing(self.rows))
         guided = Guided(self.denoise, lambda y, s: owner.denoise(y, s, self.mean, prior), weight, interval)
-        y = path.most * self._noise(n, generator)
-        return owner.to_theta(owner.solver.solve(guided, y, path, generator=generator))
+        parts = [self._moved(start, self._noise(size, generator), generator, guided) for size in self._sizes(n)]
+        return owner.to_theta(torch.cat(parts))
 
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
@@ -317,12 +320,16 @@ class DenoisedDensity(Density, ABC):
         return noise_like(self.mean.expand(n, *self.mean.shape), generator)
 
     def _moved(
-        self, start: Tensor, noise: Float[Tensor, "n batch dim"], generator: torch.Generator
+        self,
+        start: Tensor,
+        noise: Float[Tensor, "n batch dim"],
+        generator: torch.Generator,
+        denoise: Denoiser | None = None,
     ) -> Float[Tensor, "n batch dim"]:
-        """Noise to draws of z, from the mean at the highest level."""
+        """Noise to draws of z, from the mean at the highest level; by another denoiser where one is given."""
         owner, path = self.estimator, self.estimator.diffusion.schedule
         y = start + owner.guess.spread().noisy(noise, path.most)
-        return owner.solver.solve(self.denoise, y, path, generator=generator)
+        return owner.solver.solve(denoise or self.denoise, y, path, generator=generator)
 
     @torch.no_grad()
     def _start(self) -> Float[Tensor, "batch dim"]:

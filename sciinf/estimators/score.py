@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sciinf.core import Observable, Prior
+from sciinf.core.component import called_without
 from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Solver
@@ -78,6 +79,7 @@ class Score(Denoising):
         extra = {"consistency": consistency, "dropped": dropped, "preserving": preserving}
         design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks, **extra)
         super().__init__(prior, observables, summary, design, seed)
+        called_without(self, *(name for name, value in extra.items() if not value))
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Score:

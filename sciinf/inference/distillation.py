@@ -35,6 +35,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Density, Estimator, Fit, Learns, X
 from sciinf.core.checks import check_whole
+from sciinf.core.component import called_without
 from sciinf.core.simulator import Simulator
 from sciinf.diffusion.grid import Grid, Power
 from sciinf.diffusion.schedule import Level
@@ -86,6 +87,8 @@ class FewSteps(Estimator):
         self.student.requires_grad_(True)
         self.student.solver = Exponential(steps, 1, grid or Power(3.0))
         self.steps, self.small = steps, small
+        if before is None:
+            called_without(self, "before")
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Nothing: all standardisation is the teacher's."""

@@ -11,6 +11,7 @@ from torch import distributions as td
 
 from sciinf import Flow, Observable, Prior, Recipe, Score, build_posterior, simulate, train
 from sciinf.core import Batch, Simulator, load_fit
+from sciinf.core.component import to_json
 from sciinf.diffusion import Exponential
 from sciinf.diffusion.grid import Power
 from sciinf.inference.distillation import FewSteps, distil
@@ -106,7 +107,9 @@ def test_what_has_no_steps_is_refused(both, tmp_path):
 
 
 def test_stages_halve_the_steps_at_the_levels_of_their_teachers(both, tmp_path):
-    """Two stages, eight steps to four to two: each level where a student stops is one of its teacher's."""
+    """Two stages, eight steps to four to two: each level where a student stops is one of its teacher's, and each
+    student begins with the weights of the one before.
+    """
     teacher, _, folder = both
     store = simulate(Square(), folder / "simulations", 2_000, progress=False)
     found = distil(teacher, store, tmp_path, steps=2, stages=2, recipe=Recipe(epochs=6, batch=100))
@@ -115,6 +118,7 @@ def test_stages_halve_the_steps_at_the_levels_of_their_teachers(both, tmp_path):
     assert found.estimator.levels(2) == pytest.approx(before.levels())
     kept, frozen = before.student.network.state_dict(), found.estimator.before.network.state_dict()
     assert all(torch.equal(kept[name], frozen[name]) for name in kept)
+    assert any(not torch.equal(kept[name], value) for name, value in teacher.estimator.network.state_dict().items())
     plain, owner = teacher.estimator.condition({"x": torch.ones(1, 1)}), teacher.estimator
     solver, owner.solver = owner.solver, Exponential(2, 1, Power(3.0))
     hasty = distance(plain.sample(5_000, generator=torch.Generator().manual_seed(0)), 1.0)
@@ -123,3 +127,43 @@ def test_stages_halve_the_steps_at_the_levels_of_their_teachers(both, tmp_path):
     assert distance(draws, 1.0) < 0.7 * hasty
     theta = torch.linspace(-2, 2, 7)[:, None]
     torch.testing.assert_close(*(build_posterior(fit).log_prob(theta, x=torch.ones(1)) for fit in (teacher, found)))
+
+
+def test_a_stage_learns_two_steps_of_ddim_as_the_paper_has_them(both):
+    """The paper's target, by its formulas with alpha = 1: z' = x + s' (z - x) / s twice, and the x of one such step."""
+    teacher, student, _ = both
+    first = student.estimator.student  # any network but the first teacher's
+    stage = FewSteps(teacher.estimator, steps=1, small=2, before=first)
+    high, middle, low = stage.levels(2)
+    generator = torch.Generator().manual_seed(0)
+    theta = Square.prior.sample(64, generator=generator)
+    batch = Batch(theta, Square()(theta, generator=generator))
+    loss = stage.loss(batch, generator=torch.Generator().manual_seed(1))
+    noise = torch.Generator().manual_seed(1)
+    torch.randint(1, (1,), generator=noise)
+    law = first.condition(batch.x)
+    z = first.to_z(theta) + high * torch.randn(theta.shape, generator=noise)
+    at = z
+    for one, other in ((high, middle), (middle, low)):
+        x = law.denoise(at, torch.tensor(one))
+        at = x + other * (at - x) / one
+    target = (at - low / high * z) / (1 - low / high)
+    mine = law.denoise(z, torch.tensor(high))  # the student is still as its teacher
+    spread = first.guess.spread()
+    off = spread.whitened((1 - low / high) * (mine - target), torch.tensor(low))
+    torch.testing.assert_close(loss, off.square().mean(-1), rtol=1e-3, atol=1e-7)
+    assert float(loss.mean()) > 1e-5
+
+
+def test_a_student_of_no_stage_is_saved_as_it_was_before_there_were_stages(both):
+    teacher, _, _ = both
+    assert "before" not in to_json(FewSteps(teacher.estimator))["arguments"]
+    assert "before" in to_json(FewSteps(teacher.estimator, before=teacher.estimator))["arguments"]
+
+
+def test_stages_are_a_whole_number(both, tmp_path):
+    teacher, _, folder = both
+    store = simulate(Square(), folder / "simulations", 2_000, progress=False)
+    for stages in (-1, 1.5):
+        with pytest.raises((TypeError, ValueError), match="stages"):
+            distil(teacher, store, tmp_path, stages=stages)
