@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -35,6 +36,17 @@ def check_whole(name: str, value: Any, least: int) -> None:
     """
     if not is_whole(value, least):
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def check_from_zero(name: str, value: Any, below: float) -> None:
+    """Refuse an argument that is no number of at least 0 and below another; True and False are none.
+
+    Raises:
+        ValueError: If it is not; the message names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+        words = "finite" if below == math.inf else f"below {below:g}"
+        raise ValueError(f"{name} must be a number of at least 0, {words}, got {value!r}")
 
 
 def check_workers(value: Any) -> None:

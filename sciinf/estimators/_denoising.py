@@ -48,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, Density, Learns, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_from_zero, check_whole
 from sciinf.core.estimator import PushedDensity
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
@@ -357,10 +357,10 @@ def _check_shares(design: Design) -> None:
     Raises:
         ValueError: If a number is out of range, or rows are dropped beside the linear guess, which knows them.
     """
-    if not 0 <= design.consistency < math.inf:
-        raise ValueError(f"consistency is a weight of at least 0, got {design.consistency}")
-    if not 0 <= design.dropped < 1:
-        raise ValueError(f"dropped is a share of the rows, from 0 to below 1, got {design.dropped}")
+    check_from_zero("consistency", design.consistency, math.inf)
+    check_from_zero("dropped", design.dropped, 1)
+    if not isinstance(design.preserving, bool):
+        raise ValueError(f"preserving is True or False, got {design.preserving!r}")
     if design.dropped and design.linear:
         raise ValueError("the linear guess knows every observation: pass linear=False with dropped")
 

@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import Batch, Density, Learns, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_from_zero, check_whole
 from sciinf.core.component import called_without
 from sciinf.core.existence import check_free
 from sciinf.core.memory import retain_freed
@@ -97,8 +97,7 @@ class Joint(Standardised):
         check_part("solver", solver, Solver, "Exponential(20)")
         check_whole("hidden", hidden, 1)
         check_whole("blocks", blocks, 1)
-        if not 0 <= noisy < 1:
-            raise ValueError(f"noisy is a share of the numbers given, from 0 to below 1, got {noisy}")
+        check_from_zero("noisy", noisy, 1)
         if set(prior.names) & set(observables):
             raise ValueError(f"{sorted(set(prior.names) & set(observables))} name a parameter and an observable too")
         numbers = prior.bijection.size + count(observables, MOST, "Joint")

@@ -218,7 +218,7 @@ def test_a_model_that_learned_of_no_errors_says_so(linear):
     for errors in ({"y": 1.0}, {"y": 0.0}):
         with pytest.raises(ValueError, match=r"train Joint\(\.\.\., noisy=0\.3\)"):
             linear.sample(5, ["a"], {"y": 0.0}, errors=errors, generator=torch.Generator())
-    with pytest.raises(ValueError, match="noisy is a share"):
+    with pytest.raises(ValueError, match="noisy must be a number of at least 0, below 1"):
         Joint(PRIOR, OBSERVABLES, noisy=1.0)
 
 

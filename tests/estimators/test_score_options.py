@@ -145,12 +145,17 @@ def test_what_makes_no_sense_is_refused(guiding):
     ):
         with pytest.raises(ValueError, match=words):
             law.guided(many, weight, generator=torch.Generator(), interval=interval)
-    with pytest.raises(ValueError, match="linear=False with dropped"):
-        Score(Mean.prior, Mean.observables, dropped=0.1)
-    with pytest.raises(ValueError, match="dropped is a share"):
-        Score(Mean.prior, Mean.observables, linear=False, dropped=1.0)
-    with pytest.raises(ValueError, match="consistency is a weight"):
-        Score(Mean.prior, Mean.observables, consistency=-1.0)
+    for words, told in (
+        ("linear=False with dropped", {"dropped": 0.1}),
+        ("dropped must be a number of at least 0, below 1", {"linear": False, "dropped": 1.0}),
+        ("dropped must be", {"linear": False, "dropped": True}),
+        ("consistency must be a number of at least 0, finite", {"consistency": -1.0}),
+        ("consistency must be", {"consistency": float("nan")}),
+        ("consistency must be", {"consistency": "strong"}),
+        ("preserving is True or False", {"preserving": "yes"}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Score(Mean.prior, Mean.observables, **told)
     plain = Score(Mean.prior, Mean.observables).condition({"x": torch.zeros(1, 1)})
     with pytest.raises(ValueError, match=r"train Score\(\.\.\., dropped=0\.1"):
         plain.guided(10, 2.0, generator=torch.Generator())
