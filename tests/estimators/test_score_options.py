@@ -223,8 +223,11 @@ def test_sums_and_scales_keep_rms_one():
 
 def test_the_norm_of_weights_is_forced_in_training_alone():
     layer = Unit(8, 4)
+    with torch.no_grad():
+        layer.weight.mul_(3.0)
     before = layer.weight.detach().clone()
-    layer.eval()(torch.ones(2, 8))
+    found = layer.eval()(torch.eye(8))  # what is used has norm 1, whatever is stored
+    assert torch.allclose(found.square().sum(0), torch.ones(4), atol=1e-3)
     assert torch.equal(layer.weight, before)
     layer.train()(torch.ones(2, 8))
     assert torch.allclose(layer.weight.square().mean(1), torch.full((4,), KEPT**2), rtol=1e-3)
