@@ -18,9 +18,9 @@ of 0.1: a step of Muon or AdamW at the usual peak rate of 8e-3 is 1.6 % of that,
 1, 1 %. Where several networks are trained at once, weights are not set back: there only what is used has norm 1.
 
 **What differs from the paper.** It divides silu by 0.596, its rms for normal inputs, and sets streams to rms 1 in the
-first half of its network only. In networks as small as these, rows of weights come to agree with what they are shown:
-so trained, layers were shown rms of up to 6. Hence `unit`, in each row, after each silu and in the end. Its networks
-have no biases that a condition moves, S_k q.
+first half of its network only. In networks as small as these, rows of weights come to agree with what they are shown,
+and so trained, layers came to be shown rms of several. Hence `unit`, in each row, after each silu and in the end. Its
+networks have no S_k q.
 
 References:
     | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024),
