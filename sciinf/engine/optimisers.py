@@ -14,15 +14,20 @@ all per element, started from m_0 = g_0, v_0 = 0, v_1 = d_1, n_0 = g_0^2, which 
 **Another batch.** For small rates r the steps of Adam follow a stochastic equation in the time r^2 per step. Batches k
 times as large follow the same one with
 
-    r -> r sqrt(k),    1 - beta -> k (1 - beta),    eps -> eps / sqrt(k),    l -> l sqrt(k),
+    r -> r sqrt(k),    1 - beta -> k (1 - beta),    eps -> eps / sqrt(k)
 
-the last because decoupled decay takes r l per step. It is a limit: it holds where k (1 - beta_1) is well below 1.
+(Malladi et al., for RMSprop and Adam; taken for AMSGrad as well). Decoupled decay takes r l per step, and k r l in k
+steps, so l -> l sqrt(k), which is ours. It is a limit. It holds where steps are short, where k (1 - beta_1) is well
+below 1, and where noise makes up most of the gradients' squares (Wang & Aitchison): not for batches so large that their
+gradient is nearly the exact one. From k (1 - beta_1) = 1 on there is no such beta_1, and the rule is refused. The norm
+at which gradients are clipped is not scaled.
 
 References:
     | Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019), https://arxiv.org/abs/1711.05101
     | On the Convergence of Adam and Beyond (Reddi et al., 2018), https://arxiv.org/abs/1904.09237
     | On the SDEs and Scaling Rules for Adaptive Gradient Algorithms (Malladi et al., 2022),
       https://arxiv.org/abs/2205.10287
+    | Batch size invariant Adam (Wang & Aitchison, 2024), for where the rule fails, https://arxiv.org/abs/2402.18824
     | Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models (Xie et al., 2022),
       https://arxiv.org/abs/2208.06677
 """
@@ -39,6 +44,8 @@ from sciinf.engine.muon import Muon, Span
 
 NAMES = ("adamw", "amsgrad", "adan", "muon")
 SCALED = ("adamw", "amsgrad")  # there is a rule for other batches
+BETAS, EPS = (0.9, 0.999), 1e-8  # of usual batches
+LARGEST_FACTOR = 10  # 1 / (1 - BETAS[0]): from here on the rule has no first beta
 
 
 class Adan(torch.optim.Optimizer):
@@ -134,14 +141,16 @@ def optimiser(
         matrices: Where its matrices lie, which Muon treats in a way of their own.
         lr: Learning rate; a tensor on the parameters' device where the step is to be captured as a CUDA graph.
         weight_decay: Decoupled weight decay.
-        batches: k: how many times as large batches are as those that the usual numbers are for. AdamW and AMSGrad go
-            by the rule above, but for lr, which the caller has scaled.
+        batches: k: how many times as large batches are as those that the usual betas and epsilon are for, which are
+            scaled by the rule above; lr and weight_decay are taken as they are.
 
     Raises:
-        ValueError: If the name is unknown, or there is no rule for it.
+        ValueError: If the name is unknown, or there is no rule for it, or for so large batches.
     """
     if batches != 1.0 and name not in SCALED:
         raise ValueError(f"the rule for other batches is for {' and '.join(SCALED)}, not for {name!r}")
+    if not 0 < batches < LARGEST_FACTOR:
+        raise ValueError(f"batches={batches}: the rule is for numbers above 0 and below {LARGEST_FACTOR}")
     if name == "adan":
         return Adan([weights], lr, weight_decay=weight_decay)
     if name == "muon":
@@ -149,12 +158,10 @@ def optimiser(
     if name not in NAMES:
         raise ValueError(f"the optimiser {name!r} is not known; expected one of {list(NAMES)}")
     captured = isinstance(lr, Tensor)
-    first, second = (max(0.0, 1 - batches * (1 - beta)) for beta in (0.9, 0.999))
-    how: dict[str, Any] = {"betas": (first, second), "eps": 1e-8 / batches**0.5} if batches != 1.0 else {}
-    decay = weight_decay * batches**0.5
-    return torch.optim.AdamW(
-        [weights], lr=lr, weight_decay=decay, amsgrad=name == "amsgrad", fused=True, capturable=captured, **how
-    )
+    first, second = BETAS if batches == 1.0 else (1 - batches * (1 - beta) for beta in BETAS)
+    told: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "fused": True, "capturable": captured}
+    told |= {"betas": (first, second), "eps": EPS / batches**0.5}
+    return torch.optim.AdamW([weights], amsgrad=name == "amsgrad", **told)
 
 
 def tensors_of(chosen: torch.optim.Optimizer) -> dict[str, Tensor]:

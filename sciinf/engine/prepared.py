@@ -37,11 +37,15 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     batch = min(_batch(recipe, source.reuse), source.train)
     steps = STEPS / math.sqrt(source.reuse)
     epochs = recipe.epochs or max(FEWEST_EPOCHS, round(steps / (source.train // batch)))
-    rate = scaled_rate(RATE, FRESH_BATCH, batch) if recipe.learning_rate is None else recipe.learning_rate
+    optimiser = recipe.optimiser or "muon"
+    k = recipe.factor(batch, FRESH_BATCH, optimiser)
+    rate = scaled_rate(RATE, 1.0, k) if recipe.learning_rate is None else recipe.learning_rate
     told = "auto" if recipe.batch == "auto" else batch
-    decay = DECAY if recipe.weight_decay is None else recipe.weight_decay
+    usual = DECAY * (1.0 if recipe.batches is None else math.sqrt(k))
+    decay = usual if recipe.weight_decay is None else recipe.weight_decay
     filled = replace(recipe, batch=told, epochs=epochs, learning_rate=rate, weight_decay=decay)
-    return replace(filled, patience=recipe.patience or epochs, optimiser=recipe.optimiser or "muon")
+    filled = replace(filled, batches=None if recipe.batches is None else k)
+    return replace(filled, patience=recipe.patience or epochs, optimiser=optimiser)
 
 
 def prepared(

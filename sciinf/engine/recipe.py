@@ -11,7 +11,7 @@ import torch
 
 from sciinf.core import Learns
 from sciinf.core.checks import is_whole
-from sciinf.engine.optimisers import NAMES
+from sciinf.engine.optimisers import LARGEST_FACTOR, NAMES, SCALED
 from sciinf.engine.schedule import FLOORS, scaled_rate
 
 _STEPS: Mapping[Learns, int] = {
@@ -48,9 +48,6 @@ class Recipe:
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm.
         patience: Epochs without a better validation loss after which training stops.
-        batches: For "adamw" and "amsgrad": how many times the usual batch a batch is, by which betas, epsilon and
-            weight decay are scaled as the learning rate is (`engine.optimisers`), so that larger batches take the same
-            way in fewer steps. "rule" takes it from `batch`; where left out, the learning rate alone is scaled.
         validation_fraction: Rows of a store held out, from its end.
         validate_every: Epochs between validations, the last epoch's apart.
         ema: Average of the weights: a decay per step (the average is then what is validated and kept; 0 for none), or
@@ -64,6 +61,11 @@ class Recipe:
         threads: CPU threads of an operation; these networks are too small to gain from more than one.
         device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
         memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
+        batches: k: how many times as large a batch is as one that the usual learning rate, weight decay, betas and
+            epsilon are for, less than 10. All of them are then scaled by it (`engine.optimisers`), but for a learning
+            rate or a weight decay that is given, so that a larger batch takes about the same way in fewer steps.
+            "rule": `batch` over the usual batch. Where left out, the learning rate alone is scaled. For "adamw" and
+            "amsgrad"; not beside batch="auto".
     """
 
     epochs: int | None = None
@@ -75,7 +77,6 @@ class Recipe:
     weight_decay: float | None = None
     clip: float = 5.0
     patience: int | None = None
-    batches: float | Literal["rule"] | None = None
     validation_fraction: float = 0.1
     validate_every: int | None = None
     ema: float | Literal["post-hoc"] | None = None
@@ -86,6 +87,7 @@ class Recipe:
     threads: int = 1
     device: str = "cpu"
     memory: int = 4 * 2**30
+    batches: float | Literal["rule"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "patience", "validate_every", "processes", "threads", "memory"):
@@ -107,8 +109,8 @@ class Recipe:
             "optimiser": (f"None or one of {list(NAMES)}", self.optimiser in (None, *NAMES)),
             "weight_decay": ("None or a number of at least 0", decay is None or _from(decay, 0, math.inf)),
             "batches": (
-                'None, "rule" or a positive number',
-                self.batches in (None, "rule") or _between(self.batches, 0, math.inf),
+                f'None, "rule" or a number above 0 and below {LARGEST_FACTOR}',
+                self.batches in (None, "rule") or _between(self.batches, 0, LARGEST_FACTOR),
             ),
             "clip": ("a positive number", self.clip == math.inf or _between(self.clip, 0, math.inf)),
             "validation_fraction": ("a fraction between 0 and 1", _between(self.validation_fraction, 0, 1)),
@@ -121,6 +123,35 @@ class Recipe:
         for name, (expected, good) in checks.items():
             if not good:
                 raise ValueError(f"Recipe({name}={getattr(self, name)!r}): expected {expected}")
+        if self.batches is not None and self.batch == "auto":
+            raise ValueError('Recipe(batch="auto", batches=...): give a batch, or leave `batches` out')
+
+    def factor(self, batch: int, usual: int, optimiser: str) -> float:
+        """k: what the learning rate is scaled by the root of, and all else that `batches` scales by k (or its root).
+
+        Args:
+            batch: Rows of a step.
+            usual: Rows that the usual numbers are for.
+            optimiser: Its name, filled in.
+
+        Raises:
+            ValueError: If `batches` asks for a rule that this optimiser has not, or k is too large for it.
+        """
+        if self.batches is None:
+            return batch / usual
+        if optimiser not in SCALED:
+            raise ValueError(
+                f"Recipe(batches={self.batches!r}): there is a rule for {' and '.join(SCALED)}, and this training is "
+                f"by {optimiser!r}; leave `batches` out, or say optimiser={SCALED[0]!r}"
+            )
+        k = batch / usual if self.batches == "rule" else self.batches
+        if not k < LARGEST_FACTOR:
+            raise ValueError(
+                f"Recipe(batch={batch}, batches={self.batches!r}): a batch is {k:.3g} times the usual one of {usual} "
+                f"rows, and the rule ends below {LARGEST_FACTOR}: take fewer than {LARGEST_FACTOR * usual} rows, or "
+                "leave `batches` out"
+            )
+        return k
 
     def resolved(
         self, rows: int, held_out: int | None = None, *, learns: Learns = "densities", parameters: int = 1
@@ -148,12 +179,15 @@ class Recipe:
         steps = _STEPS[learns] * min(rows / 9_000, 1.0) ** below * min(max(rows / 9_000, 1.0), 2.0) ** above
         steps *= max(rows / 18_000, 1.0) ** beyond
         decay = _DECAY[learns] * min(1.0, 9_000 / max(rows, 1)) ** (2 / 3)
+        optimiser = self.optimiser or ("muon" if learns in ("noise", "noisy fields") else "adamw")
+        k = self.factor(batch, usual, optimiser)
+        decay = decay * (1.0 if self.batches is None else math.sqrt(k))
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))
         given = self.learning_rate
         share = rows / (_ROWS * max(1, parameters) ** 2) if learns == "densities" else 1.0
         peak = _RATE * min(1.0, max(_LEAST_RATE, share))
-        rate = scaled_rate(peak, usual, batch) if given is None or isinstance(given, str) else given
+        rate = scaled_rate(peak, 1.0, k) if given is None or isinstance(given, str) else given
         patience = self.patience or max(5, epochs // 3)
         ema = max(0.0, 1 - 20 / (epochs * max(1, rows // batch))) if self.ema is None else self.ema
         if held_out is None:
@@ -161,16 +195,15 @@ class Recipe:
         sparse = math.ceil(_FORWARD * held_out / (_VALIDATION_SHARE * max(rows, 1)))
         every = self.validate_every or max(1, min(sparse, epochs, patience))
         filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate, weight_decay=decay)
-        optimiser = self.optimiser or ("muon" if learns in ("noise", "noisy fields") else "adamw")
-        times = batch / usual if self.batches == "rule" else self.batches
-        return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser, batches=times)
+        filled = replace(filled, batches=None if self.batches is None else k)
+        return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser)
 
     def said(self) -> Mapping[str, Any]:
         """What a training's result follows from: all but where and how fast it runs. (With less memory than the rows
         take, the order of the rows is another, and the result differs as with another seed.)
         """
         where = ("device", "processes", "threads", "memory", "graph")
-        unsaid = () if self.batches else ("batches",)  # which says nothing, as before there was one
+        unsaid = ("batches",) if self.batches is None else ()  # so that what was trained without it stays known
         return {name: value for name, value in vars(self).items() if name not in (*where, *unsaid)}
 
 

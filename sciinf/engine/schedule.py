@@ -56,6 +56,6 @@ class Schedule:
         return self.peak * (floor + (1 - floor) * fall)
 
 
-def scaled_rate(rate: float, batch: int, other: int) -> float:
+def scaled_rate(rate: float, batch: float, other: float) -> float:
     """The rate for batches of `other` rows that goes with `rate` for batches of `batch` rows: the root rule."""
     return rate * math.sqrt(other / batch)

@@ -68,7 +68,7 @@ def step_settings(recipe: Recipe) -> StepSettings:
         half=recipe.precision == "bfloat16",
         graph=recipe.graph,
         processes=recipe.processes,
-        batches=1.0 if recipe.batches is None or recipe.batches == "rule" else recipe.batches,
+        batches=float(recipe.batches or 1.0),
     )
 
 

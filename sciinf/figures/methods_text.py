@@ -175,7 +175,7 @@ def _flow(built: Mapping[str, Any]) -> tuple[str, str, list[str]]:
         papers += ["spline"] if arguments.get("bins", 1) else []
         papers += ["tweedie"] if arguments.get("denoise") else []
     if name == "Continuous" and arguments.get("penalty", 1):
-        papers += ["solver", "local solver"]
+        papers += ["solver", "local solver"] if arguments.get("penalised", "local") == "local" else ["solver"]
     inner = arguments.get("flow")
     if not isinstance(inner, Mapping) or "$class" not in inner:
         return words, name, papers

@@ -27,10 +27,9 @@ that the solver sees a smooth field and the estimate of the integral has no bias
 **Training** solves with RK4 on a grid of equal steps and differentiates through it. Densities and draws are solved with
 Dormand-Prince 5(4), whose steps adapt until the local error of the worst row is within the tolerance; its cost is
 therefore decided by what was learned. The penalty makes it learn what is cheap, by one of `nets.solver_cost`:
-"sum", the local errors of all steps, R_E = sum_j E_j |h_j|; "stiffness", the mean of S_j; or "local", one step at
-random from a state y_j that is held constant. On a grid of J equal steps, drawing j uniformly estimates R_E without
-bias. j is drawn for each row; the rms runs over the D + 1 numbers of y = (z, log det) and the batch, as a solver of the
-whole batch would see it.
+"local", the local error of one step at random, from a state y_j that is held constant; "sum", R_E over all steps; or
+"stiffness", R_S. j is drawn for each row, uniformly from the J equal steps; the rms runs over the D + 1 numbers of
+y = (z, log det) and the batch, as a solver of the whole batch would see it.
 
 References:
     | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2019),
@@ -54,12 +53,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal, single_precision
-from sciinf.nets.solver_cost import error_sum, local_error, rms, stiffness_mean
+from sciinf.nets.solver_cost import COSTS, local_error, rms
 
 TRACES = ("exact", "rademacher", "gaussian")
 """How training may find tr dv/dz: exactly, or by Hutchinson's estimate with noise of this law."""
 
-PENALISED = ("local", "sum", "stiffness")
+PENALISED = ("local", *COSTS)
+"""What of a solve training may penalise."""
 
 State = Float[Tensor, "n batch state"]
 """z, of width D, or z and log |det|, of width D + 1."""
@@ -257,8 +257,9 @@ class _ContinuousFlow(ConditionalFlow):
         if not self.training or self.penalty == 0:
             return loss
         if self.penalised != "local":
-            costs = error_sum if self.penalised == "sum" else stiffness_mean
-            return loss + self.penalty * costs(rate, grid.tolist(), states[:, 0].unbind())
+            return loss + self.penalty * COSTS[self.penalised](
+                rate, [k / steps for k in range(steps + 1)], states[:, 0]
+            )
         j = torch.randint(steps, (len(z),), generator=generator, device=generator.device).to(z.device)
         start = states.detach()[j, 0, torch.arange(len(z), device=z.device)][None]
         return loss + self.penalty * rms(local_error(rate, grid[j][:, None], start, 1.0 / steps))

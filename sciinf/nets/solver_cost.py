@@ -9,9 +9,13 @@ and, where two stages of a step belong to one time, as t + h/2 in the classical 
 
     S = |k_3 - k_2| / |y_3 - y_2|,    y_2 = y + h/2 k_1,    y_3 = y + h/2 k_2,
 
-an estimate of the largest rate of f. Added to a loss, they make a field that is cheap to solve. The sums over a whole
-solution, with slopes through all of it, are the first paper's; one step at random, from a state that is held constant,
-is the second's. On steps of equal length the sum over steps of E |h| is their mean.
+an estimate of the largest rate of f, from below. Added to a loss, they make a field that is cheap to solve:
+
+    R_E = sum_j E_j |h_j| / T,    R_S = sum_j S_j |h_j| / T,    T = sum_j |h_j|,
+
+with slopes through the whole solution, are the first paper's, as its authors' code weighs the steps, but for the 1 / T.
+One step at random, from a state that is held constant, is the second's. The steps here are those of training, not of
+the solver that is used later.
 
 References:
     | Opening the Blackbox: Accelerating Neural Differential Equations by Regularizing Internal Solver Heuristics
@@ -34,11 +38,21 @@ from torch import Tensor
 Rate = Callable[[Any, Tensor], Tensor]
 """f(t, y), y (*rows, D), to (*rows, D)."""
 
+States = Sequence[Tensor] | Tensor
+"""A solution, (*rows, D) at each time."""
+
 _SMALL = 1e-14  # added to a mean square, so that its root has a slope at 0
 
 
-def local_error(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: float) -> Float[Tensor, "*rows dim"]:
-    """E: difference of Bogacki and Shampine's solutions of orders 3 and 2 after a step of h, relative to 1 + |y|."""
+def local_error(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: Any) -> Float[Tensor, "*rows dim"]:
+    """E: difference of Bogacki and Shampine's solutions of orders 3 and 2 after a step of h, relative to 1 + |y|.
+
+    Args:
+        rate: f.
+        t: Time, as f takes it.
+        y: State.
+        h: Length of the step, a number or (*rows, 1).
+    """
     k1 = rate(t, y)
     k2 = rate(t + h / 2, y + h / 2 * k1)
     k3 = rate(t + 3 * h / 4, y + 3 * h / 4 * k2)
@@ -48,13 +62,17 @@ def local_error(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: float) -> 
     return difference / (1 + torch.maximum(y.abs(), end.abs()).detach())
 
 
-def stiffness(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: float) -> Float[Tensor, "*rows"]:
-    """S of each row: how fast the field changes from one place to another at one time, per unit of time."""
+def stiffness(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: Any) -> Float[Tensor, "*rows"]:
+    """S of each row, per unit of time: how fast the field changes from one place to another at one time.
+
+    It is 0 for a field that is the same at both places, and damped to 0 where these are as near each other as rounding.
+    Arguments as for `local_error`.
+    """
     k1 = rate(t, y)
     k2 = rate(t + h / 2, y + h / 2 * k1)
     k3 = rate(t + h / 2, y + h / 2 * k2)
     apart, moved = (k3 - k2).square().sum(-1), (0.5 * h * (k2 - k1)).square().sum(-1)
-    return ((apart + _SMALL) / (moved + _SMALL)).sqrt()
+    return (apart / (moved + torch.finfo(y.dtype).eps ** 1.5) + _SMALL).sqrt()
 
 
 def rms(value: Tensor) -> Float[Tensor, ""]:
@@ -62,20 +80,34 @@ def rms(value: Tensor) -> Float[Tensor, ""]:
     return (value.square().mean() + _SMALL).sqrt()
 
 
-def error_sum(rate: Rate, times: Sequence[float], states: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Sum over steps of rms(E) |h|, over the time of them all.
+def error_sum(rate: Rate, times: Sequence[Any], states: States) -> Float[Tensor, ""]:
+    """R_E, the rms of E |h| over rows and numbers at each step.
 
     Args:
         rate: f.
-        times: Of the states, at least two.
-        states: A solution, (*rows, D) at each time; slopes go through them.
+        times: Of the states, at least two, each a number or (*rows, 1), as f takes them.
+        states: A solution, (*rows, D) at each time, of which the last may be left out; slopes go through them.
     """
-    steps = list(zip(pairwise(times), states, strict=False))
-    found = [rms(local_error(rate, start, y, end - start)) * abs(end - start) for (start, end), y in steps]
-    return torch.stack(found).sum() / abs(times[-1] - times[0])
+    parts = [rms(local_error(rate, t, y, h) * abs(h)) for t, y, h in _steps(times, states)]
+    return torch.stack(parts).sum() / _span(times)
 
 
-def stiffness_mean(rate: Rate, times: Sequence[float], states: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Mean of S over steps and rows; arguments as for `error_sum`."""
-    steps = list(zip(pairwise(times), states, strict=False))
-    return torch.stack([stiffness(rate, start, y, end - start).mean() for (start, end), y in steps]).mean()
+def stiffness_sum(rate: Rate, times: Sequence[Any], states: States) -> Float[Tensor, ""]:
+    """R_S, the mean over rows of S |h| at each step; arguments as for `error_sum`."""
+    parts = [(stiffness(rate, t, y, h)[..., None] * abs(h)).mean() for t, y, h in _steps(times, states)]
+    return torch.stack(parts).sum() / _span(times)
+
+
+COSTS = {"sum": error_sum, "stiffness": stiffness_sum}
+"""What training may penalise of a whole solution, by name."""
+
+
+def _steps(times: Sequence[Any], states: States) -> list[tuple[Any, Tensor, Any]]:
+    """Time, state and length of each step."""
+    return [(start, y, end - start) for (start, end), y in zip(pairwise(times), states, strict=False)]
+
+
+def _span(times: Sequence[Any]) -> Any:
+    """The time of all steps, on average over rows."""
+    span = abs(times[-1] - times[0])
+    return span.mean() if isinstance(span, Tensor) else span

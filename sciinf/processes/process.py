@@ -153,6 +153,13 @@ class LearnedProcess(nn.Module, ABC):
         """
         return next(self.parameters()).new_zeros(())
 
+    def cost(self, series: Series, z: Float[Tensor, "row time state"]) -> Float[Tensor, ""]:
+        """What training pays for paths beside the bound, nats a row: how dear their equation is to solve, say.
+
+        0 where nothing is penalised. It is no part of KL, and of no bound that is told.
+        """
+        return next(self.parameters()).new_zeros(())
+
     def check(self, series: Series) -> None:
         """Warn, or raise ValueError, where the process is not for rows that are asked about; not in training."""
         return None

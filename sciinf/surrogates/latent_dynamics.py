@@ -9,7 +9,8 @@ The loss of a row is minus the evidence lower bound, in nats of the target's own
 
     loss = KL(q || p) - E_q[sum_{seen k} log p(x_k | z_k)] + shared / N,
 
-with one path of q for each row at each step, and `shared` what all N training rows share (`LearnedProcess.shared`).
+with one path of q for each row at each step, and `shared` what all N training rows share (`LearnedProcess.shared`). In
+training alone it has what the process penalises (`LearnedProcess.cost`).
 With `hide`, that share of the times is hidden from q at each step, at random, and scored all the same: the bound still
 holds, and q learns to fill gaps.
 
@@ -133,7 +134,8 @@ class LatentDynamics(Surrogate, Adjusting):
             series = replace(series, seen=torch.where(kept[..., None], series.seen, 0.0), there=kept)
         found = self.process.posterior(series, generator=generator)
         shared = self.process.shared() / self.inputs.rows.to(found.kl)
-        return found.kl - self._expected(series, found, batch.x) + shared
+        loss = found.kl - self._expected(series, found, batch.x) + shared
+        return loss + self.process.cost(series, found.z) if self.training else loss
 
     def series(
         self, theta: Float[Tensor, "row theta"], x: X, *, offset: Float[Tensor, "row time feature"] | None = None

@@ -6,9 +6,10 @@ r"""One frame from the one before, again and again.
 over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
 length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
 as many sds of a step, so that the network learns to come back from where it strays. An error that has grown for long is
-larger than one that has just begun: with `random` each pair of frames has a blur of its own, from none to `noise`. And
-with `at_use` frames are blurred a little in a rollout, too, so that errors are like what training has shown. That blur
-is the same in every row and every time, so that a rollout is the same again.
+larger than one that has just begun: with `random` the sd of each pair of frames is drawn, evenly from 0 to `noise`. And
+with `at_use` the frames of a rollout are blurred a little as well, so that they are like what training has shown; what
+is fed back is then never quite what was predicted. This blur is drawn from `seed`, and is the same in every row and in
+every rollout, so that a prediction does not depend on what is asked with it, and can be made again.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
@@ -16,7 +17,7 @@ References:
     | Learning to Simulate Complex Physics with Graph Networks (Sanchez-Gonzalez et al., 2020), for the noise,
       https://arxiv.org/abs/2002.09405
     | Continuous Autoregressive Models with Noise Augmentation Avoid Error Accumulation (Pasini et al., 2024), for noise
-      of random sd, and for a little of it at use, https://arxiv.org/abs/2411.18447
+      at random levels in training and at a low one in use, https://arxiv.org/abs/2411.18447
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         begins: Whether the first frame is the start itself (`times[0]` is 0), not the one after it.
         pairs: Of frames, from each trajectory at each step of training.
         noise: Sd of the blur in training, in sds of a step.
-        random: Whether each pair has a sd of its own, uniform from 0 to `noise`.
-        at_use: Sd of the blur of each frame in a rollout, in sds of a step.
+        random: Whether each pair has a sd of its own, drawn evenly from 0 to `noise`.
+        at_use: Sd of the blur of each frame in a rollout, in sds of a step; at most `noise`.
         loss: Distance of fields; `RelativeL2()` where left out.
         moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
             by them at random. Only for fields without edges.
         seed: Seeds the first weights.
 
     Raises:
-        ValueError: If names or layouts do not go together, there is no second frame, or a sd is negative.
+        ValueError: If names or layouts do not go together, there is no second frame, or sds are out of range.
     """
 
     def __init__(
@@ -89,6 +90,10 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         for name, value in (("noise", noise), ("at_use", at_use)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is a number of sds of at least 0, got {value}")
+        if random and not noise:
+            raise ValueError("random=True draws sds from 0 to `noise`, which is 0: give Stepwise(noise=...) too")
+        if at_use > noise:
+            raise ValueError(f"at_use is {at_use}, and training shows blurs up to noise={noise}: take at most that")
         if self.observables[start].shape[0] != self.channels:
             raise ValueError(f"{start!r} has {self.observables[start].shape[0]} channels, {target!r} {self.channels}")
         if self.frames < 2:

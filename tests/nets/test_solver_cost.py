@@ -8,7 +8,7 @@ from torch import nn
 from torchdiffeq import odeint
 
 from sciinf.dynamics.ode import rk4
-from sciinf.nets.solver_cost import error_sum, local_error, stiffness, stiffness_mean
+from sciinf.nets.solver_cost import error_sum, local_error, stiffness, stiffness_sum
 
 
 @pytest.mark.parametrize("rate", [0.3, 7.0])
@@ -16,6 +16,33 @@ def test_the_stiffness_of_a_linear_field_is_its_rate(rate):
     y = torch.tensor([[1.0, -2.0], [0.1, 5.0]], dtype=torch.float64)
     found = stiffness(lambda t, y: -rate * y, 0.0, y, 0.1)
     torch.testing.assert_close(found, torch.full((2,), rate, dtype=torch.float64), rtol=1e-8, atol=1e-8)
+
+
+def test_a_field_that_is_the_same_everywhere_is_not_stiff():
+    y = torch.tensor([[1.0, -2.0]], requires_grad=True)
+    found = stiffness(lambda t, y: 3.0 + 0.0 * y, 0.0, y, 0.1)
+    assert float(found.detach()) < 1e-6
+    assert torch.equal(torch.autograd.grad(found.sum(), y)[0], torch.zeros(1, 2))
+
+
+def test_steps_count_by_their_length():
+    """Of y' = -3 y, S is 3 whatever the steps; local errors differ, and times may be given for each row."""
+    y = torch.ones(2, 1, dtype=torch.float64)
+
+    def rate(t, y):
+        return -3.0 * y
+
+    times, states = [0.0, 0.1, 0.4], [y, 0.7 * y]
+    assert float(stiffness_sum(rate, times, states)) == pytest.approx(3.0)
+    first, second = (
+        float(local_error(rate, 0.0, state, h).abs()[0]) for state, h in zip(states, (0.1, 0.3), strict=True)
+    )
+    assert second > 2 * first
+    assert float(error_sum(rate, times, states)) == pytest.approx((0.1 * first + 0.3 * second) / 0.4, rel=1e-4)
+    each = [torch.full((2, 1), t, dtype=torch.float64) for t in times]
+    torch.testing.assert_close(error_sum(rate, each, states), error_sum(rate, times, states))
+    backwards = [-t for t in times]
+    torch.testing.assert_close(stiffness_sum(rate, backwards, states), stiffness_sum(rate, times, states))
 
 
 def test_the_local_error_is_of_third_order():
@@ -32,7 +59,7 @@ def test_sums_over_a_solution_send_slopes_through_it():
         a = a.clone().requires_grad_()
         states = rk4(lambda t, y: a * y.sin(), torch.ones(1, 1, dtype=torch.float64), times, steps_per_interval=1)
         states = states.detach() if held else states
-        total = stiffness_mean(lambda t, y: a * y.sin(), times, states.unbind())
+        total = stiffness_sum(lambda t, y: a * y.sin(), times, states.unbind())
         return total.detach(), torch.autograd.grad(total, a)[0]
 
     at = torch.tensor(1.7, dtype=torch.float64)
@@ -47,7 +74,7 @@ def test_a_learned_equation_is_cheaper_at_the_same_fit():
     start = torch.randn(100, 2, generator=generator)
     wanted = torch.stack([start[:, 0] + start[:, 1].sin(), start[:, 1] - 0.5 * start[:, 0].tanh()], 1)
     times, asked, missed = [0.0, 0.25, 0.5, 0.75, 1.0], [], []
-    for cost, weight in ((None, 0.0), (error_sum, 50.0), (stiffness_mean, 0.02)):
+    for cost, weight in ((None, 0.0), (error_sum, 50.0), (stiffness_sum, 0.02)):
         torch.manual_seed(1)
         net = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
 

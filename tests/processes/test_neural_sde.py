@@ -9,7 +9,9 @@ import torch
 from torch.distributions import Uniform
 
 from sciinf import Observable, Prior
+from sciinf.core import Batch
 from sciinf.dynamics.noise import MarkovFractional
+from sciinf.nets.solver_cost import local_error
 from sciinf.processes import Brownian, Fractional, NeuralSDE, Series, Sizes
 from sciinf.processes.bayes_steps import Told, new_noise
 from sciinf.surrogates import LatentDynamics
@@ -238,12 +240,50 @@ def test_the_index_can_be_learned_and_is_read_off():
     assert float(slope.abs()) > 1e-4
 
 
+def swinging(theta, z, t):
+    return torch.stack([z[:, 1], -4.0 * z[:, 0]], 1) + t[:, None]
+
+
+def test_the_price_of_a_drift_is_what_a_solver_sees_along_the_path():
+    """Of a drift M z + t the stiffness along any path is between the least and the largest stretch of M, 1 and 4."""
+    told = {"known": swinging, "unknown": (), "width": 4, "steps": STEPS}
+    z = torch.randn(3, 4, 2, generator=generator())
+    series = Series(torch.ones(3, 4, 1), torch.ones(3, 4, dtype=torch.bool), torch.zeros(3, 0), TIMES.expand(3, -1))
+    process = NeuralSDE(2, penalty=2.0, penalised="stiffness", **told).build(Sizes(1, 0, 0), seed=0)
+    assert 2 * 1.0 < float(process.cost(series, z)) < 2 * 4.0
+    errors = NeuralSDE(2, penalty=1.0, **told).build(Sizes(1, 0, 0), seed=0).cost(series, z)
+    starts, lengths = TIMES[0, :-1].repeat(3)[:, None], TIMES[0].diff().repeat(3)[:, None] / STEPS
+    by_hand = local_error(lambda t, y: swinging({}, y, t[:, 0]), starts, z[:, :-1].flatten(0, 1), lengths)
+    assert float(errors) == pytest.approx(float((by_hand * lengths).square().mean().sqrt() / lengths.mean()), rel=1e-5)
+    assert float(NeuralSDE(2, **told).build(Sizes(1, 0, 0), seed=0).cost(series, z)) == 0.0
+    one = Series(torch.ones(3, 1, 1), torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 0))
+    assert float(process.cost(one, z[:, :1])) == 0.0
+
+
+def test_the_price_is_paid_in_training_and_is_no_part_of_the_bound():
+    losses, prior, x = {}, Prior.none(), {"x": torch.randn(6, 5, generator=generator())}
+    for penalty in (0.0, 3.0):
+        told = {"penalty": penalty, "penalised": "stiffness"}
+        surrogate = LatentDynamics(prior, {"x": Observable((5,))}, NeuralSDE(2, **told), width=4)
+        batch = Batch(torch.zeros(6, 0), x)
+        surrogate.standardise(lambda batch=batch: iter([batch]))
+        series = surrogate.series(batch.theta, x)
+        paid = surrogate.process.cost(series, surrogate.process.posterior(series, generator=generator()).z)
+        for mode in (True, False):
+            losses[penalty, mode] = surrogate.train(mode).loss(batch, generator=generator())
+    assert float(paid.detach()) > 0.01
+    torch.testing.assert_close(losses[3.0, True] - losses[0.0, True], paid.expand(6), atol=1e-5, rtol=1e-4)
+    assert torch.equal(losses[3.0, False], losses[0.0, False])
+
+
 def test_bad_arguments_are_named():
     for wrong, words in (
         (lambda: NeuralSDE(2, scales=(1.0,)), "scales"),
         (lambda: NeuralSDE(2, unknown=(0,)), "unknown"),
         (lambda: NeuralSDE(2, known=decaying, unknown=(2,)), "unknown"),
         (lambda: NeuralSDE(2, steps=0), "steps"),
+        (lambda: NeuralSDE(2, penalty=-1.0), "penalty"),
+        (lambda: NeuralSDE(2, penalty=1.0, penalised="local"), "penalised"),
         (lambda: Fractional(0.0), "horizon"),
         (lambda: Fractional(5.0, 0.05), "Hurst"),
     ):

@@ -60,7 +60,9 @@ def test_a_rollout_is_blurred_alike_in_every_row_and_every_time():
     given = {"initial": torch.randn(3, 1, 16, generator=torch.Generator().manual_seed(1))}
 
     def rolled(at_use, rows=slice(None)):
-        surrogate = Stepwise(equation.prior, equation.observables, Fourier(4, 3, layers=1), at_use=at_use).eval()
+        surrogate = Stepwise(
+            equation.prior, equation.observables, Fourier(4, 3, layers=1), noise=0.2, at_use=at_use
+        ).eval()
         with torch.no_grad():
             return surrogate.rollout(theta[rows], {"initial": given["initial"][rows]}, 5)
 
@@ -68,6 +70,17 @@ def test_a_rollout_is_blurred_alike_in_every_row_and_every_time():
     assert torch.equal(blurred, rolled(0.1))
     torch.testing.assert_close(blurred[1:2], rolled(0.1, slice(1, 2)), atol=1e-6, rtol=1e-5)
     assert 0.02 < float((blurred - plain)[:, 1:].std()) < 1.0
+
+
+def test_blurs_that_make_no_sense_are_refused():
+    for told, words in (
+        ({"random": True}, "give Stepwise"),
+        ({"at_use": 0.1}, "at most that"),
+        ({"noise": 0.2, "at_use": 0.3}, "at most that"),
+        ({"noise": 0.2, "at_use": -0.1}, "at_use is a number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Stepwise(Decay().prior, Decay().observables, Fourier(4, 3, layers=1), **told)
 
 
 def test_refinement_makes_the_norm_small_by_which_residuals_are_measured():
