@@ -257,9 +257,8 @@ class _ContinuousFlow(ConditionalFlow):
         if not self.training or self.penalty == 0:
             return loss
         if self.penalised != "local":
-            return loss + self.penalty * COSTS[self.penalised](
-                rate, [k / steps for k in range(steps + 1)], states[:, 0]
-            )
+            times = [k / steps for k in range(steps + 1)]
+            return loss + self.penalty * COSTS[self.penalised](rate, times, states)
         j = torch.randint(steps, (len(z),), generator=generator, device=generator.device).to(z.device)
         start = states.detach()[j, 0, torch.arange(len(z), device=z.device)][None]
         return loss + self.penalty * rms(local_error(rate, grid[j][:, None], start, 1.0 / steps))

@@ -159,6 +159,16 @@ def test_larger_batches_take_the_same_way_by_the_rule():
     assert apart(1.0, rate) > 0.3
 
 
-def test_the_rule_is_for_adam_alone():
+def test_the_rule_scales_memories_and_epsilon():
+    found = optimiser("adamw", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.3, batches=4.0).defaults
+    assert found["betas"] == pytest.approx((0.6, 0.996))
+    assert (found["eps"], found["lr"], found["weight_decay"]) == (5e-9, 0.1, 0.3)
+    usual = optimiser("amsgrad", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.3).defaults
+    assert (usual["betas"], usual["eps"], usual["amsgrad"]) == ((0.9, 0.999), 1e-8, True)
+
+
+def test_the_rule_is_for_adam_alone_and_ends_where_there_is_no_first_beta():
+    with pytest.raises(ValueError, match="below 10"):
+        optimiser("adamw", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.0, batches=10.0)
     with pytest.raises(ValueError, match="adamw and amsgrad"):
         optimiser("adan", torch.nn.Parameter(torch.zeros(1, 3)), lr=0.1, weight_decay=0.0, batches=4.0)

