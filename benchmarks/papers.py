@@ -15,6 +15,7 @@ no gain: its figure stands beside its baseline, and docs/choosing.md says so.
 "distilled": two steps of a draw, distilled at once and stage by stage, at about equal CPU seconds.
 "rollouts": errors of 200 steps of two equations, with no noise, one level and random levels in training.
 "solvers": evaluations of a continuous flow at about equal likelihood, by what training penalises.
+"drifts": the same for the drift of a hidden path, taken out and solved by itself, at about an equal bound.
 "batches": curves of training at batches x1, x4 and x16 by the rule for adaptive optimisers, and without it.
 "fluids": errors of one network for three flows in a plane, with the symbols of their equations and without.
 
@@ -30,7 +31,7 @@ from typing import Any
 from papers_fluids import fluids
 from papers_learned import learned
 from papers_scores import distilled, gap, guided, levels, preserving
-from papers_training import batches, rollouts, solvers
+from papers_training import batches, drifts, rollouts, solvers
 from reporting import in_parts
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[[Any, Path], Found]] = {
     "distilled": distilled,
     "rollouts": rollouts,
     "solvers": solvers,
+    "drifts": drifts,
     "batches": batches,
     "fluids": fluids,
 }
