@@ -13,6 +13,7 @@ from sciinf import Flow
 from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.engine import probe
+from sciinf.engine.online import Simulated
 from sciinf.engine.prepared import fresh_recipe, prepared
 from sciinf.engine.probe import LARGEST, choose_reuse, probe_block, seconds_per_row, training_seconds_per_row
 from sciinf.engine.recipe import Recipe
@@ -146,6 +147,14 @@ def test_a_row_is_used_more_often_the_longer_it_takes_to_simulate():
     for pair in ((0.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="seconds per row"):
             choose_reuse(*pair)
+
+
+def test_the_rule_for_another_batch_is_of_the_batch_for_fresh_rows():
+    source = Simulated(Timed(row=0.0), seed=0, buffer=2_000)
+    larger = fresh_recipe(Recipe(batch=1_000, batches="rule", optimiser="adamw"), source)
+    assert (larger.batches, larger.weight_decay) == (2.0, pytest.approx(0.01 * 2**0.5))
+    with pytest.raises(ValueError, match="by 'muon'"):
+        fresh_recipe(Recipe(batches="rule"), source)
 
 
 def test_costs_are_measured_once_for_a_training(tmp_path, clock):

@@ -13,8 +13,9 @@ from sciinf.nets.solver_cost import error_sum, local_error, stiffness, stiffness
 
 @pytest.mark.parametrize("rate", [0.3, 7.0])
 def test_the_stiffness_of_a_linear_field_is_its_rate(rate):
+    """Whatever time adds to it: both places are looked at at one time."""
     y = torch.tensor([[1.0, -2.0], [0.1, 5.0]], dtype=torch.float64)
-    found = stiffness(lambda t, y: -rate * y, 0.0, y, 0.1)
+    found = stiffness(lambda t, y: -rate * y + 50.0 * t, 0.0, y, 0.1)
     torch.testing.assert_close(found, torch.full((2,), rate, dtype=torch.float64), rtol=1e-8, atol=1e-8)
 
 
