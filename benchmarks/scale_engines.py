@@ -46,7 +46,8 @@ class Rows(Simulator):
         until = time.thread_time() + WORK * len(theta)
         while time.thread_time() < until:
             pass
-        time.sleep(NAP if Path(SLOW).exists() else 0.0)
+        if NAP and Path(SLOW).exists():
+            time.sleep(NAP)
         return {"v": theta + torch.randn(len(theta), 3, generator=generator)}
 
 
@@ -96,23 +97,11 @@ def _gain(quick: bool, folder: Path) -> Rows:
 
 
 def _timed(simulator: Simulator, path: Path, rows: int, engine: Engine) -> float:
-    """Wall seconds from the first block that is there to the last, for rows but the first tenth."""
-    simulate(simulator, path, rows // 10, progress=False, engine=Here())
-    marks = list[float]()
-    watch = threading.Thread(target=_mark, args=(path, rows // simulator.block, marks), daemon=True)
-    watch.start()
+    """Wall seconds from the first file that is there to the last, for rows but the first tenth."""
+    before = set(simulate(simulator, path, rows // 10, progress=False, engine=Here()).path.rglob("0*.h5"))
     simulate(simulator, path, rows, progress=False, engine=engine)
-    watch.join()
-    return (marks[-1] - marks[0]) * rows / (rows - rows // 10 - simulator.block)
-
-
-def _mark(path: Path, blocks: int, marks: list[float]) -> None:
-    before = len(list(path.rglob("0*.h5")))
-    while not marks or len(list(path.rglob("0*.h5"))) < blocks:
-        if not marks and len(list(path.rglob("0*.h5"))) > before:
-            marks.append(time.monotonic())
-        time.sleep(0.1)  # seldom, for it lists files beside those who write them
-    marks.append(time.monotonic())
+    marks = [file.stat().st_mtime for file in path.rglob("0*.h5") if file not in before]
+    return (max(marks) - min(marks)) * rows / (rows - rows // 10 - simulator.block)
 
 
 def _beside_the_disk(quick: bool, folder: Path) -> Rows:
