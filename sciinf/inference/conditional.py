@@ -19,9 +19,11 @@ from sciinf.core.observation import as_observation
 from sciinf.core.posterior import fresh_generator
 from sciinf.estimators._numbers import flat_with_slopes, unflat
 from sciinf.estimators.joint import Conditioned, Joint
-from sciinf.summaries.standardise import LIMIT
+from sciinf.summaries.standardise import LIMIT, unsquashed
 
 _RELATIVE = 0.5  # largest error that is taken for one of the logarithm
+_UNKNOWN = 1e6  # sds of a number; with a larger error, and within `_FAR` such errors, it tells nothing
+_FAR = 1e3
 
 
 class Conditional:
@@ -82,7 +84,7 @@ class Conditional:
                 model has learned nothing of, or that are no sds of given data.
         """
         check_whole("n", n, 1)
-        law = self._law(asked, _named("given", {} if given is None else given), _named("errors", errors or {}))
+        law = self._law(asked, _named("given", given), _named("errors", errors))
         v = law.draw(n, generator if generator is not None else fresh_generator())[:, 0]
         joint = self.joint
         theta = joint.to_theta(v[:, : len(joint.prior)]).cpu()
@@ -114,8 +116,7 @@ class Conditional:
         """
         joint, prior = self.joint, self.joint.prior
         asked = _named("asked", asked)
-        told = _named("errors", errors or {})
-        law = self._law(list(asked), _named("given", {} if given is None else given), told)
+        law = self._law(list(asked), _named("given", given), _named("errors", errors))
         values = {name: self._values(name, value, many=True) for name, value in asked.items()}
         if len({len(value) for value in values.values()}) > 1:
             raise ValueError(f"asked for different numbers of values: { {k: len(v) for k, v in values.items()} }")
@@ -144,10 +145,14 @@ class Conditional:
             raise ValueError(f"{outside} lies outside the prior's support")
         y, slopes = self._data({k: v for k, v in values.items() if k in joint.observables}, 1)
         v = torch.cat([joint.to_z(theta.to(device)), y], dim=-1)
-        return Conditioned(joint, v, flags[0], flags[1], self._errors(errors, values, y, slopes) if errors else None)
+        sds = self._errors(errors, values, y, slopes).to(device) if errors else None
+        if sds is not None:
+            flags[1] &= sds.isfinite()
+            sds = torch.where(sds.isfinite(), sds, 0.0)
+        return Conditioned(joint, v, flags[0], flags[1], sds)
 
     def _errors(self, errors: Mapping[str, Any], given: Mapping[str, Tensor], y: Tensor, slopes: Tensor) -> Tensor:
-        """Sds of errors in sds of the model's numbers, (N,); 0 of what has none.
+        """Sds of errors in sds of the model's numbers, (N,); 0 of what has none, inf of what tells nothing.
 
         Raises:
             ValueError: If the joint model has learned of none, or one is of nothing that is given, negative, not finite
@@ -160,25 +165,51 @@ class Conditional:
                 "for values with errors"
             )
         if other := sorted(set(errors) - (set(given) & set(joint.observables))):
-            raise ValueError(f"errors are of observables that are given, got {other}")
+            there = sorted(set(given) & set(joint.observables))
+            raise ValueError(f"errors are of observables that are given, which are {there}, got errors of {other}")
         rise = (slopes[0] + (y[0].double().abs() - LIMIT).clamp_min(0.0)).exp().cpu()  # what squashes is no scale
         rise = torch.cat([torch.zeros(len(joint.prior), dtype=torch.float64), rise])
         for name, value in errors.items():
-            sd, place = self._values(name, value, many=False).double().reshape(-1), joint.places[name]
-            sd = torch.where(given[name].reshape(-1).isnan(), 0.0, sd)
-            if not bool((sd >= 0).all()) or not bool((sd * rise[place]).float().isfinite().all()):
-                raise ValueError(
-                    f"errors of {name!r} are sds, finite and at least 0, got {value!r}; leave out what is not known at "
-                    "all (NaN as its value)"
-                )
+            sd, place = self._sds(name, value, given[name].reshape(-1).isnan()), joint.places[name]
             relative = float((sd / given[name].double().reshape(-1).abs()).nan_to_num(nan=0.0).max())
             if joint.observables[name].scale == "log" and relative > _RELATIVE:
                 raise ValueError(
                     f"errors of {name!r} are up to {relative:.2g} of the value, and at most {_RELATIVE:g} of it on its "
                     "logarithmic scale, where they are sd / value: leave such values out (NaN)"
                 )
-            found[place] = sd * rise[place]
-        return found.float().to(slopes.device)
+            sd = sd * rise[place]
+            off = unsquashed(y[0, place.start - len(joint.prior) : place.stop - len(joint.prior)].double().cpu()).abs()
+            if bool(((sd > _UNKNOWN) & (off > _FAR * sd)).any()):
+                raise ValueError(f"{name!r} has values that lie thousands of their errors from all simulations")
+            found[place] = torch.where(sd > _UNKNOWN, torch.inf, sd)
+        return found.float()
+
+    def _sds(self, name: str, value: Any, missing: Tensor) -> Tensor:
+        """Sds of errors of an observable's numbers, float64, in its unit; 0 of those that are missing.
+
+        Raises:
+            ValueError: If they have another shape or unit, or one of a number that is there is negative or not finite.
+        """
+        spec = self.joint.observables[name]
+        value, numbers = _numbers(name, value)
+        if numbers.shape not in (spec.shape, (1, *spec.shape)):
+            raise ValueError(
+                f"errors of {name!r} have shape {numbers.shape}, its values {spec.shape}: give a sd for each value, 0 "
+                "where it has no error of its own"
+            )
+        sd = np.where(missing.numpy().reshape(numbers.shape), 0.0, numbers)
+        if not (np.isfinite(sd) & (sd >= 0)).all():
+            raise ValueError(
+                f"errors of {name!r} are sds, finite and at least 0, got {value!r}; leave out what is not known at "
+                "all (NaN as its value)"
+            )
+        if (unit := getattr(value, "unit", None)) is not None:
+            sd = sd * unit
+        try:
+            found = as_observation({name: Observable(spec.shape, spec.unit, dtype="float64")}, {name: sd})[name]
+        except ValueError as error:
+            raise ValueError(f"errors of {name!r}: {error}") from None
+        return found.double().reshape(-1)
 
     def _check(self, asked: Sequence[str], given: Mapping[str, Any]) -> None:
         names = set(self.joint.places)
@@ -205,13 +236,7 @@ class Conditional:
         prior, observables = self.joint.prior, self.joint.observables
         parameter = name in prior.names
         spec = Observable((), prior.units[prior.names.index(name)]) if parameter else observables[name]
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()
-        plain = getattr(value, "value", value)
-        try:
-            numbers = np.ma.filled(np.ma.asarray(plain, dtype=float), np.nan)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name!r} holds no numbers: {value!r}") from error
+        value, numbers = _numbers(name, value)
         missing = np.isnan(numbers)
         if parameter and missing.any():
             raise ValueError(f"the parameter {name!r} is NaN; leave it out of what is given to integrate over it")
@@ -255,9 +280,22 @@ class Conditional:
 
 
 def _named(what: str, values: object) -> Mapping[str, Any]:
+    """The values by their names; none of what is left out."""
+    if values is None and what != "asked":
+        return {}
     if not isinstance(values, Mapping):
         raise TypeError(f"{what} must name its values, as {{'x': ...}}, got {type(values).__name__}")
     return values
+
+
+def _numbers(name: str, value: Any) -> tuple[Any, np.ndarray]:
+    """The value, on the CPU, and its numbers without their unit; NaN where masked."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    try:
+        return value, np.ma.filled(np.ma.asarray(getattr(value, "value", value), dtype=float), np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name!r} holds no numbers: {value!r}") from error
 
 
 def _is_free(where: constraints.Constraint) -> bool:

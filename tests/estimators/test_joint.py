@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from astropy import units
 from torch import distributions as td
 
 from sciinf import Recipe
@@ -162,6 +163,19 @@ def test_errors_that_are_ignored_are_told_apart(measured):
     assert bool(((plain.mean(0) - law.mean).abs() > 0.2 * law.variance.sqrt()).any())
 
 
+@pytest.mark.parametrize("huge", [1e7, 1e18, 1e30])
+def test_an_error_without_end_is_a_value_left_out(measured, huge):
+    """Of a placeholder as well as of a value like others: no overflow, and nothing told."""
+    drawn = [
+        measured.sample(100, ["a", "b"], {"x": [2.0, seen]}, errors=errors, generator=torch.Generator().manual_seed(1))
+        for seen, errors in ((torch.nan, {"x": [0.5, 0.0]}), (-1.0, {"x": [0.5, huge]}), (-9999.0, {"x": [0.5, huge]}))
+    ]
+    assert all(torch.equal(draws[name], drawn[0][name]) for draws in drawn for name in ("a", "b"))
+    assert bool(drawn[0]["a"].isfinite().all())
+    with pytest.raises(ValueError, match="'x' has values that lie thousands of their errors from all simulations"):
+        measured.sample(5, ["a"], {"x": [2.0, 1e35]}, errors={"x": [0.5, 1e7]}, generator=torch.Generator())
+
+
 def test_no_error_is_none_at_all_and_a_missing_value_needs_none(measured):
     given, asked = {"x": [2.0, torch.nan], "y": 2.0}, ["a", "b"]
     drawn = [
@@ -202,12 +216,13 @@ def test_training_shows_errors_to_the_network_and_in_the_data():
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
-        ({"a": 1.0}, r"errors are of observables that are given, got \['a'\]"),
-        ({"y": 1.0}, r"errors are of observables that are given, got \['y'\]"),
+        ({"a": 1.0}, r"errors are of observables that are given, which are \['x'\], got errors of \['a'\]"),
+        ({"y": 1.0}, r"errors are of observables that are given, which are \['x'\], got errors of \['y'\]"),
         ({"x": [-1.0, 1.0]}, "finite and at least 0"),
-        ({"x": [torch.inf, 1.0]}, "finite"),
+        ({"x": [torch.inf, 1.0]}, "errors of 'x' are sds, finite"),
         ({"x": [torch.nan, 1.0]}, "finite and at least 0"),
-        ({"x": 1.0}, "shape"),
+        ({"x": 1.0}, r"errors of 'x' have shape \(\), its values \(2,\): give a sd for each value"),
+        ({"x": [1.0, 1.0] * units.mag}, "errors of 'x': .*does not convert"),
     ],
 )
 def test_errors_that_make_no_sense_are_refused(measured, errors, words):
@@ -303,3 +318,11 @@ def test_names_must_differ():
 def test_long_data_are_refused():
     with pytest.raises(ValueError, match="an observation has 65 numbers, and Joint learns a density of at most 64"):
         Joint(PRIOR, {"x": Observable((65,))})
+
+
+def test_errors_are_named_and_those_of_whole_numbers_need_not_be_whole(measured, tmp_path):
+    with pytest.raises(TypeError, match="errors must name its values, .* got Tensor"):
+        measured.sample(5, ["b"], {"x": [0.0, 0.0]}, errors=torch.ones(2))
+    counts = Joint(PRIOR, {"n": Observable((2,), dtype="int64")}, hidden=8, blocks=1, noisy=0.3)
+    save_fit(tmp_path, counts, simulator={"name": "toy", "source": ""}, record={})
+    assert len(Conditional(load_fit(tmp_path)).sample(5, ["a"], {"n": [3, 2]}, errors={"n": [0.5, 0.0]})["a"]) == 5
