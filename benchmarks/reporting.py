@@ -83,10 +83,13 @@ def in_parts(
 
     `more` adds options of its own to the parser.
     """
-    parser = arguments(doc.splitlines()[0])
+    parser = arguments(doc)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # what each part is stands there
     if more:
         more(parser)
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument(
+        "--parts", nargs="+", choices=parts, default=list(parts), metavar="PART", help=f"some of {', '.join(parts)}"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, checks = [], []
