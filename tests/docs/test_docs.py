@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,21 @@ def test_planted_faults_are_found_out(here: Path, monkeypatch: pytest.MonkeyPatc
         follow("```python\nno_such_name\n```\n", monkeypatch)
     with pytest.raises(SystemExit):
         follow("```sh\nsciinf no-such-verb\n```\n", monkeypatch)
+
+
+def stuck(text: str) -> list[str]:
+    """Headings without an empty line before them."""
+    return re.findall(r"\S\n(#{2,5} .*)", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def twice(text: str) -> list[str]:
+    """What two rows of a table in turn begin with."""
+    names = [row.split("|")[1].strip() if row.startswith("| `") else "" for row in text.splitlines()]
+    return [name for name, below in pairwise(names) if name and name == below]
+
+
+def test_headings_stand_by_themselves_and_each_file_once_in_the_design() -> None:
+    assert not {page.name: found for page in PAGES if (found := stuck(page.read_text()))}
+    assert not twice((DOCS / "design.md").read_text())
+    assert stuck("At last.\n### Rollouts\n") == ["### Rollouts"]  # the faults
+    assert twice("| `nets/` | networks |\n| `nets/` | more |\n") == ["`nets/`"]
