@@ -73,7 +73,7 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(planned: Path) -> None:
     assert result.code == 2
     assert "worker I of N" in result.error
     assert "'41/40'" in result.error
-    assert "no store.json" in call("work", "nowhere").error
+    assert "begin it with `sciinf simulate SIM.py -n N --out nowhere --plan`" in call("work", "nowhere").error
     (planned / "store" / "work.json").unlink()
     result = call("work", "store")
     assert result.code == 2

@@ -9,7 +9,7 @@ from typing import Any
 from sciinf.commands.user_files import user_simulator
 from sciinf.core.simulator import Simulator
 from sciinf.engine.work import checked_share, noted, plan, work
-from sciinf.storage.folder import absolute
+from sciinf.storage.folder import absolute, store_at
 from sciinf.store import Store
 from sciinf.telling import ANSWER, tell
 
@@ -28,6 +28,11 @@ def work_on(folder: str, share: str, simulator: str | None, device: str | None, 
         ValueError: If the share makes no sense, or as `work` does.
     """
     checked = checked_share(share)
+    if store_at(folder) is None:
+        raise ValueError(
+            f"{folder} holds no campaign (no store.json); begin it with `sciinf simulate SIM.py -n N --out {folder} "
+            "--plan`, and run this again"
+        )
     store = Store(folder)
     note = noted(store) if simulator is None else {}
     sim = user_simulator(simulator or note["source"])

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Posterior, X, as_observation
+from sciinf.core.files import is_remote
 from sciinf.core.observation_columns import Column, Contents, Wanted
 from sciinf.core.observation_files import open_columns
 from sciinf.core.simulator import Observable, Status, event_of
@@ -240,8 +241,12 @@ def observations_of(
     if isinstance(given, Mapping):
         arrays = {key: _sliced(value) for key, value in given.items()}
         return OfArrays("the observations", arrays, posterior.observables)
-    path = Path(given)
-    if path.is_dir() or not path.exists():
+    path, away = Path(given), is_remote(given)
+    if not away and not path.exists():
+        raise FileNotFoundError(
+            f"there is no {str(path)!r}: observations are a file with a row for each, or a folder of simulations"
+        )
+    if away or path.is_dir():
         return OfStore(Store(path), posterior)
     return OfArrays(str(path), _columns(path, posterior.observables, stack or ExitStack()), posterior.observables)
 

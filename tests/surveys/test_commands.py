@@ -99,6 +99,7 @@ def test_the_picture_says_that_nothing_was_checked(ball, asked, tmp_path) -> Non
         (("--observations", "store", "--out", "a", "--column", "x=b"), "--column is for --observation"),
         (("--observations", "store", "--out", "a", "--table", "b.parquet"), "unknown kind of table"),
         (("--observations", "store", "--out", "a"), "holds no simulations"),
+        (("--observations", "c.h5", "--out", "a"), "there is no 'c.h5': observations are a file with a row for each"),
         (("--observations", "store", "--out", "s3://bucket/a"), "is an address of objects"),
         (("--observation", "b.csv", "--table", "b.fits"), "--table is of many observations"),
     ],
