@@ -44,7 +44,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_from_zero, check_whole
 from sciinf.core.prior import global_seed
 from sciinf.nets.solver_cost import COSTS
 from sciinf.processes.bayes_steps import Heard, LaterValues, Told
@@ -97,11 +97,11 @@ class NeuralSDE(Process):
         penalty: float = 0.0,
         penalised: str = "sum",
     ) -> None:
-        if not 0 <= penalty < math.inf or penalised not in COSTS:
-            raise ValueError(
-                f"penalty={penalty}, penalised={penalised!r}: expected a finite number of at least 0, and one of "
-                f"{list(COSTS)}"
-            )
+        check_from_zero("penalty", penalty, math.inf)
+        if penalised not in COSTS:
+            raise ValueError(f"penalised is one of {list(COSTS)}, got {penalised!r}")
+        if not penalty and penalised != "sum":
+            raise ValueError(f"penalised={penalised!r} is for a penalty above 0: give NeuralSDE(penalty=...) too")
         for name, value, least in (("states", states, 1), ("steps", steps, 1), ("hidden", hidden, 0)):
             check_whole(name, value, least)
         check_whole("width", width, 1)

@@ -146,7 +146,14 @@ class OfFields(Surrogate, ABC):
 
     @final
     def stacked(self, given: X) -> Float[Tensor, "batch channel ..."]:
-        """What it starts from, channel under channel."""
+        """What it starts from, channel under channel.
+
+        Raises:
+            ValueError: If a part of it is not given.
+        """
+        if not isinstance(given, Mapping) or not set(self.given) <= set(given):
+            found = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+            raise ValueError(f"{self.target!r} is predicted from fields by name, {list(self.given)}: got {found}")
         return torch.cat([given[name] for name in self.given], 1)
 
     @final

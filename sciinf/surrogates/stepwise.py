@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_from_zero, check_whole
 from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.frames import spacing
@@ -87,9 +87,10 @@ class Stepwise(Predicting, ByEdges, ByTimes):
     ) -> None:
         super().__init__(prior, observables, target, (start, *stays), seed, moves)
         check_whole("pairs", pairs, 1)
-        for name, value in (("noise", noise), ("at_use", at_use)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is a number of sds of at least 0, got {value}")
+        check_from_zero("noise", noise, math.inf)
+        check_from_zero("at_use", at_use, math.inf)
+        if not isinstance(random, bool):
+            raise ValueError(f"random is True or False, got {random!r}: the largest sd is noise=")
         if random and not noise:
             raise ValueError("random=True draws sds from 0 to `noise`, which is 0: give Stepwise(noise=...) too")
         if at_use > noise:

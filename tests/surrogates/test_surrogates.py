@@ -238,6 +238,8 @@ def test_what_does_not_fit_is_refused(fits):
         (lambda: Emulator(fits[Stepwise], Decay(times=(0.0, 1.0, 2.0))), r"times was \[0.0, 0.5, 1.0\], is \[0.0, 1"),
         (lambda: Emulator(fits[Operator], Decay(initial=RandomField(1.0, tau=9.0))), "initial was .* is .*9.0"),
         (lambda: Sobolev(math.inf), "finite"),
+        (lambda: fits[Operator].surrogate.predict(torch.ones(1, 2), {"w": torch.ones(1)}), r"got \['w'\]"),
+        (lambda: fits[Stepwise].surrogate.predict(torch.ones(1, 2), torch.ones(1, 1, 16)), "by name, .*: got Tensor"),
     ):
         with pytest.raises(ValueError, match=says):
             make()
