@@ -102,6 +102,7 @@ class MultiFluid(OfFields, Adjusting):
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel y x"]:
         frames = self.stacked(given).to(self.target_mean)
+        self._check(theta, frames)
         mean, sd, there = self._level(theta, frames)
         return mean * there + sd * self._told(theta, frames)
 
@@ -119,6 +120,18 @@ class MultiFluid(OfFields, Adjusting):
                 f"{self.target!r} is off by: train it on a store with some, a part of which is held out"
             )
         return self.sizes[number].to(self.errors)
+
+    def _check(self, theta: Tensor, frames: Tensor) -> None:
+        """Refuse what would be taken for something else.
+
+        Raises:
+            ValueError: If a row is of no family, or frames are more, fewer or of other points than in training.
+        """
+        families, shape = len(self.systems.equations), (self.channels_given, *self.space)
+        if not bool(((theta[:, 0] >= 0) & (theta[:, 0] <= families)).all()):
+            raise ValueError(f"'family' is from 0 to {families}, got {theta[:, 0].tolist()[:5]}")
+        if tuple(frames.shape[1:]) != shape:
+            raise ValueError(f"it is given frames {(len(theta), *shape)}, of all channels, got {tuple(frames.shape)}")
 
     @torch.no_grad()
     def draw(
