@@ -41,6 +41,24 @@ PAPERS: Mapping[str, str] = {
     "distribution using deep generative models, https://arxiv.org/abs/2105.04046",
     "softflow": "Kim, Lee, Lee, Kang & Kim (2020), SoftFlow: probabilistic framework for normalizing flow on "
     "manifolds, https://arxiv.org/abs/2006.04604",
+    "score": "Sharrock et al. (2024), Sequential neural score estimation: likelihood-free inference with conditional "
+    "score based diffusion models, https://arxiv.org/abs/2210.04872",
+    "fokker-planck": "Deveney et al. (2023), Closing the ODE-SDE gap in score-based diffusion models through the "
+    "Fokker-Planck equation, https://arxiv.org/abs/2311.15996",
+    "guidance": "Ho & Salimans (2022), Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598",
+    "preserving": "Karras et al. (2024), Analyzing and improving the training dynamics of diffusion models, "
+    "https://arxiv.org/abs/2312.02696",
+    "learned diffusion": "Singhal et al. (2023), Where to diffuse, how to diffuse, and how to get back: automated "
+    "learning for multivariate diffusions, https://arxiv.org/abs/2302.07261",
+    "matching": "Wildberger et al. (2023), Flow matching for scalable simulation-based inference, "
+    "https://arxiv.org/abs/2305.17161",
+    "joint": "Gloeckler et al. (2024), All-in-one simulation-based inference, https://arxiv.org/abs/2404.09636",
+    "noise levels": "Kim et al. (2024), A versatile diffusion transformer with mixture of noise levels for "
+    "audiovisual generation, https://arxiv.org/abs/2405.13762",
+    "ratio": "Miller, Weniger & Forre (2022), Contrastive neural ratio estimation, https://arxiv.org/abs/2210.06170",
+    "likelihood": "Papamakarios, Sterratt & Murray (2019), Sequential neural likelihood: fast likelihood-free "
+    "inference with autoregressive flows, https://arxiv.org/abs/1805.07226",
+    "poses": "Dax et al. (2022), Group equivariant neural posterior estimation, https://arxiv.org/abs/2111.13139",
     "weights": "Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, "
     "https://arxiv.org/abs/1507.02646",
     "neural weights": "Dax et al. (2023), Neural importance sampling for rapid and reliable gravitational-wave "
@@ -73,6 +91,18 @@ FLOWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "Perturbed": ("noise that is added and removed", ("perturbed", "softflow")),
 }
 """Class of a flow -> what it is called, and the papers behind it."""
+
+ESTIMATORS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "Score": ("score", {"consistency": "fokker-planck", "dropped": "guidance", "preserving": "preserving"}),
+    "AuxiliaryScore": ("learned diffusion", {}),
+    "Matching": ("matching", {}),
+    "Joint": ("joint", {"noisy": "noise levels"}),
+    "Ratio": ("ratio", {}),
+    "Likelihood": ("likelihood", {}),
+    "Elements": ("likelihood", {}),
+    "GNPE": ("poses", {}),
+}
+"""Class of an estimator that is no flow -> the paper behind it, and those behind its options where they are on."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +180,11 @@ def _fit(run: Run) -> tuple[str, list[str]]:
     parts = [f"{epochs(run):,} epochs" if epochs(run) else "", f"seed {seed}" if seed is not None else ""]
     about = ", ".join(part for part in parts if part)
     if kind != "Flow":
-        return f"The estimator {kind} was trained on them{f' ({about})' if about else ''}.", []
+        paper, options = ESTIMATORS.get(kind, ("", {}))
+        told = {name: value for name, value in (built.get("arguments") or {}).items() if value and name in options}
+        said = "".join(f", {name}={value}" for name, value in told.items())
+        text = f"The estimator {kind}{said} was trained on them{f' ({about})' if about else ''}."
+        return text, [key for key in (paper, *(options[name] for name in told)) if key]
     words, called, papers = _flow((built.get("arguments") or {}).get("flow") or {})
     aim = "to approximate the posterior for every observation at once"
     if (law := _proposal(run)) is not None:

@@ -13,7 +13,7 @@ import pytest
 
 import sciinf.flows
 from sciinf.core.component import to_json
-from sciinf.figures.methods_text import FLOWS, PAPERS, Paper, bibtex, epochs, methods_text
+from sciinf.figures.methods_text import ESTIMATORS, FLOWS, PAPERS, Paper, bibtex, epochs, methods_text
 from sciinf.figures.run_folder import Run
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.continuous import Continuous
@@ -101,6 +101,24 @@ def test_a_flow_is_named_and_its_papers_are_cited(flow, words, links):
     assert [paper.words.rpartition("/")[2] for paper in papers[3:]] == list(links)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words", "links"),
+    [
+        ("score.Score", {"dropped": 0.0, "preserving": False}, "The estimator Score was", ["2210.04872"]),
+        ("score.Score", {"dropped": 0.1}, "The estimator Score, dropped=0.1 was", ["2210.04872", "2207.12598"]),
+        ("score.Score", {"consistency": 1.0, "preserving": True}, "", ["2210.04872", "2311.15996", "2312.02696"]),
+        ("auxiliary_score.AuxiliaryScore", {}, "The estimator AuxiliaryScore was", ["2302.07261"]),
+        ("joint.Joint", {"noisy": 0.3}, "The estimator Joint, noisy=0.3 was", ["2404.09636", "2405.13762"]),
+        ("mine.Mine", {"noisy": 0.3}, "The estimator Mine was", []),
+    ],
+)
+def test_an_estimator_and_its_options_are_told_and_cited(kind, arguments, words, links):
+    built = {"$class": f"sciinf.estimators.{kind}", "arguments": arguments}
+    text, papers = methods_text(run_of(estimator=built))
+    assert words in text
+    assert [paper.words.rpartition("/")[2] for paper in papers[1:]] == links
+
+
 def unknown(flows: Any) -> set[str]:
     """Architectures in sciinf.flows that a table leaves out."""
     modules = [importlib.import_module(f"sciinf.flows.{m.name}") for m in pkgutil.iter_modules(sciinf.flows.__path__)]
@@ -112,6 +130,7 @@ def test_no_flow_is_without_words_and_papers():
     assert not unknown(FLOWS)
     assert {key for _, keys in FLOWS.values() for key in keys} <= set(PAPERS)
     assert unknown({k: v for k, v in FLOWS.items() if k != "Residual"}) == {"Residual"}  # planted fault
+    assert {key for paper, options in ESTIMATORS.values() for key in (paper, *options.values())} <= set(PAPERS)
 
 
 def test_only_what_was_learned_of_the_prior_is_of_every_observation():
