@@ -154,7 +154,7 @@ def test_what_is_said_of_the_training_is_what_happened():
     assert "the average of the weights along the training with the best loss on held-out simulations kept" in text
     assert "and the weights with the best loss" in methods_text(run_of(average="the last epoch that was better"))[0]
     assert epochs(run_of(None, history)) == 12
-    recorded = run_of().fit | {"history": [{"epoch": 3}, {"epoch": 7}]}
+    recorded = {**run_of().fit, "history": [{"epoch": 3}, {"epoch": 7}]}
     assert epochs(Run(Path("run"), {}, None, (), None, recorded, {}, {}, {}, {})) == 8
     assert epochs(run_of()) == 0
 
