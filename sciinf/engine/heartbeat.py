@@ -81,21 +81,46 @@ def sweep(mark: bytes, worker: int) -> None:
         mark: NAME=VALUE in the environment of what is killed.
         worker: A process that is not.
     """
-    pipe = os.readlink("/proc/self/fd/0") if os.path.exists("/proc/self/fd/0") else ""
+    pipe = ""
+    with suppress(OSError):
+        pipe = os.readlink("/proc/self/fd/0") if numbered_as_here() else ""
     for _ in range(_SWEEPS if pipe else 0):
         found = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (worker, os.getpid())]
-        found = [pid for pid in found if _carries(pid, mark) or _holds(pid, pipe)]
-        for pid in found:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if not found:
+        if not [pid for pid in found if _killed(pid, mark, pipe)]:
             return
         time.sleep(_PAUSE)
 
 
+def numbered_as_here() -> bool:
+    """Whether /proc has the numbers that `os.kill` takes: a container may show the processes of its host there."""
+    with suppress(OSError):
+        return os.readlink("/proc/self") == str(os.getpid())
+    return False
+
+
+def _killed(pid: int, mark: bytes, pipe: str) -> bool:
+    """Kill a process if it is one of those; whether it is. Its number may become another one's meanwhile."""
+    try:
+        held = os.pidfd_open(pid)
+    except (OSError, AttributeError):  # it is gone; or Linux, or what Python was compiled for, is older than 5.3
+        held = -1
+    try:
+        if not (_carries(pid, mark) or _holds(pid, pipe)):
+            return False
+        with suppress(OSError):
+            if held < 0:
+                os.kill(pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(held, signal.SIGKILL)
+        return True
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
 def _parent_of(pid: int) -> int | None:
     with suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
+        return int(file.read().rpartition(")")[2].split()[1]) if numbered_as_here() else None
     return None
 
 

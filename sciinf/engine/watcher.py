@@ -2,19 +2,21 @@
 
 It notices however the worker ends, `kill -9` included. Then it kills the programs that the worker's simulator has
 started, and what these have started. It knows them by a mark in their environment, which they inherit, or by the pipe
-to it, which a process that was only forked holds open, too. So sessions and process groups of their own do not hide
-them. A program that was given another environment is not found, nor one on another machine; nor any where there is no
-/proc, as on macOS.
+to it, which a process that was only forked meanwhile holds open, too. So sessions and process groups of their own do
+not hide them. A program that was given another environment is not found, nor one on another machine, nor one that a
+service has started for the simulator; nor any where there is no /proc, as on macOS, or it is that of other processes.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import final
@@ -42,6 +44,7 @@ class Watcher:
         self._process: subprocess.Popen[bytes] | None = None
         self._ear = -1  # what the process reads
         self._woken: int | None = None
+        self._busy = False
 
     def begin(self, hint: Path | None = None, timeout: float | None = None) -> None:
         """Say that a block is in hand from now on; what is started meanwhile carries the mark.
@@ -54,6 +57,7 @@ class Watcher:
             self._forget()
         if self._process is None:
             self._start()
+        self._busy = True
         if os.environ.get(MARK) != self._mark:
             self._outer = os.environ.get(MARK)
             os.environ[MARK] = self._mark
@@ -62,6 +66,7 @@ class Watcher:
     def rest(self) -> None:
         """Say that no block is in hand."""
         self._tell("REST")
+        self._busy = False
         if os.environ.get(MARK) == self._mark:
             if self._outer is None:
                 del os.environ[MARK]
@@ -88,6 +93,8 @@ class Watcher:
         words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), f"{self.beat:g}", f"{MARK}={self._mark}"]
         words.append(str(self.parent or 0))
         others = {name: value for name, value in os.environ.items() if name != MARK}  # or another watcher would kill it
+        _look_at_forks()
+        _WATCHERS.add(self)
         read, self._ear = os.pipe()
         self._process = subprocess.Popen(
             words, stdin=read, stdout=subprocess.DEVNULL, start_new_session=True, env=others
@@ -102,7 +109,24 @@ class Watcher:
         self._process = None
         os.close(self._ear)
 
+    def let_go(self) -> None:
+        """In a process that was only forked: signals to it are not ours, nor is it between two blocks."""
+        if self._process is None:
+            return
+        if (before := signal.set_wakeup_fd(-1)) not in (-1, self._ear):
+            signal.set_wakeup_fd(before)
+        if not self._busy:
+            self._forget()
+
     def _tell(self, words: str) -> None:
         if self._process is not None:
             with suppress(OSError):
                 os.write(self._ear, os.fsencode(f"{words}\n"))
+
+
+_WATCHERS = weakref.WeakSet[Watcher]()
+
+
+@functools.cache
+def _look_at_forks() -> None:
+    os.register_at_fork(after_in_child=lambda: [watcher.let_go() for watcher in list(_WATCHERS)])

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from sciinf.core import load_simulator
+from sciinf.engine import heartbeat
 from sciinf.engine.campaign import Campaign
 from sciinf.engine.cluster import Cluster
 from sciinf.engine.hints import Hints
@@ -225,3 +227,83 @@ def test_a_worker_that_has_done_all_lets_programs_live(made: Path, tmp_path: Pat
     assert program.poll() is None
     program.kill()
     program.wait()
+
+
+def test_a_signal_to_a_forked_process_is_none_to_the_worker(tmp_path: Path) -> None:
+    """Its number goes through the pipe that it has from the worker, whose programs would end in the end."""
+    own = Hints(tmp_path / "store", None)
+    assert own.begin(0)
+    program = subprocess.Popen(["sleep", str(NAP)])
+    if (fork := os.fork()) == 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        (tmp_path / "ready").touch()
+        time.sleep(60)
+        os._exit(1)
+    assert waited((tmp_path / "ready").exists)
+    os.kill(fork, signal.SIGTERM)
+    assert os.waitpid(fork, 0)[1] == 0
+    time.sleep(0.2)
+    assert list(own.folder.glob("0.*"))
+    own.forget(0)
+    own.close()
+    time.sleep(0.2)
+    assert program.poll() is None
+    program.kill()
+    program.wait()
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_process_forked_between_blocks_is_not_of_the_simulator(busy: bool, tmp_path: Path) -> None:
+    if (worker := os.fork()) == 0:
+        own = Watcher()
+        own.begin()
+        if not busy:
+            own.rest()
+        if (fork := os.fork()) == 0:
+            time.sleep(600)
+        (tmp_path / "writing").write_text(str(fork))
+        (tmp_path / "writing").rename(tmp_path / "fork")
+        time.sleep(600)
+    assert waited((tmp_path / "fork").exists)
+    fork = int((tmp_path / "fork").read_text())
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    ended = waited(lambda: not runs(fork), 10.0 if busy else 2.5)
+    assert ended == busy
+    if not ended:
+        os.kill(fork, signal.SIGKILL)
+
+
+def runs(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+SWEEP = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import heartbeat
+real = os.readlink
+if sys.argv[2] == "of a host":
+    os.readlink = lambda path: "7" if path == "/proc/self" else real(path)
+if sys.argv[2] == "old":
+    del os.pidfd_open
+print(heartbeat._parent_of(os.getpid()))
+heartbeat.sweep(b"SCIINF_WORKER=swept", 0)
+"""
+
+
+@pytest.mark.parametrize("proc", ["own", "old", "of a host"])
+def test_numbers_of_another_process_table_are_not_killed(proc: str) -> None:
+    """A container without its own /proc shows the numbers of its host there, which are other processes' inside."""
+    mine, other = (subprocess.Popen(["sleep", str(NAP)], env={MARK: mark}) for mark in ("swept", "another"))
+    words = [sys.executable, "-I", "-S", "-c", SWEEP, str(Path(heartbeat.__file__).parent), proc]
+    said = subprocess.run(words, input="", capture_output=True, text=True, check=True).stdout.strip()
+    assert said == ("None" if proc == "of a host" else str(os.getpid()))
+    time.sleep(0.1)
+    assert (mine.poll() is None) == (proc == "of a host")
+    assert other.poll() is None
+    for program in (mine, other):
+        program.kill()
+        program.wait()
