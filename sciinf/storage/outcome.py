@@ -83,8 +83,9 @@ def join(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def clip(message: str) -> str:
-    """A message no longer than what is stored, without the NUL that HDF5 strings cannot hold."""
-    return message.replace("\0", "\\0")[:LONGEST_MESSAGE]
+    """A message no longer than what is stored, without what HDF5 strings cannot hold: NUL, and lone surrogates, which
+    stand in names of files that are no UTF-8."""
+    return message.replace("\0", "\\0").encode(errors="backslashreplace").decode()[:LONGEST_MESSAGE]
 
 
 def _mapping(x: Any, observables: Mapping[str, Observable], where: str) -> X:

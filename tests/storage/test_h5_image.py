@@ -13,7 +13,7 @@ from h5py_blocks import KINDS, PRIOR, SERIES, by_h5py, made
 from sciinf.core import Observable, Outcome, Prior, Status
 from sciinf.storage.h5_image import Image
 from sciinf.storage.outcome import failed_outcome
-from sciinf.storage.shard import write_shard
+from sciinf.storage.shard import read_shard, write_shard
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1024, 2500])
@@ -32,6 +32,13 @@ def test_failed_rows_and_their_messages_are_written_alike() -> None:
     for outcome in (mixed, failed_outcome(KINDS, 40, Status.RAISED, "all")):
         data, _ = write_shard(PRIOR, KINDS, "campaign", 3, theta, outcome)
         assert data == by_h5py(PRIOR, KINDS, "campaign", 3, theta, outcome)
+
+
+@pytest.mark.parametrize("message", ["no file b\udc80.dat", "\ud800", "a\0b", "größe"])
+def test_any_message_of_a_failed_row_can_be_stored(message: str) -> None:
+    theta, outcome = made(SERIES, 2)[0], failed_outcome(SERIES, 2, Status.RAISED, message)
+    _, found = read_shard(write_shard(PRIOR, SERIES, "campaign", 0, theta, outcome)[0], SERIES)
+    assert found.messages[1] == message.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def test_a_prior_without_parameters_is_written_alike() -> None:
