@@ -264,12 +264,14 @@ class _WithUnit:
         from astropy import units
 
         try:
-            return units.Quantity(np.asarray(self.values[rows]), self.unit)
+            unit = units.Unit(self.unit)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{self.name!r} is in {self.unit!r}, which is no unit that astropy knows; write it as in 'm/s', or "
                 "leave it out where the numbers are in the observable's own"
             ) from error
+        values = np.asarray(self.values[rows])
+        return units.Quantity(values, unit) if values.dtype.kind in "biuf" else values  # which is refused as no number
 
 
 def _ones(row: Any) -> Any:

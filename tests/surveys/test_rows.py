@@ -144,6 +144,14 @@ def test_units_of_columns_that_do_not_fit(ball, data, tmp_path, named, words) ->
         observations_of(tmp_path / "data.csv", ball.posterior)
 
 
+def test_text_with_a_unit_is_called_no_number(ball, tmp_path) -> None:
+    head, row = ",".join(f"x_{k} [m]" for k in range(5)), ",".join(["low"] * 5)
+    (tmp_path / "data.csv").write_text(f"{head}\n{row}\n{row}\n")
+    with pytest.raises(ValueError, match="number") as found:
+        observations_of(tmp_path / "data.csv", ball.posterior)
+    assert "no unit that astropy knows" not in str(found.value)
+
+
 def test_columns_of_different_lengths(ball, tmp_path) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as opened:
         for k in range(5):
