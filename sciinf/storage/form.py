@@ -45,11 +45,12 @@ class Form:
         """
         if self._usable and not self._data:
             self._learn(content, arrays)
-        copy = self._copy(block, content, arrays) if self._usable else b""
-        if self._usable and not self._unchecked:
+        copy = self._copy(block, content, arrays) if self._usable else None
+        if copy is not None and self._unchecked <= 0:
             return copy
         data = self._written(block, content, arrays)
-        self._unchecked -= 1
+        if copy is not None:
+            self._unchecked -= 1
         self._usable = self._usable and copy == data
         return data
 
