@@ -83,8 +83,7 @@ def join(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def clip(message: str) -> str:
-    """A message no longer than what is stored, without what HDF5 strings cannot hold: NUL, and lone surrogates, which
-    stand in names of files that are no UTF-8."""
+    """A message no longer than what is stored, without NUL and lone surrogates, which HDF5's strings cannot hold."""
     return message.replace("\0", "\\0").encode(errors="backslashreplace").decode()[:LONGEST_MESSAGE]
 
 
