@@ -92,10 +92,10 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
 def _run(asked: Mapping[str, Any], job: Job, claim: Path, file: int) -> dict[str, Any]:
     _note_when_told_to_end()
     _HAND.append(claim)
-    _WATCHER.begin()
-    if asked["timeout"] is not None:
-        faulthandler.dump_traceback_later(asked["timeout"], exit=True, file=file)
     try:
+        _WATCHER.begin()
+        if asked["timeout"] is not None:
+            faulthandler.dump_traceback_later(asked["timeout"], exit=True, file=file)
         with one_thread():
             if words := _unlike(job, asked["conditions"]):
                 return _error(RuntimeError(words))
