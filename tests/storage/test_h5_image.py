@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import h5py
 import numpy as np
@@ -51,7 +52,8 @@ def test_the_file_is_whole_whoever_still_holds_what_is_in_it() -> None:
     image = Image()
     held = image.dataset(image.root, "a", np.arange(6.0).reshape(3, 2), chunks=(3, 2))
     data = image.close()
-    with h5py.File(io.BytesIO(data)) as file:
+    with h5py.File(io.BytesIO(data)) as opened:
+        file: Any = opened
         assert file["a"][()].tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
         assert file["a"].fletcher32
     assert not held.valid
