@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from h5py_blocks import PRIOR, SERIES, by_h5py, made
 
-from sciinf.core import Outcome, Status
+from sciinf.core import Observable, Outcome, Prior, Status
+from sciinf.core.named_laws import LogNormal, Normal
 from sciinf.storage import form, shard
 from sciinf.storage.form import fletcher32
 from sciinf.storage.shard import write_shard
 
 BLOCKS = 8
+OTHER = Prior(rate=(LogNormal(0.0, 0.5), "1/d"), größe=(Normal(0.0, 1.0), "µm"))
 
 
 @pytest.fixture
@@ -52,6 +55,34 @@ def test_hdf5_writes_the_first_blocks_and_all_are_its_own(by_hdf5: list[int]) ->
     assert by_hdf5[4:] == [20]
     assert all(written(block, "d" * 64) for block in range(BLOCKS))
     assert by_hdf5[5:] == [form._MARK, 0, 1, 2], "another campaign has another form"
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"v": Observable((3,), "V", ("time",))},
+        {"v": Observable((3,), "mV", ("place",))},
+        {"v": Observable((3,), "mV", ("time",), "float64")},
+        {"v": Observable((3,), "mV", ("time",), scale="log")},
+        {"w": Observable((3,), "mV", ("time",))},
+        {"v": Observable((1, 3), "mV", ("", "time"))},
+    ],
+    ids=["unit", "dims", "dtype", "scale", "name", "shape"],
+)
+def test_what_differs_in_more_than_numbers_has_another_form(kinds: dict[str, Observable]) -> None:
+    """Of one campaign by name, which no two such stores are."""
+    for own, prior in (({"v": Observable((3,), "mV", ("time",))}, PRIOR), (kinds, PRIOR), (kinds, OTHER)):
+        for block in range(5):
+            theta, outcome = made(own, 9, prior)
+            assert write_shard(prior, own, "c", block, theta, outcome)[0] == by_h5py(
+                prior, own, "c", block, theta, outcome
+            )
+
+
+def test_threads_share_a_form(by_hdf5: list[int]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(written, range(60)))
+    assert len(by_hdf5) < 60
 
 
 @pytest.mark.parametrize(
