@@ -45,6 +45,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.checks import check_from_zero, check_whole
+from sciinf.core.component import called_without
 from sciinf.core.prior import global_seed
 from sciinf.nets.solver_cost import COSTS
 from sciinf.processes.bayes_steps import Heard, LaterValues, Told
@@ -99,7 +100,7 @@ class NeuralSDE(Process):
     ) -> None:
         check_from_zero("penalty", penalty, math.inf)
         if penalised not in COSTS:
-            raise ValueError(f"penalised is one of {list(COSTS)}, got {penalised!r}")
+            raise ValueError(f"NeuralSDE(penalised=...) is one of {list(COSTS)}, got {penalised!r}")
         if not penalty and penalised != "sum":
             raise ValueError(f"penalised={penalised!r} is for a penalty above 0: give NeuralSDE(penalty=...) too")
         for name, value, least in (("states", states, 1), ("steps", steps, 1), ("hidden", hidden, 0)):
@@ -117,6 +118,8 @@ class NeuralSDE(Process):
         self.states, self.noise, self.steps = states, noise or Brownian(), steps
         self.hidden, self.width = hidden, width
         self.penalty, self.penalised = penalty, penalised
+        if not penalty:
+            called_without(self, "penalty", "penalised")
 
     def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
         with global_seed(torch.Generator().manual_seed(seed)):

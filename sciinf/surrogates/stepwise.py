@@ -31,7 +31,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.core.checks import check_from_zero, check_whole
-from sciinf.core.component import called_with
+from sciinf.core.component import called_with, called_without
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.frames import spacing
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
@@ -101,6 +101,7 @@ class Stepwise(Predicting, ByEdges, ByTimes):
             raise ValueError(f"{target!r} has {self.frames} frames, and no step from one to the next: use an Operator")
         self.begins, self.pairs, self.noise, self.distance = begins, pairs, noise, loss or RelativeL2()
         self.random, self.at_use = random, at_use
+        called_without(self, *(name for name, value in (("random", random), ("at_use", at_use)) if not value))
         self.architecture, self.seed = network or Fourier(), seed
         self.network = self._built()
 

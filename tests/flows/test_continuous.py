@@ -11,6 +11,7 @@ from flows.architectures import CONTEXT, change_of_variables_errors, log_normal,
 from flows.two_modes import excess, fitted, two_modes
 from torchdiffeq import odeint
 
+from sciinf.core.component import to_json
 from sciinf.flows.continuous import Continuous
 from sciinf.nets.solver_cost import error_sum, local_error, stiffness_sum
 
@@ -230,6 +231,11 @@ def test_penalty_of_a_whole_solve_has_slopes_through_all_of_it(penalised, cost):
     assert float((held - whole).norm() / whole.norm()) > 0.05
     flow.eval(), free.eval()
     assert torch.equal(*(each.loss(z, context, generator=seeded(0)) for each in (flow, free)))
+
+
+def test_the_usual_penalty_is_described_as_before_there_were_others():
+    assert "penalised" not in to_json(Continuous())["arguments"]
+    assert to_json(Continuous(penalised="sum"))["arguments"]["penalised"] == "sum"
 
 
 @pytest.mark.parametrize("penalised", ["local", "sum", "stiffness"])

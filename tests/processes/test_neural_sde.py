@@ -10,6 +10,7 @@ from torch.distributions import Uniform
 
 from sciinf import Observable, Prior
 from sciinf.core import Batch
+from sciinf.core.component import to_json
 from sciinf.dynamics.noise import MarkovFractional
 from sciinf.nets.solver_cost import local_error
 from sciinf.processes import Brownian, Fractional, NeuralSDE, Series, Sizes
@@ -274,6 +275,12 @@ def test_the_price_is_paid_in_training_and_is_no_part_of_the_bound():
     assert float(paid.detach()) > 0.01
     torch.testing.assert_close(losses[3.0, True] - losses[0.0, True], paid.expand(6), atol=1e-5, rtol=1e-4)
     assert torch.equal(losses[3.0, False], losses[0.0, False])
+
+
+def test_a_drift_without_a_price_is_described_as_before_there_were_prices():
+    assert {"penalty", "penalised"}.isdisjoint(to_json(NeuralSDE(2))["arguments"])
+    found = to_json(NeuralSDE(2, penalty=1.0, penalised="stiffness"))["arguments"]
+    assert (found["penalty"], found["penalised"]) == (1.0, "stiffness")
 
 
 def test_bad_arguments_are_named():

@@ -7,6 +7,7 @@ import torch
 from surrogates.fields import Decay
 
 from sciinf.core import Batch
+from sciinf.core.component import to_json
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Stepwise
 from sciinf.surrogates.spectral_refiner import FourierPath, _Squares, residual_norm
@@ -70,6 +71,14 @@ def test_a_rollout_is_blurred_alike_in_every_row_and_every_time():
     assert torch.equal(blurred, rolled(0.1))
     torch.testing.assert_close(blurred[1:2], rolled(0.1, slice(1, 2)), atol=1e-6, rtol=1e-5)
     assert 0.02 < float((blurred - plain)[:, 1:].std()) < 1.0
+
+
+def test_what_is_left_out_leaves_no_trace():
+    """Fits that were made before there were these options keep description, digest and bits."""
+    told = {"noise": 0.2}, {"noise": 0.2, "random": True, "at_use": 0.1}
+    made = [to_json(Stepwise(Decay().prior, Decay().observables, Fourier(4, 3, layers=1), **each)) for each in told]
+    assert {"random", "at_use"}.isdisjoint(made[0]["arguments"])
+    assert (made[1]["arguments"]["random"], made[1]["arguments"]["at_use"]) == (True, 0.1)
 
 
 def test_blurs_that_make_no_sense_are_refused():
