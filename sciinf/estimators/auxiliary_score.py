@@ -144,9 +144,6 @@ class AuxiliaryScore(Embedded):
             values = self.standardise_x(data)
             return AuxiliaryDensity(self, self.guess(values), self.network.prepare(self.summarise(values, data)))
 
-    def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        return self.summarise(self.standardise_x(x, self.z_mean.dtype), x)
-
 
 @final
 class AuxiliaryDensity(Density):

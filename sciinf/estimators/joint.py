@@ -1,7 +1,8 @@
 r"""One model of parameters and data, asked for any of them given any others.
 
 v = (z(theta), y(x)), N = D + E standardised numbers. Each number stands at its own noise level: none where it is given,
-an endless one where it is left out, and s where it is asked for. The network learns
+that of its error where it is given with one (`noisy`), an endless one where it is left out, and s where it is asked
+for. The network learns
 
     E[v_i | v_given, v_asked + s e],    i asked for,
 

@@ -71,10 +71,11 @@ class Unit(nn.Module):
         self.weight = nn.Parameter(KEPT * torch.randn(outputs, inputs))
 
     def forward(self, value: Float[Tensor, "*rows input"]) -> Float[Tensor, "*rows output"]:
-        if self.training and isinstance(self.weight, nn.Parameter):  # no mapped tensor of several networks
+        weight = self.weight  # a mapped tensor where several networks are trained, and frozen in a teacher
+        if self.training and weight.requires_grad and isinstance(weight, nn.Parameter):
             with torch.no_grad():  # by `data`: a second pass before the step may come, and changes nothing
-                self.weight.data.copy_(KEPT * unit(self.weight))
-        return F.linear(value, unit(self.weight) / self.weight.shape[1] ** 0.5)
+                weight.data.copy_(KEPT * unit(weight))
+        return F.linear(value, unit(weight) / weight.shape[1] ** 0.5)
 
 
 class Preserving(nn.Module):

@@ -269,6 +269,30 @@ def test_errors_have_units_and_are_relative_on_a_logarithmic_scale(tmp_path):
         scaled_up.sample(5, ["a"], given, errors={"y": 1.5 * u.m}, generator=torch.Generator())
 
 
+class Counted(Simulator):
+    """Counts of mean exp(2 + a / 2)."""
+
+    name = "counted"
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    observables = {"n": Observable((2,), dtype="int64")}
+
+    def __call__(self, theta, *, generator):
+        return {"n": torch.poisson((2 + theta / 2).exp().expand(-1, 2), generator=generator).long()}
+
+
+def test_errors_of_counts_need_not_be_whole(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    joint = Joint(Counted.prior, Counted.observables, hidden=8, blocks=1, noisy=0.3)
+    theta = Counted.prior.sample(1_000, generator=generator)
+    joint.standardise(lambda: iter([Batch(theta, Counted()(theta, generator=generator))]))
+    save_fit(tmp_path, joint, simulator={"name": "counted", "source": ""}, record={})
+    asked, spread = Conditional(load_fit(tmp_path)), []
+    for each in (0.0, 0.5, 200.5):
+        told = {"errors": {"n": [each, each]}, "generator": torch.Generator().manual_seed(1)}
+        spread.append(float(asked.sample(2_000, ["a"], {"n": [7, 8]}, **told)["a"].std()))
+    assert spread[0] < spread[1] < spread[2]
+
+
 @pytest.mark.slow
 def test_a_trained_network_keeps_every_question_exact(tmp_path):
     """C2ST at most 0.55 against exact draws; its own spread at 4,000 draws is about 0.01 (a false alarm: 1e-5)."""

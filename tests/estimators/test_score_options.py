@@ -229,7 +229,9 @@ def test_the_norm_of_weights_is_forced_in_training_alone():
     found = layer.eval()(torch.eye(8))  # what is used has norm 1, whatever is stored
     assert torch.allclose(found.square().sum(0), torch.ones(4), atol=1e-3)
     assert torch.equal(layer.weight, before)
-    layer.train()(torch.ones(2, 8))
+    layer.requires_grad_(False).train()(torch.ones(2, 8))  # a teacher, frozen within its student
+    assert torch.equal(layer.weight, before)
+    layer.requires_grad_(True)(torch.ones(2, 8))
     assert torch.allclose(layer.weight.square().mean(1), torch.full((4,), KEPT**2), rtol=1e-3)
     with torch.no_grad():
         layer.weight.mul_(7.0)

@@ -291,7 +291,7 @@ def test_bad_arguments_are_named():
         (lambda: NeuralSDE(2, steps=0), "steps"),
         (lambda: NeuralSDE(2, penalty=-1.0), "penalty"),
         (lambda: NeuralSDE(2, penalty="1"), "penalty must be a number"),
-        (lambda: NeuralSDE(2, penalty=1.0, penalised="local"), "penalised is one of"),
+        (lambda: NeuralSDE(2, penalty=1.0, penalised="local"), "is one of"),
         (lambda: NeuralSDE(2, penalised="stiffness"), "give NeuralSDE\\(penalty=...\\) too"),
         (lambda: Fractional(0.0), "horizon"),
         (lambda: Fractional(5.0, 0.05), "Hurst"),
