@@ -168,7 +168,7 @@ def batches(options: Any, out: Path) -> Found:
         for times in (1, 4, 16):
             recipe = Recipe(
                 batch=4 * times,
-                batches="rule" if way == ways[2] else None,
+                batch_scaling="rule" if way == ways[2] else None,
                 learning_rate=8e-3 if way == ways[0] else None,  # else: 8e-3 for the usual batch
                 epochs=epochs,
                 validate_every=1,

@@ -143,11 +143,11 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(ball, sto
 def test_a_training_by_another_rule_for_its_batch_does_not_go_on(ball, store, tmp_path):
     given = replace(SHORT, learning_rate=5e-3, weight_decay=0.1)  # so that only the memories differ
     with pytest.raises(KeyboardInterrupt):
-        train(new(ball, fuse=20), store, tmp_path, recipe=replace(given, batches=0.5), seed=1)
+        train(new(ball, fuse=20), store, tmp_path, recipe=replace(given, batch_scaling=0.5), seed=1)
     with pytest.warns(UserWarning, match="unfinished training of another"):
         plain = train(new(ball), store, tmp_path, recipe=given, seed=1)
     with pytest.warns(UserWarning, match="a fit with another recipe"):
-        assert not same(train(new(ball), store, tmp_path, recipe=replace(given, batches=0.5), seed=1), plain)
+        assert not same(train(new(ball), store, tmp_path, recipe=replace(given, batch_scaling=0.5), seed=1), plain)
 
 
 def test_the_estimator_handed_in_stays_as_it_is(ball, store, plain, tmp_path):

@@ -131,7 +131,7 @@ def optimiser(
     *,
     lr: float | Tensor,
     weight_decay: float,
-    batches: float = 1.0,
+    batch_scaling: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimiser by the name a recipe calls it.
 
@@ -141,16 +141,16 @@ def optimiser(
         matrices: Where its matrices lie, which Muon treats in a way of their own.
         lr: Learning rate; a tensor on the parameters' device where the step is to be captured as a CUDA graph.
         weight_decay: Decoupled weight decay.
-        batches: k: how many times as large batches are as those that the usual betas and epsilon are for, which are
-            scaled by the rule above; lr and weight_decay are taken as they are.
+        batch_scaling: k: a batch over one that the usual betas and epsilon are for. They are scaled by the rule above;
+            lr and weight_decay are taken as they are.
 
     Raises:
         ValueError: If the name is unknown, or there is no rule for it, or for so large batches.
     """
-    if batches != 1.0 and name not in SCALED:
+    if batch_scaling != 1.0 and name not in SCALED:
         raise ValueError(f"the rule for other batches is for {' and '.join(SCALED)}, not for {name!r}")
-    if not 0 < batches < LARGEST_FACTOR:
-        raise ValueError(f"batches={batches}: the rule is for numbers above 0 and below {LARGEST_FACTOR}")
+    if not 0 < batch_scaling < LARGEST_FACTOR:
+        raise ValueError(f"batch_scaling={batch_scaling}: the rule is for numbers above 0 and below {LARGEST_FACTOR}")
     if name == "adan":
         return Adan([weights], lr, weight_decay=weight_decay)
     if name == "muon":
@@ -158,9 +158,9 @@ def optimiser(
     if name not in NAMES:
         raise ValueError(f"the optimiser {name!r} is not known; expected one of {list(NAMES)}")
     captured = isinstance(lr, Tensor)
-    first, second = BETAS if batches == 1.0 else (1 - batches * (1 - beta) for beta in BETAS)
+    first, second = BETAS if batch_scaling == 1.0 else (1 - batch_scaling * (1 - beta) for beta in BETAS)
     told: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "fused": True, "capturable": captured}
-    told |= {"betas": (first, second), "eps": EPS / batches**0.5}
+    told |= {"betas": (first, second), "eps": EPS / batch_scaling**0.5}
     return torch.optim.AdamW([weights], amsgrad=name == "amsgrad", **told)
 
 

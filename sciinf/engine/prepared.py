@@ -41,10 +41,10 @@ def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
     k = recipe.factor(batch, FRESH_BATCH, optimiser)
     rate = scaled_rate(RATE, 1.0, k) if recipe.learning_rate is None else recipe.learning_rate
     told = "auto" if recipe.batch == "auto" else batch
-    usual = DECAY * (1.0 if recipe.batches is None else math.sqrt(k))
+    usual = DECAY * (1.0 if recipe.batch_scaling is None else math.sqrt(k))
     decay = usual if recipe.weight_decay is None else recipe.weight_decay
     filled = replace(recipe, batch=told, epochs=epochs, learning_rate=rate, weight_decay=decay)
-    filled = replace(filled, batches=None if recipe.batches is None else k)
+    filled = replace(filled, batch_scaling=None if recipe.batch_scaling is None else k)
     return replace(filled, patience=recipe.patience or epochs, optimiser=optimiser)
 
 

@@ -61,11 +61,11 @@ class Recipe:
         threads: CPU threads of an operation; these networks are too small to gain from more than one.
         device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
         memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
-        batches: k: how many times as large a batch is as one that the usual learning rate, weight decay, betas and
-            epsilon are for, less than 10. All of them are then scaled by it (`engine.optimisers`), but for a learning
-            rate or a weight decay that is given, so that a larger batch takes about the same way in fewer steps.
-            "rule": `batch` over the usual batch. Where left out, the learning rate alone is scaled. For "adamw" and
-            "amsgrad"; not beside batch="auto".
+        batch_scaling: k: a batch over one that the usual learning rate, weight decay, betas and epsilon are for, less
+            than 10. All of them are then scaled by it (`engine.optimisers`), but for a learning rate or a weight decay
+            that is given, so that a larger batch takes about the same way in fewer steps. "rule": `batch` over the
+            usual batch. Where left out, the learning rate alone is scaled. For "adamw" and "amsgrad"; not beside
+            batch="auto".
     """
 
     epochs: int | None = None
@@ -87,7 +87,7 @@ class Recipe:
     threads: int = 1
     device: str = "cpu"
     memory: int = 4 * 2**30
-    batches: float | Literal["rule"] | None = None
+    batch_scaling: float | Literal["rule"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "patience", "validate_every", "processes", "threads", "memory"):
@@ -108,9 +108,9 @@ class Recipe:
             "warm_up": ("a fraction, at least 0 and below 1", _from(self.warm_up, 0, 1)),
             "optimiser": (f"None or one of {list(NAMES)}", self.optimiser in (None, *NAMES)),
             "weight_decay": ("None or a number of at least 0", decay is None or _from(decay, 0, math.inf)),
-            "batches": (
+            "batch_scaling": (
                 f'None, "rule" or a number above 0 and below {LARGEST_FACTOR}',
-                self.batches in (None, "rule") or _between(self.batches, 0, LARGEST_FACTOR),
+                self.batch_scaling in (None, "rule") or _between(self.batch_scaling, 0, LARGEST_FACTOR),
             ),
             "clip": ("a positive number", self.clip == math.inf or _between(self.clip, 0, math.inf)),
             "validation_fraction": ("a fraction between 0 and 1", _between(self.validation_fraction, 0, 1)),
@@ -123,11 +123,11 @@ class Recipe:
         for name, (expected, good) in checks.items():
             if not good:
                 raise ValueError(f"Recipe({name}={getattr(self, name)!r}): expected {expected}")
-        if self.batches is not None and self.batch == "auto":
-            raise ValueError('Recipe(batch="auto", batches=...): give a batch, or leave `batches` out')
+        if self.batch_scaling is not None and self.batch == "auto":
+            raise ValueError('Recipe(batch="auto", batch_scaling=...): give a batch, or leave `batch_scaling` out')
 
     def factor(self, batch: int, usual: int, optimiser: str) -> float:
-        """k: what the learning rate is scaled by the root of, and all else that `batches` scales by k (or its root).
+        """k: the learning rate is scaled by its root, and where `batch_scaling` says so the rest by the rule for it.
 
         Args:
             batch: Rows of a step.
@@ -135,21 +135,21 @@ class Recipe:
             optimiser: Its name, filled in.
 
         Raises:
-            ValueError: If `batches` asks for a rule that this optimiser has not, or k is too large for it.
+            ValueError: If `batch_scaling` asks for a rule that this optimiser has not, or k is too large for it.
         """
-        if self.batches is None:
+        if self.batch_scaling is None:
             return batch / usual
         if optimiser not in SCALED:
             raise ValueError(
-                f"Recipe(batches={self.batches!r}): there is a rule for {' and '.join(SCALED)}, and this training is "
-                f"by {optimiser!r}; leave `batches` out, or say optimiser={SCALED[0]!r}"
+                f"Recipe(batch_scaling={self.batch_scaling!r}): there is a rule for {' and '.join(SCALED)}, and this "
+                f"training is by {optimiser!r}; leave `batch_scaling` out, or say optimiser={SCALED[0]!r}"
             )
-        k = batch / usual if self.batches == "rule" else self.batches
+        k = batch / usual if self.batch_scaling == "rule" else self.batch_scaling
         if not k < LARGEST_FACTOR:
             raise ValueError(
-                f"Recipe(batch={batch}, batches={self.batches!r}): a batch is {k:.3g} times the usual one of {usual} "
-                f"rows, and the rule ends below {LARGEST_FACTOR}: take fewer than {LARGEST_FACTOR * usual} rows, or "
-                "leave `batches` out"
+                f"Recipe(batch={batch}, batch_scaling={self.batch_scaling!r}): a batch is {k:.3g} times the usual one "
+                f"of {usual} rows, and the rule holds below {LARGEST_FACTOR}: take fewer than "
+                f"{LARGEST_FACTOR * usual} rows, or leave `batch_scaling` out"
             )
         return k
 
@@ -181,7 +181,7 @@ class Recipe:
         decay = _DECAY[learns] * min(1.0, 9_000 / max(rows, 1)) ** (2 / 3)
         optimiser = self.optimiser or ("muon" if learns in ("noise", "noisy fields") else "adamw")
         k = self.factor(batch, usual, optimiser)
-        decay = decay * (1.0 if self.batches is None else math.sqrt(k))
+        decay = decay * (1.0 if self.batch_scaling is None else math.sqrt(k))
         decay = decay if self.weight_decay is None else self.weight_decay
         epochs = self.epochs or max(8, round(steps * batch / max(rows, 1)))
         given = self.learning_rate
@@ -195,7 +195,7 @@ class Recipe:
         sparse = math.ceil(_FORWARD * held_out / (_VALIDATION_SHARE * max(rows, 1)))
         every = self.validate_every or max(1, min(sparse, epochs, patience))
         filled = replace(self, batch=batch, epochs=epochs, learning_rate=rate, weight_decay=decay)
-        filled = replace(filled, batches=None if self.batches is None else k)
+        filled = replace(filled, batch_scaling=None if self.batch_scaling is None else k)
         return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser)
 
     def said(self) -> Mapping[str, Any]:
@@ -203,7 +203,9 @@ class Recipe:
         take, the order of the rows is another, and the result differs as with another seed.)
         """
         where = ("device", "processes", "threads", "memory", "graph")
-        unsaid = ("batches",) if self.batches is None else ()  # so that what was trained without it stays known
+        unsaid = (
+            ("batch_scaling",) if self.batch_scaling is None else ()
+        )  # so that what was trained without it stays known
         return {name: value for name, value in vars(self).items() if name not in (*where, *unsaid)}
 
 

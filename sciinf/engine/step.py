@@ -56,7 +56,7 @@ class StepSettings:
     half: bool
     graph: bool
     processes: int | Literal["auto"] = 1
-    batches: float = 1.0
+    batch_scaling: float = 1.0
 
 
 def step_settings(recipe: Recipe) -> StepSettings:
@@ -68,7 +68,7 @@ def step_settings(recipe: Recipe) -> StepSettings:
         half=recipe.precision == "bfloat16",
         graph=recipe.graph,
         processes=recipe.processes,
-        batches=float(recipe.batches or 1.0),
+        batch_scaling=float(recipe.batch_scaling or 1.0),
     )
 
 
@@ -105,7 +105,7 @@ class Step:
             learner.matrices,
             lr=rate,
             weight_decay=settings.weight_decay,
-            batches=settings.batches,
+            batch_scaling=settings.batch_scaling,
         )
         self.total = torch.zeros(learner.members, device=self.device)
         self._forward: Callable[[Batch], Tensor] = self.losses

@@ -137,7 +137,7 @@ def test_larger_batches_take_the_same_way_by_the_rule():
     def way(times, batches, rate):
         generator = torch.Generator().manual_seed(0)
         weights = torch.nn.Parameter(torch.full((1, 20_000), 2.0))
-        steps = optimiser("adamw", weights, lr=rate, weight_decay=0.0, batches=batches)
+        steps = optimiser("adamw", weights, lr=rate, weight_decay=0.0, batch_scaling=batches)
         seen = []
         for step in range(2_400 // times):
             noise = torch.randn(weights.shape, generator=generator)
@@ -160,7 +160,7 @@ def test_larger_batches_take_the_same_way_by_the_rule():
 
 
 def test_the_rule_scales_memories_and_epsilon():
-    found = optimiser("adamw", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.3, batches=4.0).defaults
+    found = optimiser("adamw", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.3, batch_scaling=4.0).defaults
     assert found["betas"] == pytest.approx((0.6, 0.996))
     assert (found["eps"], found["lr"], found["weight_decay"]) == (5e-9, 0.1, 0.3)
     usual = optimiser("amsgrad", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.3).defaults
@@ -169,6 +169,6 @@ def test_the_rule_scales_memories_and_epsilon():
 
 def test_the_rule_is_for_adam_alone_and_ends_where_there_is_no_first_beta():
     with pytest.raises(ValueError, match="below 10"):
-        optimiser("adamw", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.0, batches=10.0)
+        optimiser("adamw", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.0, batch_scaling=10.0)
     with pytest.raises(ValueError, match="adamw and amsgrad"):
-        optimiser("adan", torch.nn.Parameter(torch.zeros(1, 3)), lr=0.1, weight_decay=0.0, batches=4.0)
+        optimiser("adan", torch.nn.Parameter(torch.zeros(1, 3)), lr=0.1, weight_decay=0.0, batch_scaling=4.0)

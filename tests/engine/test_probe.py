@@ -151,10 +151,10 @@ def test_a_row_is_used_more_often_the_longer_it_takes_to_simulate():
 
 def test_the_rule_for_another_batch_is_of_the_batch_for_fresh_rows():
     source = Simulated(Timed(row=0.0), seed=0, buffer=2_000)
-    larger = fresh_recipe(Recipe(batch=1_000, batches="rule", optimiser="adamw"), source)
-    assert (larger.batches, larger.weight_decay) == (2.0, pytest.approx(0.01 * 2**0.5))
+    larger = fresh_recipe(Recipe(batch=1_000, batch_scaling="rule", optimiser="adamw"), source)
+    assert (larger.batch_scaling, larger.weight_decay) == (2.0, pytest.approx(0.01 * 2**0.5))
     with pytest.raises(ValueError, match="by 'muon'"):
-        fresh_recipe(Recipe(batches="rule"), source)
+        fresh_recipe(Recipe(batch_scaling="rule"), source)
 
 
 def test_costs_are_measured_once_for_a_training(tmp_path, clock):

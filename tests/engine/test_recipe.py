@@ -21,8 +21,8 @@ from sciinf.engine.recipe import Recipe
         {"optimiser": "sgd"}, {"ema": "ema"}, {"ema": True}, {"validate_every": 0}, {"graph": "yes"}, {"warm_up": True},
         {"graph": None}, {"compile": "no"}, {"compile": None}, {"weight_decay": True}, {"weight_decay": "1"},
         {"weight_decay": math.nan}, {"clip": None}, {"clip": "5"}, {"clip": True}, {"schedule": ["a"]}, {"ema": [0.9]},
-        {"device": "gpu"}, {"device": None}, {"warm_up": False}, {"batches": 0.0}, {"batches": 10.0},
-        {"batches": "auto"}, {"batches": True}, {"batches": math.nan},
+        {"device": "gpu"}, {"device": None}, {"warm_up": False}, {"batch_scaling": 0.0}, {"batch_scaling": 10.0},
+        {"batch_scaling": "auto"}, {"batch_scaling": True}, {"batch_scaling": math.nan},
     ],
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(settings):
@@ -67,33 +67,35 @@ def test_the_rate_goes_with_the_root_of_the_batch_that_is_given():
 def test_the_rule_scales_what_is_not_given():
     """k of `batch`, or as told; with the usual batch nothing changes but that k is 1."""
     usual = Recipe().resolved(9_000)
-    four = Recipe(batch=4 * usual.batch, batches="rule").resolved(9_000)
-    assert four.batches == pytest.approx(4)
+    four = Recipe(batch=4 * usual.batch, batch_scaling="rule").resolved(9_000)
+    assert four.batch_scaling == pytest.approx(4)
     assert four.learning_rate == pytest.approx(2 * usual.learning_rate)
     assert four.weight_decay == pytest.approx(2 * usual.weight_decay)
     assert four.epochs == Recipe(batch=4 * usual.batch).resolved(9_000).epochs
-    assert Recipe(batches="rule").resolved(9_000) == replace(usual, batches=1.0)
-    told = Recipe(batch=usual.batch, batches=4.0).resolved(9_000)
+    assert Recipe(batch_scaling="rule").resolved(9_000) == replace(usual, batch_scaling=1.0)
+    told = Recipe(batch=usual.batch, batch_scaling=4.0).resolved(9_000)
     assert (told.learning_rate, told.weight_decay) == (four.learning_rate, four.weight_decay)
-    given = Recipe(batches=4.0, learning_rate=1e-3, weight_decay=0.1).resolved(9_000)
-    assert (given.learning_rate, given.weight_decay, given.batches) == (1e-3, 0.1, 4.0)
+    given = Recipe(batch_scaling=4.0, learning_rate=1e-3, weight_decay=0.1).resolved(9_000)
+    assert (given.learning_rate, given.weight_decay, given.batch_scaling) == (1e-3, 0.1, 4.0)
     assert Recipe(batch=4 * usual.batch).resolved(9_000).weight_decay == usual.weight_decay
     assert given.resolved(9_000) == given
 
 
 def test_where_there_is_no_rule_none_is_taken():
-    with pytest.raises(ValueError, match=r"2500, batches='rule'\): a batch is 10 times the usual one of 250 rows"):
-        Recipe(batch=2_500, batches="rule").resolved(9_000)
+    with pytest.raises(
+        ValueError, match=r"2500, batch_scaling='rule'\): a batch is 10 times the usual one of 250 rows"
+    ):
+        Recipe(batch=2_500, batch_scaling="rule").resolved(9_000)
     with pytest.raises(ValueError, match="this training is by 'muon'"):
-        Recipe(batches="rule").resolved(9_000, learns="noise")
+        Recipe(batch_scaling="rule").resolved(9_000, learns="noise")
     with pytest.raises(ValueError, match="give a batch, or leave"):
-        Recipe(batch="auto", batches="rule")
+        Recipe(batch="auto", batch_scaling="rule")
 
 
 def test_a_recipe_without_the_rule_says_what_it_said_before():
-    assert "batches" not in Recipe().said()
-    assert Recipe(batches="rule").said()["batches"] == "rule"
-    assert Recipe(batches=1.0).said() != Recipe().said()
+    assert "batch_scaling" not in Recipe().said()
+    assert Recipe(batch_scaling="rule").said()["batch_scaling"] == "rule"
+    assert Recipe(batch_scaling=1.0).said() != Recipe().said()
 
 
 def test_many_parameters_and_few_rows_have_a_lower_rate():
