@@ -175,20 +175,12 @@ class LinearDiffusion(Component):
         return Kernel(mean[..., 0], covariance, (self.noise != 0).any(1))
 
     def moments(self, level: Times) -> tuple[Float[Tensor, "*time K"], Float[Tensor, "*time K K"]]:
-        """a and S at the time of a level.
-
-        Raises:
-            ValueError: If the diffusion does not get to that level.
-        """
+        """a and S at the time of a level; ValueError if the diffusion does not get to it."""
         kernel = self.kernel(self.time(level))
         return kernel.mean, kernel.covariance
 
     def rest(self) -> Float[Tensor, "K K"]:
-        """Covariance P of u at rest, whatever the data: A P + P A^T + B B^T = 0; float64.
-
-        Raises:
-            ValueError: If it never rests.
-        """
+        """Covariance P of u at rest, whatever the data: A P + P A^T + B B^T = 0; ValueError if it never rests."""
         eye, gain = torch.eye(self.size, dtype=torch.float64), self.noise @ self.noise.T
         if not bool((torch.linalg.eigvals(self.drift).real < 0).all()):
             raise ValueError(f"a diffusion with the drift {self.drift.tolist()} does not come to rest")
@@ -316,14 +308,7 @@ def series(drift: Tensor, gain: Tensor, terms: int = _TERMS) -> tuple[Tensor, Te
 
 
 def moved(powers: Tensor, rises: Tensor, time: Times, halvings: int) -> tuple[Tensor, Tensor]:
-    """F and S_0 of u_t given u_0, from the series of a diffusion.
-
-    Args:
-        powers: What `series` gave.
-        rises: The same.
-        time: t; float64.
-        halvings: How often times are halved, so that the series is enough then.
-    """
+    """F and S_0 of u_t given u_0, from what `series` gave, which is to be enough for times that are halved so often."""
     short = time[..., None, None] / 2**halvings
     mean, covariance = (_polynomial(part.to(time.device), short) for part in (powers, rises))
     covariance = short * covariance

@@ -28,28 +28,18 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.diffusion.auxiliary import Kernel, Times
+from sciinf.diffusion.auxiliary import Kernel, LinearDiffusion
 from sciinf.diffusion.hybrid import denoised
+from sciinf.diffusion.learned import FreeDiffusion
 from sciinf.diffusion.objective import EvenLogs, Levels, Network
 from sciinf.diffusion.schedule import NoiseSchedule
 
-
-class Noising(Protocol):
-    """A diffusion as the bound sees it: `auxiliary.LinearDiffusion`, or one that is being learned."""
-
-    def moments(self, level: Times) -> tuple[Float[Tensor, "*time K"], Float[Tensor, "*time K K"]]:
-        """a and S at the time of a level; float64."""
-        ...
-
-    def rest(self) -> Float[Tensor, "K K"]:
-        """P; float64."""
-        ...
+Noising = LinearDiffusion | FreeDiffusion  # fixed, or being learned
 
 
 def log_bound(

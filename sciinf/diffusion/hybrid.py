@@ -91,13 +91,7 @@ class HybridMatching(Component):
 
 
 def denoised(network: Network, u: Float[Tensor, "*rows K dim"], kernel: Kernel) -> Float[Tensor, "*rows dim"]:
-    """D at u_t, of the law at its time.
-
-    Args:
-        network: See `HybridMatching.denoise`.
-        u: u_t.
-        kernel: The law of u_t given x_0, for all rows or for each.
-    """
+    """D at u_t, by the law of u_t given x_0, one for all rows or for each; `HybridMatching.denoise` has the rest."""
     scale = (kernel.mean**2 + kernel.covariance.diagonal(dim1=-2, dim2=-1)).sqrt().to(u)[..., 1:, None]
     s, y = kernel.level.to(u), kernel.project(u)
     shown = torch.cat([(y / (1 + s**2).sqrt()[..., None])[..., None, :], u[..., 1:, :] / scale], dim=-2)

@@ -127,12 +127,7 @@ class Recipe:
             raise ValueError('Recipe(batch="auto", batch_scaling=...): give a batch, or leave `batch_scaling` out')
 
     def factor(self, batch: int, usual: int, optimiser: str) -> float:
-        """k: the learning rate is scaled by its root, and where `batch_scaling` says so the rest by the rule for it.
-
-        Args:
-            batch: Rows of a step.
-            usual: Rows that the usual numbers are for.
-            optimiser: Its name, filled in.
+        """k of batches of some rows, by those that the usual numbers are for. The rate is scaled by its root.
 
         Raises:
             ValueError: If `batch_scaling` asks for a rule that this optimiser has not, or k is too large for it.

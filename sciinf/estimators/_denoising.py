@@ -110,7 +110,8 @@ class Denoising(Embedded, Adjusting, ABC):
 
     Raises:
         TypeError: If a part is something else.
-        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or weighting.
+        ValueError: If a number is out of range, or `linear` stands beside `dropped`, or another parameterisation or
+            weighting.
     """
 
     learns: ClassVar[Learns] = "noise"
@@ -127,11 +128,16 @@ class Denoising(Embedded, Adjusting, ABC):
         self.guess = LinearGuess(prior.bijection.size, self.observables if design.linear else {})
         check_part("diffusion", design.diffusion, Diffusion, "Diffusion(Level())")
         check_part("solver", design.solver, Solver, "Exponential(20)")
-        _check_shares(design)
+        check_from_zero("consistency", design.consistency, math.inf)
+        check_from_zero("dropped", design.dropped, 1)
+        if not isinstance(design.preserving, bool):
+            raise ValueError(f"preserving is True or False, got {design.preserving!r}")
         check_whole("hidden", design.hidden, 1)
         check_whole("blocks", design.blocks, 1)
         if design.linear:
             check_beside(design.diffusion, "pass linear=False with it")
+            if design.dropped:
+                raise ValueError("the linear guess knows every observation: pass linear=False with dropped")
         self.diffusion, self.solver, self.linear = design.diffusion, design.solver, design.linear
         self.consistency, self.dropped = design.consistency, design.dropped
         with global_seed(torch.Generator().manual_seed(seed)):
@@ -173,8 +179,7 @@ class Denoising(Embedded, Adjusting, ABC):
             raise ValueError(
                 "draws are guided by a network that knows the prior, too: train Score(..., dropped=0.1, linear=False)"
             )
-        width = self.network.features
-        return torch.eye(width, device=self.z_mean.device)[-1].expand(rows, -1)
+        return torch.eye(self.network.features, device=self.z_mean.device)[-1].expand(rows, -1)
 
     def _some_dropped(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Features, in training without a share of them."""
@@ -349,20 +354,6 @@ class DenoisedDensity(Density, ABC):
             return spread.log_prob(y - start, path.most)
 
         return log_density(self.denoise, z, path, ending=ending, generator=generator)
-
-
-def _check_shares(design: Design) -> None:
-    """Refuse options that make no sense.
-
-    Raises:
-        ValueError: If a number is out of range, or rows are dropped beside the linear guess, which knows them.
-    """
-    check_from_zero("consistency", design.consistency, math.inf)
-    check_from_zero("dropped", design.dropped, 1)
-    if not isinstance(design.preserving, bool):
-        raise ValueError(f"preserving is True or False, got {design.preserving!r}")
-    if design.dropped and design.linear:
-        raise ValueError("the linear guess knows every observation: pass linear=False with dropped")
 
 
 @final

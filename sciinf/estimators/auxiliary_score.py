@@ -102,7 +102,7 @@ class AuxiliaryScore(Embedded):
         check_whole("blocks", blocks, 1)
         self.path, self.solver = path or Level(1e-3, 20.0), solver or JointExponential(steps=30)
         self.guess = LinearGuess(prior.bijection.size, self.observables)
-        self.noising: LinearDiffusion | FreeDiffusion
+        self.noising: Noising
         if isinstance(process, LinearDiffusion):
             process.rest()
             process.time(torch.tensor([self.path.least, self.path.most]))
@@ -165,7 +165,7 @@ class AuxiliaryDensity(Density):
         owner, process = self.estimator, self.process
         solver = rebuilt(owner.solver, process=process)
         times = process.time(solver.grid.levels(owner.path, solver.steps))
-        blank = self.mean.expand(n, *self.mean.shape)[..., None, :].expand(*[-1] * (self.mean.ndim), process.size, -1)
+        blank = self.mean.new_empty(n, len(self.mean), process.size, self.mean.shape[-1])
         u = torch.linalg.cholesky(process.rest()).to(self.mean) @ noise_like(blank, generator)
 
         def denoise(u: Tensor, time: Tensor) -> Tensor:
@@ -175,11 +175,7 @@ class AuxiliaryDensity(Density):
         return process.kernel(times[-1]).project(u)
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """There is none.
-
-        Raises:
-            DensityUnavailable: Always.
-        """
+        """There is none, and DensityUnavailable is raised."""
         raise DensityUnavailable(
             "scores with auxiliary variables have no tractable density of parameters alone; `bound` estimates a lower "
             "bound on it, and a Score or a Flow has one"
@@ -191,13 +187,8 @@ class AuxiliaryDensity(Density):
     ) -> Float[Tensor, "*n batch"]:
         """An estimate, right in the mean, of a lower bound on the log density of draws in the parameters' own units.
 
-        **No log density**: what it lacks of one is not known, and it is of draws with noise on the way, as above. -inf
-        outside the prior's support.
-
-        Args:
-            theta: Parameters.
-            generator: For noise and levels.
-            levels: How many levels of noise are drawn for each row.
+        **No log density**: how far it lies below is not known, and it is of draws with noise on the way, as above.
+        -inf outside the prior's support. `levels` of noise are drawn for each row.
 
         Raises:
             ValueError: If levels is no int of at least 1, or theta not (*n, batch, D).

@@ -290,12 +290,8 @@ class JointDensity(Density):
 
 
 def with_errors(v: Tensor, errors: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Standardised numbers as measured with errors of some sds, where not 0: squashed beyond 5 sds of both together.
-
-    Args:
-        v: (batch, N), squashed beyond 5 sds.
-        errors: Their sds, (batch, N) or (N,).
-        noise: What is added, in these sds; nothing to what was measured with errors.
+    """Standardised numbers (batch, N) with errors of some sds, (batch, N) or (N,), where not 0: squashed beyond 5 sds
+    of both together. Noise is added in these sds, and none to what was measured with errors.
     """
     wide = (1 + errors**2).sqrt()
     plain = unsquashed(v) if noise is None else unsquashed(v) + errors * noise

@@ -27,7 +27,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -190,11 +190,9 @@ def distil(
     check_whole("stages", stages, 0)
     if not stages:
         return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)
-    out, found, before = Path(out), fit, fit.estimator
-    for left in reversed(range(stages)):
-        many = steps * 2**left
+    found, before = fit, fit.estimator
+    for many in [steps * 2**left for left in reversed(range(stages))]:
         student = FewSteps(fit.estimator, fit.digest, steps=many, small=2, before=before)
-        found = train(student, rows, out / f"stage_{many}" if left else out, recipe=recipe, seed=seed)
-        if isinstance(found.estimator, FewSteps):
-            before = found.estimator.student
+        found = train(student, rows, out if many == steps else Path(out) / f"stage_{many}", recipe=recipe, seed=seed)
+        before = cast(FewSteps, found.estimator).student
     return found

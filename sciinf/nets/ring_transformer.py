@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -126,15 +126,3 @@ def patches(fields: Float[Tensor, "batch channel *space"], size: int) -> Float[T
     for axis in range(2, 2 + directions):
         wide = wide.unfold(axis, size + 2 * half, size)
     return wide.movedim(1, 1 + directions).flatten(1, directions).flatten(2)
-
-
-def turned(
-    fields: Float[Tensor, " batch *more"], steps: Int[Tensor, "batch direction"]
-) -> Float[Tensor, " batch *more"]:
-    """Periodic fields, each moved back by as many points in its last directions."""
-    for k, step in enumerate(steps.unbind(1)):
-        axis, count = k - steps.shape[1], fields.shape[k - steps.shape[1]]
-        at = (torch.arange(count, device=fields.device) + step[:, None]) % count
-        at = at.reshape(len(fields), *[1] * (fields.ndim + axis - 1), count, *[1] * (-axis - 1))
-        fields = fields.gather(axis, at.expand_as(fields))
-    return fields

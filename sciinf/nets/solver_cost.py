@@ -88,26 +88,21 @@ def error_sum(rate: Rate, times: Sequence[Any], states: States) -> Float[Tensor,
         times: Of the states, at least two, each a number or (*rows, 1), as f takes them.
         states: A solution, (*rows, D) at each time, of which the last may be left out; slopes go through them.
     """
-    parts = [rms(local_error(rate, t, y, h) * abs(h)) for t, y, h in _steps(times, states)]
-    return torch.stack(parts).sum() / _span(times)
+    return _over_steps(lambda t, y, h: rms(local_error(rate, t, y, h) * abs(h)), times, states)
 
 
 def stiffness_sum(rate: Rate, times: Sequence[Any], states: States) -> Float[Tensor, ""]:
     """R_S, the mean over rows of S |h| at each step; arguments as for `error_sum`."""
-    parts = [(stiffness(rate, t, y, h)[..., None] * abs(h)).mean() for t, y, h in _steps(times, states)]
-    return torch.stack(parts).sum() / _span(times)
+    return _over_steps(lambda t, y, h: (stiffness(rate, t, y, h)[..., None] * abs(h)).mean(), times, states)
 
 
 COSTS = {"sum": error_sum, "stiffness": stiffness_sum}
 """What training may penalise of a whole solution, by name."""
 
 
-def _steps(times: Sequence[Any], states: States) -> list[tuple[Any, Tensor, Any]]:
-    """Time, state and length of each step."""
-    return [(start, y, end - start) for (start, end), y in zip(pairwise(times), states, strict=False)]
-
-
-def _span(times: Sequence[Any]) -> Any:
-    """The time of all steps, on average over rows."""
+def _over_steps(cost: Callable[[Any, Tensor, Any], Tensor], times: Sequence[Any], states: States) -> Tensor:
+    """The sum of what steps cost, by time, state and length, over T, on average over rows."""
+    steps = zip(pairwise(times), states, strict=False)
     span = abs(times[-1] - times[0])
-    return span.mean() if isinstance(span, Tensor) else span
+    total = torch.stack([cost(start, y, end - start) for (start, end), y in steps]).sum()
+    return total / (span.mean() if isinstance(span, Tensor) else span)

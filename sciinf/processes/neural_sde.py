@@ -192,13 +192,10 @@ class LearnedSDE(LearnedProcess):
         count = series.length - 1
         if not self.penalty or not count:
             return z.new_zeros(())
-
-        def each(value: Tensor | None) -> Tensor | None:  # (row, ...) to (row * count, ...)
-            return None if value is None else value.repeat_interleave(count, 0)
-
+        known = {name: getattr(series, name) for name in ("theta", "unit", "origin", "context")}
+        told = {name: value.repeat_interleave(count, 0) for name, value in known.items() if value is not None}
         controls = None if series.controls is None else series.controls[:, :-1].flatten(0, 1)[:, None]
-        told = {name: each(getattr(series, name)) for name in ("theta", "unit", "origin", "context")}
-        rows = replace(series, seen=each(series.seen[:, :1]), controls=controls, **told)
+        rows = replace(series, controls=controls, **told)  # all that a drift reads
         start = series.clock()[:, :-1].flatten()[:, None]
         length = (series.steps() / self.steps).expand(len(series), -1).flatten()[:, None]
         paid = COSTS[self.penalised](

@@ -154,10 +154,7 @@ class LearnedProcess(nn.Module, ABC):
         return next(self.parameters()).new_zeros(())
 
     def cost(self, series: Series, z: Float[Tensor, "row time state"]) -> Float[Tensor, ""]:
-        """What training pays for paths beside the bound, nats a row: how dear their equation is to solve, say.
-
-        0 where nothing is penalised. It is no part of KL, and of no bound that is told.
-        """
+        """What training pays for paths beside the bound, nats a row: how dear they are to solve. 0 for nothing."""
         return next(self.parameters()).new_zeros(())
 
     def check(self, series: Series) -> None:

@@ -33,8 +33,8 @@ from torch import Tensor
 from sciinf.core import Adjusting, Batch, Observable, Prior, X, predicted
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.systems import SYMBOLS, Systems
-from sciinf.nets.ring_transformer import turned
 from sciinf.surrogates._fields import OfFields
+from sciinf.surrogates._moves import rolled
 from sciinf.surrogates.losses import RelativeL2
 from sciinf.surrogates.multi_operator import FusedFrames, NoSymbols, SymbolReader, SymbolsAndFrames
 
@@ -96,15 +96,15 @@ class MultiFluid(OfFields, Adjusting):
         true, frames = batch.x[self.target].to(self.target_mean), self.stacked(batch.x).to(self.target_mean)
         if self.training:
             far = torch.randint(max(self.space), (len(true), 2), generator=generator, device=generator.device)
-            frames, true = turned(frames, far.to(frames.device)), turned(true, far.to(frames.device))
+            frames, true = rolled(frames, -far), rolled(true, -far)
         mean, sd, there = self._level(batch.theta, frames)
-        return self.distance(self._told(batch.theta, frames), (true - mean) / sd * there, directions=2)
+        return self.distance(self._told(batch.theta, frames, mean, sd, there), (true - mean) / sd * there, directions=2)
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel y x"]:
         frames = self.stacked(given).to(self.target_mean)
         self._check(theta, frames)
         mean, sd, there = self._level(theta, frames)
-        return mean * there + sd * self._told(theta, frames)
+        return mean * there + sd * self._told(theta, frames, mean, sd, there)
 
     def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
         """The rms error of held-out rows of the family, over all channels that the simulator has.
@@ -159,7 +159,8 @@ class MultiFluid(OfFields, Adjusting):
         number, errors, squares, relative = (torch.cat(part) for part in zip(*parts, strict=True))
         if not bool(relative.isfinite().all()):
             raise FloatingPointError("predictions of held-out solutions are not finite: train longer, or more stably")
-        self.errors.zero_()
+        for known in (self.errors, self.counts, self.sizes):  # of a family without rows nothing is known now
+            known.zero_()
         for k in set(number.tolist()):
             kept = errors[number == k][:_MOST]
             self.counts[k], self.errors[k, : len(kept)] = len(kept), kept
@@ -173,9 +174,8 @@ class MultiFluid(OfFields, Adjusting):
         sd = (each - mean).square().mean((1, 3, 4), keepdim=True).sqrt().clamp_min(1e-6)
         return mean, sd, self.systems.there(theta)[:, None, :, None, None]
 
-    def _told(self, theta: Tensor, frames: Tensor) -> Float[Tensor, "batch time channel y x"]:
-        """What the network says, in units of the given frames."""
-        mean, sd, there = self._level(theta, frames)
+    def _told(self, theta: Tensor, frames: Tensor, mean: Tensor, sd: Tensor, there: Tensor) -> Tensor:
+        """What the network says, in units of the given frames, (batch, time, channel, y, x)."""
         tokens, values = self.systems.tokens(theta)
         symbols, read = self.equation(tokens, values.to(frames))
         fields = ((frames.unflatten(1, (-1, self.channels)) - mean) / sd * there).flatten(1, 2)

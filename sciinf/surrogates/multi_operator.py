@@ -50,7 +50,8 @@ from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.equation_symbols import SYMBOLS, Tokens, longest
 from sciinf.dynamics.equation_terms import Families
-from sciinf.nets.ring_transformer import NumberEmbedding, RingLayer, patches, turned, waves_of
+from sciinf.nets.ring_transformer import NumberEmbedding, RingLayer, patches, waves_of
+from sciinf.surrogates._moves import rolled
 from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
@@ -141,7 +142,7 @@ class MultiOperator(Predicting):
         true, known = batch.x[self.target].to(self.target_mean), self.stacked(batch.x).to(self.target_mean)
         if self.training:
             turn = torch.randint(self.space[0], (len(true), 1), generator=generator, device=generator.device)
-            known, true = turned(known, turn.to(known.device)), turned(true, turn.to(known.device))
+            known, true = rolled(known, -turn), rolled(true, -turn)
         symbols = self.equation(*self.usual(self.families.coefficients(batch.theta).to(known)))
         _, sd = self.level()
         return self.distance(self._found(symbols, known) / sd, true / sd, directions=1)

@@ -5,11 +5,10 @@ r"""One frame from the one before, again and again.
 
 over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
 length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
-as many sds of a step, so that the network learns to come back from where it strays. An error that has grown for long is
-larger than one that has just begun: with `random` the sd of each pair of frames is drawn, evenly from 0 to `noise`. And
-with `at_use` the frames of a rollout are blurred a little as well, so that they are like what training has shown; what
-is fed back is then never quite what was predicted. This blur is drawn from `seed`, and is the same in every row and in
-every rollout, so that a prediction does not depend on what is asked with it, and can be made again.
+as many sds of a step, so that the network learns to come back from where it strays. Errors grow: with `random` the sd
+of each pair of frames is drawn, evenly from 0 to `noise`. With `at_use` frames of a rollout are blurred a little, too,
+as in training. This blur is drawn from `seed`, and is the same in every row and in every rollout, so that a prediction
+does not depend on what is asked with it, and can be made again.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),

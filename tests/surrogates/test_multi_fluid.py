@@ -13,7 +13,7 @@ from simulators.test_contract import FOLDER, generator, loaded
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.dynamics.systems import Systems
-from sciinf.nets.ring_transformer import patches, turned
+from sciinf.nets.ring_transformer import patches
 from sciinf.surrogates import Emulator, MultiFluid
 from sciinf.surrogates.multi_operator import SymbolsAndFrames
 from sciinf.training import train_ensemble
@@ -69,17 +69,13 @@ def fit(store, tmp_path_factory):
         return train(built(small()), store, tmp_path_factory.mktemp("fits") / "fit", recipe=RECIPE, progress=False)
 
 
-def test_pieces_of_a_torus_and_fields_that_are_turned():
+def test_pieces_of_a_torus():
     field = torch.arange(64.0).reshape(1, 1, 8, 8)
     found = patches(field, 4)
     assert found.shape == (1, 4, 64)
     wide = field.roll((2, 2), (-2, -1))[0, 0]
     assert torch.equal(found[0, 0].reshape(8, 8), wide)
     assert torch.equal(found[0, 1].reshape(8, 8), field.roll((2, -2), (-2, -1))[0, 0])  # along x first
-    steps = torch.tensor([[3, 6], [0, 1]])
-    both = torch.cat([field, 2 * field])
-    moved = [one.roll((-a, -b), (-2, -1)) for one, (a, b) in zip(both, steps.tolist(), strict=True)]
-    assert torch.equal(turned(both, steps), torch.stack(moved))
 
 
 def test_shapes_seed_batch_and_slopes():
@@ -159,6 +155,19 @@ def test_errors_are_drawn_as_those_of_the_same_family(fit):
         assert float(surrogate.spread(rows.theta[number == k])[0]) == pytest.approx(known, rel=0.6)
     there = surrogate.systems.there(rows.theta)
     assert float(off[~there[:, None].expand(-1, 2, -1)].abs().max()) == 0  # no error where there is no field
+
+
+def test_of_a_family_without_held_out_rows_no_error_is_known():
+    """Nor is one that was known before, by other rows, taken for none at all."""
+    rows, surrogate = rows_of(small()), built(small())
+    number = surrogate.systems.number(rows.theta)
+    some = Batch(rows.theta[number == 0], {name: value[number == 0] for name, value in rows.x.items()})
+    surrogate.adjust(lambda: iter([rows]))
+    assert bool((surrogate.spread(rows.theta) > 0).all())
+    surrogate.adjust(lambda: iter([some]))
+    assert bool((surrogate.spread(some.theta) > 0).all())
+    with pytest.raises(ValueError, match="no solution of shallow_water, gray_scott has checked"):
+        surrogate.draw(rows.theta, rows.x, generator=generator())
 
 
 def test_a_fit_is_read_back_and_stands_in_for_the_simulator(fit):
