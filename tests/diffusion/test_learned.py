@@ -14,7 +14,7 @@ from torch import distributions as td
 from sciinf import AuxiliaryScore, Observable, Prior, Recipe, Simulator, simulate, train, train_ensemble
 from sciinf.core import DensityUnavailable, load_fit
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion import auxiliary, bound, learned
+from sciinf.diffusion import bound
 from sciinf.diffusion.auxiliary import Kernel, LinearDiffusion
 from sciinf.diffusion.bound import log_bound
 from sciinf.diffusion.joint_solver import JointAncestral
@@ -268,8 +268,3 @@ def test_wrong_settings_are_refused_and_right_ones_saved():
         AuxiliaryScore(Mean.prior, Mean.observables, process=LearnedDiffusion)
     with pytest.raises(ValueError, match="come to rest"):
         AuxiliaryScore(Mean.prior, Mean.observables, process=LinearDiffusion([[0.1]], [[1.0]]))
-
-
-def test_what_is_shared_is_not_copied():
-    assert learned.moved is auxiliary.moved
-    assert learned.series is auxiliary.series

@@ -20,10 +20,11 @@ from sciinf import (
     train,
     train_ensemble,
 )
-from sciinf.core import Simulator
+from sciinf.core import Batch, Simulator
 from sciinf.core.component import to_json
 from sciinf.diffusion.fokker_planck import penalty, score_of
 from sciinf.diffusion.guidance import Guided
+from sciinf.estimators import _denoising
 from sciinf.estimators._denoising import DenoisedDensity
 from sciinf.nets.preserving import KEPT, Preserving, Unit, added, scaled, unit
 
@@ -180,6 +181,18 @@ def test_training_against_the_equation_makes_scores_those_of_one_density(store, 
         fit = train(score, store, tmp_path / str(weight), recipe=Recipe(epochs=15, batch=150), progress=False)
         found.append(gap(fit.estimator, store))
     assert found[1] < 0.7 * found[0]
+
+
+def test_a_penalty_on_an_eighth_of_the_rows_weighs_as_on_all(monkeypatch):
+    """On average over a batch it is the weight times the mean penalty, and none of the loss that is validated."""
+    monkeypatch.setattr(_denoising, "penalty", lambda score, y, level, generator: torch.full_like(level, 3.0))
+    theta = Mean.prior.sample(45, generator=torch.Generator().manual_seed(0))
+    batch = Batch(theta, Mean()(theta, generator=torch.Generator().manual_seed(1)))
+    for linear in (True, False):
+        told = [Score(Mean.prior, Mean.observables, linear=linear, consistency=weight) for weight in (0.0, 0.5)]
+        for mode, more in ((True, 0.5 * 3.0), (False, 0.0)):
+            plain, paid = (each.train(mode).loss(batch, generator=torch.Generator().manual_seed(2)) for each in told)
+            assert float((paid.mean() - plain.mean()).detach()) == pytest.approx(more, abs=1e-5)
 
 
 def heights(estimator, store):

@@ -257,6 +257,9 @@ def test_the_price_of_a_drift_is_what_a_solver_sees_along_the_path():
     by_hand = local_error(lambda t, y: swinging({}, y, t[:, 0]), starts, z[:, :-1].flatten(0, 1), lengths)
     assert float(errors) == pytest.approx(float((by_hand * lengths).square().mean().sqrt() / lengths.mean()), rel=1e-5)
     assert float(NeuralSDE(2, **told).build(Sizes(1, 0, 0), seed=0).cost(series, z)) == 0.0
+    bent = NeuralSDE(2, penalty=1.0).build(Sizes(1, 0, 0), seed=0)
+    path = z.clone().requires_grad_()
+    assert float(torch.autograd.grad(bent.cost(series, path), path)[0][:, :-1].abs().min()) > 0  # slopes through it
     one = Series(torch.ones(3, 1, 1), torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 0))
     assert float(process.cost(one, z[:, :1])) == 0.0
 
