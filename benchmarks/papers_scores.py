@@ -55,7 +55,8 @@ class Curved(Simulator):
 
 
 def levels(options: Any, out: Path) -> Found:
-    """Posterior means and sds of `Curved` with error bars of 0.05 to 10, against a grid."""
+    """Posterior means and sds of `Curved` with error bars of 0.05 to 10, against a grid; seconds are of all of it."""
+    started = clock("cpu")
     store = simulate(Curved(), out / "s", 3_000 if options.quick else 10_000, seed=options.seed, progress=False)
     fit = train(Joint(Curved.prior, Curved.observables, noisy=0.4), store, out / "fit", progress=False)
     ask, generator = Conditional(fit), torch.Generator().manual_seed(options.seed)
@@ -76,6 +77,7 @@ def levels(options: Any, out: Path) -> Found:
         for name, v in apart.items()
     ]
     told, ignored = (float(apart[name][:, 0].mean()) for name in ("told", "ignored"))
+    rows = [row | {"seconds": clock("cpu") - started} for row in rows]
     return rows, [check("levels: means off, errors told / ignored", told / ignored, 0.5)]
 
 
@@ -93,10 +95,12 @@ def _by_grid(x: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def guided(options: Any, out: Path) -> Found:
-    """Variances of guided draws: v^w for a Gaussian posterior of variance v."""
+    """Variances of guided draws, v^w for a Gaussian posterior of variance v; seconds are of the training."""
+    started = clock("cpu")
     store = simulate(Mean(), out / "s", 4_000 if options.quick else 10_000, seed=options.seed, progress=False)
     score = Score(Mean.prior, Mean.observables, linear=False, dropped=0.15)
     fit = train(score, store, out / "fit", recipe=Recipe(epochs=60), progress=False)
+    took = clock("cpu") - started
     variance, rows, worst = NOISE**2 / (1 + NOISE**2), [], 0.0
     law = fit.estimator.condition({"x": torch.tensor([[0.5, -1.0]])})
     if not isinstance(law, DenoisedDensity):
@@ -105,7 +109,8 @@ def guided(options: Any, out: Path) -> Found:
         draws = law.guided(8_000, weight, generator=torch.Generator().manual_seed(0))
         ratio = float(draws.var(0).mean()) / variance**weight
         worst = max(worst, abs(ratio - 1)) if weight <= 2 else worst
-        rows.append({"weight": weight, "variance / posterior's": ratio * variance ** (weight - 1), "/ v^w": ratio})
+        shown = {"weight": weight, "variance / posterior's": ratio * variance ** (weight - 1), "/ v^w": ratio}
+        rows.append({**shown, "seconds": took})
     return rows, [check("guided: variances off v^w, w up to 2", worst, 0.45)]
 
 

@@ -14,9 +14,8 @@ What a solution is predicted from are frames of it, the last one at 0; with two,
 random, in the same way whatever the coefficients are, so that a single frame tells none of them. The solvers run on
 twice as many points as are kept, without those waves of the kept points that change sign from one to the next.
 
-Good values: `RANGES`, 16 points, up to t = 0.5: in 256 draws of the prior, halving the step changed what differs from
-the mean of a frame by less than 4e-5 of its norm, doubling the points by less than 3e-3 (vorticity; others 3e-7). Where
-Gray's and Scott's box is 0.25, 16 points are too few for the edges of patches.
+Good values: `RANGES`, 16 points, up to t = 0.5: of 48 draws of the prior, halving the step changes what differs from
+the mean of a frame by less than 5e-4 of its norm, doubling the points by less than 2e-2 (a test holds it to that).
 
 References:
     | PROSE-FD: A Multimodal PDE Foundation Model for Learning Multiple Operators for Forecasting Fluid Dynamics (Liu et
