@@ -58,8 +58,9 @@ def rollouts(options: Any, out: Path) -> Found:
 
 def _off(fit: Fit, fresh: Batch) -> dict[int, float]:
     """Median relative error of each frame of a rollout; infinite where most of them are not finite."""
+    surrogate: Any = fit.surrogate
     with torch.no_grad():
-        found = fit.surrogate.eval().rollout(fresh.theta, {"initial": fresh.x["initial"]}, RUN)
+        found = surrogate.eval().rollout(fresh.theta, {"initial": fresh.x["initial"]}, RUN)
     truth = fresh.x["u"]
     error = (found - truth).flatten(2).norm(dim=2) / truth.flatten(2).norm(dim=2)
     error = torch.where(error.isfinite(), error, torch.inf)
@@ -90,8 +91,9 @@ def solvers(options: Any, out: Path) -> Found:
         took = clock("cpu") - started
         field = next(part for part in fit.estimator.modules() if type(part).__name__ == "_Field")
         field.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        law: Any = fit.estimator.condition(fresh.x)
         with torch.no_grad():
-            log_q = fit.estimator.condition(fresh.x).log_prob(fresh.theta[None])[0]
+            log_q = law.log_prob(fresh.theta[None])[0]
         row = {"penalised": way, "evaluations": len(calls)}
         rows.append({**row, "log q": float(log_q.mean()), "seconds": took})
     return rows, [check(f"solvers: evaluations / without, log q within {WITHIN}", _saved(rows), 1.0)]
@@ -132,7 +134,8 @@ def drifts(options: Any, out: Path) -> Found:
         made = LatentDynamics(simulator.prior, simulator.observables, process, columns=(0, 1))
         recipe = Recipe(epochs=15 if options.quick else 25, batch=30)
         fit = train(made, store, out / way, recipe=recipe, progress=False)
-        took, learned = clock("cpu") - started, fit.surrogate.eval()
+        took = clock("cpu") - started
+        learned: Any = fit.surrogate.eval()
         with torch.no_grad():
             own = torch.Generator().manual_seed(0)
             bound = learned.bound(fresh.theta, fresh.x, generator=own).mean() / 16
@@ -141,7 +144,7 @@ def drifts(options: Any, out: Path) -> Found:
     return rows, [check(f"drifts: evaluations / without, bound within {WITHIN}", _saved(rows), 1.0)]
 
 
-def _asked(learned: LatentDynamics, fresh: Batch) -> int:
+def _asked(learned: Any, fresh: Batch) -> int:
     """How often Dormand and Prince's pair asks the drift for the paths from the first values on, in float64."""
     from torchdiffeq import odeint
 
