@@ -30,7 +30,7 @@ def rollouts(options: Any, out: Path) -> Found:
         ("burgers", 0.01, {"points": 64}),
         ("kuramoto_sivashinsky", 0.1, {"points": 64, "length": 22.0}),
     ):
-        kind = type(load_simulator(SIMULATORS / "pde" / f"{name}.py"))
+        kind: Any = type(load_simulator(SIMULATORS / "pde" / f"{name}.py"))
         simulator = kind(times=tuple(step * k for k in range(RUN + 1)), **told)
         store = simulate(simulator, out / name, 50 if options.quick else 100, seed=options.seed, progress=False)
         fresh = simulate(simulator, out / f"{name}_fresh", 32, seed=options.seed + 1, progress=False).load()

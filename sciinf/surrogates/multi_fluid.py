@@ -96,7 +96,7 @@ class MultiFluid(OfFields, Adjusting):
         true, frames = batch.x[self.target].to(self.target_mean), self.stacked(batch.x).to(self.target_mean)
         if self.training:
             far = torch.randint(max(self.space), (len(true), 2), generator=generator, device=generator.device)
-            frames, true = rolled(frames, -far), rolled(true, -far)
+            frames, true = rolled(frames, -far).contiguous(), rolled(true, -far).contiguous()
         mean, sd, there = self._level(batch.theta, frames)
         return self.distance(self._told(batch.theta, frames, mean, sd, there), (true - mean) / sd * there, directions=2)
 

@@ -142,7 +142,8 @@ class MultiOperator(Predicting):
         true, known = batch.x[self.target].to(self.target_mean), self.stacked(batch.x).to(self.target_mean)
         if self.training:
             turn = torch.randint(self.space[0], (len(true), 1), generator=generator, device=generator.device)
-            known, true = rolled(known, -turn), rolled(true, -turn)
+            # contiguous: sums over another layout in memory round differently, and fits would have other bits
+            known, true = rolled(known, -turn).contiguous(), rolled(true, -turn).contiguous()
         symbols = self.equation(*self.usual(self.families.coefficients(batch.theta).to(known)))
         _, sd = self.level()
         return self.distance(self._found(symbols, known) / sd, true / sd, directions=1)
