@@ -267,7 +267,7 @@ def test_the_price_of_a_drift_is_what_a_solver_sees_along_the_path():
 def test_the_price_is_paid_in_training_and_is_no_part_of_the_bound():
     losses, prior, x = {}, Prior.none(), {"x": torch.randn(6, 5, generator=generator())}
     for penalty in (0.0, 3.0):
-        told = {"penalty": penalty, "penalised": "stiffness"}
+        told = {"penalty": penalty, "penalised": "stiffness"} if penalty else {}
         surrogate = LatentDynamics(prior, {"x": Observable((5,))}, NeuralSDE(2, **told), width=4)
         batch = Batch(torch.zeros(6, 0), x)
         surrogate.standardise(lambda batch=batch: iter([batch]))
