@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = 2**20  # bytes of numbers, beyond which it does not matter what HDF5 costs
+LARGEST = 2**17  # bytes of numbers, beyond which it matters little what HDF5 costs, and checksums would take memory
 _CHECKED = 3
 _MARK = 0x5C11_1F00_B10C_0000  # a block's number that stands nowhere else in a file
 
