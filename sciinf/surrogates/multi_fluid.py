@@ -125,11 +125,14 @@ class MultiFluid(OfFields, Adjusting):
         """Refuse what would be taken for something else.
 
         Raises:
-            ValueError: If a row is of no family, or frames are more, fewer or of other points than in training.
+            ValueError: If a row is of no family or has coefficients outside their ranges, or frames are more, fewer or
+                of other points than in training.
         """
         families, shape = len(self.systems.equations), (self.channels_given, *self.space)
         if not bool(((theta[:, 0] >= 0) & (theta[:, 0] <= families)).all()):
             raise ValueError(f"'family' is from 0 to {families}, got {theta[:, 0].tolist()[:5]}")
+        if not bool(((theta[:, 1:] >= 0) & (theta[:, 1:] <= 1)).all()):
+            raise ValueError("a share_... lies outside 0 to 1, and its coefficient outside the range that was learned")
         if tuple(frames.shape[1:]) != shape:
             raise ValueError(f"it is given frames {(len(theta), *shape)}, of all channels, got {tuple(frames.shape)}")
 

@@ -15,7 +15,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.storage.folder import Folder, Local
 from sciinf.surveys.block import Block, file_of, read_block
-from sciinf.surveys.description import read_about
+from sciinf.surveys.description import STATUS, read_about
 
 if TYPE_CHECKING:
     import pandas
@@ -165,7 +165,9 @@ class Answers:
             ValueError: If the row is not there.
         """
         index, at = self._place(row)
-        return self.block(index, frozenset()).messages.get(at, "")
+        block = self.block(index, frozenset({"status"}))
+        status = self.about["codes"]["status"][block.columns["status"][at]]
+        return block.messages.get(at, "" if status == STATUS[0] else f"{status}: there is nothing to ask about")
 
     @property
     def outside(self) -> np.ndarray:

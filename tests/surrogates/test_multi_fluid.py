@@ -194,6 +194,7 @@ def test_what_does_not_fit_is_refused():
     simulator = small()
     rows = rows_of(simulator)
     prior, fields, systems = simulator.prior, simulator.observables, simulator.systems
+    beyond = torch.eye(len(prior))[1]
     one = Systems({"a": "dt u1 * d lap u1"}, {"a": {"d": (0.0, 1.0)}})
     for make, says in (
         (lambda: MultiFluid(prior, fields, one), "the systems' parameters are"),
@@ -201,6 +202,7 @@ def test_what_does_not_fit_is_refused():
         (lambda: MultiFluid(prior, {**fields, "u": Observable((2, 2, 8, 8))}, systems), "have 3 and 2 channels"),
         (lambda: built(simulator).spread(prior.sample(9, generator=generator())), "no solution of vorticity"),
         (lambda: built(simulator).predict(rows.theta + 3.0, rows.x), "'family' is from 0 to 3, got"),
+        (lambda: built(simulator).predict(rows.theta.clamp_max(3.0) + beyond, rows.x), "outside the range"),
         (lambda: built(simulator).predict(rows.theta, {"frames": rows.x["frames"][:, :2]}), "of all channels, got"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -152,6 +152,7 @@ def test_rows_unlike_the_simulations_are_outside(ball, tmp_path) -> None:
     assert found.column("trust")[7] == "alarm"
     assert len(found.outside) <= 5  # 1 % of 59 by chance: more than 4 beside the planted one in 4 of 10,000 tests
     assert found.column("status")[9] == "not finite"
+    assert found.said(9) == "not finite: there is nothing to ask about"
     assert "do not believe their answers" in found.summary()
 
 
