@@ -11,8 +11,9 @@ import shutil
 import signal
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -121,6 +122,23 @@ def line_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def line(line_made: Path, tmp_path: Path) -> Path:
     """A copy of `line_made` that a test may damage."""
     return shutil.copytree(line_made, tmp_path / "line")
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Any]:
+    """An S3 service, which is empty."""
+    from sciinf.core.loading import load_module
+
+    for name in ("obstore", "moto", "flask", "flask_cors", "boto3"):
+        pytest.importorskip(name, reason="needs sciinf[objects], and moto's server")
+    with load_module(root / "benchmarks" / "object_server.py").serving() as running:
+        yield running
+
+
+@pytest.fixture
+def address(server: Any, request: pytest.FixtureRequest) -> str:
+    """A place of the test's own there."""
+    return f"s3://{server.bucket}/{request.node.name}"
 
 
 @pytest.fixture(autouse=True)

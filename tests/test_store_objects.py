@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +44,6 @@ class Line(Simulator):
 simulator = Line()
 """
 ROWS = 150  # seven blocks and a half
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    for name in ("obstore", "moto", "flask", "flask_cors", "boto3"):
-        pytest.importorskip(name, reason="needs sciinf[objects], and moto's server")
-    with object_server.serving() as running:
-        yield running
-
-
-@pytest.fixture
-def address(server: Any, request: pytest.FixtureRequest) -> str:
-    return f"s3://{server.bucket}/{request.node.name}"
 
 
 @pytest.fixture(scope="module")

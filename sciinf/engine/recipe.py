@@ -198,9 +198,7 @@ class Recipe:
         take, the order of the rows is another, and the result differs as with another seed.)
         """
         where = ("device", "processes", "threads", "memory", "graph")
-        unsaid = (
-            ("batch_scaling",) if self.batch_scaling is None else ()
-        )  # so that what was trained without it stays known
+        unsaid = () if self.batch_scaling else ("batch_scaling",)  # so that what was trained without it stays known
         return {name: value for name, value in vars(self).items() if name not in (*where, *unsaid)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,6 @@ from sciinf.storage.folder import Changed, Folder, Local, Unreachable, absolute,
 from sciinf.storage.objects import Objects
 
 object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    for name in ("obstore", "moto", "flask", "flask_cors", "boto3"):
-        pytest.importorskip(name, reason="needs sciinf[objects], and moto's server")
-    with object_server.serving() as running:
-        yield running
-
-
-@pytest.fixture
-def address(server: Any, request: pytest.FixtureRequest) -> str:
-    return f"s3://{server.bucket}/{request.node.name}"
 
 
 @pytest.fixture(params=["local", "objects"])
