@@ -33,6 +33,7 @@ from sciinf.engine.conditions import conditions, decisive, differing
 from sciinf.engine.devices import shared
 from sciinf.engine.sent import Job, attempt, committed, opened
 from sciinf.engine.watcher import Watcher
+from sciinf.storage.durable import writing
 from sciinf.storage.journal import Entry
 from sciinf.store import Store
 
@@ -68,7 +69,8 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     job = Job(**asked["job"] | {"identity": tuple(map(tuple, asked["job"]["identity"]))})
     claim = Path(job.claims) / asked["claim"]
     try:
-        file = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with writing(job.store):
+            file = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return _begun_before(job, asked["block"], claim)
     except FileNotFoundError:
@@ -81,7 +83,8 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     except OSError as error:
         return _error(error)
     try:
-        os.write(file, f"{here}\n".encode())
+        with writing(job.store):
+            os.write(file, f"{here}\n".encode())
         return _run(asked, job, claim, file)
     except OSError as error:
         return _error(error)

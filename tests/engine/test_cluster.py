@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -110,6 +113,17 @@ def test_a_worker_that_is_not_like_the_campaign_says_how(asked):
     Path(asked["job"]["source"]).write_text(SIMULATOR.replace("theta + ", "theta - "))
     error = answer(asked, job={**asked["job"], "device": "cpu:0"}, claim="1.3")["error"]
     assert "has changed since the campaign began" in error["words"]
+
+
+def test_a_claim_that_cannot_be_written_says_what_is_safe(asked):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as if the disk were full
+    try:
+        error = answer(asked)["error"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (error["kind"], error["errno"]) == ("OSError", errno.EFBIG)
+    assert re.search(r"/s cannot be written: File too large\. Blocks committed so far are safe; ", error["words"])
 
 
 def test_who_had_a_block_before_decides_what_it_costs(asked):
