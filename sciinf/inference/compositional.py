@@ -74,7 +74,8 @@ class Compositional(Learned):
         ValueError: If a number is out of range, or the prior is not Gaussian in z.
 
     Warns:
-        UserWarning: If held-out simulations say that n is too many.
+        UserWarning: If held-out simulations say that n is too many, or there are none for an estimator that does not
+            begin at the linear guess, whose errors are larger.
     """
 
     def __init__(
@@ -114,12 +115,14 @@ class Compositional(Learned):
         }
         self._prior = _prior_of(estimator)
         self.reliable = math.inf if held_out is None else reliable(estimator, held_out.load())
+        far = f"beyond {self.reliable * self._most:.0f} observations, and it is asked of {items}"
         if self.reliable < self._factors:
-            self.only = self.scope = (
-                "errors of single scores are expected to shift it by more than half an sd beyond "
-                f"{self.reliable * self._most:.0f} observations, and it is asked of {items}"
-            )
+            self.only = self.scope = f"errors of single scores are expected to shift it by more than half an sd {far}"
             warnings.warn(f"{self.name}: {self.scope}; train on more simulations", stacklevel=2)
+        elif held_out is None and not estimator.linear and self._factors > 1:
+            self.only = self.scope = "nothing tells how errors of scores learned with linear=False add up in it"
+            words = "pass held_out=, simulations that it was not trained on, or train with linear=True"
+            warnings.warn(f"{self.name}: {self.scope}; {words}", stacklevel=2)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         device = next(self.estimator.buffers()).device

@@ -75,6 +75,18 @@ def test_batches_of_sets_are_one_after_the_other(fit):
     assert posterior.features({"x": x}).shape == (3, 2)
 
 
+def test_errors_without_the_linear_guess_are_told(tmp_path, fresh):
+    """A score that begins at no guess is an sd off after the same training, which held-out simulations say."""
+    store = simulate(Ball(), tmp_path / "simulations", 4_000, progress=False)
+    estimator = Score(Ball.prior, Ball.observables, hidden=32, blocks=2, linear=False)
+    fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=5, learning_rate=3e-3))
+    with pytest.warns(UserWarning, match=r"nothing tells how errors .* add up in it; pass held_out="):
+        assert "linear=False" in Compositional(fit, 20).scope
+    assert Compositional(fit, 1).scope == ""
+    with pytest.warns(UserWarning, match=r"more than half an sd beyond \d observations, and it is asked of 20"):
+        Compositional(fit, 20, held_out=fresh)
+
+
 def test_some_of_many_observations(fit):
     x = Ball()(torch.tensor([[1.2, -1.7]]).expand(60, 2), generator=torch.Generator().manual_seed(1))["x"]
     draws = Compositional(fit, 60, some=10).sample(500, x=x, generator=torch.Generator().manual_seed(0))
