@@ -97,7 +97,7 @@ def curves(quick: bool, seed: int, scratch: Path) -> tuple[list[dict[str, Any]],
 
 def streaming(quick: bool, seed: int, scratch: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows a second of a store that does not fit in the memory given, beside those of one that does."""
-    size = 1.0 if quick else min(50.0, shutil.disk_usage(scratch).free / GB / 3)
+    size = 1.0 if quick else min(50.0, 0.7 * shutil.disk_usage(scratch).free / GB)
     large = wide(size, seed, scratch / "large")
     small = large if quick else wide(1.0, seed, scratch / "small")
     how = {"what": "wide", "epochs": 2, "batch": 500, "seed": seed}
