@@ -228,6 +228,21 @@ class Store:
                 somebody else wrote other rows.
             OSError: If it cannot be written; what was committed before stays.
         """
+        entry = self.write(*self.prepared(index, theta, outcome, seconds, conditions, normalised=normalised))
+        self.known.add(entry)
+        return entry
+
+    def prepared(
+        self,
+        index: int,
+        theta: Tensor,
+        outcome: Outcome,
+        seconds: float,
+        conditions: Mapping[str, str] | None = None,
+        *,
+        normalised: bool = False,
+    ) -> tuple[Entry, bytes]:
+        """What is to be acknowledged of a block, and its file: `commit` but for the disk."""
         rows = self.rows_of(index)
         if tuple(theta.shape) != (rows, len(self.prior)):
             raise ValueError(f"block {index} takes theta of shape {(rows, len(self.prior))}, got {tuple(theta.shape)}")
@@ -236,12 +251,15 @@ class Store:
         theta = theta.detach().to("cpu", self.prior.dtype)
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
         sha256, counts = hashlib.sha256(image).hexdigest(), counted(outcome.status)
-        entry = Entry(index, sha256, rows, content, seconds, counts, conditions or {})
+        return Entry(index, sha256, rows, content, seconds, counts, conditions or {}), image
+
+    def write(self, entry: Entry, image: bytes) -> Entry:
+        """Make a prepared block durable and acknowledge it, in any thread; the store's own takes note (`known.add`)."""
+        index = entry.block
         with writing(self.folder.name):
             found = self.folder.commit(self.naming.file(SHARDS, index), image, lambda data: self._whole(index, data))
             entry = entry if found == image else self._of_another(entry, found)
             self.journals.append(entry)
-        self.known.add(entry)
         return entry
 
     def compact(self) -> Compacted:

@@ -165,12 +165,21 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
         MemoryError: If the batch does not fit in memory.
         OSError: If the store cannot be written.
     """
+    entry = store.write(*simulated(simulator, store, index, device=device))
+    store.known.add(entry)
+    return entry
+
+
+def simulated(
+    simulator: Simulator, store: Store, index: int, *, device: str | torch.device = "cpu"
+) -> tuple[Entry, bytes]:
+    """`run_block` but for the disk: what `Store.write` takes."""
     started = time.perf_counter()
     theta = draw_theta(store, index)
     outcome = Attempt(simulator, theta, store.seed, index, torch.device(device)).outcome()
     seconds = time.perf_counter() - started
     made, same = conditions(simulator, device), simulator.observables == store.observables
-    return store.commit(index, theta, outcome, seconds=seconds, conditions=made, normalised=same)
+    return store.prepared(index, theta, outcome, seconds, made, normalised=same)
 
 
 def give_up(store: Store, index: int, status: Status, message: str, *, seconds: float = 0.0) -> Entry:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,31 +27,48 @@ import torch
 from sciinf.core.checks import check_whole
 from sciinf.core.files import alive
 from sciinf.core.simulator import Simulator, Status
-from sciinf.engine.block import run_block
+from sciinf.engine.block import simulated
 from sciinf.engine.campaign import TRIES, Campaign, Engine
 from sciinf.engine.devices import own_device, streams
 from sciinf.engine.sent import Job, attempt, check_sendable, job_of, opened
 from sciinf.engine.watcher import Watcher
 from sciinf.storage.journal import Entry
+from sciinf.store import Store
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
 _TICK = 2.0
+_CHEAP = 0.1  # s, about what a slow disk takes to write a block
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @final
 class Here(Engine):
-    """This process, one block after the other. A simulator that hangs or crashes takes it along."""
+    """This process, one block after the other. A simulator that hangs or crashes takes it along.
+
+    A block that was simulated in less than a tenth of a second is written while the next one is simulated; a longer
+    one is on the disk before the next begins.
+    """
 
     def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
         pass
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
-        while (index := campaign.take()) is not None:
-            landed = campaign.landed(index)
-            yield landed or run_block(campaign.simulator, campaign.store, index, device=campaign.device)
+        store, written = campaign.store, None
+        with ThreadPoolExecutor(1, "writes") as beside:  # what it has begun to write it ends, whatever ends this
+            while (index := campaign.take()) is not None:
+                if landed := campaign.landed(index):
+                    yield landed
+                    continue
+                made, image = simulated(campaign.simulator, store, index, device=campaign.device)
+                if written is not None:
+                    yield _noted(store, written.result())
+                written = beside.submit(store.write, made, image) if made.seconds < _CHEAP else None
+                if written is None:
+                    yield _noted(store, store.write(made, image))
+            if written is not None:
+                yield _noted(store, written.result())
 
 
 @final
@@ -235,6 +252,12 @@ def _work(job: Job, index: int, tries: int) -> Entry | Exception:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _noted(store: Store, entry: Entry) -> Entry:
+    """The same, of which the store knows now."""
+    store.known.add(entry)
+    return entry
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""Blocks in this process: what is on the disk while the next block is simulated."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sciinf import Normal, Observable, Prior, Simulator, Store, simulate
+from sciinf.engine.workers import Here
+
+
+class Watching(Simulator):
+    """Notes, as each block begins, how many files there are and whether a thread writes."""
+
+    name, prior, observables, block = "watching", Prior(a=Normal(0.0, 1.0)), {"x": Observable((2,))}, 10
+
+    def __init__(self, folder: Path, nap: float = 0.0) -> None:
+        self.folder, self.nap = folder, nap
+        self.there: list[int] = []
+        self.beside: list[bool] = []
+
+    def __call__(self, theta, *, generator):
+        self.there.append(len(list(self.folder.rglob("0*.h5"))))
+        self.beside.append(any(thread.name.startswith("writes") for thread in threading.enumerate()))
+        time.sleep(self.nap)
+        return {"x": theta + torch.randn(len(theta), 2, generator=generator)}
+
+
+def test_a_long_block_is_on_the_disk_before_the_next_begins(tmp_path):
+    simulator = Watching(tmp_path / "s", nap=0.11)
+    simulate(simulator, tmp_path / "s", 50, progress=False, engine=Here())
+    assert simulator.there == [0, 1, 2, 3, 4]
+    assert not any(simulator.beside), "a simulator that forks finds no other thread"
+
+
+def test_a_short_block_is_written_while_the_next_is_simulated(tmp_path):
+    simulator = Watching(tmp_path / "s")
+    store = simulate(simulator, tmp_path / "s", 500, progress=False, engine=Here())
+    assert (len(store), store.missing(), store.damaged()) == (500, [], [])
+    assert simulator.beside == [False] + [True] * 49
+    again = simulate(Watching(tmp_path / "t", nap=0.11), tmp_path / "t", 30, progress=False, engine=Here())
+    assert [again.history(k)[-1].sha256 for k in range(3)] == [store.history(k)[-1].sha256 for k in range(3)]
+
+
+class Breaking(Watching):
+    """One block of it breaks what was promised."""
+
+    def __call__(self, theta, *, generator):
+        found = super().__call__(theta, generator=generator)
+        return {"x": found["x"][:, :1]} if len(self.there) == 8 else found
+
+
+def test_what_was_simulated_before_an_error_is_kept(tmp_path):
+    with pytest.raises(ValueError, match="blocks finished before are kept"):
+        simulate(Breaking(tmp_path / "s"), tmp_path / "s", 200, progress=False, engine=Here())
+    there = Store(tmp_path / "s")
+    assert (sorted(index for index, _ in there.entries()), there.damaged()) == (list(range(7)), [])
+
+
+def test_a_block_that_cannot_be_written_ends_the_campaign_with_its_reason(tmp_path):
+    simulator = Watching(tmp_path / "s")
+    simulate(simulator, tmp_path / "s", 20, progress=False, engine=Here())
+    (tmp_path / "s/shards/000/00000005.h5").mkdir()  # where a file is to be
+    with pytest.raises(OSError, match=r"cannot be written: .*Blocks committed so far are safe"):
+        simulate(simulator, tmp_path / "s", 200, progress=False, engine=Here())
+    (tmp_path / "s/shards/000/00000005.h5").rmdir()
+    assert not simulate(simulator, tmp_path / "s", 200, progress=False).missing()
